@@ -1,0 +1,43 @@
+//! `oxenv-bare`: what the least server costs that gives the same replies, as the limit to measure against.
+//!
+//! The invariant: each request is parsed as JSON and each reply is formatted, and nothing else is done: no
+//! sessions, no validation, no policy. What is not needed for the echo tool is not here.
+
+mod http;
+mod payload;
+mod ws;
+
+use std::process::ExitCode;
+
+use tokio::net::TcpListener;
+
+const USAGE: &str = "usage: oxenv-bare ws|http --port PORT";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oxenv-bare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &[String]) -> Result<(), String> {
+    let [door, flag, port] = arguments else { return Err(USAGE.to_owned()) };
+    if flag != "--port" {
+        return Err(USAGE.to_owned());
+    }
+    let port: u16 = port.parse().map_err(|_| format!("`{port}` is not a port; {USAGE}"))?;
+    let listener = TcpListener::bind(("127.0.0.1", port))
+        .await
+        .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    match door.as_str() {
+        "ws" => ws::serve(listener).await,
+        "http" => http::serve(listener).await,
+        other => return Err(format!("unknown door `{other}`; {USAGE}")),
+    }
+    .map_err(|error| format!("cannot accept connections: {error}"))
+}

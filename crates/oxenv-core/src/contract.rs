@@ -1,0 +1,321 @@
+//! The rules that every environment keeps, as a suite that an author runs on their own.
+//!
+//! Invariant: a rule is checked through the same sessions that doors use, so an environment that
+//! passes here behaves the same when it is served. [`check`] finds every violation it can, and an
+//! empty list means that each applicable rule was really exercised.
+//!
+//! ```no_run
+//! # async fn run(factory: std::sync::Arc<dyn oxenv_core::EnvironmentFactory>) {
+//! let actions = [serde_json::json!({"column": 3}), serde_json::json!({"column": 2})];
+//! let violations = oxenv_core::contract::check(factory, &actions).await;
+//! assert!(violations.is_empty(), "{violations:#?}");
+//! # }
+//! ```
+
+use std::sync::Arc;
+
+use oxenv_wire::{Action, ErrorCode, FailureKind, ObservationParts, raw, write_observation_frame};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::environment::{Environment, Observed, Reset};
+use crate::failure::Failure;
+use crate::session::{Session, SessionOptions, StepOptions, StepReply};
+use crate::spec::{ActionSpace, Boot, EnvironmentFactory, ForkMode};
+use crate::store::{Limits, SessionStore};
+
+/// A rule that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule's name.
+    pub rule: &'static str,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// Checks every rule with an episode of these actions. They need not reach its end, but each must be
+/// one that the environment accepts after a reset with seed 7.
+pub async fn check(factory: Arc<dyn EnvironmentFactory>, actions: &[Value]) -> Vec<Violation> {
+    let limits = Limits { seed: Some(1), ..Limits::default() };
+    let mut suite = Suite {
+        store: SessionStore::new(Arc::clone(&factory), limits),
+        factory,
+        actions: actions.to_vec(),
+        found: Vec::new(),
+    };
+    suite.spec();
+    suite.schemas().await;
+    suite.determinism().await;
+    suite.isolation().await;
+    suite.bad_actions().await;
+    suite.fork().await;
+    suite.snapshot().await;
+    suite.found
+}
+
+struct Suite {
+    factory: Arc<dyn EnvironmentFactory>,
+    store: SessionStore,
+    actions: Vec<Value>,
+    found: Vec<Violation>,
+}
+
+impl Suite {
+    fn fail(&mut self, rule: &'static str, seen: impl Into<String>) {
+        self.found.push(Violation { rule, seen: seen.into() });
+    }
+
+    fn spec(&mut self) {
+        let spec = Arc::clone(self.factory.spec());
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if spec.name.is_empty() || !spec.name.chars().all(plain) {
+            self.fail("name", format!("'{}' is not made of letters, digits, '_' and '-'", spec.name));
+        }
+        for (what, schema) in [
+            ("action", &spec.schemas.action),
+            ("observation", &spec.schemas.observation),
+            ("state", &spec.schemas.state),
+            ("reset_observation", &spec.schemas.reset_observation),
+        ] {
+            if let Err(error) = jsonschema::meta::validate(schema) {
+                self.fail("schemas are JSON Schema", format!("{what}: {error}"));
+            }
+        }
+    }
+
+    /// Observations and states fit their schemas and use no reserved field.
+    async fn schemas(&mut self) {
+        let Some(session) = self.session().await else { return };
+        let schemas = self.factory.spec().schemas.clone();
+        match session.reset(Some(7), Some("contract".to_owned()), None).await {
+            Ok(observed) => self.fits("reset_observation", &schemas.reset_observation, &observed),
+            Err(failure) => self.fail("reset succeeds", failure.to_string()),
+        }
+        for action in self.actions.clone() {
+            match step(&session, &action).await {
+                Ok(StepReply::Observed(observed)) => self.fits("observation", &schemas.observation, &observed),
+                Ok(_) => {}
+                Err(failure) => self.fail("the given actions are accepted", format!("{action}: {failure}")),
+            }
+        }
+        match session.state().await.map(|state| serde_json::from_str::<Value>(&state)) {
+            Ok(Ok(state)) => {
+                if state["episode_id"] != "contract" || state["step_count"] != json!(self.actions.len()) {
+                    self.fail("the state counts steps", state.to_string());
+                }
+                if let Err(error) = jsonschema::validate(&schemas.state, &state) {
+                    self.fail("the state fits its schema", error.to_string());
+                }
+            }
+            Ok(Err(error)) => self.fail("the state is JSON", error.to_string()),
+            Err(failure) => self.fail("the state can be told", failure.to_string()),
+        }
+    }
+
+    fn fits(&mut self, what: &'static str, schema: &Value, observed: &Observed) {
+        let Ok(mut fields) = serde_json::from_str::<Value>(observed.fields.get()) else {
+            return self.fail("observations are JSON", observed.fields.get());
+        };
+        for reserved in ["metadata", "reward", "done"] {
+            if fields.get(reserved).is_some() {
+                self.fail("observations use no reserved field", format!("{what} has its own '{reserved}'"));
+            }
+        }
+        fields["done"] = json!(observed.done);
+        if let Err(error) = jsonschema::validate(schema, &fields) {
+            self.fail("observations fit their schema", format!("{what}: {error}"));
+        }
+    }
+
+    /// Same seed, same actions, same bytes.
+    async fn determinism(&mut self) {
+        if !self.factory.spec().capabilities.deterministic {
+            return;
+        }
+        let (Some(one), Some(two)) = (self.session().await, self.session().await) else { return };
+        let (first, second) = (self.episode(&one, 7).await, self.episode(&two, 7).await);
+        let again = self.episode(&one, 7).await;
+        if first != second {
+            self.fail("same seed, same bytes", difference(&first, &second));
+        }
+        if first != again {
+            self.fail("a reset with the same seed begins the same episode", difference(&first, &again));
+        }
+    }
+
+    /// What one session does is not seen by another.
+    async fn isolation(&mut self) {
+        if !self.factory.spec().capabilities.deterministic {
+            return;
+        }
+        let (Some(quiet), Some(one), Some(two)) =
+            (self.session().await, self.session().await, self.session().await)
+        else {
+            return;
+        };
+        let alone = self.episode(&quiet, 7).await;
+        let mut interleaved = vec![shown(one.reset(Some(7), None, None).await)];
+        let _ = two.reset(Some(8), None, None).await;
+        for action in self.actions.clone() {
+            interleaved.push(reply(step(&one, &action).await));
+            let _ = step(&two, &action).await;
+        }
+        if alone != interleaved {
+            self.fail("sessions do not see each other", difference(&alone, &interleaved));
+        }
+    }
+
+    /// A wrong action is the agent's fault, and the episode goes on as if it had not been.
+    async fn bad_actions(&mut self) {
+        if self.factory.spec().action_space != ActionSpace::Typed {
+            return;
+        }
+        let Some(session) = self.session().await else { return };
+        let Some(first) = self.actions.first().cloned() else { return };
+        let _ = session.reset(Some(7), None, None).await;
+        for bad in [json!({}), json!({ "no such field": [[]] })] {
+            match step(&session, &bad).await {
+                Err(failure) if failure.kind == FailureKind::Action => {}
+                Err(failure) => self.fail("a wrong action is the agent's fault", format!("{bad}: {:?}", failure.kind)),
+                Ok(_) => self.fail("a wrong action is refused", bad.to_string()),
+            }
+        }
+        if let Err(failure) = step(&session, &first).await {
+            self.fail("the episode goes on after a wrong action", failure.to_string());
+        }
+    }
+
+    /// A fork goes on as the original would, and neither sees the other.
+    async fn fork(&mut self) {
+        let mode = self.factory.spec().capabilities.fork;
+        let Some((mut original, half)) = self.halfway().await else { return };
+        match (original.fork(), mode) {
+            (Ok(mut fork), ForkMode::Native | ForkMode::Stateless) => {
+                let forked = play(fork.as_mut(), &half).await;
+                let went_on = play(original.as_mut(), &half).await;
+                if forked != went_on {
+                    self.fail("a fork goes on as the original", difference(&went_on, &forked));
+                }
+            }
+            (Ok(_), mode) => self.fail("fork is as declared", format!("it forked, but declares {mode:?}")),
+            (Err(failure), ForkMode::Native | ForkMode::Stateless) => {
+                self.fail("fork is as declared", failure.to_string());
+            }
+            (Err(failure), _) if failure.code == ErrorCode::Unsupported => {}
+            (Err(failure), _) => self.fail("a refused fork is 'unsupported'", failure.to_string()),
+        }
+    }
+
+    /// A restored snapshot goes on as the original would; other bytes are refused.
+    async fn snapshot(&mut self) {
+        let declared = self.factory.spec().capabilities.snapshot;
+        let Some((mut original, half)) = self.halfway().await else { return };
+        let Some(mut other) = self.fresh().await else { return };
+        match original.snapshot() {
+            Ok(_) if !declared => self.fail("snapshot is as declared", "it made one, but declares none"),
+            Err(failure) if declared => self.fail("snapshot is as declared", failure.to_string()),
+            Err(_) => {}
+            Ok(bytes) => {
+                if other.restore(b"\xff no snapshot").is_ok() {
+                    self.fail("bytes that are no snapshot are refused", "they were taken");
+                }
+                if let Err(failure) = other.restore(&bytes) {
+                    return self.fail("a snapshot restores", failure.to_string());
+                }
+                let restored = play(other.as_mut(), &half).await;
+                let went_on = play(original.as_mut(), &half).await;
+                if restored != went_on {
+                    self.fail("a restored snapshot goes on as the original", difference(&went_on, &restored));
+                }
+            }
+        }
+    }
+
+    async fn session(&mut self) -> Option<Arc<Session>> {
+        match self.store.create(SessionOptions { seed: Some(5), ..SessionOptions::default() }).await {
+            Ok(session) => Some(session),
+            Err(failure) => {
+                self.fail("a session can be made", failure.to_string());
+                None
+            }
+        }
+    }
+
+    async fn fresh(&mut self) -> Option<Box<dyn Environment>> {
+        let factory = Arc::clone(&self.factory);
+        match factory.create(Boot { session_id: "contract".to_owned(), seed: 5 }).await {
+            Ok(instance) => Some(instance.environment),
+            Err(failure) => {
+                self.fail("an environment can be made", failure.to_string());
+                None
+            }
+        }
+    }
+
+    /// A bare environment after the first half of the actions, and the other half.
+    async fn halfway(&mut self) -> Option<(Box<dyn Environment>, Vec<Value>)> {
+        let mut environment = self.fresh().await?;
+        let reset =
+            Reset { seed: 7, seed_given: true, episode_id: "contract".to_owned(), arguments: None };
+        let _ = environment.reset(&reset).await;
+        let (first, rest) = self.actions.split_at(self.actions.len() / 2);
+        play(environment.as_mut(), first).await;
+        Some((environment, rest.to_vec()))
+    }
+
+    async fn episode(&self, session: &Arc<Session>, seed: u64) -> Vec<String> {
+        let mut shows = vec![shown(session.reset(Some(seed), None, None).await)];
+        for action in &self.actions {
+            shows.push(reply(step(session, action).await));
+        }
+        shows
+    }
+}
+
+async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply, Failure> {
+    let action = raw(action).unwrap_or_default();
+    let action = Action::parse(&action).map_err(Failure::invalid)?;
+    session.step(action, StepOptions::default()).await
+}
+
+async fn play(environment: &mut dyn Environment, actions: &[Value]) -> Vec<String> {
+    let mut shows = Vec::new();
+    for action in actions {
+        let action = raw(action).unwrap_or_default();
+        shows.push(shown(environment.step(&action).await));
+        shows.push(environment.state().map_or_else(|failure| failure.to_string(), |state| state.get().to_owned()));
+    }
+    shows
+}
+
+fn reply(reply: Result<StepReply, Failure>) -> String {
+    match reply {
+        Ok(StepReply::Observed(observed)) => shown(Ok(observed)),
+        other => format!("{other:?}"),
+    }
+}
+
+fn shown(observed: Result<Observed, Failure>) -> String {
+    match observed {
+        Ok(observed) => {
+            let mut out = String::new();
+            write_observation_frame(
+                &mut out,
+                &ObservationParts {
+                    fields: observed.fields.get(),
+                    metadata: observed.metadata.as_deref().map_or("{}", RawValue::get),
+                    reward: observed.reward,
+                    done: observed.done,
+                },
+            );
+            out
+        }
+        Err(failure) => failure.to_string(),
+    }
+}
+
+fn difference(one: &[String], two: &[String]) -> String {
+    let at = one.iter().zip(two).position(|(a, b)| a != b).unwrap_or_else(|| one.len().min(two.len()));
+    let none = "nothing".to_owned();
+    format!("reply {at}: {} against {}", one.get(at).unwrap_or(&none), two.get(at).unwrap_or(&none))
+}

@@ -1,0 +1,101 @@
+//! The trait that every environment implements, in whatever language its inside is written.
+//!
+//! Invariant: object-safe, and one call at a time: a session never lets two calls of one
+//! environment overlap, so an implementation needs no lock of its own.
+
+use oxenv_wire::{RawJson, Reward, ToolError, ToolResult};
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+use crate::work::Work;
+
+/// The arguments of a reset, completed by the session.
+#[derive(Debug, Clone)]
+pub struct Reset {
+    /// Seed of the episode: the client's, or the session's next. The only source of randomness.
+    pub seed: u64,
+    /// Whether the client named the seed.
+    pub seed_given: bool,
+    /// The episode's id.
+    pub episode_id: String,
+    /// The whole object that the client sent, with arguments of the environment's own.
+    pub arguments: Option<RawJson>,
+}
+
+/// What a reset or a step shows.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The observation's own fields: a JSON object without `metadata`, `reward` and `done`.
+    pub fields: RawJson,
+    /// Metadata for people and tools: a JSON object; absent: empty.
+    pub metadata: Option<RawJson>,
+    /// The reward; absent is null on the wire, never 0.
+    pub reward: Option<Reward>,
+    /// Whether the episode is done.
+    pub done: bool,
+}
+
+/// One finished tool call, as an environment that scores calls sees it.
+#[derive(Debug, Clone)]
+pub struct CallRecord {
+    /// The tool's name.
+    pub tool: String,
+    /// The arguments, an object.
+    pub arguments: Option<RawJson>,
+    /// What came of it.
+    pub outcome: Result<ToolResult, ToolError>,
+}
+
+/// One live environment.
+///
+/// # Behavior
+/// - Made ready: a step before the first reset is allowed; what it means is the environment's choice.
+/// - Same seed and same actions give the same bytes, if its capabilities say `deterministic`.
+/// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
+/// - Dropping a pending reset or step cancels it; the session then demands a reset.
+/// - A panic ends the session.
+pub trait Environment: Send {
+    /// Begins an episode.
+    fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>>;
+
+    /// Takes one typed action, a JSON object.
+    fn step<'a>(&'a mut self, action: &'a RawValue) -> Work<'a, Result<Observed, Failure>>;
+
+    /// The state's own fields: a JSON object without `episode_id` and `step_count`.
+    ///
+    /// # Errors
+    /// When the state cannot be told.
+    fn state(&self) -> Result<RawJson, Failure>;
+
+    /// Scores a finished tool call. Called only if the capabilities say `observes_calls`, one at a
+    /// time in order of completion. Only `reward` and `done` of the answer are used.
+    fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
+        let _ = call;
+        Work::done(Err(Failure::unsupported("this environment does not score tool calls")))
+    }
+
+    /// A copy that goes on independently from the present state.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
+        Err(Failure::unsupported("this environment cannot be forked: it declares fork: none"))
+    }
+
+    /// The present state as bytes for [`Environment::restore`]; the format is the environment's own.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    fn snapshot(&self) -> Result<Vec<u8>, Failure> {
+        Err(Failure::unsupported("this environment cannot be snapshotted"))
+    }
+
+    /// Takes the state of a snapshot that the same kind of environment made.
+    ///
+    /// # Errors
+    /// When the bytes are none of its snapshots; the environment is then unchanged.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
+        let _ = snapshot;
+        Err(Failure::unsupported("this environment cannot be restored from a snapshot"))
+    }
+}

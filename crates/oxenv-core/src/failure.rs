@@ -1,0 +1,139 @@
+//! [`Failure`]: why a reset, a step or a call gave nothing, in one shape for every door.
+//!
+//! Invariant: a failure carries no reward. Its `message` is what the client reads; `internal` is for
+//! the log alone and never crosses the wire.
+
+use std::fmt;
+use std::ops::Deref;
+
+use oxenv_wire::{Delivered, ErrorCode, ErrorData, FailureKind, Phase, ValidationIssue};
+
+/// Why an operation failed. Cheap to move: the detail is boxed.
+#[derive(Debug, Clone)]
+pub struct Failure(Box<FailureDetail>);
+
+/// The parts of a failure.
+#[derive(Debug, Clone)]
+pub struct FailureDetail {
+    /// The precise code.
+    pub code: ErrorCode,
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// In which phase it happened.
+    pub phase: Phase,
+    /// Whether the request reached the environment.
+    pub delivered: Delivered,
+    /// Whether a repeat is worth it.
+    pub retryable: bool,
+    /// What the client reads: what happened and what to do about it.
+    pub message: String,
+    /// What the log reads besides.
+    pub internal: Option<String>,
+    /// For a validation error: what is wrong, where.
+    pub issues: Vec<ValidationIssue>,
+    /// For a full server: active and possible sessions.
+    pub capacity: Option<(usize, usize)>,
+    /// For a failed factory: the environment's name.
+    pub factory: Option<String>,
+}
+
+impl Failure {
+    /// A failure with that code; the kind, delivery and retry follow from the code.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let (kind, delivered, retryable) = traits_of(code);
+        Failure(Box::new(FailureDetail {
+            code,
+            kind,
+            phase: Phase::Step,
+            delivered,
+            retryable,
+            message: message.into(),
+            internal: None,
+            issues: Vec::new(),
+            capacity: None,
+            factory: None,
+        }))
+    }
+
+    /// The action is wrong: the agent's fault, nothing has changed.
+    #[must_use]
+    pub fn action(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ExecutionError, message).with(|detail| detail.kind = FailureKind::Action)
+    }
+
+    /// The environment cannot go on: its own fault.
+    #[must_use]
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ExecutionError, message)
+    }
+
+    /// A message does not have the required shape.
+    #[must_use]
+    pub fn invalid(issues: Vec<ValidationIssue>) -> Self {
+        Self::new(ErrorCode::ValidationError, "Invalid message").with(|detail| detail.issues = issues)
+    }
+
+    /// The environment cannot do that at all.
+    #[must_use]
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unsupported, message)
+    }
+
+    /// Changes a part.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut FailureDetail)) -> Self {
+        change(&mut self.0);
+        self
+    }
+
+    /// Says in which phase it happened.
+    #[must_use]
+    pub fn in_phase(self, phase: Phase) -> Self {
+        self.with(|detail| detail.phase = phase)
+    }
+
+    /// What crosses the wire under `oxenv`.
+    #[must_use]
+    pub fn data(&self) -> ErrorData {
+        ErrorData {
+            code: self.code,
+            kind: self.kind,
+            phase: self.phase,
+            delivered: self.delivered,
+            retryable: self.retryable,
+        }
+    }
+}
+
+impl Deref for Failure {
+    type Target = FailureDetail;
+
+    fn deref(&self) -> &FailureDetail {
+        &self.0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
+    use Delivered::{Maybe, No, Yes};
+    use ErrorCode as E;
+    use FailureKind::{Action, Environment, Infrastructure, Timeout};
+    match code {
+        E::InvalidJson | E::UnknownType | E::ValidationError => (Action, No, false),
+        E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => (Action, No, false),
+        E::DeadlineExceeded => (Timeout, Yes, false),
+        E::Cancelled => (Infrastructure, Maybe, false),
+        E::CapacityReached | E::Draining => (Infrastructure, No, true),
+        E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),
+        E::FactoryError => (Environment, No, true),
+        _ => (Environment, Yes, false),
+    }
+}

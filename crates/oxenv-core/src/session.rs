@@ -1,0 +1,262 @@
+//! A session: one live environment, its history's counters, its lease.
+//!
+//! Invariant: a session is a cell with an async lock, not a thread. Whoever holds the lock is the
+//! one step that runs; listing tools, the lease and the published state never wait for it. Once a
+//! session has ended it never comes back: doors that own one make a new one.
+//!
+//! `session/steps.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
+
+mod drive;
+mod lease;
+mod steps;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use oxenv_wire::{ErrorCode, RawJson, SessionInfo};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::spec::{EnvironmentSpec, Instance};
+use crate::store::Slot;
+use crate::toolbox::Toolbox;
+
+pub use lease::Attachment;
+pub(crate) use lease::Lease;
+pub use steps::{AgentCall, CallReply, Listing, StepOptions, StepReply};
+
+/// Who is calling, as the door knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// The orchestrator: resets, steps, sees rewards.
+    Control,
+    /// The agent: calls tools, never sees rewards.
+    Agent,
+    /// Somebody who only looks.
+    Observer,
+}
+
+/// What is asked of a new session.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Its seed; absent: derived from the server's.
+    pub seed: Option<u64>,
+    /// The id of its first episode; absent: a fresh UUID.
+    pub episode_id: Option<String>,
+    /// How long it lives without a socket and without a call; absent: the store's limit.
+    pub lease: Option<Duration>,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndReason {
+    /// Somebody closed it, or the socket that owned it went away.
+    Closed,
+    /// Its lease ran out.
+    Expired,
+    /// Its environment panicked; holds what the panic said.
+    Failed(String),
+    /// The server shut down.
+    Drained,
+}
+
+/// One live environment and the counters of its history.
+pub struct Session {
+    id: String,
+    seed: u64,
+    spec: Arc<EnvironmentSpec>,
+    toolbox: Arc<Toolbox>,
+    cell: Arc<tokio::sync::Mutex<Cell>>,
+    progress: Mutex<Progress>,
+    lease: Lease,
+    reset_deadline: Duration,
+    stuck: Arc<AtomicUsize>,
+}
+
+/// What the store makes a session of.
+pub(crate) struct NewSession {
+    pub(crate) slot: Slot,
+    pub(crate) spec: Arc<EnvironmentSpec>,
+    pub(crate) seed: u64,
+    pub(crate) episode_id: Option<String>,
+    pub(crate) instance: Instance,
+    pub(crate) lease: Lease,
+    pub(crate) reset_deadline: Duration,
+    /// Counts environment calls that were abandoned and have not come back.
+    pub(crate) stuck: Arc<AtomicUsize>,
+}
+
+struct Cell {
+    /// Gone once the session has ended.
+    environment: Option<Box<dyn Environment>>,
+}
+
+struct Progress {
+    epoch: u64,
+    episode_id: String,
+    step_count: u64,
+    done: bool,
+    /// Set while the environment's state is unknown: a step was cut off.
+    reset_required: bool,
+    ended: Option<EndReason>,
+    closing: bool,
+    /// Cancelled by the next reset and by the end.
+    token: CancellationToken,
+    /// The state before the step that runs now; only kept for environments that suspend or block.
+    published: Option<RawJson>,
+    slot: Option<Slot>,
+}
+
+impl Session {
+    pub(crate) fn new(new: NewSession) -> Arc<Self> {
+        Arc::new(Session {
+            id: new.slot.id().to_owned(),
+            seed: new.seed,
+            spec: new.spec,
+            toolbox: new.instance.toolbox,
+            cell: Arc::new(tokio::sync::Mutex::new(Cell { environment: Some(new.instance.environment) })),
+            progress: Mutex::new(Progress {
+                epoch: 0,
+                episode_id: new.episode_id.unwrap_or_else(fresh_id),
+                step_count: 0,
+                done: false,
+                reset_required: false,
+                ended: None,
+                closing: false,
+                token: CancellationToken::new(),
+                published: None,
+                slot: Some(new.slot),
+            }),
+            lease: new.lease,
+            reset_deadline: new.reset_deadline,
+            stuck: new.stuck,
+        })
+    }
+
+    /// The opaque id. It is not a credential.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the environment declares.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<EnvironmentSpec> {
+        &self.spec
+    }
+
+    /// The session's tools. Never waits for a step.
+    #[must_use]
+    pub fn toolbox(&self) -> &Arc<Toolbox> {
+        &self.toolbox
+    }
+
+    /// Why the session ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<EndReason> {
+        self.progress.lock().ended.clone()
+    }
+
+    /// The session in numbers. Never waits for a step.
+    #[must_use]
+    pub fn info(&self) -> SessionInfo {
+        let progress = self.progress.lock();
+        SessionInfo {
+            session_id: self.id.clone(),
+            environment: self.spec.name.clone(),
+            seed: self.seed,
+            epoch: progress.epoch,
+            episode_id: progress.episode_id.clone(),
+            step_count: progress.step_count,
+            done: progress.done,
+            attached: u32::from(self.lease.is_attached()),
+            idle_ms: u64::try_from(self.lease.idle().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Ends the session: cancels what runs, frees the slot, drops the environment. The first reason
+    /// stays; ending twice is nothing.
+    pub fn end(&self, reason: EndReason) {
+        let slot = {
+            let mut progress = self.progress.lock();
+            if progress.ended.is_some() {
+                return;
+            }
+            tracing::debug!(session = %self.id, ?reason, "session ended");
+            if let Some(slot) = &mut progress.slot {
+                slot.bury(reason.clone());
+            }
+            progress.ended = Some(reason);
+            progress.token.cancel();
+            progress.slot.take()
+        };
+        drop(slot);
+        // If a call still runs, its task drops the environment when it comes back: the cell dies
+        // with the last reference to the session.
+        if let Ok(mut cell) = self.cell.try_lock() {
+            drive::discard(cell.environment.take());
+        }
+    }
+
+    /// Ends the session now, or as soon as its socket goes away if one is attached. True if now.
+    pub fn close(&self) -> bool {
+        if self.lease.is_attached() {
+            self.progress.lock().closing = true;
+            return false;
+        }
+        self.end(EndReason::Closed);
+        true
+    }
+
+    /// Takes the session for a socket; a socket that had it is told to go. The session's lease does
+    /// not run while the attachment lives.
+    #[must_use]
+    pub fn attach(self: &Arc<Self>) -> Attachment {
+        Attachment::new(self)
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn detached(&self) {
+        if self.progress.lock().closing {
+            self.end(EndReason::Closed);
+        }
+    }
+
+    fn require_reset(&self) {
+        self.progress.lock().reset_required = true;
+    }
+}
+
+impl Progress {
+    /// Refuses whatever needs a living session.
+    fn alive(&self) -> Result<(), Failure> {
+        let Some(reason) = &self.ended else { return Ok(()) };
+        let message = match reason {
+            EndReason::Closed => "the session was closed; open a new one".to_owned(),
+            EndReason::Expired => "the session's lease ran out; open a new one, or reset the default one".to_owned(),
+            EndReason::Failed(panic) => format!("the session ended because its environment panicked: {panic}"),
+            EndReason::Drained => "the server is shutting down".to_owned(),
+        };
+        Err(Failure::new(ErrorCode::SessionEnded, message))
+    }
+
+    /// Refuses a step while the environment's state is unknown.
+    fn steppable(&self) -> Result<(), Failure> {
+        self.alive()?;
+        if self.reset_required {
+            let message = "the last step was cut off, so the environment's state is unknown: reset it first";
+            return Err(Failure::new(ErrorCode::ResetRequired, message));
+        }
+        Ok(())
+    }
+}
+
+fn fresh_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,278 @@
+//! Runs one call of a session's environment: inline, in a task, or on a thread of its own, with a
+//! deadline, cancellation and panics contained.
+//!
+//! Invariant: whoever runs the environment holds the cell's lock; a caller who stops waiting aborts
+//! the task, and the session then demands a reset, because nobody knows how far the call came.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson};
+use serde_json::value::RawValue;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::{AbortHandle, JoinError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cell, EndReason, Session};
+use crate::environment::{CallRecord, Environment, Observed, Reset};
+use crate::failure::Failure;
+use crate::spec::Execution;
+use crate::work::{Work, panic_text};
+
+pub(super) type Guard = OwnedMutexGuard<Cell>;
+
+/// What the environment is asked.
+#[derive(Clone, Copy)]
+pub(super) enum Request<'a> {
+    Reset(&'a Reset),
+    Step(&'a RawValue),
+    AfterCall(&'a CallRecord),
+}
+
+/// The same, for a task that outlives the caller's borrow.
+enum OwnedRequest {
+    Reset(Reset),
+    Step(RawJson),
+    AfterCall(CallRecord),
+}
+
+impl Request<'_> {
+    fn to_owned(self) -> OwnedRequest {
+        match self {
+            Request::Reset(reset) => OwnedRequest::Reset(reset.clone()),
+            Request::Step(action) => OwnedRequest::Step(action.to_owned()),
+            Request::AfterCall(call) => OwnedRequest::AfterCall(call.clone()),
+        }
+    }
+
+    fn phase(self) -> Phase {
+        match self {
+            Request::Reset(_) => Phase::Reset,
+            Request::Step(_) => Phase::Step,
+            Request::AfterCall(_) => Phase::Verify,
+        }
+    }
+}
+
+impl OwnedRequest {
+    fn borrow(&self) -> Request<'_> {
+        match self {
+            OwnedRequest::Reset(reset) => Request::Reset(reset),
+            OwnedRequest::Step(action) => Request::Step(action),
+            OwnedRequest::AfterCall(call) => Request::AfterCall(call),
+        }
+    }
+}
+
+impl Session {
+    /// Waits for the step lock, first in, first out.
+    pub(super) async fn acquire(&self, deadline: Option<Instant>) -> Result<Guard, Failure> {
+        if let Ok(guard) = Arc::clone(&self.cell).try_lock_owned() {
+            return Ok(guard);
+        }
+        let token = self.progress.lock().token.clone();
+        self.acquire_under(&token, deadline).await
+    }
+
+    pub(super) async fn acquire_under(
+        &self,
+        token: &CancellationToken,
+        deadline: Option<Instant>,
+    ) -> Result<Guard, Failure> {
+        tokio::select! {
+            biased;
+            guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
+            () = token.cancelled() => Err(self.cancelled(Delivered::No)),
+            () = at(deadline) => Err(Failure::new(
+                ErrorCode::DeadlineExceeded,
+                "the deadline passed while an earlier step of this session was still running",
+            ).with(|detail| detail.delivered = Delivered::No)),
+        }
+    }
+
+    /// Runs one request to its end and gives the lock back with the result.
+    pub(super) async fn drive(
+        self: &Arc<Self>,
+        mut guard: Guard,
+        request: Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(Observed, Guard), Failure> {
+        let phase = request.phase();
+        let outcome = match self.spec.capabilities.execution {
+            Execution::Inline => match catch_unwind(AssertUnwindSafe(|| now(&mut guard, request))) {
+                Ok(outcome) => (outcome, guard),
+                Err(panic) => return Err(self.panicked(Some(guard), &panic_text(panic.as_ref()), phase)),
+            },
+            execution => self.drive_apart(execution, guard, request, deadline).await?,
+        };
+        let (observed, guard) = (outcome.0.map_err(|failure| failure.in_phase(phase))?, outcome.1);
+        if let Some(reward) = observed.reward.filter(|reward| !reward.is_finite()) {
+            let message = format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
+            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(phase));
+        }
+        Ok((observed, guard))
+    }
+
+    async fn drive_apart(
+        self: &Arc<Self>,
+        execution: Execution,
+        mut guard: Guard,
+        request: Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
+        let phase = request.phase();
+        let token = self.publish(&guard);
+        let request = request.to_owned();
+        let watch = Arc::new(StuckWatch::new(Arc::clone(&self.stuck)));
+        let ran = Arc::clone(&watch);
+        let work = async move {
+            let outcome = perform(&mut guard, request.borrow()).await;
+            drop(ran);
+            (outcome, guard)
+        };
+        let mut handle = match execution {
+            Execution::Blocking => {
+                let runtime = tokio::runtime::Handle::current();
+                tokio::task::spawn_blocking(move || runtime.block_on(work))
+            }
+            _ => tokio::spawn(work),
+        };
+        let mut in_flight = InFlight { session: self, abort: handle.abort_handle(), watch, armed: true };
+        tokio::select! {
+            biased;
+            joined = &mut handle => {
+                in_flight.armed = false;
+                joined.map_err(|error| self.lost(error, phase))
+            }
+            () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(phase)),
+            () = at(deadline) => Err(Failure::new(
+                ErrorCode::DeadlineExceeded,
+                "the environment did not finish before the deadline; reset it before the next step",
+            ).in_phase(phase)),
+        }
+    }
+
+    /// Keeps the present state for readers, and gives the token that cancels the call.
+    pub(super) fn publish(&self, guard: &Guard) -> CancellationToken {
+        let state = guard.environment.as_ref().and_then(|environment| environment.state().ok());
+        let mut progress = self.progress.lock();
+        progress.published = state;
+        progress.token.clone()
+    }
+
+    fn cancelled(&self, delivered: Delivered) -> Failure {
+        let ended = self.progress.lock().alive().err();
+        ended.unwrap_or_else(|| {
+            Failure::new(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")
+                .with(|detail| detail.delivered = delivered)
+        })
+    }
+
+    fn lost(self: &Arc<Self>, error: JoinError, phase: Phase) -> Failure {
+        if error.is_panic() {
+            return self.panicked(None, &panic_text(error.into_panic().as_ref()), phase);
+        }
+        self.require_reset();
+        self.cancelled(Delivered::Maybe).in_phase(phase)
+    }
+
+    fn panicked(self: &Arc<Self>, guard: Option<Guard>, panic: &str, phase: Phase) -> Failure {
+        tracing::error!(session = %self.id, environment = %self.spec.name, panic, "environment panicked");
+        if let Some(mut guard) = guard {
+            discard(guard.environment.take());
+        }
+        self.end(EndReason::Failed(panic.to_owned()));
+        let message = format!("the environment panicked ({panic}); its session has ended, reset to begin a new one");
+        Failure::new(ErrorCode::EnvironmentPanicked, message).in_phase(phase)
+    }
+}
+
+/// Drops an environment; a panic in its drop is its own affair.
+pub(super) fn discard(environment: Option<Box<dyn Environment>>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(environment)));
+}
+
+fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Observed, Failure>> {
+    let Some(environment) = &mut cell.environment else {
+        return Work::done(Err(Failure::new(ErrorCode::SessionEnded, "the session has ended; open a new one")));
+    };
+    match request {
+        Request::Reset(reset) => environment.reset(reset),
+        Request::Step(action) => environment.step(action),
+        Request::AfterCall(call) => environment.after_call(call),
+    }
+}
+
+fn now(cell: &mut Cell, request: Request<'_>) -> Result<Observed, Failure> {
+    match pin!(perform(cell, request)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => Err(Failure::environment(
+            "the environment declares inline execution but suspended: declare task execution",
+        )),
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
+    limit.map(|limit| Instant::now() + limit)
+}
+
+/// Aborts the task if the caller goes away before it is done.
+struct InFlight<'a> {
+    session: &'a Session,
+    abort: AbortHandle,
+    watch: Arc<StuckWatch>,
+    armed: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.abort.abort();
+            self.watch.abandon();
+            self.session.require_reset();
+        }
+    }
+}
+
+/// Counts a call as stuck from the moment it was abandoned until it comes back.
+struct StuckWatch {
+    stuck: Arc<AtomicUsize>,
+    state: AtomicU8,
+}
+
+const RUNNING: u8 = 0;
+const ABANDONED: u8 = 1;
+
+impl StuckWatch {
+    fn new(stuck: Arc<AtomicUsize>) -> Self {
+        StuckWatch { stuck, state: AtomicU8::new(RUNNING) }
+    }
+
+    fn abandon(&self) {
+        if self.state.swap(ABANDONED, Ordering::AcqRel) == RUNNING {
+            self.stuck.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for StuckWatch {
+    /// The last reference goes when both the caller and the task are through with the call.
+    fn drop(&mut self) {
+        if *self.state.get_mut() == ABANDONED {
+            self.stuck.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}

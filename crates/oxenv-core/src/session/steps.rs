@@ -1,0 +1,318 @@
+//! What doors call: `reset`, `step`, `call`, `state`, `list`.
+//!
+//! Invariant: a step holds the step lock from its first look at the session to its counted end; an
+//! agent's call holds it only if its toolset cannot overlap. The epoch and the step count change
+//! nowhere else.
+
+use std::borrow::Cow;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use oxenv_wire::{Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, Tool, ToolCall, ToolError, ToolResult, default_call};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::drive::{Guard, Request, after};
+use super::{Session, fresh_id};
+use crate::environment::{CallRecord, Observed, Reset};
+use crate::failure::Failure;
+use crate::seed::derive_seed;
+use crate::spec::{ActionSpace, Execution};
+use crate::toolset::CallContext;
+
+/// How a step is to be run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepOptions {
+    /// Deadline of the whole step, waiting included; absent: none.
+    pub timeout: Option<Duration>,
+}
+
+/// An agent's call.
+#[derive(Debug, Clone)]
+pub struct AgentCall<'a> {
+    /// The tool's name.
+    pub name: Cow<'a, str>,
+    /// The arguments, an object.
+    pub arguments: Option<&'a RawValue>,
+    /// The epoch that the caller believes in; another is refused.
+    pub epoch: Option<u64>,
+}
+
+/// What came of a call that reached its tool, or failed to.
+#[derive(Debug, Clone)]
+pub struct CallReply {
+    /// The result, or the typed error.
+    pub outcome: Result<ToolResult, ToolError>,
+    /// The reward; absent is null. Never shown to the agent.
+    pub reward: Option<Reward>,
+    /// Whether the episode is done now.
+    pub done: bool,
+}
+
+/// The tools, as one step's observation.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The tools in order.
+    pub tools: Arc<[Tool]>,
+    /// Whether the episode is done.
+    pub done: bool,
+}
+
+/// What a step shows; the spelling is the request's.
+#[derive(Debug, Clone)]
+pub enum StepReply {
+    /// The tools.
+    Tools(Spelling, Listing),
+    /// A tool call's outcome.
+    Call {
+        /// How the request was spelled.
+        spelling: Spelling,
+        /// The tool's name.
+        name: String,
+        /// What came of it.
+        reply: CallReply,
+    },
+    /// The environment's own observation.
+    Observed(Observed),
+}
+
+impl Session {
+    /// Begins an episode: cancels calls in flight, begins a new epoch, resets the environment.
+    /// `seed` absent: derived from the session's seed and the epoch; `episode_id` absent: a UUID.
+    ///
+    /// # Errors
+    /// [`Failure`]; after one the session demands another reset before a step.
+    pub async fn reset(
+        self: &Arc<Self>,
+        seed: Option<u64>,
+        episode_id: Option<String>,
+        arguments: Option<RawJson>,
+    ) -> Result<Observed, Failure> {
+        let _busy = self.lease.busy();
+        let deadline = after(Some(self.reset_deadline));
+        let (epoch, token) = self.next_epoch()?;
+        let reset = Reset {
+            seed: seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
+            seed_given: seed.is_some(),
+            episode_id: episode_id.unwrap_or_else(fresh_id),
+            arguments,
+        };
+        let guard = self.acquire_under(&token, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
+        let (observed, guard) = self.drive(guard, Request::Reset(&reset), deadline).await?;
+        let mut progress = self.progress.lock();
+        progress.alive()?;
+        if progress.epoch == epoch {
+            progress.episode_id = reset.episode_id;
+            progress.step_count = 0;
+            progress.done = observed.done;
+            progress.reset_required = false;
+        }
+        drop(guard);
+        Ok(observed)
+    }
+
+    /// Takes one action. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// [`Failure`]: no reward, no observation. A tool's own error is no failure but an observation.
+    pub async fn step(self: &Arc<Self>, action: Action<'_>, options: StepOptions) -> Result<StepReply, Failure> {
+        let _busy = self.lease.busy();
+        match action {
+            Action::ListTools(spelling) => self.list().map(|listing| StepReply::Tools(spelling, listing)),
+            Action::CallTool(call) => self.step_call(call, options).await,
+            Action::Typed(action) => match self.spec.action_space {
+                ActionSpace::Typed => self.step_typed(action, options).await,
+                ActionSpace::Tools => match default_call(action) {
+                    Ok(call) => self.step_call(call, options).await,
+                    Err(_) => self.step_typed(action, options).await,
+                },
+            },
+            Action::Code(_) => Err(Failure::unsupported(
+                "this environment takes no code actions: no code engine is configured",
+            )),
+            Action::CallTools(_) => Err(Failure::unsupported(
+                "this environment takes no call_tools actions: send one call_tool at a time",
+            )),
+        }
+    }
+
+    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may
+    /// overlap with others where the toolset allows it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::EpisodeDone`], [`ErrorCode::WrongEpoch`] and whatever a step may fail with.
+    pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
+        let _busy = self.lease.busy();
+        let guard = match self.toolbox.concurrent(&call.name) {
+            true => None,
+            false => Some(self.acquire(None).await?),
+        };
+        {
+            let progress = self.progress.lock();
+            progress.steppable()?;
+            if let Some(epoch) = call.epoch.filter(|epoch| *epoch != progress.epoch) {
+                let message = format!("the call belongs to epoch {epoch}, the session is in epoch {}", progress.epoch);
+                return Err(Failure::new(ErrorCode::WrongEpoch, message));
+            }
+            if progress.done {
+                return Err(Failure::new(ErrorCode::EpisodeDone, "the episode is done; only a reset begins another"));
+            }
+        }
+        self.run_call(guard, &call.name, call.arguments, None).await
+    }
+
+    /// The tools, without waiting for a step; counted as a step, as in the reference.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub fn list(&self) -> Result<Listing, Failure> {
+        let mut progress = self.progress.lock();
+        progress.alive()?;
+        progress.step_count += 1;
+        Ok(Listing { tools: Arc::clone(self.toolbox.tools()), done: progress.done })
+    }
+
+    /// The state: a JSON object with `episode_id`, `step_count` and the environment's own fields.
+    /// While a step that suspends or blocks runs, it is the state before that step.
+    ///
+    /// # Errors
+    /// When the session has ended or the environment cannot tell.
+    pub async fn state(&self) -> Result<String, Failure> {
+        let _busy = self.lease.busy();
+        self.progress.lock().alive()?;
+        let fields = self.state_fields().await?;
+        let progress = self.progress.lock();
+        progress.alive()?;
+        Ok(merge_state(&progress.episode_id, progress.step_count, fields.get()))
+    }
+
+    async fn state_fields(&self) -> Result<RawJson, Failure> {
+        loop {
+            let guard = match Arc::clone(&self.cell).try_lock_owned() {
+                Ok(guard) => Some(guard),
+                Err(_) if self.progress.lock().published.is_some() => None,
+                // An inline step ends within the poll that began it, so this is no wait for a step.
+                Err(_) if self.spec.capabilities.execution == Execution::Inline => Some(self.acquire(None).await?),
+                // Between taking the lock and publishing, or between finishing and releasing it.
+                Err(_) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            return match guard.as_ref().and_then(|guard| guard.environment.as_ref()) {
+                Some(environment) => environment.state(),
+                None => Ok(self.progress.lock().published.clone().unwrap_or_default()),
+            };
+        }
+    }
+
+    fn next_epoch(&self) -> Result<(u64, CancellationToken), Failure> {
+        let mut progress = self.progress.lock();
+        progress.alive()?;
+        progress.token.cancel();
+        progress.token = CancellationToken::new();
+        progress.epoch += 1;
+        progress.reset_required = true;
+        Ok((progress.epoch, progress.token.clone()))
+    }
+
+    async fn step_typed(self: &Arc<Self>, action: &RawValue, options: StepOptions) -> Result<StepReply, Failure> {
+        let deadline = after(options.timeout);
+        let guard = self.acquire(deadline).await?;
+        self.progress.lock().steppable()?;
+        let (observed, guard) = self.drive(guard, Request::Step(action), deadline).await?;
+        self.count(observed.done);
+        drop(guard);
+        Ok(StepReply::Observed(observed))
+    }
+
+    async fn step_call(self: &Arc<Self>, call: ToolCall<'_>, options: StepOptions) -> Result<StepReply, Failure> {
+        let deadline = after(options.timeout);
+        let guard = self.acquire(deadline).await?;
+        self.progress.lock().steppable()?;
+        let reply = self.run_call(Some(guard), &call.name, call.arguments, deadline).await?;
+        Ok(StepReply::Call { spelling: call.spelling, name: call.name.into_owned(), reply })
+    }
+
+    /// The call itself, its score and its place in the count.
+    async fn run_call(
+        self: &Arc<Self>,
+        guard: Option<Guard>,
+        name: &str,
+        arguments: Option<&RawValue>,
+        deadline: Option<Instant>,
+    ) -> Result<CallReply, Failure> {
+        let (epoch, token) = {
+            let progress = self.progress.lock();
+            (progress.epoch, progress.token.clone())
+        };
+        let context = CallContext { session_id: Some(&self.id), epoch };
+        let mut call = pin!(self.toolbox.call(context, name, arguments));
+        let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+        if let (Poll::Pending, Some(guard)) = (&first, &guard) {
+            self.publish(guard);
+        }
+        let outcome = tokio::select! {
+            biased;
+            outcome = async { match first { Poll::Ready(outcome) => outcome, Poll::Pending => call.await } } => outcome,
+            () = token.cancelled() => return Err(self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")),
+            () = sleep_until(deadline) => return Err(self.cut_off(ErrorCode::DeadlineExceeded, "the tool did not answer before the step's deadline")),
+        };
+        if !self.spec.capabilities.observes_calls || outcome.is_err() {
+            let done = self.count(false);
+            drop(guard);
+            return Ok(CallReply { outcome, reward: None, done });
+        }
+        let guard = match guard {
+            Some(guard) => guard,
+            None => self.acquire_under(&token, None).await?,
+        };
+        let record = CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
+        let (scored, guard) = self.drive(guard, Request::AfterCall(&record), deadline).await?;
+        let done = self.count(scored.done);
+        drop(guard);
+        Ok(CallReply { outcome: record.outcome, reward: scored.reward, done })
+    }
+
+    fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
+        let ended = self.progress.lock().alive().err();
+        ended.unwrap_or_else(|| {
+            Failure::new(code, message).in_phase(Phase::Tool).with(|detail| detail.delivered = Delivered::Maybe)
+        })
+    }
+
+    /// Counts a finished step; true if the episode is done.
+    fn count(&self, done: bool) -> bool {
+        let mut progress = self.progress.lock();
+        progress.step_count += 1;
+        progress.done |= done;
+        progress.published = None;
+        progress.done
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn merge_state(episode_id: &str, step_count: u64, fields: &str) -> String {
+    use std::fmt::Write as _;
+    let mut state = String::with_capacity(fields.len() + 96);
+    let episode_id = serde_json::Value::from(episode_id);
+    // Writing to a String cannot fail.
+    let _ = write!(state, "{{\"episode_id\":{episode_id},\"step_count\":{step_count}");
+    if fields.len() > 2 {
+        state.push(',');
+        state.push_str(&fields[1..]);
+    } else {
+        state.push('}');
+    }
+    state
+}

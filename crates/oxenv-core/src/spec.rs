@@ -1,0 +1,165 @@
+//! What an environment declares about itself, and the factory that makes live ones.
+//!
+//! Invariant: a spec is immutable and shared; everything a door tells about an environment without
+//! touching a session comes from here.
+
+use std::sync::Arc;
+
+use oxenv_wire::{Schemas, Split};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::toolbox::Toolbox;
+use crate::work::Work;
+
+/// How an environment's calls run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Execution {
+    /// Finishes at once, on the caller's task.
+    Inline,
+    /// Suspends (awaits); runs in a task of its own.
+    Task,
+    /// Blocks its thread; runs on a thread of its own.
+    Blocking,
+}
+
+/// How a session's environment can be forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForkMode {
+    /// There is nothing to copy.
+    Stateless,
+    /// All state is files of the workspace.
+    Workspace,
+    /// The environment copies itself.
+    Native,
+    /// By replaying the recorded steps.
+    Replay,
+    /// Not at all.
+    None,
+}
+
+/// What an environment can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// How its calls run.
+    pub execution: Execution,
+    /// Whether the same seed and actions give the same bytes.
+    pub deterministic: bool,
+    /// How it is forked.
+    pub fork: ForkMode,
+    /// Whether it can be snapshotted and restored.
+    pub snapshot: bool,
+    /// Whether it scores tool calls.
+    pub observes_calls: bool,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Capabilities {
+            execution: Execution::Inline,
+            deterministic: true,
+            fork: ForkMode::None,
+            snapshot: false,
+            observes_calls: false,
+        }
+    }
+}
+
+/// What a step without a known `type` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionSpace {
+    /// The environment's own typed action.
+    Typed,
+    /// A tool call, as OpenEnv's MCP environments take it.
+    Tools,
+}
+
+/// What is known about an environment without making one.
+#[derive(Clone)]
+pub struct EnvironmentSpec {
+    /// The name it is served under: `connect4`.
+    pub name: String,
+    /// The name in `/metadata`, by which the reference knows it: `EchoEnvironment`.
+    pub title: String,
+    /// What it is, in a sentence.
+    pub description: String,
+    /// Its version.
+    pub version: String,
+    /// Who wrote it.
+    pub author: Option<String>,
+    /// Its README, in Markdown.
+    pub readme: Option<String>,
+    /// Where to read more.
+    pub documentation_url: Option<String>,
+    /// JSON Schemas of its messages.
+    pub schemas: Schemas,
+    /// What a step without a known `type` is.
+    pub action_space: ActionSpace,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Its tasks, if it has some.
+    pub tasks: Option<Arc<dyn TaskSource>>,
+}
+
+/// Why a task cannot be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskFault {
+    /// No split has that name.
+    UnknownSplit,
+    /// The split has no task at that index.
+    OutOfRange,
+}
+
+/// Named tasks, each an object that a reset takes as arguments.
+pub trait TaskSource: Send + Sync {
+    /// The splits.
+    fn splits(&self) -> Vec<Split>;
+
+    /// How many tasks a split has.
+    ///
+    /// # Errors
+    /// [`TaskFault::UnknownSplit`].
+    fn count(&self, split: &str) -> Result<usize, TaskFault>;
+
+    /// One task of a split.
+    ///
+    /// # Errors
+    /// [`TaskFault::UnknownSplit`], [`TaskFault::OutOfRange`].
+    fn task(&self, split: &str, index: usize) -> Result<Value, TaskFault>;
+}
+
+/// What a new environment is told.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// The session's id.
+    pub session_id: String,
+    /// The session's seed; the state before the first reset comes from it.
+    pub seed: u64,
+}
+
+/// A new environment with the tools that come with it.
+pub struct Instance {
+    /// The environment.
+    pub environment: Box<dyn Environment>,
+    /// Its tools.
+    pub toolbox: Arc<Toolbox>,
+}
+
+/// Makes environments of one kind.
+pub trait EnvironmentFactory: Send + Sync {
+    /// What they declare.
+    fn spec(&self) -> &Arc<EnvironmentSpec>;
+
+    /// Makes one. Dropping the work cancels it.
+    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>>;
+
+    /// The tools that need no session; offered in production to who has none.
+    fn server_tools(&self) -> Arc<Toolbox> {
+        Arc::new(Toolbox::empty())
+    }
+}

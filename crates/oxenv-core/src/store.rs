@@ -1,0 +1,322 @@
+//! The store of sessions: bounded, with leases, drained at the end.
+//!
+//! Invariant: a slot is taken before an environment is made and freed exactly once, by the drop of
+//! the [`Slot`] that its session holds, on every path: close, lease, panic, failed boot, drain.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use oxenv_wire::{ErrorCode, Phase};
+use parking_lot::Mutex;
+
+use crate::failure::Failure;
+use crate::seed::derive_seed;
+use crate::session::{EndReason, Lease, NewSession, Session, SessionOptions};
+use crate::spec::{Boot, EnvironmentFactory, EnvironmentSpec, Instance};
+use crate::work::{CatchPanic, Work, panic_text};
+
+/// How many ended sessions are remembered, so that their callers learn why.
+const TOMBSTONES: usize = 1024;
+
+/// What bounds a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions at once, the default session aside. Default 256.
+    pub max_sessions: usize,
+    /// Lease of a session without a socket. Default 15 minutes.
+    pub idle: Duration,
+    /// Lease of the default session; absent (the default): none.
+    pub default_idle: Option<Duration>,
+    /// Deadline for making an environment. Default 60 s.
+    pub boot: Duration,
+    /// Deadline of a reset. Default 60 s.
+    pub reset: Duration,
+    /// The server's seed, from which sessions' seeds come; absent: random.
+    pub seed: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_sessions: 256,
+            idle: Duration::from_secs(15 * 60),
+            default_idle: None,
+            boot: Duration::from_secs(60),
+            reset: Duration::from_secs(60),
+            seed: None,
+        }
+    }
+}
+
+/// A store in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Sessions that take a slot.
+    pub active: usize,
+    /// Slots.
+    pub max: usize,
+    /// Abandoned environment calls that have not come back.
+    pub stuck: usize,
+    /// Whether the store takes no new sessions.
+    pub draining: bool,
+}
+
+/// All sessions of one environment.
+pub struct SessionStore {
+    factory: Arc<dyn EnvironmentFactory>,
+    limits: Limits,
+    seed: u64,
+    created: AtomicU64,
+    draining: AtomicBool,
+    stuck: Arc<AtomicUsize>,
+    registry: Arc<Registry>,
+    default: tokio::sync::Mutex<Option<Arc<Session>>>,
+}
+
+#[derive(Default)]
+struct Registry {
+    active: AtomicUsize,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    ended: Mutex<VecDeque<(String, EndReason)>>,
+}
+
+/// One taken slot. Dropping it frees the slot and forgets the session.
+pub(crate) struct Slot {
+    registry: Arc<Registry>,
+    id: String,
+    counted: bool,
+    reason: Option<EndReason>,
+}
+
+impl Slot {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Says why, for callers who come later.
+    pub(crate) fn bury(&mut self, reason: EndReason) {
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let removed = self.registry.sessions.lock().remove(&self.id);
+        if self.counted {
+            self.registry.active.fetch_sub(1, Ordering::AcqRel);
+        }
+        if let Some(reason) = self.reason.take() {
+            let mut ended = self.registry.ended.lock();
+            if ended.len() >= TOMBSTONES {
+                ended.pop_front();
+            }
+            ended.push_back((std::mem::take(&mut self.id), reason));
+        }
+        // Outside the locks: this may be the last reference and drop the environment.
+        drop(removed);
+    }
+}
+
+impl SessionStore {
+    /// A store of environments that `factory` makes.
+    #[must_use]
+    pub fn new(factory: Arc<dyn EnvironmentFactory>, limits: Limits) -> Self {
+        let seed = limits.seed.unwrap_or_else(|| u64::try_from(uuid::Uuid::new_v4().as_u128() >> 75).unwrap_or(0));
+        SessionStore {
+            factory,
+            limits,
+            seed,
+            created: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            stuck: Arc::default(),
+            registry: Arc::default(),
+            default: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// What the environment declares.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<EnvironmentSpec> {
+        self.factory.spec()
+    }
+
+    /// The factory.
+    #[must_use]
+    pub fn factory(&self) -> &Arc<dyn EnvironmentFactory> {
+        &self.factory
+    }
+
+    /// Makes a session.
+    ///
+    /// # Errors
+    /// [`ErrorCode::CapacityReached`], [`ErrorCode::Draining`], [`ErrorCode::FactoryError`].
+    pub async fn create(&self, options: SessionOptions) -> Result<Arc<Session>, Failure> {
+        let slot = self.take_slot()?;
+        let lease = Lease::new(Some(options.lease.unwrap_or(self.limits.idle)));
+        self.boot(slot, options, lease).await
+    }
+
+    /// The session of that id.
+    ///
+    /// # Errors
+    /// [`ErrorCode::SessionNotFound`], or [`ErrorCode::SessionEnded`] with the reason.
+    pub fn get(&self, id: &str) -> Result<Arc<Session>, Failure> {
+        if let Some(session) = self.registry.sessions.lock().get(id) {
+            return Ok(Arc::clone(session));
+        }
+        let ended = self.registry.ended.lock();
+        let reason = ended.iter().rev().find(|(other, _)| other == id).map(|(_, reason)| reason.clone());
+        Err(match reason {
+            Some(reason) => Failure::new(ErrorCode::SessionEnded, format!("session {id} has ended: {}", told(&reason))),
+            None => Failure::new(ErrorCode::SessionNotFound, format!("Unknown session_id: {id}")),
+        })
+    }
+
+    /// The sessions that take a slot, in no order.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Session>> {
+        self.registry.sessions.lock().values().cloned().collect()
+    }
+
+    /// The session of requests that name none, made at first use. A default session that has ended
+    /// stays ended, so that a step on it fails, until `for_reset` asks for a new one.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Draining`], [`ErrorCode::FactoryError`].
+    pub async fn default_session(&self, for_reset: bool) -> Result<Arc<Session>, Failure> {
+        let mut default = self.default.lock().await;
+        if let Some(session) = default.as_ref().filter(|session| !for_reset || session.ended().is_none()) {
+            return Ok(Arc::clone(session));
+        }
+        self.refuse_if_draining()?;
+        let slot = Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: false, reason: None };
+        let session = self.boot(slot, SessionOptions::default(), Lease::new(self.limits.default_idle)).await?;
+        *default = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// The store in numbers.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        StoreStatus {
+            active: self.registry.active.load(Ordering::Acquire),
+            max: self.limits.max_sessions,
+            stuck: self.stuck.load(Ordering::Acquire),
+            draining: self.draining.load(Ordering::Acquire),
+        }
+    }
+
+    /// Ends sessions whose lease has run out, for as long as the future is polled.
+    pub async fn reap(&self) {
+        let shortest = self.limits.default_idle.map_or(self.limits.idle, |idle| idle.min(self.limits.idle));
+        let every = (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for session in self.list() {
+                if session.lease().expired() {
+                    tracing::info!(session = %session.id(), "session expired");
+                    session.end(EndReason::Expired);
+                }
+            }
+        }
+    }
+
+    /// Takes no new sessions from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends every session.
+    pub fn end_all(&self, reason: &EndReason) {
+        for session in self.list() {
+            session.end(reason.clone());
+        }
+    }
+
+    fn refuse_if_draining(&self) -> Result<(), Failure> {
+        if self.draining.load(Ordering::Acquire) {
+            let message = "the server is shutting down and takes no new sessions; retry elsewhere or later";
+            return Err(Failure::new(ErrorCode::Draining, message).in_phase(Phase::Boot));
+        }
+        Ok(())
+    }
+
+    fn take_slot(&self) -> Result<Slot, Failure> {
+        self.refuse_if_draining()?;
+        let max = self.limits.max_sessions;
+        let take = |active: usize| (active < max).then_some(active + 1);
+        match self.registry.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
+            Ok(_) => Ok(Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: true, reason: None }),
+            Err(active) => {
+                let message =
+                    format!("Server at capacity: {active}/{max} sessions active. Cannot accept new connections.");
+                Err(Failure::new(ErrorCode::CapacityReached, message).in_phase(Phase::Boot).with(|detail| {
+                    detail.capacity = Some((active, max));
+                }))
+            }
+        }
+    }
+
+    async fn boot(&self, slot: Slot, options: SessionOptions, lease: Lease) -> Result<Arc<Session>, Failure> {
+        let index = self.created.fetch_add(1, Ordering::Relaxed);
+        let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
+        let instance = self.make(Boot { session_id: slot.id().to_owned(), seed }).await?;
+        let session = Session::new(NewSession {
+            slot,
+            spec: Arc::clone(self.factory.spec()),
+            seed,
+            episode_id: options.episode_id,
+            instance,
+            lease,
+            reset_deadline: self.limits.reset,
+            stuck: Arc::clone(&self.stuck),
+        });
+        self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
+        Ok(session)
+    }
+
+    async fn make(&self, boot: Boot) -> Result<Instance, Failure> {
+        let create = std::panic::AssertUnwindSafe(|| self.factory.create(boot));
+        let made = match std::panic::catch_unwind(create) {
+            Ok(Work::Done(Some(made))) => Ok(made),
+            Ok(pending) => match tokio::time::timeout(self.limits.boot, CatchPanic(pending)).await {
+                Ok(caught) => caught,
+                Err(_) => Err(format!("not ready within {} s", self.limits.boot.as_secs_f64())),
+            },
+            Err(panic) => Err(panic_text(panic.as_ref())),
+        };
+        match made {
+            Ok(made) => made.map_err(|failure| self.named(failure)),
+            Err(why) => Err(self.factory_failed(&why)),
+        }
+    }
+
+    fn factory_failed(&self, why: &str) -> Failure {
+        let name = &self.factory.spec().name;
+        self.named(Failure::new(ErrorCode::FactoryError, format!("Environment factory '{name}' failed to create instance: {why}")))
+    }
+
+    fn named(&self, failure: Failure) -> Failure {
+        failure.in_phase(Phase::Boot).with(|detail| {
+            detail.code = ErrorCode::FactoryError;
+            detail.factory = Some(self.factory.spec().name.clone());
+        })
+    }
+}
+
+fn told(reason: &EndReason) -> String {
+    match reason {
+        EndReason::Closed => "it was closed".to_owned(),
+        EndReason::Expired => "its lease ran out".to_owned(),
+        EndReason::Failed(panic) => format!("its environment panicked: {panic}"),
+        EndReason::Drained => "the server is shutting down".to_owned(),
+    }
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,66 @@
+//! [`Work`]: a result that is there already, or will be.
+//!
+//! Invariant: work that is `Done` costs no allocation and no hop, which is what keeps a step of an
+//! environment that does not suspend as cheap as a function call.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// What an environment or a tool returns.
+#[must_use = "work does nothing unless it is awaited"]
+pub enum Work<'a, T> {
+    /// Finished. `None` only after it was polled.
+    Done(Option<T>),
+    /// To be awaited. Dropping it cancels it.
+    Pending(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+}
+
+impl<'a, T> Work<'a, T> {
+    /// Finished work.
+    pub fn done(value: T) -> Self {
+        Work::Done(Some(value))
+    }
+
+    /// Work that is a future.
+    pub fn pending(future: impl Future<Output = T> + Send + 'a) -> Self {
+        Work::Pending(Box::pin(future))
+    }
+}
+
+// Neither variant is structurally pinned: `Done` is plain data and `Pending` is pinned in its box.
+impl<T> Unpin for Work<'_, T> {}
+
+impl<T> Future for Work<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        match &mut *self {
+            // Polling finished work again is a caller's bug; it never becomes ready, as with `pending()`.
+            Work::Done(value) => value.take().map_or(Poll::Pending, Poll::Ready),
+            Work::Pending(future) => future.as_mut().poll(context),
+        }
+    }
+}
+
+/// A future whose panic is its output.
+pub(crate) struct CatchPanic<F>(pub(crate) F);
+
+impl<F: Future + Unpin> Future for CatchPanic<F> {
+    type Output = Result<F::Output, String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let inner = Pin::new(&mut self.0);
+        match catch_unwind(AssertUnwindSafe(|| inner.poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic_text(panic.as_ref()))),
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,130 @@
+//! The closed set of error codes, and the three questions every failure answers: whose fault, was
+//! the request delivered, is a repeat worth it.
+//!
+//! Invariant: the stock codes and their spelling are OpenEnv's and frozen. Codes of our own travel
+//! under `oxenv`, beside the stock code that a stock client understands.
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong. [`ErrorCode::stock`] gives the code a stock WebSocket client knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// A frame is not JSON.
+    InvalidJson,
+    /// A frame's `type` is unknown.
+    UnknownType,
+    /// A frame, a body or an action does not have the required shape.
+    ValidationError,
+    /// A reset, step or state failed inside the environment.
+    ExecutionError,
+    /// Every session slot is taken.
+    CapacityReached,
+    /// The environment could not be made.
+    FactoryError,
+    /// The socket has no session: a binary frame, an unknown session, a session that ended.
+    SessionError,
+    /// The named session does not exist.
+    SessionNotFound,
+    /// The session existed and has ended: closed, expired or failed.
+    SessionEnded,
+    /// A boot, reset, step or tool call ran past its deadline.
+    DeadlineExceeded,
+    /// A reset, a close or a gone client ended the call.
+    Cancelled,
+    /// The last step was cut off, so the environment must be reset before the next.
+    ResetRequired,
+    /// The episode is done; an agent's calls are refused until the next reset.
+    EpisodeDone,
+    /// The call named an epoch that is not the current one.
+    WrongEpoch,
+    /// This server mode does not have that operation.
+    ModeRefused,
+    /// The environment cannot do that: no code engine, no fork, no snapshot.
+    Unsupported,
+    /// The environment gave a reward that is NaN or infinite.
+    NonFiniteReward,
+    /// The environment panicked.
+    EnvironmentPanicked,
+    /// The server is shutting down.
+    Draining,
+}
+
+impl ErrorCode {
+    /// The code a stock client knows for this failure.
+    #[must_use]
+    pub fn stock(self) -> ErrorCode {
+        use ErrorCode as E;
+        match self {
+            E::InvalidJson
+            | E::UnknownType
+            | E::ValidationError
+            | E::ExecutionError
+            | E::CapacityReached
+            | E::FactoryError
+            | E::SessionError => self,
+            E::SessionNotFound | E::SessionEnded => E::SessionError,
+            E::Draining => E::CapacityReached,
+            _ => E::ExecutionError,
+        }
+    }
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The agent's: the action was wrong.
+    Action,
+    /// The environment's: it refused, broke or panicked.
+    Environment,
+    /// Nobody's, but time ran out.
+    Timeout,
+    /// The runtime's or the machine's: never to be read as a reward.
+    Infrastructure,
+}
+
+/// Whether a request reached the environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivered {
+    /// Surely not: repeating it is safe.
+    No,
+    /// Unknown.
+    Maybe,
+    /// Surely: it may have had effects.
+    Yes,
+}
+
+/// In which phase of an episode a failure happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// While the environment was made.
+    Boot,
+    /// In a reset.
+    Reset,
+    /// In a step.
+    Step,
+    /// In a tool call.
+    Tool,
+    /// In the computation of a reward.
+    Verify,
+}
+
+/// The five categories of a tool error that stock clients accept; there is no sixth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolErrorType {
+    /// The tool ran and failed.
+    ExecutionError,
+    /// The arguments do not fit the tool's schema.
+    InvalidArgs,
+    /// The tool could not be reached.
+    TransportError,
+    /// No tool has that name.
+    ToolNotFound,
+    /// The tool ran past its deadline.
+    Timeout,
+}

@@ -1,0 +1,93 @@
+//! Frames from a client on `/ws`: `reset`, `step`, `state`, `close`, `mcp`.
+//!
+//! Invariant: the envelope is as strict as the reference's: `type`, `data` and nothing else.
+
+use serde_json::value::RawValue;
+
+use crate::body::ResetRequest;
+use crate::fault::JsonFault;
+use crate::issue::ValidationIssue;
+use crate::json::{Object, ParseFault, python_repr, text};
+use crate::shape::Shape;
+
+/// A frame from a client.
+#[derive(Debug, Clone)]
+pub enum ClientFrame<'a> {
+    /// Begin an episode.
+    Reset(ResetRequest<'a>),
+    /// Take one action, which is an object.
+    Step(&'a RawValue),
+    /// Tell the state.
+    State,
+    /// Close the socket.
+    Close,
+    /// A JSON-RPC message of the MCP dialect.
+    Mcp(&'a RawValue),
+}
+
+/// Why a text is no frame.
+#[derive(Debug, Clone)]
+pub enum FrameFault {
+    /// Not JSON: `INVALID_JSON`, the socket stays open.
+    Json(JsonFault),
+    /// JSON, but no object, of this Python type: `SESSION_ERROR`, the socket closes.
+    NotObject(&'static str),
+    /// An unknown `type`, as Python prints it: `UNKNOWN_TYPE`, the socket stays open.
+    UnknownType(String),
+    /// A known type with a wrong shape: `VALIDATION_ERROR`, the socket stays open.
+    Invalid(Vec<ValidationIssue>),
+}
+
+impl<'a> ClientFrame<'a> {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`FrameFault`], which names the code to answer with.
+    pub fn parse(frame: &'a str) -> Result<Self, FrameFault> {
+        let object = Object::parse(frame).map_err(|fault| match fault {
+            ParseFault::Syntax(fault) => FrameFault::Json(fault),
+            ParseFault::NotObject(name) => FrameFault::NotObject(name),
+            ParseFault::DuplicateKey(_) => {
+                let whole = serde_json::from_str::<&RawValue>(frame).unwrap_or(RawValue::NULL);
+                FrameFault::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
+            }
+        })?;
+        let tag = object.get("type");
+        let frame = match tag.and_then(text).as_deref() {
+            Some("step") => data(&object).map(ClientFrame::Step),
+            Some("reset") => reset(&object),
+            Some("mcp") => data(&object).map(ClientFrame::Mcp),
+            Some("state") => bare(&object, ClientFrame::State),
+            Some("close") => bare(&object, ClientFrame::Close),
+            _ => return Err(FrameFault::UnknownType(tag.map(python_repr).unwrap_or_default())),
+        };
+        frame.map_err(FrameFault::Invalid)
+    }
+}
+
+fn data<'a>(object: &Object<'a>) -> Result<&'a RawValue, Vec<ValidationIssue>> {
+    let mut shape = Shape::new(object, &[]);
+    let value = match object.get("data") {
+        Some(_) => shape.optional_object("data", false),
+        None => shape.required("data"),
+    };
+    shape.only(&["type", "data"]);
+    shape.finish(value.unwrap_or(RawValue::NULL))
+}
+
+fn bare<'a>(object: &Object<'a>, frame: ClientFrame<'a>) -> Result<ClientFrame<'a>, Vec<ValidationIssue>> {
+    let mut shape = Shape::new(object, &[]);
+    shape.only(&["type"]);
+    shape.finish(frame)
+}
+
+fn reset<'a>(object: &Object<'a>) -> Result<ClientFrame<'a>, Vec<ValidationIssue>> {
+    let mut shape = Shape::new(object, &[]);
+    let value = shape.optional_object("data", false);
+    shape.only(&["type", "data"]);
+    let value = shape.finish(value)?;
+    match value {
+        Some(value) => ResetRequest::parse(value, &["data"]).map(ClientFrame::Reset),
+        None => Ok(ClientFrame::Reset(ResetRequest::default())),
+    }
+}

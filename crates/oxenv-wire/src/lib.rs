@@ -1,0 +1,50 @@
+//! The messages of OpenEnv and of its MCP dialect: every body, frame, action spelling, tool and
+//! error that crosses a socket, as plain data.
+//!
+//! Invariant: this crate knows serde and nothing else. It opens no socket, runs no task and holds
+//! no state, so whatever it can express is exactly what a peer can send or receive. The set of
+//! messages is held by the golden files under `tests/golden/`.
+//!
+//! Reading goes `text → `[`Object`]` → typed request`, borrowing from the text; what nobody looked
+//! into (arguments, typed actions) stays raw. Writing appends to one `String` per reply.
+//!
+//! Python's dialect of JSON has a defined answer everywhere:
+//!
+//! | input | answer |
+//! |---|---|
+//! | `NaN`, `Infinity`, `-Infinity` | refused as invalid JSON (RFC 8259 has no such numbers) |
+//! | a lone surrogate (`"\ud800"`) | refused where the string is read; it is not a Unicode character |
+//! | an integer beyond 64 bits | passed on unchanged while raw; refused where a number is needed |
+//! | nesting deeper than 128 levels | passed on unchanged while raw; refused where it is read |
+//! | the same key twice in one object | refused: an ambiguous message is never guessed at |
+
+mod action;
+mod body;
+mod error;
+mod fault;
+mod frame;
+mod graph;
+mod issue;
+mod json;
+mod mcp;
+mod reply;
+mod result;
+mod reward;
+mod shape;
+mod task;
+mod tool;
+
+pub use action::{Action, Spelling, ToolCall, default_call, legacy_message};
+pub use body::{Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo, StepRequest};
+pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
+pub use fault::JsonFault;
+pub use frame::{ClientFrame, FrameFault};
+pub use graph::{CallGraph, GraphCall};
+pub use issue::{Loc, ValidationIssue, render_issues};
+pub use json::{Object, ParseFault, RawJson, python_repr, raw, read};
+pub use mcp::{RpcCode, RpcFault, RpcId, RpcRequest, SessionParams, ToolCallParams, write_rpc_error, write_rpc_result};
+pub use reply::{ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body, write_observation_frame, write_state_frame};
+pub use result::{Content, Structured, ToolResult};
+pub use reward::Reward;
+pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
+pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_unified_fields};

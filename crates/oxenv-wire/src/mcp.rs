@@ -1,0 +1,219 @@
+//! JSON-RPC 2.0 as OpenEnv's MCP dialect speaks it: `tools/list`, `tools/call`,
+//! `openenv/session/create`, `openenv/session/close`.
+//!
+//! Invariant: a request that is refused here is answered with `id: null`, as the reference does,
+//! because its id cannot be trusted.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::issue::{ValidationIssue, render_issues};
+use crate::json::{Object, ParseFault, read, text};
+use crate::result::push_string;
+use crate::shape::Shape;
+
+/// JSON-RPC error codes of the dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum RpcCode {
+    /// The text is not a JSON object.
+    ParseError = -32700,
+    /// The object is no request.
+    InvalidRequest = -32600,
+    /// No such method.
+    MethodNotFound = -32601,
+    /// The method's parameters are wrong.
+    InvalidParams = -32602,
+    /// The call failed: unknown tool, wrong arguments, a failure inside.
+    InternalError = -32603,
+    /// No session can be had.
+    ServerError = -32000,
+}
+
+/// An error reply.
+#[derive(Debug, Clone)]
+pub struct RpcFault {
+    /// The code.
+    pub code: RpcCode,
+    /// What happened.
+    pub message: String,
+    /// Details, null allowed.
+    pub data: Value,
+}
+
+impl RpcFault {
+    /// An error without details.
+    #[must_use]
+    pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
+        RpcFault { code, message: message.into(), data: Value::Null }
+    }
+}
+
+/// The id of a request: a string, a whole number, or absent (null).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RpcId<'a>(&'a str);
+
+impl<'a> RpcId<'a> {
+    /// No id.
+    pub const NULL: RpcId<'static> = RpcId("null");
+
+    /// The id as JSON.
+    #[must_use]
+    pub fn get(self) -> &'a str {
+        self.0
+    }
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct RpcRequest<'a> {
+    /// Its id; a request without one is answered with `id: null`.
+    pub id: RpcId<'a>,
+    /// Whether it had an id at all; one without is a notification in MCP's eyes.
+    pub has_id: bool,
+    /// The method.
+    pub method: Cow<'a, str>,
+    /// The parameters: an object, or absent.
+    pub params: Option<&'a RawValue>,
+}
+
+impl<'a> RpcRequest<'a> {
+    /// Reads a request from a text.
+    ///
+    /// # Errors
+    /// The fault to answer with: `-32700` when the text is no JSON object, `-32600` when the object
+    /// is no request.
+    pub fn parse(message: &'a str) -> Result<Self, RpcFault> {
+        let object = Object::parse(message).map_err(|fault| match fault {
+            ParseFault::Syntax(fault) => RpcFault::new(RpcCode::ParseError, format!("Parse error: {fault}")),
+            ParseFault::NotObject(name) => {
+                let message = format!("Parse error: a request is one JSON object, not a {name}; batches are not part of MCP");
+                RpcFault::new(RpcCode::ParseError, message)
+            }
+            ParseFault::DuplicateKey(key) => {
+                RpcFault::new(RpcCode::InvalidRequest, format!("Invalid request: the key '{key}' appears twice"))
+            }
+        })?;
+        Self::from_object(&object)
+    }
+
+    /// Reads a request from an object.
+    ///
+    /// # Errors
+    /// `-32600` when the object is no request.
+    pub fn from_object(object: &Object<'a>) -> Result<Self, RpcFault> {
+        let mut shape = Shape::new(object, &[]);
+        shape.required("jsonrpc");
+        shape.literal("jsonrpc", "2.0");
+        let method = shape.string("method");
+        let params = shape.optional_object("params", true);
+        let id = object.get("id");
+        if let Some(value) = id.filter(|value| !is_id(value)) {
+            let msg = "Input should be a string, an integer or null";
+            shape.issues.push(ValidationIssue::new("id_type", &["id"], msg, value));
+        }
+        shape.only(&["jsonrpc", "id", "method", "params"]);
+        let id = id.map_or("null", RawValue::get);
+        let request = RpcRequest { id: RpcId(id), has_id: id != "null", method, params };
+        shape.finish(request).map_err(|issues| {
+            let message = format!("Invalid request: {}", render_issues("JsonRpcRequest", &issues));
+            RpcFault::new(RpcCode::InvalidRequest, message)
+        })
+    }
+}
+
+/// Parameters of `tools/call`.
+#[derive(Debug, Clone)]
+pub struct ToolCallParams<'a> {
+    /// The tool's name.
+    pub name: Cow<'a, str>,
+    /// The arguments: an object, or absent.
+    pub arguments: Option<&'a RawValue>,
+}
+
+impl<'a> ToolCallParams<'a> {
+    /// Reads the parameters; keys that belong to newer revisions (`_meta`, `task`) are let pass.
+    ///
+    /// # Errors
+    /// `-32602` with what is missing or wrong.
+    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
+        let object = params_object(params)?;
+        let name = object.as_ref().and_then(|object| object.get("name"));
+        let Some(name) = name else {
+            return Err(RpcFault::new(RpcCode::InvalidParams, "Missing 'name' in params"));
+        };
+        let name = text(name)
+            .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'name' is a string"))?;
+        let arguments = object.and_then(|object| object.get("arguments")).filter(|value| value.get() != "null");
+        if arguments.is_some_and(|value| !value.get().starts_with('{')) {
+            return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'arguments' is an object"));
+        }
+        Ok(ToolCallParams { name, arguments })
+    }
+}
+
+/// The session that a request of the dialect names, if it names one.
+#[derive(Debug, Clone)]
+pub struct SessionParams<'a> {
+    /// `params.session_id`.
+    pub session_id: Option<Cow<'a, str>>,
+}
+
+impl<'a> SessionParams<'a> {
+    /// Reads `params.session_id`; absent and null are the same.
+    ///
+    /// # Errors
+    /// `-32602` when it is no string.
+    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
+        let value = params_object(params)?.and_then(|object| object.get("session_id"));
+        let value = value.filter(|value| value.get() != "null");
+        let Some(value) = value else { return Ok(SessionParams { session_id: None }) };
+        match text(value) {
+            Some(id) => Ok(SessionParams { session_id: Some(id) }),
+            None => Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")),
+        }
+    }
+}
+
+/// Appends a successful reply whose result `write` appends.
+pub fn write_rpc_result(out: &mut String, id: RpcId<'_>, write: impl FnOnce(&mut String)) {
+    out.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
+    out.push_str(id.get());
+    out.push_str(",\"result\":");
+    write(out);
+    out.push('}');
+}
+
+/// Appends an error reply.
+pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcFault) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        "{{\"jsonrpc\":\"2.0\",\"id\":{},\"error\":{{\"code\":{},\"message\":",
+        id.get(),
+        fault.code as i32
+    );
+    push_string(out, &fault.message);
+    let _ = write!(out, ",\"data\":{}}}}}", fault.data);
+}
+
+fn params_object(params: Option<&RawValue>) -> Result<Option<Object<'_>>, RpcFault> {
+    params.map(Object::from_raw).transpose().map_err(|fault| match fault {
+        ParseFault::DuplicateKey(key) => {
+            RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - the key '{key}' appears twice"))
+        }
+        _ => RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required"),
+    })
+}
+
+fn is_id(value: &RawValue) -> bool {
+    match value.get().as_bytes().first() {
+        Some(b'n') => true,
+        Some(b'"') => text(value).is_some(),
+        Some(b'-' | b'0'..=b'9') => read::<i128>(value).is_ok(),
+        _ => false,
+    }
+}

@@ -1,0 +1,144 @@
+//! Writing replies: observations, states and errors, one buffer each.
+//!
+//! Invariant: these are the only places where a reply's envelope is spelled. OpenEnv 0.10's form is
+//! written always; older clients ignore its additions. `metadata` stands inside the observation
+//! always, and at the top when it is not empty (over HTTP: null when empty; on the socket: absent).
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{Delivered, ErrorCode, FailureKind, Phase};
+use crate::issue::ValidationIssue;
+use crate::json::raw;
+use crate::result::push_string;
+use crate::reward::Reward;
+
+/// The parts of an observation, each as JSON text.
+#[derive(Debug, Clone, Copy)]
+pub struct ObservationParts<'a> {
+    /// The observation's own fields, an object without `metadata`, `reward` and `done`.
+    pub fields: &'a str,
+    /// The metadata, an object; `{}` when there is none.
+    pub metadata: &'a str,
+    /// The reward; none is null.
+    pub reward: Option<Reward>,
+    /// Whether the episode is done.
+    pub done: bool,
+}
+
+/// Appends an `observation` frame. The reward keeps its JSON type.
+pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>) {
+    out.push_str("{\"type\":\"observation\",\"data\":{");
+    write_inner(out, parts);
+    match parts.reward {
+        None => out.push_str("null"),
+        Some(Reward::Bool(value)) => out.push_str(if value { "true" } else { "false" }),
+        Some(Reward::Int(value)) => out.push_str(&value.to_string()),
+        Some(Reward::Float(value)) => push_float(out, value),
+    }
+    push_done(out, parts.done);
+    if parts.metadata != "{}" {
+        out.push_str(",\"metadata\":");
+        out.push_str(parts.metadata);
+    }
+    out.push_str("}}");
+}
+
+/// Appends the body of an HTTP reply to reset or step. The reward becomes a float.
+pub fn write_observation_body(out: &mut String, parts: &ObservationParts<'_>) {
+    out.push('{');
+    write_inner(out, parts);
+    match parts.reward {
+        None => out.push_str("null"),
+        Some(reward) => push_float(out, reward.as_f64()),
+    }
+    push_done(out, parts.done);
+    out.push_str(",\"metadata\":");
+    out.push_str(if parts.metadata == "{}" { "null" } else { parts.metadata });
+    out.push('}');
+}
+
+/// Appends a `state` frame around a state object.
+pub fn write_state_frame(out: &mut String, state: &str) {
+    out.push_str("{\"type\":\"state\",\"data\":");
+    out.push_str(state);
+    out.push('}');
+}
+
+/// Appends an `mcp` frame whose data `write` appends.
+pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
+    out.push_str("{\"type\":\"mcp\",\"data\":");
+    write(out);
+    out.push('}');
+}
+
+/// What is ours in an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorData {
+    /// The precise code.
+    pub code: ErrorCode,
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// In which phase it happened.
+    pub phase: Phase,
+    /// Whether the request reached the environment.
+    pub delivered: Delivered,
+    /// Whether a repeat is worth it.
+    pub retryable: bool,
+}
+
+/// Appends an `error` frame. `extra` holds stock fields of the code (`active_sessions`, …).
+pub fn write_error_frame(
+    out: &mut String,
+    code: ErrorCode,
+    message: &str,
+    issues: &[ValidationIssue],
+    extra: &[(&str, Value)],
+    ours: Option<&ErrorData>,
+) {
+    out.push_str("{\"type\":\"error\",\"data\":{\"message\":");
+    push_string(out, message);
+    out.push_str(",\"code\":");
+    push_json(out, &code.stock());
+    if !issues.is_empty() {
+        out.push_str(",\"errors\":");
+        push_json(out, &issues);
+    }
+    for (key, value) in extra {
+        out.push(',');
+        push_string(out, key);
+        out.push(':');
+        push_json(out, value);
+    }
+    if let Some(ours) = ours {
+        out.push_str(",\"oxenv\":");
+        push_json(out, ours);
+    }
+    out.push_str("}}");
+}
+
+/// `"observation":{"metadata":M,…fields},"reward":` with the reward to follow.
+fn write_inner(out: &mut String, parts: &ObservationParts<'_>) {
+    out.push_str("\"observation\":{\"metadata\":");
+    out.push_str(parts.metadata);
+    if parts.fields.len() > 2 {
+        out.push(',');
+        out.push_str(&parts.fields[1..]);
+    } else {
+        out.push('}');
+    }
+    out.push_str(",\"reward\":");
+}
+
+fn push_done(out: &mut String, done: bool) {
+    out.push_str(if done { ",\"done\":true" } else { ",\"done\":false" });
+}
+
+fn push_float(out: &mut String, value: f64) {
+    push_json(out, &value);
+}
+
+fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {
+    // Only numbers, strings and parsed JSON come here, and those always serialize.
+    out.push_str(raw(value).unwrap_or_default().get());
+}

@@ -1,0 +1,195 @@
+//! What a tool gives back, and its two spellings: the OpenEnv dialect (`structured_content`,
+//! `is_error`, `data`) and MCP's own (`structuredContent`, `isError`, `_meta`).
+//!
+//! Invariant: content that we did not make ourselves passes through byte for byte.
+
+use serde::Serialize;
+
+use crate::json::{RawJson, raw};
+
+/// One block of content.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Text.
+    Text(String),
+    /// A block of any other kind (image, audio, resource), as its server sent it.
+    Raw(RawJson),
+}
+
+/// The machine-readable part of a result.
+#[derive(Debug, Clone, Default)]
+pub enum Structured {
+    /// There is none.
+    #[default]
+    None,
+    /// An object.
+    Object(RawJson),
+    /// A value that is no object; on the wire it is wrapped as `{"result": value}`.
+    Wrapped(RawJson),
+}
+
+/// The result of a tool call.
+#[derive(Debug, Clone, Default)]
+pub struct ToolResult {
+    /// What a person or a model reads.
+    pub content: Vec<Content>,
+    /// What a program reads.
+    pub structured: Structured,
+    /// Metadata of the tool's server, if it sent some.
+    pub meta: Option<RawJson>,
+    /// Whether the tool says that it failed.
+    pub is_error: bool,
+}
+
+impl ToolResult {
+    /// A result from a value: a string is its own text, any other value is given as JSON too.
+    ///
+    /// # Errors
+    /// When the value cannot be JSON.
+    pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        let json = raw(value)?;
+        let text = match json.get().as_bytes().first() {
+            Some(b'"') => serde_json::from_str(json.get())?,
+            _ => json.get().to_owned(),
+        };
+        let structured = if json.get().starts_with('{') { Structured::Object(json) } else { Structured::Wrapped(json) };
+        Ok(ToolResult { content: vec![Content::Text(text)], structured, meta: None, is_error: false })
+    }
+
+    /// The value for a program: the structured part unwrapped, as JSON; `null` when there is none.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        match &self.structured {
+            Structured::None => "null",
+            Structured::Object(json) | Structured::Wrapped(json) => json.get(),
+        }
+    }
+
+    /// The text blocks, one per line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for block in &self.content {
+            if let Content::Text(block) = block {
+                if !text.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(block);
+            }
+        }
+        text
+    }
+
+    /// Appends the result in the OpenEnv dialect.
+    pub fn write_dialect(&self, out: &mut String) {
+        out.push_str("{\"content\":");
+        self.write_content(out, ",\"annotations\":null,\"meta\":null}");
+        out.push_str(",\"structured_content\":");
+        match &self.structured {
+            Structured::None => out.push_str("null"),
+            Structured::Object(json) => out.push_str(json.get()),
+            Structured::Wrapped(json) => wrap(out, json),
+        }
+        out.push_str(",\"meta\":");
+        match (&self.meta, &self.structured) {
+            (Some(meta), _) => out.push_str(meta.get()),
+            (None, Structured::Wrapped(_)) => out.push_str("{\"fastmcp\":{\"wrap_result\":true}}"),
+            _ => out.push_str("null"),
+        }
+        out.push_str(",\"data\":");
+        out.push_str(self.data());
+        out.push_str(if self.is_error { ",\"is_error\":true}" } else { ",\"is_error\":false}" });
+    }
+
+    /// Appends the result as MCP spells it.
+    pub fn write_mcp(&self, out: &mut String) {
+        out.push_str("{\"content\":");
+        self.write_content(out, "}");
+        match &self.structured {
+            Structured::None => {}
+            Structured::Object(json) => {
+                out.push_str(",\"structuredContent\":");
+                out.push_str(json.get());
+            }
+            Structured::Wrapped(json) => {
+                out.push_str(",\"structuredContent\":");
+                wrap(out, json);
+            }
+        }
+        if let Some(meta) = &self.meta {
+            out.push_str(",\"_meta\":");
+            out.push_str(meta.get());
+        }
+        out.push_str(if self.is_error { ",\"isError\":true}" } else { ",\"isError\":false}" });
+    }
+
+    fn write_content(&self, out: &mut String, text_end: &str) {
+        out.push('[');
+        for (index, block) in self.content.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            match block {
+                Content::Text(text) => {
+                    out.push_str("{\"type\":\"text\",\"text\":");
+                    push_string(out, text);
+                    out.push_str(text_end);
+                }
+                Content::Raw(json) => out.push_str(json.get()),
+            }
+        }
+        out.push(']');
+    }
+}
+
+fn wrap(out: &mut String, json: &RawJson) {
+    out.push_str("{\"result\":");
+    out.push_str(json.get());
+    out.push('}');
+}
+
+/// Appends a string as a JSON literal.
+pub(crate) fn push_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut clean = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0x08 => "\\b",
+            0x0c => "\\f",
+            0..0x20 => "",
+            _ => continue,
+        };
+        out.push_str(&text[clean..at]);
+        if escape.is_empty() {
+            out.push_str("\\u00");
+            out.push(if byte < 0x10 { '0' } else { '1' });
+            out.push(char::from_digit(u32::from(byte & 0xf), 16).unwrap_or('0'));
+        } else {
+            out.push_str(escape);
+        }
+        clean = at + 1;
+    }
+    out.push_str(&text[clean..]);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn strings_are_escaped_as_serde_does(text in ".*|[\\x00-\\x7f]*") {
+            let mut out = String::new();
+            push_string(&mut out, &text);
+            prop_assert_eq!(out, serde_json::to_string(&text).unwrap());
+        }
+    }
+}

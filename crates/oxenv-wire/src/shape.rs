@@ -1,0 +1,170 @@
+//! Reads the known keys of an object and collects every issue instead of stopping at the first.
+//!
+//! Invariant: issues come in pydantic's order: the fields as they are asked for, extra keys last.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::issue::ValidationIssue;
+use crate::json::{Object, read, text};
+
+/// A reader over one object; `loc` is the path to it.
+pub(crate) struct Shape<'o, 'a> {
+    object: &'o Object<'a>,
+    loc: Vec<&'o str>,
+    pub(crate) issues: Vec<ValidationIssue>,
+}
+
+impl<'o, 'a> Shape<'o, 'a> {
+    pub(crate) fn new(object: &'o Object<'a>, loc: &[&'o str]) -> Self {
+        Shape { object, loc: loc.to_vec(), issues: Vec::new() }
+    }
+
+    pub(crate) fn required(&mut self, key: &'o str) -> Option<&'a RawValue> {
+        let value = self.object.get(key);
+        if value.is_none() {
+            let loc = self.at(key);
+            self.issues.push(ValidationIssue::missing(&loc, self.object.raw()));
+        }
+        value
+    }
+
+    /// A required string; an empty one stands in where an issue was noted.
+    pub(crate) fn string(&mut self, key: &'o str) -> Cow<'a, str> {
+        let Some(value) = self.required(key) else { return Cow::Borrowed("") };
+        text(value).unwrap_or_else(|| {
+            let loc = self.at(key);
+            self.issues.push(ValidationIssue::not_string(&loc, value));
+            Cow::Borrowed("")
+        })
+    }
+
+    /// A string that may be absent or null.
+    pub(crate) fn optional_string(&mut self, key: &'o str) -> Option<Cow<'a, str>> {
+        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let read = text(value);
+        if read.is_none() {
+            let loc = self.at(key);
+            self.issues.push(ValidationIssue::not_string(&loc, value));
+        }
+        read
+    }
+
+    /// An object that may be absent; null counts as absent only where `nullable`.
+    pub(crate) fn optional_object(&mut self, key: &'o str, nullable: bool) -> Option<&'a RawValue> {
+        let value = self.object.get(key)?;
+        if value.get().starts_with('{') {
+            return Some(value);
+        }
+        if !(nullable && value.get() == "null") {
+            let loc = self.at(key);
+            self.issues.push(ValidationIssue::not_object(&loc, value));
+        }
+        None
+    }
+
+    /// Notes an issue unless `key` is absent or holds this string.
+    pub(crate) fn literal(&mut self, key: &'o str, expected: &str) {
+        if let Some(value) = self.object.get(key).filter(|value| text(value).as_deref() != Some(expected)) {
+            let loc = self.at(key);
+            self.issues.push(ValidationIssue::literal(&loc, expected, value));
+        }
+    }
+
+    /// A whole number from 0 that may be absent or null.
+    pub(crate) fn optional_u64(&mut self, key: &'o str) -> Option<u64> {
+        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let read = read::<u64>(value).ok();
+        if read.is_none() {
+            let loc = self.at(key);
+            self.issues.push(not_natural(&loc, value));
+        }
+        read
+    }
+
+    /// A whole number that may be absent or null.
+    pub(crate) fn optional_i64(&mut self, key: &'o str) -> Option<i64> {
+        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let read = read::<i64>(value).ok();
+        if read.is_none() {
+            let loc = self.at(key);
+            self.issues.push(not_whole(&loc, value));
+        }
+        read
+    }
+
+    /// A finite number above 0 that may be absent or null.
+    pub(crate) fn optional_positive(&mut self, key: &'o str) -> Option<f64> {
+        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let number = read::<f64>(value).ok();
+        if let Some(number) = number.filter(|number| *number > 0.0 && number.is_finite()) {
+            return Some(number);
+        }
+        let loc = self.at(key);
+        self.issues.push(match number {
+            Some(_) => ValidationIssue::new("greater_than", &loc, "Input should be greater than 0", value)
+                .with_ctx(serde_json::json!({ "gt": 0.0 })),
+            None if value.get().starts_with('"') => {
+                let msg = "Input should be a valid number, unable to parse string as a number";
+                ValidationIssue::new("float_parsing", &loc, msg, value)
+            }
+            None => ValidationIssue::new("float_type", &loc, "Input should be a valid number", value),
+        });
+        None
+    }
+
+    /// Notes an issue for every key that is not in the list.
+    pub(crate) fn only(&mut self, known: &[&str]) {
+        for (key, value) in self.object.iter().filter(|(key, _)| !known.contains(key)) {
+            let mut loc = self.loc.clone();
+            loc.push(key);
+            self.issues.push(ValidationIssue::extra(&loc, value));
+        }
+    }
+
+    pub(crate) fn finish<T>(self, value: T) -> Result<T, Vec<ValidationIssue>> {
+        if self.issues.is_empty() { Ok(value) } else { Err(self.issues) }
+    }
+
+    pub(crate) fn at(&self, key: &'o str) -> Vec<&'o str> {
+        let mut loc = self.loc.clone();
+        loc.push(key);
+        loc
+    }
+}
+
+/// Says why a value is no whole number from 0 to 2^64-1, in pydantic's types.
+fn not_natural(loc: &[&str], value: &RawValue) -> ValidationIssue {
+    if read::<f64>(value).is_ok_and(|number| number < 0.0 && number.fract() == 0.0) {
+        return ValidationIssue::new(
+            "greater_than_equal",
+            loc,
+            "Input should be greater than or equal to 0",
+            value,
+        )
+        .with_ctx(serde_json::json!({ "ge": 0 }));
+    }
+    not_whole(loc, value)
+}
+
+/// Says why a value is no whole number of 64 bits.
+fn not_whole(loc: &[&str], value: &RawValue) -> ValidationIssue {
+    let text = value.get();
+    if text.starts_with('"') {
+        let msg = "Input should be a valid integer, unable to parse string as an integer";
+        return ValidationIssue::new("int_parsing", loc, msg, value);
+    }
+    let number = read::<f64>(value).ok();
+    match number {
+        Some(number) if number.fract() != 0.0 => {
+            let msg = "Input should be a valid integer, got a number with a fractional part";
+            ValidationIssue::new("int_from_float", loc, msg, value)
+        }
+        Some(_) => {
+            let msg = "Input should be an integer of 64 bits, written without a fraction";
+            ValidationIssue::new("int_parsing_size", loc, msg, value)
+        }
+        None => ValidationIssue::new("int_type", loc, "Input should be a valid integer", value),
+    }
+}

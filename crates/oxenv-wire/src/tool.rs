@@ -1,0 +1,149 @@
+//! A tool's declaration and how a call's outcome is spelled in an observation.
+//!
+//! Invariant: stock shapes are exact. `ToolError` has two fields and five types, because a stock
+//! client refuses anything more; `description` is never null, because one swallows that as "no tools".
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::ToolErrorType;
+use crate::json::{RawJson, raw};
+use crate::result::{ToolResult, push_string};
+
+/// Names that no tool may have: they are orchestration, which an agent must not reach.
+pub const RESERVED_TOOL_NAMES: [&str; 5] = ["reset", "step", "state", "close", "fork"];
+
+/// A function that is offered to the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// Its unique name, 64 characters at most.
+    pub name: Cow<'static, str>,
+    /// A title for people.
+    pub title: Option<String>,
+    /// What it does, for the model; may be empty.
+    pub description: String,
+    /// JSON Schema (2020-12) of its arguments.
+    pub input_schema: Value,
+    /// JSON Schema of its structured result.
+    pub output_schema: Option<Value>,
+    /// MCP's hints about its behaviour.
+    pub annotations: Option<Value>,
+    /// Metadata of its server.
+    pub meta: Option<Value>,
+}
+
+impl Tool {
+    /// The tool as `list_tools` gives it through a step: name, description, `input_schema`.
+    #[must_use]
+    pub fn for_step(&self) -> RawJson {
+        listed(&json!({
+            "name": self.name,
+            "description": self.description,
+            "input_schema": self.input_schema,
+        }))
+    }
+
+    /// The tool as `GET /tools` gives it: the tools RFC's name, description, `inputSchema`.
+    #[must_use]
+    pub fn for_rest(&self) -> RawJson {
+        listed(&json!({
+            "name": self.name,
+            "description": self.description,
+            "inputSchema": self.input_schema,
+        }))
+    }
+
+    /// The tool as the MCP dialect's `tools/list` gives it: every field, nulls kept.
+    #[must_use]
+    pub fn for_dialect(&self) -> RawJson {
+        listed(&json!({
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "inputSchema": self.input_schema,
+            "outputSchema": self.output_schema,
+            "icons": null,
+            "annotations": self.annotations,
+            "meta": self.meta.clone().unwrap_or_else(|| json!({ "fastmcp": { "tags": [] } })),
+            "execution": null,
+        }))
+    }
+}
+
+/// Why a call gave no result: the transport or the framework failed, not the tool's own logic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToolError {
+    /// The category.
+    pub error_type: ToolErrorType,
+    /// What happened, for people and models.
+    pub message: String,
+}
+
+impl ToolError {
+    /// An error of that category.
+    #[must_use]
+    pub fn new(error_type: ToolErrorType, message: impl Into<String>) -> Self {
+        ToolError { error_type, message: message.into() }
+    }
+
+    /// No tool has that name.
+    #[must_use]
+    pub fn not_found(name: &str) -> Self {
+        Self::new(ToolErrorType::ToolNotFound, format!("Unknown tool: '{name}'"))
+    }
+}
+
+/// Appends the fields of the stock observation of a call: `tool_name`, `result`, `error`.
+pub fn write_call_fields(out: &mut String, name: &str, outcome: Result<&ToolResult, &ToolError>) {
+    out.push_str("{\"tool_name\":");
+    push_string(out, name);
+    write_outcome(out, outcome);
+}
+
+/// Appends the fields of the tools RFC's observation: `stdout`, `result`, `error`.
+pub fn write_unified_fields(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
+    out.push_str("{\"stdout\":");
+    push_string(out, &outcome.map(ToolResult::text).unwrap_or_default());
+    write_outcome(out, outcome);
+}
+
+/// Appends the journal's metadata of a call: `result` (the result's data) or `error` (its message).
+pub fn write_call_metadata(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
+    match outcome {
+        Ok(result) if result.is_error => {
+            out.push_str("{\"error\":");
+            push_string(out, &result.text());
+        }
+        Ok(result) => {
+            out.push_str("{\"result\":");
+            out.push_str(result.data());
+        }
+        Err(error) => {
+            out.push_str("{\"error\":");
+            push_string(out, &error.message);
+        }
+    }
+    out.push('}');
+}
+
+fn write_outcome(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
+    out.push_str(",\"result\":");
+    match outcome {
+        Ok(result) => {
+            result.write_dialect(out);
+            out.push_str(",\"error\":null}");
+        }
+        Err(error) => {
+            out.push_str("null,\"error\":");
+            out.push_str(raw(error).unwrap_or_default().get());
+            out.push('}');
+        }
+    }
+}
+
+fn listed(tool: &Value) -> RawJson {
+    // Parsed JSON always serializes.
+    raw(tool).unwrap_or_default()
+}

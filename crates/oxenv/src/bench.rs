@@ -1,0 +1,71 @@
+//! `oxenv bench`: load for the doors of an OpenEnv server, and what came of it.
+//!
+//! The invariant: the generator must stay lighter than what it measures, so each request is bytes that
+//! were built once, replies are compared before they are parsed, and one thread drives every session.
+//! It speaks the stock wire only, so the same command measures any OpenEnv server.
+
+mod args;
+mod check;
+mod churn;
+mod drive;
+mod frame;
+mod held;
+mod http;
+mod http_reply;
+mod open;
+mod pace;
+mod plan;
+mod proc;
+mod report;
+mod socket;
+mod table;
+mod tally;
+mod target;
+mod ws;
+
+pub(crate) use args::BenchArgs;
+
+use std::io::Write;
+
+use anyhow::Context;
+
+use args::Load;
+use plan::{Kind, Plan};
+
+/// Runs one measurement and prints its report on stdout.
+///
+/// Fails if the arguments do not make sense, if no session can be opened, or if no request succeeded; a run
+/// in which only some requests failed succeeds, and its report says how many and why the first one did.
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let json = args.json();
+    let plan = match args.load {
+        Load::Ws { load, depth } => Plan::new(Kind::Ws, load, depth.get())?,
+        Load::Http(load) => Plan::new(Kind::Http, load, 1)?,
+        Load::Mcp(load) => Plan::new(Kind::Mcp, load, 1)?,
+        Load::Churn(load) => Plan::new(Kind::Churn, load, 1)?,
+        Load::Held(held) => {
+            let report = held::run(&held).await?;
+            return print(json, &report, table::held);
+        }
+    };
+    // The load has runtimes of its own, one per thread, so the caller's must not be blocked meanwhile.
+    let report = tokio::task::spawn_blocking(move || drive::run(&plan)).await.context("the load panicked")??;
+    print(json, &report, table::load)?;
+    anyhow::ensure!(
+        report.requests > 0,
+        "no request succeeded: {}",
+        report.first_error.as_deref().unwrap_or("no reply came within the measured time")
+    );
+    Ok(())
+}
+
+/// Writes the report as one line of JSON or as a table.
+fn print<R: serde::Serialize>(json: bool, report: &R, table: fn(&R) -> String) -> anyhow::Result<()> {
+    let mut text = if json { serde_json::to_string(report)? } else { table(report) };
+    if json {
+        text.push('\n');
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).context("cannot write the report")?;
+    out.flush().context("cannot write the report")
+}

@@ -1,0 +1,175 @@
+//! The command line of `oxenv bench`.
+//!
+//! Entry point: [`BenchArgs`]. Nothing here opens a socket; `plan` turns these into what is run.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+/// What an echo server is asked unless `--message` says otherwise.
+pub(super) const ECHO: &str =
+    r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
+
+const EXAMPLES: &str = "\
+Examples:
+  oxenv bench ws                                        64 sessions step as fast as they can for 5 s
+  oxenv bench ws --sessions 256 --pid 4242              also the server's CPU and memory, by its process id
+  oxenv bench ws --depth 8                              8 requests sent ahead on each socket
+  oxenv bench ws --message '{\"message\":\"hi\"}'           any action; a call of echo_message by default
+  oxenv bench http --rate 2000                          open loop: 2,000 requests/s on a fixed schedule
+  oxenv bench mcp --sessions 32 --json                  tools/call on 32 connections, as one JSON object
+  oxenv bench churn --sessions 16                       connect, reset, step and close, again and again
+  oxenv bench held --sessions 2000 --pid 4242           memory that a held, idle session costs
+  taskset -c 1 oxenv bench ws --url http://127.0.0.1:8000   load on core 1, where the server is on core 0
+
+In the closed loop each session has one request in flight (--depth on a socket) and sends the next when the
+reply is there. With --rate, latency counts from the instant a request was due, sent or not, so that a
+server which stalls cannot hide the requests that waited for it; those never sent are reported as unsent.";
+
+/// Measures an OpenEnv server under load.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BenchArgs {
+    /// Which door is measured, and how.
+    #[command(subcommand)]
+    pub(super) load: Load,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Load {
+    /// Step over WebSockets: one session for each socket (64 unless --sessions says otherwise)
+    Ws {
+        #[command(flatten)]
+        load: LoadArgs,
+        /// Requests that are sent ahead on each socket
+        #[arg(long, value_name = "N", default_value = "1")]
+        depth: NonZeroUsize,
+    },
+    /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
+    Http(LoadArgs),
+    /// POST /mcp with tools/call over kept-alive connections (32 unless --sessions says otherwise)
+    Mcp(LoadArgs),
+    /// Connect, reset, step and close over /ws, again and again (16 at a time unless --sessions says otherwise)
+    Churn(LoadArgs),
+    /// Open idle sessions, hold them, and say what memory each costs the server (needs --pid)
+    Held(HeldArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LoadArgs {
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+    /// Concurrent sessions or connections
+    #[arg(long, value_name = "N")]
+    pub(super) sessions: Option<NonZeroUsize>,
+    /// How long is measured
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = positive_seconds)]
+    pub(super) duration: Duration,
+    /// How long the load runs before anything is counted
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(super) warmup: Duration,
+    /// Requests per second in total on a fixed schedule (open loop) instead of as fast as replies come
+    #[arg(long, value_name = "R", value_parser = rate)]
+    pub(super) rate: Option<f64>,
+    /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
+    #[arg(long, value_name = "JSON", default_value = ECHO)]
+    pub(super) message: String,
+    /// Threads of the load generator; more than one only helps where it has more than one core
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) threads: NonZeroUsize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HeldArgs {
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+    /// How many sessions are held
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(super) sessions: NonZeroUsize,
+    /// How long they are held before the memory is read
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = positive_seconds)]
+    pub(super) duration: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    /// Where the server is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub(super) url: String,
+    /// The server's process id on this machine: adds its CPU time and memory to the report
+    #[arg(long, value_name = "PID")]
+    pub(super) pid: Option<u32>,
+    /// A header for every request and handshake, such as 'Authorization: Bearer TOKEN'; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub(super) headers: Vec<String>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl BenchArgs {
+    /// Whether the report is wanted as JSON.
+    pub(super) fn json(&self) -> bool {
+        match &self.load {
+            Load::Ws { load, .. } | Load::Http(load) | Load::Mcp(load) | Load::Churn(load) => load.server.json,
+            Load::Held(held) => held.server.json,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    let duration = seconds(text)?;
+    if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("must be more than 0".to_owned()) }
+}
+
+/// Takes `Name: value` and refuses what would end the header early.
+fn header(text: &str) -> Result<String, String> {
+    let name = text.split_once(':').map(|(name, _)| name.trim()).unwrap_or_default();
+    if name.is_empty() || name.contains(char::is_whitespace) || text.contains(['\r', '\n']) {
+        return Err("must look like `Name: value`".to_owned());
+    }
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        for bad in ["--duration=0", "--duration=-1", "--rate=0", "--rate=nan", "--sessions=0", "--header=x"] {
+            assert!(Cli::try_parse_from(["bench", "ws", bad]).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn json_is_read_from_every_subcommand() {
+        for load in ["ws", "http", "mcp", "churn", "held"] {
+            let cli = Cli::try_parse_from(["bench", load, "--json"]).unwrap();
+            assert!(cli.bench.json());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Reading an HTTP/1.1 reply out of a buffer.
+//!
+//! The invariant: nothing is copied and nothing waits; a reply is whole or it is not, and the caller reads on.
+
+use std::ops::Range;
+
+use anyhow::{Context, bail};
+
+/// The head of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    /// How many bytes it has, with the empty line at its end.
+    pub(super) length: usize,
+    body: Body,
+    /// Whether another request may follow on the connection.
+    pub(super) keep_alive: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Sized(usize),
+    Chunked,
+}
+
+/// A whole reply: where its body lies, and where the next reply begins.
+///
+/// A chunked body keeps the chunk sizes inside that range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) head: Head,
+    pub(super) body: Range<usize>,
+    pub(super) end: usize,
+}
+
+/// Reads the head at the front of `bytes`; `None` until all of it is there.
+pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let status = lines.next().and_then(status).context("the reply is not HTTP/1")?;
+    let mut head = Head { status, length: end + 4, body: Body::Sized(0), keep_alive: true };
+    for line in lines {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            head.body = Body::Sized(length.context("the reply has a content-length that is no number")?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            head.body = Body::Chunked;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            head.keep_alive = !value.eq_ignore_ascii_case(b"close");
+        }
+    }
+    Ok(Some(head))
+}
+
+/// Reads the reply at the front of `bytes`; `None` until all of it is there.
+pub(super) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
+    let Some(head) = head(bytes)? else { return Ok(None) };
+    let begin = head.length;
+    let end = match head.body {
+        Body::Sized(length) => begin + length,
+        Body::Chunked => match chunks_end(bytes, begin)? {
+            Some(end) => end,
+            None => return Ok(None),
+        },
+    };
+    Ok((end <= bytes.len()).then_some(Reply { head, body: begin..end, end }))
+}
+
+/// The body without chunk sizes.
+pub(super) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    let mut at = reply.body.start;
+    if reply.head.body != Body::Chunked {
+        return Ok(bytes[reply.body.clone()].to_vec());
+    }
+    while let Some(chunk) = chunk(bytes, at)?.filter(|chunk| !chunk.is_empty()) {
+        whole.extend_from_slice(bytes.get(chunk.clone()).context("a chunk is cut short")?);
+        at = chunk.end + 2;
+    }
+    Ok(whole)
+}
+
+impl Reply {
+    /// Whether the bytes in `body` are the content as it was meant.
+    pub(super) fn is_plain(&self) -> bool {
+        self.head.body != Body::Chunked
+    }
+}
+
+fn status(line: &[u8]) -> Option<u16> {
+    let code = line.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    std::str::from_utf8(code).ok()?.parse().ok()
+}
+
+/// Where a chunked body ends, once the last chunk is there. Trailers are not understood.
+fn chunks_end(bytes: &[u8], mut at: usize) -> anyhow::Result<Option<usize>> {
+    while let Some(chunk) = chunk(bytes, at)? {
+        at = chunk.end + 2;
+        if chunk.is_empty() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// The data of the chunk whose size line begins at `at`; `None` until that line is whole.
+fn chunk(bytes: &[u8], at: usize) -> anyhow::Result<Option<Range<usize>>> {
+    let Some(rest) = bytes.get(at..) else { return Ok(None) };
+    let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+    let digits = rest[..line].split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let size = std::str::from_utf8(digits).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let Some(size) = size.filter(|size| *size < usize::MAX / 4) else { bail!("the reply has a broken chunk") };
+    let begin = at + line + 2;
+    Ok(Some(begin..begin + size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sized_reply_is_read_when_whole() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\n{}HTTP/1.1";
+        let end = bytes.len() - 8;
+        for cut in 0..end {
+            assert_eq!(reply(&bytes[..cut]).unwrap(), None, "at {cut}");
+        }
+        let reply = reply(bytes).unwrap().unwrap();
+        assert_eq!((reply.head.status, reply.head.keep_alive, reply.end), (200, true, end));
+        assert_eq!(&bytes[reply.body.clone()], b"{}");
+        assert!(reply.is_plain());
+    }
+
+    #[test]
+    fn a_chunked_reply_is_put_together() {
+        let bytes = b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n\
+                      3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        for cut in 0..bytes.len() {
+            assert_eq!(reply(&bytes[..cut]).unwrap(), None, "at {cut}");
+        }
+        let reply = reply(bytes).unwrap().unwrap();
+        assert_eq!((reply.head.status, reply.head.keep_alive, reply.end), (500, false, bytes.len()));
+        assert_eq!(content(bytes, &reply).unwrap(), b"abcde");
+    }
+
+    #[test]
+    fn what_is_not_http_is_an_error() {
+        assert!(head(b"SSH-2.0\r\n\r\n").is_err());
+        assert!(head(b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n").is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! Opening sessions and connections before anything is measured.
+//!
+//! The invariant: the measured time begins when every session is open, so handshakes and resets are never
+//! part of a step's latency; what cannot be opened is an error in the report.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::check::{Checker, Expect};
+use super::frame;
+use super::http::Connection;
+use super::plan::{Kind, Plan};
+use super::socket::Socket;
+use super::tally::Tally;
+use super::target::Target;
+
+/// How many handshakes run at the same time; more would only overflow the server's listen queue.
+const AT_ONCE: usize = 64;
+
+/// How long one session may take; a stock client waits that long for a reply.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The reset that a session begins with.
+pub(super) const RESET: &[u8] = br#"{"type":"reset"}"#;
+
+/// Something a request can be sent on.
+#[derive(Debug)]
+pub(super) enum Session {
+    Ws(Socket),
+    Http(Connection),
+    /// Opens its own, again and again.
+    Churn,
+}
+
+/// Opens `share` sessions, as many as possible; the rest are counted as errors.
+///
+/// `first` is the number of the first one among those of all threads.
+pub(super) async fn all(
+    plan: &Arc<Plan>,
+    first: usize,
+    share: usize,
+    tally: &Mutex<Tally>,
+) -> Vec<Session> {
+    let opening = (first..first + share).map(|index| {
+        let plan = plan.clone();
+        async move { one(&plan, index).await }
+    });
+    let (sessions, errors) = many(opening).await;
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    errors.iter().for_each(|error| tally.error(error));
+    sessions
+}
+
+/// Runs openings, a few at a time and each with a deadline; gives those that succeeded and why others did not.
+pub(super) async fn many<T, F>(openings: impl Iterator<Item = F>) -> (Vec<T>, Vec<anyhow::Error>)
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+{
+    let gate = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    for opening in openings {
+        let gate = gate.clone();
+        running.spawn(async move {
+            let _turn = gate.acquire().await?;
+            in_time(opening).await
+        });
+    }
+    let (mut opened, mut errors) = (Vec::new(), Vec::new());
+    for result in running.join_all().await {
+        match result {
+            Ok(session) => opened.push(session),
+            Err(error) => errors.push(error),
+        }
+    }
+    (opened, errors)
+}
+
+/// Opens a `/ws` session and resets it.
+pub(super) async fn session(target: &Target, reset: &[u8]) -> anyhow::Result<Socket> {
+    let mut socket = Socket::open(target, "/ws").await?;
+    let reply = socket.ask(reset).await.context("no answer to the reset")?;
+    Checker::new(Expect::Frame).check(socket.bytes(reply)).context("the reset failed")?;
+    Ok(socket)
+}
+
+/// Gives up on what takes longer than any client would wait.
+pub(super) async fn in_time<T>(opening: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(DEADLINE, opening)
+        .await
+        .unwrap_or_else(|_| Err(anyhow!("a session could not be opened within {} s", DEADLINE.as_secs())))
+}
+
+async fn one(plan: &Plan, index: usize) -> anyhow::Result<Session> {
+    Ok(match plan.kind {
+        Kind::Ws => Session::Ws(session(&plan.target, &frame::text(RESET)).await?),
+        Kind::Churn => Session::Churn,
+        Kind::Http | Kind::Mcp => {
+            let mut connection = Connection::open(&plan.target).await?;
+            if plan.kind == Kind::Http && index == 0 {
+                // Steps over HTTP share the server's default session. Its reply does not matter: a server
+                // without that route needs no reset.
+                connection.exchange(&plan.target.post("/reset", "{}")).await?;
+            }
+            Session::Http(connection)
+        }
+    })
+}

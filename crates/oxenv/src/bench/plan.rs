@@ -1,0 +1,136 @@
+//! What one run does, with every byte it will send already built.
+//!
+//! The invariant: a plan is checked before a socket is opened, so a typo in `--message` is no measurement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::args::LoadArgs;
+use super::check::Expect;
+use super::frame;
+use super::target::Target;
+
+/// Which door is under load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ws,
+    Http,
+    Mcp,
+    Churn,
+}
+
+/// One run: where, what, how many, how long.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) kind: Kind,
+    pub(super) url: String,
+    pub(super) target: Target,
+    pub(super) pid: Option<u32>,
+    pub(super) sessions: usize,
+    pub(super) threads: usize,
+    pub(super) depth: usize,
+    pub(super) warmup: Duration,
+    pub(super) duration: Duration,
+    pub(super) rate: Option<f64>,
+    /// The bytes of one request: a masked WebSocket frame, or a whole HTTP request.
+    pub(super) request: Arc<[u8]>,
+}
+
+impl Kind {
+    /// The name of the subcommand.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Http => "http",
+            Self::Mcp => "mcp",
+            Self::Churn => "churn",
+        }
+    }
+
+    /// What a good reply looks like.
+    pub(super) fn expect(self) -> Expect {
+        match self {
+            Self::Ws | Self::Churn => Expect::Frame,
+            Self::Http => Expect::Body,
+            Self::Mcp => Expect::Result,
+        }
+    }
+
+    fn default_sessions(self) -> usize {
+        match self {
+            Self::Ws => 64,
+            Self::Http | Self::Mcp => 32,
+            Self::Churn => 16,
+        }
+    }
+}
+
+impl Plan {
+    /// Checks the arguments and builds the request.
+    pub(super) fn new(kind: Kind, args: LoadArgs, depth: usize) -> anyhow::Result<Self> {
+        let action: Value = serde_json::from_str(&args.message)
+            .with_context(|| format!("--message is not JSON: `{}`", args.message))?;
+        if !action.is_object() {
+            bail!("--message must be a JSON object, such as {}", super::args::ECHO);
+        }
+        let target = Target::parse(&args.server.url, &args.server.headers)?;
+        let request = request(kind, &target, &action)?;
+        let sessions = args.sessions.map_or(kind.default_sessions(), std::num::NonZero::get);
+        Ok(Self {
+            kind,
+            url: args.server.url,
+            target,
+            pid: args.server.pid,
+            sessions,
+            threads: args.threads.get().min(sessions),
+            depth,
+            warmup: args.warmup,
+            duration: args.duration,
+            rate: args.rate,
+            request: request.into(),
+        })
+    }
+}
+
+fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8>> {
+    Ok(match kind {
+        Kind::Ws | Kind::Churn => {
+            frame::text(json!({ "type": "step", "data": action }).to_string().as_bytes())
+        }
+        Kind::Http => target.post("/step", &json!({ "action": action }).to_string()),
+        Kind::Mcp => {
+            let call = json!({
+                "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call_params(action)?,
+            });
+            target.post("/mcp", &call.to_string())
+        }
+    })
+}
+
+/// The params of `tools/call`, from those params or from a `call_tool` action.
+fn call_params(action: &Value) -> anyhow::Result<Value> {
+    if action.get("name").is_some() {
+        return Ok(action.clone());
+    }
+    let Some(name) = action.get("tool_name") else {
+        bail!("--message for mcp must name a tool: {{\"name\":…,\"arguments\":…}} or a call_tool action");
+    };
+    Ok(json!({ "name": name, "arguments": action.get("arguments").unwrap_or(&json!({})) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_becomes_the_params_of_a_call() {
+        let action: Value = serde_json::from_str(super::super::args::ECHO).unwrap();
+        let expected = json!({ "name": "echo_message", "arguments": { "message": "hello" } });
+        assert_eq!(call_params(&action).unwrap(), expected);
+        assert_eq!(call_params(&expected).unwrap(), expected);
+        assert!(call_params(&json!({ "message": "hi" })).is_err());
+    }
+}

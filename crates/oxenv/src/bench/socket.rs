@@ -1,0 +1,177 @@
+//! One WebSocket of the load generator.
+//!
+//! The invariant: reading and writing share one poll, so a full send buffer cannot keep replies from being
+//! read, however many requests were sent ahead; pings are answered on the way.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::Poll;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::check::excerpt;
+use super::frame::{self, Opcode};
+use super::http_reply;
+use super::target::Target;
+
+/// Room for a few replies; it grows if one is larger.
+const BUFFER: usize = 2048;
+
+/// What the server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// A text message, which lies at this place until the next read.
+    Text(Range<usize>),
+    /// A close frame: no more will come.
+    Close,
+}
+
+/// An open WebSocket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    /// What of `inbox` is filled and not yet taken.
+    unread: Range<usize>,
+    outbox: Vec<u8>,
+    sent: usize,
+}
+
+impl Socket {
+    /// Connects and shakes hands at `path`.
+    pub(super) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
+        let stream = target.connect().await?;
+        let mut socket =
+            Self { stream, inbox: vec![0; BUFFER], unread: 0..0, outbox: Vec::new(), sent: 0 };
+        let key = generate_key();
+        socket.queue(&target.upgrade(path, &key));
+        socket.shake_hands(&derive_accept_key(key.as_bytes())).await?;
+        Ok(socket)
+    }
+
+    /// Puts bytes behind those that wait to be sent.
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
+        self.outbox.extend_from_slice(bytes);
+    }
+
+    /// The payload of a message that [`Socket::next`] has just given.
+    pub(super) fn bytes(&self, place: Range<usize>) -> &[u8] {
+        &self.inbox[place]
+    }
+
+    /// Sends what is queued and waits until bytes have come; fails when the server has hung up.
+    ///
+    /// May be dropped and called again without losing anything.
+    pub(super) async fn pump(&mut self) -> anyhow::Result<()> {
+        match self.poll_pump().await.context("the connection broke")? {
+            0 => bail!("the server hung up"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the next message out of what has been read; `None` when another [`Socket::pump`] is needed.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Said>> {
+        loop {
+            let filled = &self.inbox[..self.unread.end];
+            let Some(frame) = frame::read(filled, self.unread.start)? else { return Ok(None) };
+            self.unread.start = frame.payload.end;
+            match frame.opcode {
+                Opcode::Text => return Ok(Some(Said::Text(frame.payload))),
+                Opcode::Close => return Ok(Some(Said::Close)),
+                Opcode::Ping => self.outbox.extend(frame::pong(&self.inbox[frame.payload])),
+                Opcode::Pong => {}
+            }
+        }
+    }
+
+    /// Sends one frame and waits for the message that answers it.
+    pub(super) async fn ask(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
+        self.queue(frame);
+        loop {
+            match self.next()? {
+                Some(Said::Text(place)) => return Ok(place),
+                Some(Said::Close) => bail!("the server closed the session"),
+                None => self.pump().await?,
+            }
+        }
+    }
+
+    /// Ends the session as a stock client does: `close`, the server's close frame, ours, end of stream.
+    pub(super) async fn close(mut self) -> anyhow::Result<()> {
+        self.queue(&frame::text(br#"{"type":"close"}"#));
+        while self.next()? != Some(Said::Close) {
+            self.pump().await?;
+        }
+        self.queue(&frame::close());
+        // The server may hang up at once or wait for our frame; either way the stream ends.
+        while self.poll_pump().await.is_ok_and(|read| read > 0) {
+            self.unread = 0..0;
+        }
+        Ok(())
+    }
+
+    async fn shake_hands(&mut self, accept: &str) -> anyhow::Result<()> {
+        let length = loop {
+            match http_reply::head(&self.inbox[self.unread.clone()])? {
+                Some(head) => break head,
+                None => self.pump().await.context("no answer to the handshake")?,
+            }
+        };
+        let head = &self.inbox[self.unread.start..self.unread.start + length.length];
+        let text = String::from_utf8_lossy(head);
+        if length.status != 101 {
+            bail!("the server refused the WebSocket: {}", excerpt(head));
+        }
+        if !text.contains(accept) {
+            bail!("the server answered the handshake with a wrong Sec-WebSocket-Accept");
+        }
+        self.unread.start += length.length;
+        Ok(())
+    }
+
+    async fn poll_pump(&mut self) -> io::Result<usize> {
+        self.make_room();
+        let Self { stream, inbox, unread, outbox, sent } = self;
+        poll_fn(|cx| {
+            while *sent < outbox.len() {
+                match Pin::new(&mut *stream).poll_write(cx, &outbox[*sent..]) {
+                    Poll::Ready(Ok(written)) => *sent += written,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            if *sent == outbox.len() {
+                outbox.clear();
+                *sent = 0;
+            }
+            let mut spare = ReadBuf::new(&mut inbox[unread.end..]);
+            match Pin::new(&mut *stream).poll_read(cx, &mut spare) {
+                Poll::Ready(Ok(())) => {
+                    let read = spare.filled().len();
+                    unread.end += read;
+                    Poll::Ready(Ok(read))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Moves what is unread to the front, and grows the buffer when it is full of one message.
+    fn make_room(&mut self) {
+        if self.unread.start > 0 {
+            self.inbox.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+        }
+        if self.unread.end == self.inbox.len() {
+            self.inbox.resize(self.inbox.len() * 2, 0);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What came of the requests.
+//!
+//! The invariant: each request of the measured time ends up in exactly one of `requests`, `errors` and
+//! `unsent`, or was still in flight when a closed loop ended. Errors count whenever they happen.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::pace::Window;
+
+/// The longest latency that is told from longer ones, in nanoseconds: 100 s.
+const LONGEST: u64 = 100_000_000_000;
+
+/// Counts and latencies, in nanoseconds to three significant digits.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    pub(super) requests: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    pub(super) unsent: u64,
+    latencies: Histogram<u64>,
+}
+
+/// Latencies in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Latency {
+    pub(super) p50: f64,
+    pub(super) p90: f64,
+    pub(super) p99: f64,
+    pub(super) p99_9: f64,
+    pub(super) max: f64,
+    pub(super) mean: f64,
+}
+
+/// Adds what one session sees to the tally of its thread.
+#[derive(Clone, Debug)]
+pub(super) struct Recorder {
+    pub(super) tally: Arc<Mutex<Tally>>,
+    pub(super) window: Window,
+    /// Requests of an open loop count by when they were due, those of a closed loop by their reply.
+    pub(super) open_loop: bool,
+}
+
+impl Tally {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let latencies = Histogram::new_with_bounds(1, LONGEST, 3).context("cannot build a histogram")?;
+        Ok(Self { requests: 0, errors: 0, first_error: None, unsent: 0, latencies })
+    }
+
+    /// Adds what another thread saw.
+    pub(super) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.unsent += other.unsent;
+        if self.first_error.is_none() {
+            self.first_error.clone_from(&other.first_error);
+        }
+        self.latencies.add(&other.latencies).context("cannot add histograms")
+    }
+
+    /// The latencies of all requests; `None` if there were none.
+    pub(super) fn latency(&self) -> Option<Latency> {
+        let at = |quantile| micros(self.latencies.value_at_quantile(quantile) as f64);
+        (!self.latencies.is_empty()).then(|| Latency {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: micros(self.latencies.max() as f64),
+            mean: micros(self.latencies.mean()),
+        })
+    }
+
+    /// Counts a failure and keeps the text of the first.
+    pub(super) fn error(&mut self, error: &anyhow::Error) {
+        self.errors += 1;
+        if self.first_error.is_none() {
+            self.first_error = Some(format!("{error:#}"));
+        }
+    }
+
+    fn latency_of(&mut self, latency: Duration) {
+        self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LONGEST));
+    }
+}
+
+impl Recorder {
+    /// A good reply has come to a request whose latency counts from `due`.
+    pub(super) fn reply(&self, due: Instant) {
+        let now = Instant::now();
+        if self.window.holds(if self.open_loop { due } else { now }) {
+            let mut tally = self.lock();
+            tally.requests += 1;
+            tally.latency_of(now - due);
+        }
+    }
+
+    /// A request failed, or a session did.
+    pub(super) fn error(&self, error: &anyhow::Error) {
+        self.lock().error(error);
+    }
+
+    /// A request was due and not sent before the end: it has waited at least that long.
+    pub(super) fn unsent(&self, due: Instant) {
+        if self.window.holds(due) {
+            let mut tally = self.lock();
+            tally.unsent += 1;
+            tally.latency_of(self.window.until - due);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nanoseconds as microseconds, to a tenth.
+fn micros(nanos: f64) -> f64 {
+    (nanos / 100.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder(open_loop: bool) -> Recorder {
+        let start = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+        let window = Window::new(start, Duration::from_secs(1), Duration::from_secs(60));
+        Recorder { tally: Arc::new(Mutex::new(Tally::new().unwrap())), window, open_loop }
+    }
+
+    #[test]
+    fn percentiles_are_microseconds() {
+        let mut tally = Tally::new().unwrap();
+        assert_eq!(tally.latency(), None);
+        for micros in 1..=1000 {
+            tally.latency_of(Duration::from_micros(micros));
+        }
+        let latency = tally.latency().unwrap();
+        let close = |value: f64, wanted: f64| (value / wanted - 1.0).abs() < 0.001;
+        assert!(close(latency.p50, 500.0) && close(latency.p99, 990.0), "{latency:?}");
+        assert!(close(latency.max, 1000.0) && close(latency.mean, 500.5), "{latency:?}");
+    }
+
+    #[test]
+    fn an_open_loop_counts_by_when_a_request_was_due() {
+        let open = recorder(true);
+        open.reply(open.window.start);
+        assert_eq!(open.lock().requests, 0);
+        let closed = recorder(false);
+        closed.reply(closed.window.start);
+        assert_eq!(closed.lock().requests, 1);
+    }
+
+    #[test]
+    fn unsent_requests_show_in_the_latencies() {
+        let recorder = recorder(true);
+        recorder.unsent(recorder.window.from);
+        let tally = recorder.lock();
+        assert_eq!((tally.requests, tally.unsent), (0, 1));
+        assert!(tally.latency().unwrap().max >= 59_900_000.0);
+    }
+
+    #[test]
+    fn tallies_add_up_and_keep_the_first_error() {
+        let (mut one, mut two) = (Tally::new().unwrap(), Tally::new().unwrap());
+        two.error(&anyhow::anyhow!("inner").context("outer"));
+        two.error(&anyhow::anyhow!("second"));
+        one.add(&two).unwrap();
+        assert_eq!((one.errors, one.first_error.as_deref()), (2, Some("outer: inner")));
+    }
+}

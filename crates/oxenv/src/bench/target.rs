@@ -1,0 +1,111 @@
+//! Where the server is: its address, and the request bytes that name it.
+//!
+//! The address is resolved once, before anything is measured; no request afterwards allocates or looks up.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail, ensure};
+use tokio::net::TcpStream;
+
+/// A server that speaks plain HTTP/1.1.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    addr: SocketAddr,
+    host: String,
+    prefix: String,
+    headers: String,
+}
+
+impl Target {
+    /// Reads `http://host[:port][/prefix]` (or `ws://`) and resolves the host.
+    pub(super) fn parse(url: &str, headers: &[String]) -> anyhow::Result<Self> {
+        let (host, prefix) = split(url)?;
+        let named = if has_port(host) { host.to_owned() } else { format!("{host}:80") };
+        let addr = std::net::ToSocketAddrs::to_socket_addrs(&named)
+            .with_context(|| format!("cannot resolve `{host}`"))?
+            .next()
+            .with_context(|| format!("`{host}` has no address"))?;
+        let headers = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        Ok(Self { addr, host: host.to_owned(), prefix: prefix.to_owned(), headers })
+    }
+
+    /// Opens a connection with Nagle's algorithm off, as small requests would otherwise wait for each other.
+    pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
+        let stream = match TcpStream::connect(self.addr).await {
+            Ok(stream) => stream,
+            // EMFILE is 24 on Linux; the bare text does not say what to do.
+            Err(error) if error.raw_os_error() == Some(24) => {
+                bail!("too many open files: raise the limit with `ulimit -n`")
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", self.host)),
+        };
+        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        Ok(stream)
+    }
+
+    /// The bytes of a POST with a JSON body.
+    pub(super) fn post(&self, path: &str, body: &str) -> Vec<u8> {
+        let Self { host, prefix, headers, .. } = self;
+        let length = body.len();
+        format!(
+            "POST {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}"
+        )
+        .into_bytes()
+    }
+
+    /// The bytes that ask for a WebSocket at `path`.
+    pub(super) fn upgrade(&self, path: &str, key: &str) -> Vec<u8> {
+        let Self { host, prefix, headers, .. } = self;
+        format!(
+            "GET {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
+        )
+        .into_bytes()
+    }
+}
+
+/// Splits a URL into its authority and its path without a trailing slash.
+fn split(url: &str) -> anyhow::Result<(&str, &str)> {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")) else {
+        bail!("`{url}` must begin with http:// or ws:// (there is no TLS in the load generator)");
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    ensure!(!host.is_empty(), "`{url}` names no host");
+    ensure!(!host.contains('@'), "`{url}`: pass credentials with --header 'Authorization: …'");
+    ensure!(!path.contains(['?', '#', ' ']), "`{url}` must be the server's base address, without a query");
+    Ok((host, path.trim_end_matches('/')))
+}
+
+/// Whether an authority ends in a port; an IPv6 address has colons of its own, inside brackets.
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_split_into_host_and_prefix() {
+        assert_eq!(split("http://127.0.0.1:8000").unwrap(), ("127.0.0.1:8000", ""));
+        assert_eq!(split("ws://localhost:1/web/").unwrap(), ("localhost:1", "/web"));
+        assert!(split("https://host").is_err());
+        assert!(split("http:///path").is_err());
+        assert!(split("http://host/?a=1").is_err());
+    }
+
+    #[test]
+    fn a_port_is_told_from_an_ipv6_address() {
+        assert!(has_port("localhost:8000") && has_port("[::1]:8000"));
+        assert!(!has_port("localhost") && !has_port("[::1]"));
+    }
+
+    #[test]
+    fn requests_carry_length_and_headers() {
+        let target = Target::parse("http://127.0.0.1:9/base", &["X-A: b".to_owned()]).unwrap();
+        let request = String::from_utf8(target.post("/step", "{}")).unwrap();
+        assert!(request.starts_with("POST /base/step HTTP/1.1\r\nHost: 127.0.0.1:9\r\n"));
+        assert!(request.ends_with("Content-Length: 2\r\nX-A: b\r\n\r\n{}"));
+    }
+}

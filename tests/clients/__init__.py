@@ -1,0 +1,1 @@
+"""Stock OpenEnv clients against the built binary, over real sockets."""

@@ -1,0 +1,1 @@
+"""What every suite shares: the server under test, its subprocess, plain HTTP."""

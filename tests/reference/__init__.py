@@ -1,0 +1,1 @@
+"""The real reference server, which proves that the replay harness is honest."""

@@ -1,0 +1,1 @@
+"""Recorded exchanges of the reference, replayed against a server and compared."""
