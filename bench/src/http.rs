@@ -35,7 +35,9 @@ fn step(body: &[u8]) -> serde_json::Result<String> {
 fn call(body: &[u8]) -> serde_json::Result<String> {
     let request: Call<'_> = serde_json::from_slice(body)?;
     if request.method != "tools/call" {
-        return Ok(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"Method not found"}}"#.to_owned());
+        return Ok(
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"Method not found"}}"#.to_owned()
+        );
     }
     payload::result(&request)
 }

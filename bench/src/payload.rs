@@ -125,7 +125,8 @@ mod tests {
         let recorded = r#"{"type":"observation","data":{"observation":{"metadata":{},"tool_name":"echo_message","result":{"content":[{"type":"text","text":"pre","annotations":null,"meta":null}],"structured_content":{"result":"pre"},"meta":{"fastmcp":{"wrap_result":true}},"data":"pre","is_error":false},"error":null},"reward":null,"done":false}}"#;
         assert_eq!(frame(&parsed.data.unwrap()).unwrap(), recorded);
 
-        let request = r#"{"action":{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hi"}}}"#;
+        let request =
+            r#"{"action":{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hi"}}}"#;
         let parsed: StepBody<'_> = serde_json::from_str(request).unwrap();
         let recorded = r#"{"observation":{"metadata":{},"tool_name":"echo_message","result":{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","is_error":false},"error":null},"reward":null,"done":false,"metadata":null}"#;
         assert_eq!(step(&parsed.action).unwrap(), recorded);

@@ -6,7 +6,7 @@ Rewards are checked with their JSON type: `/ws` keeps int and float apart.
 import pytest
 from clients.packages import Connect4Action, Connect4Env, GridWorldAction, GridWorldEnv, Move
 from clients.stock import run
-from harness.http import get, post
+from harness.plain_http import get, post
 
 # 42 alternating moves that fill the board without four in a row.
 DRAW = "545062455041104565311226266362030334314210"

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import websockets
-from harness.http import exchange as http_exchange
+from harness.plain_http import exchange as http_exchange
 from transcripts.compare import Ids, compare
 from transcripts.parse import (
     FOLDER,

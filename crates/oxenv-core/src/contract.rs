@@ -113,6 +113,11 @@ impl Suite {
     }
 
     fn fits(&mut self, what: &'static str, schema: &Value, observed: &Observed) {
+        // An environment of tools publishes the reference's schema of a call's observation, which
+        // says nothing of what a reset shows.
+        if self.factory.spec().action_space == ActionSpace::Tools {
+            return;
+        }
         let Ok(mut fields) = serde_json::from_str::<Value>(observed.fields.get()) else {
             return self.fail("observations are JSON", observed.fields.get());
         };

@@ -17,6 +17,7 @@ mod seed;
 mod session;
 mod spec;
 mod store;
+mod tool_schemas;
 mod toolbox;
 mod toolset;
 mod typed;
@@ -35,6 +36,7 @@ pub use spec::{
     TaskSource,
 };
 pub use store::{Limits, SessionStore, StoreStatus};
+pub use tool_schemas::tool_schemas;
 pub use toolbox::Toolbox;
 pub use toolset::{CallContext, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};

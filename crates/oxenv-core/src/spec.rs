@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 
@@ -104,6 +105,26 @@ pub struct EnvironmentSpec {
     pub capabilities: Capabilities,
     /// Its tasks, if it has some.
     pub tasks: Option<Arc<dyn TaskSource>>,
+}
+
+impl EnvironmentSpec {
+    /// A spec with the defaults of a tool environment; the rest is for the author to fill in.
+    #[must_use]
+    pub fn new(name: &str, description: &str) -> Self {
+        EnvironmentSpec {
+            name: name.to_owned(),
+            title: name.to_owned(),
+            description: description.to_owned(),
+            version: "1.0.0".to_owned(),
+            author: None,
+            readme: None,
+            documentation_url: None,
+            schemas: tool_schemas(),
+            action_space: ActionSpace::Tools,
+            capabilities: Capabilities::default(),
+            tasks: None,
+        }
+    }
 }
 
 /// Why a task cannot be given.

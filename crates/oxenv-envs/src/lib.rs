@@ -1,1 +1,63 @@
-//! Placeholder.
+//! Bundled environments: `echo`, `connect4`, `grid_world`, `number_guess`.
+//!
+//! Invariant: same seed and same actions give the same bytes. An environment is one file and one
+//! folder of the same name with its README; it has a `factory()` and nothing else is public.
+
+pub mod connect4;
+pub mod echo;
+pub mod grid_world;
+pub mod number_guess;
+
+use std::sync::Arc;
+
+use oxenv_core::EnvironmentFactory;
+
+/// A factory of every bundled environment, in alphabetical order.
+#[must_use]
+pub fn all() -> Vec<Arc<dyn EnvironmentFactory>> {
+    vec![connect4::factory(), echo::factory(), grid_world::factory(), number_guess::factory()]
+}
+
+/// The state as bytes, for environments whose state is plain data.
+fn save<T: serde::Serialize>(state: &T) -> Option<Vec<u8>> {
+    serde_json::to_vec(state).ok()
+}
+
+fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use oxenv_core::contract;
+    use serde_json::{Value, json};
+
+    async fn keeps_the_contract(factory: std::sync::Arc<dyn oxenv_core::EnvironmentFactory>, actions: &[Value]) {
+        let violations = contract::check(factory, actions).await;
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+
+    #[tokio::test]
+    async fn connect4_keeps_the_contract() {
+        let moves: Vec<Value> = [3, 3, 2, 2, 1].iter().map(|column| json!({ "column": column })).collect();
+        keeps_the_contract(super::connect4::factory(), &moves).await;
+    }
+
+    #[tokio::test]
+    async fn echo_keeps_the_contract() {
+        let call = |text: &str| json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": text } });
+        keeps_the_contract(super::echo::factory(), &[call("a"), call("é\n"), json!({ "message": "old" })]).await;
+    }
+
+    #[tokio::test]
+    async fn grid_world_keeps_the_contract() {
+        let moves: Vec<Value> = ["DOWN", "RIGHT", "UP", "UP", "LEFT"].iter().map(|way| json!({ "action": way })).collect();
+        keeps_the_contract(super::grid_world::factory(), &moves).await;
+    }
+
+    #[tokio::test]
+    async fn number_guess_keeps_the_contract() {
+        let guesses: Vec<Value> = [101, 102, 103, 104].iter().map(|guess| json!({ "guess": guess })).collect();
+        keeps_the_contract(super::number_guess::factory(), &guesses).await;
+    }
+}

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The doors: HTTP, WebSocket and the MCP dialect, over sessions of `oxenv-core`.
+//!
+//! Invariant: no environment logic here. A handler translates a request, calls a session, and
+//! translates the reply; `error.rs` is the one place that maps failures to statuses and codes.
+//!
+//! Entry points: [`Server::run`] accepts connections until told to stop; [`router`] is the routes
+//! alone, for tests and for embedding.
+
+mod app;
+mod config;
+mod error;
+mod http;
+mod mcp;
+mod render;
+mod server;
+mod ws;
+
+pub use app::{App, router};
+pub use config::{Mode, ServerConfig};
+pub use server::Server;

@@ -49,7 +49,8 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         }
     };
     // The load has runtimes of its own, one per thread, so the caller's must not be blocked meanwhile.
-    let report = tokio::task::spawn_blocking(move || drive::run(&plan)).await.context("the load panicked")??;
+    let report =
+        tokio::task::spawn_blocking(move || drive::run(&plan)).await.context("the load panicked")??;
     print(json, &report, table::load)?;
     anyhow::ensure!(
         report.requests > 0,

@@ -13,19 +13,19 @@ pub(super) const ECHO: &str =
 
 const EXAMPLES: &str = "\
 Examples:
-  oxenv bench ws                                        64 sessions step as fast as they can for 5 s
-  oxenv bench ws --sessions 256 --pid 4242              also the server's CPU and memory, by its process id
-  oxenv bench ws --depth 8                              8 requests sent ahead on each socket
-  oxenv bench ws --message '{\"message\":\"hi\"}'           any action; a call of echo_message by default
-  oxenv bench http --rate 2000                          open loop: 2,000 requests/s on a fixed schedule
-  oxenv bench mcp --sessions 32 --json                  tools/call on 32 connections, as one JSON object
-  oxenv bench churn --sessions 16                       connect, reset, step and close, again and again
-  oxenv bench held --sessions 2000 --pid 4242           memory that a held, idle session costs
-  taskset -c 1 oxenv bench ws --url http://127.0.0.1:8000   load on core 1, where the server is on core 0
+  oxenv bench ws                                  64 sessions, as fast as they can
+  oxenv bench ws --sessions 256 --pid 4242        also the server's CPU and memory
+  oxenv bench ws --depth 8                        8 requests ahead on each socket
+  oxenv bench ws --message '{\"message\":\"hi\"}'     any action
+  oxenv bench http --rate 2000                    2,000 requests/s, open loop
+  oxenv bench mcp --sessions 32 --json            tools/call, one JSON object
+  oxenv bench churn --sessions 16                 connect, reset, step, close
+  oxenv bench held --sessions 2000 --pid 4242     memory of each idle session
+  taskset -c 1 oxenv bench ws                     load on core 1 only
 
-In the closed loop each session has one request in flight (--depth on a socket) and sends the next when the
-reply is there. With --rate, latency counts from the instant a request was due, sent or not, so that a
-server which stalls cannot hide the requests that waited for it; those never sent are reported as unsent.";
+In the closed loop each session has one request in flight (--depth of them on a socket) and sends the next when \
+the reply is there. With --rate, latency counts from the instant a request was due, sent or not, so that a server \
+which stalls cannot hide the requests that waited for it; those never sent are reported as unsent.";
 
 /// Measures an OpenEnv server under load.
 #[derive(Debug, Args)]
@@ -112,7 +112,9 @@ impl BenchArgs {
     /// Whether the report is wanted as JSON.
     pub(super) fn json(&self) -> bool {
         match &self.load {
-            Load::Ws { load, .. } | Load::Http(load) | Load::Mcp(load) | Load::Churn(load) => load.server.json,
+            Load::Ws { load, .. } | Load::Http(load) | Load::Mcp(load) | Load::Churn(load) => {
+                load.server.json
+            }
             Load::Held(held) => held.server.json,
         }
     }

@@ -4,14 +4,18 @@
 //! ones that are the same bytes need only a comparison, and those that differ are parsed again.
 
 use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Replies up to this size are remembered for comparison.
 const REMEMBERED: usize = 64 * 1024;
+
+/// How many characters of a reply a report shows.
+const SAMPLED: usize = 4096;
 
 /// What kind of reply is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,11 @@ pub(super) enum Expect {
 pub(super) struct Checker {
     expect: Expect,
     good: Vec<u8>,
+    sample: Sample,
 }
+
+/// The first good reply of a run, so that a report shows what was measured.
+pub(super) type Sample = Arc<OnceLock<String>>;
 
 /// `{"type":"observation","data":{…}}`
 #[derive(Deserialize)]
@@ -69,8 +77,8 @@ struct Called {
 }
 
 impl Checker {
-    pub(super) fn new(expect: Expect) -> Self {
-        Self { expect, good: Vec::new() }
+    pub(super) fn new(expect: Expect, sample: Sample) -> Self {
+        Self { expect, good: Vec::new(), sample }
     }
 
     /// Fails with the reason and the beginning of the reply if it is not what was asked for.
@@ -83,7 +91,8 @@ impl Checker {
             Expect::Body => body(reply),
             Expect::Result => result(reply),
         }
-        .with_context(|| excerpt(reply))?;
+        .map_err(|error| anyhow!("{error:#}: {}", excerpt(reply)))?;
+        self.sample.get_or_init(|| String::from_utf8_lossy(reply).chars().take(SAMPLED).collect());
         if reply.len() <= REMEMBERED {
             self.good.clear();
             self.good.extend_from_slice(reply);
@@ -128,7 +137,7 @@ mod tests {
     use super::*;
 
     fn verdicts(expect: Expect, replies: &[&str]) -> Vec<bool> {
-        let mut checker = Checker::new(expect);
+        let mut checker = Checker::new(expect, Sample::default());
         replies.iter().map(|reply| checker.check(reply.as_bytes()).is_ok()).collect()
     }
 
@@ -152,6 +161,16 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1}"#,
         ];
         assert_eq!(verdicts(Expect::Result, &replies), [true, false, false, false]);
+    }
+
+    #[test]
+    fn the_first_good_reply_is_the_sample() {
+        let sample = Sample::default();
+        let mut checker = Checker::new(Expect::Result, sample.clone());
+        assert!(checker.check(b"{}").is_err());
+        assert!(checker.check(br#"{"result":{"n":1}}"#).is_ok());
+        assert!(checker.check(br#"{"result":{"n":2}}"#).is_ok());
+        assert_eq!(sample.get().map(String::as_str), Some(r#"{"result":{"n":1}}"#));
     }
 
     #[test]

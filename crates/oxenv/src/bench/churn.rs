@@ -27,7 +27,7 @@ pub(super) async fn run(plan: &Plan, pace: Pace, recorder: Recorder, deadline: I
 }
 
 async fn sessions(plan: &Plan, pace: &Pace, recorder: &Recorder) {
-    let mut checker = Checker::new(plan.kind.expect());
+    let mut checker = Checker::new(plan.kind.expect(), plan.sample.clone());
     let reset = frame::text(open::RESET);
     while let Some(due) = pace.next().await {
         match session(plan, &reset, &mut checker).await {

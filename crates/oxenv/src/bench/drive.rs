@@ -105,6 +105,8 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
+            // Who waits for this thread's sessions must not wait forever.
+            .inspect_err(|_| _ = opened.send(0))
             .context("cannot start a runtime")?;
         runtime.block_on(async {
             let sessions = open::all(&self.plan, self.first, self.share, &self.tally).await;
@@ -201,6 +203,7 @@ fn report(
         errors: tally.errors,
         first_error: tally.first_error.clone(),
         unsent: tally.unsent,
+        reply: plan.sample.get().cloned(),
         rate: round(tally.requests as f64 / plan.duration.as_secs_f64(), 10.0),
         latency_us: tally.latency(),
         server: server.map(|(cpu, (pid, rss))| Server::new(pid, cpu, rss, tally.requests)),

@@ -63,7 +63,9 @@ pub(super) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> 
         0x88 => Opcode::Close,
         0x89 => Opcode::Ping,
         0x8a => Opcode::Pong,
-        other => bail!("the server sent a frame that begins with {other:#04x}; only whole text is understood"),
+        other => {
+            bail!("the server sent a frame that begins with {other:#04x}; only whole text is understood")
+        }
     };
     let wide = match second {
         126 => 2,

@@ -59,7 +59,11 @@ impl Connection {
         if reply.head.status != 200 {
             bail!("HTTP {}: {}", reply.head.status, excerpt(body));
         }
-        if reply.is_plain() { checker.check(body) } else { checker.check(&http_reply::content(&self.inbox, reply)?) }
+        if reply.is_plain() {
+            checker.check(body)
+        } else {
+            checker.check(&http_reply::content(&self.inbox, reply)?)
+        }
     }
 }
 
@@ -80,7 +84,7 @@ pub(super) async fn run(
 }
 
 async fn requests(connection: Connection, plan: &Plan, pace: &Pace, recorder: &Recorder) {
-    let mut checker = Checker::new(plan.kind.expect());
+    let mut checker = Checker::new(plan.kind.expect(), plan.sample.clone());
     let mut usable = Some(connection);
     while let Some(due) = pace.next().await {
         match request(&mut usable, plan, &mut checker).await {
@@ -96,11 +100,7 @@ async fn requests(connection: Connection, plan: &Plan, pace: &Pace, recorder: &R
 }
 
 /// One request; leaves `None` behind where the connection cannot be used again.
-async fn request(
-    usable: &mut Option<Connection>,
-    plan: &Plan,
-    checker: &mut Checker,
-) -> anyhow::Result<()> {
+async fn request(usable: &mut Option<Connection>, plan: &Plan, checker: &mut Checker) -> anyhow::Result<()> {
     let mut connection = match usable.take() {
         Some(connection) => connection,
         None => Connection::open(&plan.target).await?,

@@ -70,11 +70,11 @@ pub(super) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
 
 /// The body without chunk sizes.
 pub(super) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
-    let mut whole = Vec::new();
-    let mut at = reply.body.start;
-    if reply.head.body != Body::Chunked {
+    if reply.is_plain() {
         return Ok(bytes[reply.body.clone()].to_vec());
     }
+    let mut whole = Vec::new();
+    let mut at = reply.body.start;
     while let Some(chunk) = chunk(bytes, at)?.filter(|chunk| !chunk.is_empty()) {
         whole.extend_from_slice(bytes.get(chunk.clone()).context("a chunk is cut short")?);
         at = chunk.end + 2;
@@ -111,7 +111,9 @@ fn chunk(bytes: &[u8], at: usize) -> anyhow::Result<Option<Range<usize>>> {
     let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let digits = rest[..line].split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let size = std::str::from_utf8(digits).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
-    let Some(size) = size.filter(|size| *size < usize::MAX / 4) else { bail!("the reply has a broken chunk") };
+    let Some(size) = size.filter(|size| *size < usize::MAX / 4) else {
+        bail!("the reply has a broken chunk")
+    };
     let begin = at + line + 2;
     Ok(Some(begin..begin + size))
 }

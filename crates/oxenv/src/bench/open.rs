@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::check::{Checker, Expect};
+use super::check::{Checker, Expect, Sample};
 use super::frame;
 use super::http::Connection;
 use super::plan::{Kind, Plan};
@@ -40,12 +40,7 @@ pub(super) enum Session {
 /// Opens `share` sessions, as many as possible; the rest are counted as errors.
 ///
 /// `first` is the number of the first one among those of all threads.
-pub(super) async fn all(
-    plan: &Arc<Plan>,
-    first: usize,
-    share: usize,
-    tally: &Mutex<Tally>,
-) -> Vec<Session> {
+pub(super) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mutex<Tally>) -> Vec<Session> {
     let opening = (first..first + share).map(|index| {
         let plan = plan.clone();
         async move { one(&plan, index).await }
@@ -85,7 +80,7 @@ where
 pub(super) async fn session(target: &Target, reset: &[u8]) -> anyhow::Result<Socket> {
     let mut socket = Socket::open(target, "/ws").await?;
     let reply = socket.ask(reset).await.context("no answer to the reset")?;
-    Checker::new(Expect::Frame).check(socket.bytes(reply)).context("the reset failed")?;
+    Checker::new(Expect::Frame, Sample::default()).check(socket.bytes(reply)).context("the reset failed")?;
     Ok(socket)
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::args::LoadArgs;
-use super::check::Expect;
+use super::check::{Expect, Sample};
 use super::frame;
 use super::target::Target;
 
@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) rate: Option<f64>,
     /// The bytes of one request: a masked WebSocket frame, or a whole HTTP request.
     pub(super) request: Arc<[u8]>,
+    /// Where the first good reply is left for the report.
+    pub(super) sample: Sample,
 }
 
 impl Kind {
@@ -91,6 +93,7 @@ impl Plan {
             duration: args.duration,
             rate: args.rate,
             request: request.into(),
+            sample: Sample::default(),
         })
     }
 }

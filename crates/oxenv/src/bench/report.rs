@@ -31,6 +31,8 @@ pub(super) struct Report {
     pub(super) first_error: Option<String>,
     /// Requests of an open loop that were due and never sent; their latency is a lower bound.
     pub(super) unsent: u64,
+    /// The first good reply.
+    pub(super) reply: Option<String>,
     /// Good replies per second.
     pub(super) rate: f64,
     pub(super) latency_us: Option<Latency>,

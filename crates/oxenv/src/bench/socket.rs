@@ -47,8 +47,7 @@ impl Socket {
     /// Connects and shakes hands at `path`.
     pub(super) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = target.connect().await?;
-        let mut socket =
-            Self { stream, inbox: vec![0; BUFFER], unread: 0..0, outbox: Vec::new(), sent: 0 };
+        let mut socket = Self { stream, inbox: vec![0; BUFFER], unread: 0..0, outbox: Vec::new(), sent: 0 };
         let key = generate_key();
         socket.queue(&target.upgrade(path, &key));
         socket.shake_hands(&derive_accept_key(key.as_bytes())).await?;

@@ -114,6 +114,7 @@ mod tests {
             errors: 0,
             first_error: None,
             unsent: 0,
+            reply: None,
             rate: 104_133.3,
             latency_us: Some(latency),
             server: Some(Server::new(42, cpu, 13 << 20, 312_400)),

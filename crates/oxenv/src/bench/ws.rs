@@ -34,7 +34,7 @@ pub(super) struct Steps {
 
 impl Steps {
     pub(super) fn new(socket: Socket, plan: &Plan, pace: Pace, recorder: Recorder) -> Self {
-        let checker = Checker::new(plan.kind.expect());
+        let checker = Checker::new(plan.kind.expect(), plan.sample.clone());
         let (request, depth) = (plan.request.clone(), plan.depth);
         Self { socket, checker, request, depth, pace, recorder, sent: VecDeque::with_capacity(depth) }
     }

@@ -1,0 +1,151 @@
+"""BENCHMARKS.md and the same tables for a terminal.
+
+Tables are built once, as rows of text; the two forms differ only in how a row is drawn.
+"""
+
+import argparse
+from datetime import date
+
+from .machine import Facts
+from .measures import ECHO, MEASURES, TYPED, WARMUP_S, Measure, compact
+from .results import Run
+from .servers import NAMES
+from .targets import Judged
+
+HEADS = {
+    "oxenv": "oxenv",
+    "bare": "bare limit",
+    "openenv-echo": "openenv 0.10.0 echo (MCP tools)",
+    "openenv-typed": "openenv 0.10.0 typed",
+}
+SATURATED = 0.97
+Table = list[list[str]]
+
+
+def number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}{unit}"
+
+
+def judged_table(judged: list[Judged]) -> Table:
+    rows = [["target", "wanted", "figure", "verdict"]]
+    for one in judged:
+        target = one.target
+        wanted = f"≥ {target.at_least:g}" if target.at_least is not None else f"≤ {target.at_most:,g}"
+        rows.append([target.text, wanted + target.unit, number(one.figure, target.unit), one.verdict])
+    return rows
+
+
+def figures_table(run: Run, measures: list[Measure], *keys: str, unit: str = "") -> Table:
+    names = [name for name in NAMES if name in run.raw]
+    rows = [["", *(HEADS[name] for name in names)]]
+    for measure in measures:
+        rows.append([measure.title, *(cell(run, name, measure.name, keys, unit) for name in names)])
+    return rows
+
+
+def cell(run: Run, server: str, measure: str, keys: tuple[str, ...], unit: str) -> str:
+    """The median, how far the rounds lie apart, and a mark where it is the load that was measured."""
+    values = run.values(server, measure, *keys)
+    text = number(run.median(server, measure, *keys), unit)
+    if len(values) > 1:
+        text += f" ({number(min(values))} to {number(max(values))})"
+    return text + (" †" if values and load_bound(run, server, measure) else "")
+
+
+def load_bound(run: Run, server: str, measure: str) -> bool:
+    load = run.median(server, measure, "load", "cpu_share")
+    used = run.median(server, measure, "server", "cpu_share")
+    return load is not None and used is not None and load >= SATURATED and used < SATURATED
+
+
+def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[str, Table]]:
+    loads = [measure for measure in wanted if measure.kind not in ("start", "held")]
+    chosen = {measure.name: measure for measure in wanted}
+    made = [("Targets", judged_table(judged))]
+    if loads:
+        made += [
+            ("Requests per second", figures_table(run, loads, "rate")),
+            ("Median latency, µs", figures_table(run, loads, "latency_us", "p50")),
+            ("99th percentile of latency, µs", figures_table(run, loads, "latency_us", "p99")),
+            ("Server CPU per request, µs", figures_table(run, loads, "server", "cpu_us_per_request")),
+            ("Share of its core that the server used", figures_table(run, loads, "server", "cpu_share")),
+            ("Share of its core that the load generator used", figures_table(run, loads, "load", "cpu_share")),
+        ]
+    if start := chosen.get("start"):
+        made.append(("Start, ms from spawn to the first healthy reply", figures_table(run, [start], "start_ms")))
+        made.append(("Resident memory after the start, bytes", figures_table(run, [start], "rss_bytes")))
+    if held := chosen.get("held"):
+        made.append(("Memory of a held idle session, bytes", figures_table(run, [held], "bytes_per_session")))
+    return made
+
+
+def document(run: Run, judged: list[Judged], facts: Facts, args: argparse.Namespace,
+             wanted: list[Measure], day: date) -> str:
+    met = sum(one.verdict == "met" for one in judged)
+    measured = sum(one.verdict != "not measured" for one in judged)
+    parts = ["# Benchmarks", f"Written by `bench/compare` on {day.isoformat()}; do not edit."]
+    if len(wanted) < len(MEASURES) or args.rounds < 5 or args.without:
+        parts.append("**A partial run: these are not the project's figures.**")
+    parts.append(f"{met} of {measured} targets that were measured are met.")
+    parts.append("![Requests per second of each server, on a logarithmic scale](docs/benchmarks.svg)")
+    made = tables(run, judged, wanted)
+    parts += section(*made[0])
+    if run.troubles():
+        parts.append("Troubles in this run:\n" + "\n".join(f"- {line}" for line in run.troubles()))
+    parts += ["## Machine and versions", listing(facts.machine + facts.versions), "## Method", method(args)]
+    for title, table in made[1:]:
+        parts += section(title, table)
+    return "\n\n".join(parts) + "\n"
+
+
+def section(title: str, table: Table) -> list[str]:
+    head, *rows = (f"| {' | '.join(row)} |" for row in table)
+    return [f"## {title}", "\n".join([head, "|" + "---|" * len(table[0]), *rows])]
+
+
+def listing(facts: list[tuple[str, str]]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts)
+
+
+def method(args: argparse.Namespace) -> str:
+    return "\n".join([
+        f"- {args.rounds} round(s); every figure is the median of the rounds, with the lowest and the highest in "
+        "brackets; a ratio is one of medians.",
+        "- A round starts every server afresh. Each measurement then goes over all servers before the next begins, "
+        "and each round begins with another server. Before the next server's turn the last one must have fallen idle.",
+        "- Servers run on core 0, the load generator (`oxenv bench`, one thread) on core 1, over loopback with "
+        "TCP_NODELAY, in release builds.",
+        f"- Closed loop: one request in flight for each session or connection; {args.seconds:g} s are measured after "
+        f"{WARMUP_S:g} s of warm-up, with all sessions open and reset before. A reply that is an error is no request.",
+        f"- Payload: `{compact(ECHO)}` and the same reply, byte for byte, from oxenv and the bare limit, and the same "
+        "in content from openenv's echo (the run compares them and reports a difference under troubles). "
+        "The typed environment has no tools: its action is "
+        f"`{{\"message\":…}}` with {len(TYPED['message'])} characters, which makes the requests as many bytes long; "
+        "its reply is about 0.6 times as long as the others', which is in its favour. It has no `POST /mcp` tools.",
+        "- The bare limit (`bench/`, not shipped) parses the JSON and formats the reply and does nothing else: no "
+        "sessions, no validation. tokio-tungstenite for `/ws`, axum and serde_json for HTTP.",
+        "- openenv is what `pip install openenv==0.10.0` gives, served with uvicorn, 512 sessions at most; "
+        "its `POST /step` and `POST /mcp` build an environment for each request, as it is designed to.",
+        "- `POST /step` and `POST /mcp` of oxenv go to its one default session, on all connections.",
+        "- A held session is one that is connected, reset and idle. Its memory is the growth of the server's "
+        "resident set: 2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one session "
+        "before. Memory that the kernel holds for sockets is not in it. KB are 1,000 bytes.",
+        "- The start is timed from before the process is spawned (through `taskset`) to the reply of `GET /health`, "
+        "asked for without a pause.",
+        "- CPU time is what `/proc` says, in ticks of 10 ms.",
+        f"- † the load generator used at least {SATURATED:.0%} of its core and the server less: the figure is the "
+        "load generator's.",
+    ])
+
+
+def console(run: Run, judged: list[Judged], wanted: list[Measure]) -> str:
+    parts = []
+    for title, table in tables(run, judged, wanted):
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in table]
+        parts.append("\n".join([f"== {title}", *lines]))
+    parts += [f"! {line}" for line in run.troubles()]
+    return "\n\n".join(parts)

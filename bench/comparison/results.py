@@ -1,0 +1,119 @@
+"""Rounds, and what came of them.
+
+In a round each measurement goes over all servers before the next one starts, and each round begins with
+another server, so that a machine that gets slower or warmer does so for all of them.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from .measures import Load, Measure
+from .servers import Running, Server, resident_bytes, settle, started
+
+MANY = 16
+BUSY = 0.85
+
+
+@dataclass
+class Run:
+    """Every report: by server, by measurement, one for each round."""
+
+    raw: dict[str, dict[str, list[dict]]] = field(default_factory=dict)
+
+    def add(self, server: str, measure: str, report: dict) -> None:
+        self.raw.setdefault(server, {}).setdefault(measure, []).append(report)
+
+    def reports(self, server: str, measure: str) -> list[dict]:
+        return self.raw.get(server, {}).get(measure, [])
+
+    def values(self, server: str, measure: str, *keys: str) -> list[float]:
+        """A figure of each round that has it."""
+        found = []
+        for report in self.reports(server, measure):
+            value = report
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if value is not None:
+                found.append(value)
+        return found
+
+    def median(self, server: str, measure: str, *keys: str) -> float | None:
+        values = self.values(server, measure, *keys)
+        return statistics.median(values) if values else None
+
+    def troubles(self) -> list[str]:
+        """What a reader must know before trusting a figure."""
+        found = [
+            f"{server}, {measure}: {trouble}"
+            for server, measures in self.raw.items()
+            for measure, reports in measures.items()
+            for trouble in troubles_of(reports)
+        ]
+        return found + list(self.other_payloads())
+
+    def other_payloads(self) -> Iterator[str]:
+        """Where the same request was not answered with the same reply."""
+        for measure in self.raw.get("oxenv", {}):
+            ours, bare, echo = (self.reply(name, measure) for name in ("oxenv", "bare", "openenv-echo"))
+            if ours and bare and ours != bare:
+                yield f"{measure}: oxenv answers `{ours}` and the bare limit `{bare}`"
+            if ours and echo and json.loads(ours) != json.loads(echo):
+                yield f"{measure}: oxenv answers `{ours}` and openenv's echo `{echo}`"
+
+    def reply(self, server: str, measure: str) -> str | None:
+        return next((report["reply"] for report in self.reports(server, measure) if report.get("reply")), None)
+
+
+def troubles_of(reports: list[dict]) -> Iterator[str]:
+    if failed := [report["failed"] for report in reports if "failed" in report]:
+        yield f"{len(failed)} round(s) failed: {failed[0]}"
+    if errors := sum(report.get("errors", 0) for report in reports):
+        first = next(report["first_error"] for report in reports if report.get("errors"))
+        yield f"{errors} error(s), the first: {first}"
+    if disturbed := sum(not busy(report) for report in reports):
+        yield f"{disturbed} round(s) in which neither core was busy: something else was running on the machine"
+
+
+def busy(report: dict) -> bool:
+    """Whether the server or the load filled its core, as one of them must with many requests in flight."""
+    shares = [report[key]["cpu_share"] for key in ("server", "load") if report.get(key)]
+    return not shares or report["sessions"] < MANY or max(shares) >= BUSY
+
+
+def one_round(run: Run, number: int, rounds: int, servers: list[Server], measures: list[Measure], load: Load) -> None:
+    with ExitStack() as stack:
+        running = []
+        for server in rotated(servers, number):
+            say(f"round {number + 1} of {rounds}: starting {server.name}")
+            one = stack.enter_context(started(server))
+            running.append(one)
+            read_start(run, one, measures)
+            settle(one)
+        for measure in measures:
+            for one in running:
+                if measure.kind in one.server.does and measure.kind != "start":
+                    say(f"round {number + 1} of {rounds}: {measure.name} on {one.server.name}")
+                    run.add(one.server.name, measure.name, load.run(measure, one))
+                    settle(one)
+
+
+def read_start(run: Run, one: Running, measures: list[Measure]) -> None:
+    if "start" in one.server.does and any(measure.kind == "start" for measure in measures):
+        report = {"start_ms": one.start_ms, "rss_bytes": resident_bytes(one.process.pid)}
+        run.add(one.server.name, "start", report)
+
+
+def rotated(servers: list[Server], number: int) -> list[Server]:
+    first = number % len(servers)
+    return servers[first:] + servers[:first]
+
+
+def say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,157 @@
+"""The servers under test: how each is started on its core, found healthy, and ended.
+
+A server is a process group of its own that ends with the `with` block that started it, on every path.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .machine import Facts
+
+SERVER_CORE = 0
+START_DEADLINE_S = 60
+SETTLE_DEADLINE_S = 15
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+PEERS = ("openenv-echo", "openenv-typed")
+NAMES = ("oxenv", "bare", *PEERS)
+
+
+@dataclass(frozen=True)
+class Server:
+    """How to start one process. The bare limit is two of them, one for each protocol."""
+
+    name: str
+    command: list[str]
+    """`{port}` stands for the port."""
+    does: frozenset[str]
+    """The kinds of measurements that it takes part in."""
+    has_health: bool = True
+    held_sessions: int = 256
+    typed: bool = False
+
+
+@dataclass
+class Running:
+    server: Server
+    process: subprocess.Popen
+    url: str
+    start_ms: float
+    log: Path = field(repr=False)
+
+
+def all_servers(root: Path, facts: Facts) -> list[Server]:
+    bare, peer = str(facts.binaries / "oxenv-bare"), str(facts.peer_python)
+    peers = root / "bench" / "peers"
+    oxenv = [str(facts.binaries / "oxenv"), "serve", "echo", "--host", "127.0.0.1", "--max-sessions", "4096"]
+    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    return [
+        Server("oxenv", [*oxenv, "--port", "{port}"], every, held_sessions=2000),
+        Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
+               has_health=False, held_sessions=2000),
+        Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),
+        Server("openenv-echo", [peer, str(peers / "echo_tools.py"), "--port", "{port}"], every),
+        Server("openenv-typed", [peer, str(peers / "typed.py"), "--port", "{port}"], every - {"mcp"}, typed=True),
+    ]
+
+
+@contextmanager
+def started(server: Server) -> Iterator[Running]:
+    """Starts a server on its core and ends it, with everything it started, when the block ends."""
+    port = free_port()
+    command = ["taskset", "-c", str(SERVER_CORE), *(part.format(port=port) for part in server.command)]
+    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder
+            )
+        try:
+            wait_until_healthy(server, process, port, log)
+            start_ms = (time.perf_counter() - began) * 1000
+            yield Running(server, process, f"http://127.0.0.1:{port}", start_ms, log)
+        finally:
+            end(process)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_healthy(server: Server, process: subprocess.Popen, port: int, log: Path) -> None:
+    """Asks again and again without a pause: this core has nothing else to do until the server is there."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline:
+        if healthy(port, server.has_health):
+            return
+        if process.poll() is not None:
+            raise RuntimeError(f"{server.name} ended with {process.returncode}: {tail(log)}")
+    raise RuntimeError(f"{server.name} was not healthy after {START_DEADLINE_S} s: {tail(log)}")
+
+
+def healthy(port: int, has_health: bool) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            if not has_health:
+                return True
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            return connection.recv(4096).split(b"\r\n", 1)[0].split()[1:2] == [b"200"]
+    except OSError:
+        return False
+
+
+def end(process: subprocess.Popen) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+        try:
+            process.wait(timeout=5)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    # What the server had started and left behind is in its group still.
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def settle(running: Running) -> None:
+    """Waits until the server has cleaned up after a load, so that it does not disturb the next one's turn."""
+    deadline = time.monotonic() + SETTLE_DEADLINE_S
+    before = cpu_seconds(running.process.pid)
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        after = cpu_seconds(running.process.pid)
+        if after - before <= TICK:
+            return
+        before = after
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("the kernel gives no resident memory")
+
+
+def tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").strip()[-2000:] or "it wrote nothing"

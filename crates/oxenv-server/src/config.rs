@@ -1,0 +1,57 @@
+//! What can be set about the doors.
+//!
+//! Invariant: plain data; everything here was parsed before a port is bound.
+
+use std::time::Duration;
+
+/// Which doors are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Both: control and agents.
+    #[default]
+    Simulation,
+    /// Agents only.
+    Production,
+}
+
+impl Mode {
+    /// Its name, as `OPENENV_MODE` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Simulation => "simulation",
+            Mode::Production => "production",
+        }
+    }
+}
+
+/// Limits and times of the doors.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Which doors are open.
+    pub mode: Mode,
+    /// Largest frame and largest body in bytes. Default 100 MiB, as stock clients accept.
+    pub max_message: usize,
+    /// How often a quiet socket is pinged. Default 15 s.
+    pub ping_every: Duration,
+    /// A socket that was not heard for this long is gone. Default 40 s.
+    pub dead_after: Duration,
+    /// A body that is not there after this long is refused; a reader that takes nothing for this
+    /// long is gone. Default 60 s.
+    pub stall: Duration,
+    /// How long calls in flight may go on after a stop was asked for. Default 5 s.
+    pub drain: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            mode: Mode::Simulation,
+            max_message: 100 * 1024 * 1024,
+            ping_every: Duration::from_secs(15),
+            dead_after: Duration::from_secs(40),
+            stall: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+        }
+    }
+}

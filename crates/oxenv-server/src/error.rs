@@ -1,0 +1,172 @@
+//! The one map from failures to what a client of each protocol gets.
+//!
+//! Invariant: a failure never becomes a reward. Stock clients find the code and shape they know;
+//! what is ours stands under `oxenv`.
+//!
+//! | code | HTTP | `/ws` | JSON-RPC |
+//! |---|---|---|---|
+//! | VALIDATION_ERROR | 422 | VALIDATION_ERROR | -32602 |
+//! | CAPACITY_REACHED, DRAINING | 503 | CAPACITY_REACHED | -32000 |
+//! | FACTORY_ERROR | 500 | FACTORY_ERROR | -32000 |
+//! | SESSION_NOT_FOUND | 404 | SESSION_ERROR | -32602 |
+//! | SESSION_ENDED | 410 | SESSION_ERROR | -32602 |
+//! | DEADLINE_EXCEEDED | 504 | EXECUTION_ERROR | -32603 |
+//! | CANCELLED, RESET_REQUIRED, EPISODE_DONE, WRONG_EPOCH | 409 | EXECUTION_ERROR | -32603 |
+//! | MODE_REFUSED | 403 | EXECUTION_ERROR | -32603 |
+//! | UNSUPPORTED | 501 | EXECUTION_ERROR | -32603 |
+//! | EXECUTION_ERROR by the action | 400 | EXECUTION_ERROR | -32603 |
+//! | any other | 500 | EXECUTION_ERROR | -32603 |
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use oxenv_core::Failure;
+use oxenv_wire::{ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, write_error_frame};
+use serde_json::{Value, json};
+
+/// Seconds after which a client of a full server may try again.
+const RETRY_AFTER: &str = "1";
+
+/// A request that got no answer of its own.
+pub(crate) enum Refusal {
+    /// The session refused or failed.
+    Failure(Failure),
+    /// The body does not have the required shape.
+    Body(Vec<ValidationIssue>),
+    /// Anything that is about HTTP alone.
+    Status(StatusCode, String),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Refusal::Failure(failure)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Refusal::Body(issues) => {
+                let issues: Vec<_> = issues.into_iter().map(ValidationIssue::without_url).collect();
+                json_response(StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": issues }).to_string())
+            }
+            Refusal::Status(status, detail) => json_response(status, json!({ "detail": detail }).to_string()),
+            Refusal::Failure(failure) => http(&failure),
+        }
+    }
+}
+
+/// A JSON response.
+pub(crate) fn json_response(status: StatusCode, body: String) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn http(failure: &Failure) -> Response {
+    note(failure);
+    if failure.code == ErrorCode::ValidationError && !failure.issues.is_empty() {
+        return json_response(StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": failure.issues }).to_string());
+    }
+    let body = json!({ "detail": failure.message, "oxenv": failure.data() }).to_string();
+    let mut response = json_response(status(failure), body);
+    if failure.retryable {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    response
+}
+
+fn status(failure: &Failure) -> StatusCode {
+    use ErrorCode as E;
+    match failure.code {
+        E::InvalidJson | E::UnknownType | E::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
+        E::CapacityReached | E::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        E::SessionNotFound => StatusCode::NOT_FOUND,
+        E::SessionEnded => StatusCode::GONE,
+        E::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        E::Cancelled | E::ResetRequired | E::EpisodeDone | E::WrongEpoch => StatusCode::CONFLICT,
+        E::ModeRefused => StatusCode::FORBIDDEN,
+        E::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        E::ExecutionError if failure.kind == FailureKind::Action => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The `/ws` frame of a failure.
+pub(crate) fn frame(failure: &Failure) -> String {
+    note(failure);
+    let extra = stock_fields(failure);
+    // These codes' frames are the reference's to the letter.
+    let ours = match failure.code {
+        ErrorCode::ValidationError | ErrorCode::CapacityReached => None,
+        _ => Some(failure.data()),
+    };
+    let mut out = String::new();
+    write_error_frame(&mut out, failure.code, &failure.message, &failure.issues, &extra, ours.as_ref());
+    out
+}
+
+/// The `/ws` frame for a text that is no frame.
+pub(crate) fn frame_fault(fault: &FrameFault) -> String {
+    let mut out = String::new();
+    match fault {
+        FrameFault::Json(fault) => {
+            let message = format!("Invalid JSON: {fault}");
+            write_error_frame(&mut out, ErrorCode::InvalidJson, &message, &[], &[], None);
+        }
+        FrameFault::NotObject(name) => session_error(&mut out, &format!("a frame is a JSON object, not a {name}")),
+        FrameFault::UnknownType(name) => {
+            let message = format!("Unknown message type: {name}");
+            write_error_frame(&mut out, ErrorCode::UnknownType, &message, &[], &[], None);
+        }
+        FrameFault::Invalid(issues) => {
+            write_error_frame(&mut out, ErrorCode::ValidationError, "Invalid message", issues, &[], None);
+        }
+    }
+    out
+}
+
+/// Appends a `SESSION_ERROR` frame, after which the socket closes.
+pub(crate) fn session_error(out: &mut String, message: &str) {
+    write_error_frame(out, ErrorCode::SessionError, message, &[], &[], None);
+}
+
+/// The JSON-RPC error of a failure.
+pub(crate) fn rpc(failure: &Failure) -> RpcFault {
+    note(failure);
+    let code = match failure.code.stock() {
+        ErrorCode::CapacityReached | ErrorCode::FactoryError => RpcCode::ServerError,
+        ErrorCode::SessionError | ErrorCode::ValidationError => RpcCode::InvalidParams,
+        _ => RpcCode::InternalError,
+    };
+    let stock: serde_json::Map<String, Value> =
+        stock_fields(failure).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let data = match failure.code {
+        ErrorCode::SessionNotFound => Value::Null,
+        _ if stock.is_empty() => json!({ "oxenv": failure.data() }),
+        _ => Value::Object(stock),
+    };
+    RpcFault { code, message: failure.message.clone(), data }
+}
+
+fn stock_fields(failure: &Failure) -> Vec<(&'static str, Value)> {
+    let mut fields = Vec::new();
+    if let Some((active, max)) = failure.capacity {
+        fields.push(("active_sessions", json!(active)));
+        fields.push(("max_sessions", json!(max)));
+    }
+    if let Some(name) = &failure.factory {
+        fields.push(("factory_name", json!(name)));
+    }
+    fields
+}
+
+/// What operators read: failures that are not the agent's fault, with their internal part.
+fn note(failure: &Failure) {
+    if failure.kind != FailureKind::Action {
+        tracing::warn!(
+            code = ?failure.code, kind = ?failure.kind, phase = ?failure.phase,
+            internal = failure.internal.as_deref(), "{}", failure.message
+        );
+    }
+}

@@ -1,0 +1,16 @@
+//! The HTTP routes.
+//!
+//! Invariant: a handler reads the body, calls a session, renders; nothing else. Bodies are bounded
+//! in size and in time.
+
+pub(crate) mod control;
+pub(crate) mod docs;
+pub(crate) mod fallback;
+pub(crate) mod info;
+pub(crate) mod openapi;
+pub(crate) mod sessions;
+pub(crate) mod tasks;
+
+mod body;
+
+pub(crate) use body::bytes as read;

@@ -1,0 +1,83 @@
+//! Reading request bodies as the reference's framework reads them.
+//!
+//! Invariant: what is no JSON object is refused in FastAPI's words and shape, before any session is
+//! touched.
+
+use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use oxenv_wire::{JsonFault, ValidationIssue, raw};
+use serde_json::value::RawValue;
+
+use crate::app::App;
+use crate::error::Refusal;
+
+/// The bytes of a body.
+pub(crate) async fn bytes(app: &App, request: Request) -> Result<Bytes, Refusal> {
+    let limit = app.config.max_message;
+    let read = Limited::new(request.into_body(), limit).collect();
+    let collected = tokio::time::timeout(app.config.stall, read).await.map_err(|_| {
+        Refusal::Status(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())
+    })?;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let detail = format!("the body is larger than {limit} bytes");
+            return Refusal::Status(StatusCode::PAYLOAD_TOO_LARGE, detail);
+        }
+        Refusal::Status(StatusCode::BAD_REQUEST, "the body could not be read".to_owned())
+    })
+}
+
+/// A body as text, and whether it is announced as JSON.
+pub(crate) struct Text {
+    text: String,
+    json: bool,
+}
+
+/// The body of a request as text.
+pub(crate) async fn text(app: &App, request: Request) -> Result<Text, Refusal> {
+    let json = is_json(request.headers());
+    let bytes = bytes(app, request).await?;
+    let text = String::from_utf8(bytes.into()).map_err(|_| {
+        Refusal::Status(StatusCode::BAD_REQUEST, "There was an error parsing the body: it is not UTF-8".to_owned())
+    })?;
+    Ok(Text { text, json })
+}
+
+impl Text {
+    /// The body as one JSON value; `None` when it is empty or null.
+    pub(crate) fn optional(&self) -> Result<Option<&RawValue>, Refusal> {
+        if self.text.is_empty() {
+            return Ok(None);
+        }
+        if !self.json {
+            let input = raw(&self.text).unwrap_or_default();
+            return Err(Refusal::Body(vec![no_object(&input)]));
+        }
+        let value: &RawValue = serde_json::from_str(&self.text)
+            .map_err(|_| Refusal::Body(vec![ValidationIssue::syntax(&JsonFault::diagnose(&self.text))]))?;
+        match value.get() {
+            "null" => Ok(None),
+            text if text.starts_with('{') => Ok(Some(value)),
+            _ => Err(Refusal::Body(vec![no_object(value)])),
+        }
+    }
+
+    /// The body as one JSON object.
+    pub(crate) fn required(&self) -> Result<&RawValue, Refusal> {
+        self.optional()?.ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], RawValue::NULL)]))
+    }
+}
+
+fn no_object(input: &RawValue) -> ValidationIssue {
+    let msg = "Input should be a valid dictionary or object to extract fields from";
+    ValidationIssue::new("model_attributes_type", &["body"], msg, input)
+}
+
+/// Whether a body is announced as JSON: `application/json` or `application/*+json`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}

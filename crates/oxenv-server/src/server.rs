@@ -1,0 +1,122 @@
+//! Accepting connections, and stopping.
+//!
+//! Invariant: when [`Server::run`] returns, every connection has been closed and every session has
+//! ended. A stop lets calls in flight finish for a bounded time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use oxenv_core::{EndReason, SessionStore};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::app::{App, router};
+use crate::config::ServerConfig;
+
+/// How long a connection may take to send the head of a request.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A bound listener with an application behind it.
+pub struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+}
+
+impl Server {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// The operating system's, with the address in it.
+    pub async fn bind(address: SocketAddr, store: SessionStore, config: ServerConfig) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        Ok(Server { listener, app: App::new(store, config) })
+    }
+
+    /// The address that was bound; the port is the real one if 0 was asked for.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What the handlers share.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Serves until `stop` is ready, then drains: no new connections and sessions, calls in flight
+    /// go on for the configured time, then everything ends.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Server { listener, app } = self;
+        let service = TowerToHyperService::new(router(Arc::clone(&app)));
+        tokio::select! {
+            () = accept(&listener, &app, &service) => {}
+            () = app.store.reap() => {}
+            () = stop => {}
+        }
+        drop(listener);
+        app.store.drain();
+        app.stopping.cancel();
+        app.tasks.close();
+        if tokio::time::timeout(app.config.drain, app.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = app.tasks.len(), "the drain deadline passed, closing what is left");
+        }
+        app.killed.cancel();
+        app.store.end_all(&EndReason::Drained);
+        app.tasks.wait().await;
+    }
+}
+
+type Service = TowerToHyperService<axum::Router>;
+
+async fn accept(listener: &TcpListener, app: &Arc<App>, service: &Service) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection = serve(stream, Arc::clone(app), service.clone());
+                app.tasks.spawn(connection);
+            }
+            // Out of descriptors, or a peer that left already: others go on, and so do we.
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let outcome = tokio::select! {
+        biased;
+        outcome = connection.as_mut() => outcome,
+        () = app.stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                outcome = connection.as_mut() => outcome,
+                () = app.killed.cancelled() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "connection ended");
+    }
+}

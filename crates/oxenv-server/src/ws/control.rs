@@ -1,0 +1,219 @@
+//! `WS /ws`: one socket, one session.
+//!
+//! Invariant: a session that the socket made is closed with it; one that it attached to is given
+//! back. In production the socket is an agent's: it lists and calls tools and sees no reward.
+
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use oxenv_core::{
+    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Session, SessionOptions, StepOptions, StepReply,
+};
+use oxenv_wire::{
+    Action, ClientFrame, ErrorCode, FrameFault, Object, ResetRequest, RpcCode, RpcFault, RpcId, RpcRequest, ToolCall,
+    default_call, write_mcp_frame, write_rpc_error, write_state_frame,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::socket::{self, Incoming, Socket};
+use crate::app::App;
+use crate::error::{self, frame_fault, session_error};
+use crate::http::fallback;
+use crate::mcp::{self, Door};
+use crate::render::{self, Envelope};
+
+#[derive(Deserialize)]
+pub(crate) struct AttachQuery {
+    session_id: Option<String>,
+}
+
+pub(crate) async fn upgrade(
+    State(app): State<Arc<App>>,
+    Query(query): Query<AttachQuery>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: axum::extract::Request,
+) -> Response {
+    match upgrade {
+        Err(refused) if fallback::wants_websocket(request.headers()) => refused.into_response(),
+        Ok(upgrade) => {
+            let shared = Arc::clone(&app);
+            socket::accept(app, upgrade, |socket| serve(shared, socket, query.session_id))
+        }
+        Err(_) => fallback::not_found(request).await,
+    }
+}
+
+/// A session in the hands of a socket.
+struct Hold {
+    attachment: Attachment,
+    owned: bool,
+}
+
+impl Hold {
+    fn session(&self) -> &Arc<Session> {
+        self.attachment.session()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.owned {
+            self.session().end(EndReason::Closed);
+        }
+    }
+}
+
+/// What to do after an answer.
+enum Next {
+    Reply(String),
+    /// Reply, then close.
+    Last(String),
+    Close,
+}
+
+async fn serve(app: Arc<App>, mut socket: Socket, session_id: Option<String>) {
+    let mut hold = match socket.during(open(&app, session_id)).await {
+        None => return,
+        Some(Ok(hold)) => hold,
+        Some(Err(failure)) => {
+            socket.send(error::frame(&failure)).await;
+            return socket.close().await;
+        }
+    };
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            incoming = socket.next() => incoming,
+            () = hold.attachment.superseded() => {
+                let mut frame = String::new();
+                session_error(&mut frame, "another socket has attached to this session");
+                socket.send(frame).await;
+                return socket.close().await;
+            }
+        };
+        let text = match incoming {
+            Incoming::Text(text) => text,
+            Incoming::Gone => return,
+            Incoming::Stopping => return socket.close_stopping().await,
+            Incoming::Binary => {
+                let mut frame = String::new();
+                session_error(&mut frame, "binary frames are not part of this protocol: send JSON as text");
+                socket.send(frame).await;
+                return socket.close().await;
+            }
+        };
+        let next = socket.during(answer(&app, &mut hold, &text)).await;
+        let sent = match next {
+            None => return,
+            Some(Next::Reply(reply)) => socket.send(reply).await,
+            Some(Next::Last(reply)) => {
+                socket.send(reply).await;
+                return socket.close().await;
+            }
+            Some(Next::Close) => return socket.close().await,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+async fn open(app: &App, session_id: Option<String>) -> Result<Hold, Failure> {
+    match session_id {
+        Some(id) => {
+            let session = app.store.get(&id)?;
+            Ok(Hold { attachment: session.attach(), owned: false })
+        }
+        None => {
+            let session = app.store.create(SessionOptions::default()).await?;
+            Ok(Hold { attachment: session.attach(), owned: true })
+        }
+    }
+}
+
+async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
+    let frame = match ClientFrame::parse(text) {
+        Ok(frame) => frame,
+        Err(fault @ FrameFault::NotObject(_)) => return Next::Last(frame_fault(&fault)),
+        Err(fault) => return Next::Reply(frame_fault(&fault)),
+    };
+    let reply = match frame {
+        ClientFrame::Close => return Next::Close,
+        ClientFrame::Mcp(message) => Ok(mcp_frame(app, hold.session(), message).await),
+        ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), action).await,
+        ClientFrame::Reset(_) | ClientFrame::State if app.production() => Err(refused()),
+        ClientFrame::Step(action) => step(hold.session(), action).await,
+        ClientFrame::Reset(request) => reset(app, hold, request).await,
+        ClientFrame::State => state(hold.session()).await,
+    };
+    match reply {
+        Ok(reply) => Next::Reply(reply),
+        Err(failure) if failure.code == ErrorCode::SessionEnded => Next::Last(error::frame(&failure)),
+        Err(failure) => Next::Reply(error::frame(&failure)),
+    }
+}
+
+/// A socket whose own session has failed gets a new one by a reset; an attached one does not, for
+/// others may hold the session's id.
+async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<String, Failure> {
+    if hold.owned && hold.session().ended().is_some() {
+        *hold = open(app, None).await?;
+    }
+    let episode_id = request.episode_id.map(String::from);
+    let arguments = request.arguments.map(RawValue::to_owned);
+    let observed = hold.session().reset(request.seed, episode_id, arguments).await?;
+    Ok(render::observed(&observed, Envelope::Frame))
+}
+
+async fn step(session: &Arc<Session>, action: &RawValue) -> Result<String, Failure> {
+    let action = Action::parse(action).map_err(Failure::invalid)?;
+    let reply = session.step(action, StepOptions::default()).await?;
+    Ok(render::step(&reply, Envelope::Frame))
+}
+
+async fn state(session: &Arc<Session>) -> Result<String, Failure> {
+    let mut frame = String::new();
+    write_state_frame(&mut frame, &session.state().await?);
+    Ok(frame)
+}
+
+async fn step_as_agent(session: &Arc<Session>, action: &RawValue) -> Result<String, Failure> {
+    let call = match Action::parse(action).map_err(Failure::invalid)? {
+        Action::ListTools(spelling) => {
+            let reply = StepReply::Tools(spelling, session.list()?);
+            return Ok(render::step(&reply, Envelope::Frame));
+        }
+        Action::CallTool(call) => call,
+        Action::Typed(action) if session.spec().action_space == ActionSpace::Tools => {
+            default_call(action).map_err(Failure::invalid)?
+        }
+        _ => return Err(refused()),
+    };
+    let ToolCall { spelling, name, arguments } = call;
+    let reply = session.call(AgentCall { name: name.clone(), arguments, epoch: None }).await?;
+    let reply = CallReply { reward: None, ..reply };
+    Ok(render::step(&StepReply::Call { spelling, name: name.into_owned(), reply }, Envelope::Frame))
+}
+
+async fn mcp_frame(app: &App, session: &Arc<Session>, message: &RawValue) -> String {
+    let mut reply = String::new();
+    let parsed = Object::from_raw(message)
+        .map_err(|_| RpcFault::new(RpcCode::InvalidRequest, "Invalid request: a key appears twice in one object"))
+        .and_then(|object| RpcRequest::from_object(&object));
+    match parsed {
+        Ok(rpc) => reply = mcp::answer(app, Door::Socket(session), None, &rpc).await,
+        Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
+    }
+    let mut frame = String::with_capacity(reply.len() + 24);
+    write_mcp_frame(&mut frame, |out| out.push_str(&reply));
+    frame
+}
+
+fn refused() -> Failure {
+    let message = "this server runs in production mode: only list_tools and call_tool are taken here";
+    Failure::new(ErrorCode::ModeRefused, message)
+}

@@ -1,0 +1,76 @@
+//! `WS /mcp`: JSON-RPC messages of the MCP dialect on a session of the socket's own.
+//!
+//! Invariant: whatever text arrives is answered with one JSON-RPC message.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use oxenv_core::{EndReason, SessionOptions};
+use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
+
+use super::socket::{self, Incoming, Socket};
+use crate::app::App;
+use crate::error;
+use crate::mcp::{self, Door};
+
+pub(crate) async fn upgrade(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    if let Some(refusal) = mcp::refuse_get(&headers) {
+        return refusal;
+    }
+    match upgrade {
+        Ok(upgrade) => {
+            let shared = Arc::clone(&app);
+            socket::accept(app, upgrade, |socket| serve(shared, socket))
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn serve(app: Arc<App>, mut socket: Socket) {
+    let session = match socket.during(app.store.create(SessionOptions::default())).await {
+        None => return,
+        Some(Ok(session)) => session,
+        Some(Err(failure)) => {
+            socket.send(fault_text(&error::rpc(&failure))).await;
+            return socket.close().await;
+        }
+    };
+    let attachment = session.attach();
+    loop {
+        let reply = match socket.next().await {
+            Incoming::Gone => break,
+            Incoming::Stopping => {
+                socket.close_stopping().await;
+                break;
+            }
+            Incoming::Binary => {
+                let message = "Parse error: binary frames are not part of this protocol; send JSON as text";
+                Some(fault_text(&RpcFault::new(RpcCode::ParseError, message)))
+            }
+            Incoming::Text(text) => match RpcRequest::parse(&text) {
+                Ok(rpc) => socket.during(mcp::answer(&app, Door::Socket(&session), None, &rpc)).await,
+                Err(fault) => Some(fault_text(&fault)),
+            },
+        };
+        let Some(reply) = reply else { break };
+        if !socket.send(reply).await {
+            break;
+        }
+    }
+    drop(attachment);
+    session.end(EndReason::Closed);
+}
+
+fn fault_text(fault: &RpcFault) -> String {
+    let mut out = String::new();
+    write_rpc_error(&mut out, RpcId::NULL, fault);
+    out
+}

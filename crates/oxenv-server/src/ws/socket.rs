@@ -1,0 +1,199 @@
+//! A WebSocket that is read while work goes on, pinged while it is quiet, and given up when its
+//! peer is gone.
+//!
+//! Invariant: requests that arrive while one is being answered are kept in order, up to a bound;
+//! past it the peer has to wait, as TCP makes it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use axum::Error;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::Response;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_tungstenite::tungstenite;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// Requests kept while one is being answered.
+const AHEAD: usize = 64;
+/// Bytes of them.
+const AHEAD_BYTES: usize = 1 << 20;
+
+/// What a socket brings.
+pub(super) enum Incoming {
+    /// A text frame.
+    Text(Utf8Bytes),
+    /// A binary frame, which the protocol does not have.
+    Binary,
+    /// The peer is gone, or broke the protocol.
+    Gone,
+    /// The server is stopping.
+    Stopping,
+}
+
+/// One accepted WebSocket.
+pub(super) struct Socket {
+    inner: WebSocket,
+    app: Arc<App>,
+    ahead: VecDeque<Message>,
+    ahead_bytes: usize,
+    heard: Instant,
+    ticks: Interval,
+    stopping: CancellationToken,
+    gone: bool,
+}
+
+/// Accepts a socket and runs `serve` on it in a task of its own.
+pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, serve: F) -> Response
+where
+    F: FnOnce(Socket) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let limit = app.config.max_message;
+    let token = app.tasks.token();
+    upgrade
+        // The default buffers of 128 KiB each would be most of an idle session's memory.
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(4 << 10)
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .on_upgrade(move |inner| async move {
+            let _counted = token;
+            let mut ticks = tokio::time::interval(app.config.ping_every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks.reset();
+            let (stopping, killed) = (app.stopping.clone(), app.killed.clone());
+            let socket = Socket {
+                inner,
+                app,
+                ahead: VecDeque::new(),
+                ahead_bytes: 0,
+                heard: Instant::now(),
+                ticks,
+                stopping,
+                gone: false,
+            };
+            tokio::select! {
+                biased;
+                () = serve(socket) => {}
+                () = killed.cancelled() => {}
+            }
+        })
+}
+
+impl Socket {
+    /// The next request. Pings a quiet peer, and gives one up that does not answer.
+    pub(super) async fn next(&mut self) -> Incoming {
+        loop {
+            if self.gone {
+                return Incoming::Gone;
+            }
+            if let Some(message) = self.ahead.pop_front() {
+                self.ahead_bytes -= size(&message);
+                return match message {
+                    Message::Text(text) => Incoming::Text(text),
+                    _ => Incoming::Binary,
+                };
+            }
+            tokio::select! {
+                biased;
+                message = self.inner.recv() => self.take(message).await,
+                _ = self.ticks.tick() => self.beat().await,
+                () = self.stopping.cancelled() => return Incoming::Stopping,
+            }
+        }
+    }
+
+    /// Does work while the socket is read; `None` when the peer went away, and the work is dropped.
+    pub(super) async fn during<W: Future>(&mut self, work: W) -> Option<W::Output> {
+        let mut work = pin!(work);
+        loop {
+            let room = self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES;
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                message = self.inner.recv(), if room => self.take(message).await,
+                _ = self.ticks.tick() => if room { self.beat().await },
+            }
+            if self.gone {
+                return None;
+            }
+        }
+    }
+
+    /// Sends a reply; false when the peer is gone or takes nothing.
+    pub(super) async fn send(&mut self, text: String) -> bool {
+        self.write(Message::Text(text.into())).await
+    }
+
+    /// Closes the socket with code 1000.
+    pub(super) async fn close(&mut self) {
+        self.close_with(close_code::NORMAL, "").await;
+    }
+
+    /// Closes the socket because the server is stopping.
+    pub(super) async fn close_stopping(&mut self) {
+        self.close_with(close_code::AWAY, "the server is shutting down").await;
+    }
+
+    async fn close_with(&mut self, code: u16, reason: &'static str) {
+        let sent = self.write(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+        // The peer's own close frame ends the handshake; without this wait its last bytes could
+        // meet a closed port, and TCP would take our reply back.
+        let patience = self.app.config.drain.min(std::time::Duration::from_secs(2));
+        while sent && matches!(tokio::time::timeout(patience, self.inner.recv()).await, Ok(Some(Ok(_)))) {}
+    }
+
+    async fn take(&mut self, message: Option<Result<Message, Error>>) {
+        self.heard = Instant::now();
+        match message {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                self.ahead_bytes += size(&message);
+                self.ahead.push_back(message);
+            }
+            // The library answers pings by itself.
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Close(_))) | None => self.gone = true,
+            Some(Err(error)) => {
+                if too_large(error) {
+                    self.close_with(close_code::SIZE, "the message is larger than this server takes").await;
+                }
+                self.gone = true;
+            }
+        }
+    }
+
+    async fn beat(&mut self) {
+        let quiet = self.heard.elapsed();
+        if quiet >= self.app.config.dead_after {
+            tracing::info!(quiet_s = quiet.as_secs(), "socket gave no sign of life, closing it");
+            self.gone = true;
+        } else if quiet >= self.app.config.ping_every {
+            self.write(Message::Ping(Vec::new().into())).await;
+        }
+    }
+
+    async fn write(&mut self, message: Message) -> bool {
+        let sent = tokio::time::timeout(self.app.config.stall, self.inner.send(message)).await;
+        let sent = matches!(sent, Ok(Ok(())));
+        self.gone |= !sent;
+        sent
+    }
+}
+
+fn size(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn too_large(error: Error) -> bool {
+    let inner = error.into_inner();
+    matches!(inner.downcast_ref::<tungstenite::Error>(), Some(tungstenite::Error::Capacity(_)))
+}
