@@ -1,0 +1,48 @@
+//! Exit codes, and how an error is shown.
+//!
+//! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address
+//! cannot be listened on · 4 the server cannot be reached. `oxenv --help` prints the same list.
+
+use std::fmt;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+/// An error whose exit code is not 1.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// Wrong usage or configuration.
+    Usage(String),
+    /// The address cannot be listened on.
+    Listen(String),
+    /// The server cannot be reached.
+    Unreachable(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Problem::Usage(text) | Problem::Listen(text) | Problem::Unreachable(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// Wrong usage or configuration.
+pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
+    Problem::Usage(text.into()).into()
+}
+
+/// Prints the error, if any, and gives the exit code.
+pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let mut stderr = std::io::stderr();
+    let (red, plain) = if stderr.is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    // Nobody is left to tell when stderr is gone.
+    let _ = writeln!(stderr, "{red}error:{plain} {error:#}");
+    ExitCode::from(match error.downcast_ref::<Problem>() {
+        None => 1,
+        Some(Problem::Usage(_)) => 2,
+        Some(Problem::Listen(_)) => 3,
+        Some(Problem::Unreachable(_)) => 4,
+    })
+}

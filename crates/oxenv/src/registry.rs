@@ -1,0 +1,87 @@
+//! What can be served, and what a name on the command line means.
+//!
+//! Invariant: a name is a bundled environment; else an existing path; else `package.module:Name`;
+//! else an error that lists the nearest names. What this version cannot serve yet is said by name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use oxenv_core::EnvironmentFactory;
+
+use crate::exit::usage;
+
+/// Every bundled environment.
+pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
+    oxenv_envs::all()
+}
+
+/// The factory that a name means.
+pub(crate) fn resolve(name: &str) -> anyhow::Result<Arc<dyn EnvironmentFactory>> {
+    if let Some(factory) = environments().into_iter().find(|factory| factory.spec().name == name) {
+        return Ok(factory);
+    }
+    let path = Path::new(name);
+    if path.exists() {
+        return Err(usage(explain_path(path)));
+    }
+    if is_python_name(name) {
+        return Err(usage(format!(
+            "'{name}' names a Python environment: this version has no Python host yet. \
+             Bundled environments: {}",
+            names().join(", ")
+        )));
+    }
+    Err(usage(match nearest(name) {
+        Some(near) => format!("no environment is called '{name}'; did you mean '{near}'? (all: oxenv envs)"),
+        None => format!("no environment is called '{name}'; there are {}", names().join(", ")),
+    }))
+}
+
+fn explain_path(path: &Path) -> String {
+    let shown = path.display();
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if path.is_dir() && path.join("openenv.yaml").exists() {
+        return format!("{shown} holds a Python environment (openenv.yaml): this version has no Python host yet");
+    }
+    match extension {
+        "py" => format!("{shown} is a Python environment: this version has no Python host yet"),
+        "yaml" | "yml" => format!("{shown} is a manifest: this version cannot serve tools.yaml yet"),
+        _ if path.is_dir() => format!("{shown} has no openenv.yaml, so it is no environment"),
+        _ => format!("{shown} is no environment: expected a folder with openenv.yaml, a .py or a .yaml file"),
+    }
+}
+
+/// Whether a name has the form `package.module:Name`.
+fn is_python_name(name: &str) -> bool {
+    let identifier = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|first| first.is_alphabetic() || first == '_')
+            && chars.all(|rest| rest.is_alphanumeric() || rest == '_')
+    };
+    name.split_once(':').is_some_and(|(module, class)| module.split('.').all(identifier) && identifier(class))
+}
+
+fn names() -> Vec<String> {
+    environments().iter().map(|factory| factory.spec().name.clone()).collect()
+}
+
+fn nearest(name: &str) -> Option<String> {
+    let close = |known: &String| strsim::jaro_winkler(name, known);
+    let best = names().into_iter().max_by(|one, two| close(one).total_cmp(&close(two)))?;
+    (close(&best) > 0.75).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_a_name_would_have_to_be() {
+        let error = |name: &str| resolve(name).err().unwrap().to_string();
+        assert!(resolve("echo").is_ok());
+        assert!(error("conect4").contains("did you mean 'connect4'"));
+        assert!(error("package.module:MyEnv").contains("no Python host"));
+        assert!(error("zzz").contains("there are connect4, echo"));
+        assert!(error("src").contains("no openenv.yaml"));
+    }
+}

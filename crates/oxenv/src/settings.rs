@@ -1,0 +1,159 @@
+//! Settings of `serve`: flags over environment over file over defaults.
+//!
+//! Invariant: everything is read, parsed and checked here, before a port is bound.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use oxenv_core::Limits;
+use oxenv_server::{Mode, ServerConfig};
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, LogLevel, ModeName, ServeArgs, duration};
+use crate::env;
+use crate::exit::usage;
+
+/// What `serve` does.
+pub(crate) struct Settings {
+    pub(crate) environment: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) limits: Limits,
+    pub(crate) server: ServerConfig,
+    pub(crate) log: LogLevel,
+    pub(crate) log_format: LogFormat,
+}
+
+/// The file given by `--config`. Unknown keys are errors.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    env: Option<String>,
+    host: Option<IpAddr>,
+    port: Option<u16>,
+    mode: Option<ModeName>,
+    max_sessions: Option<usize>,
+    idle_timeout: Option<Time>,
+    drain_timeout: Option<Time>,
+    seed: Option<u64>,
+    open: Option<bool>,
+    log: Option<LogLevel>,
+    log_format: Option<LogFormat>,
+}
+
+/// A length of time in the file: `"15m"`, or a number of seconds.
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Text(String),
+            Seconds(f64),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Text(text) => text,
+            Written::Seconds(seconds) => seconds.to_string(),
+        };
+        duration(&text).map(Time).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Settings {
+    /// Puts the flags together with the environment and the file.
+    pub(crate) fn gather(flags: ServeArgs) -> anyhow::Result<Self> {
+        let env = env::serve_args()?;
+        let file = match flags.config.as_ref().or(env.config.as_ref()) {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        Self::merge(flags, env, file)
+    }
+
+    fn merge(flags: ServeArgs, env: ServeArgs, file: File) -> anyhow::Result<Self> {
+        let host = flags.host.or(env.host).or(file.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let port = flags.port.or(env.port).or(file.port).unwrap_or(8000);
+        if !host.is_loopback() && !(flags.open || env.open || file.open.unwrap_or(false)) {
+            return Err(usage(format!(
+                "{host} can be reached by others, and whoever reaches this server controls it: \
+                 add --open if that is meant, or listen on 127.0.0.1"
+            )));
+        }
+        let idle = flags.idle_timeout.or(env.idle_timeout).or(file.idle_timeout.map(|time| time.0));
+        let drain = flags.drain_timeout.or(env.drain_timeout).or(file.drain_timeout.map(|time| time.0));
+        let max_sessions = flags.max_sessions.or(env.max_sessions).or(file.max_sessions);
+        if max_sessions == Some(0) {
+            return Err(usage("max_sessions is 0, so nobody could connect: use at least 1"));
+        }
+        let limits = Limits::default();
+        let server = ServerConfig::default();
+        Ok(Settings {
+            environment: flags.environment.or(env.environment).or(file.env).unwrap_or_else(|| "echo".to_owned()),
+            address: SocketAddr::new(host, port),
+            limits: Limits {
+                max_sessions: max_sessions.unwrap_or(limits.max_sessions),
+                idle: idle.unwrap_or(limits.idle),
+                default_idle: idle,
+                seed: flags.seed.or(env.seed).or(file.seed),
+                ..limits
+            },
+            server: ServerConfig {
+                mode: match flags.mode.or(env.mode).or(file.mode) {
+                    Some(ModeName::Production) => Mode::Production,
+                    Some(ModeName::Simulation) | None => Mode::Simulation,
+                },
+                drain: drain.unwrap_or(server.drain),
+                ..server
+            },
+            log: flags.log.or(env.log).or(file.log).unwrap_or(LogLevel::Info),
+            log_format: flags.log_format.or(env.log_format).or(file.log_format).unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| usage(format!("cannot read the configuration {}", path.display())))?;
+        Self::parse(&text).map_err(|error| usage(format!("{}: {error}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // The library's message shows line, column and the line itself.
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file() {
+        let file = || File::parse("port = 1\nmax_sessions = 1\nseed = 1\nidle_timeout = \"1m\"").unwrap();
+        let env = || ServeArgs { port: Some(2), max_sessions: Some(2), ..ServeArgs::default() };
+        let flags = ServeArgs { port: Some(3), ..ServeArgs::default() };
+        let settings = Settings::merge(flags, env(), file()).unwrap();
+        assert_eq!(settings.address.port(), 3);
+        assert_eq!(settings.limits.max_sessions, 2);
+        assert_eq!(settings.limits.seed, Some(1));
+        assert_eq!(settings.limits.default_idle, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_shown_with_their_line() {
+        let error = File::parse("port = 1\nmax_session = 3\n").err().unwrap();
+        assert!(error.contains("line 2") && error.contains("max_session"), "{error}");
+        let error = File::parse("port = \"x\"\n").err().unwrap();
+        assert!(error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn an_address_for_others_must_be_meant() {
+        let flags = ServeArgs { host: Some("0.0.0.0".parse().unwrap()), ..ServeArgs::default() };
+        let error = Settings::merge(flags, ServeArgs::default(), File::default()).err().unwrap();
+        assert!(error.to_string().contains("--open"), "{error}");
+    }
+}
