@@ -25,8 +25,8 @@ class Entry:
     """One allowed difference. In patterns `*` stands for any characters."""
 
     transcript: str
-    exchange: str
-    path: str
+    exchange: str | tuple[str, ...]
+    path: str | tuple[str, ...]
     kind: str
     cite: str
     got: str | None = None
@@ -73,7 +73,11 @@ class AllowList:
 
     @classmethod
     def load(cls, file: Path = FILE) -> "AllowList":
-        entries = [Entry(**fields) for fields in tomllib.loads(file.read_text())["allow"]]
+        tables = tomllib.loads(file.read_text())["allow"]
+        entries = [
+            Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
+            for table in tables
+        ]
         for entry in entries:
             assert entry.kind in (FLAW, DESIGN, ADDITION, TEXT), f"unknown kind in {entry}"
             assert entry.cite.strip(), f"no citation in {entry}"
@@ -142,5 +146,6 @@ def _within(path: str, outer: str) -> bool:
     return path == outer or path.startswith((f"{outer}.", f"{outer}["))
 
 
-def _matches(pattern: str, text: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), text, re.DOTALL) is not None
+def _matches(patterns: str | tuple[str, ...], text: str) -> bool:
+    any_of = (patterns,) if isinstance(patterns, str) else patterns
+    return any(re.fullmatch(re.escape(one).replace(r"\*", ".*"), text, re.DOTALL) for one in any_of)

@@ -307,11 +307,11 @@ fn shown(observed: Result<Observed, Failure>) -> String {
             write_observation_frame(
                 &mut out,
                 &ObservationParts {
-                    fields: observed.fields.get(),
                     metadata: observed.metadata.as_deref().map_or("{}", RawValue::get),
                     reward: observed.reward,
                     done: observed.done,
                 },
+                |out| out.push_str(observed.fields.get()),
             );
             out
         }

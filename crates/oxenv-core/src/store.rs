@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oxenv_wire::{ErrorCode, Phase};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::failure::Failure;
 use crate::seed::derive_seed;
@@ -72,7 +72,9 @@ pub struct SessionStore {
     draining: AtomicBool,
     stuck: Arc<AtomicUsize>,
     registry: Arc<Registry>,
-    default: tokio::sync::Mutex<Option<Arc<Session>>>,
+    default: RwLock<Option<Arc<Session>>>,
+    /// Held while a default session is made, so that there is only ever one.
+    making_default: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -132,7 +134,8 @@ impl SessionStore {
             draining: AtomicBool::new(false),
             stuck: Arc::default(),
             registry: Arc::default(),
-            default: tokio::sync::Mutex::new(None),
+            default: RwLock::new(None),
+            making_default: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -186,15 +189,23 @@ impl SessionStore {
     /// # Errors
     /// [`ErrorCode::Draining`], [`ErrorCode::FactoryError`].
     pub async fn default_session(&self, for_reset: bool) -> Result<Arc<Session>, Failure> {
-        let mut default = self.default.lock().await;
-        if let Some(session) = default.as_ref().filter(|session| !for_reset || session.ended().is_none()) {
-            return Ok(Arc::clone(session));
+        if let Some(session) = self.usable_default(for_reset) {
+            return Ok(session);
+        }
+        let _making = self.making_default.lock().await;
+        if let Some(session) = self.usable_default(for_reset) {
+            return Ok(session);
         }
         self.refuse_if_draining()?;
         let slot = Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: false, reason: None };
         let session = self.boot(slot, SessionOptions::default(), Lease::new(self.limits.default_idle)).await?;
-        *default = Some(Arc::clone(&session));
+        *self.default.write() = Some(Arc::clone(&session));
         Ok(session)
+    }
+
+    fn usable_default(&self, for_reset: bool) -> Option<Arc<Session>> {
+        let default = self.default.read();
+        default.as_ref().filter(|session| !for_reset || session.ended().is_none()).map(Arc::clone)
     }
 
     /// The store in numbers.

@@ -13,6 +13,7 @@ mod http;
 mod mcp;
 mod render;
 mod server;
+mod timing;
 mod ws;
 
 pub use app::{App, router};

@@ -12,11 +12,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{AgentCall, CallContext, Failure, Session, SessionOptions};
 use oxenv_wire::{
-    ErrorCode, RpcCode, RpcFault, RpcId, RpcRequest, SessionParams, Tool, ToolCallParams, ToolError, ToolResult,
+    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, Tool, ToolError, ToolResult,
     write_rpc_error, write_rpc_result,
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::app::App;
 use crate::error::{self, Refusal, json_response};
@@ -174,7 +173,7 @@ async fn run(
 }
 
 async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let tools = match target(app, door, rpc.params).await? {
+    let tools = match target(app, door, &RpcParams::parse(rpc.params)?).await? {
         Some(session) => Arc::clone(session.toolbox().tools()),
         None => Arc::clone(app.server_tools.tools()),
     };
@@ -189,15 +188,16 @@ async fn call(
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcFault> {
-    let params = ToolCallParams::parse(rpc.params)?;
-    let outcome = match target(app, door, rpc.params).await? {
+    let params = RpcParams::parse(rpc.params)?;
+    let tool = params.tool_call()?;
+    let outcome = match target(app, door, &params).await? {
         Some(session) => {
-            let call = AgentCall { name: params.name, arguments: params.arguments, epoch };
+            let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch };
             session.call(call).await.map_err(|failure| error::rpc(&failure))?.outcome
         }
         None => {
             let context = CallContext { session_id: None, epoch: 0 };
-            app.server_tools.call(context, &params.name, params.arguments).await
+            app.server_tools.call(context, &tool.name, tool.arguments).await
         }
     };
     let result = checked(outcome)?;
@@ -215,7 +215,7 @@ fn checked(outcome: Result<ToolResult, ToolError>) -> Result<ToolResult, RpcFaul
 }
 
 fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let Some(id) = SessionParams::parse(rpc.params)?.session_id else {
+    let Some(id) = RpcParams::parse(rpc.params)?.session_id()? else {
         return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
     if matches!(door, Door::Socket(session) if session.id() == id) {
@@ -228,9 +228,8 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
 }
 
 /// The session that a request means; none in production for who names none.
-async fn target(app: &App, door: Door<'_>, params: Option<&RawValue>) -> Result<Option<Arc<Session>>, RpcFault> {
-    let named = SessionParams::parse(params)?.session_id;
-    match (door, named) {
+async fn target(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Option<Arc<Session>>, RpcFault> {
+    match (door, params.session_id()?) {
         (Door::Session(session), None) => Ok(Some(Arc::clone(session))),
         (Door::Session(session), Some(id)) if session.id() == id => Ok(Some(Arc::clone(session))),
         (Door::Session(_), Some(id)) => Err(unknown(&id)),

@@ -21,7 +21,8 @@ pub(crate) enum Envelope {
 /// An observation in its envelope.
 pub(crate) fn observed(observed: &Observed, envelope: Envelope) -> String {
     let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
-    put(envelope, observed.fields.get(), metadata, observed.reward, observed.done)
+    let size = observed.fields.get().len();
+    put(envelope, size, metadata, observed.reward, observed.done, |out| out.push_str(observed.fields.get()))
 }
 
 /// A step's reply in its envelope.
@@ -38,8 +39,10 @@ pub(crate) fn step(reply: &StepReply, envelope: Envelope) -> String {
             }
             list.push_str("]}");
             match spelling {
-                Spelling::Journal => put(envelope, "{}", &list, None, listing.done),
-                Spelling::Stock | Spelling::Unified => put(envelope, &list, "{}", None, listing.done),
+                Spelling::Journal => put(envelope, 2, &list, None, listing.done, empty),
+                Spelling::Stock | Spelling::Unified => {
+                    put(envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list))
+                }
             }
         }
         StepReply::Call { spelling, name, reply } => call(*spelling, name, reply, envelope),
@@ -48,34 +51,45 @@ pub(crate) fn step(reply: &StepReply, envelope: Envelope) -> String {
 
 fn call(spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) -> String {
     let outcome = reply.outcome.as_ref();
-    let mut text = String::with_capacity(128 + outcome.map_or(0, size));
+    let size = name.len() + outcome.map_or(128, size);
     match spelling {
         Spelling::Stock => {
-            write_call_fields(&mut text, name, outcome);
-            put(envelope, &text, "{}", reply.reward, reply.done)
+            put(envelope, size, "{}", reply.reward, reply.done, |out| write_call_fields(out, name, outcome))
         }
         Spelling::Unified => {
-            write_unified_fields(&mut text, outcome);
-            put(envelope, &text, "{}", reply.reward, reply.done)
+            put(envelope, size, "{}", reply.reward, reply.done, |out| write_unified_fields(out, outcome))
         }
         Spelling::Journal => {
-            write_call_metadata(&mut text, outcome);
-            put(envelope, "{}", &text, reply.reward, reply.done)
+            let mut metadata = String::with_capacity(size);
+            write_call_metadata(&mut metadata, outcome);
+            put(envelope, 2, &metadata, reply.reward, reply.done, empty)
         }
     }
 }
 
-fn put(envelope: Envelope, fields: &str, metadata: &str, reward: Option<Reward>, done: bool) -> String {
-    let parts = ObservationParts { fields, metadata, reward, done };
-    let mut out = String::with_capacity(fields.len() + 2 * metadata.len() + 96);
+/// `size` is what the fields will take, so that the one buffer of a reply grows once.
+fn put(
+    envelope: Envelope,
+    size: usize,
+    metadata: &str,
+    reward: Option<Reward>,
+    done: bool,
+    fields: impl FnOnce(&mut String),
+) -> String {
+    let parts = ObservationParts { metadata, reward, done };
+    let mut out = String::with_capacity(size + 2 * metadata.len() + 128);
     match envelope {
-        Envelope::Frame => write_observation_frame(&mut out, &parts),
-        Envelope::Body => write_observation_body(&mut out, &parts),
+        Envelope::Frame => write_observation_frame(&mut out, &parts, fields),
+        Envelope::Body => write_observation_body(&mut out, &parts, fields),
     }
     out
 }
 
-/// Roughly how long a result is on the wire, so that its buffer grows once.
+fn empty(out: &mut String) {
+    out.push_str("{}");
+}
+
+/// Roughly how long a result is on the wire.
 fn size(result: &ToolResult) -> usize {
     256 + 3 * result.data().len()
 }

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::{App, router};
 use crate::config::ServerConfig;
+use crate::timing::Events;
 
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -104,10 +105,12 @@ async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
+    let mut stop = Events::new();
+    stop.watch(app.stopping.cancelled());
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,
-        () = app.stopping.cancelled() => {
+        () = stop.next() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 biased;

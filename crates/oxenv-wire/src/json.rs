@@ -18,7 +18,7 @@ pub type RawJson = Box<RawValue>;
 /// A JSON object with its keys in order of appearance and its values unread.
 #[derive(Debug, Clone)]
 pub struct Object<'a> {
-    text: &'a RawValue,
+    text: &'a str,
     fields: SmallVec<[(Cow<'a, str>, &'a RawValue); 6]>,
 }
 
@@ -39,9 +39,20 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`ParseFault`] says what is wrong and, for a syntax error, where.
     pub fn parse(text: &'a str) -> Result<Self, ParseFault> {
-        let raw: &'a RawValue =
+        let begins = text.trim_start_matches([' ', '\t', '\n', '\r']);
+        if !begins.starts_with('{') {
+            return Err(match serde_json::from_str::<&RawValue>(text) {
+                Ok(value) => ParseFault::NotObject(python_type(value)),
+                Err(_) => ParseFault::Syntax(JsonFault::diagnose(text)),
+            });
+        }
+        let Fields(fields) =
             serde_json::from_str(text).map_err(|_| ParseFault::Syntax(JsonFault::diagnose(text)))?;
-        Self::from_raw(raw)
+        let object = Object { text, fields };
+        match object.duplicate() {
+            Some(key) => Err(ParseFault::DuplicateKey(key)),
+            None => Ok(object),
+        }
     }
 
     /// Reads a raw value as an object.
@@ -49,16 +60,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`ParseFault`] when it is none, when a key is twice in it or is no Unicode text.
     pub fn from_raw(raw: &'a RawValue) -> Result<Self, ParseFault> {
-        if !raw.get().starts_with('{') {
-            return Err(ParseFault::NotObject(python_type(raw)));
-        }
-        let Fields(fields) = serde_json::from_str(raw.get())
-            .map_err(|_| ParseFault::Syntax(JsonFault::diagnose(raw.get())))?;
-        let object = Object { text: raw, fields };
-        match object.duplicate() {
-            Some(key) => Err(ParseFault::DuplicateKey(key)),
-            None => Ok(object),
-        }
+        Self::parse(raw.get())
     }
 
     /// The value of a key.
@@ -72,10 +74,11 @@ impl<'a> Object<'a> {
         self.fields.iter().map(|(name, value)| (name.as_ref(), *value))
     }
 
-    /// The text of the whole object.
+    /// The whole object as it was sent.
     #[must_use]
     pub fn raw(&self) -> &'a RawValue {
-        self.text
+        // The text has been parsed once, so it is valid.
+        serde_json::from_str(self.text).unwrap_or(RawValue::NULL)
     }
 
     fn duplicate(&self) -> Option<String> {
@@ -189,10 +192,11 @@ impl<'de> Visitor<'de> for KeyVisitor {
 
 /// Reads a JSON string, borrowing it unless it has escapes.
 pub(crate) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    if !value.get().starts_with('"') {
-        return None;
+    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
     }
-    read::<Key<'_>>(value).ok().map(|key| key.0)
+    read::<String>(value).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall};
 pub use issue::{Loc, ValidationIssue, render_issues};
 pub use json::{Object, ParseFault, RawJson, python_repr, raw, read};
-pub use mcp::{RpcCode, RpcFault, RpcId, RpcRequest, SessionParams, ToolCallParams, write_rpc_error, write_rpc_result};
+pub use mcp::{RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_rpc_error, write_rpc_result};
 pub use reply::{ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body, write_observation_frame, write_state_frame};
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;

@@ -125,6 +125,10 @@ impl<'a> RpcRequest<'a> {
     }
 }
 
+/// The parameters of a request, parsed once and asked for what its method needs.
+#[derive(Debug, Clone)]
+pub struct RpcParams<'a>(Option<Object<'a>>);
+
 /// Parameters of `tools/call`.
 #[derive(Debug, Clone)]
 pub struct ToolCallParams<'a> {
@@ -134,47 +138,51 @@ pub struct ToolCallParams<'a> {
     pub arguments: Option<&'a RawValue>,
 }
 
-impl<'a> ToolCallParams<'a> {
-    /// Reads the parameters; keys that belong to newer revisions (`_meta`, `task`) are let pass.
+impl<'a> RpcParams<'a> {
+    /// Reads the parameters of a request.
+    ///
+    /// # Errors
+    /// `-32602` when they are no object.
+    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
+        params.map(Object::from_raw).transpose().map(RpcParams).map_err(|fault| match fault {
+            ParseFault::DuplicateKey(key) => {
+                RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - the key '{key}' appears twice"))
+            }
+            _ => RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required"),
+        })
+    }
+
+    /// What `tools/call` needs. Keys of newer revisions (`_meta`, `task`) are let pass.
     ///
     /// # Errors
     /// `-32602` with what is missing or wrong.
-    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
-        let object = params_object(params)?;
-        let name = object.as_ref().and_then(|object| object.get("name"));
-        let Some(name) = name else {
+    pub fn tool_call(&self) -> Result<ToolCallParams<'a>, RpcFault> {
+        let Some(name) = self.get("name") else {
             return Err(RpcFault::new(RpcCode::InvalidParams, "Missing 'name' in params"));
         };
         let name = text(name)
             .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'name' is a string"))?;
-        let arguments = object.and_then(|object| object.get("arguments")).filter(|value| value.get() != "null");
+        let arguments = self.get("arguments");
         if arguments.is_some_and(|value| !value.get().starts_with('{')) {
             return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'arguments' is an object"));
         }
         Ok(ToolCallParams { name, arguments })
     }
-}
 
-/// The session that a request of the dialect names, if it names one.
-#[derive(Debug, Clone)]
-pub struct SessionParams<'a> {
-    /// `params.session_id`.
-    pub session_id: Option<Cow<'a, str>>,
-}
-
-impl<'a> SessionParams<'a> {
-    /// Reads `params.session_id`; absent and null are the same.
+    /// The session that the request names, if it names one.
     ///
     /// # Errors
-    /// `-32602` when it is no string.
-    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
-        let value = params_object(params)?.and_then(|object| object.get("session_id"));
-        let value = value.filter(|value| value.get() != "null");
-        let Some(value) = value else { return Ok(SessionParams { session_id: None }) };
-        match text(value) {
-            Some(id) => Ok(SessionParams { session_id: Some(id) }),
-            None => Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")),
-        }
+    /// `-32602` when `session_id` is no string.
+    pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcFault> {
+        let Some(value) = self.get("session_id") else { return Ok(None) };
+        let id = text(value)
+            .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string"))?;
+        Ok(Some(id))
+    }
+
+    /// A value that is there and not null.
+    fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.0.as_ref().and_then(|object| object.get(key)).filter(|value| value.get() != "null")
     }
 }
 
@@ -198,15 +206,6 @@ pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcFault) {
     );
     push_string(out, &fault.message);
     let _ = write!(out, ",\"data\":{}}}}}", fault.data);
-}
-
-fn params_object(params: Option<&RawValue>) -> Result<Option<Object<'_>>, RpcFault> {
-    params.map(Object::from_raw).transpose().map_err(|fault| match fault {
-        ParseFault::DuplicateKey(key) => {
-            RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - the key '{key}' appears twice"))
-        }
-        _ => RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required"),
-    })
 }
 
 fn is_id(value: &RawValue) -> bool {

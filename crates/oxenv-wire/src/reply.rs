@@ -13,12 +13,10 @@ use crate::json::raw;
 use crate::result::push_string;
 use crate::reward::Reward;
 
-/// The parts of an observation, each as JSON text.
+/// The parts of an observation beside its own fields.
 #[derive(Debug, Clone, Copy)]
 pub struct ObservationParts<'a> {
-    /// The observation's own fields, an object without `metadata`, `reward` and `done`.
-    pub fields: &'a str,
-    /// The metadata, an object; `{}` when there is none.
+    /// The metadata as JSON text, an object; `{}` when there is none.
     pub metadata: &'a str,
     /// The reward; none is null.
     pub reward: Option<Reward>,
@@ -26,10 +24,11 @@ pub struct ObservationParts<'a> {
     pub done: bool,
 }
 
-/// Appends an `observation` frame. The reward keeps its JSON type.
-pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>) {
+/// Appends an `observation` frame. The reward keeps its JSON type. `fields` appends the
+/// observation's own fields: an object without `metadata`, `reward` and `done`.
+pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>, fields: impl FnOnce(&mut String)) {
     out.push_str("{\"type\":\"observation\",\"data\":{");
-    write_inner(out, parts);
+    write_inner(out, parts.metadata, fields);
     match parts.reward {
         None => out.push_str("null"),
         Some(Reward::Bool(value)) => out.push_str(if value { "true" } else { "false" }),
@@ -44,10 +43,11 @@ pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>) {
     out.push_str("}}");
 }
 
-/// Appends the body of an HTTP reply to reset or step. The reward becomes a float.
-pub fn write_observation_body(out: &mut String, parts: &ObservationParts<'_>) {
+/// Appends the body of an HTTP reply to reset or step. The reward becomes a float. `fields` is as
+/// for [`write_observation_frame`].
+pub fn write_observation_body(out: &mut String, parts: &ObservationParts<'_>, fields: impl FnOnce(&mut String)) {
     out.push('{');
-    write_inner(out, parts);
+    write_inner(out, parts.metadata, fields);
     match parts.reward {
         None => out.push_str("null"),
         Some(reward) => push_float(out, reward.as_f64()),
@@ -118,13 +118,16 @@ pub fn write_error_frame(
 }
 
 /// `"observation":{"metadata":M,…fields},"reward":` with the reward to follow.
-fn write_inner(out: &mut String, parts: &ObservationParts<'_>) {
+fn write_inner(out: &mut String, metadata: &str, fields: impl FnOnce(&mut String)) {
     out.push_str("\"observation\":{\"metadata\":");
-    out.push_str(parts.metadata);
-    if parts.fields.len() > 2 {
-        out.push(',');
-        out.push_str(&parts.fields[1..]);
+    out.push_str(metadata);
+    let at = out.len();
+    fields(out);
+    // The fields' object goes on where the metadata ends, so its brace becomes a comma.
+    if out.len() > at + "{}".len() {
+        out.replace_range(at..=at, ",");
     } else {
+        out.truncate(at);
         out.push('}');
     }
     out.push_str(",\"reward\":");

@@ -90,8 +90,8 @@ impl Attachment {
     }
 
     /// Waits until another socket has taken the session.
-    pub async fn superseded(&self) {
-        self.token.cancelled().await;
+    pub fn superseded(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.token.clone().cancelled_owned()
     }
 }
 

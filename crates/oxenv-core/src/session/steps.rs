@@ -246,21 +246,24 @@ impl Session {
         arguments: Option<&RawValue>,
         deadline: Option<Instant>,
     ) -> Result<CallReply, Failure> {
-        let (epoch, token) = {
-            let progress = self.progress.lock();
-            (progress.epoch, progress.token.clone())
-        };
+        let epoch = self.progress.lock().epoch;
         let context = CallContext { session_id: Some(&self.id), epoch };
         let mut call = pin!(self.toolbox.call(context, name, arguments));
-        let first = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
-        if let (Poll::Pending, Some(guard)) = (&first, &guard) {
-            self.publish(guard);
-        }
-        let outcome = tokio::select! {
-            biased;
-            outcome = async { match first { Poll::Ready(outcome) => outcome, Poll::Pending => call.await } } => outcome,
-            () = token.cancelled() => return Err(self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")),
-            () = sleep_until(deadline) => return Err(self.cut_off(ErrorCode::DeadlineExceeded, "the tool did not answer before the step's deadline")),
+        // Most tools finish at once; only one that does not needs a way to be cut off.
+        let outcome = match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                let token = match &guard {
+                    Some(guard) => self.publish(guard),
+                    None => self.token(),
+                };
+                tokio::select! {
+                    biased;
+                    outcome = call => outcome,
+                    () = token.cancelled() => return Err(self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")),
+                    () = sleep_until(deadline) => return Err(self.cut_off(ErrorCode::DeadlineExceeded, "the tool did not answer before the step's deadline")),
+                }
+            }
         };
         if !self.spec.capabilities.observes_calls || outcome.is_err() {
             let done = self.count(false);
@@ -269,13 +272,18 @@ impl Session {
         }
         let guard = match guard {
             Some(guard) => guard,
-            None => self.acquire_under(&token, None).await?,
+            None => self.acquire_under(&self.token(), None).await?,
         };
         let record = CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
         let (scored, guard) = self.drive(guard, Request::AfterCall(&record), deadline).await?;
         let done = self.count(scored.done);
         drop(guard);
         Ok(CallReply { outcome: record.outcome, reward: scored.reward, done })
+    }
+
+    /// What the next reset cancels.
+    fn token(&self) -> CancellationToken {
+        self.progress.lock().token.clone()
     }
 
     fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {

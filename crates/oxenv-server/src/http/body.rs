@@ -12,12 +12,13 @@ use serde_json::value::RawValue;
 
 use crate::app::App;
 use crate::error::Refusal;
+use crate::timing::within;
 
 /// The bytes of a body.
 pub(crate) async fn bytes(app: &App, request: Request) -> Result<Bytes, Refusal> {
     let limit = app.config.max_message;
     let read = Limited::new(request.into_body(), limit).collect();
-    let collected = tokio::time::timeout(app.config.stall, read).await.map_err(|_| {
+    let collected = within(app.config.stall, read).await.ok_or_else(|| {
         Refusal::Status(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())
     })?;
     collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
@@ -29,9 +30,9 @@ pub(crate) async fn bytes(app: &App, request: Request) -> Result<Bytes, Refusal>
     })
 }
 
-/// A body as text, and whether it is announced as JSON.
+/// A body that is UTF-8, and whether it is announced as JSON.
 pub(crate) struct Text {
-    text: String,
+    bytes: Bytes,
     json: bool,
 }
 
@@ -39,24 +40,26 @@ pub(crate) struct Text {
 pub(crate) async fn text(app: &App, request: Request) -> Result<Text, Refusal> {
     let json = is_json(request.headers());
     let bytes = bytes(app, request).await?;
-    let text = String::from_utf8(bytes.into()).map_err(|_| {
-        Refusal::Status(StatusCode::BAD_REQUEST, "There was an error parsing the body: it is not UTF-8".to_owned())
-    })?;
-    Ok(Text { text, json })
+    if str::from_utf8(&bytes).is_err() {
+        let detail = "There was an error parsing the body: it is not UTF-8".to_owned();
+        return Err(Refusal::Status(StatusCode::BAD_REQUEST, detail));
+    }
+    Ok(Text { bytes, json })
 }
 
 impl Text {
     /// The body as one JSON value; `None` when it is empty or null.
     pub(crate) fn optional(&self) -> Result<Option<&RawValue>, Refusal> {
-        if self.text.is_empty() {
+        let text = str::from_utf8(&self.bytes).unwrap_or_default();
+        if text.is_empty() {
             return Ok(None);
         }
         if !self.json {
-            let input = raw(&self.text).unwrap_or_default();
+            let input = raw(text).unwrap_or_default();
             return Err(Refusal::Body(vec![no_object(&input)]));
         }
-        let value: &RawValue = serde_json::from_str(&self.text)
-            .map_err(|_| Refusal::Body(vec![ValidationIssue::syntax(&JsonFault::diagnose(&self.text))]))?;
+        let value: &RawValue = serde_json::from_str(text)
+            .map_err(|_| Refusal::Body(vec![ValidationIssue::syntax(&JsonFault::diagnose(text))]))?;
         match value.get() {
             "null" => Ok(None),
             text if text.starts_with('{') => Ok(Some(value)),
@@ -78,6 +81,10 @@ fn no_object(input: &RawValue) -> ValidationIssue {
 /// Whether a body is announced as JSON: `application/json` or `application/*+json`.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/json") {
+        return true;
+    }
+    let kind = kind.to_ascii_lowercase();
+    kind.starts_with("application/") && kind.ends_with("+json")
 }

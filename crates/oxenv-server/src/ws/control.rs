@@ -51,6 +51,8 @@ pub(crate) async fn upgrade(
 struct Hold {
     attachment: Attachment,
     owned: bool,
+    /// The session was replaced, so another one's takeover is to be watched for.
+    renewed: bool,
 }
 
 impl Hold {
@@ -85,18 +87,17 @@ async fn serve(app: Arc<App>, mut socket: Socket, session_id: Option<String>) {
         }
     };
     loop {
-        let incoming = tokio::select! {
-            biased;
-            incoming = socket.next() => incoming,
-            () = hold.attachment.superseded() => {
+        if std::mem::take(&mut hold.renewed) {
+            socket.watch(hold.attachment.superseded());
+        }
+        let text = match socket.next().await {
+            Incoming::Text(text) => text,
+            Incoming::Watched => {
                 let mut frame = String::new();
                 session_error(&mut frame, "another socket has attached to this session");
                 socket.send(frame).await;
                 return socket.close().await;
             }
-        };
-        let text = match incoming {
-            Incoming::Text(text) => text,
             Incoming::Gone => return,
             Incoming::Stopping => return socket.close_stopping().await,
             Incoming::Binary => {
@@ -126,11 +127,11 @@ async fn open(app: &App, session_id: Option<String>) -> Result<Hold, Failure> {
     match session_id {
         Some(id) => {
             let session = app.store.get(&id)?;
-            Ok(Hold { attachment: session.attach(), owned: false })
+            Ok(Hold { attachment: session.attach(), owned: false, renewed: true })
         }
         None => {
             let session = app.store.create(SessionOptions::default()).await?;
-            Ok(Hold { attachment: session.attach(), owned: true })
+            Ok(Hold { attachment: session.attach(), owned: true, renewed: true })
         }
     }
 }

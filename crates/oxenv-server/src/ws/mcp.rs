@@ -44,9 +44,10 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
         }
     };
     let attachment = session.attach();
+    socket.watch(attachment.superseded());
     loop {
         let reply = match socket.next().await {
-            Incoming::Gone => break,
+            Incoming::Gone | Incoming::Watched => break,
             Incoming::Stopping => {
                 socket.close_stopping().await;
                 break;

@@ -8,20 +8,22 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Error;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_tungstenite::tungstenite;
-use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::timing::{Events, within};
 
 /// Requests kept while one is being answered.
 const AHEAD: usize = 64;
 /// Bytes of them.
 const AHEAD_BYTES: usize = 1 << 20;
+/// How long a close waits for the peer's own.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a socket brings.
 pub(super) enum Incoming {
@@ -33,6 +35,15 @@ pub(super) enum Incoming {
     Gone,
     /// The server is stopping.
     Stopping,
+    /// What the caller watches for has happened.
+    Watched,
+}
+
+/// What may happen beside requests.
+enum Event {
+    Beat,
+    Stop,
+    Watched,
 }
 
 /// One accepted WebSocket.
@@ -41,10 +52,12 @@ pub(super) struct Socket {
     app: Arc<App>,
     ahead: VecDeque<Message>,
     ahead_bytes: usize,
-    heard: Instant,
-    ticks: Interval,
-    stopping: CancellationToken,
+    events: Events<'static, Event>,
+    /// Beats since something was last heard.
+    quiet: u32,
     gone: bool,
+    stopping: bool,
+    watched: bool,
 }
 
 /// Accepts a socket and runs `serve` on it in a task of its own.
@@ -63,34 +76,55 @@ where
         .max_frame_size(limit)
         .on_upgrade(move |inner| async move {
             let _counted = token;
-            let mut ticks = tokio::time::interval(app.config.ping_every);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks.reset();
-            let (stopping, killed) = (app.stopping.clone(), app.killed.clone());
-            let socket = Socket {
-                inner,
-                app,
-                ahead: VecDeque::new(),
-                ahead_bytes: 0,
-                heard: Instant::now(),
-                ticks,
-                stopping,
-                gone: false,
-            };
+            let mut killed = Events::new();
+            killed.watch(app.killed.clone().cancelled_owned());
+            let socket = Socket::new(inner, app);
             tokio::select! {
                 biased;
                 () = serve(socket) => {}
-                () = killed.cancelled() => {}
+                () = killed.next() => {}
             }
         })
 }
 
 impl Socket {
+    fn new(inner: WebSocket, app: Arc<App>) -> Self {
+        let mut socket = Socket {
+            inner,
+            app,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            events: Events::new(),
+            quiet: 0,
+            gone: false,
+            stopping: false,
+            watched: false,
+        };
+        let stopping = socket.app.stopping.clone();
+        socket.events.watch(async move {
+            stopping.cancelled().await;
+            Event::Stop
+        });
+        socket.next_beat();
+        socket
+    }
+
+    /// Makes [`Socket::next`] return [`Incoming::Watched`] once that future is ready.
+    pub(super) fn watch(&mut self, event: impl Future<Output = ()> + Send + 'static) {
+        self.events.watch(async move {
+            event.await;
+            Event::Watched
+        });
+    }
+
     /// The next request. Pings a quiet peer, and gives one up that does not answer.
     pub(super) async fn next(&mut self) -> Incoming {
         loop {
             if self.gone {
                 return Incoming::Gone;
+            }
+            if std::mem::take(&mut self.watched) {
+                return Incoming::Watched;
             }
             if let Some(message) = self.ahead.pop_front() {
                 self.ahead_bytes -= size(&message);
@@ -99,11 +133,13 @@ impl Socket {
                     _ => Incoming::Binary,
                 };
             }
+            if self.stopping {
+                return Incoming::Stopping;
+            }
             tokio::select! {
                 biased;
                 message = self.inner.recv() => self.take(message).await,
-                _ = self.ticks.tick() => self.beat().await,
-                () = self.stopping.cancelled() => return Incoming::Stopping,
+                event = self.events.next() => self.happened(&event).await,
             }
         }
     }
@@ -117,7 +153,11 @@ impl Socket {
                 biased;
                 done = &mut work => return Some(done),
                 message = self.inner.recv(), if room => self.take(message).await,
-                _ = self.ticks.tick() => if room { self.beat().await },
+                event = self.events.next() => match event {
+                    // A peer that is not read cannot be heard.
+                    Event::Beat if !room => self.next_beat(),
+                    event => self.happened(&event).await,
+                },
             }
             if self.gone {
                 return None;
@@ -144,12 +184,12 @@ impl Socket {
         let sent = self.write(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
         // The peer's own close frame ends the handshake; without this wait its last bytes could
         // meet a closed port, and TCP would take our reply back.
-        let patience = self.app.config.drain.min(std::time::Duration::from_secs(2));
-        while sent && matches!(tokio::time::timeout(patience, self.inner.recv()).await, Ok(Some(Ok(_)))) {}
+        let patience = self.app.config.drain.min(CLOSE_PATIENCE);
+        while sent && matches!(within(patience, self.inner.recv()).await, Some(Some(Ok(_)))) {}
     }
 
     async fn take(&mut self, message: Option<Result<Message, Error>>) {
-        self.heard = Instant::now();
+        self.quiet = 0;
         match message {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
                 self.ahead_bytes += size(&message);
@@ -167,19 +207,37 @@ impl Socket {
         }
     }
 
-    async fn beat(&mut self) {
-        let quiet = self.heard.elapsed();
-        if quiet >= self.app.config.dead_after {
-            tracing::info!(quiet_s = quiet.as_secs(), "socket gave no sign of life, closing it");
-            self.gone = true;
-        } else if quiet >= self.app.config.ping_every {
-            self.write(Message::Ping(Vec::new().into())).await;
+    async fn happened(&mut self, event: &Event) {
+        match event {
+            Event::Stop => self.stopping = true,
+            Event::Beat => {
+                let silence = self.app.config.ping_every.saturating_mul(self.quiet);
+                if silence >= self.app.config.dead_after {
+                    tracing::info!(silence_s = silence.as_secs(), "socket gave no sign of life, closing it");
+                    self.gone = true;
+                    return;
+                }
+                if self.quiet > 0 {
+                    self.write(Message::Ping(Vec::new().into())).await;
+                }
+                self.quiet += 1;
+                self.next_beat();
+            }
+            Event::Watched => self.watched = true,
         }
     }
 
+    fn next_beat(&mut self) {
+        let beat = tokio::time::sleep(self.app.config.ping_every);
+        self.events.watch(async move {
+            beat.await;
+            Event::Beat
+        });
+    }
+
     async fn write(&mut self, message: Message) -> bool {
-        let sent = tokio::time::timeout(self.app.config.stall, self.inner.send(message)).await;
-        let sent = matches!(sent, Ok(Ok(())));
+        let sent = within(self.app.config.stall, self.inner.send(message)).await;
+        let sent = matches!(sent, Some(Ok(())));
         self.gone |= !sent;
         sent
     }
