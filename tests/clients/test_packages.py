@@ -34,6 +34,7 @@ def test_connect4_four_in_a_row(serve):
             assert reset.observation.board == [[0] * 7 for _ in range(6)]
             assert reset.observation.legal_actions == list(range(7))
             assert reset.observation.metadata["next_player"] == 1
+            assert typed(reset.reward) == ("float", 0.0) and reset.done is False
             first = await env.step(Connect4Action(3))
             assert first.observation.board[5] == [0, 0, 0, 1, 0, 0, 0]
             assert first.observation.metadata["next_player"] == -1
@@ -96,6 +97,7 @@ def test_grid_world_to_the_goal(serve):
         async with GridWorldEnv(base_url=server.url) as env:
             reset = await env.reset()
             assert (reset.observation.x, reset.observation.y) == (0, 0)
+            # The package's own model wants a float here, not null.
             assert typed(reset.reward) == ("float", 0.0) and reset.done is False
             for count, move in enumerate(PATH_TO_GOAL[:-1], start=1):
                 result = await env.step(GridWorldAction(action=move))

@@ -7,7 +7,7 @@ HTTP; 0.2.3 does everything as steps on its socket.
 import asyncio
 
 import pytest
-from clients.stock import NEWEST, newest_only, run
+from clients.stock import NEWEST, newest_only, oldest_only, run
 from openenv.core import MCPToolClient
 from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation, ToolErrorType
 
@@ -93,6 +93,24 @@ def test_a_typed_environment_has_no_tools(serve):
             # The session survives both, and its own actions work.
             await env.reset()
             assert (await env.state()).step_count == 0
+
+    run(session())
+
+
+@oldest_only("the newer client always works so")
+def test_tools_over_http_as_0_2_3_can_be_told_to(serve):
+    server = serve("echo", "--max-sessions", "1")
+
+    async def session():
+        # Two rounds in one slot: leaving closes the session that the first call made.
+        for _ in range(2):
+            env = MCPToolClient(base_url=server.url)
+            env.use_production_mode = True
+            assert [tool.name for tool in await env.list_tools()] == ["echo_message", "echo_with_length"]
+            assert await env.call_tool("echo_message", message="over http") == "over http"
+            with pytest.raises(RuntimeError, match="Tool 'nope' failed"):
+                await env.call_tool("nope")
+            await env.close()
 
     run(session())
 

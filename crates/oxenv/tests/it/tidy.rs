@@ -1,0 +1,180 @@
+//! House rules that a machine can check: who may use whom, how long files and functions are, that
+//! each file says what it is.
+//!
+//! Invariant: a rule that is written in CONTRIBUTING.md or ARCHITECTURE.md with a number is held here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which of our crates a crate may depend on; tests may use any.
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("oxenv-wire", &[]),
+    ("oxenv-core", &["oxenv-wire"]),
+    ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-wire"]),
+    ("oxenv-bench", &[]),
+];
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the crate is two folders below the root").to_owned()
+}
+
+/// Our members' folders: `crates/*` and `bench`.
+fn members() -> Vec<PathBuf> {
+    let mut members: Vec<PathBuf> =
+        fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    members.push(root().join("bench"));
+    members.sort();
+    members
+}
+
+fn rust_files(below: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(below) else { return Vec::new() };
+    let mut files = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() && !path.ends_with("target") {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn sources() -> Vec<PathBuf> {
+    members().iter().flat_map(|member| rust_files(&member.join("src"))).collect()
+}
+
+fn everything() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = members().iter().flat_map(|member| rust_files(member)).collect();
+    files.extend(rust_files(&root().join("fuzz")));
+    files
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// The lines of a file without its unit tests.
+fn code_lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().take_while(|line| *line != "#[cfg(test)]").map(str::to_owned).collect()
+}
+
+/// The value below which nine of ten are.
+fn p90(sorted: &[usize]) -> usize {
+    sorted[(sorted.len() * 9).div_ceil(10) - 1]
+}
+
+#[test]
+fn crates_use_only_what_the_arrows_allow() {
+    let mut seen = BTreeSet::new();
+    for member in members() {
+        let manifest = fs::read_to_string(member.join("Cargo.toml")).unwrap();
+        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"').to_owned();
+        let allowed = ARROWS.iter().find(|(from, _)| *from == name).unwrap_or_else(|| panic!("{name} has no arrows")).1;
+        let normal = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+        for line in normal.lines().filter(|line| line.starts_with("oxenv")) {
+            let used = line.split(['.', ' ', '=']).next().unwrap();
+            assert!(allowed.contains(&used), "{name} uses {used}, which no arrow allows");
+        }
+        seen.insert(name);
+    }
+    assert_eq!(seen.len(), ARROWS.len(), "an arrow names a crate that is gone");
+}
+
+#[test]
+fn the_wire_knows_serde_only() {
+    let manifest = fs::read_to_string(root().join("crates/oxenv-wire/Cargo.toml")).unwrap();
+    let normal = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let used: Vec<&str> = normal.lines().filter_map(|line| line.split(['.', ' ']).next()).filter(|name| !name.is_empty()).collect();
+    assert_eq!(used, ["serde", "serde_json", "smallvec"]);
+}
+
+#[test]
+fn files_are_short() {
+    let mut lengths = Vec::new();
+    for path in sources() {
+        let lines = code_lines(&path).len();
+        assert!(lines <= 600, "{} has {lines} lines without its tests; 600 is the most", shown(&path));
+        if path.ends_with("lib.rs") {
+            assert!(lines <= 120, "{} has {lines} lines; a lib.rs has 120 at the most", shown(&path));
+        }
+        lengths.push(lines);
+    }
+    lengths.sort_unstable();
+    let (median, p90) = (lengths[lengths.len() / 2], p90(&lengths));
+    assert!(median <= 200, "the median file has {median} lines; 200 is the most");
+    assert!(p90 <= 400, "one file in ten has more than {p90} lines; 400 is the most");
+}
+
+#[test]
+fn functions_are_short() {
+    let mut lengths = Vec::new();
+    for path in sources() {
+        let lines = code_lines(&path);
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let head = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn "];
+            let head = head.iter().chain(&["pub(crate) async fn ", "pub(super) async fn "]);
+            if !head.clone().any(|head| code.starts_with(head)) {
+                continue;
+            }
+            let close = format!("{}}}", " ".repeat(line.len() - code.len()));
+            let length = lines[at..].iter().take_while(|line| **line != close && !line.ends_with(';')).count();
+            // A declaration without a body ends at its semicolon, and is no function.
+            if lines[at..].iter().take(length + 1).any(|line| line.ends_with('{')) {
+                let length = lines[at..].iter().take_while(|line| **line != close).count() + 1;
+                lengths.push(length);
+            }
+        }
+    }
+    lengths.sort_unstable();
+    assert!(lengths.len() > 300, "only {} functions were found", lengths.len());
+    assert!(p90(&lengths) <= 40, "one function in ten has more than {} lines; 40 is the most", p90(&lengths));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for path in everything() {
+        let text = fs::read_to_string(&path).unwrap();
+        let first = text.lines().find(|line| !line.starts_with("#![")).unwrap_or_default();
+        assert!(first.starts_with("//!"), "{} does not open with a `//!` doc", shown(&path));
+    }
+}
+
+#[test]
+fn what_is_left_to_do_has_an_issue() {
+    for path in everything() {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            for mark in [concat!("TO", "DO"), concat!("FIX", "ME")] {
+                if let Some(rest) = line.split(mark).nth(1) {
+                    let issue = rest.trim_start_matches('(').starts_with('#');
+                    assert!(issue, "{}:{}: {mark} without an issue number", shown(&path), number + 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn environment_variables_are_read_in_one_file() {
+    for path in sources() {
+        let reads = fs::read_to_string(&path).unwrap().contains("env::var");
+        assert!(!reads || path.ends_with("oxenv/src/env.rs"), "{} reads an environment variable", shown(&path));
+    }
+}
+
+#[test]
+fn statuses_of_failures_are_chosen_in_one_file() {
+    for path in sources().iter().filter(|path| path.to_string_lossy().contains("oxenv-server")) {
+        let text = fs::read_to_string(path).unwrap();
+        let maps = text.contains("GATEWAY_TIMEOUT") || text.contains("StatusCode::CONFLICT");
+        assert!(!maps || path.ends_with("src/error.rs"), "{} maps a failure to a status", shown(path));
+    }
+}
