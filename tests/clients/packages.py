@@ -68,6 +68,8 @@ class GridWorldAction(Action):
 
 
 class GridWorldObservation(Observation):
+    # Narrower than the base class, as in the package: null fails, at reset too.
+    reward: float = 0.0
     x: int
     y: int
     message: str

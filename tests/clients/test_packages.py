@@ -97,7 +97,6 @@ def test_grid_world_to_the_goal(serve):
         async with GridWorldEnv(base_url=server.url) as env:
             reset = await env.reset()
             assert (reset.observation.x, reset.observation.y) == (0, 0)
-            # The package's own model wants a float here, not null.
             assert typed(reset.reward) == ("float", 0.0) and reset.done is False
             for count, move in enumerate(PATH_TO_GOAL[:-1], start=1):
                 result = await env.step(GridWorldAction(action=move))

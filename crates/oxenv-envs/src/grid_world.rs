@@ -83,7 +83,7 @@ impl TypedEnvironment for GridWorld {
 
     async fn reset(&mut self, _reset: &Reset) -> Result<Step<GridWorldObservation>, Failure> {
         *self = GridWorld { x: 0, y: 0, done: false };
-        Ok(self.seen(format!("You are at (0, 0); the goal is at ({}, {}).", GOAL.0, GOAL.1)))
+        Ok(self.seen(format!("You are at (0, 0); the goal is at ({}, {}).", GOAL.0, GOAL.1)).reward(0.0))
     }
 
     async fn step(&mut self, action: GridWorldAction) -> Result<Step<GridWorldObservation>, Failure> {

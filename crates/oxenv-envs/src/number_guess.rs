@@ -132,7 +132,7 @@ impl TypedEnvironment for NumberGuess {
             return Err(Failure::action("number_guess needs low <= high and at least one attempt"));
         }
         *self = NumberGuess::new(reset.seed, bounds);
-        Ok(self.seen(Hint::Start))
+        Ok(self.seen(Hint::Start).reward(0.0))
     }
 
     async fn step(&mut self, action: NumberGuessAction) -> Result<Step<NumberGuessObservation>, Failure> {

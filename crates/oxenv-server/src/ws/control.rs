@@ -190,7 +190,7 @@ async fn step_as_agent(session: &Arc<Session>, action: &RawValue) -> Result<Stri
         }
         Action::CallTool(call) => call,
         Action::Typed(action) if session.spec().action_space == ActionSpace::Tools => {
-            default_call(action).map_err(Failure::invalid)?
+            default_call(action).map_err(|_| refused())?
         }
         _ => return Err(refused()),
     };

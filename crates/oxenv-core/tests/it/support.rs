@@ -1,0 +1,117 @@
+//! Short forms of what every test does with a session.
+//!
+//! Invariant: actions are written as JSON and read by the wire crate, as doors do it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::{
+    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore, StepOptions,
+    StepReply,
+};
+use oxenv_wire::{Action, ErrorCode, raw};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::stage::{Scripted, Stage, eventually};
+
+/// A store with a fixed seed.
+pub(crate) fn store(factory: Scripted) -> Arc<SessionStore> {
+    store_with(factory, Limits::default())
+}
+
+pub(crate) fn store_with(factory: Scripted, limits: Limits) -> Arc<SessionStore> {
+    Arc::new(SessionStore::new(Arc::new(factory), Limits { seed: Some(limits.seed.unwrap_or(1)), ..limits }))
+}
+
+/// A new session, not reset.
+pub(crate) async fn open(store: &SessionStore) -> Arc<Session> {
+    store.create(SessionOptions::default()).await.unwrap()
+}
+
+pub(crate) async fn step(session: &Arc<Session>, action: Value) -> Result<StepReply, Failure> {
+    step_within(session, action, None).await
+}
+
+pub(crate) async fn step_within(
+    session: &Arc<Session>,
+    action: Value,
+    timeout: Option<Duration>,
+) -> Result<StepReply, Failure> {
+    let action = raw(&action).unwrap();
+    session.step(Action::parse(&action).unwrap(), StepOptions { timeout }).await
+}
+
+/// A step that must succeed with an observation.
+pub(crate) async fn observe(session: &Arc<Session>, action: Value) -> Observed {
+    match step(session, action).await.unwrap() {
+        StepReply::Observed(observed) => observed,
+        other => panic!("no observation: {other:?}"),
+    }
+}
+
+pub(crate) async fn reset(session: &Arc<Session>) -> Result<Observed, Failure> {
+    session.reset(None, None, None).await
+}
+
+/// A reset with a script for the environment.
+pub(crate) async fn reset_with(session: &Arc<Session>, script: Value) -> Result<Observed, Failure> {
+    session.reset(None, None, Some(raw(&script).unwrap())).await
+}
+
+/// An agent's call.
+pub(crate) async fn call(session: &Arc<Session>, tool: &str, arguments: Value) -> Result<CallReply, Failure> {
+    call_in(session, tool, arguments, None).await
+}
+
+pub(crate) async fn call_in(
+    session: &Arc<Session>,
+    tool: &str,
+    arguments: Value,
+    epoch: Option<u64>,
+) -> Result<CallReply, Failure> {
+    let arguments = raw(&arguments).unwrap();
+    session.call(AgentCall { name: tool.into(), arguments: Some(&arguments), epoch }).await
+}
+
+/// A tool call as control's step.
+pub(crate) fn tool_step(tool: &str, arguments: &Value) -> Value {
+    json!({ "type": "call_tool", "tool_name": tool, "arguments": arguments })
+}
+
+pub(crate) fn spawn_step(session: &Arc<Session>, action: Value) -> JoinHandle<Result<StepReply, Failure>> {
+    let session = Arc::clone(session);
+    tokio::spawn(async move { step(&session, action).await })
+}
+
+pub(crate) fn spawn_call(
+    session: &Arc<Session>,
+    tool: &'static str,
+    arguments: Value,
+) -> JoinHandle<Result<CallReply, Failure>> {
+    let session = Arc::clone(session);
+    tokio::spawn(async move { call(&session, tool, arguments).await })
+}
+
+pub(crate) async fn state(session: &Arc<Session>) -> Value {
+    serde_json::from_str(&session.state().await.unwrap()).unwrap()
+}
+
+/// The code of something that must have failed.
+pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, Failure>) -> ErrorCode {
+    outcome.expect_err("it should have failed").code
+}
+
+/// Ends a session and lets its environment go.
+pub(crate) fn close(session: Arc<Session>) {
+    session.end(EndReason::Closed);
+}
+
+/// What every test ends with: nothing is left.
+pub(crate) async fn settled(store: &SessionStore, stage: &Stage) {
+    eventually("no slot is taken", || store.status().active == 0).await;
+    eventually("nothing is stuck", || store.status().stuck == 0).await;
+    eventually("no call is at a gate", || stage.waiting() == 0).await;
+    eventually("no environment is alive", || stage.live() == 0).await;
+    assert!(store.list().iter().all(|session| session.ended().is_none()), "an ended session is still listed");
+}
