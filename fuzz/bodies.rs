@@ -7,11 +7,12 @@
 use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    Action, CallGraph, ClientFrame, ErrorCode, FrameFault, JsonFault, Loc, Object, ObservationParts, ParseFault,
-    RangeRequest, ResetRequest, Reward, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, SessionCreate, SplitRequest,
-    StepRequest, TaskRequest, ToolCall, ToolResult, ValidationIssue, default_call, legacy_message, python_repr, raw,
-    read, render_issues, write_call_fields, write_call_metadata, write_error_frame, write_observation_body,
-    write_observation_frame, write_rpc_error, write_rpc_result, write_unified_fields,
+    Action, CallGraph, ClientFrame, ErrorCode, FrameFault, JsonFault, Loc, Object, ObservationParts,
+    ParseFault, RangeRequest, ResetRequest, Reward, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest,
+    SessionCreate, SplitRequest, StepRequest, TaskRequest, ToolCall, ToolResult, ValidationIssue,
+    default_call, legacy_message, python_repr, raw, read, render_issues, write_call_fields,
+    write_call_metadata, write_error_frame, write_observation_body, write_observation_frame, write_rpc_error,
+    write_rpc_result, write_unified_fields,
 };
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -37,8 +38,12 @@ pub fn frame(data: &[u8]) {
             }
         }
         Err(FrameFault::Json(fault)) => syntax(text, &fault),
-        Err(FrameFault::NotObject(_)) => assert!(is_json(text) && !begins_object(text), "no object, but JSON"),
-        Err(FrameFault::UnknownType(_)) => assert!(is_json(text) && begins_object(text), "an object of some type"),
+        Err(FrameFault::NotObject(_)) => {
+            assert!(is_json(text) && !begins_object(text), "no object, but JSON")
+        }
+        Err(FrameFault::UnknownType(_)) => {
+            assert!(is_json(text) && begins_object(text), "an object of some type")
+        }
         Err(FrameFault::Invalid(found)) => {
             assert!(is_json(text) && begins_object(text), "an object of a known type");
             issues(&found, &[]);
@@ -70,7 +75,10 @@ pub fn body(data: &[u8]) {
     }
     match StepRequest::parse(value, &loc) {
         Ok(step) => {
-            assert!(step.timeout_s.is_none_or(|seconds| seconds > 0.0 && seconds.is_finite()), "a deadline is ahead");
+            assert!(
+                step.timeout_s.is_none_or(|seconds| seconds > 0.0 && seconds.is_finite()),
+                "a deadline is ahead"
+            );
             for label in [&step.request_id, &step.key].into_iter().flatten() {
                 assert!(label.chars().count() <= 255, "a label is short");
             }
@@ -103,12 +111,18 @@ pub fn json(data: &[u8]) {
     assert_eq!(unreadable, is_json(text), "the diagnosis finds an error where the parser does: {fault}");
     match Object::parse(text) {
         Ok(object) => {
-            assert_eq!(fields(text).map(|fields| fields.len()), Some(object.iter().count()), "every key, once");
+            assert_eq!(
+                fields(text).map(|fields| fields.len()),
+                Some(object.iter().count()),
+                "every key, once"
+            );
             let keys: HashSet<&str> = object.iter().map(|(key, _)| key).collect();
             assert!(keys.iter().all(|key| object.get(key).is_some()));
         }
         Err(ParseFault::Syntax(fault)) => syntax(text, &fault),
-        Err(ParseFault::NotObject(_)) => assert!(is_json(text) && !begins_object(text), "JSON, but no object"),
+        Err(ParseFault::NotObject(_)) => {
+            assert!(is_json(text) && !begins_object(text), "JSON, but no object")
+        }
         Err(ParseFault::DuplicateKey(key)) => {
             assert!(fields(text).is_some_and(|fields| fields.contains_key(&key)), "the key is there");
         }
@@ -147,7 +161,9 @@ fn called(call: &ToolCall<'_>, sent: &RawValue) {
     let name = raw(&call.name).expect("a name is JSON");
     let text = format!(r#"{{"type":"call_tool","tool_name":{name},"arguments":{arguments}}}"#);
     let again: &RawValue = serde_json::from_str(&text).expect("a call is JSON");
-    let Ok(Action::CallTool(again)) = Action::parse(again) else { panic!("a written call is a call: {text}") };
+    let Ok(Action::CallTool(again)) = Action::parse(again) else {
+        panic!("a written call is a call: {text}")
+    };
     assert_eq!(again.name, call.name);
     assert_eq!(again.arguments.map(RawValue::get), Some(arguments));
 }
@@ -166,8 +182,15 @@ fn one_message(text: &str) {
         Ok(request) => request,
         Err(fault) => {
             let parse_error = fault.code == RpcCode::ParseError;
-            assert!(parse_error || fault.code == RpcCode::InvalidRequest, "a text is no request by one of two codes");
-            assert_eq!(parse_error, !is_json(text) || !begins_object(text) || fields(text).is_none(), "{text}");
+            assert!(
+                parse_error || fault.code == RpcCode::InvalidRequest,
+                "a text is no request by one of two codes"
+            );
+            assert_eq!(
+                parse_error,
+                !is_json(text) || !begins_object(text) || fields(text).is_none(),
+                "{text}"
+            );
             return rpc_error(RpcId::NULL, &fault);
         }
     };
@@ -201,16 +224,25 @@ fn rpc_error(id: RpcId<'_>, fault: &RpcFault) {
     let reply: HashMap<String, Box<RawValue>> = serde_json::from_str(&reply).expect("an error is an object");
     assert_eq!(reply["id"].get(), id.get());
     let error: Value = read(&reply["error"]).expect("an error can be read");
-    assert_eq!((&error["code"], &error["message"]), (&Value::from(fault.code as i32), &Value::from(&*fault.message)));
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&Value::from(fault.code as i32), &Value::from(&*fault.message))
+    );
 }
 
 fn reset(request: &ResetRequest<'_>) {
-    assert!(request.episode_id.as_ref().is_none_or(|id| id.chars().count() <= 255), "an episode's id is short");
+    assert!(
+        request.episode_id.as_ref().is_none_or(|id| id.chars().count() <= 255),
+        "an episode's id is short"
+    );
     let Some(sent) = request.arguments else {
         return assert!(request.seed.is_none() && request.episode_id.is_none(), "nothing comes from nothing");
     };
     assert_eq!(read_key::<Option<u64>>(sent, "seed").flatten(), request.seed);
-    assert_eq!(read_key::<Option<String>>(sent, "episode_id").flatten().as_deref(), request.episode_id.as_deref());
+    assert_eq!(
+        read_key::<Option<String>>(sent, "episode_id").flatten().as_deref(),
+        request.episode_id.as_deref()
+    );
 }
 
 /// Issues are there, begin where they should, and can be told in every protocol.
@@ -223,7 +255,14 @@ fn issues(found: &[ValidationIssue], loc: &[&str]) {
         assert!(serde_json::to_value(issue).is_ok(), "an issue is a JSON value: {issue:?}");
     }
     let mut frame = String::new();
-    write_error_frame(&mut frame, ErrorCode::ValidationError, &render_issues("Frame", found), found, &[], None);
+    write_error_frame(
+        &mut frame,
+        ErrorCode::ValidationError,
+        &render_issues("Frame", found),
+        found,
+        &[],
+        None,
+    );
     let frame: Value = serde_json::from_str(&frame).expect("an error frame can be read");
     assert_eq!(frame["data"]["errors"].as_array().map(Vec::len), Some(found.len()));
 }

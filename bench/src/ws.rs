@@ -11,7 +11,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 
 use crate::payload::{self, Frame};
 
-const BUFFER: usize = 4096;
+const BUFFER: usize = 1024;
 
 /// Answers every socket until the process is ended.
 pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {

@@ -93,7 +93,9 @@ impl Suite {
         }
         for action in self.actions.clone() {
             match step(&session, &action).await {
-                Ok(StepReply::Observed(observed)) => self.fits("observation", &schemas.observation, &observed),
+                Ok(StepReply::Observed(observed)) => {
+                    self.fits("observation", &schemas.observation, &observed)
+                }
                 Ok(_) => {}
                 Err(failure) => self.fail("the given actions are accepted", format!("{action}: {failure}")),
             }
@@ -181,7 +183,9 @@ impl Suite {
         for bad in [json!({}), json!({ "no such field": [[]] })] {
             match step(&session, &bad).await {
                 Err(failure) if failure.kind == FailureKind::Action => {}
-                Err(failure) => self.fail("a wrong action is the agent's fault", format!("{bad}: {:?}", failure.kind)),
+                Err(failure) => {
+                    self.fail("a wrong action is the agent's fault", format!("{bad}: {:?}", failure.kind))
+                }
                 Ok(_) => self.fail("a wrong action is refused", bad.to_string()),
             }
         }
@@ -260,8 +264,7 @@ impl Suite {
     /// A bare environment after the first half of the actions, and the other half.
     async fn halfway(&mut self) -> Option<(Box<dyn Environment>, Vec<Value>)> {
         let mut environment = self.fresh().await?;
-        let reset =
-            Reset { seed: 7, seed_given: true, episode_id: "contract".to_owned(), arguments: None };
+        let reset = Reset { seed: 7, seed_given: true, episode_id: "contract".to_owned(), arguments: None };
         let _ = environment.reset(&reset).await;
         let (first, rest) = self.actions.split_at(self.actions.len() / 2);
         play(environment.as_mut(), first).await;
@@ -277,10 +280,16 @@ impl Suite {
     }
 }
 
-async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply, Failure> {
+async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply<'static>, Failure> {
     let action = raw(action).unwrap_or_default();
     let action = Action::parse(&action).map_err(Failure::invalid)?;
-    session.step(action, StepOptions::default()).await
+    Ok(match session.step(action, StepOptions::default()).await? {
+        StepReply::Tools(spelling, listing) => StepReply::Tools(spelling, listing),
+        StepReply::Call { spelling, name, reply } => {
+            StepReply::Call { spelling, name: name.into_owned().into(), reply }
+        }
+        StepReply::Observed(observed) => StepReply::Observed(observed),
+    })
 }
 
 async fn play(environment: &mut dyn Environment, actions: &[Value]) -> Vec<String> {
@@ -288,12 +297,14 @@ async fn play(environment: &mut dyn Environment, actions: &[Value]) -> Vec<Strin
     for action in actions {
         let action = raw(action).unwrap_or_default();
         shows.push(shown(environment.step(&action).await));
-        shows.push(environment.state().map_or_else(|failure| failure.to_string(), |state| state.get().to_owned()));
+        shows.push(
+            environment.state().map_or_else(|failure| failure.to_string(), |state| state.get().to_owned()),
+        );
     }
     shows
 }
 
-fn reply(reply: Result<StepReply, Failure>) -> String {
+fn reply(reply: Result<StepReply<'_>, Failure>) -> String {
     match reply {
         Ok(StepReply::Observed(observed)) => shown(Ok(observed)),
         other => format!("{other:?}"),

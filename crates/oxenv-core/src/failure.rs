@@ -128,7 +128,9 @@ fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
     use FailureKind::{Action, Environment, Infrastructure, Timeout};
     match code {
         E::InvalidJson | E::UnknownType | E::ValidationError => (Action, No, false),
-        E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => (Action, No, false),
+        E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => {
+            (Action, No, false)
+        }
         E::DeadlineExceeded => (Timeout, Yes, false),
         E::Cancelled => (Infrastructure, Maybe, false),
         E::CapacityReached | E::Draining => (Infrastructure, No, true),

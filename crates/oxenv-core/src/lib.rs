@@ -29,11 +29,12 @@ pub use failure::{Failure, FailureDetail};
 pub use native::NativeToolset;
 pub use seed::derive_seed;
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, Listing, Principal, Session, SessionOptions, StepOptions, StepReply,
+    AgentCall, Attachment, CallReply, EndReason, Listing, Principal, Session, SessionOptions, StepOptions,
+    StepReply,
 };
 pub use spec::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance, TaskFault,
-    TaskSource,
+    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
+    TaskFault, TaskSource,
 };
 pub use store::{Limits, SessionStore, StoreStatus};
 pub use tool_schemas::tool_schemas;

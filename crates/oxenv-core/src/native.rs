@@ -4,7 +4,7 @@
 //! `execution_error` of that call and nothing more.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -40,14 +40,14 @@ type Function = Box<dyn Fn(Option<&RawValue>) -> Result<ToolResult, ToolError> +
 pub struct NativeToolset {
     name: String,
     tools: Arc<[Tool]>,
-    functions: HashMap<Cow<'static, str>, Function>,
+    functions: BTreeMap<Cow<'static, str>, Function>,
 }
 
 impl NativeToolset {
     /// An empty toolset.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        NativeToolset { name: name.into(), tools: Arc::new([]), functions: HashMap::new() }
+        NativeToolset { name: name.into(), tools: Arc::new([]), functions: BTreeMap::new() }
     }
 
     /// Adds a tool. An `Err` of the function is what the model reads as the tool's failure.
@@ -95,10 +95,15 @@ impl Toolset for NativeToolset {
         tool: &'a str,
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>> {
-        let Some(function) = self.functions.get(tool) else { return Work::done(Err(ToolError::not_found(tool))) };
+        let Some(function) = self.functions.get(tool) else {
+            return Work::done(Err(ToolError::not_found(tool)));
+        };
         let outcome = catch_unwind(AssertUnwindSafe(|| function(arguments)));
         Work::done(outcome.unwrap_or_else(|_| {
-            Err(ToolError::new(ToolErrorType::ExecutionError, format!("tool '{tool}' panicked; its server's log says where")))
+            Err(ToolError::new(
+                ToolErrorType::ExecutionError,
+                format!("tool '{tool}' panicked; its server's log says where"),
+            ))
         }))
     }
 }
@@ -116,9 +121,11 @@ where
             let issues = explain(&schema, arguments, &error.to_string());
             ToolError::new(ToolErrorType::InvalidArgs, render_issues(&format!("call[{name}]"), &issues))
         })?;
-        let value = function(parsed).map_err(|message| ToolError::new(ToolErrorType::ExecutionError, message))?;
-        ToolResult::from_value(&value)
-            .map_err(|error| ToolError::new(ToolErrorType::ExecutionError, format!("the result is not JSON: {error}")))
+        let value =
+            function(parsed).map_err(|message| ToolError::new(ToolErrorType::ExecutionError, message))?;
+        ToolResult::from_value(&value).map_err(|error| {
+            ToolError::new(ToolErrorType::ExecutionError, format!("the result is not JSON: {error}"))
+        })
     })
 }
 

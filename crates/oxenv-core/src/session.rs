@@ -94,6 +94,12 @@ struct Cell {
     environment: Option<Box<dyn Environment>>,
 }
 
+impl Drop for Cell {
+    fn drop(&mut self) {
+        drive::discard(self.environment.take());
+    }
+}
+
 struct Progress {
     epoch: u64,
     episode_id: String,
@@ -105,8 +111,9 @@ struct Progress {
     closing: bool,
     /// Cancelled by the next reset and by the end.
     token: CancellationToken,
-    /// The state before the step that runs now; only kept for environments that suspend or block.
-    published: Option<RawJson>,
+    /// What the state was before the call that holds the step lock and has suspended or blocks;
+    /// nothing at other times.
+    published: Option<Result<RawJson, Failure>>,
     slot: Option<Slot>,
 }
 
@@ -194,10 +201,17 @@ impl Session {
             progress.slot.take()
         };
         drop(slot);
-        // If a call still runs, its task drops the environment when it comes back: the cell dies
-        // with the last reference to the session.
-        if let Ok(mut cell) = self.cell.try_lock() {
-            drive::discard(cell.environment.take());
+        let cell = Arc::clone(&self.cell);
+        match (cell.try_lock_owned(), tokio::runtime::Handle::try_current()) {
+            (Ok(mut cell), _) => drive::discard(cell.environment.take()),
+            // A call still runs; it has just been cancelled. Somebody may keep the ended session to
+            // say why it ended, so the environment must not live as long as that.
+            (Err(_), Ok(runtime)) => {
+                let cell = Arc::clone(&self.cell);
+                runtime.spawn(async move { drive::discard(cell.lock_owned().await.environment.take()) });
+            }
+            // Outside a runtime nothing waits: it goes with the last reference to the session.
+            (Err(_), Err(_)) => {}
         }
     }
 
@@ -239,21 +253,25 @@ impl Progress {
         let Some(reason) = &self.ended else { return Ok(()) };
         let message = match reason {
             EndReason::Closed => "the session was closed; open a new one".to_owned(),
-            EndReason::Expired => "the session's lease ran out; open a new one, or reset the default one".to_owned(),
-            EndReason::Failed(panic) => format!("the session ended because its environment panicked: {panic}"),
+            EndReason::Expired => {
+                "the session's lease ran out; open a new one, or reset the default one".to_owned()
+            }
+            EndReason::Failed(panic) => {
+                format!("the session ended because its environment panicked: {panic}")
+            }
             EndReason::Drained => "the server is shutting down".to_owned(),
         };
         Err(Failure::new(ErrorCode::SessionEnded, message))
     }
 
-    /// Refuses a step while the environment's state is unknown.
-    fn steppable(&self) -> Result<(), Failure> {
+    /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
+    fn steppable(&self) -> Result<u64, Failure> {
         self.alive()?;
         if self.reset_required {
             let message = "the last step was cut off, so the environment's state is unknown: reset it first";
             return Err(Failure::new(ErrorCode::ResetRequired, message));
         }
-        Ok(())
+        Ok(self.epoch)
     }
 }
 

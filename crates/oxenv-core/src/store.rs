@@ -125,7 +125,8 @@ impl SessionStore {
     /// A store of environments that `factory` makes.
     #[must_use]
     pub fn new(factory: Arc<dyn EnvironmentFactory>, limits: Limits) -> Self {
-        let seed = limits.seed.unwrap_or_else(|| u64::try_from(uuid::Uuid::new_v4().as_u128() >> 75).unwrap_or(0));
+        let seed =
+            limits.seed.unwrap_or_else(|| u64::try_from(uuid::Uuid::new_v4().as_u128() >> 75).unwrap_or(0));
         SessionStore {
             factory,
             limits,
@@ -172,7 +173,9 @@ impl SessionStore {
         let ended = self.registry.ended.lock();
         let reason = ended.iter().rev().find(|(other, _)| other == id).map(|(_, reason)| reason.clone());
         Err(match reason {
-            Some(reason) => Failure::new(ErrorCode::SessionEnded, format!("session {id} has ended: {}", told(&reason))),
+            Some(reason) => {
+                Failure::new(ErrorCode::SessionEnded, format!("session {id} has ended: {}", told(&reason)))
+            }
             None => Failure::new(ErrorCode::SessionNotFound, format!("Unknown session_id: {id}")),
         })
     }
@@ -198,7 +201,8 @@ impl SessionStore {
         }
         self.refuse_if_draining()?;
         let slot = Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: false, reason: None };
-        let session = self.boot(slot, SessionOptions::default(), Lease::new(self.limits.default_idle)).await?;
+        let session =
+            self.boot(slot, SessionOptions::default(), Lease::new(self.limits.default_idle)).await?;
         *self.default.write() = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -261,10 +265,13 @@ impl SessionStore {
         let max = self.limits.max_sessions;
         let take = |active: usize| (active < max).then_some(active + 1);
         match self.registry.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
-            Ok(_) => Ok(Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: true, reason: None }),
+            Ok(_) => {
+                Ok(Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: true, reason: None })
+            }
             Err(active) => {
-                let message =
-                    format!("Server at capacity: {active}/{max} sessions active. Cannot accept new connections.");
+                let message = format!(
+                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections."
+                );
                 Err(Failure::new(ErrorCode::CapacityReached, message).in_phase(Phase::Boot).with(|detail| {
                     detail.capacity = Some((active, max));
                 }))
@@ -308,7 +315,10 @@ impl SessionStore {
 
     fn factory_failed(&self, why: &str) -> Failure {
         let name = &self.factory.spec().name;
-        self.named(Failure::new(ErrorCode::FactoryError, format!("Environment factory '{name}' failed to create instance: {why}")))
+        self.named(Failure::new(
+            ErrorCode::FactoryError,
+            format!("Environment factory '{name}' failed to create instance: {why}"),
+        ))
     }
 
     fn named(&self, failure: Failure) -> Failure {

@@ -3,7 +3,8 @@
 //! Invariant: every call, whatever the door, goes through [`Toolbox::call`]; the name→owner map is
 //! immutable, so a changed list is a new toolbox.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use oxenv_wire::{Tool, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::toolset::{CallContext, Scope, Toolset};
+use crate::work::{CatchPanic, Work, panic_text};
 
 /// The tools that a session offers.
 pub struct Toolbox {
     toolsets: Vec<Arc<dyn Toolset>>,
-    owners: HashMap<String, usize>,
+    owners: BTreeMap<String, usize>,
     tools: Arc<[Tool]>,
     deadline: Duration,
 }
@@ -29,7 +31,7 @@ impl Toolbox {
     pub fn empty() -> Self {
         Toolbox {
             toolsets: Vec::new(),
-            owners: HashMap::new(),
+            owners: BTreeMap::new(),
             tools: Arc::new([]),
             deadline: Self::DEFAULT_DEADLINE,
         }
@@ -40,13 +42,17 @@ impl Toolbox {
     /// # Errors
     /// Names both owners when two toolsets offer the same tool.
     pub fn of(toolsets: Vec<Arc<dyn Toolset>>) -> Result<Self, String> {
-        let mut owners: HashMap<String, usize> = HashMap::new();
+        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
         let mut tools = Vec::new();
         for (index, toolset) in toolsets.iter().enumerate() {
             for tool in toolset.list().iter() {
                 if let Some(other) = owners.insert(tool.name.to_string(), index) {
                     let other = toolsets[other].name();
-                    return Err(format!("tool '{}' is offered by '{other}' and by '{}'", tool.name, toolset.name()));
+                    return Err(format!(
+                        "tool '{}' is offered by '{other}' and by '{}'",
+                        tool.name,
+                        toolset.name()
+                    ));
                 }
                 tools.push(tool.clone());
             }
@@ -94,14 +100,22 @@ impl Toolbox {
         arguments: Option<&RawValue>,
     ) -> Result<ToolResult, ToolError> {
         let Some(toolset) = self.owner(tool) else { return Err(ToolError::not_found(tool)) };
-        match toolset.call(context, tool, arguments) {
+        let begin = AssertUnwindSafe(|| toolset.call(context, tool, arguments));
+        let ran = match catch_unwind(begin) {
             // A tool that finished at once needs no timer.
-            crate::Work::Done(Some(outcome)) => outcome,
-            pending => tokio::time::timeout(self.deadline, pending).await.unwrap_or_else(|_| {
-                let message = format!("tool '{tool}' did not answer within {} s", self.deadline.as_secs_f64());
-                Err(ToolError::new(ToolErrorType::Timeout, message))
-            }),
-        }
+            Ok(Work::Done(Some(outcome))) => return outcome,
+            Ok(pending) => tokio::time::timeout(self.deadline, CatchPanic(pending)).await,
+            Err(panic) => Ok(Err(panic_text(panic.as_ref()))),
+        };
+        ran.unwrap_or_else(|_| {
+            let message = format!("tool '{tool}' did not answer within {} s", self.deadline.as_secs_f64());
+            Ok(Err(ToolError::new(ToolErrorType::Timeout, message)))
+        })
+        .unwrap_or_else(|panic| {
+            tracing::error!(tool, toolset = toolset.name(), panic, "tool panicked");
+            let message = format!("tool '{tool}' panicked; its server's log says where");
+            Err(ToolError::new(ToolErrorType::ExecutionError, message))
+        })
     }
 
     fn owner(&self, tool: &str) -> Option<&Arc<dyn Toolset>> {

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::{ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Instance};
+use crate::spec::{
+    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Instance,
+};
 use crate::toolbox::Toolbox;
 use crate::validate::explain;
 use crate::work::Work;
@@ -76,10 +78,16 @@ pub trait TypedEnvironment: Send + Sync + Sized + 'static {
     type State: Serialize + JsonSchema;
 
     /// Begins an episode from `reset.seed`.
-    fn reset(&mut self, reset: &Reset) -> impl Future<Output = Result<Step<Self::Observation>, Failure>> + Send;
+    fn reset(
+        &mut self,
+        reset: &Reset,
+    ) -> impl Future<Output = Result<Step<Self::Observation>, Failure>> + Send;
 
     /// Takes one action.
-    fn step(&mut self, action: Self::Action) -> impl Future<Output = Result<Step<Self::Observation>, Failure>> + Send;
+    fn step(
+        &mut self,
+        action: Self::Action,
+    ) -> impl Future<Output = Result<Step<Self::Observation>, Failure>> + Send;
 
     /// The present state.
     fn state(&self) -> Self::State;
@@ -193,7 +201,8 @@ impl<E: TypedEnvironment> Environment for Adapter<E> {
     }
 
     fn state(&self) -> Result<RawJson, Failure> {
-        raw(&self.inner.state()).map_err(|error| Failure::environment(format!("the state is not JSON: {error}")))
+        raw(&self.inner.state())
+            .map_err(|error| Failure::environment(format!("the state is not JSON: {error}")))
     }
 
     fn fork(&self) -> Result<Box<dyn Environment>, Failure> {

@@ -73,20 +73,31 @@ fn other(kind: &Kind, error: &jsonschema::ValidationError<'_>, input: &RawJson) 
     let issue = |kind, msg: String| ValidationIssue::new(kind, &[], msg, input);
     match kind {
         Kind::Type { .. } => wrong_type(error, input),
-        Kind::Constant { expected_value } => issue("literal_error", format!("Input should be {expected_value}"))
-            .with_ctx(json!({ "expected": expected_value.to_string() })),
+        Kind::Constant { expected_value } => {
+            issue("literal_error", format!("Input should be {expected_value}"))
+                .with_ctx(json!({ "expected": expected_value.to_string() }))
+        }
         Kind::Enum { options } => {
             let expected = options.as_array().map_or_else(String::new, |options| listed(options));
-            issue("literal_error", format!("Input should be {expected}")).with_ctx(json!({ "expected": expected }))
+            issue("literal_error", format!("Input should be {expected}"))
+                .with_ctx(json!({ "expected": expected }))
         }
-        Kind::Minimum { limit } => issue("greater_than_equal", format!("Input should be greater than or equal to {limit}"))
-            .with_ctx(json!({ "ge": limit })),
-        Kind::Maximum { limit } => issue("less_than_equal", format!("Input should be less than or equal to {limit}"))
-            .with_ctx(json!({ "le": limit })),
-        Kind::MinLength { limit } => issue("string_too_short", format!("String should have at least {limit} characters"))
-            .with_ctx(json!({ "min_length": limit })),
-        Kind::MaxLength { limit } => issue("string_too_long", format!("String should have at most {limit} characters"))
-            .with_ctx(json!({ "max_length": limit })),
+        Kind::Minimum { limit } => {
+            issue("greater_than_equal", format!("Input should be greater than or equal to {limit}"))
+                .with_ctx(json!({ "ge": limit }))
+        }
+        Kind::Maximum { limit } => {
+            issue("less_than_equal", format!("Input should be less than or equal to {limit}"))
+                .with_ctx(json!({ "le": limit }))
+        }
+        Kind::MinLength { limit } => {
+            issue("string_too_short", format!("String should have at least {limit} characters"))
+                .with_ctx(json!({ "min_length": limit }))
+        }
+        Kind::MaxLength { limit } => {
+            issue("string_too_long", format!("String should have at most {limit} characters"))
+                .with_ctx(json!({ "max_length": limit }))
+        }
         _ => issue("value_error", error.to_string()),
     }
 }

@@ -9,8 +9,8 @@ mod board;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, derive_seed,
-    typed,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment,
+    derive_seed, typed,
 };
 use oxenv_wire::{Reward, read};
 use schemars::JsonSchema;
@@ -95,13 +95,18 @@ impl Connect4 {
     }
 
     fn seen(&self, reward: Reward) -> Step<Connect4Observation> {
-        let observation = Connect4Observation { board: self.board.clone(), legal_actions: self.board.legal() };
-        Step::new(observation).reward(reward).done(self.done).metadata(json!({ "next_player": self.next_player }))
+        let observation =
+            Connect4Observation { board: self.board.clone(), legal_actions: self.board.legal() };
+        Step::new(observation)
+            .reward(reward)
+            .done(self.done)
+            .metadata(json!({ "next_player": self.next_player }))
     }
 
     /// Drops a piece for whose turn it is; the reward is that player's.
     fn drop_piece(&mut self, column: i64) -> Reward {
-        let fell = usize::try_from(column).map_or(Drop::Illegal, |column| self.board.drop(column, self.next_player));
+        let fell =
+            usize::try_from(column).map_or(Drop::Illegal, |column| self.board.drop(column, self.next_player));
         self.next_player = -self.next_player;
         self.done = fell != Drop::Open;
         match fell {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, Boot, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Instance,
-    NativeToolset, Observed, Reset, Toolbox, Work,
+    ActionSpace, Boot, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode,
+    Instance, NativeToolset, Observed, Reset, Toolbox, Work,
 };
 use oxenv_wire::{RawJson, Reward, default_call, legacy_message, raw};
 use schemars::JsonSchema;
@@ -123,7 +123,11 @@ impl Environment for Echo {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
-        if snapshot == SNAPSHOT { Ok(()) } else { Err(Failure::action("these bytes are no snapshot of echo")) }
+        if snapshot == SNAPSHOT {
+            Ok(())
+        } else {
+            Err(Failure::action("these bytes are no snapshot of echo"))
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, typed,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment,
+    typed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -32,7 +32,10 @@ mod tests {
     use oxenv_core::contract;
     use serde_json::{Value, json};
 
-    async fn keeps_the_contract(factory: std::sync::Arc<dyn oxenv_core::EnvironmentFactory>, actions: &[Value]) {
+    async fn keeps_the_contract(
+        factory: std::sync::Arc<dyn oxenv_core::EnvironmentFactory>,
+        actions: &[Value],
+    ) {
         let violations = contract::check(factory, actions).await;
         assert!(violations.is_empty(), "{violations:#?}");
     }
@@ -46,18 +49,21 @@ mod tests {
     #[tokio::test]
     async fn echo_keeps_the_contract() {
         let call = |text: &str| json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": text } });
-        keeps_the_contract(super::echo::factory(), &[call("a"), call("é\n"), json!({ "message": "old" })]).await;
+        keeps_the_contract(super::echo::factory(), &[call("a"), call("é\n"), json!({ "message": "old" })])
+            .await;
     }
 
     #[tokio::test]
     async fn grid_world_keeps_the_contract() {
-        let moves: Vec<Value> = ["DOWN", "RIGHT", "UP", "UP", "LEFT"].iter().map(|way| json!({ "action": way })).collect();
+        let moves: Vec<Value> =
+            ["DOWN", "RIGHT", "UP", "UP", "LEFT"].iter().map(|way| json!({ "action": way })).collect();
         keeps_the_contract(super::grid_world::factory(), &moves).await;
     }
 
     #[tokio::test]
     async fn number_guess_keeps_the_contract() {
-        let guesses: Vec<Value> = [101, 102, 103, 104].iter().map(|guess| json!({ "guess": guess })).collect();
+        let guesses: Vec<Value> =
+            [101, 102, 103, 104].iter().map(|guess| json!({ "guess": guess })).collect();
         keeps_the_contract(super::number_guess::factory(), &guesses).await;
     }
 }

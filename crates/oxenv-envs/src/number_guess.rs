@@ -125,8 +125,9 @@ impl TypedEnvironment for NumberGuess {
     async fn reset(&mut self, reset: &Reset) -> Result<Step<NumberGuessObservation>, Failure> {
         let bounds: Bounds = match &reset.arguments {
             None => Bounds::default(),
-            Some(arguments) => read(arguments)
-                .map_err(|error| Failure::action(format!("low, high and attempts are whole numbers: {error}")))?,
+            Some(arguments) => read(arguments).map_err(|error| {
+                Failure::action(format!("low, high and attempts are whole numbers: {error}"))
+            })?,
         };
         if bounds.low > bounds.high || bounds.attempts == 0 {
             return Err(Failure::action("number_guess needs low <= high and at least one attempt"));

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    EnvironmentSpec, Failure, Limits, NativeToolset, Reset, SessionStore, Step, Toolbox, TypedEnvironment, contract,
-    typed,
+    EnvironmentSpec, Failure, Limits, NativeToolset, Reset, SessionStore, Step, Toolbox, TypedEnvironment,
+    contract, typed,
 };
 use oxenv_server::{Server, ServerConfig};
 use schemars::JsonSchema;
@@ -62,9 +62,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tools = NativeToolset::new("math")
         .tool("sum", "Adds numbers up.", |sum: Numbers| Ok(sum.numbers.iter().sum::<i64>()));
     let spec = EnvironmentSpec::new("counter", "Adds up to ten");
-    let factory = Arc::new(
-        typed(spec, |_boot| Counter { value: 0 }).with_tools(Toolbox::of(vec![Arc::new(tools)])?),
-    );
+    let factory =
+        Arc::new(typed(spec, |_boot| Counter { value: 0 }).with_tools(Toolbox::of(vec![Arc::new(tools)])?));
 
     let actions = [serde_json::json!({ "add": 4 }), serde_json::json!({ "add": 5 })];
     let violations = contract::check(factory.clone(), &actions).await;

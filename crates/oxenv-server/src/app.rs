@@ -47,6 +47,12 @@ impl App {
         })
     }
 
+    /// Connections and sockets that are open or still being ended.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.tasks.len()
+    }
+
     pub(crate) fn production(&self) -> bool {
         self.config.mode == Mode::Production
     }

@@ -66,7 +66,10 @@ pub(crate) fn json_response(status: StatusCode, body: String) -> Response {
 fn http(failure: &Failure) -> Response {
     note(failure);
     if failure.code == ErrorCode::ValidationError && !failure.issues.is_empty() {
-        return json_response(StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": failure.issues }).to_string());
+        return json_response(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            json!({ "detail": failure.issues }).to_string(),
+        );
     }
     let body = json!({ "detail": failure.message, "oxenv": failure.data() }).to_string();
     let mut response = json_response(status(failure), body);
@@ -114,7 +117,9 @@ pub(crate) fn frame_fault(fault: &FrameFault) -> String {
             let message = format!("Invalid JSON: {fault}");
             write_error_frame(&mut out, ErrorCode::InvalidJson, &message, &[], &[], None);
         }
-        FrameFault::NotObject(name) => session_error(&mut out, &format!("a frame is a JSON object, not a {name}")),
+        FrameFault::NotObject(name) => {
+            session_error(&mut out, &format!("a frame is a JSON object, not a {name}"))
+        }
         FrameFault::UnknownType(name) => {
             let message = format!("Unknown message type: {name}");
             write_error_frame(&mut out, ErrorCode::UnknownType, &message, &[], &[], None);

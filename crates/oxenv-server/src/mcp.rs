@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{AgentCall, CallContext, Failure, Session, SessionOptions};
 use oxenv_wire::{
-    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, Tool, ToolError, ToolResult,
-    write_rpc_error, write_rpc_result,
+    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, Tool, ToolError, ToolResult, write_rpc_error,
+    write_rpc_result,
 };
 use serde::Deserialize;
 
@@ -117,11 +117,15 @@ impl Strictness {
         match self {
             Strictness::Dialect | Strictness::Mcp => None,
             Strictness::UnknownRevision(revision) => {
-                let message = format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
+                let message = format!(
+                    "unsupported MCP-Protocol-Version '{revision}'; known are {}",
+                    REVISIONS.join(", ")
+                );
                 Some((StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::ServerError, message)))
             }
             Strictness::UnknownSession => {
-                let message = "unknown Mcp-Session-Id: this server makes no transport sessions; leave the header out";
+                let message =
+                    "unknown Mcp-Session-Id: this server makes no transport sessions; leave the header out";
                 Some((StatusCode::NOT_FOUND, RpcFault::new(RpcCode::ServerError, message)))
             }
         }
@@ -133,7 +137,8 @@ pub(crate) fn refuse_get(headers: &HeaderMap) -> Option<Response> {
     if wants_websocket(headers) {
         return None;
     }
-    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
+    let mut response =
+        json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
     response.headers_mut().insert(header::ALLOW, axum::http::HeaderValue::from_static("POST"));
     Some(response)
 }
@@ -159,7 +164,8 @@ async fn run(
         ("tools/list", _) => list(app, door, rpc, out).await,
         ("tools/call", _) => call(app, door, epoch, rpc, out).await,
         ("openenv/session/create", Door::Open) => {
-            let session = app.store.create(SessionOptions::default()).await.map_err(|failure| error::rpc(&failure))?;
+            let session =
+                app.store.create(SessionOptions::default()).await.map_err(|failure| error::rpc(&failure))?;
             write_session(out, rpc.id, session.id(), "");
             Ok(())
         }
@@ -223,7 +229,12 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
         return Err(RpcFault::new(RpcCode::InvalidRequest, message));
     }
     let session = find(app, &id)?;
-    write_session(out, rpc.id, &id, if session.close() { ",\"closed\":true" } else { ",\"closed\":false,\"closing\":true" });
+    write_session(
+        out,
+        rpc.id,
+        &id,
+        if session.close() { ",\"closed\":true" } else { ",\"closed\":false,\"closing\":true" },
+    );
     Ok(())
 }
 

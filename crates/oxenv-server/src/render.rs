@@ -4,8 +4,8 @@
 
 use oxenv_core::{CallReply, Observed, StepReply};
 use oxenv_wire::{
-    ObservationParts, Reward, Spelling, ToolResult, write_call_fields, write_call_metadata, write_observation_body,
-    write_observation_frame, write_unified_fields,
+    ObservationParts, Reward, Spelling, ToolResult, write_call_fields, write_call_metadata,
+    write_observation_body, write_observation_frame, write_unified_fields,
 };
 use serde_json::value::RawValue;
 
@@ -26,7 +26,7 @@ pub(crate) fn observed(observed: &Observed, envelope: Envelope) -> String {
 }
 
 /// A step's reply in its envelope.
-pub(crate) fn step(reply: &StepReply, envelope: Envelope) -> String {
+pub(crate) fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
     match reply {
         StepReply::Observed(seen) => observed(seen, envelope),
         StepReply::Tools(spelling, listing) => {

@@ -96,7 +96,11 @@ pub fn legacy_message(value: &RawValue) -> Option<Cow<'_, str>> {
     object.get("message").and_then(text)
 }
 
-fn list_tools<'a>(object: &Object<'a>, tag: &str, spelling: Spelling) -> Result<Action<'a>, Vec<ValidationIssue>> {
+fn list_tools<'a>(
+    object: &Object<'a>,
+    tag: &str,
+    spelling: Spelling,
+) -> Result<Action<'a>, Vec<ValidationIssue>> {
     let mut shape = Shape::new(object, &[]);
     shape.optional_object("metadata", true);
     shape.only(&[tag, "metadata"]);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::issue::{Loc, ValidationIssue};
+use crate::issue::{Loc, MAX_ISSUES, ValidationIssue};
 use crate::json::{Object, read, text};
 use crate::shape::Shape;
 
@@ -43,6 +43,9 @@ impl<'a> CallGraph<'a> {
             match read::<Vec<&RawValue>>(value) {
                 Ok(items) => {
                     for (index, item) in items.into_iter().enumerate() {
+                        if issues.len() >= MAX_ISSUES {
+                            break;
+                        }
                         match call(item) {
                             Ok(call) => read_calls.push(call),
                             Err(found) => issues.extend(found.into_iter().map(|issue| within(issue, index))),

@@ -8,10 +8,14 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::json::{ParseFault, RawJson, python_repr, raw};
+use crate::json::{ParseFault, RawJson, python_repr, raw, read};
 
 /// An echoed input longer than this many bytes is cut to a note of its length.
 const MAX_INPUT: usize = 1024;
+
+/// Nobody reads more issues than this, and a message of a million mistakes must not become a reply
+/// of a hundred times its size.
+pub(crate) const MAX_ISSUES: usize = 64;
 
 /// One step of the path to the offending value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +42,8 @@ pub struct ValidationIssue {
     pub loc: Vec<Loc>,
     /// What, for people.
     pub msg: String,
-    /// The offending value, as sent (cut when large).
+    /// The offending value as sent; a note of its length where it is large or not every JSON reader
+    /// takes it (a lone surrogate, a number beyond all floats, deep nesting).
     pub input: RawJson,
     /// Limits and expectations, by pydantic's names.
     pub ctx: Option<Value>,
@@ -106,7 +111,9 @@ impl ValidationIssue {
             ParseFault::Syntax(fault) => Self::new("json_invalid", loc, fault.message.clone(), value),
             ParseFault::NotObject(_) => Self::not_object(loc, value),
             ParseFault::DuplicateKey(key) => {
+                // The one type here that pydantic has no page for.
                 Self::new("duplicate_key", loc, format!("the key '{key}' appears twice in one object"), value)
+                    .without_url()
             }
         }
     }
@@ -179,7 +186,7 @@ pub fn render_issues(title: &str, issues: &[ValidationIssue]) -> String {
 
 fn clip(value: &RawValue) -> RawJson {
     let text = value.get();
-    if text.len() <= MAX_INPUT {
+    if text.len() <= MAX_INPUT && read::<Value>(value).is_ok() {
         return value.to_owned();
     }
     raw(&format!("<{} bytes of JSON>", text.len())).unwrap_or_else(|_| empty())

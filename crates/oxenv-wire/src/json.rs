@@ -214,9 +214,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_object() {
-        for (text, name) in
-            [("[]", "list"), ("\"x\"", "str"), ("5", "int"), ("1.5", "float"), ("null", "NoneType"), ("true", "bool")]
-        {
+        for (text, name) in [
+            ("[]", "list"),
+            ("\"x\"", "str"),
+            ("5", "int"),
+            ("1.5", "float"),
+            ("null", "NoneType"),
+            ("true", "bool"),
+        ] {
             assert_eq!(Object::parse(text).unwrap_err(), ParseFault::NotObject(name));
         }
     }
@@ -229,7 +234,10 @@ mod tests {
             text.push_str(&format!(",\"k{i}\":{i}"));
         }
         assert!(Object::parse(&format!("{text}}}")).is_ok());
-        assert_eq!(Object::parse(&format!("{text},\"x\":1}}")).unwrap_err(), ParseFault::DuplicateKey("x".into()));
+        assert_eq!(
+            Object::parse(&format!("{text},\"x\":1}}")).unwrap_err(),
+            ParseFault::DuplicateKey("x".into())
+        );
     }
 
     #[test]

@@ -35,16 +35,25 @@ mod task;
 mod tool;
 
 pub use action::{Action, Spelling, ToolCall, default_call, legacy_message};
-pub use body::{Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo, StepRequest};
+pub use body::{
+    Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo, StepRequest,
+};
 pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
 pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall};
 pub use issue::{Loc, ValidationIssue, render_issues};
 pub use json::{Object, ParseFault, RawJson, python_repr, raw, read};
-pub use mcp::{RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_rpc_error, write_rpc_result};
-pub use reply::{ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body, write_observation_frame, write_state_frame};
+pub use mcp::{
+    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_rpc_error, write_rpc_result,
+};
+pub use reply::{
+    ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
+    write_observation_frame, write_state_frame,
+};
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
-pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_unified_fields};
+pub use tool::{
+    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_unified_fields,
+};

@@ -90,12 +90,15 @@ impl<'a> RpcRequest<'a> {
         let object = Object::parse(message).map_err(|fault| match fault {
             ParseFault::Syntax(fault) => RpcFault::new(RpcCode::ParseError, format!("Parse error: {fault}")),
             ParseFault::NotObject(name) => {
-                let message = format!("Parse error: a request is one JSON object, not a {name}; batches are not part of MCP");
+                let message = format!(
+                    "Parse error: a request is one JSON object, not a {name}; batches are not part of MCP"
+                );
                 RpcFault::new(RpcCode::ParseError, message)
             }
-            ParseFault::DuplicateKey(key) => {
-                RpcFault::new(RpcCode::InvalidRequest, format!("Invalid request: the key '{key}' appears twice"))
-            }
+            ParseFault::DuplicateKey(key) => RpcFault::new(
+                RpcCode::InvalidRequest,
+                format!("Invalid request: the key '{key}' appears twice"),
+            ),
         })?;
         Self::from_object(&object)
     }
@@ -145,10 +148,16 @@ impl<'a> RpcParams<'a> {
     /// `-32602` when they are no object.
     pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
         params.map(Object::from_raw).transpose().map(RpcParams).map_err(|fault| match fault {
-            ParseFault::DuplicateKey(key) => {
-                RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - the key '{key}' appears twice"))
+            ParseFault::DuplicateKey(key) => RpcFault::new(
+                RpcCode::InvalidParams,
+                format!("Invalid params - the key '{key}' appears twice"),
+            ),
+            ParseFault::Syntax(fault) => {
+                RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - {}", fault.message))
             }
-            _ => RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required"),
+            ParseFault::NotObject(_) => {
+                RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required")
+            }
         })
     }
 
@@ -175,8 +184,9 @@ impl<'a> RpcParams<'a> {
     /// `-32602` when `session_id` is no string.
     pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcFault> {
         let Some(value) = self.get("session_id") else { return Ok(None) };
-        let id = text(value)
-            .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string"))?;
+        let id = text(value).ok_or_else(|| {
+            RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")
+        })?;
         Ok(Some(id))
     }
 

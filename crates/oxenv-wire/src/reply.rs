@@ -26,7 +26,11 @@ pub struct ObservationParts<'a> {
 
 /// Appends an `observation` frame. The reward keeps its JSON type. `fields` appends the
 /// observation's own fields: an object without `metadata`, `reward` and `done`.
-pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>, fields: impl FnOnce(&mut String)) {
+pub fn write_observation_frame(
+    out: &mut String,
+    parts: &ObservationParts<'_>,
+    fields: impl FnOnce(&mut String),
+) {
     out.push_str("{\"type\":\"observation\",\"data\":{");
     write_inner(out, parts.metadata, fields);
     match parts.reward {
@@ -36,7 +40,7 @@ pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>, f
         Some(Reward::Float(value)) => push_float(out, value),
     }
     push_done(out, parts.done);
-    if parts.metadata != "{}" {
+    if !is_empty(parts.metadata) {
         out.push_str(",\"metadata\":");
         out.push_str(parts.metadata);
     }
@@ -45,7 +49,11 @@ pub fn write_observation_frame(out: &mut String, parts: &ObservationParts<'_>, f
 
 /// Appends the body of an HTTP reply to reset or step. The reward becomes a float. `fields` is as
 /// for [`write_observation_frame`].
-pub fn write_observation_body(out: &mut String, parts: &ObservationParts<'_>, fields: impl FnOnce(&mut String)) {
+pub fn write_observation_body(
+    out: &mut String,
+    parts: &ObservationParts<'_>,
+    fields: impl FnOnce(&mut String),
+) {
     out.push('{');
     write_inner(out, parts.metadata, fields);
     match parts.reward {
@@ -54,7 +62,7 @@ pub fn write_observation_body(out: &mut String, parts: &ObservationParts<'_>, fi
     }
     push_done(out, parts.done);
     out.push_str(",\"metadata\":");
-    out.push_str(if parts.metadata == "{}" { "null" } else { parts.metadata });
+    out.push_str(if is_empty(parts.metadata) { "null" } else { parts.metadata });
     out.push('}');
 }
 
@@ -124,13 +132,18 @@ fn write_inner(out: &mut String, metadata: &str, fields: impl FnOnce(&mut String
     let at = out.len();
     fields(out);
     // The fields' object goes on where the metadata ends, so its brace becomes a comma.
-    if out.len() > at + "{}".len() {
-        out.replace_range(at..=at, ",");
-    } else {
+    if is_empty(&out[at..]) {
         out.truncate(at);
         out.push('}');
+    } else {
+        out.replace_range(at..=at, ",");
     }
     out.push_str(",\"reward\":");
+}
+
+/// Whether an object's text holds nothing; another program may write that as `{ }`.
+fn is_empty(object: &str) -> bool {
+    object.strip_prefix('{').is_none_or(|rest| rest.trim_ascii_start().starts_with('}'))
 }
 
 fn push_done(out: &mut String, done: bool) {

@@ -3,13 +3,18 @@
 //!
 //! Invariant: content that we did not make ourselves passes through byte for byte.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+use smallvec::{SmallVec, smallvec};
 
 use crate::json::{RawJson, raw};
 
 /// One block of content.
 #[derive(Debug, Clone)]
 pub enum Content {
+    /// The structured value as text: a string as it is, anything else as JSON.
+    OfValue,
     /// Text.
     Text(String),
     /// A block of any other kind (image, audio, resource), as its server sent it.
@@ -31,8 +36,8 @@ pub enum Structured {
 /// The result of a tool call.
 #[derive(Debug, Clone, Default)]
 pub struct ToolResult {
-    /// What a person or a model reads.
-    pub content: Vec<Content>,
+    /// What a person or a model reads; nearly always one block.
+    pub content: SmallVec<[Content; 1]>,
     /// What a program reads.
     pub structured: Structured,
     /// Metadata of the tool's server, if it sent some.
@@ -48,12 +53,9 @@ impl ToolResult {
     /// When the value cannot be JSON.
     pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         let json = raw(value)?;
-        let text = match json.get().as_bytes().first() {
-            Some(b'"') => serde_json::from_str(json.get())?,
-            _ => json.get().to_owned(),
-        };
-        let structured = if json.get().starts_with('{') { Structured::Object(json) } else { Structured::Wrapped(json) };
-        Ok(ToolResult { content: vec![Content::Text(text)], structured, meta: None, is_error: false })
+        let structured =
+            if json.get().starts_with('{') { Structured::Object(json) } else { Structured::Wrapped(json) };
+        Ok(ToolResult { content: smallvec![Content::OfValue], structured, meta: None, is_error: false })
     }
 
     /// The value for a program: the structured part unwrapped, as JSON; `null` when there is none.
@@ -70,12 +72,18 @@ impl ToolResult {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for block in &self.content {
-            if let Content::Text(block) = block {
-                if !text.is_empty() {
-                    text.push('\n');
-                }
-                text.push_str(block);
+            let block: Cow<'_, str> = match block {
+                Content::Raw(_) => continue,
+                Content::Text(block) => block.into(),
+                Content::OfValue => match serde_json::from_str::<String>(self.data()) {
+                    Ok(string) => string.into(),
+                    Err(_) => self.data().into(),
+                },
+            };
+            if !text.is_empty() {
+                text.push('\n');
             }
+            text.push_str(&block);
         }
         text
     }
@@ -130,9 +138,14 @@ impl ToolResult {
                 out.push(',');
             }
             match block {
-                Content::Text(text) => {
+                Content::Text(_) | Content::OfValue => {
                     out.push_str("{\"type\":\"text\",\"text\":");
-                    push_string(out, text);
+                    match block {
+                        Content::Text(text) => push_string(out, text),
+                        // A string's JSON is already the literal that is needed.
+                        _ if self.data().starts_with('"') => out.push_str(self.data()),
+                        _ => push_string(out, self.data()),
+                    }
                     out.push_str(text_end);
                 }
                 Content::Raw(json) => out.push_str(json.get()),

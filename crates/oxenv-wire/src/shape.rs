@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::issue::ValidationIssue;
+use crate::issue::{MAX_ISSUES, ValidationIssue};
 use crate::json::{Object, read, text};
 
 /// A reader over one object; `loc` is the path to it.
@@ -83,6 +83,16 @@ impl<'o, 'a> Shape<'o, 'a> {
         read
     }
 
+    /// A required whole number; 0 stands in where an issue was noted.
+    pub(crate) fn i64(&mut self, key: &'o str) -> i64 {
+        let Some(value) = self.required(key) else { return 0 };
+        read::<i64>(value).unwrap_or_else(|_| {
+            let loc = self.at(key);
+            self.issues.push(not_whole(&loc, value));
+            0
+        })
+    }
+
     /// A whole number that may be absent or null.
     pub(crate) fn optional_i64(&mut self, key: &'o str) -> Option<i64> {
         let value = self.object.get(key).filter(|value| value.get() != "null")?;
@@ -114,9 +124,10 @@ impl<'o, 'a> Shape<'o, 'a> {
         None
     }
 
-    /// Notes an issue for every key that is not in the list.
+    /// Notes an issue for every key that is not in the list, up to [`MAX_ISSUES`].
     pub(crate) fn only(&mut self, known: &[&str]) {
-        for (key, value) in self.object.iter().filter(|(key, _)| !known.contains(key)) {
+        let room = MAX_ISSUES.saturating_sub(self.issues.len());
+        for (key, value) in self.object.iter().filter(|(key, _)| !known.contains(key)).take(room) {
             let mut loc = self.loc.clone();
             loc.push(key);
             self.issues.push(ValidationIssue::extra(&loc, value));

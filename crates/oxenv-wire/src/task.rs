@@ -61,8 +61,7 @@ impl<'a> TaskRequest<'a> {
         let object = object(value, loc)?;
         let mut shape = Shape::new(&object, loc);
         let split = shape.string("split");
-        shape.required("index");
-        let index = shape.optional_i64("index").unwrap_or_default();
+        let index = shape.i64("index");
         shape.only(&["split", "index"]);
         shape.finish(TaskRequest { split, index })
     }

@@ -61,9 +61,9 @@ impl Client {
     }
 
     async fn exchange(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| Problem::Unreachable(format!("cannot connect ({error}); is the server running?")))?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
+            Problem::Unreachable(format!("cannot connect ({error}); is the server running?"))
+        })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };

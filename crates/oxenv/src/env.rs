@@ -53,9 +53,9 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str, get: Lookup<'_>) -> an
 
 fn named<T: ValueEnum>(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<T>> {
     let Some(value) = get(name) else { return Ok(None) };
-    let found = T::value_variants().iter().find(|variant| {
-        variant.to_possible_value().is_some_and(|possible| possible.matches(&value, false))
-    });
+    let found = T::value_variants()
+        .iter()
+        .find(|variant| variant.to_possible_value().is_some_and(|possible| possible.matches(&value, false)));
     found.cloned().map(Some).ok_or_else(|| {
         let known: Vec<String> = T::value_variants()
             .iter()

@@ -41,7 +41,9 @@ fn explain_path(path: &Path) -> String {
     let shown = path.display();
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if path.is_dir() && path.join("openenv.yaml").exists() {
-        return format!("{shown} holds a Python environment (openenv.yaml): this version has no Python host yet");
+        return format!(
+            "{shown} holds a Python environment (openenv.yaml): this version has no Python host yet"
+        );
     }
     match extension {
         "py" => format!("{shown} is a Python environment: this version has no Python host yet"),

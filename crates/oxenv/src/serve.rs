@@ -21,9 +21,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     logging::start(settings.log, settings.log_format);
     let mode = settings.server.mode;
     let store = SessionStore::new(factory, settings.limits);
-    let server = Server::bind(settings.address, store, settings.server)
-        .await
-        .map_err(|error| Problem::Listen(format!("{error}; choose another with --port, or --port 0 for a free one")))?;
+    let server = Server::bind(settings.address, store, settings.server).await.map_err(|error| {
+        Problem::Listen(format!("{error}; choose another with --port, or --port 0 for a free one"))
+    })?;
     let address = server.address()?;
     let spec = server.app().store.spec().clone();
     // Both before the first line is printed: whoever reads it may signal at once.

@@ -90,7 +90,11 @@ impl Settings {
         let limits = Limits::default();
         let server = ServerConfig::default();
         Ok(Settings {
-            environment: flags.environment.or(env.environment).or(file.env).unwrap_or_else(|| "echo".to_owned()),
+            environment: flags
+                .environment
+                .or(env.environment)
+                .or(file.env)
+                .unwrap_or_else(|| "echo".to_owned()),
             address: SocketAddr::new(host, port),
             limits: Limits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),

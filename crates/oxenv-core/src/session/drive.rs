@@ -27,6 +27,9 @@ use crate::work::{Work, panic_text};
 
 pub(super) type Guard = OwnedMutexGuard<Cell>;
 
+/// A limit that nobody will see pass: more than a century.
+const ENDLESS: Duration = Duration::from_secs(1 << 32);
+
 /// What the environment is asked.
 #[derive(Clone, Copy)]
 pub(super) enum Request<'a> {
@@ -87,8 +90,9 @@ impl Session {
     ) -> Result<Guard, Failure> {
         tokio::select! {
             biased;
-            guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
+            // First, because the reset that cancelled whoever holds the lock cancelled this one too.
             () = token.cancelled() => Err(self.cancelled(Delivered::No)),
+            guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
             () = at(deadline) => Err(Failure::new(
                 ErrorCode::DeadlineExceeded,
                 "the deadline passed while an earlier step of this session was still running",
@@ -96,10 +100,11 @@ impl Session {
         }
     }
 
-    /// Runs one request to its end and gives the lock back with the result.
+    /// Runs one request of that epoch to its end and gives the lock back with the result.
     pub(super) async fn drive(
         self: &Arc<Self>,
         mut guard: Guard,
+        epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<(Observed, Guard), Failure> {
@@ -109,11 +114,12 @@ impl Session {
                 Ok(outcome) => (outcome, guard),
                 Err(panic) => return Err(self.panicked(Some(guard), &panic_text(panic.as_ref()), phase)),
             },
-            execution => self.drive_apart(execution, guard, request, deadline).await?,
+            execution => self.drive_apart(execution, guard, epoch, request, deadline).await?,
         };
         let (observed, guard) = (outcome.0.map_err(|failure| failure.in_phase(phase))?, outcome.1);
         if let Some(reward) = observed.reward.filter(|reward| !reward.is_finite()) {
-            let message = format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
+            let message =
+                format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
             return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(phase));
         }
         Ok((observed, guard))
@@ -123,11 +129,12 @@ impl Session {
         self: &Arc<Self>,
         execution: Execution,
         mut guard: Guard,
+        epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
         let phase = request.phase();
-        let token = self.publish(&guard);
+        let token = self.publish(&mut guard, epoch)?;
         let request = request.to_owned();
         let watch = Arc::new(StuckWatch::new(Arc::clone(&self.stuck)));
         let ran = Arc::clone(&watch);
@@ -148,6 +155,7 @@ impl Session {
             biased;
             joined = &mut handle => {
                 in_flight.armed = false;
+                self.progress.lock().published = None;
                 joined.map_err(|error| self.lost(error, phase))
             }
             () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(phase)),
@@ -158,12 +166,32 @@ impl Session {
         }
     }
 
-    /// Keeps the present state for readers, and gives the token that cancels the call.
-    pub(super) fn publish(&self, guard: &Guard) -> CancellationToken {
-        let state = guard.environment.as_ref().and_then(|environment| environment.state().ok());
-        let mut progress = self.progress.lock();
-        progress.published = state;
-        progress.token.clone()
+    /// Keeps the present state for readers, and gives the token that cancels calls of that epoch.
+    pub(super) fn publish(&self, guard: &mut Guard, epoch: u64) -> Result<CancellationToken, Failure> {
+        let state = self.tell(guard)?;
+        let token = self.token_of(epoch)?;
+        self.progress.lock().published = Some(state);
+        Ok(token)
+    }
+
+    /// What the next reset cancels, unless it has come already.
+    pub(super) fn token_of(&self, epoch: u64) -> Result<CancellationToken, Failure> {
+        let progress = self.progress.lock();
+        if progress.epoch == epoch {
+            return Ok(progress.token.clone());
+        }
+        drop(progress);
+        Err(self.cancelled(Delivered::Maybe))
+    }
+
+    /// The state's own fields, or why they cannot be told; the outer failure is that the session
+    /// has ended, of a panic just now if need be.
+    pub(super) fn tell(&self, guard: &mut Guard) -> Result<Result<RawJson, Failure>, Failure> {
+        let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
+        catch_unwind(AssertUnwindSafe(|| environment.state())).map_err(|panic| {
+            discard(guard.environment.take());
+            self.panicked(None, &panic_text(panic.as_ref()), Phase::Step)
+        })
     }
 
     fn cancelled(&self, delivered: Delivered) -> Failure {
@@ -174,7 +202,7 @@ impl Session {
         })
     }
 
-    fn lost(self: &Arc<Self>, error: JoinError, phase: Phase) -> Failure {
+    fn lost(&self, error: JoinError, phase: Phase) -> Failure {
         if error.is_panic() {
             return self.panicked(None, &panic_text(error.into_panic().as_ref()), phase);
         }
@@ -182,13 +210,14 @@ impl Session {
         self.cancelled(Delivered::Maybe).in_phase(phase)
     }
 
-    fn panicked(self: &Arc<Self>, guard: Option<Guard>, panic: &str, phase: Phase) -> Failure {
+    fn panicked(&self, guard: Option<Guard>, panic: &str, phase: Phase) -> Failure {
         tracing::error!(session = %self.id, environment = %self.spec.name, panic, "environment panicked");
         if let Some(mut guard) = guard {
             discard(guard.environment.take());
         }
         self.end(EndReason::Failed(panic.to_owned()));
-        let message = format!("the environment panicked ({panic}); its session has ended, reset to begin a new one");
+        let message =
+            format!("the environment panicked ({panic}); its session has ended, reset to begin a new one");
         Failure::new(ErrorCode::EnvironmentPanicked, message).in_phase(phase)
     }
 }
@@ -200,7 +229,10 @@ pub(super) fn discard(environment: Option<Box<dyn Environment>>) {
 
 fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Observed, Failure>> {
     let Some(environment) = &mut cell.environment else {
-        return Work::done(Err(Failure::new(ErrorCode::SessionEnded, "the session has ended; open a new one")));
+        return Work::done(Err(Failure::new(
+            ErrorCode::SessionEnded,
+            "the session has ended; open a new one",
+        )));
     };
     match request {
         Request::Reset(reset) => environment.reset(reset),
@@ -225,8 +257,9 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
+/// The deadline after that time; one beyond every clock is none.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
-    limit.map(|limit| Instant::now() + limit)
+    limit.filter(|limit| *limit < ENDLESS).map(|limit| Instant::now() + limit)
 }
 
 /// Aborts the task if the caller goes away before it is done.

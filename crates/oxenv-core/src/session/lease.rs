@@ -98,10 +98,13 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.session.lease.touch();
+        let mut socket = self.session.lease.socket.lock();
+        // Looked at under the lock: another socket may attach at this very moment.
         if self.token.is_cancelled() {
             return;
         }
-        *self.session.lease.socket.lock() = None;
+        *socket = None;
+        drop(socket);
         self.session.detached();
     }
 }

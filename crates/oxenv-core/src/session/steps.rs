@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oxenv_wire::{Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, Tool, ToolCall, ToolError, ToolResult, default_call};
+use oxenv_wire::{
+    Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, Tool, ToolCall, ToolError, ToolResult,
+    default_call,
+};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +67,7 @@ pub struct Listing {
 
 /// What a step shows; the spelling is the request's.
 #[derive(Debug, Clone)]
-pub enum StepReply {
+pub enum StepReply<'a> {
     /// The tools.
     Tools(Spelling, Listing),
     /// A tool call's outcome.
@@ -72,7 +75,7 @@ pub enum StepReply {
         /// How the request was spelled.
         spelling: Spelling,
         /// The tool's name.
-        name: String,
+        name: Cow<'a, str>,
         /// What came of it.
         reply: CallReply,
     },
@@ -101,8 +104,9 @@ impl Session {
             episode_id: episode_id.unwrap_or_else(fresh_id),
             arguments,
         };
-        let guard = self.acquire_under(&token, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
-        let (observed, guard) = self.drive(guard, Request::Reset(&reset), deadline).await?;
+        let guard =
+            self.acquire_under(&token, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
+        let (observed, guard) = self.drive(guard, epoch, Request::Reset(&reset), deadline).await?;
         let mut progress = self.progress.lock();
         progress.alive()?;
         if progress.epoch == epoch {
@@ -119,7 +123,11 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`]: no reward, no observation. A tool's own error is no failure but an observation.
-    pub async fn step(self: &Arc<Self>, action: Action<'_>, options: StepOptions) -> Result<StepReply, Failure> {
+    pub async fn step<'a>(
+        self: &Arc<Self>,
+        action: Action<'a>,
+        options: StepOptions,
+    ) -> Result<StepReply<'a>, Failure> {
         let _busy = self.lease.busy();
         match action {
             Action::ListTools(spelling) => self.list().map(|listing| StepReply::Tools(spelling, listing)),
@@ -151,18 +159,23 @@ impl Session {
             true => None,
             false => Some(self.acquire(None).await?),
         };
-        {
+        let epoch = {
             let progress = self.progress.lock();
-            progress.steppable()?;
+            let epoch = progress.steppable()?;
             if let Some(epoch) = call.epoch.filter(|epoch| *epoch != progress.epoch) {
-                let message = format!("the call belongs to epoch {epoch}, the session is in epoch {}", progress.epoch);
+                let message =
+                    format!("the call belongs to epoch {epoch}, the session is in epoch {}", progress.epoch);
                 return Err(Failure::new(ErrorCode::WrongEpoch, message));
             }
             if progress.done {
-                return Err(Failure::new(ErrorCode::EpisodeDone, "the episode is done; only a reset begins another"));
+                return Err(Failure::new(
+                    ErrorCode::EpisodeDone,
+                    "the episode is done; only a reset begins another",
+                ));
             }
-        }
-        self.run_call(guard, &call.name, call.arguments, None).await
+            epoch
+        };
+        self.run_call(guard, epoch, &call.name, call.arguments, None).await
     }
 
     /// The tools, without waiting for a step; counted as a step, as in the reference.
@@ -192,21 +205,20 @@ impl Session {
 
     async fn state_fields(&self) -> Result<RawJson, Failure> {
         loop {
-            let guard = match Arc::clone(&self.cell).try_lock_owned() {
-                Ok(guard) => Some(guard),
-                Err(_) if self.progress.lock().published.is_some() => None,
-                // An inline step ends within the poll that began it, so this is no wait for a step.
-                Err(_) if self.spec.capabilities.execution == Execution::Inline => Some(self.acquire(None).await?),
-                // Between taking the lock and publishing, or between finishing and releasing it.
-                Err(_) => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            };
-            return match guard.as_ref().and_then(|guard| guard.environment.as_ref()) {
-                Some(environment) => environment.state(),
-                None => Ok(self.progress.lock().published.clone().unwrap_or_default()),
-            };
+            if let Ok(mut guard) = Arc::clone(&self.cell).try_lock_owned() {
+                return self.tell(&mut guard)?;
+            }
+            let published = self.progress.lock().published.clone();
+            if let Some(state) = published {
+                return state;
+            }
+            // An inline step ends within the poll that began it, so this is no wait for a step.
+            if self.spec.capabilities.execution == Execution::Inline {
+                let mut guard = self.acquire(None).await?;
+                return self.tell(&mut guard)?;
+            }
+            // Between taking the lock and publishing, or between finishing and releasing it.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -220,42 +232,50 @@ impl Session {
         Ok((progress.epoch, progress.token.clone()))
     }
 
-    async fn step_typed(self: &Arc<Self>, action: &RawValue, options: StepOptions) -> Result<StepReply, Failure> {
+    async fn step_typed<'a>(
+        self: &Arc<Self>,
+        action: &RawValue,
+        options: StepOptions,
+    ) -> Result<StepReply<'a>, Failure> {
         let deadline = after(options.timeout);
         let guard = self.acquire(deadline).await?;
-        self.progress.lock().steppable()?;
-        let (observed, guard) = self.drive(guard, Request::Step(action), deadline).await?;
-        self.count(observed.done);
+        let epoch = self.progress.lock().steppable()?;
+        let (observed, guard) = self.drive(guard, epoch, Request::Step(action), deadline).await?;
+        self.count(epoch, observed.done);
         drop(guard);
         Ok(StepReply::Observed(observed))
     }
 
-    async fn step_call(self: &Arc<Self>, call: ToolCall<'_>, options: StepOptions) -> Result<StepReply, Failure> {
+    async fn step_call<'a>(
+        self: &Arc<Self>,
+        call: ToolCall<'a>,
+        options: StepOptions,
+    ) -> Result<StepReply<'a>, Failure> {
         let deadline = after(options.timeout);
         let guard = self.acquire(deadline).await?;
-        self.progress.lock().steppable()?;
-        let reply = self.run_call(Some(guard), &call.name, call.arguments, deadline).await?;
-        Ok(StepReply::Call { spelling: call.spelling, name: call.name.into_owned(), reply })
+        let epoch = self.progress.lock().steppable()?;
+        let reply = self.run_call(Some(guard), epoch, &call.name, call.arguments, deadline).await?;
+        Ok(StepReply::Call { spelling: call.spelling, name: call.name, reply })
     }
 
     /// The call itself, its score and its place in the count.
     async fn run_call(
         self: &Arc<Self>,
-        guard: Option<Guard>,
+        mut guard: Option<Guard>,
+        epoch: u64,
         name: &str,
         arguments: Option<&RawValue>,
         deadline: Option<Instant>,
     ) -> Result<CallReply, Failure> {
-        let epoch = self.progress.lock().epoch;
         let context = CallContext { session_id: Some(&self.id), epoch };
         let mut call = pin!(self.toolbox.call(context, name, arguments));
         // Most tools finish at once; only one that does not needs a way to be cut off.
         let outcome = match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => {
-                let token = match &guard {
-                    Some(guard) => self.publish(guard),
-                    None => self.token(),
+                let (token, _shown) = match &mut guard {
+                    Some(guard) => (self.publish(guard, epoch)?, Some(Shown(self))),
+                    None => (self.token_of(epoch)?, None),
                 };
                 tokio::select! {
                     biased;
@@ -266,40 +286,48 @@ impl Session {
             }
         };
         if !self.spec.capabilities.observes_calls || outcome.is_err() {
-            let done = self.count(false);
+            let done = self.count(epoch, false);
             drop(guard);
             return Ok(CallReply { outcome, reward: None, done });
         }
         let guard = match guard {
             Some(guard) => guard,
-            None => self.acquire_under(&self.token(), None).await?,
+            None => self.acquire_under(&self.token_of(epoch)?, None).await?,
         };
-        let record = CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
-        let (scored, guard) = self.drive(guard, Request::AfterCall(&record), deadline).await?;
-        let done = self.count(scored.done);
+        let record =
+            CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
+        let (scored, guard) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
+        let done = self.count(epoch, scored.done);
         drop(guard);
         Ok(CallReply { outcome: record.outcome, reward: scored.reward, done })
-    }
-
-    /// What the next reset cancels.
-    fn token(&self) -> CancellationToken {
-        self.progress.lock().token.clone()
     }
 
     fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
         ended.unwrap_or_else(|| {
-            Failure::new(code, message).in_phase(Phase::Tool).with(|detail| detail.delivered = Delivered::Maybe)
+            Failure::new(code, message)
+                .in_phase(Phase::Tool)
+                .with(|detail| detail.delivered = Delivered::Maybe)
         })
     }
 
-    /// Counts a finished step; true if the episode is done.
-    fn count(&self, done: bool) -> bool {
+    /// Counts a finished step, unless its epoch is over; true if the episode is done.
+    fn count(&self, epoch: u64, done: bool) -> bool {
         let mut progress = self.progress.lock();
-        progress.step_count += 1;
-        progress.done |= done;
-        progress.published = None;
+        if progress.epoch == epoch {
+            progress.step_count += 1;
+            progress.done |= done;
+        }
         progress.done
+    }
+}
+
+/// The state that readers see while a tool holds the step lock; gone with the call, however it ends.
+struct Shown<'a>(&'a Session);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.progress.lock().published = None;
     }
 }
 

@@ -35,7 +35,10 @@ async fn capacity_is_exact_under_two_hundred_at_once() {
                     assert_eq!((failure.code, failure.phase), (ErrorCode::CapacityReached, Phase::Boot));
                     assert_eq!((failure.capacity, failure.retryable), (Some((50, 50)), true));
                     assert_eq!(failure.delivered, Delivered::No);
-                    assert!(failure.message.starts_with("Server at capacity: 50/50 sessions active."), "{failure}");
+                    assert!(
+                        failure.message.starts_with("Server at capacity: 50/50 sessions active."),
+                        "{failure}"
+                    );
                     refused += 1;
                 }
             }

@@ -20,7 +20,10 @@ async fn a_reward_that_is_no_number_is_an_error_never_a_reward() {
                     Phase::Step => step(&session, script.clone()).await.unwrap_err(),
                     _ => call(&session, "say", json!({ "after": script })).await.unwrap_err(),
                 };
-                assert_eq!((failure.code, failure.kind), (ErrorCode::NonFiniteReward, FailureKind::Environment));
+                assert_eq!(
+                    (failure.code, failure.kind),
+                    (ErrorCode::NonFiniteReward, FailureKind::Environment)
+                );
                 assert_eq!((failure.phase, failure.delivered), (phase, Delivered::Yes));
             }
         }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{advance, timeout};
 
 use crate::stage::{Scripted, Stage, at_once, eventually};
-use crate::support::{close, code, observe, open, reset, settled, spawn_call, spawn_step, step, store, store_with};
+use crate::support::{close, code, observe, open, reset, settled, spawn_step, step, store, store_with};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -117,8 +117,6 @@ async fn a_call_that_was_dropped_no_longer_holds_the_lease() {
     let store = store(Scripted::new(&stage, Execution::Inline).tools(true));
     let reaper = reaper(&store);
     let session = open(&store).await;
-    let running = spawn_call(&session, "hold_nothing", json!({}));
-    running.await.unwrap().unwrap();
     let waiting = spawn_step(&session, json!({ "type": "call_tool", "tool_name": "wait" }));
     stage.entered().await;
     waiting.abort();
@@ -172,7 +170,7 @@ async fn the_default_session_has_no_lease_unless_one_is_set() {
     close(next);
     settled(&endless, &stage).await;
     settled(&limited, &stage).await;
-    reapers.map(|reaper| reaper.abort());
+    reapers.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use oxenv_wire::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage, Unblock, at_once, soon};
-use crate::support::{close, code, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step};
+use crate::support::{
+    close, code, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step,
+};
 
 fn read(session: &Session) -> Value {
     serde_json::from_str(&at_once(session.state()).unwrap()).unwrap()

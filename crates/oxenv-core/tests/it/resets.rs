@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::stage::{Scripted, Stage, Unblock, eventually, soon};
 use crate::support::{
-    call, call_in, close, code, observe, open, reset, reset_with, settled, spawn_call, spawn_step, state, step,
-    store, tool_step,
+    call, call_in, close, code, observe, open, reset, reset_with, settled, spawn_call, spawn_step, state,
+    step, store, tool_step,
 };
 
 #[tokio::test]
@@ -78,6 +78,24 @@ async fn a_reset_cancels_a_tool_that_had_not_suspended_yet() {
     assert_eq!(session.info().step_count, 0);
     close(session);
     settled(&store, &stage).await;
+}
+
+/// The tool is done, but its task has not seen that yet when the reset comes.
+#[tokio::test]
+async fn a_call_whose_epoch_has_ended_is_not_scored_in_the_next() {
+    for execution in [Execution::Inline, Execution::Task] {
+        let stage = Stage::default();
+        let store = store(Scripted::new(&stage, execution).tools(true).scoring());
+        let session = open(&store).await;
+        let calling = spawn_call(&session, "wait", json!({ "after": { "do": "note", "text": "scored" } }));
+        stage.entered().await;
+        stage.open("");
+        reset(&session).await.unwrap();
+        assert_eq!(code(calling.await.unwrap()), ErrorCode::Cancelled);
+        assert_eq!((stage.notes().len(), session.info().step_count), (0, 0), "{execution:?}");
+        close(session);
+        settled(&store, &stage).await;
+    }
 }
 
 #[tokio::test]

@@ -49,7 +49,11 @@ async fn a_seed_that_was_given_is_taken_as_it_is() {
     let stage = Stage::default();
     let store = store_with(Scripted::new(&stage, Execution::Inline), Limits::default());
     for seed in [0, 42, u64::MAX] {
-        let options = SessionOptions { seed: Some(seed), episode_id: Some("é".to_owned()), ..SessionOptions::default() };
+        let options = SessionOptions {
+            seed: Some(seed),
+            episode_id: Some("é".to_owned()),
+            ..SessionOptions::default()
+        };
         let session = store.create(options).await.unwrap();
         let info = session.info();
         assert_eq!((info.seed, info.episode_id.as_str(), info.epoch), (seed, "é", 0));

@@ -13,11 +13,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{
-    ActionSpace, Boot, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec,
-    Execution, Failure, Instance, Observed, Reset, TaskSource, Toolbox, Toolset, Work,
+    ActionSpace, Boot, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory,
+    EnvironmentSpec, Execution, Failure, Instance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
-    Content, ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult, raw,
+    Content, ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
+    raw,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -203,10 +204,6 @@ impl Scripted {
         self.spec(|spec| spec.capabilities.observes_calls = true)
     }
 
-    pub(crate) fn tasks(self, tasks: Arc<dyn TaskSource>) -> Self {
-        self.spec(|spec| spec.tasks = Some(tasks))
-    }
-
     pub(crate) fn spec(mut self, change: impl FnOnce(&mut EnvironmentSpec)) -> Self {
         change(&mut self.spec);
         self.shared = Arc::new(self.spec.clone());
@@ -323,7 +320,7 @@ impl Actor {
 
 impl Environment for Actor {
     fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
-        let script: Value = reset.arguments.as_deref().map_or(Value::Null, |script| parsed(script));
+        let script: Value = reset.arguments.as_deref().map_or(Value::Null, parsed);
         self.seed = reset.seed;
         self.count = 0;
         if script["do"].is_string() {

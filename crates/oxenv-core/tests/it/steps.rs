@@ -103,7 +103,8 @@ async fn a_deadline_counts_the_wait_for_an_earlier_step() {
     let session = open(&store).await;
     let running = spawn_step(&session, json!({ "do": "wait" }));
     stage.entered().await;
-    let failure = step_within(&session, json!({ "do": "note" }), Some(Duration::from_secs(1))).await.unwrap_err();
+    let failure =
+        step_within(&session, json!({ "do": "note" }), Some(Duration::from_secs(1))).await.unwrap_err();
     assert_eq!((failure.code, failure.delivered), (ErrorCode::DeadlineExceeded, Delivered::No));
     stage.open("");
     running.await.unwrap().unwrap();
@@ -220,9 +221,13 @@ async fn done_stays_done_and_control_may_step_on() {
     let session = open(&store).await;
     assert!(observe(&session, json!({ "do": "finish" })).await.done);
     assert!(session.info().done);
-    assert!(!observe(&session, json!({})).await.done, "what a step after done shows is the environment's affair");
+    assert!(
+        !observe(&session, json!({})).await.done,
+        "what a step after done shows is the environment's affair"
+    );
     assert!(session.info().done);
-    let reply = step(&session, json!({ "type": "call_tool", "tool_name": "say", "arguments": { "text": "hi" } }));
+    let reply =
+        step(&session, json!({ "type": "call_tool", "tool_name": "say", "arguments": { "text": "hi" } }));
     match reply.await.unwrap() {
         StepReply::Call { reply, .. } => assert!(reply.done),
         other => panic!("{other:?}"),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore, StepOptions,
-    StepReply,
+    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore,
+    StepOptions, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::{Value, json};
@@ -105,6 +105,7 @@ pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, Failure>) -> ErrorCode
 /// Ends a session and lets its environment go.
 pub(crate) fn close(session: Arc<Session>) {
     session.end(EndReason::Closed);
+    drop(session);
 }
 
 /// What every test ends with: nothing is left.

@@ -130,11 +130,15 @@ async fn a_score_is_a_reward_and_may_end_the_episode() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Task).tools(true).scoring());
     let session = open(&store).await;
-    let reply = call(&session, "say", json!({ "text": "hi", "after": { "do": "reward", "value": 5 } })).await.unwrap();
+    let reply = call(&session, "say", json!({ "text": "hi", "after": { "do": "reward", "value": 5 } }))
+        .await
+        .unwrap();
     assert_eq!((reply.reward, reply.done), (Some(Reward::Int(5)), false));
     assert_eq!(reply.outcome.unwrap().data(), "\"hi\"");
     match step(&session, tool_step("say", &json!({ "after": { "do": "finish" } }))).await.unwrap() {
-        StepReply::Call { reply, .. } => assert_eq!((reply.reward, reply.done), (Some(Reward::Float(1.0)), true)),
+        StepReply::Call { reply, .. } => {
+            assert_eq!((reply.reward, reply.done), (Some(Reward::Float(1.0)), true));
+        }
         other => panic!("{other:?}"),
     }
     close(session);

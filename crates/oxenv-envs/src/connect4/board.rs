@@ -60,7 +60,10 @@ impl Board {
                 .take_while(|&n| {
                     let row = row.checked_add_signed(down * sign * n);
                     let column = column.checked_add_signed(right * sign * n);
-                    let field = row.and_then(|row| self.0.get(row)).zip(column).and_then(|(row, column)| row.get(column));
+                    let field = row
+                        .and_then(|row| self.0.get(row))
+                        .zip(column)
+                        .and_then(|(row, column)| row.get(column));
                     field == Some(&player)
                 })
                 .count()
@@ -101,7 +104,10 @@ mod tests {
     #[test]
     fn a_full_board_is_a_draw() {
         // Columns filled in pairs, shifted so that no four of a colour meet.
-        let order = [0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 2, 3, 2, 3, 3, 2, 3, 2, 2, 3, 2, 3, 4, 5, 4, 5, 5, 4, 5, 4, 4, 5, 4, 5, 6, 6, 6, 6, 6, 6];
+        let order = [
+            0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 0, 1, 2, 3, 2, 3, 3, 2, 3, 2, 2, 3, 2, 3, 4, 5, 4, 5, 5, 4, 5, 4,
+            4, 5, 4, 5, 6, 6, 6, 6, 6, 6,
+        ];
         assert_eq!(play(&order), Drop::Full);
     }
 }

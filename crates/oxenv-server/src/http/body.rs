@@ -69,7 +69,8 @@ impl Text {
 
     /// The body as one JSON object.
     pub(crate) fn required(&self) -> Result<&RawValue, Refusal> {
-        self.optional()?.ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], RawValue::NULL)]))
+        self.optional()?
+            .ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], RawValue::NULL)]))
     }
 }
 
@@ -80,7 +81,9 @@ fn no_object(input: &RawValue) -> ValidationIssue {
 
 /// Whether a body is announced as JSON: `application/json` or `application/*+json`.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.eq_ignore_ascii_case("application/json") {
         return true;

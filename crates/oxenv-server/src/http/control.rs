@@ -48,20 +48,27 @@ pub(super) fn step_request(body: &Text) -> Result<StepRequest<'_>, Refusal> {
     let request = StepRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     if request.key.is_some() || request.expected_step.is_some() {
         // Taking a promise of at-most-once and not keeping it would be worse than refusing it.
-        let refusal = Failure::unsupported("this server does not know 'key' and 'expected_step' yet: leave them out");
+        let refusal =
+            Failure::unsupported("this server does not know 'key' and 'expected_step' yet: leave them out");
         return Err(refusal.into());
     }
     Ok(request)
 }
 
-pub(super) async fn reset_session(session: &Arc<Session>, request: ResetRequest<'_>) -> Result<Response, Refusal> {
+pub(super) async fn reset_session(
+    session: &Arc<Session>,
+    request: ResetRequest<'_>,
+) -> Result<Response, Refusal> {
     let episode_id = request.episode_id.map(String::from);
     let arguments = request.arguments.map(RawValue::to_owned);
     let observed = session.reset(request.seed, episode_id, arguments).await?;
     Ok(json_response(StatusCode::OK, render::observed(&observed, Envelope::Body)))
 }
 
-pub(super) async fn step_session(session: &Arc<Session>, request: StepRequest<'_>) -> Result<Response, Refusal> {
+pub(super) async fn step_session(
+    session: &Arc<Session>,
+    request: StepRequest<'_>,
+) -> Result<Response, Refusal> {
     if let Some(request_id) = &request.request_id {
         tracing::debug!(session = session.id(), request_id = %request_id, "step");
     }

@@ -11,7 +11,8 @@ use crate::error::json_response;
 
 pub(crate) async fn not_found(request: Request) -> Response {
     // A WebSocket on an unknown path is refused with 403 by the reference's framework.
-    let status = if wants_websocket(request.headers()) { StatusCode::FORBIDDEN } else { StatusCode::NOT_FOUND };
+    let status =
+        if wants_websocket(request.headers()) { StatusCode::FORBIDDEN } else { StatusCode::NOT_FOUND };
     json_response(status, json!({ "detail": "Not Found" }).to_string())
 }
 

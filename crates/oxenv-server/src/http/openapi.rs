@@ -33,10 +33,24 @@ const COMMON: [Row; 15] = [
     ("get", "/list_environments", "The environment's name", "Task API", None, "Names"),
     ("get", "/{environment}/splits", "The environment's task splits", "Task API", None, "Splits"),
     ("post", "/{environment}/tasks", "All tasks of a split", "Task API", Some("SplitRequest"), "Any"),
-    ("post", "/{environment}/num_tasks", "How many tasks a split has", "Task API", Some("SplitRequest"), "Any"),
+    (
+        "post",
+        "/{environment}/num_tasks",
+        "How many tasks a split has",
+        "Task API",
+        Some("SplitRequest"),
+        "Any",
+    ),
     ("post", "/{environment}/task", "One task", "Task API", Some("TaskRequest"), "Any"),
     ("post", "/{environment}/task_range", "A range of tasks", "Task API", Some("RangeRequest"), "Any"),
-    ("post", "/mcp", "One JSON-RPC request of the MCP dialect", "MCP", Some("JsonRpcRequest"), "JsonRpcResponse"),
+    (
+        "post",
+        "/mcp",
+        "One JSON-RPC request of the MCP dialect",
+        "MCP",
+        Some("JsonRpcRequest"),
+        "JsonRpcResponse",
+    ),
 ];
 
 const SESSION_MCP: Row = (
@@ -49,15 +63,43 @@ const SESSION_MCP: Row = (
 );
 
 const CONTROL: [Row; 10] = [
-    ("post", "/reset", "Begin an episode of the default session", "Environment Control", Some("ResetRequest"), "StepResponse"),
-    ("post", "/step", "Take one action in the default session", "Environment Control", Some("StepRequest"), "StepResponse"),
+    (
+        "post",
+        "/reset",
+        "Begin an episode of the default session",
+        "Environment Control",
+        Some("ResetRequest"),
+        "StepResponse",
+    ),
+    (
+        "post",
+        "/step",
+        "Take one action in the default session",
+        "Environment Control",
+        Some("StepRequest"),
+        "StepResponse",
+    ),
     ("get", "/state", "The default session's state", "State Management", None, "State"),
     ("post", "/sessions", "Make a session", "Sessions", Some("SessionCreate"), "SessionCreated"),
     ("get", "/sessions", "All sessions", "Sessions", None, "Any"),
     ("get", "/sessions/{id}", "One session in numbers", "Sessions", None, "Any"),
     ("delete", "/sessions/{id}", "Close a session", "Sessions", None, "Any"),
-    ("post", "/sessions/{id}/reset", "Begin an episode of a session", "Sessions", Some("ResetRequest"), "StepResponse"),
-    ("post", "/sessions/{id}/step", "Take one action in a session", "Sessions", Some("StepRequest"), "StepResponse"),
+    (
+        "post",
+        "/sessions/{id}/reset",
+        "Begin an episode of a session",
+        "Sessions",
+        Some("ResetRequest"),
+        "StepResponse",
+    ),
+    (
+        "post",
+        "/sessions/{id}/step",
+        "Take one action in a session",
+        "Sessions",
+        Some("StepRequest"),
+        "StepResponse",
+    ),
     ("get", "/sessions/{id}/state", "A session's state", "Sessions", None, "State"),
 ];
 
@@ -98,8 +140,7 @@ fn operation(row: &Row) -> Value {
     if let Some(request) = request {
         // A reset, and the making of a session, need no body.
         let required = !matches!(request, "ResetRequest" | "SessionCreate");
-        operation["requestBody"] =
-            json!({ "required": required, "content": { "application/json": { "schema": reference(request) } } });
+        operation["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": reference(request) } } });
     }
     let parameters: Vec<Value> = path
         .split('/')
@@ -113,8 +154,7 @@ fn operation(row: &Row) -> Value {
 }
 
 fn operation_id(method: &str, path: &str) -> String {
-    let words: Vec<&str> =
-        path.split(['/', '.', '{', '}', '_']).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = path.split(['/', '.', '{', '}', '_']).filter(|word| !word.is_empty()).collect();
     format!("{method}_{}", words.join("_"))
 }
 
@@ -234,7 +274,8 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
     });
     // Any JSON object is taken as an action before the environment looks at it, so the environment's
     // own schema is an annotation of it and its local references stay its own.
-    all["Action"] = json!({ "type": "object", "title": spec.schemas.action["title"], "x-oxenv-schema": "/schema" });
+    all["Action"] =
+        json!({ "type": "object", "title": spec.schemas.action["title"], "x-oxenv-schema": "/schema" });
     all["State"] = json!({ "type": "object", "x-oxenv-schema": "/schema" });
     all
 }

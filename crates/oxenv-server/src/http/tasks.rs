@@ -21,7 +21,10 @@ pub(crate) async fn environments(State(app): State<Arc<App>>) -> Response {
     json_response(StatusCode::OK, json!([app.store.spec().name]).to_string())
 }
 
-pub(crate) async fn splits(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn splits(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Response, Refusal> {
     Ok(ok(&source(&app, &name, "list_splits")?.splits()))
 }
 

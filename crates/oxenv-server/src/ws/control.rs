@@ -10,11 +10,12 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{
-    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Session, SessionOptions, StepOptions, StepReply,
+    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Session, SessionOptions, StepOptions,
+    StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Object, ResetRequest, RpcCode, RpcFault, RpcId, RpcRequest, ToolCall,
-    default_call, write_mcp_frame, write_rpc_error, write_state_frame,
+    Action, ClientFrame, ErrorCode, FrameFault, Object, ResetRequest, RpcCode, RpcFault, RpcId, RpcRequest,
+    ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -197,13 +198,15 @@ async fn step_as_agent(session: &Arc<Session>, action: &RawValue) -> Result<Stri
     let ToolCall { spelling, name, arguments } = call;
     let reply = session.call(AgentCall { name: name.clone(), arguments, epoch: None }).await?;
     let reply = CallReply { reward: None, ..reply };
-    Ok(render::step(&StepReply::Call { spelling, name: name.into_owned(), reply }, Envelope::Frame))
+    Ok(render::step(&StepReply::Call { spelling, name, reply }, Envelope::Frame))
 }
 
 async fn mcp_frame(app: &App, session: &Arc<Session>, message: &RawValue) -> String {
     let mut reply = String::new();
     let parsed = Object::from_raw(message)
-        .map_err(|_| RpcFault::new(RpcCode::InvalidRequest, "Invalid request: a key appears twice in one object"))
+        .map_err(|_| {
+            RpcFault::new(RpcCode::InvalidRequest, "Invalid request: a key appears twice in one object")
+        })
         .and_then(|object| RpcRequest::from_object(&object));
     match parsed {
         Ok(rpc) => reply = mcp::answer(app, Door::Socket(session), None, &rpc).await,

@@ -18,6 +18,8 @@ use tokio_tungstenite::tungstenite;
 use crate::app::App;
 use crate::timing::{Events, within};
 
+/// How much is read at once; most requests fit.
+const READ_BUFFER: usize = 1 << 10;
 /// Requests kept while one is being answered.
 const AHEAD: usize = 64;
 /// Bytes of them.
@@ -69,8 +71,9 @@ where
     let limit = app.config.max_message;
     let token = app.tasks.token();
     upgrade
-        // The default buffers of 128 KiB each would be most of an idle session's memory.
-        .read_buffer_size(4 << 10)
+        // The default buffers of 128 KiB each would be most of an idle session's memory, and the
+        // library clears its read buffer before every read.
+        .read_buffer_size(READ_BUFFER)
         .write_buffer_size(4 << 10)
         .max_message_size(limit)
         .max_frame_size(limit)

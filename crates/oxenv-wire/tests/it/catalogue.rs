@@ -3,7 +3,8 @@
 //! Invariant: nulls are kept, because stock clients look the keys up without asking.
 
 use oxenv_wire::{
-    EnvironmentTasks, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated, SessionInfo, Split, Tasks,
+    EnvironmentTasks, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated, SessionInfo,
+    Split, Tasks,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -45,7 +45,8 @@ const TOOL_ERRORS: [ToolErrorType; 5] = [
 
 pub(crate) fn goldens() -> Vec<Golden> {
     let codes: Vec<(String, String)> = CODES.iter().map(|code| (word(code), json(&code.stock()))).collect();
-    let codes: Vec<(&str, String)> = codes.iter().map(|(code, stock)| (code.as_str(), stock.clone())).collect();
+    let codes: Vec<(&str, String)> =
+        codes.iter().map(|(code, stock)| (code.as_str(), stock.clone())).collect();
     let words = object(&[
         ("error codes and the stock code each travels as", object(&codes)),
         ("failure kinds", array(KINDS.iter().map(json))),

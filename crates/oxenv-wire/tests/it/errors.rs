@@ -15,7 +15,8 @@ use crate::results::raw;
 
 pub(crate) fn goldens() -> Vec<Golden> {
     let mut goldens: Vec<Golden> = CODES.into_iter().map(frame).collect();
-    let failure = object(&[("detail", quoted("the step ran past its deadline")), ("oxenv", json(&data(CODES[9])))]);
+    let failure =
+        object(&[("detail", quoted("the step ran past its deadline")), ("oxenv", json(&data(CODES[9])))]);
     goldens.extend([
         Golden::reply("error-body-failure", failure),
         Golden::reply("error-body-invalid-json", object(&[("detail", array([json(&syntax())]))])),
@@ -37,12 +38,9 @@ fn frame(code: ErrorCode) -> Golden {
         ErrorCode::InvalidJson => ("Invalid JSON: Expecting value: line 1 column 1 (char 0)", &[], &[], None),
         ErrorCode::UnknownType => ("Unknown message type: bogus", &[], &[], None),
         ErrorCode::ValidationError => ("Invalid message", &issues, &[], None),
-        ErrorCode::CapacityReached => (
-            "Server at capacity: 2/2 sessions active. Cannot accept new connections.",
-            &[],
-            &capacity,
-            None,
-        ),
+        ErrorCode::CapacityReached => {
+            ("Server at capacity: 2/2 sessions active. Cannot accept new connections.", &[], &capacity, None)
+        }
         ErrorCode::Draining => ("the server is shutting down", &[], &capacity, Some(&ours)),
         ErrorCode::FactoryError => ("the factory \"failed\"\n\u{7f}é", &[], &factory, Some(&ours)),
         _ => ("what happened", &[], &[], Some(&ours)),

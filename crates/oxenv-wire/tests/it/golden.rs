@@ -29,7 +29,12 @@ impl Golden {
     /// A reply. Indentation aside, the file holds it to the byte, because replies have no spaces.
     pub(crate) fn reply(name: impl Into<String>, text: impl Into<String>) -> Self {
         let golden = Golden::new(name, text);
-        assert_eq!(golden.text, minified(&golden.text), "{}: a reply has no spaces between its parts", golden.name);
+        assert_eq!(
+            golden.text,
+            minified(&golden.text),
+            "{}: a reply has no spaces between its parts",
+            golden.name
+        );
         golden
     }
 }
@@ -38,7 +43,12 @@ impl Golden {
 pub(crate) fn check(goldens: Vec<Golden>) {
     for golden in goldens {
         let shown = pretty(&golden.text);
-        assert_eq!(minified(&shown), minified(&golden.text), "{}: indentation changes nothing else", golden.name);
+        assert_eq!(
+            minified(&shown),
+            minified(&golden.text),
+            "{}: indentation changes nothing else",
+            golden.name
+        );
         expect_file![format!("../golden/{}.json", golden.name)].assert_eq(&shown);
     }
 }

@@ -13,7 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::golden::{Golden, check};
 use crate::pretty::{array, json, object, quoted};
-use crate::refusals::{ACTIONS, DEFAULT_CALLS, FRAMES, JSON, RANGES, RESETS, RPC, RPC_PARAMS, SESSIONS, SPLITS, STEPS, TASKS};
+use crate::refusals::{
+    ACTIONS, DEFAULT_CALLS, FRAMES, JSON, RANGES, RESETS, RPC, RPC_PARAMS, SESSIONS, SPLITS, STEPS, TASKS,
+};
 
 /// A longer text is shown by its beginning.
 const SHOWN: usize = 400;
@@ -26,12 +28,20 @@ pub(crate) fn goldens() -> Vec<Golden> {
         golden("frames", FRAMES, |text| ClientFrame::parse(text).err().map(|fault| frame(&fault))),
         golden("actions", ACTIONS, |text| issues(Action::parse(value(text)).map(drop))),
         golden("default-calls", DEFAULT_CALLS, |text| issues(default_call(value(text)).map(drop))),
-        golden("body-reset", RESETS, |text| body(text, |value| ResetRequest::parse(value, &["body"]).map(drop))),
+        golden("body-reset", RESETS, |text| {
+            body(text, |value| ResetRequest::parse(value, &["body"]).map(drop))
+        }),
         golden("body-step", STEPS, |text| body(text, |value| StepRequest::parse(value, &["body"]).map(drop))),
-        golden("body-session", SESSIONS, |text| body(text, |value| SessionCreate::parse(value, &["body"]).map(drop))),
-        golden("body-tasks", SPLITS, |text| body(text, |value| SplitRequest::parse(value, &["body"]).map(drop))),
+        golden("body-session", SESSIONS, |text| {
+            body(text, |value| SessionCreate::parse(value, &["body"]).map(drop))
+        }),
+        golden("body-tasks", SPLITS, |text| {
+            body(text, |value| SplitRequest::parse(value, &["body"]).map(drop))
+        }),
         golden("body-task", TASKS, |text| body(text, |value| TaskRequest::parse(value, &["body"]).map(drop))),
-        golden("body-task-range", RANGES, |text| body(text, |value| RangeRequest::parse(value, &["body"]).map(drop))),
+        golden("body-task-range", RANGES, |text| {
+            body(text, |value| RangeRequest::parse(value, &["body"]).map(drop))
+        }),
         golden("rpc", RPC, |text| RpcRequest::parse(text).err().map(|fault| rpc(&fault))),
         golden("rpc-params", RPC_PARAMS, params),
     ]
@@ -87,10 +97,16 @@ fn fault(fault: &JsonFault) -> String {
 
 fn frame(found: &FrameFault) -> String {
     match found {
-        FrameFault::Json(found) => object(&[("code", quoted("INVALID_JSON")), ("message", quoted(&found.to_string()))]),
-        FrameFault::NotObject(kind) => object(&[("code", quoted("SESSION_ERROR")), ("python type", quoted(kind))]),
+        FrameFault::Json(found) => {
+            object(&[("code", quoted("INVALID_JSON")), ("message", quoted(&found.to_string()))])
+        }
+        FrameFault::NotObject(kind) => {
+            object(&[("code", quoted("SESSION_ERROR")), ("python type", quoted(kind))])
+        }
         FrameFault::UnknownType(name) => object(&[("code", quoted("UNKNOWN_TYPE")), ("type", quoted(name))]),
-        FrameFault::Invalid(found) => object(&[("code", quoted("VALIDATION_ERROR")), ("errors", json(found))]),
+        FrameFault::Invalid(found) => {
+            object(&[("code", quoted("VALIDATION_ERROR")), ("errors", json(found))])
+        }
     }
 }
 
@@ -147,7 +163,9 @@ fn positions_are_those_of_characters() {
 fn the_number_of_issues_is_bounded() {
     let extra: Vec<String> = (0..100_000).map(|key| format!("\"{key}\":0")).collect();
     let frame = format!("{{\"type\":\"state\",{}}}", extra.join(","));
-    let Err(FrameFault::Invalid(found)) = ClientFrame::parse(&frame) else { panic!("100,000 extra keys are refused") };
+    let Err(FrameFault::Invalid(found)) = ClientFrame::parse(&frame) else {
+        panic!("100,000 extra keys are refused")
+    };
     assert_eq!(found.len(), 64);
 
     let calls = format!("{{\"type\":\"call_tools\",\"calls\":[{}0]}}", "{},".repeat(100_000));

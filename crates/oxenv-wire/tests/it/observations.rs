@@ -114,8 +114,10 @@ fn environments() -> Vec<Golden> {
 fn spelled() -> Vec<Golden> {
     let text = ToolResult::from_value("hi").expect("a string is JSON");
     let object = ToolResult::from_value(&json!({ "message": "hé", "length": 2 })).expect("an object is JSON");
-    let said = ToolResult { is_error: true, ..ToolResult::from_value("no such file").expect("a string is JSON") };
-    let failed = ToolError::new(ToolErrorType::InvalidArgs, "1 validation error for call[echo_message]\nmessage");
+    let said =
+        ToolResult { is_error: true, ..ToolResult::from_value("no such file").expect("a string is JSON") };
+    let failed =
+        ToolError::new(ToolErrorType::InvalidArgs, "1 validation error for call[echo_message]\nmessage");
     let image = image_result();
     let mut goldens = Vec::new();
     for (name, spelling) in
@@ -129,7 +131,8 @@ fn spelled() -> Vec<Golden> {
             ("failed", Ok(&said)),
             ("error", Err(&failed)),
         ] {
-            goldens.extend(called(spelling, outcome, |parts| parts.goldens(&format!("{name}-{outcome_name}"))));
+            goldens
+                .extend(called(spelling, outcome, |parts| parts.goldens(&format!("{name}-{outcome_name}"))));
         }
     }
     goldens

@@ -148,7 +148,8 @@ fn one_line(node: &Node<'_>) -> String {
         Node::Array(items) => format!("[{}]", items.iter().map(one_line).collect::<Vec<_>>().join(", ")),
         Node::Object(fields) if fields.is_empty() => "{}".to_owned(),
         Node::Object(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(key, value)| format!("{key}: {}", one_line(value))).collect();
+            let fields: Vec<String> =
+                fields.iter().map(|(key, value)| format!("{key}: {}", one_line(value))).collect();
             format!("{{ {} }}", fields.join(", "))
         }
     }

@@ -107,7 +107,10 @@ pub(crate) const ACTIONS: Cases = &[
     ("ListToolsAction with another key", r#"{"type":"ListToolsAction","x":1}"#),
     ("both tags at once", r#"{"type":"ListToolsAction","action_type":"ListToolsAction"}"#),
     ("CallToolAction without a name", r#"{"type":"CallToolAction","parameters":{}}"#),
-    ("CallToolAction with a list of parameters", r#"{"action_type":"CallToolAction","tool_name":"x","parameters":[]}"#),
+    (
+        "CallToolAction with a list of parameters",
+        r#"{"action_type":"CallToolAction","tool_name":"x","parameters":[]}"#,
+    ),
     ("CallToolAction with the stock key", r#"{"type":"CallToolAction","tool_name":"x","arguments":{}}"#),
     ("tool without a name", r#"{"action_type":"tool","tool_args":{}}"#),
     ("tool with a string of arguments", r#"{"action_type":"tool","tool_name":"x","tool_args":"{}"}"#),
@@ -122,10 +125,13 @@ pub(crate) const ACTIONS: Cases = &[
     ("call_tools with another key", r#"{"type":"call_tools","calls":[],"parallel":true}"#),
     ("call_tools with no objects", r#"{"type":"call_tools","calls":[1,null,[]]}"#),
     ("a call without id and name", r#"{"type":"call_tools","calls":[{"id":"a","tool_name":"x"},{}]}"#),
-    ("a call with wrong types", concat!(
-        r#"{"type":"call_tools","calls":[{"id":1,"tool_name":[],"arguments":"x","needs":"a"},"#,
-        r#"{"id":"b","tool_name":"x","needs":["a",2],"then":"c"}]}"#,
-    )),
+    (
+        "a call with wrong types",
+        concat!(
+            r#"{"type":"call_tools","calls":[{"id":1,"tool_name":[],"arguments":"x","needs":"a"},"#,
+            r#"{"id":"b","tool_name":"x","needs":["a",2],"then":"c"}]}"#,
+        ),
+    ),
     ("a call with a key twice", r#"{"type":"call_tools","calls":[{"id":"a","id":"a","tool_name":"x"}]}"#),
 ];
 

@@ -5,8 +5,8 @@
 //! file also shows that Python's odd numbers and strings pass through unchanged.
 
 use oxenv_wire::{
-    Action, ClientFrame, RangeRequest, ResetRequest, RpcParams, RpcRequest, SessionCreate, Spelling, SplitRequest,
-    StepRequest, TaskRequest, ToolCall, default_call, legacy_message,
+    Action, ClientFrame, RangeRequest, ResetRequest, RpcParams, RpcRequest, SessionCreate, Spelling,
+    SplitRequest, StepRequest, TaskRequest, ToolCall, default_call, legacy_message,
 };
 use serde_json::value::RawValue;
 
@@ -31,7 +31,10 @@ const ACTIONS: &[(&str, &str)] = &[
     ("stock-call", r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hi"}}"#),
     ("stock-call-bare", r#"{"type":"call_tool","tool_name":"noop"}"#),
     ("stock-call-metadata", r#"{"type":"call_tool","tool_name":"noop","arguments":{},"metadata":{"a":1}}"#),
-    ("stock-call-escaped", r#"{"type":"call_tool","tool_name":"\u00e9cho","arguments":{"message":"\u00e9"}}"#),
+    (
+        "stock-call-escaped",
+        r#"{"type":"call_tool","tool_name":"\u00e9cho","arguments":{"message":"\u00e9"}}"#,
+    ),
     ("journal-list", r#"{"type":"ListToolsAction"}"#),
     ("journal-list-action-type", r#"{"action_type":"ListToolsAction","metadata":null}"#),
     ("journal-call", r#"{"type":"CallToolAction","tool_name":"echo_message","parameters":{"message":"hi"}}"#),
@@ -39,22 +42,31 @@ const ACTIONS: &[(&str, &str)] = &[
     ("unified-tool", r#"{"action_type":"tool","tool_name":"echo_message","tool_args":{"message":"hi"}}"#),
     ("unified-tool-all-fields", r#"{"action_type":"tool","tool_name":"noop","tool_args":null,"code":null}"#),
     ("unified-code", r#"{"action_type":"code","code":"print(2 + 2)\n"}"#),
-    ("unified-code-all-fields", r#"{"action_type":"code","code":"x","tool_name":null,"tool_args":null,"metadata":{}}"#),
-    ("graph", concat!(
-        r#"{"type":"call_tools","calls":[{"id":"a","tool_name":"read","arguments":{"path":"x"}},"#,
-        r#"{"id":"b","tool_name":"write","arguments":{"text":"${a.text}"},"needs":["a"]},{"id":"c","tool_name":"noop"}]}"#,
-    )),
+    (
+        "unified-code-all-fields",
+        r#"{"action_type":"code","code":"x","tool_name":null,"tool_args":null,"metadata":{}}"#,
+    ),
+    (
+        "graph",
+        concat!(
+            r#"{"type":"call_tools","calls":[{"id":"a","tool_name":"read","arguments":{"path":"x"}},"#,
+            r#"{"id":"b","tool_name":"write","arguments":{"text":"${a.text}"},"needs":["a"]},{"id":"c","tool_name":"noop"}]}"#,
+        ),
+    ),
     ("graph-empty", r#"{"type":"call_tools","calls":[],"metadata":{}}"#),
     ("typed", r#"{"column":3}"#),
     ("typed-other-type", r#"{"type":"move","action_type":5,"to":[1,2]}"#),
     ("typed-without-type", r#"{"tool_name":"echo_message","arguments":{"message":"no type"}}"#),
     ("code", r#"{"code":"x = 1"}"#),
     ("message", r#"{"message":"hi","metadata":{}}"#),
-    ("python-values", concat!(
-        r#"{"type":"call_tool","tool_name":"noop","arguments":{"n":"#,
-        r#"1234567890123456789012345678901234567890123456789012345678901234567890,"f":1E400,"s":"\ud800","z":-0,"#,
-        r#""twice":1,"twice":2,"deep":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}}"#,
-    )),
+    (
+        "python-values",
+        concat!(
+            r#"{"type":"call_tool","tool_name":"noop","arguments":{"n":"#,
+            r#"1234567890123456789012345678901234567890123456789012345678901234567890,"f":1E400,"s":"\ud800","z":-0,"#,
+            r#""twice":1,"twice":2,"deep":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}}"#,
+        ),
+    ),
 ];
 
 const RESETS: &[(&str, &str)] = &[
@@ -64,23 +76,27 @@ const RESETS: &[(&str, &str)] = &[
 ];
 const STEPS: &[(&str, &str)] = &[
     ("action", r#"{"action":{"type":"list_tools"}}"#),
-    ("all", concat!(
-        r#"{"action":{"column":0},"timeout_s":0.5,"request_id":"r-1","expected_step":3,"key":"k-1","#,
-        r#""extra":true}"#,
-    )),
+    (
+        "all",
+        concat!(
+            r#"{"action":{"column":0},"timeout_s":0.5,"request_id":"r-1","expected_step":3,"key":"k-1","#,
+            r#""extra":true}"#,
+        ),
+    ),
     ("nulls", r#"{"action":{},"timeout_s":null,"request_id":null,"expected_step":null,"key":null}"#),
-    ("long-timeout", concat!(
-        r#"{"action":{},"timeout_s":"#,
-        r#"1234567890123456789012345678901234567890123456789012345678901234567890}"#,
-    )),
+    (
+        "long-timeout",
+        concat!(
+            r#"{"action":{},"timeout_s":"#,
+            r#"1234567890123456789012345678901234567890123456789012345678901234567890}"#,
+        ),
+    ),
 ];
 const SESSIONS: &[(&str, &str)] =
     &[("none", "{}"), ("all", r#"{"seed":1,"episode_id":"ep-1","resume_s":30}"#)];
 const SPLITS: &[(&str, &str)] = &[("split", r#"{"split":"train"}"#)];
-const TASKS: &[(&str, &str)] = &[
-    ("index", r#"{"split":"train","index":3}"#),
-    ("index-from-the-end", r#"{"split":"train","index":-1}"#),
-];
+const TASKS: &[(&str, &str)] =
+    &[("index", r#"{"split":"train","index":3}"#), ("index-from-the-end", r#"{"split":"train","index":-1}"#)];
 const RANGES: &[(&str, &str)] = &[
     ("all", r#"{"split":"train"}"#),
     ("nulls", r#"{"split":"train","start":null,"stop":null}"#),
@@ -89,15 +105,30 @@ const RANGES: &[(&str, &str)] = &[
 
 const MESSAGES: &[(&str, &str)] = &[
     ("tools-list", r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#),
-    ("tools-list-params", r#"{"jsonrpc":"2.0","id":"a","method":"tools/list","params":{"session_id":"s-1"}}"#),
-    ("tools-call", r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"noop","arguments":{"a":1}}}"#),
-    ("tools-call-bare", r#"{"jsonrpc":"2.0","id":0,"method":"tools/call","params":{"name":"noop","arguments":null}}"#),
-    ("tools-call-newer-keys", concat!(
-        r#"{"jsonrpc":"2.0","id":-1,"method":"tools/call","#,
-        r#""params":{"name":"noop","session_id":"s-1","_meta":{"progressToken":1},"task":{}}}"#,
-    )),
+    (
+        "tools-list-params",
+        r#"{"jsonrpc":"2.0","id":"a","method":"tools/list","params":{"session_id":"s-1"}}"#,
+    ),
+    (
+        "tools-call",
+        r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"noop","arguments":{"a":1}}}"#,
+    ),
+    (
+        "tools-call-bare",
+        r#"{"jsonrpc":"2.0","id":0,"method":"tools/call","params":{"name":"noop","arguments":null}}"#,
+    ),
+    (
+        "tools-call-newer-keys",
+        concat!(
+            r#"{"jsonrpc":"2.0","id":-1,"method":"tools/call","#,
+            r#""params":{"name":"noop","session_id":"s-1","_meta":{"progressToken":1},"task":{}}}"#,
+        ),
+    ),
     ("session-create", r#"{"jsonrpc":"2.0","id":3,"method":"openenv/session/create","params":null}"#),
-    ("session-close", r#"{"jsonrpc":"2.0","id":4,"method":"openenv/session/close","params":{"session_id":"s-1"}}"#),
+    (
+        "session-close",
+        r#"{"jsonrpc":"2.0","id":4,"method":"openenv/session/close","params":{"session_id":"s-1"}}"#,
+    ),
     ("notification", r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
     ("null-id", r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#),
     ("large-id", r#"{"jsonrpc":"2.0","id":-170141183460469231731687303715884105728,"method":"ping"}"#),
@@ -116,7 +147,9 @@ pub(crate) fn goldens() -> Vec<Golden> {
     add("action", ACTIONS, |text| action(&value(text)));
     add("body-reset", RESETS, |text| reset(&ResetRequest::parse(&value(text), &["body"]).expect("a reset")));
     add("body-step", STEPS, |text| step(&StepRequest::parse(&value(text), &["body"]).expect("a step")));
-    add("body-session", SESSIONS, |text| session(&SessionCreate::parse(&value(text), &["body"]).expect("a body")));
+    add("body-session", SESSIONS, |text| {
+        session(&SessionCreate::parse(&value(text), &["body"]).expect("a body"))
+    });
     add("body-tasks", SPLITS, |text| {
         object(&[("split", json(&SplitRequest::parse(&value(text), &["body"]).expect("a body").split))])
     });
@@ -137,16 +170,22 @@ pub(crate) fn goldens() -> Vec<Golden> {
 fn frame(frame: &ClientFrame<'_>) -> String {
     match frame {
         ClientFrame::Reset(request) => object(&[("frame", quoted("reset")), ("request", reset(request))]),
-        ClientFrame::Step(action) => object(&[("frame", quoted("step")), ("action", action.get().to_owned())]),
+        ClientFrame::Step(action) => {
+            object(&[("frame", quoted("step")), ("action", action.get().to_owned())])
+        }
         ClientFrame::State => object(&[("frame", quoted("state"))]),
         ClientFrame::Close => object(&[("frame", quoted("close"))]),
-        ClientFrame::Mcp(message) => object(&[("frame", quoted("mcp")), ("message", message.get().to_owned())]),
+        ClientFrame::Mcp(message) => {
+            object(&[("frame", quoted("mcp")), ("message", message.get().to_owned())])
+        }
     }
 }
 
 fn action(value: &RawValue) -> String {
     match Action::parse(value).expect("an action") {
-        Action::ListTools(spelling) => object(&[("action", quoted("list tools")), ("reply", reply(spelling))]),
+        Action::ListTools(spelling) => {
+            object(&[("action", quoted("list tools")), ("reply", reply(spelling))])
+        }
         Action::CallTool(call) => object(&[("action", quoted("call a tool")), ("call", tool_call(&call))]),
         Action::CallTools(graph) => {
             let calls = graph.calls.iter().map(|call| {
@@ -173,7 +212,11 @@ fn action(value: &RawValue) -> String {
 }
 
 fn tool_call(call: &ToolCall<'_>) -> String {
-    object(&[("name", json(&call.name)), ("arguments", optional(call.arguments)), ("reply", reply(call.spelling))])
+    object(&[
+        ("name", json(&call.name)),
+        ("arguments", optional(call.arguments)),
+        ("reply", reply(call.spelling)),
+    ])
 }
 
 fn reply(spelling: Spelling) -> String {
@@ -261,7 +304,13 @@ fn near_misses_are_typed_actions() {
 
 #[test]
 fn a_message_with_other_keys_is_no_legacy_message() {
-    for text in [r#"{"message":"hi","x":1}"#, r#"{"message":5}"#, r#"{"metadata":{}}"#, "[]", r#"{"message":"\ud800"}"#] {
+    for text in [
+        r#"{"message":"hi","x":1}"#,
+        r#"{"message":5}"#,
+        r#"{"metadata":{}}"#,
+        "[]",
+        r#"{"message":"\ud800"}"#,
+    ] {
         assert_eq!(legacy_message(&value(text)), None, "{text}");
     }
 }

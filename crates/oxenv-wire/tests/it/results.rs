@@ -44,7 +44,7 @@ pub(crate) fn results() -> Vec<(&'static str, ToolResult)> {
 /// A text beside an image that came from another server, and no structured part.
 pub(crate) fn image_result() -> ToolResult {
     ToolResult {
-        content: vec![Content::Text("a picture".to_owned()), Content::Raw(raw(IMAGE))],
+        content: [Content::Text("a picture".to_owned()), Content::Raw(raw(IMAGE))].into_iter().collect(),
         structured: Structured::None,
         meta: None,
         is_error: false,

@@ -12,7 +12,11 @@ pub(crate) fn goldens() -> Vec<Golden> {
     let mut goldens = vec![
         result("tools-list", "1", &tools_list()),
         result("session-create", "\"s-1\"", r#"{"session_id":"4a47a35c-53b3-48d9-aa62-197a7bef509a"}"#),
-        result("session-close", "null", r#"{"session_id":"4a47a35c-53b3-48d9-aa62-197a7bef509a","closed":true}"#),
+        result(
+            "session-close",
+            "null",
+            r#"{"session_id":"4a47a35c-53b3-48d9-aa62-197a7bef509a","closed":true}"#,
+        ),
         result("session-closing", "-7", r#"{"session_id":"s","closed":false,"closing":true}"#),
     ];
     goldens.extend(results().into_iter().filter(|(_, value)| !value.is_error).map(|(name, value)| {
@@ -39,8 +43,16 @@ fn faults() -> Vec<(&'static str, &'static str, RpcFault)> {
     let oxenv = json!({ "oxenv": { "code": "DEADLINE_EXCEEDED", "kind": "timeout", "retryable": false } });
     let with = |code, message: &str, data: Value| RpcFault { code, message: message.to_owned(), data };
     vec![
-        ("parse-error", "null", fault(RpcCode::ParseError, "Parse error: Expecting value: line 1 column 1 (char 0)")),
-        ("invalid-request", "null", fault(RpcCode::InvalidRequest, "Invalid request: the key 'id' appears twice")),
+        (
+            "parse-error",
+            "null",
+            fault(RpcCode::ParseError, "Parse error: Expecting value: line 1 column 1 (char 0)"),
+        ),
+        (
+            "invalid-request",
+            "null",
+            fault(RpcCode::InvalidRequest, "Invalid request: the key 'id' appears twice"),
+        ),
         ("method-not-found", "\"a\"", fault(RpcCode::MethodNotFound, "Method not found: ping")),
         ("invalid-params", "5", fault(RpcCode::InvalidParams, "Missing 'name' in params")),
         ("internal-error", "3", fault(RpcCode::InternalError, "Unknown tool: 'nope'")),
@@ -49,7 +61,11 @@ fn faults() -> Vec<(&'static str, &'static str, RpcFault)> {
             "24",
             with(RpcCode::ServerError, capacity, json!({ "active_sessions": 2, "max_sessions": 2 })),
         ),
-        ("oxenv-data", "170141183460469231731687303715884105727", with(RpcCode::InternalError, "out of time", oxenv)),
+        (
+            "oxenv-data",
+            "170141183460469231731687303715884105727",
+            with(RpcCode::InternalError, "out of time", oxenv),
+        ),
     ]
 }
 
