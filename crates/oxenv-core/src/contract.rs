@@ -94,7 +94,7 @@ impl Suite {
         for action in self.actions.clone() {
             match step(&session, &action).await {
                 Ok(StepReply::Observed(observed)) => {
-                    self.fits("observation", &schemas.observation, &observed)
+                    self.fits("observation", &schemas.observation, &observed);
                 }
                 Ok(_) => {}
                 Err(failure) => self.fail("the given actions are accepted", format!("{action}: {failure}")),
@@ -184,7 +184,7 @@ impl Suite {
             match step(&session, &bad).await {
                 Err(failure) if failure.kind == FailureKind::Action => {}
                 Err(failure) => {
-                    self.fail("a wrong action is the agent's fault", format!("{bad}: {:?}", failure.kind))
+                    self.fail("a wrong action is the agent's fault", format!("{bad}: {:?}", failure.kind));
                 }
                 Ok(_) => self.fail("a wrong action is refused", bad.to_string()),
             }

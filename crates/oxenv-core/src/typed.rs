@@ -131,11 +131,13 @@ where
     }
 }
 
+type Make = Box<dyn Fn(&Boot) -> Box<dyn Environment> + Send + Sync>;
+
 /// A factory of typed environments.
 pub struct TypedFactory {
     spec: Arc<EnvironmentSpec>,
     toolbox: Arc<Toolbox>,
-    make: Box<dyn Fn(&Boot) -> Box<dyn Environment> + Send + Sync>,
+    make: Make,
 }
 
 impl TypedFactory {

@@ -118,7 +118,7 @@ pub(crate) fn frame_fault(fault: &FrameFault) -> String {
             write_error_frame(&mut out, ErrorCode::InvalidJson, &message, &[], &[], None);
         }
         FrameFault::NotObject(name) => {
-            session_error(&mut out, &format!("a frame is a JSON object, not a {name}"))
+            session_error(&mut out, &format!("a frame is a JSON object, not a {name}"));
         }
         FrameFault::UnknownType(name) => {
             let message = format!("Unknown message type: {name}");

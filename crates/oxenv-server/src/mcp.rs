@@ -3,7 +3,6 @@
 //! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state and
 //! close of an environment cannot be reached here by any method.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -253,7 +252,7 @@ async fn target(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Opt
     }
 }
 
-fn find(app: &App, id: &Cow<'_, str>) -> Result<Arc<Session>, RpcFault> {
+fn find(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
     app.store.get(id).map_err(|failure: Failure| match failure.code {
         ErrorCode::SessionNotFound => unknown(id),
         _ => error::rpc(&failure),

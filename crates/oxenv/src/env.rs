@@ -59,7 +59,7 @@ fn named<T: ValueEnum>(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<T>>
     found.cloned().map(Some).ok_or_else(|| {
         let known: Vec<String> = T::value_variants()
             .iter()
-            .filter_map(|variant| variant.to_possible_value())
+            .filter_map(ValueEnum::to_possible_value)
             .map(|possible| possible.get_name().to_owned())
             .collect();
         usage(format!("{name} is '{value}': use one of {}", known.join(", ")))

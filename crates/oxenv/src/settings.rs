@@ -75,7 +75,7 @@ impl Settings {
     fn merge(flags: ServeArgs, env: ServeArgs, file: File) -> anyhow::Result<Self> {
         let host = flags.host.or(env.host).or(file.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = flags.port.or(env.port).or(file.port).unwrap_or(8000);
-        if !host.is_loopback() && !(flags.open || env.open || file.open.unwrap_or(false)) {
+        if !(host.is_loopback() || flags.open || env.open || file.open.unwrap_or(false)) {
             return Err(usage(format!(
                 "{host} can be reached by others, and whoever reaches this server controls it: \
                  add --open if that is meant, or listen on 127.0.0.1"

@@ -36,7 +36,7 @@ pub(crate) async fn tasks(
     let body = body::text(&app, request).await?;
     let asked = SplitRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "list_tasks")?;
-    let count = source.count(&asked.split).map_err(refusal)?;
+    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
     let tasks = range(source, &asked.split, 0, count)?;
     Ok(ok(&EnvironmentTasks { tasks, env_name: app.store.spec().name.clone() }))
 }
@@ -48,7 +48,7 @@ pub(crate) async fn num_tasks(
 ) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
     let asked = SplitRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let num_tasks = source(&app, &name, "num_tasks")?.count(&asked.split).map_err(refusal)?;
+    let num_tasks = source(&app, &name, "num_tasks")?.count(&asked.split).map_err(|fault| refusal(&fault))?;
     Ok(ok(&NumTasks { num_tasks }))
 }
 
@@ -60,10 +60,10 @@ pub(crate) async fn task(
     let body = body::text(&app, request).await?;
     let asked = TaskRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "get_task")?;
-    let count = source.count(&asked.split).map_err(refusal)?;
+    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
     let index = from_end(asked.index, count);
-    let index = usize::try_from(index).map_err(|_| refusal(TaskFault::OutOfRange))?;
-    Ok(ok(&OneTask { task: source.task(&asked.split, index).map_err(refusal)? }))
+    let index = usize::try_from(index).map_err(|_| refusal(&TaskFault::OutOfRange))?;
+    Ok(ok(&OneTask { task: source.task(&asked.split, index).map_err(|fault| refusal(&fault))? }))
 }
 
 pub(crate) async fn task_range(
@@ -74,7 +74,7 @@ pub(crate) async fn task_range(
     let body = body::text(&app, request).await?;
     let asked = RangeRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "get_task_range")?;
-    let count = source.count(&asked.split).map_err(refusal)?;
+    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
     let end = |index: Option<i64>, default: usize| match index {
         Some(index) => usize::try_from(from_end(index, count).max(0)).map_or(count, |index| index.min(count)),
         None => default,
@@ -89,7 +89,7 @@ fn from_end(index: i64, count: usize) -> i64 {
 }
 
 fn range(source: &dyn TaskSource, split: &str, start: usize, stop: usize) -> Result<Vec<Value>, Refusal> {
-    (start..stop).map(|index| source.task(split, index).map_err(refusal)).collect()
+    (start..stop).map(|index| source.task(split, index).map_err(|fault| refusal(&fault))).collect()
 }
 
 fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<&'a dyn TaskSource, Refusal> {
@@ -103,7 +103,7 @@ fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<&'a dyn TaskSour
     })
 }
 
-fn refusal(fault: TaskFault) -> Refusal {
+fn refusal(fault: &TaskFault) -> Refusal {
     let detail = match fault {
         TaskFault::UnknownSplit => "Unknown split",
         TaskFault::OutOfRange => "Invalid task index",
