@@ -39,10 +39,10 @@ pub fn frame(data: &[u8]) {
         }
         Err(FrameFault::Json(fault)) => syntax(text, &fault),
         Err(FrameFault::NotObject(_)) => {
-            assert!(is_json(text) && !begins_object(text), "no object, but JSON")
+            assert!(is_json(text) && !begins_object(text), "no object, but JSON");
         }
         Err(FrameFault::UnknownType(_)) => {
-            assert!(is_json(text) && begins_object(text), "an object of some type")
+            assert!(is_json(text) && begins_object(text), "an object of some type");
         }
         Err(FrameFault::Invalid(found)) => {
             assert!(is_json(text) && begins_object(text), "an object of a known type");
@@ -121,7 +121,7 @@ pub fn json(data: &[u8]) {
         }
         Err(ParseFault::Syntax(fault)) => syntax(text, &fault),
         Err(ParseFault::NotObject(_)) => {
-            assert!(is_json(text) && !begins_object(text), "JSON, but no object")
+            assert!(is_json(text) && !begins_object(text), "JSON, but no object");
         }
         Err(ParseFault::DuplicateKey(key)) => {
             assert!(fields(text).is_some_and(|fields| fields.contains_key(&key)), "the key is there");

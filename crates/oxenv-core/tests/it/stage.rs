@@ -320,18 +320,20 @@ impl Actor {
 
 impl Environment for Actor {
     fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
-        let script: Value = reset.arguments.as_deref().map_or(Value::Null, parsed);
         self.seed = reset.seed;
         self.count = 0;
-        if script["do"].is_string() {
-            return self.run(&script);
+        match reset.arguments.as_deref().map_or(Ok(Value::Null), script) {
+            Ok(script) if script["do"].is_string() => self.run(&script),
+            Ok(_) => Work::done(Ok(self.seen(Some(Reward::Float(0.0)), false))),
+            Err(failure) => Work::done(Err(failure)),
         }
-        Work::done(Ok(self.seen(Some(Reward::Float(0.0)), false)))
     }
 
     fn step<'a>(&'a mut self, action: &'a RawValue) -> Work<'a, Result<Observed, Failure>> {
-        let script = parsed(action);
-        self.run(&script)
+        match script(action) {
+            Ok(script) => self.run(&script),
+            Err(failure) => Work::done(Err(failure)),
+        }
     }
 
     fn state(&self) -> Result<RawJson, Failure> {
@@ -343,8 +345,10 @@ impl Environment for Actor {
     }
 
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
-        let script = call.arguments.as_deref().map_or(Value::Null, parsed);
-        self.run(&script["after"])
+        match call.arguments.as_deref().map_or(Ok(Value::Null), script) {
+            Ok(arguments) => self.run(&arguments["after"]),
+            Err(failure) => Work::done(Err(failure)),
+        }
     }
 }
 
@@ -393,7 +397,10 @@ impl Toolset for Tools {
         tool: &'a str,
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>> {
-        let arguments = arguments.map_or(Value::Null, parsed);
+        let arguments = match arguments.map_or(Ok(Value::Null), script) {
+            Ok(arguments) => arguments,
+            Err(failure) => return Work::done(Err(ToolError::new(ToolErrorType::InvalidArgs, failure.to_string()))),
+        };
         let said = ToolResult::from_value(&arguments["text"]).unwrap();
         match tool {
             "say" => Work::done(Ok(said)),
@@ -442,8 +449,8 @@ fn failure(script: &Value) -> Failure {
     Failure::new(code, "made to fail").with(|detail| detail.kind = kind.unwrap_or(detail.kind))
 }
 
-fn parsed(value: &RawValue) -> Value {
-    serde_json::from_str(value.get()).unwrap()
+fn script(value: &RawValue) -> Result<Value, Failure> {
+    serde_json::from_str(value.get()).map_err(|error| Failure::action(format!("no script: {error}")))
 }
 
 /// The result of a future that must not wait.

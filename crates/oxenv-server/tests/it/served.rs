@@ -82,8 +82,9 @@ impl Served {
 
     /// Waits until the server has returned.
     pub(crate) async fn stopped(&mut self) {
-        let running = self.running.take().expect("it has returned already");
-        soon(running).await.expect("the server panicked");
+        if let Some(running) = self.running.take() {
+            soon(running).await.expect("the server panicked");
+        }
     }
 
     /// Waits until nothing is left of what clients did, while the server runs on.

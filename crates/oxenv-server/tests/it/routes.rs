@@ -1,0 +1,128 @@
+//! `/openapi.json` says exactly what the router does, in both modes.
+
+use std::collections::BTreeSet;
+
+use oxenv_core::SessionOptions;
+use oxenv_server::Mode;
+use serde_json::{Map, Value};
+
+use crate::client::{get, http};
+use crate::served::{Served, serve, serve_production};
+
+const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
+
+async fn document(served: &Served) -> Value {
+    get(served.address, "/openapi.json").await.json()
+}
+
+fn paths(document: &Value) -> &Map<String, Value> {
+    document["paths"].as_object().unwrap()
+}
+
+/// The methods that a path answers with anything but "not found" and "not allowed".
+async fn answered(served: &Served, path: &str) -> BTreeSet<String> {
+    let mut methods = BTreeSet::new();
+    for method in METHODS {
+        let status = http(served.address, method, path, &[], b"").await.status;
+        if status != 404 && status != 405 {
+            methods.insert(method.to_lowercase());
+        }
+    }
+    methods
+}
+
+#[tokio::test]
+async fn the_document_lists_the_routers_routes() {
+    for served in [serve().await, serve_production().await] {
+        let document = document(&served).await;
+        for (path, operations) in paths(&document) {
+            let session = served.app.store.create(SessionOptions::default()).await.unwrap();
+            let real = path.replace("{id}", session.id()).replace("{environment}", "scripted");
+            let listed: BTreeSet<String> = operations.as_object().unwrap().keys().cloned().collect();
+            assert_eq!(answered(&served, &real).await, listed, "{path}");
+            session.end(oxenv_core::EndReason::Closed);
+        }
+        served.end().await;
+    }
+}
+
+/// The other way around: every path in the router's source is in the document.
+#[tokio::test]
+async fn the_routers_paths_are_in_the_document() {
+    let source = include_str!("../../src/app.rs");
+    let routed: BTreeSet<&str> =
+        source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(routed.len() > 20, "{routed:?}");
+    let served = serve().await;
+    let document = document(&served).await;
+    let listed: BTreeSet<&str> = paths(&document).keys().map(String::as_str).collect();
+    // OpenAPI has no word for a WebSocket.
+    let sockets = BTreeSet::from(["/ws"]);
+    assert_eq!(routed.difference(&listed).copied().collect::<BTreeSet<_>>(), sockets);
+    assert_eq!(listed.difference(&routed).count(), 0);
+    served.end().await;
+}
+
+/// What `openenv validate --url` looks at.
+#[tokio::test]
+async fn the_mode_shows_in_the_document() {
+    for (served, mode) in [(serve().await, Mode::Simulation), (serve_production().await, Mode::Production)] {
+        let document = document(&served).await;
+        assert_eq!(document["info"]["version"], "1.0.0");
+        for path in ["/reset", "/step", "/state"] {
+            assert_eq!(paths(&document).contains_key(path), mode == Mode::Simulation, "{path}");
+        }
+        for path in ["/health", "/schema", "/metadata", "/mcp"] {
+            assert!(paths(&document).contains_key(path), "{path}");
+        }
+        served.end().await;
+    }
+}
+
+/// The rules of OpenAPI 3.1 that a generated document can break.
+#[tokio::test]
+async fn the_document_is_sound() {
+    for served in [serve().await, serve_production().await] {
+        let document = document(&served).await;
+        assert_eq!(document["openapi"], "3.1.0");
+        let mut ids = BTreeSet::new();
+        for (path, operations) in paths(&document) {
+            assert!(path.starts_with('/'));
+            for (method, operation) in operations.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id.to_owned()), "two operations are called {id}");
+                assert!(!operation["summary"].as_str().unwrap().is_empty());
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(!responses.is_empty());
+                assert!(responses.values().all(|response| response["description"].is_string()));
+                let in_path: BTreeSet<&str> =
+                    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+                let declared: BTreeSet<&str> = operation["parameters"].as_array().into_iter().flatten()
+                    .map(|parameter| {
+                        assert_eq!((&parameter["in"], &parameter["required"]), (&"path".into(), &true.into()));
+                        parameter["name"].as_str().unwrap()
+                    })
+                    .collect();
+                assert_eq!(in_path, declared, "{method} {path}");
+                assert!(method != "get" || operation.get("requestBody").is_none(), "{path}");
+            }
+        }
+        references(&document, &document);
+        served.end().await;
+    }
+}
+
+/// Every reference leads somewhere.
+fn references(document: &Value, part: &Value) {
+    match part {
+        Value::Object(fields) => {
+            if let Some(Value::String(reference)) = fields.get("$ref") {
+                let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("not local: {reference}"));
+                assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            }
+            fields.values().for_each(|field| references(document, field));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(document, item)),
+        _ => {}
+    }
+}
