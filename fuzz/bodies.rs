@@ -28,7 +28,7 @@ pub fn frame(data: &[u8]) {
                 ClientFrame::Reset(request) => reset(&request),
                 ClientFrame::Step(value) => {
                     assert!(text.contains(value.get()), "an action stays as it was sent");
-                    one_action(value);
+                    one_action(value.raw());
                 }
                 ClientFrame::Mcp(value) => {
                     assert!(text.contains(value.get()), "a message stays as it was sent");
@@ -82,7 +82,7 @@ pub fn body(data: &[u8]) {
             for label in [&step.request_id, &step.key].into_iter().flatten() {
                 assert!(label.chars().count() <= 255, "a label is short");
             }
-            one_action(step.action);
+            one_action(step.action.raw());
         }
         Err(found) => issues(&found, &loc),
     }
@@ -211,7 +211,7 @@ fn one_message(text: &str) {
     match params.tool_call() {
         Ok(call) => {
             let sent = request.params.expect("a call has parameters");
-            assert_eq!(read_key::<String>(sent, "name").as_deref(), Some(&*call.name));
+            assert_eq!(read_key::<String>(sent.raw(), "name").as_deref(), Some(&*call.name));
             assert!(call.arguments.is_none_or(|arguments| sent.get().contains(arguments.get())));
         }
         Err(fault) => rpc_error(request.id, &fault),

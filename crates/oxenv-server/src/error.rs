@@ -20,7 +20,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
-use oxenv_wire::{ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, write_error_frame};
+use oxenv_wire::{ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, raw, write_error_frame};
 use serde_json::{Value, json};
 
 /// Seconds after which a client of a full server may try again.
@@ -47,7 +47,7 @@ impl IntoResponse for Refusal {
         match self {
             Refusal::Body(issues) => {
                 let issues: Vec<_> = issues.into_iter().map(ValidationIssue::without_url).collect();
-                json_response(StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": issues }).to_string())
+                invalid(&issues)
             }
             Refusal::Status(status, detail) => json_response(status, json!({ "detail": detail }).to_string()),
             Refusal::Failure(failure) => http(&failure),
@@ -63,13 +63,16 @@ pub(crate) fn json_response(status: StatusCode, body: String) -> Response {
     response
 }
 
+/// Issues keep the numbers that were sent, so they never become parsed JSON on their way.
+fn invalid(issues: &[ValidationIssue]) -> Response {
+    let detail = raw(issues).unwrap_or_default();
+    json_response(StatusCode::UNPROCESSABLE_ENTITY, format!("{{\"detail\":{}}}", detail.get()))
+}
+
 fn http(failure: &Failure) -> Response {
     note(failure);
     if failure.code == ErrorCode::ValidationError && !failure.issues.is_empty() {
-        return json_response(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            json!({ "detail": failure.issues }).to_string(),
-        );
+        return invalid(&failure.issues);
     }
     let body = json!({ "detail": failure.message, "oxenv": failure.data() }).to_string();
     let mut response = json_response(status(failure), body);

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::graph::CallGraph;
 use crate::issue::ValidationIssue;
-use crate::json::{Object, text};
+use crate::json::{Json, Object};
 use crate::shape::Shape;
 
 /// How a request was spelled, and so how its reply is.
@@ -57,10 +57,11 @@ impl<'a> Action<'a> {
     /// # Errors
     /// Every issue found, when the value is no object or one of the known spellings with a wrong
     /// shape. A typed action is not looked into here.
-    pub fn parse(value: &'a RawValue) -> Result<Self, Vec<ValidationIssue>> {
+    pub fn parse(value: impl Into<Json<'a>>) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
         let object =
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(&[], &fault, value)])?;
-        let tag = |key| object.get(key).and_then(text);
+        let tag = |key| object.get(key).and_then(Json::text);
         match (tag("type").as_deref(), tag("action_type").as_deref()) {
             (Some("list_tools"), _) => list_tools(&object, "type", Spelling::Stock),
             (Some("call_tool"), _) => stock_call(&object).map(Action::CallTool),
@@ -71,7 +72,7 @@ impl<'a> Action<'a> {
             (_, Some("CallToolAction")) => journal_call(&object, "action_type"),
             (_, Some("tool")) => unified_call(&object),
             (_, Some("code")) => unified_code(&object),
-            _ => Ok(Action::Typed(value)),
+            _ => Ok(Action::Typed(value.raw())),
         }
     }
 }
@@ -80,7 +81,8 @@ impl<'a> Action<'a> {
 ///
 /// # Errors
 /// Every issue found.
-pub fn default_call(value: &RawValue) -> Result<ToolCall<'_>, Vec<ValidationIssue>> {
+pub fn default_call<'a>(value: impl Into<Json<'a>>) -> Result<ToolCall<'a>, Vec<ValidationIssue>> {
+    let value = value.into();
     let object =
         Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(&[], &fault, value)])?;
     stock_call(&object)
@@ -88,12 +90,12 @@ pub fn default_call(value: &RawValue) -> Result<ToolCall<'_>, Vec<ValidationIssu
 
 /// Reads echo's deprecated `{"message": …}`; `None` when the value is anything else.
 #[must_use]
-pub fn legacy_message(value: &RawValue) -> Option<Cow<'_, str>> {
+pub fn legacy_message<'a>(value: impl Into<Json<'a>>) -> Option<Cow<'a, str>> {
     let object = Object::from_raw(value).ok()?;
     if object.iter().any(|(key, _)| !matches!(key, "message" | "metadata")) {
         return None;
     }
-    object.get("message").and_then(text)
+    object.get("message").and_then(Json::text)
 }
 
 fn list_tools<'a>(
@@ -112,7 +114,7 @@ fn stock_call<'a>(object: &Object<'a>) -> Result<ToolCall<'a>, Vec<ValidationIss
     shape.optional_object("metadata", false);
     shape.literal("type", "call_tool");
     let name = shape.string("tool_name");
-    let arguments = shape.optional_object("arguments", false);
+    let arguments = shape.optional_object("arguments", false).map(Json::raw);
     shape.only(&["metadata", "type", "tool_name", "arguments"]);
     shape.finish(ToolCall { spelling: Spelling::Stock, name, arguments })
 }
@@ -120,7 +122,7 @@ fn stock_call<'a>(object: &Object<'a>) -> Result<ToolCall<'a>, Vec<ValidationIss
 fn journal_call<'a>(object: &Object<'a>, tag: &str) -> Result<Action<'a>, Vec<ValidationIssue>> {
     let mut shape = Shape::new(object, &[]);
     let name = shape.string("tool_name");
-    let arguments = shape.optional_object("parameters", true);
+    let arguments = shape.optional_object("parameters", true).map(Json::raw);
     shape.optional_object("metadata", true);
     shape.only(&[tag, "metadata", "tool_name", "parameters"]);
     shape.finish(Action::CallTool(ToolCall { spelling: Spelling::Journal, name, arguments }))
@@ -129,7 +131,7 @@ fn journal_call<'a>(object: &Object<'a>, tag: &str) -> Result<Action<'a>, Vec<Va
 fn unified_call<'a>(object: &Object<'a>) -> Result<Action<'a>, Vec<ValidationIssue>> {
     let mut shape = Shape::new(object, &[]);
     let name = shape.string("tool_name");
-    let arguments = shape.optional_object("tool_args", true);
+    let arguments = shape.optional_object("tool_args", true).map(Json::raw);
     // The RFC's dataclass sends all of its fields, so the ones of the other kind may be there.
     shape.optional_string("code");
     shape.optional_object("metadata", true);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::issue::ValidationIssue;
-use crate::json::Object;
+use crate::json::{Json, Object};
 use crate::shape::Shape;
 
 /// `POST /reset`, or the data of a `reset` frame.
@@ -29,13 +29,14 @@ impl<'a> ResetRequest<'a> {
     ///
     /// # Errors
     /// Every issue found.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
         let object =
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
         let seed = shape.optional_u64("seed");
         let episode_id = label(&mut shape, "episode_id", &object);
-        shape.finish(ResetRequest { seed, episode_id, arguments: Some(value) })
+        shape.finish(ResetRequest { seed, episode_id, arguments: Some(value.raw()) })
     }
 }
 
@@ -43,7 +44,7 @@ impl<'a> ResetRequest<'a> {
 #[derive(Debug, Clone)]
 pub struct StepRequest<'a> {
     /// The action, an object.
-    pub action: &'a RawValue,
+    pub action: Json<'a>,
     /// Deadline of the step in seconds, above 0; absent: none.
     pub timeout_s: Option<f64>,
     /// The client's name for the request, for tracking only: it never replays anything.
@@ -59,7 +60,8 @@ impl<'a> StepRequest<'a> {
     ///
     /// # Errors
     /// Every issue found.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
         let object =
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
@@ -71,7 +73,7 @@ impl<'a> StepRequest<'a> {
         let request_id = label(&mut shape, "request_id", &object);
         let expected_step = shape.optional_u64("expected_step");
         let key = label(&mut shape, "key", &object);
-        let action = action.unwrap_or(RawValue::NULL);
+        let action = action.unwrap_or(Json::NULL);
         shape.finish(StepRequest { action, timeout_s, request_id, expected_step, key })
     }
 }
@@ -92,7 +94,8 @@ impl<'a> SessionCreate<'a> {
     ///
     /// # Errors
     /// Every issue found; here unknown keys are issues too.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
         let object =
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
@@ -195,7 +198,7 @@ fn label<'o, 'a>(shape: &mut Shape<'o, 'a>, key: &'o str, object: &Object<'a>) -
         return Some(text);
     }
     let loc = shape.at(key);
-    let value = object.get(key).unwrap_or(RawValue::NULL);
+    let value = object.get(key).unwrap_or(Json::NULL);
     shape.issues.push(
         ValidationIssue::new("string_too_long", &loc, "String should have at most 255 characters", value)
             .with_ctx(serde_json::json!({ "max_length": 255 })),

@@ -2,12 +2,10 @@
 //!
 //! Invariant: the envelope is as strict as the reference's: `type`, `data` and nothing else.
 
-use serde_json::value::RawValue;
-
 use crate::body::ResetRequest;
 use crate::fault::JsonFault;
 use crate::issue::ValidationIssue;
-use crate::json::{Object, ParseFault, python_repr, text};
+use crate::json::{Json, Object, ParseFault, python_repr};
 use crate::shape::Shape;
 
 /// A frame from a client.
@@ -16,13 +14,13 @@ pub enum ClientFrame<'a> {
     /// Begin an episode.
     Reset(ResetRequest<'a>),
     /// Take one action, which is an object.
-    Step(&'a RawValue),
+    Step(Json<'a>),
     /// Tell the state.
     State,
     /// Close the socket.
     Close,
     /// A JSON-RPC message of the MCP dialect.
-    Mcp(&'a RawValue),
+    Mcp(Json<'a>),
 }
 
 /// Why a text is no frame.
@@ -48,12 +46,12 @@ impl<'a> ClientFrame<'a> {
             ParseFault::Syntax(fault) => FrameFault::Json(fault),
             ParseFault::NotObject(name) => FrameFault::NotObject(name),
             ParseFault::DuplicateKey(_) => {
-                let whole = serde_json::from_str::<&RawValue>(frame).unwrap_or(RawValue::NULL);
+                let whole = Json::parse(frame).unwrap_or(Json::NULL);
                 FrameFault::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
             }
         })?;
         let tag = object.get("type");
-        let frame = match tag.and_then(text).as_deref() {
+        let frame = match tag.and_then(Json::text).as_deref() {
             Some("step") => data(&object).map(ClientFrame::Step),
             Some("reset") => reset(&object),
             Some("mcp") => data(&object).map(ClientFrame::Mcp),
@@ -65,14 +63,14 @@ impl<'a> ClientFrame<'a> {
     }
 }
 
-fn data<'a>(object: &Object<'a>) -> Result<&'a RawValue, Vec<ValidationIssue>> {
+fn data<'a>(object: &Object<'a>) -> Result<Json<'a>, Vec<ValidationIssue>> {
     let mut shape = Shape::new(object, &[]);
     let value = match object.get("data") {
         Some(_) => shape.optional_object("data", false),
         None => shape.required("data"),
     };
     shape.only(&["type", "data"]);
-    shape.finish(value.unwrap_or(RawValue::NULL))
+    shape.finish(value.unwrap_or(Json::NULL))
 }
 
 fn bare<'a>(object: &Object<'a>, frame: ClientFrame<'a>) -> Result<ClientFrame<'a>, Vec<ValidationIssue>> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::issue::{Loc, MAX_ISSUES, ValidationIssue};
-use crate::json::{Object, read, text};
+use crate::json::{Json, Object, read};
 use crate::shape::Shape;
 
 /// One call of a graph.
@@ -70,11 +70,11 @@ fn call(value: &RawValue) -> Result<GraphCall<'_>, Vec<ValidationIssue>> {
     let mut shape = Shape::new(&object, &[]);
     let id = shape.string("id");
     let tool_name = shape.string("tool_name");
-    let arguments = shape.optional_object("arguments", true);
+    let arguments = shape.optional_object("arguments", true).map(Json::raw);
     let mut needs = Vec::new();
     if let Some(value) = object.get("needs") {
         let names = read::<Vec<&RawValue>>(value).ok();
-        match names.and_then(|names| names.into_iter().map(text).collect::<Option<Vec<_>>>()) {
+        match names.and_then(|names| names.into_iter().map(|name| Json::from(name).text()).collect::<Option<Vec<_>>>()) {
             Some(names) => needs = names,
             None => shape.issues.push(ValidationIssue::new(
                 "list_type",

@@ -8,7 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::json::{ParseFault, RawJson, python_repr, raw, read};
+use crate::json::{Json, ParseFault, RawJson, python_repr, raw, read};
 
 /// An echoed input longer than this many bytes is cut to a note of its length.
 const MAX_INPUT: usize = 1024;
@@ -54,32 +54,33 @@ pub struct ValidationIssue {
 impl ValidationIssue {
     /// An issue with that type about that value.
     #[must_use]
-    pub fn new(kind: &'static str, loc: &[&str], msg: impl Into<String>, input: &RawValue) -> Self {
+    pub fn new<'a>(kind: &'static str, loc: &[&str], msg: impl Into<String>, input: impl Into<Json<'a>>) -> Self {
         let loc = loc.iter().map(|key| Loc::from(*key)).collect();
-        ValidationIssue { kind, loc, msg: msg.into(), input: clip(input), ctx: None, url: true }
+        ValidationIssue { kind, loc, msg: msg.into(), input: clip(input.into()), ctx: None, url: true }
     }
 
     /// A required key is absent from `object`.
     #[must_use]
-    pub fn missing(loc: &[&str], object: &RawValue) -> Self {
+    pub fn missing<'a>(loc: &[&str], object: impl Into<Json<'a>>) -> Self {
         Self::new("missing", loc, "Field required", object)
     }
 
     /// A key that nobody knows.
     #[must_use]
-    pub fn extra(loc: &[&str], value: &RawValue) -> Self {
+    pub fn extra<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         Self::new("extra_forbidden", loc, "Extra inputs are not permitted", value)
     }
 
     /// Something that is no object where one is needed.
     #[must_use]
-    pub fn not_object(loc: &[&str], value: &RawValue) -> Self {
+    pub fn not_object<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         Self::new("dict_type", loc, "Input should be a valid dictionary", value)
     }
 
     /// Something that is no string where one is needed.
     #[must_use]
-    pub fn not_string(loc: &[&str], value: &RawValue) -> Self {
+    pub fn not_string<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
+        let value = value.into();
         if value.get().starts_with('"') {
             let msg = "Input should be Unicode text, a lone surrogate is not a character";
             return Self::new("string_unicode", loc, msg, value);
@@ -89,7 +90,7 @@ impl ValidationIssue {
 
     /// A value other than the one that is allowed.
     #[must_use]
-    pub fn literal(loc: &[&str], expected: &str, value: &RawValue) -> Self {
+    pub fn literal<'a>(loc: &[&str], expected: &str, value: impl Into<Json<'a>>) -> Self {
         let quoted = format!("'{expected}'");
         Self::new("literal_error", loc, format!("Input should be {quoted}"), value)
             .with_ctx(serde_json::json!({ "expected": quoted }))
@@ -106,7 +107,7 @@ impl ValidationIssue {
 
     /// What [`ParseFault`] says about the object at `loc`.
     #[must_use]
-    pub fn from_parse(loc: &[&str], fault: &ParseFault, value: &RawValue) -> Self {
+    pub fn from_parse<'a>(loc: &[&str], fault: &ParseFault, value: impl Into<Json<'a>>) -> Self {
         match fault {
             ParseFault::Syntax(fault) => Self::new("json_invalid", loc, fault.message.clone(), value),
             ParseFault::NotObject(_) => Self::not_object(loc, value),
@@ -184,10 +185,10 @@ pub fn render_issues(title: &str, issues: &[ValidationIssue]) -> String {
     text
 }
 
-fn clip(value: &RawValue) -> RawJson {
+fn clip(value: Json<'_>) -> RawJson {
     let text = value.get();
     if text.len() <= MAX_INPUT && read::<Value>(value).is_ok() {
-        return value.to_owned();
+        return value.raw().to_owned();
     }
     raw(&format!("<{} bytes of JSON>", text.len())).unwrap_or_else(|_| empty())
 }

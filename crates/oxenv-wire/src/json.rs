@@ -1,25 +1,92 @@
-//! Reading JSON objects without copying: [`Object`] holds borrowed keys and raw values.
+//! JSON that was checked but not read: [`Json`] is one value, [`Object`] an object's keys and values.
 //!
-//! Invariant: text is parsed once per level and only as deep as someone asks; a value that is
+//! Invariant: text is scanned once per level and only as deep as someone asks; a value that is
 //! passed through keeps its exact bytes.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::fault::JsonFault;
+use crate::scan::Scan;
 
 /// A JSON value kept as the text it was sent as.
 pub type RawJson = Box<RawValue>;
+
+/// A borrowed JSON value, known to be valid, as the text it was sent as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Json<'a>(&'a str);
+
+impl<'a> Json<'a> {
+    /// The value `null`.
+    pub const NULL: Json<'static> = Json("null");
+
+    /// Checks that a text is one JSON value.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn parse(text: &'a str) -> Result<Self, JsonFault> {
+        Scan::new(text).document().map_err(|found| JsonFault::locate(text, found))?;
+        Ok(Json(text.trim_matches(SPACE)))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn get(self) -> &'a str {
+        self.0
+    }
+
+    /// The value as serde_json's type, which is what environments and tools are handed.
+    #[must_use]
+    pub fn raw(self) -> &'a RawValue {
+        // The text was checked, so it is valid.
+        serde_json::from_str(self.0).unwrap_or(RawValue::NULL)
+    }
+
+    /// Whether the value is `null`.
+    #[must_use]
+    pub fn is_null(self) -> bool {
+        self.0 == "null"
+    }
+
+    /// Whether the value is an object.
+    #[must_use]
+    pub fn is_object(self) -> bool {
+        self.0.starts_with('{')
+    }
+
+    /// The text of a string, borrowed unless it has escapes; `None` for any other value, and for a
+    /// string with a lone surrogate.
+    pub(crate) fn text(self) -> Option<Cow<'a, str>> {
+        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
+        if !inner.contains('\\') {
+            return Some(Cow::Borrowed(inner));
+        }
+        serde_json::from_str(self.0).ok().map(Cow::Owned)
+    }
+}
+
+impl<'a> From<&'a RawValue> for Json<'a> {
+    fn from(value: &'a RawValue) -> Self {
+        Json(value.get())
+    }
+}
+
+impl<'a> From<&'a RawJson> for Json<'a> {
+    fn from(value: &'a RawJson) -> Self {
+        Json(value.get())
+    }
+}
+
+const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// A JSON object with its keys in order of appearance and its values unread.
 #[derive(Debug, Clone)]
 pub struct Object<'a> {
     text: &'a str,
-    fields: SmallVec<[(Cow<'a, str>, &'a RawValue); 6]>,
+    fields: SmallVec<[(Cow<'a, str>, Json<'a>); 6]>,
 }
 
 /// Why a text is not a JSON object.
@@ -34,51 +101,53 @@ pub enum ParseFault {
 }
 
 impl<'a> Object<'a> {
-    /// Parses one object from a whole text.
+    /// Splits one object from a whole text.
     ///
     /// # Errors
     /// [`ParseFault`] says what is wrong and, for a syntax error, where.
     pub fn parse(text: &'a str) -> Result<Self, ParseFault> {
-        let begins = text.trim_start_matches([' ', '\t', '\n', '\r']);
-        if !begins.starts_with('{') {
-            return Err(match serde_json::from_str::<&RawValue>(text) {
+        let syntax = |found| ParseFault::Syntax(JsonFault::locate(text, found));
+        let Some(spans) = Scan::new(text).object().map_err(syntax)? else {
+            return Err(match Json::parse(text) {
                 Ok(value) => ParseFault::NotObject(python_type(value)),
-                Err(_) => ParseFault::Syntax(JsonFault::diagnose(text)),
+                Err(fault) => ParseFault::Syntax(fault),
             });
+        };
+        let mut fields = SmallVec::new();
+        for (key, value) in spans {
+            let key = Json(key).text().ok_or_else(|| ParseFault::Syntax(JsonFault::diagnose(text)))?;
+            fields.push((key, Json(value)));
         }
-        let Fields(fields) =
-            serde_json::from_str(text).map_err(|_| ParseFault::Syntax(JsonFault::diagnose(text)))?;
-        let object = Object { text, fields };
+        let object = Object { text: text.trim_matches(SPACE), fields };
         match object.duplicate() {
             Some(key) => Err(ParseFault::DuplicateKey(key)),
             None => Ok(object),
         }
     }
 
-    /// Reads a raw value as an object.
+    /// Reads a value as an object.
     ///
     /// # Errors
     /// [`ParseFault`] when it is none, when a key is twice in it or is no Unicode text.
-    pub fn from_raw(raw: &'a RawValue) -> Result<Self, ParseFault> {
-        Self::parse(raw.get())
+    pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseFault> {
+        Self::parse(value.into().0)
     }
 
     /// The value of a key.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, key: &str) -> Option<Json<'a>> {
         self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 
     /// The keys and values in order of appearance.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Json<'a>)> {
         self.fields.iter().map(|(name, value)| (name.as_ref(), *value))
     }
 
     /// The whole object as it was sent.
     #[must_use]
-    pub fn raw(&self) -> &'a RawValue {
-        // The text has been parsed once, so it is valid.
-        serde_json::from_str(self.text).unwrap_or(RawValue::NULL)
+    pub fn json(&self) -> Json<'a> {
+        Json(self.text)
     }
 
     fn duplicate(&self) -> Option<String> {
@@ -104,28 +173,28 @@ pub fn raw<T: serde::Serialize + ?Sized>(value: &T) -> Result<RawJson, serde_jso
     serde_json::value::to_raw_value(value)
 }
 
-/// Reads a raw value as a type.
+/// Reads a value as a type.
 ///
 /// # Errors
 /// When the value does not have that type's shape.
-pub fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, serde_json::Error> {
-    serde_json::from_str(value.get())
+pub fn read<'a, T: Deserialize<'a>>(value: impl Into<Json<'a>>) -> Result<T, serde_json::Error> {
+    serde_json::from_str(value.into().0)
 }
 
 /// Python's `repr` of a JSON scalar as the reference prints it in messages; other values as JSON.
 #[must_use]
-pub fn python_repr(value: &RawValue) -> String {
+pub fn python_repr<'a>(value: impl Into<Json<'a>>) -> String {
+    let value = value.into();
     match value.get() {
         "null" => "None".to_owned(),
         "true" => "True".to_owned(),
         "false" => "False".to_owned(),
-        text if text.starts_with('"') => read::<String>(value).unwrap_or_else(|_| text.to_owned()),
-        text => text.to_owned(),
+        text => value.text().map_or_else(|| text.to_owned(), Cow::into_owned),
     }
 }
 
 /// Python's name of the type that `json.loads` makes of a value.
-fn python_type(value: &RawValue) -> &'static str {
+fn python_type(value: Json<'_>) -> &'static str {
     match value.get().as_bytes().first() {
         Some(b'{') => "dict",
         Some(b'[') => "list",
@@ -135,68 +204,6 @@ fn python_type(value: &RawValue) -> &'static str {
         _ if value.get().contains(['.', 'e', 'E']) => "float",
         _ => "int",
     }
-}
-
-struct Fields<'a>(SmallVec<[(Cow<'a, str>, &'a RawValue); 6]>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = SmallVec::new();
-        while let Some(Key(key)) = map.next_key()? {
-            fields.push((key, map.next_value()?));
-        }
-        Ok(Fields(fields))
-    }
-}
-
-/// A key that is borrowed unless it has escapes; `Cow` alone would always be owned.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor).map(Key)
-    }
-}
-
-struct KeyVisitor;
-
-impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(value))
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_owned()))
-    }
-}
-
-/// Reads a JSON string, borrowing it unless it has escapes.
-pub(crate) fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.contains('\\') {
-        return Some(Cow::Borrowed(inner));
-    }
-    read::<String>(value).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod mcp;
 mod reply;
 mod result;
 mod reward;
+mod scan;
 mod shape;
 mod task;
 mod tool;
@@ -43,7 +44,7 @@ pub use fault::JsonFault;
 pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall};
 pub use issue::{Loc, ValidationIssue, render_issues};
-pub use json::{Object, ParseFault, RawJson, python_repr, raw, read};
+pub use json::{Json, Object, ParseFault, RawJson, python_repr, raw, read};
 pub use mcp::{
     RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_rpc_error, write_rpc_result,
 };
@@ -55,5 +56,5 @@ pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use tool::{
-    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_unified_fields,
+    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_graph_fields, write_unified_fields,
 };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::issue::{ValidationIssue, render_issues};
-use crate::json::{Object, ParseFault, read, text};
+use crate::json::{Json, Object, ParseFault, read};
 use crate::result::push_string;
 use crate::shape::Shape;
 
@@ -77,7 +77,7 @@ pub struct RpcRequest<'a> {
     /// The method.
     pub method: Cow<'a, str>,
     /// The parameters: an object, or absent.
-    pub params: Option<&'a RawValue>,
+    pub params: Option<Json<'a>>,
 }
 
 impl<'a> RpcRequest<'a> {
@@ -114,12 +114,12 @@ impl<'a> RpcRequest<'a> {
         let method = shape.string("method");
         let params = shape.optional_object("params", true);
         let id = object.get("id");
-        if let Some(value) = id.filter(|value| !is_id(value)) {
+        if let Some(value) = id.filter(|value| !is_id(*value)) {
             let msg = "Input should be a string, an integer or null";
             shape.issues.push(ValidationIssue::new("id_type", &["id"], msg, value));
         }
         shape.only(&["jsonrpc", "id", "method", "params"]);
-        let id = id.map_or("null", RawValue::get);
+        let id = id.map_or("null", Json::get);
         let request = RpcRequest { id: RpcId(id), has_id: id != "null", method, params };
         shape.finish(request).map_err(|issues| {
             let message = format!("Invalid request: {}", render_issues("JsonRpcRequest", &issues));
@@ -146,7 +146,7 @@ impl<'a> RpcParams<'a> {
     ///
     /// # Errors
     /// `-32602` when they are no object.
-    pub fn parse(params: Option<&'a RawValue>) -> Result<Self, RpcFault> {
+    pub fn parse(params: Option<Json<'a>>) -> Result<Self, RpcFault> {
         params.map(Object::from_raw).transpose().map(RpcParams).map_err(|fault| match fault {
             ParseFault::DuplicateKey(key) => RpcFault::new(
                 RpcCode::InvalidParams,
@@ -169,13 +169,14 @@ impl<'a> RpcParams<'a> {
         let Some(name) = self.get("name") else {
             return Err(RpcFault::new(RpcCode::InvalidParams, "Missing 'name' in params"));
         };
-        let name = text(name)
+        let name = name
+            .text()
             .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'name' is a string"))?;
         let arguments = self.get("arguments");
-        if arguments.is_some_and(|value| !value.get().starts_with('{')) {
+        if arguments.is_some_and(|value| !value.is_object()) {
             return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'arguments' is an object"));
         }
-        Ok(ToolCallParams { name, arguments })
+        Ok(ToolCallParams { name, arguments: arguments.map(Json::raw) })
     }
 
     /// The session that the request names, if it names one.
@@ -184,15 +185,15 @@ impl<'a> RpcParams<'a> {
     /// `-32602` when `session_id` is no string.
     pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcFault> {
         let Some(value) = self.get("session_id") else { return Ok(None) };
-        let id = text(value).ok_or_else(|| {
+        let id = value.text().ok_or_else(|| {
             RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")
         })?;
         Ok(Some(id))
     }
 
     /// A value that is there and not null.
-    fn get(&self, key: &str) -> Option<&'a RawValue> {
-        self.0.as_ref().and_then(|object| object.get(key)).filter(|value| value.get() != "null")
+    fn get(&self, key: &str) -> Option<Json<'a>> {
+        self.0.as_ref().and_then(|object| object.get(key)).filter(|value| !value.is_null())
     }
 }
 
@@ -218,10 +219,10 @@ pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcFault) {
     let _ = write!(out, ",\"data\":{}}}}}", fault.data);
 }
 
-fn is_id(value: &RawValue) -> bool {
+fn is_id(value: Json<'_>) -> bool {
     match value.get().as_bytes().first() {
         Some(b'n') => true,
-        Some(b'"') => text(value).is_some(),
+        Some(b'"') => value.text().is_some(),
         Some(b'-' | b'0'..=b'9') => read::<i128>(value).is_ok(),
         _ => false,
     }

@@ -4,10 +4,8 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use crate::issue::{MAX_ISSUES, ValidationIssue};
-use crate::json::{Object, read, text};
+use crate::json::{Json, Object, read};
 
 /// A reader over one object; `loc` is the path to it.
 pub(crate) struct Shape<'o, 'a> {
@@ -21,11 +19,11 @@ impl<'o, 'a> Shape<'o, 'a> {
         Shape { object, loc: loc.to_vec(), issues: Vec::new() }
     }
 
-    pub(crate) fn required(&mut self, key: &'o str) -> Option<&'a RawValue> {
+    pub(crate) fn required(&mut self, key: &'o str) -> Option<Json<'a>> {
         let value = self.object.get(key);
         if value.is_none() {
             let loc = self.at(key);
-            self.issues.push(ValidationIssue::missing(&loc, self.object.raw()));
+            self.issues.push(ValidationIssue::missing(&loc, self.object.json()));
         }
         value
     }
@@ -33,7 +31,7 @@ impl<'o, 'a> Shape<'o, 'a> {
     /// A required string; an empty one stands in where an issue was noted.
     pub(crate) fn string(&mut self, key: &'o str) -> Cow<'a, str> {
         let Some(value) = self.required(key) else { return Cow::Borrowed("") };
-        text(value).unwrap_or_else(|| {
+        value.text().unwrap_or_else(|| {
             let loc = self.at(key);
             self.issues.push(ValidationIssue::not_string(&loc, value));
             Cow::Borrowed("")
@@ -42,8 +40,8 @@ impl<'o, 'a> Shape<'o, 'a> {
 
     /// A string that may be absent or null.
     pub(crate) fn optional_string(&mut self, key: &'o str) -> Option<Cow<'a, str>> {
-        let value = self.object.get(key).filter(|value| value.get() != "null")?;
-        let read = text(value);
+        let value = self.object.get(key).filter(|value| !value.is_null())?;
+        let read = value.text();
         if read.is_none() {
             let loc = self.at(key);
             self.issues.push(ValidationIssue::not_string(&loc, value));
@@ -52,12 +50,12 @@ impl<'o, 'a> Shape<'o, 'a> {
     }
 
     /// An object that may be absent; null counts as absent only where `nullable`.
-    pub(crate) fn optional_object(&mut self, key: &'o str, nullable: bool) -> Option<&'a RawValue> {
+    pub(crate) fn optional_object(&mut self, key: &'o str, nullable: bool) -> Option<Json<'a>> {
         let value = self.object.get(key)?;
-        if value.get().starts_with('{') {
+        if value.is_object() {
             return Some(value);
         }
-        if !(nullable && value.get() == "null") {
+        if !(nullable && value.is_null()) {
             let loc = self.at(key);
             self.issues.push(ValidationIssue::not_object(&loc, value));
         }
@@ -66,7 +64,7 @@ impl<'o, 'a> Shape<'o, 'a> {
 
     /// Notes an issue unless `key` is absent or holds this string.
     pub(crate) fn literal(&mut self, key: &'o str, expected: &str) {
-        if let Some(value) = self.object.get(key).filter(|value| text(value).as_deref() != Some(expected)) {
+        if let Some(value) = self.object.get(key).filter(|value| value.text().as_deref() != Some(expected)) {
             let loc = self.at(key);
             self.issues.push(ValidationIssue::literal(&loc, expected, value));
         }
@@ -74,7 +72,7 @@ impl<'o, 'a> Shape<'o, 'a> {
 
     /// A whole number from 0 that may be absent or null.
     pub(crate) fn optional_u64(&mut self, key: &'o str) -> Option<u64> {
-        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let value = self.object.get(key).filter(|value| !value.is_null())?;
         let read = read::<u64>(value).ok();
         if read.is_none() {
             let loc = self.at(key);
@@ -95,7 +93,7 @@ impl<'o, 'a> Shape<'o, 'a> {
 
     /// A whole number that may be absent or null.
     pub(crate) fn optional_i64(&mut self, key: &'o str) -> Option<i64> {
-        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let value = self.object.get(key).filter(|value| !value.is_null())?;
         let read = read::<i64>(value).ok();
         if read.is_none() {
             let loc = self.at(key);
@@ -106,7 +104,7 @@ impl<'o, 'a> Shape<'o, 'a> {
 
     /// A finite number above 0 that may be absent or null.
     pub(crate) fn optional_positive(&mut self, key: &'o str) -> Option<f64> {
-        let value = self.object.get(key).filter(|value| value.get() != "null")?;
+        let value = self.object.get(key).filter(|value| !value.is_null())?;
         let number = read::<f64>(value).ok();
         if let Some(number) = number.filter(|number| *number > 0.0 && number.is_finite()) {
             return Some(number);
@@ -146,7 +144,7 @@ impl<'o, 'a> Shape<'o, 'a> {
 }
 
 /// Says why a value is no whole number from 0 to 2^64-1, in pydantic's types.
-fn not_natural(loc: &[&str], value: &RawValue) -> ValidationIssue {
+fn not_natural(loc: &[&str], value: Json<'_>) -> ValidationIssue {
     if read::<f64>(value).is_ok_and(|number| number < 0.0 && number.fract() == 0.0) {
         return ValidationIssue::new(
             "greater_than_equal",
@@ -160,7 +158,7 @@ fn not_natural(loc: &[&str], value: &RawValue) -> ValidationIssue {
 }
 
 /// Says why a value is no whole number of 64 bits.
-fn not_whole(loc: &[&str], value: &RawValue) -> ValidationIssue {
+fn not_whole(loc: &[&str], value: Json<'_>) -> ValidationIssue {
     let text = value.get();
     if text.starts_with('"') {
         let msg = "Input should be a valid integer, unable to parse string as an integer";

@@ -6,10 +6,9 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::issue::ValidationIssue;
-use crate::json::Object;
+use crate::json::{Json, Object};
 use crate::shape::Shape;
 
 /// A named part of an environment's tasks.
@@ -34,8 +33,8 @@ impl<'a> SplitRequest<'a> {
     ///
     /// # Errors
     /// Every issue found.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
-        let object = object(value, loc)?;
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let object = object(value.into(), loc)?;
         let mut shape = Shape::new(&object, loc);
         let split = shape.string("split");
         shape.only(&["split"]);
@@ -57,8 +56,8 @@ impl<'a> TaskRequest<'a> {
     ///
     /// # Errors
     /// Every issue found.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
-        let object = object(value, loc)?;
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let object = object(value.into(), loc)?;
         let mut shape = Shape::new(&object, loc);
         let split = shape.string("split");
         let index = shape.i64("index");
@@ -83,8 +82,8 @@ impl<'a> RangeRequest<'a> {
     ///
     /// # Errors
     /// Every issue found.
-    pub fn parse(value: &'a RawValue, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
-        let object = object(value, loc)?;
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let object = object(value.into(), loc)?;
         let mut shape = Shape::new(&object, loc);
         let split = shape.string("split");
         let start = shape.optional_i64("start");
@@ -124,6 +123,6 @@ pub struct NumTasks {
     pub num_tasks: usize,
 }
 
-fn object<'a>(value: &'a RawValue, loc: &[&str]) -> Result<Object<'a>, Vec<ValidationIssue>> {
+fn object<'a>(value: Json<'a>, loc: &[&str]) -> Result<Object<'a>, Vec<ValidationIssue>> {
     Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])
 }

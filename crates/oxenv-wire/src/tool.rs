@@ -99,6 +99,7 @@ impl ToolError {
 pub fn write_call_fields(out: &mut String, name: &str, outcome: Result<&ToolResult, &ToolError>) {
     out.push_str("{\"tool_name\":");
     push_string(out, name);
+    out.push(',');
     write_outcome(out, outcome);
 }
 
@@ -106,7 +107,26 @@ pub fn write_call_fields(out: &mut String, name: &str, outcome: Result<&ToolResu
 pub fn write_unified_fields(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
     out.push_str("{\"stdout\":");
     push_string(out, &outcome.map(ToolResult::text).unwrap_or_default());
+    out.push(',');
     write_outcome(out, outcome);
+}
+
+/// Appends the fields of a `call_tools` observation: `results`, an object with each call's `result`
+/// and `error` under its id.
+pub fn write_graph_fields<'a>(
+    out: &mut String,
+    results: impl IntoIterator<Item = (&'a str, Result<&'a ToolResult, &'a ToolError>)>,
+) {
+    out.push_str("{\"results\":{");
+    for (index, (id, outcome)) in results.into_iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        push_string(out, id);
+        out.push_str(":{");
+        write_outcome(out, outcome);
+    }
+    out.push_str("}}");
 }
 
 /// Appends the journal's metadata of a call: `result` (the result's data) or `error` (its message).
@@ -129,7 +149,7 @@ pub fn write_call_metadata(out: &mut String, outcome: Result<&ToolResult, &ToolE
 }
 
 fn write_outcome(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
-    out.push_str(",\"result\":");
+    out.push_str("\"result\":");
     match outcome {
         Ok(result) => {
             result.write_dialect(out);

@@ -17,7 +17,7 @@ use oxenv_core::{
     EnvironmentSpec, Execution, Failure, Instance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
-    Content, ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
+    ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
     raw,
 };
 use serde_json::value::RawValue;
@@ -418,10 +418,9 @@ impl Toolset for Tools {
             }
             "fail" => Work::done(Err(ToolError::new(ToolErrorType::ExecutionError, "it broke"))),
             "complain" => Work::done(Ok(ToolResult {
-                content: vec![Content::Text("cannot do that".to_owned())],
                 structured: Structured::None,
-                meta: None,
                 is_error: true,
+                ..ToolResult::from_value("cannot do that").unwrap()
             })),
             "panic" => panic!("made to panic in a tool"),
             "panic_later" => Work::pending(async {

@@ -7,8 +7,7 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use oxenv_wire::{JsonFault, ValidationIssue, raw};
-use serde_json::value::RawValue;
+use oxenv_wire::{Json, ValidationIssue, raw};
 
 use crate::app::App;
 use crate::error::Refusal;
@@ -49,32 +48,31 @@ pub(crate) async fn text(app: &App, request: Request) -> Result<Text, Refusal> {
 
 impl Text {
     /// The body as one JSON value; `None` when it is empty or null.
-    pub(crate) fn optional(&self) -> Result<Option<&RawValue>, Refusal> {
+    pub(crate) fn optional(&self) -> Result<Option<Json<'_>>, Refusal> {
         let text = str::from_utf8(&self.bytes).unwrap_or_default();
         if text.is_empty() {
             return Ok(None);
         }
         if !self.json {
             let input = raw(text).unwrap_or_default();
-            return Err(Refusal::Body(vec![no_object(&input)]));
+            return Err(Refusal::Body(vec![no_object((&input).into())]));
         }
-        let value: &RawValue = serde_json::from_str(text)
-            .map_err(|_| Refusal::Body(vec![ValidationIssue::syntax(&JsonFault::diagnose(text))]))?;
-        match value.get() {
-            "null" => Ok(None),
-            text if text.starts_with('{') => Ok(Some(value)),
+        let value = Json::parse(text).map_err(|fault| Refusal::Body(vec![ValidationIssue::syntax(&fault)]))?;
+        match value {
+            value if value.is_object() => Ok(Some(value)),
+            value if value.is_null() => Ok(None),
             _ => Err(Refusal::Body(vec![no_object(value)])),
         }
     }
 
     /// The body as one JSON object.
-    pub(crate) fn required(&self) -> Result<&RawValue, Refusal> {
+    pub(crate) fn required(&self) -> Result<Json<'_>, Refusal> {
         self.optional()?
-            .ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], RawValue::NULL)]))
+            .ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], Json::NULL)]))
     }
 }
 
-fn no_object(input: &RawValue) -> ValidationIssue {
+fn no_object(input: Json<'_>) -> ValidationIssue {
     let msg = "Input should be a valid dictionary or object to extract fields from";
     ValidationIssue::new("model_attributes_type", &["body"], msg, input)
 }

@@ -14,7 +14,7 @@ use oxenv_core::{
     StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Object, ResetRequest, RpcCode, RpcFault, RpcId, RpcRequest,
+    Action, ClientFrame, ErrorCode, FrameFault, Json, ResetRequest, RpcId, RpcRequest,
     ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
@@ -171,7 +171,7 @@ async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<
     Ok(render::observed(&observed, Envelope::Frame))
 }
 
-async fn step(session: &Arc<Session>, action: &RawValue) -> Result<String, Failure> {
+async fn step(session: &Arc<Session>, action: Json<'_>) -> Result<String, Failure> {
     let action = Action::parse(action).map_err(Failure::invalid)?;
     let reply = session.step(action, StepOptions::default()).await?;
     Ok(render::step(&reply, Envelope::Frame))
@@ -183,7 +183,7 @@ async fn state(session: &Arc<Session>) -> Result<String, Failure> {
     Ok(frame)
 }
 
-async fn step_as_agent(session: &Arc<Session>, action: &RawValue) -> Result<String, Failure> {
+async fn step_as_agent(session: &Arc<Session>, action: Json<'_>) -> Result<String, Failure> {
     let call = match Action::parse(action).map_err(Failure::invalid)? {
         Action::ListTools(spelling) => {
             let reply = StepReply::Tools(spelling, session.list()?);
@@ -201,14 +201,9 @@ async fn step_as_agent(session: &Arc<Session>, action: &RawValue) -> Result<Stri
     Ok(render::step(&StepReply::Call { spelling, name, reply }, Envelope::Frame))
 }
 
-async fn mcp_frame(app: &App, session: &Arc<Session>, message: &RawValue) -> String {
+async fn mcp_frame(app: &App, session: &Arc<Session>, message: Json<'_>) -> String {
     let mut reply = String::new();
-    let parsed = Object::from_raw(message)
-        .map_err(|_| {
-            RpcFault::new(RpcCode::InvalidRequest, "Invalid request: a key appears twice in one object")
-        })
-        .and_then(|object| RpcRequest::from_object(&object));
-    match parsed {
+    match RpcRequest::parse(message.get()) {
         Ok(rpc) => reply = mcp::answer(app, Door::Socket(session), None, &rpc).await,
         Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
     }

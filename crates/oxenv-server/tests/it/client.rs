@@ -105,7 +105,7 @@ pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     };
     let receiving = async {
         let mut all = Vec::new();
-        let mut some = [0; 64 << 10];
+        let mut some = vec![0; 64 << 10];
         while let Ok(count @ 1..) = read.read(&mut some).await {
             all.extend_from_slice(&some[..count]);
         }

@@ -5,7 +5,7 @@
 //! nesting, `@abyss` for 100,000 and `@unclosed` for as many that never end.
 
 use oxenv_wire::{
-    Action, ClientFrame, FrameFault, JsonFault, RangeRequest, ResetRequest, RpcFault, RpcParams, RpcRequest,
+    Action, ClientFrame, FrameFault, Json, JsonFault, RangeRequest, ResetRequest, RpcFault, RpcParams, RpcRequest,
     SessionCreate, SplitRequest, StepRequest, TaskRequest, ValidationIssue, default_call,
 };
 use serde::de::IgnoredAny;
@@ -133,7 +133,7 @@ fn rpc(fault: &RpcFault) -> String {
 
 fn params(text: &str) -> Option<String> {
     let params = (text != "absent").then(|| value(text));
-    let refused = match RpcParams::parse(params) {
+    let refused = match RpcParams::parse(params.map(Json::from)) {
         Ok(params) => params.session_id().map(drop).and_then(|()| params.tool_call().map(drop)).err(),
         Err(fault) => Some(fault),
     };

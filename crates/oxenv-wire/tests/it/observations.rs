@@ -6,7 +6,7 @@
 
 use oxenv_wire::{
     ObservationParts, Reward, RpcCode, RpcFault, RpcId, Spelling, ToolError, ToolErrorType, ToolResult,
-    write_call_fields, write_call_metadata, write_mcp_frame, write_observation_body, write_observation_frame,
+    write_call_fields, write_call_metadata, write_graph_fields, write_mcp_frame, write_observation_body, write_observation_frame,
     write_rpc_error, write_rpc_result, write_state_frame, write_unified_fields,
 };
 use serde_json::json;
@@ -135,6 +135,9 @@ fn spelled() -> Vec<Golden> {
                 .extend(called(spelling, outcome, |parts| parts.goldens(&format!("{name}-{outcome_name}"))));
         }
     }
+    let mut graph = String::new();
+    write_graph_fields(&mut graph, [("a", Ok(&text)), ("b \"2\"", Err(&failed)), ("c", Ok(&object))]);
+    goldens.extend(Parts { fields: &graph, ..EMPTY }.goldens("graph"));
     goldens
 }
 

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use oxenv_wire::{
-    Action, Content, ErrorCode, JsonFault, Object, ParseFault, Reward, RpcCode, RpcFault, RpcRequest,
+    Action, Content, ErrorCode, Json, JsonFault, Object, ParseFault, Reward, RpcCode, RpcFault, RpcRequest,
     Spelling, Structured, Tool, ToolError, ToolErrorType, ToolResult, write_error_frame, write_mcp_frame,
     write_rpc_error, write_rpc_result, write_state_frame,
 };
@@ -123,7 +123,7 @@ fn part<'a>(text: &'a str, path: &[&str]) -> &'a RawValue {
     let mut value: &RawValue = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     for key in path {
         value =
-            Object::from_raw(value).expect("an object without doubles").get(key).expect("the key is there");
+            Object::from_raw(value).expect("an object without doubles").get(key).expect("the key is there").raw();
     }
     value
 }
@@ -232,8 +232,8 @@ proptest! {
             Structured::Wrapped(value) => Some(format!("{{\"result\":{}}}", value.get())),
         };
         prop_assert_eq!(part(&dialect, &["structured_content"]).get(), structured.as_deref().unwrap_or("null"));
-        prop_assert_eq!(Object::parse(&mcp).unwrap().get("structuredContent").map(RawValue::get), structured.as_deref());
-        prop_assert_eq!(Object::parse(&mcp).unwrap().get("_meta").map(RawValue::get), result.meta.as_deref().map(RawValue::get));
+        prop_assert_eq!(Object::parse(&mcp).unwrap().get("structuredContent").map(Json::get), structured.as_deref());
+        prop_assert_eq!(Object::parse(&mcp).unwrap().get("_meta").map(Json::get), result.meta.as_deref().map(RawValue::get));
         for text in [&dialect, &mcp] {
             let blocks: Vec<&RawValue> = serde_json::from_str(part(text, &["content"]).get()).unwrap();
             prop_assert_eq!(blocks.len(), result.content.len());

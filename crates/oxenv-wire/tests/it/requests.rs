@@ -5,7 +5,7 @@
 //! file also shows that Python's odd numbers and strings pass through unchanged.
 
 use oxenv_wire::{
-    Action, ClientFrame, RangeRequest, ResetRequest, RpcParams, RpcRequest, SessionCreate, Spelling,
+    Action, ClientFrame, Json, RangeRequest, ResetRequest, RpcParams, RpcRequest, SessionCreate, Spelling,
     SplitRequest, StepRequest, TaskRequest, ToolCall, default_call, legacy_message,
 };
 use serde_json::value::RawValue;
@@ -263,7 +263,7 @@ fn message(request: &RpcRequest<'_>) -> String {
         ("id", request.id.get().to_owned()),
         ("has an id", json(&request.has_id)),
         ("method", json(&request.method)),
-        ("params", optional(request.params)),
+        ("params", optional(request.params.map(Json::raw))),
         ("session_id", json(&params.session_id().expect("a session id or none"))),
         ("as tools/call", call),
     ])

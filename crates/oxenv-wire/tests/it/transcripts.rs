@@ -116,7 +116,7 @@ fn outcome(door: &str, sent: &str) -> String {
         }
         "/step" => body(sent, |value| {
             let step = StepRequest::parse(value, &["body"])?;
-            action(step.action).map_err(|issues| issues.into_iter().collect())
+            action(step.action.raw()).map_err(|issues| issues.into_iter().collect())
         }),
         _ => rpc(sent),
     }
@@ -130,7 +130,7 @@ fn frame(sent: &str) -> String {
         Err(FrameFault::UnknownType(name)) => format!("UNKNOWN_TYPE Unknown message type: {name}"),
         Err(FrameFault::Invalid(found)) => issues(&found),
         Ok(ClientFrame::Reset(_)) => "observation".to_owned(),
-        Ok(ClientFrame::Step(value)) => action(value).unwrap_or_else(|found| issues(&found)),
+        Ok(ClientFrame::Step(value)) => action(value.raw()).unwrap_or_else(|found| issues(&found)),
         Ok(ClientFrame::State) => "state".to_owned(),
         Ok(ClientFrame::Close) => "closed".to_owned(),
         Ok(ClientFrame::Mcp(message)) => rpc(message.get()),

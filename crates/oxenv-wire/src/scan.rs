@@ -1,0 +1,266 @@
+//! The one reader of JSON's grammar (RFC 8259) on the way in: it checks a text and splits an object
+//! in a single pass.
+//!
+//! Invariant: no recursion and, up to 16 levels, no allocation; accepts exactly what serde_json
+//! accepts as a raw value. Its errors have CPython's words and positions.
+
+use smallvec::SmallVec;
+
+/// What was expected or found, and at which byte.
+pub(crate) type Found = (String, usize);
+
+/// The keys of an object as they are spelled, with the text of their values.
+pub(crate) type Spans<'a> = SmallVec<[(&'a str, &'a str); 6]>;
+
+/// A position in a text.
+pub(crate) struct Scan<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// What the scanner is inside of: an array or an object.
+#[derive(Clone, Copy, PartialEq)]
+enum Inside {
+    Array,
+    Object,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Scan { text, bytes: text.as_bytes(), at: 0 }
+    }
+
+    /// Checks that the whole text is one JSON value.
+    pub(crate) fn document(&mut self) -> Result<(), Found> {
+        self.space();
+        self.tree()?;
+        self.end()
+    }
+
+    /// Splits a text that is one JSON object; `None` when it begins with anything but a brace.
+    pub(crate) fn object(&mut self) -> Result<Option<Spans<'a>>, Found> {
+        let mut spans = Spans::new();
+        self.space();
+        if self.peek() != Some(b'{') {
+            return Ok(None);
+        }
+        self.at += 1;
+        self.space();
+        let mut more = self.peek() != Some(b'}');
+        while more {
+            let from = self.at;
+            let to = self.key()?;
+            self.space();
+            let value = self.at;
+            self.tree()?;
+            spans.push((&self.text[from..to], &self.text[value..self.at]));
+            self.space();
+            more = match self.peek() {
+                Some(b',') => true,
+                Some(b'}') => false,
+                _ => return self.fail("Expecting ',' delimiter"),
+            };
+            if more {
+                self.at += 1;
+                self.space();
+            }
+        }
+        self.at += 1;
+        self.end()?;
+        Ok(Some(spans))
+    }
+
+    /// One value with all that is in it.
+    fn tree(&mut self) -> Result<(), Found> {
+        let mut stack: SmallVec<[Inside; 16]> = SmallVec::new();
+        loop {
+            self.space();
+            let opened = self.value(&mut stack)?;
+            if !opened && !self.close(&mut stack)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Found> {
+        self.space();
+        if self.at < self.bytes.len() { Err(("Extra data".to_owned(), self.at)) } else { Ok(()) }
+    }
+
+    /// Reads one scalar, or opens one container; true when a value is expected next.
+    fn value(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, Found> {
+        match self.peek() {
+            Some(b'{') => {
+                self.at += 1;
+                self.space();
+                if self.peek() == Some(b'}') {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                stack.push(Inside::Object);
+                self.key()?;
+                Ok(true)
+            }
+            Some(b'[') => {
+                self.at += 1;
+                self.space();
+                if self.peek() == Some(b']') {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                stack.push(Inside::Array);
+                Ok(true)
+            }
+            Some(b'"') => self.string().map(|()| false),
+            _ => self.word().map(|()| false),
+        }
+    }
+
+    /// After a value: closes containers; true when another value follows, false at the end.
+    fn close(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, Found> {
+        while let Some(&inside) = stack.last() {
+            self.space();
+            match (self.peek(), inside) {
+                (Some(b']'), Inside::Array) | (Some(b'}'), Inside::Object) => {
+                    self.at += 1;
+                    stack.pop();
+                }
+                (Some(b','), _) => {
+                    self.at += 1;
+                    self.space();
+                    if inside == Inside::Object {
+                        self.key()?;
+                    }
+                    return Ok(true);
+                }
+                _ => return self.fail("Expecting ',' delimiter"),
+            }
+        }
+        Ok(false)
+    }
+
+    /// A key and its colon; the byte after the key.
+    fn key(&mut self) -> Result<usize, Found> {
+        if self.peek() != Some(b'"') {
+            return self.fail("Expecting property name enclosed in double quotes");
+        }
+        self.string()?;
+        let to = self.at;
+        self.space();
+        if self.peek() != Some(b':') {
+            return self.fail("Expecting ':' delimiter");
+        }
+        self.at += 1;
+        Ok(to)
+    }
+
+    fn string(&mut self) -> Result<(), Found> {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.peek() {
+                None => return Err(("Unterminated string starting at".to_owned(), start)),
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.escape(start)?,
+                Some(byte) if byte < 0x20 => return self.fail("Invalid control character at"),
+                Some(_) => self.at += 1,
+            }
+        }
+    }
+
+    fn escape(&mut self, start: usize) -> Result<(), Found> {
+        match self.bytes.get(self.at + 1) {
+            None => Err(("Unterminated string starting at".to_owned(), start)),
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(())
+            }
+            Some(b'u') => {
+                let digits = self.bytes.get(self.at + 2..self.at + 6).unwrap_or_default();
+                if digits.len() == 4 && digits.iter().all(u8::is_ascii_hexdigit) {
+                    self.at += 6;
+                    return Ok(());
+                }
+                Err(("Invalid \\uXXXX escape".to_owned(), self.at + 2))
+            }
+            Some(_) => self.fail("Invalid \\escape"),
+        }
+    }
+
+    /// `true`, `false`, `null`, a number, or one of Python's words that JSON does not have.
+    fn word(&mut self) -> Result<(), Found> {
+        let rest = &self.bytes[self.at..];
+        for word in ["true", "false", "null"] {
+            if rest.starts_with(word.as_bytes()) {
+                self.at += word.len();
+                return Ok(());
+            }
+        }
+        for word in ["NaN", "Infinity", "-Infinity"] {
+            if rest.starts_with(word.as_bytes()) {
+                return self.fail(&format!("{word} is not JSON (RFC 8259); send null or a string instead"));
+            }
+        }
+        self.number()
+    }
+
+    fn number(&mut self) -> Result<(), Found> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let whole = self.digits();
+        if whole == 0 {
+            return Err(("Expecting value".to_owned(), start));
+        }
+        if whole > 1 && self.bytes[self.at - whole] == b'0' {
+            // Python reads the zero as a whole number and trips over what follows it.
+            self.at = self.at - whole + 1;
+            return Ok(());
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            if self.digits() == 0 {
+                self.at -= 1;
+                return Ok(());
+            }
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            let mark = self.at;
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            if self.digits() == 0 {
+                self.at = mark;
+            }
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> usize {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        self.at - start
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn fail<T>(&self, message: &str) -> Result<T, Found> {
+        Err((message.to_owned(), self.at))
+    }
+}
