@@ -17,10 +17,13 @@
 //! | EXECUTION_ERROR by the action | 400 | EXECUTION_ERROR | -32603 |
 //! | any other | 500 | EXECUTION_ERROR | -32603 |
 
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
-use oxenv_wire::{ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, raw, write_error_frame};
+use oxenv_wire::{
+    ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, raw, write_error_frame,
+};
 use serde_json::{Value, json};
 
 /// Seconds after which a client of a full server may try again.
@@ -34,6 +37,13 @@ pub(crate) enum Refusal {
     Body(Vec<ValidationIssue>),
     /// Anything that is about HTTP alone.
     Status(StatusCode, String),
+}
+
+impl Refusal {
+    /// What is answered to a request for a WebSocket that is none.
+    pub(crate) fn upgrade(refused: &WebSocketUpgradeRejection) -> Self {
+        Refusal::Status(refused.status(), refused.body_text())
+    }
 }
 
 impl From<Failure> for Refusal {

@@ -12,5 +12,7 @@ pub(crate) mod sessions;
 pub(crate) mod tasks;
 
 mod body;
+mod params;
 
 pub(crate) use body::bytes as read;
+pub(crate) use params::{InPath, InQuery};

@@ -11,6 +11,7 @@ mod config;
 mod error;
 mod http;
 mod mcp;
+mod patient;
 mod render;
 mod server;
 mod timing;

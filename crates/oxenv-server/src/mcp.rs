@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{AgentCall, CallContext, Failure, Session, SessionOptions};
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::error::{self, Refusal, json_response};
 use crate::http::fallback::wants_websocket;
+use crate::http::{InPath, InQuery};
 
 /// Protocol revisions that a header may name.
 const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
@@ -45,8 +46,8 @@ pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Resul
 
 pub(crate) async fn post_session(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    Query(query): Query<EpochQuery>,
+    InPath(id): InPath,
+    InQuery(query): InQuery<EpochQuery>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;

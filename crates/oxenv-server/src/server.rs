@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::{App, router};
 use crate::config::ServerConfig;
+use crate::patient::Patient;
 use crate::timing::Events;
 
 /// How long a connection may take to send the head of a request.
@@ -98,6 +99,7 @@ async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
+    let stream = Patient::new(stream, app.config.stall);
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -74,7 +74,9 @@ fn call(value: &RawValue) -> Result<GraphCall<'_>, Vec<ValidationIssue>> {
     let mut needs = Vec::new();
     if let Some(value) = object.get("needs") {
         let names = read::<Vec<&RawValue>>(value).ok();
-        match names.and_then(|names| names.into_iter().map(|name| Json::from(name).text()).collect::<Option<Vec<_>>>()) {
+        match names.and_then(|names| {
+            names.into_iter().map(|name| Json::from(name).text()).collect::<Option<Vec<_>>>()
+        }) {
             Some(names) => needs = names,
             None => shape.issues.push(ValidationIssue::new(
                 "list_type",

@@ -54,7 +54,12 @@ pub struct ValidationIssue {
 impl ValidationIssue {
     /// An issue with that type about that value.
     #[must_use]
-    pub fn new<'a>(kind: &'static str, loc: &[&str], msg: impl Into<String>, input: impl Into<Json<'a>>) -> Self {
+    pub fn new<'a>(
+        kind: &'static str,
+        loc: &[&str],
+        msg: impl Into<String>,
+        input: impl Into<Json<'a>>,
+    ) -> Self {
         let loc = loc.iter().map(|key| Loc::from(*key)).collect();
         ValidationIssue { kind, loc, msg: msg.into(), input: clip(input.into()), ctx: None, url: true }
     }

@@ -56,5 +56,6 @@ pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use tool::{
-    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_graph_fields, write_unified_fields,
+    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_graph_fields,
+    write_unified_fields,
 };

@@ -159,6 +159,7 @@ impl<'a> Scan<'a> {
         let start = self.at;
         self.at += 1;
         loop {
+            self.at += plain(&self.bytes[self.at..]);
             match self.peek() {
                 None => return Err(("Unterminated string starting at".to_owned(), start)),
                 Some(b'"') => {
@@ -166,8 +167,7 @@ impl<'a> Scan<'a> {
                     return Ok(());
                 }
                 Some(b'\\') => self.escape(start)?,
-                Some(byte) if byte < 0x20 => return self.fail("Invalid control character at"),
-                Some(_) => self.at += 1,
+                Some(_) => return self.fail("Invalid control character at"),
             }
         }
     }
@@ -250,12 +250,14 @@ impl<'a> Scan<'a> {
         self.at - start
     }
 
+    #[inline]
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
         }
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -263,4 +265,28 @@ impl<'a> Scan<'a> {
     fn fail<T>(&self, message: &str) -> Result<T, Found> {
         Err((message.to_owned(), self.at))
     }
+}
+
+/// How many bytes of a string come before a quote, a backslash or a control character.
+#[inline]
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = ONES << 7;
+    let mut chunks = bytes.chunks_exact(8);
+    let mut done = 0;
+    for chunk in &mut chunks {
+        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+        // A byte's high bit is set where the byte is looked for; bits above the first such byte may
+        // be wrong, and are not looked at ("Determine if a word has a byte less than n", S. Anderson,
+        // Bit Twiddling Hacks).
+        let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+        let found = below(word, 0x20) | below(word ^ (ONES * 0x22), 1) | below(word ^ (ONES * 0x5c), 1);
+        if found & HIGH != 0 {
+            return done + (found & HIGH).trailing_zeros() as usize / 8;
+        }
+        done += 8;
+    }
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    let rest = chunks.remainder();
+    done + rest.iter().position(special).unwrap_or(rest.len())
 }

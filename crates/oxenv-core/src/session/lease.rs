@@ -89,6 +89,12 @@ impl Attachment {
         &self.session
     }
 
+    /// Whether another socket has taken the session.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Waits until another socket has taken the session.
     pub fn superseded(&self) -> impl Future<Output = ()> + Send + 'static {
         self.token.clone().cancelled_owned()

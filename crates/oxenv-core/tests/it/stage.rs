@@ -17,7 +17,7 @@ use oxenv_core::{
     EnvironmentSpec, Execution, Failure, Instance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
-    ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
+    Content, ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
     raw,
 };
 use serde_json::value::RawValue;
@@ -399,7 +399,9 @@ impl Toolset for Tools {
     ) -> Work<'a, Result<ToolResult, ToolError>> {
         let arguments = match arguments.map_or(Ok(Value::Null), script) {
             Ok(arguments) => arguments,
-            Err(failure) => return Work::done(Err(ToolError::new(ToolErrorType::InvalidArgs, failure.to_string()))),
+            Err(failure) => {
+                return Work::done(Err(ToolError::new(ToolErrorType::InvalidArgs, failure.to_string())));
+            }
         };
         let said = ToolResult::from_value(&arguments["text"]).unwrap();
         match tool {
@@ -418,9 +420,10 @@ impl Toolset for Tools {
             }
             "fail" => Work::done(Err(ToolError::new(ToolErrorType::ExecutionError, "it broke"))),
             "complain" => Work::done(Ok(ToolResult {
+                content: [Content::Text("cannot do that".to_owned())].into_iter().collect(),
                 structured: Structured::None,
+                meta: None,
                 is_error: true,
-                ..ToolResult::from_value("cannot do that").unwrap()
             })),
             "panic" => panic!("made to panic in a tool"),
             "panic_later" => Work::pending(async {

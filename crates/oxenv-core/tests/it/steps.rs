@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Execution, Limits, StepReply};
+use oxenv_core::{Execution, Limits};
 use oxenv_wire::{Delivered, ErrorCode, FailureKind, Reward};
 use serde_json::json;
 
@@ -229,7 +229,7 @@ async fn done_stays_done_and_control_may_step_on() {
     let reply =
         step(&session, json!({ "type": "call_tool", "tool_name": "say", "arguments": { "text": "hi" } }));
     match reply.await.unwrap() {
-        StepReply::Call { reply, .. } => assert!(reply.done),
+        Shown::Call(reply) => assert!(reply.done),
         other => panic!("{other:?}"),
     }
     reset(&session).await.unwrap();

@@ -29,7 +29,15 @@ pub(crate) async fn open(store: &SessionStore) -> Arc<Session> {
     store.create(SessionOptions::default()).await.unwrap()
 }
 
-pub(crate) async fn step(session: &Arc<Session>, action: Value) -> Result<StepReply, Failure> {
+/// What a step showed, without what it borrows from its request.
+#[derive(Debug)]
+pub(crate) enum Shown {
+    Tools(Listing),
+    Call(CallReply),
+    Observed(Observed),
+}
+
+pub(crate) async fn step(session: &Arc<Session>, action: Value) -> Result<Shown, Failure> {
     step_within(session, action, None).await
 }
 
@@ -37,15 +45,21 @@ pub(crate) async fn step_within(
     session: &Arc<Session>,
     action: Value,
     timeout: Option<Duration>,
-) -> Result<StepReply, Failure> {
-    let action = raw(&action).unwrap();
-    session.step(Action::parse(&action).unwrap(), StepOptions { timeout }).await
+) -> Result<Shown, Failure> {
+    let action = action.to_string();
+    let action: &RawValue = serde_json::from_str(&action).unwrap();
+    let action = Action::parse(action.into()).unwrap();
+    Ok(match session.step(action, StepOptions { timeout }).await? {
+        StepReply::Tools(_, listing) => Shown::Tools(listing),
+        StepReply::Call { reply, .. } => Shown::Call(reply),
+        StepReply::Observed(observed) => Shown::Observed(observed),
+    })
 }
 
 /// A step that must succeed with an observation.
 pub(crate) async fn observe(session: &Arc<Session>, action: Value) -> Observed {
     match step(session, action).await.unwrap() {
-        StepReply::Observed(observed) => observed,
+        Shown::Observed(observed) => observed,
         other => panic!("no observation: {other:?}"),
     }
 }
@@ -79,7 +93,7 @@ pub(crate) fn tool_step(tool: &str, arguments: &Value) -> Value {
     json!({ "type": "call_tool", "tool_name": tool, "arguments": arguments })
 }
 
-pub(crate) fn spawn_step(session: &Arc<Session>, action: Value) -> JoinHandle<Result<StepReply, Failure>> {
+pub(crate) fn spawn_step(session: &Arc<Session>, action: Value) -> JoinHandle<Result<Shown, Failure>> {
     let session = Arc::clone(session);
     tokio::spawn(async move { step(&session, action).await })
 }

@@ -136,7 +136,7 @@ async fn a_score_is_a_reward_and_may_end_the_episode() {
     assert_eq!((reply.reward, reply.done), (Some(Reward::Int(5)), false));
     assert_eq!(reply.outcome.unwrap().data(), "\"hi\"");
     match step(&session, tool_step("say", &json!({ "after": { "do": "finish" } }))).await.unwrap() {
-        StepReply::Call { reply, .. } => {
+        Shown::Call(reply) => {
             assert_eq!((reply.reward, reply.done), (Some(Reward::Float(1.0)), true));
         }
         other => panic!("{other:?}"),

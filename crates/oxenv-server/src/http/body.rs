@@ -57,7 +57,8 @@ impl Text {
             let input = raw(text).unwrap_or_default();
             return Err(Refusal::Body(vec![no_object((&input).into())]));
         }
-        let value = Json::parse(text).map_err(|fault| Refusal::Body(vec![ValidationIssue::syntax(&fault)]))?;
+        let value =
+            Json::parse(text).map_err(|fault| Refusal::Body(vec![ValidationIssue::syntax(&fault)]))?;
         match value {
             value if value.is_object() => Ok(Some(value)),
             value if value.is_null() => Ok(None),
@@ -67,8 +68,7 @@ impl Text {
 
     /// The body as one JSON object.
     pub(crate) fn required(&self) -> Result<Json<'_>, Refusal> {
-        self.optional()?
-            .ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], Json::NULL)]))
+        self.optional()?.ok_or_else(|| Refusal::Body(vec![ValidationIssue::missing(&["body"], Json::NULL)]))
     }
 }
 

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{EndReason, SessionOptions};
 use oxenv_wire::{SessionCreate, SessionCreated, SessionInfo};
 use serde_json::json;
 
-use super::body;
 use super::control::{reset_request, reset_session, step_request, step_session};
+use super::{InPath, body};
 use crate::app::App;
 use crate::error::{Refusal, json_response};
 
@@ -29,7 +29,10 @@ pub(crate) async fn create(State(app): State<Arc<App>>, request: Request) -> Res
         .create(SessionOptions {
             seed: asked.seed,
             episode_id: asked.episode_id.map(String::from),
-            lease: asked.resume_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            // A lease too long for a clock is one that never runs out.
+            lease: asked
+                .resume_s
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
         })
         .await?;
     let created = SessionCreated {
@@ -46,18 +49,18 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
     json_response(StatusCode::OK, json!({ "sessions": sessions }).to_string())
 }
 
-pub(crate) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn show(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     Ok(json_response(StatusCode::OK, json!(app.store.get(&id)?.info()).to_string()))
 }
 
-pub(crate) async fn close(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn close(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     app.store.get(&id)?.end(EndReason::Closed);
     Ok(json_response(StatusCode::OK, json!({ "session_id": id, "closed": true }).to_string()))
 }
 
 pub(crate) async fn reset(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
@@ -67,7 +70,7 @@ pub(crate) async fn reset(
 
 pub(crate) async fn step(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
@@ -75,7 +78,7 @@ pub(crate) async fn step(
     step_session(&session, step_request(&body)?).await
 }
 
-pub(crate) async fn state(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     Ok(json_response(StatusCode::OK, app.store.get(&id)?.state().await?))
 }
 

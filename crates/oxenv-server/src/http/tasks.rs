@@ -3,17 +3,20 @@
 //! Invariant: statuses are the reference's: 404 for another environment's name, 501 for an
 //! environment without tasks, 400 for an index that is out of range.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_core::{TaskFault, TaskSource};
-use oxenv_wire::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, SplitRequest, TaskRequest, Tasks};
+use oxenv_core::{Failure, TaskFault, TaskSource};
+use oxenv_wire::{
+    EnvironmentTasks, ErrorCode, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::body;
+use super::{InPath, body};
 use crate::app::App;
 use crate::error::{Refusal, json_response};
 
@@ -21,65 +24,62 @@ pub(crate) async fn environments(State(app): State<Arc<App>>) -> Response {
     json_response(StatusCode::OK, json!([app.store.spec().name]).to_string())
 }
 
-pub(crate) async fn splits(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Response, Refusal> {
-    Ok(ok(&source(&app, &name, "list_splits")?.splits()))
+pub(crate) async fn splits(State(app): State<Arc<App>>, InPath(name): InPath) -> Result<Response, Refusal> {
+    Ok(ok(&source(&app, &name, "list_splits")?.splits()?))
 }
 
 pub(crate) async fn tasks(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    InPath(name): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
     let asked = SplitRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "list_tasks")?;
-    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
-    let tasks = range(source, &asked.split, 0, count)?;
+    let count = source.count(&asked.split)?;
+    let tasks = range(&source, &asked.split, 0, count)?;
     Ok(ok(&EnvironmentTasks { tasks, env_name: app.store.spec().name.clone() }))
 }
 
 pub(crate) async fn num_tasks(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    InPath(name): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
     let asked = SplitRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let num_tasks = source(&app, &name, "num_tasks")?.count(&asked.split).map_err(|fault| refusal(&fault))?;
+    let num_tasks = source(&app, &name, "num_tasks")?.count(&asked.split)?;
     Ok(ok(&NumTasks { num_tasks }))
 }
 
 pub(crate) async fn task(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    InPath(name): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
     let asked = TaskRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "get_task")?;
-    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
+    let count = source.count(&asked.split)?;
     let index = from_end(asked.index, count);
     let index = usize::try_from(index).map_err(|_| refusal(&TaskFault::OutOfRange))?;
-    Ok(ok(&OneTask { task: source.task(&asked.split, index).map_err(|fault| refusal(&fault))? }))
+    Ok(ok(&OneTask { task: source.task(&asked.split, index)? }))
 }
 
 pub(crate) async fn task_range(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    InPath(name): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
     let asked = RangeRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let source = source(&app, &name, "get_task_range")?;
-    let count = source.count(&asked.split).map_err(|fault| refusal(&fault))?;
+    let count = source.count(&asked.split)?;
     let end = |index: Option<i64>, default: usize| match index {
         Some(index) => usize::try_from(from_end(index, count).max(0)).map_or(count, |index| index.min(count)),
         None => default,
     };
-    let tasks = range(source, &asked.split, end(asked.start, 0), end(asked.stop, count))?;
+    let tasks = range(&source, &asked.split, end(asked.start, 0), end(asked.stop, count))?;
     Ok(ok(&Tasks { tasks }))
 }
 
@@ -88,16 +88,41 @@ fn from_end(index: i64, count: usize) -> i64 {
     if index < 0 { index.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)) } else { index }
 }
 
-fn range(source: &dyn TaskSource, split: &str, start: usize, stop: usize) -> Result<Vec<Value>, Refusal> {
-    (start..stop).map(|index| source.task(split, index).map_err(|fault| refusal(&fault))).collect()
+fn range(source: &Source<'_>, split: &str, start: usize, stop: usize) -> Result<Vec<Value>, Refusal> {
+    (start..stop).map(|index| source.task(split, index)).collect()
 }
 
-fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<&'a dyn TaskSource, Refusal> {
+/// The environment's tasks; a panic while it tells them is a refusal like any other.
+struct Source<'a>(&'a dyn TaskSource);
+
+impl Source<'_> {
+    fn splits(&self) -> Result<Vec<Split>, Refusal> {
+        told(|| Ok(self.0.splits()))
+    }
+
+    fn count(&self, split: &str) -> Result<usize, Refusal> {
+        told(|| self.0.count(split))
+    }
+
+    fn task(&self, split: &str, index: usize) -> Result<Value, Refusal> {
+        told(|| self.0.task(split, index))
+    }
+}
+
+fn told<T>(tell: impl FnOnce() -> Result<T, TaskFault>) -> Result<T, Refusal> {
+    let told = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
+        let message = "the environment panicked while it told its tasks; its server's log says where";
+        Failure::new(ErrorCode::EnvironmentPanicked, message)
+    })?;
+    told.map_err(|fault| refusal(&fault))
+}
+
+fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<Source<'a>, Refusal> {
     let spec = app.store.spec();
     if !spec.name.eq_ignore_ascii_case(name) {
         return Err(Refusal::Status(StatusCode::NOT_FOUND, format!("unknown environment '{name}'")));
     }
-    spec.tasks.as_deref().ok_or_else(|| {
+    spec.tasks.as_deref().map(Source).ok_or_else(|| {
         let detail = format!("{method} is not supported for this environment");
         Refusal::Status(StatusCode::NOT_IMPLEMENTED, detail)
     })

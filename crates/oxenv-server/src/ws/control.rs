@@ -1,29 +1,29 @@
 //! `WS /ws`: one socket, one session.
 //!
-//! Invariant: a session that the socket made is closed with it; one that it attached to is given
-//! back. In production the socket is an agent's: it lists and calls tools and sees no reward.
+//! Invariant: a session that the socket made is closed with it, unless another socket has taken it
+//! over; one that it attached to is given back. In production the socket is an agent's: it lists and calls tools and sees no reward.
 
 use std::sync::Arc;
 
+use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{
     ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Session, SessionOptions, StepOptions,
     StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Json, ResetRequest, RpcId, RpcRequest,
-    ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
+    Action, ClientFrame, ErrorCode, FrameFault, Json, ResetRequest, RpcId, RpcRequest, ToolCall,
+    default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::socket::{self, Incoming, Socket};
 use crate::app::App;
-use crate::error::{self, frame_fault, session_error};
-use crate::http::fallback;
+use crate::error::{self, Refusal, frame_fault, session_error};
+use crate::http::{InQuery, fallback};
 use crate::mcp::{self, Door};
 use crate::render::{self, Envelope};
 
@@ -34,12 +34,14 @@ pub(crate) struct AttachQuery {
 
 pub(crate) async fn upgrade(
     State(app): State<Arc<App>>,
-    Query(query): Query<AttachQuery>,
+    InQuery(query): InQuery<AttachQuery>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: axum::extract::Request,
 ) -> Response {
     match upgrade {
-        Err(refused) if fallback::wants_websocket(request.headers()) => refused.into_response(),
+        Err(refused) if fallback::wants_websocket(request.headers()) => {
+            Refusal::upgrade(&refused).into_response()
+        }
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
             socket::accept(app, upgrade, |socket| serve(shared, socket, query.session_id))
@@ -64,7 +66,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.owned {
+        if self.owned && !self.attachment.is_superseded() {
             self.session().end(EndReason::Closed);
         }
     }

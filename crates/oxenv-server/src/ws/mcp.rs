@@ -14,7 +14,7 @@ use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
 
 use super::socket::{self, Incoming, Socket};
 use crate::app::App;
-use crate::error;
+use crate::error::{self, Refusal};
 use crate::mcp::{self, Door};
 
 pub(crate) async fn upgrade(
@@ -30,7 +30,7 @@ pub(crate) async fn upgrade(
             let shared = Arc::clone(&app);
             socket::accept(app, upgrade, |socket| serve(shared, socket))
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => Refusal::upgrade(&refused).into_response(),
     }
 }
 
@@ -66,8 +66,9 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
             break;
         }
     }
-    drop(attachment);
-    session.end(EndReason::Closed);
+    if !attachment.is_superseded() {
+        session.end(EndReason::Closed);
+    }
 }
 
 fn fault_text(fault: &RpcFault) -> String {

@@ -157,8 +157,11 @@ impl Socket {
                 done = &mut work => return Some(done),
                 message = self.inner.recv(), if room => self.take(message).await,
                 event = self.events.next() => match event {
-                    // A peer that is not read cannot be heard.
-                    Event::Beat if !room => self.next_beat(),
+                    // A peer that is not read cannot be heard, but a write tells whether it is gone.
+                    Event::Beat if !room => {
+                        self.write(Message::Ping(Vec::new().into())).await;
+                        self.next_beat();
+                    }
                     event => self.happened(&event).await,
                 },
             }

@@ -91,7 +91,8 @@ async fn a_session_that_a_socket_made_can_be_taken_over() {
     let served = serve().await;
     let mut first = served.ws("/ws").await;
     first.step(&json!({})).await;
-    let create = json!({ "type": "mcp", "data": { "jsonrpc": "2.0", "id": 1, "method": "openenv/session/create" } });
+    let create =
+        json!({ "type": "mcp", "data": { "jsonrpc": "2.0", "id": 1, "method": "openenv/session/create" } });
     let told = first.ask(&create).await;
     let id = told["data"]["result"]["session_id"].as_str().unwrap().to_owned();
     let mut second = served.ws(&format!("/ws?session_id={id}")).await;

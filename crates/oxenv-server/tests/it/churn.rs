@@ -50,7 +50,10 @@ async fn one(served: &Served, way: usize) {
             let created = post(served.address, "/sessions", &json!({})).await.json();
             let path = format!("/sessions/{}", created["session_id"].as_str().unwrap());
             assert_eq!(post(served.address, &format!("{path}/reset"), &json!({})).await.status, 200);
-            assert_eq!(post(served.address, &format!("{path}/step"), &json!({ "action": note })).await.status, 200);
+            assert_eq!(
+                post(served.address, &format!("{path}/step"), &json!({ "action": note })).await.status,
+                200
+            );
             assert_eq!(http(served.address, "DELETE", &path, &[], b"").await.status, 200);
         }
         3 => {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::stage::soon;
@@ -125,7 +126,9 @@ impl Ws {
     pub(crate) async fn try_connect(address: SocketAddr, path: &str) -> Result<Self, Error> {
         let stream = TcpStream::connect(address).await.unwrap();
         let url = format!("ws://{address}{path}");
-        let (socket, _) = soon(tokio_tungstenite::client_async(url, stream)).await?;
+        let limits = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
+        let (socket, _) =
+            soon(tokio_tungstenite::client_async_with_config(url, stream, Some(limits))).await?;
         Ok(Ws(socket))
     }
 

@@ -58,7 +58,8 @@ async fn a_step_that_does_not_finish_is_cut_off_in_time() {
         let started = Instant::now();
         served.stop();
         while socket.recv().await.is_some() {}
-        assert!(soon(overhttp).await.unwrap().is_empty(), "a step that was cut off got a reply");
+        let told = soon(overhttp).await.unwrap();
+        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 410 "), "{}", String::from_utf8_lossy(&told));
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         drop(socket);
         // A thread cannot be ended; the server does not wait for it.
@@ -97,7 +98,8 @@ async fn peers_that_do_nothing_hold_it_up_no_longer_than_the_drain() {
     let mut half_head = TcpStream::connect(served.address).await.unwrap();
     half_head.write_all(b"GET /health HT").await.unwrap();
     let mut half_body = TcpStream::connect(served.address).await.unwrap();
-    let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    let head =
+        "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
     half_body.write_all(head.as_bytes()).await.unwrap();
     until("all are connected", || served.active() == 1 && served.app.connections() >= 3).await;
     let started = Instant::now();

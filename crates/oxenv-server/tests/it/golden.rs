@@ -43,8 +43,12 @@ async fn session_created() {
     assert_eq!(reply.status, 201);
     let id = reply.json()["session_id"].as_str().unwrap().to_owned();
     let host = served.address.to_string();
-    let headers: Vec<String> =
-        reply.headers.iter().filter(|(name, _)| name != "date").map(|(name, value)| format!("{name}: {value}")).collect();
+    let headers: Vec<String> = reply
+        .headers
+        .iter()
+        .filter(|(name, _)| name != "date")
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
     let shown = format!("{}\n{}\n\n{}\n", reply.status, headers.join("\n"), reply.text());
     let shown = shown.replace(&id, "SESSION").replace(&host, "HOST");
     let shown = shown.replace(&format!("content-length: {}", reply.body.len()), "content-length: LENGTH");

@@ -62,7 +62,8 @@ async fn every_place_a_panic_can_come_from_is_answered() {
         let state = get(served.address, "/state").await;
         assert_eq!((state.status, &state.json()["oxenv"]["code"]), (500, &json!("ENVIRONMENT_PANICKED")));
         post(served.address, "/reset", &json!({})).await;
-        let call = json!({ "type": "call_tool", "tool_name": "say", "arguments": { "after": { "do": "panic" } } });
+        let call =
+            json!({ "type": "call_tool", "tool_name": "say", "arguments": { "after": { "do": "panic" } } });
         let scored = post(served.address, "/step", &json!({ "action": call })).await;
         assert_eq!((scored.status, &scored.json()["oxenv"]["phase"]), (500, &json!("verify")));
         post(served.address, "/reset", &json!({})).await;
@@ -151,7 +152,8 @@ async fn a_reset_through_another_door_cancels_what_is_in_flight() {
     let agents: Vec<_> = (0..3)
         .map(|id| {
             let (address, path) = (served.address, format!("{path}/mcp"));
-            let request = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "wait" } });
+            let request =
+                json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "wait" } });
             tokio::spawn(async move { post(address, &path, &request).await.json() })
         })
         .collect();

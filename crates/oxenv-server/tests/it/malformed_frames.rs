@@ -164,7 +164,9 @@ async fn a_message_that_is_too_large_closes_with_1009() {
         assert_eq!(pieces.close_code().await, Some(1009), "{path}");
         // One whose head alone says so: its body is never sent.
         let mut announced = RawWs::connect(served.address, path).await;
-        tokio::io::AsyncWriteExt::write_all(&mut announced.0, b"\x81\xff\0\0\0\xff\0\0\0\0\0\0\0\0").await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut announced.0, b"\x81\xff\0\0\0\xff\0\0\0\0\0\0\0\0")
+            .await
+            .unwrap();
         assert_eq!(announced.close_code().await, Some(1009), "{path}");
     }
     served.end().await;
@@ -175,7 +177,8 @@ async fn a_message_of_many_megabytes_goes_through() {
     let served = serve().await;
     let mut socket = served.ws("/ws").await;
     let text = "é".repeat(8 << 20);
-    let reply = socket.step(&json!({ "type": "call_tool", "tool_name": "say", "arguments": { "text": text } })).await;
+    let reply =
+        socket.step(&json!({ "type": "call_tool", "tool_name": "say", "arguments": { "text": text } })).await;
     assert_eq!(reply["data"]["observation"]["result"]["data"].as_str().map(str::len), Some(text.len()));
     socket.close().await;
     served.end().await;
@@ -187,10 +190,17 @@ async fn nesting_without_end_in_a_frame() {
     let mut socket = served.ws("/ws").await;
     socket.send_text(&"[".repeat(1_000_000)).await;
     assert_eq!(code(&socket.recv().await), "INVALID_JSON");
-    let deep = format!("{{\"type\":\"mcp\",\"data\":{{\"jsonrpc\":{}{}}}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!(
+        "{{\"type\":\"mcp\",\"data\":{{\"jsonrpc\":{}{}}}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
     socket.send_text(&deep).await;
     assert_eq!(socket.recv().await["data"]["error"]["code"], -32600);
-    let deep = format!("{{\"type\":\"step\",\"data\":{{\"type\":\"call_tool\",\"tool_name\":\"say\",\"arguments\":{}}}}}", "[".repeat(100_000));
+    let deep = format!(
+        "{{\"type\":\"step\",\"data\":{{\"type\":\"call_tool\",\"tool_name\":\"say\",\"arguments\":{}}}}}",
+        "[".repeat(100_000)
+    );
     socket.send_text(&deep).await;
     assert_eq!(code(&socket.recv().await), "INVALID_JSON");
     socket.close().await;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Reply, get, http, post, post_text, raw};
-use crate::served::{Served, serve};
+use crate::served::{Served, serve, until};
 use crate::stage::{Scripted, Stage, soon};
 
 /// The type and the place of the first issue of a refusal with 422.
@@ -41,7 +41,10 @@ async fn what_is_no_http_gets_400_or_nothing() {
     ] {
         let got = raw(served.address, bytes).await;
         let shown = String::from_utf8_lossy(&got);
-        assert!(got.is_empty() || shown.starts_with("HTTP/1.1 4") || shown.starts_with("HTTP/1.0 4"), "{shown}");
+        assert!(
+            got.is_empty() || shown.starts_with("HTTP/1.1 4") || shown.starts_with("HTTP/1.0 4"),
+            "{shown}"
+        );
     }
     served.end().await;
 }
@@ -50,9 +53,12 @@ async fn what_is_no_http_gets_400_or_nothing() {
 async fn a_head_that_is_too_large() {
     let served = serve().await;
     let long = "x".repeat(1 << 20);
-    let got = raw(served.address, format!("GET /health HTTP/1.1\r\nhost: a\r\nx-long: {long}\r\n\r\n").as_bytes()).await;
+    let got =
+        raw(served.address, format!("GET /health HTTP/1.1\r\nhost: a\r\nx-long: {long}\r\n\r\n").as_bytes())
+            .await;
     assert!(got.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&got));
-    let got = raw(served.address, format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
+    let path = "x".repeat(100_000);
+    let got = raw(served.address, format!("GET /{path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
     assert!(got.starts_with(b"HTTP/1.1 414 "), "{}", String::from_utf8_lossy(&got));
     let many = "x: y\r\n".repeat(1000);
     let got = raw(served.address, format!("GET /health HTTP/1.1\r\n{many}\r\n").as_bytes()).await;
@@ -88,7 +94,11 @@ async fn unknown_paths_and_methods() {
         ("GET", "/scripted/task", "POST"),
     ] {
         let reply = http(served.address, method, path, &[], b"").await;
-        assert_eq!((reply.status, reply.json()), (405, json!({ "detail": "Method Not Allowed" })), "{method} {path}");
+        assert_eq!(
+            (reply.status, reply.json()),
+            (405, json!({ "detail": "Method Not Allowed" })),
+            "{method} {path}"
+        );
         let allowed = reply.header("allow").unwrap_or_default();
         assert!(allow.split(',').all(|one| allowed.contains(one)), "{method} {path} allows '{allowed}'");
         assert!(!allowed.contains(method), "{method} {path} allows '{allowed}'");
@@ -119,9 +129,12 @@ async fn paths_and_queries_that_are_not_text() {
     for path in ["/sessions/%", "/sessions/%zz", "/sessions/%2"] {
         assert_eq!(get(served.address, path).await.status, 404, "{path}");
     }
-    for query in ["epoch=x", "epoch=-1", "epoch=1.5", "epoch=99999999999999999999999", "epoch=1&epoch=2", "epoch="] {
+    for query in
+        ["epoch=x", "epoch=-1", "epoch=1.5", "epoch=99999999999999999999999", "epoch=1&epoch=2", "epoch="]
+    {
         let path = format!("/sessions/unknown/mcp?{query}");
-        let reply = post(served.address, &path, &json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).await;
+        let reply =
+            post(served.address, &path, &json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).await;
         assert!((400..500).contains(&reply.status), "{query}");
         assert!(!reply.json()["detail"].is_null(), "{query}: {}", reply.text());
     }
@@ -134,7 +147,12 @@ async fn an_upgrade_that_is_wrong() {
     for path in ["/ws", "/mcp"] {
         for headers in [
             &[("connection", "upgrade"), ("upgrade", "websocket")][..],
-            &[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "8"), ("sec-websocket-key", "x")],
+            &[
+                ("connection", "upgrade"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-version", "8"),
+                ("sec-websocket-key", "x"),
+            ],
             &[("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "x")],
         ] {
             let reply = http(served.address, "GET", path, headers, b"").await;
@@ -142,8 +160,12 @@ async fn an_upgrade_that_is_wrong() {
             assert!(reply.json()["detail"].is_string(), "{}", reply.text());
         }
     }
-    let headers =
-        [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "x")];
+    let headers = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "x"),
+    ];
     assert_eq!(http(served.address, "GET", "/elsewhere", &headers, b"").await.status, 403);
     // Two sessions at once cannot be meant.
     let reply = http(served.address, "GET", "/ws?session_id=a&session_id=b", &headers, b"").await;
@@ -177,7 +199,8 @@ async fn bodies_that_are_no_json() {
     }
     for bytes in [&b"\xff\xfe{}"[..], b"{\"a\":\"\xc3\x28\"}", b"\x80"] {
         for path in ["/reset", "/step", "/sessions"] {
-            let reply = http(served.address, "POST", path, &[("content-type", "application/json")], bytes).await;
+            let reply =
+                http(served.address, "POST", path, &[("content-type", "application/json")], bytes).await;
             assert_eq!(reply.status, 400, "{path}");
             assert!(reply.json()["detail"].as_str().unwrap().contains("UTF-8"), "{}", reply.text());
         }
@@ -219,7 +242,11 @@ async fn bodies_of_the_wrong_shape() {
         ("/sessions", r#"{"sed":1}"#, "extra_forbidden", json!(["body", "sed"])),
         ("/sessions", r#"{"resume_s":0}"#, "greater_than", json!(["body", "resume_s"])),
     ] {
-        assert_eq!(issue(&post_text(served.address, path, body).await), (kind.to_owned(), place), "{path} {body}");
+        assert_eq!(
+            issue(&post_text(served.address, path, body).await),
+            (kind.to_owned(), place),
+            "{path} {body}"
+        );
     }
     let long = "é".repeat(256);
     let reply = post(served.address, "/reset", &json!({ "episode_id": long })).await;
@@ -233,14 +260,17 @@ async fn bodies_of_the_wrong_shape() {
 #[tokio::test]
 async fn a_body_must_say_that_it_is_json() {
     let served = serve().await;
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx", "json", "\u{e9}"] {
-        let reply = http(served.address, "POST", "/step", &[("content-type", kind)], br#"{"action":{}}"#).await;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx", "json", "\u{e9}"]
+    {
+        let reply =
+            http(served.address, "POST", "/step", &[("content-type", kind)], br#"{"action":{}}"#).await;
         assert_eq!(issue(&reply).0, "model_attributes_type", "{kind}");
     }
     let reply = http(served.address, "POST", "/step", &[], br#"{"action":{}}"#).await;
     assert_eq!(issue(&reply).0, "model_attributes_type");
     for kind in ["application/json", "APPLICATION/JSON; charset=utf-8", "application/problem+json"] {
-        let reply = http(served.address, "POST", "/step", &[("content-type", kind)], br#"{"action":{}}"#).await;
+        let reply =
+            http(served.address, "POST", "/step", &[("content-type", kind)], br#"{"action":{}}"#).await;
         assert_eq!(reply.status, 200, "{kind}");
     }
     // A reset needs no body, so it needs no type either.
@@ -251,13 +281,17 @@ async fn a_body_must_say_that_it_is_json() {
 #[tokio::test]
 async fn nesting_without_end_and_numbers_without_end() {
     let served = serve().await;
-    let deep = format!("{{\"action\":{{\"do\":\"count\",\"x\":{}{}}}}}", "[".repeat(200_000), "]".repeat(200_000));
+    let deep =
+        format!("{{\"action\":{{\"do\":\"count\",\"x\":{}{}}}}}", "[".repeat(200_000), "]".repeat(200_000));
     // The environment reads its action and says what it cannot read; the server does not break.
     let reply = post_text(served.address, "/step", &deep).await;
-    assert!([200, 422, 500].contains(&reply.status), "{}", reply.status);
+    assert!([200, 400, 422].contains(&reply.status), "{}", reply.status);
     let open = "[".repeat(1_000_000);
     assert_eq!(issue(&post_text(served.address, "/step", &open).await).0, "json_invalid");
-    assert_eq!(issue(&post_text(served.address, "/step", &format!("{{\"action\":{open}")).await).0, "json_invalid");
+    assert_eq!(
+        issue(&post_text(served.address, "/step", &format!("{{\"action\":{open}")).await).0,
+        "json_invalid"
+    );
     let digits = "9".repeat(100_000);
     let reply = post_text(served.address, "/reset", &format!("{{\"seed\":{digits}}}")).await;
     assert_eq!(issue(&reply).0, "int_parsing_size");
@@ -277,11 +311,28 @@ async fn a_timeout_beyond_every_clock_is_taken() {
         assert!(expected.contains(&reply.status), "{timeout}: {}", reply.text());
         post(served.address, "/reset", &json!({})).await;
     }
-    for resume in ["1e300", "1e19", "1e-300"] {
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_lease_beyond_every_clock_never_runs_out() {
+    let stage = Stage::default();
+    let limits = Limits { idle: Duration::from_millis(30), ..Limits::default() };
+    let factory = Scripted::new(&stage, Execution::Task);
+    let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
+    let mut endless = Vec::new();
+    for resume in ["1e18", "1e19", "1e300"] {
         let reply = post_text(served.address, "/sessions", &format!("{{\"resume_s\":{resume}}}")).await;
         assert_eq!(reply.status, 201, "{resume}");
-        let id = reply.json()["session_id"].as_str().unwrap().to_owned();
-        http(served.address, "DELETE", &format!("/sessions/{id}"), &[], b"").await;
+        endless.push(reply.json()["session_id"].as_str().unwrap().to_owned());
+    }
+    for body in ["{}", "{\"resume_s\":1e-300}"] {
+        assert_eq!(post_text(served.address, "/sessions", body).await.status, 201);
+    }
+    until("those with an end have ended", || served.active() == 3).await;
+    for id in endless {
+        let path = format!("/sessions/{id}");
+        assert_eq!(http(served.address, "DELETE", &path, &[], b"").await.status, 200);
     }
     served.end().await;
 }
@@ -306,7 +357,9 @@ async fn a_body_that_is_too_large() {
     // One that does not say how long it is, and one that says so and never sends it.
     let chunks = format!("{:x}\r\n{}\r\n", 600, "x".repeat(600)).repeat(3);
     let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
-    let got = raw(served.address, format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n").as_bytes()).await;
+    let got =
+        raw(served.address, format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n").as_bytes())
+            .await;
     assert!(got.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&got));
     served.end().await;
 }
@@ -316,7 +369,9 @@ async fn a_body_that_never_ends_gets_408() {
     let served = small(Duration::from_millis(50)).await;
     for path in ["/step", "/mcp"] {
         let mut slow = TcpStream::connect(served.address).await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{"
+        );
         slow.write_all(head.as_bytes()).await.unwrap();
         let mut got = Vec::new();
         soon(slow.read_to_end(&mut got)).await.unwrap();
@@ -348,9 +403,10 @@ async fn requests_in_one_go_are_answered_in_order() {
     let last = "GET /state HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let got = raw(served.address, format!("{}{last}", one.repeat(20)).as_bytes()).await;
     let text = String::from_utf8(got).unwrap();
-    let counts: Vec<usize> = text.match_indices("\"count\":").map(|(at, _)| {
-        text[at + 8..].split([',', '}']).next().unwrap().parse().unwrap()
-    }).collect();
+    let counts: Vec<usize> = text
+        .match_indices("\"count\":")
+        .map(|(at, _)| text[at + 8..].split([',', '}']).next().unwrap().parse().unwrap())
+        .collect();
     let expected: Vec<usize> = (1..=20).chain([20]).collect();
     assert_eq!(counts, expected);
     served.end().await;

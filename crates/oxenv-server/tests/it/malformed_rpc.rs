@@ -81,7 +81,8 @@ async fn every_wrong_message_gets_one_error_at_every_door() {
 async fn bytes_that_are_no_text() {
     let served = serve().await;
     for bytes in [&b"\xff\xfe"[..], b"{\"id\":\"\xc3\x28\"}"] {
-        let reply = http(served.address, "POST", "/mcp", &[("content-type", "application/json")], bytes).await;
+        let reply =
+            http(served.address, "POST", "/mcp", &[("content-type", "application/json")], bytes).await;
         assert_eq!(reply.status, 200);
         refused(&reply.json(), -32700, "bytes");
     }
@@ -127,7 +128,9 @@ async fn wrong_parameters_of_a_call() {
     let twice = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"say","name":"fail"}}"#;
     assert_eq!(rpc_code(&post_text(served.address, "/mcp", twice).await.json()), -32602);
     // Null counts as absent.
-    let reply = rpc(served.address, "tools/call", json!({ "name": "say", "arguments": null, "session_id": null })).await;
+    let reply =
+        rpc(served.address, "tools/call", json!({ "name": "say", "arguments": null, "session_id": null }))
+            .await;
     assert_eq!(reply["result"]["data"], Value::Null);
     served.end().await;
 }
@@ -136,10 +139,16 @@ async fn wrong_parameters_of_a_call() {
 #[tokio::test]
 async fn ids_are_echoed() {
     let served = serve().await;
-    for id in ["0", "-7", "9007199254740993", "123456789012345678901234567890", "\"\"", "\"\\u00e9\\n\"", "null"] {
+    for id in
+        ["0", "-7", "9007199254740993", "123456789012345678901234567890", "\"\"", "\"\\u00e9\\n\"", "null"]
+    {
         let request = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/list\"}}");
         let reply = post_text(served.address, "/mcp", &request).await;
-        assert!(reply.text().starts_with(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":")), "{}", reply.text());
+        assert!(
+            reply.text().starts_with(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":")),
+            "{}",
+            reply.text()
+        );
     }
     served.end().await;
 }
@@ -150,7 +159,9 @@ async fn the_agents_door_reaches_no_control() {
     let reply = crate::client::post(served.address, "/sessions", &json!({})).await.json();
     let id = reply["session_id"].as_str().unwrap().to_owned();
     let path = format!("/sessions/{id}/mcp");
-    for method in ["openenv/session/create", "openenv/session/close", "reset", "step", "state", "close", "fork"] {
+    for method in
+        ["openenv/session/create", "openenv/session/close", "reset", "step", "state", "close", "fork"]
+    {
         let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": { "session_id": id } });
         let reply = crate::client::post(served.address, &path, &request).await.json();
         assert_eq!(rpc_code(&reply), -32601, "{method}");

@@ -16,8 +16,15 @@ async fn ask(served: &Served, headers: &[(&str, &str)], body: &str) -> Reply {
 #[tokio::test]
 async fn the_dialect_gets_200_whatever_it_says() {
     let served = serve().await;
-    for headers in [&[][..], &[("accept", "*/*")], &[("accept", "application/json")], &[("content-type", "application/json")]] {
-        for body in ["{}", "", "nope", "[]", LIST, NOTIFICATION, r#"{"jsonrpc":"2.0","id":1,"method":"nope"}"#] {
+    for headers in [
+        &[][..],
+        &[("accept", "*/*")],
+        &[("accept", "application/json")],
+        &[("content-type", "application/json")],
+    ] {
+        for body in
+            ["{}", "", "nope", "[]", LIST, NOTIFICATION, r#"{"jsonrpc":"2.0","id":1,"method":"nope"}"#]
+        {
             let reply = ask(&served, headers, body).await;
             assert_eq!(reply.status, 200, "{headers:?} {body}");
             assert_eq!(reply.json()["jsonrpc"], "2.0");
@@ -32,8 +39,14 @@ async fn the_dialect_gets_200_whatever_it_says() {
 #[tokio::test]
 async fn a_client_of_mcp_gets_its_statuses() {
     let served = serve().await;
-    for headers in [&[STREAMS][..], &[("mcp-protocol-version", "2025-11-25")], &[("mcp-protocol-version", "2026-07-28"), STREAMS]] {
-        for (body, status) in [("", 400), ("nope", 400), ("{}", 400), ("[]", 400), (LIST, 200), (NOTIFICATION, 202)] {
+    for headers in [
+        &[STREAMS][..],
+        &[("mcp-protocol-version", "2025-11-25")],
+        &[("mcp-protocol-version", "2026-07-28"), STREAMS],
+    ] {
+        for (body, status) in
+            [("", 400), ("nope", 400), ("{}", 400), ("[]", 400), (LIST, 200), (NOTIFICATION, 202)]
+        {
             let reply = ask(&served, headers, body).await;
             assert_eq!(reply.status, status, "{headers:?} {body}: {}", reply.text());
             match status {

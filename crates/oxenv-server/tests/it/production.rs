@@ -28,7 +28,16 @@ async fn the_control_routes_are_not_there() {
         let reply = http(served.address, method, path, &[("content-type", "application/json")], b"{}").await;
         assert_eq!((reply.status, reply.json()), (404, json!({ "detail": "Not Found" })), "{method} {path}");
     }
-    for path in ["/health", "/ready", "/metadata", "/schema", "/tools", "/openapi.json", "/docs", "/list_environments"] {
+    for path in [
+        "/health",
+        "/ready",
+        "/metadata",
+        "/schema",
+        "/tools",
+        "/openapi.json",
+        "/docs",
+        "/list_environments",
+    ] {
         assert_eq!(get(served.address, path).await.status, 200, "{path}");
     }
     served.end().await;
@@ -41,7 +50,10 @@ async fn a_control_socket_lists_and_calls_tools_and_nothing_else() {
     let listed = socket.step(&json!({ "type": "list_tools" })).await;
     assert_eq!(listed["data"]["observation"]["tools"][0]["name"], "say");
     let called = socket.step(&call("say", &json!({ "text": "hi" }))).await;
-    assert_eq!((&called["data"]["observation"]["result"]["data"], &called["data"]["reward"]), (&json!("hi"), &Value::Null));
+    assert_eq!(
+        (&called["data"]["observation"]["result"]["data"], &called["data"]["reward"]),
+        (&json!("hi"), &Value::Null)
+    );
     for frame in [
         json!({ "type": "reset" }),
         json!({ "type": "reset", "data": { "seed": 1 } }),
@@ -51,9 +63,15 @@ async fn a_control_socket_lists_and_calls_tools_and_nothing_else() {
         json!({ "type": "step", "data": { "action_type": "code", "code": "1" } }),
     ] {
         let reply = socket.ask(&frame).await;
-        assert_eq!((code(&reply), &reply["data"]["oxenv"]["code"]), ("EXECUTION_ERROR", &json!("MODE_REFUSED")), "{frame}");
+        assert_eq!(
+            (code(&reply), &reply["data"]["oxenv"]["code"]),
+            ("EXECUTION_ERROR", &json!("MODE_REFUSED")),
+            "{frame}"
+        );
     }
-    let reply = socket.ask(&json!({ "type": "mcp", "data": { "jsonrpc": "2.0", "id": 1, "method": "tools/list" } })).await;
+    let reply = socket
+        .ask(&json!({ "type": "mcp", "data": { "jsonrpc": "2.0", "id": 1, "method": "tools/list" } }))
+        .await;
     assert!(reply["data"]["result"]["tools"].is_array());
     socket.close().await;
     served.end().await;
@@ -67,7 +85,12 @@ async fn a_stock_tool_client_may_attach() {
     let id = created["result"]["session_id"].as_str().unwrap().to_owned();
     let mut socket = served.ws(&format!("/ws?session_id={id}")).await;
     socket.step(&call("say", &json!({}))).await;
-    let reply = rpc(served.address, "tools/call", json!({ "name": "say", "session_id": id, "arguments": { "text": "x" } })).await;
+    let reply = rpc(
+        served.address,
+        "tools/call",
+        json!({ "name": "say", "session_id": id, "arguments": { "text": "x" } }),
+    )
+    .await;
     assert_eq!(reply["result"]["data"], "x");
     assert_eq!(served.app.store.get(&id).unwrap().info().step_count, 2);
     let closing = rpc(served.address, "openenv/session/close", json!({ "session_id": id })).await;
@@ -82,7 +105,8 @@ async fn who_names_no_session_sees_only_the_servers_tools() {
     let served = serve_production().await;
     let listed = rpc(served.address, "tools/list", json!({})).await;
     assert!(listed["result"]["tools"].is_array());
-    let called = rpc(served.address, "tools/call", json!({ "name": "say", "arguments": { "text": "hi" } })).await;
+    let called =
+        rpc(served.address, "tools/call", json!({ "name": "say", "arguments": { "text": "hi" } })).await;
     assert_eq!(called["result"]["data"], "hi");
     assert!(served.app.store.list().is_empty(), "a request without a session made one");
     assert_eq!(rpc_code(&rpc(served.address, "tools/call", json!({ "name": "reset" })).await), -32603);

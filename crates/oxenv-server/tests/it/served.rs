@@ -95,7 +95,8 @@ impl Served {
         until("no connection is open", || self.app.connections() == 0).await;
         until("no call is at a gate", || self.stage.waiting() == 0).await;
         until("no session but the default one is left", || store.list().len() <= 1).await;
-        until("no environment but the default one is alive", || self.stage.live() <= store.list().len()).await;
+        until("no environment but the default one is alive", || self.stage.live() <= store.list().len())
+            .await;
     }
 
     /// The last line of a test. Its clients are gone by now.

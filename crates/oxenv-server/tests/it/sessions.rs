@@ -8,16 +8,24 @@ use crate::served::serve;
 #[tokio::test]
 async fn a_session_from_its_beginning_to_its_end() {
     let served = serve().await;
-    let created = post(served.address, "/sessions", &json!({ "seed": 7, "episode_id": "first" })).await.json();
+    let created =
+        post(served.address, "/sessions", &json!({ "seed": 7, "episode_id": "first" })).await.json();
     let id = created["session_id"].as_str().unwrap().to_owned();
     assert_eq!(created["mcp_url"], format!("http://{}/sessions/{id}/mcp", served.address));
     let path = |rest: &str| format!("/sessions/{id}{rest}");
     let info = get(served.address, &path("")).await.json();
     assert_eq!((&info["seed"], &info["epoch"], &info["episode_id"]), (&json!(7), &json!(0), &json!("first")));
 
-    let reset = post(served.address, &path("/reset"), &json!({ "seed": 3, "episode_id": "second", "extra": [1] })).await;
+    let reset =
+        post(served.address, &path("/reset"), &json!({ "seed": 3, "episode_id": "second", "extra": [1] }))
+            .await;
     assert_eq!(reset.json()["observation"]["seed"], 3);
-    let step = post(served.address, &path("/step"), &json!({ "action": { "do": "reward", "value": 2 }, "request_id": "r" })).await;
+    let step = post(
+        served.address,
+        &path("/step"),
+        &json!({ "action": { "do": "reward", "value": 2 }, "request_id": "r" }),
+    )
+    .await;
     // Over HTTP a reward is a float, as in the reference.
     assert_eq!(step.json()["reward"].to_string(), "2.0");
     let state = get(served.address, &path("/state")).await.json();
@@ -28,7 +36,10 @@ async fn a_session_from_its_beginning_to_its_end() {
     post(served.address, &path("/mcp?epoch=1"), &call).await.json()["result"].as_object().unwrap();
     assert_eq!(get(served.address, &path("/state")).await.json()["step_count"], 2);
     let wrong = post(served.address, &path("/mcp?epoch=2"), &call).await.json();
-    assert_eq!((&wrong["error"]["code"], &wrong["error"]["data"]["oxenv"]["code"]), (&json!(-32603), &json!("WRONG_EPOCH")));
+    assert_eq!(
+        (&wrong["error"]["code"], &wrong["error"]["data"]["oxenv"]["code"]),
+        (&json!(-32603), &json!("WRONG_EPOCH"))
+    );
 
     assert_eq!(http(served.address, "DELETE", &path(""), &[], b"").await.status, 200);
     assert_eq!(http(served.address, "DELETE", &path(""), &[], b"").await.status, 410);

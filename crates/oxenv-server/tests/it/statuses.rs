@@ -156,9 +156,15 @@ async fn a_factory_that_fails_or_panics_or_never_finishes() {
         let limits = Limits { boot: Duration::from_millis(20), ..Limits::default() };
         let factory = Scripted::new(&stage, Execution::Task).tools(true).booting(booting);
         let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
-        for (path, body) in [("/sessions", json!({})), ("/reset", json!({})), ("/step", json!({ "action": {} }))] {
+        for (path, body) in
+            [("/sessions", json!({})), ("/reset", json!({})), ("/step", json!({ "action": {} }))]
+        {
             let reply = post(served.address, path, &body).await;
-            assert_eq!((reply.status, &reply.json()["oxenv"]["code"]), (500, &json!("FACTORY_ERROR")), "{booting:?}");
+            assert_eq!(
+                (reply.status, &reply.json()["oxenv"]["code"]),
+                (500, &json!("FACTORY_ERROR")),
+                "{booting:?}"
+            );
         }
         assert_eq!(get(served.address, "/state").await.status, 500);
         let mut refused = served.ws("/ws").await;

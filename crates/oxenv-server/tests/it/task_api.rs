@@ -45,7 +45,10 @@ async fn tasks_are_told() {
     let served = with_tasks().await;
     assert_eq!(get(served.address, "/list_environments").await.json(), json!(["scripted"]));
     // The name is compared without regard to case.
-    assert_eq!(get(served.address, "/SCRIPTED/splits").await.json(), json!([{ "name": "easy", "type": "train" }]));
+    assert_eq!(
+        get(served.address, "/SCRIPTED/splits").await.json(),
+        json!([{ "name": "easy", "type": "train" }])
+    );
     let all = json!([{ "seed": 0 }, { "seed": 1 }, { "seed": 2 }]);
     for (path, body, reply) in [
         ("tasks", json!({ "split": "easy" }), json!({ "tasks": all, "env_name": "scripted" })),
@@ -53,11 +56,23 @@ async fn tasks_are_told() {
         ("task", json!({ "split": "easy", "index": 0 }), json!({ "task": { "seed": 0 } })),
         ("task", json!({ "split": "easy", "index": -1 }), json!({ "task": { "seed": 2 } })),
         ("task_range", json!({ "split": "easy" }), json!({ "tasks": all })),
-        ("task_range", json!({ "split": "easy", "start": 1, "stop": 2 }), json!({ "tasks": [{ "seed": 1 }] })),
-        ("task_range", json!({ "split": "easy", "start": -1, "stop": null }), json!({ "tasks": [{ "seed": 2 }] })),
+        (
+            "task_range",
+            json!({ "split": "easy", "start": 1, "stop": 2 }),
+            json!({ "tasks": [{ "seed": 1 }] }),
+        ),
+        (
+            "task_range",
+            json!({ "split": "easy", "start": -1, "stop": null }),
+            json!({ "tasks": [{ "seed": 2 }] }),
+        ),
         ("task_range", json!({ "split": "easy", "start": -99, "stop": 99 }), json!({ "tasks": all })),
         ("task_range", json!({ "split": "easy", "start": 2, "stop": 1 }), json!({ "tasks": [] })),
-        ("task_range", json!({ "split": "easy", "start": i64::MIN, "stop": i64::MAX }), json!({ "tasks": all })),
+        (
+            "task_range",
+            json!({ "split": "easy", "start": i64::MIN, "stop": i64::MAX }),
+            json!({ "tasks": all }),
+        ),
     ] {
         let got = post(served.address, &format!("/scripted/{path}"), &body).await;
         assert_eq!((got.status, got.json()), (200, reply), "{path} {body}");
@@ -99,7 +114,10 @@ async fn wrong_requests_for_tasks() {
 async fn an_environment_without_tasks_says_so() {
     let served = serve().await;
     let reply = get(served.address, "/scripted/splits").await;
-    assert_eq!((reply.status, reply.json()), (501, json!({ "detail": "list_splits is not supported for this environment" })));
+    assert_eq!(
+        (reply.status, reply.json()),
+        (501, json!({ "detail": "list_splits is not supported for this environment" }))
+    );
     let body = json!({ "split": "easy", "index": 0 });
     assert_eq!(post(served.address, "/scripted/task", &body).await.status, 501);
     served.end().await;

@@ -5,8 +5,8 @@
 //! nesting, `@abyss` for 100,000 and `@unclosed` for as many that never end.
 
 use oxenv_wire::{
-    Action, ClientFrame, FrameFault, Json, JsonFault, RangeRequest, ResetRequest, RpcFault, RpcParams, RpcRequest,
-    SessionCreate, SplitRequest, StepRequest, TaskRequest, ValidationIssue, default_call,
+    Action, ClientFrame, FrameFault, Json, JsonFault, RangeRequest, ResetRequest, RpcFault, RpcParams,
+    RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest, ValidationIssue, default_call,
 };
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;

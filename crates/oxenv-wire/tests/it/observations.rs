@@ -6,8 +6,8 @@
 
 use oxenv_wire::{
     ObservationParts, Reward, RpcCode, RpcFault, RpcId, Spelling, ToolError, ToolErrorType, ToolResult,
-    write_call_fields, write_call_metadata, write_graph_fields, write_mcp_frame, write_observation_body, write_observation_frame,
-    write_rpc_error, write_rpc_result, write_state_frame, write_unified_fields,
+    write_call_fields, write_call_metadata, write_graph_fields, write_mcp_frame, write_observation_body,
+    write_observation_frame, write_rpc_error, write_rpc_result, write_state_frame, write_unified_fields,
 };
 use serde_json::json;
 

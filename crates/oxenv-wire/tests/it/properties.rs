@@ -122,8 +122,11 @@ fn is_json(text: &str) -> bool {
 fn part<'a>(text: &'a str, path: &[&str]) -> &'a RawValue {
     let mut value: &RawValue = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     for key in path {
-        value =
-            Object::from_raw(value).expect("an object without doubles").get(key).expect("the key is there").raw();
+        value = Object::from_raw(value)
+            .expect("an object without doubles")
+            .get(key)
+            .expect("the key is there")
+            .raw();
     }
     value
 }
