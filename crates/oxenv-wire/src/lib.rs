@@ -22,6 +22,7 @@ mod action;
 mod body;
 mod error;
 mod fault;
+mod fork;
 mod frame;
 mod graph;
 mod issue;
@@ -41,6 +42,7 @@ pub use body::{
 };
 pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
+pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall};
 pub use issue::{Loc, ValidationIssue, render_issues};

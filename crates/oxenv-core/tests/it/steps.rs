@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::stage::{Scripted, Stage, Unblock, at_once, eventually, soon};
 use crate::support::{
-    close, code, observe, open, reset, settled, spawn_step, state, step, step_within, store, store_with,
+    Shown, close, code, observe, open, reset, settled, spawn_step, state, step, step_within, store,
+    store_with,
 };
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore,
-    StepOptions, StepReply,
+    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions,
+    SessionStore, StepOptions, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ pub(crate) async fn open(store: &SessionStore) -> Arc<Session> {
 /// What a step showed, without what it borrows from its request.
 #[derive(Debug)]
 pub(crate) enum Shown {
-    Tools(Listing),
+    Tools,
     Call(CallReply),
     Observed(Observed),
 }
@@ -46,11 +46,9 @@ pub(crate) async fn step_within(
     action: Value,
     timeout: Option<Duration>,
 ) -> Result<Shown, Failure> {
-    let action = action.to_string();
-    let action: &RawValue = serde_json::from_str(&action).unwrap();
-    let action = Action::parse(action.into()).unwrap();
-    Ok(match session.step(action, StepOptions { timeout }).await? {
-        StepReply::Tools(_, listing) => Shown::Tools(listing),
+    let action = raw(&action).unwrap();
+    Ok(match session.step(Action::parse(&action).unwrap(), StepOptions { timeout }).await? {
+        StepReply::Tools(..) => Shown::Tools,
         StepReply::Call { reply, .. } => Shown::Call(reply),
         StepReply::Observed(observed) => Shown::Observed(observed),
     })

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Execution, NativeToolset, StepReply, Toolbox};
+use oxenv_core::{Execution, NativeToolset, Toolbox};
 use oxenv_wire::{ErrorCode, Reward, ToolErrorType};
 use serde_json::json;
 
 use crate::stage::{Scripted, Stage, eventually, soon};
 use crate::support::{
-    call, close, code, open, settled, spawn_call, spawn_step, step, step_within, store, tool_step,
+    Shown, call, close, code, open, settled, spawn_call, spawn_step, step, step_within, store, tool_step,
 };
 
 #[tokio::test]

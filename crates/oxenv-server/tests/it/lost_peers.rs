@@ -124,6 +124,7 @@ async fn a_reader_of_http_that_takes_nothing_is_dropped() {
     let mut got = Vec::new();
     let _ = soon(slow.read_to_end(&mut got)).await;
     assert!(got.len() < 60 << 20);
+    drop(slow);
     served.end().await;
 }
 

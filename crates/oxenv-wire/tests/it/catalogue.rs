@@ -3,8 +3,8 @@
 //! Invariant: nulls are kept, because stock clients look the keys up without asking.
 
 use oxenv_wire::{
-    EnvironmentTasks, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated, SessionInfo,
-    Split, Tasks,
+    EnvironmentTasks, Forked, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated,
+    SessionInfo, SessionSnapshot, Split, Tasks,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -80,6 +80,8 @@ fn sessions() -> Vec<Golden> {
         body("session-created-with-token", &created(Some("t-1"))),
         body("session-info", &info),
         body("session-list", &vec![info]),
+        body("session-forked", &Forked { sessions: vec![created(None), created(Some("t-2"))] }),
+        body("session-snapshot", &SessionSnapshot { snapshot: "b3hlbnYuMS4=".to_owned() }),
     ]
 }
 

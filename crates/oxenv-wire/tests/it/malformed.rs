@@ -5,8 +5,9 @@
 //! nesting, `@abyss` for 100,000 and `@unclosed` for as many that never end.
 
 use oxenv_wire::{
-    Action, ClientFrame, FrameFault, Json, JsonFault, RangeRequest, ResetRequest, RpcFault, RpcParams,
-    RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest, ValidationIssue, default_call,
+    Action, ClientFrame, ForkRequest, FrameFault, Json, JsonFault, RangeRequest, ResetRequest,
+    RestoreRequest, RpcFault, RpcParams, RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest,
+    ValidationIssue, default_call,
 };
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -14,7 +15,8 @@ use serde_json::value::RawValue;
 use crate::golden::{Golden, check};
 use crate::pretty::{array, json, object, quoted};
 use crate::refusals::{
-    ACTIONS, DEFAULT_CALLS, FRAMES, JSON, RANGES, RESETS, RPC, RPC_PARAMS, SESSIONS, SPLITS, STEPS, TASKS,
+    ACTIONS, DEFAULT_CALLS, FORKS, FRAMES, JSON, RANGES, RESETS, RESTORES, RPC, RPC_PARAMS, SESSIONS, SPLITS,
+    STEPS, TASKS,
 };
 
 /// A longer text is shown by its beginning.
@@ -34,6 +36,10 @@ pub(crate) fn goldens() -> Vec<Golden> {
         golden("body-step", STEPS, |text| body(text, |value| StepRequest::parse(value, &["body"]).map(drop))),
         golden("body-session", SESSIONS, |text| {
             body(text, |value| SessionCreate::parse(value, &["body"]).map(drop))
+        }),
+        golden("body-fork", FORKS, |text| body(text, |value| ForkRequest::parse(value, &["body"]).map(drop))),
+        golden("body-restore", RESTORES, |text| {
+            body(text, |value| RestoreRequest::parse(value, &["body"]).map(drop))
         }),
         golden("body-tasks", SPLITS, |text| {
             body(text, |value| SplitRequest::parse(value, &["body"]).map(drop))

@@ -202,6 +202,20 @@ pub(crate) const SESSIONS: Cases = &[
 ];
 
 /// Bodies that name a split.
+pub(crate) const FORKS: Cases = &[
+    ("no fork", r#"{"n":0}"#),
+    ("too many forks", r#"{"n":1025}"#),
+    ("a fraction of a fork", r#"{"n":1.5}"#),
+    ("an extra key", r#"{"n":1,"count":2}"#),
+    ("a list", r"[1]"),
+];
+
+pub(crate) const RESTORES: Cases = &[
+    ("no snapshot", "{}"),
+    ("a number as snapshot", r#"{"snapshot":5}"#),
+    ("an extra key", r#"{"snapshot":"x","session_id":"y"}"#),
+];
+
 pub(crate) const SPLITS: Cases = &[
     ("not JSON", "{'split':'train'}"),
     ("no split", "{}"),

@@ -5,8 +5,9 @@
 //! file also shows that Python's odd numbers and strings pass through unchanged.
 
 use oxenv_wire::{
-    Action, ClientFrame, Json, RangeRequest, ResetRequest, RpcParams, RpcRequest, SessionCreate, Spelling,
-    SplitRequest, StepRequest, TaskRequest, ToolCall, default_call, legacy_message,
+    Action, ClientFrame, ForkRequest, Json, RangeRequest, ResetRequest, RestoreRequest, RpcParams,
+    RpcRequest, SessionCreate, Spelling, SplitRequest, StepRequest, TaskRequest, ToolCall, default_call,
+    legacy_message,
 };
 use serde_json::value::RawValue;
 
@@ -135,6 +136,10 @@ const MESSAGES: &[(&str, &str)] = &[
     ("escaped-id", r#"{"jsonrpc":"2.0","id":"\u0061\ud83d\ude00","method":"\u0070ing"}"#),
 ];
 
+const FORKS: &[(&str, &str)] = &[("default", "{}"), ("eight", r#"{"n":8}"#)];
+
+const RESTORES: &[(&str, &str)] = &[("opaque", r#"{"snapshot":"b3hlbnYuMS4="}"#)];
+
 pub(crate) fn goldens() -> Vec<Golden> {
     let mut goldens = Vec::new();
     let mut add = |kind: &str, cases: &[(&str, &str)], understand: fn(&str) -> String| {
@@ -149,6 +154,15 @@ pub(crate) fn goldens() -> Vec<Golden> {
     add("body-step", STEPS, |text| step(&StepRequest::parse(&value(text), &["body"]).expect("a step")));
     add("body-session", SESSIONS, |text| {
         session(&SessionCreate::parse(&value(text), &["body"]).expect("a body"))
+    });
+    add("body-fork", FORKS, |text| {
+        object(&[("n", json(&ForkRequest::parse(&value(text), &["body"]).expect("a body").n))])
+    });
+    add("body-restore", RESTORES, |text| {
+        object(&[(
+            "snapshot",
+            json(&RestoreRequest::parse(&value(text), &["body"]).expect("a body").snapshot),
+        )])
     });
     add("body-tasks", SPLITS, |text| {
         object(&[("split", json(&SplitRequest::parse(&value(text), &["body"]).expect("a body").split))])

@@ -1,0 +1,91 @@
+//! Bodies for forking, snapshotting and restoring sessions.
+//!
+//! Invariant: a snapshot is opaque to whoever carries it: one string, made and read by the server
+//! alone, which checks its version and integrity.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::body::SessionCreated;
+use crate::issue::ValidationIssue;
+use crate::json::{Json, Object};
+use crate::shape::Shape;
+
+/// Most forks that one request may ask for.
+const MAX_FORKS: u64 = 1024;
+
+/// Asks for `n` new sessions that start from another's present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForkRequest {
+    /// How many, 1 to 1024. Default 1.
+    pub n: u64,
+}
+
+impl Default for ForkRequest {
+    fn default() -> Self {
+        ForkRequest { n: 1 }
+    }
+}
+
+impl ForkRequest {
+    /// Reads the body; `loc` is the path that issues begin with.
+    ///
+    /// # Errors
+    /// Every issue found.
+    pub fn parse<'a>(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
+        let object =
+            Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
+        let mut shape = Shape::new(&object, loc);
+        let n = shape.optional_u64("n").unwrap_or(1);
+        if !(1..=MAX_FORKS).contains(&n) {
+            let loc = shape.at("n");
+            let msg = format!("Input should be between 1 and {MAX_FORKS}");
+            let n = object.get("n").unwrap_or(Json::NULL);
+            shape.issues.push(
+                ValidationIssue::new("less_than_equal", &loc, msg, n)
+                    .with_ctx(serde_json::json!({ "le": MAX_FORKS })),
+            );
+        }
+        shape.only(&["n"]);
+        shape.finish(ForkRequest { n })
+    }
+}
+
+/// The reply to a fork: the new sessions, in no order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forked {
+    /// Each as if it had just been made.
+    pub sessions: Vec<SessionCreated>,
+}
+
+/// The reply to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSnapshot {
+    /// The session's state, opaque.
+    pub snapshot: String,
+}
+
+/// Asks for a new session with the state of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest<'a> {
+    /// What [`SessionSnapshot`] held.
+    pub snapshot: Cow<'a, str>,
+}
+
+impl<'a> RestoreRequest<'a> {
+    /// Reads the body; `loc` is the path that issues begin with.
+    ///
+    /// # Errors
+    /// Every issue found.
+    pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {
+        let value = value.into();
+        let object =
+            Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
+        let mut shape = Shape::new(&object, loc);
+        let snapshot = shape.string("snapshot");
+        shape.only(&["snapshot"]);
+        shape.finish(RestoreRequest { snapshot })
+    }
+}
