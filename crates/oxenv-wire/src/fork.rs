@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::body::SessionCreated;
 use crate::issue::ValidationIssue;
@@ -39,14 +40,21 @@ impl ForkRequest {
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
         let n = shape.optional_u64("n").unwrap_or(1);
-        if !(1..=MAX_FORKS).contains(&n) {
+        let bound = match n {
+            0 => {
+                Some(("greater_than_equal", "Input should be greater than or equal to 1", json!({ "ge": 1 })))
+            }
+            1..=MAX_FORKS => None,
+            _ => Some((
+                "less_than_equal",
+                "Input should be less than or equal to 1024",
+                json!({ "le": MAX_FORKS }),
+            )),
+        };
+        if let Some((kind, msg, ctx)) = bound {
             let loc = shape.at("n");
-            let msg = format!("Input should be between 1 and {MAX_FORKS}");
-            let n = object.get("n").unwrap_or(Json::NULL);
-            shape.issues.push(
-                ValidationIssue::new("less_than_equal", &loc, msg, n)
-                    .with_ctx(serde_json::json!({ "le": MAX_FORKS })),
-            );
+            let sent = object.get("n").unwrap_or(Json::NULL);
+            shape.issues.push(ValidationIssue::new(kind, &loc, msg, sent).with_ctx(ctx));
         }
         shape.only(&["n"]);
         shape.finish(ForkRequest { n })
