@@ -7,7 +7,6 @@ pub(crate) mod control;
 pub(crate) mod docs;
 pub(crate) mod fallback;
 pub(crate) mod info;
-pub(crate) mod openapi;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 

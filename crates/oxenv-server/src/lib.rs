@@ -11,12 +11,15 @@ mod config;
 mod error;
 mod http;
 mod mcp;
+mod openapi;
 mod patient;
 mod render;
+mod routes;
 mod server;
 mod timing;
 mod ws;
 
-pub use app::{App, router};
+pub use app::App;
 pub use config::{Mode, ServerConfig};
+pub use routes::router;
 pub use server::Server;

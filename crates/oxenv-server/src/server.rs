@@ -14,8 +14,9 @@ use hyper_util::service::TowerToHyperService;
 use oxenv_core::{EndReason, SessionStore};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::app::{App, router};
+use crate::app::App;
 use crate::config::ServerConfig;
+use crate::routes::router;
 use crate::patient::Patient;
 use crate::timing::Events;
 

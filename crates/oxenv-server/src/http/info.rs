@@ -1,4 +1,4 @@
-//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`: what a server tells about itself.
+//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`, `/openapi.json`: what a server tells about itself.
 //!
 //! Invariant: no session is made or touched here, and health tells the truth.
 
@@ -61,4 +61,8 @@ pub(crate) async fn schema(State(app): State<Arc<App>>) -> Response {
 pub(crate) async fn tools(State(app): State<Arc<App>>) -> Response {
     let tools: Vec<_> = app.server_tools.tools().iter().map(oxenv_wire::Tool::for_rest).collect();
     json_response(StatusCode::OK, json!({ "tools": tools }).to_string())
+}
+
+pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Response {
+    json_response(StatusCode::OK, app.openapi.clone())
 }

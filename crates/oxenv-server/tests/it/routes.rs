@@ -59,7 +59,7 @@ async fn the_document_lists_the_routers_routes() {
 /// The other way around: every path in the router's source is in the document.
 #[tokio::test]
 async fn the_routers_paths_are_in_the_document() {
-    let source = include_str!("../../src/app.rs");
+    let source = include_str!("../../src/routes.rs");
     let routed: BTreeSet<&str> =
         source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(routed.len() > 20, "{routed:?}");

@@ -2,21 +2,10 @@
 //!
 //! Invariant: lists exactly the routes that [`crate::router`] has in that mode; a test compares them.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
 use oxenv_core::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
-use crate::app::App;
 use crate::config::Mode;
-use crate::error::json_response;
-
-pub(crate) async fn serve(State(app): State<Arc<App>>) -> Response {
-    json_response(StatusCode::OK, app.openapi.clone())
-}
 
 /// One route in a table: method, path, summary, tag, request schema, response schema.
 type Row = (&'static str, &'static str, &'static str, &'static str, Option<&'static str>, &'static str);
