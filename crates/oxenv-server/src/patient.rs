@@ -1,4 +1,5 @@
-//! A connection that is patient with its peer, but not for ever: bytes that nobody takes end it.
+//! A connection that is patient with its peer, but not for ever: bytes that nobody takes end it, and
+//! whether bytes come can be asked.
 //!
 //! Invariant: a timer exists only while a write waits for the peer, so a peer that reads costs
 //! nothing.
@@ -6,6 +7,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,16 +16,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+/// Whether bytes came from a peer: a long message on its way is a sign of life before it is whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    /// Whether bytes came since the last time somebody asked.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A TCP stream whose writes fail once the peer has taken nothing for a while.
 pub(crate) struct Patient {
     stream: TcpStream,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
+    heard: Heard,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Patient { stream, limit, waiting: None }
+    pub(crate) fn new(stream: TcpStream, limit: Duration, heard: Heard) -> Self {
+        Patient { stream, limit, waiting: None, heard }
     }
 
     fn bounded(
@@ -47,7 +62,9 @@ impl AsyncRead for Patient {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.heard.0.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 

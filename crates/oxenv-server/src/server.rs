@@ -8,7 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use oxenv_core::{EndReason, SessionStore};
@@ -16,8 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::App;
 use crate::config::ServerConfig;
+use crate::patient::{Heard, Patient};
 use crate::routes::router;
-use crate::patient::Patient;
 use crate::timing::Events;
 
 /// How long a connection may take to send the head of a request.
@@ -100,7 +104,15 @@ async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    let stream = Patient::new(stream, app.config.stall);
+    let heard = Heard::default();
+    let stream = Patient::new(stream, app.config.stall, heard.clone());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        // What becomes a WebSocket watches its connection.
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(heard.clone());
+        }
+        service.call(request)
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -69,8 +69,9 @@ pub(crate) async fn step(args: &StepArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "oxenv", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "oxenv", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
 }
 
 fn object(what: &str, text: &str) -> anyhow::Result<Value> {

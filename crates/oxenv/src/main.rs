@@ -20,16 +20,25 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.command {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::code(Err(error.into())),
+    };
+    let outcome = runtime.block_on(run(cli.command));
+    // A thread that an environment blocks for ever must not keep the process from ending.
+    runtime.shutdown_background();
+    exit::code(outcome)
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Envs(args) => commands::envs(&args),
         Command::Call(args) => commands::call(&args).await,
         Command::Step(args) => commands::step(&args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Completions(args) => commands::completions(&args),
-    };
-    exit::code(outcome)
+    }
 }

@@ -44,9 +44,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says what is served where. A reader that left, as `head -1` does, is no reason not to serve.
 fn announce(spec: &EnvironmentSpec, address: SocketAddr) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "oxenv: serving {} on http://{address}", spec.name)?;
     let try_it = match spec.action_space {
         ActionSpace::Tools => format!(
             "curl -X POST http://{address}/step -H 'Content-Type: application/json' \
@@ -54,6 +53,10 @@ fn announce(spec: &EnvironmentSpec, address: SocketAddr) -> std::io::Result<()> 
         ),
         ActionSpace::Typed => format!("curl -X POST http://{address}/reset"),
     };
-    writeln!(stdout, "try: {try_it}")?;
-    stdout.flush()
+    let mut stdout = std::io::stdout().lock();
+    let said = writeln!(stdout, "oxenv: serving {} on http://{address}\ntry: {try_it}", spec.name);
+    match said.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
+    }
 }

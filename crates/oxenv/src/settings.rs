@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
 use serde::Deserialize;
@@ -120,7 +119,7 @@ impl Settings {
 impl File {
     fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
-            .with_context(|| usage(format!("cannot read the configuration {}", path.display())))?;
+            .map_err(|error| usage(format!("cannot read the configuration {}: {error}", path.display())))?;
         Self::parse(&text).map_err(|error| usage(format!("{}: {error}", path.display())))
     }
 

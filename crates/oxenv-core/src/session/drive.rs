@@ -122,6 +122,10 @@ impl Session {
                 format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
             return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(phase));
         }
+        if !is_object(&observed.fields) {
+            let message = "the environment's observation is not a JSON object";
+            return Err(Failure::environment(message).in_phase(phase));
+        }
         Ok((observed, guard))
     }
 
@@ -188,10 +192,16 @@ impl Session {
     /// has ended, of a panic just now if need be.
     pub(super) fn tell(&self, guard: &mut Guard) -> Result<Result<RawJson, Failure>, Failure> {
         let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
-        catch_unwind(AssertUnwindSafe(|| environment.state())).map_err(|panic| {
-            discard(guard.environment.take());
-            self.panicked(None, &panic_text(panic.as_ref()), Phase::Step)
-        })
+        match catch_unwind(AssertUnwindSafe(|| environment.state())) {
+            Ok(Ok(state)) if !is_object(&state) => {
+                Ok(Err(Failure::environment("the environment's state is not a JSON object")))
+            }
+            Ok(state) => Ok(state),
+            Err(panic) => {
+                discard(guard.environment.take());
+                Err(self.panicked(None, &panic_text(panic.as_ref()), Phase::Step))
+            }
+        }
     }
 
     fn cancelled(&self, delivered: Delivered) -> Failure {
@@ -248,6 +258,11 @@ fn now(cell: &mut Cell, request: Request<'_>) -> Result<Observed, Failure> {
             "the environment declares inline execution but suspended: declare task execution",
         )),
     }
+}
+
+/// Raw JSON has no space in front of it, so its first character tells its type.
+fn is_object(json: &RawValue) -> bool {
+    json.get().starts_with('{')
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -344,11 +344,10 @@ fn merge_state(episode_id: &str, step_count: u64, fields: &str) -> String {
     let episode_id = serde_json::Value::from(episode_id);
     // Writing to a String cannot fail.
     let _ = write!(state, "{{\"episode_id\":{episode_id},\"step_count\":{step_count}");
-    if fields.len() > 2 {
+    let rest = fields[1..].trim_ascii_start();
+    if !rest.starts_with('}') {
         state.push(',');
-        state.push_str(&fields[1..]);
-    } else {
-        state.push('}');
     }
+    state.push_str(rest);
     state
 }

@@ -36,6 +36,32 @@ async fn a_reward_that_is_no_number_is_an_error_never_a_reward() {
 }
 
 #[tokio::test]
+async fn what_is_no_object_is_an_error_never_an_observation() {
+    for execution in [Execution::Inline, Execution::Task] {
+        let stage = Stage::default();
+        let store = store(Scripted::new(&stage, execution));
+        let session = open(&store).await;
+        for fields in ["[1]", "5", "null", "\"{}\""] {
+            let failure = step(&session, json!({ "do": "raw", "fields": fields })).await.unwrap_err();
+            assert_eq!((failure.code, failure.kind), (ErrorCode::ExecutionError, FailureKind::Environment));
+            assert!(failure.message.contains("observation is not a JSON object"), "{failure}");
+            observe(&session, json!({ "do": "state", "how": fields })).await;
+            let failure = session.state().await.unwrap_err();
+            assert!(failure.message.contains("state is not a JSON object"), "{failure}");
+        }
+        // Nothing, however it is written, is an object.
+        for fields in ["{}", "{ }", "{\n\t}"] {
+            observe(&session, json!({ "do": "raw", "fields": fields })).await;
+            observe(&session, json!({ "do": "state", "how": fields })).await;
+            let state: Value = serde_json::from_str(&session.state().await.unwrap()).unwrap();
+            assert_eq!(state.as_object().unwrap().len(), 2, "{state}");
+        }
+        close(session);
+        settled(&store, &stage).await;
+    }
+}
+
+#[tokio::test]
 async fn finite_rewards_keep_their_type() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));

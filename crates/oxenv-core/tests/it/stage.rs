@@ -254,7 +254,7 @@ struct Actor {
     stage: Stage,
     seed: u64,
     count: u64,
-    /// Set when the state is to `fail` or to `panic`.
+    /// Set when the state is to `fail`, to `panic`, or to be this JSON.
     state: Option<String>,
     drop_panics: bool,
 }
@@ -295,6 +295,10 @@ impl Actor {
             "big" => {
                 let bytes = usize::try_from(script["bytes"].as_u64().unwrap()).unwrap();
                 let fields = raw(&json!({ "text": "x".repeat(bytes) })).unwrap();
+                Work::done(Ok(Observed { fields, metadata: None, reward: None, done: false }))
+            }
+            "raw" => {
+                let fields = RawValue::from_string(text("fields")).unwrap();
                 Work::done(Ok(Observed { fields, metadata: None, reward: None, done: false }))
             }
             "state" => {
@@ -340,7 +344,8 @@ impl Environment for Actor {
         match self.state.as_deref() {
             Some("fail") => Err(Failure::environment("the state cannot be told")),
             Some("panic") => panic!("made to panic in state"),
-            _ => Ok(self.fields()),
+            Some(text) => Ok(RawValue::from_string(text.to_owned()).unwrap()),
+            None => Ok(self.fields()),
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions,
-    SessionStore, StepOptions, StepReply,
+    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore,
+    StepOptions, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::{Value, json};

@@ -44,7 +44,8 @@ pub(crate) async fn upgrade(
         }
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            socket::accept(app, upgrade, |socket| serve(shared, socket, query.session_id))
+            let heard = request.extensions().get().cloned().unwrap_or_default();
+            socket::accept(app, upgrade, heard, |socket| serve(shared, socket, query.session_id))
         }
         Err(_) => fallback::not_found(request).await,
     }

@@ -4,10 +4,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::HeaderMap;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{EndReason, SessionOptions};
 use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
@@ -19,16 +18,17 @@ use crate::mcp::{self, Door};
 
 pub(crate) async fn upgrade(
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
-    if let Some(refusal) = mcp::refuse_get(&headers) {
+    if let Some(refusal) = mcp::refuse_get(request.headers()) {
         return refusal;
     }
     match upgrade {
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            socket::accept(app, upgrade, |socket| serve(shared, socket))
+            let heard = request.extensions().get().cloned().unwrap_or_default();
+            socket::accept(app, upgrade, heard, |socket| serve(shared, socket))
         }
         Err(refused) => Refusal::upgrade(&refused).into_response(),
     }

@@ -16,6 +16,7 @@ use axum::response::Response;
 use tokio_tungstenite::tungstenite;
 
 use crate::app::App;
+use crate::patient::Heard;
 use crate::timing::{Events, within};
 
 /// How much is read at once; most requests fit.
@@ -57,13 +58,15 @@ pub(super) struct Socket {
     events: Events<'static, Event>,
     /// Beats since something was last heard.
     quiet: u32,
+    /// Bytes count too, for a message may be long on its way.
+    heard: Heard,
     gone: bool,
     stopping: bool,
     watched: bool,
 }
 
 /// Accepts a socket and runs `serve` on it in a task of its own.
-pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, serve: F) -> Response
+pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, heard: Heard, serve: F) -> Response
 where
     F: FnOnce(Socket) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -81,7 +84,7 @@ where
             let _counted = token;
             let mut killed = Events::new();
             killed.watch(app.killed.clone().cancelled_owned());
-            let socket = Socket::new(inner, app);
+            let socket = Socket::new(inner, app, heard);
             tokio::select! {
                 biased;
                 () = serve(socket) => {}
@@ -91,13 +94,14 @@ where
 }
 
 impl Socket {
-    fn new(inner: WebSocket, app: Arc<App>) -> Self {
+    fn new(inner: WebSocket, app: Arc<App>, heard: Heard) -> Self {
         let mut socket = Socket {
             inner,
             app,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             events: Events::new(),
+            heard,
             quiet: 0,
             gone: false,
             stopping: false,
@@ -217,6 +221,9 @@ impl Socket {
         match event {
             Event::Stop => self.stopping = true,
             Event::Beat => {
+                if self.heard.take() {
+                    self.quiet = 0;
+                }
                 let silence = self.app.config.ping_every.saturating_mul(self.quiet);
                 if silence >= self.app.config.dead_after {
                     tracing::info!(silence_s = silence.as_secs(), "socket gave no sign of life, closing it");

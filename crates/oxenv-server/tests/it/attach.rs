@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oxenv_core::{Execution, Limits};
-use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{code, http, post, rpc, rpc_code};
 use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
 
 async fn create(served: &Served) -> String {
     let created = post(served.address, "/sessions", &json!({})).await.json();
@@ -166,24 +163,25 @@ async fn a_session_that_ends_under_its_socket() {
     served.end().await;
 }
 
-/// An answered ping is life: the lease runs only once the socket is gone.
-#[tokio::test]
+/// An answered ping is life: the lease runs only once the socket is gone. Time is paused, so it
+/// jumps to the next timer whenever nothing else is left to do.
+#[tokio::test(start_paused = true)]
 async fn a_lease_waits_for_the_socket() {
-    let stage = Stage::default();
-    let limits = Limits { idle: Duration::from_millis(40), ..Limits::default() };
-    let config = ServerConfig { ping_every: Duration::from_millis(20), ..ServerConfig::default() };
-    let served = Served::start(&stage, Scripted::new(&stage, Execution::Task), limits, config).await;
+    let served = serve().await;
     let id = create(&served).await;
     let mut socket = served.ws(&format!("/ws?session_id={id}")).await;
-    let mut pings = 0;
-    while pings < 10 {
-        if let Message::Ping(_) = soon(socket.0.next()).await.unwrap().unwrap() {
-            pings += 1;
-        }
+    // Half a minute each: twice the lease.
+    for _ in 0..60 {
+        let next = tokio::time::timeout(Duration::from_secs(60), socket.0.next()).await;
+        let next = next.expect("no ping").unwrap().unwrap();
+        assert!(matches!(next, Message::Ping(_)), "{next:?}");
     }
     assert_eq!(socket.step(&json!({})).await["type"], "observation");
     socket.close().await;
-    until("it expires", || served.active() == 0).await;
+    tokio::time::sleep(Duration::from_secs(14 * 60)).await;
+    assert_eq!(served.active(), 1);
+    tokio::time::sleep(Duration::from_secs(2 * 60)).await;
+    assert_eq!(served.active(), 0);
     let reply = crate::client::get(served.address, &format!("/sessions/{id}")).await;
     assert_eq!(reply.status, 410);
     assert!(reply.json()["detail"].as_str().unwrap().contains("lease ran out"), "{}", reply.text());

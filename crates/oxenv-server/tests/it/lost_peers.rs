@@ -78,6 +78,29 @@ async fn a_socket_that_answers_stays() {
     }
 }
 
+/// A long message on its way is a sign of life, although no frame is whole and no ping answered.
+#[tokio::test]
+async fn a_writer_that_takes_its_time_is_heard_out() {
+    let served = impatient().await;
+    let mut slow = RawWs::connect(served.address, "/ws").await;
+    let action = format!("{:5000}", json!({ "type": "step", "data": {} }).to_string());
+    let message = frame(0x81, action.as_bytes());
+    let mut pieces = message.chunks(message.len() / 30);
+    // A piece for each ping: several times as long as a dead one is given.
+    let reply = loop {
+        if let Some(piece) = pieces.next() {
+            slow.0.write_all(piece).await.unwrap();
+        }
+        match slow.recv().await.expect("it was taken for dead") {
+            (0x89, _) => {}
+            reply => break reply,
+        }
+    };
+    assert_eq!(reply.0, 0x81, "{reply:?}");
+    drop(slow);
+    served.end().await;
+}
+
 /// A frame that is begun and never ended is no sign of life either.
 #[tokio::test]
 async fn half_a_frame_is_given_up() {
@@ -131,17 +154,17 @@ async fn a_reader_of_http_that_takes_nothing_is_dropped() {
 /// A slow reader is not one that reads nothing.
 #[tokio::test]
 async fn a_reader_that_takes_a_little_at_a_time_gets_everything() {
-    let served = with(ServerConfig { stall: Duration::from_millis(500), ..ServerConfig::default() }).await;
+    let served = with(ServerConfig { stall: Duration::from_secs(1), ..ServerConfig::default() }).await;
     let mut slow = TcpStream::connect(served.address).await.unwrap();
     let size = 30 << 20;
     let body = json!({ "action": { "do": "big", "bytes": size } }).to_string();
     let head = "POST /step HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
     slow.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
-    let mut some = vec![0; 1 << 20];
+    let mut some = vec![0; 512 << 10];
     let mut got = 0;
     loop {
         // Whoever reads at a pace is slow by the clock; nothing is waited for here.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         match soon(slow.read(&mut some)).await.unwrap() {
             0 => break,
             count => got += count,

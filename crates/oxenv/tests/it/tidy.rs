@@ -75,8 +75,14 @@ fn crates_use_only_what_the_arrows_allow() {
     let mut seen = BTreeSet::new();
     for member in members() {
         let manifest = fs::read_to_string(member.join("Cargo.toml")).unwrap();
-        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().trim_matches('"').to_owned();
-        let allowed = ARROWS.iter().find(|(from, _)| *from == name).unwrap_or_else(|| panic!("{name} has no arrows")).1;
+        let name = manifest
+            .lines()
+            .find_map(|line| line.strip_prefix("name = "))
+            .unwrap()
+            .trim_matches('"')
+            .to_owned();
+        let allowed =
+            ARROWS.iter().find(|(from, _)| *from == name).unwrap_or_else(|| panic!("{name} has no arrows")).1;
         let normal = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
         for line in normal.lines().filter(|line| line.starts_with("oxenv")) {
             let used = line.split(['.', ' ', '=']).next().unwrap();
@@ -91,7 +97,11 @@ fn crates_use_only_what_the_arrows_allow() {
 fn the_wire_knows_serde_only() {
     let manifest = fs::read_to_string(root().join("crates/oxenv-wire/Cargo.toml")).unwrap();
     let normal = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
-    let used: Vec<&str> = normal.lines().filter_map(|line| line.split(['.', ' ']).next()).filter(|name| !name.is_empty()).collect();
+    let used: Vec<&str> = normal
+        .lines()
+        .filter_map(|line| line.split(['.', ' ']).next())
+        .filter(|name| !name.is_empty())
+        .collect();
     assert_eq!(used, ["serde", "serde_json", "smallvec"]);
 }
 
@@ -125,7 +135,8 @@ fn functions_are_short() {
                 continue;
             }
             let close = format!("{}}}", " ".repeat(line.len() - code.len()));
-            let length = lines[at..].iter().take_while(|line| **line != close && !line.ends_with(';')).count();
+            let length =
+                lines[at..].iter().take_while(|line| **line != close && !line.ends_with(';')).count();
             // A declaration without a body ends at its semicolon, and is no function.
             if lines[at..].iter().take(length + 1).any(|line| line.ends_with('{')) {
                 let length = lines[at..].iter().take_while(|line| **line != close).count() + 1;
@@ -166,7 +177,11 @@ fn what_is_left_to_do_has_an_issue() {
 fn environment_variables_are_read_in_one_file() {
     for path in sources() {
         let reads = fs::read_to_string(&path).unwrap().contains("env::var");
-        assert!(!reads || path.ends_with("oxenv/src/env.rs"), "{} reads an environment variable", shown(&path));
+        assert!(
+            !reads || path.ends_with("oxenv/src/env.rs"),
+            "{} reads an environment variable",
+            shown(&path)
+        );
     }
 }
 

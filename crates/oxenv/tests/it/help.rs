@@ -1,0 +1,60 @@
+//! What the binary says about itself.
+
+use crate::process::run;
+
+#[test]
+fn every_help_text_has_examples() {
+    for command in ["serve", "call", "step", "completions"] {
+        let help = run(&[command, "--help"]);
+        let text = help.succeeded();
+        assert!(text.contains("Example") && text.contains(&format!("oxenv {command}")), "{text}");
+        assert!(!text.contains('\x1b'), "colour without a terminal");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+}
+
+#[test]
+fn the_help_lists_the_commands_and_the_exit_codes() {
+    let help = run(&["--help"]);
+    let text = help.succeeded();
+    for word in ["serve", "envs", "call", "step", "bench", "completions", "Exit codes", "  4  "] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(run(&["-h"]).succeeded(), text);
+    assert_eq!(run(&["help"]).succeeded(), text);
+    assert_eq!(run(&["--version"]).succeeded(), concat!("oxenv ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+/// Every default that the help names is one that a server has.
+#[test]
+fn the_help_of_serve_names_the_defaults() {
+    let help = run(&["serve", "--help"]);
+    for default in [
+        "[default: echo]",
+        "[default: 127.0.0.1]",
+        "[default: 8000]",
+        "[default: 256]",
+        "[default: 15m]",
+        "[default: 5s]",
+    ] {
+        assert!(
+            help.succeeded()
+                .replace("\n", " ")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(default),
+            "{default}"
+        );
+    }
+}
+
+#[test]
+fn no_command_is_wrong_usage() {
+    let ended = run(&[]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:#?}");
+    assert!(ended.stderr.contains("Usage: oxenv <COMMAND>"), "{ended:#?}");
+    let ended = run(&["srve"]);
+    ended.failed(2, &["srve", "serve"]);
+    assert!(!ended.stderr.contains('\x1b'), "colour without a terminal");
+}

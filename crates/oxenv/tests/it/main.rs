@@ -1,0 +1,8 @@
+//! The built binary, as people and scripts run it, and the house rules of the whole repository.
+
+mod commands;
+mod config;
+mod help;
+mod process;
+mod serve;
+mod tidy;
