@@ -36,7 +36,7 @@ impl Connection {
         Ok(Self { stream: target.connect().await?, inbox: vec![0; BUFFER], filled: 0 })
     }
 
-    /// Sends a request and waits for its whole reply, which [`Connection::content`] gives.
+    /// Sends a request and waits for its whole reply, whose body lies in the inbox.
     pub(super) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Reply> {
         self.filled = 0;
         self.stream.write_all(request).await.context("the connection broke")?;
