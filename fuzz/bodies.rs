@@ -27,8 +27,8 @@ pub fn frame(data: &[u8]) {
             match frame {
                 ClientFrame::Reset(request) => reset(&request),
                 ClientFrame::Step(value) => {
-                    assert!(text.contains(value.get()), "an action stays as it was sent");
-                    one_action(value.raw());
+                    assert!(text.contains(value.json().get()), "an action stays as it was sent");
+                    one_action(value.json().raw());
                 }
                 ClientFrame::Mcp(value) => {
                     assert!(text.contains(value.get()), "a message stays as it was sent");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{AgentCall, CallContext, Failure, Session, SessionOptions};
 use oxenv_wire::{
@@ -23,6 +23,9 @@ use crate::http::{InPath, InQuery};
 
 /// Protocol revisions that a header may name.
 const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Through which door a request came, and so which session it means.
 #[derive(Clone, Copy)]
@@ -95,11 +98,11 @@ enum Strictness {
 
 impl Strictness {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-        if text("mcp-session-id").is_some() {
+        let text = |name: HeaderName| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+        if text(SESSION_ID).is_some() {
             return Strictness::UnknownSession;
         }
-        if let Some(revision) = text("mcp-protocol-version") {
+        if let Some(revision) = text(PROTOCOL_VERSION) {
             return match REVISIONS.contains(&revision) {
                 true => Strictness::Mcp,
                 false => Strictness::UnknownRevision(revision.to_owned()),
@@ -139,7 +142,7 @@ pub(crate) fn refuse_get(headers: &HeaderMap) -> Option<Response> {
     }
     let mut response =
         json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
-    response.headers_mut().insert(header::ALLOW, axum::http::HeaderValue::from_static("POST"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     Some(response)
 }
 
@@ -179,7 +182,7 @@ async fn run(
 }
 
 async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let tools = match target(app, door, &RpcParams::parse(rpc.params)?).await? {
+    let tools = match target(app, door, &rpc.read_params()?).await? {
         Some(session) => Arc::clone(session.toolbox().tools()),
         None => Arc::clone(app.server_tools.tools()),
     };
@@ -194,7 +197,7 @@ async fn call(
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcFault> {
-    let params = RpcParams::parse(rpc.params)?;
+    let params = rpc.read_params()?;
     let tool = params.tool_call()?;
     let outcome = match target(app, door, &params).await? {
         Some(session) => {
@@ -221,7 +224,7 @@ fn checked(outcome: Result<ToolResult, ToolError>) -> Result<ToolResult, RpcFaul
 }
 
 fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let Some(id) = RpcParams::parse(rpc.params)?.session_id()? else {
+    let Some(id) = rpc.read_params()?.session_id()? else {
         return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
     if matches!(door, Door::Socket(session) if session.id() == id) {

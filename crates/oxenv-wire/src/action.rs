@@ -61,18 +61,26 @@ impl<'a> Action<'a> {
         let value = value.into();
         let object =
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(&[], &fault, value)])?;
+        Self::from_object(&object)
+    }
+
+    /// Reads an action from an object that was split already.
+    ///
+    /// # Errors
+    /// As [`Action::parse`].
+    pub fn from_object(object: &Object<'a>) -> Result<Self, Vec<ValidationIssue>> {
         let tag = |key| object.get(key).and_then(Json::text);
         match (tag("type").as_deref(), tag("action_type").as_deref()) {
-            (Some("list_tools"), _) => list_tools(&object, "type", Spelling::Stock),
-            (Some("call_tool"), _) => stock_call(&object).map(Action::CallTool),
-            (Some("call_tools"), _) => CallGraph::parse(&object).map(Action::CallTools),
-            (Some("ListToolsAction"), _) => list_tools(&object, "type", Spelling::Journal),
-            (_, Some("ListToolsAction")) => list_tools(&object, "action_type", Spelling::Journal),
-            (Some("CallToolAction"), _) => journal_call(&object, "type"),
-            (_, Some("CallToolAction")) => journal_call(&object, "action_type"),
-            (_, Some("tool")) => unified_call(&object),
-            (_, Some("code")) => unified_code(&object),
-            _ => Ok(Action::Typed(value.raw())),
+            (Some("list_tools"), _) => list_tools(object, "type", Spelling::Stock),
+            (Some("call_tool"), _) => stock_call(object).map(Action::CallTool),
+            (Some("call_tools"), _) => CallGraph::parse(object).map(Action::CallTools),
+            (Some("ListToolsAction"), _) => list_tools(object, "type", Spelling::Journal),
+            (_, Some("ListToolsAction")) => list_tools(object, "action_type", Spelling::Journal),
+            (Some("CallToolAction"), _) => journal_call(object, "type"),
+            (_, Some("CallToolAction")) => journal_call(object, "action_type"),
+            (_, Some("tool")) => unified_call(object),
+            (_, Some("code")) => unified_code(object),
+            _ => Ok(Action::Typed(object.json().raw())),
         }
     }
 }

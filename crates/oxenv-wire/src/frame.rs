@@ -14,7 +14,7 @@ pub enum ClientFrame<'a> {
     /// Begin an episode.
     Reset(ResetRequest<'a>),
     /// Take one action, which is an object.
-    Step(Json<'a>),
+    Step(Object<'a>),
     /// Tell the state.
     State,
     /// Close the socket.
@@ -52,7 +52,7 @@ impl<'a> ClientFrame<'a> {
         })?;
         let tag = object.get("type");
         let frame = match tag.and_then(Json::text).as_deref() {
-            Some("step") => data(&object).map(ClientFrame::Step),
+            Some("step") => step(&object),
             Some("reset") => reset(&object),
             Some("mcp") => data(&object).map(ClientFrame::Mcp),
             Some("state") => bare(&object, ClientFrame::State),
@@ -60,6 +60,16 @@ impl<'a> ClientFrame<'a> {
             _ => return Err(FrameFault::UnknownType(tag.map(python_repr).unwrap_or_default())),
         };
         frame.map_err(FrameFault::Invalid)
+    }
+}
+
+fn step<'a>(object: &Object<'a>) -> Result<ClientFrame<'a>, Vec<ValidationIssue>> {
+    let value = data(object)?;
+    match object.child("data") {
+        Some(Ok(action)) => Ok(ClientFrame::Step(action)),
+        // The action's own paths begin at the action.
+        Some(Err(fault)) => Err(vec![ValidationIssue::from_parse(&[], &fault, value)]),
+        None => Err(vec![ValidationIssue::missing(&["data"], object.json())]),
     }
 }
 

@@ -86,7 +86,20 @@ const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 #[derive(Debug, Clone)]
 pub struct Object<'a> {
     text: &'a str,
-    fields: SmallVec<[(Cow<'a, str>, Json<'a>); 6]>,
+    fields: Fields<'a>,
+    inner: SmallVec<[Inner<'a>; 4]>,
+}
+
+type Fields<'a> = SmallVec<[(Cow<'a, str>, Json<'a>); 4]>;
+
+/// A field of a value that is an object itself.
+#[derive(Debug, Clone)]
+struct Inner<'a> {
+    /// The index of that value.
+    parent: usize,
+    /// The key; none if it is no Unicode text, which is told when somebody reads that object.
+    key: Option<Cow<'a, str>>,
+    value: Json<'a>,
 }
 
 /// Why a text is not a JSON object.
@@ -113,16 +126,16 @@ impl<'a> Object<'a> {
                 Err(fault) => ParseFault::Syntax(fault),
             });
         };
-        let mut fields = SmallVec::new();
-        for (key, value) in spans {
-            let key = Json(key).text().ok_or_else(|| ParseFault::Syntax(JsonFault::diagnose(text)))?;
-            fields.push((key, Json(value)));
+        let mut object = Object { text: text.trim_matches(SPACE), fields: SmallVec::new(), inner: SmallVec::new() };
+        for span in spans {
+            let value = Json(span.value);
+            match (span.depth, Json(span.key).text()) {
+                (1, Some(key)) => object.fields.push((key, value)),
+                (1, None) => return Err(ParseFault::Syntax(JsonFault::diagnose(text))),
+                (_, key) => object.inner.push(Inner { parent: object.fields.len() - 1, key, value }),
+            }
         }
-        let object = Object { text: text.trim_matches(SPACE), fields };
-        match object.duplicate() {
-            Some(key) => Err(ParseFault::DuplicateKey(key)),
-            None => Ok(object),
-        }
+        object.checked()
     }
 
     /// Reads a value as an object.
@@ -131,6 +144,24 @@ impl<'a> Object<'a> {
     /// [`ParseFault`] when it is none, when a key is twice in it or is no Unicode text.
     pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseFault> {
         Self::parse(value.into().0)
+    }
+
+    /// The value of a key as an object, without looking at its text again; `None` when there is no
+    /// such key.
+    ///
+    /// # Errors
+    /// As [`Object::parse`] of the value.
+    pub fn child(&self, key: &str) -> Option<Result<Object<'a>, ParseFault>> {
+        let index = self.fields.iter().position(|(name, _)| name == key)?;
+        let value = self.fields[index].1;
+        let inner = self.inner.iter().filter(|inner| inner.parent == index);
+        let fields: Option<Fields<'a>> = inner.map(|inner| Some((inner.key.clone()?, inner.value))).collect();
+        Some(match fields {
+            Some(fields) if value.is_object() => {
+                Object { text: value.0, fields, inner: SmallVec::new() }.checked()
+            }
+            _ => Self::parse(value.0),
+        })
     }
 
     /// The value of a key.
@@ -148,6 +179,13 @@ impl<'a> Object<'a> {
     #[must_use]
     pub fn json(&self) -> Json<'a> {
         Json(self.text)
+    }
+
+    fn checked(self) -> Result<Self, ParseFault> {
+        match self.duplicate() {
+            Some(key) => Err(ParseFault::DuplicateKey(key)),
+            None => Ok(self),
+        }
     }
 
     fn duplicate(&self) -> Option<String> {

@@ -78,9 +78,18 @@ pub struct RpcRequest<'a> {
     pub method: Cow<'a, str>,
     /// The parameters: an object, or absent.
     pub params: Option<Json<'a>>,
+    split: Option<Result<Object<'a>, ParseFault>>,
 }
 
 impl<'a> RpcRequest<'a> {
+    /// The parameters, to be asked for what the method needs.
+    ///
+    /// # Errors
+    /// As [`RpcParams::parse`].
+    pub fn read_params(&self) -> Result<RpcParams<'a>, RpcFault> {
+        self.split.clone().transpose().map(RpcParams).map_err(RpcParams::refused)
+    }
+
     /// Reads a request from a text.
     ///
     /// # Errors
@@ -120,7 +129,8 @@ impl<'a> RpcRequest<'a> {
         }
         shape.only(&["jsonrpc", "id", "method", "params"]);
         let id = id.map_or("null", Json::get);
-        let request = RpcRequest { id: RpcId(id), has_id: id != "null", method, params };
+        let split = params.and_then(|_| object.child("params"));
+        let request = RpcRequest { id: RpcId(id), has_id: id != "null", method, params, split };
         shape.finish(request).map_err(|issues| {
             let message = format!("Invalid request: {}", render_issues("JsonRpcRequest", &issues));
             RpcFault::new(RpcCode::InvalidRequest, message)
@@ -147,18 +157,16 @@ impl<'a> RpcParams<'a> {
     /// # Errors
     /// `-32602` when they are no object.
     pub fn parse(params: Option<Json<'a>>) -> Result<Self, RpcFault> {
-        params.map(Object::from_raw).transpose().map(RpcParams).map_err(|fault| match fault {
-            ParseFault::DuplicateKey(key) => RpcFault::new(
-                RpcCode::InvalidParams,
-                format!("Invalid params - the key '{key}' appears twice"),
-            ),
-            ParseFault::Syntax(fault) => {
-                RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - {}", fault.message))
-            }
-            ParseFault::NotObject(_) => {
-                RpcFault::new(RpcCode::InvalidParams, "Invalid params - an object is required")
-            }
-        })
+        params.map(Object::from_raw).transpose().map(RpcParams).map_err(Self::refused)
+    }
+
+    fn refused(fault: ParseFault) -> RpcFault {
+        let why = match fault {
+            ParseFault::DuplicateKey(key) => format!("the key '{key}' appears twice"),
+            ParseFault::Syntax(fault) => fault.message,
+            ParseFault::NotObject(_) => "an object is required".to_owned(),
+        };
+        RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - {why}"))
     }
 
     /// What `tools/call` needs. Keys of newer revisions (`_meta`, `task`) are let pass.

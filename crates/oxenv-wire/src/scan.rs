@@ -1,7 +1,7 @@
 //! The one reader of JSON's grammar (RFC 8259) on the way in: it checks a text and splits an object
 //! in a single pass.
 //!
-//! Invariant: no recursion and, up to 16 levels, no allocation; accepts exactly what serde_json
+//! Invariant: no recursion beyond the second level and, up to 16 levels, no allocation; accepts exactly what serde_json
 //! accepts as a raw value. Its errors have CPython's words and positions.
 
 use smallvec::SmallVec;
@@ -9,8 +9,17 @@ use smallvec::SmallVec;
 /// What was expected or found, and at which byte.
 pub(crate) type Found = (String, usize);
 
-/// The keys of an object as they are spelled, with the text of their values.
-pub(crate) type Spans<'a> = SmallVec<[(&'a str, &'a str); 6]>;
+/// A field of an object, its key as it is spelled.
+#[derive(Clone, Copy)]
+pub(crate) struct Span<'a> {
+    /// 1 for a field of the object itself, 2 for a field of the field before it.
+    pub(crate) depth: u8,
+    pub(crate) key: &'a str,
+    pub(crate) value: &'a str,
+}
+
+/// The fields of an object, each followed by those of its value if that is an object too.
+pub(crate) type Spans<'a> = SmallVec<[Span<'a>; 8]>;
 
 /// A position in a text.
 pub(crate) struct Scan<'a> {
@@ -38,13 +47,21 @@ impl<'a> Scan<'a> {
         self.end()
     }
 
-    /// Splits a text that is one JSON object; `None` when it begins with anything but a brace.
+    /// Splits a text that is one JSON object, two levels deep, as every message has its parts;
+    /// `None` when it begins with anything but a brace.
     pub(crate) fn object(&mut self) -> Result<Option<Spans<'a>>, Found> {
         let mut spans = Spans::new();
         self.space();
         if self.peek() != Some(b'{') {
             return Ok(None);
         }
+        self.fields(&mut spans, 1)?;
+        self.end()?;
+        Ok(Some(spans))
+    }
+
+    /// The fields of the object that begins here.
+    fn fields(&mut self, spans: &mut Spans<'a>, depth: u8) -> Result<(), Found> {
         self.at += 1;
         self.space();
         let mut more = self.peek() != Some(b'}');
@@ -52,9 +69,14 @@ impl<'a> Scan<'a> {
             let from = self.at;
             let to = self.key()?;
             self.space();
-            let value = self.at;
-            self.tree()?;
-            spans.push((&self.text[from..to], &self.text[value..self.at]));
+            let (index, value) = (spans.len(), self.at);
+            spans.push(Span { depth, key: &self.text[from..to], value: "" });
+            if depth == 1 && self.peek() == Some(b'{') {
+                self.fields(spans, 2)?;
+            } else {
+                self.tree()?;
+            }
+            spans[index].value = &self.text[value..self.at];
             self.space();
             more = match self.peek() {
                 Some(b',') => true,
@@ -67,8 +89,7 @@ impl<'a> Scan<'a> {
             }
         }
         self.at += 1;
-        self.end()?;
-        Ok(Some(spans))
+        Ok(())
     }
 
     /// One value with all that is in it.

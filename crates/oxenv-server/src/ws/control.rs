@@ -14,7 +14,7 @@ use oxenv_core::{
     StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Json, ResetRequest, RpcId, RpcRequest, ToolCall,
+    Action, ClientFrame, ErrorCode, FrameFault, Json, Object, ResetRequest, RpcId, RpcRequest, ToolCall,
     default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
@@ -149,9 +149,9 @@ async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
     let reply = match frame {
         ClientFrame::Close => return Next::Close,
         ClientFrame::Mcp(message) => Ok(mcp_frame(app, hold.session(), message).await),
-        ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), action).await,
+        ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), &action).await,
         ClientFrame::Reset(_) | ClientFrame::State if app.production() => Err(refused()),
-        ClientFrame::Step(action) => step(hold.session(), action).await,
+        ClientFrame::Step(action) => step(hold.session(), &action).await,
         ClientFrame::Reset(request) => reset(app, hold, request).await,
         ClientFrame::State => state(hold.session()).await,
     };
@@ -174,8 +174,8 @@ async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<
     Ok(render::observed(&observed, Envelope::Frame))
 }
 
-async fn step(session: &Arc<Session>, action: Json<'_>) -> Result<String, Failure> {
-    let action = Action::parse(action).map_err(Failure::invalid)?;
+async fn step(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
+    let action = Action::from_object(action).map_err(Failure::invalid)?;
     let reply = session.step(action, StepOptions::default()).await?;
     Ok(render::step(&reply, Envelope::Frame))
 }
@@ -186,8 +186,8 @@ async fn state(session: &Arc<Session>) -> Result<String, Failure> {
     Ok(frame)
 }
 
-async fn step_as_agent(session: &Arc<Session>, action: Json<'_>) -> Result<String, Failure> {
-    let call = match Action::parse(action).map_err(Failure::invalid)? {
+async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
+    let call = match Action::from_object(action).map_err(Failure::invalid)? {
         Action::ListTools(spelling) => {
             let reply = StepReply::Tools(spelling, session.list()?);
             return Ok(render::step(&reply, Envelope::Frame));

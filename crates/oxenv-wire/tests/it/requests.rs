@@ -185,7 +185,7 @@ fn frame(frame: &ClientFrame<'_>) -> String {
     match frame {
         ClientFrame::Reset(request) => object(&[("frame", quoted("reset")), ("request", reset(request))]),
         ClientFrame::Step(action) => {
-            object(&[("frame", quoted("step")), ("action", action.get().to_owned())])
+            object(&[("frame", quoted("step")), ("action", action.json().get().to_owned())])
         }
         ClientFrame::State => object(&[("frame", quoted("state"))]),
         ClientFrame::Close => object(&[("frame", quoted("close"))]),

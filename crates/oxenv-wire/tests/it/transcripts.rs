@@ -130,7 +130,7 @@ fn frame(sent: &str) -> String {
         Err(FrameFault::UnknownType(name)) => format!("UNKNOWN_TYPE Unknown message type: {name}"),
         Err(FrameFault::Invalid(found)) => issues(&found),
         Ok(ClientFrame::Reset(_)) => "observation".to_owned(),
-        Ok(ClientFrame::Step(value)) => action(value.raw()).unwrap_or_else(|found| issues(&found)),
+        Ok(ClientFrame::Step(value)) => action(value.json().raw()).unwrap_or_else(|found| issues(&found)),
         Ok(ClientFrame::State) => "state".to_owned(),
         Ok(ClientFrame::Close) => "closed".to_owned(),
         Ok(ClientFrame::Mcp(message)) => rpc(message.get()),
