@@ -111,7 +111,9 @@ async fn serve(app: Arc<App>, mut socket: Socket, session_id: Option<String>) {
                 return socket.close().await;
             }
         };
-        let next = socket.during(answer(&app, &mut hold, &text)).await;
+        // Boxed, because a step's future is kilobytes: on the heap those are the same warm ones for
+        // every session, within this task they would be each session's own cold ones.
+        let next = socket.during(Box::pin(answer(&app, &mut hold, &text))).await;
         let sent = match next {
             None => return,
             Some(Next::Reply(reply)) => socket.send(reply).await,
