@@ -98,7 +98,9 @@ enum Strictness {
 
 impl Strictness {
     fn of(headers: &HeaderMap) -> Self {
-        let text = |name: HeaderName| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+        let text = |name: HeaderName| {
+            headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default())
+        };
         if text(SESSION_ID).is_some() {
             return Strictness::UnknownSession;
         }

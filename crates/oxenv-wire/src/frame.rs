@@ -10,6 +10,10 @@ use crate::shape::Shape;
 
 /// A frame from a client.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every frame is a step, and a box would cost each an allocation"
+)]
 pub enum ClientFrame<'a> {
     /// Begin an episode.
     Reset(ResetRequest<'a>),

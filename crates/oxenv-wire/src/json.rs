@@ -126,7 +126,8 @@ impl<'a> Object<'a> {
                 Err(fault) => ParseFault::Syntax(fault),
             });
         };
-        let mut object = Object { text: text.trim_matches(SPACE), fields: SmallVec::new(), inner: SmallVec::new() };
+        let mut object =
+            Object { text: text.trim_matches(SPACE), fields: SmallVec::new(), inner: SmallVec::new() };
         for span in spans {
             let value = Json(span.value);
             match (span.depth, Json(span.key).text()) {

@@ -57,7 +57,9 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
                 Some(fault_text(&RpcFault::new(RpcCode::ParseError, message)))
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
-                Ok(rpc) => socket.during(Box::pin(mcp::answer(&app, Door::Socket(&session), None, &rpc))).await,
+                Ok(rpc) => {
+                    socket.during(Box::pin(mcp::answer(&app, Door::Socket(&session), None, &rpc))).await
+                }
                 Err(fault) => Some(fault_text(&fault)),
             },
         };
