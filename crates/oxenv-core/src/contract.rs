@@ -288,6 +288,7 @@ async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply<'stati
         StepReply::Call { spelling, name, reply } => {
             StepReply::Call { spelling, name: name.into_owned().into(), reply }
         }
+        StepReply::Graph(reply) => StepReply::Graph(reply),
         StepReply::Observed(observed) => StepReply::Observed(observed),
     })
 }

@@ -68,6 +68,12 @@ impl Failure {
         Self::new(ErrorCode::ExecutionError, message)
     }
 
+    /// The runtime or the machine failed: never to be read as a reward.
+    #[must_use]
+    pub fn infrastructure(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ExecutionError, message).with(|detail| detail.kind = FailureKind::Infrastructure)
+    }
+
     /// A message does not have the required shape.
     #[must_use]
     pub fn invalid(issues: Vec<ValidationIssue>) -> Self {

@@ -10,36 +10,50 @@
 
 pub mod contract;
 
+mod audit;
 mod environment;
 mod failure;
+mod graph;
 mod native;
+mod policy;
+mod rubric;
 mod seed;
 mod session;
 mod spec;
 mod store;
+mod tool_environment;
 mod tool_schemas;
 mod toolbox;
 mod toolset;
 mod typed;
 mod validate;
 mod work;
+mod workspace;
 
+pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use native::NativeToolset;
+pub use policy::{
+    ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
+    RuleLookedAt, Rules, Verdict,
+};
+pub use rubric::{Rubric, RubricFactory, Score};
 pub use seed::derive_seed;
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, Listing, Principal, Session, SessionOptions, StepOptions,
-    StepReply,
+    AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, Session, SessionOptions,
+    StepOptions, StepReply,
 };
 pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
     TaskFault, TaskSource,
 };
 pub use store::{Limits, SessionStore, StoreStatus};
+pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
-pub use toolbox::Toolbox;
-pub use toolset::{CallContext, Scope, Toolset};
+pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Redact, Toolbox};
+pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use validate::explain;
 pub use work::Work;
+pub use workspace::{Workspace, WorkspaceSource, Workspaces};

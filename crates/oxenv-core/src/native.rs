@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use oxenv_wire::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolErrorType, ToolResult, read, render_issues};
+use oxenv_wire::{
+    RESERVED_TOOL_NAMES, Tool, ToolError, ToolErrorType, ToolResult, empty_object, read, render_issues,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,6 +91,10 @@ impl Toolset for NativeToolset {
         self.tools.clone()
     }
 
+    fn validates(&self) -> bool {
+        true
+    }
+
     fn call<'a>(
         &'a self,
         _context: CallContext<'a>,
@@ -115,7 +121,7 @@ where
     F: Fn(A) -> Result<R, String> + Send + Sync + 'static,
 {
     Box::new(move |arguments| {
-        let empty = RawValue::from_string("{}".to_owned()).unwrap_or_default();
+        let empty = empty_object();
         let arguments = arguments.unwrap_or(&empty);
         let parsed: A = read(arguments).map_err(|error| {
             let issues = explain(&schema, arguments, &error.to_string());

@@ -6,6 +6,7 @@
 //!
 //! `session/steps.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
 
+mod calls;
 mod drive;
 mod lease;
 mod steps;
@@ -23,10 +24,11 @@ use crate::failure::Failure;
 use crate::spec::{EnvironmentSpec, Instance};
 use crate::store::Slot;
 use crate::toolbox::Toolbox;
+use crate::workspace::Workspace;
 
 pub use lease::Attachment;
 pub(crate) use lease::Lease;
-pub use steps::{AgentCall, CallReply, Listing, StepOptions, StepReply};
+pub use steps::{AgentCall, CallReply, GraphReply, Listing, StepOptions, StepReply};
 
 /// Who is calling, as the door knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,11 +94,13 @@ pub(crate) struct NewSession {
 struct Cell {
     /// Gone once the session has ended.
     environment: Option<Box<dyn Environment>>,
+    /// Deleted when the session has ended.
+    workspace: Option<Arc<Workspace>>,
 }
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        drive::discard(self.environment.take());
+        drive::discard(self);
     }
 }
 
@@ -105,6 +109,8 @@ struct Progress {
     episode_id: String,
     step_count: u64,
     done: bool,
+    /// The sum of the episode's rewards; none while there was none.
+    reward: Option<f64>,
     /// Set while the environment's state is unknown: a step was cut off.
     reset_required: bool,
     ended: Option<EndReason>,
@@ -124,12 +130,16 @@ impl Session {
             seed: new.seed,
             spec: new.spec,
             toolbox: new.instance.toolbox,
-            cell: Arc::new(tokio::sync::Mutex::new(Cell { environment: Some(new.instance.environment) })),
+            cell: Arc::new(tokio::sync::Mutex::new(Cell {
+                environment: Some(new.instance.environment),
+                workspace: new.instance.workspace,
+            })),
             progress: Mutex::new(Progress {
                 epoch: 0,
                 episode_id: new.episode_id.unwrap_or_else(fresh_id),
                 step_count: 0,
                 done: false,
+                reward: None,
                 reset_required: false,
                 ended: None,
                 closing: false,
@@ -179,6 +189,7 @@ impl Session {
             episode_id: progress.episode_id.clone(),
             step_count: progress.step_count,
             done: progress.done,
+            episode_reward: progress.reward,
             attached: u32::from(self.lease.is_attached()),
             idle_ms: u64::try_from(self.lease.idle().as_millis()).unwrap_or(u64::MAX),
         }
@@ -201,14 +212,15 @@ impl Session {
             progress.slot.take()
         };
         drop(slot);
+        self.toolbox.close();
         let cell = Arc::clone(&self.cell);
         match (cell.try_lock_owned(), tokio::runtime::Handle::try_current()) {
-            (Ok(mut cell), _) => drive::discard(cell.environment.take()),
+            (Ok(mut cell), _) => drive::discard(&mut cell),
             // A call still runs; it has just been cancelled. Somebody may keep the ended session to
             // say why it ended, so the environment must not live as long as that.
             (Err(_), Ok(runtime)) => {
                 let cell = Arc::clone(&self.cell);
-                runtime.spawn(async move { drive::discard(cell.lock_owned().await.environment.take()) });
+                runtime.spawn(async move { drive::discard(&mut *cell.lock_owned().await) });
             }
             // Outside a runtime nothing waits: it goes with the last reference to the session.
             (Err(_), Err(_)) => {}

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
+use crate::workspace::Workspace;
 
 /// How an environment's calls run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -169,6 +170,16 @@ pub struct Instance {
     pub environment: Box<dyn Environment>,
     /// Its tools.
     pub toolbox: Arc<Toolbox>,
+    /// Its folder, where it has one.
+    pub workspace: Option<Arc<Workspace>>,
+}
+
+impl Instance {
+    /// An environment without a workspace.
+    #[must_use]
+    pub fn new(environment: Box<dyn Environment>, toolbox: Arc<Toolbox>) -> Self {
+        Instance { environment, toolbox, workspace: None }
+    }
 }
 
 /// Makes environments of one kind.
@@ -182,5 +193,10 @@ pub trait EnvironmentFactory: Send + Sync {
     /// The tools that need no session; offered in production to who has none.
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::new(Toolbox::empty())
+    }
+
+    /// Every tool that a session has, for lists that are asked for without one.
+    fn all_tools(&self) -> Arc<Toolbox> {
+        self.server_tools()
     }
 }

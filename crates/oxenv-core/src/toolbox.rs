@@ -1,25 +1,57 @@
 //! The union of a session's toolsets, and the one road of a call.
 //!
-//! Invariant: every call, whatever the door, goes through [`Toolbox::call`]; the name→owner map is
-//! immutable, so a changed list is a new toolbox.
+//! Invariant: every call, whatever the door, goes through [`Toolbox::call`]: owner, policy,
+//! arguments, deadline, result, audit record, in that order. The names are immutable; a changed
+//! list replaces them as a whole.
 
-use std::collections::BTreeMap;
+mod catalogue;
+mod extras;
+mod mount;
+mod record;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use oxenv_wire::{Tool, ToolError, ToolErrorType, ToolResult};
+use jsonschema::Validator;
+use oxenv_wire::{
+    ErrorCode, Structured, Tool, ToolError, ToolErrorType, ToolResult, ToolSpelling, ToolsetProblem,
+    empty_object, read, render_issues,
+};
+use parking_lot::RwLock;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::toolset::{CallContext, Scope, Toolset};
-use crate::work::{CatchPanic, Work, panic_text};
+use crate::audit::Decision;
+use crate::failure::Failure;
+use crate::policy::Buckets;
+use crate::session::Principal;
+use crate::toolset::{CallContext, Changes, Scope, Toolset};
+use crate::validate::explain;
+use crate::work::{CatchPanic, Work, join_all, panic_text};
+
+pub use catalogue::CatalogueCache;
+use catalogue::{Catalogue, Entry};
+pub use mount::{Mount, Naming};
+use record::Recording;
+pub use record::{Auditor, Redact};
+
+/// Bytes of the reason why a result does not fit, at the most.
+const LONGEST_REASON: usize = 1000;
 
 /// The tools that a session offers.
 pub struct Toolbox {
-    toolsets: Vec<Arc<dyn Toolset>>,
-    owners: BTreeMap<String, usize>,
-    tools: Arc<[Tool]>,
+    mounts: Vec<Mount>,
+    /// The names, and how many changes they know of.
+    catalogue: RwLock<(u64, Arc<Catalogue>)>,
+    cache: Option<Arc<CatalogueCache>>,
+    changes: Changes,
+    settled: AtomicBool,
+    /// The session's share of each mount's rate limits.
+    buckets: Vec<Buckets>,
     deadline: Duration,
+    auditor: Option<Arc<Auditor>>,
 }
 
 impl Toolbox {
@@ -29,96 +61,361 @@ impl Toolbox {
     /// No tools.
     #[must_use]
     pub fn empty() -> Self {
-        Toolbox {
-            toolsets: Vec::new(),
-            owners: BTreeMap::new(),
-            tools: Arc::new([]),
-            deadline: Self::DEFAULT_DEADLINE,
-        }
+        Self::new(Vec::new())
     }
 
-    /// The union of toolsets, in their order.
+    /// The union of toolsets, in their order, each with its rules.
+    #[must_use]
+    pub fn new(mounts: Vec<Mount>) -> Self {
+        Self::build(mounts, None)
+    }
+
+    /// The same for one of many sessions whose toolsets have the same rules and mostly the same lists.
+    #[must_use]
+    pub fn sharing(mounts: Vec<Mount>, cache: Arc<CatalogueCache>) -> Self {
+        Self::build(mounts, Some(cache))
+    }
+
+    /// The union of toolsets without rules, whose lists are known and do not change.
     ///
     /// # Errors
     /// Names both owners when two toolsets offer the same tool.
     pub fn of(toolsets: Vec<Arc<dyn Toolset>>) -> Result<Self, String> {
-        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
-        let mut tools = Vec::new();
-        for (index, toolset) in toolsets.iter().enumerate() {
-            for tool in toolset.list().iter() {
-                if let Some(other) = owners.insert(tool.name.to_string(), index) {
-                    let other = toolsets[other].name();
-                    return Err(format!(
-                        "tool '{}' is offered by '{other}' and by '{}'",
-                        tool.name,
-                        toolset.name()
-                    ));
-                }
-                tools.push(tool.clone());
-            }
+        let mounts =
+            toolsets.into_iter().map(|toolset| Mount { naming: Naming::Refuse, ..Mount::new(toolset) });
+        let toolbox = Self::new(mounts.collect());
+        match toolbox.catalogue().problems.first() {
+            Some(problem) => Err(problem.clone()),
+            None => Ok(toolbox),
         }
-        Ok(Toolbox { toolsets, owners, tools: tools.into(), deadline: Self::DEFAULT_DEADLINE })
     }
 
-    /// Changes the deadline of calls.
+    fn build(mounts: Vec<Mount>, cache: Option<Arc<CatalogueCache>>) -> Self {
+        let changes = Changes::default();
+        for mount in &mounts {
+            mount.toolset.watch(&changes);
+        }
+        let seen = changes.count();
+        let catalogue = match &cache {
+            Some(cache) => cache.of(&mounts),
+            None => Arc::new(Catalogue::of(&mounts)),
+        };
+        let buckets = mounts.iter().map(|_| Buckets::default()).collect();
+        Toolbox {
+            mounts,
+            catalogue: RwLock::new((seen, catalogue)),
+            cache,
+            changes,
+            settled: AtomicBool::new(false),
+            buckets,
+            deadline: Self::DEFAULT_DEADLINE,
+            auditor: None,
+        }
+    }
+
+    /// Changes the deadline of calls whose mount has none.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The tools, in order.
+    /// Records every call.
     #[must_use]
-    pub fn tools(&self) -> &Arc<[Tool]> {
-        &self.tools
+    pub fn with_auditor(mut self, auditor: Option<Arc<Auditor>>) -> Self {
+        self.auditor = auditor;
+        self
     }
 
-    /// Whether calls of that tool may overlap with other calls and steps of the session.
+    /// The toolsets with their rules, in order.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
+    /// Waits until the first list of every toolset is known, or known not to come.
+    pub async fn settled(&self) {
+        if !self.settled.load(Ordering::Acquire) {
+            join_all(self.mounts.iter().map(|mount| mount.toolset.ready()).collect()).await;
+            self.settled.store(true, Ordering::Release);
+        }
+    }
+
+    /// The tools that somebody may call, in order.
+    #[must_use]
+    pub fn tools(&self, principal: Principal) -> Arc<[Tool]> {
+        Arc::clone(self.catalogue().tools(principal))
+    }
+
+    /// The same as a JSON array, made once per change.
+    #[must_use]
+    pub fn listing(&self, principal: Principal, spelling: ToolSpelling) -> Arc<str> {
+        Arc::clone(self.catalogue().listing(principal, spelling, &self.mounts))
+    }
+
+    /// Counts the changes of what is offered.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// What does not work at present.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ToolsetProblem> {
+        let of_union = self.catalogue();
+        let of_union = of_union.problems.iter().map(|message| ToolsetProblem {
+            toolset: None,
+            message: message.clone(),
+            required: false,
+        });
+        let of_sets = self.mounts.iter().filter_map(|mount| {
+            let message = mount.toolset.problem()?;
+            let (toolset, required) = (Some(mount.toolset.name().to_owned()), mount.required);
+            Some(ToolsetProblem { toolset, message, required })
+        });
+        of_sets.chain(of_union).collect()
+    }
+
+    /// Whether calls of that tool may overlap with other calls and steps of the session. A name that
+    /// nobody has yet may become any toolset's.
     #[must_use]
     pub fn concurrent(&self, tool: &str) -> bool {
-        self.owner(tool).is_none_or(|toolset| toolset.concurrent())
+        match self.catalogue().find(tool) {
+            Some(entry) => self.mounts[entry.mount].toolset.concurrent(),
+            None => self.mounts.iter().all(|mount| mount.toolset.concurrent()),
+        }
     }
 
     /// Only the tools that need no session.
     #[must_use]
     pub fn server_scoped(&self) -> Self {
-        let toolsets =
-            self.toolsets.iter().filter(|toolset| toolset.scope() == Scope::Server).cloned().collect();
-        // A subset of a union without conflicts has none.
-        Self::of(toolsets).unwrap_or_else(|_| Self::empty()).with_deadline(self.deadline)
+        let mounts =
+            self.mounts.iter().filter(|mount| mount.toolset.scope() == Scope::Server).cloned().collect();
+        Self::new(mounts).with_deadline(self.deadline).with_auditor(self.auditor.clone())
     }
 
-    /// Calls a tool: finds its owner, which validates the arguments, and holds it to the deadline.
-    /// Dropping the future cancels the call.
+    /// Makes every toolset ready for a new episode.
     ///
     /// # Errors
-    /// One of the five types of tool error; see [`Toolset::call`].
+    /// The first toolset that could not; its state is then unknown.
+    pub async fn reset(&self) -> Result<(), Failure> {
+        let resets = self.mounts.iter().map(|mount| contained(|| mount.toolset.reset()));
+        let outcomes = join_all(resets.collect()).await;
+        outcomes.into_iter().zip(&self.mounts).try_for_each(|(outcome, mount)| {
+            outcome.unwrap_or_else(|panic| {
+                let name = mount.toolset.name();
+                tracing::error!(toolset = name, panic, "toolset panicked in its reset");
+                Err(Failure::infrastructure(format!("toolset '{name}' panicked while it was reset")))
+            })
+        })
+    }
+
+    /// Ends what its toolsets run for the session, which has ended.
+    pub fn close(&self) {
+        self.mounts.iter().for_each(|mount| mount.toolset.close());
+    }
+
+    /// Calls a tool. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// One of the five types of tool error, with a code of ours where that does not say enough:
+    /// [`ErrorCode::Denied`], [`ErrorCode::RateLimited`], [`ErrorCode::InvalidResult`],
+    /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`].
     pub async fn call(
         &self,
         context: CallContext<'_>,
         tool: &str,
         arguments: Option<&RawValue>,
     ) -> Result<ToolResult, ToolError> {
-        let Some(toolset) = self.owner(tool) else { return Err(ToolError::not_found(tool)) };
-        let begin = AssertUnwindSafe(|| toolset.call(context, tool, arguments));
-        let ran = match catch_unwind(begin) {
+        let mut catalogue = self.catalogue();
+        let mut recording = Recording::begin(self.auditor.as_deref(), context, tool, arguments);
+        if catalogue.find(tool).is_none() {
+            // Its toolset may still be starting.
+            self.settled().await;
+            catalogue = self.catalogue();
+        }
+        let Some(entry) = catalogue.find(tool) else {
+            recording.refused(Decision::NotFound, None);
+            let outcome = Err(ToolError::not_found(tool));
+            recording.finish(&outcome);
+            return outcome;
+        };
+        let mount = &self.mounts[entry.mount];
+        recording.owned_by(mount.toolset.name(), &entry.own);
+        let outcome = match self.judge(entry, mount, context, tool, arguments) {
+            Ok(()) => {
+                let outcome = self.run(mount, context, &entry.own, tool, arguments).await;
+                outcome.and_then(|result| checked(entry, mount, tool, result))
+            }
+            Err(refusal) => {
+                recording.refused(refusal.decision, refusal.rule);
+                Err(refusal.error)
+            }
+        };
+        recording.finish(&outcome);
+        outcome
+    }
+
+    /// Whether the call may be made at all.
+    fn judge(
+        &self,
+        entry: &Entry,
+        mount: &Mount,
+        context: CallContext<'_>,
+        tool: &str,
+        arguments: Option<&RawValue>,
+    ) -> Result<(), Refusal> {
+        if let Some(rule) = entry.denied_to(context.principal) {
+            return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
+        }
+        let rules = mount.policy.has_argument_rules(&entry.own);
+        if rules || !mount.toolset.validates() {
+            let parsed = fitting(entry, mount, tool, arguments).map_err(|error| Refusal {
+                decision: Decision::Invalid,
+                rule: None,
+                error,
+            })?;
+            mount.policy.check_arguments(&entry.own, &parsed).map_err(|refusal| {
+                let message =
+                    format!("these arguments of tool '{tool}' are not allowed here: {}", refusal.message);
+                Refusal::denied(refusal.rule, message)
+            })?;
+        }
+        let (session, server) = (&self.buckets[entry.mount], &mount.server_buckets);
+        mount.policy.admit(context.principal, session, server, Instant::now()).map_err(|early| {
+            let message = format!(
+                "tool '{tool}' may not be called so often ({}): try again in {:.1} s",
+                early.rule,
+                early.wait.as_secs_f64().max(0.1)
+            );
+            let error =
+                ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::RateLimited);
+            Refusal { decision: Decision::RateLimited, rule: Some(early.rule.to_owned()), error }
+        })
+    }
+
+    /// The call itself, held to its deadline, its panics contained.
+    async fn run(
+        &self,
+        mount: &Mount,
+        context: CallContext<'_>,
+        own: &str,
+        tool: &str,
+        arguments: Option<&RawValue>,
+    ) -> Result<ToolResult, ToolError> {
+        let deadline = mount.deadline.unwrap_or(self.deadline);
+        let ran = match contained(|| mount.toolset.call(context, own, arguments)) {
             // A tool that finished at once needs no timer.
-            Ok(Work::Done(Some(outcome))) => return outcome,
-            Ok(pending) => tokio::time::timeout(self.deadline, CatchPanic(pending)).await,
-            Err(panic) => Ok(Err(panic_text(panic.as_ref()))),
+            Work::Done(Some(outcome)) => Ok(outcome),
+            pending => tokio::time::timeout(deadline, pending).await,
         };
         ran.unwrap_or_else(|_| {
-            let message = format!("tool '{tool}' did not answer within {} s", self.deadline.as_secs_f64());
-            Ok(Err(ToolError::new(ToolErrorType::Timeout, message)))
+            let message = format!("tool '{tool}' did not answer within {} s", deadline.as_secs_f64());
+            Ok(Err(ToolError::new(ToolErrorType::Timeout, message).with_code(ErrorCode::DeadlineExceeded)))
         })
         .unwrap_or_else(|panic| {
-            tracing::error!(tool, toolset = toolset.name(), panic, "tool panicked");
+            tracing::error!(tool, toolset = mount.toolset.name(), panic, "tool panicked");
             let message = format!("tool '{tool}' panicked; its server's log says where");
             Err(ToolError::new(ToolErrorType::ExecutionError, message))
         })
     }
 
-    fn owner(&self, tool: &str) -> Option<&Arc<dyn Toolset>> {
-        self.owners.get(tool).map(|index| &self.toolsets[*index])
+    /// The names as they are now.
+    fn catalogue(&self) -> Arc<Catalogue> {
+        let changes = self.changes.count();
+        {
+            let known = self.catalogue.read();
+            if known.0 >= changes {
+                return Arc::clone(&known.1);
+            }
+        }
+        let made = match &self.cache {
+            Some(cache) => cache.of(&self.mounts),
+            None => Arc::new(Catalogue::of(&self.mounts)),
+        };
+        let mut known = self.catalogue.write();
+        // Whoever was slower must not put older names back.
+        if known.0 < changes {
+            *known = (changes, made);
+        }
+        Arc::clone(&known.1)
+    }
+}
+
+/// Why a call is not made.
+struct Refusal {
+    decision: Decision,
+    rule: Option<String>,
+    error: ToolError,
+}
+
+impl Refusal {
+    fn denied(rule: &str, message: String) -> Self {
+        let error = ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::Denied);
+        Refusal { decision: Decision::Denied, rule: Some(rule.to_owned()), error }
+    }
+}
+
+/// Work of a toolset, whose panic is a result.
+fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, Result<T, String>> {
+    match catch_unwind(AssertUnwindSafe(begin)) {
+        Ok(Work::Done(Some(value))) => Work::done(Ok(value)),
+        Ok(pending) => Work::pending(CatchPanic(pending)),
+        Err(panic) => Work::done(Err(panic_text(panic.as_ref()))),
+    }
+}
+
+/// The arguments as a value that fits the tool's schema.
+fn fitting(
+    entry: &Entry,
+    mount: &Mount,
+    tool: &str,
+    arguments: Option<&RawValue>,
+) -> Result<Value, ToolError> {
+    let empty = empty_object();
+    let arguments = arguments.unwrap_or(&empty);
+    let parsed = read::<Value>(arguments).ok();
+    let unchecked = mount.toolset.validates();
+    let fits = |value: &Value| {
+        unchecked || entry.input().is_none_or(|validator: &Validator| validator.is_valid(value))
+    };
+    match parsed {
+        Some(value) if fits(&value) => Ok(value),
+        _ => {
+            let issues =
+                explain(&entry.tool.input_schema, arguments, "the arguments do not fit the tool's schema");
+            let message = render_issues(&format!("call[{tool}]"), &issues);
+            Err(ToolError::new(ToolErrorType::InvalidArgs, message))
+        }
+    }
+}
+
+/// A result that fits what the tool's server declared.
+fn checked(entry: &Entry, mount: &Mount, tool: &str, result: ToolResult) -> Result<ToolResult, ToolError> {
+    if result.is_error || result.input_required.is_some() || mount.toolset.validates() {
+        return Ok(result);
+    }
+    let Some(validator) = entry.output() else { return Ok(result) };
+    let why = match &result.structured {
+        Structured::None => Some("it has no structured content".to_owned()),
+        Structured::Object(_) | Structured::Wrapped(_) => {
+            match serde_json::from_str::<Value>(&result.structured_object()) {
+                Ok(value) => validator.validate(&value).err().map(|error| {
+                    let what = error.masked_with("the value");
+                    format!("{what} at '{}'", error.instance_path())
+                }),
+                Err(error) => Some(error.to_string()),
+            }
+        }
+    };
+    match why {
+        None => Ok(result),
+        Some(mut why) => {
+            // The names of its fields are the server's, and as long as it likes.
+            why.truncate(why.floor_char_boundary(LONGEST_REASON));
+            let message =
+                format!("the result of tool '{tool}' does not fit the output schema of its server: {why}");
+            Err(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InvalidResult))
+        }
     }
 }

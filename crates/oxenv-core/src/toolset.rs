@@ -4,11 +4,17 @@
 //! one of the five types that stock clients know.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use oxenv_wire::{Tool, ToolError, ToolResult};
+use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::Notify;
 
+use crate::failure::Failure;
+use crate::session::Principal;
+use crate::spec::ForkMode;
 use crate::work::Work;
 
 /// Whom a toolset's tools belong to.
@@ -22,27 +28,161 @@ pub enum Scope {
 }
 
 /// Who calls, for tools that want to know.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct CallContext<'a> {
     /// The session, if the call belongs to one.
     pub session_id: Option<&'a str>,
     /// The session's epoch.
     pub epoch: u64,
+    /// The step that the call is, or is part of; counted from 1.
+    pub step: u64,
+    /// Through which door it came.
+    pub principal: Principal,
+    /// The client behind the call, where the door can carry messages both ways.
+    pub caller: Option<&'a dyn Caller>,
+    /// The parameters of the MCP request that the call is, with `_meta`, `inputResponses` and
+    /// `requestState`.
+    pub request: Option<&'a RawValue>,
+}
+
+impl CallContext<'static> {
+    /// A call that belongs to no session.
+    #[must_use]
+    pub fn sessionless(principal: Principal) -> Self {
+        CallContext { session_id: None, epoch: 0, step: 0, principal, caller: None, request: None }
+    }
+}
+
+/// What a tool tells its caller while it runs.
+#[derive(Debug, Clone)]
+pub enum Note {
+    /// How far it is.
+    Progress {
+        /// Rises with every note of a call.
+        progress: f64,
+        /// What `progress` will be at the end, if that is known.
+        total: Option<f64>,
+        /// For people.
+        message: Option<String>,
+    },
+    /// A line of its log.
+    Log {
+        /// One of MCP's levels: `debug`, `info`, `notice`, `warning`, `error`, …
+        level: String,
+        /// Which part of the tool's server speaks.
+        logger: Option<String>,
+        /// The message: text, or any JSON.
+        data: Value,
+    },
+}
+
+/// The client behind a call, for tools that talk back while they run.
+pub trait Caller: Send + Sync {
+    /// Passes a note on. Never waits; a client that asked for none hears nothing.
+    fn tell(&self, note: Note);
+
+    /// Asks the client: `sampling/createMessage`, `elicitation/create` or `roots/list` with its
+    /// parameters as MCP spells them. Dropping the work withdraws the question.
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>>;
+}
+
+/// What a toolset offers beside tools, each item as MCP spells it.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Resources, with `uri` and `name`.
+    pub resources: Vec<Value>,
+    /// Resource templates, with `uriTemplate` and `name`.
+    pub templates: Vec<Value>,
+    /// Prompts, with `name`.
+    pub prompts: Vec<Value>,
+}
+
+/// Why a request that is no tool call was refused: a JSON-RPC error.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestFault {
+    /// JSON-RPC's or MCP's number.
+    pub code: i32,
+    /// What happened.
+    pub message: String,
+    /// Details; null for none.
+    pub data: Value,
+}
+
+impl RequestFault {
+    /// A fault without details.
+    #[must_use]
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        RequestFault { code, message: message.into(), data: Value::Null }
+    }
+}
+
+/// Counts the changes of the lists that a toolbox is made of, and wakes who waits for one.
+#[derive(Debug, Clone, Default)]
+pub struct Changes(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    count: AtomicU64,
+    notify: Notify,
+}
+
+impl Changes {
+    /// A list has changed.
+    pub fn bump(&self) {
+        self.0.count.fetch_add(1, Ordering::Release);
+        self.0.notify.notify_waiters();
+    }
+
+    /// How many changes there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there were more than `seen` changes; gives their number.
+    pub async fn after(&self, seen: u64) -> u64 {
+        loop {
+            let mut changed = std::pin::pin!(self.0.notify.notified());
+            changed.as_mut().enable();
+            let count = self.count();
+            if count > seen {
+                return count;
+            }
+            changed.await;
+        }
+    }
 }
 
 /// A source of tools.
 ///
 /// # Behavior
-/// - `list` is cheap and gives the same order every time until it changes.
+/// - `list` is cheap and gives the same list, by pointer, until it changes; every change is
+///   followed by a [`Changes::bump`] of each watcher.
 /// - `call` of a name that is not in `list` is `tool_not_found`.
 /// - Arguments that do not fit the tool's schema are `invalid_args`, and nothing has run.
 /// - Dropping the work cancels the call.
+/// - A call is never repeated once it may have been delivered.
 pub trait Toolset: Send + Sync {
     /// Its name, which becomes the prefix where names conflict.
     fn name(&self) -> &str;
 
-    /// Its tools.
+    /// Its tools, by the names it knows them by.
     fn list(&self) -> Arc<[Tool]>;
+
+    /// Waits until its first list is known, or is known not to come: see [`Toolset::problem`].
+    fn ready(&self) -> Work<'_, ()> {
+        Work::done(())
+    }
+
+    /// Takes a counter to bump whenever a list has changed.
+    fn watch(&self, changes: &Changes) {
+        let _ = changes;
+    }
+
+    /// Why it cannot work at present, for people; nothing when it can.
+    fn problem(&self) -> Option<String> {
+        None
+    }
 
     /// Whom its tools belong to.
     fn scope(&self) -> Scope {
@@ -54,6 +194,25 @@ pub trait Toolset: Send + Sync {
         true
     }
 
+    /// Whether it checks arguments and results against its tools' schemas itself.
+    fn validates(&self) -> bool {
+        false
+    }
+
+    /// How its state follows a fork of the session.
+    fn fork(&self) -> ForkMode {
+        ForkMode::Stateless
+    }
+
+    /// Makes it ready for a new episode, as its author asked for.
+    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+        Work::done(Ok(()))
+    }
+
+    /// Ends what it runs for its session, which has ended; nothing waits, later calls fail. What
+    /// sessions share is left alone.
+    fn close(&self) {}
+
     /// Calls a tool.
     fn call<'a>(
         &'a self,
@@ -61,4 +220,22 @@ pub trait Toolset: Send + Sync {
         tool: &'a str,
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>>;
+
+    /// What it offers beside tools.
+    fn extras(&self) -> Arc<Extras> {
+        Arc::default()
+    }
+
+    /// Answers a request about what it offers beside tools: `resources/read`, `prompts/get`,
+    /// `completion/complete`, `resources/subscribe`, `resources/unsubscribe`, with parameters and
+    /// result as MCP spells them.
+    fn request<'a>(
+        &'a self,
+        context: CallContext<'a>,
+        method: &'a str,
+        parameters: &'a RawValue,
+    ) -> Work<'a, Result<RawJson, RequestFault>> {
+        let _ = (context, parameters);
+        Work::done(Err(RequestFault::new(-32601, format!("Method not found: {method}"))))
+    }
 }

@@ -156,7 +156,7 @@ impl EnvironmentFactory for TypedFactory {
 
     fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
         let environment = (self.make)(&boot);
-        Work::done(Ok(Instance { environment, toolbox: Arc::clone(&self.toolbox) }))
+        Work::done(Ok(Instance::new(environment, Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

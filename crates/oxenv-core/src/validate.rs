@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 #[must_use]
 pub fn explain(schema: &Value, value: &RawValue, fallback: &str) -> Vec<ValidationIssue> {
     let mut issues = Vec::new();
-    match (jsonschema::validator_for(schema), read::<Value>(value)) {
+    match (jsonschema::options().offline().build(schema), read::<Value>(value)) {
         (Ok(validator), Ok(parsed)) => {
             for error in validator.iter_errors(&parsed) {
                 add(&mut issues, &error);

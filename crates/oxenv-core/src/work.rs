@@ -59,6 +59,25 @@ impl<F: Future + Unpin> Future for CatchPanic<F> {
     }
 }
 
+/// Runs several works together and gives their results in order.
+pub(crate) async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
+    let mut results: Vec<Option<T>> = works.iter().map(|_| None).collect();
+    std::future::poll_fn(move |context| {
+        for (work, result) in works.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let Poll::Ready(value) = Pin::new(work).poll(context)
+            {
+                *result = Some(value);
+            }
+        }
+        match results.iter().all(Option::is_some) {
+            true => Poll::Ready(results.drain(..).flatten().collect()),
+            false => Poll::Pending,
+        }
+    })
+    .await
+}
+
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

@@ -74,7 +74,7 @@ impl EnvironmentFactory for EchoFactory {
     }
 
     fn create(&self, _boot: Boot) -> Work<'_, Result<Instance, Failure>> {
-        Work::done(Ok(Instance { environment: Box::new(Echo), toolbox: Arc::clone(&self.toolbox) }))
+        Work::done(Ok(Instance::new(Box::new(Echo), Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

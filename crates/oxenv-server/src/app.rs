@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Mode, ServerConfig};
+use crate::mcp::Transports;
 use crate::openapi;
 
 /// The shared part of every handler.
@@ -19,6 +20,10 @@ pub struct App {
     pub config: ServerConfig,
     /// The tools that need no session.
     pub(crate) server_tools: Arc<Toolbox>,
+    /// Every tool that a session has, for lists that are asked for without one.
+    pub(crate) all_tools: Arc<Toolbox>,
+    /// The clients of MCP that shook hands.
+    pub(crate) transports: Arc<Transports>,
     /// Cancelled when a stop was asked for: finish what runs, begin nothing.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for finishing is over.
@@ -33,11 +38,15 @@ impl App {
     #[must_use]
     pub fn new(store: SessionStore, config: ServerConfig) -> Arc<Self> {
         let openapi = openapi::document(store.spec(), config.mode).to_string();
+        let stopping = CancellationToken::new();
+        let transports = Transports::new(config.max_mcp_sessions, config.mcp_idle, stopping.clone());
         Arc::new(App {
             server_tools: store.factory().server_tools(),
+            all_tools: store.factory().all_tools(),
             store,
             config,
-            stopping: CancellationToken::new(),
+            transports,
+            stopping,
             killed: CancellationToken::new(),
             tasks: TaskTracker::new(),
             openapi,
@@ -48,6 +57,12 @@ impl App {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.tasks.len()
+    }
+
+    /// MCP sessions of clients that shook hands.
+    #[must_use]
+    pub fn mcp_sessions(&self) -> usize {
+        self.transports.len()
     }
 
     pub(crate) fn production(&self) -> bool {

@@ -39,6 +39,17 @@ pub struct ServerConfig {
     /// A body that is not there after this long is refused; a reader that takes nothing for this
     /// long is gone. Default 60 s.
     pub stall: Duration,
+    /// MCP sessions at once, of clients that shook hands; the one that was not used for the longest
+    /// time makes room for another. Default 1024.
+    pub max_mcp_sessions: usize,
+    /// How long an MCP session lives that has no open stream and no request. Default 15 minutes.
+    pub mcp_idle: Duration,
+    /// Hosts that a request may name, as `host` or `host:port`. Empty (the default): a server on a
+    /// loopback address takes the names of that address, any other server takes every name.
+    pub allowed_hosts: Vec<String>,
+    /// Origins that a browser's request may come from, as `scheme://host[:port]`, beside the server's
+    /// own and those on this machine. Default none.
+    pub allowed_origins: Vec<String>,
     /// How long calls in flight may go on after a stop was asked for. Default 5 s.
     pub drain: Duration,
 }
@@ -51,6 +62,10 @@ impl Default for ServerConfig {
             ping_every: Duration::from_secs(15),
             dead_after: Duration::from_secs(40),
             stall: Duration::from_secs(60),
+            max_mcp_sessions: 1024,
+            mcp_idle: Duration::from_secs(15 * 60),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             drain: Duration::from_secs(5),
         }
     }

@@ -1,4 +1,4 @@
-//! The doors: HTTP, WebSocket and the MCP dialect, over sessions of `oxenv-core`.
+//! The doors: HTTP, WebSocket and MCP, over sessions of `oxenv-core`.
 //!
 //! Invariant: no environment logic here. A handler translates a request, calls a session, and
 //! translates the reply; `error.rs` is the one place that maps failures to statuses and codes.
@@ -9,6 +9,7 @@
 mod app;
 mod config;
 mod error;
+mod hosts;
 mod http;
 mod mcp;
 mod openapi;
@@ -21,5 +22,6 @@ mod ws;
 
 pub use app::App;
 pub use config::{Mode, ServerConfig};
+pub use mcp::{serve_pipe, serve_stdio};
 pub use routes::router;
 pub use server::Server;

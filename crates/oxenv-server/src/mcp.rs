@@ -1,31 +1,50 @@
-//! The MCP dialect of OpenEnv: `POST /mcp`, `POST /sessions/{id}/mcp`, and what sockets share.
+//! The agents' door: MCP of both eras and OpenEnv's dialect, at `/mcp` and `/sessions/{id}/mcp`.
 //!
-//! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state and
-//! close of an environment cannot be reached here by any method.
+//! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state,
+//! close and fork of an environment cannot be reached here by any method.
+//!
+//! A request is read once. `mcp/manner.rs` tells how its client speaks; `mcp/dialect.rs` answers
+//! OpenEnv's dialect; `mcp/short.rs` answers what MCP's clients mostly ask, a list of tools or a call
+//! of one; `mcp/http.rs` takes everything else to rmcp's service, behind which `mcp/handler.rs`
+//! stands. `mcp/transports.rs` keeps the sessions of clients that shook hands.
+
+mod begun;
+mod dialect;
+mod handler;
+mod http;
+mod line;
+mod manner;
+mod reach;
+mod severity;
+mod short;
+mod stdio;
+mod transports;
+mod watch;
 
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use oxenv_core::{AgentCall, CallContext, Failure, Session, SessionOptions};
-use oxenv_wire::{
-    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, Tool, ToolError, ToolResult, write_rpc_error,
-    write_rpc_result,
-};
+use oxenv_core::Session;
+use oxenv_wire::{Object, RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::error::{self, Refusal, json_response};
+use crate::error::{Refusal, json_response};
 use crate::http::fallback::wants_websocket;
 use crate::http::{InPath, InQuery};
 
-/// Protocol revisions that a header may name.
-const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"];
+pub(crate) use dialect::answer;
+pub use stdio::{serve_pipe, serve_stdio};
+pub(crate) use transports::Transports;
 
-const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+use manner::{Manner, REVISIONS};
+use reach::Target;
+use short::Short;
 
 /// Through which door a request came, and so which session it means.
 #[derive(Clone, Copy)]
@@ -38,13 +57,36 @@ pub(crate) enum Door<'a> {
     Session(&'a Arc<Session>),
 }
 
+impl Door<'_> {
+    /// What who comes through it and names nothing is connected to.
+    fn target(self, app: &App) -> Target {
+        match self {
+            Door::Open if app.production() => Target::Server,
+            Door::Open => Target::Default,
+            Door::Socket(session) | Door::Session(session) => Target::Named(Arc::clone(session)),
+        }
+    }
+
+    /// The session of the URL, if there is one in it.
+    fn session_id(&self) -> Option<&str> {
+        match self {
+            Door::Session(session) => Some(session.id()),
+            Door::Open | Door::Socket(_) => None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct EpochQuery {
     epoch: Option<u64>,
 }
 
-pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
-    reply(&app, Door::Open, None, request).await
+pub(crate) async fn post(
+    State(app): State<Arc<App>>,
+    InQuery(query): InQuery<EpochQuery>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    reply(&app, Door::Open, query.epoch, request).await
 }
 
 pub(crate) async fn post_session(
@@ -57,234 +99,133 @@ pub(crate) async fn post_session(
     reply(&app, Door::Session(&session), query.epoch, request).await
 }
 
-async fn reply(app: &App, door: Door<'_>, epoch: Option<u64>, request: Request) -> Result<Response, Refusal> {
-    let strict = Strictness::of(request.headers());
-    let body = crate::http::read(app, request).await?;
+/// `GET /mcp`: a WebSocket, or the stream of a transport session.
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
+) -> Response {
+    match wants_websocket(request.headers()) {
+        true => crate::ws::mcp::upgrade(app, upgrade, &request),
+        false => stream(&app, Door::Open, request).await,
+    }
+}
+
+pub(crate) async fn get_session(
+    State(app): State<Arc<App>>,
+    InPath(id): InPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let session = app.store.get(&id)?;
+    Ok(stream(&app, Door::Session(&session), request).await)
+}
+
+/// `DELETE /mcp`: the end of a transport session.
+pub(crate) async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
+    end(&app, Door::Open, request).await
+}
+
+pub(crate) async fn delete_session(
+    State(app): State<Arc<App>>,
+    InPath(id): InPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let session = app.store.get(&id)?;
+    Ok(end(&app, Door::Session(&session), request).await)
+}
+
+async fn reply(
+    app: &Arc<App>,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let manner = Manner::of(&parts.headers);
+    let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcFault::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
-        return Ok(failed(strict.status(StatusCode::BAD_REQUEST), &fault));
+        return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
     };
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
-        Err(fault) => return Ok(failed(strict.status(StatusCode::BAD_REQUEST), &fault)),
+        Err(_) if matches!(manner, Manner::Session(_)) && is_reply(text) => {
+            return Ok(http::forward(app, door, epoch, None, parts.clone(), body.clone(), None).await);
+        }
+        Err(fault) => return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
-    if let Some((status, fault)) = strict.refusal() {
-        return Ok(failed(status, &fault));
+    if manner == Manner::Dialect || rpc.method.starts_with("openenv/") {
+        return Ok(json_response(StatusCode::OK, dialect::answer(app, door, epoch, &rpc).await));
     }
-    if strict != Strictness::Dialect && !rpc.has_id {
+    if let Some((status, fault)) = refusal(manner, &rpc) {
+        return Ok(failed(status, rpc.id, &fault));
+    }
+    if manner == Manner::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
-    Ok(json_response(StatusCode::OK, answer(app, door, epoch, &rpc).await))
-}
-
-fn failed(status: StatusCode, fault: &RpcFault) -> Response {
-    let mut out = String::new();
-    write_rpc_error(&mut out, RpcId::NULL, fault);
-    json_response(status, out)
-}
-
-/// Whether a request is OpenEnv's dialect, which gets status 200 always, or MCP's own.
-#[derive(Debug, Clone, PartialEq)]
-enum Strictness {
-    Dialect,
-    Mcp,
-    /// MCP with a revision that does not exist.
-    UnknownRevision(String),
-    /// MCP within a transport session that this server never made.
-    UnknownSession,
-}
-
-impl Strictness {
-    fn of(headers: &HeaderMap) -> Self {
-        let text = |name: HeaderName| {
-            headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default())
-        };
-        if text(SESSION_ID).is_some() {
-            return Strictness::UnknownSession;
-        }
-        if let Some(revision) = text(PROTOCOL_VERSION) {
-            return match REVISIONS.contains(&revision) {
-                true => Strictness::Mcp,
-                false => Strictness::UnknownRevision(revision.to_owned()),
-            };
-        }
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if accept.contains("text/event-stream") { Strictness::Mcp } else { Strictness::Dialect }
-    }
-
-    fn status(&self, otherwise: StatusCode) -> StatusCode {
-        if *self == Strictness::Dialect { StatusCode::OK } else { otherwise }
-    }
-
-    fn refusal(&self) -> Option<(StatusCode, RpcFault)> {
-        match self {
-            Strictness::Dialect | Strictness::Mcp => None,
-            Strictness::UnknownRevision(revision) => {
-                let message = format!(
-                    "unsupported MCP-Protocol-Version '{revision}'; known are {}",
-                    REVISIONS.join(", ")
-                );
-                Some((StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::ServerError, message)))
-            }
-            Strictness::UnknownSession => {
-                let message =
-                    "unknown Mcp-Session-Id: this server makes no transport sessions; leave the header out";
-                Some((StatusCode::NOT_FOUND, RpcFault::new(RpcCode::ServerError, message)))
-            }
-        }
-    }
-}
-
-/// `GET /mcp`: a WebSocket, or nothing that this server has.
-pub(crate) fn refuse_get(headers: &HeaderMap) -> Option<Response> {
-    if wants_websocket(headers) {
-        return None;
-    }
-    let mut response =
-        json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-    Some(response)
-}
-
-/// Answers one request with one JSON-RPC message.
-pub(crate) async fn answer(app: &App, door: Door<'_>, epoch: Option<u64>, rpc: &RpcRequest<'_>) -> String {
-    let mut out = String::with_capacity(256);
-    if let Err(fault) = run(app, door, epoch, rpc, &mut out).await {
-        out.clear();
-        write_rpc_error(&mut out, rpc.id, &fault);
-    }
-    out
-}
-
-async fn run(
-    app: &App,
-    door: Door<'_>,
-    epoch: Option<u64>,
-    rpc: &RpcRequest<'_>,
-    out: &mut String,
-) -> Result<(), RpcFault> {
-    match (rpc.method.as_ref(), door) {
-        ("tools/list", _) => list(app, door, rpc, out).await,
-        ("tools/call", _) => call(app, door, epoch, rpc, out).await,
-        ("openenv/session/create", Door::Open) => {
-            let session =
-                app.store.create(SessionOptions::default()).await.map_err(|failure| error::rpc(&failure))?;
-            write_session(out, rpc.id, session.id(), "");
-            Ok(())
-        }
-        ("openenv/session/create", Door::Socket(session)) => {
-            write_session(out, rpc.id, session.id(), "");
-            Ok(())
-        }
-        ("openenv/session/close", Door::Open | Door::Socket(_)) => close(app, door, rpc, out),
-        (method, _) => Err(RpcFault::new(RpcCode::MethodNotFound, format!("Method not found: {method}"))),
-    }
-}
-
-async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let tools = match target(app, door, &rpc.read_params()?).await? {
-        Some(session) => Arc::clone(session.toolbox().tools()),
-        None => Arc::clone(app.server_tools.tools()),
+    let begun = match short::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
+        Short::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
+        Short::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
+        Short::Begun(begun) => Some(begun),
+        Short::No => None,
     };
-    write_rpc_result(out, rpc.id, |out| write_tools(out, &tools));
-    Ok(())
+    Ok(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun).await)
 }
 
-async fn call(
-    app: &App,
-    door: Door<'_>,
-    epoch: Option<u64>,
-    rpc: &RpcRequest<'_>,
-    out: &mut String,
-) -> Result<(), RpcFault> {
-    let params = rpc.read_params()?;
-    let tool = params.tool_call()?;
-    let outcome = match target(app, door, &params).await? {
-        Some(session) => {
-            let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch };
-            session.call(call).await.map_err(|failure| error::rpc(&failure))?.outcome
-        }
-        None => {
-            let context = CallContext { session_id: None, epoch: 0 };
-            app.server_tools.call(context, &tool.name, tool.arguments).await
-        }
-    };
-    let result = checked(outcome)?;
-    write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
-    Ok(())
-}
-
-/// A stock client reads a result with `is_error` as a success, so both kinds of error are errors.
-fn checked(outcome: Result<ToolResult, ToolError>) -> Result<ToolResult, RpcFault> {
-    match outcome {
-        Ok(result) if result.is_error => Err(RpcFault::new(RpcCode::InternalError, result.text())),
-        Ok(result) => Ok(result),
-        Err(error) => Err(RpcFault::new(RpcCode::InternalError, error.message)),
-    }
-}
-
-fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
-    let Some(id) = rpc.read_params()?.session_id()? else {
-        return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
-    };
-    if matches!(door, Door::Socket(session) if session.id() == id) {
-        let message = "Cannot close active WebSocket-managed session via MCP method";
-        return Err(RpcFault::new(RpcCode::InvalidRequest, message));
-    }
-    let session = find(app, &id)?;
-    write_session(
-        out,
-        rpc.id,
-        &id,
-        if session.close() { ",\"closed\":true" } else { ",\"closed\":false,\"closing\":true" },
-    );
-    Ok(())
-}
-
-/// The session that a request means; none in production for who names none.
-async fn target(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Option<Arc<Session>>, RpcFault> {
-    match (door, params.session_id()?) {
-        (Door::Session(session), None) => Ok(Some(Arc::clone(session))),
-        (Door::Session(session), Some(id)) if session.id() == id => Ok(Some(Arc::clone(session))),
-        (Door::Session(_), Some(id)) => Err(unknown(&id)),
-        (_, Some(id)) => find(app, &id).map(Some),
-        (Door::Socket(session), None) => Ok(Some(Arc::clone(session))),
-        (Door::Open, None) if app.production() => Ok(None),
-        (Door::Open, None) => {
-            app.store.default_session(false).await.map(Some).map_err(|failure| error::rpc(&failure))
-        }
-    }
-}
-
-fn find(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
-    app.store.get(id).map_err(|failure: Failure| match failure.code {
-        ErrorCode::SessionNotFound => unknown(id),
-        _ => error::rpc(&failure),
+/// Whether a message that is no request is the answer to one of ours.
+fn is_reply(text: &str) -> bool {
+    Object::parse(text).is_ok_and(|object| {
+        let answers = object.get("result").is_some() || object.get("error").is_some();
+        answers && object.get("id").is_some() && object.get("method").is_none()
     })
 }
 
-fn unknown(id: &str) -> RpcFault {
-    RpcFault::new(RpcCode::InvalidParams, format!("Unknown session_id: {id}"))
-}
-
-fn write_tools(out: &mut String, tools: &[Tool]) {
-    out.push_str("{\"tools\":[");
-    for (index, tool) in tools.iter().enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        out.push_str(tool.for_dialect().get());
-    }
-    out.push_str("]}");
-}
-
-fn write_session(out: &mut String, rpc: RpcId<'_>, id: &str, rest: &str) {
-    write_rpc_result(out, rpc, |out| {
-        out.push_str("{\"session_id\":");
-        out.push_str(&serde_json::Value::from(id).to_string());
-        out.push_str(rest);
-        out.push('}');
+/// Refuses a revision that is not known, unless the request says in its own words which it is: then
+/// it gets MCP's own error.
+fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcFault)> {
+    let Manner::Unknown(revision) = manner else { return None };
+    let told = rpc.read_params().is_ok_and(|params| {
+        params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some())
     });
+    let message = format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
+    (!told).then(|| (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::ServerError, message)))
+}
+
+async fn stream(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
+    let headers = request.headers();
+    let asks = manner::names(headers, "text/event-stream") || headers.contains_key(manner::SESSION_ID);
+    if !asks || wants_websocket(headers) {
+        return not_allowed();
+    }
+    http::without_body(app, door, request).await
+}
+
+async fn end(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
+    match Manner::of(request.headers()) {
+        Manner::Session(_) => http::without_body(app, door, request).await,
+        _ => not_allowed(),
+    }
+}
+
+/// There is nothing to look at here, and nothing to end.
+fn not_allowed() -> Response {
+    let mut response =
+        json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcFault) -> Response {
+    let mut out = String::new();
+    write_rpc_error(&mut out, id, fault);
+    json_response(status, out)
+}
+
+/// The one value of a header; nothing when it is absent, twice there or no text.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
 }

@@ -29,8 +29,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/{environment}/task", post(http::tasks::task))
         .route("/{environment}/task_range", post(http::tasks::task_range))
         .route("/ws", get(ws::control::upgrade))
-        .route("/mcp", post(mcp::post).get(ws::mcp::upgrade))
-        .route("/sessions/{id}/mcp", post(mcp::post_session));
+        .route("/mcp", post(mcp::post).get(mcp::get).delete(mcp::delete))
+        .route(
+            "/sessions/{id}/mcp",
+            post(mcp::post_session).get(mcp::get_session).delete(mcp::delete_session),
+        );
     if !app.production() {
         routes = routes
             .route("/reset", post(http::control::reset))

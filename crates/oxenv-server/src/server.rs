@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::App;
 use crate::config::ServerConfig;
+use crate::hosts::Hosts;
 use crate::patient::{Heard, Patient};
 use crate::routes::router;
 use crate::timing::Events;
@@ -31,6 +32,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
+    hosts: Hosts,
 }
 
 impl Server {
@@ -42,7 +44,8 @@ impl Server {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
-        Ok(Server { listener, app: App::new(store, config) })
+        let hosts = Hosts::new(listener.local_addr()?.ip(), &config);
+        Ok(Server { listener, app: App::new(store, config), hosts })
     }
 
     /// The address that was bound; the port is the real one if 0 was asked for.
@@ -62,11 +65,13 @@ impl Server {
     /// Serves until `stop` is ready, then drains: no new connections and sessions, calls in flight
     /// go on for the configured time, then everything ends.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Server { listener, app } = self;
-        let service = TowerToHyperService::new(router(Arc::clone(&app)));
+        let Server { listener, app, hosts } = self;
+        let routes = TowerToHyperService::new(router(Arc::clone(&app)));
+        let door = Arc::new(Door { hosts, routes });
         tokio::select! {
-            () = accept(&listener, &app, &service) => {}
+            () = accept(&listener, &app, &door) => {}
             () = app.store.reap() => {}
+            () = app.transports.reap() => {}
             () = stop => {}
         }
         drop(listener);
@@ -77,18 +82,23 @@ impl Server {
             tracing::warn!(connections = app.tasks.len(), "the drain deadline passed, closing what is left");
         }
         app.killed.cancel();
+        app.transports.end_all().await;
         app.store.end_all(&EndReason::Drained);
         app.tasks.wait().await;
     }
 }
 
-type Service = TowerToHyperService<axum::Router>;
+/// The routes, and who may come to them.
+struct Door {
+    hosts: Hosts,
+    routes: TowerToHyperService<axum::Router>,
+}
 
-async fn accept(listener: &TcpListener, app: &Arc<App>, service: &Service) {
+async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = serve(stream, Arc::clone(app), service.clone());
+                let connection = serve(stream, Arc::clone(app), Arc::clone(door));
                 app.tasks.spawn(connection);
             }
             // Out of descriptors, or a peer that left already: others go on, and so do we.
@@ -100,7 +110,7 @@ async fn accept(listener: &TcpListener, app: &Arc<App>, service: &Service) {
     }
 }
 
-async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
+async fn serve(stream: TcpStream, app: Arc<App>, door: Arc<Door>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
@@ -111,7 +121,13 @@ async fn serve(stream: TcpStream, app: Arc<App>, service: Service) {
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(heard.clone());
         }
-        service.call(request)
+        let door = Arc::clone(&door);
+        async move {
+            match door.hosts.refuse(&request) {
+                Some(refusal) => Ok(refusal),
+                None => door.routes.call(request).await,
+            }
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()

@@ -119,7 +119,7 @@ pub struct SessionCreated {
 }
 
 /// One session in `GET /sessions` and `GET /sessions/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionInfo {
     /// The session's opaque id.
     pub session_id: String,
@@ -135,6 +135,8 @@ pub struct SessionInfo {
     pub step_count: u64,
     /// Whether the present episode is done.
     pub done: bool,
+    /// The sum of the episode's rewards so far; null while there was none. Agents never see it.
+    pub episode_reward: Option<f64>,
     /// Sockets attached now.
     pub attached: u32,
     /// Milliseconds since the session last did something.
@@ -151,7 +153,7 @@ pub struct Health {
 /// `GET /ready`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// `ready`, `full` or `draining`.
+    /// `ready`, `full`, `draining`, or `unavailable`: a required toolset does not work.
     pub status: String,
     /// Sessions that take a slot now.
     pub active_sessions: usize,
@@ -159,6 +161,20 @@ pub struct Ready {
     pub max_sessions: usize,
     /// Environments that overran a deadline and have not come back yet.
     pub stuck_environments: usize,
+    /// Toolsets that do not work at present; left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ToolsetProblem>,
+}
+
+/// A toolset that does not work at present, for `GET /ready` and `GET /tools`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolsetProblem {
+    /// The toolset; null when it is about the union of all.
+    pub toolset: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// Whether a session is of no use without it.
+    pub required: bool,
 }
 
 /// `GET /metadata`.

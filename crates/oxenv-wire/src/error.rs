@@ -49,6 +49,18 @@ pub enum ErrorCode {
     EnvironmentPanicked,
     /// The server is shutting down.
     Draining,
+    /// The policy does not allow this caller that tool, or not with those arguments.
+    Denied,
+    /// The policy allows the tool, but not so often.
+    RateLimited,
+    /// The tool's server does not run or cannot be reached; the call was not sent.
+    UpstreamUnavailable,
+    /// The tool's server went away while the call was with it.
+    UpstreamLost,
+    /// The tool's result does not fit the schema that its server declared.
+    InvalidResult,
+    /// The tool wants input from a person or a model before it goes on, and this door has none.
+    InputRequired,
 }
 
 impl ErrorCode {

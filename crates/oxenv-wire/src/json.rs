@@ -220,6 +220,12 @@ pub fn read<'a, T: Deserialize<'a>>(value: impl Into<Json<'a>>) -> Result<T, ser
     serde_json::from_str(value.into().0)
 }
 
+/// The JSON object `{}`.
+#[must_use]
+pub fn empty_object() -> RawJson {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}
+
 /// Python's `repr` of a JSON scalar as the reference prints it in messages; other values as JSON.
 #[must_use]
 pub fn python_repr<'a>(value: impl Into<Json<'a>>) -> String {

@@ -39,6 +39,7 @@ mod tool;
 pub use action::{Action, Spelling, ToolCall, default_call, legacy_message};
 pub use body::{
     Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo, StepRequest,
+    ToolsetProblem,
 };
 pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
@@ -46,9 +47,10 @@ pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall};
 pub use issue::{Loc, ValidationIssue, render_issues};
-pub use json::{Json, Object, ParseFault, RawJson, python_repr, raw, read};
+pub use json::{Json, Object, ParseFault, RawJson, empty_object, python_repr, raw, read};
 pub use mcp::{
-    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_rpc_error, write_rpc_result,
+    McpEra, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_mcp_call, write_mcp_tools,
+    write_rpc_error, write_rpc_result,
 };
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
@@ -58,6 +60,6 @@ pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use tool::{
-    RESERVED_TOOL_NAMES, Tool, ToolError, write_call_fields, write_call_metadata, write_graph_fields,
-    write_unified_fields,
+    RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling, write_call_fields, write_call_metadata,
+    write_graph_fields, write_unified_fields,
 };

@@ -1,5 +1,5 @@
-//! JSON-RPC 2.0 as OpenEnv's MCP dialect speaks it: `tools/list`, `tools/call`,
-//! `openenv/session/create`, `openenv/session/close`.
+//! JSON-RPC 2.0 as MCP and OpenEnv's dialect of it speak it: requests, and what `tools/list` and
+//! `tools/call` are answered with.
 //!
 //! Invariant: a request that is refused here is answered with `id: null`, as the reference does,
 //! because its id cannot be trusted.
@@ -7,13 +7,17 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::error::ToolErrorType;
 use crate::issue::{ValidationIssue, render_issues};
-use crate::json::{Json, Object, ParseFault, read};
-use crate::result::push_string;
+use crate::json::{Json, Object, ParseFault, raw, read};
+use crate::reply::ErrorData;
+use crate::result::{ToolResult, push_string};
 use crate::shape::Shape;
+use crate::tool::ToolError;
 
 /// JSON-RPC error codes of the dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,15 @@ pub enum RpcCode {
     InternalError = -32603,
     /// No session can be had.
     ServerError = -32000,
+}
+
+/// The two eras of MCP, which spell results differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum McpEra {
+    /// Sessions by handshake: 2024-11-05 to 2025-11-25.
+    Handshake,
+    /// Each request stands alone: 2026-07-28.
+    Stateless,
 }
 
 /// An error reply.
@@ -199,8 +212,15 @@ impl<'a> RpcParams<'a> {
         Ok(Some(id))
     }
 
+    /// The request's metadata, `_meta`; nothing when there is none or it is no object.
+    #[must_use]
+    pub fn meta(&self) -> Option<Object<'a>> {
+        self.0.as_ref()?.child("_meta")?.ok()
+    }
+
     /// A value that is there and not null.
-    fn get(&self, key: &str) -> Option<Json<'a>> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Json<'a>> {
         self.0.as_ref().and_then(|object| object.get(key)).filter(|value| !value.is_null())
     }
 }
@@ -225,6 +245,53 @@ pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcFault) {
     );
     push_string(out, &fault.message);
     let _ = write!(out, ",\"data\":{}}}}}", fault.data);
+}
+
+/// Appends what MCP answers to `tools/list`, around a JSON array of tools.
+pub fn write_mcp_tools(out: &mut String, era: McpEra, tools: &str) {
+    out.push_str(match era {
+        McpEra::Handshake => "{\"tools\":",
+        McpEra::Stateless => "{\"resultType\":\"complete\",\"tools\":",
+    });
+    out.push_str(tools);
+    out.push_str(match era {
+        McpEra::Handshake => "}",
+        // Lists may change at any time, and what one caller may see is nobody else's.
+        McpEra::Stateless => ",\"ttlMs\":0,\"cacheScope\":\"private\"}",
+    });
+}
+
+/// Appends what MCP answers to `tools/call`. An error is a result too, so that the model reads it.
+pub fn write_mcp_call(out: &mut String, era: McpEra, outcome: Result<&ToolResult, &ToolError>) {
+    let start = out.len();
+    match outcome {
+        Ok(ToolResult { input_required: Some(result), .. }) if era == McpEra::Stateless => {
+            out.push_str(result.get());
+            return;
+        }
+        Ok(result) => result.write_mcp(out),
+        Err(error) => write_failed_call(out, error),
+    }
+    if era == McpEra::Stateless {
+        out.replace_range(start..=start, "{\"resultType\":\"complete\",");
+    }
+}
+
+/// What is ours in the result of a call that failed.
+#[derive(Serialize)]
+struct FailedCall {
+    error_type: ToolErrorType,
+    #[serde(flatten)]
+    data: Option<ErrorData>,
+}
+
+fn write_failed_call(out: &mut String, error: &ToolError) {
+    out.push_str("{\"content\":[{\"type\":\"text\",\"text\":");
+    push_string(out, &error.message);
+    out.push_str("}],\"isError\":true,\"_meta\":{\"oxenv\":");
+    let ours = FailedCall { error_type: error.error_type, data: error.data() };
+    out.push_str(raw(&ours).unwrap_or_default().get());
+    out.push_str("}}");
 }
 
 fn is_id(value: Json<'_>) -> bool {

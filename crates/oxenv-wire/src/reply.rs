@@ -81,7 +81,7 @@ pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
 }
 
 /// What is ours in an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ErrorData {
     /// The precise code.
     pub code: ErrorCode,

@@ -44,6 +44,9 @@ pub struct ToolResult {
     pub meta: Option<RawJson>,
     /// Whether the tool says that it failed.
     pub is_error: bool,
+    /// The whole MCP result of a tool that wants input before it goes on (`input_required`, MCP
+    /// 2026-07-28); the other parts are then empty.
+    pub input_required: Option<RawJson>,
 }
 
 impl ToolResult {
@@ -55,7 +58,7 @@ impl ToolResult {
         let json = raw(value)?;
         let structured =
             if json.get().starts_with('{') { Structured::Object(json) } else { Structured::Wrapped(json) };
-        Ok(ToolResult { content: smallvec![Content::OfValue], structured, meta: None, is_error: false })
+        Ok(ToolResult { content: smallvec![Content::OfValue], structured, ..ToolResult::default() })
     }
 
     /// The value for a program: the structured part unwrapped, as JSON; `null` when there is none.
@@ -64,6 +67,20 @@ impl ToolResult {
         match &self.structured {
             Structured::None => "null",
             Structured::Object(json) | Structured::Wrapped(json) => json.get(),
+        }
+    }
+
+    /// The structured part as MCP has it, an object; `null` when there is none.
+    #[must_use]
+    pub fn structured_object(&self) -> Cow<'_, str> {
+        match &self.structured {
+            Structured::None => "null".into(),
+            Structured::Object(json) => json.get().into(),
+            Structured::Wrapped(json) => {
+                let mut object = String::new();
+                wrap(&mut object, json);
+                object.into()
+            }
         }
     }
 

@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::ToolErrorType;
+use crate::error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 use crate::json::{RawJson, raw};
+use crate::reply::ErrorData;
 use crate::result::{ToolResult, push_string};
 
 /// Names that no tool may have: they are orchestration, which an agent must not reach.
@@ -34,7 +35,31 @@ pub struct Tool {
     pub meta: Option<Value>,
 }
 
+/// In whose words tools are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolSpelling {
+    /// As a step's observation lists them.
+    Step,
+    /// As `GET /tools` lists them.
+    Rest,
+    /// As the MCP dialect lists them.
+    Dialect,
+    /// As MCP itself lists them.
+    Mcp,
+}
+
 impl Tool {
+    /// The tool in those words; `toolset` is where it comes from.
+    #[must_use]
+    pub fn spelled(&self, spelling: ToolSpelling, toolset: &str) -> RawJson {
+        match spelling {
+            ToolSpelling::Step => self.for_step(),
+            ToolSpelling::Rest => self.for_rest(toolset),
+            ToolSpelling::Dialect => self.for_dialect(),
+            ToolSpelling::Mcp => self.for_mcp(),
+        }
+    }
+
     /// The tool as `list_tools` gives it through a step: name, description, `input_schema`.
     #[must_use]
     pub fn for_step(&self) -> RawJson {
@@ -45,14 +70,38 @@ impl Tool {
         }))
     }
 
-    /// The tool as `GET /tools` gives it: the tools RFC's name, description, `inputSchema`.
+    /// The tool as `GET /tools` gives it: the tools RFC's name, description, `inputSchema`, and of
+    /// ours the toolset that it comes from, MCP's hints and the schema of its result.
     #[must_use]
-    pub fn for_rest(&self) -> RawJson {
+    pub fn for_rest(&self, toolset: &str) -> RawJson {
         listed(&json!({
             "name": self.name,
             "description": self.description,
             "inputSchema": self.input_schema,
+            "toolset": toolset,
+            "annotations": self.annotations,
+            "outputSchema": self.output_schema,
         }))
+    }
+
+    /// The tool as MCP's own `tools/list` gives it: what is absent is left out.
+    #[must_use]
+    pub fn for_mcp(&self) -> RawJson {
+        let mut tool = json!({ "name": self.name });
+        let optional = [
+            ("title", self.title.clone().map(Value::from)),
+            ("description", Some(Value::from(self.description.as_str()))),
+            ("inputSchema", Some(self.input_schema.clone())),
+            ("outputSchema", self.output_schema.clone()),
+            ("annotations", self.annotations.clone()),
+            ("_meta", self.meta.clone()),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                tool[key] = value;
+            }
+        }
+        listed(&tool)
     }
 
     /// The tool as the MCP dialect's `tools/list` gives it: every field, nulls kept.
@@ -79,13 +128,40 @@ pub struct ToolError {
     pub error_type: ToolErrorType,
     /// What happened, for people and models.
     pub message: String,
+    /// The precise code, where the category does not say enough. It travels beside the error, never
+    /// inside, because a stock client refuses anything more.
+    #[serde(skip)]
+    pub code: Option<ErrorCode>,
 }
 
 impl ToolError {
     /// An error of that category.
     #[must_use]
     pub fn new(error_type: ToolErrorType, message: impl Into<String>) -> Self {
-        ToolError { error_type, message: message.into() }
+        ToolError { error_type, message: message.into(), code: None }
+    }
+
+    /// The same with a precise code.
+    #[must_use]
+    pub fn with_code(mut self, code: ErrorCode) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// What is ours in the error, for `metadata.oxenv` of an observation and `data.oxenv` of a
+    /// JSON-RPC error; nothing when the category says it all.
+    #[must_use]
+    pub fn data(&self) -> Option<ErrorData> {
+        let code = self.code?;
+        let (kind, delivered, retryable) = match code {
+            ErrorCode::Denied | ErrorCode::InputRequired => (FailureKind::Action, Delivered::No, false),
+            ErrorCode::RateLimited => (FailureKind::Action, Delivered::No, true),
+            ErrorCode::UpstreamUnavailable => (FailureKind::Infrastructure, Delivered::No, true),
+            ErrorCode::UpstreamLost => (FailureKind::Infrastructure, Delivered::Maybe, false),
+            ErrorCode::DeadlineExceeded => (FailureKind::Timeout, Delivered::Maybe, false),
+            _ => (FailureKind::Environment, Delivered::Yes, false),
+        };
+        Some(ErrorData { code, kind, phase: Phase::Tool, delivered, retryable })
     }
 
     /// No tool has that name.

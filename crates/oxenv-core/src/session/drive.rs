@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cell, EndReason, Session};
-use crate::environment::{CallRecord, Environment, Observed, Reset};
+use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::spec::Execution;
 use crate::work::{Work, panic_text};
@@ -198,7 +198,7 @@ impl Session {
             }
             Ok(state) => Ok(state),
             Err(panic) => {
-                discard(guard.environment.take());
+                discard(guard);
                 Err(self.panicked(None, &panic_text(panic.as_ref()), Phase::Step))
             }
         }
@@ -223,7 +223,7 @@ impl Session {
     fn panicked(&self, guard: Option<Guard>, panic: &str, phase: Phase) -> Failure {
         tracing::error!(session = %self.id, environment = %self.spec.name, panic, "environment panicked");
         if let Some(mut guard) = guard {
-            discard(guard.environment.take());
+            discard(&mut guard);
         }
         self.end(EndReason::Failed(panic.to_owned()));
         let message =
@@ -232,9 +232,16 @@ impl Session {
     }
 }
 
-/// Drops an environment; a panic in its drop is its own affair.
-pub(super) fn discard(environment: Option<Box<dyn Environment>>) {
+/// Drops what a session lived in; a panic in an environment's drop is its own affair.
+pub(super) fn discard(cell: &mut Cell) {
+    let environment = cell.environment.take();
     let _ = catch_unwind(AssertUnwindSafe(|| drop(environment)));
+    let Some(workspace) = cell.workspace.take() else { return };
+    // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(workspace))),
+        Err(_) => drop(workspace),
+    }
 }
 
 fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Observed, Failure>> {
@@ -265,7 +272,7 @@ fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
 }
 
-async fn at(deadline: Option<Instant>) {
+pub(super) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -5,27 +5,24 @@
 //! nowhere else.
 
 use std::borrow::Cow;
-use std::future::{Future as _, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use oxenv_wire::{
-    Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, Tool, ToolCall, ToolError, ToolResult,
-    default_call,
+    Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult,
+    ToolSpelling, default_call,
 };
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{Guard, Request, after};
-use super::{Session, fresh_id};
-use crate::environment::{CallRecord, Observed, Reset};
+use super::calls::Asked;
+use super::drive::{Request, after};
+use super::{Principal, Session, fresh_id};
+use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
-use crate::toolset::CallContext;
+use crate::toolset::Caller;
 
 /// How a step is to be run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +32,7 @@ pub struct StepOptions {
 }
 
 /// An agent's call.
-#[derive(Debug, Clone)]
+#[derive(Clone, Default)]
 pub struct AgentCall<'a> {
     /// The tool's name.
     pub name: Cow<'a, str>,
@@ -43,6 +40,10 @@ pub struct AgentCall<'a> {
     pub arguments: Option<&'a RawValue>,
     /// The epoch that the caller believes in; another is refused.
     pub epoch: Option<u64>,
+    /// The client behind the call, where the door can carry messages both ways.
+    pub caller: Option<&'a dyn Caller>,
+    /// The parameters of the MCP request that the call is.
+    pub request: Option<&'a RawValue>,
 }
 
 /// What came of a call that reached its tool, or failed to.
@@ -56,11 +57,22 @@ pub struct CallReply {
     pub done: bool,
 }
 
+/// What came of a `call_tools` action.
+#[derive(Debug, Clone)]
+pub struct GraphReply {
+    /// What came of each call, by its id, in the order they were sent.
+    pub results: Vec<(String, Result<ToolResult, ToolError>)>,
+    /// The sum of the calls' rewards; absent is null.
+    pub reward: Option<Reward>,
+    /// Whether the episode is done now.
+    pub done: bool,
+}
+
 /// The tools, as one step's observation.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// The tools in order.
-    pub tools: Arc<[Tool]>,
+    /// The tools that a step may call, in order: a JSON array in the words of a step.
+    pub tools: Arc<str>,
     /// Whether the episode is done.
     pub done: bool,
 }
@@ -79,6 +91,8 @@ pub enum StepReply<'a> {
         /// What came of it.
         reply: CallReply,
     },
+    /// The outcomes of a graph of calls.
+    Graph(GraphReply),
     /// The environment's own observation.
     Observed(Observed),
 }
@@ -104,8 +118,9 @@ impl Session {
             episode_id: episode_id.unwrap_or_else(fresh_id),
             arguments,
         };
-        let guard =
+        let mut guard =
             self.acquire_under(&token, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
+        self.renew(&mut guard, epoch, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
         let (observed, guard) = self.drive(guard, epoch, Request::Reset(&reset), deadline).await?;
         let mut progress = self.progress.lock();
         progress.alive()?;
@@ -113,6 +128,7 @@ impl Session {
             progress.episode_id = reset.episode_id;
             progress.step_count = 0;
             progress.done = observed.done;
+            progress.reward = observed.reward.map(Reward::as_f64);
             progress.reset_required = false;
         }
         drop(guard);
@@ -130,7 +146,9 @@ impl Session {
     ) -> Result<StepReply<'a>, Failure> {
         let _busy = self.lease.busy();
         match action {
-            Action::ListTools(spelling) => self.list().map(|listing| StepReply::Tools(spelling, listing)),
+            Action::ListTools(spelling) => {
+                self.list(Principal::Control).await.map(|listing| StepReply::Tools(spelling, listing))
+            }
             Action::CallTool(call) => self.step_call(call, options).await,
             Action::Typed(action) => match self.spec.action_space {
                 ActionSpace::Typed => self.step_typed(action, options).await,
@@ -142,9 +160,7 @@ impl Session {
             Action::Code(_) => Err(Failure::unsupported(
                 "this environment takes no code actions: no code engine is configured",
             )),
-            Action::CallTools(_) => Err(Failure::unsupported(
-                "this environment takes no call_tools actions: send one call_tool at a time",
-            )),
+            Action::CallTools(graph) => self.step_graph(&graph, options).await.map(StepReply::Graph),
         }
     }
 
@@ -175,18 +191,28 @@ impl Session {
             }
             epoch
         };
-        self.run_call(guard, epoch, &call.name, call.arguments, None).await
+        let asked = Asked {
+            principal: Principal::Agent,
+            name: &call.name,
+            arguments: call.arguments,
+            caller: call.caller,
+            request: call.request,
+        };
+        self.run_call(guard, epoch, asked, None).await
     }
 
-    /// The tools, without waiting for a step; counted as a step, as in the reference.
+    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference. Waits for
+    /// toolsets whose first list is still to come.
     ///
     /// # Errors
     /// When the session has ended.
-    pub fn list(&self) -> Result<Listing, Failure> {
+    pub async fn list(&self, principal: Principal) -> Result<Listing, Failure> {
+        self.toolbox.settled().await;
+        let tools = self.toolbox.listing(principal, ToolSpelling::Step);
         let mut progress = self.progress.lock();
         progress.alive()?;
         progress.step_count += 1;
-        Ok(Listing { tools: Arc::clone(self.toolbox.tools()), done: progress.done })
+        Ok(Listing { tools, done: progress.done })
     }
 
     /// The state: a JSON object with `episode_id`, `step_count` and the environment's own fields.
@@ -241,7 +267,7 @@ impl Session {
         let guard = self.acquire(deadline).await?;
         let epoch = self.progress.lock().steppable()?;
         let (observed, guard) = self.drive(guard, epoch, Request::Step(action), deadline).await?;
-        self.count(epoch, observed.done);
+        self.count(epoch, observed.done, observed.reward);
         drop(guard);
         Ok(StepReply::Observed(observed))
     }
@@ -254,55 +280,12 @@ impl Session {
         let deadline = after(options.timeout);
         let guard = self.acquire(deadline).await?;
         let epoch = self.progress.lock().steppable()?;
-        let reply = self.run_call(Some(guard), epoch, &call.name, call.arguments, deadline).await?;
+        let asked = Asked::by_control(&call.name, call.arguments);
+        let reply = self.run_call(Some(guard), epoch, asked, deadline).await?;
         Ok(StepReply::Call { spelling: call.spelling, name: call.name, reply })
     }
 
-    /// The call itself, its score and its place in the count.
-    async fn run_call(
-        self: &Arc<Self>,
-        mut guard: Option<Guard>,
-        epoch: u64,
-        name: &str,
-        arguments: Option<&RawValue>,
-        deadline: Option<Instant>,
-    ) -> Result<CallReply, Failure> {
-        let context = CallContext { session_id: Some(&self.id), epoch };
-        let mut call = pin!(self.toolbox.call(context, name, arguments));
-        // Most tools finish at once; only one that does not needs a way to be cut off.
-        let outcome = match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => {
-                let (token, _shown) = match &mut guard {
-                    Some(guard) => (self.publish(guard, epoch)?, Some(Shown(self))),
-                    None => (self.token_of(epoch)?, None),
-                };
-                tokio::select! {
-                    biased;
-                    outcome = call => outcome,
-                    () = token.cancelled() => return Err(self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")),
-                    () = sleep_until(deadline) => return Err(self.cut_off(ErrorCode::DeadlineExceeded, "the tool did not answer before the step's deadline")),
-                }
-            }
-        };
-        if !self.spec.capabilities.observes_calls || outcome.is_err() {
-            let done = self.count(epoch, false);
-            drop(guard);
-            return Ok(CallReply { outcome, reward: None, done });
-        }
-        let guard = match guard {
-            Some(guard) => guard,
-            None => self.acquire_under(&self.token_of(epoch)?, None).await?,
-        };
-        let record =
-            CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
-        let (scored, guard) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
-        let done = self.count(epoch, scored.done);
-        drop(guard);
-        Ok(CallReply { outcome: record.outcome, reward: scored.reward, done })
-    }
-
-    fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
+    pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
         ended.unwrap_or_else(|| {
             Failure::new(code, message)
@@ -312,29 +295,16 @@ impl Session {
     }
 
     /// Counts a finished step, unless its epoch is over; true if the episode is done.
-    fn count(&self, epoch: u64, done: bool) -> bool {
+    pub(super) fn count(&self, epoch: u64, done: bool, reward: Option<Reward>) -> bool {
         let mut progress = self.progress.lock();
         if progress.epoch == epoch {
             progress.step_count += 1;
             progress.done |= done;
+            if let Some(reward) = reward {
+                progress.reward = Some(progress.reward.unwrap_or(0.0) + reward.as_f64());
+            }
         }
         progress.done
-    }
-}
-
-/// The state that readers see while a tool holds the step lock; gone with the call, however it ends.
-struct Shown<'a>(&'a Session);
-
-impl Drop for Shown<'_> {
-    fn drop(&mut self) {
-        self.0.progress.lock().published = None;
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

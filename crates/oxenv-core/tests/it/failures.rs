@@ -103,12 +103,8 @@ async fn what_an_environment_does_not_take_is_a_typed_refusal() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));
     let session = open(&store).await;
-    for action in [
-        json!({ "action_type": "code", "code": "print(1)" }),
-        json!({ "type": "call_tools", "calls": [{ "id": "a", "tool_name": "say" }] }),
-    ] {
-        assert_eq!(code(step(&session, action).await), ErrorCode::Unsupported);
-    }
+    let action = json!({ "action_type": "code", "code": "print(1)" });
+    assert_eq!(code(step(&session, action).await), ErrorCode::Unsupported);
     assert_eq!(session.info().step_count, 0);
     close(session);
     settled(&store, &stage).await;

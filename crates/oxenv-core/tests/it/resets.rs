@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::Execution;
+use oxenv_core::{Execution, Principal};
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use serde_json::json;
 
@@ -222,7 +222,7 @@ async fn an_ended_session_refuses_everything_and_says_why() {
         step(&session, tool_step("say", &json!({}))).await.unwrap_err(),
         call(&session, "say", json!({})).await.unwrap_err(),
         session.state().await.unwrap_err(),
-        session.list().unwrap_err(),
+        session.list(Principal::Control).await.unwrap_err(),
     ];
     for failure in failures {
         assert_eq!(failure.code, ErrorCode::SessionEnded);

@@ -17,8 +17,7 @@ use oxenv_core::{
     EnvironmentSpec, Execution, Failure, Instance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
-    Content, ErrorCode, FailureKind, RawJson, Reward, Structured, Tool, ToolError, ToolErrorType, ToolResult,
-    raw,
+    Content, ErrorCode, FailureKind, RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -214,7 +213,7 @@ impl Scripted {
         self.stage.0.live.fetch_add(1, Ordering::SeqCst);
         let stage = self.stage.clone();
         let environment = Box::new(Actor { stage, seed: 0, count: 0, state: None, drop_panics: false });
-        Instance { environment, toolbox: Arc::clone(&self.toolbox) }
+        Instance::new(environment, Arc::clone(&self.toolbox))
     }
 }
 
@@ -426,9 +425,8 @@ impl Toolset for Tools {
             "fail" => Work::done(Err(ToolError::new(ToolErrorType::ExecutionError, "it broke"))),
             "complain" => Work::done(Ok(ToolResult {
                 content: [Content::Text("cannot do that".to_owned())].into_iter().collect(),
-                structured: Structured::None,
-                meta: None,
                 is_error: true,
+                ..ToolResult::default()
             })),
             "panic" => panic!("made to panic in a tool"),
             "panic_later" => Work::pending(async {

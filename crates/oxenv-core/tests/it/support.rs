@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, Limits, Observed, Session, SessionOptions, SessionStore,
-    StepOptions, StepReply,
+    AgentCall, CallReply, EndReason, Failure, GraphReply, Limits, Observed, Session, SessionOptions,
+    SessionStore, StepOptions, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ pub(crate) async fn open(store: &SessionStore) -> Arc<Session> {
 pub(crate) enum Shown {
     Tools,
     Call(CallReply),
+    Graph(GraphReply),
     Observed(Observed),
 }
 
@@ -50,6 +51,7 @@ pub(crate) async fn step_within(
     Ok(match session.step(Action::parse(&action).unwrap(), StepOptions { timeout }).await? {
         StepReply::Tools(..) => Shown::Tools,
         StepReply::Call { reply, .. } => Shown::Call(reply),
+        StepReply::Graph(reply) => Shown::Graph(reply),
         StepReply::Observed(observed) => Shown::Observed(observed),
     })
 }
@@ -83,7 +85,8 @@ pub(crate) async fn call_in(
     epoch: Option<u64>,
 ) -> Result<CallReply, Failure> {
     let arguments = raw(&arguments).unwrap();
-    session.call(AgentCall { name: tool.into(), arguments: Some(&arguments), epoch }).await
+    let call = AgentCall { name: tool.into(), arguments: Some(&arguments), epoch, ..AgentCall::default() };
+    session.call(call).await
 }
 
 /// A tool call as control's step.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_wire::{Health, Metadata, Ready};
+use oxenv_core::Principal;
+use oxenv_wire::{Health, Metadata, Ready, ToolSpelling};
 use serde_json::json;
 
 use crate::app::App;
@@ -25,10 +26,13 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
 /// Able to take one more session.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
     let store = app.store.status();
+    let problems = app.all_tools.problems();
     let (status, code) = if store.draining {
         ("draining", StatusCode::SERVICE_UNAVAILABLE)
     } else if store.active >= store.max {
         ("full", StatusCode::SERVICE_UNAVAILABLE)
+    } else if problems.iter().any(|problem| problem.required) {
+        ("unavailable", StatusCode::SERVICE_UNAVAILABLE)
     } else {
         ("ready", StatusCode::OK)
     };
@@ -37,6 +41,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
         active_sessions: store.active,
         max_sessions: store.max,
         stuck_environments: store.stuck,
+        problems,
     };
     json_response(code, json!(ready).to_string())
 }
@@ -58,9 +63,18 @@ pub(crate) async fn schema(State(app): State<Arc<App>>) -> Response {
     json_response(StatusCode::OK, json!(app.store.spec().schemas).to_string())
 }
 
+/// The tools RFC's list; toolsets that do not work at present are named beside it.
 pub(crate) async fn tools(State(app): State<Arc<App>>) -> Response {
-    let tools: Vec<_> = app.server_tools.tools().iter().map(oxenv_wire::Tool::for_rest).collect();
-    json_response(StatusCode::OK, json!({ "tools": tools }).to_string())
+    let toolbox = &app.all_tools;
+    toolbox.settled().await;
+    let mut body = format!("{{\"tools\":{}", toolbox.listing(Principal::Agent, ToolSpelling::Rest));
+    let problems = toolbox.problems();
+    if !problems.is_empty() {
+        body.push_str(",\"problems\":");
+        body.push_str(&json!(problems).to_string());
+    }
+    body.push('}');
+    json_response(StatusCode::OK, body)
 }
 
 pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Response {

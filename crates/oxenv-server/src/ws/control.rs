@@ -10,8 +10,8 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{
-    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Session, SessionOptions, StepOptions,
-    StepReply,
+    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionOptions,
+    StepOptions, StepReply,
 };
 use oxenv_wire::{
     Action, ClientFrame, ErrorCode, FrameFault, Json, Object, ResetRequest, RpcId, RpcRequest, ToolCall,
@@ -191,7 +191,7 @@ async fn state(session: &Arc<Session>) -> Result<String, Failure> {
 async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
     let call = match Action::from_object(action).map_err(Failure::invalid)? {
         Action::ListTools(spelling) => {
-            let reply = StepReply::Tools(spelling, session.list()?);
+            let reply = StepReply::Tools(spelling, session.list(Principal::Agent).await?);
             return Ok(render::step(&reply, Envelope::Frame));
         }
         Action::CallTool(call) => call,
@@ -201,7 +201,10 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
         _ => return Err(refused()),
     };
     let ToolCall { spelling, name, arguments } = call;
-    let reply = session.call(AgentCall { name: name.clone(), arguments, epoch: None }).await?;
+    let reply = {
+        let call = AgentCall { name: name.clone(), arguments, ..AgentCall::default() };
+        session.call(call).await?
+    };
     let reply = CallReply { reward: None, ..reply };
     Ok(render::step(&StepReply::Call { spelling, name, reply }, Envelope::Frame))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{EndReason, SessionOptions};
 use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
@@ -16,14 +16,11 @@ use crate::app::App;
 use crate::error::{self, Refusal};
 use crate::mcp::{self, Door};
 
-pub(crate) async fn upgrade(
-    State(app): State<Arc<App>>,
+pub(crate) fn upgrade(
+    app: Arc<App>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    request: Request,
+    request: &Request,
 ) -> Response {
-    if let Some(refusal) = mcp::refuse_get(request.headers()) {
-        return refusal;
-    }
     match upgrade {
         Ok(upgrade) => {
             let shared = Arc::clone(&app);

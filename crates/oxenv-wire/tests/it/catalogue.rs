@@ -4,7 +4,7 @@
 
 use oxenv_wire::{
     EnvironmentTasks, Forked, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated,
-    SessionInfo, SessionSnapshot, Split, Tasks,
+    SessionInfo, SessionSnapshot, Split, Tasks, ToolsetProblem,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ pub(crate) fn goldens() -> Vec<Golden> {
     let mut goldens = Vec::new();
     for (name, tool) in ["full", "least"].iter().zip(tools()) {
         goldens.push(Golden::reply(format!("tool-step-{name}"), tool.for_step().get()));
-        goldens.push(Golden::reply(format!("tool-rest-{name}"), tool.for_rest().get()));
+        goldens.push(Golden::reply(format!("tool-rest-{name}"), tool.for_rest("math").get()));
         goldens.push(Golden::reply(format!("tool-dialect-{name}"), tool.for_dialect().get()));
     }
     goldens.extend(server());
@@ -47,12 +47,20 @@ fn server() -> Vec<Golden> {
         active_sessions: 2,
         max_sessions: 2,
         stuck_environments: 1,
+        problems: Vec::new(),
     };
+    let problem = ToolsetProblem {
+        toolset: Some("github".to_owned()),
+        message: "exited with code 1".to_owned(),
+        required: true,
+    };
+    let unavailable = Ready { problems: vec![problem], ..ready("unavailable") };
     vec![
         body("health", &Health { status: "healthy".to_owned() }),
         body("health-draining", &Health { status: "draining".to_owned() }),
         body("ready", &ready("ready")),
         body("ready-full", &ready("full")),
+        body("ready-unavailable", &unavailable),
         body("metadata", &metadata),
         body("schemas", &schemas),
     ]
@@ -72,6 +80,7 @@ fn sessions() -> Vec<Golden> {
         episode_id: "ep-7".to_owned(),
         step_count: 3,
         done: false,
+        episode_reward: Some(0.5),
         attached: 1,
         idle_ms: 1500,
     };
@@ -114,7 +123,7 @@ fn every_listing_and_body_is_its_golden() {
 #[test]
 fn a_description_is_never_null() {
     for tool in tools() {
-        for listing in [tool.for_step(), tool.for_rest(), tool.for_dialect()] {
+        for listing in [tool.for_step(), tool.for_rest("math"), tool.for_dialect()] {
             let value: serde_json::Value = serde_json::from_str(listing.get()).expect("a listing is JSON");
             assert!(value["description"].is_string(), "{value}");
         }

@@ -10,7 +10,7 @@ use crate::golden::{Golden, check};
 use crate::pretty::{array, json, object, quoted};
 
 /// Every error code.
-pub(crate) const CODES: [ErrorCode; 19] = [
+pub(crate) const CODES: [ErrorCode; 25] = [
     ErrorCode::InvalidJson,
     ErrorCode::UnknownType,
     ErrorCode::ValidationError,
@@ -30,6 +30,12 @@ pub(crate) const CODES: [ErrorCode; 19] = [
     ErrorCode::NonFiniteReward,
     ErrorCode::EnvironmentPanicked,
     ErrorCode::Draining,
+    ErrorCode::Denied,
+    ErrorCode::RateLimited,
+    ErrorCode::UpstreamUnavailable,
+    ErrorCode::UpstreamLost,
+    ErrorCode::InvalidResult,
+    ErrorCode::InputRequired,
 ];
 const KINDS: [FailureKind; 4] =
     [FailureKind::Action, FailureKind::Environment, FailureKind::Timeout, FailureKind::Infrastructure];

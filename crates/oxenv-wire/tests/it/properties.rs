@@ -110,6 +110,7 @@ fn result() -> impl Strategy<Value = ToolResult> {
             structured,
             meta: meta.map(|text| raw(&text)),
             is_error,
+            ..ToolResult::default()
         },
     )
 }
@@ -356,9 +357,12 @@ proptest! {
             meta: None,
         };
         let step = json!({ "name": name, "description": description, "input_schema": schema });
-        let rest = json!({ "name": name, "description": description, "inputSchema": schema });
+        let rest = json!({
+            "name": name, "description": description, "inputSchema": schema,
+            "toolset": "math", "annotations": null, "outputSchema": null,
+        });
         prop_assert_eq!(parsed(&tool.for_step()), step);
-        prop_assert_eq!(parsed(&tool.for_rest()), rest);
+        prop_assert_eq!(parsed(&tool.for_rest("math")), rest);
         prop_assert_eq!(&parsed(&tool.for_dialect())["title"], &json!(title));
     }
 }

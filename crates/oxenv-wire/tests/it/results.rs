@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use oxenv_wire::{Content, RawJson, Structured, Tool, ToolResult};
+use oxenv_wire::{Content, RawJson, Tool, ToolResult};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -45,9 +45,7 @@ pub(crate) fn results() -> Vec<(&'static str, ToolResult)> {
 pub(crate) fn image_result() -> ToolResult {
     ToolResult {
         content: [Content::Text("a picture".to_owned()), Content::Raw(raw(IMAGE))].into_iter().collect(),
-        structured: Structured::None,
-        meta: None,
-        is_error: false,
+        ..ToolResult::default()
     }
 }
 

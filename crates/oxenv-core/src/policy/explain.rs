@@ -1,0 +1,136 @@
+//! What a policy says about one call, rule by rule.
+//!
+//! Invariant: an explanation comes to the same decision as [`Policy::verdict`] and
+//! [`Policy::check_arguments`], but goes on looking after it.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::policy::{Layer, OBSERVERS, Policy};
+use crate::session::Principal;
+
+/// Every rule that was looked at for a call, in order, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Who would call.
+    pub role: String,
+    /// What would be called.
+    pub tool: String,
+    /// Whether the call would be let through, if it is not too early.
+    pub allowed: bool,
+    /// The first rule that denies.
+    pub by: Option<String>,
+    /// The rules in the order in which they count.
+    pub rules: Vec<RuleLookedAt>,
+    /// The rate limits that would count the call.
+    pub rate_limits: Vec<String>,
+}
+
+/// What came of one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleLookedAt {
+    /// The rule: where it stands, and its pattern.
+    pub rule: String,
+    /// Whether it is about this role and tool.
+    pub matched: bool,
+    /// Whether it denies the call.
+    pub denies: bool,
+    /// For an argument rule: why it refuses, or that it could not be looked into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Policy {
+    /// Explains what would come of a call; without arguments, argument rules are named only.
+    #[must_use]
+    pub fn explain(&self, role: Principal, tool: &str, arguments: Option<&Value>) -> Explanation {
+        let mut rules = Vec::new();
+        if role == Principal::Observer {
+            rules.push(RuleLookedAt::named(OBSERVERS, true, true));
+        }
+        for layer in self.layers(role) {
+            rules.extend(layer.deny.iter().map(|rule| {
+                let matched = rule.matches(tool);
+                RuleLookedAt::named(&rule.rule, matched, matched)
+            }));
+        }
+        for layer in self.layers(role) {
+            rules.extend(layer.looked_for(tool));
+        }
+        for rule in &self.arguments {
+            let matched = rule.pattern.matches(tool);
+            let mut looked_at = RuleLookedAt::named(&rule.rule, matched, false);
+            if matched {
+                looked_at.why = match arguments.map(|arguments| rule.check(arguments)) {
+                    None => Some("no arguments were given to look into".to_owned()),
+                    Some(Ok(())) => None,
+                    Some(Err(refusal)) => Some(refusal.message),
+                };
+                looked_at.denies = arguments.is_some() && looked_at.why.is_some();
+            }
+            rules.push(looked_at);
+        }
+        let by = rules.iter().find(|rule| rule.denies).map(|rule| rule.rule.clone());
+        Explanation {
+            role: role.to_string(),
+            tool: tool.to_owned(),
+            allowed: by.is_none(),
+            by,
+            rules,
+            rate_limits: self.limits_of(role).map(|limit| limit.rule.clone()).collect(),
+        }
+    }
+}
+
+impl Layer {
+    /// The patterns of `allow`, and after them the denial that follows when none matches.
+    fn looked_for(&self, tool: &str) -> Vec<RuleLookedAt> {
+        let mut rules: Vec<RuleLookedAt> = self
+            .allow
+            .iter()
+            .map(|rule| RuleLookedAt::named(&rule.rule, rule.matches(tool), false))
+            .collect();
+        if self.leaves_out(tool) {
+            rules.push(RuleLookedAt::named(&self.unlisted, true, true));
+        }
+        rules
+    }
+}
+
+impl RuleLookedAt {
+    fn named(rule: &str, matched: bool, denies: bool) -> Self {
+        RuleLookedAt { rule: rule.to_owned(), matched, denies, why: None }
+    }
+
+    fn finding(&self) -> &'static str {
+        match (self.denies, self.matched) {
+            (true, _) => "denies",
+            (false, true) => "matches",
+            (false, false) => "-",
+        }
+    }
+}
+
+/// One line for each rule, then one with the decision.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.rules.iter().map(|rule| rule.rule.chars().count()).max().unwrap_or(0);
+        for rule in &self.rules {
+            write!(f, "  {:width$}  {}", rule.rule, rule.finding())?;
+            match &rule.why {
+                Some(why) => writeln!(f, ": {why}")?,
+                None => writeln!(f)?,
+            }
+        }
+        match &self.by {
+            Some(rule) => write!(f, "denied: {} may not call {} ({rule})", self.role, self.tool),
+            None => {
+                write!(f, "allowed: {} may call {}", self.role, self.tool)?;
+                let limits = self.rate_limits.join("; ");
+                if limits.is_empty() { Ok(()) } else { write!(f, ", within {limits}") }
+            }
+        }
+    }
+}

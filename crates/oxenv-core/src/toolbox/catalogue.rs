@@ -1,0 +1,219 @@
+//! Which toolset owns which offered name, and all that a call of it is judged by.
+//!
+//! Invariant: immutable. A changed list makes a new catalogue, which replaces the old one as a
+//! whole, so a call sees one consistent set of names; sessions with the same lists share one.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use jsonschema::Validator;
+use oxenv_wire::{RESERVED_TOOL_NAMES, RawJson, Tool, ToolSpelling};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::mount::{Mount, Naming};
+use crate::policy::Verdict;
+use crate::session::Principal;
+
+/// What providers of models accept as the length of a tool's name.
+const MAX_NAME: usize = 64;
+const ROLES: [Principal; 3] = [Principal::Control, Principal::Agent, Principal::Observer];
+
+/// The offered tools of a toolbox.
+#[derive(Default)]
+pub(super) struct Catalogue {
+    sources: Vec<Arc<[Tool]>>,
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+    views: [View; ROLES.len()],
+    /// Names that could not be offered, and why.
+    pub(super) problems: Vec<String>,
+}
+
+/// One offered tool.
+pub(super) struct Entry {
+    /// Whose it is: an index into the mounts.
+    pub(super) mount: usize,
+    /// The name that its toolset knows it by.
+    pub(super) own: Cow<'static, str>,
+    /// The tool under the name it is offered by.
+    pub(super) tool: Tool,
+    /// Per role, the rule that denies it.
+    denied: [Option<String>; ROLES.len()],
+    input: OnceLock<Option<Validator>>,
+    output: OnceLock<Option<Validator>>,
+}
+
+/// What one role sees.
+#[derive(Default)]
+struct View {
+    tools: OnceLock<Arc<[Tool]>>,
+    listings: [OnceLock<Arc<str>>; 4],
+}
+
+/// The last catalogue that sessions of one factory made, for the next one with the same lists.
+#[derive(Default)]
+pub struct CatalogueCache(Mutex<Option<Arc<Catalogue>>>);
+
+impl CatalogueCache {
+    /// The catalogue of these mounts, made only if the last one had other lists. All users of one
+    /// cache have the same rules.
+    pub(super) fn of(&self, mounts: &[Mount]) -> Arc<Catalogue> {
+        let sources: Vec<Arc<[Tool]>> = mounts.iter().map(|mount| mount.toolset.list()).collect();
+        let mut last = self.0.lock();
+        match &*last {
+            Some(catalogue) if catalogue.made_of(&sources) => Arc::clone(catalogue),
+            _ => Arc::clone(last.insert(Arc::new(Catalogue::new(mounts, sources)))),
+        }
+    }
+}
+
+impl Catalogue {
+    pub(super) fn of(mounts: &[Mount]) -> Self {
+        Self::new(mounts, mounts.iter().map(|mount| mount.toolset.list()).collect())
+    }
+
+    fn new(mounts: &[Mount], sources: Vec<Arc<[Tool]>>) -> Self {
+        let mut catalogue = Catalogue { sources, ..Catalogue::default() };
+        for (number, mount) in mounts.iter().enumerate() {
+            let list = Arc::clone(&catalogue.sources[number]);
+            for tool in list.iter() {
+                catalogue.add(number, mount, tool, mounts);
+            }
+        }
+        catalogue
+    }
+
+    fn made_of(&self, sources: &[Arc<[Tool]>]) -> bool {
+        self.sources.len() == sources.len()
+            && self.sources.iter().zip(sources).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    fn add(&mut self, number: usize, mount: &Mount, tool: &Tool, mounts: &[Mount]) {
+        let own = tool.name.clone();
+        let Some(offered) = self.offered_name(number, &own, mounts) else { return };
+        let denied = ROLES.map(|role| match mount.policy.verdict(role, &own) {
+            Verdict::Allowed => None,
+            Verdict::Denied { by } => Some(by.to_owned()),
+        });
+        let tool = Tool { name: offered.clone(), ..tool.clone() };
+        self.index.insert(offered.into_owned(), self.entries.len());
+        let (input, output) = (OnceLock::new(), OnceLock::new());
+        self.entries.push(Entry { mount: number, own, tool, denied, input, output });
+    }
+
+    /// The name a tool is offered by; none when the mount's rule refuses it.
+    fn offered_name(
+        &mut self,
+        number: usize,
+        own: &Cow<'static, str>,
+        mounts: &[Mount],
+    ) -> Option<Cow<'static, str>> {
+        let mount = &mounts[number];
+        let set = mount.toolset.name();
+        let reserved = RESERVED_TOOL_NAMES.contains(&own.as_ref());
+        let plain = match reserved || mount.naming == Naming::PrefixAlways {
+            true => None,
+            false => Some(shortened(own.clone())),
+        };
+        let owner = plain.as_ref().and_then(|name| self.find(name));
+        match (plain, owner) {
+            (Some(name), None) => return Some(name),
+            (Some(_), Some(owner)) if owner.mount == number && owner.own == *own => {
+                self.problems.push(format!("tool '{own}' is listed twice by '{set}'"));
+                return None;
+            }
+            (Some(name), Some(owner)) if mount.naming == Naming::Refuse => {
+                let owner = mounts[owner.mount].toolset.name();
+                self.problems.push(format!("tool '{name}' is offered by '{owner}' and by '{set}'"));
+                return None;
+            }
+            _ => {}
+        }
+        let name = shortened(Cow::Owned(mount.prefixed(own)));
+        if self.index.contains_key(name.as_ref()) {
+            self.problems.push(format!("tool '{own}' of '{set}' is not offered: '{name}' is taken as well"));
+            return None;
+        }
+        Some(name)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.index.get(name).map(|entry| &self.entries[*entry])
+    }
+
+    /// The tools that a role may call, in order.
+    pub(super) fn tools(&self, role: Principal) -> &Arc<[Tool]> {
+        self.views[slot(role)]
+            .tools
+            .get_or_init(|| self.seen_by(role).map(|entry| entry.tool.clone()).collect())
+    }
+
+    /// The same as a JSON array.
+    pub(super) fn listing(&self, role: Principal, spelling: ToolSpelling, mounts: &[Mount]) -> &Arc<str> {
+        self.views[slot(role)].listings[spelling as usize].get_or_init(|| {
+            let tools: Vec<RawJson> = self
+                .seen_by(role)
+                .map(|entry| entry.tool.spelled(spelling, mounts[entry.mount].toolset.name()))
+                .collect();
+            let tools: Vec<&str> = tools.iter().map(|tool| tool.get()).collect();
+            format!("[{}]", tools.join(",")).into()
+        })
+    }
+
+    fn seen_by(&self, role: Principal) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.denied_to(role).is_none())
+    }
+}
+
+impl Entry {
+    /// The rule that keeps that role from calling it.
+    pub(super) fn denied_to(&self, role: Principal) -> Option<&str> {
+        self.denied[slot(role)].as_deref()
+    }
+
+    /// The validator of its arguments; none when its schema is none.
+    pub(super) fn input(&self) -> Option<&Validator> {
+        self.input.get_or_init(|| compile(&self.tool, "input", &self.tool.input_schema)).as_ref()
+    }
+
+    /// The validator of its structured results, where it declares a schema.
+    pub(super) fn output(&self) -> Option<&Validator> {
+        let schema = self.tool.output_schema.as_ref()?;
+        self.output.get_or_init(|| compile(&self.tool, "output", schema)).as_ref()
+    }
+}
+
+/// A schema that is none must not make its tool useless: the tool's own server still judges.
+fn compile(tool: &Tool, which: &str, schema: &Value) -> Option<Validator> {
+    jsonschema::options()
+        .offline()
+        .build(schema)
+        .inspect_err(|error| tracing::warn!(tool = %tool.name, %error, "the {which} schema is not a JSON Schema; it is not checked"))
+        .ok()
+}
+
+fn slot(role: Principal) -> usize {
+    match role {
+        Principal::Control => 0,
+        Principal::Agent => 1,
+        Principal::Observer => 2,
+    }
+}
+
+/// A name that providers of models accept: one that is too long keeps its beginning and ends with
+/// a hash of the whole (FNV-1a), so that it stays the same from run to run.
+fn shortened(name: Cow<'static, str>) -> Cow<'static, str> {
+    if name.len() <= MAX_NAME {
+        return name;
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut end = MAX_NAME - 9;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    Cow::Owned(format!("{}_{:08x}", &name[..end], hash >> 32))
+}

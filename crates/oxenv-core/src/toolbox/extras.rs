@@ -1,0 +1,185 @@
+//! Resources and prompts of the toolsets: their union, and who answers a request about one.
+//!
+//! Invariant: a prompt's name and a resource's URI have one owner, the first toolset in order; a
+//! prompt whose name is taken carries its toolset's prefix, as tools do.
+//!
+//! Policy knows them by the names `resources` and `prompts`: a toolset that allows only some names
+//! must allow these too, or they are not offered.
+
+use oxenv_wire::RawJson;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::mount::Mount;
+use super::record::Recording;
+use super::{Toolbox, contained};
+use crate::audit::Decision;
+use crate::policy::Verdict;
+use crate::session::Principal;
+use crate::toolset::{CallContext, Extras, RequestFault};
+
+/// JSON-RPC's number for parameters that are wrong, which MCP uses for unknown prompts as well.
+const INVALID_PARAMS: i32 = -32602;
+/// MCP's number for a resource that does not exist.
+const RESOURCE_NOT_FOUND: i32 = -32002;
+
+/// JSON-RPC's number for a fault of the server.
+const INTERNAL_ERROR: i32 = -32603;
+
+/// A prompt under the name that it is offered by.
+struct Offered<'a> {
+    mount: &'a Mount,
+    /// The name that its toolset knows it by.
+    own: String,
+    prompt: Value,
+}
+
+impl Toolbox {
+    /// Resources, templates and prompts that somebody may see.
+    #[must_use]
+    pub fn extras(&self, principal: Principal) -> Extras {
+        let mut union = Extras::default();
+        for mount in &self.mounts {
+            let own = mount.toolset.extras();
+            if allowed(mount, principal, "resources") {
+                let fresh = |item: &&Value| !union.resources.iter().any(|other| other["uri"] == item["uri"]);
+                let resources: Vec<Value> = own.resources.iter().filter(fresh).cloned().collect();
+                union.resources.extend(resources);
+                union.templates.extend(own.templates.iter().cloned());
+            }
+        }
+        union.prompts = self.prompts(principal).into_iter().map(|offered| offered.prompt).collect();
+        union
+    }
+
+    /// Answers a request about a resource or a prompt: `resources/read`, `resources/subscribe`,
+    /// `resources/unsubscribe`, `prompts/get`, `completion/complete`. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// JSON-RPC's: `-32602` for a prompt, `-32002` for a resource that nobody offers, `-32601` for
+    /// another method, and whatever the owner says.
+    pub async fn request(
+        &self,
+        context: CallContext<'_>,
+        method: &str,
+        parameters: &RawValue,
+    ) -> Result<RawJson, RequestFault> {
+        let mut recording = Recording::begin(self.auditor.as_deref(), context, method, Some(parameters));
+        self.settled().await;
+        let answer = match self.addressee(context.principal, method, parameters) {
+            Ok((mount, parameters)) => {
+                recording.owned_by(mount.toolset.name(), method);
+                self.asked(mount, context, method, &parameters).await
+            }
+            Err(fault) => {
+                recording.refused(Decision::NotFound, None);
+                Err(fault)
+            }
+        };
+        recording.answered(&answer);
+        answer
+    }
+
+    /// The request itself, held to its deadline, its panics contained.
+    async fn asked(
+        &self,
+        mount: &Mount,
+        context: CallContext<'_>,
+        method: &str,
+        parameters: &RawValue,
+    ) -> Result<RawJson, RequestFault> {
+        let deadline = mount.deadline.unwrap_or(self.deadline);
+        let work = contained(|| mount.toolset.request(context, method, parameters));
+        let message = match tokio::time::timeout(deadline, work).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(panic)) => {
+                tracing::error!(method, toolset = mount.toolset.name(), panic, "toolset panicked");
+                format!("{method} panicked; its server's log says where")
+            }
+            Err(_) => format!("{method} was not answered within {} s", deadline.as_secs_f64()),
+        };
+        Err(RequestFault::new(INTERNAL_ERROR, message))
+    }
+
+    /// Who answers, and the parameters in its own names.
+    fn addressee(
+        &self,
+        principal: Principal,
+        method: &str,
+        parameters: &RawValue,
+    ) -> Result<(&Mount, RawJson), RequestFault> {
+        let mut parsed: Value = serde_json::from_str(parameters.get())
+            .map_err(|error| RequestFault::new(INVALID_PARAMS, format!("Invalid params - {error}")))?;
+        let reference = &parsed["ref"];
+        let (pointer, value) = match method {
+            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => ("/uri", &parsed["uri"]),
+            "prompts/get" => ("/name", &parsed["name"]),
+            "completion/complete" if reference["type"] == "ref/prompt" => ("/ref/name", &reference["name"]),
+            "completion/complete" => ("/ref/uri", &reference["uri"]),
+            _ => return Err(RequestFault::new(-32601, format!("Method not found: {method}"))),
+        };
+        let Some(wanted) = value.as_str() else {
+            let message = format!(
+                "Invalid params - '{}' is a string",
+                pointer.trim_start_matches('/').replace('/', ".")
+            );
+            return Err(RequestFault::new(INVALID_PARAMS, message));
+        };
+        if pointer.ends_with("uri") {
+            let owner = self.resource_owner(principal, wanted);
+            let missing = || RequestFault {
+                code: RESOURCE_NOT_FOUND,
+                message: format!("Resource not found: {wanted}"),
+                data: serde_json::json!({ "uri": wanted }),
+            };
+            return owner.map(|mount| (mount, parameters.to_owned())).ok_or_else(missing);
+        }
+        let offered = self.prompts(principal).into_iter().find(|offered| offered.prompt["name"] == wanted);
+        let Some(Offered { mount, own, .. }) = offered else {
+            return Err(RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'")));
+        };
+        if own == wanted {
+            return Ok((mount, parameters.to_owned()));
+        }
+        if let Some(name) = parsed.pointer_mut(pointer) {
+            *name = own.into();
+        }
+        Ok((mount, to_raw_value(&parsed).unwrap_or_default()))
+    }
+
+    fn resource_owner(&self, principal: Principal, uri: &str) -> Option<&Mount> {
+        let offering = || self.mounts.iter().filter(|mount| allowed(mount, principal, "resources"));
+        let listed = |mount: &&Mount| mount.toolset.extras().resources.iter().any(|item| item["uri"] == uri);
+        // A template's literal beginning tells whose it is; what follows is for the owner to judge.
+        let templated = |mount: &&Mount| {
+            mount.toolset.extras().templates.iter().any(|item| {
+                let template = item["uriTemplate"].as_str().unwrap_or_default();
+                template == uri || uri.starts_with(template.split('{').next().unwrap_or_default())
+            })
+        };
+        offering().find(listed).or_else(|| offering().find(templated))
+    }
+
+    /// The prompts that somebody may see, under names of their own. One for which neither its own
+    /// name nor the prefixed one is left is not offered.
+    fn prompts(&self, principal: Principal) -> Vec<Offered<'_>> {
+        let mut offered: Vec<Offered<'_>> = Vec::new();
+        for mount in self.mounts.iter().filter(|mount| allowed(mount, principal, "prompts")) {
+            for prompt in &mount.toolset.extras().prompts {
+                let Some(own) = prompt["name"].as_str() else { continue };
+                let taken = |name: &str| offered.iter().any(|other| other.prompt["name"] == name);
+                let name = if taken(own) { mount.prefixed(own) } else { own.to_owned() };
+                if !taken(&name) {
+                    let (own, mut prompt) = (own.to_owned(), prompt.clone());
+                    prompt["name"] = name.into();
+                    offered.push(Offered { mount, own, prompt });
+                }
+            }
+        }
+        offered
+    }
+}
+
+fn allowed(mount: &Mount, principal: Principal, what: &str) -> bool {
+    matches!(mount.policy.verdict(principal, what), Verdict::Allowed)
+}

@@ -1,0 +1,152 @@
+//! Exactly one audit record per call, however the call ends.
+//!
+//! Invariant: the record is written when the recording is finished or dropped: a call that was
+//! cancelled leaves one too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
+use serde_json::value::RawValue;
+
+use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
+use crate::toolset::{CallContext, RequestFault};
+
+/// Removes what must not be written down.
+pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Where records go, and what is in them.
+pub struct Auditor {
+    sink: Arc<dyn AuditSink>,
+    arguments: bool,
+    redact: Redact,
+    calls: AtomicU64,
+}
+
+impl Auditor {
+    /// Records to `sink`, with arguments only if asked; `redact` takes secrets out of arguments and
+    /// messages.
+    #[must_use]
+    pub fn new(sink: Arc<dyn AuditSink>, arguments: bool, redact: Redact) -> Self {
+        Auditor { sink, arguments, redact, calls: AtomicU64::new(0) }
+    }
+}
+
+/// One call that is being made.
+pub(super) struct Recording<'a>(Option<Open<'a>>);
+
+struct Open<'a> {
+    auditor: &'a Auditor,
+    context: CallContext<'a>,
+    tool: &'a str,
+    arguments: Option<&'a RawValue>,
+    owner: Option<(&'a str, &'a str)>,
+    decision: Decision,
+    rule: Option<String>,
+    began: SystemTime,
+    clock: Instant,
+}
+
+impl<'a> Recording<'a> {
+    /// Begins one; without an auditor it costs nothing.
+    pub(super) fn begin(
+        auditor: Option<&'a Auditor>,
+        context: CallContext<'a>,
+        tool: &'a str,
+        arguments: Option<&'a RawValue>,
+    ) -> Self {
+        Recording(auditor.map(|auditor| Open {
+            auditor,
+            context,
+            tool,
+            arguments,
+            owner: None,
+            decision: Decision::Allowed,
+            rule: None,
+            began: SystemTime::now(),
+            clock: Instant::now(),
+        }))
+    }
+
+    /// Says whose tool it is, and by which name.
+    pub(super) fn owned_by(&mut self, toolset: &'a str, own: &'a str) {
+        if let Some(open) = &mut self.0 {
+            open.owner = Some((toolset, own));
+        }
+    }
+
+    /// Says that the call is not made, and by which rule.
+    pub(super) fn refused(&mut self, decision: Decision, rule: Option<String>) {
+        if let Some(open) = &mut self.0 {
+            (open.decision, open.rule) = (decision, rule);
+        }
+    }
+
+    pub(super) fn finish(mut self, outcome: &Result<ToolResult, ToolError>) {
+        let Some(open) = self.0.take() else { return };
+        match outcome {
+            Ok(result) if result.is_error => open.write(AuditOutcome::ToolError, Some(&result.text())),
+            Ok(_) => open.write(AuditOutcome::Ok, None),
+            Err(error) => {
+                let outcome = AuditOutcome::Error { error_type: error.error_type, code: error.code };
+                // What is wrong with arguments is told with their values.
+                let hidden = error.error_type == ToolErrorType::InvalidArgs && !open.auditor.arguments;
+                open.write(outcome, Some(error.message.as_str()).filter(|_| !hidden));
+            }
+        }
+    }
+
+    /// The same for a request that is no call.
+    pub(super) fn answered(mut self, answer: &Result<RawJson, RequestFault>) {
+        let Some(open) = self.0.take() else { return };
+        match answer {
+            Ok(_) => open.write(AuditOutcome::Ok, None),
+            Err(fault) => {
+                let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code: None };
+                open.write(outcome, Some(&fault.message));
+            }
+        }
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        if let Some(open) = self.0.take() {
+            let code = Some(ErrorCode::Cancelled);
+            let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code };
+            open.write(outcome, Some("cancelled before it was finished"));
+        }
+    }
+}
+
+impl Open<'_> {
+    fn write(self, outcome: AuditOutcome, message: Option<&str>) {
+        let Open { auditor, context, .. } = self;
+        let message = message.map(|message| (auditor.redact)(message));
+        let arguments = self.arguments.filter(|_| auditor.arguments);
+        let arguments = arguments.and_then(|arguments| {
+            // A secret within JSON text leaves JSON behind, because `***` needs no escape.
+            RawValue::from_string((auditor.redact)(arguments.get())).ok()
+        });
+        let record = AuditRecord {
+            time_us: utc_micros(self.began),
+            call_id: &auditor.calls.fetch_add(1, Ordering::Relaxed).to_string(),
+            principal: context.principal,
+            session_id: context.session_id,
+            epoch: context.epoch,
+            step: context.session_id.map(|_| context.step),
+            parent: None,
+            tool: self.tool,
+            toolset: self.owner.map(|(toolset, _)| toolset),
+            upstream_tool: self.owner.map(|(_, own)| own),
+            decision: self.decision,
+            rule: self.rule.as_deref(),
+            duration_us: u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX),
+            outcome,
+            message: message.as_deref(),
+            arguments: arguments.as_deref(),
+        };
+        auditor.sink.record(&record);
+    }
+}

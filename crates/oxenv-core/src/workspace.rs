@@ -1,0 +1,241 @@
+//! A session's folder: what `${workspace}` in a manifest means.
+//!
+//! Invariant: only folders that were made here are ever cleared or deleted. A folder that the user
+//! names is copied from, or shared as it is.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use parking_lot::Mutex;
+
+/// What the folders of all roots are called, before a server's own part.
+const ROOT_PREFIX: &str = "oxenv-workspaces-";
+const LOCK: &str = "lock";
+
+/// What a fresh workspace holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum WorkspaceSource {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// A copy of a folder.
+    CopyOf(PathBuf),
+    /// The folder itself, which all sessions share.
+    Shared(PathBuf),
+}
+
+/// Where the workspaces of one server are; dropping it deletes those that were made.
+#[derive(Debug)]
+pub struct Workspaces {
+    root: PathBuf,
+    source: WorkspaceSource,
+    /// Held while the server lives, which tells others that the folder is in use.
+    _lock: File,
+}
+
+/// One session's folder; dropping it deletes it, unless it is shared.
+#[derive(Debug)]
+pub struct Workspace {
+    path: PathBuf,
+    source: WorkspaceSource,
+    /// Held while it is made fresh: one that nobody waits for any more still has to end first.
+    renewing: Mutex<()>,
+}
+
+impl Workspaces {
+    /// Makes a root below `parent`, and deletes roots there whose servers died without doing so.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it; also when a named folder is none, or when it would be
+    /// copied into itself.
+    pub fn new(parent: &Path, source: WorkspaceSource) -> io::Result<Self> {
+        if let WorkspaceSource::CopyOf(folder) | WorkspaceSource::Shared(folder) = &source
+            && !folder.is_dir()
+        {
+            let message = format!("the workspace {} is not a folder", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+        }
+        fs::create_dir_all(parent).map_err(|error| named(&error, "cannot make", parent))?;
+        if let WorkspaceSource::CopyOf(folder) = &source
+            && parent.canonicalize()?.starts_with(folder.canonicalize()?)
+        {
+            let (folder, parent) = (folder.display(), parent.display());
+            let message = format!("copies of the workspace {folder} cannot be in {parent}, which is part of it");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        remove_abandoned(parent);
+        let root = parent.join(format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir(&root).map_err(|error| named(&error, "cannot make", &root))?;
+        let lock = lock(&root).map_err(|error| named(&error, "cannot lock", &root))?;
+        Ok(Workspaces { root, source, _lock: lock })
+    }
+
+    /// A workspace for one session, named after it. Blocks for as long as copying takes.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it; also for a name that is taken, or is more than the name
+    /// of a folder.
+    pub fn open(&self, name: &str) -> io::Result<Workspace> {
+        let path = match &self.source {
+            WorkspaceSource::Shared(folder) => {
+                folder.canonicalize().map_err(|error| named(&error, "cannot find", folder))?
+            }
+            WorkspaceSource::Empty | WorkspaceSource::CopyOf(_) => self.make(name)?,
+        };
+        let workspace = Workspace { path, source: self.source.clone(), renewing: Mutex::default() };
+        workspace.fill()?;
+        Ok(workspace)
+    }
+
+    /// A new folder below the root, and nowhere else, because it will be deleted.
+    fn make(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.root.join(name);
+        if Path::new(name).components().ne([Component::Normal(name.as_ref())]) {
+            let message = format!("'{name}' is no name of a workspace");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        fs::create_dir(&path).map_err(|error| named(&error, "cannot make", &path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Workspaces {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.root) {
+            tracing::warn!(%error, root = %self.root.display(), "could not delete the workspaces");
+        }
+    }
+}
+
+impl Workspace {
+    /// Where it is. The same path for the whole session.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it what it was at first, for a new episode; a shared one stays as it is. Blocks.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it.
+    pub fn renew(&self) -> io::Result<()> {
+        if matches!(self.source, WorkspaceSource::Shared(_)) {
+            return Ok(());
+        }
+        let _alone = self.renewing.lock();
+        match self.path.symlink_metadata() {
+            // The folder itself stays, because processes may have it as theirs.
+            Ok(found) if found.is_dir() => self.clear()?,
+            // Something else in its place, a link to elsewhere perhaps, goes as it is.
+            Ok(_) => gone(fs::remove_file(&self.path), &self.path)?,
+            Err(error) => gone(Err(error), &self.path)?,
+        }
+        self.fill()
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path).map_err(|error| named(&error, "cannot read", &self.path))? {
+            let entry = entry.map_err(|error| named(&error, "cannot read", &self.path))?;
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(error) => Err(error),
+            };
+            gone(removed, &path)?;
+        }
+        Ok(())
+    }
+
+    fn fill(&self) -> io::Result<()> {
+        match &self.source {
+            WorkspaceSource::Shared(_) => Ok(()),
+            WorkspaceSource::Empty => {
+                fs::create_dir_all(&self.path).map_err(|error| named(&error, "cannot make", &self.path))
+            }
+            WorkspaceSource::CopyOf(folder) => copy(folder, &self.path),
+        }
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if matches!(self.source, WorkspaceSource::Shared(_)) {
+            return;
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, workspace = %self.path.display(), "could not delete a workspace");
+        }
+    }
+}
+
+/// Makes the lock of a new root and takes it. It gets its name only when it is held, or another server
+/// that starts at this moment would take the root for an abandoned one.
+fn lock(root: &Path) -> io::Result<File> {
+    let unnamed = root.join("lock.new");
+    let lock = File::create(&unnamed)?;
+    lock.lock()?;
+    fs::rename(unnamed, root.join(LOCK))?;
+    Ok(lock)
+}
+
+/// What was to be removed may have been removed by its own program already.
+fn gone(removed: io::Result<()>, path: &Path) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&error, "cannot clear", path)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies a folder with its files, folders and symbolic links; links are copied, never followed.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to).map_err(|error| named(&error, "cannot make", to))?;
+    for entry in fs::read_dir(from).map_err(|error| named(&error, "cannot read", from))? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&source, &target)?;
+        } else if kind.is_symlink() {
+            link(&source, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&source, &target).map_err(|error| named(&error, "cannot copy", &source))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn link(source: &Path, target: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(fs::read_link(source)?, target)
+        .map_err(|error| named(&error, "cannot copy", source))
+}
+
+#[cfg(not(unix))]
+fn link(_source: &Path, _target: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Deletes roots that no server holds the lock of.
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX));
+        if !ours || path.is_symlink() {
+            continue;
+        }
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        if lock.try_lock().is_ok()
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            tracing::debug!(%error, root = %path.display(), "could not delete abandoned workspaces");
+        }
+    }
+}
+
+fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}

@@ -1,0 +1,107 @@
+//! A call that has begun before it is known how its client will hear of it.
+//!
+//! Invariant: a call is begun once. Most have finished after one poll and have said nothing, so
+//! their client gets one JSON text; any other moves on, as it is, to whoever keeps a stream open.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use axum::body::Bytes;
+use oxenv_core::{AgentCall, Failure};
+use rmcp::service::{Peer, RoleServer};
+use serde_json::value::RawValue;
+
+use super::line::{Client, Line, Wants};
+use super::reach::{Outcome, Reach};
+
+/// A call, owned, so that it can outlive the request that it came with.
+pub(crate) struct Asked {
+    pub(crate) reach: Reach,
+    pub(crate) name: String,
+    /// The arguments as JSON, an object.
+    pub(crate) arguments: Option<Bytes>,
+    /// The parameters of the request as JSON.
+    pub(crate) request: Option<Bytes>,
+    pub(crate) epoch: Option<u64>,
+}
+
+/// A call in flight, or just landed.
+pub(crate) struct Begun {
+    line: Arc<Line>,
+    call: Call,
+}
+
+enum Call {
+    Running(Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>),
+    Finished(Result<Outcome, Failure>),
+}
+
+/// A call on its way to whoever will go on with it.
+#[derive(Clone)]
+pub(crate) struct Handed(Arc<Mutex<Option<Begun>>>);
+
+impl Begun {
+    pub(crate) fn new(asked: Asked, wants: Wants) -> Self {
+        let line = Line::new(wants);
+        let caller = Arc::clone(&line);
+        let call = Box::pin(async move {
+            let call = AgentCall {
+                name: asked.name.as_str().into(),
+                arguments: asked.arguments.as_ref().and_then(json),
+                epoch: asked.epoch,
+                caller: Some(&*caller),
+                request: asked.request.as_ref().and_then(json),
+            };
+            asked.reach.call(call).await
+        });
+        Begun { line, call: Call::Running(call) }
+    }
+
+    /// Lets the call run as far as it comes at once: gives its outcome if it is done and has said
+    /// nothing, else the call to go on with.
+    pub(crate) async fn at_once(mut self) -> Result<Result<Outcome, Failure>, Self> {
+        if let Call::Running(call) = &mut self.call
+            && let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await
+        {
+            self.call = Call::Finished(outcome);
+        }
+        match self.call {
+            Call::Finished(outcome) if self.line.is_quiet() => Ok(outcome),
+            call => Err(Begun { line: self.line, call }),
+        }
+    }
+
+    /// Waits for the outcome, and passes on what the tool says meanwhile: nothing of it comes after
+    /// the outcome. Dropping the future cancels the call.
+    pub(crate) async fn finish(self, client: Client) -> Result<Outcome, Failure> {
+        let Begun { line, call } = self;
+        let peer: Peer<RoleServer> = client.peer.clone();
+        line.connect(client);
+        let running = async {
+            let outcome = match call {
+                Call::Running(call) => call.await,
+                Call::Finished(outcome) => outcome,
+            };
+            line.hang_up();
+            outcome
+        };
+        tokio::join!(running, line.deliver(&peer)).0
+    }
+
+    pub(crate) fn hand_over(self) -> Handed {
+        Handed(Arc::new(Mutex::new(Some(self))))
+    }
+}
+
+impl Handed {
+    pub(crate) fn take(&self) -> Option<Begun> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The text was checked when its message was read.
+fn json(text: &Bytes) -> Option<&RawValue> {
+    serde_json::from_slice(text).ok()
+}

@@ -1,0 +1,142 @@
+//! OpenEnv's dialect: its methods, on every door that speaks JSON-RPC.
+//!
+//! Invariant: results and errors are spelled as a stock client knows them, whoever asks.
+
+use std::sync::Arc;
+
+use oxenv_core::{AgentCall, Principal, SessionOptions};
+use oxenv_wire::{
+    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult, ToolSpelling,
+    write_rpc_error, write_rpc_result,
+};
+use serde_json::json;
+
+use super::Door;
+use super::reach::{Outcome, Reach, named, unknown};
+use crate::app::App;
+use crate::error;
+
+/// Answers one request with one JSON-RPC message.
+pub(crate) async fn answer(app: &App, door: Door<'_>, epoch: Option<u64>, rpc: &RpcRequest<'_>) -> String {
+    let mut out = String::with_capacity(256);
+    if let Err(fault) = run(app, door, epoch, rpc, &mut out).await {
+        out.clear();
+        write_rpc_error(&mut out, rpc.id, &fault);
+    }
+    out
+}
+
+async fn run(
+    app: &App,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    rpc: &RpcRequest<'_>,
+    out: &mut String,
+) -> Result<(), RpcFault> {
+    match (rpc.method.as_ref(), door) {
+        ("tools/list", _) => list(app, door, rpc, out).await,
+        ("tools/call", _) => call(app, door, epoch, rpc, out).await,
+        ("openenv/session/create", Door::Open) => {
+            let session =
+                app.store.create(SessionOptions::default()).await.map_err(|failure| error::rpc(&failure))?;
+            write_session(out, rpc.id, session.id(), "");
+            Ok(())
+        }
+        ("openenv/session/create", Door::Socket(session)) => {
+            write_session(out, rpc.id, session.id(), "");
+            Ok(())
+        }
+        ("openenv/session/close", Door::Open | Door::Socket(_)) => close(app, door, rpc, out),
+        (method, _) => Err(RpcFault::new(RpcCode::MethodNotFound, format!("Method not found: {method}"))),
+    }
+}
+
+async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
+    let reach = meant(app, door, &rpc.read_params()?).await?;
+    reach.toolbox().settled().await;
+    let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
+    write_rpc_result(out, rpc.id, |out| {
+        out.push_str("{\"tools\":");
+        out.push_str(&tools);
+        out.push('}');
+    });
+    Ok(())
+}
+
+async fn call(
+    app: &App,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    rpc: &RpcRequest<'_>,
+    out: &mut String,
+) -> Result<(), RpcFault> {
+    let params = rpc.read_params()?;
+    let tool = params.tool_call()?;
+    let reach = meant(app, door, &params).await?;
+    let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
+    let outcome = reach.call(call).await.map_err(|failure| error::rpc(&failure))?;
+    let result = checked(outcome)?;
+    write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
+    Ok(())
+}
+
+/// A stock client reads a result with `is_error` as a success, so both kinds of error are errors.
+fn checked(outcome: Outcome) -> Result<ToolResult, RpcFault> {
+    let fault = |error: &ToolError| {
+        let data = error.data().map_or(serde_json::Value::Null, |data| json!({ "oxenv": data }));
+        RpcFault { code: RpcCode::InternalError, message: error.message.clone(), data }
+    };
+    match outcome {
+        Ok(result) if result.input_required.is_some() => Err(fault(&no_input())),
+        Ok(result) if result.is_error => Err(RpcFault::new(RpcCode::InternalError, result.text())),
+        Ok(result) => Ok(result),
+        Err(error) => Err(fault(&error)),
+    }
+}
+
+/// The answer to a tool that wants input, where there is no way to ask for it.
+pub(super) fn no_input() -> ToolError {
+    let message = "the tool wants input before it goes on, and this client has no way to be asked for it; \
+                   MCP 2026-07-28 has one";
+    ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired)
+}
+
+fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
+    let Some(id) = rpc.read_params()?.session_id()? else {
+        return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
+    };
+    if matches!(door, Door::Socket(session) if session.id() == id) {
+        let message = "Cannot close active WebSocket-managed session via MCP method";
+        return Err(RpcFault::new(RpcCode::InvalidRequest, message));
+    }
+    let session = named(app, &id)?;
+    write_session(
+        out,
+        rpc.id,
+        &id,
+        if session.close() { ",\"closed\":true" } else { ",\"closed\":false,\"closing\":true" },
+    );
+    Ok(())
+}
+
+/// What a request means: the session that it names, else its door's; in production the server's
+/// own tools for who names none.
+pub(super) async fn meant(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Reach, RpcFault> {
+    match (door, params.session_id()?) {
+        (Door::Session(session), None) => Ok(Reach::Session(Arc::clone(session))),
+        (Door::Session(session), Some(id)) if session.id() == id => Ok(Reach::Session(Arc::clone(session))),
+        (Door::Session(_), Some(id)) => Err(unknown(&id)),
+        (_, Some(id)) => named(app, &id).map(Reach::Session),
+        (Door::Socket(session), None) => Ok(Reach::Session(Arc::clone(session))),
+        (Door::Open, None) => door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure)),
+    }
+}
+
+fn write_session(out: &mut String, rpc: RpcId<'_>, id: &str, rest: &str) {
+    write_rpc_result(out, rpc, |out| {
+        out.push_str("{\"session_id\":");
+        out.push_str(&serde_json::Value::from(id).to_string());
+        out.push_str(rest);
+        out.push('}');
+    });
+}

@@ -1,0 +1,166 @@
+//! The way to rmcp's service: what the short path leaves, with rmcp's plain texts made JSON-RPC.
+//!
+//! Invariant: whatever a client sends, what it is told is JSON-RPC or a stream of it.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use http_body_util::{BodyExt, Full};
+use oxenv_core::Failure;
+use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest};
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+
+use super::begun::Begun;
+use super::handler::ToolboxHandler;
+use super::manner::{Manner, takes_anything};
+use super::reach::{PrivateSession, Target};
+use super::severity::Level;
+use super::transports::{Manager, Plan};
+use super::{Door, failed};
+use crate::app::App;
+use crate::error;
+
+/// The epoch that the URL of a request names.
+#[derive(Clone, Copy)]
+pub(super) struct Epoch(pub(super) Option<u64>);
+
+/// Takes a message to rmcp, with the call that has begun if it is one.
+pub(super) async fn forward(
+    app: &Arc<App>,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    rpc: Option<&RpcRequest<'_>>,
+    mut parts: Parts,
+    body: Bytes,
+    begun: Option<Begun>,
+) -> Response {
+    let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
+    let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
+    let (target, plan) = match prepared(app, door, &parts.headers, shakes_hands).await {
+        Ok(prepared) => prepared,
+        Err((status, fault)) => return refused(status, id, &fault),
+    };
+    let level = plan.as_ref().map(|plan| plan.level.clone()).unwrap_or_default();
+    let handler = match ToolboxHandler::new(app, target, level).await {
+        Ok(handler) => handler,
+        Err(failure) => return failed(StatusCode::OK, id, &error::rpc(&failure)),
+    };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if takes_anything(&parts.headers) {
+        let both = HeaderValue::from_static("application/json, text/event-stream");
+        parts.headers.insert(header::ACCEPT, both);
+    }
+    parts.extensions.insert(Epoch(epoch));
+    if let Some(begun) = begun {
+        parts.extensions.insert(begun.hand_over());
+    }
+    let manager = Manager::new(&app.transports, plan);
+    served(app, handler, manager, Request::from_parts(parts, Full::new(body)), id).await
+}
+
+/// Takes a GET or a DELETE to rmcp.
+pub(super) async fn without_body(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let found = match Manner::of(&parts.headers) {
+        Manner::Session(id) => match app.transports.find(id, door.session_id()) {
+            Some(found) => Some(found),
+            None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::short::unknown_session()),
+        },
+        _ => None,
+    };
+    let target = found.as_ref().map_or_else(|| door.target(app), |found| found.transport().target.clone());
+    let handler = match ToolboxHandler::new(app, target, Level::default()).await {
+        Ok(handler) => handler,
+        Err(failure) => return failed(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
+    };
+    let manager = Manager::new(&app.transports, None);
+    served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
+}
+
+/// What a request is connected to, and the transport session to be made if it shakes hands.
+async fn prepared(
+    app: &App,
+    door: Door<'_>,
+    headers: &HeaderMap,
+    shakes_hands: bool,
+) -> Result<(Target, Option<Plan>), (StatusCode, RpcFault)> {
+    if let Manner::Session(id) = Manner::of(headers)
+        && let Some(found) = app.transports.find(id, door.session_id())
+    {
+        return Ok((found.transport().target.clone(), None));
+    }
+    if !shakes_hands {
+        return Ok((door.target(app), None));
+    }
+    let room = app.transports.make_room().await.map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
+    let target = match door.target(app) {
+        Target::Server => PrivateSession::make(app).await.map_err(|failure| unavailable(&failure))?,
+        target => target,
+    };
+    let door = door.session_id().map(str::to_owned);
+    Ok((target.clone(), Some(Plan { target, door, level: Level::default(), room })))
+}
+
+fn unavailable(failure: &Failure) -> (StatusCode, RpcFault) {
+    (StatusCode::SERVICE_UNAVAILABLE, error::rpc(failure))
+}
+
+fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcFault) -> Response {
+    let mut response = failed(status, id, fault);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+async fn served(
+    app: &Arc<App>,
+    handler: Arc<ToolboxHandler>,
+    manager: Arc<Manager>,
+    request: Request<Full<Bytes>>,
+    id: RpcId<'_>,
+) -> Response {
+    let config = StreamableHttpServerConfig::default()
+        .disable_allowed_hosts()
+        .with_json_response(true)
+        .with_sse_keep_alive(Some(app.config.ping_every))
+        .with_max_request_body_bytes(app.config.max_message)
+        .with_cancellation_token(app.killed.clone());
+    let service = StreamableHttpService::new(move || Ok(Arc::clone(&handler)), manager, config);
+    let response = service.handle(request).await;
+    match worded(&response) {
+        true => response.map(Body::new),
+        false => reworded(response.map(Body::new), id).await,
+    }
+}
+
+/// Whether a response is JSON-RPC, a stream of it, or nothing at all.
+fn worded<B>(response: &Response<B>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    response.status().is_success() || kind.is_some_and(|kind| kind.starts_with("application/json"))
+}
+
+/// A refusal in plain text, as JSON-RPC.
+async fn reworded(response: Response, id: RpcId<'_>) -> Response {
+    let (parts, body) = response.into_parts();
+    // The whole of it is in memory already.
+    let text = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let (status, fault) = match parts.status {
+        // The message is JSON-RPC, or it had not come here.
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            let message = format!("Invalid params - {}", text.trim_start_matches("fail to deserialize request body "));
+            (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::InvalidParams, message))
+        }
+        status => (status, RpcFault::new(RpcCode::ServerError, text)),
+    };
+    let mut response = failed(status, id, &fault);
+    if let Some(allow) = parts.headers.get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    response
+}

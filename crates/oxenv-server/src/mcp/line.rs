@@ -1,0 +1,206 @@
+//! The line between a running tool and its client: notes go out, questions come back.
+//!
+//! Invariant: a tool never waits for a slow client. Notes that nobody wants are not kept, and of
+//! those that are kept the oldest go first when there are too many.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oxenv_core::{Caller, Note, RequestFault, Work};
+use oxenv_wire::McpEra;
+use rmcp::model::{
+    ClientCapabilities, CustomNotification, CustomRequest, ProgressNotificationParam, ProgressToken,
+    ServerNotification, ServerRequest,
+};
+use rmcp::service::{Peer, PeerRequestOptions, RequestHandle, RoleServer, ServiceError};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, SetOnce};
+
+use super::severity::Severity;
+
+/// Notes that wait for a client that does not read.
+const MAX_WAITING: usize = 256;
+
+/// JSON-RPC's number for a method that the other side does not have.
+const METHOD_NOT_FOUND: i32 = -32601;
+const INTERNAL_ERROR: i32 = -32603;
+
+/// Which notes a client wants.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wants {
+    /// Under which token it wants to hear of progress.
+    pub(crate) progress: Option<ProgressToken>,
+    /// From which level on it wants the log.
+    pub(super) level: Option<Severity>,
+}
+
+/// The client of one call, as its tool sees it.
+pub(crate) struct Line {
+    wants: Wants,
+    notes: Mutex<Notes>,
+    told: Notify,
+    client: SetOnce<Client>,
+}
+
+#[derive(Default)]
+struct Notes {
+    waiting: VecDeque<Note>,
+    hung_up: bool,
+}
+
+/// Where the client can be reached, once that is known.
+pub(crate) struct Client {
+    pub(crate) peer: Peer<RoleServer>,
+    pub(crate) capabilities: ClientCapabilities,
+    pub(crate) era: McpEra,
+}
+
+impl Line {
+    pub(crate) fn new(wants: Wants) -> Arc<Self> {
+        Arc::new(Line { wants, notes: Mutex::default(), told: Notify::new(), client: SetOnce::new() })
+    }
+
+    /// Whether nothing waits to be passed on.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
+    /// Gives the tool somebody to ask.
+    pub(crate) fn connect(&self, client: Client) {
+        // Only whoever runs the call connects it, and once.
+        let _ = self.client.set(client);
+    }
+
+    /// Nothing more will be said.
+    pub(crate) fn hang_up(&self) {
+        self.lock().hung_up = true;
+        self.told.notify_one();
+    }
+
+    /// Passes notes on until the line is hung up and nothing waits any more.
+    pub(crate) async fn deliver(&self, peer: &Peer<RoleServer>) {
+        while let Some(note) = self.next().await {
+            let sent = match note {
+                Note::Progress { progress, total, message } => {
+                    let Some(token) = self.wants.progress.clone() else { continue };
+                    let mut params = ProgressNotificationParam::new(token, progress);
+                    params.total = total;
+                    params.message = message;
+                    peer.notify_progress(params).await
+                }
+                Note::Log { level, logger, data } => {
+                    let mut params = json!({ "level": Severity::of(&level).name(), "data": data });
+                    if let Some(logger) = logger {
+                        params["logger"] = logger.into();
+                    }
+                    let line = CustomNotification::new("notifications/message", Some(params));
+                    peer.send_notification(ServerNotification::CustomNotification(line)).await
+                }
+            };
+            if let Err(error) = sent {
+                tracing::debug!(%error, "a note of a tool did not reach its client");
+            }
+        }
+    }
+
+    async fn next(&self) -> Option<Note> {
+        loop {
+            {
+                let mut notes = self.lock();
+                match notes.waiting.pop_front() {
+                    Some(note) => return Some(note),
+                    None if notes.hung_up => return None,
+                    None => {}
+                }
+            }
+            self.told.notified().await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Caller for Line {
+    fn tell(&self, note: Note) {
+        let wanted = match &note {
+            Note::Progress { .. } => self.wants.progress.is_some(),
+            Note::Log { level, .. } => self.wants.level.is_some_and(|wanted| Severity::of(level) >= wanted),
+        };
+        if !wanted {
+            return;
+        }
+        let mut notes = self.lock();
+        if notes.waiting.len() >= MAX_WAITING {
+            notes.waiting.pop_front();
+        }
+        notes.waiting.push_back(note);
+        drop(notes);
+        self.told.notify_one();
+    }
+
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+        Work::pending(async move {
+            let client = self.client.wait().await;
+            if client.era == McpEra::Stateless {
+                let message = "this client is not asked while a call runs: return an input_required result";
+                return Err(RequestFault::new(METHOD_NOT_FOUND, message));
+            }
+            if !client.can(method) {
+                let message = format!("the client did not declare that it can answer {method}");
+                return Err(RequestFault::new(METHOD_NOT_FOUND, message));
+            }
+            client.ask(method, parameters).await
+        })
+    }
+}
+
+impl Client {
+    fn can(&self, method: &str) -> bool {
+        match method {
+            "sampling/createMessage" => self.capabilities.sampling.is_some(),
+            "elicitation/create" => self.capabilities.elicitation.is_some(),
+            "roots/list" => self.capabilities.roots.is_some(),
+            _ => false,
+        }
+    }
+
+    async fn ask(&self, method: &str, parameters: Value) -> Result<Value, RequestFault> {
+        // As it stands: the tool's own words are for the client to judge.
+        let parameters = Some(parameters).filter(|parameters| !parameters.is_null());
+        let request = ServerRequest::CustomRequest(CustomRequest::new(method, parameters));
+        let sent = self.peer.send_request_with_option(request, PeerRequestOptions::no_options()).await;
+        let mut question = Question(Some(sent.map_err(fault)?));
+        let answer = match &mut question.0 {
+            Some(handle) => (&mut handle.rx).await.ok(),
+            None => None,
+        };
+        question.0 = None;
+        let answer = answer.unwrap_or(Err(ServiceError::TransportClosed)).map_err(fault)?;
+        serde_json::to_value(&answer).map_err(|error| RequestFault::new(INTERNAL_ERROR, error.to_string()))
+    }
+}
+
+/// A question that is withdrawn if nobody waits for its answer any more.
+struct Question(Option<RequestHandle<RoleServer>>);
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if let (Some(handle), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            // Ends with the connection at the latest, since it only sends.
+            runtime.spawn(handle.cancel(Some("the call that asked has ended".to_owned())));
+        }
+    }
+}
+
+fn fault(error: ServiceError) -> RequestFault {
+    match error {
+        ServiceError::McpError(error) => RequestFault {
+            code: error.code.0,
+            message: error.message.into_owned(),
+            data: error.data.unwrap_or(Value::Null),
+        },
+        other => RequestFault::new(INTERNAL_ERROR, format!("the client gave no answer: {other}")),
+    }
+}

@@ -1,0 +1,67 @@
+//! How a client speaks, as the headers of its request tell: OpenEnv's dialect or MCP, and which era.
+//!
+//! Invariant: headers alone decide who gets the dialect, which is status 200 whatever is said.
+
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+
+/// The revision whose requests stand alone.
+pub(crate) const STATELESS: &str = "2026-07-28";
+/// Protocol revisions that a header may name.
+pub(crate) const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", STATELESS];
+
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// A client's way of speaking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner<'a> {
+    /// OpenEnv's dialect, and whoever sends no header of MCP's.
+    Dialect,
+    /// MCP of the handshake's era, outside of a transport session.
+    Bare,
+    /// MCP within the transport session of that id.
+    Session(&'a str),
+    /// MCP of 2026-07-28.
+    Stateless,
+    /// MCP of a revision that is not known here.
+    Unknown(&'a str),
+}
+
+impl<'a> Manner<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        let revision = text(PROTOCOL_VERSION);
+        match (revision, text(SESSION_ID)) {
+            (Some(STATELESS), _) => Manner::Stateless,
+            (Some(revision), _) if !REVISIONS.contains(&revision) => Manner::Unknown(revision),
+            (_, Some(id)) => Manner::Session(id),
+            (Some(_), None) => Manner::Bare,
+            (None, None) if names(headers, "text/event-stream") => Manner::Bare,
+            (None, None) => Manner::Dialect,
+        }
+    }
+
+    /// The status of a reply; the dialect knows only one.
+    pub(crate) fn status(self, otherwise: StatusCode) -> StatusCode {
+        if self == Manner::Dialect { StatusCode::OK } else { otherwise }
+    }
+}
+
+/// Whether a client takes plain JSON as a reply.
+pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
+    takes_anything(headers) || names(headers, "application/json") || names(headers, "application/*")
+}
+
+/// Whether a client has no wishes about the kind of the reply.
+pub(crate) fn takes_anything(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::ACCEPT) || names(headers, "*/*")
+}
+
+/// Whether the Accept header names a media type.
+pub(crate) fn names(headers: &HeaderMap, kind: &str) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| {
+        let essence = range.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case(kind)
+    })
+}

@@ -1,0 +1,128 @@
+//! What a request can reach: a session with its tools, or the tools that need no session.
+//!
+//! Invariant: whoever calls through here is an agent. A call within a session is a step of it.
+
+use std::sync::Arc;
+
+use oxenv_core::{
+    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, SessionOptions,
+    Toolbox,
+};
+use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult};
+use serde_json::value::RawValue;
+
+use crate::app::App;
+use crate::error;
+
+/// What came of a call that reached its tool, or failed to.
+pub(crate) type Outcome = Result<ToolResult, ToolError>;
+
+/// A session, or the tools that need none.
+#[derive(Clone)]
+pub(crate) enum Reach {
+    /// A session and its tools.
+    Session(Arc<Session>),
+    /// The server's own tools.
+    Server(Arc<Toolbox>),
+}
+
+impl Reach {
+    pub(crate) fn toolbox(&self) -> &Arc<Toolbox> {
+        match self {
+            Reach::Session(session) => session.toolbox(),
+            Reach::Server(toolbox) => toolbox,
+        }
+    }
+
+    pub(crate) async fn call(&self, call: AgentCall<'_>) -> Result<Outcome, Failure> {
+        match self {
+            Reach::Session(session) => Ok(session.call(call).await?.outcome),
+            Reach::Server(toolbox) => {
+                let context = CallContext {
+                    caller: call.caller,
+                    request: call.request,
+                    ..CallContext::sessionless(Principal::Agent)
+                };
+                Ok(toolbox.call(context, &call.name, call.arguments).await)
+            }
+        }
+    }
+
+    /// A request about a resource or a prompt.
+    pub(crate) async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
+        let mut context = CallContext::sessionless(Principal::Agent);
+        if let Reach::Session(session) = self {
+            context = CallContext { session_id: Some(session.id()), epoch: session.info().epoch, ..context };
+        }
+        context.request = Some(parameters);
+        self.toolbox().request(context, method, parameters).await
+    }
+}
+
+/// What a client of MCP is connected to; looked up anew for each request.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// The session of requests that name none.
+    Default,
+    /// The server's own tools.
+    Server,
+    /// The session of the URL.
+    Named(Arc<Session>),
+    /// A session that was made for this client.
+    Private(Arc<PrivateSession>),
+}
+
+impl Target {
+    pub(crate) async fn reach(&self, app: &App) -> Result<Reach, Failure> {
+        Ok(match self {
+            Target::Default => Reach::Session(app.store.default_session(false).await?),
+            Target::Server => Reach::Server(Arc::clone(&app.server_tools)),
+            Target::Named(session) => Reach::Session(Arc::clone(session)),
+            Target::Private(private) => Reach::Session(Arc::clone(private.0.session())),
+        })
+    }
+
+    /// Whether there will never be anything to reach again.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Target::Default | Target::Server => false,
+            Target::Named(session) => session.ended().is_some(),
+            Target::Private(private) => private.0.session().ended().is_some(),
+        }
+    }
+}
+
+/// A session that ends with the client that it was made for.
+pub(crate) struct PrivateSession(Attachment);
+
+impl PrivateSession {
+    pub(crate) async fn make(app: &App) -> Result<Target, Failure> {
+        let session = app.store.create(SessionOptions::default()).await?;
+        Ok(Target::Private(Arc::new(PrivateSession(session.attach()))))
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.session().end(EndReason::Closed);
+    }
+}
+
+impl Drop for PrivateSession {
+    fn drop(&mut self) {
+        if !self.0.is_superseded() {
+            self.end();
+        }
+    }
+}
+
+/// The session of that id.
+pub(crate) fn named(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
+    app.store.get(id).map_err(|failure: Failure| match failure.code {
+        ErrorCode::SessionNotFound => unknown(id),
+        _ => error::rpc(&failure),
+    })
+}
+
+/// No session has that id, or none that may be named here.
+pub(crate) fn unknown(id: &str) -> RpcFault {
+    RpcFault::new(RpcCode::InvalidParams, format!("Unknown session_id: {id}"))
+}

@@ -1,0 +1,51 @@
+//! How grave a line of a tool's log is, in MCP's words, and from where on a client wants to read.
+//!
+//! Invariant: a word that is not MCP's counts as information; nothing is lost for a typo.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// MCP's levels, from the least to the gravest.
+const LEVELS: [&str; 8] =
+    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// One of MCP's levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Severity(usize);
+
+impl Severity {
+    pub(super) const INFO: Severity = Severity(1);
+
+    /// The level of that name; nothing for a word that is none.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        LEVELS.iter().position(|level| *level == name).map(Severity)
+    }
+
+    /// The level that a tool means.
+    pub(super) fn of(name: &str) -> Self {
+        Self::named(name).unwrap_or(Self::INFO)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        LEVELS[self.0]
+    }
+}
+
+/// From which level on a client wants the log; it may change its mind.
+#[derive(Clone)]
+pub(super) struct Level(Arc<Mutex<Severity>>);
+
+impl Level {
+    pub(super) fn get(&self) -> Severity {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, severity: Severity) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = severity;
+    }
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Level(Arc::new(Mutex::new(Severity::INFO)))
+    }
+}

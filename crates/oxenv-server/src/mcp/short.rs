@@ -1,0 +1,231 @@
+//! The short path: a list of tools, or a call of one, as one JSON text.
+//!
+//! Invariant: only what is plainly right is answered here. Whatever is odd about a request is left
+//! to rmcp, which judges it by the letter of its revision.
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use oxenv_core::{AgentCall, Failure, Principal};
+use oxenv_wire::{
+    McpEra, Object, RpcCode, RpcFault, RpcParams, RpcRequest, ToolErrorType, ToolSpelling, read, write_mcp_call,
+    write_mcp_tools, write_rpc_error, write_rpc_result,
+};
+
+use super::begun::{Asked, Begun};
+use super::dialect::{meant, no_input};
+use super::line::Wants;
+use super::manner::{Manner, STATELESS, takes_json};
+use super::reach::{Outcome, Reach};
+use super::severity::Severity;
+use super::transports::InUse;
+use super::{Door, single};
+use crate::app::App;
+use crate::error;
+
+/// Where a request names its revision.
+pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
+/// What became of a request.
+pub(super) enum Short {
+    /// It is answered with this text.
+    Answered(String),
+    /// It is answered with this error.
+    Refused(StatusCode, RpcFault),
+    /// The call it asks for runs, and may have something to say before it ends.
+    Begun(Begun),
+    /// It is not for this path.
+    No,
+}
+
+/// How a plain request is to be answered.
+struct Plain {
+    era: McpEra,
+    /// What a client that can hear of more than the outcome wants to hear.
+    wants: Option<Wants>,
+    /// The transport session that it belongs to.
+    within: Option<InUse>,
+}
+
+pub(super) async fn answer(
+    app: &std::sync::Arc<App>,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    manner: Manner<'_>,
+    headers: &HeaderMap,
+    rpc: &RpcRequest<'_>,
+    body: &Bytes,
+) -> Short {
+    let within = match manner {
+        Manner::Session(id) => match app.transports.find(id, door.session_id()) {
+            Some(within) => Some(within),
+            None => return Short::Refused(StatusCode::NOT_FOUND, unknown_session()),
+        },
+        _ => None,
+    };
+    if !rpc.has_id || !matches!(rpc.method.as_ref(), "tools/list" | "tools/call") || !takes_json(headers) {
+        return Short::No;
+    }
+    let Ok(params) = rpc.read_params() else { return Short::No };
+    let Some(plain) = plain(manner, headers, rpc, &params, within) else { return Short::No };
+    let ran = match rpc.method.as_ref() {
+        "tools/list" => list(app, door, rpc, &params, &plain).await,
+        _ => call(app, door, epoch, rpc, &params, plain, body).await,
+    };
+    ran.unwrap_or_else(|fault| {
+        let mut out = String::new();
+        write_rpc_error(&mut out, rpc.id, &fault);
+        Short::Answered(out)
+    })
+}
+
+/// How to answer, if the request is plainly what it should be in its era.
+fn plain(
+    manner: Manner<'_>,
+    headers: &HeaderMap,
+    rpc: &RpcRequest<'_>,
+    params: &RpcParams<'_>,
+    within: Option<InUse>,
+) -> Option<Plain> {
+    let meta = params.meta();
+    let revision = meta.as_ref().and_then(|meta| meta.get(META_VERSION));
+    let era = match manner {
+        Manner::Stateless => McpEra::Stateless,
+        Manner::Bare | Manner::Session(_) if revision.is_none() => McpEra::Handshake,
+        _ => return None,
+    };
+    if era == McpEra::Stateless {
+        let meta = meta.as_ref()?;
+        let same = read::<&str>(revision?).is_ok_and(|revision| revision == STATELESS);
+        if !same || !meta.get(META_CAPABILITIES)?.is_object() || single(headers, "mcp-method")? != rpc.method {
+            return None;
+        }
+        if rpc.method == "tools/call" {
+            let name = single(headers, "mcp-name")?;
+            // An encoded name is decoded elsewhere.
+            if name.starts_with("=?") || params.tool_call().ok()?.name != name {
+                return None;
+            }
+        }
+    }
+    let wants = wants(meta.as_ref(), within.as_ref())?;
+    Some(Plain { era, wants, within })
+}
+
+/// What the client wants to hear; the outer nothing when it says so in words that are not plain.
+fn wants(meta: Option<&Object<'_>>, within: Option<&InUse>) -> Option<Option<Wants>> {
+    let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
+    let progress = given("progressToken").map(read).transpose().ok()?;
+    let level = match within {
+        Some(within) => Some(within.transport().level.get()),
+        None => match given(META_LEVEL) {
+            Some(level) => Some(Severity::named(read::<&str>(level).ok()?)?),
+            None => None,
+        },
+    };
+    let hears = within.is_some() || progress.is_some() || level.is_some();
+    Some(hears.then_some(Wants { progress, level }))
+}
+
+async fn list(
+    app: &App,
+    door: Door<'_>,
+    rpc: &RpcRequest<'_>,
+    params: &RpcParams<'_>,
+    plain: &Plain,
+) -> Result<Short, RpcFault> {
+    if params.get("cursor").is_some() {
+        return Ok(Short::No);
+    }
+    let reach = connected(app, door, params, plain).await?;
+    reach.toolbox().settled().await;
+    let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
+    let mut out = String::with_capacity(tools.len() + 128);
+    write_rpc_result(&mut out, rpc.id, |out| write_mcp_tools(out, plain.era, &tools));
+    Ok(Short::Answered(out))
+}
+
+async fn call(
+    app: &App,
+    door: Door<'_>,
+    epoch: Option<u64>,
+    rpc: &RpcRequest<'_>,
+    params: &RpcParams<'_>,
+    plain: Plain,
+    body: &Bytes,
+) -> Result<Short, RpcFault> {
+    let tool = params.tool_call()?;
+    let reach = connected(app, door, params, &plain).await?;
+    if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
+        return Ok(Short::No);
+    }
+    let request = rpc.params.filter(|_| params.get("_meta").is_some() || params.get("requestState").is_some());
+    let outcome = match plain.wants {
+        None => {
+            let request = request.map(oxenv_wire::Json::raw);
+            let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, caller: None, request };
+            reach.call(call).await
+        }
+        Some(wants) => {
+            let part = |text: &str| body.slice_ref(text.as_bytes());
+            let asked = Asked {
+                reach,
+                name: tool.name.into_owned(),
+                arguments: tool.arguments.map(|arguments| part(arguments.get())),
+                request: request.map(|request| part(request.get())),
+                epoch,
+            };
+            match Begun::new(asked, wants).at_once().await {
+                Ok(outcome) => outcome,
+                Err(begun) => return Ok(Short::Begun(begun)),
+            }
+        }
+    };
+    let outcome = told(outcome, plain.era)?;
+    let mut out = String::with_capacity(256);
+    write_rpc_result(&mut out, rpc.id, |out| write_mcp_call(out, plain.era, outcome.as_ref()));
+    Ok(Short::Answered(out))
+}
+
+/// An outcome as a client of MCP is told of it: a tool that does not exist and a session that cannot
+/// run the call are errors of the protocol, all else is a result.
+pub(super) fn told(outcome: Result<Outcome, Failure>, era: McpEra) -> Result<Outcome, RpcFault> {
+    match outcome.map_err(|failure| error::rpc(&failure))? {
+        Err(error) if error.error_type == ToolErrorType::ToolNotFound => {
+            Err(RpcFault::new(RpcCode::InvalidParams, error.message))
+        }
+        Ok(result) if result.input_required.is_some() && era == McpEra::Handshake => Ok(Err(no_input())),
+        outcome => Ok(outcome),
+    }
+}
+
+/// What the request reaches.
+async fn connected(
+    app: &App,
+    door: Door<'_>,
+    params: &RpcParams<'_>,
+    plain: &Plain,
+) -> Result<Reach, RpcFault> {
+    match &plain.within {
+        Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
+        None => meant(app, door, params).await,
+    }
+}
+
+/// Whether a tool asks for some of its arguments to be repeated as headers.
+fn wants_headers(reach: &Reach, name: &str) -> bool {
+    let tools = reach.toolbox().tools(Principal::Agent);
+    let tool = tools.iter().find(|tool| tool.name == name);
+    tool.is_some_and(|tool| marked(&tool.input_schema))
+}
+
+fn marked(schema: &serde_json::Value) -> bool {
+    let Some(properties) = schema.get("properties").and_then(serde_json::Value::as_object) else { return false };
+    properties.values().any(|property| property.get("x-mcp-header").is_some() || marked(property))
+}
+
+pub(super) fn unknown_session() -> RpcFault {
+    let message = "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
+    RpcFault::new(RpcCode::ServerError, message)
+}

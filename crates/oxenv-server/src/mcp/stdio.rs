@@ -1,0 +1,61 @@
+//! MCP over a pipe: one client, one session, no HTTP.
+//!
+//! Invariant: the session is made at the start and ended with the input; nothing but messages is
+//! written to the output.
+
+use std::io;
+use std::sync::Arc;
+
+use oxenv_core::{EndReason, SessionOptions};
+use rmcp::service::serve_server_with_ct;
+use rmcp::transport::stdio;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::handler::ToolboxHandler;
+use super::reach::Target;
+use super::severity::Level;
+use crate::app::App;
+
+/// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in
+/// flight then have a few seconds to finish. The environment gets one session, which ends with it.
+///
+/// # Errors
+/// When the session cannot be made, or when the client's first words are not MCP.
+pub async fn serve_stdio(app: Arc<App>, stop: impl Future<Output = ()>) -> io::Result<()> {
+    let (input, output) = stdio();
+    serve_pipe(app, input, output, stop).await
+}
+
+/// The same over any pipe.
+///
+/// # Errors
+/// As [`serve_stdio`].
+pub async fn serve_pipe(
+    app: Arc<App>,
+    input: impl AsyncRead + Send + Unpin + 'static,
+    output: impl AsyncWrite + Send + Unpin + 'static,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let session = app.store.create(SessionOptions::default()).await.map_err(io::Error::other)?;
+    let attachment = session.attach();
+    let target = Target::Named(Arc::clone(&session));
+    let handler = ToolboxHandler::new(&app, target, Level::default()).await;
+    let handler = handler.map_err(io::Error::other)?;
+    let stopped = CancellationToken::new();
+    let served = async {
+        let running = serve_server_with_ct(handler, (input, output), stopped.clone());
+        running.await.map_err(io::Error::other)?.waiting().await.map_err(io::Error::other)
+    };
+    tokio::pin!(served);
+    let outcome = tokio::select! {
+        outcome = &mut served => outcome,
+        () = stop => {
+            stopped.cancel();
+            served.await
+        }
+    };
+    drop(attachment);
+    session.end(EndReason::Closed);
+    outcome.map(drop)
+}

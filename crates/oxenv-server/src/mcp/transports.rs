@@ -1,0 +1,283 @@
+//! The transport sessions of clients that shook hands, and what each is connected to.
+//!
+//! Invariant: their number is bounded, and one that nobody uses ends: a client that never says
+//! goodbye costs nothing for long. What is open or being answered is in use.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use oxenv_wire::{RpcCode, RpcFault};
+use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
+use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, LocalSessionManagerError};
+use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::reach::Target;
+use super::severity::Level;
+
+/// All transport sessions of a server.
+pub(crate) struct Transports {
+    local: LocalSessionManager,
+    table: Mutex<HashMap<SessionId, Arc<Transport>>>,
+    room: Arc<Semaphore>,
+    idle: Duration,
+    started: Instant,
+    /// Streams that wait for nothing in particular end with this.
+    stopping: CancellationToken,
+}
+
+/// One transport session.
+pub(crate) struct Transport {
+    pub(crate) target: Target,
+    /// The session of the URL it was made at; none for `/mcp`.
+    door: Option<String>,
+    pub(super) level: Level,
+    in_use: AtomicUsize,
+    /// When it was last in use, in milliseconds since the start.
+    last: AtomicU64,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A transport session to be made, if the handshake succeeds.
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    pub(crate) door: Option<String>,
+    pub(super) level: Level,
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
+/// The transport sessions as rmcp's service sees them during one request.
+pub(crate) struct Manager {
+    transports: Arc<Transports>,
+    plan: Mutex<Option<Plan>>,
+}
+
+/// Marks a transport session in use.
+pub(crate) struct InUse {
+    transports: Arc<Transports>,
+    transport: Arc<Transport>,
+}
+
+impl Transports {
+    pub(crate) fn new(max: usize, idle: Duration, stopping: CancellationToken) -> Arc<Self> {
+        let mut local = LocalSessionManager::default();
+        // Only we know what is in use: answers that need no stream never reach rmcp's clock.
+        local.session_config.keep_alive = None;
+        Arc::new(Transports {
+            local,
+            table: Mutex::default(),
+            room: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            idle,
+            started: Instant::now(),
+            stopping,
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.table().len()
+    }
+
+    /// The transport session of that id, if it was made at that door. It is in use from now on.
+    pub(crate) fn find(self: &Arc<Self>, id: &str, door: Option<&str>) -> Option<InUse> {
+        let table = self.table();
+        let transport = table.get(id).filter(|transport| transport.door.as_deref() == door)?;
+        Some(InUse::new(self, transport))
+    }
+
+    /// Room for one more; the one that was not used for the longest time goes for it if need be.
+    pub(crate) async fn make_room(&self) -> Result<OwnedSemaphorePermit, RpcFault> {
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+            return Ok(room);
+        }
+        let oldest = {
+            let table = self.table();
+            let idle = table.iter().filter(|(_, transport)| transport.is_idle());
+            idle.min_by_key(|(_, transport)| transport.last.load(Ordering::Acquire)).map(|(id, _)| Arc::clone(id))
+        };
+        if let Some(id) = oldest {
+            self.end(&id).await;
+        }
+        Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            let message = "every MCP session of this server is in use; try again later";
+            RpcFault::new(RpcCode::ServerError, message)
+        })
+    }
+
+    /// Ends a transport session, and the session that was made for it; false if there is none.
+    pub(crate) async fn end(&self, id: &SessionId) -> bool {
+        let removed = self.table().remove(id);
+        // Dropping its handle ends the worker behind it, even one that waits for a slow reader.
+        self.local.sessions.write().await.remove(id);
+        if let Some(Target::Private(private)) = removed.as_deref().map(|transport| &transport.target) {
+            private.end();
+        }
+        removed.is_some()
+    }
+
+    /// Ends those that nobody has used for long, for as long as the future is polled.
+    pub(crate) async fn reap(&self) {
+        let every = (self.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = self.now();
+            let over = |transport: &Transport| {
+                let idle = now.saturating_sub(transport.last.load(Ordering::Acquire));
+                idle >= millis(self.idle) || transport.target.has_ended()
+            };
+            let over: Vec<SessionId> = {
+                let table = self.table();
+                let idle = table.iter().filter(|(_, transport)| transport.is_idle() && over(transport));
+                idle.map(|(id, _)| Arc::clone(id)).collect()
+            };
+            for id in over {
+                tracing::debug!(%id, "MCP session expired");
+                self.end(&id).await;
+            }
+        }
+    }
+
+    /// Ends all.
+    pub(crate) async fn end_all(&self) {
+        let all: Vec<SessionId> = self.table().keys().map(Arc::clone).collect();
+        for id in all {
+            self.end(&id).await;
+        }
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Transport>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transport {
+    fn is_idle(&self) -> bool {
+        self.in_use.load(Ordering::Acquire) == 0
+    }
+}
+
+impl InUse {
+    fn new(transports: &Arc<Transports>, transport: &Arc<Transport>) -> Self {
+        transport.in_use.fetch_add(1, Ordering::AcqRel);
+        InUse { transports: Arc::clone(transports), transport: Arc::clone(transport) }
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.transport.last.store(self.transports.now(), Ordering::Release);
+        self.transport.in_use.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Manager {
+    pub(crate) fn new(transports: &Arc<Transports>, plan: Option<Plan>) -> Arc<Self> {
+        Arc::new(Manager { transports: Arc::clone(transports), plan: Mutex::new(plan) })
+    }
+
+    /// A stream that keeps its transport session in use.
+    fn using<S>(&self, id: &SessionId, stream: S) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static
+    where
+        S: Stream<Item = ServerSseMessage> + Send + Sync + 'static,
+    {
+        let transport = self.transports.table().get(id).map(Arc::clone);
+        let in_use = transport.map(|transport| InUse::new(&self.transports, &transport));
+        stream.inspect(move |_| {
+            let _held = &in_use;
+        })
+    }
+}
+
+type Failed = LocalSessionManagerError;
+
+impl SessionManager for Manager {
+    type Error = Failed;
+    type Transport = <LocalSessionManager as SessionManager>::Transport;
+
+    async fn create_session(&self) -> Result<(SessionId, Self::Transport), Failed> {
+        let (id, connection) = self.transports.local.create_session().await?;
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Plan { target, door, level, room }) = plan else {
+            self.transports.end(&id).await;
+            return Err(Failed::SessionNotFound(id));
+        };
+        let transport = Transport {
+            target,
+            door,
+            level,
+            in_use: AtomicUsize::new(0),
+            last: AtomicU64::new(self.transports.now()),
+            _room: room,
+        };
+        self.transports.table().insert(Arc::clone(&id), Arc::new(transport));
+        Ok((id, connection))
+    }
+
+    async fn initialize_session(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<ServerJsonRpcMessage, Failed> {
+        self.transports.local.initialize_session(id, message).await
+    }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool, Failed> {
+        self.transports.local.has_session(id).await
+    }
+
+    async fn close_session(&self, id: &SessionId) -> Result<(), Failed> {
+        self.transports.end(id).await;
+        Ok(())
+    }
+
+    async fn create_stream(
+        &self,
+        id: &SessionId,
+        message: ClientJsonRpcMessage,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        Ok(self.using(id, self.transports.local.create_stream(id, message).await?))
+    }
+
+    async fn accept_message(&self, id: &SessionId, message: ClientJsonRpcMessage) -> Result<(), Failed> {
+        self.transports.local.accept_message(id, message).await
+    }
+
+    async fn create_standalone_stream(
+        &self,
+        id: &SessionId,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        let stream = self.transports.local.create_standalone_stream(id).await?;
+        // It would hold up a drain for as long as its client likes.
+        let stopping = self.transports.stopping.clone();
+        Ok(self.using(id, stream).take_until(async move { stopping.cancelled().await }))
+    }
+
+    async fn resume(
+        &self,
+        id: &SessionId,
+        last_event_id: String,
+    ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Failed> {
+        let stream = self.transports.local.resume(id, last_event_id).await?;
+        let stopping = self.transports.stopping.clone();
+        Ok(self.using(id, stream).take_until(async move { stopping.cancelled().await }))
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

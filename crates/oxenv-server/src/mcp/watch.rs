@@ -1,0 +1,159 @@
+//! Telling clients what has changed in what they are offered.
+//!
+//! Invariant: a client hears only of lists that have changed. A change that is in none of them can
+//! only be in what the resources hold, so then their subscribers are told.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oxenv_core::{Extras, Principal, Toolbox};
+use oxenv_wire::ToolSpelling;
+use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
+use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, SubscriptionSink};
+use tokio::task::JoinHandle;
+
+use super::reach::Target;
+use crate::app::App;
+
+/// The resources that a client wants to hear of.
+pub(super) type Subscribed = Arc<Mutex<BTreeSet<String>>>;
+
+/// Tells a client that shook hands; ends with its drop.
+pub(super) struct Watcher(JoinHandle<()>);
+
+impl Watcher {
+    pub(super) fn spawn(
+        app: Arc<App>,
+        target: Target,
+        subscribed: Subscribed,
+        client: Peer<RoleServer>,
+    ) -> Self {
+        Watcher(tokio::spawn(async move {
+            let mut offer = None;
+            while let Some(changed) = next(&app, &target, &mut offer).await {
+                if let Err(error) = tell(changed, &subscribed, &client).await {
+                    tracing::debug!(%error, "a client no longer hears of changes");
+                    return;
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Tells who listens on a stream of its own, for as long as the future is polled.
+pub(super) async fn tell_listener(app: &App, target: &Target, listener: &SubscriptionSink) {
+    let mut offer = None;
+    while let Some(changed) = next(app, target, &mut offer).await {
+        if let Err(error) = tell_one(changed, listener).await {
+            tracing::debug!(%error, "a listener no longer hears of changes");
+            return;
+        }
+    }
+}
+
+/// What an agent is offered at one moment.
+struct Offer {
+    of: Arc<Toolbox>,
+    seen: u64,
+    tools: Arc<str>,
+    extras: Extras,
+}
+
+/// Which lists have changed.
+struct Changed {
+    tools: bool,
+    resources: bool,
+    prompts: bool,
+}
+
+impl Changed {
+    /// Whether it is what resources hold that has changed, as far as anybody can tell.
+    fn contents(&self) -> bool {
+        !(self.tools || self.resources || self.prompts)
+    }
+}
+
+impl Offer {
+    fn of(toolbox: &Arc<Toolbox>) -> Self {
+        Offer {
+            of: Arc::clone(toolbox),
+            seen: toolbox.changes().count(),
+            tools: toolbox.listing(Principal::Agent, ToolSpelling::Mcp),
+            extras: toolbox.extras(Principal::Agent),
+        }
+    }
+
+    fn until(&self, now: &Offer) -> Changed {
+        let (old, new) = (&self.extras, &now.extras);
+        Changed {
+            tools: self.tools != now.tools,
+            resources: old.resources != new.resources || old.templates != new.templates,
+            prompts: old.prompts != new.prompts,
+        }
+    }
+}
+
+/// Waits for the next change of what the target offers; nothing when it offers nothing any more.
+async fn next(app: &App, target: &Target, offer: &mut Option<Offer>) -> Option<Changed> {
+    let reach = target.reach(app).await.ok()?;
+    let toolbox = reach.toolbox();
+    let old = offer.take().unwrap_or_else(|| Offer::of(toolbox));
+    // The default session may have been replaced by another.
+    if Arc::ptr_eq(&old.of, toolbox) {
+        toolbox.changes().after(old.seen).await;
+    }
+    let now = Offer::of(toolbox);
+    let changed = old.until(&now);
+    *offer = Some(now);
+    Some(changed)
+}
+
+async fn tell(
+    changed: Changed,
+    subscribed: &Subscribed,
+    client: &Peer<RoleServer>,
+) -> Result<(), ServiceError> {
+    if changed.tools {
+        client.notify_tool_list_changed().await?;
+    }
+    if changed.resources {
+        client.notify_resource_list_changed().await?;
+    }
+    if changed.prompts {
+        client.notify_prompt_list_changed().await?;
+    }
+    if changed.contents() {
+        let uris = subscribed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for uri in uris {
+            client.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn tell_one(changed: Changed, listener: &SubscriptionSink) -> Result<(), SubscriptionSendError> {
+    let SubscriptionFilter {
+        tools_list_changed, prompts_list_changed, resources_list_changed, resource_subscriptions, ..
+    } = listener.accepted();
+    if changed.tools && *tools_list_changed == Some(true) {
+        listener.notify_tool_list_changed().await?;
+    }
+    if changed.resources && *resources_list_changed == Some(true) {
+        listener.notify_resource_list_changed().await?;
+    }
+    if changed.prompts && *prompts_list_changed == Some(true) {
+        listener.notify_prompt_list_changed().await?;
+    }
+    if changed.contents() {
+        for uri in resource_subscriptions.iter().flatten() {
+            listener.notify_resource_updated(uri).await?;
+        }
+    }
+    Ok(())
+}
