@@ -8,12 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("oxenv-wire", &[]),
     ("oxenv-core", &["oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-wire"]),
+    (
+        "oxenv",
+        &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store", "oxenv-upstream", "oxenv-wire"],
+    ),
     ("oxenv-bench", &[]),
 ];
 

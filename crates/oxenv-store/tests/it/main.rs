@@ -1,0 +1,3 @@
+//! What is left on disk, read back as its readers do.
+
+mod audit;

@@ -1,0 +1,364 @@
+//! A connection to one MCP server: rmcp's client over our transports.
+//!
+//! Entry points: [`Connection::over_pipes`], [`Connection::over_http`], [`Connection::request`].
+//! Invariant: a request is sent once. Dropping it before its answer cancels it at the server.
+
+mod asking;
+mod fault;
+mod http;
+mod lines;
+mod lists;
+mod result;
+mod traffic;
+
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use oxenv_core::Caller;
+use oxenv_wire::RawJson;
+use parking_lot::Mutex;
+use rmcp::model::{
+    CancelledNotification, CancelledNotificationParam, ClientRequest, CustomRequest, CustomResult, MetaObject,
+    ProtocolVersion, RequestId, RequestMetaObject, ServerCapabilities, ServerResult, SubscriptionFilter,
+};
+use rmcp::service::{
+    ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
+    serve_client_with_lifecycle_and_ct,
+};
+use rmcp::transport::Transport;
+use rmcp::{RoleClient, model};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::child::Redact;
+use asking::{Handler, converse};
+use traffic::{EVENTS, Listener, Outgoing, Tapped, Traffic};
+
+pub(crate) use fault::CallFault;
+pub(crate) use http::Endpoint;
+pub(crate) use lists::{Lists, Offered};
+pub(crate) use result::tool_result;
+
+/// How long rmcp has to end its part of a connection.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// The pause before a subscription that ended is made again: at first, and at most.
+const RENEWAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// How a server is greeted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    /// By the handshake that all revisions up to 2025-11-25 have.
+    Handshake,
+    /// By `server/discover`, as of 2026-07-28.
+    Discovery,
+}
+
+/// A request, ready to be sent any number of times.
+pub(crate) struct Request<'a> {
+    /// MCP's method.
+    pub(crate) method: &'a str,
+    /// Its parameters without `_meta`: an object.
+    pub(crate) parameters: RawJson,
+    /// What goes into `_meta` beside what the protocol asks for.
+    pub(crate) meta: Map<String, Value>,
+}
+
+/// A connection that was greeted. Dropping it ends it.
+pub(crate) struct Connection {
+    peer: Peer<RoleClient>,
+    traffic: Arc<Traffic>,
+    label: String,
+    redact: Redact,
+    /// Whether parameters travel as text beside the message; else rmcp writes them.
+    as_text: bool,
+    running: Mutex<Option<RunningService<RoleClient, Handler>>>,
+    ended: CancellationToken,
+}
+
+/// Cancels a request at the server unless it was answered.
+struct Abandoned<'a> {
+    peer: &'a Peer<RoleClient>,
+    id: Option<RequestId>,
+}
+
+impl Connection {
+    /// Greets a server over its pipes.
+    ///
+    /// # Errors
+    /// Why it cannot be talked to. The text holds no secret.
+    pub(crate) async fn over_pipes(
+        pipes: (ChildStdin, ChildStdout),
+        era: Era,
+        label: &str,
+        redact: Redact,
+    ) -> Result<Self, Greeting> {
+        let traffic = Arc::new(Traffic::default());
+        let lines = lines::Lines::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
+        Self::greet(lines, traffic, era, label, redact, true).await
+    }
+
+    /// Connects to a server over HTTP and greets it.
+    ///
+    /// # Errors
+    /// Why it cannot be talked to. The text holds no secret.
+    pub(crate) async fn over_http(
+        endpoint: &Endpoint,
+        era: Era,
+        label: &str,
+        redact: Redact,
+    ) -> Result<Self, Greeting> {
+        let inner = endpoint.transport().map_err(|why| Greeting::failed(redact(&why)))?;
+        let traffic = Arc::new(Traffic::default());
+        let tapped = Tapped { inner, traffic: traffic.clone() };
+        Self::greet(tapped, traffic, era, label, redact, false).await
+    }
+
+    async fn greet<T: Transport<RoleClient> + 'static>(
+        transport: T,
+        traffic: Arc<Traffic>,
+        era: Era,
+        label: &str,
+        redact: Redact,
+        as_text: bool,
+    ) -> Result<Self, Greeting> {
+        let handler = Handler::new(traffic.clone());
+        let lifecycle = match era {
+            Era::Handshake => ClientLifecycleMode::Initialize,
+            Era::Discovery => {
+                ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] }
+            }
+        };
+        let ended = CancellationToken::new();
+        let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
+        let running = running.map_err(|error| Greeting::of(&error, &traffic, &*redact))?;
+        Ok(Connection {
+            peer: running.peer().clone(),
+            traffic,
+            label: label.to_owned(),
+            redact,
+            as_text,
+            running: Mutex::new(Some(running)),
+            ended,
+        })
+    }
+
+    /// Sends a request and waits for its result, as JSON. What the server says meanwhile goes to the
+    /// caller, if there is one.
+    ///
+    /// Dropping the future cancels the request at the server.
+    ///
+    /// # Errors
+    /// See [`CallFault`].
+    pub(crate) async fn request(
+        &self,
+        request: Request<'_>,
+        caller: Option<&dyn Caller>,
+    ) -> Result<String, CallFault> {
+        let Some(caller) = caller else {
+            return self.exchange(request, Listener::Deaf).await;
+        };
+        let (sender, mut events) = mpsc::channel(EVENTS);
+        converse(caller, &mut events, self.exchange(request, Listener::Caller(sender))).await
+    }
+
+    async fn exchange(&self, request: Request<'_>, listener: Listener) -> Result<String, CallFault> {
+        if self.is_over() {
+            return Err(CallFault::Unavailable(self.end_reason()));
+        }
+        let message = self.message(request, listener)?;
+        let options = PeerRequestOptions::no_options();
+        let Ok(mut sent) = self.peer.send_request_with_option(message, options).await else {
+            return Err(CallFault::Unavailable(self.end_reason()));
+        };
+        let mut abandoned = Abandoned { peer: &self.peer, id: Some(sent.id.clone()) };
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut sent.rx => outcome.unwrap_or(Err(ServiceError::TransportClosed)),
+            () = self.traffic.closed().cancelled() => Err(ServiceError::TransportClosed),
+        };
+        abandoned.id = None;
+        match outcome {
+            Ok(result) => text_of(result),
+            Err(ServiceError::TransportClosed) => Err(CallFault::Lost(self.end_reason())),
+            Err(error) => Err(CallFault::of_service(error).map(|text| (self.redact)(text))),
+        }
+    }
+
+    fn message(&self, request: Request<'_>, listener: Listener) -> Result<ClientRequest, CallFault> {
+        let Request { method, parameters, meta } = request;
+        let mut message = CustomRequest::new(method, None);
+        if !meta.is_empty() {
+            message.extensions.insert(RequestMetaObject(MetaObject(meta)));
+        }
+        let parameters = if self.as_text {
+            Some(parameters)
+        } else {
+            let value = serde_json::from_str(parameters.get()).map_err(|error| {
+                CallFault::Unavailable(format!("the parameters of {method} cannot be sent: {error}"))
+            })?;
+            message.params = Some(value);
+            None
+        };
+        message.extensions.insert(Arc::new(Outgoing { parameters, listener }));
+        Ok(ClientRequest::CustomRequest(message))
+    }
+
+    /// Reads all its lists.
+    ///
+    /// # Errors
+    /// When its tools cannot be listed.
+    pub(crate) async fn lists(&self) -> Result<Lists, CallFault> {
+        Lists::read(self, self.offered(), &self.label).await
+    }
+
+    /// Which lists it has.
+    pub(crate) fn offered(&self) -> Offered {
+        let Some(info) = self.peer.peer_info() else { return Offered::default() };
+        let ServerCapabilities { tools, resources, prompts, .. } = &info.capabilities;
+        Offered { tools: tools.is_some(), resources: resources.is_some(), prompts: prompts.is_some() }
+    }
+
+    /// Waits until its lists may have changed.
+    pub(crate) async fn list_change(&self) {
+        self.traffic.list_change().await;
+    }
+
+    /// Says that its lists must be read again.
+    pub(crate) fn lists_may_differ(&self) {
+        self.traffic.lists_may_differ();
+    }
+
+    /// Keeps a subscription to its list changes, which a server of 2026-07-28 tells only to who asks.
+    /// Ends when there is nothing to subscribe to.
+    pub(crate) async fn subscribe(&self) {
+        let Some(filter) = self.subscription() else { return };
+        let mut pause = RENEWAL.0;
+        while !self.is_over() {
+            match self.peer.listen(filter.clone()).await {
+                Ok(mut subscription) => {
+                    pause = RENEWAL.0;
+                    // The notes themselves were taken on their way here.
+                    while let Ok(Some(_)) = subscription.next().await {}
+                    self.lists_may_differ();
+                }
+                Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => return,
+                Err(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RENEWAL.1);
+        }
+    }
+
+    fn subscription(&self) -> Option<SubscriptionFilter> {
+        let info = self.peer.peer_info()?;
+        if info.protocol_version.has_initialize() {
+            return None;
+        }
+        let ServerCapabilities { tools, resources, prompts, .. } = &info.capabilities;
+        let tools = tools.as_ref().and_then(|tools| tools.list_changed).unwrap_or(false);
+        let resources = resources.as_ref().and_then(|resources| resources.list_changed).unwrap_or(false);
+        let prompts = prompts.as_ref().and_then(|prompts| prompts.list_changed).unwrap_or(false);
+        let mut filter = SubscriptionFilter::default();
+        filter.tools_list_changed = tools.then_some(true);
+        filter.resources_list_changed = resources.then_some(true);
+        filter.prompts_list_changed = prompts.then_some(true);
+        (tools || resources || prompts).then_some(filter)
+    }
+
+    /// Whether it is over, so that nothing can be sent.
+    pub(crate) fn is_over(&self) -> bool {
+        self.traffic.closed().is_cancelled()
+    }
+
+    /// Waits until it is over.
+    pub(crate) async fn over(&self) {
+        self.traffic.closed().cancelled().await;
+    }
+
+    /// Why it is over.
+    pub(crate) fn end_reason(&self) -> String {
+        self.traffic.reason()
+    }
+
+    /// Ends it: requests in flight are lost, and the server's input closes.
+    pub(crate) async fn close(&self, reason: &str) {
+        self.traffic.close(reason);
+        self.ended.cancel();
+        let running = self.running.lock().take();
+        if let Some(mut running) = running {
+            // rmcp waits here for whoever still answers a question, which nobody needs any more.
+            let _ = running.close_with_timeout(CLOSE_PATIENCE).await;
+        }
+    }
+}
+
+impl lists::Pages for Connection {
+    async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
+        let parameters = match cursor {
+            Some(cursor) => oxenv_wire::raw(&serde_json::json!({ "cursor": cursor })),
+            None => RawValue::from_string("{}".to_owned()),
+        };
+        let parameters = parameters.unwrap_or_default();
+        self.exchange(Request { method, parameters, meta: Map::new() }, Listener::Ours).await
+    }
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let reason = "the caller does not wait any more".to_owned();
+        let notification = CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
+        // It is queued by the first poll unless the queue is full; then the server is told nothing.
+        let mut queue = std::pin::pin!(self.peer.send_notification(notification.into()));
+        let _ = queue.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// Why a greeting failed.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    /// For people.
+    pub(crate) says: String,
+    /// Whether the server answered, so that it may know the other way of greeting.
+    pub(crate) answered: bool,
+}
+
+impl Greeting {
+    fn failed(says: String) -> Self {
+        Greeting { says, answered: false }
+    }
+
+    fn of(error: &ClientInitializeError, traffic: &Traffic, redact: &dyn Fn(&str) -> String) -> Self {
+        use ClientInitializeError as Failed;
+        let (says, answered) = match error {
+            Failed::JsonRpcError(error) => (format!("it refused the greeting: {}", error.message), true),
+            Failed::NoCompatibleProtocolVersion { server_supported, .. } => {
+                let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
+                (format!("it speaks only revisions that are not known: {}", versions.join(", ")), false)
+            }
+            Failed::ConnectionClosed(_) => (traffic.reason(), false),
+            Failed::TransportError { error, .. } => {
+                let says = fault::chain(error.error.as_ref());
+                // A server that knows only the other greeting may refuse this one with a status.
+                let status = says.contains("unexpected server response: HTTP 4");
+                (says, status)
+            }
+            other => (other.to_string(), false),
+        };
+        Greeting { says: redact(&says), answered }
+    }
+}
+
+/// A result as JSON.
+fn text_of(result: ServerResult) -> Result<String, CallFault> {
+    match result {
+        // As `lines.rs` hands it on.
+        ServerResult::CustomResult(CustomResult(Value::String(text))) => Ok(text),
+        typed => serde_json::to_string(&typed)
+            .map_err(|error| CallFault::Lost(format!("its answer cannot be read: {error}"))),
+    }
+}

@@ -1,0 +1,305 @@
+//! The stdio transport: one JSON-RPC message per line, over any pair of pipes.
+//!
+//! rmcp's own would read each result into types and write it again, drop a line that is too long so that its
+//! request never ends, and answer garbage with errors. This one hands results on as they are, as text
+//! within a [`CustomResult`], ends a connection that cannot be read, and skips what is no message.
+//!
+//! Invariant: the result of a request of ours keeps its bytes; parameters of ours are written as they are.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rmcp::RoleClient;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientRequest, CustomRequest, CustomResult, ErrorCode, ErrorData, GetMeta,
+    NumberOrString, PingRequest, RequestId, RequestMetaObject, ServerJsonRpcMessage, ServerRequest,
+    ServerResult,
+};
+use rmcp::transport::Transport;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+
+use super::traffic::{Outgoing, Traffic, number};
+use crate::child::Redact;
+
+/// The longest line that is read.
+pub(crate) const LONGEST_LINE: usize = 100 << 20;
+/// How much may wait to be written to a server that does not read.
+const LONGEST_QUEUE: usize = 256 << 20;
+/// A buffer that grew beyond this is given back after its line.
+const KEPT_BUFFER: usize = 1 << 20;
+/// How much of what is no message is shown.
+const SHOWN: usize = 200;
+
+/// A transport of lines.
+pub(crate) struct Lines<R, W> {
+    read: BufReader<R>,
+    line: Vec<u8>,
+    /// Messages that came in one line with others.
+    batch: VecDeque<ServerJsonRpcMessage>,
+    longest: usize,
+    garbage: Garbage,
+    pipe: Arc<Pipe<W>>,
+    traffic: Arc<Traffic>,
+}
+
+/// The lines that are no messages.
+struct Garbage {
+    label: String,
+    redact: Redact,
+    told: bool,
+}
+
+/// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
+struct Pipe<W> {
+    queue: Mutex<Vec<u8>>,
+    write: tokio::sync::Mutex<Option<W>>,
+}
+
+/// A message as far as its kind.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<Value>,
+}
+
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<R, W> {
+    /// A transport that reads lines from one pipe and writes them to another. The label is for logs.
+    pub(crate) fn new(read: R, write: W, label: &str, redact: Redact, traffic: Arc<Traffic>) -> Self {
+        Lines {
+            read: BufReader::with_capacity(64 << 10, read),
+            line: Vec::new(),
+            batch: VecDeque::new(),
+            longest: LONGEST_LINE,
+            garbage: Garbage { label: label.to_owned(), redact, told: false },
+            pipe: Arc::new(Pipe {
+                queue: Mutex::new(Vec::new()),
+                write: tokio::sync::Mutex::new(Some(write)),
+            }),
+            traffic,
+        }
+    }
+
+    /// Reads up to the end of a line into `line`. A dropped future loses nothing of it.
+    async fn read_line(&mut self) -> Result<(), String> {
+        loop {
+            let available = self.read.fill_buf().await.map_err(|error| format!("cannot be read: {error}"))?;
+            if available.is_empty() {
+                return Err("closed its output".to_owned());
+            }
+            let end = available.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(available.len(), |end| end + 1);
+            if self.line.len() + taken > self.longest {
+                return Err(format!("sent a line of more than {} MiB", self.longest >> 20));
+            }
+            self.line.extend_from_slice(&available[..taken]);
+            self.read.consume(taken);
+            if end.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a line; what it holds for rmcp goes into `batch`.
+    fn read_messages(&mut self, line: &[u8]) {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return;
+        }
+        // A bad character within a text is no reason to leave a request without its answer.
+        let line = String::from_utf8_lossy(line);
+        if !line.starts_with('[') {
+            return self.take(&line);
+        }
+        // The revision of March 2025 has batches.
+        match serde_json::from_str::<Vec<&RawValue>>(&line) {
+            Ok(texts) => texts.iter().for_each(|text| self.take(text.get())),
+            Err(_) => self.garbage.tell(&line),
+        }
+    }
+
+    fn take(&mut self, text: &str) {
+        match self.traffic.read(text) {
+            Some(message) => self.batch.extend(self.traffic.incoming(message)),
+            None => self.garbage.tell(text),
+        }
+    }
+}
+
+impl<R, W> Transport<RoleClient> for Lines<R, W>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    type Error = io::Error;
+
+    fn send(
+        &mut self,
+        mut message: ClientJsonRpcMessage,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        self.traffic.outgoing(&mut message);
+        // Queued here, not in the future, so that a cancellation cannot overtake its request.
+        let queued = self.pipe.push(&message);
+        let pipe = self.pipe.clone();
+        async move {
+            queued?;
+            pipe.flush().await
+        }
+    }
+
+    async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
+        loop {
+            if let Some(message) = self.batch.pop_front() {
+                return Some(message);
+            }
+            if let Err(reason) = self.read_line().await {
+                self.traffic.close(reason);
+                return None;
+            }
+            let mut line = std::mem::take(&mut self.line);
+            self.read_messages(&line);
+            if line.capacity() <= KEPT_BUFFER {
+                line.clear();
+                self.line = line;
+            }
+        }
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.pipe.write.lock().await.take();
+        Ok(())
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Pipe<W> {
+    fn push(&self, message: &ClientJsonRpcMessage) -> io::Result<()> {
+        let mut queue = self.queue.lock();
+        if queue.len() > LONGEST_QUEUE {
+            return Err(io::Error::other("it does not read its input"));
+        }
+        let start = queue.len();
+        if let Err(error) = write_message(&mut queue, message) {
+            queue.truncate(start);
+            return Err(error.into());
+        }
+        queue.push(b'\n');
+        Ok(())
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        let mut write = self.write.lock().await;
+        let queued = std::mem::take(&mut *self.queue.lock());
+        if queued.is_empty() {
+            // Who had the pipe before took this line too.
+            return Ok(());
+        }
+        let write = write.as_mut().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        write.write_all(&queued).await?;
+        write.flush().await
+    }
+}
+
+impl Garbage {
+    /// Tells of a line that is no message; once for each server, as it may print many.
+    fn tell(&mut self, line: &str) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        // Cut only after it was redacted, or a part of a secret might stay.
+        let start: String = line.chars().take(16 * SHOWN).collect();
+        let shown: String = (self.redact)(&start).chars().take(SHOWN).collect();
+        tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message, which is skipped: {shown}");
+    }
+}
+
+impl Traffic {
+    /// Reads one message; nothing if it is none.
+    fn read(&self, text: &str) -> Option<ServerJsonRpcMessage> {
+        let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+        let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
+        match (envelope.method, id) {
+            (Some(method), Some(id)) => Some(ServerJsonRpcMessage::request(request(method, envelope.params), id)),
+            (Some(_), None) => serde_json::from_str(text).ok(),
+            (None, id) => {
+                let number = match id {
+                    Some(id) => number(&id)?,
+                    // An error without a number can only be about what waits.
+                    None => self.only_one().filter(|_| envelope.error.is_some())?,
+                };
+                if !self.awaits(number) {
+                    return serde_json::from_str(text).ok();
+                }
+                let id = NumberOrString::Number(number);
+                Some(match (envelope.result, envelope.error) {
+                    (Some(result), None) => {
+                        let text = Value::String(result.get().to_owned());
+                        ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(text)), id)
+                    }
+                    (_, error) => ServerJsonRpcMessage::error(error_data(error), Some(id)),
+                })
+            }
+        }
+    }
+}
+
+fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
+    if method == "ping" {
+        return ServerRequest::PingRequest(PingRequest::default());
+    }
+    let parameters = parameters.and_then(|parameters| serde_json::from_str(parameters.get()).ok());
+    ServerRequest::CustomRequest(CustomRequest::new(method, parameters))
+}
+
+fn error_data(error: Option<Value>) -> ErrorData {
+    let error = error.unwrap_or_else(|| Value::from("it answered with neither a result nor an error"));
+    let code = error["code"].as_i64().and_then(|code| i32::try_from(code).ok());
+    let message = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
+    let data = error.get("data").cloned();
+    ErrorData::new(code.map_or(ErrorCode::INTERNAL_ERROR, ErrorCode), message, data)
+}
+
+/// Writes a message, with the parameters of a request of ours as they are.
+fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -> serde_json::Result<()> {
+    if let ClientJsonRpcMessage::Request(request) = message
+        && let ClientRequest::CustomRequest(custom) = &request.request
+        && let Some(outgoing) = custom.extensions.get::<Arc<Outgoing>>()
+        && let Some(parameters) = &outgoing.parameters
+    {
+        out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+        serde_json::to_writer(&mut *out, &request.id)?;
+        out.extend_from_slice(b",\"method\":");
+        serde_json::to_writer(&mut *out, &custom.method)?;
+        out.extend_from_slice(b",\"params\":{");
+        let fields = parameters.get().trim_ascii();
+        let fields = &fields[1..fields.len() - 1];
+        if custom.extensions.get::<RequestMetaObject>().is_some() {
+            out.extend_from_slice(b"\"_meta\":");
+            serde_json::to_writer(&mut *out, custom.get_meta())?;
+            if !fields.trim_ascii().is_empty() {
+                out.push(b',');
+            }
+        }
+        // A line break can only stand between tokens, where a space does as well.
+        out.extend(fields.bytes().map(|byte| if byte == b'\n' || byte == b'\r' { b' ' } else { byte }));
+        out.extend_from_slice(b"}}");
+        return Ok(());
+    }
+    serde_json::to_writer(out, message)
+}
+
+/// Reads a value that is there, be it null.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,257 @@
+//! What an upstream offers: its lists, page by page, in our own shape.
+//!
+//! Invariant: an item that cannot be offered is left out by itself, with a warning; it hides no other.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use oxenv_core::{Extras, RequestFault};
+use oxenv_wire::Tool;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::fault::CallFault;
+
+/// Pages of one list that are read at most.
+const MOST_PAGES: usize = 1000;
+/// Items of one list that are kept at most.
+const MOST_ITEMS: usize = 50_000;
+
+/// All that an upstream offers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lists {
+    /// Its tools, in its order.
+    pub(crate) tools: Arc<[Tool]>,
+    /// The rest.
+    pub(crate) extras: Arc<Extras>,
+}
+
+/// Which lists an upstream says that it has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Offered {
+    pub(crate) tools: bool,
+    pub(crate) resources: bool,
+    pub(crate) prompts: bool,
+}
+
+/// Asks an upstream for a page of a list: the method, and the cursor unless it is the first.
+pub(crate) trait Pages: Sync {
+    /// Gives the result as JSON.
+    fn page(
+        &self,
+        method: &'static str,
+        cursor: Option<String>,
+    ) -> impl Future<Output = Result<String, CallFault>> + Send;
+}
+
+impl Lists {
+    /// Reads all lists.
+    ///
+    /// # Errors
+    /// When the tools cannot be listed. Of the rest, what cannot be listed is left out.
+    pub(crate) async fn read(pages: &impl Pages, offered: Offered, label: &str) -> Result<Self, CallFault> {
+        let mut lists = Lists::default();
+        if offered.tools {
+            let items = all(pages, "tools/list", "tools", label).await?;
+            lists.tools = tools(items, label).into();
+        }
+        let mut extras = Extras::default();
+        if offered.resources {
+            extras.resources = some(pages, "resources/list", "resources", label).await?;
+            extras.templates = some(pages, "resources/templates/list", "resourceTemplates", label).await?;
+        }
+        if offered.prompts {
+            extras.prompts = some(pages, "prompts/list", "prompts", label).await?;
+        }
+        lists.extras = Arc::new(extras);
+        Ok(lists)
+    }
+
+    /// Whether a tool has that name.
+    pub(crate) fn has(&self, tool: &str) -> bool {
+        self.tools.iter().any(|known| known.name == tool)
+    }
+
+    /// The same lists as `other`, by pointer, as far as they say the same.
+    pub(crate) fn sharing(mut self, other: &Lists) -> Self {
+        if self.tools == other.tools {
+            self.tools = other.tools.clone();
+        }
+        let (ours, theirs) = (&*self.extras, &*other.extras);
+        if (&ours.resources, &ours.templates, &ours.prompts)
+            == (&theirs.resources, &theirs.templates, &theirs.prompts)
+        {
+            self.extras = other.extras.clone();
+        }
+        self
+    }
+
+    /// Whether these are the same lists, by pointer.
+    pub(crate) fn is(&self, other: &Lists) -> bool {
+        Arc::ptr_eq(&self.tools, &other.tools) && Arc::ptr_eq(&self.extras, &other.extras)
+    }
+}
+
+/// A list that is left empty when its upstream refuses it after all.
+async fn some(
+    pages: &impl Pages,
+    method: &'static str,
+    key: &str,
+    label: &str,
+) -> Result<Vec<Value>, CallFault> {
+    match all(pages, method, key, label).await {
+        Err(CallFault::Refused(fault)) => {
+            tracing::debug!(toolset = %label, "its server refuses {method}: {}", fault.message);
+            Ok(Vec::new())
+        }
+        other => other,
+    }
+}
+
+/// Every item of a list.
+async fn all(
+    pages: &impl Pages,
+    method: &'static str,
+    key: &str,
+    label: &str,
+) -> Result<Vec<Value>, CallFault> {
+    let mut items = Vec::new();
+    let mut cursors = HashSet::new();
+    let mut cursor = None;
+    for _ in 0..MOST_PAGES {
+        let text = pages.page(method, cursor).await?;
+        let next = take_page(&text, key, method, label, &mut items)?;
+        match next {
+            Some(next) if items.len() < MOST_ITEMS && cursors.insert(next.clone()) => cursor = Some(next),
+            None => return Ok(items),
+            Some(_) => break,
+        }
+    }
+    items.truncate(MOST_ITEMS);
+    tracing::warn!(toolset = %label, "its server does not end {method}; {} items of it are taken", items.len());
+    Ok(items)
+}
+
+/// Adds the items of a page; gives the cursor of the next.
+fn take_page(
+    text: &str,
+    key: &str,
+    method: &str,
+    label: &str,
+    items: &mut Vec<Value>,
+) -> Result<Option<String>, CallFault> {
+    #[derive(Deserialize)]
+    struct Cursor<'a> {
+        #[serde(rename = "nextCursor", default, borrow)]
+        next: Option<Cow<'a, str>>,
+    }
+    let garbage = |what: String| {
+        CallFault::Refused(RequestFault::new(-32603, format!("its server answers {method} with {what}")))
+    };
+    let fields: std::collections::HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_str(text).map_err(|error| garbage(format!("what is no object: {error}")))?;
+    let found = fields.get(key).ok_or_else(|| garbage(format!("no '{key}'")))?;
+    let found: Vec<&RawValue> = serde_json::from_str(found.get())
+        .map_err(|error| garbage(format!("'{key}' that is no list: {error}")))?;
+    for item in found {
+        match serde_json::from_str::<Value>(item.get()) {
+            Ok(item) if item.is_object() => items.push(item),
+            _ => tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read and is left out"),
+        }
+    }
+    let cursor: Cursor<'_> = serde_json::from_str(text).unwrap_or(Cursor { next: None });
+    Ok(cursor.next.map(Cow::into_owned))
+}
+
+/// Tools as an upstream lists them, each name once.
+fn tools(items: Vec<Value>, label: &str) -> Vec<Tool> {
+    let mut names = HashSet::new();
+    let mut tools = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(tool) = tool(item) else {
+            tracing::warn!(toolset = %label, "a tool without a name is left out");
+            continue;
+        };
+        if names.insert(tool.name.clone()) {
+            tools.push(tool);
+        } else {
+            tracing::warn!(toolset = %label, "a second tool of the name '{}' is left out", tool.name);
+        }
+    }
+    tools
+}
+
+fn tool(mut item: Value) -> Option<Tool> {
+    let mut take = |key: &str| item.get_mut(key).map(Value::take).filter(|value| !value.is_null());
+    let text = |value: Option<Value>| match value {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    };
+    let name = text(take("name")).filter(|name| !name.is_empty())?;
+    Some(Tool {
+        name: name.into(),
+        title: text(take("title")),
+        description: text(take("description")).unwrap_or_default(),
+        input_schema: take("inputSchema").filter(Value::is_object).unwrap_or_else(|| json!({"type": "object"})),
+        output_schema: take("outputSchema").filter(Value::is_object),
+        annotations: take("annotations").filter(Value::is_object),
+        meta: take("_meta").filter(Value::is_object),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages by their cursors; the first has none.
+    struct Fixed(Vec<(&'static str, &'static str)>);
+
+    impl Pages for Fixed {
+        async fn page(&self, _: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
+            let cursor = cursor.unwrap_or_default();
+            let page = self.0.iter().find(|(at, _)| *at == cursor);
+            page.map(|(_, text)| (*text).to_owned())
+                .ok_or_else(|| CallFault::Refused(RequestFault::new(-32602, "no such cursor")))
+        }
+    }
+
+    async fn names(pages: Vec<(&'static str, &'static str)>) -> Result<Vec<String>, CallFault> {
+        let offered = Offered { tools: true, ..Offered::default() };
+        let lists = Lists::read(&Fixed(pages), offered, "test").await?;
+        Ok(lists.tools.iter().map(|tool| tool.name.to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn pages_are_followed_and_a_circle_is_left() {
+        let first = ("", r#"{"tools":[{"name":"a"}],"nextCursor":"2"}"#);
+        assert_eq!(names(vec![first, ("2", r#"{"tools":[{"name":"b"}],"nextCursor":null}"#)]).await.unwrap(), ["a", "b"]);
+        let circle = ("2", r#"{"tools":[{"name":"b"}],"nextCursor":"2"}"#);
+        assert_eq!(names(vec![first, circle]).await.unwrap(), ["a", "b"]);
+        assert!(names(vec![first]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn bad_items_hide_no_others() {
+        let page = r#"{"tools":[{"name":"a"},5,{"title":"no name"},{"name":"a"},{"name":"b","inputSchema":7,
+            "description":null,"annotations":{"readOnlyHint":true,"later":1}}]}"#;
+        assert_eq!(names(vec![("", page)]).await.unwrap(), ["a", "b"]);
+        for page in ["[]", "{}", r#"{"tools":{}}"#] {
+            assert!(names(vec![("", page)]).await.is_err(), "{page}");
+        }
+    }
+
+    #[test]
+    fn a_tool_keeps_all_that_we_have_a_place_for() {
+        let item = json!({
+            "name": "n", "title": "t", "description": "d", "inputSchema": {"type": "object", "x-any": [1]},
+            "outputSchema": {"type": "object", "x-fastmcp-wrap-result": true},
+            "annotations": {"readOnlyHint": true, "later": 1}, "_meta": {"k": 1},
+        });
+        let mut written: Value = serde_json::from_str(tool(item.clone()).unwrap().for_mcp().get()).unwrap();
+        assert_eq!(written, item);
+        written = serde_json::from_str(tool(json!({"name": "n"})).unwrap().for_mcp().get()).unwrap();
+        assert_eq!(written, json!({"name": "n", "description": "", "inputSchema": {"type": "object"}}));
+    }
+}

@@ -1,0 +1,254 @@
+//! What passes over one connection: which requests are in flight, for whom, and what the upstream says
+//! beside its answers.
+//!
+//! It sits between rmcp and the bytes. So a note is passed on in the order in which it came, before the
+//! answer that follows it, and a request's own number is the token of its progress.
+//!
+//! Invariant: what the upstream says about a call reaches that call alone. Where it does not say which
+//! call it means, and there is not exactly one, nobody hears it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use oxenv_core::{Note, RequestFault};
+use parking_lot::Mutex;
+use rmcp::RoleClient;
+use rmcp::model::{
+    ClientJsonRpcMessage, ClientNotification, ClientRequest, GetMeta, NumberOrString, ProgressToken,
+    RequestId, RequestMetaObject, ServerJsonRpcMessage, ServerNotification,
+};
+use rmcp::transport::Transport;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// How much of what an upstream says during a call waits for its caller; more is dropped.
+pub(crate) const EVENTS: usize = 64;
+
+/// What an upstream says during a call.
+pub(crate) enum Event {
+    /// For the caller to know.
+    Note(Note),
+    /// For the caller to answer.
+    Question(Question),
+}
+
+/// A question of an upstream to the caller.
+pub(crate) struct Question {
+    /// MCP's method.
+    pub(crate) method: String,
+    /// Its parameters.
+    pub(crate) parameters: Value,
+    /// Where the answer goes; closed when nobody waits for it any more.
+    pub(crate) answer: oneshot::Sender<Result<Value, RequestFault>>,
+}
+
+/// Whom an upstream may speak to during a request.
+#[derive(Clone)]
+pub(crate) enum Listener {
+    /// The request is our own.
+    Ours,
+    /// A call whose caller does not listen.
+    Deaf,
+    /// A call whose caller does.
+    Caller(mpsc::Sender<Event>),
+}
+
+/// What a request carries beside what rmcp knows of it.
+pub(crate) struct Outgoing {
+    /// Its parameters, where they are not with rmcp.
+    pub(crate) parameters: Option<Box<RawValue>>,
+    /// Who listens during it.
+    pub(crate) listener: Listener,
+}
+
+/// The state of a connection that its transport and its callers share.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    in_flight: Mutex<HashMap<i64, Listener>>,
+    lists_changed: Notify,
+    closed: CancellationToken,
+    reason: Mutex<Option<String>>,
+}
+
+impl Traffic {
+    /// Notes a message on its way to the upstream. The number of a call with a listener becomes the
+    /// token of its progress; other requests ask for none.
+    pub(crate) fn outgoing(&self, message: &mut ClientJsonRpcMessage) {
+        match message {
+            ClientJsonRpcMessage::Request(request) => {
+                let (NumberOrString::Number(id), ClientRequest::CustomRequest(custom)) =
+                    (&request.id, &mut request.request)
+                else {
+                    return;
+                };
+                let outgoing = custom.extensions.get::<Arc<Outgoing>>();
+                let listener = outgoing.map_or(Listener::Ours, |outgoing| outgoing.listener.clone());
+                let meta = custom.get_meta_mut();
+                match listener {
+                    Listener::Caller(_) => meta.set_progress_token(ProgressToken(request.id.clone())),
+                    Listener::Ours | Listener::Deaf => drop(meta.0.0.remove("progressToken")),
+                }
+                if meta.0.0.is_empty() {
+                    custom.extensions.remove::<RequestMetaObject>();
+                }
+                self.in_flight.lock().insert(*id, listener);
+            }
+            ClientJsonRpcMessage::Notification(notification) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification {
+                    self.answered(cancelled.params.request_id.as_ref());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a message from the upstream; gives it back if it is for rmcp.
+    #[expect(deprecated, reason = "MCP has deprecated logging, which servers of every revision have")]
+    pub(crate) fn incoming(&self, message: ServerJsonRpcMessage) -> Option<ServerJsonRpcMessage> {
+        let ServerJsonRpcMessage::Notification(notification) = &message else {
+            match &message {
+                ServerJsonRpcMessage::Response(response) => self.answered(Some(&response.id)),
+                ServerJsonRpcMessage::Error(error) => self.answered(error.id.as_ref()),
+                _ => {}
+            }
+            return Some(message);
+        };
+        match &notification.notification {
+            ServerNotification::ProgressNotification(progress) => {
+                let progress = &progress.params;
+                let note = Note::Progress {
+                    progress: progress.progress,
+                    total: progress.total,
+                    message: progress.message.clone(),
+                };
+                self.tell(number(&progress.progress_token.0), note);
+            }
+            ServerNotification::LoggingMessageNotification(log) => {
+                let level = serde_json::to_value(log.params.level).ok();
+                let note = Note::Log {
+                    level: level.as_ref().and_then(Value::as_str).unwrap_or("info").to_owned(),
+                    logger: log.params.logger.clone(),
+                    data: log.params.data.clone(),
+                };
+                self.tell(None, note);
+            }
+            ServerNotification::ToolListChangedNotification(_)
+            | ServerNotification::ResourceListChangedNotification(_)
+            | ServerNotification::PromptListChangedNotification(_) => self.lists_changed.notify_one(),
+            ServerNotification::ResourceUpdatedNotification(_) => {}
+            _ => return Some(message),
+        }
+        None
+    }
+
+    /// Whether a request with that number waits for its answer.
+    pub(crate) fn awaits(&self, id: i64) -> bool {
+        self.in_flight.lock().contains_key(&id)
+    }
+
+    /// The one request that waits for its answer, if it is one.
+    pub(crate) fn only_one(&self) -> Option<i64> {
+        let in_flight = self.in_flight.lock();
+        let mut numbers = in_flight.keys();
+        numbers.next().copied().filter(|_| numbers.next().is_none())
+    }
+
+    /// Who answers questions that came with that request, or, if it is not known, during the only call.
+    pub(crate) fn listener(&self, request: Option<i64>) -> Option<mpsc::Sender<Event>> {
+        let in_flight = self.in_flight.lock();
+        let listener = match request {
+            Some(request) => in_flight.get(&request)?,
+            None => {
+                let mut calls = in_flight.values().filter(|listener| !matches!(listener, Listener::Ours));
+                calls.next().filter(|_| calls.next().is_none())?
+            }
+        };
+        match listener {
+            Listener::Caller(events) => Some(events.clone()),
+            Listener::Ours | Listener::Deaf => None,
+        }
+    }
+
+    /// Says that the lists must be read again.
+    pub(crate) fn lists_may_differ(&self) {
+        self.lists_changed.notify_one();
+    }
+
+    /// Waits until a list has changed since this was last asked.
+    pub(crate) async fn list_change(&self) {
+        self.lists_changed.notified().await;
+    }
+
+    /// The connection is over; the first reason counts.
+    pub(crate) fn close(&self, reason: impl Into<String>) {
+        self.reason.lock().get_or_insert_with(|| reason.into());
+        self.closed.cancel();
+    }
+
+    /// Cancelled once the connection is over.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    /// Why the connection is over.
+    pub(crate) fn reason(&self) -> String {
+        self.reason.lock().clone().unwrap_or_else(|| "the connection closed".to_owned())
+    }
+
+    fn answered(&self, id: Option<&RequestId>) {
+        if let Some(id) = id.and_then(number) {
+            self.in_flight.lock().remove(&id);
+        }
+    }
+
+    fn tell(&self, request: Option<i64>, note: Note) {
+        if let Some(events) = self.listener(request) {
+            // A caller that does not keep up loses notes, not its call.
+            let _ = events.try_send(Event::Note(note));
+        }
+    }
+}
+
+/// The number of a request, also where the upstream has made a text of it.
+pub(crate) fn number(id: &RequestId) -> Option<i64> {
+    match id {
+        NumberOrString::Number(number) => Some(*number),
+        NumberOrString::String(text) => text.parse().ok(),
+    }
+}
+
+/// A transport of rmcp with its traffic noted.
+pub(crate) struct Tapped<T> {
+    pub(crate) inner: T,
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+impl<T: Transport<RoleClient>> Transport<RoleClient> for Tapped<T> {
+    type Error = T::Error;
+
+    fn send(
+        &mut self,
+        mut message: ClientJsonRpcMessage,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        self.traffic.outgoing(&mut message);
+        self.inner.send(message)
+    }
+
+    async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
+        loop {
+            let Some(message) = self.inner.receive().await else {
+                self.traffic.close("the connection closed");
+                return None;
+            };
+            if let Some(message) = self.traffic.incoming(message) {
+                return Some(message);
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Self::Error> {
+        self.inner.close().await
+    }
+}

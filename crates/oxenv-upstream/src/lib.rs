@@ -1,0 +1,16 @@
+//! MCP servers as toolsets: the manifest that names them, the clients that speak to them, the
+//! processes that run them.
+//!
+//! Invariant: only `child.rs` spawns processes, and it ends them; a call that may have been
+//! delivered is never repeated.
+
+pub mod child;
+mod client;
+mod manager;
+pub mod manifest;
+pub mod secret;
+pub mod supervise;
+
+pub use manager::{
+    Builtin, ManagerOptions, SessionPlace, UpstreamManager, UpstreamState, UpstreamStatus,
+};

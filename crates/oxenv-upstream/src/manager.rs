@@ -1,0 +1,306 @@
+//! The manager of upstreams: it starts the servers of a manifest, keeps them, and offers each as a toolset.
+//!
+//! Entry point: [`UpstreamManager::new`]. Invariant: what it starts ends with it, with [`UpstreamManager::close`],
+//! or with the session that it was started for; one upstream's death is told in its own toolset and nowhere else.
+
+mod builtin;
+mod instance;
+mod recipe;
+mod scratch;
+mod slot;
+mod toolset;
+mod upstream;
+mod watchers;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::{Scope, Toolset};
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::child::Supervisor;
+use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
+use builtin::BuiltinToolset;
+use recipe::Kitchen;
+use slot::{Phase, Slot};
+use toolset::UpstreamToolset;
+use upstream::{Lanes, Upstream};
+
+/// How long [`UpstreamManager::close`] waits.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Gives a toolset that is compiled in by its name: a new one each time, with a state of its own.
+pub type Builtin = Arc<dyn Fn(&str) -> Option<Arc<dyn Toolset>> + Send + Sync>;
+
+/// What a manager works with.
+pub struct ManagerOptions {
+    /// What runs commands.
+    pub supervisor: Supervisor,
+    /// The environment that every command starts from; see [`crate::child::base_environment`].
+    pub base_environment: Vec<(OsString, OsString)>,
+    /// How many upstreams may be starting at once, for calls and in the background each.
+    pub concurrency: usize,
+    /// How many instances of each upstream are kept warm for sessions to come, once it was used.
+    pub warm: usize,
+    /// The toolsets that are compiled in.
+    pub builtin: Builtin,
+}
+
+/// What toolsets need to know of a session.
+#[derive(Debug, Clone)]
+pub struct SessionPlace {
+    /// Its id.
+    pub session_id: String,
+    /// Its seed: `${seed}`.
+    pub seed: u64,
+    /// Its folder: `${workspace}`. It must exist while the session's toolsets do.
+    pub workspace: PathBuf,
+}
+
+/// What an upstream is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamState {
+    /// It was not needed so far.
+    Idle,
+    /// It is being started for the first time.
+    Starting,
+    /// It works, or worked when it was last needed.
+    Ready,
+    /// It does not work; it is tried again, in the background or by the next session.
+    Failed,
+    /// It died or could not be started, and is being started again.
+    Restarting,
+    /// The manifest has it switched off.
+    Disabled,
+}
+
+/// The status of an upstream.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpstreamStatus {
+    /// Its name in the manifest.
+    pub name: String,
+    /// What it is at.
+    pub state: UpstreamState,
+    /// How many tools it offers, as far as is known.
+    pub tools: usize,
+    /// Why it does not work, without secrets.
+    pub error: Option<String>,
+    /// Whether the server refuses to work without it.
+    pub required: bool,
+    /// How often the instance that all sessions share was started again.
+    pub restarts: u64,
+    /// The process id of that instance's supervisor.
+    pub pid: Option<u32>,
+}
+
+/// The upstreams of a manifest. One per server; dropping it ends all that it started.
+pub struct UpstreamManager {
+    members: Vec<Member>,
+    builtin: Builtin,
+    kitchen: Arc<Kitchen>,
+    _stop: DropGuard,
+}
+
+/// An entry of the manifest.
+enum Member {
+    Disabled(ToolsetEntry),
+    Builtin { entry: ToolsetEntry, toolset: String, shared: Option<Arc<BuiltinToolset>> },
+    Upstream { upstream: Arc<Upstream>, shared: Option<Arc<Slot>> },
+}
+
+impl UpstreamManager {
+    /// A manager for these toolsets. Nothing is started yet.
+    #[must_use]
+    pub fn new(manifest: Manifest, options: ManagerOptions) -> Arc<Self> {
+        let redactor = manifest.secrets();
+        let stop = CancellationToken::new();
+        let kitchen = Arc::new(Kitchen {
+            supervisor: options.supervisor,
+            base_environment: options.base_environment,
+            folder: manifest.folder.clone(),
+            redact: Arc::new(move |text| redactor.redact(text).into_owned()),
+            tracker: TaskTracker::new(),
+            stop: stop.clone(),
+        });
+        let lanes = Arc::new(Lanes::new(options.concurrency));
+        let manifest = Arc::new(manifest);
+        let member = |entry: &ToolsetEntry| {
+            let entry = entry.clone();
+            if !entry.enabled {
+                return Member::Disabled(entry);
+            }
+            if let Transport::Builtin { toolset } = &entry.transport {
+                let toolset = toolset.clone();
+                let make = || BuiltinToolset::new(entry.clone(), toolset.clone(), options.builtin.clone());
+                let shared = make().map(Arc::new);
+                return Member::Builtin { entry, toolset, shared };
+            }
+            let scope = entry.scope;
+            let upstream =
+                Upstream::new(entry, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
+            let stop = kitchen.stop.child_token();
+            let shared = (scope == Scope::Server)
+                .then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            Member::Upstream { upstream, shared }
+        };
+        let members = manifest.toolsets.iter().map(member).collect();
+        Arc::new(UpstreamManager { members, builtin: options.builtin, kitchen, _stop: stop.drop_guard() })
+    }
+
+    /// Begins to find out, in the background and with bounded concurrency, what each toolset offers; those
+    /// that are `eager` come first. The instances that all sessions share stay and are kept alive.
+    ///
+    /// It must be called within a Tokio runtime.
+    pub fn start(&self) {
+        for eager in [true, false] {
+            for member in &self.members {
+                let Member::Upstream { upstream, shared } = member else { continue };
+                if (upstream.entry.startup == Startup::Eager) != eager {
+                    continue;
+                }
+                match shared {
+                    Some(slot) => slot.begin(),
+                    None => upstream.discover(),
+                }
+            }
+        }
+    }
+
+    /// One toolset per enabled entry, in the manifest's order: for lists, and for calls that belong to no
+    /// session. Those of which each session has its own refuse calls.
+    #[must_use]
+    pub fn server_toolsets(&self) -> Vec<Arc<dyn Toolset>> {
+        self.members
+            .iter()
+            .filter_map(|member| match member {
+                Member::Disabled(_) => None,
+                Member::Builtin { shared, .. } => shared.clone().map(|shared| shared as Arc<dyn Toolset>),
+                Member::Upstream { upstream, shared } => Some(handle(upstream, shared.clone(), Arc::default())),
+            })
+            .collect()
+    }
+
+    /// The toolsets of a session, in the same order. Nothing is started but what is `eager`, and that in
+    /// the background. Closing or dropping a toolset ends what it runs for the session.
+    ///
+    /// It must be called within a Tokio runtime.
+    #[must_use]
+    pub fn open_session(&self, place: &SessionPlace) -> Vec<Arc<dyn Toolset>> {
+        self.members
+            .iter()
+            .filter_map(|member| match member {
+                Member::Disabled(_) => None,
+                Member::Builtin { entry, toolset, .. } if entry.scope == Scope::Session => {
+                    let own = BuiltinToolset::new(entry.clone(), toolset.clone(), self.builtin.clone())?;
+                    Some(Arc::new(own) as Arc<dyn Toolset>)
+                }
+                Member::Builtin { shared, .. } => shared.clone().map(|shared| shared as Arc<dyn Toolset>),
+                Member::Upstream { upstream, shared: Some(slot) } => {
+                    Some(handle(upstream, Some(slot.clone()), Arc::default()))
+                }
+                Member::Upstream { upstream, shared: None } => Some(self.open(upstream, place)),
+            })
+            .collect()
+    }
+
+    fn open(&self, upstream: &Arc<Upstream>, place: &SessionPlace) -> Arc<dyn Toolset> {
+        let watchers = Arc::default();
+        let stop = self.kitchen.stop.child_token();
+        let slot = Slot::new(upstream.clone(), Some(place.clone()), Arc::clone(&watchers), stop);
+        if upstream.known().is_none() {
+            upstream.discover();
+        }
+        if upstream.entry.startup == Startup::Eager {
+            slot.begin();
+        }
+        handle(upstream, Some(slot), watchers)
+    }
+
+    /// What each entry of the manifest is at, in its order.
+    #[must_use]
+    pub fn status(&self) -> Vec<UpstreamStatus> {
+        self.members.iter().map(Member::status).collect()
+    }
+
+    /// Ends everything and waits for that, for 3 seconds at most; what is left then goes on ending.
+    pub async fn close(&self) {
+        self.kitchen.stop.cancel();
+        for member in &self.members {
+            if let Member::Upstream { upstream, shared } = member {
+                upstream.drain();
+                if let Some(slot) = shared {
+                    slot.close();
+                }
+            }
+        }
+        self.kitchen.tracker.close();
+        if timeout(CLOSE_PATIENCE, self.kitchen.tracker.wait()).await.is_err() {
+            tracing::warn!("some toolsets do not end; their supervisors see to it");
+        }
+    }
+}
+
+impl Member {
+    fn status(&self) -> UpstreamStatus {
+        match self {
+            Member::Disabled(entry) => status(entry, UpstreamState::Disabled, 0, None),
+            Member::Builtin { entry, toolset, shared: None } => {
+                let error = format!("no toolset of the name '{toolset}' is compiled in");
+                status(entry, UpstreamState::Failed, 0, Some(error))
+            }
+            Member::Builtin { entry, shared: Some(shared), .. } => {
+                status(entry, UpstreamState::Ready, shared.list().len(), shared.problem())
+            }
+            Member::Upstream { upstream, shared } => {
+                let tools = upstream.known().map_or(0, |lists| lists.tools.len());
+                let Some(slot) = shared else {
+                    let error = upstream.problem();
+                    let state = match &error {
+                        _ if upstream.is_discovering() => UpstreamState::Starting,
+                        Some(_) => UpstreamState::Failed,
+                        None if upstream.known().is_some() => UpstreamState::Ready,
+                        None => UpstreamState::Idle,
+                    };
+                    return status(&upstream.entry, state, tools, error);
+                };
+                let error = slot.problem();
+                let state = match slot.phase() {
+                    Phase::Idle => UpstreamState::Idle,
+                    Phase::Starting if slot.restarts() == 0 && error.is_none() => UpstreamState::Starting,
+                    Phase::Starting => UpstreamState::Restarting,
+                    Phase::Ready => UpstreamState::Ready,
+                    Phase::Down => UpstreamState::Failed,
+                };
+                let pid = slot.running().and_then(|instance| instance.pid());
+                let restarts = slot.restarts();
+                UpstreamStatus { restarts, pid, ..status(&upstream.entry, state, tools, error) }
+            }
+        }
+    }
+}
+
+fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Option<String>) -> UpstreamStatus {
+    UpstreamStatus {
+        name: entry.name.clone(),
+        state,
+        tools,
+        error,
+        required: entry.required,
+        restarts: 0,
+        pid: None,
+    }
+}
+
+fn handle(
+    upstream: &Arc<Upstream>,
+    slot: Option<Arc<Slot>>,
+    watchers: Arc<watchers::Watchers>,
+) -> Arc<dyn Toolset> {
+    Arc::new(UpstreamToolset::new(upstream.clone(), slot, watchers))
+}

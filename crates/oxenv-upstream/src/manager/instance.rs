@@ -1,0 +1,278 @@
+//! A running upstream: its connection, its process and its lists, from its start to its end.
+//!
+//! Invariant: one task, the keeper, owns the process; it ends when the instance is dropped or dies, and the
+//! process with it.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use oxenv_core::Caller;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::scratch::Scratch;
+use super::slot::Slot;
+use crate::child::Child;
+use crate::client::{CallFault, Connection, Lists, Request};
+
+/// How long the exit of a process whose output closed is waited for, to tell how it ended.
+const EXIT: Duration = Duration::from_millis(500);
+/// How long a call waits to learn how its instance ended.
+const END_TEXT: Duration = Duration::from_secs(1);
+/// How long the end of an instance is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+/// The least time between two readings of the lists, however often they change.
+const RELIST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What an instance is made of.
+pub(super) struct Birth {
+    pub(super) connection: Connection,
+    pub(super) child: Option<Child>,
+    /// Its own folder, removed when it has ended.
+    pub(super) scratch: Option<Scratch>,
+    /// Lists that its own are compared with.
+    pub(super) known: Option<Lists>,
+    pub(super) label: String,
+    /// How long reading its lists may take.
+    pub(super) list_timeout: Duration,
+}
+
+/// A running upstream. Dropping it ends it.
+pub(super) struct Instance {
+    shared: Arc<Shared>,
+    pid: Option<u32>,
+    started: Instant,
+    stop: DropGuard,
+}
+
+struct Shared {
+    connection: Connection,
+    label: String,
+    list_timeout: Duration,
+    /// The lists as they were read last; an error if they never could be.
+    lists: watch::Sender<Option<Result<Lists, String>>>,
+    /// How it ended.
+    end: watch::Sender<Option<String>>,
+    /// Cancelled once nothing of it is left.
+    gone: CancellationToken,
+    /// Why the last request was not answered although the connection lives on.
+    trouble: Mutex<Option<String>>,
+    /// Who is told of changed lists.
+    holder: Mutex<Weak<Slot>>,
+}
+
+impl Instance {
+    /// Takes over a connection that was greeted, and its process.
+    pub(super) fn new(birth: Birth, tracker: &TaskTracker, stop: CancellationToken) -> Self {
+        let Birth { connection, child, scratch, known, label, list_timeout } = birth;
+        let shared = Arc::new(Shared {
+            connection,
+            label,
+            list_timeout,
+            lists: watch::Sender::new(None),
+            end: watch::Sender::new(None),
+            gone: CancellationToken::new(),
+            trouble: Mutex::new(None),
+            holder: Mutex::new(Weak::new()),
+        });
+        let pid = child.as_ref().map(Child::pid);
+        tracker.spawn(keep(shared.clone(), child, scratch, known, stop.clone()));
+        Instance { shared, pid, started: Instant::now(), stop: stop.drop_guard() }
+    }
+
+    /// Sends a request; see [`Connection::request`].
+    ///
+    /// # Errors
+    /// See [`CallFault`]. If the instance died, it says how.
+    pub(super) async fn request(
+        &self,
+        request: Request<'_>,
+        caller: Option<&dyn Caller>,
+    ) -> Result<String, CallFault> {
+        let shared = &*self.shared;
+        let outcome = shared.connection.request(request, caller).await;
+        match outcome {
+            Ok(_) | Err(CallFault::Refused(_)) => {
+                if shared.trouble.lock().take().is_some() {
+                    // Whatever was in the way, behind it may be another server now.
+                    shared.connection.lists_may_differ();
+                }
+                outcome
+            }
+            Err(fault) if shared.connection.is_over() => {
+                let end = self.end_text().await;
+                Err(fault.map(|_| end.clone()))
+            }
+            Err(CallFault::Unavailable(ref why) | CallFault::Lost(ref why)) => {
+                *shared.trouble.lock() = Some(why.clone());
+                outcome
+            }
+        }
+    }
+
+    /// Waits for its first lists.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub(super) async fn first_lists(&self) -> Result<Lists, String> {
+        let mut lists = self.shared.lists.subscribe();
+        tokio::select! {
+            read = lists.wait_for(Option::is_some) => {
+                let read = read.map_err(|_| "it ended".to_owned())?;
+                read.clone().unwrap_or_else(|| Err("it ended".to_owned()))
+            }
+            () = self.over() => Err(self.end_text().await),
+        }
+    }
+
+    /// Ends it, also for those whose calls are in flight; nothing waits.
+    pub(super) fn begin_end(&self) {
+        self.stop.token().cancel();
+    }
+
+    /// Ends it and waits until nothing of it is left, for [`END_PATIENCE`] at most.
+    pub(super) async fn end(&self) {
+        self.begin_end();
+        let _ = timeout(END_PATIENCE, self.shared.gone.cancelled()).await;
+    }
+
+    /// Its lists, once they were read; an error if they cannot be.
+    pub(super) fn lists(&self) -> Option<Result<Lists, String>> {
+        self.shared.lists.borrow().clone()
+    }
+
+    /// Names who is told when its lists have changed.
+    pub(super) fn hold(&self, holder: Weak<Slot>) {
+        *self.shared.holder.lock() = holder;
+    }
+
+    /// The process id of its supervisor, if it is a process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// When it was greeted.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether it has died.
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.connection.is_over()
+    }
+
+    /// Waits until it has died.
+    pub(super) async fn over(&self) {
+        self.shared.connection.over().await;
+    }
+
+    /// How it ended; waits a moment until that is known.
+    pub(super) async fn end_text(&self) -> String {
+        let mut end = self.shared.end.subscribe();
+        let known = timeout(END_TEXT, end.wait_for(Option::is_some)).await;
+        let text = known.ok().and_then(Result::ok).and_then(|text| text.clone());
+        text.unwrap_or_else(|| self.shared.connection.end_reason())
+    }
+
+    /// Why it cannot work at present.
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.is_over() {
+            let end = self.shared.end.borrow().clone();
+            return Some(end.unwrap_or_else(|| self.shared.connection.end_reason()));
+        }
+        self.shared.trouble.lock().clone()
+    }
+}
+
+impl Shared {
+    /// Reads the lists now and after each change; never ends.
+    async fn follow_lists(&self, known: Option<Lists>) {
+        let mut known = known;
+        loop {
+            match (self.read_lists().await, &known) {
+                (Ok(lists), Some(known)) => self.publish(Ok(lists.sharing(known))),
+                (Ok(lists), None) => self.publish(Ok(lists)),
+                (Err(why), _) => {
+                    tracing::warn!(toolset = %self.label, "its lists cannot be read: {why}");
+                    // Those that it had stay offered.
+                    if self.lists.borrow().is_none() {
+                        self.publish(Err(why));
+                    }
+                }
+            }
+            if let Some(Ok(lists)) = &*self.lists.borrow() {
+                known = Some(lists.clone());
+            }
+            sleep(RELIST_PAUSE).await;
+            self.connection.list_change().await;
+        }
+    }
+
+    async fn read_lists(&self) -> Result<Lists, String> {
+        let read = timeout(self.list_timeout, self.connection.lists()).await;
+        match read {
+            Ok(Ok(lists)) => Ok(lists),
+            Ok(Err(CallFault::Refused(fault))) => Err(fault.message),
+            Ok(Err(CallFault::Unavailable(why) | CallFault::Lost(why))) => Err(why),
+            Err(_) => Err(format!("it did not list its tools within {} s", self.list_timeout.as_secs_f64())),
+        }
+    }
+
+    fn publish(&self, lists: Result<Lists, String>) {
+        let same = match (&*self.lists.borrow(), &lists) {
+            (Some(Ok(old)), Ok(new)) => old.is(new),
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        self.lists.send_replace(Some(lists.clone()));
+        let holder = self.holder.lock().upgrade();
+        if let Some(holder) = holder {
+            holder.told(lists);
+        }
+    }
+}
+
+/// The keeper: follows the lists, notes the end, and ends what is left.
+async fn keep(
+    shared: Arc<Shared>,
+    mut child: Option<Child>,
+    scratch: Option<Scratch>,
+    known: Option<Lists>,
+    stop: CancellationToken,
+) {
+    let _gone = shared.gone.clone().drop_guard();
+    let following = async {
+        tokio::join!(shared.follow_lists(known), shared.connection.subscribe());
+    };
+    let how = tokio::select! {
+        () = stop.cancelled() => "it was ended".to_owned(),
+        how = ending(&shared.connection, child.as_mut()) => how,
+        () = following => "it was ended".to_owned(),
+    };
+    shared.end.send_replace(Some(how.clone()));
+    shared.connection.close(&how).await;
+    if let Some(child) = child
+        && let Err(error) = child.stop().await
+    {
+        tracing::warn!(toolset = %shared.label, "{error}");
+    }
+    drop(scratch);
+}
+
+/// Waits until the connection or the process is over; gives how that came.
+async fn ending(connection: &Connection, child: Option<&mut Child>) -> String {
+    let Some(child) = child else {
+        connection.over().await;
+        return connection.end_reason();
+    };
+    tokio::select! {
+        () = connection.over() => {}
+        how = child.ending() => return how,
+    }
+    timeout(EXIT, child.ending()).await.unwrap_or_else(|_| connection.end_reason())
+}

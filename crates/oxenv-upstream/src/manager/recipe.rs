@@ -1,0 +1,242 @@
+//! How an instance of an upstream is made: its command or address, filled in for a place.
+//!
+//! Invariant: an instance that was made for no session knows nothing of one, so any session may have it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::Scope;
+use parking_lot::Mutex;
+use serde_json::{Map, json};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::SessionPlace;
+use super::instance::{Birth, Instance};
+use super::scratch::Scratch;
+use crate::child::{Child, ChildSpec, Redact, Supervisor};
+use crate::client::{CallFault, Connection, Endpoint, Era, Greeting, Lists, Request};
+use crate::manifest::{Text, ToolsetEntry, Transport};
+
+/// How long a server has to end by itself when its input closes.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long connecting to a host may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the reason of a failed start is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The worker that offers a Python file's functions.
+const PYTHON_TOOLS: &str = include_str!("../python_tools.py");
+
+/// What instances of all upstreams are made with.
+pub(super) struct Kitchen {
+    pub(super) supervisor: Supervisor,
+    pub(super) base_environment: Vec<(OsString, OsString)>,
+    /// The manifest's folder.
+    pub(super) folder: PathBuf,
+    pub(super) redact: Redact,
+    pub(super) tracker: TaskTracker,
+    /// Cancelled when everything ends.
+    pub(super) stop: CancellationToken,
+}
+
+/// How instances of one upstream are made.
+pub(super) struct Recipe {
+    kitchen: Arc<Kitchen>,
+    entry: ToolsetEntry,
+    /// How the server was greeted with success.
+    era: Mutex<Era>,
+}
+
+/// A server that was started and greeted.
+struct Started {
+    connection: Connection,
+    child: Option<Child>,
+}
+
+impl Recipe {
+    pub(super) fn new(kitchen: Arc<Kitchen>, entry: ToolsetEntry) -> Self {
+        Recipe { kitchen, entry, era: Mutex::new(Era::Handshake) }
+    }
+
+    /// Whether an instance can be made before its session is known.
+    pub(super) fn is_portable(&self) -> bool {
+        self.texts().iter().all(|text| !text.needs_workspace() && !text.needs_seed())
+    }
+
+    /// Whether instances are processes.
+    pub(super) fn is_process(&self) -> bool {
+        matches!(self.entry.transport, Transport::Stdio { .. } | Transport::Python { .. })
+    }
+
+    /// Makes an instance: for a session; or, without one, for any session, or for the whole server.
+    ///
+    /// # Errors
+    /// Why there is none. The text holds no secret.
+    pub(super) async fn make(
+        &self,
+        place: Option<&SessionPlace>,
+        known: Option<Lists>,
+    ) -> Result<Instance, String> {
+        let deadline = Instant::now() + self.entry.start_timeout;
+        let scratch = self.scratch(place).map_err(|error| error.to_string())?;
+        let workspace = match (place, &scratch) {
+            (Some(place), _) => &place.workspace,
+            (None, Some(scratch)) => scratch.path(),
+            (None, None) => &*self.kitchen.folder,
+        };
+        let seed = place.map_or(0, |place| place.seed);
+        let folder = scratch.as_ref().map_or(workspace, Scratch::path);
+        let era = *self.era.lock();
+        let started = match self.start(era, workspace, seed, folder, deadline).await {
+            Err(greeting) if greeting.answered && era == Era::Handshake => {
+                let started = self.start(Era::Discovery, workspace, seed, folder, deadline).await;
+                let started = started.map_err(|_| greeting.says)?;
+                *self.era.lock() = Era::Discovery;
+                started
+            }
+            started => started.map_err(|greeting| greeting.says)?,
+        };
+        let instance = Instance::new(
+            Birth {
+                connection: started.connection,
+                child: started.child,
+                scratch,
+                known,
+                label: self.entry.name.clone(),
+                list_timeout: self.entry.start_timeout,
+            },
+            &self.kitchen.tracker,
+            self.kitchen.stop.child_token(),
+        );
+        if let Some(place) = place {
+            self.settle(&instance, place).await?;
+        }
+        Ok(instance)
+    }
+
+    /// Brings an instance that was made for any session into one.
+    ///
+    /// # Errors
+    /// When it cannot be moved there.
+    pub(super) async fn settle(&self, instance: &Instance, place: &SessionPlace) -> Result<(), String> {
+        if !matches!(self.entry.transport, Transport::Python { .. }) {
+            return Ok(());
+        }
+        // Python functions see the session's files; the worker is ours and can be sent there.
+        let parameters = oxenv_wire::raw(&json!({ "folder": place.workspace.to_string_lossy() }));
+        let parameters = parameters.map_err(|error| error.to_string())?;
+        let request = Request { method: "oxenv/enter", parameters, meta: Map::new() };
+        match instance.request(request, None).await {
+            Ok(_) => Ok(()),
+            Err(CallFault::Refused(fault)) => Err(fault.message),
+            Err(CallFault::Unavailable(why) | CallFault::Lost(why)) => Err(why),
+        }
+    }
+
+    /// A folder of its own: for an instance that any session may have, and in place of the workspace where
+    /// one is asked for without a session.
+    fn scratch(&self, place: Option<&SessionPlace>) -> io::Result<Option<Scratch>> {
+        let per_session = self.is_process() && self.entry.scope == Scope::Session;
+        if !per_session || (place.is_some() && !self.is_portable()) {
+            return Ok(None);
+        }
+        let base = &self.kitchen.base_environment;
+        let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| PathBuf::from(value));
+        Scratch::new(&within.unwrap_or_else(|| "/tmp".into())).map(Some)
+    }
+
+    async fn start(
+        &self,
+        era: Era,
+        workspace: &Path,
+        seed: u64,
+        folder: &Path,
+        deadline: Instant,
+    ) -> Result<Started, Greeting> {
+        let text = |text: &Text| text.resolve(workspace, seed);
+        let (label, redact) = (&*self.entry.name, self.kitchen.redact.clone());
+        if let Transport::Http { url, headers } = &self.entry.transport {
+            let endpoint = Endpoint {
+                url: text(url),
+                headers: headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+                connect_timeout: CONNECT_TIMEOUT.min(self.entry.start_timeout),
+            };
+            let greeted = timeout_at(deadline, Connection::over_http(&endpoint, era, label, redact)).await;
+            let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
+            return Ok(Started { connection, child: None });
+        }
+        let spec = self.command(workspace, seed, folder);
+        let spawned = self.kitchen.supervisor.spawn(spec, redact.clone());
+        let (mut child, stdin, stdout) = spawned.map_err(|error| Greeting::failed(error.to_string()))?;
+        let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
+        match greeted.unwrap_or_else(|_| Err(self.too_late())) {
+            Ok(connection) => Ok(Started { connection, child: Some(child) }),
+            Err(greeting) if greeting.answered => Err(greeting),
+            Err(greeting) => Err(Greeting::failed(last_words(&mut child, greeting.says).await)),
+        }
+    }
+
+    fn too_late(&self) -> Greeting {
+        let limit = self.entry.start_timeout.as_secs_f64();
+        Greeting::failed(format!("it did not answer its greeting within {limit} s; raise start_timeout_s if it is slow"))
+    }
+
+    /// The command of an instance that is a process.
+    fn command(&self, workspace: &Path, seed: u64, folder: &Path) -> ChildSpec {
+        let text = |text: &Text| OsString::from(text.resolve(workspace, seed).expose());
+        let mut environment = self.kitchen.base_environment.clone();
+        let (program, arguments, own, cwd) = match &self.entry.transport {
+            Transport::Stdio { command, args, env, cwd } => {
+                let arguments = args.iter().map(text).collect();
+                let folder = cwd.as_ref().map(|cwd| self.kitchen.folder.join(text(cwd)));
+                (self.program(text(command)), arguments, Some(env), folder)
+            }
+            Transport::Python { path, env } => {
+                let arguments = vec!["-c".into(), PYTHON_TOOLS.into(), path.into()];
+                ("python3".into(), arguments, Some(env), None)
+            }
+            Transport::Http { .. } | Transport::Builtin { .. } => (OsString::new(), Vec::new(), None, None),
+        };
+        for (name, value) in own.into_iter().flatten() {
+            environment.retain(|(other, _)| other != name.as_str());
+            environment.push((name.into(), text(value)));
+        }
+        let folder = Some(cwd.unwrap_or_else(|| folder.to_owned()));
+        ChildSpec { label: self.entry.name.clone(), program, arguments, environment, folder, grace: GRACE }
+    }
+
+    /// A program that is a path is taken from the manifest's folder.
+    fn program(&self, command: OsString) -> OsString {
+        if command.as_encoded_bytes().contains(&b'/') {
+            return self.kitchen.folder.join(command).into();
+        }
+        command
+    }
+
+    fn texts(&self) -> Vec<&Text> {
+        match &self.entry.transport {
+            Transport::Stdio { command, args, env, cwd } => {
+                std::iter::once(command).chain(args).chain(env.values()).chain(cwd).collect()
+            }
+            Transport::Http { url, headers } => std::iter::once(url).chain(headers.values()).collect(),
+            Transport::Python { env, .. } => env.values().collect(),
+            Transport::Builtin { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Why a start failed: how the process ended, or what it wrote so far.
+async fn last_words(child: &mut Child, why: String) -> String {
+    if let Ok(ending) = tokio::time::timeout(LAST_WORDS, child.ending()).await {
+        return ending;
+    }
+    match child.stderr_tail() {
+        tail if tail.is_empty() => why,
+        tail => format!("{why}; it wrote to stderr: {tail}"),
+    }
+}

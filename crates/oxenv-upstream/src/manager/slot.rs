@@ -1,0 +1,315 @@
+//! The place of an instance: a session's own, or the one that all share. It starts the instance when it is
+//! first wanted, and again after it died, with growing pauses.
+//!
+//! Invariant: at most one start runs at a time; who waits for it learns how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::SessionPlace;
+use super::instance::Instance;
+use super::upstream::{Lane, Upstream};
+use super::watchers::Watchers;
+use crate::client::{CallFault, Lists};
+
+/// The pause after a first failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// An instance that lived this long has no earlier failures.
+const HEALTHY: Duration = Duration::from_secs(60);
+/// How long a call waits for the next try; it fails at once if that is later.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The place of an instance.
+pub(super) struct Slot {
+    upstream: Arc<Upstream>,
+    /// The session; nothing in the place that all share.
+    place: Option<SessionPlace>,
+    inner: Mutex<Inner>,
+    changed: Notify,
+    watchers: Arc<Watchers>,
+    stop: CancellationToken,
+}
+
+struct Inner {
+    state: State,
+    failures: u32,
+    starts: u64,
+    problem: Option<String>,
+    /// The lists as they were last told of.
+    shown: Option<Lists>,
+}
+
+enum State {
+    /// Never wanted so far.
+    Idle,
+    Starting,
+    Ready(Arc<Instance>),
+    /// Died, or could not be started; the next try is not before this.
+    Down(Instant),
+    Closed,
+}
+
+/// What somebody who wants the instance has to do.
+enum Next {
+    Take(Arc<Instance>),
+    Wait,
+    Later(Duration),
+    GiveUp,
+}
+
+/// What a slot is at, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Idle,
+    Starting,
+    Ready,
+    Down,
+}
+
+impl Slot {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        place: Option<SessionPlace>,
+        watchers: Arc<Watchers>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let inner = Inner { state: State::Idle, failures: 0, starts: 0, problem: None, shown: None };
+        let changed = Notify::new();
+        Arc::new(Slot { upstream, place, inner: Mutex::new(inner), changed, watchers, stop })
+    }
+
+    /// The instance if it runs.
+    pub(super) fn running(&self) -> Option<Arc<Instance>> {
+        match &self.inner.lock().state {
+            State::Ready(instance) if !instance.is_over() => Some(instance.clone()),
+            _ => None,
+        }
+    }
+
+    /// The instance, started if need be.
+    ///
+    /// # Errors
+    /// Why there is none, and when the next try is.
+    pub(super) async fn instance(self: &Arc<Self>) -> Result<Arc<Instance>, CallFault> {
+        let mut waited = false;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.next(Lane::Wanted) {
+                Next::Take(instance) => return Ok(instance),
+                Next::Wait => changed.await,
+                Next::Later(pause) if !waited && pause <= PATIENCE => {
+                    let _ = timeout(pause, changed).await;
+                    continue;
+                }
+                Next::Later(pause) => return Err(CallFault::Unavailable(self.down_text(pause))),
+                Next::GiveUp => return Err(CallFault::Unavailable("it was ended".to_owned())),
+            }
+            waited = true;
+        }
+    }
+
+    /// Starts it in the background unless that was done.
+    pub(super) fn begin(self: &Arc<Self>) {
+        if matches!(self.inner.lock().state, State::Idle) {
+            self.next(Lane::Background);
+        }
+    }
+
+    /// Ends the instance and waits for its end, so that the next one finds nothing of it.
+    pub(super) async fn renew(&self) {
+        let old = {
+            let mut inner = self.inner.lock();
+            match std::mem::replace(&mut inner.state, State::Idle) {
+                State::Ready(instance) => Some(instance),
+                other => {
+                    inner.state = other;
+                    None
+                }
+            }
+        };
+        if let Some(old) = old {
+            old.end().await;
+        }
+    }
+
+    /// Ends the instance for good; nothing waits for that.
+    pub(super) fn close(&self) {
+        self.stop.cancel();
+        let state = std::mem::replace(&mut self.inner.lock().state, State::Closed);
+        if let State::Ready(instance) = state {
+            instance.begin_end();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// The lists of the running instance.
+    pub(super) fn lists(&self) -> Option<Lists> {
+        match &self.inner.lock().state {
+            State::Ready(instance) => instance.lists()?.ok(),
+            _ => None,
+        }
+    }
+
+    /// Told by the instance when it has read its lists anew, or that it cannot.
+    pub(super) fn told(&self, lists: Result<Lists, String>) {
+        let known = self.upstream.known();
+        let lists = match lists {
+            Ok(lists) => lists,
+            Err(why) => return self.upstream.failed(&why),
+        };
+        if self.place.is_none() || known.is_none() {
+            self.upstream.learn(&lists);
+        }
+        let shown = self.inner.lock().shown.replace(lists.clone()).or(known);
+        if shown.is_none_or(|shown| !shown.is(&lists)) {
+            self.watchers.bump();
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match &self.inner.lock().state {
+            State::Idle | State::Closed => Phase::Idle,
+            State::Starting => Phase::Starting,
+            State::Ready(instance) if !instance.is_over() => Phase::Ready,
+            State::Ready(_) | State::Down(_) => Phase::Down,
+        }
+    }
+
+    /// How often it was started again.
+    pub(super) fn restarts(&self) -> u64 {
+        self.inner.lock().starts.saturating_sub(1)
+    }
+
+    /// Why it cannot work at present.
+    pub(super) fn problem(&self) -> Option<String> {
+        let inner = self.inner.lock();
+        match &inner.state {
+            State::Ready(instance) => instance.problem(),
+            State::Idle | State::Closed => None,
+            State::Starting | State::Down(_) => inner.problem.clone(),
+        }
+    }
+
+    /// Decides what comes next; begins a start where one is due.
+    fn next(self: &Arc<Self>, lane: Lane) -> Next {
+        let mut inner = self.inner.lock();
+        if let State::Ready(instance) = &inner.state {
+            if !instance.is_over() {
+                return Next::Take(instance.clone());
+            }
+            let instance = instance.clone();
+            inner.note_end(&instance);
+        }
+        match inner.state {
+            State::Idle => {}
+            // The shared instance is started again by its own task.
+            State::Down(due) if self.place.is_none() && due <= Instant::now() => return Next::Wait,
+            State::Down(due) if due > Instant::now() => return Next::Later(due - Instant::now()),
+            State::Down(_) => {}
+            State::Starting | State::Ready(_) => return Next::Wait,
+            State::Closed => return Next::GiveUp,
+        }
+        inner.state = State::Starting;
+        drop(inner);
+        let slot = self.clone();
+        self.upstream.spawn(async move {
+            tokio::select! {
+                () = slot.stop.cancelled() => slot.close(),
+                () = slot.run(lane) => {}
+            }
+        });
+        Next::Wait
+    }
+
+    /// Starts the instance; the shared one again and again.
+    async fn run(self: &Arc<Self>, mut lane: Lane) {
+        loop {
+            let outcome = self.upstream.obtain(self.place.as_ref(), lane).await;
+            let instance = self.started(outcome);
+            if self.place.is_some() {
+                return;
+            }
+            if let Some(instance) = instance {
+                instance.over().await;
+                let how = instance.end_text().await;
+                if self.upstream.known().is_none() {
+                    self.upstream.failed(&how);
+                }
+                self.inner.lock().note_end(&instance);
+                self.changed.notify_waiters();
+            }
+            let due = match self.inner.lock().state {
+                State::Down(due) => due,
+                _ => return,
+            };
+            sleep_until(due).await;
+            self.inner.lock().state = State::Starting;
+            lane = Lane::Background;
+        }
+    }
+
+    fn started(self: &Arc<Self>, outcome: Result<Instance, String>) -> Option<Arc<Instance>> {
+        let instance = outcome.map(Arc::new);
+        {
+            let mut inner = self.inner.lock();
+            if !matches!(inner.state, State::Starting) {
+                return None;
+            }
+            inner.starts += 1;
+            match &instance {
+                Ok(instance) => {
+                    inner.problem = None;
+                    inner.state = State::Ready(instance.clone());
+                }
+                Err(why) => inner.failed(why.clone(), Instant::now()),
+            }
+        }
+        match &instance {
+            Ok(instance) => {
+                instance.hold(Arc::downgrade(self));
+                // Those that were read before it was held.
+                if let Some(lists) = instance.lists() {
+                    self.told(lists);
+                }
+                self.upstream.works();
+            }
+            Err(why) => self.upstream.failed(why),
+        }
+        self.changed.notify_waiters();
+        instance.ok()
+    }
+
+    fn down_text(&self, pause: Duration) -> String {
+        let why = self.inner.lock().problem.clone().unwrap_or_else(|| "it has ended".to_owned());
+        format!("{why}; the next try is in {:.1} s", pause.as_secs_f64())
+    }
+}
+
+impl Inner {
+    /// Takes note of the death of an instance, once.
+    fn note_end(&mut self, instance: &Instance) {
+        if !matches!(self.state, State::Ready(_)) {
+            return;
+        }
+        if instance.started().elapsed() >= HEALTHY {
+            self.failures = 0;
+        }
+        let why = instance.problem().unwrap_or_else(|| "it has ended".to_owned());
+        self.failed(why, Instant::now());
+    }
+
+    fn failed(&mut self, why: String, now: Instant) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.problem = Some(why);
+        self.state = State::Down(now + pause);
+    }
+}

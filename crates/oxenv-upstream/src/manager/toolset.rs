@@ -1,0 +1,275 @@
+//! An upstream as a toolset: for one session, or for calls without one.
+//!
+//! Invariant: a call is sent to one instance, once; dropping the toolset ends the session's instance.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use oxenv_core::{
+    CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
+};
+use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolErrorType, ToolResult};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::slot::Slot;
+use super::upstream::Upstream;
+use super::watchers::Watchers;
+use crate::client::{CallFault, Lists, Request, tool_result};
+use crate::manifest::{OnReset, Startup, Transport};
+
+/// Requests beside tool calls that are passed on.
+const PASSED: [&str; 5] =
+    ["resources/read", "prompts/get", "completion/complete", "resources/subscribe", "resources/unsubscribe"];
+/// What a door's connection has agreed on; a server has its own agreement with us.
+const OURS: [&str; 5] = [
+    "progressToken",
+    "io.modelcontextprotocol/protocolVersion",
+    "io.modelcontextprotocol/clientInfo",
+    "io.modelcontextprotocol/clientCapabilities",
+    "io.modelcontextprotocol/subscriptionId",
+];
+
+/// An upstream as a toolset.
+pub(super) struct UpstreamToolset {
+    upstream: Arc<Upstream>,
+    /// Where its instance is; nothing for the toolset of a session when there is no session.
+    slot: Option<Arc<Slot>>,
+    watchers: Arc<Watchers>,
+}
+
+/// The parameters of a call at our door.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct CallParameters<'a> {
+    #[serde(rename = "_meta", default)]
+    meta: Option<Map<String, Value>>,
+    #[serde(borrow, default)]
+    input_responses: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    request_state: Option<&'a RawValue>,
+}
+
+impl UpstreamToolset {
+    /// The toolset of an upstream whose instance is in that slot.
+    pub(super) fn new(upstream: Arc<Upstream>, slot: Option<Arc<Slot>>, watchers: Arc<Watchers>) -> Self {
+        upstream.handles.add(&watchers);
+        UpstreamToolset { upstream, slot, watchers }
+    }
+
+    fn is_per_session(&self) -> bool {
+        self.upstream.entry.scope == Scope::Session
+    }
+
+    fn lists(&self) -> Option<Lists> {
+        self.slot.as_ref().and_then(|slot| slot.lists()).or_else(|| self.upstream.known())
+    }
+
+    fn slot(&self) -> Result<&Arc<Slot>, CallFault> {
+        self.slot.as_ref().ok_or_else(|| {
+            CallFault::Unavailable("each session has its own; call it within a session".to_owned())
+        })
+    }
+
+    async fn call_tool(
+        &self,
+        context: CallContext<'_>,
+        tool: &str,
+        arguments: Option<&RawValue>,
+    ) -> Result<ToolResult, ToolError> {
+        if self.lists().is_some_and(|lists| !lists.has(tool)) {
+            return Err(ToolError::not_found(tool));
+        }
+        let outcome = async {
+            let instance = self.slot()?.instance().await?;
+            let text = instance.request(call_request(context, tool, arguments)?, context.caller).await?;
+            tool_result(&text)
+        };
+        outcome.await.map_err(|fault| fault.into_tool_error(self.name()))
+    }
+
+    async fn pass_on(
+        &self,
+        context: CallContext<'_>,
+        method: &str,
+        parameters: &RawValue,
+    ) -> Result<RawJson, RequestFault> {
+        if !PASSED.contains(&method) {
+            return Err(RequestFault::new(-32601, format!("Method not found: {method}")));
+        }
+        let request = passed_request(method, parameters)?;
+        let outcome = async {
+            let instance = self.slot()?.instance().await?;
+            let text = instance.request(request, context.caller).await?;
+            let garbage = |error| CallFault::Lost(format!("its answer cannot be read: {error}"));
+            RawValue::from_string(text).map_err(garbage)
+        };
+        outcome.await.map_err(|fault| fault.into_request_fault(self.name()))
+    }
+
+    /// Does what a reset of the session asks for. An instance that was never started is as new.
+    async fn make_ready(&self) -> Result<(), Failure> {
+        let Some(slot) = &self.slot else { return Ok(()) };
+        match &self.upstream.entry.on_reset {
+            OnReset::Keep => Ok(()),
+            // The one that all sessions share is no session's to restart.
+            OnReset::Restart if !self.is_per_session() => Ok(()),
+            OnReset::Restart => {
+                slot.renew().await;
+                if self.upstream.entry.startup == Startup::Eager {
+                    slot.begin();
+                }
+                Ok(())
+            }
+            OnReset::Call(_) if slot.running().is_none() && self.is_per_session() => Ok(()),
+            OnReset::Call(tool) => {
+                let context = CallContext::sessionless(oxenv_core::Principal::Control);
+                let result = self.call_tool(context, tool, None).await;
+                let why = match result {
+                    Ok(result) if !result.is_error => return Ok(()),
+                    Ok(result) => result.text(),
+                    Err(error) => error.message,
+                };
+                let says = format!("toolset '{}' could not be reset by its tool '{tool}': {why}", self.name());
+                Err(Failure::new(ErrorCode::ExecutionError, says).in_phase(Phase::Reset))
+            }
+        }
+    }
+}
+
+impl Toolset for UpstreamToolset {
+    fn name(&self) -> &str {
+        &self.upstream.entry.name
+    }
+
+    fn list(&self) -> Arc<[Tool]> {
+        self.lists().map(|lists| lists.tools).unwrap_or_default()
+    }
+
+    fn ready(&self) -> Work<'_, ()> {
+        if self.lists().is_some() {
+            return Work::done(());
+        }
+        match &self.slot {
+            Some(slot) if !self.is_per_session() => slot.begin(),
+            _ => self.upstream.discover(),
+        }
+        Work::pending(self.upstream.settled())
+    }
+
+    fn watch(&self, changes: &Changes) {
+        self.watchers.add(changes);
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.slot.as_ref().and_then(|slot| slot.problem()).or_else(|| self.upstream.problem())
+    }
+
+    fn scope(&self) -> Scope {
+        self.upstream.entry.scope
+    }
+
+    fn concurrent(&self) -> bool {
+        // The worker of a Python file runs one function at a time.
+        !matches!(self.upstream.entry.transport, Transport::Python { .. })
+    }
+
+    fn fork(&self) -> ForkMode {
+        self.upstream.entry.on_fork
+    }
+
+    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+        match self.upstream.entry.on_reset {
+            OnReset::Keep => Work::done(Ok(())),
+            _ => Work::pending(self.make_ready()),
+        }
+    }
+
+    fn close(&self) {
+        if let Some(slot) = self.slot.as_ref().filter(|_| self.is_per_session()) {
+            slot.close();
+        }
+    }
+
+    fn call<'a>(
+        &'a self,
+        context: CallContext<'a>,
+        tool: &'a str,
+        arguments: Option<&'a RawValue>,
+    ) -> Work<'a, Result<ToolResult, ToolError>> {
+        Work::pending(self.call_tool(context, tool, arguments))
+    }
+
+    fn extras(&self) -> Arc<Extras> {
+        self.lists().map(|lists| lists.extras).unwrap_or_default()
+    }
+
+    fn request<'a>(
+        &'a self,
+        context: CallContext<'a>,
+        method: &'a str,
+        parameters: &'a RawValue,
+    ) -> Work<'a, Result<RawJson, RequestFault>> {
+        Work::pending(self.pass_on(context, method, parameters))
+    }
+}
+
+impl Drop for UpstreamToolset {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A call as its server gets it.
+fn call_request<'a>(
+    context: CallContext<'_>,
+    tool: &str,
+    arguments: Option<&RawValue>,
+) -> Result<Request<'a>, CallFault> {
+    let given = context.request.map(|request| serde_json::from_str::<CallParameters<'_>>(request.get()));
+    let given = given.and_then(Result::ok).unwrap_or_default();
+    let name = oxenv_wire::raw(tool).unwrap_or_default();
+    let mut parameters = format!(r#"{{"name":{name}"#);
+    let fields = [
+        ("arguments", arguments),
+        ("inputResponses", given.input_responses),
+        ("requestState", given.request_state),
+    ];
+    for (key, value) in fields {
+        if let Some(value) = value {
+            parameters.extend([",\"", key, "\":", value.get()]);
+        }
+    }
+    parameters.push('}');
+    let broken = |error| CallFault::Unavailable(format!("the call cannot be written: {error}"));
+    let parameters = RawValue::from_string(parameters).map_err(broken)?;
+    Ok(Request { method: "tools/call", parameters, meta: passed_meta(given.meta) })
+}
+
+/// A request beside tool calls as its server gets it.
+fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<'a>, RequestFault> {
+    let wrong = |error: serde_json::Error| RequestFault::new(-32602, format!("{method}: {error}"));
+    let mut fields: Vec<(Cow<'_, str>, &RawValue)> = oxenv_wire::Object::from_raw(parameters)
+        .map_err(|_| RequestFault::new(-32602, format!("{method}: the parameters are no object")))?
+        .iter()
+        .map(|(key, value)| (key.to_owned().into(), value.raw()))
+        .collect();
+    let at = fields.iter().position(|(key, _)| key == "_meta");
+    let meta = at.map(|at| fields.remove(at).1).and_then(|meta| serde_json::from_str(meta.get()).ok());
+    let mut text = String::from("{");
+    for (index, (key, value)) in fields.iter().enumerate() {
+        let key = oxenv_wire::raw(key).map_err(wrong)?;
+        text.extend([if index > 0 { "," } else { "" }, key.get(), ":", value.get()]);
+    }
+    text.push('}');
+    let parameters = RawValue::from_string(text).map_err(wrong)?;
+    Ok(Request { method, parameters, meta: passed_meta(meta) })
+}
+
+/// Metadata of a caller that means its request, not its connection.
+fn passed_meta(meta: Option<Map<String, Value>>) -> Map<String, Value> {
+    let mut meta = meta.unwrap_or_default();
+    meta.retain(|key, _| !OURS.contains(&key.as_str()));
+    meta
+}

@@ -1,0 +1,259 @@
+//! What all instances of one upstream share: its lists, its pool of warm instances, its discovery.
+//!
+//! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use oxenv_core::Scope;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Duration, Instant};
+
+use super::SessionPlace;
+use super::instance::Instance;
+use super::recipe::{Kitchen, Recipe};
+use super::watchers::Handles;
+use crate::client::Lists;
+use crate::manifest::{Manifest, ToolsetEntry};
+
+/// The pause before a discovery that failed may be tried again.
+const REDISCOVERY: Duration = Duration::from_secs(5);
+
+/// Who wants a start: the two never wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// A call.
+    Wanted,
+    /// Discovery, restarts, warming.
+    Background,
+}
+
+/// How many starts of each kind may run at once.
+pub(super) struct Lanes {
+    wanted: Semaphore,
+    background: Semaphore,
+}
+
+/// One upstream.
+pub(super) struct Upstream {
+    pub(super) entry: ToolsetEntry,
+    manifest: Arc<Manifest>,
+    recipe: Recipe,
+    kitchen: Arc<Kitchen>,
+    lanes: Arc<Lanes>,
+    known: watch::Sender<Known>,
+    /// How many instances are kept warm; 0 where none can be.
+    warm: usize,
+    pool: Mutex<Vec<Instance>>,
+    refilling: AtomicBool,
+    discovery: Mutex<Discovery>,
+    pub(super) handles: Handles,
+}
+
+/// What is known of an upstream.
+#[derive(Default)]
+struct Known {
+    lists: Option<Lists>,
+    /// Why it could not be started or listed when that was last tried.
+    problem: Option<String>,
+    /// Whether its first lists came, or failed to.
+    settled: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Discovery {
+    /// May run from then on.
+    Due(Option<Instant>),
+    Running,
+}
+
+impl Lanes {
+    pub(super) fn new(concurrency: usize) -> Self {
+        let permits = concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Lanes { wanted: Semaphore::new(permits), background: Semaphore::new(permits) }
+    }
+
+    fn of(&self, lane: Lane) -> &Semaphore {
+        match lane {
+            Lane::Wanted => &self.wanted,
+            Lane::Background => &self.background,
+        }
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(
+        entry: ToolsetEntry,
+        manifest: Arc<Manifest>,
+        kitchen: Arc<Kitchen>,
+        lanes: Arc<Lanes>,
+        warm: usize,
+    ) -> Arc<Self> {
+        let recipe = Recipe::new(kitchen.clone(), entry.clone());
+        let warmable = recipe.is_process() && recipe.is_portable() && entry.scope == Scope::Session;
+        Arc::new(Upstream {
+            entry,
+            manifest,
+            recipe,
+            kitchen,
+            lanes,
+            known: watch::Sender::new(Known::default()),
+            warm: if warmable { warm } else { 0 },
+            pool: Mutex::new(Vec::new()),
+            refilling: AtomicBool::new(false),
+            discovery: Mutex::new(Discovery::Due(None)),
+            handles: Handles::default(),
+        })
+    }
+
+    /// Runs a task that ends with the manager.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.kitchen.stop.clone();
+        self.kitchen.tracker.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Gives an instance: a warm one if there is one, else a new one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn obtain(
+        self: &Arc<Self>,
+        place: Option<&SessionPlace>,
+        lane: Lane,
+    ) -> Result<Instance, String> {
+        if let (Some(place), Some(instance)) = (place, self.take_warm()) {
+            self.refill();
+            self.recipe.settle(&instance, place).await?;
+            return Ok(instance);
+        }
+        let _permit = self.lanes.of(lane).acquire().await.map_err(|_| "the server is closing")?;
+        let instance = self.recipe.make(place, self.known()).await?;
+        if place.is_some() {
+            self.refill();
+        }
+        Ok(instance)
+    }
+
+    fn take_warm(&self) -> Option<Instance> {
+        let mut pool = self.pool.lock();
+        while let Some(instance) = pool.pop() {
+            if !instance.is_over() {
+                return Some(instance);
+            }
+        }
+        None
+    }
+
+    /// Fills the pool in the background.
+    fn refill(self: &Arc<Self>) {
+        if self.pool.lock().len() >= self.warm || self.refilling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let upstream = self.clone();
+        self.spawn(async move {
+            while upstream.pool.lock().len() < upstream.warm {
+                let Ok(instance) = upstream.obtain(None, Lane::Background).await else { break };
+                upstream.pool.lock().push(instance);
+            }
+            upstream.refilling.store(false, Ordering::Release);
+        });
+    }
+
+    /// Learns in the background what it offers, unless that is known, under way, or failed just now. Only
+    /// for upstreams of sessions: the shared instance of another tells by itself.
+    pub(super) fn discover(self: &Arc<Self>) {
+        {
+            let mut discovery = self.discovery.lock();
+            let due = matches!(*discovery, Discovery::Due(at) if at.is_none_or(|at| at <= Instant::now()));
+            if !due || self.known().is_some() {
+                return;
+            }
+            *discovery = Discovery::Running;
+        }
+        let upstream = self.clone();
+        self.spawn(async move {
+            if let Err(why) = upstream.find_out().await {
+                upstream.failed(&why);
+            }
+            *upstream.discovery.lock() = Discovery::Due(Some(Instant::now() + REDISCOVERY));
+        });
+    }
+
+    async fn find_out(self: &Arc<Self>) -> Result<(), String> {
+        let instance = self.obtain(None, Lane::Background).await?;
+        let lists = instance.first_lists().await?;
+        self.learn(&lists);
+        let mut pool = self.pool.lock();
+        if pool.len() < self.warm {
+            pool.push(instance);
+        }
+        Ok(())
+    }
+
+    /// Takes lists as those that it offers.
+    pub(super) fn learn(&self, lists: &Lists) {
+        let mut changed = false;
+        let mut first = false;
+        self.known.send_modify(|known| {
+            changed = !known.lists.as_ref().is_some_and(|old| old.is(lists));
+            first = known.lists.is_none();
+            *known = Known { lists: Some(lists.clone()), problem: None, settled: true };
+        });
+        if first {
+            let names: Vec<&str> = lists.tools.iter().map(|tool| &*tool.name).collect();
+            for problem in self.manifest.check_tools(&self.entry, &names) {
+                tracing::warn!(toolset = %self.entry.name, "{problem}");
+            }
+        }
+        if changed {
+            self.handles.bump();
+        }
+    }
+
+    /// Takes note that a start failed.
+    pub(super) fn failed(&self, why: &str) {
+        tracing::warn!(toolset = %self.entry.name, "cannot be started: {why}");
+        self.known.send_modify(|known| {
+            known.problem = Some(why.to_owned());
+            known.settled = true;
+        });
+    }
+
+    /// Takes note that a start went well.
+    pub(super) fn works(&self) {
+        self.known.send_if_modified(|known| known.problem.take().is_some());
+    }
+
+    /// The lists as they were known last.
+    pub(super) fn known(&self) -> Option<Lists> {
+        self.known.borrow().lists.clone()
+    }
+
+    /// Why it could not be started when that was last tried.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.known.borrow().problem.clone()
+    }
+
+    /// Whether a discovery runs.
+    pub(super) fn is_discovering(&self) -> bool {
+        matches!(*self.discovery.lock(), Discovery::Running)
+    }
+
+    /// Waits until its first lists came or failed to.
+    pub(super) async fn settled(&self) {
+        // The sender is this very upstream's.
+        let _ = self.known.subscribe().wait_for(|known| known.settled).await;
+    }
+
+    /// Ends the warm instances.
+    pub(super) fn drain(&self) {
+        self.pool.lock().clear();
+    }
+}

@@ -1,0 +1,43 @@
+//! Who wants to know of changed lists.
+//!
+//! Invariant: an upstream keeps no session in memory: it knows handles weakly, and forgets those that are gone.
+
+use std::sync::{Arc, Weak};
+
+use oxenv_core::Changes;
+use parking_lot::Mutex;
+
+/// The counters that watch one handle.
+#[derive(Default)]
+pub(super) struct Watchers(Mutex<Vec<Changes>>);
+
+/// The handles of one upstream.
+#[derive(Default)]
+pub(super) struct Handles(Mutex<Vec<Weak<Watchers>>>);
+
+impl Watchers {
+    pub(super) fn add(&self, changes: &Changes) {
+        self.0.lock().push(changes.clone());
+    }
+
+    pub(super) fn bump(&self) {
+        self.0.lock().iter().for_each(Changes::bump);
+    }
+}
+
+impl Handles {
+    /// Adds a handle.
+    pub(super) fn add(&self, watchers: &Arc<Watchers>) {
+        let mut handles = self.0.lock();
+        // Looked through only when the room is used up, so that adding stays cheap.
+        if handles.len() == handles.capacity() {
+            handles.retain(|handle| handle.strong_count() > 0);
+        }
+        handles.push(Arc::downgrade(watchers));
+    }
+
+    pub(super) fn bump(&self) {
+        let handles: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        handles.iter().for_each(|watchers| watchers.bump());
+    }
+}

@@ -1,0 +1,368 @@
+"""Offers the public functions of a Python file as MCP tools over stdin and stdout.
+
+Started by oxenv as `python3 -c THIS FILE`. Needs nothing but the standard library of Python 3.9.
+Calls run one after the other on the main thread; a second thread reads, answers pings and cancels.
+Whatever the functions print goes to stderr.
+"""
+
+import asyncio
+import collections.abc
+import dataclasses
+import enum
+import importlib.util
+import inspect
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+import types
+import typing
+
+REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+INVALID_PARAMS, METHOD_NOT_FOUND = -32602, -32601
+PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", bytes: "string", type(None): "null"}
+ARRAYS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Set)
+OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Cancelled(BaseException):
+    """The caller does not wait for the running call any more."""
+
+
+class Refused(Exception):
+    """A JSON-RPC error."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+# Types
+
+
+def schema(hint, above=()):
+    """The JSON Schema of a type; an empty one for types that have none. `above` are the records it is in."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "__metadata__"):
+        texts = [text for text in hint.__metadata__ if isinstance(text, str)]
+        return {**schema(inner[0], above), **({"description": texts[0]} if texts else {})}
+    if hint in PLAIN:
+        return {"type": PLAIN[hint]}
+    if origin is typing.Literal:
+        return choices(list(inner))
+    if origin in UNIONS:
+        return {"anyOf": [schema(one, above) for one in inner]}
+    if hint in ARRAYS or origin in ARRAYS:
+        items = [one for one in inner if one is not Ellipsis]
+        if (hint is tuple or origin is tuple) and Ellipsis not in inner and len(items) > 0:
+            count = {"minItems": len(items), "maxItems": len(items)}
+            return {"type": "array", "prefixItems": [schema(one, above) for one in items], **count}
+        return {"type": "array", **({"items": schema(items[0], above)} if items else {})}
+    if hint in OBJECTS or origin in OBJECTS:
+        return {"type": "object", **({"additionalProperties": schema(inner[1], above)} if len(inner) > 1 else {})}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return choices([member.value for member in hint])
+    if hint in above:
+        return {"type": "object"}
+    if dataclasses.is_dataclass(hint):
+        fields = [(field, hints(hint).get(field.name)) for field in dataclasses.fields(hint) if field.init]
+        required = [field.name for field, _ in fields if no_default(field)]
+        return record({field.name: schema(of, (*above, hint)) for field, of in fields}, required)
+    if typing.is_typeddict(hint) if hasattr(typing, "is_typeddict") else False:
+        fields = {name: schema(of, (*above, hint)) for name, of in hints(hint).items()}
+        return record(fields, sorted(hint.__required_keys__))
+    return {}
+
+
+def choices(values):
+    names = {PLAIN.get(type(value)) for value in values}
+    return {"enum": values, **({"type": names.pop()} if len(names) == 1 and None not in names else {})}
+
+
+def record(properties, required):
+    return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+def no_default(field):
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def hints(thing):
+    """The type hints; where one cannot be resolved, those that are types as they stand."""
+    try:
+        return typing.get_type_hints(thing, include_extras=True)
+    except Exception:
+        found = getattr(thing, "__annotations__", {})
+        return {name: hint for name, hint in found.items() if not isinstance(hint, str)}
+
+
+def revive(value, hint):
+    """Makes of JSON what the function asked for; where it does not fit, the value stays as it is."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "__metadata__"):
+        return revive(value, inner[0])
+    if origin in UNIONS:
+        fitting = [one for one in inner if fits(value, one)]
+        return revive(value, fitting[0]) if fitting else value
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        of = hints(hint)
+        return hint(**{name: revive(field, of.get(name)) for name, field in value.items()})
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if isinstance(value, list):
+        items = [one for one in inner if one is not Ellipsis]
+        if (origin is tuple) and Ellipsis not in inner and len(items) == len(value):
+            return tuple(revive(one, of) for one, of in zip(value, items))
+        values = [revive(one, items[0]) for one in value] if items else value
+        container = origin or hint
+        return container(values) if container in (tuple, set, frozenset) else values
+    if isinstance(value, dict) and len(inner) > 1:
+        return {name: revive(one, inner[1]) for name, one in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is bytes and isinstance(value, str):
+        return value.encode()
+    return value
+
+
+def fits(value, hint):
+    kind = schema(hint).get("type")
+    kinds = {"null": type(None), "string": str, "boolean": bool, "array": list, "object": dict}
+    if kind in ("integer", "number"):
+        return isinstance(value, int if kind == "integer" else (int, float)) and not isinstance(value, bool)
+    return kind not in kinds or isinstance(value, kinds[kind])
+
+
+# Functions
+
+
+class Function:
+    """A function as a tool."""
+
+    def __init__(self, name, function):
+        self.function = function
+        self.hints = hints(function)
+        self.signature = inspect.signature(function)
+        properties, required = {}, []
+        for parameter in self.signature.parameters.values():
+            if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+                continue
+            properties[parameter.name] = self.property(parameter)
+            if parameter.default is inspect.Parameter.empty:
+                required.append(parameter.name)
+        kinds = {parameter.kind for parameter in self.signature.parameters.values()}
+        self.open = inspect.Parameter.VAR_KEYWORD in kinds
+        arguments = {**record(properties, required), **({} if self.open else {"additionalProperties": False})}
+        self.tool = {"name": name, "description": inspect.getdoc(function) or "", "inputSchema": arguments}
+
+    def property(self, parameter):
+        found = schema(self.hints.get(parameter.name, typing.Any))
+        if parameter.default is not inspect.Parameter.empty:
+            try:
+                found = {**found, "default": json.loads(dump(parameter.default))}
+            except (TypeError, ValueError):
+                pass
+        return found
+
+    def call(self, arguments):
+        positional, keywords = [], {}
+        for name, value in arguments.items():
+            parameter = self.signature.parameters.get(name)
+            if parameter is None and not self.open:
+                raise Refused(INVALID_PARAMS, f"{self.tool['name']} has no argument '{name}'")
+            keywords[name] = revive(value, self.hints.get(name)) if parameter is not None else value
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and parameter.name in keywords:
+                positional.append(keywords.pop(parameter.name))
+        try:
+            self.signature.bind(*positional, **keywords)
+        except TypeError as error:
+            raise Refused(INVALID_PARAMS, f"{self.tool['name']}: {error}") from None
+        result = self.function(*positional, **keywords)
+        return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+def load(path):
+    """The public functions of a file, in its order."""
+    folder, file = os.path.split(os.path.abspath(path))
+    sys.path.insert(0, folder)
+    name = os.path.splitext(file)[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    names = getattr(module, "__all__", None)
+    if names is None:
+        own = lambda thing: inspect.isfunction(thing) and thing.__module__ == name
+        names = [key for key, thing in vars(module).items() if own(thing) and not key.startswith("_")]
+    return {name: Function(name, getattr(module, name)) for name in names if callable(getattr(module, name))}
+
+
+# Results
+
+
+def dump(value):
+    return json.dumps(value, allow_nan=False, default=plain)
+
+
+def plain(value):
+    """Makes JSON of what json does not know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, collections.abc.Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def result_of(value):
+    """A result of `tools/call`. A value that is no object is wrapped by oxenv."""
+    if value is None:
+        return {"content": []}
+    if isinstance(value, str):
+        return {"content": [text(value)], "structuredContent": value}
+    try:
+        as_json = dump(value)
+    except (TypeError, ValueError, RecursionError):
+        return {"content": [text(str(value))]}
+    return {"content": [text(as_json)], "structuredContent": json.loads(as_json)}
+
+
+def error_of(error):
+    says = traceback.format_exception_only(type(error), error)[-1].strip()
+    return {"content": [text(says)], "isError": True}
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+# The server
+
+
+class Server:
+    def __init__(self, functions, source, sink):
+        self.functions = functions
+        self.source = source
+        self.sink = sink
+        self.writing = threading.Lock()
+        self.waiting = queue.Queue()
+        self.dropped = set()
+        self.running = None
+        self.interruptible = False
+        self.ended = False
+
+    def send(self, identifier, body):
+        line = dump({"jsonrpc": "2.0", "id": identifier, **body}).encode() + b"\n"
+        with self.writing:
+            while line:
+                line = line[os.write(self.sink, line):]
+
+    def read(self):
+        """The second thread: takes what comes, until the end."""
+        for line in self.source:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue
+            method = message.get("method") if isinstance(message, dict) else None
+            if method == "ping":
+                self.send(message.get("id"), {"result": {}})
+            elif method == "notifications/cancelled":
+                self.cancel((message.get("params") or {}).get("requestId"))
+            elif method is not None and "id" in message:
+                self.waiting.put(message)
+        self.ended = True
+        self.waiting.put(None)
+        self.cancel(self.running)
+
+    def cancel(self, identifier):
+        if identifier is not None:
+            self.dropped.add(identifier)
+            # Runs `interrupt` on the main thread, also when that is within a system call.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def interrupt(self, *_):
+        if self.interruptible and self.running in self.dropped:
+            self.interruptible = False
+            raise Cancelled
+
+    def serve(self):
+        signal.signal(signal.SIGINT, self.interrupt)
+        threading.Thread(target=self.read, daemon=True).start()
+        while True:
+            message = self.waiting.get()
+            if self.ended:
+                return
+            self.running = message["id"]
+            if self.running not in self.dropped:
+                self.answer(message)
+            self.dropped.discard(self.running)
+            self.running = None
+
+    def answer(self, message):
+        try:
+            body = {"result": self.handle(message["method"], message.get("params") or {})}
+        except Refused as refusal:
+            body = {"error": {"code": refusal.code, "message": str(refusal)}}
+        except Cancelled:
+            return
+        self.send(message["id"], body)
+
+    def handle(self, method, params):
+        if method == "initialize":
+            asked = params.get("protocolVersion")
+            return {
+                "protocolVersion": asked if asked in REVISIONS else REVISIONS[-1],
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "oxenv-python", "version": "1"},
+            }
+        if method == "tools/list":
+            return {"tools": [function.tool for function in self.functions.values()]}
+        if method == "tools/call":
+            return self.call(params.get("name"), params.get("arguments") or {})
+        if method == "oxenv/enter":
+            os.chdir(params["folder"])
+            return {}
+        raise Refused(METHOD_NOT_FOUND, f"Method not found: {method}")
+
+    def call(self, name, arguments):
+        function = self.functions.get(name)
+        if function is None:
+            raise Refused(INVALID_PARAMS, f"Unknown tool: {name}")
+        try:
+            self.interruptible = True
+            value = function.call(arguments)
+            self.interruptible = False
+            return result_of(value)
+        except (Refused, Cancelled):
+            raise
+        except BaseException as error:
+            self.interruptible = False
+            traceback.print_exc()
+            return error_of(error)
+        finally:
+            self.interruptible = False
+
+
+def main():
+    # The pipes are the protocol's own; whatever else reads or writes must not disturb it.
+    source, sink = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    Server(load(sys.argv[1]), source, sink).serve()
+
+
+if __name__ == "__main__":
+    main()

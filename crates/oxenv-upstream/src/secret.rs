@@ -1,0 +1,159 @@
+//! Values that must not be read by chance, and what takes them out of texts.
+//!
+//! Invariant: a secret is read by `expose` alone; whatever prints or serializes it gets `***`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+/// What stands in a secret's place.
+pub const CONCEALED: &str = "***";
+
+/// Values shorter than this are left in texts: they would be found everywhere.
+const SHORTEST: usize = 6;
+
+/// A value that came from a variable or from a file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+/// Takes the values of secrets out of texts. A clone shares the list.
+#[derive(Clone, Default)]
+pub struct Redactor {
+    values: Arc<[String]>,
+}
+
+impl Secret {
+    /// Conceals a value.
+    #[must_use]
+    pub fn new(value: impl Into<Arc<str>>) -> Self {
+        Secret(value.into())
+    }
+
+    /// The value itself. Where it goes from here is the caller's care.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(CONCEALED)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(CONCEALED)
+    }
+}
+
+impl Redactor {
+    /// A redactor of these values, and of the same values as they are written in JSON. Those of
+    /// less than 6 characters are left alone.
+    #[must_use]
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut values = Vec::new();
+        for secret in secrets {
+            let value = secret.expose();
+            if value.chars().count() < SHORTEST {
+                continue;
+            }
+            let quoted = serde_json::Value::from(value).to_string();
+            let escaped = &quoted[1..quoted.len() - 1];
+            if escaped != value {
+                values.push(escaped.to_owned());
+            }
+            values.push(value.to_owned());
+        }
+        values.sort_unstable();
+        values.dedup();
+        Redactor { values: values.into() }
+    }
+
+    /// The text with `***` for each value. Where values overlap, they are replaced together, so that
+    /// no part of one stays.
+    #[must_use]
+    pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let found = self.found(text);
+        if found.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        let mut redacted = String::with_capacity(text.len());
+        let mut rest = 0;
+        for range in found {
+            redacted.push_str(&text[rest..range.start]);
+            redacted.push_str(CONCEALED);
+            rest = range.end;
+        }
+        redacted.push_str(&text[rest..]);
+        Cow::Owned(redacted)
+    }
+
+    /// Where values stand, in order; those that overlap are one range.
+    fn found(&self, text: &str) -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = self
+            .values
+            .iter()
+            .flat_map(|value| text.match_indices(value.as_str()).map(|(at, value)| at..at + value.len()))
+            .collect();
+        found.sort_unstable_by_key(|range| range.start);
+        found.dedup_by(|later, earlier| {
+            let overlaps = later.start < earlier.end;
+            if overlaps {
+                earlier.end = earlier.end.max(later.end);
+            }
+            overlaps
+        });
+        found
+    }
+}
+
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redactor of {} values", self.values.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redacted(values: &[&str], text: &str) -> String {
+        let secrets: Vec<Secret> = values.iter().map(|value| Secret::new(*value)).collect();
+        Redactor::new(&secrets).redact(text).into_owned()
+    }
+
+    #[test]
+    fn a_secret_is_read_by_expose_alone() {
+        let secret = Secret::new("hunter22");
+        assert_eq!(format!("{secret:?} {secret:#?}"), "*** ***");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"***\"");
+        assert_eq!(secret.expose(), "hunter22");
+        let redactor = Redactor::new([&secret]);
+        assert!(!format!("{redactor:?}").contains("hunter"));
+    }
+
+    #[test]
+    fn values_are_replaced_wherever_they_stand() {
+        assert_eq!(redacted(&["hunter22"], "a hunter22, hunter22hunter22"), "a ***, ******");
+        assert_eq!(redacted(&["hunter22"], "nothing here"), "nothing here");
+        assert_eq!(redacted(&["short"], "short"), "short");
+        assert_eq!(redacted(&["größe!"], "die größe!"), "die ***");
+    }
+
+    #[test]
+    fn of_values_that_overlap_no_part_stays() {
+        assert_eq!(redacted(&["secret", "secret-long"], "a secret-long b"), "a *** b");
+        assert_eq!(redacted(&["abcdef", "defghi"], "abcdefghi"), "***");
+    }
+
+    #[test]
+    fn a_value_is_found_as_json_writes_it() {
+        let text = serde_json::json!({ "password": "say \"hunter22\"\n" }).to_string();
+        assert_eq!(redacted(&["say \"hunter22\"\n"], &text), r#"{"password":"***"}"#);
+    }
+}

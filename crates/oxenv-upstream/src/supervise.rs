@@ -1,0 +1,345 @@
+//! The supervisor: a small process between the server and one command, which ends the command and all
+//! that it started when the server asks, when the server is gone, or when the command has ended.
+//!
+//! It adopts the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`), so it has no child left exactly
+//! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
+//! `PROGRAM LEADING… [--parent PID] [--grace-ms N] -- COMMAND ARGUMENTS…` and starts itself once more, with
+//! `--exec`, for what must happen in the command's own process just before it runs: a session of its own, and
+//! a death signal from the kernel in case the supervisor is killed.
+//!
+//! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
+//! command's process group survives, and the server's end is noticed within half a second.
+//!
+//! Invariant: on Linux it exits only when no descendant is left.
+
+use std::ffi::OsString;
+use std::io::Write;
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+use rustix::process::PidfdFlags;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+#[cfg(target_os = "linux")]
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::time::timeout;
+
+/// What the supervisor exits with when the command cannot be found.
+pub const NOT_FOUND: u8 = 127;
+/// What it exits with when the command was found and cannot be run.
+pub const NOT_RUNNABLE: u8 = 126;
+/// What it exits with when the supervisor itself failed.
+pub const FAILED: u8 = 125;
+/// How long processes have between SIGTERM and SIGKILL.
+pub const TERM_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the command has to end by itself, once it is asked to, unless told otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
+
+/// The pause between two rounds of SIGKILL: at first, and at most.
+const KILL_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// How often to look for the parent where the kernel does not tell of its end.
+const PARENT_LOOK: Duration = Duration::from_millis(500);
+
+/// Runs the supervisor on the arguments of this process, as its whole `main`.
+///
+/// `leading` are the arguments before the supervisor's own, for a program that is something else as well
+/// (`["supervise"]`). It must be called on the main thread, before any runtime is started: the kernel ties
+/// the death signal to the thread that starts the command.
+///
+/// Gives the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`] and
+/// [`FAILED`] come with a line on stderr.
+pub fn main(leading: &[&str]) -> ExitCode {
+    let code =
+        Order::read(std::env::args_os().skip(1 + leading.len())).and_then(|order| match order.execute {
+            Some(supervisor) => Err(become_command(supervisor, &order.command)),
+            None => supervise(&order, leading),
+        });
+    ExitCode::from(code.unwrap_or_else(|failure| {
+        // Nobody may be there to read it any more.
+        let _ = writeln!(std::io::stderr(), "{}", failure.says);
+        failure.code
+    }))
+}
+
+/// What the arguments ask for.
+struct Order {
+    /// Whose end ends the command.
+    parent: Option<Pid>,
+    grace: Duration,
+    /// Set in the second stage, which becomes the command: the supervisor.
+    execute: Option<Pid>,
+    /// Program and arguments; never empty.
+    command: Vec<OsString>,
+}
+
+/// Why there is no exit code of a command.
+struct Failure {
+    code: u8,
+    says: String,
+}
+
+/// The command and everything below it.
+struct Tree {
+    command: Pid,
+    status: Option<WaitStatus>,
+    child_signals: unix::Signal,
+}
+
+impl Order {
+    fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
+        let mut order = Order {
+            parent: rustix::process::getppid(),
+            grace: DEFAULT_GRACE,
+            execute: None,
+            command: Vec::new(),
+        };
+        while let Some(flag) = arguments.next() {
+            if flag == "--" {
+                order.command = arguments.collect();
+                break;
+            }
+            let value = arguments.next().and_then(|value| value.to_str()?.parse::<u64>().ok());
+            let pid = value.and_then(|value| Pid::from_raw(i32::try_from(value).ok()?));
+            match (flag.to_str(), value, pid) {
+                (Some("--parent"), _, Some(pid)) => order.parent = Some(pid),
+                (Some("--grace-ms"), Some(grace), _) => order.grace = Duration::from_millis(grace),
+                (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
+                _ => return Err(Failure::own(&format!("cannot read its flag {}", flag.display()))),
+            }
+        }
+        if order.command.is_empty() {
+            return Err(Failure::own("no command is given after `--`"));
+        }
+        Ok(order)
+    }
+}
+
+impl Failure {
+    fn own(why: &str) -> Self {
+        Failure { code: FAILED, says: format!("supervisor: {why}") }
+    }
+
+    /// Why the command could not be executed, and what to do.
+    fn of_command(program: &OsString, error: &std::io::Error) -> Self {
+        let name = program.display();
+        let path = Path::new(program);
+        let (code, says) = match error.kind() {
+            std::io::ErrorKind::NotFound if path.components().count() < 2 => (
+                NOT_FOUND,
+                format!("command '{name}' was not found on PATH; install it or give its full path"),
+            ),
+            std::io::ErrorKind::NotFound if path.exists() => (
+                NOT_RUNNABLE,
+                format!("command '{name}' needs an interpreter that does not exist; check its first line"),
+            ),
+            std::io::ErrorKind::NotFound => {
+                (NOT_FOUND, format!("command '{name}' does not exist; correct its path"))
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                (NOT_RUNNABLE, format!("command '{name}' may not be executed; check its permissions"))
+            }
+            _ => (NOT_RUNNABLE, format!("command '{name}' cannot be run: {error}")),
+        };
+        Failure { code, says }
+    }
+}
+
+impl Tree {
+    /// Reaps what has ended; says whether nothing is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.command => self.status = Some(status),
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => return false,
+                // No child. Without adoption, orphans may still be in the command's group.
+                Err(_) => {
+                    return cfg!(target_os = "linux")
+                        || rustix::process::test_kill_process_group(self.command).is_err();
+                }
+            }
+        }
+    }
+
+    async fn command_ends(&mut self) {
+        while !self.reap() && self.status.is_none() {
+            self.child_signals.recv().await;
+        }
+    }
+
+    async fn empties(&mut self) {
+        while !self.reap() {
+            self.child_signals.recv().await;
+        }
+    }
+
+    /// Ends all that is left, however long the kernel needs for it.
+    async fn clear(&mut self) {
+        if self.reap() {
+            return;
+        }
+        self.signal(Signal::TERM);
+        if timeout(TERM_PATIENCE, self.empties()).await.is_ok() {
+            return;
+        }
+        let (mut pause, longest) = KILL_PAUSE;
+        loop {
+            self.signal(Signal::KILL);
+            if timeout(pause, self.empties()).await.is_ok() {
+                return;
+            }
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Signals every descendant, or the group where the descendants cannot be listed.
+    fn signal(&self, signal: Signal) {
+        let descendants = descendants();
+        for pid in &descendants {
+            // It may have ended since it was listed.
+            let _ = rustix::process::kill_process(*pid, signal);
+        }
+        if descendants.is_empty() {
+            let _ = rustix::process::kill_process_group(self.command, signal);
+        }
+    }
+
+    fn code(&self) -> u8 {
+        let code = self.status.and_then(|status| {
+            status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+        });
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+    }
+}
+
+/// The second stage: sets up this process and replaces it by the command; returns only on failure.
+fn become_command(supervisor: Pid, command: &[OsString]) -> Failure {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        return Failure::own(&format!("cannot set the command's death signal: {error}"));
+    }
+    if rustix::process::getppid() != Some(supervisor) {
+        return Failure::own("it was ended before the command started");
+    }
+    if let Err(error) = rustix::process::setsid() {
+        return Failure::own(&format!("cannot give the command a session: {error}"));
+    }
+    Failure::of_command(&command[0], &Command::new(&command[0]).args(&command[1..]).exec())
+}
+
+fn supervise(order: &Order, leading: &[&str]) -> Result<u8, Failure> {
+    let failed = |error: std::io::Error| Failure::own(&error.to_string());
+    #[cfg(target_os = "linux")]
+    {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| Failure::own(&format!("cannot adopt orphans: {error}")))?;
+        // A name of its own, which a `pkill` of the server does not hit.
+        let _ = rustix::thread::set_name(c"mcp-supervisor");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(run(order, leading)).map_err(failed)
+}
+
+/// Starts the command and sees it to its end, and to that of all it started.
+async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
+    // From here on a signal is a request to end, or it would orphan the command.
+    let mut terminate = unix::signal(SignalKind::terminate())?;
+    let mut interrupt = unix::signal(SignalKind::interrupt())?;
+    let mut hang_up = unix::signal(SignalKind::hangup())?;
+    let child_signals = unix::signal(SignalKind::child())?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+
+    let command = start(order, leading)?;
+    let mut tree = Tree { command, status: None, child_signals };
+    // Only the command holds its pipes, so each side sees the other's close.
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+
+    let asked = tokio::select! {
+        () = tree.command_ends() => false,
+        () = end_of(order.parent) => true,
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        _ = hang_up.recv() => true,
+    };
+    if asked {
+        // Past the grace it is made to.
+        let _ = timeout(order.grace, tree.command_ends()).await;
+    }
+    tree.clear().await;
+    Ok(tree.code())
+}
+
+/// Starts the second stage, which becomes the command.
+fn start(order: &Order, leading: &[&str]) -> std::io::Result<Pid> {
+    // On Linux by this name, which also works when the file was replaced since.
+    let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
+    let child = Command::new(program)
+        .args(leading)
+        .args(["--exec", &std::process::id().to_string(), "--"])
+        .args(&order.command)
+        .spawn()?;
+    Ok(Pid::from_child(&child))
+}
+
+/// Waits until the parent is gone.
+async fn end_of(parent: Option<Pid>) {
+    #[cfg(target_os = "linux")]
+    if let Some(pid) = parent
+        && let Ok(handle) = handle_of(pid)
+        // Else the handle may be of another process that got the number.
+        && rustix::process::getppid() == parent
+    {
+        let _ = handle.readable().await;
+        return;
+    }
+    while rustix::process::getppid() == parent {
+        tokio::time::sleep(PARENT_LOOK).await;
+    }
+}
+
+/// A handle that becomes readable when that process ends.
+#[cfg(target_os = "linux")]
+#[allow(deprecated, reason = "the new way is unsafe, and an owned descriptor keeps what it demands")]
+fn handle_of(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// All living descendants of this process; none where they cannot be listed.
+#[cfg(target_os = "linux")]
+fn descendants() -> Vec<Pid> {
+    let mut found = children(rustix::process::getpid());
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(children(found[at]));
+        at += 1;
+    }
+    found
+}
+
+#[cfg(not(target_os = "linux"))]
+fn descendants() -> Vec<Pid> {
+    Vec::new()
+}
+
+/// The children that each thread of a process has.
+#[cfg(target_os = "linux")]
+fn children(parent: Pid) -> Vec<Pid> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero())) else {
+        return Vec::new();
+    };
+    let lists = threads.flatten().filter_map(|thread| {
+        let list = std::fs::read_to_string(thread.path().join("children")).ok()?;
+        Some(
+            list.split_ascii_whitespace()
+                .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+                .collect::<Vec<_>>(),
+        )
+    });
+    lists.flatten().collect()
+}
