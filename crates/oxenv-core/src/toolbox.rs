@@ -37,8 +37,8 @@ pub use mount::{Mount, Naming};
 use record::Recording;
 pub use record::{Auditor, Redact};
 
-/// Bytes of the reason why a result does not fit, at the most.
-const LONGEST_REASON: usize = 1000;
+/// Bytes of an error's message, at the most: people and models read it.
+const LONGEST_MESSAGE: usize = 16 << 10;
 
 /// The tools that a session offers.
 pub struct Toolbox {
@@ -253,7 +253,7 @@ impl Toolbox {
             }
         };
         recording.finish(&outcome);
-        outcome
+        outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
     }
 
     /// Whether the call may be made at all.
@@ -365,6 +365,12 @@ fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, 
     }
 }
 
+/// A message may repeat what it is about, which is as large as its sender likes.
+fn shortened(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+    message
+}
+
 /// The arguments as a value that fits the tool's schema.
 fn fitting(
     entry: &Entry,
@@ -410,9 +416,7 @@ fn checked(entry: &Entry, mount: &Mount, tool: &str, result: ToolResult) -> Resu
     };
     match why {
         None => Ok(result),
-        Some(mut why) => {
-            // The names of its fields are the server's, and as long as it likes.
-            why.truncate(why.floor_char_boundary(LONGEST_REASON));
+        Some(why) => {
             let message =
                 format!("the result of tool '{tool}' does not fit the output schema of its server: {why}");
             Err(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InvalidResult))

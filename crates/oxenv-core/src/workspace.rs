@@ -61,7 +61,8 @@ impl Workspaces {
             && parent.canonicalize()?.starts_with(folder.canonicalize()?)
         {
             let (folder, parent) = (folder.display(), parent.display());
-            let message = format!("copies of the workspace {folder} cannot be in {parent}, which is part of it");
+            let message =
+                format!("copies of the workspace {folder} cannot be in {parent}, which is part of it");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         remove_abandoned(parent);

@@ -11,6 +11,7 @@ mod stderr;
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -36,6 +37,8 @@ pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
 const STOP_MARGIN: Duration = Duration::from_secs(3);
 /// How long stderr is read on after the end, in case someone outside the tree holds it open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The codes that stand for signals; a command may exit with higher ones by itself.
+const SIGNALLED: RangeInclusive<i32> = 129..=192;
 
 /// A command to run.
 pub struct ChildSpec {
@@ -128,7 +131,7 @@ impl Supervisor {
             .arg0("mcp-supervisor")
             .args(&self.arguments)
             .args(["--parent", &std::process::id().to_string()])
-            .args(["--grace-ms", &spec.grace.as_millis().to_string()])
+            .args(["--grace-ms", &u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX).to_string()])
             .arg("--")
             .arg(&spec.program)
             .args(&spec.arguments)
@@ -167,7 +170,7 @@ impl Child {
     /// If it takes over three seconds more than the grace. The supervisor goes on then.
     pub async fn stop(mut self) -> io::Result<ExitStatus> {
         self.end();
-        timeout(self.grace + STOP_MARGIN, self.wait()).await.map_err(|_| {
+        timeout(self.grace.saturating_add(STOP_MARGIN), self.wait()).await.map_err(|_| {
             let Child { label, pid, .. } = &self;
             let says = format!("the processes of '{label}' do not end; look at those below process {pid}");
             io::Error::new(io::ErrorKind::TimedOut, says)
@@ -175,7 +178,8 @@ impl Child {
     }
 
     /// Waits until the command and all it started have ended by themselves; gives the command's status, in
-    /// which signal N is code 128 + N. The code is [`supervise::FAILED`] if the status is lost.
+    /// which signal N is code 128 + N. The code is [`supervise::FAILED`] if the status is lost; there is none
+    /// if the supervisor itself was ended by a signal, as when it is stopped before it started the command.
     ///
     /// Dropping this future changes nothing; it may be called again.
     pub async fn wait(&mut self) -> ExitStatus {
@@ -188,9 +192,9 @@ impl Child {
     pub async fn ending(&mut self) -> String {
         let status = self.wait().await;
         let how = match (status.code(), status.signal()) {
-            (Some(code), _) if code > 128 => format!("was ended by signal {}", code - 128),
+            (Some(code), _) if SIGNALLED.contains(&code) => format!("was ended by signal {}", code - 128),
             (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("lost its supervisor to signal {signal}"),
+            (None, Some(signal)) => format!("ended with its supervisor, by signal {signal}"),
             (None, None) => "ended".to_owned(),
         };
         match self.stderr_tail() {

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
 use asking::{Handler, converse};
-use traffic::{EVENTS, Listener, Outgoing, Tapped, Traffic};
+use traffic::{EVENTS, End, Listener, Outgoing, Tapped, Traffic};
 
 pub(crate) use fault::CallFault;
 pub(crate) use http::Endpoint;
@@ -167,12 +167,12 @@ impl Connection {
 
     async fn exchange(&self, request: Request<'_>, listener: Listener) -> Result<String, CallFault> {
         if self.is_over() {
-            return Err(CallFault::Unavailable(self.end_reason()));
+            return Err(CallFault::Unavailable(self.end().reason));
         }
         let message = self.message(request, listener)?;
         let options = PeerRequestOptions::no_options();
         let Ok(mut sent) = self.peer.send_request_with_option(message, options).await else {
-            return Err(CallFault::Unavailable(self.end_reason()));
+            return Err(CallFault::Unavailable(self.end().reason));
         };
         let mut abandoned = Abandoned { peer: &self.peer, id: Some(sent.id.clone()) };
         let outcome = tokio::select! {
@@ -183,7 +183,7 @@ impl Connection {
         abandoned.id = None;
         match outcome {
             Ok(result) => text_of(result),
-            Err(ServiceError::TransportClosed) => Err(CallFault::Lost(self.end_reason())),
+            Err(ServiceError::TransportClosed) => Err(CallFault::Lost(self.end().reason)),
             Err(error) => Err(CallFault::of_service(error).map(|text| (self.redact)(text))),
         }
     }
@@ -279,9 +279,9 @@ impl Connection {
         self.traffic.closed().cancelled().await;
     }
 
-    /// Why it is over.
-    pub(crate) fn end_reason(&self) -> String {
-        self.traffic.reason()
+    /// How it ended.
+    pub(crate) fn end(&self) -> End {
+        self.traffic.end()
     }
 
     /// Ends it: requests in flight are lost, and the server's input closes.
@@ -325,11 +325,14 @@ pub(crate) struct Greeting {
     pub(crate) says: String,
     /// Whether the server answered, so that it may know the other way of greeting.
     pub(crate) answered: bool,
+    /// Whether the server went away, so that its exit says more.
+    pub(crate) by_server: bool,
 }
 
 impl Greeting {
-    fn failed(says: String) -> Self {
-        Greeting { says, answered: false }
+    /// A failure in which the server had no part.
+    pub(crate) fn failed(says: String) -> Self {
+        Greeting { says, answered: false, by_server: false }
     }
 
     fn of(error: &ClientInitializeError, traffic: &Traffic, redact: &dyn Fn(&str) -> String) -> Self {
@@ -340,7 +343,7 @@ impl Greeting {
                 let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
                 (format!("it speaks only revisions that are not known: {}", versions.join(", ")), false)
             }
-            Failed::ConnectionClosed(_) => (traffic.reason(), false),
+            Failed::ConnectionClosed(_) => (traffic.end().reason, false),
             Failed::TransportError { error, .. } => {
                 let says = fault::chain(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
@@ -349,7 +352,8 @@ impl Greeting {
             }
             other => (other.to_string(), false),
         };
-        Greeting { says: redact(&says), answered }
+        let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
+        Greeting { says: redact(&says), answered, by_server }
     }
 }
 

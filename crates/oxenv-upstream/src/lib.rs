@@ -6,11 +6,13 @@
 
 pub mod child;
 mod client;
+mod factory;
 mod manager;
 pub mod manifest;
 pub mod secret;
 pub mod supervise;
 
+pub use factory::{FactoryOptions, ToolFactory};
 pub use manager::{
     Builtin, ManagerOptions, SessionPlace, UpstreamManager, UpstreamState, UpstreamStatus,
 };

@@ -191,7 +191,8 @@ impl UpstreamManager {
     ///
     /// It must be called within a Tokio runtime.
     #[must_use]
-    pub fn open_session(&self, place: &SessionPlace) -> Vec<Arc<dyn Toolset>> {
+    pub fn open_session(&self, place: SessionPlace) -> Vec<Arc<dyn Toolset>> {
+        let place = Arc::new(place);
         self.members
             .iter()
             .filter_map(|member| match member {
@@ -204,12 +205,12 @@ impl UpstreamManager {
                 Member::Upstream { upstream, shared: Some(slot) } => {
                     Some(handle(upstream, Some(slot.clone()), Arc::default()))
                 }
-                Member::Upstream { upstream, shared: None } => Some(self.open(upstream, place)),
+                Member::Upstream { upstream, shared: None } => Some(self.open(upstream, &place)),
             })
             .collect()
     }
 
-    fn open(&self, upstream: &Arc<Upstream>, place: &SessionPlace) -> Arc<dyn Toolset> {
+    fn open(&self, upstream: &Arc<Upstream>, place: &Arc<SessionPlace>) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
         let slot = Slot::new(upstream.clone(), Some(place.clone()), Arc::clone(&watchers), stop);

@@ -107,8 +107,8 @@ pub enum Transport {
         args: Vec<Text>,
         /// Variables beside the documented base.
         env: BTreeMap<String, Text>,
-        /// Where it runs; absent: in the session's workspace, or in the manifest's folder where the
-        /// toolset is one for the whole server.
+        /// Where it runs; absent: in the session's workspace if a text asks for it, else in a temporary
+        /// folder of its own; in the manifest's folder where the toolset is one for the whole server.
         cwd: Option<Text>,
     },
     /// A server that speaks MCP over Streamable HTTP.
@@ -220,7 +220,7 @@ impl Manifest {
         let folder = folder(path);
         let mut reader = Reader::new(file_name(path), folder.clone(), lookup);
         for fault in faults {
-            reader.report(Severity::Error, fault.at, "", fault.message, fault.suggestion);
+            reader.report(Severity::Error, fault.at, "", &fault.message, fault.suggestion);
         }
         let read = entry::read_manifest(&Spot::root(&root), &mut reader);
         match read {

@@ -19,7 +19,7 @@ use crate::result::{ToolResult, push_string};
 use crate::shape::Shape;
 use crate::tool::ToolError;
 
-/// JSON-RPC error codes of the dialect.
+/// JSON-RPC's and MCP's error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum RpcCode {
@@ -35,6 +35,8 @@ pub enum RpcCode {
     InternalError = -32603,
     /// No session can be had.
     ServerError = -32000,
+    /// The client did not declare a capability that the request needs.
+    MissingCapability = -32021,
 }
 
 /// The two eras of MCP, which spell results differently.

@@ -70,6 +70,19 @@ impl ToolResult {
         }
     }
 
+    /// What a program or another tool can use, as JSON: the data, or else the text as a string.
+    #[must_use]
+    pub fn value(&self) -> Cow<'_, str> {
+        match &self.structured {
+            Structured::None => {
+                let mut text = String::new();
+                push_string(&mut text, &self.text());
+                text.into()
+            }
+            Structured::Object(_) | Structured::Wrapped(_) => self.data().into(),
+        }
+    }
+
     /// The structured part as MCP has it, an object; `null` when there is none.
     #[must_use]
     pub fn structured_object(&self) -> Cow<'_, str> {

@@ -205,7 +205,8 @@ pub fn write_graph_fields<'a>(
     out.push_str("}}");
 }
 
-/// Appends the journal's metadata of a call: `result` (the result's data) or `error` (its message).
+/// Appends the journal's metadata of a call: `result` (the result's data, or its text where it has
+/// none) or `error` (its message).
 pub fn write_call_metadata(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
     match outcome {
         Ok(result) if result.is_error => {
@@ -214,7 +215,7 @@ pub fn write_call_metadata(out: &mut String, outcome: Result<&ToolResult, &ToolE
         }
         Ok(result) => {
             out.push_str("{\"result\":");
-            out.push_str(result.data());
+            out.push_str(&result.value());
         }
         Err(error) => {
             out.push_str("{\"error\":");

@@ -12,6 +12,8 @@ use clap_complete::Shell;
 use serde::Deserialize;
 
 use crate::bench::BenchArgs;
+use crate::policy_commands::PolicyArgs;
+use crate::tools_commands::{ToolsArgs, ValidateArgs};
 
 const EXIT_CODES: &str = "Exit codes:
   0  success
@@ -32,16 +34,30 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve an environment over HTTP, WebSocket and MCP.
     Serve(ServeArgs),
+    /// Offer the tools of a manifest, or of an environment, to an MCP client over stdin and stdout.
+    Mcp(McpArgs),
     /// List the environments that can be served by name.
     Envs(EnvsArgs),
     /// Call a tool of a running environment.
     Call(CallArgs),
     /// Take one step in a running environment's default session.
     Step(StepArgs),
+    /// Tell every problem of manifests (tools.yaml).
+    Validate(ValidateArgs),
+    /// Make manifests, and help to write them.
+    Tools(ToolsArgs),
+    /// Ask the rules of a manifest.
+    Policy(PolicyArgs),
     /// Measure a running server.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
+    /// Run a command and end its whole tree with the parent; used for tool servers.
+    #[command(hide = true, disable_help_flag = true)]
+    Supervise {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 const SERVE_HELP: &str = "Settings come from flags, then OXENV_* variables, then OPENENV_MODE and
@@ -52,14 +68,21 @@ Examples:
   oxenv serve connect4 --port 0 --seed 7         a free port, reproducible episodes
   oxenv serve grid_world --max-sessions 2048
   oxenv serve echo --host 0.0.0.0 --open         reachable from elsewhere, for everybody
+  oxenv serve --tools tools.yaml                 the tools of a manifest, as an environment
+  oxenv serve echo --tools tools.yaml            an environment with more tools
+  oxenv serve --tools tools.yaml --workspace data --audit calls.jsonl
   oxenv serve --config oxenv.toml";
 
 #[derive(Args, Default)]
 #[command(after_help = SERVE_HELP)]
 pub(crate) struct ServeArgs {
-    /// What to serve: a bundled environment's name [default: echo]
+    /// What to serve: a bundled environment's name, a manifest, or a folder with a tools.yaml
+    /// [default: echo, or the tools alone if --tools is given]
     #[arg(value_name = "ENV")]
     pub(crate) environment: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
 
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long)]
@@ -94,6 +117,15 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) open: bool,
 
+    /// A name by which this server may be reached beside those of its address; others are refused
+    /// (may be repeated) [default: any, unless the address is a loopback one]
+    #[arg(long = "allow-host", value_name = "HOST")]
+    pub(crate) allowed_hosts: Vec<String>,
+
+    /// An origin whose web pages may reach this server, such as https://app.example (may be repeated)
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    pub(crate) allowed_origins: Vec<String>,
+
     /// A TOML file with settings of the same names
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -105,6 +137,50 @@ pub(crate) struct ServeArgs {
     /// How to log [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Where tools come from, and who keeps book on their calls.
+#[derive(Args, Default)]
+pub(crate) struct ToolArgs {
+    /// A manifest (tools.yaml) whose tools are offered; see oxenv validate
+    #[arg(long = "tools", value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+
+    /// What `${workspace}` holds at the beginning of each episode: a copy of this folder, which is
+    /// itself never changed [default: an empty folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workspace: Option<PathBuf>,
+
+    /// Let all sessions work in the folder of --workspace itself; it is never cleared
+    #[arg(long, requires = "workspace")]
+    pub(crate) share_workspace: bool,
+
+    /// Append one JSON line per tool call to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
+
+    /// Put the arguments of calls into that file as well, without secrets
+    #[arg(long)]
+    pub(crate) audit_arguments: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Logs go to stderr. Examples:
+  oxenv mcp --tools tools.yaml
+  oxenv mcp echo
+In a desktop client's configuration:
+  {\"mcpServers\": {\"oxenv\": {\"command\": \"oxenv\", \"args\": [\"mcp\", \"--tools\", \"/path/to/tools.yaml\"]}}}")]
+pub(crate) struct McpArgs {
+    /// An environment whose tools are offered [default: none, if --tools is given; else echo]
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
+
+    /// What to log on stderr: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(crate) log: LogLevel,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]

@@ -74,7 +74,7 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     print(String::from_utf8_lossy(&script).trim_end())
 }
 
-fn object(what: &str, text: &str) -> anyhow::Result<Value> {
+pub(crate) fn object(what: &str, text: &str) -> anyhow::Result<Value> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(other) => Err(usage(format!("{what} must be a JSON object, not {other}"))),
@@ -83,7 +83,7 @@ fn object(what: &str, text: &str) -> anyhow::Result<Value> {
 }
 
 /// Prints a text and a line end; a reader that left is no error of ours.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::cli::{ModeName, ServeArgs, duration};
+use crate::cli::{ModeName, ServeArgs, ToolArgs, duration};
 use crate::exit::usage;
 
 /// What the environment says about `serve`: first by our own names, then by OpenEnv's.
@@ -15,10 +15,22 @@ pub(crate) fn serve_args() -> anyhow::Result<ServeArgs> {
     read(|name| std::env::var(name).ok())
 }
 
+/// A variable that a manifest or a child process asks for.
+pub(crate) fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
     let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
     Ok(ServeArgs {
         environment: get("OXENV_ENV"),
+        tools: ToolArgs {
+            manifest: get("OXENV_TOOLS").map(PathBuf::from),
+            workspace: get("OXENV_WORKSPACE").map(PathBuf::from),
+            share_workspace: false,
+            audit: get("OXENV_AUDIT").map(PathBuf::from),
+            audit_arguments: false,
+        },
         host: parsed("OXENV_HOST", &get)?,
         port: parsed("OXENV_PORT", &get)?,
         mode: match named("OXENV_MODE", &get)? {
@@ -38,6 +50,8 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             Some("1" | "true" | "yes") => true,
             Some(other) => return Err(usage(format!("OXENV_OPEN is '{other}': use true or false"))),
         },
+        allowed_hosts: Vec::new(),
+        allowed_origins: Vec::new(),
         config: get("OXENV_CONFIG").map(PathBuf::from),
         log: named("OXENV_LOG", &get)?,
         log_format: named("OXENV_LOG_FORMAT", &get)?,

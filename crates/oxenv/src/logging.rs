@@ -1,10 +1,10 @@
 //! Logs: on stderr, as text or as JSON, in colour only on a terminal.
 //!
-//! Invariant: stdout stays for what a script may read.
+//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -25,5 +25,8 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(level)).init();
+    // Other crates tell what crosses a wire when they are asked for more than warnings, and that may
+    // hold secrets which only we can recognize.
+    let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("oxenv", level);
+    tracing_subscriber::registry().with(lines.with_filter(ours)).init();
 }

@@ -10,9 +10,13 @@ mod commands;
 mod env;
 mod exit;
 mod logging;
+mod mcp;
+mod policy_commands;
 mod registry;
 mod serve;
 mod settings;
+mod tools;
+mod tools_commands;
 
 use std::process::ExitCode;
 
@@ -22,6 +26,9 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Supervise { .. } = cli.command {
+        return oxenv_upstream::supervise::main(&["supervise"]);
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return exit::code(Err(error.into())),
@@ -35,10 +42,16 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Mcp(args) => mcp::run(args).await,
         Command::Envs(args) => commands::envs(&args),
         Command::Call(args) => commands::call(&args).await,
         Command::Step(args) => commands::step(&args).await,
+        Command::Validate(args) => tools_commands::validate(&args),
+        Command::Tools(args) => tools_commands::tools(&args),
+        Command::Policy(args) => policy_commands::run(&args),
         Command::Bench(args) => bench::run(args).await,
         Command::Completions(args) => commands::completions(&args),
+        // It runs before the runtime, on the main thread.
+        Command::Supervise { .. } => Ok(()),
     }
 }

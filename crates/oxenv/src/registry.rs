@@ -3,7 +3,7 @@
 //! Invariant: a name is a bundled environment; else an existing path; else `package.module:Name`;
 //! else an error that lists the nearest names. What this version cannot serve yet is said by name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxenv_core::EnvironmentFactory;
@@ -15,12 +15,23 @@ pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
     oxenv_envs::all()
 }
 
-/// The factory that a name means.
-pub(crate) fn resolve(name: &str) -> anyhow::Result<Arc<dyn EnvironmentFactory>> {
+/// What a name means.
+pub(crate) enum Found {
+    /// A bundled environment.
+    Environment(Arc<dyn EnvironmentFactory>),
+    /// A manifest, which is an environment of tools alone.
+    Manifest(PathBuf),
+}
+
+/// Finds what a name means.
+pub(crate) fn resolve(name: &str) -> anyhow::Result<Found> {
     if let Some(factory) = environments().into_iter().find(|factory| factory.spec().name == name) {
-        return Ok(factory);
+        return Ok(Found::Environment(factory));
     }
     let path = Path::new(name);
+    if let Some(manifest) = manifest(path) {
+        return Ok(Found::Manifest(manifest));
+    }
     if path.exists() {
         return Err(usage(explain_path(path)));
     }
@@ -37,6 +48,17 @@ pub(crate) fn resolve(name: &str) -> anyhow::Result<Arc<dyn EnvironmentFactory>>
     }))
 }
 
+/// The manifest that a path means: a YAML file, or the tools.yaml of a folder that holds no other
+/// environment.
+fn manifest(path: &Path) -> Option<PathBuf> {
+    let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    if path.is_file() && is_yaml && !path.ends_with("openenv.yaml") {
+        return Some(path.to_owned());
+    }
+    let inside = path.join("tools.yaml");
+    (path.is_dir() && inside.is_file() && !path.join("openenv.yaml").exists()).then_some(inside)
+}
+
 fn explain_path(path: &Path) -> String {
     let shown = path.display();
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -47,8 +69,8 @@ fn explain_path(path: &Path) -> String {
     }
     match extension {
         "py" => format!("{shown} is a Python environment: this version has no Python host yet"),
-        "yaml" | "yml" => format!("{shown} is a manifest: this version cannot serve tools.yaml yet"),
-        _ if path.is_dir() => format!("{shown} has no openenv.yaml, so it is no environment"),
+        "yaml" => format!("{shown} describes a Python environment: this version has no Python host yet"),
+        _ if path.is_dir() => format!("{shown} has no openenv.yaml and no tools.yaml, so it is no environment"),
         _ => format!("{shown} is no environment: expected a folder with openenv.yaml, a .py or a .yaml file"),
     }
 }
@@ -84,6 +106,6 @@ mod tests {
         assert!(error("conect4").contains("did you mean 'connect4'"));
         assert!(error("package.module:MyEnv").contains("no Python host"));
         assert!(error("zzz").contains("there are connect4, echo"));
-        assert!(error("src").contains("no openenv.yaml"));
+        assert!(error("src").contains("no openenv.yaml and no tools.yaml"));
     }
 }

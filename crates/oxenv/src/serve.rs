@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use oxenv_core::{ActionSpace, EnvironmentSpec, SessionStore};
 use oxenv_server::Server;
@@ -13,14 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::ServeArgs;
 use crate::exit::Problem;
 use crate::settings::Settings;
-use crate::{logging, registry};
+use crate::{logging, tools};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
-    let factory = registry::resolve(&settings.environment)?;
     logging::start(settings.log, settings.log_format);
+    let served = tools::assemble(settings.environment.as_deref(), &settings.tools)?;
     let mode = settings.server.mode;
-    let store = SessionStore::new(factory, settings.limits);
+    let store = SessionStore::new(Arc::clone(&served.factory), settings.limits);
     let server = Server::bind(settings.address, store, settings.server).await.map_err(|error| {
         Problem::Listen(format!("{error}; choose another with --port, or --port 0 for a free one"))
     })?;
@@ -40,6 +41,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             tracing::info!("stopping: calls in flight may finish");
         })
         .await;
+    served.close().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,20 +3,22 @@
 //! Invariant: everything is read, parsed and checked here, before a port is bound.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, LogLevel, ModeName, ServeArgs, duration};
+use crate::cli::{LogFormat, LogLevel, ModeName, ServeArgs, ToolArgs, duration};
 use crate::env;
 use crate::exit::usage;
 
 /// What `serve` does.
 pub(crate) struct Settings {
-    pub(crate) environment: String,
+    /// What to serve; absent: `echo`, or the manifest's tools alone.
+    pub(crate) environment: Option<String>,
+    pub(crate) tools: ToolArgs,
     pub(crate) address: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) server: ServerConfig,
@@ -29,6 +31,13 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields)]
 struct File {
     env: Option<String>,
+    tools: Option<PathBuf>,
+    workspace: Option<PathBuf>,
+    share_workspace: Option<bool>,
+    audit: Option<PathBuf>,
+    audit_arguments: Option<bool>,
+    allowed_hosts: Option<Vec<String>>,
+    allowed_origins: Option<Vec<String>>,
     host: Option<IpAddr>,
     port: Option<u16>,
     mode: Option<ModeName>,
@@ -86,14 +95,25 @@ impl Settings {
         if max_sessions == Some(0) {
             return Err(usage("max_sessions is 0, so nobody could connect: use at least 1"));
         }
+        let tools = ToolArgs {
+            manifest: flags.tools.manifest.or(env.tools.manifest).or(file.tools),
+            workspace: flags.tools.workspace.or(env.tools.workspace).or(file.workspace),
+            share_workspace: flags.tools.share_workspace || file.share_workspace.unwrap_or(false),
+            audit: flags.tools.audit.or(env.tools.audit).or(file.audit),
+            audit_arguments: flags.tools.audit_arguments || file.audit_arguments.unwrap_or(false),
+        };
+        if tools.share_workspace && tools.workspace.is_none() {
+            return Err(usage("share_workspace is set, but no workspace is named: add --workspace DIR"));
+        }
+        let listed = |flags: Vec<String>, file: Option<Vec<String>>| match flags.is_empty() {
+            true => file.unwrap_or_default(),
+            false => flags,
+        };
         let limits = Limits::default();
         let server = ServerConfig::default();
         Ok(Settings {
-            environment: flags
-                .environment
-                .or(env.environment)
-                .or(file.env)
-                .unwrap_or_else(|| "echo".to_owned()),
+            environment: flags.environment.or(env.environment).or(file.env),
+            tools,
             address: SocketAddr::new(host, port),
             limits: Limits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),
@@ -108,6 +128,8 @@ impl Settings {
                     Some(ModeName::Simulation) | None => Mode::Simulation,
                 },
                 drain: drain.unwrap_or(server.drain),
+                allowed_hosts: listed(flags.allowed_hosts, file.allowed_hosts),
+                allowed_origins: listed(flags.allowed_origins, file.allowed_origins),
                 ..server
             },
             log: flags.log.or(env.log).or(file.log).unwrap_or(LogLevel::Info),

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
+use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
 use crate::toolset::{CallContext, RequestFault};
 
@@ -123,7 +124,8 @@ impl Drop for Recording<'_> {
 impl Open<'_> {
     fn write(self, outcome: AuditOutcome, message: Option<&str>) {
         let Open { auditor, context, .. } = self;
-        let message = message.map(|message| (auditor.redact)(message));
+        // In this order, or a part of a secret might stay.
+        let message = message.map(|message| shortened((auditor.redact)(message)));
         let arguments = self.arguments.filter(|_| auditor.arguments);
         let arguments = arguments.and_then(|arguments| {
             // A secret within JSON text leaves JSON behind, because `***` needs no escape.

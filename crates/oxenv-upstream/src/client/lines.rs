@@ -92,22 +92,30 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<
         }
     }
 
-    /// Reads up to the end of a line into `line`. A dropped future loses nothing of it.
-    async fn read_line(&mut self) -> Result<(), String> {
+    /// Reads up to the end of a line into `line`, unless the connection ends. A dropped future loses nothing.
+    async fn read_line(&mut self) -> Option<()> {
         loop {
-            let available = self.read.fill_buf().await.map_err(|error| format!("cannot be read: {error}"))?;
+            let available = match self.read.fill_buf().await {
+                Ok(available) => available,
+                Err(error) => {
+                    self.traffic.lost(format!("cannot be read: {error}"));
+                    return None;
+                }
+            };
             if available.is_empty() {
-                return Err("closed its output".to_owned());
+                self.traffic.lost("closed its output");
+                return None;
             }
             let end = available.iter().position(|byte| *byte == b'\n');
             let taken = end.map_or(available.len(), |end| end + 1);
             if self.line.len() + taken > self.longest {
-                return Err(format!("sent a line of more than {} MiB", self.longest >> 20));
+                self.traffic.close(format!("sent a line of more than {} MiB", self.longest >> 20));
+                return None;
             }
             self.line.extend_from_slice(&available[..taken]);
             self.read.consume(taken);
             if end.is_some() {
-                return Ok(());
+                return Some(());
             }
         }
     }
@@ -152,10 +160,14 @@ where
         self.traffic.outgoing(&mut message);
         // Queued here, not in the future, so that a cancellation cannot overtake its request.
         let queued = self.pipe.push(&message);
-        let pipe = self.pipe.clone();
+        let (pipe, traffic) = (self.pipe.clone(), self.traffic.clone());
         async move {
-            queued?;
-            pipe.flush().await
+            let written = match queued {
+                Ok(()) => pipe.flush().await,
+                Err(error) => Err(error),
+            };
+            // Nothing can be said to it any more, and a part of a message may have gone.
+            written.inspect_err(|error| traffic.lost(format!("cannot be written to: {error}")))
         }
     }
 
@@ -164,10 +176,7 @@ where
             if let Some(message) = self.batch.pop_front() {
                 return Some(message);
             }
-            if let Err(reason) = self.read_line().await {
-                self.traffic.close(reason);
-                return None;
-            }
+            self.read_line().await?;
             let mut line = std::mem::take(&mut self.line);
             self.read_messages(&line);
             if line.capacity() <= KEPT_BUFFER {

@@ -69,7 +69,16 @@ pub(crate) struct Traffic {
     in_flight: Mutex<HashMap<i64, Listener>>,
     lists_changed: Notify,
     closed: CancellationToken,
-    reason: Mutex<Option<String>>,
+    end: Mutex<Option<End>>,
+}
+
+/// How a connection ended.
+#[derive(Clone)]
+pub(crate) struct End {
+    /// In words.
+    pub(crate) reason: String,
+    /// Whether the server went away, so that its exit says more.
+    pub(crate) by_server: bool,
 }
 
 impl Traffic {
@@ -181,9 +190,18 @@ impl Traffic {
         self.lists_changed.notified().await;
     }
 
-    /// The connection is over; the first reason counts.
+    /// The server went away; the first end counts.
+    pub(crate) fn lost(&self, reason: impl Into<String>) {
+        self.over(End { reason: reason.into(), by_server: true });
+    }
+
+    /// We end the connection; the first end counts.
     pub(crate) fn close(&self, reason: impl Into<String>) {
-        self.reason.lock().get_or_insert_with(|| reason.into());
+        self.over(End { reason: reason.into(), by_server: false });
+    }
+
+    fn over(&self, end: End) {
+        self.end.lock().get_or_insert(end);
         self.closed.cancel();
     }
 
@@ -192,9 +210,10 @@ impl Traffic {
         &self.closed
     }
 
-    /// Why the connection is over.
-    pub(crate) fn reason(&self) -> String {
-        self.reason.lock().clone().unwrap_or_else(|| "the connection closed".to_owned())
+    /// How the connection ended.
+    pub(crate) fn end(&self) -> End {
+        let end = self.end.lock().clone();
+        end.unwrap_or_else(|| End { reason: "the connection closed".to_owned(), by_server: true })
     }
 
     fn answered(&self, id: Option<&RequestId>) {
@@ -239,7 +258,7 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Tapped<T> {
     async fn receive(&mut self) -> Option<ServerJsonRpcMessage> {
         loop {
             let Some(message) = self.inner.receive().await else {
-                self.traffic.close("the connection closed");
+                self.traffic.lost("the connection closed");
                 return None;
             };
             if let Some(message) = self.traffic.incoming(message) {

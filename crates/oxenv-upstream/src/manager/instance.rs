@@ -32,7 +32,7 @@ pub(super) struct Birth {
     pub(super) connection: Connection,
     pub(super) child: Option<Child>,
     /// Its own folder, removed when it has ended.
-    pub(super) scratch: Option<Scratch>,
+    pub(super) scratch: Option<Arc<Scratch>>,
     /// Lists that its own are compared with.
     pub(super) known: Option<Lists>,
     pub(super) label: String,
@@ -119,12 +119,14 @@ impl Instance {
     /// Why they cannot be read.
     pub(super) async fn first_lists(&self) -> Result<Lists, String> {
         let mut lists = self.shared.lists.subscribe();
-        tokio::select! {
-            read = lists.wait_for(Option::is_some) => {
-                let read = read.map_err(|_| "it ended".to_owned())?;
-                read.clone().unwrap_or_else(|| Err("it ended".to_owned()))
-            }
-            () = self.over() => Err(self.end_text().await),
+        let read = async { lists.wait_for(Option::is_some).await.ok().and_then(|lists| lists.clone()) };
+        let read = tokio::select! {
+            read = read => read,
+            () = self.over() => None,
+        };
+        match read {
+            Some(lists) => lists,
+            None => Err(self.end_text().await),
         }
     }
 
@@ -174,14 +176,14 @@ impl Instance {
         let mut end = self.shared.end.subscribe();
         let known = timeout(END_TEXT, end.wait_for(Option::is_some)).await;
         let text = known.ok().and_then(Result::ok).and_then(|text| text.clone());
-        text.unwrap_or_else(|| self.shared.connection.end_reason())
+        text.unwrap_or_else(|| self.shared.connection.end().reason)
     }
 
     /// Why it cannot work at present.
     pub(super) fn problem(&self) -> Option<String> {
         if self.is_over() {
             let end = self.shared.end.borrow().clone();
-            return Some(end.unwrap_or_else(|| self.shared.connection.end_reason()));
+            return Some(end.unwrap_or_else(|| self.shared.connection.end().reason));
         }
         self.shared.trouble.lock().clone()
     }
@@ -195,6 +197,8 @@ impl Shared {
             match (self.read_lists().await, &known) {
                 (Ok(lists), Some(known)) => self.publish(Ok(lists.sharing(known))),
                 (Ok(lists), None) => self.publish(Ok(lists)),
+                // Of its end, others tell.
+                (Err(_), _) if self.connection.is_over() => return std::future::pending().await,
                 (Err(why), _) => {
                     tracing::warn!(toolset = %self.label, "its lists cannot be read: {why}");
                     // Those that it had stay offered.
@@ -241,7 +245,7 @@ impl Shared {
 async fn keep(
     shared: Arc<Shared>,
     mut child: Option<Child>,
-    scratch: Option<Scratch>,
+    scratch: Option<Arc<Scratch>>,
     known: Option<Lists>,
     stop: CancellationToken,
 ) {
@@ -268,11 +272,15 @@ async fn keep(
 async fn ending(connection: &Connection, child: Option<&mut Child>) -> String {
     let Some(child) = child else {
         connection.over().await;
-        return connection.end_reason();
+        return connection.end().reason;
     };
     tokio::select! {
         () = connection.over() => {}
         how = child.ending() => return how,
     }
-    timeout(EXIT, child.ending()).await.unwrap_or_else(|_| connection.end_reason())
+    let end = connection.end();
+    if !end.by_server {
+        return end.reason;
+    }
+    timeout(EXIT, child.ending()).await.unwrap_or(end.reason)
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use oxenv_core::Scope;
 use parking_lot::Mutex;
 use serde_json::{Map, json};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use super::scratch::Scratch;
 use crate::child::{Child, ChildSpec, Redact, Supervisor};
 use crate::client::{CallFault, Connection, Endpoint, Era, Greeting, Lists, Request};
 use crate::manifest::{Text, ToolsetEntry, Transport};
+use crate::secret::Secret;
 
 /// How long a server has to end by itself when its input closes.
 const GRACE: Duration = Duration::from_millis(500);
@@ -50,6 +52,25 @@ pub(super) struct Recipe {
     entry: ToolsetEntry,
     /// How the server was greeted with success.
     era: Mutex<Era>,
+}
+
+/// Where an instance is made.
+struct Site {
+    /// What `${workspace}` is.
+    workspace: PathBuf,
+    /// What `${seed}` is.
+    seed: u64,
+    /// Where it runs unless it says otherwise.
+    folder: PathBuf,
+    /// That folder, if it is the instance's own.
+    scratch: Option<Arc<Scratch>>,
+}
+
+/// A process that is being greeted. If it is given up, its end is still seen to, as a task of the manager.
+struct Starting {
+    child: Option<Child>,
+    scratch: Option<Arc<Scratch>>,
+    tracker: TaskTracker,
 }
 
 /// A server that was started and greeted.
@@ -83,18 +104,11 @@ impl Recipe {
         known: Option<Lists>,
     ) -> Result<Instance, String> {
         let deadline = Instant::now() + self.entry.start_timeout;
-        let scratch = self.scratch(place).map_err(|error| error.to_string())?;
-        let workspace = match (place, &scratch) {
-            (Some(place), _) => &place.workspace,
-            (None, Some(scratch)) => scratch.path(),
-            (None, None) => &*self.kitchen.folder,
-        };
-        let seed = place.map_or(0, |place| place.seed);
-        let folder = scratch.as_ref().map_or(workspace, Scratch::path);
+        let site = self.site(place).map_err(|error| error.to_string())?;
         let era = *self.era.lock();
-        let started = match self.start(era, workspace, seed, folder, deadline).await {
+        let started = match self.start(era, &site, deadline).await {
             Err(greeting) if greeting.answered && era == Era::Handshake => {
-                let started = self.start(Era::Discovery, workspace, seed, folder, deadline).await;
+                let started = self.start(Era::Discovery, &site, deadline).await;
                 let started = started.map_err(|_| greeting.says)?;
                 *self.era.lock() = Era::Discovery;
                 started
@@ -105,7 +119,7 @@ impl Recipe {
             Birth {
                 connection: started.connection,
                 child: started.child,
-                scratch,
+                scratch: site.scratch,
                 known,
                 label: self.entry.name.clone(),
                 list_timeout: self.entry.start_timeout,
@@ -138,46 +152,45 @@ impl Recipe {
         }
     }
 
-    /// A folder of its own: for an instance that any session may have, and in place of the workspace where
-    /// one is asked for without a session.
-    fn scratch(&self, place: Option<&SessionPlace>) -> io::Result<Option<Scratch>> {
+    /// Where an instance is made. One that any session may have gets a folder of its own, as does one that
+    /// asks for the workspace of a session when there is none.
+    fn site(&self, place: Option<&SessionPlace>) -> io::Result<Site> {
+        let seed = place.map_or(0, |place| place.seed);
         let per_session = self.is_process() && self.entry.scope == Scope::Session;
         if !per_session || (place.is_some() && !self.is_portable()) {
-            return Ok(None);
+            let workspace = place.map_or(&self.kitchen.folder, |place| &place.workspace).clone();
+            return Ok(Site { folder: workspace.clone(), workspace, seed, scratch: None });
         }
         let base = &self.kitchen.base_environment;
-        let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| PathBuf::from(value));
-        Scratch::new(&within.unwrap_or_else(|| "/tmp".into())).map(Some)
+        let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| Path::new(value));
+        let scratch = Scratch::new(within.unwrap_or(Path::new("/tmp")))?;
+        let folder = scratch.path().to_owned();
+        let workspace = place.map_or(&folder, |place| &place.workspace).clone();
+        Ok(Site { folder, workspace, seed, scratch: Some(Arc::new(scratch)) })
     }
 
-    async fn start(
-        &self,
-        era: Era,
-        workspace: &Path,
-        seed: u64,
-        folder: &Path,
-        deadline: Instant,
-    ) -> Result<Started, Greeting> {
-        let text = |text: &Text| text.resolve(workspace, seed);
+    async fn start(&self, era: Era, site: &Site, deadline: Instant) -> Result<Started, Greeting> {
         let (label, redact) = (&*self.entry.name, self.kitchen.redact.clone());
         if let Transport::Http { url, headers } = &self.entry.transport {
+            let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
             let endpoint = Endpoint {
-                url: text(url),
-                headers: headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+                url: site.fill(url),
+                headers: headers.collect(),
                 connect_timeout: CONNECT_TIMEOUT.min(self.entry.start_timeout),
             };
             let greeted = timeout_at(deadline, Connection::over_http(&endpoint, era, label, redact)).await;
             let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
             return Ok(Started { connection, child: None });
         }
-        let spec = self.command(workspace, seed, folder);
-        let spawned = self.kitchen.supervisor.spawn(spec, redact.clone());
-        let (mut child, stdin, stdout) = spawned.map_err(|error| Greeting::failed(error.to_string()))?;
+        let spawned = self.kitchen.supervisor.spawn(self.command(site), redact.clone());
+        let (child, stdin, stdout) = spawned.map_err(|error| Greeting::failed(error.to_string()))?;
+        let (scratch, tracker) = (site.scratch.clone(), self.kitchen.tracker.clone());
+        let mut starting = Starting { child: Some(child), scratch, tracker };
         let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
         match greeted.unwrap_or_else(|_| Err(self.too_late())) {
-            Ok(connection) => Ok(Started { connection, child: Some(child) }),
+            Ok(connection) => Ok(Started { connection, child: starting.child.take() }),
             Err(greeting) if greeting.answered => Err(greeting),
-            Err(greeting) => Err(Greeting::failed(last_words(&mut child, greeting.says).await)),
+            Err(greeting) => Err(Greeting::failed(starting.last_words(greeting).await)),
         }
     }
 
@@ -187,8 +200,8 @@ impl Recipe {
     }
 
     /// The command of an instance that is a process.
-    fn command(&self, workspace: &Path, seed: u64, folder: &Path) -> ChildSpec {
-        let text = |text: &Text| OsString::from(text.resolve(workspace, seed).expose());
+    fn command(&self, site: &Site) -> ChildSpec {
+        let text = |text: &Text| OsString::from(site.fill(text).expose());
         let mut environment = self.kitchen.base_environment.clone();
         let (program, arguments, own, cwd) = match &self.entry.transport {
             Transport::Stdio { command, args, env, cwd } => {
@@ -206,7 +219,7 @@ impl Recipe {
             environment.retain(|(other, _)| other != name.as_str());
             environment.push((name.into(), text(value)));
         }
-        let folder = Some(cwd.unwrap_or_else(|| folder.to_owned()));
+        let folder = Some(cwd.unwrap_or_else(|| site.folder.clone()));
         ChildSpec { label: self.entry.name.clone(), program, arguments, environment, folder, grace: GRACE }
     }
 
@@ -230,13 +243,37 @@ impl Recipe {
     }
 }
 
-/// Why a start failed: how the process ended, or what it wrote so far.
-async fn last_words(child: &mut Child, why: String) -> String {
-    if let Ok(ending) = tokio::time::timeout(LAST_WORDS, child.ending()).await {
-        return ending;
+impl Site {
+    fn fill(&self, text: &Text) -> Secret {
+        text.resolve(&self.workspace, self.seed)
     }
-    match child.stderr_tail() {
-        tail if tail.is_empty() => why,
-        tail => format!("{why}; it wrote to stderr: {tail}"),
+}
+
+impl Starting {
+    /// Why the start failed: how the process ended, or what it wrote so far.
+    async fn last_words(&mut self, greeting: Greeting) -> String {
+        let Some(child) = &mut self.child else { return greeting.says };
+        if greeting.by_server
+            && let Ok(ending) = tokio::time::timeout(LAST_WORDS, child.ending()).await
+        {
+            return ending;
+        }
+        match child.stderr_tail() {
+            tail if tail.is_empty() => greeting.says,
+            tail => format!("{}; it wrote to stderr: {tail}", greeting.says),
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let (Some(child), Ok(runtime)) = (self.child.take(), Handle::try_current()) {
+            let scratch = self.scratch.take();
+            let end = async move {
+                let _ = child.stop().await;
+                drop(scratch);
+            };
+            self.tracker.spawn_on(end, &runtime);
+        }
     }
 }

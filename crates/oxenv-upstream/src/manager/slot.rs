@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Slot {
     upstream: Arc<Upstream>,
     /// The session; nothing in the place that all share.
-    place: Option<SessionPlace>,
+    place: Option<Arc<SessionPlace>>,
     inner: Mutex<Inner>,
     changed: Notify,
     watchers: Arc<Watchers>,
@@ -76,7 +76,7 @@ pub(super) enum Phase {
 impl Slot {
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        place: Option<SessionPlace>,
+        place: Option<Arc<SessionPlace>>,
         watchers: Arc<Watchers>,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -232,7 +232,7 @@ impl Slot {
     /// Starts the instance; the shared one again and again.
     async fn run(self: &Arc<Self>, mut lane: Lane) {
         loop {
-            let outcome = self.upstream.obtain(self.place.as_ref(), lane).await;
+            let outcome = self.upstream.obtain(self.place.as_deref(), lane).await;
             let instance = self.started(outcome);
             if self.place.is_some() {
                 return;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use oxenv_core::{
     CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
 };
-use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolErrorType, ToolResult};
+use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxenv_core::Scope;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Duration, Instant};
 
 use super::SessionPlace;
@@ -75,11 +75,12 @@ impl Lanes {
         Lanes { wanted: Semaphore::new(permits), background: Semaphore::new(permits) }
     }
 
-    fn of(&self, lane: Lane) -> &Semaphore {
-        match lane {
+    async fn permit(&self, lane: Lane) -> Result<SemaphorePermit<'_>, String> {
+        let lane = match lane {
             Lane::Wanted => &self.wanted,
             Lane::Background => &self.background,
-        }
+        };
+        lane.acquire().await.map_err(|_| "the server is closing".to_owned())
     }
 }
 
@@ -133,7 +134,7 @@ impl Upstream {
             self.recipe.settle(&instance, place).await?;
             return Ok(instance);
         }
-        let _permit = self.lanes.of(lane).acquire().await.map_err(|_| "the server is closing")?;
+        let _permit = self.lanes.permit(lane).await?;
         let instance = self.recipe.make(place, self.known()).await?;
         if place.is_some() {
             self.refill();
@@ -186,13 +187,23 @@ impl Upstream {
         });
     }
 
-    async fn find_out(self: &Arc<Self>) -> Result<(), String> {
-        let instance = self.obtain(None, Lane::Background).await?;
+    async fn find_out(&self) -> Result<(), String> {
+        // Held until the instance is of use or gone, so that servers that are only asked do not pile up.
+        let _permit = self.lanes.permit(Lane::Background).await?;
+        let instance = self.recipe.make(None, None).await?;
         let lists = instance.first_lists().await?;
         self.learn(&lists);
-        let mut pool = self.pool.lock();
-        if pool.len() < self.warm {
-            pool.push(instance);
+        let spare = {
+            let mut pool = self.pool.lock();
+            if pool.len() < self.warm {
+                pool.push(instance);
+                None
+            } else {
+                Some(instance)
+            }
+        };
+        if let Some(instance) = spare {
+            instance.end().await;
         }
         Ok(())
     }

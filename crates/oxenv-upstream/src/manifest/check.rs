@@ -5,7 +5,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{Lookup, Manifest, OnReset, Position, Problem, Severity, Text, ToolsetEntry, Transport, file_name};
+use crate::manifest::{
+    Lookup, Manifest, OnReset, Position, Problem, Severity, Text, ToolsetEntry, Transport, file_name,
+};
 
 /// The file that a command means: looked for on `path`, a list as PATH holds it; with a slash in it,
 /// taken from `folder`. Nothing if there is no such program.
@@ -65,7 +67,11 @@ pub(super) fn tools(manifest: &Manifest, toolset: &ToolsetEntry, tools: &[&str])
 }
 
 /// What a toolset lacks: the key that asks for it, a message, a suggestion.
-fn lacks(toolset: &ToolsetEntry, manifest: &Manifest, lookup: Lookup<'_>) -> Option<(&'static str, String, String)> {
+fn lacks(
+    toolset: &ToolsetEntry,
+    manifest: &Manifest,
+    lookup: Lookup<'_>,
+) -> Option<(&'static str, String, String)> {
     match &toolset.transport {
         Transport::Stdio { command, env, .. } => {
             let own_path = env.get("PATH").and_then(Text::fixed);

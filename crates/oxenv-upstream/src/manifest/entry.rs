@@ -105,7 +105,7 @@ fn read_entry<'a>(
 ) -> Option<ToolsetEntry> {
     let hint = |key: &str| match key {
         "disabled" => Some("write enabled: false".to_owned()),
-        _ if server::KEYS.contains(&key) => Some("it belongs into mcp_server".to_owned()),
+        _ if server::KEYS.contains(&key) => Some("it belongs in mcp_server".to_owned()),
         _ => None,
     };
     let fields = spot.fields("a toolset", &ENTRY_KEYS, &hint, reader)?;

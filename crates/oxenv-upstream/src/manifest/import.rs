@@ -54,7 +54,11 @@ pub fn import(text: &str, file: &str) -> Result<Imported, Vec<Problem>> {
         }
     }
     if manifest.len() == before {
-        return Err(vec![problem(root.at, "no server can be taken over".to_owned(), Some(import.notes.join("; ")))]);
+        return Err(vec![problem(
+            root.at,
+            "no server can be taken over".to_owned(),
+            Some(import.notes.join("; ")),
+        )]);
     }
     Ok(Imported { manifest, notes: import.notes })
 }
@@ -124,45 +128,23 @@ impl Import {
 
     /// Takes one key of a server over.
     fn key(&mut self, key: &str, value: &Node, is_stdio: bool, draft: &mut Draft) {
-        let text = scalar(value);
-        let taken = match (key, &value.kind, text) {
-            ("type" | "transport", ..) => true,
-            ("disabled", Kind::Bool(disabled), _) => {
-                draft.enabled = !disabled;
-                true
-            }
-            ("enabled", Kind::Bool(enabled), _) => {
-                draft.enabled = *enabled;
-                true
-            }
-            ("command", _, Some(text)) => {
-                draft.texts.push(("command", self.text(&text, true)));
-                true
-            }
-            ("cwd", _, Some(text)) if is_stdio => {
-                draft.texts.push(("cwd", self.text(&text, true)));
-                true
-            }
+        match (key, &value.kind, scalar(value)) {
+            ("type" | "transport", ..) => {}
+            ("disabled", Kind::Bool(disabled), _) => draft.enabled = !disabled,
+            ("enabled", Kind::Bool(enabled), _) => draft.enabled = *enabled,
+            ("command", _, Some(text)) => draft.texts.push(("command", self.text(&text, true))),
+            ("cwd", _, Some(text)) if is_stdio => draft.texts.push(("cwd", self.text(&text, true))),
             ("url" | "serverUrl", _, Some(text)) if !is_stdio => {
                 draft.texts.push(("url", self.url(&text, &draft.name)));
-                true
             }
-            ("args", Kind::List(items), _) if is_stdio => {
-                draft.args = self.args(items, &draft.name);
-                true
-            }
+            ("args", Kind::List(items), _) if is_stdio => draft.args = self.args(items, &draft.name),
             ("env", Kind::Map(entries), _) if is_stdio => {
                 draft.env = self.pairs(entries, None, &draft.name);
-                true
             }
             ("headers", Kind::Map(entries), _) if !is_stdio => {
                 draft.headers = self.pairs(entries, Some(&draft.name), &draft.name);
-                true
             }
-            _ => false,
-        };
-        if !taken {
-            self.notes.push(format!("server '{}': key '{}' is left out", draft.name, shown(key)));
+            _ => self.notes.push(format!("server '{}': key '{}' is left out", draft.name, shown(key))),
         }
     }
 
@@ -189,38 +171,34 @@ impl Import {
         if texts.len() < items.len() {
             self.notes.push(format!("server '{server}': arguments that are no texts are left out"));
         }
-        let mut args = Vec::new();
-        let mut option = None;
+        let mut args: Vec<String> = Vec::new();
         for text in texts {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) if name.starts_with('-') => (Some(name.to_owned()), value.to_owned()),
-                _ if text.starts_with('-') => (None, String::new()),
-                _ => (option.take(), text.clone()),
-            };
-            let bare = name.as_deref().unwrap_or("token").trim_start_matches('-').to_owned();
-            let secret = match name {
-                Some(_) => token::is_literal(&bare, &value),
-                None => token::begins_as_one(&value),
-            };
-            if secret {
-                let variable = self.variable(&format!("{server}_{bare}"), server, &value, "args");
-                args.push(format!("{}${{{variable}}}", self.text(&text[..text.len() - value.len()], true)));
-            } else {
-                args.push(self.text(&text, true));
+            let mut arg = self.text(&text, true);
+            let option = args.last().filter(|before| before.starts_with('-') && !before.contains('='));
+            while let Some((name, range)) = token::in_argument(option.map(String::as_str), &arg) {
+                let variable =
+                    self.variable(&format!("{server}_{name}"), server, &arg[range.clone()], "args");
+                arg.replace_range(range, &format!("${{{variable}}}"));
             }
-            option = (text.starts_with('-') && !text.contains('=')).then_some(text);
+            args.push(arg);
         }
         args
     }
 
     /// Variables or headers; the variable of a header's secret begins with `prefix`.
-    fn pairs(&mut self, entries: &[(node::Key, Node)], prefix: Option<&str>, server: &str) -> Vec<(String, String)> {
+    fn pairs(
+        &mut self,
+        entries: &[(node::Key, Node)],
+        prefix: Option<&str>,
+        server: &str,
+    ) -> Vec<(String, String)> {
         let mut pairs = Vec::new();
         let place = if prefix.is_some() { "headers" } else { "env" };
         for (key, value) in entries {
             let name = &key.name;
             let Some(value) = scalar(value) else {
-                self.notes.push(format!("server '{server}': {place} '{}' is left out: it is no text", shown(name)));
+                self.notes
+                    .push(format!("server '{server}': {place} '{}' is left out: it is no text", shown(name)));
                 continue;
             };
             if !token::is_literal(name, &value) {
@@ -237,10 +215,9 @@ impl Import {
 
     fn url(&mut self, url: &str, server: &str) -> String {
         let mut url = self.text(url, false);
-        while let Some((name, value)) = token::in_url(&url) {
-            let (name, value) = (name.to_owned(), value.to_owned());
-            let variable = self.variable(&format!("{server}_{name}"), server, &value, "url");
-            url = url.replacen(&format!("{name}={value}"), &format!("{name}=${{{variable}}}"), 1);
+        while let Some((name, range)) = token::in_url(&url) {
+            let variable = self.variable(&format!("{server}_{name}"), server, &url[range.clone()], "url");
+            url.replace_range(range, &format!("${{{variable}}}"));
         }
         url
     }
@@ -284,12 +261,14 @@ impl Import {
     fn reference(&mut self, inside: &str, per_session: bool) -> Option<String> {
         if let Some(id) = inside.strip_prefix("input:") {
             let variable = variable_name(id);
-            self.notes.push(format!("set {variable}: it stands for what the client asks for as '{}'", shown(id)));
+            self.notes
+                .push(format!("set {variable}: it stands for what the client asks for as '{}'", shown(id)));
             return Some(format!("${{{variable}}}"));
         }
         match inside {
             "workspaceFolder" if per_session => {
-                self.notes.push("${workspaceFolder} is now ${workspace}: each session has its own".to_owned());
+                self.notes
+                    .push("${workspaceFolder} is now ${workspace}: each session has its own".to_owned());
                 return Some("${workspace}".to_owned());
             }
             "userHome" => return Some("${HOME}".to_owned()),
@@ -298,7 +277,8 @@ impl Import {
             _ => {}
         }
         let inside = inside.strip_prefix("env:").unwrap_or(inside);
-        let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, rest)| (name, Some(rest)));
+        let (name, default) =
+            inside.split_once(":-").map_or((inside, None), |(name, rest)| (name, Some(rest)));
         let is_plain = default.is_none_or(|default| !default.contains("${"));
         (is_variable(name) && is_plain).then(|| format!("${{{inside}}}"))
     }

@@ -240,7 +240,8 @@ impl<'a> Tree<'a> {
                 merged.push(value.node);
             } else if let Some(line) = places.insert(name.clone(), key.at.line) {
                 let message = format!("duplicate key '{}'", name.escape_debug());
-                self.faults.push(Fault::new(key.at, message).suggest(format!("it stands on line {line} already")));
+                self.faults
+                    .push(Fault::new(key.at, message).suggest(format!("it stands on line {line} already")));
             } else {
                 entries.push((Key { at: key.at, name }, value.node));
             }
@@ -252,12 +253,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Adds the entries of `<<: *other` whose keys are not there yet.
-    fn merge(
-        &mut self,
-        source: Node,
-        entries: &mut Vec<(Key, Node)>,
-        places: &mut HashMap<String, usize>,
-    ) {
+    fn merge(&mut self, source: Node, entries: &mut Vec<(Key, Node)>, places: &mut HashMap<String, usize>) {
         match source.kind {
             Kind::Map(others) => {
                 for (key, value) in others {
@@ -325,7 +321,8 @@ fn number(text: &str) -> Option<Option<Number>> {
     if let Some(digits) = text.strip_prefix("0x").filter(|digits| is_all(digits, |c| c.is_ascii_hexdigit())) {
         return Some(radix(digits, 16));
     }
-    if let Some(digits) = text.strip_prefix("0o").filter(|digits| is_all(digits, |c| matches!(c, '0'..='7'))) {
+    if let Some(digits) = text.strip_prefix("0o").filter(|digits| is_all(digits, |c| matches!(c, '0'..='7')))
+    {
         return Some(radix(digits, 8));
     }
     let begins = unsigned.strip_prefix('.').unwrap_or(unsigned).starts_with(|c: char| c.is_ascii_digit());
@@ -350,7 +347,8 @@ fn known_tag(tag: Option<&Tag>, at: Position) -> Result<(), Fault> {
     match tag {
         Some(tag) if tag.core_suffix().is_none() && tag.original() != "!" => {
             let tag = tag.original();
-            Err(Fault::new(at, format!("tag '{}' means nothing here", tag.escape_debug())).suggest("remove it"))
+            Err(Fault::new(at, format!("tag '{}' means nothing here", tag.escape_debug()))
+                .suggest("remove it"))
         }
         _ => Ok(()),
     }
@@ -380,7 +378,8 @@ mod tests {
         let expected =
             json!([1, -2, 3, 31, 15, 1.5, 0.5, 1000.0, 7, 18446744073709551615u64, true, null, null]);
         assert_eq!(value(text), expected);
-        let texts = "[yes, no, on, 1:30, 1.2.3, 0x, e5, ., 2026-01-01, 1_000, nan, inf, 'true', \"1\", !!str 1]";
+        let texts =
+            "[yes, no, on, 1:30, 1.2.3, 0x, e5, ., 2026-01-01, 1_000, nan, inf, 'true', \"1\", !!str 1]";
         assert!(value(texts).as_array().unwrap().iter().all(Value::is_string), "{}", value(texts));
         assert!(read(".inf").unwrap().0.to_json().is_err());
     }

@@ -32,6 +32,8 @@ pub(super) struct Fields<'a> {
     /// What the mapping is, for people.
     what: &'static str,
     entries: Vec<(&'a str, Spot<'a>)>,
+    /// Keys that are not known, which were reported.
+    strangers: Vec<&'a str>,
 }
 
 impl<'a> Reader<'a> {
@@ -49,26 +51,21 @@ impl<'a> Reader<'a> {
         (self.lookup)(name)
     }
 
-    pub(super) fn error(&mut self, spot: &Spot<'_>, message: impl Into<String>) {
-        self.report(Severity::Error, spot.node.at, &spot.path, message.into(), None);
+    pub(super) fn error(&mut self, spot: &Spot<'_>, message: impl AsRef<str>) {
+        self.report(Severity::Error, spot.node.at, &spot.path, message.as_ref(), None);
     }
 
     pub(super) fn error_with(
         &mut self,
         spot: &Spot<'_>,
-        message: impl Into<String>,
+        message: impl AsRef<str>,
         suggestion: impl Into<String>,
     ) {
-        self.report(Severity::Error, spot.node.at, &spot.path, message.into(), Some(suggestion.into()));
+        self.report(Severity::Error, spot.node.at, &spot.path, message.as_ref(), Some(suggestion.into()));
     }
 
-    pub(super) fn warn(
-        &mut self,
-        spot: &Spot<'_>,
-        message: impl Into<String>,
-        suggestion: impl Into<String>,
-    ) {
-        self.report(Severity::Warning, spot.node.at, &spot.path, message.into(), Some(suggestion.into()));
+    pub(super) fn warn(&mut self, spot: &Spot<'_>, message: impl AsRef<str>, suggestion: impl Into<String>) {
+        self.report(Severity::Warning, spot.node.at, &spot.path, message.as_ref(), Some(suggestion.into()));
     }
 
     pub(super) fn report(
@@ -76,7 +73,7 @@ impl<'a> Reader<'a> {
         severity: Severity,
         at: Position,
         path: &str,
-        message: String,
+        message: &str,
         suggestion: Option<String>,
     ) {
         let (file, path) = (self.file.clone(), path.to_owned());
@@ -118,11 +115,13 @@ impl<'a> Spot<'a> {
             // The value may be a secret, so it is not repeated.
             Kind::Number(..) | Kind::Bool(_) if wanted == "a text" => Some("put it in quotes".to_owned()),
             Kind::Text(text) if wanted == "a boolean" => boolean_word(text),
-            Kind::Text(_) if wanted.starts_with("a list") => Some("write [one, two]".to_owned()),
+            Kind::Text(_) if wanted == "a list" && self.path != "tools" => {
+                Some("write [one, two]".to_owned())
+            }
             Kind::Null => Some("fill it, or remove the key".to_owned()),
             _ => None,
         };
-        reader.report(Severity::Error, self.node.at, &self.path, message, suggestion);
+        reader.report(Severity::Error, self.node.at, &self.path, &message, suggestion);
     }
 
     pub(super) fn text(&self, reader: &mut Reader<'_>) -> Option<&'a str> {
@@ -179,10 +178,7 @@ impl<'a> Spot<'a> {
     pub(super) fn map(&self, reader: &mut Reader<'_>) -> Option<Vec<(&'a str, Spot<'a>)>> {
         match &self.node.kind {
             Kind::Map(entries) => Some(
-                entries
-                    .iter()
-                    .map(|(key, node)| (key.name.as_str(), self.key(&key.name, node)))
-                    .collect(),
+                entries.iter().map(|(key, node)| (key.name.as_str(), self.key(&key.name, node))).collect(),
             ),
             _ => {
                 self.wrong("a mapping", reader);
@@ -200,16 +196,18 @@ impl<'a> Spot<'a> {
         hint: &dyn Fn(&str) -> Option<String>,
         reader: &mut Reader<'_>,
     ) -> Option<Fields<'a>> {
-        let entries = self.map(reader)?;
+        let (entries, strangers): (Vec<_>, Vec<_>) =
+            self.map(reader)?.into_iter().partition(|(key, _)| known.contains(key));
+        let strangers = strangers.into_iter().map(|(key, _)| key).collect();
         if let Kind::Map(nodes) = &self.node.kind {
             for (key, node) in nodes.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
                 let message = format!("unknown key '{}' in {what}", shown(&key.name));
                 let suggestion = hint(&key.name).unwrap_or_else(|| did_you_mean(&key.name, known));
                 let path = self.key(&key.name, node).path;
-                reader.report(Severity::Error, key.at, &path, message, Some(suggestion));
+                reader.report(Severity::Error, key.at, &path, &message, Some(suggestion));
             }
         }
-        Some(Fields { spot: self.clone(), what, entries })
+        Some(Fields { spot: self.clone(), what, entries, strangers })
     }
 
     /// One of a few words.
@@ -233,13 +231,18 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|(name, _)| *name == key).map(|(_, spot)| spot)
     }
 
+    /// Whether a key is there, be it misspelt.
+    pub(super) fn seems_to_have(&self, key: &str) -> bool {
+        self.get(key).is_some() || self.strangers.iter().any(|stranger| near(stranger, [key]).is_some())
+    }
+
     /// A key that must be there.
     pub(super) fn required(&self, key: &str, reader: &mut Reader<'_>) -> Option<&Spot<'a>> {
-        let found = self.get(key);
-        if found.is_none() {
+        // A misspelt one was reported as unknown.
+        if !self.seems_to_have(key) {
             reader.error(&self.spot, format!("key '{key}' is missing in {}", self.what));
         }
-        found
+        self.get(key)
     }
 }
 

@@ -9,6 +9,7 @@ use oxenv_core::{Policy, Principal, RateLimit, RateScope, RoleRules, Rules};
 use serde_json::Value;
 
 use crate::manifest::node::Kind;
+use crate::manifest::problem::Severity;
 use crate::manifest::reader::{Fields, Reader, Spot};
 
 /// The keys of a role.
@@ -36,7 +37,11 @@ fn patterns(key: &str, fields: &Fields<'_>, reader: &mut Reader<'_>) -> Vec<Stri
     if items.is_empty() && key == "allow" {
         // In the policy an empty list allows everything, which nobody means who writes it.
         let spot = fields.get(key).unwrap_or(&fields.spot);
-        reader.error_with(spot, format!("{} is empty", spot.path), "remove it to allow all tools, or write deny: [\"*\"]");
+        reader.error_with(
+            spot,
+            format!("{} is empty", spot.path),
+            "remove it to allow all tools, or write deny: [\"*\"]",
+        );
     }
     let mut patterns = Vec::new();
     for item in items {
@@ -100,15 +105,15 @@ fn rate(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
 }
 
 fn calls(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<u32> {
-    match &spot.node.kind {
-        Kind::Number(_, Some(number)) if number.as_u64().is_some_and(|n| (1..=u32::MAX.into()).contains(&n)) => {
-            number.as_u64().and_then(|calls| u32::try_from(calls).ok())
-        }
-        _ => {
-            reader.error(spot, format!("{} must be a whole number above 0", spot.path));
-            None
-        }
+    let whole = match &spot.node.kind {
+        Kind::Number(_, Some(number)) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+        _ => None,
+    };
+    let calls = whole.filter(|calls| *calls > 0);
+    if calls.is_none() {
+        reader.error(spot, format!("{} must be a whole number above 0", spot.path));
     }
+    calls
 }
 
 /// By pattern, the schemas that arguments must fit besides the tools' own.
@@ -118,15 +123,13 @@ fn arguments(spot: &Spot<'_>, reader: &mut Reader<'_>) -> BTreeMap<String, Value
         let schema = match spot.node.to_json() {
             Ok(schema) => schema,
             Err(at) => {
-                let message = "a number that JSON has no spelling for".to_owned();
-                reader.report(crate::manifest::Severity::Error, at, &spot.path, message, None);
+                let message = "a number that JSON has no spelling for";
+                reader.report(Severity::Error, at, &spot.path, message, None);
                 continue;
             }
         };
-        let rules = Rules {
-            arguments: BTreeMap::from([(pattern.to_owned(), schema.clone())]),
-            ..Rules::default()
-        };
+        let rules =
+            Rules { arguments: BTreeMap::from([(pattern.to_owned(), schema.clone())]), ..Rules::default() };
         if is_kept(rules, &spot, reader) {
             arguments.insert(pattern.to_owned(), schema);
         }

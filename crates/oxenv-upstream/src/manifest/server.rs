@@ -38,6 +38,9 @@ pub(super) enum Kind {
 /// Headers that the MCP client writes itself.
 const OUR_HEADERS: [&str; 4] = ["accept", "mcp-session-id", "mcp-protocol-version", "last-event-id"];
 
+/// Says what is wrong with the name of a variable or header, or with its value.
+type Check = fn(&str, Option<&Text>) -> Result<(), &'static str>;
+
 impl Kind {
     /// The key that it cannot do without, and that tells it where `transport` is absent.
     pub(super) fn key(self) -> &'static str {
@@ -93,7 +96,11 @@ pub(super) fn kind<'a>(spot: &Spot<'a>, reader: &mut Reader<'_>) -> Option<(Kind
     for key in KEYS.iter().filter(|key| !kind.keys().contains(key)) {
         if let Some(spot) = fields.get(key) {
             let message = format!("'{key}' has no meaning for transport {}", kind.name());
-            reader.error_with(spot, message, format!("remove it, or use another transport than {}", kind.name()));
+            reader.error_with(
+                spot,
+                message,
+                format!("remove it, or use another transport than {}", kind.name()),
+            );
         }
     }
     Some((kind, fields))
@@ -109,7 +116,7 @@ pub(super) fn transport(
     match kind {
         Kind::Stdio => stdio(fields, usage, reader),
         Kind::Http => {
-            let headers = texts("headers", &check_header, fields, usage, reader);
+            let headers = texts("headers", check_header, fields, usage, reader);
             let url = url(fields.required("url", reader)?, usage, reader)?;
             Some(Transport::Http { url, headers })
         }
@@ -125,7 +132,7 @@ pub(super) fn transport(
             }
         }
         Kind::Python => {
-            let env = texts("env", &check_variable, fields, usage, reader);
+            let env = texts("env", check_variable, fields, usage, reader);
             let spot = fields.required("path", reader)?;
             let path = spot.text(reader)?;
             if path.is_empty() || path.contains('\0') {
@@ -148,12 +155,16 @@ fn named(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
 
 fn derived(fields: &Fields<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
     let kinds = [Kind::Stdio, Kind::Http, Kind::Builtin, Kind::Python];
-    let given: Vec<Kind> = kinds.into_iter().filter(|kind| fields.get(kind.key()).is_some()).collect();
+    let given: Vec<Kind> = kinds.into_iter().filter(|kind| fields.seems_to_have(kind.key())).collect();
     match given[..] {
         [kind] => Some(kind),
         [] => {
             let message = "mcp_server has neither command nor url";
-            reader.error_with(&fields.spot, message, "write command for a program, url for a server that runs");
+            reader.error_with(
+                &fields.spot,
+                message,
+                "write command for a program, url for a server that runs",
+            );
             None
         }
         [first, second, ..] => {
@@ -167,7 +178,7 @@ fn derived(fields: &Fields<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
 fn stdio(fields: &Fields<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Transport> {
     let arg_spots = fields.get("args").and_then(|spot| spot.list(reader)).unwrap_or_default();
     let args: Vec<Text> = arg_spots.iter().filter_map(|spot| argument(spot, usage, reader)).collect();
-    let env = texts("env", &check_variable, fields, usage, reader);
+    let env = texts("env", check_variable, fields, usage, reader);
     let cwd_spot = fields.get("cwd");
     let cwd = cwd_spot.and_then(|spot| Text::read(spot, usage, reader));
     if usage.per_session {
@@ -185,13 +196,14 @@ fn stdio(fields: &Fields<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Tra
 
 fn argument(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text> {
     let text = Text::read(spot, usage, reader)?;
-    match plain(spot).map(|text| text.rsplit('=').next().unwrap_or(text)) {
-        Some(value) if token::is_literal("", value) => {
+    let written = plain(spot).unwrap_or_default();
+    Some(match token::in_argument(None, written) {
+        Some((_, range)) => {
             warn_of_literal(spot, reader);
-            Some(text.concealed(value))
+            text.concealed(&written[range])
         }
-        _ => Some(text),
-    }
+        None => text,
+    })
 }
 
 fn url(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text> {
@@ -203,22 +215,34 @@ fn url(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text> {
     let rest = ["http://", "https://"].iter().find_map(|scheme| strip_prefix_any_case(text, scheme));
     // The address may hold a secret, so it is not repeated.
     let Some(rest) = rest else {
-        reader.error_with(spot, format!("{} is no http address", spot.path), "begin with http:// or https://");
+        reader.error_with(
+            spot,
+            format!("{} is no http address", spot.path),
+            "begin with http:// or https://",
+        );
         return None;
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host.rsplit('@').next().unwrap_or_default();
-    if host.is_empty() || host.starts_with(':') || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        reader.error_with(spot, format!("{} names no host, or holds a space", spot.path), "write http://HOST:PORT/PATH");
+    if host.is_empty()
+        || host.starts_with(':')
+        || rest.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        reader.error_with(
+            spot,
+            format!("{} names no host, or holds a space", spot.path),
+            "write http://HOST:PORT/PATH",
+        );
         return None;
     }
-    match plain(spot).and_then(token::in_url) {
-        Some((_, secret)) => {
+    let written = plain(spot).unwrap_or_default();
+    Some(match token::in_url(written) {
+        Some((_, range)) => {
             warn_of_literal(spot, reader);
-            Some(url.concealed(secret))
+            url.concealed(&written[range])
         }
-        None => Some(url),
-    }
+        None => url,
+    })
 }
 
 fn strip_prefix_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
@@ -229,7 +253,7 @@ fn strip_prefix_any_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
 /// A mapping of names to texts: variables or headers.
 fn texts(
     key: &str,
-    check: &dyn Fn(&str, Option<&Text>) -> Result<(), &'static str>,
+    check: Check,
     fields: &Fields<'_>,
     usage: Use,
     reader: &mut Reader<'_>,
@@ -271,7 +295,11 @@ fn check_header(name: &str, value: Option<&Text>) -> Result<(), &'static str> {
 
 fn warn_of_literal(spot: &Spot<'_>, reader: &mut Reader<'_>) {
     let message = format!("{} looks like a secret", spot.path);
-    reader.warn(spot, message, "keep it in a variable and write ${VARIABLE}, or in a file and write ${file:PATH}");
+    reader.warn(
+        spot,
+        message,
+        "keep it in a variable and write ${VARIABLE}, or in a file and write ${file:PATH}",
+    );
 }
 
 /// `/workspace` as a path of its own, or below an option's `=`.

@@ -37,7 +37,7 @@ pub(super) struct Use {
 }
 
 /// A piece of a text before it is filled in.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Part<'a> {
     Literal(&'a str),
     Variable { name: &'a str, default: Option<&'a str> },
@@ -215,7 +215,9 @@ fn reference(inside: &str) -> Result<Part<'_>, (String, String)> {
     let message = format!("'${{{}}}' is not understood", shown(inside));
     match inside.strip_prefix("env:").filter(|name| is_variable(name)) {
         Some(name) => Err((message, format!("write ${{{name}}}"))),
-        None => Err((message, "write ${VAR}, ${VAR:-default}, ${file:PATH}, ${workspace} or ${seed}".to_owned())),
+        None => {
+            Err((message, "write ${VAR}, ${VAR:-default}, ${file:PATH}, ${workspace} or ${seed}".to_owned()))
+        }
     }
 }
 
@@ -224,7 +226,8 @@ fn fill(part: Part<'_>, usage: Use, spot: &Spot<'_>, reader: &mut Reader<'_>) ->
         Part::Literal(text) => Some(Piece::Literal(text.to_owned())),
         Part::Workspace | Part::Seed if !usage.per_session => {
             let name = if part == Part::Workspace { "workspace" } else { "seed" };
-            let message = format!("${{{name}}} differs per session, but this toolset is one for the whole server");
+            let message =
+                format!("${{{name}}} differs per session, but this toolset is one for the whole server");
             reader.error_with(spot, message, "give the toolset scope: session");
             None
         }
@@ -323,7 +326,9 @@ mod tests {
 
     #[test]
     fn other_forms_are_refused() {
-        for text in ["${", "a ${B", "${}", "${A-b}", "${A:?b}", "${1A}", "${file:}", "${A:-${B}}", "${input:x}"] {
+        for text in
+            ["${", "a ${B", "${}", "${A-b}", "${A:?b}", "${1A}", "${file:}", "${A:-${B}}", "${input:x}"]
+        {
             assert!(split(text).is_err(), "{text}");
         }
         assert_eq!(split("${env:TOKEN}").unwrap_err().1, "write ${TOKEN}");
@@ -339,7 +344,10 @@ mod tests {
                 Piece::Seed,
             ],
         };
-        assert_eq!(format!("{text} {text:?}"), "Bearer ***${workspace}${seed} \"Bearer ***${workspace}${seed}\"");
+        assert_eq!(
+            format!("{text} {text:?}"),
+            "Bearer ***${workspace}${seed} \"Bearer ***${workspace}${seed}\""
+        );
         assert_eq!(text.resolve(Path::new("/w"), 7).expose(), "Bearer hunter22/w7");
     }
 }

@@ -132,6 +132,9 @@ async fn an_ending_has_the_code_and_the_last_words() {
 
     let (mut child, _stdin, _stdout) = shell(&mark, "kill -9 $$");
     assert_eq!(soon(child.ending()).await, "was ended by signal 9");
+
+    let (mut child, _stdin, _stdout) = shell(&mark, "exit 255");
+    assert_eq!(soon(child.ending()).await, "exited with code 255");
     mark.count(0).await;
 }
 

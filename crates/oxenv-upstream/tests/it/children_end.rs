@@ -59,6 +59,28 @@ async fn one_that_heeds_its_stdin_gets_no_signal() {
 }
 
 #[tokio::test]
+async fn a_grace_may_be_endless() {
+    let mark = Mark::new();
+    let mut spec = mark.spec("sh", &["-c", "echo ready; cat"]);
+    spec.grace = Duration::MAX;
+    let (child, stdin, mut stdout) = spawn(spec);
+    ready(&mut stdout).await;
+    drop(stdin);
+    assert_eq!(soon(child.stop()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_before_it_starts_leaves_nothing() {
+    let mark = Mark::new();
+    let spawned: Vec<_> = (0..20).map(|_| spawn(mark.spec("python3", &["-c", STUBBORN]))).collect();
+    let stopping: Vec<_> = spawned.into_iter().map(|(child, _, _)| tokio::spawn(child.stop())).collect();
+    for stopped in stopping {
+        soon(stopped).await.unwrap().unwrap();
+    }
+    assert_eq!(mark.processes(), [0; 0]);
+}
+
+#[tokio::test]
 async fn one_that_heeds_sigterm_is_not_killed() {
     let mark = Mark::new();
     let (child, _stdin, mut stdout) =
@@ -136,7 +158,7 @@ async fn the_command_ends_when_its_supervisor_is_killed() {
     ready(&mut stdout).await;
     mark.count(2).await;
     kill(child.pid(), Signal::KILL);
-    assert_eq!(soon(child.ending()).await, "lost its supervisor to signal 9");
+    assert_eq!(soon(child.ending()).await, "ended with its supervisor, by signal 9");
     mark.count(0).await;
 }
 

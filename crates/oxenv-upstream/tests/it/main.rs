@@ -2,8 +2,14 @@
 //!
 //! Invariant: one binary; processes that tests start are real ones.
 
+mod children;
+mod children_end;
+mod children_support;
 mod manifest;
 mod manifest_fuzz;
 mod manifest_import;
 mod manifest_problems;
 mod manifest_schema;
+mod upstream_calls;
+mod upstream_faults;
+mod upstream_support;

@@ -184,10 +184,19 @@ fn a_toolset_s_tools_are_held_against_its_entry() {
     let tools = ["read_file", "write_file", "read_all", "forget_everything"];
     assert_eq!(manifest.check_tools(files, &tools), []);
     let problems = manifest.check_tools(files, &["read_file", "forget_everythin", "write_files"]);
-    let told: Vec<String> = problems.iter().map(|problem| problem.to_string()).collect();
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let prefix = fixture("valid/everything.yaml").display().to_string();
-    assert_eq!(told[0], format!("{prefix}:5:5: error: toolset 'files' has no tool 'forget_everything', which on_reset names: did you mean 'forget_everythin'?"));
-    assert!(told.iter().any(|told| told.ends_with("'write_file', which arguments names: did you mean 'write_files'?")), "{told:?}");
+    assert_eq!(
+        told[0],
+        format!(
+            "{prefix}:5:5: error: toolset 'files' has no tool 'forget_everything', which on_reset names: did you mean 'forget_everythin'?"
+        )
+    );
+    assert!(
+        told.iter()
+            .any(|told| told.ends_with("'write_file', which arguments names: did you mean 'write_files'?")),
+        "{told:?}"
+    );
 }
 
 #[test]

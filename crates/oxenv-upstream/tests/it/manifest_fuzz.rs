@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use oxenv_upstream::manifest::{Manifest, Severity, import};
+use oxenv_upstream::manifest::{Manifest, Problem, Severity, import};
 use proptest::prelude::*;
 
 use crate::manifest::fixture;
@@ -29,7 +29,7 @@ pub(crate) fn manifest(data: &[u8]) {
             warnings
         }
         Err(problems) => {
-            assert!(problems.iter().any(|problem| problem.is_error()), "what is refused has an error");
+            assert!(problems.iter().any(Problem::is_error), "what is refused has an error");
             problems
         }
     };
@@ -42,7 +42,7 @@ pub(crate) fn manifest(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     if let Ok(imported) = import(text, "client.json") {
         let read = Manifest::parse(&imported.manifest, None, &lookup);
-        let syntax = |problem: &oxenv_upstream::manifest::Problem| problem.message.starts_with("not YAML");
+        let syntax = |problem: &Problem| problem.message.starts_with("not YAML");
         assert!(!read.is_err_and(|problems| problems.iter().any(syntax)), "{}", imported.manifest);
     }
 }

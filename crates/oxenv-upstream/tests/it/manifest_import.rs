@@ -55,6 +55,9 @@ fn what_is_no_configuration_is_told() {
         "client.json:1:1: error: no servers in it: a client's configuration has 'mcpServers' or 'servers'"
     );
     let nothing = told(r#"{"mcpServers": {"a": {"type": "sse", "url": "http://h"}, "b": 1, "c": {}}}"#);
-    assert!(nothing.contains("no server can be taken over: server 'a' is left out: it speaks sse"), "{nothing}");
+    assert!(
+        nothing.contains("no server can be taken over: server 'a' is left out: it speaks sse"),
+        "{nothing}"
+    );
     assert!(told(r#"{"mcpServers": {"a": {}, "a": {}}}"#).contains("duplicate key 'a'"));
 }

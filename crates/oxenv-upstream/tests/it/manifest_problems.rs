@@ -51,7 +51,10 @@ fn a_problem_names_its_path_and_serializes() {
 #[test]
 fn a_problem_is_one_line_and_repeats_little_of_the_file() {
     let long = "x".repeat(10_000);
-    let text = format!("tools:\n  - name: \"a\\nb\"\n    startup: {long}\n    \"c\\nd\": 1\n    {}: 1\n", "k".repeat(900));
+    let text = format!(
+        "tools:\n  - name: \"a\\nb\"\n    startup: {long}\n    \"c\\nd\": 1\n    {}: 1\n",
+        "k".repeat(900)
+    );
     for problem in Manifest::parse(&text, None, &lookup).unwrap_err() {
         let told = problem.to_string();
         assert!(!told.contains('\n') && told.len() < 600, "{told}");

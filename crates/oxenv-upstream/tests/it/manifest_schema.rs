@@ -20,11 +20,14 @@ fn docs(file: &str) -> PathBuf {
 /// A manifest as JSON. The tests' YAML is read with the parser of manifests itself, by way of a
 /// toolset's `arguments`, which take any JSON.
 fn as_json(text: &str) -> Value {
-    let mut wrapped = "tools:\n  - name: a\n    mcp_server: {command: x}\n    arguments:\n      a:\n        default:\n".to_owned();
+    let mut wrapped =
+        "tools:\n  - name: a\n    mcp_server: {command: x}\n    arguments:\n      a:\n        default:\n"
+            .to_owned();
     for line in text.lines() {
         wrapped.push_str(&format!("          {line}\n"));
     }
-    let (manifest, _) = Manifest::parse(&wrapped, None, &lookup).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let (manifest, _) =
+        Manifest::parse(&wrapped, None, &lookup).unwrap_or_else(|problems| panic!("{problems:?}"));
     manifest.toolsets[0].rules.arguments["a"]["default"].clone()
 }
 
@@ -71,7 +74,16 @@ fn the_schema_takes_what_the_reader_takes() {
 fn the_schema_refuses_what_the_reader_refuses() {
     let validator = jsonschema::validator_for(&schema()).unwrap();
     // What a schema cannot see: other files, variables, what a header may hold.
-    let beyond = ["no_host", "headers", "variables", "shape_of_a_disabled_one", "no_url", "no_command", "oxenv", "twice"];
+    let beyond = [
+        "no_host",
+        "headers",
+        "variables",
+        "shape_of_a_disabled_one",
+        "no_url",
+        "no_command",
+        "oxenv",
+        "twice",
+    ];
     for file in ["problems/servers.yaml", "problems/values.yaml"] {
         let json = as_json(&fs::read_to_string(fixture(file)).unwrap().replace(".nan", "null"));
         for toolset in json["tools"].as_array().unwrap() {

@@ -266,7 +266,7 @@ proptest! {
             let observation = observation.get();
             match (spelling, outcome) {
                 (Spelling::Journal, Ok(result)) if !result.is_error => {
-                    prop_assert_eq!(part(observation, &["metadata", "result"]).get(), result.data());
+                    prop_assert_eq!(part(observation, &["metadata", "result"]).get(), result.value());
                 }
                 (Spelling::Journal, outcome) => {
                     let text = outcome.map_or(message.clone(), ToolResult::text);

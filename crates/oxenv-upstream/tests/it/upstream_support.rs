@@ -1,0 +1,159 @@
+//! What the tests of upstreams share: managers of small manifests, and callers that record.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use oxenv_core::{CallContext, Caller, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_upstream::manifest::Manifest;
+use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
+use oxenv_wire::{ToolError, ToolResult};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+/// The secret in the environment of every server of a stage.
+pub(crate) const TOKEN: &str = "hunter2-hunter2";
+
+/// A manager of upstreams with a folder of its own, and a mark on each of its processes.
+pub(crate) struct Stage {
+    pub(crate) manager: Arc<UpstreamManager>,
+    pub(crate) folder: PathBuf,
+    pub(crate) mark: String,
+}
+
+/// The interpreter itself: what stands for it on PATH may be a slow script.
+pub(crate) fn python() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let asked = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+        String::from_utf8(asked.unwrap().stdout).unwrap().trim().to_owned()
+    })
+}
+
+/// The entry of a server that misbehaves as told.
+pub(crate) fn odd(name: &str, mode: &str, more: &str) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/odd.py");
+    let python = python();
+    format!(
+        "  - name: {name}\n    mcp_server:\n      command: {python}\n      args: [\"-S\", \"{script}\", \"{mode}\"]\n      \
+         env: {{ MARK: \"@MARK@\", TOKEN: \"${{TOKEN}}\" }}\n{more}"
+    )
+}
+
+impl Stage {
+    /// A stage whose manifest has these entries.
+    pub(crate) fn new(entries: &[String]) -> Self {
+        Self::with(entries, 4, 1)
+    }
+
+    pub(crate) fn with(entries: &[String], concurrency: usize, warm: usize) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("stage-{}-{count}", std::process::id());
+        let folder = std::env::temp_dir().join(&mark);
+        std::fs::create_dir_all(&folder).unwrap();
+        let entries = entries.concat().replace("@MARK@", &mark).replace("@FOLDER@", folder.to_str().unwrap());
+        let text = if entries.is_empty() { "tools: []".to_owned() } else { format!("tools:\n{entries}") };
+        let lookup = |name: &str| (name == "TOKEN").then(|| TOKEN.to_owned());
+        let parsed = Manifest::parse(&text, Some(&folder.join("tools.yaml")), &lookup);
+        let (manifest, _) = parsed.unwrap_or_else(|problems| panic!("{problems:#?}\n{text}"));
+        let mut base = base_environment(&|name| std::env::var(name).ok());
+        base.retain(|(name, _)| name != "TMPDIR");
+        base.push(("TMPDIR".into(), folder.clone().into()));
+        let options = ManagerOptions {
+            supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
+            base_environment: base,
+            concurrency,
+            warm,
+            builtin: Arc::new(|_| None),
+        };
+        Stage { manager: UpstreamManager::new(manifest, options), folder, mark }
+    }
+
+    /// The toolsets of a new session with that number.
+    pub(crate) fn session(&self, number: u64) -> Vec<Arc<dyn Toolset>> {
+        let workspace = self.folder.join(format!("workspace-{number}"));
+        std::fs::create_dir_all(&workspace).unwrap();
+        self.manager.open_session(SessionPlace { session_id: format!("s{number}"), seed: number, workspace })
+    }
+
+    /// How many of its processes live, supervisors included.
+    pub(crate) fn processes(&self) -> usize {
+        self.commands().len()
+    }
+
+    /// The command lines of its living processes.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let needle = format!("MARK={}\0", self.mark);
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let marked = processes.filter(|entry| {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.windows(needle.len()).any(|part| part == needle.as_bytes())
+        });
+        marked.map(|entry| command_line(&entry.path())).collect()
+    }
+
+    /// Waits until none of its processes lives.
+    pub(crate) async fn emptied(&self) {
+        until("all processes have ended", || self.processes() == 0).await;
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn command_line(process: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(process.join("cmdline")).unwrap_or_default()).replace('\0', " ")
+}
+
+/// Waits for what nobody tells of.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Calls a tool without a caller that listens.
+pub(crate) async fn call(toolset: &Arc<dyn Toolset>, tool: &str, arguments: Value) -> Result<ToolResult, ToolError> {
+    call_as(toolset, None, tool, arguments).await
+}
+
+pub(crate) async fn call_as(
+    toolset: &Arc<dyn Toolset>,
+    caller: Option<&dyn Caller>,
+    tool: &str,
+    arguments: Value,
+) -> Result<ToolResult, ToolError> {
+    let context = CallContext { caller, ..CallContext::sessionless(Principal::Agent) };
+    let arguments = oxenv_wire::raw(&arguments).unwrap();
+    toolset.call(context, tool, Some(&arguments)).await
+}
+
+/// Calls a tool that answers with text.
+pub(crate) async fn say(toolset: &Arc<dyn Toolset>, tool: &str) -> String {
+    call(toolset, tool, json!({})).await.unwrap().text()
+}
+
+/// A caller that records what it hears, and answers questions with what it was asked.
+#[derive(Default)]
+pub(crate) struct Recorder(pub(crate) Mutex<Vec<String>>);
+
+impl Caller for Recorder {
+    fn tell(&self, note: Note) {
+        self.0.lock().push(match note {
+            Note::Progress { progress, total, message } => format!("{progress}/{total:?} {message:?}"),
+            Note::Log { level, logger, data } => format!("{level} {logger:?} {data}"),
+        });
+    }
+
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+        Work::done(Ok(json!({ "method": method, "parameters": parameters })))
+    }
+}

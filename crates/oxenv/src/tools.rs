@@ -1,0 +1,143 @@
+//! Puts tools together: a manifest, its servers, workspaces, the audit file, around an environment.
+//!
+//! Invariant: everything that can be wrong with a manifest is told before a port is bound.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oxenv_core::{Auditor, EnvironmentFactory, Toolset, WorkspaceSource, Workspaces};
+use oxenv_store::JsonlAudit;
+use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_upstream::manifest::{Manifest, Problem};
+use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
+
+use crate::cli::ToolArgs;
+use crate::exit::usage;
+use crate::{env, registry};
+
+/// Servers of tools that are started at once.
+const STARTS_AT_ONCE: usize = 4;
+/// Instances of a server that are kept ready for the next session.
+const KEPT_WARM: usize = 1;
+
+/// What is served: an environment, and the servers of its tools.
+pub(crate) struct Served {
+    pub(crate) factory: Arc<dyn EnvironmentFactory>,
+    manager: Option<Arc<UpstreamManager>>,
+}
+
+impl Served {
+    /// Ends the servers of tools.
+    pub(crate) async fn close(self) {
+        if let Some(manager) = self.manager {
+            manager.close().await;
+        }
+    }
+}
+
+/// Finds what a name and the tool settings mean together.
+pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<Served> {
+    let (base, own) = match (name, &tools.manifest) {
+        (None, Some(_)) => (None, None),
+        (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
+            registry::Found::Environment(factory) => (Some(factory), None),
+            registry::Found::Manifest(path) => (None, Some(path)),
+        },
+    };
+    let path = match (&tools.manifest, own) {
+        (Some(given), Some(own)) => {
+            let (given, own) = (given.display(), own.display());
+            return Err(usage(format!("{own} is served already, so --tools {given} has no place: name one of them")));
+        }
+        (Some(path), None) => path.clone(),
+        (None, Some(path)) => path,
+        (None, None) => {
+            let factory = base.ok_or_else(|| usage("nothing to serve"))?;
+            refuse_without_manifest(tools)?;
+            return Ok(Served { factory, manager: None });
+        }
+    };
+    with_manifest(base, &path, tools)
+}
+
+fn with_manifest(
+    base: Option<Arc<dyn EnvironmentFactory>>,
+    path: &Path,
+    tools: &ToolArgs,
+) -> anyhow::Result<Served> {
+    let (manifest, warnings) =
+        Manifest::load(path, &env::lookup).map_err(|problems| usage(listed(path, &problems)))?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let redactor = manifest.secrets();
+    let auditor = match &tools.audit {
+        None => None,
+        Some(file) => {
+            let sink = JsonlAudit::open(file)
+                .map_err(|error| usage(format!("cannot write the audit file {}: {error}", file.display())))?;
+            let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
+            Some(Arc::new(Auditor::new(Arc::new(sink), tools.audit_arguments, redact)))
+        }
+    };
+    let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
+        .map_err(|error| usage(error.to_string()))?;
+    let options = ManagerOptions {
+        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]),
+        base_environment: base_environment(&env::lookup),
+        concurrency: STARTS_AT_ONCE,
+        warm: KEPT_WARM,
+        builtin: Arc::new(builtin),
+    };
+    let manager = UpstreamManager::new(manifest.clone(), options);
+    let options = FactoryOptions {
+        base,
+        name: environment_name(path),
+        rubric: None,
+        workspaces: Arc::new(workspaces),
+        auditor,
+    };
+    let factory = ToolFactory::new(&manifest, Arc::clone(&manager), options).map_err(|(toolset, error)| {
+        usage(format!("{}: toolset '{toolset}': {}: {}", path.display(), error.place, error.problem))
+    })?;
+    manager.start();
+    Ok(Served { factory: Arc::new(factory), manager: Some(manager) })
+}
+
+fn workspace_source(tools: &ToolArgs) -> WorkspaceSource {
+    match (&tools.workspace, tools.share_workspace) {
+        (None, _) => WorkspaceSource::Empty,
+        (Some(folder), false) => WorkspaceSource::CopyOf(folder.clone()),
+        (Some(folder), true) => WorkspaceSource::Shared(folder.clone()),
+    }
+}
+
+/// The toolsets that are compiled in: those of the bundled environments, by their names.
+fn builtin(name: &str) -> Option<Arc<dyn Toolset>> {
+    let factory = registry::environments().into_iter().find(|factory| factory.spec().name == name)?;
+    factory.server_tools().mounts().first().map(|mount| Arc::clone(&mount.toolset))
+}
+
+/// What a manifest's environment is called: its folder, if the file has the usual name, else the file.
+fn environment_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    match (stem.as_str(), folder) {
+        ("tools", Some(folder)) => folder,
+        _ => stem,
+    }
+}
+
+fn refuse_without_manifest(tools: &ToolArgs) -> anyhow::Result<()> {
+    let given: [(&str, &Option<PathBuf>); 2] = [("--workspace", &tools.workspace), ("--audit", &tools.audit)];
+    match given.iter().find(|(_, value)| value.is_some()) {
+        Some((flag, _)) => Err(usage(format!("{flag} is about the tools of a manifest: add --tools FILE"))),
+        None => Ok(()),
+    }
+}
+
+fn listed(path: &Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    format!("{} cannot be served:\n{}", path.display(), lines.join("\n"))
+}
