@@ -74,8 +74,7 @@ fn with_manifest(
     let auditor = match &tools.audit {
         None => None,
         Some(file) => {
-            let sink = JsonlAudit::open(file)
-                .map_err(|error| usage(format!("cannot write the audit file {}: {error}", file.display())))?;
+            let sink = JsonlAudit::open(file).map_err(|error| usage(error.to_string()))?;
             let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
             Some(Arc::new(Auditor::new(Arc::new(sink), tools.audit_arguments, redact)))
         }

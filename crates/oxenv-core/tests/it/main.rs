@@ -5,9 +5,12 @@
 
 mod audit;
 mod capacity;
+mod changes;
 mod default_session;
 mod drain;
 mod failures;
+mod graph;
+mod graph_references;
 mod leases;
 mod panics;
 mod policy;
@@ -18,4 +21,15 @@ mod seeds;
 mod stage;
 mod steps;
 mod support;
+mod tool_environment;
+mod toolbox_arguments;
+mod toolbox_audit;
+mod toolbox_changes;
+mod toolbox_extras;
+mod toolbox_names;
+mod toolbox_policy;
+mod toolbox_results;
+mod toolbox_support;
 mod tools;
+mod workspace;
+mod workspace_sessions;

@@ -30,7 +30,7 @@ fn the_help_lists_the_commands_and_the_exit_codes() {
 fn the_help_of_serve_names_the_defaults() {
     let help = run(&["serve", "--help"]);
     for default in [
-        "[default: echo]",
+        "[default: echo, or the tools alone",
         "[default: 127.0.0.1]",
         "[default: 8000]",
         "[default: 256]",

@@ -3,6 +3,8 @@
 mod commands;
 mod config;
 mod help;
+mod policy;
 mod process;
 mod serve;
 mod tidy;
+mod validate;

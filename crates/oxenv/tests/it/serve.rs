@@ -52,7 +52,7 @@ fn it_stops_at_a_signal_with_idle_clients_about() {
         let server = Serving::start(&[]);
         let clients = [server.websocket("/ws"), server.websocket("/mcp"), server.connect()];
         let mut kept = server.connect();
-        kept.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        kept.write_all(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").unwrap();
         kept.read_exact(&mut [0; 15]).unwrap();
         let started = Instant::now();
         server.signal(signal);
@@ -202,7 +202,7 @@ fn it_lives_through_running_out_of_descriptors() {
         // Those that were accepted are served even now.
         let mut served = 0;
         for mut client in clients.iter().take(10) {
-            client.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+            client.write_all(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").unwrap();
             let mut head = [0; 15];
             client.read_exact(&mut head).unwrap();
             served += usize::from(&head == b"HTTP/1.1 200 OK");

@@ -1,0 +1,347 @@
+//! Exactly one record for each call, whatever became of it.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use oxenv_core::{
+    AgentCall, AuditSink, Auditor, CallContext, MemoryAudit, Mount, Policy, Principal, Redact, Rules,
+    SessionOptions, Toolbox, Work,
+};
+use oxenv_wire::{Content, ToolResult, raw};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::support::{step, tool_step};
+use crate::toolbox_support::{Host, Set, ask, broken, done, mounts};
+
+fn redact() -> Redact {
+    Arc::new(|text| text.replace("hunter2", "***"))
+}
+
+fn audited(toolbox: Toolbox, arguments: bool) -> (Toolbox, Arc<MemoryAudit>) {
+    let sink = Arc::new(MemoryAudit::default());
+    let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, arguments, redact());
+    (toolbox.with_auditor(Some(Arc::new(auditor))), sink)
+}
+
+/// Tools that end in every way.
+fn every_way() -> Arc<Set> {
+    let set = Set::new("set", &["ok", "complain", "fail", "panic", "wait", "denied"]);
+    Arc::new(set.answering(|tool, _| match tool {
+        "complain" => Work::done(Ok(ToolResult {
+            content: [Content::Text("no, hunter2".to_owned())].into_iter().collect(),
+            is_error: true,
+            ..ToolResult::default()
+        })),
+        "fail" => broken("hunter2 is wrong"),
+        "panic" => panic!("made to panic"),
+        "wait" => Work::pending(pending()),
+        _ => done(&json!("hunter2")),
+    }))
+}
+
+fn ruled(set: &Arc<Set>, rules: Rules) -> Toolbox {
+    let policy = Arc::new(Policy::compile(rules).unwrap());
+    Toolbox::new(vec![Mount { policy, ..Mount::new(Arc::clone(set) as Arc<_>) }])
+}
+
+/// Parts of the one record that a call left.
+async fn record_of(toolbox: &Toolbox, sink: &MemoryAudit, tool: &str, arguments: &str) -> Value {
+    let before = sink.records().len();
+    let _ = ask(toolbox, tool, arguments).await;
+    let records = sink.records();
+    assert_eq!(records.len(), before + 1, "{tool}");
+    let mut record = records[before].clone();
+    let record_fields = record.as_object_mut().unwrap();
+    assert!(record_fields.remove("duration_us").unwrap().is_u64());
+    assert!(record_fields.remove("time_us").unwrap().as_u64().unwrap() > 1_600_000_000_000_000);
+    assert_eq!(record_fields.remove("call_id").unwrap(), json!(before.to_string()));
+    assert_eq!(record_fields.remove("principal").unwrap(), json!("agent"));
+    assert_eq!(record_fields.remove("epoch").unwrap(), json!(0));
+    assert_eq!(record_fields.remove("tool").unwrap(), json!(tool));
+    record
+}
+
+#[tokio::test]
+async fn every_decision_and_outcome_leaves_one_record() {
+    let rules = Rules {
+        deny: vec!["denied".to_owned()],
+        rate_limit: Some("3/h".parse().unwrap()),
+        arguments: [("ok".to_owned(), json!({ "properties": { "n": { "maximum": 5 } } }))].into(),
+        ..Rules::default()
+    };
+    let (toolbox, sink) = audited(ruled(&every_way(), rules), false);
+    let owned = |tool: &str, rest: Value| {
+        let mut record = json!({ "toolset": "set", "upstream_tool": tool });
+        record.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        record
+    };
+    for (tool, arguments, expected) in [
+        ("ok", "{}", owned("ok", json!({ "decision": "allowed", "outcome": "ok" }))),
+        (
+            "complain",
+            "{}",
+            owned(
+                "complain",
+                json!({ "decision": "allowed", "outcome": "tool_error", "message": "no, ***" }),
+            ),
+        ),
+        (
+            "fail",
+            "{}",
+            owned(
+                "fail",
+                json!({
+                    "decision": "allowed", "outcome": "error", "error_type": "execution_error",
+                    "message": "*** is wrong",
+                }),
+            ),
+        ),
+        (
+            "ok",
+            "{}",
+            owned(
+                "ok",
+                json!({
+                    "decision": "rate_limited", "rule": "rate_limit: 3/h, burst 3, per session",
+                    "outcome": "error", "error_type": "execution_error", "code": "RATE_LIMITED",
+                }),
+            ),
+        ),
+        (
+            "denied",
+            "{}",
+            owned(
+                "denied",
+                json!({
+                    "decision": "denied", "rule": "deny: denied", "outcome": "error",
+                    "error_type": "execution_error", "code": "DENIED",
+                    "message": "tool 'denied' is not allowed here: deny: denied",
+                }),
+            ),
+        ),
+        (
+            "ok",
+            r#"{"n": 6}"#,
+            owned(
+                "ok",
+                json!({
+                    "decision": "denied", "rule": "arguments: ok", "outcome": "error",
+                    "error_type": "execution_error", "code": "DENIED",
+                }),
+            ),
+        ),
+        (
+            "ok",
+            "[]",
+            owned("ok", json!({ "decision": "invalid", "outcome": "error", "error_type": "invalid_args" })),
+        ),
+        (
+            "nobody",
+            "{}",
+            json!({
+                "decision": "not_found", "outcome": "error", "error_type": "tool_not_found",
+                "message": "Unknown tool: 'nobody'",
+            }),
+        ),
+    ] {
+        let mut record = record_of(&toolbox, &sink, tool, arguments).await;
+        if expected.get("message").is_none() && expected["decision"] != "invalid" {
+            // Its words are of other tests.
+            record.as_object_mut().unwrap().remove("message");
+        }
+        assert_eq!(record, expected, "{tool} {arguments}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panics_and_deadlines_leave_one_record_each() {
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&every_way()])), false);
+    let panicked = record_of(&toolbox, &sink, "panic", "{}").await;
+    assert_eq!((&panicked["outcome"], panicked.get("code")), (&json!("error"), None));
+    let late = record_of(&toolbox, &sink, "wait", "{}").await;
+    assert_eq!((&late["error_type"], &late["code"]), (&json!("timeout"), &json!("DEADLINE_EXCEEDED")));
+}
+
+#[tokio::test]
+async fn a_cancelled_call_leaves_one_record() {
+    let set = every_way();
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&set])), false);
+    let toolbox = Arc::new(toolbox);
+    let shared = Arc::clone(&toolbox);
+    let calling = tokio::spawn(async move { ask(&shared, "wait", "{}").await });
+    while set.calls().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(sink.records().is_empty());
+    calling.abort();
+    assert!(calling.await.unwrap_err().is_cancelled());
+    let records = sink.records();
+    assert_eq!(records.len(), 1);
+    assert_eq!(
+        (&records[0]["decision"], &records[0]["outcome"], &records[0]["code"], &records[0]["toolset"]),
+        (&json!("allowed"), &json!("error"), &json!("CANCELLED"), &json!("set"))
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_was_cancelled_while_its_toolset_started_leaves_one_record() {
+    let late = Arc::new(Set::new("late", &[]).late());
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&late])), false);
+    let calling = tokio::spawn(async move { ask(&toolbox, "then", "{}").await });
+    tokio::task::yield_now().await;
+    calling.abort();
+    assert!(calling.await.unwrap_err().is_cancelled());
+    let records = sink.records();
+    assert_eq!(records.len(), 1);
+    assert_eq!((&records[0]["tool"], &records[0]["code"]), (&json!("then"), &json!("CANCELLED")));
+}
+
+#[tokio::test]
+async fn arguments_are_written_only_when_asked_and_never_with_secrets() {
+    let own = r#"{"password": "hunter2", "n": 1e2}"#;
+    for asked in [false, true] {
+        let (toolbox, sink) = audited(Toolbox::new(mounts(&[&every_way()])), asked);
+        let record = record_of(&toolbox, &sink, "ok", own).await;
+        let expected = json!({ "password": "***", "n": 1e2 });
+        assert_eq!(record.get("arguments"), asked.then_some(&expected));
+        // Nor do they come in by the message of what is wrong with them.
+        let schema = json!({ "properties": { "password": { "type": "integer" } } });
+        let set = Arc::new(Set::with_schemas("strict", schema, None));
+        let (toolbox, sink) = audited(Toolbox::new(mounts(&[&set])), asked);
+        let record = record_of(&toolbox, &sink, "tool", r#"{"password": "swordfish"}"#).await;
+        assert_eq!(record["decision"], json!("invalid"));
+        assert_eq!(record.to_string().contains("swordfish"), asked, "{record}");
+        let record = record_of(&toolbox, &sink, "tool", own).await;
+        assert!(!record.to_string().contains("hunter2"), "{record}");
+        assert_eq!(record.to_string().contains("***"), asked, "{record}");
+    }
+}
+
+/// A redaction that leaves no JSON behind must not make the record unreadable.
+#[tokio::test]
+async fn arguments_that_are_no_json_once_redacted_are_left_out() {
+    let sink = Arc::new(MemoryAudit::default());
+    let redact: Redact = Arc::new(|text| text.replace("12345", "***"));
+    let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, true, redact);
+    let toolbox = Toolbox::new(mounts(&[&every_way()])).with_auditor(Some(Arc::new(auditor)));
+    let record = record_of(&toolbox, &sink, "ok", r#"{"pin": 12345}"#).await;
+    assert_eq!(record.get("arguments"), None);
+    assert!(!record.to_string().contains("12345"));
+}
+
+#[tokio::test]
+async fn a_call_within_a_session_tells_where_it_belongs() {
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&every_way()])), false);
+    let store = Host::new(toolbox).store();
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    session.reset(None, None, None).await.unwrap();
+    step(&session, tool_step("ok", &json!({}))).await.unwrap();
+    session.call(AgentCall { name: "ok".into(), ..AgentCall::default() }).await.unwrap();
+    let graph = json!({ "type": "call_tools", "calls": [
+        { "id": "a", "tool_name": "ok" }, { "id": "b", "tool_name": "fail" }, { "id": "c", "tool_name": "ok", "needs": ["b"] },
+    ] });
+    step(&session, graph).await.unwrap();
+    let records = sink.records();
+    let told: Vec<Value> = records
+        .iter()
+        .map(|record| json!([record["principal"], record["epoch"], record["step"], record["tool"]]))
+        .collect();
+    // A call that is never made leaves no record.
+    assert_eq!(
+        told,
+        [
+            json!(["control", 1, 1, "ok"]),
+            json!(["agent", 1, 2, "ok"]),
+            json!(["control", 1, 3, "ok"]),
+            json!(["control", 1, 3, "fail"]),
+        ]
+    );
+    assert!(records.iter().all(|record| record["session_id"] == session.id()));
+    // Without a session there is no step either.
+    let _ = ask(session.toolbox(), "ok", "{}").await;
+    let last = sink.records().pop().unwrap();
+    assert_eq!((last.get("session_id"), last.get("step")), (None, None));
+}
+
+#[tokio::test]
+async fn a_reset_that_cancels_calls_leaves_one_record_of_each() {
+    let set = every_way();
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&set])), false);
+    let store = Host::new(toolbox).store();
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    let shared = Arc::clone(&session);
+    let graph = json!({ "type": "call_tools", "calls": [
+        { "id": "a", "tool_name": "wait" }, { "id": "b", "tool_name": "wait" }, { "id": "c", "tool_name": "ok", "needs": ["a"] },
+    ] });
+    let stepping = tokio::spawn(async move { step(&shared, graph).await });
+    while set.calls().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    session.reset(None, None, None).await.unwrap();
+    assert!(stepping.await.unwrap().is_err());
+    let records = sink.records();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record["code"] == "CANCELLED"), "{records:?}");
+}
+
+#[tokio::test]
+async fn requests_that_are_no_calls_leave_one_record_too() {
+    let set = Set::new("set", &[]).with(|set| {
+        Arc::get_mut(&mut set.extras).unwrap().prompts.push(json!({ "name": "greet" }));
+    });
+    let panicking = Set::new("panicking", &[]).with(|set| {
+        Arc::get_mut(&mut set.extras).unwrap().prompts.push(json!({ "name": "panic" }));
+    });
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&Arc::new(set), &Arc::new(panicking)])), true);
+    let request = async |method: &str, parameters: &RawValue| {
+        toolbox.request(CallContext::sessionless(Principal::Agent), method, parameters).await
+    };
+    request("prompts/get", &raw(&json!({ "name": "greet" })).unwrap()).await.unwrap();
+    request("prompts/get", &raw(&json!({ "name": "hunter2" })).unwrap()).await.unwrap_err();
+    request("prompts/get", &raw(&json!({ "name": "panic" })).unwrap()).await.unwrap_err();
+    let records = sink.records();
+    let told: Vec<Value> = records
+        .iter()
+        .map(|record| json!([record["tool"], record["decision"], record["outcome"], record["toolset"]]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!(["prompts/get", "allowed", "ok", "set"]),
+            json!(["prompts/get", "not_found", "error", null]),
+            json!(["prompts/get", "allowed", "error", "panicking"]),
+        ]
+    );
+    assert_eq!(records[1]["arguments"], json!({ "name": "***" }));
+    assert!(records.iter().all(|record| !record.to_string().contains("hunter2")));
+}
+
+/// As many records as calls, each with an id of its own, from several threads at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_record_is_lost_under_load() {
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&every_way()])), false);
+    let (toolbox, calls) = (Arc::new(toolbox), Arc::new(Semaphore::new(0)));
+    let running: Vec<_> = (0..8)
+        .map(|_| {
+            let (toolbox, calls) = (Arc::clone(&toolbox), Arc::clone(&calls));
+            tokio::spawn(async move {
+                calls.acquire().await.unwrap().forget();
+                for call in 0..500 {
+                    let tool = ["ok", "fail", "nobody"][call % 3];
+                    let _ = ask(&toolbox, tool, "{}").await;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    calls.add_permits(8);
+    for run in running {
+        run.await.unwrap();
+    }
+    let records = sink.records();
+    let ids: std::collections::HashSet<&str> =
+        records.iter().map(|record| record["call_id"].as_str().unwrap()).collect();
+    assert_eq!((records.len(), ids.len()), (4_000, 4_000));
+}
