@@ -19,8 +19,9 @@ use oxenv_core::Caller;
 use oxenv_wire::RawJson;
 use parking_lot::Mutex;
 use rmcp::model::{
-    CancelledNotification, CancelledNotificationParam, ClientRequest, CustomRequest, CustomResult, MetaObject,
-    ProtocolVersion, RequestId, RequestMetaObject, ServerCapabilities, ServerResult, SubscriptionFilter,
+    CancelledNotification, CancelledNotificationParam, ClientRequest, CustomRequest, CustomResult,
+    MetaObject, ProtocolVersion, RequestId, RequestMetaObject, ServerCapabilities, ServerResult,
+    SubscriptionFilter,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, Peer, PeerRequestOptions, RunningService, ServiceError,
@@ -245,7 +246,9 @@ impl Connection {
                     while let Ok(Some(_)) = subscription.next().await {}
                     self.lists_may_differ();
                 }
-                Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => return,
+                Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
+                    return;
+                }
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
@@ -311,7 +314,8 @@ impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         let reason = "the caller does not wait any more".to_owned();
-        let notification = CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
+        let notification =
+            CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
         // It is queued by the first poll unless the queue is full; then the server is told nothing.
         let mut queue = std::pin::pin!(self.peer.send_notification(notification.into()));
         let _ = queue.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -345,7 +349,7 @@ impl Greeting {
             }
             Failed::ConnectionClosed(_) => (traffic.end().reason, false),
             Failed::TransportError { error, .. } => {
-                let says = fault::chain(error.error.as_ref());
+                let says = fault::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
                 let status = says.contains("unexpected server response: HTTP 4");
                 (says, status)

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, Boot, Buckets, CatalogueCache, EnvironmentFactory, EnvironmentSpec, Failure, Instance, Mount, Naming,
-    Policy, PolicyError, RubricFactory, ToolEnvironment, Toolbox, Toolset, Work, Workspace, Workspaces,
+    Auditor, Boot, Buckets, CatalogueCache, EnvironmentFactory, EnvironmentSpec, Failure, Instance, Mount,
+    Naming, Policy, PolicyError, RubricFactory, ToolEnvironment, Toolbox, Toolset, Work, Workspace,
+    Workspaces,
 };
 
 use crate::manager::{SessionPlace, UpstreamManager};
@@ -61,7 +62,8 @@ impl ToolFactory {
         options: FactoryOptions,
     ) -> Result<Self, (String, PolicyError)> {
         let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
-        let rules = enabled.map(|entry| MountRules::new(entry, manifest.prefix)).collect::<Result<Vec<_>, _>>()?;
+        let rules =
+            enabled.map(|entry| MountRules::new(entry, manifest.prefix)).collect::<Result<Vec<_>, _>>()?;
         let spec = match &options.base {
             Some(base) => Arc::clone(base.spec()),
             None => {
@@ -69,7 +71,8 @@ impl ToolFactory {
                 Arc::new(ToolEnvironment::spec(&options.name, description, options.rubric.is_some()))
             }
         };
-        let base_mounts = options.base.as_ref().map(|base| base.all_tools().mounts().to_vec()).unwrap_or_default();
+        let base_mounts =
+            options.base.as_ref().map(|base| base.all_tools().mounts().to_vec()).unwrap_or_default();
         let mounts = mounts(base_mounts, manager.server_toolsets(), &rules);
         let all = Toolbox::new(mounts).with_auditor(options.auditor.clone());
         let server = Arc::new(all.server_scoped());
@@ -95,7 +98,8 @@ impl ToolFactory {
             }
         };
         let mounts = mounts(base_mounts, self.manager.open_session(place), &self.rules);
-        let toolbox = Toolbox::sharing(mounts, Arc::clone(&self.cache)).with_auditor(self.options.auditor.clone());
+        let toolbox =
+            Toolbox::sharing(mounts, Arc::clone(&self.cache)).with_auditor(self.options.auditor.clone());
         let instance = Instance { environment, toolbox: Arc::new(toolbox), workspace: Some(workspace) };
         require(&instance.toolbox).await?;
         Ok(instance)
@@ -156,7 +160,9 @@ impl MountRules {
 }
 
 fn mounts(base: Vec<Mount>, toolsets: Vec<Arc<dyn Toolset>>, rules: &[MountRules]) -> Vec<Mount> {
-    base.into_iter().chain(toolsets.into_iter().zip(rules).map(|(toolset, rules)| rules.mount(toolset))).collect()
+    base.into_iter()
+        .chain(toolsets.into_iter().zip(rules).map(|(toolset, rules)| rules.mount(toolset)))
+        .collect()
 }
 
 /// Refuses a session whose required toolsets do not work.
@@ -165,7 +171,9 @@ async fn require(toolbox: &Toolbox) -> Result<(), Failure> {
         mount.toolset.ready().await;
         if let Some(problem) = mount.toolset.problem() {
             let name = mount.toolset.name();
-            return Err(Failure::infrastructure(format!("the required toolset '{name}' does not work: {problem}")));
+            return Err(Failure::infrastructure(format!(
+                "the required toolset '{name}' does not work: {problem}"
+            )));
         }
     }
     Ok(())

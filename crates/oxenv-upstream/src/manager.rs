@@ -145,8 +145,8 @@ impl UpstreamManager {
             let upstream =
                 Upstream::new(entry, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
             let stop = kitchen.stop.child_token();
-            let shared = (scope == Scope::Server)
-                .then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            let shared =
+                (scope == Scope::Server).then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
             Member::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
@@ -181,7 +181,9 @@ impl UpstreamManager {
             .filter_map(|member| match member {
                 Member::Disabled(_) => None,
                 Member::Builtin { shared, .. } => shared.clone().map(|shared| shared as Arc<dyn Toolset>),
-                Member::Upstream { upstream, shared } => Some(handle(upstream, shared.clone(), Arc::default())),
+                Member::Upstream { upstream, shared } => {
+                    Some(handle(upstream, shared.clone(), Arc::default()))
+                }
             })
             .collect()
     }

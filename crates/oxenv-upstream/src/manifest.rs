@@ -245,6 +245,12 @@ impl Manifest {
         check::missing(self, lookup, severity)
     }
 
+    /// The enabled toolsets that name a built-in one which is not among the known.
+    #[must_use]
+    pub fn unknown_builtins(&self, known: &[String]) -> Vec<Problem> {
+        check::builtins(self, known)
+    }
+
     /// What to say of a toolset that is known to have these tools: an `on_reset` that calls none of
     /// them is an error, a rule that is about none of them a warning.
     #[must_use]

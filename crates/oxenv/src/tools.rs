@@ -47,7 +47,9 @@ pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<S
     let path = match (&tools.manifest, own) {
         (Some(given), Some(own)) => {
             let (given, own) = (given.display(), own.display());
-            return Err(usage(format!("{own} is served already, so --tools {given} has no place: name one of them")));
+            return Err(usage(format!(
+                "{own} is served already, so --tools {given} has no place: name one of them"
+            )));
         }
         (Some(path), None) => path.clone(),
         (None, Some(path)) => path,
@@ -67,6 +69,10 @@ fn with_manifest(
 ) -> anyhow::Result<Served> {
     let (manifest, warnings) =
         Manifest::load(path, &env::lookup).map_err(|problems| usage(listed(path, &problems)))?;
+    let unknown = manifest.unknown_builtins(&builtin_names());
+    if !unknown.is_empty() {
+        return Err(usage(listed(path, &unknown)));
+    }
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -96,9 +102,10 @@ fn with_manifest(
         workspaces: Arc::new(workspaces),
         auditor,
     };
-    let factory = ToolFactory::new(&manifest, Arc::clone(&manager), options).map_err(|(toolset, error)| {
-        usage(format!("{}: toolset '{toolset}': {}: {}", path.display(), error.place, error.problem))
-    })?;
+    let factory =
+        ToolFactory::new(&manifest, Arc::clone(&manager), options).map_err(|(toolset, error)| {
+            usage(format!("{}: toolset '{toolset}': {}: {}", path.display(), error.place, error.problem))
+        })?;
     manager.start();
     Ok(Served { factory: Arc::new(factory), manager: Some(manager) })
 }
@@ -115,6 +122,12 @@ fn workspace_source(tools: &ToolArgs) -> WorkspaceSource {
 fn builtin(name: &str) -> Option<Arc<dyn Toolset>> {
     let factory = registry::environments().into_iter().find(|factory| factory.spec().name == name)?;
     factory.server_tools().mounts().first().map(|mount| Arc::clone(&mount.toolset))
+}
+
+/// The names of the built-in toolsets.
+pub(crate) fn builtin_names() -> Vec<String> {
+    let names = registry::environments().into_iter().map(|factory| factory.spec().name.clone());
+    names.filter(|name| builtin(name).is_some()).collect()
 }
 
 /// What a manifest's environment is called: its folder, if the file has the usual name, else the file.

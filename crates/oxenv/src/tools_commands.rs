@@ -12,8 +12,8 @@ use clap::{Args, Subcommand};
 use oxenv_upstream::manifest::{self, Manifest, Position, Problem, Severity};
 
 use crate::commands::print;
-use crate::env;
 use crate::exit::usage;
+use crate::{env, tools};
 
 #[derive(Args)]
 #[command(after_help = "Exit codes: 0 if there are warnings at most, 1 if there are errors, 2 if a file
@@ -117,6 +117,7 @@ impl Findings {
         let mut problems = match Manifest::parse_bytes(&bytes, Some(name), &env::lookup) {
             Ok((manifest, mut problems)) => {
                 problems.extend(manifest.missing(&env::lookup, Severity::Error));
+                problems.extend(manifest.unknown_builtins(&tools::builtin_names()));
                 if !problems.iter().any(Problem::is_error) {
                     let toolsets = counted(manifest.toolsets.len(), "toolset");
                     self.good.push(format!("{shown}: {toolsets}, {}", counted(problems.len(), "warning")));

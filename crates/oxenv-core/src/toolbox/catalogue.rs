@@ -92,7 +92,7 @@ impl Catalogue {
 
     fn add(&mut self, number: usize, mount: &Mount, tool: &Tool, mounts: &[Mount]) {
         let own = tool.name.clone();
-        let Some(offered) = self.offered_name(number, &own, mounts) else { return };
+        let Some(offered) = self.offered_name(number, tool, mounts) else { return };
         let denied = ROLES.map(|role| match mount.policy.verdict(role, &own) {
             Verdict::Allowed => None,
             Verdict::Denied { by } => Some(by.to_owned()),
@@ -104,13 +104,8 @@ impl Catalogue {
     }
 
     /// The name a tool is offered by; none when the mount's rule refuses it.
-    fn offered_name(
-        &mut self,
-        number: usize,
-        own: &Cow<'static, str>,
-        mounts: &[Mount],
-    ) -> Option<Cow<'static, str>> {
-        let mount = &mounts[number];
+    fn offered_name(&mut self, number: usize, tool: &Tool, mounts: &[Mount]) -> Option<Cow<'static, str>> {
+        let (mount, own) = (&mounts[number], &tool.name);
         let set = mount.toolset.name();
         let reserved = RESERVED_TOOL_NAMES.contains(&own.as_ref());
         let plain = match reserved || mount.naming == Naming::PrefixAlways {

@@ -8,9 +8,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use oxenv_core::{Caller, RequestFault};
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ClientResult, CustomResult, ElicitationCapability, ErrorCode, ErrorData,
-    FormElicitationCapability, Implementation, ProtocolVersion, RootsCapabilities, SamplingCapability,
-    ServerNotification, ServerRequest, UrlElicitationCapability,
+    ClientCapabilities, ClientConfig, ClientResult, CustomResult, ElicitationCapability, ErrorCode,
+    ErrorData, FormElicitationCapability, Implementation, ProtocolVersion, RootsCapabilities,
+    SamplingCapability, ServerNotification, ServerRequest, UrlElicitationCapability,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{ErrorData as McpError, RoleClient};

@@ -90,11 +90,14 @@ impl CallFault {
 /// A failure to send. One over HTTP may have been delivered unless its kind says that it was not.
 fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> CallFault {
     use StreamableHttpError as Http;
-    let says = chain(error);
+    let says = describe(error);
     match error.downcast_ref::<Http<reqwest::Error>>() {
         Some(Http::Client(error)) if error.is_connect() || error.is_builder() => CallFault::Unavailable(says),
         Some(Http::HttpStatus(status)) if status.status == 429 => {
-            let retry = status.retry_after.as_ref().map_or_else(String::new, |after| format!(", retry after {after}"));
+            let retry = status
+                .retry_after
+                .as_ref()
+                .map_or_else(String::new, |after| format!(", retry after {after}"));
             CallFault::Unavailable(format!("{says}{retry}"))
         }
         Some(
@@ -108,8 +111,16 @@ fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Call
     }
 }
 
-/// An error with its causes, each told once.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// A transport's error in words, with its causes.
+pub(crate) fn describe(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    match error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
+        // It does not name the error that it holds as its cause.
+        Some(StreamableHttpError::Client(error)) => chain(error),
+        _ => chain(error),
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut says = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -13,6 +13,7 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use rmcp::model::{ClientJsonRpcMessage, ErrorCode, ServerJsonRpcMessage};
 use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::common::client_side_sse::SseRetryPolicy;
 use rmcp::transport::streamable_http_client::{
     SseError, StreamableHttpClient, StreamableHttpClientTransportConfig, StreamableHttpError,
     StreamableHttpPostResponse,
@@ -37,6 +38,11 @@ pub(crate) struct Endpoint {
     pub(crate) connect_timeout: Duration,
 }
 
+/// How often a stream that broke is taken up again, which repeats no request: after 0.2, 0.4, 0.8 and 1.6 seconds,
+/// or as the server asks. Then the calls that wait for it are lost, rather than waiting for ever.
+#[derive(Debug)]
+struct Resumption;
+
 /// rmcp's HTTP client with our own account of its errors.
 #[derive(Clone)]
 pub(crate) struct Client(reqwest::Client);
@@ -53,10 +59,12 @@ impl Endpoint {
             .connect_timeout(self.connect_timeout)
             .build()
             .map_err(|error| format!("the HTTP client cannot be made: {error}"))?;
-        let url = Url::parse(self.url.expose()).map_err(|error| format!("its url cannot be used: {error}"))?;
-        let config = StreamableHttpClientTransportConfig::with_uri(url.as_str())
+        let url =
+            Url::parse(self.url.expose()).map_err(|error| format!("its url cannot be used: {error}"))?;
+        let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str())
             .max_concurrent_requests(MOST_REQUESTS)
             .max_sse_event_size(LONGEST_LINE);
+        config.retry_config = Arc::new(Resumption);
         Ok(StreamableHttpClientTransport::with_client(Client(client), config))
     }
 
@@ -70,6 +78,12 @@ impl Endpoint {
             map.append(key, value);
         }
         Ok(map)
+    }
+}
+
+impl SseRetryPolicy for Resumption {
+    fn retry(&self, times: usize) -> Option<Duration> {
+        (times < 4).then(|| Duration::from_millis(200 << times))
     }
 }
 
@@ -109,7 +123,10 @@ impl StreamableHttpClient for Client {
             .post_message_with_max_sse_event_size(uri, message, session, authorization, headers, longest)
             .await?;
         match (posted, request) {
-            (StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(mut error), session), Some(request)) => {
+            (
+                StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(mut error), session),
+                Some(request),
+            ) => {
                 if in_session && says_no_session(error.error.code, &error.error.message) {
                     return Err(StreamableHttpError::SessionExpired);
                 }
@@ -161,7 +178,8 @@ impl StreamableHttpClient for Client {
 /// Whether a server says by an error, instead of status 404, that it does not know the session, so that
 /// the request was not delivered. Servers after the TypeScript SDK's examples do.
 fn says_no_session(code: ErrorCode, message: &str) -> bool {
-    let known = ["Bad Request: No valid session ID", "Bad Request: Server not initialized", "Session not found"];
+    let known =
+        ["Bad Request: No valid session ID", "Bad Request: Server not initialized", "Session not found"];
     matches!(code.0, -32000 | -32001) && known.iter().any(|known| message.starts_with(known))
 }
 
@@ -169,7 +187,8 @@ fn says_no_session(code: ErrorCode, message: &str) -> bool {
 /// another host.
 fn within_origin() -> Policy {
     Policy::custom(|attempt| {
-        let keeps = [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&attempt.status());
+        let keeps =
+            [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&attempt.status());
         let first = attempt.previous().first().map(Url::origin);
         if keeps && first == Some(attempt.url().origin()) && attempt.previous().len() <= MOST_REDIRECTS {
             attempt.follow()
@@ -185,7 +204,11 @@ mod tests {
 
     fn endpoint(url: &str, headers: &[(&str, &str)]) -> Endpoint {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)));
-        Endpoint { url: Secret::new(url), headers: headers.collect(), connect_timeout: Duration::from_secs(1) }
+        Endpoint {
+            url: Secret::new(url),
+            headers: headers.collect(),
+            connect_timeout: Duration::from_secs(1),
+        }
     }
 
     #[test]

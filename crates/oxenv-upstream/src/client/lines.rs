@@ -239,7 +239,9 @@ impl Traffic {
         let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
         let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
         match (envelope.method, id) {
-            (Some(method), Some(id)) => Some(ServerJsonRpcMessage::request(request(method, envelope.params), id)),
+            (Some(method), Some(id)) => {
+                Some(ServerJsonRpcMessage::request(request(method, envelope.params), id))
+            }
             (Some(_), None) => serde_json::from_str(text).ok(),
             (None, id) => {
                 let number = match id {

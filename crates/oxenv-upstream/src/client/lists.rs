@@ -158,7 +158,9 @@ fn take_page(
     for item in found {
         match serde_json::from_str::<Value>(item.get()) {
             Ok(item) if item.is_object() => items.push(item),
-            _ => tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read and is left out"),
+            _ => {
+                tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read and is left out")
+            }
         }
     }
     let cursor: Cursor<'_> = serde_json::from_str(text).unwrap_or(Cursor { next: None });
@@ -194,7 +196,9 @@ fn tool(mut item: Value) -> Option<Tool> {
         name: name.into(),
         title: text(take("title")),
         description: text(take("description")).unwrap_or_default(),
-        input_schema: take("inputSchema").filter(Value::is_object).unwrap_or_else(|| json!({"type": "object"})),
+        input_schema: take("inputSchema")
+            .filter(Value::is_object)
+            .unwrap_or_else(|| json!({"type": "object"})),
         output_schema: take("outputSchema").filter(Value::is_object),
         annotations: take("annotations").filter(Value::is_object),
         meta: take("_meta").filter(Value::is_object),
@@ -226,7 +230,10 @@ mod tests {
     #[tokio::test]
     async fn pages_are_followed_and_a_circle_is_left() {
         let first = ("", r#"{"tools":[{"name":"a"}],"nextCursor":"2"}"#);
-        assert_eq!(names(vec![first, ("2", r#"{"tools":[{"name":"b"}],"nextCursor":null}"#)]).await.unwrap(), ["a", "b"]);
+        assert_eq!(
+            names(vec![first, ("2", r#"{"tools":[{"name":"b"}],"nextCursor":null}"#)]).await.unwrap(),
+            ["a", "b"]
+        );
         let circle = ("2", r#"{"tools":[{"name":"b"}],"nextCursor":"2"}"#);
         assert_eq!(names(vec![first, circle]).await.unwrap(), ["a", "b"]);
         assert!(names(vec![first]).await.is_err());

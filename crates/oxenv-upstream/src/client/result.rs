@@ -45,7 +45,10 @@ struct PlainText<'a> {
 /// When it is no result of a call; the call has run then.
 pub(crate) fn tool_result(text: &str) -> Result<ToolResult, CallFault> {
     let parts: Parts<'_> = serde_json::from_str(text).map_err(|error| {
-        CallFault::Refused(RequestFault::new(-32603, format!("its server sent what is no tool result: {error}")))
+        CallFault::Refused(RequestFault::new(
+            -32603,
+            format!("its server sent what is no tool result: {error}"),
+        ))
     })?;
     if parts.result_type.as_deref() == Some("input_required") {
         let whole = serde_json::from_str(text).ok();
@@ -125,7 +128,11 @@ mod tests {
     fn what_is_no_result_is_refused() {
         for text in ["[]", "5", r#"{"content":5}"#, r#"{"content":[],"isError":"no"}"#] {
             let Err(CallFault::Refused(fault)) = tool_result(text) else { panic!("{text} was taken") };
-            assert!(fault.message.starts_with("its server sent what is no tool result: "), "{}", fault.message);
+            assert!(
+                fault.message.starts_with("its server sent what is no tool result: "),
+                "{}",
+                fault.message
+            );
         }
     }
 }

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{
-    CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
-};
+use oxenv_core::{CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work};
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use parking_lot::RwLock;
 use serde_json::value::RawValue;

@@ -196,7 +196,9 @@ impl Recipe {
 
     fn too_late(&self) -> Greeting {
         let limit = self.entry.start_timeout.as_secs_f64();
-        Greeting::failed(format!("it did not answer its greeting within {limit} s; raise start_timeout_s if it is slow"))
+        Greeting::failed(format!(
+            "it did not answer its greeting within {limit} s; raise start_timeout_s if it is slow"
+        ))
     }
 
     /// The command of an instance that is a process.

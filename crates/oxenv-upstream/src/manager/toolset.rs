@@ -5,9 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use oxenv_core::{
-    CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
-};
+use oxenv_core::{CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work};
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -131,7 +129,8 @@ impl UpstreamToolset {
                     Ok(result) => result.text(),
                     Err(error) => error.message,
                 };
-                let says = format!("toolset '{}' could not be reset by its tool '{tool}': {why}", self.name());
+                let says =
+                    format!("toolset '{}' could not be reset by its tool '{tool}': {why}", self.name());
                 Err(Failure::new(ErrorCode::ExecutionError, says).in_phase(Phase::Reset))
             }
         }

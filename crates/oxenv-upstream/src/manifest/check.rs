@@ -35,6 +35,26 @@ pub(super) fn missing(manifest: &Manifest, lookup: Lookup<'_>, severity: Severit
         .collect()
 }
 
+/// The enabled toolsets that name a built-in one which is not there.
+pub(super) fn builtins(manifest: &Manifest, known: &[String]) -> Vec<Problem> {
+    let enabled = manifest.toolsets.iter().enumerate().filter(|(_, entry)| entry.enabled);
+    let unknown = enabled.filter_map(|(index, entry)| match &entry.transport {
+        Transport::Builtin { toolset } if !known.contains(toolset) => Some((index, entry, toolset)),
+        _ => None,
+    });
+    unknown
+        .map(|(index, entry, toolset)| {
+            let suggestion = match crate::manifest::reader::near(toolset, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => format!("there are {}", known.join(", ")),
+            };
+            let message = format!("no built-in toolset is called '{toolset}'");
+            let place = (entry.server_at, format!("tools[{index}].mcp_server.toolset"));
+            problem(manifest, place, Severity::Error, message, suggestion)
+        })
+        .collect()
+}
+
 /// What to say of a toolset that has these tools.
 pub(super) fn tools(manifest: &Manifest, toolset: &ToolsetEntry, tools: &[&str]) -> Vec<Problem> {
     let index = manifest.toolsets.iter().position(|other| other.name == toolset.name).unwrap_or_default();

@@ -12,4 +12,6 @@ mod manifest_problems;
 mod manifest_schema;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_http;
+mod upstream_sessions;
 mod upstream_support;

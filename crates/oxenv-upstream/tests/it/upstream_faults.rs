@@ -27,7 +27,8 @@ async fn a_server_that_crashes_at_its_start_is_named_with_its_last_words() {
     let error = call(&toolsets[0], "echo", json!({})).await.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::TransportError);
     assert_eq!(error.code, Some(ErrorCode::UpstreamUnavailable));
-    let start = "toolset 'bad' is not available: exited with code 7: cannot work with ***; the next try is in ";
+    let start =
+        "toolset 'bad' is not available: exited with code 7: cannot work with ***; the next try is in ";
     assert!(error.message.starts_with(start), "{}", error.message);
 }
 
@@ -238,7 +239,8 @@ async fn a_hundred_servers_start_a_few_at_a_time() {
     let toolsets = stage.manager.server_toolsets();
     let mut most = 0;
     until("all lists are known", || {
-        let starting = stage.commands().iter().filter(|command| command.starts_with("mcp-supervisor")).count();
+        let starting =
+            stage.commands().iter().filter(|command| command.starts_with("mcp-supervisor")).count();
         most = most.max(starting);
         toolsets.iter().all(|toolset| !toolset.list().is_empty())
     })
@@ -254,7 +256,8 @@ async fn a_hundred_servers_start_a_few_at_a_time() {
 async fn a_server_that_answers_again_is_found() {
     // Its first start works, the second fails, the third works.
     let marker = "@FOLDER@/marker";
-    let entry = odd("odd", "once", "    scope: server\n").replace("\"once\"]", &format!("\"once\", \"{marker}\"]"));
+    let entry =
+        odd("odd", "once", "    scope: server\n").replace("\"once\"]", &format!("\"once\", \"{marker}\"]"));
     let stage = Stage::new(&[entry]);
     stage.manager.start();
     let toolset = stage.session(1).remove(0);

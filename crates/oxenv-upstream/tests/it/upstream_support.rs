@@ -1,8 +1,8 @@
 //! What the tests of upstreams share: managers of small manifests, and callers that record.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{CallContext, Caller, Note, Principal, RequestFault, Toolset, Work};
@@ -27,7 +27,8 @@ pub(crate) struct Stage {
 pub(crate) fn python() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
     PYTHON.get_or_init(|| {
-        let asked = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+        let asked =
+            std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
         String::from_utf8(asked.unwrap().stdout).unwrap().trim().to_owned()
     })
 }
@@ -49,11 +50,23 @@ impl Stage {
     }
 
     pub(crate) fn with(entries: &[String], concurrency: usize, warm: usize) -> Self {
+        Self::build(entries, None, concurrency, warm)
+    }
+
+    /// A stage whose folder holds a file.
+    pub(crate) fn new_with_file(entries: &[String], name: &str, text: &str) -> Self {
+        Self::build(entries, Some((name, text)), 4, 1)
+    }
+
+    fn build(entries: &[String], file: Option<(&str, &str)>, concurrency: usize, warm: usize) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("stage-{}-{count}", std::process::id());
         let folder = std::env::temp_dir().join(&mark);
         std::fs::create_dir_all(&folder).unwrap();
+        if let Some((name, text)) = file {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
         let entries = entries.concat().replace("@MARK@", &mark).replace("@FOLDER@", folder.to_str().unwrap());
         let text = if entries.is_empty() { "tools: []".to_owned() } else { format!("tools:\n{entries}") };
         let lookup = |name: &str| (name == "TOKEN").then(|| TOKEN.to_owned());
@@ -121,7 +134,11 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Calls a tool without a caller that listens.
-pub(crate) async fn call(toolset: &Arc<dyn Toolset>, tool: &str, arguments: Value) -> Result<ToolResult, ToolError> {
+pub(crate) async fn call(
+    toolset: &Arc<dyn Toolset>,
+    tool: &str,
+    arguments: Value,
+) -> Result<ToolResult, ToolError> {
     call_as(toolset, None, tool, arguments).await
 }
 

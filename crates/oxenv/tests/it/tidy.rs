@@ -15,10 +15,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    (
-        "oxenv",
-        &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store", "oxenv-upstream", "oxenv-wire"],
-    ),
+    ("oxenv", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-bench", &[]),
 ];
 

@@ -200,3 +200,20 @@ fn the_schema_is_the_one_in_docs() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tools.schema.json");
     assert_eq!(folder.run(&["tools", "schema"]).succeeded(), fs::read_to_string(docs).unwrap());
 }
+
+#[test]
+fn a_built_in_toolset_that_is_not_there_is_told_before_anything_runs() {
+    let folder = Folder::new("builtin");
+    let manifest = |name: &str| {
+        format!("tools:\n  - name: a\n    type: mcp\n    mcp_server: {{transport: builtin, toolset: {name}}}\n")
+    };
+    let wrong = folder.file("wrong.yaml", &manifest("ecco"));
+    for arguments in [&["validate", &wrong][..], &["serve", "--tools", &wrong]] {
+        let ended = folder.run(arguments);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains("no built-in toolset is called 'ecco'") && said.contains("'echo'"), "{said}");
+        assert_ne!(ended.code, Some(0));
+    }
+    let right = folder.file("right.yaml", &manifest("echo"));
+    assert_eq!(folder.run(&["validate", &right]).code, Some(0));
+}

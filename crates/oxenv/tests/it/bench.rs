@@ -1,0 +1,105 @@
+//! `oxenv bench` against real servers, and against one that answers with events.
+//!
+//! Invariant: no figure is looked at but counts; how fast something is, is never a test.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use serde_json::{Value, json};
+
+use crate::process::{Serving, run};
+
+/// Runs a short load and gives its report.
+fn load(url: &str, arguments: &[&str]) -> Value {
+    let short = ["--json", "--url", url, "--sessions", "2", "--duration", "0.2", "--warmup", "0"];
+    let ended = run(&[&["bench"], arguments, &short].concat());
+    let report: Value = serde_json::from_str(ended.succeeded()).unwrap();
+    assert_eq!((&report["errors"], &report["opened"]), (&json!(0), &json!(2)), "{arguments:?}: {report}");
+    assert!(report["requests"].as_u64().unwrap() > 0, "{arguments:?}: {report}");
+    report
+}
+
+#[test]
+fn every_door_takes_load() {
+    let server = Serving::start(&[]);
+    let url = server.url();
+    for door in ["ws", "http", "churn", "tools", "mcp"] {
+        let report = load(&url, &[door]);
+        assert_eq!(report["bench"], door);
+        assert!(report["reply"].as_str().unwrap().contains("echo"), "{report}");
+    }
+    for protocol in ["openenv", "2025-11-25", "2026-07-28"] {
+        let called = load(&url, &["mcp", "--protocol", protocol]);
+        assert_eq!(called["protocol"], protocol);
+        let listed = load(&url, &["mcp", "--protocol", protocol, "--list"]);
+        assert!(listed["reply_bytes"].as_u64() > called["reply_bytes"].as_u64(), "{listed}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_call_that_fails_is_no_request() {
+    let server = Serving::start(&[]);
+    let nope = r#"{"name":"nope","arguments":{}}"#;
+    for protocol in ["openenv", "2025-11-25", "2026-07-28"] {
+        let short = ["--duration", "0.1", "--warmup", "0", "--sessions", "1", "--message", nope, "--json"];
+        let ended =
+            run(&[&["bench", "mcp", "--url", &server.url(), "--protocol", protocol], &short[..]].concat());
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        assert!(ended.stderr.contains("no request succeeded"), "{ended:#?}");
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert!(report["errors"].as_u64() > Some(0) && report["requests"] == 0, "{report}");
+    }
+    server.stop();
+}
+
+/// A server that answers every request with these bytes, on connections that it keeps.
+fn always(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer_each(stream, answer));
+        }
+    });
+    address
+}
+
+fn answer_each(mut stream: TcpStream, answer: &str) {
+    // The load sends the next request when the last is answered, each in one piece.
+    while stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn replies_may_come_as_events() {
+    let address = always(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+         16\r\nid: 0\nretry: 3\ndata:\n\n\r\n\
+         20\r\ndata: {\"id\":1,\"result\":{\"n\":2}}\n\r\n1\r\n\n\r\n0\r\n\r\n",
+    );
+    let report = load(&format!("http://{address}"), &["mcp", "--protocol", "2026-07-28"]);
+    assert_eq!(report["reply"], r#"{"id":1,"result":{"n":2}}"#);
+}
+
+#[test]
+fn a_server_that_makes_no_session_is_told() {
+    let stateless = always(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 47\r\n\r\n\
+         {\"result\":{\"protocolVersion\":\"2025-11-25\"}}    ",
+    );
+    let old = always(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 47\r\n\r\n\
+         {\"result\":{\"protocolVersion\":\"2024-11-05\"}}    ",
+    );
+    for (address, says) in [(stateless, "Mcp-Session-Id"), (old, "2024-11-05")] {
+        let url = format!("http://{address}");
+        let short = ["--duration", "0.1", "--warmup", "0", "--sessions", "1"];
+        let ended = run(&[&["bench", "mcp", "--url", &url, "--protocol", "2025-11-25"], &short[..]].concat());
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        assert!(ended.stderr.contains(says), "{ended:#?}");
+    }
+}
