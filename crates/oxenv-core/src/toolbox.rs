@@ -9,9 +9,12 @@ mod extras;
 mod mount;
 mod record;
 
+use std::future::{Future as _, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use jsonschema::Validator;
@@ -230,8 +233,11 @@ impl Toolbox {
         let mut catalogue = self.catalogue();
         let mut recording = Recording::begin(self.auditor.as_deref(), context, tool, arguments);
         if catalogue.find(tool).is_none() {
-            // Its toolset may still be starting.
-            self.settled().await;
+            // Its toolset may still be starting. If that takes longer than a call may, it is not here.
+            let mut settled = pin!(self.settled());
+            if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {
+                let _ = tokio::time::timeout(self.deadline, settled).await;
+            }
             catalogue = self.catalogue();
         }
         let Some(entry) = catalogue.find(tool) else {

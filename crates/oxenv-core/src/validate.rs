@@ -9,15 +9,19 @@ use oxenv_wire::{Loc, RawJson, ValidationIssue, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+/// Issues that are told of one value, at the most.
+const MAX_ISSUES: usize = 64;
+
 /// Every issue of `value` against `schema`; `fallback` is told when the schema finds none.
 #[must_use]
 pub fn explain(schema: &Value, value: &RawValue, fallback: &str) -> Vec<ValidationIssue> {
     let mut issues = Vec::new();
     match (jsonschema::options().offline().build(schema), read::<Value>(value)) {
         (Ok(validator), Ok(parsed)) => {
-            for error in validator.iter_errors(&parsed) {
+            for error in validator.iter_errors(&parsed).take(MAX_ISSUES) {
                 add(&mut issues, &error);
             }
+            issues.truncate(MAX_ISSUES);
         }
         (_, Err(error)) => {
             issues.push(ValidationIssue::new("json_invalid", &[], unreadable(&error), value));
@@ -36,7 +40,7 @@ fn unreadable(error: &serde_json::Error) -> String {
     if text.contains("recursion limit") {
         return "nested deeper than 128 levels".to_owned();
     }
-    if text.contains("surrogate") || text.contains("unicode") {
+    if ["surrogate", "unicode", "hex escape"].iter().any(|word| text.contains(word)) {
         return "a string holds a lone surrogate, which is no Unicode character".to_owned();
     }
     text
@@ -58,7 +62,7 @@ fn add(issues: &mut Vec<ValidationIssue>, error: &jsonschema::ValidationError<'_
             issues.push(at(loc, ValidationIssue::missing(&[], &input)));
         }
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
-            for key in unexpected {
+            for key in unexpected.iter().take(MAX_ISSUES) {
                 let value = raw(&error.instance()[key.as_str()]).unwrap_or_default();
                 let mut loc = loc.clone();
                 loc.push(Loc::Key(key.clone()));
@@ -98,7 +102,8 @@ fn other(kind: &Kind, error: &jsonschema::ValidationError<'_>, input: &RawJson) 
             issue("string_too_long", format!("String should have at most {limit} characters"))
                 .with_ctx(json!({ "max_length": limit }))
         }
-        _ => issue("value_error", error.to_string()),
+        // Masked, because the value may be as large as the message that held it.
+        _ => issue("value_error", error.masked_with("the value").to_string()),
     }
 }
 

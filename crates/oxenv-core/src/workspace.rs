@@ -67,7 +67,7 @@ impl Workspaces {
         }
         remove_abandoned(parent);
         let root = parent.join(format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple()));
-        fs::create_dir(&root).map_err(|error| named(&error, "cannot make", &root))?;
+        make_private(&root).map_err(|error| named(&error, "cannot make", &root))?;
         let lock = lock(&root).map_err(|error| named(&error, "cannot lock", &root))?;
         Ok(Workspaces { root, source, _lock: lock })
     }
@@ -189,6 +189,17 @@ fn gone(removed: io::Result<()>, path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&error, "cannot clear", path)),
         _ => Ok(()),
     }
+}
+
+/// Makes a folder that only its owner may look into: sessions' files are nobody else's business.
+#[cfg(unix)]
+fn make_private(path: &Path) -> io::Result<()> {
+    std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(path)
+}
+
+#[cfg(not(unix))]
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)
 }
 
 /// Copies a folder with its files, folders and symbolic links; links are copied, never followed.

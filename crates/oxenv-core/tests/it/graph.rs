@@ -1,5 +1,6 @@
 //! Graphs of calls: what is refused before anything runs, what runs together, what comes back.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use oxenv_core::{
 use oxenv_wire::{ErrorCode, Loc, Phase, Reward, ToolErrorType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, oneshot};
 
 use crate::stage::{eventually, soon};
 use crate::support::{Shown, code, step, step_within};
@@ -247,11 +248,11 @@ async fn a_toolset_that_cannot_overlap_has_the_session_to_itself() {
 
 #[tokio::test]
 async fn rewards_are_summed_and_calls_scored_in_order_of_completion() {
-    let gates: Arc<Mutex<Vec<(String, tokio::sync::oneshot::Sender<()>)>>> = Arc::default();
+    let gates: Arc<Mutex<HashMap<String, oneshot::Sender<()>>>> = Arc::default();
     let shared = Arc::clone(&gates);
     let set = Set::new("set", &["a", "b", "c"]).answering(move |tool, arguments| {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        shared.lock().unwrap().push((tool.to_owned(), sender));
+        let (sender, receiver) = oneshot::channel();
+        shared.lock().unwrap().insert(tool.to_owned(), sender);
         Work::pending(async move {
             receiver.await.unwrap();
             done(&arguments).await
@@ -268,10 +269,8 @@ async fn rewards_are_summed_and_calls_scored_in_order_of_completion() {
     let running = tokio::spawn(async move { step(&shared, action).await });
     eventually("all have begun", || gates.lock().unwrap().len() == 3).await;
     for (place, tool) in ["c", "a", "b"].iter().enumerate() {
-        let mut gates = gates.lock().unwrap();
-        let index = gates.iter().position(|(name, _)| name == tool).unwrap();
-        gates.remove(index).1.send(()).unwrap();
-        drop(gates);
+        let gate = gates.lock().unwrap().remove(*tool);
+        gate.unwrap().send(()).unwrap();
         eventually("it is scored", || notes.lock().unwrap().len() == place + 2).await;
     }
     let Shown::Graph(reply) = running.await.unwrap().unwrap() else { panic!("no graph") };

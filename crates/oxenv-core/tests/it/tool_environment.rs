@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, AgentCall, Capabilities, SessionOptions, StepOptions, StepReply, ToolEnvironment, Toolbox,
+    ActionSpace, Capabilities, SessionOptions, StepOptions, StepReply, ToolEnvironment, Toolbox,
 };
 use oxenv_wire::{Action, ErrorCode, FailureKind, Reward, ToolErrorType, raw};
 use serde_json::json;
@@ -68,12 +68,8 @@ async fn a_rubric_scores_steps_and_calls_alike() {
         let reply = call(&session, tool, json!({ "score": 9 })).await.unwrap();
         assert_eq!((reply.outcome.is_err(), reply.reward), (true, None));
     }
-    let invalid = session.call(AgentCall {
-        name: "say".into(),
-        arguments: Some(&raw(&json!([])).unwrap()),
-        ..AgentCall::default()
-    });
-    assert_eq!(invalid.await.unwrap().outcome.unwrap_err().error_type, ToolErrorType::InvalidArgs);
+    let reply = call(&session, "say", json!([])).await.unwrap();
+    assert_eq!(reply.outcome.unwrap_err().error_type, ToolErrorType::InvalidArgs);
     let reply = call(&session, "say", json!({ "score": 1, "done": true })).await.unwrap();
     assert_eq!((reply.reward, reply.done), (Some(Reward::Int(1)), true));
     // The agent's episode is over, the next one begins with a reset.

@@ -219,6 +219,26 @@ async fn arguments_are_written_only_when_asked_and_never_with_secrets() {
     }
 }
 
+/// A tool says as much as it likes; a cut must leave no part of a secret.
+#[tokio::test]
+async fn a_message_is_bounded_after_its_secrets_are_gone() {
+    let said = format!("{}hunter2{}", "x".repeat((16 << 10) - 3), "y".repeat(1_000_000));
+    let set = Set::new("set", &["complain", "fail"]).answering(move |tool, _| match tool {
+        "fail" => broken(&said),
+        _ => Work::done(Ok(ToolResult {
+            content: [Content::Text(said.clone())].into_iter().collect(),
+            is_error: true,
+            ..ToolResult::default()
+        })),
+    });
+    let (toolbox, sink) = audited(Toolbox::new(mounts(&[&Arc::new(set)])), false);
+    for tool in ["complain", "fail"] {
+        let record = record_of(&toolbox, &sink, tool, "{}").await;
+        let message = record["message"].as_str().unwrap();
+        assert!(message.len() == 16 << 10 && message.ends_with("x***"), "{tool}");
+    }
+}
+
 /// A redaction that leaves no JSON behind must not make the record unreadable.
 #[tokio::test]
 async fn arguments_that_are_no_json_once_redacted_are_left_out() {

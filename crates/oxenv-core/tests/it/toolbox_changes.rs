@@ -1,5 +1,6 @@
 //! Lists that change, and lists that come late.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,7 +66,7 @@ fn a_listing_is_made_once_per_change() {
         assert!(Arc::ptr_eq(one, &listing(spelling)), "{spelling:?}");
         assert!(serde_json::from_str::<Vec<serde_json::Value>>(one).unwrap()[0]["name"] == "a");
     }
-    assert_eq!(first.iter().map(|text| text.as_ref()).collect::<std::collections::HashSet<_>>().len(), 4);
+    assert_eq!(first.iter().collect::<HashSet<_>>().len(), 4);
     let tools = toolbox.tools(Principal::Agent);
     assert!(Arc::ptr_eq(&tools, &toolbox.tools(Principal::Agent)));
     set.change(&["a", "b"]);
@@ -99,10 +100,10 @@ fn toolboxes_with_the_same_lists_share_their_names() {
     assert!(Arc::ptr_eq(&listing(&one), &listing(&two)));
 }
 
-/// What was listed last is what is offered in the end, however calls, listings and changes overlap;
-/// and no call ever reaches a tool that it did not name.
+/// What was listed last is what is offered at once, however calls, listings and changes overlap: who
+/// is slow to make names must not put older ones back. And no call ever reaches a tool that it did not name.
 fn overlap(cache: Option<Arc<CatalogueCache>>) {
-    const CHANGES: usize = 3_000;
+    const CHANGES: usize = 10_000;
     let set = |name: &'static str| {
         Arc::new(Set::new(name, &["same"]).answering(move |tool, _| done(&json!([name, tool]))))
     };
@@ -163,27 +164,6 @@ fn calls_and_changes_overlap() {
 #[test]
 fn calls_and_changes_overlap_with_shared_names() {
     overlap(Some(Arc::default()));
-}
-
-/// Whoever is the slowest to make names must not put older ones back.
-#[test]
-fn the_last_change_is_the_one_that_stays() {
-    let set = Arc::new(Set::new("set", &["start"]));
-    let toolbox = Toolbox::new(mounts(&[&set]));
-    for round in 0..2_000 {
-        let name = format!("tool_{round}");
-        std::thread::scope(|scope| {
-            scope.spawn(|| set.change(&["between"]));
-            scope.spawn(|| names(&toolbox));
-            names(&toolbox);
-        });
-        std::thread::scope(|scope| {
-            scope.spawn(|| set.change(&[&name]));
-            scope.spawn(|| names(&toolbox));
-            names(&toolbox);
-        });
-        assert_eq!(names(&toolbox), [name.as_str()]);
-    }
 }
 
 #[tokio::test]
