@@ -85,7 +85,8 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 fn is_local(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn refusal(what: &str, value: Option<&str>, setting: &str) -> Response {
@@ -115,10 +116,20 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.8.8.8", "[::1]", "[::1]:8000"] {
             assert!(own.takes_host(host), "{host}");
         }
-        for host in
-            ["", ":80", "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example",
-                "localhost:x", "a@localhost", "[::1", "[::1]x", "192.168.0.1", "::1"]
-        {
+        for host in [
+            "",
+            ":80",
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "localhost:x",
+            "a@localhost",
+            "[::1",
+            "[::1]x",
+            "192.168.0.1",
+            "::1",
+        ] {
             assert!(!own.takes_host(host), "{host}");
         }
     }
@@ -141,15 +152,26 @@ mod tests {
     fn origins_are_the_servers_own_or_this_machines_or_listed() {
         let open = hosts("0.0.0.0", &[], &["https://app.example"]);
         let host = Some("env.example:8000");
-        for origin in
-            ["http://env.example:8000", "http://localhost:5173", "http://127.0.0.1", "https://[::1]:1", "https://App.example"]
-        {
+        for origin in [
+            "http://env.example:8000",
+            "http://localhost:5173",
+            "http://127.0.0.1",
+            "https://[::1]:1",
+            "https://App.example",
+        ] {
             assert!(open.takes_origin(origin, host), "{origin}");
         }
-        for origin in
-            ["null", "", "env.example:8000", "http://env.example", "https://app.example:444", "http://app.example",
-                "http://evil.example", "http://localhost.evil.example", "http://localhost:1/x"]
-        {
+        for origin in [
+            "null",
+            "",
+            "env.example:8000",
+            "http://env.example",
+            "https://app.example:444",
+            "http://app.example",
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "http://localhost:1/x",
+        ] {
             assert!(!open.takes_origin(origin, host), "{origin}");
         }
     }

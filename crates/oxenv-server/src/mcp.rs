@@ -20,6 +20,7 @@ mod short;
 mod stdio;
 mod transports;
 mod watch;
+mod words;
 
 use std::sync::Arc;
 
@@ -186,10 +187,11 @@ fn is_reply(text: &str) -> bool {
 /// it gets MCP's own error.
 fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcFault)> {
     let Manner::Unknown(revision) = manner else { return None };
-    let told = rpc.read_params().is_ok_and(|params| {
-        params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some())
-    });
-    let message = format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
+    let told = rpc
+        .read_params()
+        .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some()));
+    let message =
+        format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
     (!told).then(|| (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::ServerError, message)))
 }
 

@@ -10,7 +10,7 @@ use crate::config::Mode;
 /// One route in a table: method, path, summary, tag, request schema, response schema.
 type Row = (&'static str, &'static str, &'static str, &'static str, Option<&'static str>, &'static str);
 
-const COMMON: [Row; 15] = [
+const COMMON: [Row; 14] = [
     ("get", "/health", "Whether the server is alive", "Health", None, "Health"),
     ("get", "/ready", "Whether the server can take one more session", "Health", None, "Ready"),
     ("get", "/metadata", "What the environment is", "Environment Info", None, "Metadata"),
@@ -32,24 +32,30 @@ const COMMON: [Row; 15] = [
     ),
     ("post", "/{environment}/task", "One task", "Task API", Some("TaskRequest"), "Any"),
     ("post", "/{environment}/task_range", "A range of tasks", "Task API", Some("RangeRequest"), "Any"),
+];
+
+const MCP: [Row; 6] = [
     (
         "post",
         "/mcp",
-        "One JSON-RPC request of the MCP dialect",
+        "One message of MCP or of its OpenEnv dialect",
         "MCP",
         Some("JsonRpcRequest"),
         "JsonRpcResponse",
     ),
+    ("get", "/mcp", "The events of an MCP session", "MCP", None, "Events"),
+    ("delete", "/mcp", "The end of an MCP session", "MCP", None, "Any"),
+    (
+        "post",
+        "/sessions/{id}/mcp",
+        "The same to the tools of one session",
+        "MCP",
+        Some("JsonRpcRequest"),
+        "JsonRpcResponse",
+    ),
+    ("get", "/sessions/{id}/mcp", "The events of an MCP session", "MCP", None, "Events"),
+    ("delete", "/sessions/{id}/mcp", "The end of an MCP session", "MCP", None, "Any"),
 ];
-
-const SESSION_MCP: Row = (
-    "post",
-    "/sessions/{id}/mcp",
-    "One JSON-RPC request of the MCP dialect to a session",
-    "MCP",
-    Some("JsonRpcRequest"),
-    "JsonRpcResponse",
-);
 
 const CONTROL: [Row; 10] = [
     (
@@ -96,7 +102,7 @@ const CONTROL: [Row; 10] = [
 pub(crate) fn document(spec: &EnvironmentSpec, mode: Mode) -> Value {
     let mut paths = Map::new();
     let control: &[Row] = if mode == Mode::Simulation { &CONTROL } else { &[] };
-    for row in COMMON.iter().chain(control).chain([&SESSION_MCP]) {
+    for row in COMMON.iter().chain(control).chain(&MCP) {
         let path = paths.entry(row.1).or_insert_with(|| json!({}));
         path[row.0] = operation(row);
     }
@@ -115,8 +121,16 @@ pub(crate) fn document(spec: &EnvironmentSpec, mode: Mode) -> Value {
 
 fn operation(row: &Row) -> Value {
     let (method, path, summary, tag, request, response) = *row;
-    let media = if response == "Page" { "text/html" } else { "application/json" };
-    let success = if (method, path) == ("post", "/sessions") { "201" } else { "200" };
+    let media = match response {
+        "Page" => "text/html",
+        "Events" => "text/event-stream",
+        _ => "application/json",
+    };
+    let success = match (method, path) {
+        ("post", "/sessions") => "201",
+        ("delete", "/mcp" | "/sessions/{id}/mcp") => "202",
+        _ => "200",
+    };
     let mut operation = json!({
         "summary": summary,
         "tags": [tag],
@@ -158,6 +172,7 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
     let mut all = json!({
         "Any": {},
         "Page": text,
+        "Events": text,
         "Names": { "type": "array", "items": text },
         "Health": { "type": "object", "required": ["status"], "properties": { "status": { "enum": ["healthy", "draining"] } } },
         "Ready": {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::app::App;
 use crate::{http, mcp, ws};
@@ -30,10 +30,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/{environment}/task_range", post(http::tasks::task_range))
         .route("/ws", get(ws::control::upgrade))
         .route("/mcp", post(mcp::post).get(mcp::get).delete(mcp::delete))
-        .route(
-            "/sessions/{id}/mcp",
-            post(mcp::post_session).get(mcp::get_session).delete(mcp::delete_session),
-        );
+        .route("/sessions/{id}/mcp", session_mcp());
     if !app.production() {
         routes = routes
             .route("/reset", post(http::control::reset))
@@ -49,4 +46,8 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(http::fallback::not_found)
         .method_not_allowed_fallback(http::fallback::method_not_allowed)
         .with_state(app)
+}
+
+fn session_mcp() -> MethodRouter<Arc<App>> {
+    post(mcp::post_session).get(mcp::get_session).delete(mcp::delete_session)
 }

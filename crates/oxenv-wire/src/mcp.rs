@@ -217,7 +217,7 @@ impl<'a> RpcParams<'a> {
     /// The request's metadata, `_meta`; nothing when there is none or it is no object.
     #[must_use]
     pub fn meta(&self) -> Option<Object<'a>> {
-        self.0.as_ref()?.child("_meta")?.ok()
+        Object::from_raw(self.get("_meta")?).ok()
     }
 
     /// A value that is there and not null.

@@ -70,7 +70,9 @@ fn explain_path(path: &Path) -> String {
     match extension {
         "py" => format!("{shown} is a Python environment: this version has no Python host yet"),
         "yaml" => format!("{shown} describes a Python environment: this version has no Python host yet"),
-        _ if path.is_dir() => format!("{shown} has no openenv.yaml and no tools.yaml, so it is no environment"),
+        _ if path.is_dir() => {
+            format!("{shown} has no openenv.yaml and no tools.yaml, so it is no environment")
+        }
         _ => format!("{shown} is no environment: expected a folder with openenv.yaml, a .py or a .yaml file"),
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use oxenv_core::{AgentCall, Principal, SessionOptions};
 use oxenv_wire::{
-    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult, ToolSpelling,
-    write_rpc_error, write_rpc_result,
+    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult,
+    ToolSpelling, write_rpc_error, write_rpc_result,
 };
 use serde_json::json;
 

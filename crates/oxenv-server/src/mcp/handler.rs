@@ -8,30 +8,32 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
-use oxenv_core::{Extras, Failure, Principal, RequestFault};
-use oxenv_wire::{McpEra, RawJson, RpcFault, ToolSpelling, raw, write_mcp_call};
+use oxenv_core::{Extras, Failure, Principal};
+use oxenv_wire::{McpEra, RawJson, ToolSpelling, raw, write_mcp_call};
+use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-    DiscoverResult, ErrorCode, ErrorData, GetPromptRequestParams, GetPromptResponse,
-    Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
+    CustomRequest, CustomResult, DiscoverResult, ErrorCode, ErrorData, GetPromptRequestParams,
+    GetPromptResponse, Implementation, InitializeRequestParams, InitializeResult, ListPromptsResult,
     ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-    ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, RequestMetaObject, ServerCapabilities,
-    ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool,
-    UnsubscribeRequestParams,
+    ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+    SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
 };
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
-use rmcp::ServerHandler;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::begun::{Asked, Begun, Handed};
 use super::http::Epoch;
 use super::line::{Client, Wants};
 use super::reach::{Reach, Target};
-use super::severity::{Level, Severity};
+use super::severity::Level;
 use super::short::told;
-use super::watch::{Subscribed, Watcher, tell_listener};
+use super::watch::{Offer, Subscribed, Watcher, tell_listener};
+use super::words::{
+    Answer, cancelled, declined, era, first_page, has_prompts, has_resources, internal, items, parsed,
+    refused, severity, wants_input, with_meta,
+};
 use crate::app::App;
 use crate::error;
 
@@ -44,10 +46,23 @@ pub(super) struct ToolboxHandler {
     info: OnceLock<ServerConfig>,
     level: Level,
     subscribed: Subscribed,
+    /// What was offered before the client could ask: what changes from then on it is told.
+    offer: Mutex<Option<Offer>>,
     watcher: Mutex<Option<Watcher>>,
 }
 
-type Answer<T> = Result<T, ErrorData>;
+/// Methods with parameters that a request can get wrong.
+const KNOWN: [&str; 9] = [
+    "tools/list",
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "prompts/list",
+    "prompts/get",
+    "completion/complete",
+];
 
 impl ToolboxHandler {
     pub(super) async fn new(app: &Arc<App>, target: Target, level: Level) -> Result<Arc<Self>, Failure> {
@@ -59,6 +74,7 @@ impl ToolboxHandler {
             info: OnceLock::new(),
             level,
             subscribed: Arc::default(),
+            offer: Mutex::default(),
             watcher: Mutex::default(),
         }))
     }
@@ -70,13 +86,27 @@ impl ToolboxHandler {
         Ok(reach)
     }
 
-    async fn extras(&self, request: Option<PaginatedRequestParams>, of: fn(&Extras) -> bool) -> Answer<Extras> {
+    fn remember(&self, offer: Offer) {
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
+    }
+
+    fn remembered(&self) -> Option<Offer> {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn extras(
+        &self,
+        request: Option<PaginatedRequestParams>,
+        of: fn(&Extras) -> bool,
+    ) -> Answer<Extras> {
         first_page(request)?;
         let declared = of(&self.reach.toolbox().extras(Principal::Agent));
         let extras = self.reach().await?.toolbox().extras(Principal::Agent);
         match declared || of(&extras) {
             true => Ok(extras),
-            false => Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nothing of that kind is offered here", None)),
+            false => {
+                Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nothing of that kind is offered here", None))
+            }
         }
     }
 
@@ -85,14 +115,20 @@ impl ToolboxHandler {
         method: &str,
         params: &T,
         context: &RequestContext<RoleServer>,
-    ) -> Answer<RawJson> {
+    ) -> Answer<Value> {
         let parameters = with_meta(params, &context.meta)?;
         let reach = self.reach().await?;
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
-            () = context.ct.cancelled() => Err(cancelled()),
-            answer = reach.request(method, &parameters) => answer.map_err(declined),
+            () = context.ct.cancelled() => return Err(cancelled()),
+            answer = reach.request(method, &parameters) => answer.map_err(declined)?,
+        };
+        let mut answer: Value = serde_json::from_str(answer.get()).map_err(internal)?;
+        if let Some(answer) = answer.as_object_mut() {
+            // rmcp takes it off again for clients that do not know it.
+            answer.entry("resultType").or_insert_with(|| "complete".into());
         }
+        Ok(answer)
     }
 
     fn declared(&self) -> ServerConfig {
@@ -113,7 +149,11 @@ impl ToolboxHandler {
         ServerConfig::new(capabilities).with_server_info(me).with_instructions(spec.description.clone())
     }
 
-    async fn begin(&self, params: &CallToolRequestParams, context: &RequestContext<RoleServer>) -> Answer<Begun> {
+    async fn begin(
+        &self,
+        params: &CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Answer<Begun> {
         let text = |text: RawJson| Bytes::from(String::from(Box::<str>::from(text)));
         let arguments = params.arguments.as_ref().map(raw).transpose().map_err(internal)?;
         let parts = context.extensions.get::<Parts>();
@@ -144,7 +184,8 @@ impl ServerHandler for ToolboxHandler {
         request: InitializeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Answer<InitializeResult> {
-        self.reach().await?;
+        let reach = self.reach().await?;
+        self.remember(Offer::of(reach.toolbox()));
         context.peer.set_peer_info(request.clone());
         self.negotiate_initialize(&request)
     }
@@ -161,6 +202,7 @@ impl ServerHandler for ToolboxHandler {
             self.target.clone(),
             Arc::clone(&self.subscribed),
             context.peer,
+            self.remembered(),
         );
         *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
     }
@@ -193,15 +235,13 @@ impl ServerHandler for ToolboxHandler {
             None => self.begin(&params, &context).await?,
         };
         let era = era(&context);
-        let client = Client {
-            peer: context.peer.clone(),
-            capabilities: context.client_capabilities().unwrap_or_default(),
-            era,
-        };
+        let capabilities = context.client_capabilities().unwrap_or_default();
+        let declared = || serde_json::to_value(&capabilities).unwrap_or_default();
+        let client = Client { peer: context.peer.clone(), capabilities: capabilities.clone(), era };
         let outcome = tokio::select! {
             biased;
             () = context.ct.cancelled() => return Err(cancelled()),
-            outcome = begun.finish(client) => told(outcome, era).map_err(refused)?,
+            outcome = begun.finish(client) => told(outcome, era, declared).map_err(refused)?,
         };
         let wants_input = outcome.as_ref().is_ok_and(|result| result.input_required.is_some());
         let mut text = String::new();
@@ -245,10 +285,9 @@ impl ServerHandler for ToolboxHandler {
         params: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Answer<ReadResourceResponse> {
-        let answer = self.asked("resources/read", &params, &context).await?;
-        match wants_input(&answer) {
-            true => parsed(&answer).map(ReadResourceResponse::InputRequired),
-            false => parsed(&answer).map(ReadResourceResponse::Complete),
+        match self.asked("resources/read", &params, &context).await? {
+            answer if wants_input(&answer) => parsed(answer).map(ReadResourceResponse::InputRequired),
+            answer => parsed(answer).map(ReadResourceResponse::Complete),
         }
     }
 
@@ -257,10 +296,9 @@ impl ServerHandler for ToolboxHandler {
         params: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Answer<GetPromptResponse> {
-        let answer = self.asked("prompts/get", &params, &context).await?;
-        match wants_input(&answer) {
-            true => parsed(&answer).map(GetPromptResponse::InputRequired),
-            false => parsed(&answer).map(GetPromptResponse::Complete),
+        match self.asked("prompts/get", &params, &context).await? {
+            answer if wants_input(&answer) => parsed(answer).map(GetPromptResponse::InputRequired),
+            answer => parsed(answer).map(GetPromptResponse::Complete),
         }
     }
 
@@ -269,7 +307,7 @@ impl ServerHandler for ToolboxHandler {
         params: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Answer<CompleteResult> {
-        parsed(&self.asked("completion/complete", &params, &context).await?)
+        parsed(self.asked("completion/complete", &params, &context).await?)
     }
 
     #[expect(deprecated, reason = "the log is part of every revision so far")]
@@ -308,7 +346,24 @@ impl ServerHandler for ToolboxHandler {
         }
     }
 
+    /// rmcp takes a request that it cannot read for one of a method that it does not know.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Answer<CustomResult> {
+        let method = request.method;
+        Err(match KNOWN.contains(&method.as_str()) {
+            true => {
+                let message = format!("Invalid params - they are not as {method} has them");
+                ErrorData::new(ErrorCode::INVALID_PARAMS, message, None)
+            }
+            false => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"), None),
+        })
+    }
+
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        self.remember(Offer::of(self.reach.toolbox()));
         Some(requested.clone())
     }
 
@@ -316,91 +371,8 @@ impl ServerHandler for ToolboxHandler {
         tokio::select! {
             () = context.cancelled() => {}
             () = self.app.stopping.cancelled() => {}
-            () = tell_listener(&self.app, &self.target, context.sink()) => {}
+            () = tell_listener(&self.app, &self.target, context.sink(), self.remembered()) => {}
         }
         Ok(())
     }
-}
-
-/// The era of a request.
-fn era(context: &RequestContext<RoleServer>) -> McpEra {
-    match context.protocol_version() {
-        Some(version) if version >= ProtocolVersion::V_2026_07_28 => McpEra::Stateless,
-        _ => McpEra::Handshake,
-    }
-}
-
-#[expect(deprecated, reason = "the log is part of every revision so far")]
-fn severity(level: rmcp::model::LoggingLevel) -> Severity {
-    let name = serde_json::to_value(level).unwrap_or_default();
-    Severity::of(name.as_str().unwrap_or_default())
-}
-
-/// Lists come as one page, so no cursor was ever given out.
-fn first_page(request: Option<PaginatedRequestParams>) -> Answer<()> {
-    match request.and_then(|request| request.cursor) {
-        None => Ok(()),
-        Some(cursor) => {
-            let message = format!("unknown cursor '{cursor}': lists come as one page");
-            Err(ErrorData::new(ErrorCode::INVALID_PARAMS, message, None))
-        }
-    }
-}
-
-fn has_resources(extras: &Extras) -> bool {
-    !(extras.resources.is_empty() && extras.templates.is_empty())
-}
-
-fn has_prompts(extras: &Extras) -> bool {
-    !extras.prompts.is_empty()
-}
-
-/// The items that are what MCP says they are; one that is not must not hide the others.
-fn items<T: DeserializeOwned>(items: Vec<Value>) -> Vec<T> {
-    let read = |item: Value| {
-        let name = item.get("name").cloned().unwrap_or_default();
-        serde_json::from_value(item)
-            .inspect_err(|error| tracing::warn!(%name, %error, "left out of a list: it is not as MCP spells it"))
-            .ok()
-    };
-    items.into_iter().filter_map(read).collect()
-}
-
-/// Parameters as they were sent: rmcp keeps their metadata elsewhere.
-fn with_meta<T: Serialize>(params: &T, meta: &RequestMetaObject) -> Answer<RawJson> {
-    let mut params = serde_json::to_value(params).map_err(internal)?;
-    let meta = serde_json::to_value(meta).map_err(internal)?;
-    if meta.as_object().is_some_and(|meta| !meta.is_empty()) {
-        params["_meta"] = meta;
-    }
-    raw(&params).map_err(internal)
-}
-
-fn wants_input(answer: &RawJson) -> bool {
-    let answer: Value = serde_json::from_str(answer.get()).unwrap_or_default();
-    answer["resultType"] == "input_required"
-}
-
-fn parsed<T: DeserializeOwned>(answer: &RawJson) -> Answer<T> {
-    serde_json::from_str(answer.get())
-        .map_err(|error| internal(format!("the answer of the toolset is not one of MCP's: {error}")))
-}
-
-fn refused(fault: RpcFault) -> ErrorData {
-    let data = Some(fault.data).filter(|data| !data.is_null());
-    ErrorData::new(ErrorCode(fault.code as i32), fault.message, data)
-}
-
-fn declined(fault: RequestFault) -> ErrorData {
-    let data = Some(fault.data).filter(|data| !data.is_null());
-    ErrorData::new(ErrorCode(fault.code), fault.message, data)
-}
-
-fn internal(error: impl std::fmt::Display) -> ErrorData {
-    ErrorData::new(ErrorCode::INTERNAL_ERROR, error.to_string(), None)
-}
-
-/// Nobody reads it: whoever cancelled waits for no answer.
-fn cancelled() -> ErrorData {
-    ErrorData::new(ErrorCode::INTERNAL_ERROR, "the request was cancelled", None)
 }

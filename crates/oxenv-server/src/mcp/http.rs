@@ -153,7 +153,8 @@ async fn reworded(response: Response, id: RpcId<'_>) -> Response {
     let (status, fault) = match parts.status {
         // The message is JSON-RPC, or it had not come here.
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            let message = format!("Invalid params - {}", text.trim_start_matches("fail to deserialize request body "));
+            let message =
+                format!("Invalid params - {}", text.trim_start_matches("fail to deserialize request body "));
             (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::InvalidParams, message))
         }
         status => (status, RpcFault::new(RpcCode::ServerError, text)),

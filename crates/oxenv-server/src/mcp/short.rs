@@ -7,9 +7,10 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use oxenv_core::{AgentCall, Failure, Principal};
 use oxenv_wire::{
-    McpEra, Object, RpcCode, RpcFault, RpcParams, RpcRequest, ToolErrorType, ToolSpelling, read, write_mcp_call,
-    write_mcp_tools, write_rpc_error, write_rpc_result,
+    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolErrorType,
+    ToolResult, ToolSpelling, read, write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
 };
+use serde_json::{Value, json};
 
 use super::begun::{Asked, Begun};
 use super::dialect::{meant, no_input};
@@ -40,8 +41,10 @@ pub(super) enum Short {
 }
 
 /// How a plain request is to be answered.
-struct Plain {
+struct Plain<'a> {
     era: McpEra,
+    /// What the client says that it can do, where a request has to say so.
+    capabilities: Option<Json<'a>>,
     /// What a client that can hear of more than the outcome wants to hear.
     wants: Option<Wants>,
     /// The transport session that it belongs to.
@@ -81,14 +84,18 @@ pub(super) async fn answer(
 }
 
 /// How to answer, if the request is plainly what it should be in its era.
-fn plain(
+fn plain<'a>(
     manner: Manner<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
-    params: &RpcParams<'_>,
+    params: &RpcParams<'a>,
     within: Option<InUse>,
-) -> Option<Plain> {
+) -> Option<Plain<'a>> {
     let meta = params.meta();
+    // Metadata that cannot be read is not for here.
+    if meta.is_some() != params.get("_meta").is_some() {
+        return None;
+    }
     let revision = meta.as_ref().and_then(|meta| meta.get(META_VERSION));
     let era = match manner {
         Manner::Stateless => McpEra::Stateless,
@@ -98,7 +105,8 @@ fn plain(
     if era == McpEra::Stateless {
         let meta = meta.as_ref()?;
         let same = read::<&str>(revision?).is_ok_and(|revision| revision == STATELESS);
-        if !same || !meta.get(META_CAPABILITIES)?.is_object() || single(headers, "mcp-method")? != rpc.method {
+        if !same || !meta.get(META_CAPABILITIES)?.is_object() || single(headers, "mcp-method")? != rpc.method
+        {
             return None;
         }
         if rpc.method == "tools/call" {
@@ -110,7 +118,8 @@ fn plain(
         }
     }
     let wants = wants(meta.as_ref(), within.as_ref())?;
-    Some(Plain { era, wants, within })
+    let capabilities = meta.as_ref().and_then(|meta| meta.get(META_CAPABILITIES));
+    Some(Plain { era, capabilities, wants, within })
 }
 
 /// What the client wants to hear; the outer nothing when it says so in words that are not plain.
@@ -133,7 +142,7 @@ async fn list(
     door: Door<'_>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
-    plain: &Plain,
+    plain: &Plain<'_>,
 ) -> Result<Short, RpcFault> {
     if params.get("cursor").is_some() {
         return Ok(Short::No);
@@ -152,7 +161,7 @@ async fn call(
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
-    plain: Plain,
+    plain: Plain<'_>,
     body: &Bytes,
 ) -> Result<Short, RpcFault> {
     let tool = params.tool_call()?;
@@ -160,10 +169,11 @@ async fn call(
     if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
         return Ok(Short::No);
     }
-    let request = rpc.params.filter(|_| params.get("_meta").is_some() || params.get("requestState").is_some());
+    let more = ["_meta", "inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
+    let request = rpc.params.filter(|_| more);
     let outcome = match plain.wants {
         None => {
-            let request = request.map(oxenv_wire::Json::raw);
+            let request = request.map(Json::raw);
             let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, caller: None, request };
             reach.call(call).await
         }
@@ -182,22 +192,63 @@ async fn call(
             }
         }
     };
-    let outcome = told(outcome, plain.era)?;
+    let declared = || plain.capabilities.and_then(|declared| read(declared).ok()).unwrap_or_default();
+    let outcome = match told(outcome, plain.era, declared) {
+        // MCP's own status for it.
+        Err(fault) if fault.code == RpcCode::MissingCapability => {
+            return Ok(Short::Refused(StatusCode::BAD_REQUEST, fault));
+        }
+        outcome => outcome?,
+    };
     let mut out = String::with_capacity(256);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_call(out, plain.era, outcome.as_ref()));
     Ok(Short::Answered(out))
 }
 
-/// An outcome as a client of MCP is told of it: a tool that does not exist and a session that cannot
-/// run the call are errors of the protocol, all else is a result.
-pub(super) fn told(outcome: Result<Outcome, Failure>, era: McpEra) -> Result<Outcome, RpcFault> {
-    match outcome.map_err(|failure| error::rpc(&failure))? {
-        Err(error) if error.error_type == ToolErrorType::ToolNotFound => {
-            Err(RpcFault::new(RpcCode::InvalidParams, error.message))
+/// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
+/// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
+/// session that cannot run the call; all else is a result.
+pub(super) fn told(
+    outcome: Result<Outcome, Failure>,
+    era: McpEra,
+    declared: impl FnOnce() -> Value,
+) -> Result<Outcome, RpcFault> {
+    let outcome = outcome.map_err(|failure| error::rpc(&failure))?;
+    match &outcome {
+        Err(error)
+            if error.error_type == ToolErrorType::ToolNotFound
+                || error.code == Some(ErrorCode::ValidationError) =>
+        {
+            Err(RpcFault::new(RpcCode::InvalidParams, error.message.as_str()))
         }
-        Ok(result) if result.input_required.is_some() && era == McpEra::Handshake => Ok(Err(no_input())),
-        outcome => Ok(outcome),
+        Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => Ok(Err(no_input())),
+        Ok(ToolResult { input_required: Some(wanted), .. }) => match lacking(wanted, &declared()) {
+            Some(lacking) => Err(RpcFault {
+                code: RpcCode::MissingCapability,
+                message: "the tool asks for what the client did not declare that it can do".to_owned(),
+                data: json!({ "requiredCapabilities": lacking }),
+            }),
+            None => Ok(outcome),
+        },
+        _ => Ok(outcome),
     }
+}
+
+/// The capabilities that a client needs to give the wanted input and did not declare.
+fn lacking(wanted: &RawJson, declared: &Value) -> Option<Value> {
+    let wanted: Value = serde_json::from_str(wanted.get()).unwrap_or_default();
+    let asked = wanted["inputRequests"].as_object()?.values();
+    let needed = asked.filter_map(|request| match request["method"].as_str()? {
+        "elicitation/create" => Some("elicitation"),
+        "sampling/createMessage" => Some("sampling"),
+        "roots/list" => Some("roots"),
+        _ => None,
+    });
+    let lacking: serde_json::Map<String, Value> = needed
+        .filter(|capability| declared.get(capability).is_none())
+        .map(|capability| (capability.to_owned(), json!({})))
+        .collect();
+    (!lacking.is_empty()).then_some(Value::Object(lacking))
 }
 
 /// What the request reaches.
@@ -205,7 +256,7 @@ async fn connected(
     app: &App,
     door: Door<'_>,
     params: &RpcParams<'_>,
-    plain: &Plain,
+    plain: &Plain<'_>,
 ) -> Result<Reach, RpcFault> {
     match &plain.within {
         Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
@@ -220,12 +271,15 @@ fn wants_headers(reach: &Reach, name: &str) -> bool {
     tool.is_some_and(|tool| marked(&tool.input_schema))
 }
 
-fn marked(schema: &serde_json::Value) -> bool {
-    let Some(properties) = schema.get("properties").and_then(serde_json::Value::as_object) else { return false };
+fn marked(schema: &Value) -> bool {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return false;
+    };
     properties.values().any(|property| property.get("x-mcp-header").is_some() || marked(property))
 }
 
 pub(super) fn unknown_session() -> RpcFault {
-    let message = "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
+    let message =
+        "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
     RpcFault::new(RpcCode::ServerError, message)
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use oxenv_core::{EndReason, SessionOptions};
-use rmcp::service::serve_server_with_ct;
+use rmcp::service::{ServerInitializeError, serve_server_with_ct};
 use rmcp::transport::stdio;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -44,8 +44,12 @@ pub async fn serve_pipe(
     let handler = handler.map_err(io::Error::other)?;
     let stopped = CancellationToken::new();
     let served = async {
-        let running = serve_server_with_ct(handler, (input, output), stopped.clone());
-        running.await.map_err(io::Error::other)?.waiting().await.map_err(io::Error::other)
+        match serve_server_with_ct(handler, (input, output), stopped.clone()).await {
+            Ok(running) => running.waiting().await.map(drop).map_err(io::Error::other),
+            // A client that leaves without a word, or is told to, has done nothing wrong.
+            Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     };
     tokio::pin!(served);
     let outcome = tokio::select! {
@@ -57,5 +61,5 @@ pub async fn serve_pipe(
     };
     drop(attachment);
     session.end(EndReason::Closed);
-    outcome.map(drop)
+    outcome
 }

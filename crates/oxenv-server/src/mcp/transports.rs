@@ -11,7 +11,9 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use oxenv_wire::{RpcCode, RpcFault};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
-use rmcp::transport::streamable_http_server::session::local::{LocalSessionManager, LocalSessionManagerError};
+use rmcp::transport::streamable_http_server::session::local::{
+    LocalSessionManager, LocalSessionManagerError,
+};
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId, SessionManager};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -98,7 +100,8 @@ impl Transports {
         let oldest = {
             let table = self.table();
             let idle = table.iter().filter(|(_, transport)| transport.is_idle());
-            idle.min_by_key(|(_, transport)| transport.last.load(Ordering::Acquire)).map(|(id, _)| Arc::clone(id))
+            idle.min_by_key(|(_, transport)| transport.last.load(Ordering::Acquire))
+                .map(|(id, _)| Arc::clone(id))
         };
         if let Some(id) = oldest {
             self.end(&id).await;
@@ -191,7 +194,11 @@ impl Manager {
     }
 
     /// A stream that keeps its transport session in use.
-    fn using<S>(&self, id: &SessionId, stream: S) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static
+    fn using<S>(
+        &self,
+        id: &SessionId,
+        stream: S,
+    ) -> impl Stream<Item = ServerSseMessage> + Send + Sync + 'static
     where
         S: Stream<Item = ServerSseMessage> + Send + Sync + 'static,
     {

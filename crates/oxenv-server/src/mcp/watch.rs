@@ -27,9 +27,9 @@ impl Watcher {
         target: Target,
         subscribed: Subscribed,
         client: Peer<RoleServer>,
+        mut offer: Option<Offer>,
     ) -> Self {
         Watcher(tokio::spawn(async move {
-            let mut offer = None;
             while let Some(changed) = next(&app, &target, &mut offer).await {
                 if let Err(error) = tell(changed, &subscribed, &client).await {
                     tracing::debug!(%error, "a client no longer hears of changes");
@@ -47,8 +47,12 @@ impl Drop for Watcher {
 }
 
 /// Tells who listens on a stream of its own, for as long as the future is polled.
-pub(super) async fn tell_listener(app: &App, target: &Target, listener: &SubscriptionSink) {
-    let mut offer = None;
+pub(super) async fn tell_listener(
+    app: &App,
+    target: &Target,
+    listener: &SubscriptionSink,
+    mut offer: Option<Offer>,
+) {
     while let Some(changed) = next(app, target, &mut offer).await {
         if let Err(error) = tell_one(changed, listener).await {
             tracing::debug!(%error, "a listener no longer hears of changes");
@@ -58,7 +62,7 @@ pub(super) async fn tell_listener(app: &App, target: &Target, listener: &Subscri
 }
 
 /// What an agent is offered at one moment.
-struct Offer {
+pub(super) struct Offer {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
@@ -80,7 +84,7 @@ impl Changed {
 }
 
 impl Offer {
-    fn of(toolbox: &Arc<Toolbox>) -> Self {
+    pub(super) fn of(toolbox: &Arc<Toolbox>) -> Self {
         Offer {
             of: Arc::clone(toolbox),
             seen: toolbox.changes().count(),
@@ -139,7 +143,11 @@ async fn tell(
 
 async fn tell_one(changed: Changed, listener: &SubscriptionSink) -> Result<(), SubscriptionSendError> {
     let SubscriptionFilter {
-        tools_list_changed, prompts_list_changed, resources_list_changed, resource_subscriptions, ..
+        tools_list_changed,
+        prompts_list_changed,
+        resources_list_changed,
+        resource_subscriptions,
+        ..
     } = listener.accepted();
     if changed.tools && *tools_list_changed == Some(true) {
         listener.notify_tool_list_changed().await?;

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use axum::extract::Request;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use oxenv_core::{EndReason, SessionOptions};
 use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};

@@ -49,7 +49,7 @@ async fn a_step_that_does_not_finish_is_cut_off_in_time() {
         let overhttp = tokio::spawn({
             let address = served.address;
             let body = json!({ "action": { "do": how } }).to_string();
-            let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+            let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
             let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
             async move { crate::client::raw(address, request.as_bytes()).await }
         });
@@ -76,7 +76,7 @@ async fn idle_sockets_and_connections_do_not_hold_it_up() {
     let (control, agent) = (served.ws("/ws").await, served.ws("/mcp").await);
     until("each has a session", || served.active() == 2).await;
     let mut kept = TcpStream::connect(served.address).await.unwrap();
-    kept.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    kept.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut head = [0; 15];
     soon(kept.read_exact(&mut head)).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
@@ -98,8 +98,7 @@ async fn peers_that_do_nothing_hold_it_up_no_longer_than_the_drain() {
     let mut half_head = TcpStream::connect(served.address).await.unwrap();
     half_head.write_all(b"GET /health HT").await.unwrap();
     let mut half_body = TcpStream::connect(served.address).await.unwrap();
-    let head =
-        "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
     half_body.write_all(head.as_bytes()).await.unwrap();
     until("all are connected", || served.active() == 1 && served.app.connections() >= 3).await;
     let started = Instant::now();

@@ -139,7 +139,7 @@ async fn a_reader_of_http_that_takes_nothing_is_dropped() {
     let served = with(ServerConfig { stall: Duration::from_millis(100), ..ServerConfig::default() }).await;
     let mut slow = TcpStream::connect(served.address).await.unwrap();
     let body = json!({ "action": { "do": "big", "bytes": 60 << 20 } }).to_string();
-    let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     slow.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     until("it is connected", || served.app.connections() == 1).await;
     until("it is dropped", || served.app.connections() == 0).await;
@@ -158,7 +158,8 @@ async fn a_reader_that_takes_a_little_at_a_time_gets_everything() {
     let mut slow = TcpStream::connect(served.address).await.unwrap();
     let size = 30 << 20;
     let body = json!({ "action": { "do": "big", "bytes": size } }).to_string();
-    let head = "POST /step HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let head =
+        "POST /step HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n";
     slow.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     let mut some = vec![0; 512 << 10];
     let mut got = 0;
@@ -190,7 +191,7 @@ fn a_client_to_be_killed() {
     match std::env::var(SENDS).unwrap().as_str() {
         "http" => {
             let body = json!({ "action": wait }).to_string();
-            let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+            let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
             write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         }
         sends => {

@@ -31,12 +31,12 @@ async fn what_is_no_http_gets_400_or_nothing() {
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nno colon\r\n\r\n",
         b"GET /health HTTP/1.1\r\nna\xffme: x\r\n\r\n",
-        b"POST /step HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
-        b"POST /step HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
-        b"POST /step HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999999\r\n\r\n",
-        b"POST /step HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+        b"POST /step HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let got = raw(served.address, bytes).await;
@@ -53,12 +53,15 @@ async fn what_is_no_http_gets_400_or_nothing() {
 async fn a_head_that_is_too_large() {
     let served = serve().await;
     let long = "x".repeat(1 << 20);
-    let got =
-        raw(served.address, format!("GET /health HTTP/1.1\r\nhost: a\r\nx-long: {long}\r\n\r\n").as_bytes())
-            .await;
+    let got = raw(
+        served.address,
+        format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: {long}\r\n\r\n").as_bytes(),
+    )
+    .await;
     assert!(got.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&got));
     let path = "x".repeat(100_000);
-    let got = raw(served.address, format!("GET /{path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
+    let got =
+        raw(served.address, format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await;
     assert!(got.starts_with(b"HTTP/1.1 414 "), "{}", String::from_utf8_lossy(&got));
     let many = "x: y\r\n".repeat(1000);
     let got = raw(served.address, format!("GET /health HTTP/1.1\r\n{many}\r\n").as_bytes()).await;
@@ -81,7 +84,7 @@ async fn unknown_paths_and_methods() {
         ("GET", "/reset", "POST"),
         ("GET", "/step", "POST"),
         ("POST", "/state", "GET,HEAD"),
-        ("PUT", "/mcp", "POST"),
+        ("PUT", "/mcp", "POST,GET,DELETE"),
         ("DELETE", "/mcp", "POST"),
         ("GET", "/mcp", "POST"),
         ("POST", "/ws", "GET,HEAD"),
@@ -356,7 +359,7 @@ async fn a_body_that_is_too_large() {
     }
     // One that does not say how long it is, and one that says so and never sends it.
     let chunks = format!("{:x}\r\n{}\r\n", 600, "x".repeat(600)).repeat(3);
-    let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     let got =
         raw(served.address, format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n").as_bytes())
             .await;
@@ -370,7 +373,7 @@ async fn a_body_that_never_ends_gets_408() {
     for path in ["/step", "/mcp"] {
         let mut slow = TcpStream::connect(served.address).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{"
         );
         slow.write_all(head.as_bytes()).await.unwrap();
         let mut got = Vec::new();
@@ -384,7 +387,7 @@ async fn a_body_that_never_ends_gets_408() {
 #[tokio::test(start_paused = true)]
 async fn a_head_that_never_ends_is_given_up() {
     let served = serve().await;
-    for begin in ["", "GET /hea", "GET /health HTTP/1.1\r\nhost: a\r\n"] {
+    for begin in ["", "GET /hea", "GET /health HTTP/1.1\r\nhost: localhost\r\n"] {
         let mut slow = TcpStream::connect(served.address).await.unwrap();
         slow.write_all(begin.as_bytes()).await.unwrap();
         let mut got = Vec::new();
@@ -399,8 +402,8 @@ async fn a_head_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn requests_in_one_go_are_answered_in_order() {
     let served = serve().await;
-    let one = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 27\r\n\r\n{\"action\":{\"do\":\"count\"}} \n";
-    let last = "GET /state HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let one = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 27\r\n\r\n{\"action\":{\"do\":\"count\"}} \n";
+    let last = "GET /state HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let got = raw(served.address, format!("{}{last}", one.repeat(20)).as_bytes()).await;
     let text = String::from_utf8(got).unwrap();
     let counts: Vec<usize> = text

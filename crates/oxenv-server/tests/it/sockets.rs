@@ -153,7 +153,7 @@ async fn a_client_of_http_that_vanishes_cancels_its_step() {
     let served = serve().await;
     let mut client = TcpStream::connect(served.address).await.unwrap();
     let body = json!({ "action": { "do": "wait" } }).to_string();
-    let head = "POST /step HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     client.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     served.stage.entered().await;
     drop(client);

@@ -2,11 +2,14 @@
 //!
 //! Invariant: an id goes back exactly as it came, so nobody reads it as a number and writes it again.
 
-use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error, write_rpc_result};
+use oxenv_wire::{
+    ErrorCode, Json, McpEra, RpcCode, RpcFault, RpcId, RpcRequest, ToolError, ToolErrorType, ToolResult,
+    write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
+};
 use serde_json::{Value, json};
 
 use crate::golden::{Golden, check};
-use crate::results::{results, tools};
+use crate::results::{raw, results, tools};
 
 pub(crate) fn goldens() -> Vec<Golden> {
     let mut goldens = vec![
@@ -29,6 +32,43 @@ pub(crate) fn goldens() -> Vec<Golden> {
         with_id(id, |id| write_rpc_error(&mut out, id, &fault));
         Golden::reply(format!("rpc-error-{name}"), out)
     }));
+    goldens.extend(mcp());
+    goldens
+}
+
+/// What MCP's clients get where stock clients get the dialect, in both eras.
+fn mcp() -> Vec<Golden> {
+    let text = ToolResult::from_value("hi").expect("a string is JSON");
+    let image = crate::results::image_result();
+    let wanted =
+        r#"{"resultType":"input_required","inputRequests":{"q":{"method":"roots/list","params":{}}}}"#;
+    let wants = ToolResult { input_required: Some(raw(wanted)), ..ToolResult::default() };
+    let refused = ToolError::new(ToolErrorType::InvalidArgs, "call[add]: 'a' is missing");
+    let denied = ToolError::new(ToolErrorType::ExecutionError, "tool 'add' is not allowed here")
+        .with_code(ErrorCode::Denied);
+    let calls = [
+        ("text", Ok(&text)),
+        ("image", Ok(&image)),
+        ("input-required", Ok(&wants)),
+        ("refused", Err(&refused)),
+        ("denied", Err(&denied)),
+    ];
+    let listed: Vec<String> = tools().iter().map(|tool| tool.for_mcp().get().to_owned()).collect();
+    let listed = format!("[{}]", listed.join(","));
+    let mut goldens = Vec::new();
+    for (era, name) in [(McpEra::Handshake, "handshake"), (McpEra::Stateless, "stateless")] {
+        for (call, outcome) in calls {
+            let mut out = String::new();
+            write_mcp_call(&mut out, era, outcome);
+            // Where there is no way to ask, the door gives an error instead.
+            if era == McpEra::Stateless || call != "input-required" {
+                goldens.push(result(&format!("mcp-{name}-call-{call}"), "2", &out));
+            }
+        }
+        let mut out = String::new();
+        write_mcp_tools(&mut out, era, &listed);
+        goldens.push(result(&format!("mcp-{name}-tools"), "1", &out));
+    }
     goldens
 }
 
@@ -98,8 +138,25 @@ fn codes_are_json_rpcs_numbers() {
         (RpcCode::InvalidParams, -32602),
         (RpcCode::InternalError, -32603),
         (RpcCode::ServerError, -32000),
+        (RpcCode::MissingCapability, -32021),
     ];
     for (code, number) in codes {
         assert_eq!(code as i32, number);
+    }
+}
+
+#[test]
+fn parameters_are_asked_for_what_is_in_them() {
+    let request = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add","_meta":{"progressToken":7,"a/b":{"c":1}},"cursor":null}}"#;
+    let params =
+        RpcRequest::parse(request).expect("it is a request").read_params().expect("they are an object");
+    let meta = params.meta().expect("there is metadata");
+    assert_eq!(meta.get("progressToken").map(Json::get), Some("7"));
+    assert_eq!(meta.get("a/b").map(Json::get), Some(r#"{"c":1}"#));
+    assert!(params.get("cursor").is_none(), "null counts as absent");
+    for without in [r#"{}"#, r#"{"_meta":null}"#, r#"{"_meta":[]}"#, r#"{"_meta":{"a":1,"a":2}}"#] {
+        let request = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{without}}}"#);
+        let params = RpcRequest::parse(&request).expect("it is a request").read_params();
+        assert!(params.expect("they are an object").meta().is_none(), "{without}");
     }
 }
