@@ -25,8 +25,11 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // Other crates tell what crosses a wire when they are asked for more than warnings, and that may
-    // hold secrets which only we can recognize.
-    let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("oxenv", level);
+    // Other crates tell what crosses a wire when they are asked for more than warnings, and rmcp tells
+    // addresses with its errors, which we report ourselves: that may hold secrets which only we know.
+    let ours = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("rmcp", LevelFilter::OFF)
+        .with_target("oxenv", level);
     tracing_subscriber::registry().with(lines.with_filter(ours)).init();
 }

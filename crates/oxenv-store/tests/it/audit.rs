@@ -123,7 +123,7 @@ fn nothing_is_lost_under_load() {
         for thread in 0..THREADS {
             let audit = &audit;
             scope.spawn(move || {
-                (0..EACH).for_each(|number| audit.record(&record(&format!("{thread}-{number}"))))
+                (0..EACH).for_each(|number| audit.record(&record(&format!("{thread}-{number}"))));
             });
         }
     });

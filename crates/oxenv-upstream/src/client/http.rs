@@ -1,5 +1,8 @@
 //! The Streamable HTTP transport: rmcp's, with what its errors leave out mended.
 //!
+//! Results pass through rmcp's types here: a field that those do not have, within a block of a kind that
+//! they do, is lost, and a number is what `f64`, `i64` and `u64` hold of it. Blocks of other kinds pass whole.
+//!
 //! Invariant: headers are the HTTP client's own and marked sensitive, so they reach no log; they go to the
 //! manifest's host and no other.
 

@@ -236,7 +236,8 @@ impl Garbage {
 impl Traffic {
     /// Reads one message; nothing if it is none.
     fn read(&self, text: &str) -> Option<ServerJsonRpcMessage> {
-        let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+        // A type of named fields can be read from a list as well.
+        let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;
         let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
         match (envelope.method, id) {
             (Some(method), Some(id)) => {
@@ -313,4 +314,157 @@ fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -> serde_jso
 /// Reads a value that is there, be it null.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::traffic::Listener;
+    use rmcp::model::{CancelledNotification, CancelledNotificationParam};
+    use serde_json::json;
+    use tokio::io::DuplexStream;
+
+    type Pair = (Lines<DuplexStream, DuplexStream>, DuplexStream, BufReader<DuplexStream>);
+
+    /// A transport with the server's ends of its pipes.
+    fn pair() -> Pair {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (to_server, from_client) = tokio::io::duplex(1 << 16);
+        let lines = Lines::new(ours, to_server, "test", Arc::new(str::to_owned), Arc::default());
+        (lines, theirs, BufReader::new(from_client))
+    }
+
+    fn request(id: i64, parameters: &str) -> ClientJsonRpcMessage {
+        let mut request = CustomRequest::new("tools/call", None);
+        let parameters = RawValue::from_string(parameters.to_owned()).ok();
+        request.extensions.insert(Arc::new(Outgoing { parameters, listener: Listener::Deaf }));
+        ClientJsonRpcMessage::request(ClientRequest::CustomRequest(request), NumberOrString::Number(id))
+    }
+
+    async fn sent(reader: &mut BufReader<DuplexStream>) -> String {
+        let mut line = String::new();
+        reader.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// What comes of a line that the server writes while request 7 waits.
+    async fn received(line: &[u8]) -> Vec<ServerJsonRpcMessage> {
+        let (mut lines, mut server, _reader) = pair();
+        lines.send(request(7, "{}")).await.unwrap();
+        server.write_all(line).await.unwrap();
+        drop(server);
+        let mut messages = Vec::new();
+        while let Some(message) = lines.receive().await {
+            messages.push(message);
+        }
+        messages
+    }
+
+    #[tokio::test]
+    async fn parameters_are_written_as_they_are_and_in_order() {
+        let (mut lines, _server, mut reader) = pair();
+        let first = lines.send(request(1, "{ \"a\":\n1e400 }"));
+        let cancelled = CancelledNotification::new(CancelledNotificationParam::new(
+            Some(NumberOrString::Number(1)),
+            None,
+        ));
+        let second = lines.send(ClientJsonRpcMessage::notification(cancelled.into()));
+        // Whoever is polled first, the request goes first.
+        second.await.unwrap();
+        first.await.unwrap();
+        let expected = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{ "a": 1e400 }}"#;
+        assert_eq!(sent(&mut reader).await, expected);
+        assert!(sent(&mut reader).await.contains("notifications/cancelled"));
+        assert!(!lines.traffic.awaits(1));
+    }
+
+    #[tokio::test]
+    async fn metadata_joins_the_parameters() {
+        let (mut lines, _server, mut reader) = pair();
+        for (parameters, expected) in
+            [("{}", r#"{"_meta":{"k":1}}"#), (r#"{"a":1}"#, r#"{"_meta":{"k":1},"a":1}"#)]
+        {
+            let mut message = request(1, parameters);
+            let ClientJsonRpcMessage::Request(inner) = &mut message else { unreachable!() };
+            inner.request.get_meta_mut().0.0.insert("k".into(), json!(1));
+            lines.send(message).await.unwrap();
+            let line = sent(&mut reader).await;
+            assert!(line.ends_with(&format!("\"params\":{expected}}}")), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn results_keep_their_bytes() {
+        for id in ["7", "\"7\""] {
+            let line = format!("  {{\"result\": {{\"a\" : 1.50}}, \"id\":{id}, \"jsonrpc\":\"2.0\"}} \r\n");
+            let messages = received(line.as_bytes()).await;
+            let [ServerJsonRpcMessage::Response(response)] = &messages[..] else { panic!("{messages:?}") };
+            let ServerResult::CustomResult(CustomResult(text)) = &response.result else {
+                panic!("{response:?}")
+            };
+            assert_eq!(text, r#"{"a" : 1.50}"#);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_fails_the_request_that_it_names() {
+        for (line, expected) in [
+            (r#"{"id":7}"#, "neither a result nor an error"),
+            (r#"{"id":7,"error":"bad"}"#, "bad"),
+            (r#"{"id":null,"error":{"code":-32700,"message":"cannot read that"}}"#, "cannot read that"),
+            (r#"{"id":7,"result":{},"error":{"code":1,"message":"both"}}"#, "both"),
+        ] {
+            let messages = received(format!("{line}\n").as_bytes()).await;
+            let [ServerJsonRpcMessage::Error(error)] = &messages[..] else { panic!("{messages:?}") };
+            assert_eq!(error.id, Some(NumberOrString::Number(7)));
+            assert!(error.error.message.contains(expected), "{}", error.error.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn garbage_is_skipped_and_batches_are_taken_apart() {
+        let lines: &[u8] = b"hello\n\n5\n\"x\"\n[1,\n[]\n{\"id\":9,\"result\":{}}\n\xff\xfe\n\
+            [{\"id\":7,\"result\":{}},{\"method\":\"ping\",\"id\":\"p\"},3]\n";
+        let messages = received(lines).await;
+        let kinds: Vec<bool> =
+            messages.iter().map(|one| matches!(one, ServerJsonRpcMessage::Response(_))).collect();
+        assert_eq!(kinds, [true, false], "{messages:?}");
+        let text = received(b"{\"id\":7,\"result\":{\"a\":\"\xff\"}}\n").await;
+        assert!(matches!(&text[..], [ServerJsonRpcMessage::Response(_)]), "{text:?}");
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_ends_the_connection() {
+        let (mut lines, mut server, _reader) = pair();
+        lines.longest = 1 << 20;
+        let writing = tokio::spawn(async move { server.write_all(&vec![b'x'; 2 << 20]).await });
+        assert!(lines.receive().await.is_none());
+        assert_eq!(lines.traffic.end().reason, "sent a line of more than 1 MiB");
+        drop(lines);
+        assert!(writing.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_is_dropped_loses_nothing() {
+        let (mut lines, mut server, _reader) = pair();
+        lines.send(request(7, "{}")).await.unwrap();
+        for part in ["{\"id\":7,", "\"result\"", ":{}}\n"] {
+            server.write_all(part.as_bytes()).await.unwrap();
+            tokio::select! {
+                biased;
+                message = lines.receive() => assert!(message.is_some() && part.ends_with('\n')),
+                () = tokio::task::yield_now() => assert!(!part.ends_with('\n')),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_ends_the_connection() {
+        let (mut lines, server, reader) = pair();
+        drop(reader);
+        assert!(lines.send(request(1, "{}")).await.is_err());
+        assert!(lines.traffic.end().by_server);
+        drop(server);
+        assert!(lines.receive().await.is_none());
+    }
 }

@@ -159,7 +159,7 @@ fn take_page(
         match serde_json::from_str::<Value>(item.get()) {
             Ok(item) if item.is_object() => items.push(item),
             _ => {
-                tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read and is left out")
+                tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read; it is left out");
             }
         }
     }

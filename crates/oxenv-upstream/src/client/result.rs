@@ -44,12 +44,14 @@ struct PlainText<'a> {
 /// # Errors
 /// When it is no result of a call; the call has run then.
 pub(crate) fn tool_result(text: &str) -> Result<ToolResult, CallFault> {
-    let parts: Parts<'_> = serde_json::from_str(text).map_err(|error| {
-        CallFault::Refused(RequestFault::new(
-            -32603,
-            format!("its server sent what is no tool result: {error}"),
-        ))
-    })?;
+    let garbage = |what: &dyn std::fmt::Display| {
+        let says = format!("its server sent what is no tool result: {what}");
+        CallFault::Refused(RequestFault::new(-32603, says))
+    };
+    if !text.starts_with('{') {
+        return Err(garbage(&"it is no object"));
+    }
+    let parts: Parts<'_> = serde_json::from_str(text).map_err(|error| garbage(&error))?;
     if parts.result_type.as_deref() == Some("input_required") {
         let whole = serde_json::from_str(text).ok();
         return Ok(ToolResult { input_required: whole, ..ToolResult::default() });

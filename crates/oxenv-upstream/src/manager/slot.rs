@@ -220,7 +220,7 @@ impl Slot {
         inner.state = State::Starting;
         drop(inner);
         let slot = self.clone();
-        self.upstream.spawn(async move {
+        self.upstream.track(async move {
             tokio::select! {
                 () = slot.stop.cancelled() => slot.close(),
                 () = slot.run(lane) => {}

@@ -147,7 +147,7 @@ impl Toolset for UpstreamToolset {
     }
 
     fn ready(&self) -> Work<'_, ()> {
-        if self.lists().is_some() {
+        if self.upstream.is_settled() && self.lists().is_some() {
             return Work::done(());
         }
         match &self.slot {

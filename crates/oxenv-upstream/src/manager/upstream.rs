@@ -109,10 +109,15 @@ impl Upstream {
         })
     }
 
+    /// Runs a task that ends by itself when the manager does.
+    pub(super) fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.kitchen.tracker.spawn(task);
+    }
+
     /// Runs a task that ends with the manager.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.kitchen.stop.clone();
-        self.kitchen.tracker.spawn(async move {
+        self.track(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = task => {}
@@ -215,7 +220,8 @@ impl Upstream {
         self.known.send_modify(|known| {
             changed = !known.lists.as_ref().is_some_and(|old| old.is(lists));
             first = known.lists.is_none();
-            *known = Known { lists: Some(lists.clone()), problem: None, settled: true };
+            known.lists = Some(lists.clone());
+            known.problem = None;
         });
         if first {
             let names: Vec<&str> = lists.tools.iter().map(|tool| &*tool.name).collect();
@@ -226,6 +232,8 @@ impl Upstream {
         if changed {
             self.handles.bump();
         }
+        // Last, so that who waited for the first list finds toolboxes that know of it.
+        self.known.send_modify(|known| known.settled = true);
     }
 
     /// Takes note that a start failed.
@@ -255,6 +263,11 @@ impl Upstream {
     /// Whether a discovery runs.
     pub(super) fn is_discovering(&self) -> bool {
         matches!(*self.discovery.lock(), Discovery::Running)
+    }
+
+    /// Whether its first list is known to its watchers, or known not to come.
+    pub(super) fn is_settled(&self) -> bool {
+        self.known.borrow().settled
     }
 
     /// Waits until its first lists came or failed to.

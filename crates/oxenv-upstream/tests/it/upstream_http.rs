@@ -203,3 +203,16 @@ impl Caller for Answering {
         Work::done(Ok(json!({"role": "assistant", "model": "a-model", "content": content})))
     }
 }
+
+#[tokio::test]
+async fn zz_speed() {
+    for (versions, json) in [(OLD, false), (MODERN, false), (OLD, true)] {
+        let server = Server::start(versions, "127.0.0.1:0", json).await;
+        let (_stage, toolset) = open(entry(server.address, "")).await;
+        let start = std::time::Instant::now();
+        for _ in 0..300 {
+            call(&toolset, "echo", json!({"text": "a"})).await.unwrap();
+        }
+        eprintln!("{json} {:?} per call", start.elapsed() / 300);
+    }
+}
