@@ -1,7 +1,7 @@
 """Starts the server under test and ends it on every path.
 
-Entry point: `running(command, banner)`. Leaving the block sends SIGTERM and
-asserts exit code 0 within the drain time; a failed block kills instead.
+Entry points: `running(command, banner)` and `started(command, banner)`. Leaving the block of `running`
+sends SIGTERM and asserts exit code 0 within the drain time; a failed block, and `started`, kill instead.
 """
 
 import os
@@ -61,6 +61,13 @@ def serve_command(environment: str, *flags: str) -> tuple[list[str], str]:
     return command, rf"oxenv: serving {re.escape(environment)} on (http://127\.0\.0\.1:\d+)"
 
 
+def tools_command(manifest: Path, *flags: str, environment: str | None = None) -> tuple[list[str], str]:
+    """The command that serves a manifest's tools, alone or with an environment, and its banner."""
+    named = [environment] if environment else []
+    command = [str(binary()), "serve", *named, "--tools", str(manifest), "--port", "0", "--host", "127.0.0.1", *flags]
+    return command, r"oxenv: serving .+ on (http://127\.0\.0\.1:\d+)"
+
+
 def clean_environment() -> dict[str, str]:
     """Our environment without what would change the server or leave loopback."""
     kept = {
@@ -73,8 +80,20 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(command: list[str], banner: str) -> Iterator[Server]:
-    """Run `command`, yield the server its banner names, end it."""
+def running(
+    command: list[str], banner: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Server]:
+    """Run `command`, yield the server its banner names, end it and see that it ends well."""
+    with started(command, banner, env, cwd) as server:
+        yield server
+        _stop(server.process, server.log)
+
+
+@contextmanager
+def started(
+    command: list[str], banner: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Server]:
+    """Run `command`, yield the server its banner names, kill it if it still runs."""
     with tempfile.TemporaryDirectory(prefix="oxenv-tests-") as folder:
         log = Path(folder) / "stderr.log"
         with log.open("wb") as stderr:
@@ -83,12 +102,12 @@ def running(command: list[str], banner: str) -> Iterator[Server]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=clean_environment(),
+                env=clean_environment() | (env or {}),
+                cwd=cwd,
             )
         try:
             url = _read_banner(process, banner, log)
             yield Server(url=url, process=process, log=log)
-            _stop(process, log)
         finally:
             if process.poll() is None:
                 process.kill()

@@ -1,0 +1,1 @@
+"""MCP's own conformance suite, run against our servers and clients."""
