@@ -1,49 +1,81 @@
-"""What is measured on and with: builds, the peers' virtual environment, and the facts for the report.
+"""What is measured on and with: builds, the peers' virtual environments, and the facts for the report.
 
 Nothing that names this machine's paths goes into the report.
 """
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 OPENENV = "0.10.0"
-PACKAGES = ("openenv", "fastmcp", "uvicorn", "pydantic", "websockets")
+FASTMCP = "4.1.6"
+
+
+@dataclass(frozen=True)
+class Venv:
+    """A virtual environment of a Python peer."""
+
+    name: str
+    install: tuple[str, ...]
+    """What pip is asked to install."""
+    packages: tuple[str, ...]
+    """Whose versions the report has."""
+
+
+def venvs(root: Path) -> dict[str, Venv]:
+    """The virtual environments, by the names of the peers that need them."""
+    openenv = Venv(f"openenv-{OPENENV}", (f"openenv=={OPENENV}",),
+                   ("openenv", "fastmcp", "uvicorn", "pydantic", "websockets"))
+    fastmcp = Venv(f"fastmcp-{FASTMCP}", ("-r", str(root / "bench" / "peers" / "fastmcp.txt")),
+                   ("fastmcp-slim", "mcp", "uvicorn", "pydantic"))
+    return {"openenv-echo": openenv, "openenv-typed": openenv, "fastmcp": fastmcp}
 
 
 @dataclass(frozen=True)
 class Facts:
     target: Path
     binaries: Path
-    peer_python: Path
+    pythons: dict[str, Path]
+    """The interpreter of each Python peer."""
     machine: list[tuple[str, str]]
     versions: list[tuple[str, str]]
 
 
-def prepare(root: Path, build: bool, peers: bool) -> Facts:
+def prepare(root: Path, build: bool, without: list[str]) -> Facts:
     """Builds what is missing and gathers the facts."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")).resolve()
     if build:
-        subprocess.run(["cargo", "build", "--release", "-p", "oxenv", "-p", "oxenv-bench"], cwd=root, check=True)
-    peer_python = root / "target" / "venvs" / f"openenv-{OPENENV}" / "bin" / "python"
-    if peers and not peer_python.exists():
-        make_venv(peer_python.parent.parent)
+        cargo = ["cargo", "build", "--release", "-p", "oxenv-bench"]
+        subprocess.run([*cargo, "-p", "oxenv", "--bins"], cwd=root, check=True)
+        # Apart from the rest: what an example needs besides must not change what is measured.
+        subprocess.run([*cargo, "--example", "road"], cwd=root, check=True)
+    wanted = {name: venv for name, venv in venvs(root).items() if name not in without}
+    pythons = {name: root / "target" / "venvs" / venv.name / "bin" / "python" for name, venv in wanted.items()}
+    for name, venv in wanted.items():
+        if not pythons[name].exists():
+            make_venv(pythons[name].parent.parent, venv)
     return Facts(
         target=target,
         binaries=target / "release",
-        peer_python=peer_python,
+        pythons=pythons,
         machine=machine(),
-        versions=versions(root, peer_python if peers else None),
+        versions=versions(root, {pythons[name]: venv for name, venv in wanted.items()}),
     )
 
 
-def make_venv(folder: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", f"openenv=={OPENENV}"]
-    subprocess.run(pip, check=True)
+def make_venv(folder: Path, venv: Venv) -> None:
+    """Makes it whole or not at all: a half of one would be taken for a whole one by the next run."""
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *venv.install], check=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def machine() -> list[tuple[str, str]]:
@@ -63,14 +95,25 @@ def cpu_model() -> str:
     return platform.machine()
 
 
-def versions(root: Path, peer_python: Path | None) -> list[tuple[str, str]]:
+def versions(root: Path, interpreters: dict[Path, Venv]) -> list[tuple[str, str]]:
     found = [("oxenv", revision(root)), ("rustc", output(["rustc", "--version"], root).removeprefix("rustc "))]
-    if peer_python:
-        code = "import platform, importlib.metadata as m, sys; print(platform.python_version())\n"
-        code += "for name in sys.argv[1:]: print(m.version(name))"
-        lines = output([str(peer_python), "-c", code, *PACKAGES], root).splitlines()
-        found += zip(("python", *PACKAGES), lines)
+    found.append(("rmcp", locked(root, "rmcp")))
+    code = "import platform, importlib.metadata as m, sys; print(platform.python_version())\n"
+    code += "for name in sys.argv[1:]: print(m.version(name))"
+    for python, venv in interpreters.items():
+        lines = output([str(python), "-c", code, *venv.packages], root).splitlines()
+        packages = [f"{name} {version}" for name, version in zip(("python", *venv.packages), lines)]
+        found.append((f"the peer {venv.name}", ", ".join(packages)))
     return found
+
+
+def locked(root: Path, package: str) -> str:
+    """The version of a crate in Cargo.lock."""
+    lines = iter((root / "Cargo.lock").read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line == f'name = "{package}"':
+            return next(lines).split('"')[1]
+    return "not locked"
 
 
 def revision(root: Path) -> str:

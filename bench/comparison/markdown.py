@@ -15,6 +15,8 @@ from .targets import Judged
 HEADS = {
     "oxenv": "oxenv",
     "bare": "bare limit",
+    "rmcp": "rmcp 3.9.0",
+    "fastmcp": "fastmcp 4.1.6",
     "openenv-echo": "openenv 0.10.0 echo (MCP tools)",
     "openenv-typed": "openenv 0.10.0 typed",
 }
@@ -62,7 +64,7 @@ def load_bound(run: Run, server: str, measure: str) -> bool:
 
 
 def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[str, Table]]:
-    loads = [measure for measure in wanted if measure.kind not in ("start", "held")]
+    loads = [measure for measure in wanted if measure.kind not in ("start", "held", "road")]
     chosen = {measure.name: measure for measure in wanted}
     made = [("Targets", judged_table(judged))]
     if loads:
@@ -73,13 +75,25 @@ def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[
             ("Server CPU per request, µs", figures_table(run, loads, "server", "cpu_us_per_request")),
             ("Share of its core that the server used", figures_table(run, loads, "server", "cpu_share")),
             ("Share of its core that the load generator used", figures_table(run, loads, "load", "cpu_share")),
+            ("Bytes of a reply", figures_table(run, loads, "reply_bytes")),
         ]
     if start := chosen.get("start"):
         made.append(("Start, ms from spawn to the first healthy reply", figures_table(run, [start], "start_ms")))
         made.append(("Resident memory after the start, bytes", figures_table(run, [start], "rss_bytes")))
     if held := chosen.get("held"):
         made.append(("Memory of a held idle session, bytes", figures_table(run, [held], "bytes_per_session")))
+    if "road" in chosen:
+        made.append(("The road of a call, µs per call", road_table(run)))
     return made
+
+
+def road_table(run: Run) -> Table:
+    rows = {
+        "the tool, called by its toolset": "direct_us",
+        "the tool, called through a toolbox of 50 toolsets": "toolbox_us",
+        "what the toolbox adds": "added_us",
+    }
+    return [["", "oxenv"], *([title, cell(run, "oxenv", "road", (key,), "")] for title, key in rows.items())]
 
 
 def document(run: Run, judged: list[Judged], facts: Facts, args: argparse.Namespace,
@@ -116,12 +130,12 @@ def method(args: argparse.Namespace) -> str:
         "brackets; a ratio is one of medians.",
         "- A round starts every server afresh. Each measurement then goes over all servers before the next begins, "
         "and each round begins with another server. Before the next server's turn the last one must have fallen idle.",
-        "- Servers run on core 0, the load generator (`oxenv bench`, one thread) on core 1, over loopback with "
-        "TCP_NODELAY, in release builds.",
+        "- Servers, and the upstreams that they start, run on core 0, the load generator (`oxenv bench`, one thread) "
+        "on core 1, over loopback with TCP_NODELAY, in release builds.",
         f"- Closed loop: one request in flight for each session or connection; {args.seconds:g} s are measured after "
         f"{WARMUP_S:g} s of warm-up, with all sessions open and reset before. A reply that is an error is no request.",
         f"- Payload: `{compact(ECHO)}` and the same reply, byte for byte, from oxenv and the bare limit, and the same "
-        "in content from openenv's echo (the run compares them and reports a difference under troubles). "
+        "in content from the others, `_meta` apart (the run compares them and reports a difference under troubles). "
         "The typed environment has no tools: its action is "
         f"`{{\"message\":…}}` with {len(TYPED['message'])} characters, which makes the requests as many bytes long; "
         "its reply is about 0.6 times as long as the others', which is in its favour. It has no `POST /mcp` tools.",
@@ -129,7 +143,20 @@ def method(args: argparse.Namespace) -> str:
         "sessions, no validation. tokio-tungstenite for `/ws`, axum and serde_json for HTTP.",
         "- openenv is what `pip install openenv==0.10.0` gives, served with uvicorn, 512 sessions at most; "
         "its `POST /step` and `POST /mcp` build an environment for each request, as it is designed to.",
-        "- `POST /step` and `POST /mcp` of oxenv go to its one default session, on all connections.",
+        "- `POST /step` and `POST /mcp` of oxenv go to its one default session, on all connections, unless MCP's "
+        "handshake made sessions.",
+        "- rmcp is the official Rust SDK with a handler written by hand: its `StreamableHttpService` behind axum, "
+        "stateless with JSON replies for MCP 2026-07-28, with sessions and event streams (its default) for 2025-11-25. "
+        "fastmcp is served with uvicorn, stateless with JSON replies.",
+        "- A stdio upstream is rmcp's own server with an echo tool, one process for all calls. oxenv serves it from a "
+        "manifest; the bare limit is an axum handler that forwards to rmcp's client; under rmcp stands that client "
+        "alone, in one process with those who call, so that its calls cross no socket. Ratios to it hold the whole "
+        "HTTP exchange. CPU figures are without the upstream's.",
+        "- The lists are those of a manifest with 50 upstreams of 20 tools each. A reply is read and compared within "
+        "its latency; the server's part of it is its CPU time.",
+        "- The road of a call is measured without a server, on core 0: 1,000 native tools in 50 toolsets, each with "
+        "patterns to allow and deny, a role's and a rate limit, called in an order without locality, in turns with "
+        "calls of the toolsets themselves.",
         "- A held session is one that is connected, reset and idle. Its memory is the growth of the server's "
         "resident set: 2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one session "
         "before. Memory that the kernel holds for sockets is not in it. KB are 1,000 bytes.",

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .servers import Running
+from .servers import SERVER_CORE, Program, Running
 
 LOAD_CORE = 1
 WARMUP_S = 1.0
@@ -28,10 +28,15 @@ TYPED = {"message": "x" * (len(compact(ECHO)) - len(compact({"message": ""})))}
 class Measure:
     name: str
     kind: str
-    """The subcommand of `oxenv bench`, or `start`, which is read off when a server starts."""
+    """What a server must do to take part. `start` is read off when it starts, `road` needs no server."""
     sessions: int
     title: str
+    load: tuple[str, ...] = ()
+    """The arguments of `oxenv bench`; none: its subcommand is the kind."""
 
+
+STATELESS = ("mcp", "--protocol", "2026-07-28")
+HANDSHAKE = ("mcp", "--protocol", "2025-11-25")
 
 # What needs a fresh server comes first: memory that an earlier load has left free would hide what a session costs.
 MEASURES = [
@@ -41,10 +46,19 @@ MEASURES = [
     Measure("ws-16", "ws", 16, "`/ws` step, 16 sessions"),
     Measure("ws-64", "ws", 64, "`/ws` step, 64 sessions"),
     Measure("ws-256", "ws", 256, "`/ws` step, 256 sessions"),
-    Measure("mcp", "mcp", 32, "`POST /mcp` tools/call, 32 connections"),
+    Measure("mcp", "mcp", 32, "`POST /mcp` tools/call, OpenEnv's dialect, 32 connections"),
     Measure("http", "http", 32, "`POST /step`, 32 connections"),
     Measure("churn", "churn", 16, "connect + reset + step + close, 16 at a time"),
+    Measure("mcp-2026", "mcp-2026", 32, "`POST /mcp` tools/call, MCP 2026-07-28, 32 connections", STATELESS),
+    Measure("mcp-2025", "mcp-2025", 32, "`POST /mcp` tools/call, MCP 2025-11-25, 32 sessions", HANDSHAKE),
+    Measure("proxy-1", "proxy", 1, "call of a stdio upstream's tool, 1 in flight", STATELESS),
+    Measure("proxy-16", "proxy", 16, "call of a stdio upstream's tool, 16 in flight", STATELESS),
+    Measure("list", "list", 1, "`POST /mcp` tools/list, 1,000 tools, 1 connection", (*STATELESS, "--list")),
+    Measure("tools", "list", 1, "`GET /tools`, 1,000 tools, 1 connection", ("tools",)),
+    Measure("road", "road", 0, "the road of a call: owner among 1,000 tools, policy, rate limits"),
 ]
+# Measures in which other processes than the server and the load work too.
+WITH_UPSTREAM = ("proxy-1", "proxy-16")
 
 
 @dataclass(frozen=True)
@@ -56,13 +70,24 @@ class Load:
 
     def run(self, measure: Measure, running: Running) -> dict:
         """The report of one measurement; `{"failed": reason}` if there is none."""
-        command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", measure.kind, "--json"]
+        load = measure.load or (measure.kind,)
+        command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, "--json"]
         command += ["--url", running.url, "--pid", str(running.process.pid), "--duration", str(self.seconds)]
         if measure.kind == "held":
             command += ["--sessions", str(running.server.held_sessions)]
         else:
             command += ["--sessions", str(measure.sessions), "--warmup", str(WARMUP_S)]
+        if measure.kind not in ("held", "list"):
             command += ["--message", compact(TYPED if running.server.typed else ECHO)]
+        return self.reported(command)
+
+    def run_alone(self, measure: Measure, program: Program) -> dict:
+        """The report of a program that measures itself, in the place of a server."""
+        values = {"sessions": measure.sessions, "warmup": WARMUP_S, "seconds": self.seconds}
+        command = [part.format(**values) for part in program.command]
+        return self.reported(["taskset", "-c", str(SERVER_CORE), *command])
+
+    def reported(self, command: list[str]) -> dict:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=180 + self.seconds, check=False)
         except subprocess.TimeoutExpired:

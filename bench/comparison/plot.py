@@ -8,7 +8,7 @@ import math
 from .results import Run
 from .servers import NAMES
 
-WIDTH, HEIGHT = 960, 420
+WIDTH, HEIGHT = 1200, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 60, 60
 LOWEST, HIGHEST = 10, 1_000_000
 GROUPS = [
@@ -17,11 +17,23 @@ GROUPS = [
     ("mcp", "POST /mcp", "32 connections"),
     ("http", "POST /step", "32 connections"),
     ("churn", "connect, reset,", "step, close"),
+    ("mcp-2026", "MCP 2026-07-28", "32 connections"),
+    ("mcp-2025", "MCP 2025-11-25", "32 sessions"),
+    ("proxy-16", "stdio upstream", "16 in flight"),
 ]
-COLOURS = {"oxenv": "#2f81f7", "bare": "#8b949e", "openenv-echo": "#db6d28", "openenv-typed": "#bf8700"}
+COLOURS = {
+    "oxenv": "#2f81f7",
+    "bare": "#8b949e",
+    "rmcp": "#a371f7",
+    "fastmcp": "#3fb950",
+    "openenv-echo": "#db6d28",
+    "openenv-typed": "#bf8700",
+}
 LABELS = {
     "oxenv": "oxenv",
     "bare": "bare limit",
+    "rmcp": "rmcp 3.9.0",
+    "fastmcp": "fastmcp 4.1.6",
     "openenv-echo": "openenv 0.10.0 echo (MCP)",
     "openenv-typed": "openenv 0.10.0 typed",
 }

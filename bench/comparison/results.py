@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from .measures import Load, Measure
-from .servers import Running, Server, resident_bytes, settle, started
+from .measures import WITH_UPSTREAM, Load, Measure
+from .servers import Program, Running, Server, resident_bytes, settle, started
 
 MANY = 16
 BUSY = 0.85
@@ -51,30 +51,40 @@ class Run:
             f"{server}, {measure}: {trouble}"
             for server, measures in self.raw.items()
             for measure, reports in measures.items()
-            for trouble in troubles_of(reports)
+            for trouble in troubles_of(measure, reports)
         ]
         return found + list(self.other_payloads())
 
     def other_payloads(self) -> Iterator[str]:
         """Where the same request was not answered with the same reply."""
         for measure in self.raw.get("oxenv", {}):
-            ours, bare, echo = (self.reply(name, measure) for name in ("oxenv", "bare", "openenv-echo"))
-            if ours and bare and ours != bare:
-                yield f"{measure}: oxenv answers `{ours}` and the bare limit `{bare}`"
-            if ours and echo and json.loads(ours) != json.loads(echo):
-                yield f"{measure}: oxenv answers `{ours}` and openenv's echo `{echo}`"
+            ours = self.reply("oxenv", measure)
+            theirs = {name: self.reply(name, measure) for name in ("bare", "rmcp", "fastmcp", "openenv-echo")}
+            for name, reply in theirs.items():
+                exact = name == "bare" and measure not in WITH_UPSTREAM
+                if ours and reply and (ours != reply if exact else content(ours) != content(reply)):
+                    yield f"{measure}: oxenv answers `{ours}` and {name} `{reply}`"
 
     def reply(self, server: str, measure: str) -> str | None:
         return next((report["reply"] for report in self.reports(server, measure) if report.get("reply")), None)
 
 
-def troubles_of(reports: list[dict]) -> Iterator[str]:
+def content(reply: str) -> dict:
+    """A reply without what each server tells about itself."""
+    parsed = json.loads(reply)
+    result = parsed.get("result")
+    if isinstance(result, dict):
+        result.pop("_meta", None)
+    return parsed
+
+
+def troubles_of(measure: str, reports: list[dict]) -> Iterator[str]:
     if failed := [report["failed"] for report in reports if "failed" in report]:
         yield f"{len(failed)} round(s) failed: {failed[0]}"
     if errors := sum(report.get("errors", 0) for report in reports):
         first = next(report["first_error"] for report in reports if report.get("errors"))
         yield f"{errors} error(s), the first: {first}"
-    if disturbed := sum(not busy(report) for report in reports):
+    if disturbed := sum(not busy(report) for report in reports if measure not in WITH_UPSTREAM):
         yield f"{disturbed} round(s) in which neither core was busy: something else was running on the machine"
 
 
@@ -84,21 +94,30 @@ def busy(report: dict) -> bool:
     return not shares or report["sessions"] < MANY or max(shares) >= BUSY
 
 
-def one_round(run: Run, number: int, rounds: int, servers: list[Server], measures: list[Measure], load: Load) -> None:
+def one_round(run: Run, number: int, rounds: int, taking_part: list[Server | Program],
+              measures: list[Measure], load: Load) -> None:
     with ExitStack() as stack:
-        running = []
-        for server in rotated(servers, number):
-            say(f"round {number + 1} of {rounds}: starting {server.name}")
-            one = stack.enter_context(started(server))
-            running.append(one)
-            read_start(run, one, measures)
-            settle(one)
+        ready: list[Running | Program] = []
+        for one in rotated(taking_part, number):
+            if isinstance(one, Server):
+                say(f"round {number + 1} of {rounds}: starting {one.name}")
+                one = stack.enter_context(started(one))
+                read_start(run, one, measures)
+                settle(one)
+            ready.append(one)
         for measure in measures:
-            for one in running:
-                if measure.kind in one.server.does and measure.kind != "start":
-                    say(f"round {number + 1} of {rounds}: {measure.name} on {one.server.name}")
-                    run.add(one.server.name, measure.name, load.run(measure, one))
-                    settle(one)
+            able = [one for one in ready if measure.kind in one.does and measure.kind != "start"]
+            for one in rotated(able, number):
+                say(f"round {number + 1} of {rounds}: {measure.name} on {one.name}")
+                run.add(one.name, measure.name, measured(measure, one, load))
+
+
+def measured(measure: Measure, one: Running | Program, load: Load) -> dict:
+    if isinstance(one, Program):
+        return load.run_alone(measure, one)
+    report = load.run(measure, one)
+    settle(one)
+    return report
 
 
 def read_start(run: Run, one: Running, measures: list[Measure]) -> None:
@@ -107,9 +126,9 @@ def read_start(run: Run, one: Running, measures: list[Measure]) -> None:
         run.add(one.server.name, "start", report)
 
 
-def rotated(servers: list[Server], number: int) -> list[Server]:
-    first = number % len(servers)
-    return servers[first:] + servers[:first]
+def rotated(taking_part: list, number: int) -> list:
+    first = number % max(len(taking_part), 1)
+    return taking_part[first:] + taking_part[:first]
 
 
 def say(text: str) -> None:

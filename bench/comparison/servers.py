@@ -3,12 +3,14 @@
 A server is a process group of its own that ends with the `with` block that started it, on every path.
 """
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +23,13 @@ START_DEADLINE_S = 60
 SETTLE_DEADLINE_S = 15
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
-PEERS = ("openenv-echo", "openenv-typed")
-NAMES = ("oxenv", "bare", *PEERS)
+NAMES = ("oxenv", "bare", "rmcp", "fastmcp", "openenv-echo", "openenv-typed")
+TOOLSETS, TOOLS_EACH = 50, 20
 
 
 @dataclass(frozen=True)
 class Server:
-    """How to start one process. The bare limit is two of them, one for each protocol."""
+    """How to start one process. Who has several of them has one for each kind of measurement."""
 
     name: str
     command: list[str]
@@ -37,6 +39,18 @@ class Server:
     has_health: bool = True
     held_sessions: int = 256
     typed: bool = False
+    tools: int = 0
+    """How many tools it must list before it is measured: servers of tools start in their own time."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What takes part without being a server: it is run, measures itself, and prints a report."""
+
+    name: str
+    command: list[str]
+    """`{sessions}`, `{warmup}` and `{seconds}` stand for those of the measurement."""
+    does: frozenset[str]
 
 
 @dataclass
@@ -47,20 +61,74 @@ class Running:
     start_ms: float
     log: Path = field(repr=False)
 
+    @property
+    def name(self) -> str:
+        return self.server.name
 
-def all_servers(root: Path, facts: Facts) -> list[Server]:
-    bare, peer = str(facts.binaries / "oxenv-bare"), str(facts.peer_python)
-    peers = root / "bench" / "peers"
-    oxenv = [str(facts.binaries / "oxenv"), "serve", "echo", "--host", "127.0.0.1", "--max-sessions", "4096"]
+    @property
+    def does(self) -> frozenset[str]:
+        return self.server.does
+
+
+def participants(root: Path, facts: Facts) -> list[Server | Program]:
+    """All who can take part."""
+    bare, rmcp = str(facts.binaries / "oxenv-bare"), str(facts.binaries / "oxenv-rmcp")
+    oxenv = [str(facts.binaries / "oxenv"), "serve", "--host", "127.0.0.1", "--port", "{port}"]
+    manifests = facts.target / "compare"
+    one = manifest(manifests / "one.yaml", [("echo", [rmcp, "stdio"])])
+    many = manifest(
+        manifests / "many.yaml",
+        [(f"set{number}", [rmcp, "stdio", str(TOOLS_EACH), f"set{number}"]) for number in range(TOOLSETS)],
+    )
     every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    proxy = frozenset({"proxy"})
     return [
-        Server("oxenv", [*oxenv, "--port", "{port}"], every, held_sessions=2000),
+        Server("oxenv", [*oxenv, "echo", "--max-sessions", "4096"], every | {"mcp-2026", "mcp-2025"},
+               held_sessions=2000),
+        Server("oxenv", [*oxenv, "--tools", one], proxy, tools=1),
+        Server("oxenv", [*oxenv, "--tools", many], frozenset({"list"}), tools=TOOLSETS * TOOLS_EACH),
+        Program("oxenv", [str(facts.binaries / "examples" / "road")], frozenset({"road"})),
         Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
                has_health=False, held_sessions=2000),
         Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),
-        Server("openenv-echo", [peer, str(peers / "echo_tools.py"), "--port", "{port}"], every),
-        Server("openenv-typed", [peer, str(peers / "typed.py"), "--port", "{port}"], every - {"mcp"}, typed=True),
+        Server("bare", [bare, "mcp", "--port", "{port}"], frozenset({"mcp-2026"})),
+        Server("bare", [rmcp, "forward", "{port}", rmcp, "stdio"], proxy),
+        Server("rmcp", [rmcp, "json", "{port}"], frozenset({"mcp-2026"})),
+        Server("rmcp", [rmcp, "sse", "{port}"], frozenset({"mcp-2025"})),
+        Program("rmcp", [rmcp, "calls", "{sessions}", "{warmup}", "{seconds}", rmcp, "stdio"], proxy),
+        *python_servers(root, facts),
     ]
+
+
+def python_servers(root: Path, facts: Facts) -> list[Server]:
+    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    kinds = {
+        "fastmcp": ("fastmcp_echo.py", frozenset({"mcp-2026"})),
+        "openenv-echo": ("echo_tools.py", every),
+        "openenv-typed": ("typed.py", every - {"mcp"}),
+    }
+    return [
+        Server(name, [str(python), str(root / "bench" / "peers" / kinds[name][0]), "--port", "{port}"],
+               kinds[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
+        for name, python in facts.pythons.items()
+    ]
+
+
+def manifest(path: Path, upstreams: list[tuple[str, list[str]]]) -> str:
+    """Writes a tools.yaml (JSON is YAML) of stdio servers that all sessions share."""
+    tools = [
+        {
+            "name": name,
+            "type": "mcp",
+            "mcp_server": {"transport": "stdio", "command": command, "args": arguments},
+            "scope": "server",
+            "startup": "eager",
+        }
+        for name, (command, *arguments) in upstreams
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": "1.0", "tools": tools}, indent=1), encoding="utf-8")
+    return str(path)
 
 
 @contextmanager
@@ -78,6 +146,7 @@ def started(server: Server) -> Iterator[Running]:
         try:
             wait_until_healthy(server, process, port, log)
             start_ms = (time.perf_counter() - began) * 1000
+            wait_until_listed(server, process, port, log)
             yield Running(server, process, f"http://127.0.0.1:{port}", start_ms, log)
         finally:
             end(process)
@@ -109,6 +178,19 @@ def healthy(port: int, has_health: bool) -> bool:
             return connection.recv(4096).split(b"\r\n", 1)[0].split()[1:2] == [b"200"]
     except OSError:
         return False
+
+
+def wait_until_listed(server: Server, process: subprocess.Popen, port: int, log: Path) -> None:
+    """Waits until all its tools are there, as its upstreams start in their own time."""
+    deadline, listed = time.monotonic() + START_DEADLINE_S, 0
+    while server.tools and time.monotonic() < deadline and process.poll() is None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/tools", timeout=START_DEADLINE_S) as reply:
+            listed = len(json.load(reply)["tools"])
+        if listed == server.tools:
+            return
+        time.sleep(0.1)
+    if server.tools:
+        raise RuntimeError(f"{server.name} lists {listed} tools instead of {server.tools}: {tail(log)}")
 
 
 def end(process: subprocess.Popen) -> None:

@@ -1,6 +1,7 @@
 """The figures that must be reached, and whether they are.
 
-Every target is a ratio of medians, or a median against a limit; what was not measured is neither met nor missed.
+Every target is a ratio or a difference of medians, or a median against a limit; what was not measured is neither
+met nor missed.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class Target:
     at_least: float | None = None
     at_most: float | None = None
     unit: str = "×"
+    minus: bool = False
+    """Whether the other server's figure is taken away, instead of divided by."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,54 @@ def step_targets(sessions: int) -> list[Target]:
     ]
 
 
+def call_targets() -> list[Target]:
+    """Calls over MCP, beside those who do the least and those who do the same."""
+    call, sessions = "tools/call of MCP 2026-07-28", "tools/call in sessions of MCP 2025-11-25"
+    return [
+        Target(f"{call}, CPU per request, of bare axum + serde_json", "mcp-2026", CPU, "bare", at_most=1.35),
+        Target(f"{call}, requests/s, of rmcp's service, stateless with JSON", "mcp-2026", RATE, "rmcp", at_least=1.7),
+        Target(f"{call}, requests/s, of fastmcp 4.1.6, stateless with JSON", "mcp-2026", RATE, "fastmcp", at_least=50),
+        Target(f"{sessions}, requests/s, of rmcp's service with event streams", "mcp-2025", RATE, "rmcp", at_least=0.9),
+    ]
+
+
+def proxy_targets() -> list[Target]:
+    """Calls that go through to a stdio upstream. Only we and the forwarding handler carry them over HTTP first."""
+    client, handler = "a bare rmcp client, which no HTTP leads to", "an axum handler that forwards to one"
+    targets = [
+        Target(f"upstream's tool, {number} in flight, calls/s, of {whom}", f"proxy-{number}", RATE, name, at_least=0.9)
+        for whom, name in ((client, "rmcp"), (handler, "bare"))
+        for number in (1, 16)
+    ]
+    added = "upstream's tool, 1 in flight, p50 above that of"
+    return targets + [
+        Target(f"{added} {whom}", "proxy-1", P50, name, at_most=80, unit=" µs", minus=True)
+        for whom, name in ((client, "rmcp"), (handler, "bare"))
+    ]
+
+
+def list_targets() -> list[Target]:
+    return [
+        Target("`POST /mcp` tools/list of 1,000 tools, p50", "list", P50, None, at_most=1000, unit=" µs"),
+        Target("`GET /tools` of 1,000 tools, p50", "tools", P50, None, at_most=1000, unit=" µs"),
+        Target("owner among 1,000 tools and policy, per call", "road", ("added_us",), None, at_most=3, unit=" µs"),
+    ]
+
+
 TARGETS = [
     *step_targets(64),
     *step_targets(256),
     Target("`/ws` p50 at one session, of bare", "ws-1", P50, "bare", at_most=1.3),
-    Target("`POST /mcp` tools/call, CPU per request, of bare axum + serde_json", "mcp", CPU, "bare", at_most=1.3),
+    Target("`POST /mcp` tools/call in OpenEnv's dialect, CPU per request, of bare axum + serde_json", "mcp", CPU, "bare",
+           at_most=1.3),
     Target("`POST /step`, CPU per request, of bare axum + serde_json", "http", CPU, "bare", at_most=1.3),
     Target("connect + reset + step + close, of openenv 0.10.0 typed", "churn", RATE, "openenv-typed", at_least=15),
     Target("connect + reset + step + close, of openenv 0.10.0 echo", "churn", RATE, "openenv-echo", at_least=150),
     Target("a held idle session", "held", ("bytes_per_session",), None, at_most=32_000, unit=" bytes"),
     Target("start to first healthy reply", "start", ("start_ms",), None, at_most=30, unit=" ms"),
+    *call_targets(),
+    *proxy_targets(),
+    *list_targets(),
 ]
 
 
@@ -69,4 +110,6 @@ def figure(run: Run, target: Target) -> float | None:
     if target.against is None or ours is None:
         return ours
     theirs = run.median(target.against, target.measure, *target.keys)
-    return ours / theirs if theirs else None
+    if not theirs:
+        return None
+    return ours - theirs if target.minus else ours / theirs

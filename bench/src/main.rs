@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-const USAGE: &str = "usage: oxenv-bare ws|http --port PORT";
+const USAGE: &str = "usage: oxenv-bare ws|http|mcp --port PORT";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -36,7 +36,8 @@ async fn run(arguments: &[String]) -> Result<(), String> {
         .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
     match door.as_str() {
         "ws" => ws::serve(listener).await,
-        "http" => http::serve(listener).await,
+        "http" => http::serve(listener, http::dialect()).await,
+        "mcp" => http::serve(listener, http::mcp()).await,
         other => return Err(format!("unknown door `{other}`; {USAGE}")),
     }
     .map_err(|error| format!("cannot accept connections: {error}"))

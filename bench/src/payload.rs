@@ -79,7 +79,7 @@ pub(crate) fn step(action: &Action<'_>) -> serde_json::Result<String> {
     Ok(reply)
 }
 
-/// The body that answers `tools/call`.
+/// The body that answers `tools/call` in OpenEnv's dialect.
 pub(crate) fn result(call: &Call<'_>) -> serde_json::Result<String> {
     let mut reply = String::with_capacity(512);
     reply.push_str(r#"{"jsonrpc":"2.0","id":"#);
@@ -87,6 +87,24 @@ pub(crate) fn result(call: &Call<'_>) -> serde_json::Result<String> {
     reply.push_str(r#","result":"#);
     called(&mut reply, &serde_json::to_string(&call.params.arguments.message)?);
     reply.push('}');
+    Ok(reply)
+}
+
+/// The body that answers `tools/call` of MCP 2026-07-28.
+pub(crate) fn mcp_result(call: &Call<'_>) -> serde_json::Result<String> {
+    let message = serde_json::to_string(&call.params.arguments.message)?;
+    let mut reply = String::with_capacity(512);
+    for part in [
+        r#"{"jsonrpc":"2.0","id":"#,
+        call.id.get(),
+        r#","result":{"resultType":"complete","content":[{"type":"text","text":"#,
+        &message,
+        r#"}],"structuredContent":{"result":"#,
+        &message,
+        r#"},"isError":false}}"#,
+    ] {
+        reply.push_str(part);
+    }
     Ok(reply)
 }
 
@@ -135,5 +153,8 @@ mod tests {
         let parsed: Call<'_> = serde_json::from_str(request).unwrap();
         let recorded = r#"{"jsonrpc":"2.0","id":2,"result":{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","is_error":false}}"#;
         assert_eq!(result(&parsed).unwrap(), recorded);
+
+        let spelled = r#"{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete","content":[{"type":"text","text":"hi"}],"structuredContent":{"result":"hi"},"isError":false}}"#;
+        assert_eq!(mcp_result(&parsed).unwrap(), spelled);
     }
 }

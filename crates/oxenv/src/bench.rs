@@ -2,16 +2,18 @@
 //!
 //! The invariant: the generator must stay lighter than what it measures, so each request is bytes that
 //! were built once, replies are compared before they are parsed, and one thread drives every session.
-//! It speaks the stock wire only, so the same command measures any OpenEnv server.
+//! It speaks the stock wire and MCP only, so the same command measures any OpenEnv server and any MCP server.
 
 mod args;
 mod check;
 mod churn;
 mod drive;
+mod events;
 mod frame;
 mod held;
 mod http;
 mod http_reply;
+mod mcp;
 mod open;
 mod pace;
 mod plan;
@@ -28,6 +30,7 @@ pub(crate) use args::BenchArgs;
 use std::io::Write;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use args::Load;
 use plan::{Kind, Plan};
@@ -39,10 +42,12 @@ use plan::{Kind, Plan};
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
-        Load::Ws { load, depth } => Plan::new(Kind::Ws, load, depth.get())?,
-        Load::Http(load) => Plan::new(Kind::Http, load, 1)?,
-        Load::Mcp(load) => Plan::new(Kind::Mcp, load, 1)?,
-        Load::Churn(load) => Plan::new(Kind::Churn, load, 1)?,
+        Load::Ws { steps, depth } => Plan { depth: depth.get(), ..Plan::of(Kind::Ws, steps)? },
+        Load::Http(steps) => Plan::of(Kind::Http, steps)?,
+        Load::Mcp { calls, protocol, list: false } => Plan::of(Kind::Call(protocol), calls)?,
+        Load::Mcp { calls, protocol, list: true } => Plan::of(Kind::List(protocol), calls)?,
+        Load::Tools(load) => Plan::new(Kind::Tools, load, &Value::Null)?,
+        Load::Churn(steps) => Plan::of(Kind::Churn, steps)?,
         Load::Held(held) => {
             let report = held::run(&held).await?;
             return print(json, &report, table::held);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::mcp::Protocol;
+
 /// What an echo server is asked unless `--message` says otherwise.
 pub(super) const ECHO: &str =
     r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
@@ -19,6 +21,8 @@ Examples:
   oxenv bench ws --message '{\"message\":\"hi\"}'     any action
   oxenv bench http --rate 2000                    2,000 requests/s, open loop
   oxenv bench mcp --sessions 32 --json            tools/call, one JSON object
+  oxenv bench mcp --protocol 2026-07-28           the same as MCP's newest clients ask
+  oxenv bench mcp --list --sessions 1             tools/list
   oxenv bench churn --sessions 16                 connect, reset, step, close
   oxenv bench held --sessions 2000 --pid 4242     memory of each idle session
   taskset -c 1 oxenv bench ws                     load on core 1 only
@@ -41,19 +45,39 @@ pub(super) enum Load {
     /// Step over WebSockets: one session for each socket (64 unless --sessions says otherwise)
     Ws {
         #[command(flatten)]
-        load: LoadArgs,
+        steps: ActionArgs,
         /// Requests that are sent ahead on each socket
         #[arg(long, value_name = "N", default_value = "1")]
         depth: NonZeroUsize,
     },
     /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
-    Http(LoadArgs),
+    Http(ActionArgs),
     /// POST /mcp with tools/call over kept-alive connections (32 unless --sessions says otherwise)
-    Mcp(LoadArgs),
+    Mcp {
+        #[command(flatten)]
+        calls: ActionArgs,
+        /// How MCP is spoken; 2025-11-25 opens a session on each connection before anything is measured
+        #[arg(long, value_enum, default_value = "openenv")]
+        protocol: Protocol,
+        /// Ask for tools/list instead of calling a tool
+        #[arg(long, conflicts_with = "message")]
+        list: bool,
+    },
+    /// GET /tools over kept-alive connections (32 unless --sessions says otherwise)
+    Tools(LoadArgs),
     /// Connect, reset, step and close over /ws, again and again (16 at a time unless --sessions says otherwise)
-    Churn(LoadArgs),
+    Churn(ActionArgs),
     /// Open idle sessions, hold them, and say what memory each costs the server (needs --pid)
     Held(HeldArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ActionArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
+    #[arg(long, value_name = "JSON", default_value = ECHO)]
+    pub(super) message: String,
 }
 
 #[derive(Debug, Args)]
@@ -72,9 +96,6 @@ pub(super) struct LoadArgs {
     /// Requests per second in total on a fixed schedule (open loop) instead of as fast as replies come
     #[arg(long, value_name = "R", value_parser = rate)]
     pub(super) rate: Option<f64>,
-    /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
-    #[arg(long, value_name = "JSON", default_value = ECHO)]
-    pub(super) message: String,
     /// Threads of the load generator; more than one only helps where it has more than one core
     #[arg(long, value_name = "N", default_value = "1")]
     pub(super) threads: NonZeroUsize,
@@ -112,9 +133,11 @@ impl BenchArgs {
     /// Whether the report is wanted as JSON.
     pub(super) fn json(&self) -> bool {
         match &self.load {
-            Load::Ws { load, .. } | Load::Http(load) | Load::Mcp(load) | Load::Churn(load) => {
-                load.server.json
-            }
+            Load::Ws { steps: actions, .. }
+            | Load::Mcp { calls: actions, .. }
+            | Load::Http(actions)
+            | Load::Churn(actions) => actions.load.server.json,
+            Load::Tools(load) => load.server.json,
             Load::Held(held) => held.server.json,
         }
     }
@@ -168,8 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_would_not_be_sent_is_refused() {
+        for bad in [["tools", "--message={}"].as_slice(), &["mcp", "--list", "--message={}"]] {
+            assert!(Cli::try_parse_from(["bench"].iter().chain(bad)).is_err(), "{bad:?} was taken");
+        }
+        assert!(Cli::try_parse_from(["bench", "mcp", "--list", "--protocol=2025-11-25"]).is_ok());
+    }
+
+    #[test]
     fn json_is_read_from_every_subcommand() {
-        for load in ["ws", "http", "mcp", "churn", "held"] {
+        for load in ["ws", "http", "mcp", "tools", "churn", "held"] {
             let cli = Cli::try_parse_from(["bench", load, "--json"]).unwrap();
             assert!(cli.bench.json());
         }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Replies up to this size are remembered for comparison.
-const REMEMBERED: usize = 64 * 1024;
+/// Replies up to this size are remembered for comparison: a list of a thousand tools is one of them.
+const REMEMBERED: usize = 1024 * 1024;
 
 /// How many characters of a reply a report shows.
 const SAMPLED: usize = 4096;
@@ -26,6 +26,10 @@ pub(super) enum Expect {
     Body,
     /// A JSON-RPC result that is not a tool's error.
     Result,
+    /// A JSON-RPC result that lists tools.
+    RpcTools,
+    /// The body of `GET /tools`, with tools in it.
+    Tools,
 }
 
 /// Checks the replies of one connection.
@@ -36,8 +40,8 @@ pub(super) struct Checker {
     sample: Sample,
 }
 
-/// The first good reply of a run, so that a report shows what was measured.
-pub(super) type Sample = Arc<OnceLock<String>>;
+/// The beginning of the first good reply of a run and its length, so that a report shows what was measured.
+pub(super) type Sample = Arc<OnceLock<(String, usize)>>;
 
 /// `{"type":"observation","data":{…}}`
 #[derive(Deserialize)]
@@ -63,10 +67,10 @@ struct Observed {
 
 /// A JSON-RPC reply.
 #[derive(Deserialize)]
-struct RpcReply {
+struct RpcReply<R> {
     #[serde(default)]
     error: Value,
-    result: Option<Called>,
+    result: Option<R>,
 }
 
 /// The result of `tools/call`, in either spelling.
@@ -74,6 +78,13 @@ struct RpcReply {
 struct Called {
     #[serde(default, alias = "isError")]
     is_error: bool,
+}
+
+/// `{"tools":[…]}`
+#[derive(Deserialize)]
+struct Listed<'a> {
+    #[serde(borrow)]
+    tools: Vec<&'a RawValue>,
 }
 
 impl Checker {
@@ -89,10 +100,15 @@ impl Checker {
         match self.expect {
             Expect::Frame => frame(reply),
             Expect::Body => body(reply),
-            Expect::Result => result(reply),
+            Expect::Result => called(reply),
+            Expect::RpcTools => result(reply).and_then(|listed| some(&listed)),
+            Expect::Tools => {
+                serde_json::from_slice(reply).context("not a list of tools").and_then(|listed| some(&listed))
+            }
         }
         .map_err(|error| anyhow!("{error:#}: {}", excerpt(reply)))?;
-        self.sample.get_or_init(|| String::from_utf8_lossy(reply).chars().take(SAMPLED).collect());
+        self.sample
+            .get_or_init(|| (String::from_utf8_lossy(reply).chars().take(SAMPLED).collect(), reply.len()));
         if reply.len() <= REMEMBERED {
             self.good.clear();
             self.good.extend_from_slice(reply);
@@ -124,12 +140,20 @@ fn body(reply: &[u8]) -> anyhow::Result<()> {
     if reply.observation.error.is_object() { bail!("the tool call failed") } else { Ok(()) }
 }
 
-fn result(reply: &[u8]) -> anyhow::Result<()> {
-    let reply: RpcReply = serde_json::from_slice(reply).context("not a JSON-RPC reply")?;
+fn called(reply: &[u8]) -> anyhow::Result<()> {
+    if result::<Called>(reply)?.is_error { bail!("the tool call failed") } else { Ok(()) }
+}
+
+fn some(listed: &Listed<'_>) -> anyhow::Result<()> {
+    if listed.tools.is_empty() { bail!("no tools are listed") } else { Ok(()) }
+}
+
+fn result<'a, R: Deserialize<'a>>(reply: &'a [u8]) -> anyhow::Result<R> {
+    let reply: RpcReply<R> = serde_json::from_slice(reply).context("not a JSON-RPC reply")?;
     if !reply.error.is_null() {
         bail!("a JSON-RPC error");
     }
-    if reply.result.context("no JSON-RPC result")?.is_error { bail!("the tool call failed") } else { Ok(()) }
+    reply.result.context("no JSON-RPC result")
 }
 
 #[cfg(test)]
@@ -164,13 +188,23 @@ mod tests {
     }
 
     #[test]
+    fn only_lists_with_tools_in_them_are_good() {
+        let tools = r#"{"tools":[{"name":"a"}]}"#;
+        let result = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{tools}}}"#);
+        let empty = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#;
+        let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}"#;
+        assert_eq!(verdicts(Expect::RpcTools, &[&result, empty, error, tools]), [true, false, false, false]);
+        assert_eq!(verdicts(Expect::Tools, &[tools, r#"{"tools":[]}"#, &result]), [true, false, false]);
+    }
+
+    #[test]
     fn the_first_good_reply_is_the_sample() {
         let sample = Sample::default();
         let mut checker = Checker::new(Expect::Result, sample.clone());
         assert!(checker.check(b"{}").is_err());
         assert!(checker.check(br#"{"result":{"n":1}}"#).is_ok());
         assert!(checker.check(br#"{"result":{"n":2}}"#).is_ok());
-        assert_eq!(sample.get().map(String::as_str), Some(r#"{"result":{"n":1}}"#));
+        assert_eq!(sample.get(), Some(&(r#"{"result":{"n":1}}"#.to_owned(), 18)));
     }
 
     #[test]

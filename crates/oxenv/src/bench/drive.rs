@@ -13,6 +13,8 @@ use anyhow::{Context, anyhow, ensure};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::churn;
+use super::mcp::Protocol;
 use super::open::{self, Session};
 use super::pace::{self, Lane, Pace, Schedule, Window};
 use super::plan::Plan;
@@ -20,7 +22,6 @@ use super::proc::{self, Cpu};
 use super::report::{Report, Server, round};
 use super::tally::{Recorder, Tally};
 use super::ws::Steps;
-use super::{churn, http};
 
 /// How long replies are waited for after the measured time.
 const GRACE: Duration = Duration::from_secs(10);
@@ -140,7 +141,7 @@ async fn drive(session: Session, plan: Arc<Plan>, pace: Pace, recorder: Recorder
     let deadline = recorder.window.until + GRACE;
     match session {
         Session::Ws(socket) => Steps::new(socket, &plan, pace, recorder).run(deadline).await,
-        Session::Http(connection) => http::run(connection, &plan, pace, recorder, deadline).await,
+        Session::Http(client) => client.run(&plan, pace, recorder, deadline).await,
         Session::Churn => churn::run(&plan, pace, recorder, deadline).await,
     }
 }
@@ -189,6 +190,7 @@ fn report(
     ensure!(!wall.is_zero(), "nothing was measured");
     Ok(Report {
         bench: plan.kind.name(),
+        protocol: plan.kind.protocol().map(Protocol::name),
         url: plan.url.clone(),
         mode: if plan.rate.is_some() { "open" } else { "closed" },
         sessions: plan.sessions,
@@ -203,7 +205,8 @@ fn report(
         errors: tally.errors,
         first_error: tally.first_error.clone(),
         unsent: tally.unsent,
-        reply: plan.sample.get().cloned(),
+        reply: plan.sample.get().map(|(reply, _)| reply.clone()),
+        reply_bytes: plan.sample.get().map(|(_, bytes)| *bytes),
         rate: round(tally.requests as f64 / plan.duration.as_secs_f64(), 10.0),
         latency_us: tally.latency(),
         server: server.map(|(cpu, (pid, rss))| Server::new(pid, cpu, rss, tally.requests)),

@@ -3,14 +3,17 @@
 //! The invariant: one request is in flight at a time, and a connection that fails or that the server ends is
 //! opened again, which is counted as an error unless the server had said so.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::check::{Checker, excerpt};
+use super::events;
 use super::http_reply::{self, Reply};
 use super::pace::Pace;
 use super::plan::Plan;
@@ -22,6 +25,19 @@ const BUFFER: usize = 4096;
 
 /// A pause after a failure, so that a server that is gone is not flooded and the count of errors says something.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the end of a session may take; it is not measured.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// One client under load: its connection and what it asks, again and again.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// `None` where the last one could not be used again.
+    connection: Option<Connection>,
+    request: Arc<[u8]>,
+    /// What ends its session.
+    farewell: Option<Vec<u8>>,
+}
 
 /// A connection and what it has read.
 #[derive(Debug)]
@@ -54,61 +70,82 @@ impl Connection {
         }
     }
 
+    /// What was read last: the reply that `exchange` gave.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.inbox[..self.filled]
+    }
+
+    /// The message in that reply: its body, without chunk sizes and out of its event.
+    pub(super) fn content(&self, reply: &Reply) -> anyhow::Result<Cow<'_, [u8]>> {
+        let whole = match reply.is_plain() {
+            true => Cow::Borrowed(&self.inbox[reply.body.clone()]),
+            false => Cow::Owned(http_reply::content(&self.inbox, reply)?),
+        };
+        match (reply.head.events, &whole) {
+            (false, _) => Ok(whole),
+            (true, stream) => Ok(Cow::Owned(events::message(stream)?.to_vec())),
+        }
+    }
+
     fn check(&self, reply: &Reply, checker: &mut Checker) -> anyhow::Result<()> {
-        let body = &self.inbox[reply.body.clone()];
+        let content = self.content(reply)?;
         if reply.head.status != 200 {
-            bail!("HTTP {}: {}", reply.head.status, excerpt(body));
+            bail!("HTTP {}: {}", reply.head.status, excerpt(&content));
         }
-        if reply.is_plain() {
-            checker.check(body)
-        } else {
-            checker.check(&http_reply::content(&self.inbox, reply)?)
-        }
+        checker.check(&content)
     }
 }
 
-/// Sends requests until the load is over and the last reply is there, or until `deadline`.
-pub(super) async fn run(
-    connection: Connection,
-    plan: &Plan,
-    pace: Pace,
-    recorder: Recorder,
-    deadline: Instant,
-) {
-    if timeout_at(deadline.into(), requests(connection, plan, &pace, &recorder)).await.is_err() {
-        recorder.error(&anyhow!("no reply by the end of the load"));
+impl Client {
+    pub(super) fn new(connection: Connection, request: Arc<[u8]>) -> Self {
+        Self { connection: Some(connection), request, farewell: None }
     }
-    for due in pace.leftover() {
-        recorder.unsent(due);
-    }
-}
 
-async fn requests(connection: Connection, plan: &Plan, pace: &Pace, recorder: &Recorder) {
-    let mut checker = Checker::new(plan.kind.expect(), plan.sample.clone());
-    let mut usable = Some(connection);
-    while let Some(due) = pace.next().await {
-        match request(&mut usable, plan, &mut checker).await {
-            Ok(()) => recorder.reply(due),
-            Err(error) => {
-                recorder.error(&error);
-                if usable.is_none() {
-                    tokio::time::sleep(PAUSE).await;
+    /// Sends one more request at the end, whose reply does not matter.
+    pub(super) fn ending_with(self, farewell: Vec<u8>) -> Self {
+        Self { farewell: Some(farewell), ..self }
+    }
+
+    /// Sends requests until the load is over and the last reply is there, or until `deadline`.
+    pub(super) async fn run(mut self, plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
+        if timeout_at(deadline.into(), self.requests(plan, &pace, &recorder)).await.is_err() {
+            recorder.error(&anyhow!("no reply by the end of the load"));
+        }
+        for due in pace.leftover() {
+            recorder.unsent(due);
+        }
+        if let (Some(mut connection), Some(farewell)) = (self.connection, self.farewell) {
+            // How a session that has done its work ends is not what is measured here.
+            drop(timeout(CLOSING, connection.exchange(&farewell)).await);
+        }
+    }
+
+    async fn requests(&mut self, plan: &Plan, pace: &Pace, recorder: &Recorder) {
+        let mut checker = Checker::new(plan.kind.expect(), plan.sample.clone());
+        while let Some(due) = pace.next().await {
+            match self.request(&plan.target, &mut checker).await {
+                Ok(()) => recorder.reply(due),
+                Err(error) => {
+                    recorder.error(&error);
+                    if self.connection.is_none() {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
         }
     }
-}
 
-/// One request; leaves `None` behind where the connection cannot be used again.
-async fn request(usable: &mut Option<Connection>, plan: &Plan, checker: &mut Checker) -> anyhow::Result<()> {
-    let mut connection = match usable.take() {
-        Some(connection) => connection,
-        None => Connection::open(&plan.target).await?,
-    };
-    let reply = connection.exchange(&plan.request).await?;
-    let checked = connection.check(&reply, checker);
-    if reply.head.keep_alive {
-        *usable = Some(connection);
+    /// One request, on a new connection where the last cannot be used again.
+    async fn request(&mut self, target: &Target, checker: &mut Checker) -> anyhow::Result<()> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(target).await?,
+        };
+        let reply = connection.exchange(&self.request).await?;
+        let checked = connection.check(&reply, checker);
+        if reply.head.keep_alive {
+            self.connection = Some(connection);
+        }
+        checked
     }
-    checked
 }

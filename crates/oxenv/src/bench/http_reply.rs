@@ -15,6 +15,8 @@ pub(super) struct Head {
     body: Body,
     /// Whether another request may follow on the connection.
     pub(super) keep_alive: bool,
+    /// Whether the body is a stream of events.
+    pub(super) events: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let status = lines.next().and_then(status).context("the reply is not HTTP/1")?;
-    let mut head = Head { status, length: end + 4, body: Body::Sized(0), keep_alive: true };
+    let mut head = Head { status, length: end + 4, body: Body::Sized(0), keep_alive: true, events: false };
     for line in lines {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -49,6 +51,9 @@ pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
             head.body = Body::Chunked;
         } else if name.eq_ignore_ascii_case(b"connection") {
             head.keep_alive = !value.eq_ignore_ascii_case(b"close");
+        } else if name.eq_ignore_ascii_case(b"content-type") {
+            let kind = value.split(|byte| *byte == b';').next().unwrap_or_default();
+            head.events = kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
         }
     }
     Ok(Some(head))
@@ -66,6 +71,15 @@ pub(super) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
         },
     };
     Ok((end <= bytes.len()).then_some(Reply { head, body: begin..end, end }))
+}
+
+/// The value of a header in the head at the front of `bytes`.
+pub(super) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a str> {
+    let head = std::str::from_utf8(bytes.get(..head.length)?).ok()?;
+    head.lines().skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then_some(value.trim())
+    })
 }
 
 /// The body without chunk sizes.
@@ -145,6 +159,16 @@ mod tests {
         let reply = reply(bytes).unwrap().unwrap();
         assert_eq!((reply.head.status, reply.head.keep_alive, reply.end), (500, false, bytes.len()));
         assert_eq!(content(bytes, &reply).unwrap(), b"abcde");
+    }
+
+    #[test]
+    fn headers_are_found_by_name() {
+        let bytes =
+            b"HTTP/1.1 200 OK\r\nMCP-Session-Id: abc \r\ncontent-type: text/event-stream;x\r\n\r\nb: c\r\n";
+        let head = head(bytes).unwrap().unwrap();
+        assert!(head.events);
+        assert_eq!(header(bytes, &head, "mcp-session-id"), Some("abc"));
+        assert_eq!(header(bytes, &head, "b"), None);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::check::{Checker, Expect, Sample};
 use super::frame;
-use super::http::Connection;
+use super::http::{Client, Connection};
+use super::mcp::{self, Protocol};
 use super::plan::{Kind, Plan};
 use super::socket::Socket;
 use super::tally::Tally;
@@ -32,7 +33,7 @@ pub(super) const RESET: &[u8] = br#"{"type":"reset"}"#;
 #[derive(Debug)]
 pub(super) enum Session {
     Ws(Socket),
-    Http(Connection),
+    Http(Client),
     /// Opens its own, again and again.
     Churn,
 }
@@ -95,14 +96,17 @@ async fn one(plan: &Plan, index: usize) -> anyhow::Result<Session> {
     Ok(match plan.kind {
         Kind::Ws => Session::Ws(session(&plan.target, &frame::text(RESET)).await?),
         Kind::Churn => Session::Churn,
-        Kind::Http | Kind::Mcp => {
+        Kind::Call(Protocol::Handshake) | Kind::List(Protocol::Handshake) => {
+            Session::Http(mcp::open(&plan.target, &plan.request).await?)
+        }
+        Kind::Http | Kind::Call(_) | Kind::List(_) | Kind::Tools => {
             let mut connection = Connection::open(&plan.target).await?;
             if plan.kind == Kind::Http && index == 0 {
                 // Steps over HTTP share the server's default session. Its reply does not matter: a server
                 // without that route needs no reset.
                 connection.exchange(&plan.target.post("/reset", "{}")).await?;
             }
-            Session::Http(connection)
+            Session::Http(Client::new(connection, plan.request.clone()))
         }
     })
 }

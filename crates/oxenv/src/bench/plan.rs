@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::args::LoadArgs;
+use super::args::{ActionArgs, ECHO, LoadArgs};
 use super::check::{Expect, Sample};
 use super::frame;
+use super::mcp::Protocol;
 use super::target::Target;
 
 /// Which door is under load.
@@ -18,7 +19,11 @@ use super::target::Target;
 pub(super) enum Kind {
     Ws,
     Http,
-    Mcp,
+    /// `tools/call` at `/mcp`.
+    Call(Protocol),
+    /// `tools/list` at `/mcp`.
+    List(Protocol),
+    Tools,
     Churn,
 }
 
@@ -47,7 +52,8 @@ impl Kind {
         match self {
             Self::Ws => "ws",
             Self::Http => "http",
-            Self::Mcp => "mcp",
+            Self::Call(_) | Self::List(_) => "mcp",
+            Self::Tools => "tools",
             Self::Churn => "churn",
         }
     }
@@ -57,29 +63,44 @@ impl Kind {
         match self {
             Self::Ws | Self::Churn => Expect::Frame,
             Self::Http => Expect::Body,
-            Self::Mcp => Expect::Result,
+            Self::Call(_) => Expect::Result,
+            Self::List(_) => Expect::RpcTools,
+            Self::Tools => Expect::Tools,
+        }
+    }
+
+    /// How MCP is spoken, if it is.
+    pub(super) fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::Call(protocol) | Self::List(protocol) => Some(protocol),
+            Self::Ws | Self::Http | Self::Tools | Self::Churn => None,
         }
     }
 
     fn default_sessions(self) -> usize {
         match self {
             Self::Ws => 64,
-            Self::Http | Self::Mcp => 32,
+            Self::Http | Self::Call(_) | Self::List(_) | Self::Tools => 32,
             Self::Churn => 16,
         }
     }
 }
 
 impl Plan {
-    /// Checks the arguments and builds the request.
-    pub(super) fn new(kind: Kind, args: LoadArgs, depth: usize) -> anyhow::Result<Self> {
+    /// Checks the arguments of a load that sends an action, and builds the request.
+    pub(super) fn of(kind: Kind, args: ActionArgs) -> anyhow::Result<Self> {
         let action: Value = serde_json::from_str(&args.message)
             .with_context(|| format!("--message is not JSON: `{}`", args.message))?;
         if !action.is_object() {
-            bail!("--message must be a JSON object, such as {}", super::args::ECHO);
+            bail!("--message must be a JSON object, such as {ECHO}");
         }
+        Self::new(kind, args.load, &action)
+    }
+
+    /// Checks the arguments and builds the request.
+    pub(super) fn new(kind: Kind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
         let target = Target::parse(&args.server.url, &args.server.headers)?;
-        let request = request(kind, &target, &action)?;
+        let request = request(kind, &target, action)?;
         let sessions = args.sessions.map_or(kind.default_sessions(), std::num::NonZero::get);
         Ok(Self {
             kind,
@@ -88,7 +109,7 @@ impl Plan {
             pid: args.server.pid,
             sessions,
             threads: args.threads.get().min(sessions),
-            depth,
+            depth: 1,
             warmup: args.warmup,
             duration: args.duration,
             rate: args.rate,
@@ -104,12 +125,9 @@ fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8
             frame::text(json!({ "type": "step", "data": action }).to_string().as_bytes())
         }
         Kind::Http => target.post("/step", &json!({ "action": action }).to_string()),
-        Kind::Mcp => {
-            let call = json!({
-                "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call_params(action)?,
-            });
-            target.post("/mcp", &call.to_string())
-        }
+        Kind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),
+        Kind::List(protocol) => protocol.request(target, "tools/list", json!({})),
+        Kind::Tools => target.bare("GET", "/tools"),
     })
 }
 
@@ -130,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_action_becomes_the_params_of_a_call() {
-        let action: Value = serde_json::from_str(super::super::args::ECHO).unwrap();
+        let action: Value = serde_json::from_str(ECHO).unwrap();
         let expected = json!({ "name": "echo_message", "arguments": { "message": "hello" } });
         assert_eq!(call_params(&action).unwrap(), expected);
         assert_eq!(call_params(&expected).unwrap(), expected);

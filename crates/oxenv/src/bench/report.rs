@@ -7,11 +7,13 @@ use serde::Serialize;
 use super::proc::Cpu;
 use super::tally::Latency;
 
-/// What `ws`, `http`, `mcp` and `churn` report.
+/// What every load but `held` reports.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     /// The subcommand.
     pub(super) bench: &'static str,
+    /// How MCP was spoken; null where it was not.
+    pub(super) protocol: Option<&'static str>,
     pub(super) url: String,
     /// `closed` or `open`.
     pub(super) mode: &'static str,
@@ -31,8 +33,9 @@ pub(super) struct Report {
     pub(super) first_error: Option<String>,
     /// Requests of an open loop that were due and never sent; their latency is a lower bound.
     pub(super) unsent: u64,
-    /// The first good reply.
+    /// The first good reply, cut where it is long, and the bytes that it had.
     pub(super) reply: Option<String>,
+    pub(super) reply_bytes: Option<usize>,
     /// Good replies per second.
     pub(super) rate: f64,
     pub(super) latency_us: Option<Latency>,

@@ -15,7 +15,8 @@ pub(super) fn load(report: &Report) -> String {
         Some(rate) => format!("open loop at {} /s", grouped(rate)),
         None => "closed loop".to_owned(),
     };
-    rows.row("bench", &format!("{} on {}, {mode}", report.bench, report.url));
+    let protocol = report.protocol.map_or(String::new(), |protocol| format!(" ({protocol})"));
+    rows.row("bench", &format!("{}{protocol} on {}, {mode}", report.bench, report.url));
     rows.row("sessions", &format!("{opened} of {sessions}, depth {depth}, {} thread(s)", report.threads));
     rows.row("time", &format!("{duration_s} s after {warmup_s} s of warm-up"));
     rows.row("requests", &format!("{} of {request_bytes} bytes", grouped(report.requests as f64)));
@@ -100,6 +101,7 @@ mod tests {
         let cpu = Cpu { cpu_s: 2.95, cpu_share: 0.983 };
         Report {
             bench: "ws",
+            protocol: None,
             url: "http://127.0.0.1:8000".to_owned(),
             mode: "closed",
             sessions: 64,
@@ -115,6 +117,7 @@ mod tests {
             first_error: None,
             unsent: 0,
             reply: None,
+            reply_bytes: None,
             rate: 104_133.3,
             latency_us: Some(latency),
             server: Some(Server::new(42, cpu, 13 << 20, 312_400)),

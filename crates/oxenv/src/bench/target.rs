@@ -29,6 +29,12 @@ impl Target {
         Ok(Self { addr, host: host.to_owned(), prefix: prefix.to_owned(), headers })
     }
 
+    /// The same server, with another header for every request.
+    pub(super) fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
     /// Opens a connection with Nagle's algorithm off, as small requests would otherwise wait for each other.
     pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
         let stream = match TcpStream::connect(self.addr).await {
@@ -52,6 +58,12 @@ impl Target {
              Content-Length: {length}\r\n{headers}\r\n{body}"
         )
         .into_bytes()
+    }
+
+    /// The bytes of a request without a body.
+    pub(super) fn bare(&self, method: &str, path: &str) -> Vec<u8> {
+        let Self { host, prefix, headers, .. } = self;
+        format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes()
     }
 
     /// The bytes that ask for a WebSocket at `path`.

@@ -23,10 +23,10 @@ fn load(url: &str, arguments: &[&str]) -> Value {
 fn every_door_takes_load() {
     let server = Serving::start(&[]);
     let url = server.url();
-    for door in ["ws", "http", "churn", "tools", "mcp"] {
+    for (door, says) in [("ws", "hello"), ("http", "hello"), ("churn", "hello"), ("tools", "echo_message")] {
         let report = load(&url, &[door]);
-        assert_eq!(report["bench"], door);
-        assert!(report["reply"].as_str().unwrap().contains("echo"), "{report}");
+        assert_eq!((&report["bench"], &report["protocol"]), (&json!(door), &Value::Null));
+        assert!(report["reply"].as_str().unwrap().contains(says), "{report}");
     }
     for protocol in ["openenv", "2025-11-25", "2026-07-28"] {
         let called = load(&url, &["mcp", "--protocol", protocol]);

@@ -205,7 +205,9 @@ fn the_schema_is_the_one_in_docs() {
 fn a_built_in_toolset_that_is_not_there_is_told_before_anything_runs() {
     let folder = Folder::new("builtin");
     let manifest = |name: &str| {
-        format!("tools:\n  - name: a\n    type: mcp\n    mcp_server: {{transport: builtin, toolset: {name}}}\n")
+        format!(
+            "tools:\n  - name: a\n    type: mcp\n    mcp_server: {{transport: builtin, toolset: {name}}}\n"
+        )
     };
     let wrong = folder.file("wrong.yaml", &manifest("ecco"));
     for arguments in [&["validate", &wrong][..], &["serve", "--tools", &wrong]] {

@@ -1,0 +1,30 @@
+//! Reading the message out of a stream of events (SSE) that has ended.
+//!
+//! The invariant: nothing is copied, and only the last event that has data counts: a server may send one to
+//! resume at before it, and notes about a call come before its result.
+
+use anyhow::Context;
+
+/// The data of the last event that has any.
+///
+/// Data over several lines is not put together; JSON-RPC messages are written on one.
+pub(super) fn message(stream: &[u8]) -> anyhow::Result<&[u8]> {
+    stream
+        .rsplit(|byte| *byte == b'\n')
+        .filter_map(|line| line.strip_prefix(b"data:"))
+        .map(<[u8]>::trim_ascii)
+        .find(|data| !data.is_empty())
+        .context("a stream of events without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_event_with_data_is_the_message() {
+        let stream = b"id: 0\nretry: 3000\ndata:\n\ndata: {\"n\":1}\n\nevent: message\r\ndata:{\"n\":2}\r\nid: 1\r\n\r\n:ping\n\n";
+        assert_eq!(message(stream).unwrap(), b"{\"n\":2}");
+        assert!(message(b"id: 0\ndata:\n\n").is_err());
+    }
+}
