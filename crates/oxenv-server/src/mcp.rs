@@ -151,7 +151,8 @@ async fn reply(
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
         Err(_) if matches!(manner, Manner::Session(_)) && is_reply(text) => {
-            return Ok(http::forward(app, door, epoch, None, parts.clone(), body.clone(), None).await);
+            let forwarded = http::forward(app, door, epoch, None, parts.clone(), body.clone(), None);
+            return Ok(Box::pin(forwarded).await);
         }
         Err(fault) => return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
@@ -172,7 +173,8 @@ async fn reply(
         Short::Begun(begun) => Some(begun),
         Short::No => None,
     };
-    Ok(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun).await)
+    // On the heap, because the future of every request would be as large as what rmcp does for a few.
+    Ok(Box::pin(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun)).await)
 }
 
 /// Whether a message that is no request is the answer to one of ours.

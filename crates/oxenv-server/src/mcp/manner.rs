@@ -47,8 +47,14 @@ impl<'a> Manner<'a> {
     }
 }
 
+/// What MCP's own clients accept, to the letter.
+const USUAL: &str = "application/json, text/event-stream";
+
 /// Whether a client takes plain JSON as a reply.
 pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
+    if headers.get(header::ACCEPT).is_some_and(|accepted| accepted == USUAL) {
+        return true;
+    }
     takes_anything(headers) || names(headers, "application/json") || names(headers, "application/*")
 }
 

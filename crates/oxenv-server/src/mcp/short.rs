@@ -7,8 +7,9 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use oxenv_core::{AgentCall, Failure, Principal};
 use oxenv_wire::{
-    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolErrorType,
-    ToolResult, ToolSpelling, read, write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
+    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolCallParams,
+    ToolErrorType, ToolResult, ToolSpelling, read, write_mcp_call, write_mcp_tools, write_rpc_error,
+    write_rpc_result,
 };
 use serde_json::{Value, json};
 
@@ -27,6 +28,9 @@ use crate::error;
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// What a client says of itself with every request, and what is about the reply: no tool needs it.
+const AGREED: [&str; 5] =
+    [META_VERSION, META_CAPABILITIES, META_LEVEL, "io.modelcontextprotocol/clientInfo", "progressToken"];
 
 /// What became of a request.
 pub(super) enum Short {
@@ -45,6 +49,10 @@ struct Plain<'a> {
     era: McpEra,
     /// What the client says that it can do, where a request has to say so.
     capabilities: Option<Json<'a>>,
+    /// The call that is asked for, if it is one.
+    tool: Option<ToolCallParams<'a>>,
+    /// Whether the parameters hold more than the call and what its connection has agreed on.
+    more: bool,
     /// What a client that can hear of more than the outcome wants to hear.
     wants: Option<Wants>,
     /// The transport session that it belongs to.
@@ -97,6 +105,10 @@ fn plain<'a>(
         return None;
     }
     let revision = meta.as_ref().and_then(|meta| meta.get(META_VERSION));
+    let tool = match rpc.method == "tools/call" {
+        true => params.tool_call().ok(),
+        false => None,
+    };
     let era = match manner {
         Manner::Stateless => McpEra::Stateless,
         Manner::Bare | Manner::Session(_) if revision.is_none() => McpEra::Handshake,
@@ -112,14 +124,17 @@ fn plain<'a>(
         if rpc.method == "tools/call" {
             let name = single(headers, "mcp-name")?;
             // An encoded name is decoded elsewhere.
-            if name.starts_with("=?") || params.tool_call().ok()?.name != name {
+            if name.starts_with("=?") || tool.as_ref()?.name != name {
                 return None;
             }
         }
     }
+    let beyond = |meta: &Object<'_>| meta.iter().any(|(key, _)| !AGREED.contains(&key));
+    let more = meta.as_ref().is_some_and(beyond)
+        || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
     let wants = wants(meta.as_ref(), within.as_ref())?;
     let capabilities = meta.as_ref().and_then(|meta| meta.get(META_CAPABILITIES));
-    Some(Plain { era, capabilities, wants, within })
+    Some(Plain { era, capabilities, tool, more, wants, within })
 }
 
 /// What the client wants to hear; the outer nothing when it says so in words that are not plain.
@@ -164,13 +179,15 @@ async fn call(
     plain: Plain<'_>,
     body: &Bytes,
 ) -> Result<Short, RpcFault> {
-    let tool = params.tool_call()?;
+    let tool = match &plain.tool {
+        Some(tool) => tool.clone(),
+        None => params.tool_call()?,
+    };
     let reach = connected(app, door, params, &plain).await?;
     if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
         return Ok(Short::No);
     }
-    let more = ["_meta", "inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
-    let request = rpc.params.filter(|_| more);
+    let request = rpc.params.filter(|_| plain.more);
     let outcome = match plain.wants {
         None => {
             let request = request.map(Json::raw);
