@@ -33,6 +33,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
@@ -66,6 +67,17 @@ pub(crate) struct Request<'a> {
     pub(crate) parameters: RawJson,
     /// What goes into `_meta` beside what the protocol asks for.
     pub(crate) meta: Map<String, Value>,
+}
+
+/// Why a greeting failed.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    /// For people.
+    pub(crate) says: String,
+    /// Whether the server answered, so that it may know the other way of greeting.
+    pub(crate) answered: bool,
+    /// Whether the server went away, so that its exit says more.
+    pub(crate) by_server: bool,
 }
 
 /// A connection that was greeted. Dropping it ends it.
@@ -244,7 +256,6 @@ impl Connection {
                     pause = RENEWAL.0;
                     // The notes themselves were taken on their way here.
                     while let Ok(Some(_)) = subscription.next().await {}
-                    self.lists_may_differ();
                 }
                 Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
                     return;
@@ -253,6 +264,8 @@ impl Connection {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RENEWAL.1);
+            // What changes meanwhile, nobody tells.
+            self.lists_may_differ();
         }
     }
 
@@ -317,20 +330,9 @@ impl Drop for Abandoned<'_> {
         let notification =
             CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
         // It is queued by the first poll unless the queue is full; then the server is told nothing.
-        let mut queue = std::pin::pin!(self.peer.send_notification(notification.into()));
+        let mut queue = std::pin::pin!(unconstrained(self.peer.send_notification(notification.into())));
         let _ = queue.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
-}
-
-/// Why a greeting failed.
-#[derive(Debug)]
-pub(crate) struct Greeting {
-    /// For people.
-    pub(crate) says: String,
-    /// Whether the server answered, so that it may know the other way of greeting.
-    pub(crate) answered: bool,
-    /// Whether the server went away, so that its exit says more.
-    pub(crate) by_server: bool,
 }
 
 impl Greeting {

@@ -110,7 +110,7 @@ pub struct UpstreamManager {
 /// An entry of the manifest.
 enum Member {
     Disabled(ToolsetEntry),
-    Builtin { entry: ToolsetEntry, toolset: String, shared: Option<Arc<BuiltinToolset>> },
+    Builtin { entry: ToolsetEntry, toolset: String, shared: Arc<BuiltinToolset> },
     Upstream { upstream: Arc<Upstream>, shared: Option<Arc<Slot>> },
 }
 
@@ -137,8 +137,8 @@ impl UpstreamManager {
             }
             if let Transport::Builtin { toolset } = &entry.transport {
                 let toolset = toolset.clone();
-                let make = || BuiltinToolset::new(entry.clone(), toolset.clone(), options.builtin.clone());
-                let shared = make().map(Arc::new);
+                let shared = BuiltinToolset::new(entry.clone(), toolset.clone(), options.builtin.clone());
+                let shared = Arc::new(shared);
                 return Member::Builtin { entry, toolset, shared };
             }
             let scope = entry.scope;
@@ -180,7 +180,7 @@ impl UpstreamManager {
             .iter()
             .filter_map(|member| match member {
                 Member::Disabled(_) => None,
-                Member::Builtin { shared, .. } => shared.clone().map(|shared| shared as Arc<dyn Toolset>),
+                Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared } => {
                     Some(handle(upstream, shared.clone(), Arc::default()))
                 }
@@ -200,10 +200,10 @@ impl UpstreamManager {
             .filter_map(|member| match member {
                 Member::Disabled(_) => None,
                 Member::Builtin { entry, toolset, .. } if entry.scope == Scope::Session => {
-                    let own = BuiltinToolset::new(entry.clone(), toolset.clone(), self.builtin.clone())?;
+                    let own = BuiltinToolset::new(entry.clone(), toolset.clone(), self.builtin.clone());
                     Some(Arc::new(own) as Arc<dyn Toolset>)
                 }
-                Member::Builtin { shared, .. } => shared.clone().map(|shared| shared as Arc<dyn Toolset>),
+                Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared: Some(slot) } => {
                     Some(handle(upstream, Some(slot.clone()), Arc::default()))
                 }
@@ -253,12 +253,10 @@ impl Member {
     fn status(&self) -> UpstreamStatus {
         match self {
             Member::Disabled(entry) => status(entry, UpstreamState::Disabled, 0, None),
-            Member::Builtin { entry, toolset, shared: None } => {
-                let error = format!("no toolset of the name '{toolset}' is compiled in");
-                status(entry, UpstreamState::Failed, 0, Some(error))
-            }
-            Member::Builtin { entry, shared: Some(shared), .. } => {
-                status(entry, UpstreamState::Ready, shared.list().len(), shared.problem())
+            Member::Builtin { entry, shared, .. } => {
+                let error = shared.problem();
+                let state = if error.is_none() { UpstreamState::Ready } else { UpstreamState::Failed };
+                status(entry, state, shared.list().len(), error)
             }
             Member::Upstream { upstream, shared } => {
                 let tools = upstream.known().map_or(0, |lists| lists.tools.len());

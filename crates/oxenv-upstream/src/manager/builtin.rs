@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work};
+use oxenv_core::{
+    CallContext, Changes, Extras, Failure, ForkMode, NativeToolset, RequestFault, Scope, Toolset, Work,
+};
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use parking_lot::RwLock;
 use serde_json::value::RawValue;
@@ -19,14 +21,19 @@ pub(super) struct BuiltinToolset {
     toolset: String,
     make: Builtin,
     inner: RwLock<Arc<dyn Toolset>>,
+    /// Whether the registry has none of that name, so that there is nothing in it.
+    missing: bool,
     watchers: parking_lot::Mutex<Vec<Changes>>,
 }
 
 impl BuiltinToolset {
-    /// The toolset of an entry; nothing if the registry has none of that name.
-    pub(super) fn new(entry: ToolsetEntry, toolset: String, make: Builtin) -> Option<Self> {
-        let inner = RwLock::new(make(&toolset)?);
-        Some(BuiltinToolset { entry, toolset, make, inner, watchers: parking_lot::Mutex::default() })
+    /// The toolset of an entry. One that is not in the registry is empty and says so.
+    pub(super) fn new(entry: ToolsetEntry, toolset: String, make: Builtin) -> Self {
+        let found = make(&toolset);
+        let missing = found.is_none();
+        let inner = found.unwrap_or_else(|| Arc::new(NativeToolset::new(entry.name.clone())));
+        let watchers = parking_lot::Mutex::default();
+        BuiltinToolset { entry, toolset, make, inner: RwLock::new(inner), missing, watchers }
     }
 
     fn inner(&self) -> Arc<dyn Toolset> {
@@ -74,6 +81,9 @@ impl Toolset for BuiltinToolset {
     }
 
     fn problem(&self) -> Option<String> {
+        if self.missing {
+            return Some(format!("no toolset of the name '{}' is compiled in", self.toolset));
+        }
         self.inner().problem()
     }
 

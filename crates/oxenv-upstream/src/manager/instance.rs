@@ -185,7 +185,8 @@ impl Instance {
             let end = self.shared.end.borrow().clone();
             return Some(end.unwrap_or_else(|| self.shared.connection.end().reason));
         }
-        self.shared.trouble.lock().clone()
+        let unlisted = self.lists().and_then(Result::err);
+        self.shared.trouble.lock().clone().or(unlisted)
     }
 }
 

@@ -274,12 +274,12 @@ impl Slot {
         }
         match &instance {
             Ok(instance) => {
+                self.upstream.works();
                 instance.hold(Arc::downgrade(self));
                 // Those that were read before it was held.
                 if let Some(lists) = instance.lists() {
                     self.told(lists);
                 }
-                self.upstream.works();
             }
             Err(why) => self.upstream.failed(why),
         }

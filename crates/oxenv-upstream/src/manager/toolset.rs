@@ -162,7 +162,11 @@ impl Toolset for UpstreamToolset {
     }
 
     fn problem(&self) -> Option<String> {
-        self.slot.as_ref().and_then(|slot| slot.problem()).or_else(|| self.upstream.problem())
+        match &self.slot {
+            Some(slot) if slot.running().is_some() => slot.problem(),
+            Some(slot) => slot.problem().or_else(|| self.upstream.problem()),
+            None => self.upstream.problem(),
+        }
     }
 
     fn scope(&self) -> Scope {

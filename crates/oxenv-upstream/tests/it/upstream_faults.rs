@@ -1,6 +1,7 @@
 //! Upstreams that crash, hang, lie and flood: what breaks is told, what does not goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oxenv_core::Toolset;
@@ -144,7 +145,7 @@ async fn starts_that_keep_failing_come_ever_later() {
     call(&toolset, "echo", json!({})).await.unwrap_err();
     let start = Instant::now();
     let error = call(&toolset, "echo", json!({})).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
     assert!(error.message.contains("the next try is in 1."), "{}", error.message);
 }
 
@@ -178,18 +179,21 @@ async fn a_kill_under_load_costs_only_what_was_in_flight() {
         toolset.ready().await;
     }
     let pid: i32 = say(&toolsets[0], "pid").await.parse().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
     let load = |toolset: Arc<dyn Toolset>| {
+        let calls = calls.clone();
         tokio::spawn(async move {
             let mut outcomes = Vec::new();
             for number in 0..400 {
                 outcomes.push(call(&toolset, "echo", json!({"text": number.to_string()})).await);
+                calls.fetch_add(1, Ordering::Relaxed);
             }
             outcomes
         })
     };
     let victims: Vec<_> = (0..4).map(|_| load(toolsets[0].clone())).collect();
     let others: Vec<_> = (0..4).map(|_| load(toolsets[1].clone())).collect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("calls are in flight", || calls.load(Ordering::Relaxed) > 100).await;
     kill(pid);
     for other in others {
         assert!(other.await.unwrap().iter().all(Result::is_ok));

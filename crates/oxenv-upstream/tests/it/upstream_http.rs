@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use oxenv_core::{Caller, Changes, Note, RequestFault, Toolset, Work};
 use oxenv_wire::ErrorCode;
 use rmcp::model::ProtocolVersion;
@@ -51,6 +52,7 @@ impl Server {
             socket.bind(address).unwrap();
             let listener = socket.listen(64).unwrap();
             let address = listener.local_addr().unwrap();
+            let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
             tokio::spawn(async move { axum::serve(listener, router).await });
             address
         });
@@ -201,18 +203,5 @@ impl Caller for Answering {
         assert_eq!(parameters["maxTokens"], 9);
         let content = json!({"type": "text", "text": "yes"});
         Work::done(Ok(json!({"role": "assistant", "model": "a-model", "content": content})))
-    }
-}
-
-#[tokio::test]
-async fn zz_speed() {
-    for (versions, json) in [(OLD, false), (MODERN, false), (OLD, true)] {
-        let server = Server::start(versions, "127.0.0.1:0", json).await;
-        let (_stage, toolset) = open(entry(server.address, "")).await;
-        let start = std::time::Instant::now();
-        for _ in 0..300 {
-            call(&toolset, "echo", json!({"text": "a"})).await.unwrap();
-        }
-        eprintln!("{json} {:?} per call", start.elapsed() / 300);
     }
 }

@@ -185,7 +185,8 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
     let manager = UpstreamManager::new(manifest, options);
     let place = SessionPlace { session_id: "s".into(), seed: 0, workspace: "/".into() };
     let toolsets = manager.open_session(place);
-    assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one"]);
+    assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one", "none"]);
+    assert_eq!(toolsets[1].problem().as_deref(), Some("no toolset of the name 'missing' is compiled in"));
     let states: Vec<_> = manager.status().into_iter().map(|status| status.state).collect();
     assert_eq!(states, [UpstreamState::Ready, UpstreamState::Failed, UpstreamState::Disabled]);
     let context = CallContext { caller: None::<&dyn Caller>, ..CallContext::sessionless(Principal::Agent) };
