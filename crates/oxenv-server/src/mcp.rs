@@ -28,7 +28,7 @@ use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::Session;
 use oxenv_wire::{Object, RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
@@ -225,11 +225,4 @@ fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcFault) -> Response {
     let mut out = String::new();
     write_rpc_error(&mut out, id, fault);
     json_response(status, out)
-}
-
-/// The one value of a header; nothing when it is absent, twice there or no text.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
 }

@@ -64,6 +64,9 @@ const KNOWN: [&str; 9] = [
     "completion/complete",
 ];
 
+/// Those of them that 2026-07-28 has no more.
+const GONE: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
+
 impl ToolboxHandler {
     pub(super) async fn new(app: &Arc<App>, target: Target, level: Level) -> Result<Arc<Self>, Failure> {
         let reach = target.reach(app).await?;
@@ -350,10 +353,11 @@ impl ServerHandler for ToolboxHandler {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Answer<CustomResult> {
         let method = request.method;
-        Err(match KNOWN.contains(&method.as_str()) {
+        let gone = era(&context) == McpEra::Stateless && GONE.contains(&method.as_str());
+        Err(match KNOWN.contains(&method.as_str()) && !gone {
             true => {
                 let message = format!("Invalid params - they are not as {method} has them");
                 ErrorData::new(ErrorCode::INVALID_PARAMS, message, None)

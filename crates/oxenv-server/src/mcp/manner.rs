@@ -11,6 +11,8 @@ pub(crate) const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18
 
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// A client's way of speaking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +57,19 @@ pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
     if headers.get(header::ACCEPT).is_some_and(|accepted| accepted == USUAL) {
         return true;
     }
-    takes_anything(headers) || names(headers, "application/json") || names(headers, "application/*")
+    names(headers, "application/json") || takes_anything(headers) || names(headers, "application/*")
 }
 
 /// Whether a client has no wishes about the kind of the reply.
 pub(crate) fn takes_anything(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::ACCEPT) || names(headers, "*/*")
+}
+
+/// The one value of a header; nothing when it is absent, twice there or no text.
+pub(crate) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
 }
 
 /// Whether the Accept header names a media type.

@@ -13,19 +13,21 @@ use oxenv_wire::{
 };
 use serde_json::{Value, json};
 
+use super::Door;
 use super::begun::{Asked, Begun};
 use super::dialect::{meant, no_input};
 use super::line::Wants;
-use super::manner::{Manner, STATELESS, takes_json};
+use super::manner::{METHOD, Manner, NAME, single, takes_json};
 use super::reach::{Outcome, Reach};
 use super::severity::Severity;
 use super::transports::InUse;
-use super::{Door, single};
 use crate::app::App;
 use crate::error;
 
 /// Where a request names its revision.
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// The revision whose requests stand alone, as it stands there.
+const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What a client says of itself with every request, and what is about the reply: no tool needs it.
@@ -116,20 +118,22 @@ fn plain<'a>(
     };
     if era == McpEra::Stateless {
         let meta = meta.as_ref()?;
-        let same = read::<&str>(revision?).is_ok_and(|revision| revision == STATELESS);
-        if !same || !meta.get(META_CAPABILITIES)?.is_object() || single(headers, "mcp-method")? != rpc.method
-        {
+        let same = revision?.get() == STATELESS_JSON;
+        if !same || !meta.get(META_CAPABILITIES)?.is_object() || single(headers, METHOD)? != rpc.method {
             return None;
         }
         if rpc.method == "tools/call" {
-            let name = single(headers, "mcp-name")?;
+            let name = single(headers, NAME)?;
             // An encoded name is decoded elsewhere.
             if name.starts_with("=?") || tool.as_ref()?.name != name {
                 return None;
             }
         }
     }
-    let beyond = |meta: &Object<'_>| meta.iter().any(|(key, _)| !AGREED.contains(&key));
+    // A client that can do something tells the tool, which may ask for it.
+    let able = |key: &str, value: Json<'_>| key == META_CAPABILITIES && value.get() != "{}";
+    let beyond =
+        |meta: &Object<'_>| meta.iter().any(|(key, value)| !AGREED.contains(&key) || able(key, value));
     let more = meta.as_ref().is_some_and(beyond)
         || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
     let wants = wants(meta.as_ref(), within.as_ref())?;

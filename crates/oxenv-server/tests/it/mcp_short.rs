@@ -213,6 +213,38 @@ async fn input_in_rounds() {
     served.end().await;
 }
 
+/// A tool hears of a request's metadata what it may need: traces, state, what the client can do.
+#[tokio::test]
+async fn what_a_tool_is_told_of_its_request() {
+    let talker = Talker::default();
+    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let old = Handshake::new(served.address, "/mcp").await;
+    for (key, value) in [
+        ("traceparent", json!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
+        ("io.modelcontextprotocol/clientCapabilities", json!({ "sampling": {} })),
+        ("vendor/x", json!({ "deep": [1] })),
+    ] {
+        let params = json!({ "name": "told", "_meta": { key: value } });
+        for answer in [
+            alone(served.address, "/mcp", "tools/call", &params).await,
+            old.post(&request("tools/call", &params)).await,
+        ] {
+            let result = answer.json().await;
+            let told: Value =
+                serde_json::from_str(result["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+            assert_eq!(told["_meta"][key], value, "{told}");
+        }
+    }
+    let params = json!({ "name": "told", "requestState": "s" });
+    let told = alone(served.address, "/mcp", "tools/call", &params).await.json().await;
+    assert!(
+        told["result"]["content"][0]["text"].as_str().unwrap().contains("\"requestState\":\"s\""),
+        "{told}"
+    );
+    old.delete().await;
+    served.end().await;
+}
+
 /// Sampling and the like, asked of a client that shook hands; one that did not offer it is not asked.
 #[tokio::test]
 async fn questions_to_a_client() {

@@ -96,7 +96,8 @@ impl Drop for Mark<'_> {
 }
 
 fn tools(more: &[&str]) -> Arc<[Tool]> {
-    let names = ["say", "wait", "count_to_three", "murmur", "ask", "want", "object", "strict", "seal"];
+    let names =
+        ["say", "wait", "count_to_three", "murmur", "ask", "want", "object", "strict", "seal", "told"];
     let tool = |name: &&str| Tool {
         name: name.to_string().into(),
         title: None,
@@ -154,6 +155,8 @@ impl Toolset for Talker {
         };
         match tool {
             "say" => Work::done(Ok(text(arguments["text"].as_str().unwrap_or_default()))),
+            // What the request says of itself, as far as tools are told.
+            "told" => Work::done(Ok(text(context.request.map_or("nothing", RawValue::get)))),
             "object" => Work::done(Ok(ToolResult::from_value(&json!({ "n": 7 })).unwrap())),
             "strict" => Work::done(Ok(text("fits"))),
             "wait" => Work::pending(async move {
