@@ -122,7 +122,7 @@ pub(crate) struct ServeArgs {
     #[arg(long = "allow-host", value_name = "HOST")]
     pub(crate) allowed_hosts: Vec<String>,
 
-    /// An origin whose web pages may reach this server, such as https://app.example (may be repeated)
+    /// An origin whose web pages may reach this server, such as `https://app.example` (may be repeated)
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub(crate) allowed_origins: Vec<String>,
 
