@@ -70,6 +70,19 @@ impl UpstreamToolset {
         })
     }
 
+    /// Waits for the first lists. Some servers start in the session's own place only, such as one
+    /// whose workspace must hold a repository: then the session's instance tells them.
+    async fn first_lists(&self) {
+        self.upstream.settled().await;
+        let own = self.slot.as_ref().filter(|_| self.is_per_session() && self.lists().is_none());
+        if let Some(slot) = own
+            && let Ok(instance) = slot.instance().await
+            && let Ok(lists) = instance.first_lists().await
+        {
+            slot.told(Ok(lists));
+        }
+    }
+
     async fn call_tool(
         &self,
         context: CallContext<'_>,
@@ -154,7 +167,7 @@ impl Toolset for UpstreamToolset {
             Some(slot) if !self.is_per_session() => slot.begin(),
             _ => self.upstream.discover(),
         }
-        Work::pending(self.upstream.settled())
+        Work::pending(self.first_lists())
     }
 
     fn watch(&self, changes: &Changes) {
