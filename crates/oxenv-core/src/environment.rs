@@ -74,6 +74,12 @@ pub trait Environment: Send {
         Work::done(Err(Failure::unsupported("this environment does not score tool calls")))
     }
 
+    /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
+    /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
+    fn scores(&self) -> Option<RawJson> {
+        None
+    }
+
     /// A copy that goes on independently from the present state.
     ///
     /// # Errors

@@ -137,6 +137,10 @@ fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
         E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => {
             (Action, No, false)
         }
+        E::KeyConflict | E::StepConflict | E::SnapshotInvalid | E::Unauthorized | E::Forbidden => {
+            (Action, No, false)
+        }
+        E::ReplyForgotten | E::RecordFailed => (Infrastructure, Yes, false),
         E::DeadlineExceeded => (Timeout, Yes, false),
         E::Cancelled => (Infrastructure, Maybe, false),
         E::CapacityReached | E::Draining => (Infrastructure, No, true),

@@ -15,7 +15,10 @@ mod environment;
 mod failure;
 mod graph;
 mod native;
+mod observe;
 mod policy;
+mod record;
+pub mod render;
 mod rubric;
 mod seed;
 mod session;
@@ -34,10 +37,12 @@ pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use native::NativeToolset;
+pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
 pub use policy::{
     ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
     RuleLookedAt, Rules, Verdict,
 };
+pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
 pub use rubric::{Rubric, RubricFactory, Score};
 pub use seed::derive_seed;
 pub use session::{
@@ -46,7 +51,7 @@ pub use session::{
 };
 pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
-    TaskFault, TaskSource,
+    Original, TaskFault, TaskSource,
 };
 pub use store::{Limits, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

@@ -50,6 +50,11 @@ pub struct SessionOptions {
     pub episode_id: Option<String>,
     /// How long it lives without a socket and without a call; absent: the store's limit.
     pub lease: Option<Duration>,
+    /// Who asks, by name: slots are shared out fairly among owners, and an owner may have a cap.
+    /// Absent: nobody in particular.
+    pub owner: Option<Arc<str>>,
+    /// How long to wait for a free slot; absent: the store's limit.
+    pub queue: Option<Duration>,
 }
 
 /// Why a session ended.
@@ -111,6 +116,10 @@ struct Progress {
     done: bool,
     /// The sum of the episode's rewards; none while there was none.
     reward: Option<f64>,
+    /// The parts of that sum, as the environment tells them.
+    scores: Option<RawJson>,
+    /// The number of the last thing that was counted, over all epochs.
+    seq: u64,
     /// Set while the environment's state is unknown: a step was cut off.
     reset_required: bool,
     ended: Option<EndReason>,
@@ -140,6 +149,8 @@ impl Session {
                 step_count: 0,
                 done: false,
                 reward: None,
+                scores: None,
+                seq: 0,
                 reset_required: false,
                 ended: None,
                 closing: false,
@@ -190,6 +201,11 @@ impl Session {
             step_count: progress.step_count,
             done: progress.done,
             episode_reward: progress.reward,
+            episode_scores: progress
+                .scores
+                .as_deref()
+                .and_then(|scores| serde_json::from_str(scores.get()).ok()),
+            seq: progress.seq,
             attached: u32::from(self.lease.is_attached()),
             idle_ms: u64::try_from(self.lease.idle().as_millis()).unwrap_or(u64::MAX),
         }

@@ -9,7 +9,7 @@ use oxenv_wire::{Schemas, Split};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::environment::Environment;
+use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
@@ -57,6 +57,8 @@ pub struct Capabilities {
     pub snapshot: bool,
     /// Whether it scores tool calls.
     pub observes_calls: bool,
+    /// Whether its rewards have parts that [`Environment::scores`] tells.
+    pub scored: bool,
 }
 
 impl Default for Capabilities {
@@ -67,6 +69,7 @@ impl Default for Capabilities {
             fork: ForkMode::None,
             snapshot: false,
             observes_calls: false,
+            scored: false,
         }
     }
 }
@@ -182,6 +185,20 @@ impl Instance {
     }
 }
 
+/// A session that is being forked or saved: nothing of it runs meanwhile.
+pub struct Original<'a> {
+    /// The session's id.
+    pub session_id: &'a str,
+    /// Its environment.
+    pub environment: &'a mut dyn Environment,
+    /// Its tools.
+    pub toolbox: &'a Arc<Toolbox>,
+    /// Its folder, where it has one.
+    pub workspace: Option<&'a Arc<Workspace>>,
+    /// The tool calls of its epoch in order, if one of its toolsets is forked by replay.
+    pub calls: &'a [CallRecord],
+}
+
 /// Makes environments of one kind.
 pub trait EnvironmentFactory: Send + Sync {
     /// What they declare.
@@ -189,6 +206,39 @@ pub trait EnvironmentFactory: Send + Sync {
 
     /// Makes one. Dropping the work cancels it.
     fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>>;
+
+    /// Makes one that goes on from the present state of another. Called once for each fork, one
+    /// after the other. Here: the environment copies itself, and the toolbox, of which nothing
+    /// belongs to one session, is shared.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked.
+    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+        let _ = boot;
+        let toolbox = Arc::clone(original.toolbox);
+        Work::done(original.environment.fork().map(|environment| Instance::new(environment, toolbox)))
+    }
+
+    /// The present state of a session as bytes for [`EnvironmentFactory::restore`]; the format is
+    /// the factory's own.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be saved.
+    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+        Work::done(original.environment.snapshot())
+    }
+
+    /// Makes one that goes on from a saved state.
+    ///
+    /// # Errors
+    /// When the bytes are no state that this factory saved.
+    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+        Work::pending(async move {
+            let mut instance = self.create(boot).await?;
+            instance.environment.restore(saved)?;
+            Ok(instance)
+        })
+    }
 
     /// The tools that need no session; offered in production to who has none.
     fn server_tools(&self) -> Arc<Toolbox> {

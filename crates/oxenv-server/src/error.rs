@@ -12,7 +12,10 @@
 //! | SESSION_ENDED | 410 | SESSION_ERROR | -32602 |
 //! | DEADLINE_EXCEEDED | 504 | EXECUTION_ERROR | -32603 |
 //! | CANCELLED, RESET_REQUIRED, EPISODE_DONE, WRONG_EPOCH | 409 | EXECUTION_ERROR | -32603 |
-//! | MODE_REFUSED | 403 | EXECUTION_ERROR | -32603 |
+//! | KEY_CONFLICT, STEP_CONFLICT, REPLY_FORGOTTEN | 409 | EXECUTION_ERROR | -32603 |
+//! | SNAPSHOT_INVALID | 422 | EXECUTION_ERROR | -32603 |
+//! | UNAUTHORIZED | 401 | EXECUTION_ERROR | -32603 |
+//! | MODE_REFUSED, FORBIDDEN | 403 | EXECUTION_ERROR | -32603 |
 //! | UNSUPPORTED | 501 | EXECUTION_ERROR | -32603 |
 //! | EXECUTION_ERROR by the action | 400 | EXECUTION_ERROR | -32603 |
 //! | any other | 500 | EXECUTION_ERROR | -32603 |
@@ -100,7 +103,16 @@ fn status(failure: &Failure) -> StatusCode {
         E::SessionNotFound => StatusCode::NOT_FOUND,
         E::SessionEnded => StatusCode::GONE,
         E::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        E::Cancelled | E::ResetRequired | E::EpisodeDone | E::WrongEpoch => StatusCode::CONFLICT,
+        E::Cancelled
+        | E::ResetRequired
+        | E::EpisodeDone
+        | E::WrongEpoch
+        | E::KeyConflict
+        | E::StepConflict
+        | E::ReplyForgotten => StatusCode::CONFLICT,
+        E::SnapshotInvalid => StatusCode::UNPROCESSABLE_ENTITY,
+        E::Unauthorized => StatusCode::UNAUTHORIZED,
+        E::Forbidden => StatusCode::FORBIDDEN,
         E::ModeRefused => StatusCode::FORBIDDEN,
         E::Unsupported => StatusCode::NOT_IMPLEMENTED,
         E::ExecutionError if failure.kind == FailureKind::Action => StatusCode::BAD_REQUEST,

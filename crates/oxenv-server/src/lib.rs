@@ -14,7 +14,6 @@ mod http;
 mod mcp;
 mod openapi;
 mod patient;
-mod render;
 mod routes;
 mod server;
 mod timing;

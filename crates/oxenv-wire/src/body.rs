@@ -137,6 +137,13 @@ pub struct SessionInfo {
     pub done: bool,
     /// The sum of the episode's rewards so far; null while there was none. Agents never see it.
     pub episode_reward: Option<f64>,
+    /// What the episode is worth so far by the parts of its rubric, an object of numbers; left out
+    /// where rewards have no parts. Agents never see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode_scores: Option<Value>,
+    /// The number of the last thing that the session did: resets, steps and agents' calls are
+    /// counted from 1, over all epochs.
+    pub seq: u64,
     /// Sockets attached now.
     pub attached: u32,
     /// Milliseconds since the session last did something.

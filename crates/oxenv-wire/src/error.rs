@@ -59,6 +59,20 @@ pub enum ErrorCode {
     UpstreamLost,
     /// The tool's result does not fit the schema that its server declared.
     InvalidResult,
+    /// The request's key was used for another request.
+    KeyConflict,
+    /// The session is at another step than the request expects.
+    StepConflict,
+    /// The request was answered before, and its reply is not kept any more; it was not run again.
+    ReplyForgotten,
+    /// The step was taken, but its record could not be written.
+    RecordFailed,
+    /// The snapshot is damaged, or of a kind or version that this server cannot restore.
+    SnapshotInvalid,
+    /// The request carries no token, or one that is not known here.
+    Unauthorized,
+    /// The request's token does not allow that.
+    Forbidden,
     /// The tool wants input from a person or a model before it goes on, and this door has none.
     InputRequired,
 }

@@ -54,7 +54,7 @@ pub use mcp::{
 };
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
-    write_observation_frame, write_state_frame,
+    write_observation_data, write_observation_frame, write_state_frame,
 };
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;

@@ -24,14 +24,25 @@ pub struct ObservationParts<'a> {
     pub done: bool,
 }
 
-/// Appends an `observation` frame. The reward keeps its JSON type. `fields` appends the
-/// observation's own fields: an object without `metadata`, `reward` and `done`.
+/// Appends an `observation` frame around what [`write_observation_data`] appends.
 pub fn write_observation_frame(
     out: &mut String,
     parts: &ObservationParts<'_>,
     fields: impl FnOnce(&mut String),
 ) {
-    out.push_str("{\"type\":\"observation\",\"data\":{");
+    out.push_str("{\"type\":\"observation\",\"data\":");
+    write_observation_data(out, parts, fields);
+    out.push('}');
+}
+
+/// Appends the data of an `observation` frame. The reward keeps its JSON type. `fields` appends the
+/// observation's own fields: an object without `metadata`, `reward` and `done`.
+pub fn write_observation_data(
+    out: &mut String,
+    parts: &ObservationParts<'_>,
+    fields: impl FnOnce(&mut String),
+) {
+    out.push('{');
     write_inner(out, parts.metadata, fields);
     match parts.reward {
         None => out.push_str("null"),
@@ -44,11 +55,11 @@ pub fn write_observation_frame(
         out.push_str(",\"metadata\":");
         out.push_str(parts.metadata);
     }
-    out.push_str("}}");
+    out.push('}');
 }
 
 /// Appends the body of an HTTP reply to reset or step. The reward becomes a float. `fields` is as
-/// for [`write_observation_frame`].
+/// for [`write_observation_data`].
 pub fn write_observation_body(
     out: &mut String,
     parts: &ObservationParts<'_>,

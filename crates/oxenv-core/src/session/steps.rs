@@ -20,6 +20,7 @@ use super::drive::{Request, after};
 use super::{Principal, Session, fresh_id};
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
+use crate::observe::TraceContext;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
 use crate::toolset::Caller;
@@ -29,6 +30,8 @@ use crate::toolset::Caller;
 pub struct StepOptions {
     /// Deadline of the whole step, waiting included; absent: none.
     pub timeout: Option<Duration>,
+    /// The trace that the step is part of.
+    pub trace: Option<TraceContext>,
 }
 
 /// An agent's call.
@@ -44,6 +47,8 @@ pub struct AgentCall<'a> {
     pub caller: Option<&'a dyn Caller>,
     /// The parameters of the MCP request that the call is.
     pub request: Option<&'a RawValue>,
+    /// The trace that the call is part of.
+    pub trace: Option<TraceContext>,
 }
 
 /// What came of a call that reached its tool, or failed to.

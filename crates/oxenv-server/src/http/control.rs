@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use oxenv_core::render::{self, Envelope};
 use oxenv_core::{Failure, Session, StepOptions};
 use oxenv_wire::{Action, ResetRequest, StepRequest};
 use serde_json::value::RawValue;
@@ -15,7 +16,6 @@ use serde_json::value::RawValue;
 use super::body::{self, Text};
 use crate::app::App;
 use crate::error::{Refusal, json_response};
-use crate::render::{self, Envelope};
 
 pub(crate) async fn reset(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
     let body = body::text(&app, request).await?;
@@ -75,6 +75,6 @@ pub(super) async fn step_session(
     let action = Action::parse(request.action).map_err(Failure::invalid)?;
     // A timeout too long for a clock is no timeout.
     let timeout = request.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let reply = session.step(action, StepOptions { timeout }).await?;
+    let reply = session.step(action, StepOptions { timeout, trace: None }).await?;
     Ok(json_response(StatusCode::OK, render::step(&reply, Envelope::Body)))
 }

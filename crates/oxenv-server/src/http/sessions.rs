@@ -33,6 +33,7 @@ pub(crate) async fn create(State(app): State<Arc<App>>, request: Request) -> Res
             lease: asked
                 .resume_s
                 .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            ..SessionOptions::default()
         })
         .await?;
     let created = SessionCreated {

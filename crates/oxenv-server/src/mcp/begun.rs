@@ -53,6 +53,7 @@ impl Begun {
                 epoch: asked.epoch,
                 caller: Some(&*caller),
                 request: asked.request.as_ref().and_then(json),
+                trace: None,
             };
             asked.reach.call(call).await
         });

@@ -195,7 +195,13 @@ async fn call(
     let outcome = match plain.wants {
         None => {
             let request = request.map(Json::raw);
-            let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, caller: None, request };
+            let call = AgentCall {
+                name: tool.name,
+                arguments: tool.arguments,
+                epoch,
+                request,
+                ..AgentCall::default()
+            };
             reach.call(call).await
         }
         Some(wants) => {

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::{IntoResponse, Response};
+use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
     ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionOptions,
     StepOptions, StepReply,
@@ -25,7 +26,6 @@ use crate::app::App;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
 use crate::mcp::{self, Door};
-use crate::render::{self, Envelope};
 
 #[derive(Deserialize)]
 pub(crate) struct AttachQuery {

@@ -4,33 +4,39 @@
 
 use std::borrow::Cow;
 
-use oxenv_core::{CallReply, GraphReply, Observed, StepReply};
 use oxenv_wire::{
     ErrorCode, ErrorData, ObservationParts, Reward, Spelling, ToolError, ToolErrorType, ToolResult,
     write_call_fields, write_call_metadata, write_graph_fields, write_observation_body,
-    write_observation_frame, write_unified_fields,
+    write_observation_data, write_observation_frame, write_unified_fields,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use crate::environment::Observed;
+use crate::session::{CallReply, GraphReply, StepReply};
+
 /// Which envelope an observation is put in.
-#[derive(Clone, Copy)]
-pub(crate) enum Envelope {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
     /// A frame on `/ws`.
     Frame,
+    /// The data of such a frame alone.
+    Data,
     /// The body of an HTTP reply.
     Body,
 }
 
 /// An observation in its envelope.
-pub(crate) fn observed(observed: &Observed, envelope: Envelope) -> String {
+#[must_use]
+pub fn observed(observed: &Observed, envelope: Envelope) -> String {
     let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
     let size = observed.fields.get().len();
     put(envelope, size, metadata, observed.reward, observed.done, |out| out.push_str(observed.fields.get()))
 }
 
 /// A step's reply in its envelope.
-pub(crate) fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
+#[must_use]
+pub fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
     match reply {
         StepReply::Observed(seen) => observed(seen, envelope),
         StepReply::Tools(spelling, listing) => {
@@ -141,6 +147,7 @@ fn put(
     let mut out = String::with_capacity(size + 2 * metadata.len() + 128);
     match envelope {
         Envelope::Frame => write_observation_frame(&mut out, &parts, fields),
+        Envelope::Data => write_observation_data(&mut out, &parts, fields),
         Envelope::Body => write_observation_body(&mut out, &parts, fields),
     }
     out
