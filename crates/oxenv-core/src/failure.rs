@@ -99,6 +99,12 @@ impl Failure {
         self.with(|detail| detail.phase = phase)
     }
 
+    /// Says that the request surely did not reach the environment.
+    #[must_use]
+    pub fn undelivered(self) -> Self {
+        self.with(|detail| detail.delivered = Delivered::No)
+    }
+
     /// What crosses the wire under `oxenv`.
     #[must_use]
     pub fn data(&self) -> ErrorData {

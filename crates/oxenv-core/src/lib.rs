@@ -16,14 +16,17 @@ mod failure;
 mod graph;
 mod native;
 mod observe;
+mod once;
 mod policy;
 mod record;
 pub mod render;
 mod rubric;
 mod seed;
 mod session;
+mod snapshot;
 mod spec;
 mod store;
+mod tape;
 mod tool_environment;
 mod tool_schemas;
 mod toolbox;
@@ -42,18 +45,19 @@ pub use policy::{
     ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
     RuleLookedAt, Rules, Verdict,
 };
+pub use once::{Answer, Once};
 pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
 pub use rubric::{Rubric, RubricFactory, Score};
 pub use seed::derive_seed;
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, Session, SessionOptions,
-    StepOptions, StepReply,
+    AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
+    SessionOptions, StepOptions, StepReply,
 };
 pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
     Original, TaskFault, TaskSource,
 };
-pub use store::{Limits, SessionStore, StoreStatus};
+pub use store::{Limits, SessionIds, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Redact, Toolbox};
@@ -61,4 +65,4 @@ pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scop
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use validate::explain;
 pub use work::Work;
-pub use workspace::{Workspace, WorkspaceSource, Workspaces};
+pub use workspace::{Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};

@@ -14,6 +14,12 @@ use crate::session::EndReason;
 /// # Behavior
 /// Every method is called from the thread that did the work, from several at once; it must not wait.
 pub trait Observer: Send + Sync {
+    /// An operation begins, for a caller whose place in a trace is that one. Gives the operation's own
+    /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls tell again.
+    fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
+        caller
+    }
+
     /// A session was made, after waiting that long for a free slot.
     fn opened(&self, waited: Duration);
 
@@ -106,13 +112,16 @@ pub struct CallError {
     pub code: Option<ErrorCode>,
 }
 
-/// The caller's place in a trace (W3C Trace Context, level 1).
+/// A place in a trace (W3C Trace Context, level 1): the caller's, or one that an observer gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     /// The trace; never 0.
     pub trace_id: u128,
-    /// The caller's span; never 0.
+    /// The span; never 0.
     pub span_id: u64,
+    /// Of a place that an observer gave out: the span above it, or 0 where there is none. Absent in a
+    /// caller's place.
+    pub parent_id: Option<u64>,
     /// Whether the caller records the trace.
     pub sampled: bool,
 }
@@ -135,7 +144,7 @@ impl TraceContext {
         let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
         let span_id = u64::from_str_radix(span, 16).ok().filter(|id| *id != 0)?;
         let flags = u8::from_str_radix(flags, 16).ok()?;
-        Some(TraceContext { trace_id, span_id, sampled: flags & 1 == 1 })
+        Some(TraceContext { trace_id, span_id, parent_id: None, sampled: flags & 1 == 1 })
     }
 }
 

@@ -29,7 +29,8 @@ pub trait Recorder: Send + Sync {
 pub struct Entry<'a> {
     /// The session.
     pub session_id: &'a str,
-    /// The entry's number within its session: 0 for its opening, then counted from 1 without gaps.
+    /// The entry's number within its session: 0 for its opening, then counted from 1. A gap stands for
+    /// an entry that could not be written.
     pub seq: u64,
     /// The epoch that it belongs to; 0 before the first reset.
     pub epoch: u64,

@@ -29,31 +29,47 @@ pub enum Envelope {
 /// An observation in its envelope.
 #[must_use]
 pub fn observed(observed: &Observed, envelope: Envelope) -> String {
-    let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
-    let size = observed.fields.get().len();
-    put(envelope, size, metadata, observed.reward, observed.done, |out| out.push_str(observed.fields.get()))
+    let mut out = String::new();
+    observed_into(&mut out, observed, envelope);
+    out
 }
 
 /// A step's reply in its envelope.
 #[must_use]
 pub fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
+    let mut out = String::new();
+    step_into(&mut out, reply, envelope);
+    out
+}
+
+/// Appends an observation in its envelope.
+pub fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) {
+    let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
+    let size = observed.fields.get().len();
+    put(out, envelope, size, metadata, observed.reward, observed.done, |out| {
+        out.push_str(observed.fields.get());
+    });
+}
+
+/// Appends a step's reply in its envelope.
+pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
     match reply {
-        StepReply::Observed(seen) => observed(seen, envelope),
+        StepReply::Observed(seen) => observed_into(out, seen, envelope),
         StepReply::Tools(spelling, listing) => {
             let list = format!("{{\"tools\":{}}}", listing.tools);
             match spelling {
-                Spelling::Journal => put(envelope, 2, &list, None, listing.done, empty),
+                Spelling::Journal => put(out, envelope, 2, &list, None, listing.done, empty),
                 Spelling::Stock | Spelling::Unified => {
-                    put(envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list))
+                    put(out, envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list))
                 }
             }
         }
-        StepReply::Graph(reply) => graph(reply, envelope),
-        StepReply::Call { spelling, name, reply } => call(*spelling, name, reply, envelope),
+        StepReply::Graph(reply) => graph(out, reply, envelope),
+        StepReply::Call { spelling, name, reply } => call(out, *spelling, name, reply, envelope),
     }
 }
 
-fn call(spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) -> String {
+fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) {
     let refused = reply.outcome.as_ref().map(input_required);
     let outcome = match &refused {
         Ok(Some(error)) => Err(error),
@@ -61,13 +77,14 @@ fn call(spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) -
     };
     let size = name.len() + outcome.map_or(128, size);
     let ours = outcome.err().and_then(ToolError::data);
+    let added = reply.metadata.as_deref().map(RawValue::get);
     let (reward, done) = (reply.reward, reply.done);
     match spelling {
         Spelling::Stock => {
-            put(envelope, size, &metadata(ours), reward, done, |out| write_call_fields(out, name, outcome))
+            put(out, envelope, size, &metadata(added, ours), reward, done, |out| write_call_fields(out, name, outcome))
         }
         Spelling::Unified => {
-            put(envelope, size, &metadata(ours), reward, done, |out| write_unified_fields(out, outcome))
+            put(out, envelope, size, &metadata(added, ours), reward, done, |out| write_unified_fields(out, outcome))
         }
         Spelling::Journal => {
             let mut metadata = String::with_capacity(size);
@@ -76,12 +93,15 @@ fn call(spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) -
                 metadata.pop();
                 push_ours(&mut metadata, &[(None, ours)]);
             }
-            put(envelope, 2, &metadata, reward, done, empty)
+            if let Some(added) = added {
+                metadata = merged(&metadata, added);
+            }
+            put(out, envelope, 2, &metadata, reward, done, empty)
         }
     }
 }
 
-fn graph(reply: &GraphReply, envelope: Envelope) -> String {
+fn graph(out: &mut String, reply: &GraphReply, envelope: Envelope) {
     let refused: Vec<Option<ToolError>> =
         reply.results.iter().map(|(_, outcome)| outcome.as_ref().ok().and_then(input_required)).collect();
     let outcomes = reply.results.iter().zip(&refused).map(|((id, outcome), refused)| {
@@ -98,7 +118,10 @@ fn graph(reply: &GraphReply, envelope: Envelope) -> String {
     } else {
         metadata.push('}');
     }
-    put(envelope, size, &metadata, reply.reward, reply.done, |out| write_graph_fields(out, outcomes))
+    if let Some(added) = &reply.metadata {
+        metadata = merged(&metadata, added.get());
+    }
+    put(out, envelope, size, &metadata, reply.reward, reply.done, |out| write_graph_fields(out, outcomes));
 }
 
 /// What a step is told about a tool that wants input first: only an MCP client can be asked.
@@ -109,12 +132,31 @@ fn input_required(result: &ToolResult) -> Option<ToolError> {
     Some(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired))
 }
 
-/// The metadata of a call: what is ours about its error, or nothing.
-fn metadata(ours: Option<ErrorData>) -> Cow<'static, str> {
-    let Some(ours) = ours else { return "{}".into() };
+/// The metadata of a call: what the environment added, and what is ours about its error.
+fn metadata(added: Option<&str>, ours: Option<ErrorData>) -> Cow<'_, str> {
+    let Some(ours) = ours else { return added.unwrap_or("{}").into() };
     let mut metadata = String::from("{");
     push_ours(&mut metadata, &[(None, ours)]);
-    metadata.into()
+    added.map_or(metadata.clone(), |added| merged(&metadata, added)).into()
+}
+
+/// One object of two; where both have an object under a key, those become one as well.
+fn merged(one: &str, other: &str) -> String {
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let mut whole = read(one);
+    merge(&mut whole, read(other));
+    whole.to_string()
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
 }
 
 /// Ends an open object with `oxenv`: what is ours about one error, or about each by its id.
@@ -136,21 +178,21 @@ fn push_ours(out: &mut String, errors: &[(Option<&str>, ErrorData)]) {
 
 /// `size` is what the fields will take, so that the one buffer of a reply grows once.
 fn put(
+    out: &mut String,
     envelope: Envelope,
     size: usize,
     metadata: &str,
     reward: Option<Reward>,
     done: bool,
     fields: impl FnOnce(&mut String),
-) -> String {
+) {
     let parts = ObservationParts { metadata, reward, done };
-    let mut out = String::with_capacity(size + 2 * metadata.len() + 128);
+    out.reserve(size + 2 * metadata.len() + 128);
     match envelope {
-        Envelope::Frame => write_observation_frame(&mut out, &parts, fields),
-        Envelope::Data => write_observation_data(&mut out, &parts, fields),
-        Envelope::Body => write_observation_body(&mut out, &parts, fields),
+        Envelope::Frame => write_observation_frame(out, &parts, fields),
+        Envelope::Data => write_observation_data(out, &parts, fields),
+        Envelope::Body => write_observation_body(out, &parts, fields),
     }
-    out
 }
 
 fn empty(out: &mut String) {

@@ -8,27 +8,36 @@
 
 mod calls;
 mod drive;
+mod hold;
 mod lease;
+mod once;
+mod settle;
 mod steps;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use oxenv_wire::{ErrorCode, RawJson, SessionInfo};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::utc_micros;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::spec::{EnvironmentSpec, Instance};
+use crate::observe::Observer;
+use crate::once::Replies;
+use crate::record::{Entry, Event, Recorder};
+use crate::spec::{EnvironmentSpec, ForkMode, Instance};
 use crate::store::Slot;
+use crate::tape::Tape;
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
 pub use lease::Attachment;
+pub(crate) use hold::{Held, Past};
 pub(crate) use lease::Lease;
-pub use steps::{AgentCall, CallReply, GraphReply, Listing, StepOptions, StepReply};
+pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepOptions, StepReply};
 
 /// Who is calling, as the door knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +79,19 @@ pub enum EndReason {
     Drained,
 }
 
+impl EndReason {
+    /// The reason in a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            EndReason::Closed => "closed",
+            EndReason::Expired => "expired",
+            EndReason::Failed(_) => "failed",
+            EndReason::Drained => "drained",
+        }
+    }
+}
+
 /// One live environment and the counters of its history.
 pub struct Session {
     id: String,
@@ -81,6 +103,35 @@ pub struct Session {
     lease: Lease,
     reset_deadline: Duration,
     stuck: Arc<AtomicUsize>,
+    hooks: Hooks,
+    /// Whether what is done is kept for forks by replay.
+    taped: bool,
+    /// Read while an agent's call overlaps with other work, written while all must be still.
+    overlap: tokio::sync::RwLock<()>,
+    replies: Replies<StepReply<'static>>,
+    waited: Duration,
+}
+
+/// Who is told of what sessions do.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    pub(crate) recorder: Option<Arc<dyn Recorder>>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+}
+
+impl Hooks {
+    fn any(&self) -> bool {
+        self.recorder.is_some() || self.observer.is_some()
+    }
+}
+
+/// What a request believes about the session; compared before it is run.
+#[derive(Debug, Clone, Copy, Default)]
+struct Expect {
+    /// The number that it will have within the session.
+    seq: Option<u64>,
+    /// The number that it will have within the episode.
+    step: Option<u64>,
 }
 
 /// What the store makes a session of.
@@ -88,12 +139,16 @@ pub(crate) struct NewSession {
     pub(crate) slot: Slot,
     pub(crate) spec: Arc<EnvironmentSpec>,
     pub(crate) seed: u64,
-    pub(crate) episode_id: Option<String>,
     pub(crate) instance: Instance,
     pub(crate) lease: Lease,
     pub(crate) reset_deadline: Duration,
     /// Counts environment calls that were abandoned and have not come back.
     pub(crate) stuck: Arc<AtomicUsize>,
+    pub(crate) hooks: Hooks,
+    /// How long it waited for its slot.
+    pub(crate) waited: Duration,
+    /// Where its history begins, if not at nothing.
+    pub(crate) past: Option<Past>,
 }
 
 struct Cell {
@@ -130,10 +185,15 @@ struct Progress {
     /// nothing at other times.
     published: Option<Result<RawJson, Failure>>,
     slot: Option<Slot>,
+    /// The episode so far, if a fork would have to repeat it.
+    tape: Option<Tape>,
 }
 
 impl Session {
     pub(crate) fn new(new: NewSession) -> Arc<Self> {
+        let taped = new.spec.capabilities.fork == ForkMode::Replay
+            || new.instance.toolbox.mounts().iter().any(|mount| mount.toolset.fork() == ForkMode::Replay);
+        let past = new.past.unwrap_or_default();
         Arc::new(Session {
             id: new.slot.id().to_owned(),
             seed: new.seed,
@@ -144,12 +204,12 @@ impl Session {
                 workspace: new.instance.workspace,
             })),
             progress: Mutex::new(Progress {
-                epoch: 0,
-                episode_id: new.episode_id.unwrap_or_else(fresh_id),
-                step_count: 0,
-                done: false,
-                reward: None,
-                scores: None,
+                epoch: past.epoch,
+                episode_id: past.episode_id.unwrap_or_else(fresh_id),
+                step_count: past.step_count,
+                done: past.done,
+                reward: past.reward,
+                scores: past.scores,
                 seq: 0,
                 reset_required: false,
                 ended: None,
@@ -157,10 +217,16 @@ impl Session {
                 token: CancellationToken::new(),
                 published: None,
                 slot: Some(new.slot),
+                tape: taped.then_some(past.tape),
             }),
             lease: new.lease,
             reset_deadline: new.reset_deadline,
             stuck: new.stuck,
+            hooks: new.hooks,
+            taped,
+            overlap: tokio::sync::RwLock::new(()),
+            replies: Replies::default(),
+            waited: new.waited,
         })
     }
 
@@ -206,6 +272,7 @@ impl Session {
                 .as_deref()
                 .and_then(|scores| serde_json::from_str(scores.get()).ok()),
             seq: progress.seq,
+            waited_ms: u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX),
             attached: u32::from(self.lease.is_attached()),
             idle_ms: u64::try_from(self.lease.idle().as_millis()).unwrap_or(u64::MAX),
         }
@@ -223,6 +290,7 @@ impl Session {
             if let Some(slot) = &mut progress.slot {
                 slot.bury(reason.clone());
             }
+            self.tell_end(&progress, &reason);
             progress.ended = Some(reason);
             progress.token.cancel();
             progress.slot.take()
@@ -264,6 +332,34 @@ impl Session {
         &self.lease
     }
 
+    /// The number of the last thing that the session did: resets, steps and agents' calls are counted
+    /// from 1, over all epochs.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.progress.lock().seq
+    }
+
+    /// Marks the session as used, so that its lease begins anew.
+    pub fn keep_alive(&self) {
+        drop(self.lease.busy());
+    }
+
+    fn tell_end(&self, progress: &Progress, reason: &EndReason) {
+        if let Some(recorder) = &self.hooks.recorder {
+            // Nobody waits for it: the record of an end promises nothing.
+            drop(recorder.append(&Entry {
+                session_id: &self.id,
+                seq: progress.seq + 1,
+                epoch: progress.epoch,
+                time_us: utc_micros(SystemTime::now()),
+                event: Event::Closed { reason: reason.name() },
+            }));
+        }
+        if let Some(observer) = &self.hooks.observer {
+            observer.ended(reason);
+        }
+    }
+
     fn detached(&self) {
         if self.progress.lock().closing {
             self.end(EndReason::Closed);
@@ -292,17 +388,46 @@ impl Progress {
         Err(Failure::new(ErrorCode::SessionEnded, message))
     }
 
+    /// Refuses a request that believes something else about the session.
+    fn expects(&self, expect: Expect) -> Result<(), Failure> {
+        let message = match (expect.seq, expect.step) {
+            (Some(seq), _) if seq != self.seq + 1 => {
+                format!("the request is to be number {seq}, but the session's next is {}", self.seq + 1)
+            }
+            (_, Some(step)) if step != self.step_count + 1 => {
+                format!("the step is to be number {step}, but the episode's next is {}", self.step_count + 1)
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(ErrorCode::StepConflict, message))
+    }
+
+    /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
+    fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
+        let current = self.steppable(Expect::default())?;
+        if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
+            let message = format!("the call belongs to epoch {epoch}, the session is in epoch {current}");
+            return Err(Failure::new(ErrorCode::WrongEpoch, message));
+        }
+        if self.done {
+            let message = "the episode is done; only a reset begins another";
+            return Err(Failure::new(ErrorCode::EpisodeDone, message));
+        }
+        Ok(current)
+    }
+
     /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
-    fn steppable(&self) -> Result<u64, Failure> {
+    fn steppable(&self, expect: Expect) -> Result<u64, Failure> {
         self.alive()?;
         if self.reset_required {
             let message = "the last step was cut off, so the environment's state is unknown: reset it first";
             return Err(Failure::new(ErrorCode::ResetRequired, message));
         }
+        self.expects(expect)?;
         Ok(self.epoch)
     }
 }
 
-fn fresh_id() -> String {
+pub(crate) fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }

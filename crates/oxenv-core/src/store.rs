@@ -3,19 +3,31 @@
 //! Invariant: a slot is taken before an environment is made and freed exactly once, by the drop of
 //! the [`Slot`] that its session holds, on every path: close, lease, panic, failed boot, drain.
 
+mod copies;
+mod memory;
+mod queue;
+
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use oxenv_wire::{ErrorCode, Phase};
 use parking_lot::{Mutex, RwLock};
 
+use crate::audit::utc_micros;
 use crate::failure::Failure;
+use crate::observe::Observer;
+use crate::once::Replies;
+use crate::record::{Entry, Event, Origin, Recorder};
 use crate::seed::derive_seed;
-use crate::session::{EndReason, Lease, NewSession, Session, SessionOptions};
+use crate::session::{EndReason, Hooks, Lease, NewSession, Past, Session, SessionOptions};
 use crate::spec::{Boot, EnvironmentFactory, EnvironmentSpec, Instance};
 use crate::work::{CatchPanic, Work, panic_text};
+
+pub use copies::SessionIds;
+use queue::{NoSlot, Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
 const TOMBSTONES: usize = 1024;
@@ -25,6 +37,14 @@ const TOMBSTONES: usize = 1024;
 pub struct Limits {
     /// Sessions at once, the default session aside. Default 256.
     pub max_sessions: usize,
+    /// Sessions at once of one owner; absent (the default): as many as there are slots.
+    pub max_per_owner: Option<usize>,
+    /// Bytes of memory that the process may use before no more sessions are made; absent (the
+    /// default): any.
+    pub memory: Option<u64>,
+    /// How long a new session waits for a free slot. Default 20 s, which is well inside the patience
+    /// of stock clients.
+    pub queue: Duration,
     /// Lease of a session without a socket. Default 15 minutes.
     pub idle: Duration,
     /// Lease of the default session; absent (the default): none.
@@ -41,6 +61,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_sessions: 256,
+            max_per_owner: None,
+            memory: None,
+            queue: Duration::from_secs(20),
             idle: Duration::from_secs(15 * 60),
             default_idle: None,
             boot: Duration::from_secs(60),
@@ -57,6 +80,8 @@ pub struct StoreStatus {
     pub active: usize,
     /// Slots.
     pub max: usize,
+    /// Who waits for a slot.
+    pub waiting: usize,
     /// Abandoned environment calls that have not come back.
     pub stuck: usize,
     /// Whether the store takes no new sessions.
@@ -72,6 +97,10 @@ pub struct SessionStore {
     draining: AtomicBool,
     stuck: Arc<AtomicUsize>,
     registry: Arc<Registry>,
+    slots: Arc<Slots>,
+    hooks: Hooks,
+    /// What keyed requests have made.
+    made: Replies<SessionIds>,
     default: RwLock<Option<Arc<Session>>>,
     /// Held while a default session is made, so that there is only ever one.
     making_default: tokio::sync::Mutex<()>,
@@ -79,7 +108,6 @@ pub struct SessionStore {
 
 #[derive(Default)]
 struct Registry {
-    active: AtomicUsize,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     ended: Mutex<VecDeque<(String, EndReason)>>,
 }
@@ -88,8 +116,20 @@ struct Registry {
 pub(crate) struct Slot {
     registry: Arc<Registry>,
     id: String,
-    counted: bool,
+    /// The default session has none.
+    permit: Option<Permit>,
+    waited: Duration,
     reason: Option<EndReason>,
+}
+
+/// All that a session is made of.
+struct Made<'a> {
+    slot: Slot,
+    seed: u64,
+    instance: Instance,
+    past: Past,
+    options: SessionOptions,
+    origin: Option<Origin<'a>>,
 }
 
 impl Slot {
@@ -106,9 +146,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let removed = self.registry.sessions.lock().remove(&self.id);
-        if self.counted {
-            self.registry.active.fetch_sub(1, Ordering::AcqRel);
-        }
+        drop(self.permit.take());
         if let Some(reason) = self.reason.take() {
             let mut ended = self.registry.ended.lock();
             if ended.len() >= TOMBSTONES {
@@ -135,9 +173,26 @@ impl SessionStore {
             draining: AtomicBool::new(false),
             stuck: Arc::default(),
             registry: Arc::default(),
+            slots: Slots::new(limits.max_sessions, limits.max_per_owner, limits.memory),
+            hooks: Hooks::default(),
+            made: Replies::default(),
             default: RwLock::new(None),
             making_default: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Records what every session does from now on.
+    #[must_use]
+    pub fn with_recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.hooks.recorder = Some(recorder);
+        self
+    }
+
+    /// Counts and measures what every session does from now on.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.hooks.observer = Some(observer);
+        self
     }
 
     /// What the environment declares.
@@ -152,14 +207,21 @@ impl SessionStore {
         &self.factory
     }
 
-    /// Makes a session.
+    /// Makes a session, after waiting for a slot if all are taken. Dropping the future leaves the
+    /// queue.
     ///
     /// # Errors
     /// [`ErrorCode::CapacityReached`], [`ErrorCode::Draining`], [`ErrorCode::FactoryError`].
     pub async fn create(&self, options: SessionOptions) -> Result<Arc<Session>, Failure> {
-        let slot = self.take_slot()?;
-        let lease = Lease::new(Some(options.lease.unwrap_or(self.limits.idle)));
-        self.boot(slot, options, lease).await
+        let created = async {
+            let slot = self.take_slot(&options).await?;
+            self.boot(slot, options).await
+        };
+        let created = created.await;
+        if let (Err(failure), Some(observer)) = (&created, &self.hooks.observer) {
+            observer.refused(failure);
+        }
+        created
     }
 
     /// The session of that id.
@@ -200,9 +262,7 @@ impl SessionStore {
             return Ok(session);
         }
         self.refuse_if_draining()?;
-        let slot = Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: false, reason: None };
-        let session =
-            self.boot(slot, SessionOptions::default(), Lease::new(self.limits.default_idle)).await?;
+        let session = self.boot(self.slot(None, Duration::ZERO), SessionOptions::default()).await?;
         *self.default.write() = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -215,8 +275,10 @@ impl SessionStore {
     /// The store in numbers.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
+        let (active, waiting) = self.slots.counts();
         StoreStatus {
-            active: self.registry.active.load(Ordering::Acquire),
+            active,
+            waiting,
             max: self.limits.max_sessions,
             stuck: self.stuck.load(Ordering::Acquire),
             draining: self.draining.load(Ordering::Acquire),
@@ -240,9 +302,10 @@ impl SessionStore {
         }
     }
 
-    /// Takes no new sessions from now on.
+    /// Takes no new sessions from now on; who waits for a slot is told at once.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.slots.close();
     }
 
     /// Ends every session.
@@ -253,63 +316,118 @@ impl SessionStore {
     }
 
     fn refuse_if_draining(&self) -> Result<(), Failure> {
-        if self.draining.load(Ordering::Acquire) {
-            let message = "the server is shutting down and takes no new sessions; retry elsewhere or later";
-            return Err(Failure::new(ErrorCode::Draining, message).in_phase(Phase::Boot));
+        match self.draining.load(Ordering::Acquire) {
+            true => Err(draining()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    fn take_slot(&self) -> Result<Slot, Failure> {
+    fn slot(&self, permit: Option<Permit>, waited: Duration) -> Slot {
+        Slot { registry: Arc::clone(&self.registry), id: new_id(), permit, waited, reason: None }
+    }
+
+    async fn take_slot(&self, options: &SessionOptions) -> Result<Slot, Failure> {
         self.refuse_if_draining()?;
+        let began = Instant::now();
+        let patience = options.queue.unwrap_or(self.limits.queue);
+        match self.slots.take(options.owner.clone(), patience).await {
+            Ok(permit) => Ok(self.slot(Some(permit), began.elapsed())),
+            Err(refusal) => Err(self.no_slot(refusal, patience)),
+        }
+    }
+
+    fn no_slot(&self, refusal: NoSlot, patience: Duration) -> Failure {
         let max = self.limits.max_sessions;
-        let take = |active: usize| (active < max).then_some(active + 1);
-        match self.registry.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
-            Ok(_) => {
-                Ok(Slot { registry: Arc::clone(&self.registry), id: new_id(), counted: true, reason: None })
-            }
-            Err(active) => {
-                let message = format!(
+        let waited = match patience.is_zero() {
+            true => String::new(),
+            false => format!(" Waited {} s in the queue; retry later.", patience.as_secs_f64()),
+        };
+        let (message, active) = match refusal {
+            NoSlot::Closed => return draining(),
+            NoSlot::Full { active, capped: false } => {
+                let stock = format!(
                     "Server at capacity: {active}/{max} sessions active. Cannot accept new connections."
                 );
-                Err(Failure::new(ErrorCode::CapacityReached, message).in_phase(Phase::Boot).with(|detail| {
-                    detail.capacity = Some((active, max));
-                }))
+                (stock, active)
             }
-        }
+            NoSlot::Full { active, capped: true } => {
+                let cap = self.limits.max_per_owner.unwrap_or(max);
+                (format!("Server at capacity: your token has all {cap} sessions that it may have."), active)
+            }
+            NoSlot::Memory { used, budget } => {
+                let (used, budget) = (used >> 20, budget >> 20);
+                let message = format!(
+                    "Server at capacity: it uses {used} MiB of memory, and {budget} MiB are its budget."
+                );
+                (message, self.slots.counts().0)
+            }
+        };
+        Failure::new(ErrorCode::CapacityReached, message + &waited)
+            .in_phase(Phase::Boot)
+            .with(|detail| detail.capacity = Some((active, max)))
     }
 
-    async fn boot(&self, slot: Slot, options: SessionOptions, lease: Lease) -> Result<Arc<Session>, Failure> {
+    async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
         let index = self.created.fetch_add(1, Ordering::Relaxed);
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
         let instance = self.make(Boot { session_id: slot.id().to_owned(), seed }).await?;
+        let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
+        self.register(Made { slot, seed, instance, past, options, origin: None }).await
+    }
+
+    /// Makes the session, records that it is there, and lets it be found.
+    async fn register(&self, made: Made<'_>) -> Result<Arc<Session>, Failure> {
+        let (is_default, waited) = (made.slot.permit.is_none(), made.slot.waited);
+        let lease = match is_default {
+            true => self.limits.default_idle,
+            false => Some(made.options.lease.unwrap_or(self.limits.idle)),
+        };
         let session = Session::new(NewSession {
-            slot,
+            slot: made.slot,
             spec: Arc::clone(self.factory.spec()),
-            seed,
-            episode_id: options.episode_id,
-            instance,
-            lease,
+            seed: made.seed,
+            instance: made.instance,
+            lease: Lease::new(lease),
             reset_deadline: self.limits.reset,
             stuck: Arc::clone(&self.stuck),
+            hooks: self.hooks.clone(),
+            waited,
+            past: Some(made.past),
         });
+        if let Some(recorder) = &self.hooks.recorder {
+            let episode_id = session.info().episode_id;
+            let opened = recorder.append(&opened(&session, &episode_id, made.origin));
+            if let Err(failure) = opened.await {
+                session.end(EndReason::Closed);
+                return Err(failure.in_phase(Phase::Boot));
+            }
+        }
+        if let Some(observer) = &self.hooks.observer {
+            observer.opened(waited);
+        }
         self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
         Ok(session)
     }
 
     async fn make(&self, boot: Boot) -> Result<Instance, Failure> {
-        let create = std::panic::AssertUnwindSafe(|| self.factory.create(boot));
-        let made = match std::panic::catch_unwind(create) {
+        match self.bounded(AssertUnwindSafe(|| self.factory.create(boot))).await {
+            Ok(made) => made.map_err(|failure| self.named(failure)),
+            Err(why) => Err(self.factory_failed(&why)),
+        }
+    }
+
+    /// Work of the factory, within the time for making an environment; a panic is an error's text.
+    async fn bounded<'a, T: Send + 'a>(
+        &self,
+        begin: AssertUnwindSafe<impl FnOnce() -> Work<'a, T>>,
+    ) -> Result<T, String> {
+        match std::panic::catch_unwind(begin) {
             Ok(Work::Done(Some(made))) => Ok(made),
             Ok(pending) => match tokio::time::timeout(self.limits.boot, CatchPanic(pending)).await {
                 Ok(caught) => caught,
                 Err(_) => Err(format!("not ready within {} s", self.limits.boot.as_secs_f64())),
             },
             Err(panic) => Err(panic_text(panic.as_ref())),
-        };
-        match made {
-            Ok(made) => made.map_err(|failure| self.named(failure)),
-            Err(why) => Err(self.factory_failed(&why)),
         }
     }
 
@@ -327,6 +445,29 @@ impl SessionStore {
             detail.factory = Some(self.factory.spec().name.clone());
         })
     }
+}
+
+fn opened<'a>(session: &'a Session, episode_id: &'a str, origin: Option<Origin<'a>>) -> Entry<'a> {
+    let spec = session.spec();
+    Entry {
+        session_id: session.id(),
+        seq: 0,
+        epoch: session.epoch(),
+        time_us: utc_micros(SystemTime::now()),
+        event: Event::Opened {
+            environment: &spec.name,
+            version: &spec.version,
+            deterministic: spec.capabilities.deterministic,
+            seed: session.seed(),
+            episode_id,
+            origin,
+        },
+    }
+}
+
+fn draining() -> Failure {
+    let message = "the server is shutting down and takes no new sessions; retry elsewhere or later";
+    Failure::new(ErrorCode::Draining, message).in_phase(Phase::Boot)
 }
 
 fn told(reason: &EndReason) -> String {

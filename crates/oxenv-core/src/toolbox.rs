@@ -189,6 +189,12 @@ impl Toolbox {
         }
     }
 
+    /// The toolset that a tool belongs to.
+    #[must_use]
+    pub fn owner(&self, tool: &str) -> Option<&str> {
+        self.catalogue().find(tool).map(|entry| self.mounts[entry.mount].toolset.name())
+    }
+
     /// Only the tools that need no session.
     #[must_use]
     pub fn server_scoped(&self) -> Self {

@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::graph::CallGraph;
 use crate::issue::ValidationIssue;
-use crate::json::{Json, Object};
+use crate::json::{Json, Object, RawJson, raw};
 use crate::shape::Shape;
 
 /// How a request was spelled, and so how its reply is.
@@ -83,6 +84,39 @@ impl<'a> Action<'a> {
             _ => Ok(Action::Typed(object.json().raw())),
         }
     }
+}
+
+impl Action<'_> {
+    /// The action as it is spelled; a typed one keeps its bytes.
+    #[must_use]
+    pub fn to_raw(&self) -> RawJson {
+        let spelled = match self {
+            Action::Typed(action) => return (*action).to_owned(),
+            Action::ListTools(Spelling::Journal) => json!({ "type": "ListToolsAction" }),
+            Action::ListTools(_) => json!({ "type": "list_tools" }),
+            Action::CallTool(call) => {
+                let (kind, key, arguments) = match call.spelling {
+                    Spelling::Stock => ("type", "call_tool", "arguments"),
+                    Spelling::Journal => ("type", "CallToolAction", "parameters"),
+                    Spelling::Unified => ("action_type", "tool", "tool_args"),
+                };
+                return spelled_call(kind, key, &call.name, arguments, call.arguments);
+            }
+            Action::CallTools(graph) => return graph.to_raw(),
+            Action::Code(code) => json!({ "action_type": "code", "code": code }),
+        };
+        raw(&spelled).unwrap_or_default()
+    }
+}
+
+fn spelled_call(tag: &str, value: &str, name: &str, key: &str, arguments: Option<&RawValue>) -> RawJson {
+    let name = raw(name).unwrap_or_default();
+    let mut text = format!("{{\"{tag}\":\"{value}\",\"tool_name\":{}", name.get());
+    if let Some(arguments) = arguments {
+        text.extend([",\"", key, "\":", arguments.get()]);
+    }
+    text.push('}');
+    RawValue::from_string(text).unwrap_or_default()
 }
 
 /// Reads a typed action as a tool call, as environments of tools alone do: `type` may be absent.

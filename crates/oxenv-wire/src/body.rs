@@ -51,6 +51,8 @@ pub struct StepRequest<'a> {
     pub request_id: Option<Cow<'a, str>>,
     /// The session's step number that this step expects to become, if it says so.
     pub expected_step: Option<u64>,
+    /// The number that the request is to have within its session, if it says so.
+    pub seq: Option<u64>,
     /// The client's key under which a repeat is the same step, if it says so.
     pub key: Option<Cow<'a, str>>,
 }
@@ -72,9 +74,10 @@ impl<'a> StepRequest<'a> {
         let timeout_s = shape.optional_positive("timeout_s");
         let request_id = label(&mut shape, "request_id", &object);
         let expected_step = shape.optional_u64("expected_step");
+        let seq = shape.optional_u64("seq");
         let key = label(&mut shape, "key", &object);
         let action = action.unwrap_or(Json::NULL);
-        shape.finish(StepRequest { action, timeout_s, request_id, expected_step, key })
+        shape.finish(StepRequest { action, timeout_s, request_id, expected_step, seq, key })
     }
 }
 
@@ -87,6 +90,8 @@ pub struct SessionCreate<'a> {
     pub episode_id: Option<Cow<'a, str>>,
     /// Seconds that the session is kept while no socket is attached; absent: the server's lease.
     pub resume_s: Option<f64>,
+    /// Seconds that the request may wait for a free slot; absent: the server's limit.
+    pub queue_s: Option<f64>,
 }
 
 impl<'a> SessionCreate<'a> {
@@ -102,8 +107,9 @@ impl<'a> SessionCreate<'a> {
         let seed = shape.optional_u64("seed");
         let episode_id = label(&mut shape, "episode_id", &object);
         let resume_s = shape.optional_positive("resume_s");
-        shape.only(&["seed", "episode_id", "resume_s"]);
-        shape.finish(SessionCreate { seed, episode_id, resume_s })
+        let queue_s = shape.optional_positive("queue_s");
+        shape.only(&["seed", "episode_id", "resume_s", "queue_s"]);
+        shape.finish(SessionCreate { seed, episode_id, resume_s, queue_s })
     }
 }
 
@@ -116,6 +122,22 @@ pub struct SessionCreated {
     pub mcp_url: String,
     /// The token that agent needs; null while the server knows no tokens.
     pub agent_token: Option<String>,
+}
+
+/// Where a session is: the reply to `POST /sessions/{id}/keepalive`, and to `attach` and `keepalive`
+/// on a socket of many sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionProgress {
+    /// The number of the last thing that the session did.
+    pub seq: u64,
+    /// The present epoch; 0 before the first reset.
+    pub epoch: u64,
+    /// The present episode's id.
+    pub episode_id: String,
+    /// Steps in the present epoch.
+    pub step_count: u64,
+    /// Whether the present episode is done.
+    pub done: bool,
 }
 
 /// One session in `GET /sessions` and `GET /sessions/{id}`.
@@ -144,6 +166,8 @@ pub struct SessionInfo {
     /// The number of the last thing that the session did: resets, steps and agents' calls are
     /// counted from 1, over all epochs.
     pub seq: u64,
+    /// Milliseconds that the session waited for a free slot before it was made.
+    pub waited_ms: u64,
     /// Sockets attached now.
     pub attached: u32,
     /// Milliseconds since the session last did something.
@@ -215,7 +239,11 @@ pub struct Schemas {
 }
 
 /// A string of at most 255 characters that may be absent.
-fn label<'o, 'a>(shape: &mut Shape<'o, 'a>, key: &'o str, object: &Object<'a>) -> Option<Cow<'a, str>> {
+pub(crate) fn label<'o, 'a>(
+    shape: &mut Shape<'o, 'a>,
+    key: &'o str,
+    object: &Object<'a>,
+) -> Option<Cow<'a, str>> {
     let text = shape.optional_string(key)?;
     if text.len() <= 255 || text.chars().count() <= 255 {
         return Some(text);

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::issue::{Loc, MAX_ISSUES, ValidationIssue};
-use crate::json::{Json, Object, read};
+use crate::json::{Json, Object, RawJson, raw, read};
 use crate::shape::Shape;
 
 /// One call of a graph.
@@ -32,6 +32,25 @@ pub struct CallGraph<'a> {
 }
 
 impl<'a> CallGraph<'a> {
+    /// The action as it is spelled; arguments keep their bytes.
+    pub(crate) fn to_raw(&self) -> RawJson {
+        let mut out = String::from("{\"type\":\"call_tools\",\"calls\":[");
+        for (index, call) in self.calls.iter().enumerate() {
+            let (id, name) = (raw(&call.id).unwrap_or_default(), raw(&call.tool_name).unwrap_or_default());
+            out.push_str(if index > 0 { "," } else { "" });
+            out.extend(["{\"id\":", id.get(), ",\"tool_name\":", name.get()]);
+            if let Some(arguments) = call.arguments {
+                out.extend([",\"arguments\":", arguments.get()]);
+            }
+            if !call.needs.is_empty() {
+                out.extend([",\"needs\":", raw(&call.needs).unwrap_or_default().get()]);
+            }
+            out.push('}');
+        }
+        out.push_str("]}");
+        RawValue::from_string(out).unwrap_or_default()
+    }
+
     pub(crate) fn parse(object: &Object<'a>) -> Result<Self, Vec<ValidationIssue>> {
         let mut shape = Shape::new(object, &[]);
         let calls = shape.required("calls");

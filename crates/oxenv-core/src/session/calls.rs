@@ -11,16 +11,18 @@ use std::task::Poll;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use oxenv_wire::{CallGraph, ErrorCode, Phase, RawJson, Reward, ToolError, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::drive::{Guard, Request, after, at};
-use super::steps::{CallReply, GraphReply, StepOptions};
+use super::drive::{Guard, Request, at};
+use super::settle::{Ran, Taken};
+use super::steps::{CallReply, GraphReply, StepReply};
 use super::{Principal, Session};
 use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::graph::Plan;
+use crate::observe::{CallError, ObservedCall, TraceContext};
 use crate::toolset::{CallContext, Caller};
 
 /// One call, as it is asked for.
@@ -31,61 +33,95 @@ pub(super) struct Asked<'a> {
     pub(super) arguments: Option<&'a RawValue>,
     pub(super) caller: Option<&'a dyn Caller>,
     pub(super) request: Option<&'a RawValue>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl<'a> Asked<'a> {
-    pub(super) fn by_control(name: &'a str, arguments: Option<&'a RawValue>) -> Self {
-        Asked { principal: Principal::Control, name, arguments, caller: None, request: None }
+    pub(super) fn by_control(
+        name: &'a str,
+        arguments: Option<&'a RawValue>,
+        trace: Option<TraceContext>,
+    ) -> Self {
+        Asked { principal: Principal::Control, name, arguments, caller: None, request: None, trace }
     }
 }
+
+/// A call with its score, the step lock if it is held, and what the reply does not have.
+type Scored = (Result<CallReply, Failure>, Option<Guard>, Vec<Taken>);
 
 /// What became of a call of a graph, by its place in the plan.
 type Finished = (usize, Option<RawJson>, Result<ToolResult, ToolError>);
 
 impl Session {
-    /// The call itself, its score and its place in the count.
+    /// The call itself and its score. The inner failure is the environment's, of scoring it.
     pub(super) async fn run_call(
         self: &Arc<Self>,
         mut guard: Option<Guard>,
         epoch: u64,
         asked: Asked<'_>,
         deadline: Option<Instant>,
-    ) -> Result<CallReply, Failure> {
-        let call = self.toolbox.call(self.context(epoch, &asked), asked.name, asked.arguments);
+    ) -> Result<Scored, Failure> {
+        let call = self.call_tool(epoch, &asked);
         let outcome = self.held(guard.as_mut(), epoch, deadline, call).await?;
-        if !self.spec.capabilities.observes_calls || outcome.is_err() {
-            let done = self.count(epoch, false, None);
-            drop(guard);
-            return Ok(CallReply { outcome, reward: None, done });
+        let observes = self.spec.capabilities.observes_calls && outcome.is_ok();
+        let kept = (observes || self.keeps_actions())
+            .then(|| (asked.name.to_owned(), asked.arguments.map(RawValue::to_owned)));
+        if !observes {
+            let calls = kept.map(|(tool, arguments)| Taken { tool, arguments }).into_iter().collect();
+            return Ok((Ok(CallReply { outcome, reward: None, metadata: None, done: false }), guard, calls));
         }
         let guard = match guard {
             Some(guard) => guard,
-            None => self.acquire_under(&self.token_of(epoch)?, None).await?,
+            None => self.acquire_under(&self.token_of(epoch)?, None).await.map_err(delivered)?,
         };
-        let arguments = asked.arguments.map(RawValue::to_owned);
-        let record = CallRecord { tool: asked.name.to_owned(), arguments, outcome };
+        let (tool, arguments) = kept.unwrap_or_default();
+        let record = CallRecord { tool, arguments, outcome };
         let (scored, guard) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
-        let done = self.count(epoch, scored.done, scored.reward);
-        drop(guard);
-        Ok(CallReply { outcome: record.outcome, reward: scored.reward, done })
+        let CallRecord { tool, arguments, outcome } = record;
+        let reply = scored.map(|scored| CallReply {
+            outcome,
+            reward: scored.reward,
+            metadata: scored.metadata,
+            done: scored.done,
+        });
+        Ok((reply, Some(guard), vec![Taken { tool, arguments }]))
+    }
+
+    /// One call by the toolbox, measured if somebody measures.
+    async fn call_tool(&self, epoch: u64, asked: &Asked<'_>) -> Result<ToolResult, ToolError> {
+        let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
+        let outcome = self.toolbox.call(self.context(epoch, asked), asked.name, asked.arguments).await;
+        if let (Some(observer), Some(began)) = (&self.hooks.observer, began)
+            && let Some(toolset) = self.toolbox.owner(asked.name)
+        {
+            observer.called(&ObservedCall {
+                session_id: Some(&self.id),
+                tool: asked.name,
+                toolset,
+                took: began.elapsed(),
+                tool_error: outcome.as_ref().is_ok_and(|result| result.is_error),
+                error: outcome.as_ref().err().map(|error| CallError { error_type: error.error_type, code: error.code }),
+                trace: asked.trace,
+            });
+        }
+        outcome
     }
 
     /// A graph of calls as one step: those that need nothing more run together.
-    pub(super) async fn step_graph(
+    pub(super) async fn run_graph<'a>(
         self: &Arc<Self>,
-        graph: &CallGraph<'_>,
-        options: StepOptions,
-    ) -> Result<GraphReply, Failure> {
-        let plan = Plan::new(graph)?;
-        let deadline = after(options.timeout);
-        let mut guard = self.acquire(deadline).await?;
-        let epoch = self.progress.lock().steppable()?;
+        plan: Plan<'_>,
+        mut guard: Guard,
+        epoch: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Ran<'a>, Failure> {
         let mut outcomes: Vec<Option<Result<ToolResult, ToolError>>> =
             plan.calls().iter().map(|_| None).collect();
+        let mut taken: Vec<Option<RawJson>> = plan.calls().iter().map(|_| None).collect();
         let mut begun = vec![false; outcomes.len()];
         let mut running = FuturesUnordered::new();
         let mut alone = false;
-        let (mut reward, mut done) = (None, false);
+        let (mut reward, mut metadata, mut done) = (None, None, false);
         loop {
             for (index, call) in plan.calls().iter().enumerate() {
                 // A toolset that cannot overlap waits until it has the session to itself.
@@ -117,27 +153,35 @@ impl Session {
                 let record = CallRecord { tool: plan.calls()[index].tool.to_owned(), arguments, outcome };
                 let (scored, back) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
                 guard = back;
+                let scored = match scored {
+                    Ok(scored) => scored,
+                    Err(failure) => return Ok(Ran::failed(failure, guard)),
+                };
                 reward = sum(reward, scored.reward);
+                metadata = scored.metadata.or(metadata);
                 done |= scored.done;
-                outcomes[index] = Some(record.outcome);
+                (taken[index], outcomes[index]) = (record.arguments, Some(record.outcome));
             } else {
-                outcomes[index] = Some(outcome);
+                (taken[index], outcomes[index]) = (arguments, Some(outcome));
             }
         }
         drop(running);
         if reward.is_some_and(|reward: Reward| !reward.is_finite()) {
             let message = "the rewards of these calls add up to more than a number can hold";
-            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify));
+            let failure = Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify);
+            return Ok(Ran::failed(failure, guard));
         }
-        let done = self.count(epoch, done, reward);
-        drop(guard);
+        let tools = plan.calls().iter().map(|call| call.tool.to_owned());
+        let calls = tools.zip(taken).map(|(tool, arguments)| Taken { tool, arguments }).collect();
         let ids = plan.calls().iter().map(|call| call.id.to_owned());
-        Ok(GraphReply { results: ids.zip(outcomes.into_iter().flatten()).collect(), reward, done })
+        let results = ids.zip(outcomes.into_iter().flatten()).collect();
+        let reply = StepReply::Graph(GraphReply { results, reward, metadata, done });
+        Ok(Ran { outcome: Ok(reply), guard: Some(guard), calls })
     }
 
     async fn child(&self, epoch: u64, index: usize, tool: &str, arguments: Option<RawJson>) -> Finished {
-        let asked = Asked::by_control(tool, arguments.as_deref());
-        let outcome = self.toolbox.call(self.context(epoch, &asked), tool, arguments.as_deref()).await;
+        let asked = Asked::by_control(tool, arguments.as_deref(), None);
+        let outcome = self.call_tool(epoch, &asked).await;
         (index, arguments, outcome)
     }
 
@@ -210,6 +254,11 @@ impl Drop for Shown<'_> {
     fn drop(&mut self) {
         self.0.progress.lock().published = None;
     }
+}
+
+/// A call that has run waits for its score only.
+fn delivered(failure: Failure) -> Failure {
+    failure.with(|detail| detail.delivered = Delivered::Maybe)
 }
 
 /// The sum of two rewards; whole numbers stay whole.

@@ -100,14 +100,15 @@ impl Session {
         }
     }
 
-    /// Runs one request of that epoch to its end and gives the lock back with the result.
+    /// Runs one request of that epoch to its end and gives the lock back with what the environment
+    /// answered. The outer failure is that nobody knows how far it came.
     pub(super) async fn drive(
         self: &Arc<Self>,
         mut guard: Guard,
         epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
-    ) -> Result<(Observed, Guard), Failure> {
+    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
         let phase = request.phase();
         let outcome = match self.spec.capabilities.execution {
             Execution::Inline => match catch_unwind(AssertUnwindSafe(|| now(&mut guard, request))) {
@@ -116,17 +117,8 @@ impl Session {
             },
             execution => self.drive_apart(execution, guard, epoch, request, deadline).await?,
         };
-        let (observed, guard) = (outcome.0.map_err(|failure| failure.in_phase(phase))?, outcome.1);
-        if let Some(reward) = observed.reward.filter(|reward| !reward.is_finite()) {
-            let message =
-                format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
-            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(phase));
-        }
-        if !is_object(&observed.fields) {
-            let message = "the environment's observation is not a JSON object";
-            return Err(Failure::environment(message).in_phase(phase));
-        }
-        Ok((observed, guard))
+        let (answer, guard) = outcome;
+        Ok((answer.and_then(checked).map_err(|failure| failure.in_phase(phase)), guard))
     }
 
     async fn drive_apart(
@@ -204,7 +196,7 @@ impl Session {
         }
     }
 
-    fn cancelled(&self, delivered: Delivered) -> Failure {
+    pub(super) fn cancelled(&self, delivered: Delivered) -> Failure {
         let ended = self.progress.lock().alive().err();
         ended.unwrap_or_else(|| {
             Failure::new(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")
@@ -265,6 +257,19 @@ fn now(cell: &mut Cell, request: Request<'_>) -> Result<Observed, Failure> {
             "the environment declares inline execution but suspended: declare task execution",
         )),
     }
+}
+
+/// An observation that can be shown, with a reward that is a number.
+fn checked(observed: Observed) -> Result<Observed, Failure> {
+    if let Some(reward) = observed.reward.filter(|reward| !reward.is_finite()) {
+        let message =
+            format!("the environment gave the reward {}, which is not a finite number", reward.as_f64());
+        return Err(Failure::new(ErrorCode::NonFiniteReward, message));
+    }
+    if !is_object(&observed.fields) {
+        return Err(Failure::environment("the environment's observation is not a JSON object"));
+    }
+    Ok(observed)
 }
 
 /// Raw JSON has no space in front of it, so its first character tells its type.

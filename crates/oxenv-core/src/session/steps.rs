@@ -13,13 +13,16 @@ use oxenv_wire::{
     ToolSpelling, default_call,
 };
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Asked;
-use super::drive::{Request, after};
-use super::{Principal, Session, fresh_id};
+use super::drive::{Guard, Request, after};
+use super::settle::{Doing, Ran};
+use super::{Expect, Principal, Session, fresh_id};
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
+use crate::graph::Plan;
 use crate::observe::TraceContext;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
@@ -51,6 +54,19 @@ pub struct AgentCall<'a> {
     pub trace: Option<TraceContext>,
 }
 
+/// How an episode is to be begun.
+#[derive(Debug, Clone, Default)]
+pub struct ResetOptions {
+    /// Its seed; absent: derived from the session's seed and the epoch.
+    pub seed: Option<u64>,
+    /// Its id; absent: a UUID.
+    pub episode_id: Option<String>,
+    /// The whole object that the client sent.
+    pub arguments: Option<RawJson>,
+    /// The trace that the reset is part of.
+    pub trace: Option<TraceContext>,
+}
+
 /// What came of a call that reached its tool, or failed to.
 #[derive(Debug, Clone)]
 pub struct CallReply {
@@ -58,6 +74,9 @@ pub struct CallReply {
     pub outcome: Result<ToolResult, ToolError>,
     /// The reward; absent is null. Never shown to the agent.
     pub reward: Option<Reward>,
+    /// What the environment adds, such as the parts of the reward: an object. Never shown to the
+    /// agent.
+    pub metadata: Option<RawJson>,
     /// Whether the episode is done now.
     pub done: bool,
 }
@@ -69,6 +88,8 @@ pub struct GraphReply {
     pub results: Vec<(String, Result<ToolResult, ToolError>)>,
     /// The sum of the calls' rewards; absent is null.
     pub reward: Option<Reward>,
+    /// What the environment added to the last call that it scored: an object.
+    pub metadata: Option<RawJson>,
     /// Whether the episode is done now.
     pub done: bool,
 }
@@ -114,30 +135,62 @@ impl Session {
         episode_id: Option<String>,
         arguments: Option<RawJson>,
     ) -> Result<Observed, Failure> {
+        Ok(self.reset_numbered(seed, episode_id, arguments).await?.0)
+    }
+
+    /// The same, with the number that the reset has in the session.
+    ///
+    /// # Errors
+    /// As [`Session::reset`].
+    pub async fn reset_numbered(
+        self: &Arc<Self>,
+        seed: Option<u64>,
+        episode_id: Option<String>,
+        arguments: Option<RawJson>,
+    ) -> Result<(Observed, u64), Failure> {
+        let asked = ResetOptions { seed, episode_id, arguments, trace: None };
+        let (outcome, seq) = self.reset_expecting(asked, Expect::default()).await;
+        match outcome? {
+            StepReply::Observed(observed) => Ok((observed, seq)),
+            _ => Err(Failure::environment("the reset gave no observation")),
+        }
+    }
+
+    pub(super) async fn reset_expecting(
+        self: &Arc<Self>,
+        asked: ResetOptions,
+        expect: Expect,
+    ) -> (Result<StepReply<'static>, Failure>, u64) {
         let _busy = self.lease.busy();
         let deadline = after(Some(self.reset_deadline));
-        let (epoch, token) = self.next_epoch()?;
-        let reset = Reset {
-            seed: seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
-            seed_given: seed.is_some(),
-            episode_id: episode_id.unwrap_or_else(fresh_id),
-            arguments,
+        let (epoch, token) = match self.next_epoch(expect) {
+            Ok(begun) => begun,
+            Err(failure) => return (Err(failure.in_phase(Phase::Reset)), 0),
         };
-        let mut guard =
-            self.acquire_under(&token, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
-        self.renew(&mut guard, epoch, deadline).await.map_err(|failure| failure.in_phase(Phase::Reset))?;
-        let (observed, guard) = self.drive(guard, epoch, Request::Reset(&reset), deadline).await?;
-        let mut progress = self.progress.lock();
-        progress.alive()?;
-        if progress.epoch == epoch {
-            progress.episode_id = reset.episode_id;
-            progress.step_count = 0;
-            progress.done = observed.done;
-            progress.reward = observed.reward.map(Reward::as_f64);
-            progress.reset_required = false;
-        }
-        drop(guard);
-        Ok(observed)
+        let reset = Reset {
+            seed: asked.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
+            seed_given: asked.seed.is_some(),
+            episode_id: asked.episode_id.unwrap_or_else(fresh_id),
+            arguments: asked.arguments,
+        };
+        let mut doing = Doing::reset(&self.hooks, &reset, asked.trace);
+        let ran = self.run_reset(&mut doing, &reset, (epoch, &token), deadline).await;
+        self.settle(doing, ran.map_err(|failure| failure.in_phase(Phase::Reset))).await
+    }
+
+    async fn run_reset(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        reset: &Reset,
+        (epoch, token): (u64, &CancellationToken),
+        deadline: Option<Instant>,
+    ) -> Result<Ran<'static>, Failure> {
+        doing.began(epoch);
+        let mut guard = self.acquire_under(token, deadline).await?;
+        doing.began(epoch);
+        self.renew(&mut guard, epoch, deadline).await?;
+        let (observed, guard) = self.drive(guard, epoch, Request::Reset(reset), deadline).await?;
+        Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
     }
 
     /// Takes one action. Dropping the future cancels it.
@@ -149,24 +202,99 @@ impl Session {
         action: Action<'a>,
         options: StepOptions,
     ) -> Result<StepReply<'a>, Failure> {
+        Ok(self.step_numbered(action, options).await?.0)
+    }
+
+    /// The same, with the number that the step has in the session.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub async fn step_numbered<'a>(
+        self: &Arc<Self>,
+        action: Action<'a>,
+        options: StepOptions,
+    ) -> Result<(StepReply<'a>, u64), Failure> {
+        let (outcome, seq) = self.step_expecting(action, options, Expect::default()).await;
+        outcome.map(|reply| (reply, seq))
+    }
+
+    pub(super) async fn step_expecting<'a>(
+        self: &Arc<Self>,
+        action: Action<'a>,
+        options: StepOptions,
+        expect: Expect,
+    ) -> (Result<StepReply<'a>, Failure>, u64) {
         let _busy = self.lease.busy();
+        let mut doing = Doing::step(self, Principal::Control, &action, options.trace);
+        let ran = self.run_step(&mut doing, action, after(options.timeout), expect).await;
+        self.settle(doing, ran).await
+    }
+
+    async fn run_step<'a>(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        action: Action<'a>,
+        deadline: Option<Instant>,
+        expect: Expect,
+    ) -> Result<Ran<'a>, Failure> {
         match action {
-            Action::ListTools(spelling) => {
-                self.list(Principal::Control).await.map(|listing| StepReply::Tools(spelling, listing))
+            Action::ListTools(spelling) => self.run_list(doing, spelling, expect).await,
+            Action::CallTool(call) => self.run_control_call(doing, call, deadline, expect).await,
+            Action::CallTools(graph) => {
+                let plan = Plan::new(&graph)?;
+                let (guard, epoch) = self.begin(doing, deadline, expect).await?;
+                self.run_graph(plan, guard, epoch, deadline).await
             }
-            Action::CallTool(call) => self.step_call(call, options).await,
             Action::Typed(action) => match self.spec.action_space {
-                ActionSpace::Typed => self.step_typed(action, options).await,
+                ActionSpace::Typed => self.run_typed(doing, action, deadline, expect).await,
                 ActionSpace::Tools => match default_call(action) {
-                    Ok(call) => self.step_call(call, options).await,
-                    Err(_) => self.step_typed(action, options).await,
+                    Ok(call) => self.run_control_call(doing, call, deadline, expect).await,
+                    Err(_) => self.run_typed(doing, action, deadline, expect).await,
                 },
             },
             Action::Code(_) => Err(Failure::unsupported(
                 "this environment takes no code actions: no code engine is configured",
             )),
-            Action::CallTools(graph) => self.step_graph(&graph, options).await.map(StepReply::Graph),
         }
+    }
+
+    /// Takes the step lock, in the present epoch.
+    async fn begin(
+        &self,
+        doing: &mut Doing<'_>,
+        deadline: Option<Instant>,
+        expect: Expect,
+    ) -> Result<(Guard, u64), Failure> {
+        let guard = self.acquire(deadline).await?;
+        let epoch = self.progress.lock().steppable(expect)?;
+        doing.began(epoch);
+        Ok((guard, epoch))
+    }
+
+    async fn run_typed<'a>(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        action: &RawValue,
+        deadline: Option<Instant>,
+        expect: Expect,
+    ) -> Result<Ran<'a>, Failure> {
+        let (guard, epoch) = self.begin(doing, deadline, expect).await?;
+        let (observed, guard) = self.drive(guard, epoch, Request::Step(action), deadline).await?;
+        Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
+    }
+
+    async fn run_control_call<'a>(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        call: ToolCall<'a>,
+        deadline: Option<Instant>,
+        expect: Expect,
+    ) -> Result<Ran<'a>, Failure> {
+        let (guard, epoch) = self.begin(doing, deadline, expect).await?;
+        let asked = Asked::by_control(&call.name, call.arguments, doing.trace());
+        let (reply, guard, calls) = self.run_call(Some(guard), epoch, asked, deadline).await?;
+        let (spelling, name) = (call.spelling, call.name);
+        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
     }
 
     /// Calls a tool for an agent: a step of this session that is counted and scored, and that may
@@ -176,48 +304,74 @@ impl Session {
     /// [`ErrorCode::EpisodeDone`], [`ErrorCode::WrongEpoch`] and whatever a step may fail with.
     pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
         let _busy = self.lease.busy();
-        let guard = match self.toolbox.concurrent(&call.name) {
-            true => None,
-            false => Some(self.acquire(None).await?),
-        };
-        let epoch = {
-            let progress = self.progress.lock();
-            let epoch = progress.steppable()?;
-            if let Some(epoch) = call.epoch.filter(|epoch| *epoch != progress.epoch) {
-                let message =
-                    format!("the call belongs to epoch {epoch}, the session is in epoch {}", progress.epoch);
-                return Err(Failure::new(ErrorCode::WrongEpoch, message));
-            }
-            if progress.done {
-                return Err(Failure::new(
-                    ErrorCode::EpisodeDone,
-                    "the episode is done; only a reset begins another",
-                ));
-            }
-            epoch
-        };
+        let action = Action::CallTool(ToolCall {
+            spelling: Spelling::Stock,
+            name: call.name.clone(),
+            arguments: call.arguments,
+        });
+        let mut doing = Doing::step(self, Principal::Agent, &action, call.trace);
+        let ran = self.run_agent_call(&mut doing, &call).await;
+        match self.settle(doing, ran).await.0? {
+            StepReply::Call { reply, .. } => Ok(reply),
+            _ => Err(Failure::infrastructure("the call gave no result")),
+        }
+    }
+
+    async fn run_agent_call<'a>(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        call: &AgentCall<'a>,
+    ) -> Result<Ran<'a>, Failure> {
+        let concurrent = self.toolbox.concurrent(&call.name);
+        let _overlapping = if concurrent { Some(self.overlap.read().await) } else { None };
+        let guard = if concurrent { None } else { Some(self.acquire(None).await?) };
+        let epoch = self.progress.lock().callable(call.epoch)?;
+        doing.began(epoch);
         let asked = Asked {
             principal: Principal::Agent,
             name: &call.name,
             arguments: call.arguments,
             caller: call.caller,
             request: call.request,
+            trace: call.trace,
         };
-        self.run_call(guard, epoch, asked, None).await
+        let (reply, guard, calls) = self.run_call(guard, epoch, asked, None).await?;
+        let (spelling, name) = (Spelling::Stock, call.name.clone());
+        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
     }
 
-    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference. Waits for
-    /// toolsets whose first list is still to come.
+    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the
+    /// reference. Waits for toolsets whose first list is still to come.
     ///
     /// # Errors
     /// When the session has ended.
     pub async fn list(&self, principal: Principal) -> Result<Listing, Failure> {
+        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), None);
+        let ran = self.run_list(&mut doing, Spelling::Stock, Expect::default()).await;
+        match self.settle(doing, ran).await.0? {
+            StepReply::Tools(_, listing) => Ok(listing),
+            _ => Err(Failure::infrastructure("the list gave no tools")),
+        }
+    }
+
+    async fn run_list<'a>(
+        &self,
+        doing: &mut Doing<'_>,
+        spelling: Spelling,
+        expect: Expect,
+    ) -> Result<Ran<'a>, Failure> {
         self.toolbox.settled().await;
-        let tools = self.toolbox.listing(principal, ToolSpelling::Step);
-        let mut progress = self.progress.lock();
-        progress.alive()?;
-        progress.step_count += 1;
-        Ok(Listing { tools, done: progress.done })
+        let tools = self.toolbox.listing(doing.principal(), ToolSpelling::Step);
+        let epoch = {
+            let progress = self.progress.lock();
+            progress.alive()?;
+            progress.expects(expect)?;
+            progress.epoch
+        };
+        doing.began(epoch);
+        // Whether the episode is done is filled in with the counts.
+        let listing = Listing { tools, done: false };
+        Ok(Ran { outcome: Ok(StepReply::Tools(spelling, listing)), guard: None, calls: Vec::new() })
     }
 
     /// The state: a JSON object with `episode_id`, `step_count` and the environment's own fields.
@@ -253,41 +407,15 @@ impl Session {
         }
     }
 
-    fn next_epoch(&self) -> Result<(u64, CancellationToken), Failure> {
+    fn next_epoch(&self, expect: Expect) -> Result<(u64, CancellationToken), Failure> {
         let mut progress = self.progress.lock();
         progress.alive()?;
+        progress.expects(expect)?;
         progress.token.cancel();
         progress.token = CancellationToken::new();
         progress.epoch += 1;
         progress.reset_required = true;
         Ok((progress.epoch, progress.token.clone()))
-    }
-
-    async fn step_typed<'a>(
-        self: &Arc<Self>,
-        action: &RawValue,
-        options: StepOptions,
-    ) -> Result<StepReply<'a>, Failure> {
-        let deadline = after(options.timeout);
-        let guard = self.acquire(deadline).await?;
-        let epoch = self.progress.lock().steppable()?;
-        let (observed, guard) = self.drive(guard, epoch, Request::Step(action), deadline).await?;
-        self.count(epoch, observed.done, observed.reward);
-        drop(guard);
-        Ok(StepReply::Observed(observed))
-    }
-
-    async fn step_call<'a>(
-        self: &Arc<Self>,
-        call: ToolCall<'a>,
-        options: StepOptions,
-    ) -> Result<StepReply<'a>, Failure> {
-        let deadline = after(options.timeout);
-        let guard = self.acquire(deadline).await?;
-        let epoch = self.progress.lock().steppable()?;
-        let asked = Asked::by_control(&call.name, call.arguments);
-        let reply = self.run_call(Some(guard), epoch, asked, deadline).await?;
-        Ok(StepReply::Call { spelling: call.spelling, name: call.name, reply })
     }
 
     pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
@@ -297,19 +425,6 @@ impl Session {
                 .in_phase(Phase::Tool)
                 .with(|detail| detail.delivered = Delivered::Maybe)
         })
-    }
-
-    /// Counts a finished step, unless its epoch is over; true if the episode is done.
-    pub(super) fn count(&self, epoch: u64, done: bool, reward: Option<Reward>) -> bool {
-        let mut progress = self.progress.lock();
-        if progress.epoch == epoch {
-            progress.step_count += 1;
-            progress.done |= done;
-            if let Some(reward) = reward {
-                progress.reward = Some(progress.reward.unwrap_or(0.0) + reward.as_f64());
-            }
-        }
-        progress.done
     }
 }
 

@@ -12,7 +12,7 @@ use crate::stage::{Booting, Scripted, Stage, eventually};
 use crate::support::{close, code, observe, open, settled, store, store_with};
 
 fn limits(max_sessions: usize) -> Limits {
-    Limits { max_sessions, ..Limits::default() }
+    Limits { max_sessions, queue: Duration::ZERO, ..Limits::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -348,6 +348,23 @@ impl Environment for Actor {
         }
     }
 
+    fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
+        self.stage.0.live.fetch_add(1, Ordering::SeqCst);
+        let (stage, state) = (self.stage.clone(), self.state.clone());
+        Ok(Box::new(Actor { stage, seed: self.seed, count: self.count, state, drop_panics: false }))
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, Failure> {
+        Ok(format!("{} {}", self.seed, self.count).into_bytes())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
+        let text = str::from_utf8(snapshot).map_err(|_| Failure::action("no snapshot of mine"))?;
+        let (seed, count) = text.split_once(' ').ok_or_else(|| Failure::action("no snapshot of mine"))?;
+        (self.seed, self.count) = (seed.parse().unwrap(), count.parse().unwrap());
+        Ok(())
+    }
+
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
         match call.arguments.as_deref().map_or(Ok(Value::Null), script) {
             Ok(arguments) => self.run(&arguments["after"]),

@@ -48,12 +48,17 @@ pub(crate) async fn step_within(
     timeout: Option<Duration>,
 ) -> Result<Shown, Failure> {
     let action = raw(&action).unwrap();
-    Ok(match session.step(Action::parse(&action).unwrap(), StepOptions { timeout, ..StepOptions::default() }).await? {
-        StepReply::Tools(..) => Shown::Tools,
-        StepReply::Call { reply, .. } => Shown::Call(reply),
-        StepReply::Graph(reply) => Shown::Graph(reply),
-        StepReply::Observed(observed) => Shown::Observed(observed),
-    })
+    Ok(
+        match session
+            .step(Action::parse(&action).unwrap(), StepOptions { timeout, ..StepOptions::default() })
+            .await?
+        {
+            StepReply::Tools(..) => Shown::Tools,
+            StepReply::Call { reply, .. } => Shown::Call(reply),
+            StepReply::Graph(reply) => Shown::Graph(reply),
+            StepReply::Observed(observed) => Shown::Observed(observed),
+        },
+    )
 }
 
 /// A step that must succeed with an observation.

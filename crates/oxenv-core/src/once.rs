@@ -1,0 +1,296 @@
+//! Replies that are kept for a while, so that a repeat of a request gets the first reply.
+//!
+//! Invariant: a request that names a key, or a number, is run at most once. While the first runs,
+//! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
+//! is bounded in bytes.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+
+use oxenv_wire::{Delivered, ErrorCode};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::failure::Failure;
+
+/// Bytes of replies that one memory keeps.
+const KEPT_BYTES: usize = 1 << 20;
+/// Keys that it remembers after their replies were let go.
+const REMEMBERED: usize = 4096;
+
+/// How a request is told from its repeats. Nothing set: it is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Once {
+    /// The client's key: a repeat with the same key is the same request.
+    pub key: Option<String>,
+    /// The number that the request is to have within its session (see [`crate::Session::seq`]); one
+    /// that was given already is a repeat.
+    pub seq: Option<u64>,
+    /// The number that the step is to have within its episode, compared before it is taken.
+    pub expected_step: Option<u64>,
+}
+
+impl Once {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.key.is_none() && self.seq.is_none() && self.expected_step.is_none()
+    }
+}
+
+/// The one answer to a request and its repeats.
+#[derive(Debug, Clone)]
+pub struct Answer<T> {
+    /// What came of it.
+    pub outcome: Arc<Result<T, Failure>>,
+    /// Its number within the session; 0 when it was refused before it ran.
+    pub seq: u64,
+    /// Whether it had been asked for before.
+    pub repeated: bool,
+}
+
+/// What a request is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Identity {
+    Key(String),
+    Seq(u64),
+}
+
+/// Something with a size, so that a memory of it can be bounded.
+pub(crate) trait Weigh {
+    /// Roughly its bytes.
+    fn weight(&self) -> usize;
+}
+
+/// Replies by what their requests are known by.
+pub(crate) struct Replies<T>(Mutex<State<T>>);
+
+struct State<T> {
+    known: HashMap<Identity, Known<T>>,
+    /// Those whose reply is kept, the oldest first.
+    kept: VecDeque<(Identity, usize)>,
+    kept_bytes: usize,
+    /// Those that are only remembered, the oldest first.
+    remembered: VecDeque<Identity>,
+}
+
+struct Known<T> {
+    fingerprint: u64,
+    reply: Reply<T>,
+}
+
+/// A reply and the number that its request had.
+type Given<T> = (Arc<Result<T, Failure>>, u64);
+
+enum Reply<T> {
+    Running(watch::Receiver<Option<Given<T>>>),
+    Kept(Given<T>),
+    Forgotten,
+}
+
+/// What is to be done about a request.
+pub(crate) enum Claim<T> {
+    /// It is new: run it, and tell the ticket.
+    First(Ticket<T>),
+    /// It runs, or has run: this is what came of it.
+    Repeat(Waiting<T>),
+}
+
+/// The right to run a request. Dropping it without a reply tells repeats that nobody knows.
+pub(crate) struct Ticket<T> {
+    identity: Identity,
+    sender: watch::Sender<Option<Given<T>>>,
+}
+
+/// A reply that is there, or will be.
+pub(crate) struct Waiting<T>(Reply<T>);
+
+impl<T> Default for Replies<T> {
+    fn default() -> Self {
+        Replies(Mutex::new(State {
+            known: HashMap::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            remembered: VecDeque::new(),
+        }))
+    }
+}
+
+impl<T: Weigh> Replies<T> {
+    /// Asks whether a request is new. `fingerprint` is of all that it asks for.
+    pub(crate) fn claim(&self, identity: Identity, fingerprint: u64) -> Result<Claim<T>, Failure> {
+        let mut state = self.0.lock();
+        let Some(known) = state.known.get(&identity) else {
+            let (sender, receiver) = watch::channel(None);
+            let reply = Reply::Running(receiver);
+            state.known.insert(identity.clone(), Known { fingerprint, reply });
+            return Ok(Claim::First(Ticket { identity, sender }));
+        };
+        if known.fingerprint != fingerprint {
+            let message = format!("{identity} was used for another request; use a new one for each request");
+            return Err(Failure::new(ErrorCode::KeyConflict, message));
+        }
+        match &known.reply {
+            Reply::Running(receiver) => Ok(Claim::Repeat(Waiting(Reply::Running(receiver.clone())))),
+            Reply::Kept(given) => Ok(Claim::Repeat(Waiting(Reply::Kept(given.clone())))),
+            Reply::Forgotten => Err(forgotten(&identity)),
+        }
+    }
+
+    /// Gives the reply to everybody who waits, and keeps it unless the request never ran: then it may
+    /// be asked for again.
+    pub(crate) fn settle(&self, ticket: &Ticket<T>, outcome: Result<T, Failure>, seq: u64) -> Given<T> {
+        let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
+        let weight = outcome.as_ref().map_or(256, Weigh::weight);
+        let given = (Arc::new(outcome), seq);
+        let mut state = self.0.lock();
+        if ran {
+            state.keep(&ticket.identity, given.clone(), weight);
+        } else {
+            state.known.remove(&ticket.identity);
+        }
+        drop(state);
+        ticket.sender.send_replace(Some(given.clone()));
+        given
+    }
+}
+
+impl<T> State<T> {
+    fn keep(&mut self, identity: &Identity, given: Given<T>, weight: usize) {
+        let Some(known) = self.known.get_mut(identity) else { return };
+        known.reply = Reply::Kept(given);
+        self.kept.push_back((identity.clone(), weight));
+        self.kept_bytes += weight;
+        // The newest stays however large it is: its caller may just be losing its connection.
+        while self.kept_bytes > KEPT_BYTES && self.kept.len() > 1 {
+            let Some((oldest, weight)) = self.kept.pop_front() else { break };
+            self.kept_bytes -= weight;
+            if let Some(known) = self.known.get_mut(&oldest) {
+                known.reply = Reply::Forgotten;
+            }
+            self.remembered.push_back(oldest);
+        }
+        while self.remembered.len() > REMEMBERED {
+            if let Some(oldest) = self.remembered.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    /// The reply to a request that has just been begun.
+    pub(crate) fn of(ticket: &Ticket<T>) -> Self {
+        Waiting(Reply::Running(ticket.sender.subscribe()))
+    }
+
+    /// Waits for the reply. Dropping the future changes nothing for others.
+    pub(crate) async fn answer(self) -> Result<Answer<T>, Failure> {
+        let given = match self.0 {
+            Reply::Kept(given) => Some(given),
+            Reply::Running(mut receiver) => {
+                receiver.wait_for(Option::is_some).await.ok().and_then(|given| given.clone())
+            }
+            Reply::Forgotten => None,
+        };
+        let Some((outcome, seq)) = given else { return Err(unknown()) };
+        Ok(Answer { outcome, seq, repeated: true })
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Identity::Key(key) => write!(f, "the key '{key}'"),
+            Identity::Seq(seq) => write!(f, "the number {seq}"),
+        }
+    }
+}
+
+/// What a request asks for, in a number.
+pub(crate) fn fingerprint(what: impl Hash) -> u64 {
+    // Its keys are fixed, so that the number is the same wherever it is made in this process.
+    std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(what)
+}
+
+pub(crate) fn forgotten(identity: &Identity) -> Failure {
+    let message = format!(
+        "the request with {identity} was answered before and its reply is not kept any more; it was not run again"
+    );
+    Failure::new(ErrorCode::ReplyForgotten, message)
+}
+
+fn unknown() -> Failure {
+    let message = "the first request with this key was lost on its way, so nobody knows how far it came";
+    Failure::new(ErrorCode::Cancelled, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Weigh for String {
+        fn weight(&self) -> usize {
+            self.len()
+        }
+    }
+
+    fn key(name: usize) -> Identity {
+        Identity::Key(name.to_string())
+    }
+
+    fn run(replies: &Replies<String>, name: usize, reply: String) {
+        let Ok(Claim::First(ticket)) = replies.claim(key(name), 1) else { panic!("{name} is not new") };
+        replies.settle(&ticket, Ok(reply), name as u64);
+    }
+
+    #[tokio::test]
+    async fn a_repeat_waits_for_the_first_and_gets_its_reply() {
+        let replies = Replies::default();
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1) else { panic!() };
+        replies.settle(&ticket, Ok("done".to_owned()), 7);
+        let answer = waiting.answer().await.unwrap();
+        assert_eq!((answer.seq, answer.repeated), (7, true));
+        assert_eq!(answer.outcome.as_ref().as_ref().unwrap(), "done");
+    }
+
+    #[tokio::test]
+    async fn a_ticket_that_is_lost_tells_who_waits() {
+        let replies: Replies<String> = Replies::default();
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1) else { panic!() };
+        drop(ticket);
+        assert_eq!(waiting.answer().await.unwrap_err().code, ErrorCode::Cancelled);
+    }
+
+    #[test]
+    fn the_same_key_for_something_else_is_a_conflict() {
+        let replies = Replies::default();
+        run(&replies, 1, "a".to_owned());
+        assert_eq!(replies.claim(key(1), 2).err().unwrap().code, ErrorCode::KeyConflict);
+    }
+
+    #[test]
+    fn what_never_ran_may_be_asked_for_again() {
+        let replies: Replies<String> = Replies::default();
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
+        replies.settle(&ticket, Err(Failure::new(ErrorCode::Draining, "no")), 0);
+        assert!(matches!(replies.claim(key(1), 1), Ok(Claim::First(_))));
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_a_forgotten_request_is_not_run_again() {
+        let replies = Replies::default();
+        for name in 0..10_000 {
+            run(&replies, name, "x".repeat(1024));
+        }
+        let state = replies.0.lock();
+        assert!(state.kept_bytes <= KEPT_BYTES);
+        assert!(state.known.len() <= REMEMBERED + KEPT_BYTES / 1024 + 1, "{}", state.known.len());
+        drop(state);
+        assert!(matches!(replies.claim(key(9_999), 1), Ok(Claim::Repeat(_))));
+        assert_eq!(replies.claim(key(8_000), 1).err().unwrap().code, ErrorCode::ReplyForgotten);
+    }
+}

@@ -1,0 +1,108 @@
+//! Holding a session still, so that its state can be copied or saved.
+//!
+//! Invariant: while a session is held nothing of it runs: the step that ran is over, agents' calls
+//! that overlap are over, and later ones wait.
+
+use oxenv_wire::{Delivered, ErrorCode, RawJson};
+use tokio::sync::RwLockWriteGuard;
+
+use super::drive::Guard;
+use super::{Expect, Session};
+use crate::environment::CallRecord;
+use crate::failure::Failure;
+use crate::spec::Original;
+use crate::tape::{Tape, Taped};
+
+/// A session that is held still.
+pub(crate) struct Held<'a> {
+    session: &'a Session,
+    guard: Guard,
+    /// What the copy goes on from.
+    pub(crate) past: Past,
+    /// The number of the last thing that the session did.
+    pub(crate) seq: u64,
+    calls: Vec<CallRecord>,
+    _still: RwLockWriteGuard<'a, ()>,
+}
+
+/// Where a session's history begins, if not at nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Past {
+    pub(crate) epoch: u64,
+    pub(crate) episode_id: Option<String>,
+    pub(crate) step_count: u64,
+    pub(crate) done: bool,
+    pub(crate) reward: Option<f64>,
+    pub(crate) scores: Option<RawJson>,
+    pub(crate) tape: Tape,
+}
+
+impl Session {
+    /// Waits until nothing of the session runs. Dropping what is given lets it go on.
+    pub(crate) async fn hold(&self) -> Result<Held<'_>, Failure> {
+        let _busy = self.lease.busy();
+        let token = self.progress.lock().token.clone();
+        // The order of the two locks is that of an agent's call.
+        let still = tokio::select! {
+            biased;
+            () = token.cancelled() => return Err(self.cancelled(Delivered::No)),
+            still = self.overlap.write() => still,
+        };
+        let guard = self.acquire(None).await?;
+        let progress = self.progress.lock();
+        progress.steppable(Expect::default())?;
+        let past = Past {
+            epoch: progress.epoch,
+            episode_id: Some(progress.episode_id.clone()),
+            step_count: progress.step_count,
+            done: progress.done,
+            reward: progress.reward,
+            scores: progress.scores.clone(),
+            tape: progress.tape.clone().unwrap_or_default(),
+        };
+        let seq = progress.seq;
+        drop(progress);
+        let calls = match past.tape.entries() {
+            Some(entries) => calls(entries),
+            None => {
+                let message = "the episode is too long to be repeated: its tape took more than 16 MiB, \
+                               so the session cannot be forked before its next reset";
+                return Err(Failure::new(ErrorCode::Unsupported, message));
+            }
+        };
+        Ok(Held { session: self, guard, past, seq, calls, _still: still })
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.progress.lock().epoch
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+impl Held<'_> {
+    /// What a factory copies or saves.
+    pub(crate) fn original(&mut self) -> Result<Original<'_>, Failure> {
+        let cell = &mut *self.guard;
+        let Some(environment) = &mut cell.environment else {
+            return Err(Failure::new(ErrorCode::SessionEnded, "the session has ended; open a new one"));
+        };
+        Ok(Original {
+            session_id: &self.session.id,
+            environment: environment.as_mut(),
+            toolbox: &self.session.toolbox,
+            workspace: cell.workspace.as_ref(),
+            calls: &self.calls,
+        })
+    }
+}
+
+fn calls(entries: &[Taped]) -> Vec<CallRecord> {
+    let call = |entry: &Taped| match entry {
+        Taped::Call(call) => Some(call.clone()),
+        Taped::Reset(_) | Taped::Action(_) => None,
+    };
+    entries.iter().filter_map(call).collect()
+}

@@ -1,0 +1,259 @@
+//! Sessions that start from another's state: forks, and snapshots restored.
+//!
+//! Invariant: a copy is always a new session with a slot of its own; the original is held still
+//! while it is copied, and goes on as if nothing had happened. Either all forks of a request are
+//! made, or none.
+
+use std::sync::Arc;
+
+use oxenv_wire::Phase;
+
+use super::{Made, SessionStore};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::once::{Answer, Claim, Identity, Weigh, fingerprint};
+use crate::observe::{Operation, OperationKind};
+use crate::record::Origin;
+use crate::session::{Held, Past, Session, SessionOptions};
+use crate::snapshot::Snapshot;
+use crate::spec::{Boot, ForkMode, Instance};
+use crate::tape::Taped;
+use crate::work::Work;
+
+/// The ids of sessions that were made by one request.
+pub type SessionIds = Vec<String>;
+
+impl Weigh for SessionIds {
+    fn weight(&self) -> usize {
+        64 * self.len()
+    }
+}
+
+impl SessionStore {
+    /// Makes `n` sessions that go on from the present state of another: its epoch, episode, step
+    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked; [`oxenv_wire::ErrorCode::ResetRequired`] while the
+    /// state is unknown; and whatever making a session may fail with.
+    pub async fn fork(
+        &self,
+        session: &Arc<Session>,
+        n: usize,
+        options: SessionOptions,
+    ) -> Result<Vec<Arc<Session>>, Failure> {
+        let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
+        let forked = self.fork_now(session, n, options).await;
+        self.measured(session, OperationKind::Fork, began, forked.as_ref().err());
+        forked
+    }
+
+    async fn fork_now(
+        &self,
+        session: &Arc<Session>,
+        n: usize,
+        options: SessionOptions,
+    ) -> Result<Vec<Arc<Session>>, Failure> {
+        self.refuse_unforkable()?;
+        let mut slots = Vec::with_capacity(n);
+        for _ in 0..n {
+            slots.push(self.take_slot(&options).await?);
+        }
+        let mut held = session.hold().await?;
+        let origin = Origin::Fork { session_id: session.id(), seq: held.seq };
+        let seed = options.seed.unwrap_or_else(|| session.seed());
+        let mut forks = Vec::with_capacity(n);
+        for slot in slots {
+            let boot = Boot { session_id: slot.id().to_owned(), seed };
+            let instance = self.fork_instance(&mut held, boot).await?;
+            let past = held.past.clone();
+            forks.push(Made { slot, seed, instance, past, options: options.clone(), origin: Some(origin) });
+        }
+        drop(held);
+        let mut sessions = Vec::with_capacity(n);
+        for made in forks {
+            sessions.push(self.register(made).await?);
+        }
+        Ok(sessions)
+    }
+
+    /// The same, at most once for a key: a repeat gets the same sessions.
+    ///
+    /// # Errors
+    /// As [`SessionStore::fork`], and [`oxenv_wire::ErrorCode::KeyConflict`].
+    pub async fn fork_once(
+        self: &Arc<Self>,
+        key: &str,
+        session: &Arc<Session>,
+        n: usize,
+        options: SessionOptions,
+    ) -> Result<Answer<SessionIds>, Failure> {
+        let asked = fingerprint(("fork", session.id(), n, options.seed, options.lease));
+        let (store, session) = (Arc::clone(self), Arc::clone(session));
+        self.once(key, asked, async move {
+            let forks = store.fork(&session, n, options).await?;
+            Ok(forks.iter().map(|fork| fork.id().to_owned()).collect())
+        })
+        .await
+    }
+
+    /// Makes a session at most once for a key: a repeat gets the same one. `asked` stands for all
+    /// that the request asks for.
+    ///
+    /// # Errors
+    /// As [`SessionStore::create`], and [`oxenv_wire::ErrorCode::KeyConflict`].
+    pub async fn create_once(
+        self: &Arc<Self>,
+        key: &str,
+        asked: &str,
+        options: SessionOptions,
+    ) -> Result<Answer<SessionIds>, Failure> {
+        let store = Arc::clone(self);
+        self.once(key, fingerprint(("create", asked)), async move {
+            Ok(vec![store.create(options).await?.id().to_owned()])
+        })
+        .await
+    }
+
+    /// Runs to its end even if nobody waits for it any more: whoever asks again gets its sessions.
+    async fn once(
+        self: &Arc<Self>,
+        key: &str,
+        asked: u64,
+        make: impl Future<Output = Result<SessionIds, Failure>> + Send + 'static,
+    ) -> Result<Answer<SessionIds>, Failure> {
+        match self.made.claim(Identity::Key(key.to_owned()), asked)? {
+            Claim::Repeat(waiting) => waiting.answer().await,
+            Claim::First(ticket) => {
+                let store = Arc::clone(self);
+                let ran = tokio::spawn(async move {
+                    let made = make.await;
+                    store.made.settle(&ticket, made, 0)
+                });
+                let (outcome, seq) = ran.await.map_err(|error| Failure::infrastructure(error.to_string()))?;
+                Ok(Answer { outcome, seq, repeated: false })
+            }
+        }
+    }
+
+    /// The present state of a session as a text that [`SessionStore::restore`] takes, of this server
+    /// or of another of the same version.
+    ///
+    /// # Errors
+    /// As [`SessionStore::fork`].
+    pub async fn snapshot(&self, session: &Arc<Session>) -> Result<String, Failure> {
+        let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
+        let saved = self.snapshot_now(session).await;
+        self.measured(session, OperationKind::Snapshot, began, saved.as_ref().err());
+        saved
+    }
+
+    async fn snapshot_now(&self, session: &Arc<Session>) -> Result<String, Failure> {
+        let mut held = session.hold().await?;
+        let original = held.original()?;
+        let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
+        let state = self.contain(save).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        let spec = self.spec();
+        let snapshot = Snapshot {
+            environment: spec.name.clone(),
+            environment_version: spec.version.clone(),
+            session_id: session.id().to_owned(),
+            seq: held.seq,
+            seed: session.seed(),
+            epoch: held.past.epoch,
+            episode_id: held.past.episode_id.clone().unwrap_or_default(),
+            step_count: held.past.step_count,
+            done: held.past.done,
+            reward: held.past.reward,
+            scores: held.past.scores.clone(),
+        };
+        Ok(snapshot.seal(&state))
+    }
+
+    /// Makes a session that goes on from a saved state.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged, or of another environment or version;
+    /// and whatever making a session may fail with.
+    pub async fn restore(&self, snapshot: &str, options: SessionOptions) -> Result<Arc<Session>, Failure> {
+        let (snapshot, state) = Snapshot::open(snapshot)?;
+        snapshot.fits(self.spec())?;
+        let slot = self.take_slot(&options).await?;
+        let seed = options.seed.unwrap_or(snapshot.seed);
+        let boot = Boot { session_id: slot.id().to_owned(), seed };
+        let restore = std::panic::AssertUnwindSafe(|| self.factory.restore(boot, &state));
+        let instance = self.contain(restore).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        let origin = Origin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
+        let past = Past {
+            epoch: snapshot.epoch,
+            episode_id: Some(snapshot.episode_id.clone()),
+            step_count: snapshot.step_count,
+            done: snapshot.done,
+            reward: snapshot.reward,
+            scores: snapshot.scores.clone(),
+            ..Past::default()
+        };
+        self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
+    }
+
+    fn refuse_unforkable(&self) -> Result<(), Failure> {
+        let spec = self.spec();
+        if spec.capabilities.fork == ForkMode::None {
+            let message = format!("environment '{}' cannot be forked: it declares fork: none", spec.name);
+            return Err(Failure::unsupported(message));
+        }
+        Ok(())
+    }
+
+    async fn fork_instance(&self, held: &mut Held<'_>, boot: Boot) -> Result<Instance, Failure> {
+        let by_replay = self.spec().capabilities.fork == ForkMode::Replay;
+        let tape = by_replay.then(|| held.past.tape.clone());
+        if let Some(entries) = tape.as_ref().and_then(|tape| tape.entries()) {
+            let mut instance = self.make(boot).await?;
+            replay(instance.environment.as_mut(), entries).await;
+            return Ok(instance);
+        }
+        let original = held.original()?;
+        let fork = std::panic::AssertUnwindSafe(|| self.factory.fork(boot, original));
+        self.contain(fork).await?.map_err(|failure| failure.in_phase(Phase::Boot))
+    }
+
+    /// Work of the factory, within the time for making an environment, its panics contained.
+    async fn contain<'a, T: Send + 'a>(
+        &self,
+        begin: std::panic::AssertUnwindSafe<impl FnOnce() -> Work<'a, Result<T, Failure>>>,
+    ) -> Result<Result<T, Failure>, Failure> {
+        self.bounded(begin).await.map_err(|why| self.factory_failed(&why))
+    }
+
+    fn measured(
+        &self,
+        session: &Session,
+        kind: OperationKind,
+        began: Option<std::time::Instant>,
+        failure: Option<&Failure>,
+    ) {
+        let (Some(observer), Some(began)) = (&self.hooks.observer, began) else { return };
+        observer.operated(&Operation {
+            kind,
+            session_id: session.id(),
+            epoch: session.info().epoch,
+            waited: std::time::Duration::ZERO,
+            took: began.elapsed(),
+            failure,
+            trace: None,
+        });
+    }
+}
+
+/// Does again what an episode was made of. What failed the first time fails again.
+async fn replay(environment: &mut dyn Environment, entries: &[Taped]) {
+    for entry in entries {
+        match entry {
+            Taped::Reset(reset) => drop(environment.reset(reset).await),
+            Taped::Action(action) => drop(environment.step(action).await),
+            Taped::Call(call) => drop(environment.after_call(call).await),
+        }
+    }
+}
+

@@ -1,0 +1,182 @@
+//! Forks and snapshots through the store: what is carried over, what is independent, what is refused.
+
+use std::sync::Arc;
+
+use oxenv_core::{Execution, ForkMode, Limits, Session, SessionOptions};
+use oxenv_wire::ErrorCode;
+use serde_json::json;
+
+use crate::stage::{Scripted, Stage};
+use crate::support::{
+    call, close, code, observe, open, reset, settled, spawn_call, spawn_step, state, step, store, store_with,
+};
+
+fn forking(stage: &Stage, execution: Execution, fork: ForkMode) -> Scripted {
+    Scripted::new(stage, execution).spec(|spec| {
+        spec.capabilities.fork = fork;
+        spec.capabilities.snapshot = true;
+    })
+}
+
+async fn shown(session: &Arc<Session>) -> (String, String) {
+    let observed = observe(session, json!({})).await;
+    (observed.fields.get().to_owned(), session.state().await.unwrap())
+}
+
+#[tokio::test]
+async fn forks_go_on_alike_and_apart() {
+    for (execution, mode) in [
+        (Execution::Inline, ForkMode::Native),
+        (Execution::Task, ForkMode::Native),
+        (Execution::Blocking, ForkMode::Native),
+        (Execution::Inline, ForkMode::Replay),
+        (Execution::Task, ForkMode::Replay),
+    ] {
+        let stage = Stage::default();
+        let store = store(forking(&stage, execution, mode));
+        let session = open(&store).await;
+        reset(&session).await.unwrap();
+        for _ in 0..3 {
+            step(&session, json!({})).await.unwrap();
+        }
+        let forks = store.fork(&session, 8, SessionOptions::default()).await.unwrap();
+        let original = state(&session).await;
+        for fork in &forks {
+            assert_eq!(state(fork).await, original);
+            let (one, other) = (session.info(), fork.info());
+            assert_eq!(
+                (one.seed, one.epoch, one.episode_reward),
+                (other.seed, other.epoch, other.episode_reward)
+            );
+            assert_eq!(fork.seq(), 0);
+        }
+        step(&forks[0], json!({})).await.unwrap();
+        assert_eq!(state(&session).await, original);
+        let undisturbed = shown(&session).await;
+        for fork in &forks[1..] {
+            assert_eq!(shown(fork).await, undisturbed, "{mode:?}");
+        }
+        let again = store.fork(&forks[1], 1, SessionOptions::default()).await.unwrap();
+        assert_eq!(shown(&again[0]).await, shown(&session).await);
+        store.list().into_iter().for_each(close);
+        drop((forks, again, session));
+        settled(&store, &stage).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fork_waits_for_the_step_and_the_calls_that_run() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Task, ForkMode::Native).tools(true));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let running = spawn_call(&session, "wait", json!({ "at": "tool" }));
+    stage.entered().await;
+    let forking = tokio::spawn({
+        let (store, session) = (Arc::clone(&store), Arc::clone(&session));
+        async move { store.fork(&session, 1, SessionOptions::default()).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!forking.is_finished());
+    // A call that comes now waits for the fork, and does not deadlock with it.
+    let later = spawn_call(&session, "say", json!({ "text": "later" }));
+    stage.open("tool");
+    assert!(running.await.unwrap().unwrap().outcome.is_ok());
+    let forks = forking.await.unwrap().unwrap();
+    assert!(later.await.unwrap().unwrap().outcome.is_ok());
+    assert_eq!(forks[0].info().step_count, 1);
+    assert_eq!(session.info().step_count, 2);
+
+    let slow = spawn_step(&session, json!({ "do": "wait", "at": "step" }));
+    stage.entered().await;
+    let forking = tokio::spawn({
+        let (store, session) = (Arc::clone(&store), Arc::clone(&session));
+        async move { store.fork(&session, 1, SessionOptions::default()).await }
+    });
+    stage.open("step");
+    slow.await.unwrap().unwrap();
+    assert_eq!(forking.await.unwrap().unwrap()[0].info().step_count, 3);
+    store.list().into_iter().for_each(close);
+    drop((forks, session));
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_forked_says_so() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    let failure = store.fork(&session, 1, SessionOptions::default()).await.err().unwrap();
+    assert_eq!(failure.code, ErrorCode::Unsupported);
+    assert!(failure.message.contains("'scripted' cannot be forked"), "{failure}");
+    assert_eq!(store.status().active, 1);
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn all_forks_are_made_or_none() {
+    let stage = Stage::default();
+    let limits = Limits { max_sessions: 4, queue: std::time::Duration::ZERO, ..Limits::default() };
+    let store = store_with(forking(&stage, Execution::Inline, ForkMode::Native), limits);
+    let session = open(&store).await;
+    assert_eq!(
+        code(store.fork(&session, 4, SessionOptions::default()).await.map(drop)),
+        ErrorCode::CapacityReached
+    );
+    assert_eq!((store.status().active, store.list().len()), (1, 1));
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_state_is_unknown_is_not_copied() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Task, ForkMode::Native));
+    let session = open(&store).await;
+    let slow = spawn_step(&session, json!({ "do": "wait", "at": "step" }));
+    stage.entered().await;
+    slow.abort();
+    let _ = slow.await;
+    let fork = store.fork(&session, 1, SessionOptions::default()).await.map(drop);
+    assert_eq!(code(fork), ErrorCode::ResetRequired);
+    assert_eq!(code(store.snapshot(&session).await.map(drop)), ErrorCode::ResetRequired);
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_new_session_that_goes_on() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Task, ForkMode::Native));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    step(&session, json!({})).await.unwrap();
+    let snapshot = store.snapshot(&session).await.unwrap();
+    let restored = store.restore(&snapshot, SessionOptions::default()).await.unwrap();
+    assert_ne!(restored.id(), session.id());
+    assert_eq!(shown(&restored).await, shown(&session).await);
+    let mut damaged = snapshot.clone();
+    damaged.insert(snapshot.len() / 2, 'x');
+    let failure = store.restore(&damaged, SessionOptions::default()).await.err().unwrap();
+    assert_eq!(failure.code, ErrorCode::SnapshotInvalid);
+    assert_eq!(store.status().active, 2);
+    store.list().into_iter().for_each(close);
+    drop((restored, session));
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn forks_are_made_once_for_a_key() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Inline, ForkMode::Native).tools(true));
+    let session = open(&store).await;
+    call(&session, "say", json!({ "text": "x" })).await.unwrap();
+    let first = store.fork_once("k", &session, 2, SessionOptions::default()).await.unwrap();
+    let again = store.fork_once("k", &session, 2, SessionOptions::default()).await.unwrap();
+    assert_eq!(first.outcome.as_ref().as_ref().unwrap(), again.outcome.as_ref().as_ref().unwrap());
+    assert_eq!((again.repeated, store.status().active), (true, 3));
+    store.list().into_iter().for_each(close);
+    drop(session);
+    settled(&store, &stage).await;
+}

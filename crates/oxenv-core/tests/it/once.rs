@@ -1,0 +1,194 @@
+//! At most once: a repeat gets the first reply, another request with its key is refused, and nothing
+//! runs twice.
+
+use std::sync::Arc;
+
+use oxenv_core::{
+    Answer, Execution, Failure, Once, ResetOptions, Session, SessionOptions, StepOptions, StepReply,
+};
+use oxenv_wire::{ErrorCode, raw};
+use serde_json::{Value, json};
+
+use crate::stage::{Scripted, Stage, eventually};
+use crate::support::{close, open, reset, settled, state, step, store};
+
+fn key(name: &str) -> Once {
+    Once { key: Some(name.to_owned()), ..Once::default() }
+}
+
+fn number(seq: u64) -> Once {
+    Once { seq: Some(seq), ..Once::default() }
+}
+
+async fn once(
+    session: &Arc<Session>,
+    action: Value,
+    once: &Once,
+) -> Result<Answer<StepReply<'static>>, Failure> {
+    session.step_once(&raw(&action).unwrap(), once, StepOptions::default()).await
+}
+
+fn fields(answer: &Answer<StepReply<'_>>) -> String {
+    match answer.outcome.as_ref() {
+        Ok(StepReply::Observed(observed)) => observed.fields.get().to_owned(),
+        other => panic!("no observation: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_reply_and_does_not_run() {
+    for execution in [Execution::Inline, Execution::Task, Execution::Blocking] {
+        let stage = Stage::default();
+        let store = store(Scripted::new(&stage, execution));
+        let session = open(&store).await;
+        reset(&session).await.unwrap();
+        let first = once(&session, json!({}), &key("a")).await.unwrap();
+        let again = once(&session, json!({}), &key("a")).await.unwrap();
+        assert_eq!((first.repeated, again.repeated), (false, true));
+        assert_eq!((first.seq, again.seq), (2, 2));
+        assert_eq!(fields(&first), fields(&again));
+        assert_eq!(state(&session).await["step_count"], 1);
+        let other = once(&session, json!({ "do": "finish" }), &key("a")).await.err().unwrap();
+        assert_eq!(other.code, ErrorCode::KeyConflict);
+        assert_eq!(fields(&once(&session, json!({}), &key("b")).await.unwrap()).len(), fields(&first).len());
+        assert_eq!(state(&session).await["step_count"], 2);
+        close(session);
+        settled(&store, &stage).await;
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_waits_for_the_first_and_the_first_outlives_its_caller() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Task));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let slow = json!({ "do": "wait", "at": "gate" });
+    let first = tokio::spawn({
+        let (session, slow) = (Arc::clone(&session), slow.clone());
+        async move { once(&session, slow, &key("a")).await }
+    });
+    stage.entered().await;
+    first.abort();
+    assert!(first.await.is_err());
+    let repeat = tokio::spawn({
+        let session = Arc::clone(&session);
+        async move { once(&session, slow, &key("a")).await }
+    });
+    stage.open("gate");
+    let answer = repeat.await.unwrap().unwrap();
+    assert!(answer.repeated && answer.outcome.is_ok());
+    assert_eq!(stage.notes(), ["gate"]);
+    assert_eq!((state(&session).await["step_count"].as_u64(), stage.cancelled()), (Some(1), 0));
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn resets_are_run_once_too() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    let asked = ResetOptions { seed: Some(7), ..ResetOptions::default() };
+    session.reset_once(asked.clone(), &key("r")).await.unwrap();
+    step(&session, json!({})).await.unwrap();
+    let again = session.reset_once(asked, &key("r")).await.unwrap();
+    assert!(again.repeated);
+    assert_eq!((session.info().epoch, session.info().step_count), (1, 1));
+    let other = ResetOptions { seed: Some(8), ..ResetOptions::default() };
+    let conflict = session.reset_once(other, &key("r")).await.err().unwrap();
+    assert_eq!(conflict.code, ErrorCode::KeyConflict);
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn numbers_tell_new_repeated_and_forgotten_apart() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let first = once(&session, json!({}), &number(2)).await.unwrap();
+    assert_eq!((first.seq, session.seq()), (2, 2));
+    assert_eq!(fields(&once(&session, json!({}), &number(2)).await.unwrap()), fields(&first));
+    // The reset had no number, so its reply was not kept.
+    assert_eq!(once(&session, json!({}), &number(1)).await.err().unwrap().code, ErrorCode::ReplyForgotten);
+    let ahead = once(&session, json!({}), &number(9)).await.unwrap();
+    assert_eq!(ahead.outcome.as_ref().as_ref().err().unwrap().code, ErrorCode::StepConflict);
+    assert_eq!(session.seq(), 2);
+    // What was refused before it ran may be asked for again.
+    assert!(once(&session, json!({}), &number(3)).await.unwrap().outcome.is_ok());
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn an_expected_step_is_compared_before_it_is_taken() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let expected = Once { expected_step: Some(1), ..Once::default() };
+    assert!(once(&session, json!({}), &expected).await.unwrap().outcome.is_ok());
+    let late = once(&session, json!({}), &expected).await.unwrap();
+    let failure = late.outcome.as_ref().as_ref().err().unwrap();
+    assert_eq!((failure.code, late.seq), (ErrorCode::StepConflict, 0));
+    assert!(failure.message.contains("the episode's next is 2"), "{failure}");
+    assert_eq!(state(&session).await["step_count"], 1);
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn a_failure_is_a_reply_like_any_other() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let action = json!({ "do": "fail", "code": "EXECUTION_ERROR" });
+    let first = once(&session, action.clone(), &key("a")).await.unwrap();
+    let again = once(&session, action, &key("a")).await.unwrap();
+    assert!(again.repeated && again.outcome.is_err());
+    assert_eq!((first.seq, again.seq), (2, 2));
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_repeats_at_once_run_one_step() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Task));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    for round in 0..20 {
+        let name = format!("round {round}");
+        let repeats: Vec<_> = (0..100)
+            .map(|_| {
+                let (session, name) = (Arc::clone(&session), name.clone());
+                tokio::spawn(async move { once(&session, json!({}), &key(&name)).await.unwrap() })
+            })
+            .collect();
+        let mut firsts = 0;
+        for repeat in repeats {
+            firsts += usize::from(!repeat.await.unwrap().repeated);
+        }
+        assert_eq!((firsts, session.info().step_count), (1, round + 1));
+    }
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn sessions_are_made_once_for_a_key() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let first = store.create_once("k", "{}", SessionOptions::default()).await.unwrap();
+    let again = store.create_once("k", "{}", SessionOptions::default()).await.unwrap();
+    assert_eq!(first.outcome.as_ref().as_ref().unwrap(), again.outcome.as_ref().as_ref().unwrap());
+    assert_eq!((again.repeated, store.status().active), (true, 1));
+    let conflict = store.create_once("k", "{\"seed\":1}", SessionOptions::default()).await.err().unwrap();
+    assert_eq!(conflict.code, ErrorCode::KeyConflict);
+    store.list().into_iter().for_each(close);
+    eventually("it is gone", || store.status().active == 0).await;
+    settled(&store, &stage).await;
+}
