@@ -34,7 +34,7 @@ def test_socket_and_http_see_one_session(serve):
 
 
 def test_the_last_attach_wins(serve):
-    server = serve("echo", "--max-sessions", "1")
+    server = serve("echo", "--max-sessions", "1", "--queue-timeout", "0s")
     session = create(server)
     with open_socket(server.url, f"/ws?session_id={session}") as old:
         ask(old, {"type": "reset", "data": {"episode_id": "mine"}})

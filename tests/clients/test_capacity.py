@@ -9,7 +9,7 @@ from openenv.core import GenericEnvClient
 
 
 def test_the_client_beyond_capacity_is_refused_and_the_slot_is_free_again(serve):
-    server = serve("grid_world", "--max-sessions", "1")
+    server = serve("grid_world", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def clients():
         async with GenericEnvClient(base_url=server.url) as first:
@@ -26,8 +26,27 @@ def test_the_client_beyond_capacity_is_refused_and_the_slot_is_free_again(serve)
     run(clients())
 
 
+def test_a_client_waits_for_a_slot_and_gets_the_one_that_is_freed(serve):
+    server = serve("grid_world", "--max-sessions", "1")
+
+    async def clients():
+        first = GenericEnvClient(base_url=server.url)
+        await first.connect()
+        await first.reset()
+        second = GenericEnvClient(base_url=server.url)
+        await second.connect()
+        waiting = asyncio.ensure_future(second.reset())
+        done, _ = await asyncio.wait([waiting], timeout=0.5)
+        assert not done
+        await first.close()
+        assert (await waiting).done is False
+        await second.close()
+
+    run(clients())
+
+
 def test_the_refusal_tells_the_numbers(serve):
-    server = serve("echo", "--max-sessions", "1")
+    server = serve("echo", "--max-sessions", "1", "--queue-timeout", "0s")
     with open_socket(server.url) as holder:
         holder.send('{"type": "state"}')
         holder.recv(timeout=20)
@@ -42,7 +61,7 @@ def test_the_refusal_tells_the_numbers(serve):
 
 
 def test_one_slot_serves_one_client_after_another(serve):
-    server = serve("echo", "--max-sessions", "1")
+    server = serve("echo", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def clients():
         for number in range(20):
@@ -55,7 +74,7 @@ def test_one_slot_serves_one_client_after_another(serve):
 
 
 def test_a_reconnected_client_has_a_new_session(serve):
-    server = serve("grid_world", "--max-sessions", "1")
+    server = serve("grid_world", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def client():
         env = GenericEnvClient(base_url=server.url)
@@ -77,7 +96,7 @@ def test_a_reconnected_client_has_a_new_session(serve):
 
 def test_a_client_whose_connection_broke_gets_its_slot_back(serve):
     """No close frame, no FIN handshake: the connection is reset under the client."""
-    server = serve("grid_world", "--max-sessions", "1")
+    server = serve("grid_world", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def client():
         async with GenericEnvClient(base_url=server.url) as env:
@@ -102,7 +121,7 @@ def test_a_client_whose_connection_broke_gets_its_slot_back(serve):
 
 @newest_only("the older client goes on reading its old socket")
 def test_after_a_timeout_the_client_is_in_a_new_session(serve):
-    server = serve("grid_world", "--max-sessions", "1")
+    server = serve("grid_world", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def client():
         async with GenericEnvClient(base_url=server.url) as env:
@@ -122,7 +141,7 @@ def test_after_a_timeout_the_client_is_in_a_new_session(serve):
 
 @newest_only("the older client has no new_session")
 def test_child_sessions_count(serve):
-    server = serve("grid_world", "--max-sessions", "2")
+    server = serve("grid_world", "--max-sessions", "2", "--queue-timeout", "0s")
 
     async def client():
         async with GenericEnvClient(base_url=server.url) as env:
@@ -138,7 +157,7 @@ def test_child_sessions_count(serve):
 
 
 def test_many_clients_at_once(serve):
-    server = serve("grid_world", "--max-sessions", "64")
+    server = serve("grid_world", "--max-sessions", "64", "--queue-timeout", "0s")
 
     async def one(steps):
         async with GenericEnvClient(base_url=server.url) as env:

@@ -99,7 +99,7 @@ def test_a_typed_environment_has_no_tools(serve):
 
 @oldest_only("the newer client always works so")
 def test_tools_over_http_as_0_2_3_can_be_told_to(serve):
-    server = serve("echo", "--max-sessions", "1")
+    server = serve("echo", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def session():
         # Two rounds in one slot: leaving closes the session that the first call made.
@@ -117,7 +117,7 @@ def test_tools_over_http_as_0_2_3_can_be_told_to(serve):
 
 @newest_only("the older client does not attach")
 def test_two_clients_have_two_sessions_and_release_them(serve):
-    server = serve("echo", "--max-sessions", "2")
+    server = serve("echo", "--max-sessions", "2", "--queue-timeout", "0s")
 
     async def sessions():
         for _ in range(5):
@@ -133,7 +133,7 @@ def test_two_clients_have_two_sessions_and_release_them(serve):
 
 @newest_only("the older client goes on reading its old socket")
 def test_after_a_timeout_the_client_attaches_to_its_session_again(serve):
-    server = serve("echo", "--max-sessions", "1")
+    server = serve("echo", "--max-sessions", "1", "--queue-timeout", "0s")
 
     async def session():
         async with MCPToolClient(base_url=server.url) as env:

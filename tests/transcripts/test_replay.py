@@ -5,7 +5,7 @@ from transcripts.allow import AllowList, Recording
 from transcripts.replay import load, replay
 
 # The recordings were made with room for two sessions.
-FLAGS = ("--max-sessions", "2")
+FLAGS = ("--max-sessions", "2", "--queue-timeout", "0s")
 
 
 @pytest.mark.parametrize("kind", ["http", "ws"])

@@ -6,11 +6,13 @@
 //!
 //! `session/steps.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
 
+mod agent;
 mod calls;
 mod drive;
 mod hold;
 mod lease;
 mod once;
+mod progress;
 mod settle;
 mod steps;
 
@@ -18,23 +20,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
-use oxenv_wire::{ErrorCode, RawJson, SessionInfo};
+use oxenv_wire::SessionInfo;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
 use crate::environment::Environment;
-use crate::failure::Failure;
 use crate::observe::Observer;
 use crate::once::Replies;
 use crate::record::{Entry, Event, Recorder};
 use crate::spec::{EnvironmentSpec, ForkMode, Instance};
 use crate::store::Slot;
-use crate::tape::Tape;
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
 pub use lease::Attachment;
+use progress::{Expect, Progress};
 pub(crate) use hold::{Held, Past};
 pub(crate) use lease::Lease;
 pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepOptions, StepReply};
@@ -125,15 +126,6 @@ impl Hooks {
     }
 }
 
-/// What a request believes about the session; compared before it is run.
-#[derive(Debug, Clone, Copy, Default)]
-struct Expect {
-    /// The number that it will have within the session.
-    seq: Option<u64>,
-    /// The number that it will have within the episode.
-    step: Option<u64>,
-}
-
 /// What the store makes a session of.
 pub(crate) struct NewSession {
     pub(crate) slot: Slot,
@@ -162,31 +154,6 @@ impl Drop for Cell {
     fn drop(&mut self) {
         drive::discard(self);
     }
-}
-
-struct Progress {
-    epoch: u64,
-    episode_id: String,
-    step_count: u64,
-    done: bool,
-    /// The sum of the episode's rewards; none while there was none.
-    reward: Option<f64>,
-    /// The parts of that sum, as the environment tells them.
-    scores: Option<RawJson>,
-    /// The number of the last thing that was counted, over all epochs.
-    seq: u64,
-    /// Set while the environment's state is unknown: a step was cut off.
-    reset_required: bool,
-    ended: Option<EndReason>,
-    closing: bool,
-    /// Cancelled by the next reset and by the end.
-    token: CancellationToken,
-    /// What the state was before the call that holds the step lock and has suspended or blocks;
-    /// nothing at other times.
-    published: Option<Result<RawJson, Failure>>,
-    slot: Option<Slot>,
-    /// The episode so far, if a fork would have to repeat it.
-    tape: Option<Tape>,
 }
 
 impl Session {
@@ -368,63 +335,6 @@ impl Session {
 
     fn require_reset(&self) {
         self.progress.lock().reset_required = true;
-    }
-}
-
-impl Progress {
-    /// Refuses whatever needs a living session.
-    fn alive(&self) -> Result<(), Failure> {
-        let Some(reason) = &self.ended else { return Ok(()) };
-        let message = match reason {
-            EndReason::Closed => "the session was closed; open a new one".to_owned(),
-            EndReason::Expired => {
-                "the session's lease ran out; open a new one, or reset the default one".to_owned()
-            }
-            EndReason::Failed(panic) => {
-                format!("the session ended because its environment panicked: {panic}")
-            }
-            EndReason::Drained => "the server is shutting down".to_owned(),
-        };
-        Err(Failure::new(ErrorCode::SessionEnded, message))
-    }
-
-    /// Refuses a request that believes something else about the session.
-    fn expects(&self, expect: Expect) -> Result<(), Failure> {
-        let message = match (expect.seq, expect.step) {
-            (Some(seq), _) if seq != self.seq + 1 => {
-                format!("the request is to be number {seq}, but the session's next is {}", self.seq + 1)
-            }
-            (_, Some(step)) if step != self.step_count + 1 => {
-                format!("the step is to be number {step}, but the episode's next is {}", self.step_count + 1)
-            }
-            _ => return Ok(()),
-        };
-        Err(Failure::new(ErrorCode::StepConflict, message))
-    }
-
-    /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
-    fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
-        let current = self.steppable(Expect::default())?;
-        if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
-            let message = format!("the call belongs to epoch {epoch}, the session is in epoch {current}");
-            return Err(Failure::new(ErrorCode::WrongEpoch, message));
-        }
-        if self.done {
-            let message = "the episode is done; only a reset begins another";
-            return Err(Failure::new(ErrorCode::EpisodeDone, message));
-        }
-        Ok(current)
-    }
-
-    /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
-    fn steppable(&self, expect: Expect) -> Result<u64, Failure> {
-        self.alive()?;
-        if self.reset_required {
-            let message = "the last step was cut off, so the environment's state is unknown: reset it first";
-            return Err(Failure::new(ErrorCode::ResetRequired, message));
-        }
-        self.expects(expect)?;
-        Ok(self.epoch)
     }
 }
 

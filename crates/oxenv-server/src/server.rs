@@ -16,6 +16,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use oxenv_core::{EndReason, SessionStore};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::App;
@@ -94,6 +95,16 @@ struct Door {
     routes: TowerToHyperService<axum::Router>,
 }
 
+/// Lets the operating system find peers that went away without a word, in 40 s: a connection that
+/// waits for its next request, or for a long step, sends nothing by itself.
+fn watch_peer(stream: &TcpStream) -> io::Result<()> {
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(20))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(4);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
 async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {
     loop {
         match listener.accept().await {
@@ -111,8 +122,8 @@ async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {
 }
 
 async fn serve(stream: TcpStream, app: Arc<App>, door: Arc<Door>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "could not set TCP_NODELAY");
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
+        tracing::debug!(%error, "could not set the options of a connection");
     }
     let heard = Heard::default();
     let stream = Patient::new(stream, app.config.stall, heard.clone());

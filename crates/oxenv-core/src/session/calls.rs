@@ -100,7 +100,10 @@ impl Session {
                 toolset,
                 took: began.elapsed(),
                 tool_error: outcome.as_ref().is_ok_and(|result| result.is_error),
-                error: outcome.as_ref().err().map(|error| CallError { error_type: error.error_type, code: error.code }),
+                error: outcome
+                    .as_ref()
+                    .err()
+                    .map(|error| CallError { error_type: error.error_type, code: error.code }),
                 trace: asked.trace,
             });
         }

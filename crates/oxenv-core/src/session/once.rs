@@ -90,7 +90,8 @@ impl Session {
             return Err(refusal);
         }
         // What is done at once, as most is, needs no task.
-        if let Poll::Ready((outcome, seq)) = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await {
+        if let Poll::Ready((outcome, seq)) = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
+        {
             let (outcome, seq) = self.replies.settle(&ticket, outcome, seq);
             return Ok(Answer { outcome, seq, repeated: false });
         }
@@ -133,7 +134,8 @@ impl Weigh for StepReply<'_> {
         };
         let graph = |reply: &GraphReply| -> usize {
             let outcomes = reply.results.iter().map(|(id, outcome)| {
-                id.len() + outcome.as_ref().map_or(256, |result| result.text().len() + 2 * result.data().len())
+                id.len()
+                    + outcome.as_ref().map_or(256, |result| result.text().len() + 2 * result.data().len())
             });
             outcomes.sum()
         };

@@ -69,7 +69,12 @@ impl<'a> Doing<'a> {
         Doing { what: What::Reset(reset), trace, clock: Clock::start(hooks), epoch: 0 }
     }
 
-    pub(super) fn step(session: &Session, principal: Principal, action: &Action<'_>, trace: Option<TraceContext>) -> Self {
+    pub(super) fn step(
+        session: &Session,
+        principal: Principal,
+        action: &Action<'_>,
+        trace: Option<TraceContext>,
+    ) -> Self {
         let action = session.keeps_actions().then(|| action.to_raw());
         Doing { what: What::Step(principal, action), trace, clock: Clock::start(&session.hooks), epoch: 0 }
     }

@@ -1,8 +1,7 @@
-//! What doors call: `reset`, `step`, `call`, `state`, `list`.
+//! What orchestrators call: `reset`, `step`, `state`; and what every door gets back.
 //!
-//! Invariant: a step holds the step lock from its first look at the session to its counted end; an
-//! agent's call holds it only if its toolset cannot overlap. The epoch and the step count change
-//! nowhere else.
+//! Invariant: a step holds the step lock from its first look at the session to its counted end. An
+//! epoch begins nowhere else.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use oxenv_wire::{
     Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult,
-    ToolSpelling, default_call,
+    default_call,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -295,83 +294,6 @@ impl Session {
         let (reply, guard, calls) = self.run_call(Some(guard), epoch, asked, deadline).await?;
         let (spelling, name) = (call.spelling, call.name);
         Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
-    }
-
-    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may
-    /// overlap with others where the toolset allows it.
-    ///
-    /// # Errors
-    /// [`ErrorCode::EpisodeDone`], [`ErrorCode::WrongEpoch`] and whatever a step may fail with.
-    pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
-        let _busy = self.lease.busy();
-        let action = Action::CallTool(ToolCall {
-            spelling: Spelling::Stock,
-            name: call.name.clone(),
-            arguments: call.arguments,
-        });
-        let mut doing = Doing::step(self, Principal::Agent, &action, call.trace);
-        let ran = self.run_agent_call(&mut doing, &call).await;
-        match self.settle(doing, ran).await.0? {
-            StepReply::Call { reply, .. } => Ok(reply),
-            _ => Err(Failure::infrastructure("the call gave no result")),
-        }
-    }
-
-    async fn run_agent_call<'a>(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
-        call: &AgentCall<'a>,
-    ) -> Result<Ran<'a>, Failure> {
-        let concurrent = self.toolbox.concurrent(&call.name);
-        let _overlapping = if concurrent { Some(self.overlap.read().await) } else { None };
-        let guard = if concurrent { None } else { Some(self.acquire(None).await?) };
-        let epoch = self.progress.lock().callable(call.epoch)?;
-        doing.began(epoch);
-        let asked = Asked {
-            principal: Principal::Agent,
-            name: &call.name,
-            arguments: call.arguments,
-            caller: call.caller,
-            request: call.request,
-            trace: call.trace,
-        };
-        let (reply, guard, calls) = self.run_call(guard, epoch, asked, None).await?;
-        let (spelling, name) = (Spelling::Stock, call.name.clone());
-        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
-    }
-
-    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the
-    /// reference. Waits for toolsets whose first list is still to come.
-    ///
-    /// # Errors
-    /// When the session has ended.
-    pub async fn list(&self, principal: Principal) -> Result<Listing, Failure> {
-        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), None);
-        let ran = self.run_list(&mut doing, Spelling::Stock, Expect::default()).await;
-        match self.settle(doing, ran).await.0? {
-            StepReply::Tools(_, listing) => Ok(listing),
-            _ => Err(Failure::infrastructure("the list gave no tools")),
-        }
-    }
-
-    async fn run_list<'a>(
-        &self,
-        doing: &mut Doing<'_>,
-        spelling: Spelling,
-        expect: Expect,
-    ) -> Result<Ran<'a>, Failure> {
-        self.toolbox.settled().await;
-        let tools = self.toolbox.listing(doing.principal(), ToolSpelling::Step);
-        let epoch = {
-            let progress = self.progress.lock();
-            progress.alive()?;
-            progress.expects(expect)?;
-            progress.epoch
-        };
-        doing.began(epoch);
-        // Whether the episode is done is filled in with the counts.
-        let listing = Listing { tools, done: false };
-        Ok(Ran { outcome: Ok(StepReply::Tools(spelling, listing)), guard: None, calls: Vec::new() })
     }
 
     /// The state: a JSON object with `episode_id`, `step_count` and the environment's own fields.

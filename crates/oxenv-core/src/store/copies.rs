@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use oxenv_wire::Phase;
 
-use super::{Made, SessionStore};
+use super::SessionStore;
+use super::making::Made;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::once::{Answer, Claim, Identity, Weigh, fingerprint};
 use crate::observe::{Operation, OperationKind};
+use crate::once::{Answer, Claim, Identity, Weigh, fingerprint};
 use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
 use crate::snapshot::Snapshot;
@@ -256,4 +257,3 @@ async fn replay(environment: &mut dyn Environment, entries: &[Taped]) {
         }
     }
 }
-

@@ -85,7 +85,7 @@ async fn a_failure_says_whose_fault_it_is_and_whether_to_retry() {
 #[tokio::test]
 async fn a_full_server() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 2, ..Limits::default() };
+    let limits = Limits { max_sessions: 2, queue: Duration::ZERO, ..Limits::default() };
     let factory = Scripted::new(&stage, Execution::Inline);
     let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
     assert_eq!(get(served.address, "/ready").await.status, 200);

@@ -1,0 +1,93 @@
+//! What agents do within a session: list its tools and call them.
+//!
+//! Invariant: an agent's call holds the step lock only if its toolset cannot overlap; it is counted and
+//! scored like any step, and shows no reward at any door.
+
+use std::sync::Arc;
+
+use oxenv_wire::{Action, Spelling, ToolCall, ToolSpelling};
+
+use super::calls::Asked;
+use super::settle::{Doing, Ran};
+use super::steps::{AgentCall, CallReply, Listing, StepReply};
+use super::{Expect, Principal, Session};
+use crate::failure::Failure;
+
+impl Session {
+    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may
+    /// overlap with others where the toolset allows it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::EpisodeDone`], [`ErrorCode::WrongEpoch`] and whatever a step may fail with.
+    pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
+        let _busy = self.lease.busy();
+        let action = Action::CallTool(ToolCall {
+            spelling: Spelling::Stock,
+            name: call.name.clone(),
+            arguments: call.arguments,
+        });
+        let mut doing = Doing::step(self, Principal::Agent, &action, call.trace);
+        let ran = self.run_agent_call(&mut doing, &call).await;
+        match self.settle(doing, ran).await.0? {
+            StepReply::Call { reply, .. } => Ok(reply),
+            _ => Err(Failure::infrastructure("the call gave no result")),
+        }
+    }
+
+    async fn run_agent_call<'a>(
+        self: &Arc<Self>,
+        doing: &mut Doing<'_>,
+        call: &AgentCall<'a>,
+    ) -> Result<Ran<'a>, Failure> {
+        let concurrent = self.toolbox.concurrent(&call.name);
+        let _overlapping = if concurrent { Some(self.overlap.read().await) } else { None };
+        let guard = if concurrent { None } else { Some(self.acquire(None).await?) };
+        let epoch = self.progress.lock().callable(call.epoch)?;
+        doing.began(epoch);
+        let asked = Asked {
+            principal: Principal::Agent,
+            name: &call.name,
+            arguments: call.arguments,
+            caller: call.caller,
+            request: call.request,
+            trace: call.trace,
+        };
+        let (reply, guard, calls) = self.run_call(guard, epoch, asked, None).await?;
+        let (spelling, name) = (Spelling::Stock, call.name.clone());
+        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
+    }
+
+    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the
+    /// reference. Waits for toolsets whose first list is still to come.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub async fn list(&self, principal: Principal) -> Result<Listing, Failure> {
+        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), None);
+        let ran = self.run_list(&mut doing, Spelling::Stock, Expect::default()).await;
+        match self.settle(doing, ran).await.0? {
+            StepReply::Tools(_, listing) => Ok(listing),
+            _ => Err(Failure::infrastructure("the list gave no tools")),
+        }
+    }
+
+    pub(super) async fn run_list<'a>(
+        &self,
+        doing: &mut Doing<'_>,
+        spelling: Spelling,
+        expect: Expect,
+    ) -> Result<Ran<'a>, Failure> {
+        self.toolbox.settled().await;
+        let tools = self.toolbox.listing(doing.principal(), ToolSpelling::Step);
+        let epoch = {
+            let progress = self.progress.lock();
+            progress.alive()?;
+            progress.expects(expect)?;
+            progress.epoch
+        };
+        doing.began(epoch);
+        // Whether the episode is done is filled in with the counts.
+        let listing = Listing { tools, done: false };
+        Ok(Ran { outcome: Ok(StepReply::Tools(spelling, listing)), guard: None, calls: Vec::new() })
+    }
+}

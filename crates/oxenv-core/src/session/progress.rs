@@ -1,0 +1,103 @@
+//! A session's numbers, and what they allow.
+//!
+//! Invariant: the numbers change only under their lock, which nobody holds while anything runs.
+
+use oxenv_wire::{ErrorCode, RawJson};
+use tokio_util::sync::CancellationToken;
+
+use super::EndReason;
+use crate::failure::Failure;
+use crate::store::Slot;
+use crate::tape::Tape;
+
+/// How far a session is.
+pub(super) struct Progress {
+    pub(super) epoch: u64,
+    pub(super) episode_id: String,
+    pub(super) step_count: u64,
+    pub(super) done: bool,
+    /// The sum of the episode's rewards; none while there was none.
+    pub(super) reward: Option<f64>,
+    /// The parts of that sum, as the environment tells them.
+    pub(super) scores: Option<RawJson>,
+    /// The number of the last thing that was counted, over all epochs.
+    pub(super) seq: u64,
+    /// Set while the environment's state is unknown: a step was cut off.
+    pub(super) reset_required: bool,
+    pub(super) ended: Option<EndReason>,
+    pub(super) closing: bool,
+    /// Cancelled by the next reset and by the end.
+    pub(super) token: CancellationToken,
+    /// What the state was before the call that holds the step lock and has suspended or blocks;
+    /// nothing at other times.
+    pub(super) published: Option<Result<RawJson, Failure>>,
+    pub(super) slot: Option<Slot>,
+    /// The episode so far, if a fork would have to repeat it.
+    pub(super) tape: Option<Tape>,
+}
+
+/// What a request believes about the session; compared before it is run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Expect {
+    /// The number that it will have within the session.
+    pub(super) seq: Option<u64>,
+    /// The number that it will have within the episode.
+    pub(super) step: Option<u64>,
+}
+
+impl Progress {
+    /// Refuses whatever needs a living session.
+    pub(super) fn alive(&self) -> Result<(), Failure> {
+        let Some(reason) = &self.ended else { return Ok(()) };
+        let message = match reason {
+            EndReason::Closed => "the session was closed; open a new one".to_owned(),
+            EndReason::Expired => {
+                "the session's lease ran out; open a new one, or reset the default one".to_owned()
+            }
+            EndReason::Failed(panic) => {
+                format!("the session ended because its environment panicked: {panic}")
+            }
+            EndReason::Drained => "the server is shutting down".to_owned(),
+        };
+        Err(Failure::new(ErrorCode::SessionEnded, message))
+    }
+
+    /// Refuses a request that believes something else about the session.
+    pub(super) fn expects(&self, expect: Expect) -> Result<(), Failure> {
+        let message = match (expect.seq, expect.step) {
+            (Some(seq), _) if seq != self.seq + 1 => {
+                format!("the request is to be number {seq}, but the session's next is {}", self.seq + 1)
+            }
+            (_, Some(step)) if step != self.step_count + 1 => {
+                format!("the step is to be number {step}, but the episode's next is {}", self.step_count + 1)
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(ErrorCode::StepConflict, message))
+    }
+
+    /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
+    pub(super) fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
+        let current = self.steppable(Expect::default())?;
+        if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
+            let message = format!("the call belongs to epoch {epoch}, the session is in epoch {current}");
+            return Err(Failure::new(ErrorCode::WrongEpoch, message));
+        }
+        if self.done {
+            let message = "the episode is done; only a reset begins another";
+            return Err(Failure::new(ErrorCode::EpisodeDone, message));
+        }
+        Ok(current)
+    }
+
+    /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
+    pub(super) fn steppable(&self, expect: Expect) -> Result<u64, Failure> {
+        self.alive()?;
+        if self.reset_required {
+            let message = "the last step was cut off, so the environment's state is unknown: reset it first";
+            return Err(Failure::new(ErrorCode::ResetRequired, message));
+        }
+        self.expects(expect)?;
+        Ok(self.epoch)
+    }
+}

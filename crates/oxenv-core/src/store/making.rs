@@ -1,0 +1,186 @@
+//! How a session comes to be: a slot, an environment, a record of its opening, a place where it is found.
+//!
+//! Invariant: whatever fails on the way, the slot is free again and nothing is left.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use oxenv_wire::{ErrorCode, Phase};
+
+use super::queue::{NoSlot, Permit};
+use super::{SessionStore, Slot, new_id};
+use crate::audit::utc_micros;
+use crate::failure::Failure;
+use crate::record::{Entry, Event, Origin};
+use crate::seed::derive_seed;
+use crate::session::{EndReason, Lease, NewSession, Past, Session, SessionOptions};
+use crate::spec::{Boot, Instance};
+use crate::work::{CatchPanic, Work, panic_text};
+
+/// All that a session is made of.
+pub(super) struct Made<'a> {
+    pub(super) slot: Slot,
+    pub(super) seed: u64,
+    pub(super) instance: Instance,
+    pub(super) past: Past,
+    pub(super) options: SessionOptions,
+    pub(super) origin: Option<Origin<'a>>,
+}
+
+impl SessionStore {
+    pub(super) fn refuse_if_draining(&self) -> Result<(), Failure> {
+        match self.draining.load(Ordering::Acquire) {
+            true => Err(draining()),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn slot(&self, permit: Option<Permit>, waited: Duration) -> Slot {
+        Slot { registry: Arc::clone(&self.registry), id: new_id(), permit, waited, reason: None }
+    }
+
+    pub(super) async fn take_slot(&self, options: &SessionOptions) -> Result<Slot, Failure> {
+        self.refuse_if_draining()?;
+        let began = Instant::now();
+        let patience = options.queue.unwrap_or(self.limits.queue);
+        match self.slots.take(options.owner.clone(), patience).await {
+            Ok(permit) => Ok(self.slot(Some(permit), began.elapsed())),
+            Err(refusal) => Err(self.no_slot(refusal, patience)),
+        }
+    }
+
+    pub(super) fn no_slot(&self, refusal: NoSlot, patience: Duration) -> Failure {
+        let max = self.limits.max_sessions;
+        let waited = match patience.is_zero() {
+            true => String::new(),
+            false => format!(" Waited {} s in the queue; retry later.", patience.as_secs_f64()),
+        };
+        let (message, active) = match refusal {
+            NoSlot::Closed => return draining(),
+            NoSlot::Full { active, capped: false } => {
+                let stock = format!(
+                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections."
+                );
+                (stock, active)
+            }
+            NoSlot::Full { active, capped: true } => {
+                let cap = self.limits.max_per_owner.unwrap_or(max);
+                (format!("Server at capacity: your token has all {cap} sessions that it may have."), active)
+            }
+            NoSlot::Memory { used, budget } => {
+                let (used, budget) = (used >> 20, budget >> 20);
+                let message = format!(
+                    "Server at capacity: it uses {used} MiB of memory, and {budget} MiB are its budget."
+                );
+                (message, self.slots.counts().0)
+            }
+        };
+        Failure::new(ErrorCode::CapacityReached, message + &waited)
+            .in_phase(Phase::Boot)
+            .with(|detail| detail.capacity = Some((active, max)))
+    }
+
+    pub(super) async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
+        let index = self.created.fetch_add(1, Ordering::Relaxed);
+        let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
+        let instance = self.make(Boot { session_id: slot.id().to_owned(), seed }).await?;
+        let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
+        self.register(Made { slot, seed, instance, past, options, origin: None }).await
+    }
+
+    /// Makes the session, records that it is there, and lets it be found.
+    pub(super) async fn register(&self, made: Made<'_>) -> Result<Arc<Session>, Failure> {
+        let (is_default, waited) = (made.slot.permit.is_none(), made.slot.waited);
+        let lease = match is_default {
+            true => self.limits.default_idle,
+            false => Some(made.options.lease.unwrap_or(self.limits.idle)),
+        };
+        let session = Session::new(NewSession {
+            slot: made.slot,
+            spec: Arc::clone(self.factory.spec()),
+            seed: made.seed,
+            instance: made.instance,
+            lease: Lease::new(lease),
+            reset_deadline: self.limits.reset,
+            stuck: Arc::clone(&self.stuck),
+            hooks: self.hooks.clone(),
+            waited,
+            past: Some(made.past),
+        });
+        if let Some(recorder) = &self.hooks.recorder {
+            let episode_id = session.info().episode_id;
+            let opened = recorder.append(&opened(&session, &episode_id, made.origin));
+            if let Err(failure) = opened.await {
+                session.end(EndReason::Closed);
+                return Err(failure.in_phase(Phase::Boot));
+            }
+        }
+        if let Some(observer) = &self.hooks.observer {
+            observer.opened(waited);
+        }
+        self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
+        Ok(session)
+    }
+
+    pub(super) async fn make(&self, boot: Boot) -> Result<Instance, Failure> {
+        match self.bounded(AssertUnwindSafe(|| self.factory.create(boot))).await {
+            Ok(made) => made.map_err(|failure| self.named(failure)),
+            Err(why) => Err(self.factory_failed(&why)),
+        }
+    }
+
+    /// Work of the factory, within the time for making an environment; a panic is an error's text.
+    pub(super) async fn bounded<'a, T: Send + 'a>(
+        &self,
+        begin: AssertUnwindSafe<impl FnOnce() -> Work<'a, T>>,
+    ) -> Result<T, String> {
+        match std::panic::catch_unwind(begin) {
+            Ok(Work::Done(Some(made))) => Ok(made),
+            Ok(pending) => match tokio::time::timeout(self.limits.boot, CatchPanic(pending)).await {
+                Ok(caught) => caught,
+                Err(_) => Err(format!("not ready within {} s", self.limits.boot.as_secs_f64())),
+            },
+            Err(panic) => Err(panic_text(panic.as_ref())),
+        }
+    }
+
+    pub(super) fn factory_failed(&self, why: &str) -> Failure {
+        let name = &self.factory.spec().name;
+        self.named(Failure::new(
+            ErrorCode::FactoryError,
+            format!("Environment factory '{name}' failed to create instance: {why}"),
+        ))
+    }
+
+    pub(super) fn named(&self, failure: Failure) -> Failure {
+        failure.in_phase(Phase::Boot).with(|detail| {
+            detail.code = ErrorCode::FactoryError;
+            detail.factory = Some(self.factory.spec().name.clone());
+        })
+    }
+}
+
+fn opened<'a>(session: &'a Session, episode_id: &'a str, origin: Option<Origin<'a>>) -> Entry<'a> {
+    let spec = session.spec();
+    Entry {
+        session_id: session.id(),
+        seq: 0,
+        epoch: session.epoch(),
+        time_us: utc_micros(SystemTime::now()),
+        event: Event::Opened {
+            environment: &spec.name,
+            version: &spec.version,
+            deterministic: spec.capabilities.deterministic,
+            seed: session.seed(),
+            episode_id,
+            origin,
+        },
+    }
+}
+
+fn draining() -> Failure {
+    let message = "the server is shutting down and takes no new sessions; retry elsewhere or later";
+    Failure::new(ErrorCode::Draining, message).in_phase(Phase::Boot)
+}
