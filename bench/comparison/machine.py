@@ -52,7 +52,7 @@ def prepare(root: Path, build: bool, without: list[str]) -> Facts:
         cargo = ["cargo", "build", "--release", "-p", "oxenv-bench"]
         subprocess.run([*cargo, "-p", "oxenv", "--bins"], cwd=root, check=True)
         # Apart from the rest: what an example needs besides must not change what is measured.
-        subprocess.run([*cargo, "--example", "road"], cwd=root, check=True)
+        subprocess.run([*cargo, "--example", "road", "--example", "forks"], cwd=root, check=True)
     wanted = {name: venv for name, venv in venvs(root).items() if name not in without}
     pythons = {name: root / "target" / "venvs" / venv.name / "bin" / "python" for name, venv in wanted.items()}
     for name, venv in wanted.items():

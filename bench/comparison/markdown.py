@@ -64,7 +64,7 @@ def load_bound(run: Run, server: str, measure: str) -> bool:
 
 
 def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[str, Table]]:
-    loads = [measure for measure in wanted if measure.kind not in ("start", "held", "road")]
+    loads = [measure for measure in wanted if measure.kind not in ("start", "held", "held-10k", "road", "forks")]
     chosen = {measure.name: measure for measure in wanted}
     made = [("Targets", judged_table(judged))]
     if loads:
@@ -82,9 +82,18 @@ def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[
         made.append(("Resident memory after the start, bytes", figures_table(run, [start], "rss_bytes")))
     if held := chosen.get("held"):
         made.append(("Memory of a held idle session, bytes", figures_table(run, [held], "bytes_per_session")))
+    if many := chosen.get("held-10k"):
+        made.append(("Resident memory with 10,000 held sessions, bytes", figures_table(run, [many], "rss_held_bytes")))
+    if "forks" in chosen:
+        made.append(("A fork of a session of connect4, µs", forks_table(run)))
     if "road" in chosen:
         made.append(("The road of a call, µs per call", road_table(run)))
     return made
+
+
+def forks_table(run: Run) -> Table:
+    rows = {"in process": "in_process_us", "over HTTP, from the request to the reply": "http_us"}
+    return [["", "oxenv"], *([title, cell(run, "oxenv", "forks", (key,), "")] for title, key in rows.items())]
 
 
 def road_table(run: Run) -> Table:

@@ -42,6 +42,7 @@ HANDSHAKE = ("mcp", "--protocol", "2025-11-25")
 MEASURES = [
     Measure("start", "start", 0, "start to first healthy reply"),
     Measure("held", "held", 0, "held idle session"),
+    Measure("held-10k", "held-10k", 0, "10,000 held idle sessions", ("held",)),
     Measure("ws-1", "ws", 1, "`/ws` step, 1 session"),
     Measure("ws-16", "ws", 16, "`/ws` step, 16 sessions"),
     Measure("ws-64", "ws", 64, "`/ws` step, 64 sessions"),
@@ -55,6 +56,8 @@ MEASURES = [
     Measure("proxy-16", "proxy", 16, "call of a stdio upstream's tool, 16 in flight", STATELESS),
     Measure("list", "list", 1, "`POST /mcp` tools/list, 1,000 tools, 1 connection", (*STATELESS, "--list")),
     Measure("tools", "list", 1, "`GET /tools`, 1,000 tools, 1 connection", ("tools",)),
+    Measure("hooks", "hooks", 64, "`/ws` step, 64 sessions, beside records and metrics", ("ws",)),
+    Measure("forks", "forks", 0, "fork of a session of connect4, in process and over HTTP"),
     Measure("road", "road", 0, "the road of a call: owner among 1,000 tools, policy, rate limits"),
 ]
 # Measures in which other processes than the server and the load work too.
@@ -73,11 +76,11 @@ class Load:
         load = measure.load or (measure.kind,)
         command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, "--json"]
         command += ["--url", running.url, "--pid", str(running.process.pid), "--duration", str(self.seconds)]
-        if measure.kind == "held":
+        if load == ("held",):
             command += ["--sessions", str(running.server.held_sessions)]
         else:
             command += ["--sessions", str(measure.sessions), "--warmup", str(WARMUP_S)]
-        if measure.kind not in ("held", "list"):
+        if load != ("held",) and measure.kind != "list":
             command += ["--message", compact(TYPED if running.server.typed else ECHO)]
         return self.reported(command)
 

@@ -23,7 +23,7 @@ START_DEADLINE_S = 60
 SETTLE_DEADLINE_S = 15
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
-NAMES = ("oxenv", "bare", "rmcp", "fastmcp", "openenv-echo", "openenv-typed")
+NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "bare", "rmcp", "fastmcp", "openenv-echo", "openenv-typed")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
@@ -85,9 +85,14 @@ def participants(root: Path, facts: Facts) -> list[Server | Program]:
     return [
         Server("oxenv", [*oxenv, "echo", "--max-sessions", "4096"], every | {"mcp-2026", "mcp-2025"},
                held_sessions=2000),
+        Server("oxenv", [*oxenv, "echo", "--max-sessions", "12000"], frozenset({"held-10k"}), held_sessions=10_000),
+        Server("oxenv", [*oxenv, "echo"], frozenset({"hooks"})),
+        Server("oxenv-recording", [*oxenv, "echo", "--record", "record"], frozenset({"hooks"})),
+        Server("oxenv-metrics", [*oxenv, "echo", "--metrics"], frozenset({"hooks"})),
         Server("oxenv", [*oxenv, "--tools", one], proxy, tools=1),
         Server("oxenv", [*oxenv, "--tools", many], frozenset({"list"}), tools=TOOLSETS * TOOLS_EACH),
         Program("oxenv", [str(facts.binaries / "examples" / "road")], frozenset({"road"})),
+        Program("oxenv", [str(facts.binaries / "examples" / "forks")], frozenset({"forks"})),
         Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
                has_health=False, held_sessions=2000),
         Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),

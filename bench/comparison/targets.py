@@ -23,6 +23,8 @@ class Target:
     at_least: float | None = None
     at_most: float | None = None
     unit: str = "×"
+    of: str = "oxenv"
+    """Whose figure it is."""
     minus: bool = False
     """Whether the other server's figure is taken away, instead of divided by."""
 
@@ -84,6 +86,19 @@ def list_targets() -> list[Target]:
     ]
 
 
+def session_targets() -> list[Target]:
+    """What trainers rely on must not cost much."""
+    recording, metrics = "`/ws` steps/s at 64 sessions with", "of without"
+    return [
+        Target(f"{recording} --record, {metrics}", "hooks", RATE, "oxenv", at_least=0.8, of="oxenv-recording"),
+        Target(f"{recording} --metrics, {metrics}", "hooks", RATE, "oxenv", at_least=0.97, of="oxenv-metrics"),
+        Target("a fork of a native session, in process", "forks", ("in_process_us",), None, at_most=20, unit=" µs"),
+        Target("a fork of a native session, over HTTP", "forks", ("http_us",), None, at_most=300, unit=" µs"),
+        Target("10,000 held sessions, the server's memory", "held-10k", ("rss_held_bytes",), None, at_most=320_000_000,
+               unit=" bytes"),
+    ]
+
+
 TARGETS = [
     *step_targets(64),
     *step_targets(256),
@@ -98,6 +113,7 @@ TARGETS = [
     *call_targets(),
     *proxy_targets(),
     *list_targets(),
+    *session_targets(),
 ]
 
 
@@ -106,7 +122,7 @@ def judge(run: Run) -> list[Judged]:
 
 
 def figure(run: Run, target: Target) -> float | None:
-    ours = run.median("oxenv", target.measure, *target.keys)
+    ours = run.median(target.of, target.measure, *target.keys)
     if target.against is None or ours is None:
         return ours
     theirs = run.median(target.against, target.measure, *target.keys)
