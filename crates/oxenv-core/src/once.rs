@@ -54,6 +54,8 @@ pub struct Answer<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Identity {
     Key(String),
+    /// A key for something that is done to one session, by the session's id.
+    KeyFor(String, String),
     Seq(u64),
 }
 
@@ -202,7 +204,7 @@ impl<T> Waiting<T> {
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Identity::Key(key) => write!(f, "the key '{key}'"),
+            Identity::Key(key) | Identity::KeyFor(_, key) => write!(f, "the key '{key}'"),
             Identity::Seq(seq) => write!(f, "the number {seq}"),
         }
     }

@@ -78,7 +78,7 @@ impl SessionStore {
         Ok(sessions)
     }
 
-    /// The same, at most once for a key: a repeat gets the same sessions.
+    /// The same, at most once for a key among those of the session: a repeat gets the same forks.
     ///
     /// # Errors
     /// As [`SessionStore::fork`], and [`oxenv_wire::ErrorCode::KeyConflict`].
@@ -90,8 +90,9 @@ impl SessionStore {
         options: SessionOptions,
     ) -> Result<Answer<SessionIds>, Failure> {
         let asked = fingerprint(("fork", session.id(), n, options.seed, options.lease));
+        let identity = Identity::KeyFor(session.id().to_owned(), key.to_owned());
         let (store, session) = (Arc::clone(self), Arc::clone(session));
-        self.once(key, asked, async move {
+        self.once(identity, asked, async move {
             let forks = store.fork(&session, n, options).await?;
             Ok(forks.iter().map(|fork| fork.id().to_owned()).collect())
         })
@@ -110,7 +111,7 @@ impl SessionStore {
         options: SessionOptions,
     ) -> Result<Answer<SessionIds>, Failure> {
         let store = Arc::clone(self);
-        self.once(key, fingerprint(("create", asked)), async move {
+        self.once(Identity::Key(key.to_owned()), fingerprint(("create", asked)), async move {
             Ok(vec![store.create(options).await?.id().to_owned()])
         })
         .await
@@ -119,11 +120,11 @@ impl SessionStore {
     /// Runs to its end even if nobody waits for it any more: whoever asks again gets its sessions.
     async fn once(
         self: &Arc<Self>,
-        key: &str,
+        identity: Identity,
         asked: u64,
         make: impl Future<Output = Result<SessionIds, Failure>> + Send + 'static,
     ) -> Result<Answer<SessionIds>, Failure> {
-        match self.made.claim(Identity::Key(key.to_owned()), asked)? {
+        match self.made.claim(identity, asked)? {
             Claim::Repeat(waiting) => waiting.answer().await,
             Claim::First(ticket) => {
                 let store = Arc::clone(self);
