@@ -2,16 +2,14 @@
 //!
 //! Run it with `cargo run -p oxenv-server --example scored_episode`. The agent has a calculator and
 //! a tool to hand in its answer; each use of the calculator costs a little, the right answer is
-//! worth 1 and ends the episode. The trainer reads the reward at the control door.
+//! worth 1 and ends the episode: `rubric.json` says so. The trainer reads the reward and its parts at
+//! the control door.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use oxenv_core::{
-    CallRecord, Limits, Mount, NativeToolset, Reset, Rubric, Score, SessionStore, tool_environment,
-};
+use oxenv_core::{Judges, Limits, Mount, NativeToolset, RubricSpec, SessionStore, tool_environment};
 use oxenv_server::{Server, ServerConfig};
-use oxenv_wire::Reward;
 use rmcp::ServiceExt as _;
 use rmcp::model::CallToolRequestParams;
 use rmcp::transport::StreamableHttpClientTransport;
@@ -34,25 +32,7 @@ struct Answer {
 }
 
 /// What the trainer wants: the right answer, with few calculations.
-struct RightAnswer;
-
-impl Rubric for RightAnswer {
-    fn reset(&mut self, _reset: &Reset) {}
-
-    fn score(&mut self, call: &CallRecord) -> Score {
-        let arguments: Value = call
-            .arguments
-            .as_deref()
-            .map_or(Value::Null, |raw| serde_json::from_str(raw.get()).unwrap_or_default());
-        match call.tool.as_str() {
-            "submit" => {
-                let right = arguments["answer"] == 17 * 23;
-                Score { reward: Some(Reward::Float(if right { 1.0 } else { 0.0 })), done: right }
-            }
-            _ => Score { reward: Some(Reward::Float(-0.25)), done: false },
-        }
-    }
-}
+const RUBRIC: &str = include_str!("rubric.json");
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,8 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let desk = NativeToolset::new("desk")
         .tool("submit", "Hands in the answer.", |answer: Answer| Ok(format!("{} is noted", answer.answer)));
     let toolsets = vec![Mount::new(Arc::new(calculator)), Mount::new(Arc::new(desk))];
-    let factory =
-        tool_environment("sums", "What is 17 times 23?", toolsets, Some(Arc::new(|| Box::new(RightAnswer))));
+    let rubric = RubricSpec::read(serde_json::from_str(RUBRIC)?)?.compile(&Judges::default())?;
+    let factory = tool_environment("sums", "What is 17 times 23?", toolsets, Some(rubric));
 
     let store = SessionStore::new(factory, Limits::default());
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -94,6 +74,7 @@ async fn train(url: &str) -> Result<(), Box<dyn std::error::Error>> {
         "trainer: {} steps, reward {}, done {}",
         played["step_count"], played["episode_reward"], played["done"]
     );
+    println!("trainer: that is made of {}", played["episode_scores"]);
     Ok(())
 }
 

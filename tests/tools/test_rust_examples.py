@@ -22,6 +22,7 @@ def test_an_episode_is_scored_that_an_agent_plays_wholly_over_mcp():
         "agent: the calculator says 391",
         "agent: a call after the end is refused: true",
         "trainer: 2 steps, reward 0.75, done true",
+        'trainer: that is made of {"cost":-0.25,"answer":1.0}',
     ]
 
 

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a rule is checked through the same sessions that doors use, so an environment that
 //! passes here behaves the same when it is served. [`check`] finds every violation it can, and an
-//! empty list means that each applicable rule was really exercised.
+//! empty list means that each applicable rule was really exercised. `contract/copies.rs` has the
+//! rules of forks, snapshots and repeated requests.
 //!
 //! ```no_run
 //! # async fn run(factory: std::sync::Arc<dyn oxenv_core::EnvironmentFactory>) {
@@ -12,16 +13,18 @@
 //! # }
 //! ```
 
+mod copies;
+
 use std::sync::Arc;
 
-use oxenv_wire::{Action, ErrorCode, FailureKind, ObservationParts, raw, write_observation_frame};
-use serde_json::value::RawValue;
+use oxenv_wire::{Action, FailureKind, raw};
 use serde_json::{Value, json};
 
-use crate::environment::{Environment, Observed, Reset};
+use crate::environment::{Environment, Observed};
 use crate::failure::Failure;
+use crate::render::{self, Envelope};
 use crate::session::{Session, SessionOptions, StepOptions, StepReply};
-use crate::spec::{ActionSpace, Boot, EnvironmentFactory, ForkMode};
+use crate::spec::{ActionSpace, Boot, EnvironmentFactory};
 use crate::store::{Limits, SessionStore};
 
 /// A rule that does not hold.
@@ -50,6 +53,8 @@ pub async fn check(factory: Arc<dyn EnvironmentFactory>, actions: &[Value]) -> V
     suite.bad_actions().await;
     suite.fork().await;
     suite.snapshot().await;
+    suite.foreign_bytes().await;
+    suite.repeats().await;
     suite.found
 }
 
@@ -194,49 +199,11 @@ impl Suite {
         }
     }
 
-    /// A fork goes on as the original would, and neither sees the other.
-    async fn fork(&mut self) {
-        let mode = self.factory.spec().capabilities.fork;
-        let Some((mut original, half)) = self.halfway().await else { return };
-        match (original.fork(), mode) {
-            (Ok(mut fork), ForkMode::Native | ForkMode::Stateless) => {
-                let forked = play(fork.as_mut(), &half).await;
-                let went_on = play(original.as_mut(), &half).await;
-                if forked != went_on {
-                    self.fail("a fork goes on as the original", difference(&went_on, &forked));
-                }
-            }
-            (Ok(_), mode) => self.fail("fork is as declared", format!("it forked, but declares {mode:?}")),
-            (Err(failure), ForkMode::Native | ForkMode::Stateless) => {
-                self.fail("fork is as declared", failure.to_string());
-            }
-            (Err(failure), _) if failure.code == ErrorCode::Unsupported => {}
-            (Err(failure), _) => self.fail("a refused fork is 'unsupported'", failure.to_string()),
-        }
-    }
-
-    /// A restored snapshot goes on as the original would; other bytes are refused.
-    async fn snapshot(&mut self) {
-        let declared = self.factory.spec().capabilities.snapshot;
-        let Some((mut original, half)) = self.halfway().await else { return };
-        let Some(mut other) = self.fresh().await else { return };
-        match original.snapshot() {
-            Ok(_) if !declared => self.fail("snapshot is as declared", "it made one, but declares none"),
-            Err(failure) if declared => self.fail("snapshot is as declared", failure.to_string()),
-            Err(_) => {}
-            Ok(bytes) => {
-                if other.restore(b"\xff no snapshot").is_ok() {
-                    self.fail("bytes that are no snapshot are refused", "they were taken");
-                }
-                if let Err(failure) = other.restore(&bytes) {
-                    return self.fail("a snapshot restores", failure.to_string());
-                }
-                let restored = play(other.as_mut(), &half).await;
-                let went_on = play(original.as_mut(), &half).await;
-                if restored != went_on {
-                    self.fail("a restored snapshot goes on as the original", difference(&went_on, &restored));
-                }
-            }
+    /// Bytes that are no snapshot are refused by the environment itself.
+    async fn foreign_bytes(&mut self) {
+        let Some(mut environment) = self.fresh().await else { return };
+        if environment.restore(b"\xff no snapshot").is_ok() {
+            self.fail("bytes that are no snapshot are refused", "they were taken");
         }
     }
 
@@ -261,16 +228,6 @@ impl Suite {
         }
     }
 
-    /// A bare environment after the first half of the actions, and the other half.
-    async fn halfway(&mut self) -> Option<(Box<dyn Environment>, Vec<Value>)> {
-        let mut environment = self.fresh().await?;
-        let reset = Reset { seed: 7, seed_given: true, episode_id: "contract".to_owned(), arguments: None };
-        let _ = environment.reset(&reset).await;
-        let (first, rest) = self.actions.split_at(self.actions.len() / 2);
-        play(environment.as_mut(), first).await;
-        Some((environment, rest.to_vec()))
-    }
-
     async fn episode(&self, session: &Arc<Session>, seed: u64) -> Vec<String> {
         let mut shows = vec![shown(session.reset(Some(seed), None, None).await)];
         for action in &self.actions {
@@ -293,42 +250,13 @@ async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply<'stati
     })
 }
 
-async fn play(environment: &mut dyn Environment, actions: &[Value]) -> Vec<String> {
-    let mut shows = Vec::new();
-    for action in actions {
-        let action = raw(action).unwrap_or_default();
-        shows.push(shown(environment.step(&action).await));
-        shows.push(
-            environment.state().map_or_else(|failure| failure.to_string(), |state| state.get().to_owned()),
-        );
-    }
-    shows
-}
-
 fn reply(reply: Result<StepReply<'_>, Failure>) -> String {
-    match reply {
-        Ok(StepReply::Observed(observed)) => shown(Ok(observed)),
-        other => format!("{other:?}"),
-    }
+    reply.map_or_else(|failure| failure.to_string(), |reply| render::step(&reply, Envelope::Frame))
 }
 
 fn shown(observed: Result<Observed, Failure>) -> String {
-    match observed {
-        Ok(observed) => {
-            let mut out = String::new();
-            write_observation_frame(
-                &mut out,
-                &ObservationParts {
-                    metadata: observed.metadata.as_deref().map_or("{}", RawValue::get),
-                    reward: observed.reward,
-                    done: observed.done,
-                },
-                |out| out.push_str(observed.fields.get()),
-            );
-            out
-        }
-        Err(failure) => failure.to_string(),
-    }
+    observed
+        .map_or_else(|failure| failure.to_string(), |observed| render::observed(&observed, Envelope::Frame))
 }
 
 fn difference(one: &[String], two: &[String]) -> String {

@@ -7,6 +7,7 @@ use oxenv_wire::{RawJson, Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
+use crate::rubric::Scored;
 use crate::work::Work;
 
 /// The arguments of a reset, completed by the session.
@@ -77,6 +78,11 @@ pub trait Environment: Send {
     /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
     /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
+        None
+    }
+
+    /// The environment and the rubric that [`crate::rubric::scored`] put together; nothing else has them.
+    fn scored(&mut self) -> Option<Scored<'_>> {
         None
     }
 

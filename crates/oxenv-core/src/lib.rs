@@ -20,7 +20,7 @@ mod once;
 mod policy;
 mod record;
 pub mod render;
-mod rubric;
+pub mod rubric;
 mod seed;
 mod session;
 mod snapshot;
@@ -47,7 +47,9 @@ pub use policy::{
 };
 pub use once::{Answer, Once};
 pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
-pub use rubric::{Rubric, RubricFactory, Score};
+pub use rubric::{
+    Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
+};
 pub use seed::derive_seed;
 pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,

@@ -19,11 +19,12 @@ use serde_json::Value;
 
 use crate::session::Principal;
 use arguments::ArgumentRule;
-use pattern::Pattern;
 use rate::{Limit, Limits};
 
 pub use arguments::ArgumentRefusal;
+pub(crate) use arguments::validator;
 pub use explain::{Explanation, RuleLookedAt};
+pub(crate) use pattern::Pattern;
 pub use rate::{Buckets, RateLimit, RateScope, RetryAfter};
 
 /// The rules of one toolset, as they were written. The default lets everything through.

@@ -60,7 +60,7 @@ pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
             match spelling {
                 Spelling::Journal => put(out, envelope, 2, &list, None, listing.done, empty),
                 Spelling::Stock | Spelling::Unified => {
-                    put(out, envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list))
+                    put(out, envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list));
                 }
             }
         }
@@ -81,10 +81,14 @@ fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, env
     let (reward, done) = (reply.reward, reply.done);
     match spelling {
         Spelling::Stock => {
-            put(out, envelope, size, &metadata(added, ours), reward, done, |out| write_call_fields(out, name, outcome))
+            put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
+                write_call_fields(out, name, outcome)
+            });
         }
         Spelling::Unified => {
-            put(out, envelope, size, &metadata(added, ours), reward, done, |out| write_unified_fields(out, outcome))
+            put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
+                write_unified_fields(out, outcome)
+            });
         }
         Spelling::Journal => {
             let mut metadata = String::with_capacity(size);
@@ -96,7 +100,7 @@ fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, env
             if let Some(added) = added {
                 metadata = merged(&metadata, added);
             }
-            put(out, envelope, 2, &metadata, reward, done, empty)
+            put(out, envelope, 2, &metadata, reward, done, empty);
         }
     }
 }

@@ -1,29 +1,139 @@
-//! What computes a reward from tool calls.
+//! What computes rewards: a [`Rubric`] looks at what was done and shown, and says what it was worth.
 //!
-//! Invariant: a rubric sees finished calls only, one at a time in order of completion; a call that
-//! failed on its way to the tool is never scored.
+//! Invariant: a rubric that cannot tell fails, in the phase `verify`; it never turns a failure into
+//! a number, and one that has no opinion gives null, never 0.
+//!
+//! Entry points: [`RubricSpec`] reads a rubric that was declared, [`scored`] puts one over any
+//! environment, [`rescore`] applies one to what was recorded. The components stand here too, for
+//! rubrics that are put together in Rust.
+
+mod act;
+mod checks;
+mod containers;
+mod judge;
+mod part;
+mod reader;
+mod rescore;
+mod scored;
+mod scorer;
+mod spec;
+mod trajectory;
+
+use std::ops::BitOr;
+use std::sync::Arc;
 
 use oxenv_wire::Reward;
+use serde_json::Value;
 
-use crate::environment::{CallRecord, Reset};
+use crate::environment::Reset;
+use crate::failure::Failure;
+use crate::work::Work;
 
-/// What a call was worth.
+pub use act::{Act, PastAct, Seen};
+pub use checks::{Constant, EnvironmentReward, FinalState, Of, OutputMatches, ToolCalled};
+pub use containers::{Gate, Sequence, WeightedSum};
+pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
+pub use part::Part;
+pub use rescore::{RecordedEpisode, RecordedStep, Rescored, RescoredStep, rescore};
+pub use scored::{Scored, scored};
+pub use spec::{RubricError, RubricSpec};
+pub use trajectory::{Trajectory, Whole};
+
+/// What an act was worth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
-    /// The reward; absent is null on the wire.
+    /// The reward; absent is no opinion, null on the wire.
     pub reward: Option<Reward>,
-    /// Whether the episode is done.
+    /// Whether the episode is done because the rubric says so.
     pub done: bool,
 }
 
-/// Scores the tool calls of one session.
+impl Score {
+    /// A score that does not end the episode.
+    #[must_use]
+    pub fn of(reward: Option<Reward>) -> Self {
+        Score { reward, done: false }
+    }
+}
+
+/// What a rubric is shown beside the act itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The earlier acts of the episode.
+    pub episode: bool,
+    /// The environment's state after the act.
+    pub state: bool,
+}
+
+impl BitOr for Needs {
+    type Output = Needs;
+
+    fn bitor(self, other: Needs) -> Needs {
+        Needs { episode: self.episode || other.episode, state: self.state || other.state }
+    }
+}
+
+/// What a rubric's last score was made of.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// The parts by their names and what each gave; null: no opinion, or not asked.
+    pub parts: Vec<(String, Option<Reward>)>,
+    /// By the name of the part that says so, the reward of every act of the episode in order; empty
+    /// before the end. A rubric calls itself the empty name.
+    pub step_rewards: Vec<(String, Vec<f64>)>,
+    /// What judges answered, by the digests of the questions; see [`JudgeCache`].
+    pub answers: Vec<(String, f64)>,
+}
+
+/// Scores the acts of one session: its typed steps and its tool calls.
+///
+/// # Behavior
+/// - It is asked for one act at a time, in order, about finished ones only; a call that failed on its
+///   way to the tool is never scored.
+/// - The same acts give the same scores, unless it asks a judge.
+/// - A failure is about the reward alone: the act has happened.
+/// - Dropping a pending score cancels it; the session then demands a reset.
 pub trait Rubric: Send {
     /// Begins an episode.
     fn reset(&mut self, reset: &Reset);
 
-    /// Scores a finished call.
-    fn score(&mut self, call: &CallRecord) -> Score;
+    /// Scores the act that was just finished.
+    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>>;
+
+    /// What it wants to see. Asked once, when it is new.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// What the last score was made of.
+    fn report(&self) -> Report {
+        Report::default()
+    }
+
+    /// A copy that goes on independently from the present state.
+    fn fork(&self) -> Box<dyn Rubric>;
+
+    /// The present state for [`Rubric::load`]; null if there is none.
+    fn save(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes the state that the same rubric saved.
+    ///
+    /// # Errors
+    /// When the value is none of its states.
+    fn load(&mut self, saved: &Value) -> Result<(), Failure> {
+        match saved {
+            Value::Null => Ok(()),
+            _ => Err(no_state_of("a rubric that keeps none")),
+        }
+    }
 }
 
 /// Makes a rubric per session.
-pub type RubricFactory = std::sync::Arc<dyn Fn() -> Box<dyn Rubric> + Send + Sync>;
+pub type RubricFactory = Arc<dyn Fn() -> Box<dyn Rubric> + Send + Sync>;
+
+/// That a saved value is no state of that rubric.
+fn no_state_of(what: &str) -> Failure {
+    Failure::action(format!("the saved value is no state of {what}"))
+}

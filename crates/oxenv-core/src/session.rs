@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
 use crate::environment::Environment;
-use crate::observe::Observer;
+use crate::observe::{Observer, TraceContext};
 use crate::once::Replies;
 use crate::record::{Entry, Event, Recorder};
 use crate::spec::{EnvironmentSpec, ForkMode, Instance};
@@ -121,6 +121,11 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    /// Where in a trace something is that begins now.
+    fn place(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
+        self.observer.as_ref().map_or(caller, |observer| observer.begins(caller))
+    }
+
     fn any(&self) -> bool {
         self.recorder.is_some() || self.observer.is_some()
     }

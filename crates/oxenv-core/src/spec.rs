@@ -215,6 +215,11 @@ pub trait EnvironmentFactory: Send + Sync {
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked.
     fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
         let _ = boot;
+        if self.spec().capabilities.fork == ForkMode::None {
+            let name = &self.spec().name;
+            let message = format!("environment '{name}' cannot be forked: it declares fork: none");
+            return Work::done(Err(Failure::unsupported(message)));
+        }
         let toolbox = Arc::clone(original.toolbox);
         Work::done(original.environment.fork().map(|environment| Instance::new(environment, toolbox)))
     }

@@ -1,7 +1,7 @@
 //! What an episode was made of, for environments and toolsets that are forked by replay.
 //!
-//! Invariant: a tape that is too long for its bound is dropped as a whole and says so, because half
-//! an episode is none.
+//! Invariant: half an episode is none. A tape that is too long for its bound is dropped as a whole, and
+//! so is one whose beginning is not known; either says so.
 
 use oxenv_wire::{RawJson, ToolError, ToolResult};
 
@@ -26,10 +26,15 @@ pub(crate) enum Taped {
 pub(crate) struct Tape {
     entries: Vec<Taped>,
     bytes: usize,
-    overflowed: bool,
+    broken: bool,
 }
 
 impl Tape {
+    /// The tape of an episode whose beginning is not known.
+    pub(crate) fn unknown() -> Self {
+        Tape { broken: true, ..Tape::default() }
+    }
+
     pub(crate) fn beginning(reset: Reset) -> Self {
         let mut tape = Tape::default();
         tape.push(Taped::Reset(reset));
@@ -37,19 +42,19 @@ impl Tape {
     }
 
     pub(crate) fn push(&mut self, entry: Taped) {
-        if self.overflowed {
+        if self.broken {
             return;
         }
         self.bytes += weight(&entry);
         self.entries.push(entry);
         if self.bytes > LONGEST {
-            *self = Tape { overflowed: true, ..Tape::default() };
+            *self = Tape::unknown();
         }
     }
 
-    /// The episode, or nothing when it was too long to keep.
+    /// The episode, or nothing when it is not known as a whole.
     pub(crate) fn entries(&self) -> Option<&[Taped]> {
-        (!self.overflowed).then_some(&self.entries)
+        (!self.broken).then_some(&self.entries)
     }
 }
 

@@ -1,6 +1,6 @@
 //! An environment that is nothing but its tools: the tools RFC's `ToolEnabledEnvironment`.
 //!
-//! Invariant: without a rubric the reward is null; a failure is told by its error, never by a number.
+//! Invariant: by itself it gives no reward; [`scored`] puts a rubric over it as over any other.
 
 use std::sync::Arc;
 
@@ -8,32 +8,26 @@ use oxenv_wire::{RawJson, empty_object, raw};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::environment::{CallRecord, Environment, Observed, Reset};
+use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::rubric::{Rubric, RubricFactory};
-use crate::spec::{Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Instance};
+use crate::rubric::{RubricFactory, scored};
+use crate::spec::{Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, ForkMode, Instance};
 use crate::toolbox::{Mount, Toolbox};
 use crate::work::Work;
 
-/// An environment of tools alone, scored by a rubric if it has one.
-#[derive(Default)]
-pub struct ToolEnvironment {
-    rubric: Option<Box<dyn Rubric>>,
-}
+/// An environment of tools alone. Its own state is nothing: what there is, its toolsets have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ToolEnvironment;
 
 impl ToolEnvironment {
-    /// An environment whose calls `rubric` scores; without one, rewards are null.
+    /// What such an environment declares without its toolsets: whether a session can be forked and
+    /// saved is for these to say.
     #[must_use]
-    pub fn new(rubric: Option<Box<dyn Rubric>>) -> Self {
-        ToolEnvironment { rubric }
-    }
-
-    /// What such an environment declares.
-    #[must_use]
-    pub fn spec(name: &str, description: &str, scored: bool) -> EnvironmentSpec {
-        let capabilities = Capabilities { observes_calls: scored, ..Capabilities::default() };
+    pub fn spec(name: &str, description: &str) -> EnvironmentSpec {
         // Tools of other programs promise nothing about seeds.
-        let capabilities = Capabilities { deterministic: false, ..capabilities };
+        let deterministic = false;
+        let (fork, snapshot) = (ForkMode::Stateless, true);
+        let capabilities = Capabilities { deterministic, fork, snapshot, ..Capabilities::default() };
         EnvironmentSpec {
             title: "ToolEnvironment".to_owned(),
             capabilities,
@@ -43,10 +37,7 @@ impl ToolEnvironment {
 }
 
 impl Environment for ToolEnvironment {
-    fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
-        if let Some(rubric) = &mut self.rubric {
-            rubric.reset(reset);
-        }
+    fn reset<'a>(&'a mut self, _reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
         let metadata = raw(&json!({ "status": "ready" })).ok();
         Work::done(Ok(Observed { fields: empty_object(), metadata, reward: None, done: false }))
     }
@@ -62,10 +53,21 @@ impl Environment for ToolEnvironment {
         Ok(empty_object())
     }
 
-    fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
-        let score = self.rubric.as_mut().map(|rubric| rubric.score(call)).unwrap_or_default();
-        let (reward, done) = (score.reward, score.done);
-        Work::done(Ok(Observed { fields: empty_object(), metadata: None, reward, done }))
+    fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
+        Ok(Box::new(ToolEnvironment))
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
+        match snapshot {
+            [] => Ok(()),
+            _ => {
+                Err(Failure::action("these bytes are no snapshot of an environment of tools, which is empty"))
+            }
+        }
     }
 }
 
@@ -73,11 +75,11 @@ impl Environment for ToolEnvironment {
 struct SharedTools {
     spec: Arc<EnvironmentSpec>,
     toolbox: Arc<Toolbox>,
-    rubric: Option<RubricFactory>,
 }
 
 /// A factory of environments that are these toolsets, composed in their order and shared by all
-/// sessions; `rubric` scores each session's calls.
+/// sessions; `rubric` scores each session's calls, at once: for one that asks judges, put [`scored`]
+/// over a factory without a rubric. Sessions can be forked and saved if no toolset has a state.
 #[must_use]
 pub fn tool_environment(
     name: &str,
@@ -85,8 +87,16 @@ pub fn tool_environment(
     toolsets: Vec<Mount>,
     rubric: Option<RubricFactory>,
 ) -> Arc<dyn EnvironmentFactory> {
-    let spec = Arc::new(ToolEnvironment::spec(name, description, rubric.is_some()));
-    Arc::new(SharedTools { spec, toolbox: Arc::new(Toolbox::new(toolsets)), rubric })
+    let mut spec = ToolEnvironment::spec(name, description);
+    if toolsets.iter().any(|mount| mount.toolset.fork() != ForkMode::Stateless) {
+        spec.capabilities.fork = ForkMode::None;
+        spec.capabilities.snapshot = false;
+    }
+    let tools = Arc::new(SharedTools { spec: Arc::new(spec), toolbox: Arc::new(Toolbox::new(toolsets)) });
+    match rubric {
+        Some(rubric) => scored(tools, rubric, false),
+        None => tools,
+    }
 }
 
 impl EnvironmentFactory for SharedTools {
@@ -95,8 +105,7 @@ impl EnvironmentFactory for SharedTools {
     }
 
     fn create(&self, _boot: Boot) -> Work<'_, Result<Instance, Failure>> {
-        let rubric = self.rubric.as_ref().map(|rubric| rubric());
-        Work::done(Ok(Instance::new(Box::new(ToolEnvironment::new(rubric)), Arc::clone(&self.toolbox))))
+        Work::done(Ok(Instance::new(Box::new(ToolEnvironment), Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

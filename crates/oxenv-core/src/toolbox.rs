@@ -195,6 +195,12 @@ impl Toolbox {
         self.catalogue().find(tool).map(|entry| self.mounts[entry.mount].toolset.name())
     }
 
+    /// Where a tool is: the number of its toolset among the mounts, and the name that the toolset has for it.
+    #[must_use]
+    pub fn place(&self, tool: &str) -> Option<(usize, String)> {
+        self.catalogue().find(tool).map(|entry| (entry.mount, entry.own.to_string()))
+    }
+
     /// Only the tools that need no session.
     #[must_use]
     pub fn server_scoped(&self) -> Self {

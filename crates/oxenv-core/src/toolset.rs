@@ -204,6 +204,14 @@ pub trait Toolset: Send + Sync {
         ForkMode::Stateless
     }
 
+    /// A toolset with the same state for a fork of the session. Called only if it is forked natively.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] from one that cannot copy itself.
+    fn copied(&self) -> Result<Arc<dyn Toolset>, Failure> {
+        Err(Failure::unsupported(format!("toolset '{}' cannot copy itself", self.name())))
+    }
+
     /// Makes it ready for a new episode, as its author asked for.
     fn reset(&self) -> Work<'_, Result<(), Failure>> {
         Work::done(Ok(()))

@@ -2,12 +2,21 @@
 //!
 //! Invariant: only folders that were made here are ever cleared or deleted. A folder that the user
 //! names is copied from, or shared as it is.
+//!
+//! `workspace/copying.rs` copies folders, `workspace/archive.rs` makes bytes of them.
+
+mod archive;
+mod copying;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
+
+use copying::Copying;
 
 /// What the folders of all roots are called, before a server's own part.
 const ROOT_PREFIX: &str = "oxenv-workspaces-";
@@ -25,11 +34,32 @@ pub enum WorkspaceSource {
     Shared(PathBuf),
 }
 
+/// How much of a workspace is taken along when its session is forked or saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkspaceLimits {
+    /// Bytes that a fork copies; those that the two folders can share until one is written to are not
+    /// counted. Default 1 GiB.
+    pub copied_bytes: u64,
+    /// Files, folders and links of a fork or an archive. Default 100,000.
+    pub files: u64,
+    /// Bytes of an archive. Default 256 MiB.
+    pub saved_bytes: u64,
+}
+
+impl Default for WorkspaceLimits {
+    fn default() -> Self {
+        WorkspaceLimits { copied_bytes: 1 << 30, files: 100_000, saved_bytes: 256 << 20 }
+    }
+}
+
 /// Where the workspaces of one server are; dropping it deletes those that were made.
 #[derive(Debug)]
 pub struct Workspaces {
     root: PathBuf,
     source: WorkspaceSource,
+    limits: WorkspaceLimits,
+    /// Set once the file system has refused to share blocks between files.
+    cannot_share: Arc<AtomicBool>,
     /// Held while the server lives, which tells others that the folder is in use.
     _lock: File,
 }
@@ -38,7 +68,11 @@ pub struct Workspaces {
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
+    /// The path of the first that it goes back to, which its agents know it by.
+    known_as: PathBuf,
     source: WorkspaceSource,
+    limits: WorkspaceLimits,
+    cannot_share: Arc<AtomicBool>,
     /// Held while it is made fresh: one that nobody waits for any more still has to end first.
     renewing: Mutex<()>,
 }
@@ -69,7 +103,15 @@ impl Workspaces {
         let root = parent.join(format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple()));
         make_private(&root).map_err(|error| named(&error, "cannot make", &root))?;
         let lock = lock(&root).map_err(|error| named(&error, "cannot lock", &root))?;
-        Ok(Workspaces { root, source, _lock: lock })
+        let (limits, cannot_share) = (WorkspaceLimits::default(), Arc::default());
+        Ok(Workspaces { root, source, limits, cannot_share, _lock: lock })
+    }
+
+    /// Changes how much is taken along when a session is forked or saved.
+    #[must_use]
+    pub fn with_limits(mut self, limits: WorkspaceLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// A workspace for one session, named after it. Blocks for as long as copying takes.
@@ -84,9 +126,36 @@ impl Workspaces {
             }
             WorkspaceSource::Empty | WorkspaceSource::CopyOf(_) => self.make(name)?,
         };
-        let workspace = Workspace { path, source: self.source.clone(), renewing: Mutex::default() };
+        let workspace = self.own(path.clone(), path, self.source.clone());
         workspace.fill()?;
         Ok(workspace)
+    }
+
+    /// A workspace for one session, named after it, with what [`Workspace::save`] has saved; `known_as` is what
+    /// the saved one was known as. A reset makes it what resets make of any other here. Blocks.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that nobody saved, which
+    /// then have changed nothing; [`io::ErrorKind::QuotaExceeded`] past a limit; [`io::ErrorKind::Unsupported`]
+    /// where all sessions share one folder.
+    pub fn restore(&self, name: &str, known_as: PathBuf, archive: &[u8]) -> io::Result<Workspace> {
+        if let WorkspaceSource::Shared(folder) = &self.source {
+            return Err(shared(folder));
+        }
+        let workspace = self.own(self.make(name)?, known_as, self.source.clone());
+        archive::unpack(archive, &workspace.path, self.limits)?;
+        Ok(workspace)
+    }
+
+    /// Whether all sessions have one and the same folder.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.source, WorkspaceSource::Shared(_))
+    }
+
+    fn own(&self, path: PathBuf, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
+        let (limits, cannot_share) = (self.limits, Arc::clone(&self.cannot_share));
+        Workspace { path, known_as, source, limits, cannot_share, renewing: Mutex::default() }
     }
 
     /// A new folder below the root, and nowhere else, because it will be deleted.
@@ -114,6 +183,41 @@ impl Workspace {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The path that its agents know it by: its own, or that of the one it was forked or saved from. What they
+    /// have read before the fork names that one.
+    #[must_use]
+    pub fn known_as(&self) -> &Path {
+        &self.known_as
+    }
+
+    /// A new workspace with the present contents of this one, for a session of that name; a reset makes it
+    /// what a reset makes of this one. Files share their blocks until one of the two is written to where the
+    /// file system can do that, else they are copied. Modes and times are kept, links are copied and never
+    /// followed, and those into this folder lead into the new one. What is neither file, folder nor link is left
+    /// out with a warning. Blocks.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// [`io::ErrorKind::Unsupported`] for one that sessions share. Nothing half-made stays.
+    pub fn fork(&self, workspaces: &Workspaces, name: &str) -> io::Result<Workspace> {
+        self.refuse_shared()?;
+        let _alone = self.renewing.lock();
+        let fork = workspaces.own(workspaces.make(name)?, self.known_as.clone(), self.source.clone());
+        Copying::of_session(&self.path, &fork.path, workspaces.limits, &workspaces.cannot_share).run()?;
+        Ok(fork)
+    }
+
+    /// Its present contents as bytes for [`Workspaces::restore`]: the same contents give the same bytes. Blocks.
+    ///
+    /// # Errors
+    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of it.
+    pub fn save(&self) -> io::Result<Vec<u8>> {
+        self.refuse_shared()?;
+        let _alone = self.renewing.lock();
+        archive::pack(&self.path, self.limits)
     }
 
     /// Makes it what it was at first, for a new episode; a shared one stays as it is. Blocks.
@@ -155,7 +259,17 @@ impl Workspace {
             WorkspaceSource::Empty => {
                 fs::create_dir_all(&self.path).map_err(|error| named(&error, "cannot make", &self.path))
             }
-            WorkspaceSource::CopyOf(folder) => copy(folder, &self.path),
+            WorkspaceSource::CopyOf(folder) => {
+                fs::create_dir_all(&self.path).map_err(|error| named(&error, "cannot make", &self.path))?;
+                Copying::of_source(folder, &self.path, &self.cannot_share).run()
+            }
+        }
+    }
+
+    fn refuse_shared(&self) -> io::Result<()> {
+        match &self.source {
+            WorkspaceSource::Shared(folder) => Err(shared(folder)),
+            WorkspaceSource::Empty | WorkspaceSource::CopyOf(_) => Ok(()),
         }
     }
 }
@@ -202,33 +316,14 @@ fn make_private(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
-/// Copies a folder with its files, folders and symbolic links; links are copied, never followed.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to).map_err(|error| named(&error, "cannot make", to))?;
-    for entry in fs::read_dir(from).map_err(|error| named(&error, "cannot read", from))? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy(&source, &target)?;
-        } else if kind.is_symlink() {
-            link(&source, &target)?;
-        } else if kind.is_file() {
-            fs::copy(&source, &target).map_err(|error| named(&error, "cannot copy", &source))?;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn link(source: &Path, target: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(fs::read_link(source)?, target)
-        .map_err(|error| named(&error, "cannot copy", source))
-}
-
-#[cfg(not(unix))]
-fn link(_source: &Path, _target: &Path) -> io::Result<()> {
-    Ok(())
+/// Why a folder that all sessions share has no copies.
+fn shared(folder: &Path) -> io::Error {
+    let message = format!(
+        "all sessions share the workspace {}, so it can be neither forked nor saved; let each session have a copy \
+         of it (without --share-workspace)",
+        folder.display()
+    );
+    io::Error::new(io::ErrorKind::Unsupported, message)
 }
 
 /// Deletes roots that no server holds the lock of.

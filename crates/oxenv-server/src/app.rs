@@ -8,6 +8,7 @@ use oxenv_core::{SessionStore, Toolbox};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Guard;
 use crate::config::{Mode, ServerConfig};
 use crate::mcp::Transports;
 use crate::openapi;
@@ -15,7 +16,7 @@ use crate::openapi;
 /// The shared part of every handler.
 pub struct App {
     /// The sessions.
-    pub store: SessionStore,
+    pub store: Arc<SessionStore>,
     /// Limits and times.
     pub config: ServerConfig,
     /// The tools that need no session.
@@ -31,19 +32,22 @@ pub struct App {
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
     pub(crate) openapi: String,
+    /// Who may do what; absent: everybody is control.
+    pub(crate) guard: Option<Guard>,
 }
 
 impl App {
     /// Puts sessions behind doors.
     #[must_use]
     pub fn new(store: SessionStore, config: ServerConfig) -> Arc<Self> {
-        let openapi = openapi::document(store.spec(), config.mode).to_string();
+        let openapi = openapi::document(store.spec(), &config).to_string();
         let stopping = CancellationToken::new();
         let transports = Transports::new(config.max_mcp_sessions, config.mcp_idle, stopping.clone());
         Arc::new(App {
             server_tools: store.factory().server_tools(),
             all_tools: store.factory().all_tools(),
-            store,
+            guard: Guard::new(&config.tokens),
+            store: Arc::new(store),
             config,
             transports,
             stopping,
@@ -63,6 +67,13 @@ impl App {
     #[must_use]
     pub fn mcp_sessions(&self) -> usize {
         self.transports.len()
+    }
+
+    /// The token with which an agent reaches that session and nothing else, for as long as the session
+    /// lives. None on a server without tokens, where nobody needs one.
+    #[must_use]
+    pub fn agent_token(&self, session_id: &str) -> Option<String> {
+        self.guard.as_ref().map(|guard| guard.agent_token(session_id))
     }
 
     pub(crate) fn production(&self) -> bool {

@@ -2,7 +2,12 @@
 //!
 //! Invariant: plain data; everything here was parsed before a port is bound.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::auth::Tokens;
+use crate::metrics::Metrics;
+use crate::trajectories::TrajectorySource;
 
 /// Which doors are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,8 +55,16 @@ pub struct ServerConfig {
     /// Origins that a browser's request may come from, as `scheme://host[:port]`, beside the server's
     /// own and those on this machine. Default none.
     pub allowed_origins: Vec<String>,
+    /// Who may do what. Default none: everybody is control.
+    pub tokens: Tokens,
     /// How long calls in flight may go on after a stop was asked for. Default 5 s.
     pub drain: Duration,
+    /// What `/metrics` shows. Default none: the route says so, and nothing is counted.
+    pub metrics: Option<Arc<Metrics>>,
+    /// What `/trajectories` shows. Default none: the routes say that nothing is recorded.
+    pub trajectories: Option<Arc<dyn TrajectorySource>>,
+    /// Whether the sessions' observer wants to know of callers' traces. Default no: they are not read.
+    pub traces: bool,
 }
 
 impl Default for ServerConfig {
@@ -66,7 +79,11 @@ impl Default for ServerConfig {
             mcp_idle: Duration::from_secs(15 * 60),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            tokens: Tokens::default(),
             drain: Duration::from_secs(5),
+            metrics: None,
+            trajectories: None,
+            traces: false,
         }
     }
 }

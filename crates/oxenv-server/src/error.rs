@@ -25,12 +25,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
 use oxenv_wire::{
-    ErrorCode, FailureKind, FrameFault, RpcCode, RpcFault, ValidationIssue, raw, write_error_frame,
+    ErrorCode, FailureKind, FrameFault, ReplyHead, RpcCode, RpcFault, ValidationIssue, raw,
+    write_error_frame, write_multi_error,
 };
 use serde_json::{Value, json};
 
 /// Seconds after which a client of a full server may try again.
-const RETRY_AFTER: &str = "1";
+const RETRY_AFTER_S: u64 = 1;
 
 /// A request that got no answer of its own.
 pub(crate) enum Refusal {
@@ -90,7 +91,10 @@ fn http(failure: &Failure) -> Response {
     let body = json!({ "detail": failure.message, "oxenv": failure.data() }).to_string();
     let mut response = json_response(status(failure), body);
     if failure.retryable {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+    }
+    if failure.code == ErrorCode::Unauthorized {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
@@ -132,6 +136,14 @@ pub(crate) fn frame(failure: &Failure) -> String {
     let mut out = String::new();
     write_error_frame(&mut out, failure.code, &failure.message, &failure.issues, &extra, ours.as_ref());
     out
+}
+
+/// Appends the reply of a failure on an `oxenv.1` socket, or in a batch: the precise code, and what is
+/// ours beside it.
+pub(crate) fn multi(out: &mut String, head: &ReplyHead<'_>, failure: &Failure) {
+    note(failure);
+    let retry_after_s = failure.retryable.then_some(RETRY_AFTER_S);
+    write_multi_error(out, head, &failure.message, &failure.data(), retry_after_s, &failure.issues);
 }
 
 /// The `/ws` frame for a text that is no frame.
@@ -198,5 +210,36 @@ fn note(failure: &Failure) {
             code = ?failure.code, kind = ?failure.kind, phase = ?failure.phase,
             internal = failure.internal.as_deref(), "{}", failure.message
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/failures.md");
+
+    /// A row of the page, made of what this file and the failures themselves say.
+    fn row(code: ErrorCode) -> String {
+        let failure = Failure::new(code, "");
+        let word = |value: Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, delivered) = (word(json!(failure.kind)), word(json!(failure.delivered)));
+        let retryable = if failure.retryable { "yes" } else { "no" };
+        let (code, stock) = (word(json!(code)), word(json!(code.stock())));
+        let (status, rpc) = (status(&failure).as_u16(), rpc(&failure).code as i32);
+        format!("| `{code}` | {kind} | {delivered} | {retryable} | {status} | `{stock}` | {rpc} | ")
+    }
+
+    #[test]
+    fn the_page_of_failures_has_every_code_as_it_is() {
+        let rows: Vec<&str> =
+            PAGE.lines().filter(|line| line.starts_with("| `") && line.contains("` | -3")).collect();
+        assert_eq!(rows.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            let row = row(code);
+            let said = rows.iter().find(|line| line.starts_with(&row));
+            let advice = said.map(|line| line[row.len()..].trim_end_matches(" |").len());
+            assert!(advice > Some(10), "docs/failures.md should have: {row}…");
+        }
     }
 }

@@ -7,20 +7,30 @@
 //! alone, for tests and for embedding.
 
 mod app;
+mod auth;
 mod config;
 mod error;
 mod hosts;
 mod http;
+mod judge;
 mod mcp;
+mod metrics;
 mod openapi;
+mod operations;
 mod patient;
 mod routes;
 mod server;
 mod timing;
+mod trajectories;
+mod traces;
 mod ws;
 
 pub use app::App;
+pub use auth::{TokenFault, Tokens};
 pub use config::{Mode, ServerConfig};
+pub use judge::{HttpJudge, HttpJudgeOptions, JudgeKey};
 pub use mcp::{serve_pipe, serve_stdio};
+pub use metrics::{Metrics, RecordStatus};
 pub use routes::router;
 pub use server::Server;
+pub use trajectories::{TrajectoryFilter, TrajectorySource};

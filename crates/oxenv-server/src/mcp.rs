@@ -1,7 +1,8 @@
 //! The agents' door: MCP of both eras and OpenEnv's dialect, at `/mcp` and `/sessions/{id}/mcp`.
 //!
 //! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state,
-//! close and fork of an environment cannot be reached here by any method.
+//! close and fork of an environment cannot be reached here by any method. Whoever is not control
+//! comes to one session, whatever the request names.
 //!
 //! A request is read once. `mcp/manner.rs` tells how its client speaks; `mcp/dialect.rs` answers
 //! OpenEnv's dialect; `mcp/short.rs` answers what MCP's clients mostly ask, a list of tools or a call
@@ -30,14 +31,16 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use oxenv_core::Session;
+use oxenv_core::{Session, TraceContext};
 use oxenv_wire::{Object, RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
 use serde::Deserialize;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
 use crate::http::fallback::wants_websocket;
 use crate::http::{InPath, InQuery};
+use crate::traces;
 
 pub(crate) use dialect::answer;
 pub use stdio::{serve_pipe, serve_stdio};
@@ -47,32 +50,57 @@ use manner::{Manner, REVISIONS};
 use reach::Target;
 use short::Short;
 
-/// Through which door a request came, and so which session it means.
+/// Through which door who came, and so which session a request means.
 #[derive(Clone, Copy)]
-pub(crate) enum Door<'a> {
+pub(crate) struct Door<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) place: Place<'a>,
+    /// The caller's place in a trace, by the headers of the request.
+    trace: Option<TraceContext>,
+}
+
+/// Where a door is. Only control is ever at one that leads to more than one session.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
     /// `/mcp`: the session that the parameters name, else the default one.
     Open,
     /// A socket: its own session, unless the parameters name another.
     Socket(&'a Arc<Session>),
-    /// `/sessions/{id}/mcp`: that session and no other.
+    /// `/sessions/{id}/mcp`, and whatever an agent comes through: that session and no other.
     Session(&'a Arc<Session>),
 }
 
-impl Door<'_> {
+impl<'a> Door<'a> {
+    /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
+    fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
+        Door { caller, place: own.map_or(Place::Open, Place::Session), trace: None }
+    }
+
+    /// A socket that has that session.
+    pub(crate) fn socket(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
+        let place = if caller.controls() { Place::Socket(session) } else { Place::Session(session) };
+        Door { caller, place, trace: None }
+    }
+
+    /// `/sessions/{id}/mcp`.
+    fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
+        Door { caller, place: Place::Session(session), trace: None }
+    }
+
     /// What who comes through it and names nothing is connected to.
     fn target(self, app: &App) -> Target {
-        match self {
-            Door::Open if app.production() => Target::Server,
-            Door::Open => Target::Default,
-            Door::Socket(session) | Door::Session(session) => Target::Named(Arc::clone(session)),
+        match self.place {
+            Place::Open if app.production() => Target::Server,
+            Place::Open => Target::Default,
+            Place::Socket(session) | Place::Session(session) => Target::Named(Arc::clone(session)),
         }
     }
 
-    /// The session of the URL, if there is one in it.
+    /// The one session that it leads to, if it leads to one only.
     fn session_id(&self) -> Option<&str> {
-        match self {
-            Door::Session(session) => Some(session.id()),
-            Door::Open | Door::Socket(_) => None,
+        match self.place {
+            Place::Session(session) => Some(session.id()),
+            Place::Open | Place::Socket(_) => None,
         }
     }
 }
@@ -84,55 +112,67 @@ pub(crate) struct EpochQuery {
 
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
+    caller: Caller,
     InQuery(query): InQuery<EpochQuery>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    reply(&app, Door::Open, query.epoch, request).await
+    let own = caller.own_session(&app)?;
+    reply(&app, Door::open(&caller, own.as_ref()), query.epoch, request).await
 }
 
 pub(crate) async fn post_session(
     State(app): State<Arc<App>>,
+    caller: Caller,
     InPath(id): InPath,
     InQuery(query): InQuery<EpochQuery>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    reply(&app, Door::Session(&session), query.epoch, request).await
+    reply(&app, Door::session(&caller, &session), query.epoch, request).await
 }
 
 /// `GET /mcp`: a WebSocket, or the stream of a transport session.
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    caller: Caller,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: Request,
-) -> Response {
-    match wants_websocket(request.headers()) {
-        true => crate::ws::mcp::upgrade(app, upgrade, &request),
-        false => stream(&app, Door::Open, request).await,
+) -> Result<Response, Refusal> {
+    if wants_websocket(request.headers()) {
+        return Ok(crate::ws::mcp::upgrade(app, caller, upgrade, &request));
     }
+    let own = caller.own_session(&app)?;
+    Ok(stream(&app, Door::open(&caller, own.as_ref()), request).await)
 }
 
 pub(crate) async fn get_session(
     State(app): State<Arc<App>>,
+    caller: Caller,
     InPath(id): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    Ok(stream(&app, Door::Session(&session), request).await)
+    Ok(stream(&app, Door::session(&caller, &session), request).await)
 }
 
 /// `DELETE /mcp`: the end of a transport session.
-pub(crate) async fn delete(State(app): State<Arc<App>>, request: Request) -> Response {
-    end(&app, Door::Open, request).await
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let own = caller.own_session(&app)?;
+    Ok(end(&app, Door::open(&caller, own.as_ref()), request).await)
 }
 
 pub(crate) async fn delete_session(
     State(app): State<Arc<App>>,
+    caller: Caller,
     InPath(id): InPath,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    Ok(end(&app, Door::Session(&session), request).await)
+    Ok(end(&app, Door::session(&caller, &session), request).await)
 }
 
 async fn reply(
@@ -143,6 +183,7 @@ async fn reply(
 ) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let manner = Manner::of(&parts.headers);
+    let door = Door { trace: traces::of_headers(app, &parts.headers), ..door };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcFault::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");

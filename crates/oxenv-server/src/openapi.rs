@@ -5,7 +5,7 @@
 use oxenv_core::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
-use crate::config::Mode;
+use crate::config::{Mode, ServerConfig};
 
 /// One route in a table: method, path, summary, tag, request schema, response schema.
 type Row = (&'static str, &'static str, &'static str, &'static str, Option<&'static str>, &'static str);
@@ -34,6 +34,9 @@ const COMMON: [Row; 14] = [
     ("post", "/{environment}/task_range", "A range of tasks", "Task API", Some("RangeRequest"), "Any"),
 ];
 
+/// Only where it is counted.
+const METRICS: Row = ("get", "/metrics", "The server in numbers, for Prometheus", "Health", None, "Page");
+
 const MCP: [Row; 6] = [
     (
         "post",
@@ -57,7 +60,7 @@ const MCP: [Row; 6] = [
     ("delete", "/sessions/{id}/mcp", "The end of an MCP session", "MCP", None, "Any"),
 ];
 
-const CONTROL: [Row; 10] = [
+const CONTROL: [Row; 15] = [
     (
         "post",
         "/reset",
@@ -96,13 +99,48 @@ const CONTROL: [Row; 10] = [
         "StepResponse",
     ),
     ("get", "/sessions/{id}/state", "A session's state", "Sessions", None, "State"),
+    (
+        "post",
+        "/sessions/{id}/fork",
+        "Make sessions that go on from a session's present state",
+        "Sessions",
+        Some("ForkRequest"),
+        "Forked",
+    ),
+    ("post", "/sessions/{id}/snapshot", "Save a session", "Sessions", None, "SessionSnapshot"),
+    (
+        "post",
+        "/sessions/{id}/keepalive",
+        "Let a session's lease begin anew",
+        "Sessions",
+        None,
+        "SessionProgress",
+    ),
+    (
+        "post",
+        "/restore",
+        "Make a session of a snapshot",
+        "Sessions",
+        Some("RestoreRequest"),
+        "SessionCreated",
+    ),
+    ("post", "/batch", "Many requests to many sessions", "Sessions", Some("BatchRequest"), "BatchResponse"),
 ];
 
-/// The document of a server in that mode.
-pub(crate) fn document(spec: &EnvironmentSpec, mode: Mode) -> Value {
+/// Only while sessions are recorded.
+const RECORDS: [Row; 3] = [
+    ("get", "/trajectories", "Recorded sessions", "Records", None, "Any"),
+    ("get", "/trajectories/{id}", "One recorded session", "Records", None, "Any"),
+    ("get", "/trajectories/{id}/steps", "What a recorded session did", "Records", None, "Any"),
+];
+
+/// The document of a server with that configuration.
+pub(crate) fn document(spec: &EnvironmentSpec, config: &ServerConfig) -> Value {
     let mut paths = Map::new();
-    let control: &[Row] = if mode == Mode::Simulation { &CONTROL } else { &[] };
-    for row in COMMON.iter().chain(control).chain(&MCP) {
+    let control: &[Row] = if config.mode == Mode::Simulation { &CONTROL } else { &[] };
+    let metrics = config.metrics.as_ref().map(|_| &METRICS);
+    let records: &[Row] = if config.trajectories.is_some() && !control.is_empty() { &RECORDS } else { &[] };
+    for row in COMMON.iter().chain(metrics).chain(control).chain(records).chain(&MCP) {
         let path = paths.entry(row.1).or_insert_with(|| json!({}));
         path[row.0] = operation(row);
     }
@@ -122,12 +160,13 @@ pub(crate) fn document(spec: &EnvironmentSpec, mode: Mode) -> Value {
 fn operation(row: &Row) -> Value {
     let (method, path, summary, tag, request, response) = *row;
     let media = match response {
+        "Page" if path == METRICS.1 => "text/plain",
         "Page" => "text/html",
         "Events" => "text/event-stream",
         _ => "application/json",
     };
     let success = match (method, path) {
-        ("post", "/sessions") => "201",
+        ("post", "/sessions" | "/sessions/{id}/fork" | "/restore") => "201",
         ("delete", "/mcp" | "/sessions/{id}/mcp") => "202",
         _ => "200",
     };
@@ -141,8 +180,8 @@ fn operation(row: &Row) -> Value {
         },
     });
     if let Some(request) = request {
-        // A reset, and the making of a session, need no body.
-        let required = !matches!(request, "ResetRequest" | "SessionCreate");
+        // A reset, and the making of a session, need no body; one fork is made without.
+        let required = !matches!(request, "ResetRequest" | "SessionCreate" | "ForkRequest");
         operation["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": reference(request) } } });
     }
     let parameters: Vec<Value> = path
@@ -167,6 +206,7 @@ fn reference(name: &str) -> Value {
 
 fn schemas(spec: &EnvironmentSpec) -> Value {
     let label = || json!({ "type": ["string", "null"], "maxLength": 255 });
+    let seconds = || json!({ "type": ["number", "null"], "exclusiveMinimum": 0 });
     let text = json!({ "type": "string" });
     let natural = json!({ "type": "integer", "minimum": 0 });
     let mut all = json!({
@@ -228,8 +268,10 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
             "required": ["action"],
             "properties": {
                 "action": reference("Action"),
-                "timeout_s": { "type": ["number", "null"], "exclusiveMinimum": 0 },
-                "request_id": label(),
+                "timeout_s": seconds(),
+                "request_id": label(), "key": label(),
+                "expected_step": { "type": ["integer", "null"], "minimum": 0 },
+                "seq": { "type": ["integer", "null"], "minimum": 0 },
             },
             "additionalProperties": true,
         },
@@ -247,7 +289,7 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
             "type": "object",
             "properties": {
                 "seed": { "type": ["integer", "null"], "minimum": 0 }, "episode_id": label(),
-                "resume_s": { "type": ["number", "null"], "exclusiveMinimum": 0 },
+                "resume_s": seconds(), "queue_s": seconds(),
             },
             "additionalProperties": false,
         },
@@ -255,6 +297,47 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
             "type": "object",
             "required": ["session_id", "mcp_url", "agent_token"],
             "properties": { "session_id": text, "mcp_url": text, "agent_token": { "type": ["string", "null"] } },
+        },
+        "SessionProgress": {
+            "type": "object",
+            "required": ["seq", "epoch", "episode_id", "step_count", "done"],
+            "properties": {
+                "seq": natural, "epoch": natural, "episode_id": text, "step_count": natural,
+                "done": { "type": "boolean" },
+            },
+        },
+        "ForkRequest": {
+            "type": "object",
+            "properties": {
+                "n": { "type": ["integer", "null"], "minimum": 1, "maximum": 1024 }, "resume_s": seconds(),
+            },
+            "additionalProperties": false,
+        },
+        "Forked": {
+            "type": "object",
+            "required": ["sessions"],
+            "properties": { "sessions": { "type": "array", "items": reference("SessionCreated") } },
+        },
+        "SessionSnapshot": { "type": "object", "required": ["snapshot"], "properties": { "snapshot": text } },
+        "RestoreRequest": {
+            "type": "object",
+            "required": ["snapshot"],
+            "properties": { "snapshot": text, "resume_s": seconds() },
+            "additionalProperties": false,
+        },
+        "BatchRequest": {
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "items": { "type": "array", "minItems": 1, "maxItems": 4096, "items": { "type": "object" } },
+                "timeout_s": seconds(),
+            },
+            "additionalProperties": false,
+        },
+        "BatchResponse": {
+            "type": "object",
+            "required": ["results"],
+            "properties": { "results": { "type": "array", "items": { "type": "object" } } },
         },
         "JsonRpcRequest": {
             "type": "object",

@@ -6,16 +6,18 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use crate::app::App;
-use crate::{http, mcp, ws};
+use crate::{auth, http, mcp, ws};
 
 /// The routes.
 pub fn router(app: Arc<App>) -> Router {
     let mut routes = Router::new()
         .route("/health", get(http::info::health))
         .route("/ready", get(http::info::ready))
+        .route("/metrics", get(http::metrics::page))
         .route("/metadata", get(http::info::metadata))
         .route("/schema", get(http::info::schema))
         .route("/tools", get(http::info::tools))
@@ -40,12 +42,23 @@ pub fn router(app: Arc<App>) -> Router {
             .route("/sessions/{id}", delete(http::sessions::close).get(http::sessions::show))
             .route("/sessions/{id}/reset", post(http::sessions::reset))
             .route("/sessions/{id}/step", post(http::sessions::step))
-            .route("/sessions/{id}/state", get(http::sessions::state));
+            .route("/sessions/{id}/state", get(http::sessions::state))
+            .route("/sessions/{id}/fork", post(http::fork::fork))
+            .route("/sessions/{id}/snapshot", post(http::fork::snapshot))
+            .route("/sessions/{id}/keepalive", post(http::sessions::keep_alive))
+            .route("/restore", post(http::fork::restore))
+            .route("/batch", post(http::batch::run))
+            .route("/trajectories", get(http::trajectories::list))
+            .route("/trajectories/{id}", get(http::trajectories::show))
+            .route("/trajectories/{id}/steps", get(http::trajectories::steps));
     }
-    routes
+    let mut routes = routes
         .fallback(http::fallback::not_found)
-        .method_not_allowed_fallback(http::fallback::method_not_allowed)
-        .with_state(app)
+        .method_not_allowed_fallback(http::fallback::method_not_allowed);
+    if app.guard.is_some() {
+        routes = routes.layer(from_fn_with_state(Arc::clone(&app), auth::layer));
+    }
+    routes.with_state(app)
 }
 
 fn session_mcp() -> MethodRouter<Arc<App>> {

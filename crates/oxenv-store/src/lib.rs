@@ -2,9 +2,26 @@
 //!
 //! Invariant: what was acknowledged is in the log; what could not be written is said, never hidden.
 //!
-//! [`JsonlAudit`] writes the audit record of every tool call as a line of JSON.
+//! [`LogRecorder`] writes the log of what sessions did, [`LogReader`] reads it, [`Trajectories`] finds
+//! sessions in it by way of an index, [`export_jsonl`] gives them to others. [`JsonlAudit`] writes the
+//! audit record of every tool call as a line of JSON. The log's format is told in `docs/records.md`.
 
+mod error;
+mod export;
+mod index;
 mod jsonl;
 mod lines;
+mod log;
+mod stored;
 
+pub use error::LogError;
+#[cfg(feature = "parquet")]
+pub use export::export_parquet;
+pub use export::{ExportError, export_jsonl};
+pub use index::{Refreshed, SessionFilter, SessionSummary, Trajectories};
 pub use jsonl::JsonlAudit;
+pub use log::{Durability, Lag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
+pub use stored::{
+    BlobRef, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin, StoredOutcome,
+    StoredToolError,
+};

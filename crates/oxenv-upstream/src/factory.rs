@@ -3,14 +3,24 @@
 //!
 //! Invariant: every session has toolsets, a workspace and a toolbox of its own; what sessions share
 //! (server-scoped toolsets, names, rate limits of the server) is made once.
+//!
+//! `factory/forks.rs` copies a session, `factory/saved.rs` makes bytes of one, `factory/repeat.rs` has what is
+//! done again, `factory/modes.rs` says what can be copied at all.
 
+mod forks;
+mod modes;
+mod repeat;
+mod saved;
+
+use std::io;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, Boot, Buckets, CatalogueCache, EnvironmentFactory, EnvironmentSpec, Failure, Instance, Mount,
-    Naming, Policy, PolicyError, RubricFactory, ToolEnvironment, Toolbox, Toolset, Work, Workspace,
-    Workspaces,
+    Auditor, Boot, Buckets, Capabilities, CatalogueCache, Environment, EnvironmentFactory, EnvironmentSpec,
+    Failure, Instance, Mount, Naming, Original, Policy, PolicyError, ToolEnvironment, Toolbox, Toolset, Work,
+    Workspace, Workspaces,
 };
+use oxenv_wire::ErrorCode;
 
 use crate::manager::{SessionPlace, UpstreamManager};
 use crate::manifest::{Manifest, Prefix, PrefixRule, ToolsetEntry};
@@ -21,8 +31,6 @@ pub struct FactoryOptions {
     pub base: Option<Arc<dyn EnvironmentFactory>>,
     /// The name of an environment of tools alone.
     pub name: String,
-    /// What scores the calls of an environment of tools alone; absent: rewards are null.
-    pub rubric: Option<RubricFactory>,
     /// Where sessions have their folders.
     pub workspaces: Arc<Workspaces>,
     /// Who records calls.
@@ -32,6 +40,8 @@ pub struct FactoryOptions {
 /// Makes environments with the tools of a manifest.
 pub struct ToolFactory {
     spec: Arc<EnvironmentSpec>,
+    /// What the environment can do without the tools.
+    own: Capabilities,
     options: FactoryOptions,
     manager: Arc<UpstreamManager>,
     /// The rules of each enabled entry, in order.
@@ -64,53 +74,75 @@ impl ToolFactory {
         let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
         let rules =
             enabled.map(|entry| MountRules::new(entry, manifest.prefix)).collect::<Result<Vec<_>, _>>()?;
-        let spec = match &options.base {
-            Some(base) => Arc::clone(base.spec()),
+        let own = match &options.base {
+            Some(base) => EnvironmentSpec::clone(base.spec()),
             None => {
                 let description = "An environment of tools, declared in a manifest";
-                Arc::new(ToolEnvironment::spec(&options.name, description, options.rubric.is_some()))
+                ToolEnvironment::spec(&options.name, description)
             }
         };
         let base_mounts =
             options.base.as_ref().map(|base| base.all_tools().mounts().to_vec()).unwrap_or_default();
-        let mounts = mounts(base_mounts, manager.server_toolsets(), &rules);
+        let toolsets = manager.server_toolsets();
+        let capabilities = modes::union(own.capabilities, &toolsets, &options.workspaces);
+        let (own, spec) = (own.capabilities, Arc::new(EnvironmentSpec { capabilities, ..own }));
+        let mounts = mounts(base_mounts, toolsets, &rules);
         let all = Toolbox::new(mounts).with_auditor(options.auditor.clone());
         let server = Arc::new(all.server_scoped());
         let (all, cache) = (Arc::new(all), Arc::default());
-        Ok(ToolFactory { spec, options, manager, rules, cache, all, server })
+        Ok(ToolFactory { spec, own, options, manager, rules, cache, all, server })
     }
 
     async fn boot(&self, boot: Boot) -> Result<Instance, Failure> {
-        let workspace = self.workspace(&boot.session_id).await?;
-        let place = SessionPlace {
+        let name = boot.session_id.clone();
+        let workspace = self.blocking(move |workspaces| workspaces.open(&name)).await?;
+        let (environment, base_mounts) = match &self.options.base {
+            Some(base) => {
+                let instance = base.create(boot.clone()).await?;
+                (instance.environment, instance.toolbox.mounts().to_vec())
+            }
+            None => (Box::new(ToolEnvironment) as Box<_>, Vec::new()),
+        };
+        let toolsets = self.open_toolsets(&boot, &workspace);
+        self.furnished(environment, workspace, base_mounts, toolsets).await
+    }
+
+    fn open_toolsets(&self, boot: &Boot, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
+        self.manager.open_session(SessionPlace {
             session_id: boot.session_id.clone(),
             seed: boot.seed,
             workspace: workspace.path().to_owned(),
-        };
-        let (environment, base_mounts) = match &self.options.base {
-            Some(base) => {
-                let instance = base.create(boot).await?;
-                (instance.environment, instance.toolbox.mounts().to_vec())
-            }
-            None => {
-                let rubric = self.options.rubric.as_ref().map(|rubric| rubric());
-                (Box::new(ToolEnvironment::new(rubric)) as Box<_>, Vec::new())
-            }
-        };
-        let mounts = mounts(base_mounts, self.manager.open_session(place), &self.rules);
+            known_as: workspace.known_as().to_owned(),
+        })
+    }
+
+    /// The environment with its workspace and its tools, if those that are required work.
+    async fn furnished(
+        &self,
+        environment: Box<dyn Environment>,
+        workspace: Workspace,
+        base_mounts: Vec<Mount>,
+        toolsets: Vec<Arc<dyn Toolset>>,
+    ) -> Result<Instance, Failure> {
+        let mounts = mounts(base_mounts, toolsets, &self.rules);
         let toolbox =
             Toolbox::sharing(mounts, Arc::clone(&self.cache)).with_auditor(self.options.auditor.clone());
-        let instance = Instance { environment, toolbox: Arc::new(toolbox), workspace: Some(workspace) };
+        let instance =
+            Instance { environment, toolbox: Arc::new(toolbox), workspace: Some(Arc::new(workspace)) };
         require(&instance.toolbox).await?;
         Ok(instance)
     }
 
-    /// Copying a folder takes as long as it takes, which is not for a thread that serves others.
-    async fn workspace(&self, name: &str) -> Result<Arc<Workspace>, Failure> {
-        let (workspaces, name) = (Arc::clone(&self.options.workspaces), name.to_owned());
-        let opened = tokio::task::spawn_blocking(move || workspaces.open(&name)).await;
-        let opened = opened.map_err(|error| Failure::infrastructure(error.to_string()))?;
-        opened.map(Arc::new).map_err(|error| Failure::infrastructure(error.to_string()))
+    /// Does something with folders, which takes as long as it takes and is not for a thread that serves others.
+    /// If nobody waits for it any more, what it made is deleted again.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Workspaces) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let workspaces = Arc::clone(&self.options.workspaces);
+        let done = tokio::task::spawn_blocking(move || work(&workspaces)).await;
+        let done = done.map_err(|error| Failure::infrastructure(error.to_string()))?;
+        done.map_err(|error| workspace_failed(&error))
     }
 }
 
@@ -121,6 +153,18 @@ impl EnvironmentFactory for ToolFactory {
 
     fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
         Work::pending(self.boot(boot))
+    }
+
+    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+        Work::pending(self.fork_of(boot, original))
+    }
+
+    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+        Work::pending(self.saved(original))
+    }
+
+    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+        Work::pending(self.restored(boot, saved))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {
@@ -163,6 +207,15 @@ fn mounts(base: Vec<Mount>, toolsets: Vec<Arc<dyn Toolset>>, rules: &[MountRules
     base.into_iter()
         .chain(toolsets.into_iter().zip(rules).map(|(toolset, rules)| rules.mount(toolset)))
         .collect()
+}
+
+/// What is wrong with a workspace: what it holds, the bytes it is to be made of, or the machine.
+fn workspace_failed(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::Unsupported | io::ErrorKind::QuotaExceeded => Failure::unsupported(error.to_string()),
+        io::ErrorKind::InvalidData => Failure::new(ErrorCode::SnapshotInvalid, error.to_string()),
+        _ => Failure::infrastructure(error.to_string()),
+    }
 }
 
 /// Refuses a session whose required toolsets do not work.

@@ -10,6 +10,7 @@ mod scratch;
 mod slot;
 mod toolset;
 mod upstream;
+mod view;
 mod watchers;
 
 use std::ffi::OsString;
@@ -30,6 +31,7 @@ use recipe::Kitchen;
 use slot::{Phase, Slot};
 use toolset::UpstreamToolset;
 use upstream::{Lanes, Upstream};
+use view::View;
 
 /// How long [`UpstreamManager::close`] waits.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -60,6 +62,8 @@ pub struct SessionPlace {
     pub seed: u64,
     /// Its folder: `${workspace}`. It must exist while the session's toolsets do.
     pub workspace: PathBuf,
+    /// The path that its agents know the folder by; another one for a session that was forked or restored.
+    pub known_as: PathBuf,
 }
 
 /// What an upstream is at.
@@ -182,7 +186,7 @@ impl UpstreamManager {
                 Member::Disabled(_) => None,
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared } => {
-                    Some(handle(upstream, shared.clone(), Arc::default()))
+                    Some(handle(upstream, shared.clone(), Arc::default(), None))
                 }
             })
             .collect()
@@ -205,7 +209,7 @@ impl UpstreamManager {
                 }
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared: Some(slot) } => {
-                    Some(handle(upstream, Some(slot.clone()), Arc::default()))
+                    Some(handle(upstream, Some(slot.clone()), Arc::default(), View::of(&place)))
                 }
                 Member::Upstream { upstream, shared: None } => Some(self.open(upstream, &place)),
             })
@@ -222,7 +226,7 @@ impl UpstreamManager {
         if upstream.entry.startup == Startup::Eager {
             slot.begin();
         }
-        handle(upstream, Some(slot), watchers)
+        handle(upstream, Some(slot), watchers, View::of(place))
     }
 
     /// What each entry of the manifest is at, in its order.
@@ -302,6 +306,7 @@ fn handle(
     upstream: &Arc<Upstream>,
     slot: Option<Arc<Slot>>,
     watchers: Arc<watchers::Watchers>,
+    view: Option<View>,
 ) -> Arc<dyn Toolset> {
-    Arc::new(UpstreamToolset::new(upstream.clone(), slot, watchers))
+    Arc::new(UpstreamToolset::new(upstream.clone(), slot, watchers, view))
 }

@@ -78,6 +78,42 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code, in the order of their definition.
+    pub const ALL: [ErrorCode; 32] = [
+        ErrorCode::InvalidJson,
+        ErrorCode::UnknownType,
+        ErrorCode::ValidationError,
+        ErrorCode::ExecutionError,
+        ErrorCode::CapacityReached,
+        ErrorCode::FactoryError,
+        ErrorCode::SessionError,
+        ErrorCode::SessionNotFound,
+        ErrorCode::SessionEnded,
+        ErrorCode::DeadlineExceeded,
+        ErrorCode::Cancelled,
+        ErrorCode::ResetRequired,
+        ErrorCode::EpisodeDone,
+        ErrorCode::WrongEpoch,
+        ErrorCode::ModeRefused,
+        ErrorCode::Unsupported,
+        ErrorCode::NonFiniteReward,
+        ErrorCode::EnvironmentPanicked,
+        ErrorCode::Draining,
+        ErrorCode::Denied,
+        ErrorCode::RateLimited,
+        ErrorCode::UpstreamUnavailable,
+        ErrorCode::UpstreamLost,
+        ErrorCode::InvalidResult,
+        ErrorCode::KeyConflict,
+        ErrorCode::StepConflict,
+        ErrorCode::ReplyForgotten,
+        ErrorCode::RecordFailed,
+        ErrorCode::SnapshotInvalid,
+        ErrorCode::Unauthorized,
+        ErrorCode::Forbidden,
+        ErrorCode::InputRequired,
+    ];
+
     /// The code a stock client knows for this failure.
     #[must_use]
     pub fn stock(self) -> ErrorCode {

@@ -17,15 +17,17 @@ use crate::shape::Shape;
 const MAX_FORKS: u64 = 1024;
 
 /// Asks for `n` new sessions that start from another's present state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForkRequest {
     /// How many, 1 to 1024. Default 1.
     pub n: u64,
+    /// Seconds that each is kept while no socket is attached; absent: the server's lease.
+    pub resume_s: Option<f64>,
 }
 
 impl Default for ForkRequest {
     fn default() -> Self {
-        ForkRequest { n: 1 }
+        ForkRequest { n: 1, resume_s: None }
     }
 }
 
@@ -56,8 +58,9 @@ impl ForkRequest {
             let sent = object.get("n").unwrap_or(Json::NULL);
             shape.issues.push(ValidationIssue::new(kind, &loc, msg, sent).with_ctx(ctx));
         }
-        shape.only(&["n"]);
-        shape.finish(ForkRequest { n })
+        let resume_s = shape.optional_positive("resume_s");
+        shape.only(&["n", "resume_s"]);
+        shape.finish(ForkRequest { n, resume_s })
     }
 }
 
@@ -76,10 +79,12 @@ pub struct SessionSnapshot {
 }
 
 /// Asks for a new session with the state of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RestoreRequest<'a> {
     /// What [`SessionSnapshot`] held.
     pub snapshot: Cow<'a, str>,
+    /// Seconds that the session is kept while no socket is attached; absent: the server's lease.
+    pub resume_s: Option<f64>,
 }
 
 impl<'a> RestoreRequest<'a> {
@@ -93,7 +98,8 @@ impl<'a> RestoreRequest<'a> {
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
         let snapshot = shape.string("snapshot");
-        shape.only(&["snapshot"]);
-        shape.finish(RestoreRequest { snapshot })
+        let resume_s = shape.optional_positive("resume_s");
+        shape.only(&["snapshot", "resume_s"]);
+        shape.finish(RestoreRequest { snapshot, resume_s })
     }
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::fault::JsonFault;
-use crate::scan::Scan;
+use crate::scan::{ELEMENT, FIELD, Scan, Span};
 
 /// A JSON value kept as the text it was sent as.
 pub type RawJson = Box<RawValue>;
@@ -119,21 +119,38 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`ParseFault`] says what is wrong and, for a syntax error, where.
     pub fn parse(text: &'a str) -> Result<Self, ParseFault> {
-        let syntax = |found| ParseFault::Syntax(JsonFault::locate(text, found));
-        let Some(spans) = Scan::new(text).object().map_err(syntax)? else {
-            return Err(match Json::parse(text) {
-                Ok(value) => ParseFault::NotObject(python_type(value)),
-                Err(fault) => ParseFault::Syntax(fault),
-            });
+        let Some(spans) = Scan::new(text).object().map_err(|found| syntax(text, found))? else {
+            return Err(not_object(text));
         };
-        let mut object =
-            Object { text: text.trim_matches(SPACE), fields: SmallVec::new(), inner: SmallVec::new() };
+        Self::assemble(text.trim_matches(SPACE), &spans, FIELD)
+    }
+
+    /// Splits one object as [`Object::parse`] does and, in the same pass, the objects of a list called
+    /// `items`: the object's own, or with `inner` one in a field of it.
+    ///
+    /// # Errors
+    /// As [`Object::parse`]. What is wrong with an element is told when it is looked at.
+    pub(crate) fn parse_with_items(text: &'a str, inner: bool) -> Result<(Self, Items<'a>), ParseFault> {
+        let mut scan = Scan::new(text).splitting_items(FIELD + u8::from(inner));
+        let Some(spans) = scan.object().map_err(|found| syntax(text, found))? else {
+            return Err(not_object(text));
+        };
+        let (mut own, mut items) = (SmallVec::<[Span<'a>; 8]>::new(), Vec::new());
+        for span in spans {
+            if span.depth < ELEMENT { own.push(span) } else { items.push(span) }
+        }
+        Ok((Self::assemble(text.trim_matches(SPACE), &own, FIELD)?, Items(items)))
+    }
+
+    /// Puts an object together from its fields at that depth and the fields of those.
+    fn assemble(text: &'a str, spans: &[Span<'a>], depth: u8) -> Result<Self, ParseFault> {
+        let mut object = Object { text, fields: SmallVec::new(), inner: SmallVec::new() };
         for span in spans {
             let value = Json(span.value);
-            match (span.depth, Json(span.key).text()) {
-                (1, Some(key)) => object.fields.push((key, value)),
-                (1, None) => return Err(ParseFault::Syntax(JsonFault::diagnose(text))),
-                (_, key) => object.inner.push(Inner { parent: object.fields.len() - 1, key, value }),
+            match (span.depth == depth, Json(span.key).text()) {
+                (true, Some(key)) => object.fields.push((key, value)),
+                (true, None) => return Err(ParseFault::Syntax(JsonFault::diagnose(text))),
+                (false, key) => object.inner.push(Inner { parent: object.fields.len() - 1, key, value }),
             }
         }
         object.checked()
@@ -201,6 +218,46 @@ impl<'a> Object<'a> {
         let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_ref()).collect();
         names.sort_unstable();
         names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_owned())
+    }
+}
+
+/// The elements of a list in a message, split but not read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Items<'a>(Vec<Span<'a>>);
+
+impl<'a> Items<'a> {
+    /// The elements in order, each as it was sent and as an object.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Json<'a>, Result<Object<'a>, ParseFault>)> {
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || {
+            let (element, after) = rest.split_first()?;
+            let end = after.iter().position(|span| span.depth == ELEMENT).unwrap_or(after.len());
+            let (fields, others) = after.split_at(end);
+            rest = others;
+            let text = element.value;
+            let object = match text.starts_with('{') {
+                true => Object::assemble(text, fields, ELEMENT + 1),
+                false => Err(not_object(text)),
+            };
+            Some((Json(text), object))
+        })
+    }
+
+    /// How many there are; a long list is only split up to a bound.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().filter(|span| span.depth == ELEMENT).count()
+    }
+}
+
+fn syntax(text: &str, found: (String, usize)) -> ParseFault {
+    ParseFault::Syntax(JsonFault::locate(text, found))
+}
+
+/// What is wrong with a text that is no object.
+fn not_object(text: &str) -> ParseFault {
+    match Json::parse(text) {
+        Ok(value) => ParseFault::NotObject(python_type(value)),
+        Err(fault) => ParseFault::Syntax(fault),
     }
 }
 

@@ -28,6 +28,7 @@ mod graph;
 mod issue;
 mod json;
 mod mcp;
+mod multi;
 mod reply;
 mod result;
 mod reward;
@@ -38,8 +39,8 @@ mod tool;
 
 pub use action::{Action, Spelling, ToolCall, default_call, legacy_message};
 pub use body::{
-    Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo, StepRequest,
-    ToolsetProblem,
+    Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo,
+    SessionProgress, StepRequest, ToolsetProblem,
 };
 pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
@@ -51,6 +52,11 @@ pub use json::{Json, Object, ParseFault, RawJson, empty_object, python_repr, raw
 pub use mcp::{
     McpEra, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_mcp_call, write_mcp_tools,
     write_rpc_error, write_rpc_result,
+};
+pub use multi::{
+    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MULTI_PROTOCOL, MultiError, MultiFault, MultiFrame, MultiReply,
+    MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data, write_multi_error,
+    write_multi_reply,
 };
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,

@@ -47,7 +47,7 @@ pub fn write_observation_data(
     match parts.reward {
         None => out.push_str("null"),
         Some(Reward::Bool(value)) => out.push_str(if value { "true" } else { "false" }),
-        Some(Reward::Int(value)) => out.push_str(&value.to_string()),
+        Some(Reward::Int(value)) => push_integer(out, value),
         Some(Reward::Float(value)) => push_float(out, value),
     }
     push_done(out, parts.done);
@@ -162,7 +162,19 @@ fn push_done(out: &mut String, done: bool) {
 }
 
 fn push_float(out: &mut String, value: f64) {
-    push_json(out, &value);
+    // No float that JSON can say is longer, and a reply's own buffer needs no other for it.
+    let mut text = [0_u8; 32];
+    let mut rest = &mut text[..];
+    let _ = serde_json::to_writer(&mut rest, &value);
+    let left = rest.len();
+    out.push_str(str::from_utf8(&text[..32 - left]).unwrap_or("null"));
+}
+
+/// Appends a whole number.
+pub(crate) fn push_integer(out: &mut String, value: impl std::fmt::Display) {
+    use std::fmt::Write as _;
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{value}");
 }
 
 fn push_json<T: Serialize + ?Sized>(out: &mut String, value: &T) {

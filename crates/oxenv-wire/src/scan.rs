@@ -1,7 +1,7 @@
 //! The one reader of JSON's grammar (RFC 8259) on the way in: it checks a text and splits an object
-//! in a single pass.
+//! in a single pass, a list of objects within it included.
 //!
-//! Invariant: no recursion beyond the second level and, up to 16 levels, no allocation; accepts exactly what serde_json
+//! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what serde_json
 //! accepts as a raw value. Its errors have CPython's words and positions.
 
 use smallvec::SmallVec;
@@ -9,10 +9,14 @@ use smallvec::SmallVec;
 /// What was expected or found, and at which byte.
 pub(crate) type Found = (String, usize);
 
-/// A field of an object, its key as it is spelled.
-#[derive(Clone, Copy)]
+/// Elements of a list that are split; those behind them are only checked.
+pub(crate) const SPLIT_ELEMENTS: usize = 4097;
+
+/// A field of an object, its key as it is spelled; or an element of a list, which has no key.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Span<'a> {
-    /// 1 for a field of the object itself, 2 for a field of the field before it.
+    /// [`FIELD`] for a field of the object itself, one more for a field of that field; [`ELEMENT`] for
+    /// an element of the list that is split, and again one and two more for the fields of that element.
     pub(crate) depth: u8,
     pub(crate) key: &'a str,
     pub(crate) value: &'a str,
@@ -21,11 +25,18 @@ pub(crate) struct Span<'a> {
 /// The fields of an object, each followed by those of its value if that is an object too.
 pub(crate) type Spans<'a> = SmallVec<[Span<'a>; 8]>;
 
+/// The depth of a field of the object that is split.
+pub(crate) const FIELD: u8 = 1;
+/// The depth of an element of the list in it that is split too.
+pub(crate) const ELEMENT: u8 = 3;
+
 /// A position in a text.
 pub(crate) struct Scan<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    /// The depth at which a list called `items` is split.
+    items: Option<u8>,
 }
 
 /// What the scanner is inside of: an array or an object.
@@ -37,7 +48,12 @@ enum Inside {
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Scan { text, bytes: text.as_bytes(), at: 0 }
+        Scan { text, bytes: text.as_bytes(), at: 0, items: None }
+    }
+
+    /// Also splits the objects of a list called `items` that is found at that depth.
+    pub(crate) fn splitting_items(self, depth: u8) -> Self {
+        Scan { items: Some(depth), ..self }
     }
 
     /// Checks that the whole text is one JSON value.
@@ -55,7 +71,7 @@ impl<'a> Scan<'a> {
         if self.peek() != Some(b'{') {
             return Ok(None);
         }
-        self.fields(&mut spans, 1)?;
+        self.fields(&mut spans, FIELD)?;
         self.end()?;
         Ok(Some(spans))
     }
@@ -71,16 +87,51 @@ impl<'a> Scan<'a> {
             self.space();
             let (index, value) = (spans.len(), self.at);
             spans.push(Span { depth, key: &self.text[from..to], value: "" });
-            if depth == 1 && self.peek() == Some(b'{') {
-                self.fields(spans, 2)?;
-            } else {
-                self.tree()?;
+            match self.peek() {
+                Some(b'{') if depth == FIELD || depth == ELEMENT + 1 => self.fields(spans, depth + 1)?,
+                Some(b'[') if self.items == Some(depth) && spans[index].key == "\"items\"" => {
+                    self.elements(spans)?;
+                }
+                _ => self.tree()?,
             }
             spans[index].value = &self.text[value..self.at];
             self.space();
             more = match self.peek() {
                 Some(b',') => true,
                 Some(b'}') => false,
+                _ => return self.fail("Expecting ',' delimiter"),
+            };
+            if more {
+                self.at += 1;
+                self.space();
+            }
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// The elements of the list that begins here.
+    fn elements(&mut self, spans: &mut Spans<'a>) -> Result<(), Found> {
+        self.at += 1;
+        self.space();
+        let (mut count, mut more) = (0, self.peek() != Some(b']'));
+        while more {
+            let (index, value) = (spans.len(), self.at);
+            count += 1;
+            if count > SPLIT_ELEMENTS {
+                self.tree()?;
+            } else {
+                spans.push(Span { depth: ELEMENT, key: "", value: "" });
+                match self.peek() {
+                    Some(b'{') => self.fields(spans, ELEMENT + 1)?,
+                    _ => self.tree()?,
+                }
+                spans[index].value = &self.text[value..self.at];
+            }
+            self.space();
+            more = match self.peek() {
+                Some(b',') => true,
+                Some(b']') => false,
                 _ => return self.fail("Expecting ',' delimiter"),
             };
             if more {

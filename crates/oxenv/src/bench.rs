@@ -2,7 +2,8 @@
 //!
 //! The invariant: the generator must stay lighter than what it measures, so each request is bytes that
 //! were built once, replies are compared before they are parsed, and one thread drives every session.
-//! It speaks the stock wire and MCP only, so the same command measures any OpenEnv server and any MCP server.
+//! It speaks the stock wire and MCP, so the same command measures any OpenEnv server and any MCP server; only
+//! many sessions on one socket need a server that knows oxenv.1.
 
 mod args;
 mod check;
@@ -14,6 +15,7 @@ mod held;
 mod http;
 mod http_reply;
 mod mcp;
+mod multi;
 mod open;
 mod pace;
 mod plan;
@@ -42,7 +44,14 @@ use plan::{Kind, Plan};
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
-        Load::Ws { steps, depth } => Plan { depth: depth.get(), ..Plan::of(Kind::Ws, steps)? },
+        Load::Ws { steps, depth, batch, multiplex } => {
+            let kind = match batch {
+                Some(steps) => Kind::Batch(steps.get()),
+                None if multiplex => Kind::Multiplex,
+                None => Kind::Ws,
+            };
+            Plan { depth: depth.get(), ..Plan::of(kind, steps)? }
+        }
         Load::Http(steps) => Plan::of(Kind::Http, steps)?,
         Load::Mcp { calls, protocol, list: false } => Plan::of(Kind::Call(protocol), calls)?,
         Load::Mcp { calls, protocol, list: true } => Plan::of(Kind::List(protocol), calls)?,

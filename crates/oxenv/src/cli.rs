@@ -12,8 +12,15 @@ use clap_complete::Shell;
 use serde::Deserialize;
 
 use crate::bench::BenchArgs;
+use crate::check::CheckArgs;
 use crate::policy_commands::PolicyArgs;
+use crate::record::RecordArgs;
+use crate::replay::ReplayArgs;
+use crate::rescore::RescoreArgs;
+use crate::rubrics::RubricArgs;
+use crate::traces::Endpoint;
 use crate::tools_commands::{ToolsArgs, ValidateArgs};
+use crate::trajectories::TrajectoriesArgs;
 
 const EXIT_CODES: &str = "Exit codes:
   0  success
@@ -33,7 +40,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Serve an environment over HTTP, WebSocket and MCP.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Offer the tools of a manifest, or of an environment, to an MCP client over stdin and stdout.
     Mcp(McpArgs),
     /// List the environments that can be served by name.
@@ -48,6 +55,14 @@ pub(crate) enum Command {
     Tools(ToolsArgs),
     /// Ask the rules of a manifest.
     Policy(PolicyArgs),
+    /// List, show and export recorded sessions.
+    Trajectories(TrajectoriesArgs),
+    /// Do recorded sessions again and compare every byte.
+    Replay(Box<ReplayArgs>),
+    /// Apply another rubric to recorded episodes.
+    Rescore(RescoreArgs),
+    /// Find out whether an environment keeps its promises.
+    Check(CheckArgs),
     /// Measure a running server.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
@@ -68,9 +83,11 @@ Examples:
   oxenv serve connect4 --port 0 --seed 7         a free port, reproducible episodes
   oxenv serve grid_world --max-sessions 2048
   oxenv serve echo --host 0.0.0.0 --open         reachable from elsewhere, for everybody
+  oxenv serve echo --host 0.0.0.0 --generate-tokens   the same, for who has a token
   oxenv serve --tools tools.yaml                 the tools of a manifest, as an environment
   oxenv serve echo --tools tools.yaml            an environment with more tools
   oxenv serve --tools tools.yaml --workspace data --audit calls.jsonl
+  oxenv serve connect4 --record records          what every session does, in a folder
   oxenv serve --config oxenv.toml";
 
 #[derive(Args, Default)]
@@ -100,6 +117,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) max_sessions: Option<usize>,
 
+    /// How long a new session waits for a free slot before it is refused; 0s: not at all [default: 20s]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    pub(crate) queue_timeout: Option<Duration>,
+
+    /// Make no more sessions while the process uses that much memory: 512MiB, 4GiB [default: no bound]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) memory_budget: Option<u64>,
+
     /// How long a session lives without a socket and without a call: 90s, 15m, 2h. If given, it
     /// holds for the default session too, which otherwise lives as long as the server [default: 15m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -113,7 +138,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
-    /// Allow an address that others can reach, although whoever reaches it has full control
+    #[command(flatten)]
+    pub(crate) tokens: TokenArgs,
+
+    /// Allow an address that others can reach without tokens, although whoever reaches it has full control
     #[arg(long)]
     pub(crate) open: bool,
 
@@ -125,6 +153,15 @@ pub(crate) struct ServeArgs {
     /// An origin whose web pages may reach this server, such as `https://app.example` (may be repeated)
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     pub(crate) allowed_origins: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) rubric: RubricArgs,
+
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+
+    #[command(flatten)]
+    pub(crate) observing: ObservingArgs,
 
     /// A TOML file with settings of the same names
     #[arg(long, value_name = "FILE")]
@@ -162,6 +199,54 @@ pub(crate) struct ToolArgs {
     /// Put the arguments of calls into that file as well, without secrets
     #[arg(long)]
     pub(crate) audit_arguments: bool,
+}
+
+/// Who may do what.
+#[derive(Args, Default)]
+pub(crate) struct TokenArgs {
+    /// A file with the tokens of control, one a line, as TOKEN or NAME:TOKEN. The variable
+    /// OXENV_CONTROL_TOKEN adds one. With a token for control, nobody gets in without one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) control_token_file: Option<PathBuf>,
+
+    /// The same for observers, who see everything and change nothing; also OXENV_OBSERVER_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) observer_token_file: Option<PathBuf>,
+
+    /// Make a token for control and one for observers, where none is given, and print them once
+    #[arg(long)]
+    pub(crate) generate_tokens: bool,
+
+    /// Sessions at once of all tokens of one name together [default: as many as of all]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sessions_per_token: Option<usize>,
+
+    /// From the environment alone: an argument can be read by everybody on the machine.
+    #[arg(skip)]
+    pub(crate) control_token: Option<String>,
+
+    #[arg(skip)]
+    pub(crate) observer_token: Option<String>,
+}
+
+/// What is told of the server's work; see docs/observability.md.
+#[derive(Args, Default)]
+pub(crate) struct ObservingArgs {
+    /// Count and measure, and show the numbers at /metrics for Prometheus
+    #[arg(long)]
+    pub(crate) metrics: bool,
+
+    /// Log a warning for each step, reset or call that took that long: 250ms, 1s [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) slow_step: Option<Duration>,
+
+    /// Send traces to a receiver of OTLP over HTTP, such as http://127.0.0.1:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<Endpoint>,
+
+    /// Which part of the traces is recorded that no caller began, from 0 to 1 [default: 1]
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub(crate) otlp_sample: Option<f64>,
 }
 
 #[derive(Args)]
@@ -236,6 +321,9 @@ pub(crate) struct CallArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
+    /// The token, if the server wants one [default: the one in the URL, http://oxenv:TOKEN@HOST, or OXENV_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
 }
 
 #[derive(Args)]
@@ -258,6 +346,9 @@ pub(crate) struct StepArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
+    /// The token, if the server wants one [default: the one in the URL, http://oxenv:TOKEN@HOST, or OXENV_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
 }
 
 #[derive(Args)]
@@ -281,6 +372,42 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The same, where nothing at all is a length too.
+pub(crate) fn patience(text: &str) -> Result<Duration, String> {
+    if matches!(text.trim(), "0" | "0s") { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// A number of bytes: `512MiB`, `4GiB`, `20GB`, or a plain number.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let at = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("'{text}' is no size; write 512MiB or 4GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("'{text}' is no size; write 512MiB or 4GiB"))?;
+    match number.checked_mul(scale) {
+        Some(0) => Err("must be more than 0".to_owned()),
+        Some(bytes) => Ok(bytes),
+        None => Err(format!("'{text}' is more than a machine can have")),
+    }
+}
+
+/// A part of a whole, from 0 to 1.
+pub(crate) fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: Option<f64> = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| format!("'{text}' is no part of a whole; write a number from 0 to 1, such as 0.01"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -299,5 +426,13 @@ mod tests {
         assert!(duration("0").is_err());
         assert!(duration("-1").is_err());
         assert!(duration("soon").is_err());
+        assert_eq!(patience("0s"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("20 GB"), Ok(20_000_000_000));
+        assert!(bytes("0").is_err() && bytes("-1").is_err() && bytes("99999999999TiB").is_err());
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn envs(args: &EnvsArgs) -> anyhow::Result<()> {
 
 pub(crate) async fn call(args: &CallArgs) -> anyhow::Result<()> {
     let arguments = object("the arguments", &args.arguments)?;
-    let client = Client::new(&args.url, args.timeout)?;
+    let client = Client::new(&args.url, args.timeout, args.token.as_deref())?;
     let path = if client.has_path() { "" } else { "/mcp" };
     let request = json!({
         "jsonrpc": "2.0", "id": 1, "method": "tools/call",
@@ -59,7 +59,7 @@ pub(crate) async fn call(args: &CallArgs) -> anyhow::Result<()> {
 
 pub(crate) async fn step(args: &StepArgs) -> anyhow::Result<()> {
     let action = object("the action", &args.action)?;
-    let client = Client::new(&args.url, args.timeout)?;
+    let client = Client::new(&args.url, args.timeout, args.token.as_deref())?;
     if args.reset {
         let seed = args.seed.map_or(json!({}), |seed| json!({ "seed": seed }));
         client.post("/reset", &seed).await?;

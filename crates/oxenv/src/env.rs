@@ -7,8 +7,10 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::cli::{ModeName, ServeArgs, ToolArgs, duration};
+use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience, ratio};
 use crate::exit::usage;
+use crate::record::{Keep, RecordArgs, Safety};
+use crate::rubrics::RubricArgs;
 
 /// What the environment says about `serve`: first by our own names, then by OpenEnv's.
 pub(crate) fn serve_args() -> anyhow::Result<ServeArgs> {
@@ -18,6 +20,11 @@ pub(crate) fn serve_args() -> anyhow::Result<ServeArgs> {
 /// A variable that a manifest or a child process asks for.
 pub(crate) fn lookup(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The token that clients send if they are given no other.
+pub(crate) fn token() -> Option<String> {
+    lookup("OXENV_TOKEN").filter(|token| !token.is_empty())
 }
 
 fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
@@ -42,16 +49,39 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             Some(sessions) => Some(sessions),
             None => parsed("MAX_CONCURRENT_ENVS", &get)?,
         },
+        queue_timeout: with("OXENV_QUEUE_TIMEOUT", &get, patience)?,
+        memory_budget: with("OXENV_MEMORY_BUDGET", &get, bytes)?,
         idle_timeout: time("OXENV_IDLE_TIMEOUT", &get)?,
         drain_timeout: time("OXENV_DRAIN_TIMEOUT", &get)?,
         seed: parsed("OXENV_SEED", &get)?,
-        open: match get("OXENV_OPEN").as_deref() {
-            None | Some("0" | "false" | "no") => false,
-            Some("1" | "true" | "yes") => true,
-            Some(other) => return Err(usage(format!("OXENV_OPEN is '{other}': use true or false"))),
+        open: switch("OXENV_OPEN", &get)?,
+        tokens: TokenArgs {
+            control_token_file: get("OXENV_CONTROL_TOKEN_FILE").map(PathBuf::from),
+            observer_token_file: get("OXENV_OBSERVER_TOKEN_FILE").map(PathBuf::from),
+            generate_tokens: switch("OXENV_GENERATE_TOKENS", &get)?,
+            max_sessions_per_token: parsed("OXENV_MAX_SESSIONS_PER_TOKEN", &get)?,
+            control_token: get("OXENV_CONTROL_TOKEN"),
+            observer_token: get("OXENV_OBSERVER_TOKEN"),
         },
         allowed_hosts: Vec::new(),
         allowed_origins: Vec::new(),
+        rubric: RubricArgs {
+            rubric: get("OXENV_RUBRIC").map(PathBuf::from),
+            judge_url: get("OXENV_JUDGE_URL"),
+            judge_model: get("OXENV_JUDGE_MODEL"),
+            only_recorded: false,
+        },
+        record: RecordArgs {
+            record: get("OXENV_RECORD").map(PathBuf::from),
+            record_sync: with("OXENV_RECORD_SYNC", &get, Safety::parse)?,
+            record_keep: with("OXENV_RECORD_KEEP", &get, Keep::parse)?,
+        },
+        observing: ObservingArgs {
+            metrics: switch("OXENV_METRICS", &get)?,
+            slow_step: time("OXENV_SLOW_STEP", &get)?,
+            otlp: parsed("OXENV_OTLP", &get)?,
+            otlp_sample: with("OXENV_OTLP_SAMPLE", &get, ratio)?,
+        },
         config: get("OXENV_CONFIG").map(PathBuf::from),
         log: named("OXENV_LOG", &get)?,
         log_format: named("OXENV_LOG_FORMAT", &get)?,
@@ -63,6 +93,14 @@ type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<T>> {
     let Some(value) = get(name) else { return Ok(None) };
     value.parse().map(Some).map_err(|error| usage(format!("{name} is '{value}': {error}")))
+}
+
+fn switch(name: &str, get: Lookup<'_>) -> anyhow::Result<bool> {
+    match get(name).as_deref() {
+        None | Some("0" | "false" | "no") => Ok(false),
+        Some("1" | "true" | "yes") => Ok(true),
+        Some(other) => Err(usage(format!("{name} is '{other}': use true or false"))),
+    }
 }
 
 fn named<T: ValueEnum>(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<T>> {
@@ -81,8 +119,16 @@ fn named<T: ValueEnum>(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<T>>
 }
 
 fn time(name: &str, get: Lookup<'_>) -> anyhow::Result<Option<std::time::Duration>> {
+    with(name, get, duration)
+}
+
+fn with<T>(
+    name: &str,
+    get: Lookup<'_>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> anyhow::Result<Option<T>> {
     let Some(value) = get(name) else { return Ok(None) };
-    duration(&value).map(Some).map_err(|error| usage(format!("{name} is '{value}': {error}")))
+    parse(&value).map(Some).map_err(|error| usage(format!("{name} is '{value}': {error}")))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! environment to serve is found in `registry`, and each subcommand has a file of its own.
 
 mod bench;
+mod check;
 mod cli;
 mod client;
 mod commands;
@@ -11,12 +12,21 @@ mod env;
 mod exit;
 mod logging;
 mod mcp;
+mod observing;
 mod policy_commands;
+mod record;
 mod registry;
+mod replay;
+mod rescore;
+mod rubrics;
 mod serve;
 mod settings;
+mod slow_steps;
+mod tokens;
 mod tools;
 mod tools_commands;
+mod traces;
+mod trajectories;
 
 use std::process::ExitCode;
 
@@ -41,7 +51,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(args).await,
+        Command::Serve(args) => serve::run(*args).await,
         Command::Mcp(args) => mcp::run(args).await,
         Command::Envs(args) => commands::envs(&args),
         Command::Call(args) => commands::call(&args).await,
@@ -50,6 +60,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Tools(args) => tools_commands::tools(&args),
         Command::Policy(args) => policy_commands::run(&args),
         Command::Bench(args) => bench::run(args).await,
+        Command::Trajectories(args) => trajectories::run(&args).await,
+        Command::Replay(args) => replay::run(*args).await,
+        Command::Rescore(args) => rescore::run(args).await,
+        Command::Check(args) => check::run(args).await,
         Command::Completions(args) => commands::completions(&args),
         // It runs before the runtime, on the main thread.
         Command::Supervise { .. } => Ok(()),

@@ -7,22 +7,41 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use oxenv_core::{ActionSpace, EnvironmentSpec, SessionStore};
-use oxenv_server::Server;
+use oxenv_core::{ActionSpace, EnvironmentSpec, Recorder, SessionStore};
+use oxenv_server::{Server, ServerConfig, TrajectorySource};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::exit::Problem;
+use crate::observing::Observing;
 use crate::settings::Settings;
-use crate::{logging, tools};
+use crate::trajectories::Recorded;
+use crate::{logging, record, rubrics, tools, trajectories};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
     logging::start(settings.log, settings.log_format);
-    let served = tools::assemble(settings.environment.as_deref(), &settings.tools)?;
-    let mode = settings.server.mode;
-    let store = SessionStore::new(Arc::clone(&served.factory), settings.limits);
-    let server = Server::bind(settings.address, store, settings.server).await.map_err(|error| {
+    let mut served = tools::assemble(settings.environment.as_deref(), &settings.tools)?;
+    served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
+    let recorder = record::open(&settings.record, served.redact.clone())?;
+    let (mode, made) = (settings.server.mode, settings.made_tokens);
+    let observing = Observing::start(&settings.observing, &served.factory.spec().name, recorder.as_ref().map(record::status))?;
+    let mut store = SessionStore::new(Arc::clone(&served.factory), settings.limits);
+    if let Some(observer) = &observing.observer {
+        store = store.with_observer(Arc::clone(observer));
+    }
+    let mut trajectories: Option<Arc<dyn TrajectorySource>> = None;
+    if let Some(recorder) = &recorder {
+        store = store.with_recorder(Arc::clone(recorder) as Arc<dyn Recorder>);
+        trajectories = Some(Arc::new(Recorded::new(trajectories::open(recorder.folder())?)));
+    }
+    let config = ServerConfig {
+        trajectories,
+        metrics: observing.metrics.clone(),
+        traces: observing.traces,
+        ..settings.server
+    };
+    let server = Server::bind(settings.address, store, config).await.map_err(|error| {
         Problem::Listen(format!("{error}; choose another with --port, or --port 0 for a free one"))
     })?;
     let address = server.address()?;
@@ -30,7 +49,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Both before the first line is printed: whoever reads it may signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&spec, address)?;
+    let guarded = !server.app().config.tokens.is_empty();
+    announce(&spec, address, guarded, &made)?;
     tracing::info!(environment = %spec.name, %address, mode = mode.name(), "serving");
     server
         .run(async {
@@ -42,21 +62,29 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         })
         .await;
     served.close().await;
+    observing.close().await;
     tracing::info!("stopped");
     Ok(())
 }
 
 /// Says what is served where. A reader that left, as `head -1` does, is no reason not to serve.
-fn announce(spec: &EnvironmentSpec, address: SocketAddr) -> std::io::Result<()> {
+fn announce(
+    spec: &EnvironmentSpec,
+    address: SocketAddr,
+    guarded: bool,
+    made: &[(&str, String)],
+) -> std::io::Result<()> {
+    let authorized = if guarded { "-H \"Authorization: Bearer $TOKEN\" " } else { "" };
     let try_it = match spec.action_space {
         ActionSpace::Tools => format!(
-            "curl -X POST http://{address}/step -H 'Content-Type: application/json' \
+            "curl {authorized}-X POST http://{address}/step -H 'Content-Type: application/json' \
              -d '{{\"action\": {{\"type\": \"list_tools\"}}}}'"
         ),
-        ActionSpace::Typed => format!("curl -X POST http://{address}/reset"),
+        ActionSpace::Typed => format!("curl {authorized}-X POST http://{address}/reset"),
     };
     let mut stdout = std::io::stdout().lock();
-    let said = writeln!(stdout, "oxenv: serving {} on http://{address}\ntry: {try_it}", spec.name);
+    let tokens: String = made.iter().map(|(whose, token)| format!("{whose} token: {token}\n")).collect();
+    let said = writeln!(stdout, "oxenv: serving {} on http://{address}\n{tokens}try: {try_it}", spec.name);
     match said.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         said => said,

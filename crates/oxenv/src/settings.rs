@@ -10,18 +10,26 @@ use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, LogLevel, ModeName, ServeArgs, ToolArgs, duration};
-use crate::env;
+use crate::cli::{LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience, ratio};
 use crate::exit::usage;
+use crate::record::{Keep, RecordArgs, Safety};
+use crate::rubrics::RubricArgs;
+use crate::traces::Endpoint;
+use crate::{env, tokens};
 
 /// What `serve` does.
 pub(crate) struct Settings {
     /// What to serve; absent: `echo`, or the manifest's tools alone.
     pub(crate) environment: Option<String>,
     pub(crate) tools: ToolArgs,
+    pub(crate) rubric: RubricArgs,
+    pub(crate) record: RecordArgs,
+    pub(crate) observing: ObservingArgs,
     pub(crate) address: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) server: ServerConfig,
+    /// Tokens that were made just now: what each is, and the token.
+    pub(crate) made_tokens: Vec<(&'static str, String)>,
     pub(crate) log: LogLevel,
     pub(crate) log_format: LogFormat,
 }
@@ -42,10 +50,26 @@ struct File {
     port: Option<u16>,
     mode: Option<ModeName>,
     max_sessions: Option<usize>,
+    queue_timeout: Option<Patience>,
+    memory_budget: Option<Size>,
     idle_timeout: Option<Time>,
     drain_timeout: Option<Time>,
     seed: Option<u64>,
     open: Option<bool>,
+    control_token_file: Option<PathBuf>,
+    observer_token_file: Option<PathBuf>,
+    generate_tokens: Option<bool>,
+    max_sessions_per_token: Option<usize>,
+    rubric: Option<PathBuf>,
+    judge_url: Option<String>,
+    judge_model: Option<String>,
+    record: Option<PathBuf>,
+    record_sync: Option<Safety>,
+    record_keep: Option<Keep>,
+    metrics: Option<bool>,
+    slow_step: Option<Time>,
+    otlp: Option<Endpoint>,
+    otlp_sample: Option<Ratio>,
     log: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
@@ -53,20 +77,57 @@ struct File {
 /// A length of time in the file: `"15m"`, or a number of seconds.
 struct Time(Duration);
 
+/// The same, where 0 is one too.
+struct Patience(Duration);
+
+/// A number of bytes in the file: `"4GiB"`, or a number.
+struct Size(u64);
+
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Text(String),
-            Seconds(f64),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::Text(text) => text,
-            Written::Seconds(seconds) => seconds.to_string(),
-        };
-        duration(&text).map(Time).map_err(serde::de::Error::custom)
+        duration(&written(deserializer)?).map(Time).map_err(serde::de::Error::custom)
     }
+}
+
+impl<'de> Deserialize<'de> for Patience {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        patience(&written(deserializer)?).map(Patience).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bytes(&written(deserializer)?).map(Size).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A part of a whole in the file.
+struct Ratio(f64);
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ratio(&written(deserializer)?).map(Ratio).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A value that may be written as a text or as a number.
+fn written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        Number(f64),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Text(text) => text,
+        Written::Number(number) => number.to_string(),
+    })
 }
 
 impl Settings {
@@ -83,10 +144,20 @@ impl Settings {
     fn merge(flags: ServeArgs, env: ServeArgs, file: File) -> anyhow::Result<Self> {
         let host = flags.host.or(env.host).or(file.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = flags.port.or(env.port).or(file.port).unwrap_or(8000);
-        if !(host.is_loopback() || flags.open || env.open || file.open.unwrap_or(false)) {
+        let token_args = TokenArgs {
+            control_token_file: flags.tokens.control_token_file.or(env.tokens.control_token_file).or(file.control_token_file),
+            observer_token_file: flags.tokens.observer_token_file.or(env.tokens.observer_token_file).or(file.observer_token_file),
+            generate_tokens: flags.tokens.generate_tokens || env.tokens.generate_tokens || file.generate_tokens.unwrap_or(false),
+            max_sessions_per_token: flags.tokens.max_sessions_per_token.or(env.tokens.max_sessions_per_token).or(file.max_sessions_per_token),
+            ..env.tokens
+        };
+        let given = tokens::gather(&token_args)?;
+        let open = flags.open || env.open || file.open.unwrap_or(false);
+        if !host.is_loopback() && !open && given.tokens.is_empty() {
             return Err(usage(format!(
                 "{host} can be reached by others, and whoever reaches this server controls it: \
-                 add --open if that is meant, or listen on 127.0.0.1"
+                 add --generate-tokens or --control-token-file FILE, or --open if that is meant, \
+                 or listen on 127.0.0.1"
             )));
         }
         let idle = flags.idle_timeout.or(env.idle_timeout).or(file.idle_timeout.map(|time| time.0));
@@ -94,6 +165,9 @@ impl Settings {
         let max_sessions = flags.max_sessions.or(env.max_sessions).or(file.max_sessions);
         if max_sessions == Some(0) {
             return Err(usage("max_sessions is 0, so nobody could connect: use at least 1"));
+        }
+        if token_args.max_sessions_per_token == Some(0) {
+            return Err(usage("max_sessions_per_token is 0, so nobody could connect: use at least 1"));
         }
         let tools = ToolArgs {
             manifest: flags.tools.manifest.or(env.tools.manifest).or(file.tools),
@@ -105,18 +179,45 @@ impl Settings {
         if tools.share_workspace && tools.workspace.is_none() {
             return Err(usage("share_workspace is set, but no workspace is named: add --workspace DIR"));
         }
+        let in_file = RubricArgs {
+            rubric: file.rubric,
+            judge_url: file.judge_url,
+            judge_model: file.judge_model,
+            only_recorded: false,
+        };
+        let rubric = flags.rubric.over(env.rubric, in_file);
+        let in_file = RecordArgs { record: file.record, record_sync: file.record_sync, record_keep: file.record_keep };
+        let record = flags.record.over(env.record, in_file)?;
+        let observing = ObservingArgs {
+            metrics: flags.observing.metrics || env.observing.metrics || file.metrics.unwrap_or(false),
+            slow_step: flags.observing.slow_step.or(env.observing.slow_step).or(file.slow_step.map(|time| time.0)),
+            otlp: flags.observing.otlp.or(env.observing.otlp).or(file.otlp),
+            otlp_sample: flags
+                .observing
+                .otlp_sample
+                .or(env.observing.otlp_sample)
+                .or(file.otlp_sample.map(|ratio| ratio.0)),
+        };
         let listed = |flags: Vec<String>, file: Option<Vec<String>>| match flags.is_empty() {
             true => file.unwrap_or_default(),
             false => flags,
         };
         let limits = Limits::default();
+        let queue = flags.queue_timeout.or(env.queue_timeout).or(file.queue_timeout.map(|time| time.0));
+        let memory = flags.memory_budget.or(env.memory_budget).or(file.memory_budget.map(|size| size.0));
         let server = ServerConfig::default();
         Ok(Settings {
             environment: flags.environment.or(env.environment).or(file.env),
             tools,
+            rubric,
+            record,
+            observing,
             address: SocketAddr::new(host, port),
             limits: Limits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),
+                max_per_owner: token_args.max_sessions_per_token,
+                memory,
+                queue: queue.unwrap_or(limits.queue),
                 idle: idle.unwrap_or(limits.idle),
                 default_idle: idle,
                 seed: flags.seed.or(env.seed).or(file.seed),
@@ -128,10 +229,12 @@ impl Settings {
                     Some(ModeName::Simulation) | None => Mode::Simulation,
                 },
                 drain: drain.unwrap_or(server.drain),
+                tokens: given.tokens,
                 allowed_hosts: listed(flags.allowed_hosts, file.allowed_hosts),
                 allowed_origins: listed(flags.allowed_origins, file.allowed_origins),
                 ..server
             },
+            made_tokens: given.made,
             log: flags.log.or(env.log).or(file.log).unwrap_or(LogLevel::Info),
             log_format: flags.log_format.or(env.log_format).or(file.log_format).unwrap_or(LogFormat::Text),
         })

@@ -5,14 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oxenv_core::{Auditor, EnvironmentFactory, Toolset, WorkspaceSource, Workspaces};
+use oxenv_core::{Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
 use oxenv_store::JsonlAudit;
 use oxenv_upstream::child::{Supervisor, base_environment};
-use oxenv_upstream::manifest::{Manifest, Problem};
+use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
 
 use crate::cli::ToolArgs;
 use crate::exit::usage;
+use crate::replay::{Tape, taped};
 use crate::{env, registry};
 
 /// Servers of tools that are started at once.
@@ -23,6 +24,10 @@ const KEPT_WARM: usize = 1;
 /// What is served: an environment, and the servers of its tools.
 pub(crate) struct Served {
     pub(crate) factory: Arc<dyn EnvironmentFactory>,
+    /// Takes the manifest's secrets out of a text.
+    pub(crate) redact: Option<Redact>,
+    /// Of each of the manifest's toolsets, whether it is another server's.
+    pub(crate) upstream: Vec<bool>,
     manager: Option<Arc<UpstreamManager>>,
 }
 
@@ -37,6 +42,19 @@ impl Served {
 
 /// Finds what a name and the tool settings mean together.
 pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<Served> {
+    put_together(name, tools, None)
+}
+
+/// The same for sessions that are done again, with tools that are answered from the tape.
+pub(crate) fn assemble_taped(
+    name: Option<&str>,
+    tools: &ToolArgs,
+    tape: &Arc<Tape>,
+) -> anyhow::Result<Served> {
+    put_together(name, tools, Some(tape))
+}
+
+fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) -> anyhow::Result<Served> {
     let (base, own) = match (name, &tools.manifest) {
         (None, Some(_)) => (None, None),
         (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
@@ -56,18 +74,20 @@ pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<S
         (None, None) => {
             let factory = base.ok_or_else(|| usage("nothing to serve"))?;
             refuse_without_manifest(tools)?;
-            return Ok(Served { factory, manager: None });
+            let factory = with_tape(factory, tape, Vec::new());
+            return Ok(Served { factory, redact: None, upstream: Vec::new(), manager: None });
         }
     };
-    with_manifest(base, &path, tools)
+    with_manifest(base, &path, tools, tape)
 }
 
 fn with_manifest(
     base: Option<Arc<dyn EnvironmentFactory>>,
     path: &Path,
     tools: &ToolArgs,
+    tape: Option<&Arc<Tape>>,
 ) -> anyhow::Result<Served> {
-    let (manifest, warnings) =
+    let (mut manifest, warnings) =
         Manifest::load(path, &env::lookup).map_err(|problems| usage(listed(path, &problems)))?;
     let unknown = manifest.unknown_builtins(&builtin_names());
     if !unknown.is_empty() {
@@ -76,13 +96,16 @@ fn with_manifest(
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    if tape.is_some() {
+        forget_rates(&mut manifest);
+    }
     let redactor = manifest.secrets();
+    let redact: Redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
     let auditor = match &tools.audit {
         None => None,
         Some(file) => {
             let sink = JsonlAudit::open(file).map_err(|error| usage(error.to_string()))?;
-            let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
-            Some(Arc::new(Auditor::new(Arc::new(sink), tools.audit_arguments, redact)))
+            Some(Arc::new(Auditor::new(Arc::new(sink), tools.audit_arguments, Arc::clone(&redact))))
         }
     };
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
@@ -98,7 +121,6 @@ fn with_manifest(
     let options = FactoryOptions {
         base,
         name: environment_name(path),
-        rubric: None,
         workspaces: Arc::new(workspaces),
         auditor,
     };
@@ -107,7 +129,31 @@ fn with_manifest(
             usage(format!("{}: toolset '{toolset}': {}: {}", path.display(), error.place, error.problem))
         })?;
     manager.start();
-    Ok(Served { factory: Arc::new(factory), manager: Some(manager) })
+    let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
+    let upstream: Vec<bool> =
+        enabled.map(|entry| !matches!(entry.transport, Transport::Builtin { .. })).collect();
+    let factory = with_tape(Arc::new(factory), tape, upstream.clone());
+    Ok(Served { factory, redact: Some(redact), upstream, manager: Some(manager) })
+}
+
+fn with_tape(
+    factory: Arc<dyn EnvironmentFactory>,
+    tape: Option<&Arc<Tape>>,
+    upstream: Vec<bool>,
+) -> Arc<dyn EnvironmentFactory> {
+    match tape {
+        Some(tape) => taped(factory, Arc::clone(tape), upstream),
+        None => factory,
+    }
+}
+
+/// Rates are about time, which passes differently when a session is done again; calls that were refused
+/// for them are on the tape.
+fn forget_rates(manifest: &mut Manifest) {
+    for entry in &mut manifest.toolsets {
+        entry.rules.rate_limit = None;
+        entry.rules.roles.values_mut().for_each(|rules| rules.rate_limit = None);
+    }
 }
 
 fn workspace_source(tools: &ToolArgs) -> WorkspaceSource {

@@ -33,15 +33,7 @@ pub(super) struct ArgumentRule {
 
 impl ArgumentRule {
     pub(super) fn new(pattern: Pattern, rule: String, schema: &Value) -> Result<Self, String> {
-        let validator = jsonschema::options()
-            .offline()
-            // A format or a pattern in a rule is meant, so neither is a mere remark.
-            .should_validate_formats(true)
-            .should_ignore_unknown_formats(false)
-            .with_pattern_options(PatternOptions::regex())
-            .build(schema)
-            .map_err(|error| shortened(format!("not a usable JSON Schema: {}", unusable(&error))))?;
-        Ok(ArgumentRule { pattern, rule, validator })
+        Ok(ArgumentRule { pattern, rule, validator: validator(schema)? })
     }
 
     pub(super) fn check(&self, arguments: &Value) -> Result<(), ArgumentRefusal<'_>> {
@@ -56,6 +48,18 @@ impl ArgumentRule {
             .collect();
         Err(ArgumentRefusal { rule: &self.rule, message: shortened(faults.join("; ")) })
     }
+}
+
+/// Compiles a schema that a person wrote, or says why it is not usable.
+pub(crate) fn validator(schema: &Value) -> Result<Validator, String> {
+    jsonschema::options()
+        .offline()
+        // A format or a pattern in a rule is meant, so neither is a mere remark.
+        .should_validate_formats(true)
+        .should_ignore_unknown_formats(false)
+        .with_pattern_options(PatternOptions::regex())
+        .build(schema)
+        .map_err(|error| shortened(format!("not a usable JSON Schema: {}", unusable(&error))))
 }
 
 /// Why a schema does not compile, and what to do where that is not plain.

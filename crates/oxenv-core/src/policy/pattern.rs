@@ -8,11 +8,11 @@ const LONGEST: usize = 256;
 
 /// A pattern that stands for tool names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern(Box<str>);
+pub(crate) struct Pattern(Box<str>);
 
 impl Pattern {
     /// Takes a pattern, or says why not.
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("an empty pattern matches no tool; remove it".to_owned());
         }
@@ -30,7 +30,7 @@ impl Pattern {
     }
 
     /// Whether the whole name is as the pattern says; case counts.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         let (mut pattern, mut name) = (self.0.chars(), name.chars());
         // Where to go on when the last star must take one more character: the pattern after that
         // star, and the name after what the star has taken so far.

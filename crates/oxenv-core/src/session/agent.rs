@@ -50,7 +50,7 @@ impl Session {
             arguments: call.arguments,
             caller: call.caller,
             request: call.request,
-            trace: call.trace,
+            trace: doing.trace(),
         };
         let (reply, guard, calls) = self.run_call(guard, epoch, asked, None).await?;
         let (spelling, name) = (Spelling::Stock, call.name.clone());

@@ -118,7 +118,12 @@ impl Session {
             execution => self.drive_apart(execution, guard, epoch, request, deadline).await?,
         };
         let (answer, guard) = outcome;
-        Ok((answer.and_then(checked).map_err(|failure| failure.in_phase(phase)), guard))
+        let answer = answer.and_then(checked).map_err(|failure| match failure.phase {
+            // What scores a step says so itself.
+            Phase::Verify => failure,
+            _ => failure.in_phase(phase),
+        });
+        Ok((answer, guard))
     }
 
     async fn drive_apart(

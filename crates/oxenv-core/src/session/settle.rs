@@ -66,6 +66,7 @@ struct Facts {
 
 impl<'a> Doing<'a> {
     pub(super) fn reset(hooks: &Hooks, reset: &'a Reset, trace: Option<TraceContext>) -> Self {
+        let trace = hooks.place(trace);
         Doing { what: What::Reset(reset), trace, clock: Clock::start(hooks), epoch: 0 }
     }
 
@@ -76,6 +77,7 @@ impl<'a> Doing<'a> {
         trace: Option<TraceContext>,
     ) -> Self {
         let action = session.keeps_actions().then(|| action.to_raw());
+        let trace = session.hooks.place(trace);
         Doing { what: What::Step(principal, action), trace, clock: Clock::start(&session.hooks), epoch: 0 }
     }
 

@@ -18,7 +18,7 @@ use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
 use crate::snapshot::Snapshot;
 use crate::spec::{Boot, ForkMode, Instance};
-use crate::tape::Taped;
+use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
 /// The ids of sessions that were made by one request.
@@ -55,7 +55,6 @@ impl SessionStore {
         n: usize,
         options: SessionOptions,
     ) -> Result<Vec<Arc<Session>>, Failure> {
-        self.refuse_unforkable()?;
         let mut slots = Vec::with_capacity(n);
         for _ in 0..n {
             slots.push(self.take_slot(&options).await?);
@@ -193,18 +192,9 @@ impl SessionStore {
             done: snapshot.done,
             reward: snapshot.reward,
             scores: snapshot.scores.clone(),
-            ..Past::default()
+            tape: Tape::unknown(),
         };
         self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
-    }
-
-    fn refuse_unforkable(&self) -> Result<(), Failure> {
-        let spec = self.spec();
-        if spec.capabilities.fork == ForkMode::None {
-            let message = format!("environment '{}' cannot be forked: it declares fork: none", spec.name);
-            return Err(Failure::unsupported(message));
-        }
-        Ok(())
     }
 
     async fn fork_instance(&self, held: &mut Held<'_>, boot: Boot) -> Result<Instance, Failure> {

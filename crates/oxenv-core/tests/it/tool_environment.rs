@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use oxenv_core::rubric::Constant;
 use oxenv_core::{
-    ActionSpace, Capabilities, SessionOptions, StepOptions, StepReply, ToolEnvironment, Toolbox,
+    ActionSpace, Capabilities, ForkMode, RubricFactory, SessionOptions, StepOptions, StepReply,
+    ToolEnvironment, Toolbox,
 };
 use oxenv_wire::{Action, ErrorCode, FailureKind, Reward, ToolErrorType, raw};
 use serde_json::json;
@@ -21,14 +23,11 @@ fn tools() -> Toolbox {
 
 #[test]
 fn its_spec_says_what_it_is() {
-    for scored in [false, true] {
-        let spec = ToolEnvironment::spec("files", "Files of a project", scored);
-        assert_eq!((spec.name.as_str(), spec.title.as_str()), ("files", "ToolEnvironment"));
-        assert_eq!(spec.action_space, ActionSpace::Tools);
-        let expected =
-            Capabilities { deterministic: false, observes_calls: scored, ..Capabilities::default() };
-        assert_eq!(spec.capabilities, expected);
-    }
+    let spec = ToolEnvironment::spec("files", "Files of a project");
+    assert_eq!((spec.name.as_str(), spec.title.as_str()), ("files", "ToolEnvironment"));
+    assert_eq!(spec.action_space, ActionSpace::Tools);
+    let (deterministic, fork, snapshot) = (false, ForkMode::Stateless, true);
+    assert_eq!(spec.capabilities, Capabilities { deterministic, fork, snapshot, ..Capabilities::default() });
 }
 
 #[tokio::test]
@@ -82,14 +81,8 @@ async fn a_rubric_scores_steps_and_calls_alike() {
 
 #[tokio::test]
 async fn a_score_that_is_no_finite_number_is_a_failure() {
-    struct Absurd;
-    impl oxenv_core::Rubric for Absurd {
-        fn reset(&mut self, _reset: &oxenv_core::Reset) {}
-        fn score(&mut self, _call: &oxenv_core::CallRecord) -> oxenv_core::Score {
-            oxenv_core::Score { reward: Some(Reward::Float(f64::NAN)), done: false }
-        }
-    }
-    let store = Host::new(tools()).scored_by(Arc::new(|| Box::new(Absurd))).store();
+    let absurd: RubricFactory = Arc::new(|| Box::new(Constant::new(Reward::Float(f64::NAN))));
+    let store = Host::new(tools()).scored_by(absurd).store();
     let session = store.create(SessionOptions::default()).await.unwrap();
     reset(&session).await.unwrap();
     assert_eq!(code(call(&session, "say", json!({})).await), ErrorCode::NonFiniteReward);

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{
-    Boot, CallContext, CallRecord, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance,
-    Limits, Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
-    ToolEnvironment, Toolbox, Toolset, Work, Workspaces,
+    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance, Limits,
+    Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
+    ToolEnvironment, Toolbox, Toolset, Work, Workspaces, scored,
 };
+use oxenv_core::rubric::Seen;
 use oxenv_wire::{RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -242,6 +243,7 @@ pub(crate) fn value(outcome: &Outcome) -> Value {
 }
 
 /// Scores a call by its arguments: `{"score": 2, "done": true}`; notes the tools it saw.
+#[derive(Clone)]
 struct Scorer(Arc<Mutex<Vec<String>>>);
 
 impl Rubric for Scorer {
@@ -249,12 +251,16 @@ impl Rubric for Scorer {
         self.0.lock().unwrap().push(format!("reset {}", reset.seed));
     }
 
-    fn score(&mut self, call: &CallRecord) -> Score {
-        self.0.lock().unwrap().push(call.tool.clone());
-        let arguments = call.arguments.as_deref().map_or(Value::Null, |arguments| read(arguments).unwrap());
+    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+        self.0.lock().unwrap().push(seen.act.tool().unwrap().to_owned());
+        let arguments: Value = serde_json::from_str(seen.act.input()).unwrap();
         let score = &arguments["score"];
         let reward = score.as_i64().map(Reward::Int).or_else(|| score.as_f64().map(Reward::Float));
-        Score { reward, done: arguments["done"] == json!(true) }
+        Work::done(Ok(Score { reward, done: arguments["done"] == json!(true) }))
+    }
+
+    fn fork(&self) -> Box<dyn Rubric> {
+        Box::new(self.clone())
     }
 }
 
@@ -268,7 +274,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(toolbox: Toolbox) -> Self {
-        let spec = Arc::new(ToolEnvironment::spec("hosted", "Tools of a test", false));
+        let spec = Arc::new(ToolEnvironment::spec("hosted", "Tools of a test"));
         Host { spec, toolbox: Arc::new(toolbox), rubric: None, workspaces: None }
     }
 
@@ -281,7 +287,6 @@ impl Host {
 
     pub(crate) fn scored_by(mut self, rubric: RubricFactory) -> Self {
         self.rubric = Some(rubric);
-        self.spec = Arc::new(ToolEnvironment::spec("hosted", "Tools of a test", true));
         self
     }
 
@@ -290,8 +295,14 @@ impl Host {
         self
     }
 
-    pub(crate) fn store(self) -> SessionStore {
-        SessionStore::new(Arc::new(self), Limits { seed: Some(1), ..Limits::default() })
+    pub(crate) fn store(mut self) -> SessionStore {
+        let rubric = self.rubric.take();
+        let host: Arc<dyn EnvironmentFactory> = Arc::new(self);
+        let factory = match rubric {
+            Some(rubric) => scored(host, rubric, false),
+            None => host,
+        };
+        SessionStore::new(factory, Limits { seed: Some(1), ..Limits::default() })
     }
 }
 
@@ -301,8 +312,7 @@ impl EnvironmentFactory for Host {
     }
 
     fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
-        let rubric = self.rubric.as_ref().map(|rubric| rubric());
-        let environment = Box::new(ToolEnvironment::new(rubric));
+        let environment = Box::new(ToolEnvironment);
         let workspace = self.workspaces.as_ref().map(|all| Arc::new(all.open(&boot.session_id).unwrap()));
         Work::done(Ok(Instance { environment, toolbox: Arc::clone(&self.toolbox), workspace }))
     }

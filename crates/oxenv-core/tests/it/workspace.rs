@@ -30,7 +30,7 @@ impl Drop for Folder {
     }
 }
 
-fn write(folder: &Path, file: &str, text: &str) {
+pub(crate) fn write(folder: &Path, file: &str, text: &str) {
     let path = folder.join(file);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
@@ -56,13 +56,13 @@ pub(crate) fn listing(folder: &Path) -> Vec<String> {
 }
 
 /// A workspace named `one`, with what it lives in.
-fn open(parent: &Folder, source: WorkspaceSource) -> (Workspaces, Workspace) {
+pub(crate) fn open(parent: &Folder, source: WorkspaceSource) -> (Workspaces, Workspace) {
     let all = Workspaces::new(&parent.0, source).unwrap();
     let one = all.open("one").unwrap();
     (all, one)
 }
 
-fn source() -> Folder {
+pub(crate) fn source() -> Folder {
     Folder::new().with("readme", "hello").with("deep/er/file", "text").with("deep/other", "")
 }
 

@@ -2,33 +2,45 @@
 //!
 //! Invariant: requests that name no session share one, so a `curl` walk sees one environment.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use oxenv_core::render::{self, Envelope};
-use oxenv_core::{Failure, Session, StepOptions};
+use oxenv_core::{Failure, Once, Session, StepOptions, TraceContext};
 use oxenv_wire::{Action, ResetRequest, StepRequest};
-use serde_json::value::RawValue;
 
 use super::body::{self, Text};
+use super::once;
 use crate::app::App;
 use crate::error::{Refusal, json_response};
+use crate::operations;
+use crate::traces::CallersTrace;
 
-pub(crate) async fn reset(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn reset(
+    State(app): State<Arc<App>>,
+    CallersTrace(trace): CallersTrace,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let key = once::key(request.headers(), None)?;
     let body = body::text(&app, request).await?;
     let request = reset_request(&body)?;
     let session = app.store.default_session(true).await?;
-    reset_session(&session, request).await
+    reset_session(&session, &request, key, trace).await
 }
 
-pub(crate) async fn step(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn step(
+    State(app): State<Arc<App>>,
+    CallersTrace(trace): CallersTrace,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let headers = request.headers().clone();
     let body = body::text(&app, request).await?;
-    let request = step_request(&body)?;
+    let request = step_request(&body, &headers)?;
     let session = app.store.default_session(false).await?;
-    step_session(&session, request).await
+    step_session(&session, request, trace).await
 }
 
 pub(crate) async fn state(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
@@ -44,37 +56,39 @@ pub(super) fn reset_request(body: &Text) -> Result<ResetRequest<'_>, Refusal> {
     }
 }
 
-pub(super) fn step_request(body: &Text) -> Result<StepRequest<'_>, Refusal> {
-    let request = StepRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    if request.key.is_some() || request.expected_step.is_some() {
-        // Taking a promise of at-most-once and not keeping it would be worse than refusing it.
-        let refusal =
-            Failure::unsupported("this server does not know 'key' and 'expected_step' yet: leave them out");
-        return Err(refusal.into());
-    }
+/// Reads the body of a step, with the key that its header may name.
+pub(super) fn step_request<'a>(body: &'a Text, headers: &HeaderMap) -> Result<StepRequest<'a>, Refusal> {
+    let mut request = StepRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
+    request.key = once::key(headers, request.key.take())?.map(Cow::Owned);
     Ok(request)
 }
 
 pub(super) async fn reset_session(
     session: &Arc<Session>,
-    request: ResetRequest<'_>,
+    request: &ResetRequest<'_>,
+    key: Option<String>,
+    trace: Option<TraceContext>,
 ) -> Result<Response, Refusal> {
-    let episode_id = request.episode_id.map(String::from);
-    let arguments = request.arguments.map(RawValue::to_owned);
-    let observed = session.reset(request.seed, episode_id, arguments).await?;
-    Ok(json_response(StatusCode::OK, render::observed(&observed, Envelope::Body)))
+    let once = Once { key, ..Once::default() };
+    once::answered(&session.reset_once(operations::reset(request, trace), &once).await?)
 }
 
 pub(super) async fn step_session(
     session: &Arc<Session>,
     request: StepRequest<'_>,
+    trace: Option<TraceContext>,
 ) -> Result<Response, Refusal> {
     if let Some(request_id) = &request.request_id {
         tracing::debug!(session = session.id(), request_id = %request_id, "step");
     }
+    let options = StepOptions { timeout: operations::timeout(request.timeout_s), trace };
+    let once =
+        Once { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
+    if !once.is_plain() {
+        return once::answered(&session.step_once(request.action.raw(), &once, options).await?);
+    }
     let action = Action::parse(request.action).map_err(Failure::invalid)?;
-    // A timeout too long for a clock is no timeout.
-    let timeout = request.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let reply = session.step(action, StepOptions { timeout, trace: None }).await?;
-    Ok(json_response(StatusCode::OK, render::step(&reply, Envelope::Body)))
+    let (reply, seq) = session.step_numbered(action, options).await?;
+    let response = json_response(StatusCode::OK, render::step(&reply, Envelope::Body));
+    Ok(once::marked(response, Some(seq), false))
 }

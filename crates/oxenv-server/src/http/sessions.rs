@@ -3,45 +3,43 @@
 //! Invariant: a session that is named here is never made by being named.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_core::{EndReason, SessionOptions};
-use oxenv_wire::{SessionCreate, SessionCreated, SessionInfo};
+use oxenv_core::EndReason;
+use oxenv_wire::{SessionCreate, SessionInfo};
 use serde_json::json;
 
 use super::control::{reset_request, reset_session, step_request, step_session};
-use super::{InPath, body};
+use super::{InPath, body, once};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
+use crate::operations::{Desk, progress};
+use crate::traces::CallersTrace;
 
-pub(crate) async fn create(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refusal> {
-    let headers = request.headers().clone();
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
+    let key = once::key(request.headers(), None)?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let session = app
-        .store
-        .create(SessionOptions {
-            seed: asked.seed,
-            episode_id: asked.episode_id.map(String::from),
-            // A lease too long for a clock is one that never runs out.
-            lease: asked
-                .resume_s
-                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
-            ..SessionOptions::default()
-        })
-        .await?;
-    let created = SessionCreated {
-        session_id: session.id().to_owned(),
-        mcp_url: mcp_url(&headers, session.id()),
-        agent_token: None,
-    };
-    Ok(json_response(StatusCode::CREATED, json!(created).to_string()))
+    let (ids, repeated) = desk.create(&asked, key.as_deref()).await?;
+    Ok(created(&desk, &ids, repeated))
+}
+
+/// The reply of status 201 that names a new session.
+pub(super) fn created(desk: &Desk, ids: &[String], repeated: bool) -> Response {
+    let id = ids.first().map_or("", String::as_str);
+    let response = json_response(StatusCode::CREATED, json!(desk.created(id)).to_string());
+    once::marked(response, None, repeated)
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
@@ -62,31 +60,34 @@ pub(crate) async fn close(State(app): State<Arc<App>>, InPath(id): InPath) -> Re
 pub(crate) async fn reset(
     State(app): State<Arc<App>>,
     InPath(id): InPath,
+    CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
+    let key = once::key(request.headers(), None)?;
     let body = body::text(&app, request).await?;
-    reset_session(&session, reset_request(&body)?).await
+    reset_session(&session, &reset_request(&body)?, key, trace).await
 }
 
 pub(crate) async fn step(
     State(app): State<Arc<App>>,
     InPath(id): InPath,
+    CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
+    let headers = request.headers().clone();
     let body = body::text(&app, request).await?;
-    step_session(&session, step_request(&body)?).await
+    step_session(&session, step_request(&body, &headers)?, trace).await
 }
 
 pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     Ok(json_response(StatusCode::OK, app.store.get(&id)?.state().await?))
 }
 
-/// Where an agent finds the session's tools: absolute by the name that the client called us by.
-fn mcp_url(headers: &HeaderMap, id: &str) -> String {
-    match headers.get(header::HOST).and_then(|host| host.to_str().ok()) {
-        Some(host) => format!("http://{host}/sessions/{id}/mcp"),
-        None => format!("/sessions/{id}/mcp"),
-    }
+/// Lets the session's lease begin anew, and tells where the session is.
+pub(crate) async fn keep_alive(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
+    let session = app.store.get(&id)?;
+    session.keep_alive();
+    Ok(json_response(StatusCode::OK, json!(progress(&session)).to_string()))
 }

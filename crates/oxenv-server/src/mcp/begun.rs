@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use axum::body::Bytes;
-use oxenv_core::{AgentCall, Failure};
+use oxenv_core::{AgentCall, Failure, TraceContext};
 use rmcp::service::{Peer, RoleServer};
 use serde_json::value::RawValue;
 
@@ -25,6 +25,7 @@ pub(crate) struct Asked {
     /// The parameters of the request as JSON.
     pub(crate) request: Option<Bytes>,
     pub(crate) epoch: Option<u64>,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// A call in flight, or just landed.
@@ -53,7 +54,7 @@ impl Begun {
                 epoch: asked.epoch,
                 caller: Some(&*caller),
                 request: asked.request.as_ref().and_then(json),
-                trace: None,
+                trace: asked.trace,
             };
             asked.reach.call(call).await
         });

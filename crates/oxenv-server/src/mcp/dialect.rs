@@ -4,17 +4,17 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{AgentCall, Principal, SessionOptions};
+use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
     ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult,
     ToolSpelling, write_rpc_error, write_rpc_result,
 };
 use serde_json::json;
 
-use super::Door;
 use super::reach::{Outcome, Reach, named, unknown};
+use super::{Door, Place};
 use crate::app::App;
-use crate::error;
+use crate::{error, traces};
 
 /// Answers one request with one JSON-RPC message.
 pub(crate) async fn answer(app: &App, door: Door<'_>, epoch: Option<u64>, rpc: &RpcRequest<'_>) -> String {
@@ -33,20 +33,23 @@ async fn run(
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcFault> {
-    match (rpc.method.as_ref(), door) {
+    match (rpc.method.as_ref(), door.place) {
         ("tools/list", _) => list(app, door, rpc, out).await,
         ("tools/call", _) => call(app, door, epoch, rpc, out).await,
-        ("openenv/session/create", Door::Open) => {
-            let session =
-                app.store.create(SessionOptions::default()).await.map_err(|failure| error::rpc(&failure))?;
-            write_session(out, rpc.id, session.id(), "");
+        (method @ ("openenv/session/create" | "openenv/session/close"), _) if !door.caller.controls() => {
+            Err(error::rpc(&door.caller.forbidden(method)))
+        }
+        ("openenv/session/create", Place::Open) => {
+            let session = app.store.create(door.caller.options()).await;
+            let session = session.map_err(|failure| error::rpc(&failure))?;
+            write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
         }
-        ("openenv/session/create", Door::Socket(session)) => {
-            write_session(out, rpc.id, session.id(), "");
+        ("openenv/session/create", Place::Socket(session)) => {
+            write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
         }
-        ("openenv/session/close", Door::Open | Door::Socket(_)) => close(app, door, rpc, out),
+        ("openenv/session/close", Place::Open | Place::Socket(_)) => close(app, door, rpc, out),
         (method, _) => Err(RpcFault::new(RpcCode::MethodNotFound, format!("Method not found: {method}"))),
     }
 }
@@ -73,7 +76,8 @@ async fn call(
     let params = rpc.read_params()?;
     let tool = params.tool_call()?;
     let reach = meant(app, door, &params).await?;
-    let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
+    let trace = traces::of_params(app, &params, door.trace);
+    let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, trace, ..AgentCall::default() };
     let outcome = reach.call(call).await.map_err(|failure| error::rpc(&failure))?;
     let result = checked(outcome)?;
     write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
@@ -105,7 +109,7 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
     let Some(id) = rpc.read_params()?.session_id()? else {
         return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
-    if matches!(door, Door::Socket(session) if session.id() == id) {
+    if matches!(door.place, Place::Socket(session) if session.id() == id) {
         let message = "Cannot close active WebSocket-managed session via MCP method";
         return Err(RpcFault::new(RpcCode::InvalidRequest, message));
     }
@@ -122,14 +126,19 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
 /// What a request means: the session that it names, else its door's; in production the server's
 /// own tools for who names none.
 pub(super) async fn meant(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Reach, RpcFault> {
-    match (door, params.session_id()?) {
-        (Door::Session(session), None) => Ok(Reach::Session(Arc::clone(session))),
-        (Door::Session(session), Some(id)) if session.id() == id => Ok(Reach::Session(Arc::clone(session))),
-        (Door::Session(_), Some(id)) => Err(unknown(&id)),
-        (_, Some(id)) => named(app, &id).map(Reach::Session),
-        (Door::Socket(session), None) => Ok(Reach::Session(Arc::clone(session))),
-        (Door::Open, None) => door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure)),
+    match (door.place, params.session_id()?) {
+        (Place::Session(session), Some(id)) if session.id() != id => Err(unknown(&id)),
+        (Place::Session(session), _) | (Place::Socket(session), None) => {
+            Ok(Reach::Session(Arc::clone(session)))
+        }
+        (Place::Open | Place::Socket(_), Some(id)) => named(app, &id).map(Reach::Session),
+        (Place::Open, None) => door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure)),
     }
+}
+
+/// What is told of a session beside its id, on a server that has tokens.
+fn agent_token(app: &App, id: &str) -> String {
+    app.agent_token(id).map_or_else(String::new, |token| format!(",\"agent_token\":\"{token}\""))
 }
 
 fn write_session(out: &mut String, rpc: RpcId<'_>, id: &str, rest: &str) {

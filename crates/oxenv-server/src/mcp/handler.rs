@@ -35,7 +35,7 @@ use super::words::{
     refused, severity, wants_input, with_meta,
 };
 use crate::app::App;
-use crate::error;
+use crate::{error, traces};
 
 /// What a client is connected to, as a server of MCP.
 pub(super) struct ToolboxHandler {
@@ -161,6 +161,7 @@ impl ToolboxHandler {
         let arguments = params.arguments.as_ref().map(raw).transpose().map_err(internal)?;
         let parts = context.extensions.get::<Parts>();
         let epoch = parts.and_then(|parts| parts.extensions.get::<Epoch>()).and_then(|epoch| epoch.0);
+        let trace = parts.and_then(|parts| traces::of_meta(&self.app, &context.meta, &parts.headers));
         let level = match era(context) {
             McpEra::Stateless => context.meta.log_level().map(severity),
             McpEra::Handshake => Some(self.level.get()),
@@ -172,6 +173,7 @@ impl ToolboxHandler {
             arguments: arguments.map(text),
             request: Some(text(with_meta(params, &context.meta)?)),
             epoch,
+            trace,
         };
         Ok(Begun::new(asked, wants))
     }

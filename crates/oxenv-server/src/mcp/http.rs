@@ -66,7 +66,7 @@ pub(super) async fn forward(
 pub(super) async fn without_body(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let found = match Manner::of(&parts.headers) {
-        Manner::Session(id) => match app.transports.find(id, door.session_id()) {
+        Manner::Session(id) => match app.transports.find(id, door) {
             Some(found) => Some(found),
             None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::short::unknown_session()),
         },
@@ -89,20 +89,26 @@ async fn prepared(
     shakes_hands: bool,
 ) -> Result<(Target, Option<Plan>), (StatusCode, RpcFault)> {
     if let Manner::Session(id) = Manner::of(headers)
-        && let Some(found) = app.transports.find(id, door.session_id())
+        && let Some(found) = app.transports.find(id, door)
     {
         return Ok((found.transport().target.clone(), None));
     }
     if !shakes_hands {
         return Ok((door.target(app), None));
     }
-    let room = app.transports.make_room().await.map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
+    let room = app
+        .transports
+        .make_room(door.caller)
+        .await
+        .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
     let target = match door.target(app) {
-        Target::Server => PrivateSession::make(app).await.map_err(|failure| unavailable(&failure))?,
+        Target::Server => {
+            PrivateSession::make(app, door.caller).await.map_err(|failure| unavailable(&failure))?
+        }
         target => target,
     };
-    let door = door.session_id().map(str::to_owned);
-    Ok((target.clone(), Some(Plan { target, door, level: Level::default(), room })))
+    let (session_id, caller) = (door.session_id().map(str::to_owned), door.caller.clone());
+    Ok((target.clone(), Some(Plan { target, session_id, caller, level: Level::default(), room })))
 }
 
 fn unavailable(failure: &Failure) -> (StatusCode, RpcFault) {

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, SessionOptions,
-    Toolbox,
+    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, Toolbox,
 };
 use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error;
 
 /// What came of a call that reached its tool, or failed to.
@@ -96,8 +96,8 @@ impl Target {
 pub(crate) struct PrivateSession(Attachment);
 
 impl PrivateSession {
-    pub(crate) async fn make(app: &App) -> Result<Target, Failure> {
-        let session = app.store.create(SessionOptions::default()).await?;
+    pub(crate) async fn make(app: &App, caller: &Caller) -> Result<Target, Failure> {
+        let session = app.store.create(caller.options()).await?;
         Ok(Target::Private(Arc::new(PrivateSession(session.attach()))))
     }
 

@@ -22,7 +22,7 @@ use super::reach::{Outcome, Reach};
 use super::severity::Severity;
 use super::transports::InUse;
 use crate::app::App;
-use crate::error;
+use crate::{error, traces};
 
 /// Where a request names its revision.
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
@@ -71,7 +71,7 @@ pub(super) async fn answer(
     body: &Bytes,
 ) -> Short {
     let within = match manner {
-        Manner::Session(id) => match app.transports.find(id, door.session_id()) {
+        Manner::Session(id) => match app.transports.find(id, door) {
             Some(within) => Some(within),
             None => return Short::Refused(StatusCode::NOT_FOUND, unknown_session()),
         },
@@ -192,6 +192,7 @@ async fn call(
         return Ok(Short::No);
     }
     let request = rpc.params.filter(|_| plain.more);
+    let trace = traces::of_params(app, params, door.trace);
     let outcome = match plain.wants {
         None => {
             let request = request.map(Json::raw);
@@ -200,6 +201,7 @@ async fn call(
                 arguments: tool.arguments,
                 epoch,
                 request,
+                trace,
                 ..AgentCall::default()
             };
             reach.call(call).await
@@ -212,6 +214,7 @@ async fn call(
                 arguments: tool.arguments.map(|arguments| part(arguments.get())),
                 request: request.map(|request| part(request.get())),
                 epoch,
+                trace,
             };
             match Begun::new(asked, wants).at_once().await {
                 Ok(outcome) => outcome,

@@ -19,8 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Door;
 use super::reach::Target;
 use super::severity::Level;
+use crate::auth::Caller;
 
 /// All transport sessions of a server.
 pub(crate) struct Transports {
@@ -36,8 +38,10 @@ pub(crate) struct Transports {
 /// One transport session.
 pub(crate) struct Transport {
     pub(crate) target: Target,
-    /// The session of the URL it was made at; none for `/mcp`.
-    door: Option<String>,
+    /// The one session that the door leads to at which it was made; none for `/mcp`.
+    session_id: Option<String>,
+    /// Who made it, and alone may use it: its id is no credential.
+    caller: Caller,
     pub(super) level: Level,
     in_use: AtomicUsize,
     /// When it was last in use, in milliseconds since the start.
@@ -48,7 +52,8 @@ pub(crate) struct Transport {
 /// A transport session to be made, if the handshake succeeds.
 pub(crate) struct Plan {
     pub(crate) target: Target,
-    pub(crate) door: Option<String>,
+    pub(crate) session_id: Option<String>,
+    pub(crate) caller: Caller,
     pub(super) level: Level,
     pub(crate) room: OwnedSemaphorePermit,
 }
@@ -85,23 +90,29 @@ impl Transports {
         self.table().len()
     }
 
-    /// The transport session of that id, if it was made at that door. It is in use from now on.
-    pub(crate) fn find(self: &Arc<Self>, id: &str, door: Option<&str>) -> Option<InUse> {
+    /// The transport session of that id, if that caller made it at that door. It is in use from now on.
+    pub(crate) fn find(self: &Arc<Self>, id: &str, door: Door<'_>) -> Option<InUse> {
         let table = self.table();
-        let transport = table.get(id).filter(|transport| transport.door.as_deref() == door)?;
+        let same = |transport: &Transport| {
+            transport.session_id.as_deref() == door.session_id() && transport.caller == *door.caller
+        };
+        let transport = table.get(id).filter(|transport| same(transport))?;
         Some(InUse::new(self, transport))
     }
 
-    /// Room for one more; the one that was not used for the longest time goes for it if need be.
-    pub(crate) async fn make_room(&self) -> Result<OwnedSemaphorePermit, RpcFault> {
+    /// Room for one more; if need be the one goes for it that was not used for the longest time, and
+    /// one of the caller's own before those of others.
+    pub(crate) async fn make_room(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, RpcFault> {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
             return Ok(room);
         }
         let oldest = {
             let table = self.table();
             let idle = table.iter().filter(|(_, transport)| transport.is_idle());
-            idle.min_by_key(|(_, transport)| transport.last.load(Ordering::Acquire))
-                .map(|(id, _)| Arc::clone(id))
+            idle.min_by_key(|(_, transport)| {
+                (transport.caller != *caller, transport.last.load(Ordering::Acquire))
+            })
+            .map(|(id, _)| Arc::clone(id))
         };
         if let Some(id) = oldest {
             self.end(&id).await;
@@ -219,13 +230,14 @@ impl SessionManager for Manager {
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Failed> {
         let (id, connection) = self.transports.local.create_session().await?;
         let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Plan { target, door, level, room }) = plan else {
+        let Some(Plan { target, session_id, caller, level, room }) = plan else {
             self.transports.end(&id).await;
             return Err(Failed::SessionNotFound(id));
         };
         let transport = Transport {
             target,
-            door,
+            session_id,
+            caller,
             level,
             in_use: AtomicUsize::new(0),
             last: AtomicU64::new(self.transports.now()),

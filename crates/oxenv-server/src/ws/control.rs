@@ -8,24 +8,29 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionOptions,
-    StepOptions, StepReply,
+    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, StepOptions,
+    StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Json, Object, ResetRequest, RpcId, RpcRequest, ToolCall,
+    Action, ClientFrame, ErrorCode, FrameFault, Json, MULTI_PROTOCOL, Object, ResetRequest, RpcId, RpcRequest, ToolCall,
     default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::multi;
 use super::socket::{self, Incoming, Socket};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
 use crate::mcp::{self, Door};
+use crate::operations;
+use crate::patient::Heard;
 
 #[derive(Deserialize)]
 pub(crate) struct AttachQuery {
@@ -34,10 +39,15 @@ pub(crate) struct AttachQuery {
 
 pub(crate) async fn upgrade(
     State(app): State<Arc<App>>,
+    caller: Caller,
     InQuery(query): InQuery<AttachQuery>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: axum::extract::Request,
 ) -> Response {
+    let session_id = match caller.session_for(query.session_id) {
+        Ok(session_id) => session_id,
+        Err(failure) => return Refusal::from(failure).into_response(),
+    };
     match upgrade {
         Err(refused) if fallback::wants_websocket(request.headers()) => {
             Refusal::upgrade(&refused).into_response()
@@ -45,14 +55,39 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
             let heard = request.extensions().get().cloned().unwrap_or_default();
-            socket::accept(app, upgrade, heard, |socket| serve(shared, socket, query.session_id))
+            // An agent's socket has one session, so it does not get the words for many.
+            let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
+            let upgrade = upgrade.protocols(protocols.iter().copied());
+            if upgrade.selected_protocol().is_some() {
+                return many(app, caller, upgrade, heard, session_id, request.headers());
+            }
+            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket, session_id))
         }
         Err(_) => fallback::not_found(request).await,
     }
 }
 
+/// A socket of many sessions.
+fn many(
+    app: Arc<App>,
+    caller: Caller,
+    upgrade: WebSocketUpgrade,
+    heard: Heard,
+    session_id: Option<String>,
+    headers: &HeaderMap,
+) -> Response {
+    if session_id.is_some() {
+        let detail = "a socket of oxenv.1 names its sessions in its frames: leave session_id out, and attach";
+        return Refusal::Status(StatusCode::BAD_REQUEST, detail.to_owned()).into_response();
+    }
+    let host = operations::host(headers);
+    let shared = Arc::clone(&app);
+    socket::accept(app, upgrade, heard, |socket| multi::serve(shared, caller, host, socket))
+}
+
 /// A session in the hands of a socket.
 struct Hold {
+    caller: Caller,
     attachment: Attachment,
     owned: bool,
     /// The session was replaced, so another one's takeover is to be watched for.
@@ -81,8 +116,8 @@ enum Next {
     Close,
 }
 
-async fn serve(app: Arc<App>, mut socket: Socket, session_id: Option<String>) {
-    let mut hold = match socket.during(open(&app, session_id)).await {
+async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Option<String>) {
+    let mut hold = match socket.during(open(&app, caller, session_id)).await {
         None => return,
         Some(Ok(hold)) => hold,
         Some(Err(failure)) => {
@@ -129,15 +164,15 @@ async fn serve(app: Arc<App>, mut socket: Socket, session_id: Option<String>) {
     }
 }
 
-async fn open(app: &App, session_id: Option<String>) -> Result<Hold, Failure> {
+async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<Hold, Failure> {
     match session_id {
         Some(id) => {
             let session = app.store.get(&id)?;
-            Ok(Hold { attachment: session.attach(), owned: false, renewed: true })
+            Ok(Hold { caller, attachment: session.attach(), owned: false, renewed: true })
         }
         None => {
-            let session = app.store.create(SessionOptions::default()).await?;
-            Ok(Hold { attachment: session.attach(), owned: true, renewed: true })
+            let session = app.store.create(caller.options()).await?;
+            Ok(Hold { caller, attachment: session.attach(), owned: true, renewed: true })
         }
     }
 }
@@ -150,7 +185,7 @@ async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
     };
     let reply = match frame {
         ClientFrame::Close => return Next::Close,
-        ClientFrame::Mcp(message) => Ok(mcp_frame(app, hold.session(), message).await),
+        ClientFrame::Mcp(message) => Ok(mcp_frame(app, Door::socket(&hold.caller, hold.session()), message).await),
         ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), &action).await,
         ClientFrame::Reset(_) | ClientFrame::State if app.production() => Err(refused()),
         ClientFrame::Step(action) => step(hold.session(), &action).await,
@@ -168,7 +203,7 @@ async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
 /// others may hold the session's id.
 async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<String, Failure> {
     if hold.owned && hold.session().ended().is_some() {
-        *hold = open(app, None).await?;
+        *hold = open(app, hold.caller.clone(), None).await?;
     }
     let episode_id = request.episode_id.map(String::from);
     let arguments = request.arguments.map(RawValue::to_owned);
@@ -205,14 +240,14 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
         let call = AgentCall { name: name.clone(), arguments, ..AgentCall::default() };
         session.call(call).await?
     };
-    let reply = CallReply { reward: None, ..reply };
+    let reply = CallReply { reward: None, metadata: None, ..reply };
     Ok(render::step(&StepReply::Call { spelling, name, reply }, Envelope::Frame))
 }
 
-async fn mcp_frame(app: &App, session: &Arc<Session>, message: Json<'_>) -> String {
+async fn mcp_frame(app: &App, door: Door<'_>, message: Json<'_>) -> String {
     let mut reply = String::new();
     match RpcRequest::parse(message.get()) {
-        Ok(rpc) => reply = mcp::answer(app, Door::Socket(session), None, &rpc).await,
+        Ok(rpc) => reply = mcp::answer(app, door, None, &rpc).await,
         Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
     }
     let mut frame = String::with_capacity(reply.len() + 24);

@@ -1,4 +1,5 @@
-//! `WS /mcp`: JSON-RPC messages of the MCP dialect on a session of the socket's own.
+//! `WS /mcp`: JSON-RPC messages of the MCP dialect on a session of the socket's own, or on the one
+//! that an agent's token is for.
 //!
 //! Invariant: whatever text arrives is answered with one JSON-RPC message.
 
@@ -8,16 +9,18 @@ use axum::extract::Request;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::{IntoResponse, Response};
-use oxenv_core::{EndReason, SessionOptions};
+use oxenv_core::{EndReason, Failure, Session};
 use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
 
 use super::socket::{self, Incoming, Socket};
 use crate::app::App;
+use crate::auth::Caller;
 use crate::error::{self, Refusal};
 use crate::mcp::{self, Door};
 
 pub(crate) fn upgrade(
     app: Arc<App>,
+    caller: Caller,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: &Request,
 ) -> Response {
@@ -25,14 +28,14 @@ pub(crate) fn upgrade(
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
             let heard = request.extensions().get().cloned().unwrap_or_default();
-            socket::accept(app, upgrade, heard, |socket| serve(shared, socket))
+            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket))
         }
         Err(refused) => Refusal::upgrade(&refused).into_response(),
     }
 }
 
-async fn serve(app: Arc<App>, mut socket: Socket) {
-    let session = match socket.during(app.store.create(SessionOptions::default())).await {
+async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
+    let session = match socket.during(open(&app, &caller)).await {
         None => return,
         Some(Ok(session)) => session,
         Some(Err(failure)) => {
@@ -40,8 +43,12 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
             return socket.close().await;
         }
     };
-    let attachment = session.attach();
-    socket.watch(attachment.superseded());
+    // The session of an agent's token is not the socket's: it is neither taken from another socket
+    // nor ended with this one.
+    let attachment = caller.controls().then(|| session.attach());
+    if let Some(attachment) = &attachment {
+        socket.watch(attachment.superseded());
+    }
     loop {
         let reply = match socket.next().await {
             Incoming::Gone | Incoming::Watched => break,
@@ -55,7 +62,9 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
-                    socket.during(Box::pin(mcp::answer(&app, Door::Socket(&session), None, &rpc))).await
+                    socket
+                        .during(Box::pin(mcp::answer(&app, Door::socket(&caller, &session), None, &rpc)))
+                        .await
                 }
                 Err(fault) => Some(fault_text(&fault)),
             },
@@ -65,8 +74,15 @@ async fn serve(app: Arc<App>, mut socket: Socket) {
             break;
         }
     }
-    if !attachment.is_superseded() {
+    if attachment.is_some_and(|attachment| !attachment.is_superseded()) {
         session.end(EndReason::Closed);
+    }
+}
+
+async fn open(app: &App, caller: &Caller) -> Result<Arc<Session>, Failure> {
+    match caller.own_session(app)? {
+        Some(session) => Ok(session),
+        None => app.store.create(caller.options()).await,
     }
 }
 

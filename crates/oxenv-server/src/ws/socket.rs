@@ -5,14 +5,16 @@
 //! past it the peer has to wait, as TCP makes it.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Error;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
+use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite;
 
 use crate::app::App;
@@ -42,6 +44,14 @@ pub(super) enum Incoming {
     Watched,
 }
 
+/// What comes first on a socket that has several requests at work.
+pub(super) enum Turn<T> {
+    /// Something that the socket brings.
+    Came(Incoming),
+    /// Something that is done.
+    Done(T),
+}
+
 /// What may happen beside requests.
 enum Event {
     Beat,
@@ -58,6 +68,8 @@ pub(super) struct Socket {
     events: Events<'static, Event>,
     /// Beats since something was last heard.
     quiet: u32,
+    /// Whether something was fed that may not have gone out yet.
+    unsent: bool,
     /// Bytes count too, for a message may be long on its way.
     heard: Heard,
     gone: bool,
@@ -103,6 +115,7 @@ impl Socket {
             events: Events::new(),
             heard,
             quiet: 0,
+            unsent: false,
             gone: false,
             stopping: false,
             watched: false,
@@ -161,11 +174,7 @@ impl Socket {
                 done = &mut work => return Some(done),
                 message = self.inner.recv(), if room => self.take(message).await,
                 event = self.events.next() => match event {
-                    // A peer that is not read cannot be heard, but a write tells whether it is gone.
-                    Event::Beat if !room => {
-                        self.write(Message::Ping(Vec::new().into())).await;
-                        self.next_beat();
-                    }
+                    Event::Beat if !room => self.knock().await,
                     event => self.happened(&event).await,
                 },
             }
@@ -173,6 +182,52 @@ impl Socket {
                 return None;
             }
         }
+    }
+
+    /// What the socket brings, or what `work` has done, whichever is first. The socket is read only
+    /// while there is `room`; what was fed goes out when there is nothing else to do. That the server
+    /// stops is said once.
+    pub(super) async fn turn<T>(
+        &mut self,
+        room: bool,
+        mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Turn<T> {
+        loop {
+            if self.gone {
+                return Turn::Came(Incoming::Gone);
+            }
+            if let Some(message) = self.ahead.pop_front() {
+                self.ahead_bytes -= size(&message);
+                return Turn::Came(match message {
+                    Message::Text(text) => Incoming::Text(text),
+                    _ => Incoming::Binary,
+                });
+            }
+            if std::mem::take(&mut self.stopping) {
+                return Turn::Came(Incoming::Stopping);
+            }
+            let Socket { inner, unsent, events, .. } = self;
+            tokio::select! {
+                biased;
+                done = poll_fn(&mut work) => return Turn::Done(done),
+                traffic = poll_fn(|context| exchange(inner, unsent, room, context)) => match traffic {
+                    Traffic::Came(message) => self.take(message).await,
+                    Traffic::Sent(sent) => self.gone |= !sent,
+                },
+                event = events.next() => match event {
+                    Event::Beat if !room => self.knock().await,
+                    event => self.happened(&event).await,
+                },
+            }
+        }
+    }
+
+    /// Makes a reply ready to be sent; false when the peer is gone or takes nothing.
+    pub(super) async fn feed(&mut self, text: String) -> bool {
+        let fed = self.inner.feed(Message::Text(text.into())).await.is_ok();
+        self.unsent = true;
+        self.gone |= !fed;
+        fed
     }
 
     /// Sends a reply; false when the peer is gone or takes nothing.
@@ -240,6 +295,12 @@ impl Socket {
         }
     }
 
+    /// A peer that is not read cannot be heard, but a write tells whether it is gone.
+    async fn knock(&mut self) {
+        self.write(Message::Ping(Vec::new().into())).await;
+        self.next_beat();
+    }
+
     fn next_beat(&mut self) {
         let beat = tokio::time::sleep(self.app.config.ping_every);
         self.events.watch(async move {
@@ -254,6 +315,30 @@ impl Socket {
         self.gone |= !sent;
         sent
     }
+}
+
+/// What was read, or whether the rest could be sent.
+enum Traffic {
+    Came(Option<Result<Message, Error>>),
+    Sent(bool),
+}
+
+/// Reads if there is room, and sends what was fed if there is nothing to read.
+fn exchange(
+    socket: &mut WebSocket,
+    unsent: &mut bool,
+    room: bool,
+    context: &mut Context<'_>,
+) -> Poll<Traffic> {
+    if room && let Poll::Ready(message) = socket.poll_next_unpin(context) {
+        return Poll::Ready(Traffic::Came(message));
+    }
+    if !*unsent {
+        return Poll::Pending;
+    }
+    let sent = ready!(socket.poll_flush_unpin(context)).is_ok();
+    *unsent = false;
+    Poll::Ready(Traffic::Sent(sent))
 }
 
 fn size(message: &Message) -> usize {

@@ -6,12 +6,19 @@
 //! process, so they are counted only under nextest, which runs each test in a process of its own.
 
 mod attach;
+mod attacks;
+mod auth;
+mod batch;
 mod churn;
 mod client;
 mod drain;
+mod fork;
+mod faults;
 mod golden;
+mod half_open;
 mod hosts;
 mod isolation;
+mod judge;
 mod lost_peers;
 mod malformed_frames;
 mod malformed_http;
@@ -21,7 +28,12 @@ mod mcp_sessions;
 mod mcp_short;
 mod mcp_statuses;
 mod mcp_wire;
+mod metrics;
+mod multi;
+mod multi_support;
+mod once;
 mod production;
+mod resume;
 mod routes;
 mod served;
 mod sessions;

@@ -48,9 +48,19 @@ impl Served {
         limits: Limits,
         config: ServerConfig,
     ) -> Self {
-        let descriptors = descriptors();
         let store = SessionStore::new(Arc::new(factory), limits);
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), store, config).await.unwrap();
+        Self::over("127.0.0.1:0".parse().unwrap(), stage, store, config).await
+    }
+
+    /// The same over a store that the test has made, at an address of its choice.
+    pub(crate) async fn over(
+        address: SocketAddr,
+        stage: &Stage,
+        store: SessionStore,
+        config: ServerConfig,
+    ) -> Self {
+        let descriptors = descriptors();
+        let server = Server::bind(address, store, config).await.unwrap();
         let (address, app) = (server.address().unwrap(), Arc::clone(server.app()));
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async {

@@ -91,20 +91,6 @@ async fn a_step_with_a_deadline() {
     served.end().await;
 }
 
-/// What is not kept must not be promised.
-#[tokio::test]
-async fn at_most_once_is_refused_while_it_is_not_there() {
-    let served = serve().await;
-    for extra in [json!({ "key": "k" }), json!({ "expected_step": 1 })] {
-        let mut step = json!({ "action": {} });
-        step.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let reply = post(served.address, "/step", &step).await;
-        assert_eq!((reply.status, &reply.json()["oxenv"]["code"]), (501, &json!("UNSUPPORTED")));
-    }
-    assert_eq!(get(served.address, "/state").await.json()["step_count"], 0);
-    served.end().await;
-}
-
 #[tokio::test]
 async fn a_reward_that_is_no_number_is_an_error() {
     let served = serve().await;

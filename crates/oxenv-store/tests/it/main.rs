@@ -1,3 +1,10 @@
 //! What is left on disk, read back as its readers do.
 
 mod audit;
+mod crash;
+mod export;
+mod index;
+mod log;
+mod recovery;
+mod sample;
+mod speed;

@@ -30,6 +30,10 @@ impl BuiltinToolset {
     /// The toolset of an entry. One that is not in the registry is empty and says so.
     pub(super) fn new(entry: ToolsetEntry, toolset: String, make: Builtin) -> Self {
         let found = make(&toolset);
+        Self::over(found, entry, toolset, make)
+    }
+
+    fn over(found: Option<Arc<dyn Toolset>>, entry: ToolsetEntry, toolset: String, make: Builtin) -> Self {
         let missing = found.is_none();
         let inner = found.unwrap_or_else(|| Arc::new(NativeToolset::new(entry.name.clone())));
         let watchers = parking_lot::Mutex::default();
@@ -104,6 +108,11 @@ impl Toolset for BuiltinToolset {
             ForkMode::Native => self.inner().fork(),
             mode => mode,
         }
+    }
+
+    fn copied(&self) -> Result<Arc<dyn Toolset>, Failure> {
+        let copy = self.inner().copied()?;
+        Ok(Arc::new(Self::over(Some(copy), self.entry.clone(), self.toolset.clone(), self.make.clone())))
     }
 
     fn reset(&self) -> Work<'_, Result<(), Failure>> {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::slot::Slot;
 use super::upstream::Upstream;
+use super::view::View;
 use super::watchers::Watchers;
 use crate::client::{CallFault, Lists, Request, tool_result};
 use crate::manifest::{OnReset, Startup, Transport};
@@ -35,6 +36,8 @@ pub(super) struct UpstreamToolset {
     /// Where its instance is; nothing for the toolset of a session when there is no session.
     slot: Option<Arc<Slot>>,
     watchers: Arc<Watchers>,
+    /// Set where the session's agents know its folder by another path.
+    view: Option<View>,
 }
 
 /// The parameters of a call at our door.
@@ -51,9 +54,25 @@ struct CallParameters<'a> {
 
 impl UpstreamToolset {
     /// The toolset of an upstream whose instance is in that slot.
-    pub(super) fn new(upstream: Arc<Upstream>, slot: Option<Arc<Slot>>, watchers: Arc<Watchers>) -> Self {
+    pub(super) fn new(
+        upstream: Arc<Upstream>,
+        slot: Option<Arc<Slot>>,
+        watchers: Arc<Watchers>,
+        view: Option<View>,
+    ) -> Self {
         upstream.handles.add(&watchers);
-        UpstreamToolset { upstream, slot, watchers }
+        UpstreamToolset { upstream, slot, watchers, view }
+    }
+
+    fn inward<'a>(&self, json: &'a RawValue) -> Cow<'a, RawValue> {
+        self.view.as_ref().map_or(Cow::Borrowed(json), |view| view.inward(json))
+    }
+
+    fn outward(&self, text: String) -> String {
+        match &self.view {
+            Some(view) => view.outward(text),
+            None => text,
+        }
     }
 
     fn is_per_session(&self) -> bool {
@@ -92,12 +111,16 @@ impl UpstreamToolset {
         if self.lists().is_some_and(|lists| !lists.has(tool)) {
             return Err(ToolError::not_found(tool));
         }
+        let arguments = arguments.map(|arguments| self.inward(arguments));
         let outcome = async {
             let instance = self.slot()?.instance().await?;
-            let text = instance.request(call_request(context, tool, arguments)?, context.caller).await?;
-            tool_result(&text)
+            let request = call_request(context, tool, arguments.as_deref())?;
+            tool_result(&self.outward(instance.request(request, context.caller).await?))
         };
-        outcome.await.map_err(|fault| fault.into_tool_error(self.name()))
+        outcome.await.map_err(|fault| {
+            let error = fault.into_tool_error(self.name());
+            ToolError { message: self.outward(error.message), ..error }
+        })
     }
 
     async fn pass_on(
@@ -109,10 +132,11 @@ impl UpstreamToolset {
         if !PASSED.contains(&method) {
             return Err(RequestFault::new(-32601, format!("Method not found: {method}")));
         }
-        let request = passed_request(method, parameters)?;
+        let parameters = self.inward(parameters);
+        let request = passed_request(method, &parameters)?;
         let outcome = async {
             let instance = self.slot()?.instance().await?;
-            let text = instance.request(request, context.caller).await?;
+            let text = self.outward(instance.request(request, context.caller).await?);
             let garbage = |error| CallFault::Lost(format!("its answer cannot be read: {error}"));
             RawValue::from_string(text).map_err(garbage)
         };

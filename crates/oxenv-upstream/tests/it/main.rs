@@ -5,6 +5,9 @@
 mod children;
 mod children_end;
 mod children_support;
+mod forks;
+mod forks_saved;
+mod forks_support;
 mod manifest;
 mod manifest_fuzz;
 mod manifest_import;

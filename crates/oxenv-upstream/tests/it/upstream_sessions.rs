@@ -183,7 +183,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest, options);
-    let place = SessionPlace { session_id: "s".into(), seed: 0, workspace: "/".into() };
+    let place = SessionPlace { session_id: "s".into(), seed: 0, workspace: "/".into(), known_as: "/".into() };
     let toolsets = manager.open_session(place);
     assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one", "none"]);
     assert_eq!(toolsets[1].problem().as_deref(), Some("no toolset of the name 'missing' is compiled in"));

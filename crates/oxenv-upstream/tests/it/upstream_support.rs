@@ -89,7 +89,8 @@ impl Stage {
     pub(crate) fn session(&self, number: u64) -> Vec<Arc<dyn Toolset>> {
         let workspace = self.folder.join(format!("workspace-{number}"));
         std::fs::create_dir_all(&workspace).unwrap();
-        self.manager.open_session(SessionPlace { session_id: format!("s{number}"), seed: number, workspace })
+        let (session_id, known_as) = (format!("s{number}"), workspace.clone());
+        self.manager.open_session(SessionPlace { session_id, seed: number, workspace, known_as })
     }
 
     /// How many of its processes live, supervisors included.

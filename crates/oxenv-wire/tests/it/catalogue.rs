@@ -4,7 +4,7 @@
 
 use oxenv_wire::{
     EnvironmentTasks, Forked, Health, Metadata, NumTasks, OneTask, Ready, Schemas, SessionCreated,
-    SessionInfo, SessionSnapshot, Split, Tasks, ToolsetProblem,
+    SessionInfo, SessionProgress, SessionSnapshot, Split, Tasks, ToolsetProblem,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,10 +81,16 @@ fn sessions() -> Vec<Golden> {
         step_count: 3,
         done: false,
         episode_reward: Some(0.5),
+        episode_scores: Some(json!({ "goal": 0.5 })),
+        seq: 9,
+        waited_ms: 12,
         attached: 1,
         idle_ms: 1500,
     };
+    let progress =
+        SessionProgress { seq: 9, epoch: 2, episode_id: "ep-7".to_owned(), step_count: 3, done: false };
     vec![
+        body("session-progress", &progress),
         body("session-created", &created(None)),
         body("session-created-with-token", &created(Some("t-1"))),
         body("session-info", &info),

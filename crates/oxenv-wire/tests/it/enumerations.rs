@@ -10,33 +10,7 @@ use crate::golden::{Golden, check};
 use crate::pretty::{array, json, object, quoted};
 
 /// Every error code.
-pub(crate) const CODES: [ErrorCode; 25] = [
-    ErrorCode::InvalidJson,
-    ErrorCode::UnknownType,
-    ErrorCode::ValidationError,
-    ErrorCode::ExecutionError,
-    ErrorCode::CapacityReached,
-    ErrorCode::FactoryError,
-    ErrorCode::SessionError,
-    ErrorCode::SessionNotFound,
-    ErrorCode::SessionEnded,
-    ErrorCode::DeadlineExceeded,
-    ErrorCode::Cancelled,
-    ErrorCode::ResetRequired,
-    ErrorCode::EpisodeDone,
-    ErrorCode::WrongEpoch,
-    ErrorCode::ModeRefused,
-    ErrorCode::Unsupported,
-    ErrorCode::NonFiniteReward,
-    ErrorCode::EnvironmentPanicked,
-    ErrorCode::Draining,
-    ErrorCode::Denied,
-    ErrorCode::RateLimited,
-    ErrorCode::UpstreamUnavailable,
-    ErrorCode::UpstreamLost,
-    ErrorCode::InvalidResult,
-    ErrorCode::InputRequired,
-];
+pub(crate) const CODES: [ErrorCode; 32] = ErrorCode::ALL;
 const KINDS: [FailureKind; 4] =
     [FailureKind::Action, FailureKind::Environment, FailureKind::Timeout, FailureKind::Infrastructure];
 const DELIVERED: [Delivered; 3] = [Delivered::No, Delivered::Maybe, Delivered::Yes];

@@ -10,7 +10,7 @@ use std::path::Path;
 use expect_test::expect_file;
 
 use crate::pretty::{minified, pretty};
-use crate::{catalogue, enumerations, errors, malformed, observations, requests, results, rpc};
+use crate::{catalogue, enumerations, errors, malformed, multi, observations, requests, results, rpc};
 
 /// One golden file.
 pub(crate) struct Golden {
@@ -59,6 +59,7 @@ fn all() -> Vec<Golden> {
         enumerations::goldens,
         errors::goldens,
         malformed::goldens,
+        multi::goldens,
         observations::goldens,
         requests::goldens,
         results::goldens,

@@ -53,7 +53,7 @@ pub(crate) fn goldens() -> Vec<Golden> {
     ]
 }
 
-fn golden(name: &str, cases: &[(&str, &str)], answer: fn(&str) -> Option<String>) -> Golden {
+pub(crate) fn golden(name: &str, cases: &[(&str, &str)], answer: fn(&str) -> Option<String>) -> Golden {
     let entries = cases.iter().map(|(what, text)| {
         let text = expand(text);
         let answer = answer(&text).unwrap_or_else(|| panic!("{name}: '{what}' is taken: {}", shown(&text)));
@@ -101,7 +101,7 @@ fn fault(fault: &JsonFault) -> String {
     ])
 }
 
-fn frame(found: &FrameFault) -> String {
+pub(crate) fn frame(found: &FrameFault) -> String {
     match found {
         FrameFault::Json(found) => {
             object(&[("code", quoted("INVALID_JSON")), ("message", quoted(&found.to_string()))])
@@ -121,7 +121,7 @@ fn issues(parsed: Issues) -> Option<String> {
 }
 
 /// A body as the HTTP door reads it: JSON first, then its shape, with no addresses in the issues.
-fn body(text: &str, parse: impl FnOnce(&RawValue) -> Issues) -> Option<String> {
+pub(crate) fn body(text: &str, parse: impl FnOnce(&RawValue) -> Issues) -> Option<String> {
     let found = match serde_json::from_str::<&RawValue>(text) {
         Ok(value) => parse(value).err()?,
         Err(_) => vec![ValidationIssue::syntax(&JsonFault::diagnose(text))],

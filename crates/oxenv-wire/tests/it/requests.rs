@@ -81,7 +81,7 @@ const STEPS: &[(&str, &str)] = &[
         "all",
         concat!(
             r#"{"action":{"column":0},"timeout_s":0.5,"request_id":"r-1","expected_step":3,"key":"k-1","#,
-            r#""extra":true}"#,
+            r#""seq":4,"extra":true}"#,
         ),
     ),
     ("nulls", r#"{"action":{},"timeout_s":null,"request_id":null,"expected_step":null,"key":null}"#),
@@ -94,7 +94,7 @@ const STEPS: &[(&str, &str)] = &[
     ),
 ];
 const SESSIONS: &[(&str, &str)] =
-    &[("none", "{}"), ("all", r#"{"seed":1,"episode_id":"ep-1","resume_s":30}"#)];
+    &[("none", "{}"), ("all", r#"{"seed":1,"episode_id":"ep-1","resume_s":30,"queue_s":0.5}"#)];
 const SPLITS: &[(&str, &str)] = &[("split", r#"{"split":"train"}"#)];
 const TASKS: &[(&str, &str)] =
     &[("index", r#"{"split":"train","index":3}"#), ("index-from-the-end", r#"{"split":"train","index":-1}"#)];
@@ -156,13 +156,13 @@ pub(crate) fn goldens() -> Vec<Golden> {
         session(&SessionCreate::parse(&value(text), &["body"]).expect("a body"))
     });
     add("body-fork", FORKS, |text| {
-        object(&[("n", json(&ForkRequest::parse(&value(text), &["body"]).expect("a body").n))])
+        let request = ForkRequest::parse(&value(text), &["body"]).expect("a body");
+        object(&[("n", json(&request.n)), ("resume_s", json(&request.resume_s))])
     });
     add("body-restore", RESTORES, |text| {
-        object(&[(
-            "snapshot",
-            json(&RestoreRequest::parse(&value(text), &["body"]).expect("a body").snapshot),
-        )])
+        let value = value(text);
+        let request = RestoreRequest::parse(&value, &["body"]).expect("a body");
+        object(&[("snapshot", json(&request.snapshot)), ("resume_s", json(&request.resume_s))])
     });
     add("body-tasks", SPLITS, |text| {
         object(&[("split", json(&SplitRequest::parse(&value(text), &["body"]).expect("a body").split))])
@@ -241,7 +241,7 @@ fn reply(spelling: Spelling) -> String {
     })
 }
 
-fn reset(request: &ResetRequest<'_>) -> String {
+pub(crate) fn reset(request: &ResetRequest<'_>) -> String {
     object(&[
         ("seed", json(&request.seed)),
         ("episode_id", json(&request.episode_id)),
@@ -255,15 +255,17 @@ fn step(request: &StepRequest<'_>) -> String {
         ("timeout_s", json(&request.timeout_s)),
         ("request_id", json(&request.request_id)),
         ("expected_step", json(&request.expected_step)),
+        ("seq", json(&request.seq)),
         ("key", json(&request.key)),
     ])
 }
 
-fn session(request: &SessionCreate<'_>) -> String {
+pub(crate) fn session(request: &SessionCreate<'_>) -> String {
     object(&[
         ("seed", json(&request.seed)),
         ("episode_id", json(&request.episode_id)),
         ("resume_s", json(&request.resume_s)),
+        ("queue_s", json(&request.queue_s)),
     ])
 }
 

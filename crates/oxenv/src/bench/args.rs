@@ -19,6 +19,7 @@ Examples:
   oxenv bench ws --sessions 256 --pid 4242        also the server's CPU and memory
   oxenv bench ws --depth 8                        8 requests ahead on each socket
   oxenv bench ws --message '{\"message\":\"hi\"}'     any action
+  oxenv bench ws --batch 64                       64 steps in each frame of one socket (oxenv.1)
   oxenv bench http --rate 2000                    2,000 requests/s, open loop
   oxenv bench mcp --sessions 32 --json            tools/call, one JSON object
   oxenv bench mcp --protocol 2026-07-28           the same as MCP's newest clients ask
@@ -49,6 +50,12 @@ pub(super) enum Load {
         /// Requests that are sent ahead on each socket
         #[arg(long, value_name = "N", default_value = "1")]
         depth: NonZeroUsize,
+        /// All sessions on one socket of oxenv.1 for each thread, with N steps in each frame
+        #[arg(long, value_name = "N", conflicts_with = "rate")]
+        batch: Option<NonZeroUsize>,
+        /// All sessions on one socket of oxenv.1 for each thread, with one step in each frame
+        #[arg(long, conflicts_with_all = ["rate", "batch"])]
+        multiplex: bool,
     },
     /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
     Http(ActionArgs),
@@ -187,6 +194,16 @@ mod tests {
     fn numbers_that_make_no_sense_are_refused() {
         for bad in ["--duration=0", "--duration=-1", "--rate=0", "--rate=nan", "--sessions=0", "--header=x"] {
             assert!(Cli::try_parse_from(["bench", "ws", bad]).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_socket_has_one_step_in_each_frame_or_many() {
+        for good in [["--batch=64"].as_slice(), &["--multiplex", "--depth=2"]] {
+            assert!(Cli::try_parse_from(["bench", "ws"].iter().chain(good)).is_ok(), "{good:?} was refused");
+        }
+        for bad in [["--batch=0"].as_slice(), &["--batch=2", "--multiplex"], &["--batch=2", "--rate=1"]] {
+            assert!(Cli::try_parse_from(["bench", "ws"].iter().chain(bad)).is_err(), "{bad:?} was taken");
         }
     }
 

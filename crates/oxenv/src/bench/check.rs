@@ -22,6 +22,10 @@ const SAMPLED: usize = 4096;
 pub(super) enum Expect {
     /// An observation frame of `/ws`.
     Frame,
+    /// An observation frame of `oxenv.1`, in which numbers count up.
+    Numbered,
+    /// The frame of a batch whose results are all observations.
+    Batch,
     /// The body of `POST /step`.
     Body,
     /// A JSON-RPC result that is not a tool's error.
@@ -50,6 +54,19 @@ struct FrameReply<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow)]
     data: &'a RawValue,
+}
+
+/// `{"id":…,"type":"batch","data":{"results":[…]}}`
+#[derive(Deserialize)]
+struct BatchReply<'a> {
+    #[serde(borrow)]
+    data: Results<'a>,
+}
+
+#[derive(Deserialize)]
+struct Results<'a> {
+    #[serde(borrow)]
+    results: Vec<&'a RawValue>,
 }
 
 /// `{"observation":{…},"reward":…,"done":…}`
@@ -94,10 +111,16 @@ impl Checker {
 
     /// Fails with the reason and the beginning of the reply if it is not what was asked for.
     pub(super) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
-        if !self.good.is_empty() && self.good == reply {
+        let known = match self.expect {
+            Expect::Numbered | Expect::Batch => alike(&self.good, reply),
+            _ => self.good == reply,
+        };
+        if !self.good.is_empty() && known {
             return Ok(());
         }
         match self.expect {
+            Expect::Numbered => numbered(reply),
+            Expect::Batch => batch(reply),
             Expect::Frame => frame(reply),
             Expect::Body => body(reply),
             Expect::Result => called(reply),
@@ -133,6 +156,33 @@ fn frame(reply: &[u8]) -> anyhow::Result<()> {
         bail!("not an observation");
     }
     body(reply.data.get().as_bytes())
+}
+
+fn numbered(reply: &[u8]) -> anyhow::Result<()> {
+    frame(reply).context("not an observation of oxenv.1")
+}
+
+fn batch(reply: &[u8]) -> anyhow::Result<()> {
+    let reply: BatchReply<'_> = serde_json::from_slice(reply).context("not the reply to a batch")?;
+    if reply.data.results.is_empty() {
+        bail!("a batch without results");
+    }
+    reply.data.results.iter().try_for_each(|result| frame(result.get().as_bytes()))
+}
+
+/// Whether two replies are the same, their numbers aside.
+fn alike(mut one: &[u8], mut other: &[u8]) -> bool {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    loop {
+        let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+        (one, other) = (&one[same..], &other[same..]);
+        let (here, there) = (digits(one), digits(other));
+        match (one.is_empty() && other.is_empty(), here + there) {
+            (true, _) => return true,
+            (false, 0) => return false,
+            _ => (one, other) = (&one[here..], &other[there..]),
+        }
+    }
 }
 
 fn body(reply: &[u8]) -> anyhow::Result<()> {
@@ -174,6 +224,34 @@ mod tests {
         let replies = [good, good, typed, failed, refused, good, "{", "[]"];
         let expected = [true, true, true, false, false, true, false, false];
         assert_eq!(verdicts(Expect::Frame, &replies), expected);
+    }
+
+    #[test]
+    fn replies_of_many_sessions_are_good_whatever_their_numbers() {
+        let good = |seq: u64| {
+            format!(r#"{{"id":0,"session":"a1","seq":{seq},"type":"observation","data":{{"observation":{{}}}}}}"#)
+        };
+        let refused = r#"{"id":0,"session":"a1","type":"error","data":{"message":"no"}}"#;
+        let numbered = [&good(9), &good(10), refused, &good(1234)];
+        assert_eq!(verdicts(Expect::Numbered, &numbered), [true, true, false, true]);
+        let batch = |items: &[&str]| format!(r#"{{"id":0,"type":"batch","data":{{"results":[{}]}}}}"#, items.join(","));
+        let (all, one) = (batch(&[&good(99), &good(7)]), batch(&[&good(100), refused]));
+        let none = batch(&[]);
+        assert_eq!(verdicts(Expect::Batch, &[&all, &all, &one, &none]), [true, true, false, false]);
+    }
+
+    #[test]
+    fn replies_that_differ_in_more_than_numbers_are_not_alike() {
+        for (one, other, same) in [
+            ("a9b", "a10b", true),
+            ("a19", "a1", true),
+            ("", "", true),
+            ("a1b", "a1c", false),
+            ("abc", "ab", false),
+            ("1x", "2", false),
+        ] {
+            assert_eq!(alike(one.as_bytes(), other.as_bytes()), same, "{one} and {other}");
+        }
     }
 
     #[test]

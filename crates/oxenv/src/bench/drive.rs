@@ -111,7 +111,7 @@ impl Worker {
             .context("cannot start a runtime")?;
         runtime.block_on(async {
             let sessions = open::all(&self.plan, self.first, self.share, &self.tally).await;
-            opened.send(sessions.len()).context("the run was given up")?;
+            opened.send(sessions.iter().map(Session::sessions).sum()).context("the run was given up")?;
             // Without a window the run was given up before it began.
             let Ok(window) = started.await else { return Ok(()) };
             self.load(sessions, window).await;
@@ -141,6 +141,7 @@ async fn drive(session: Session, plan: Arc<Plan>, pace: Pace, recorder: Recorder
     let deadline = recorder.window.until + GRACE;
     match session {
         Session::Ws(socket) => Steps::new(socket, &plan, pace, recorder).run(deadline).await,
+        Session::Many(many) => many.run(plan.depth, pace, recorder, deadline).await,
         Session::Http(client) => client.run(&plan, pace, recorder, deadline).await,
         Session::Churn => churn::run(&plan, pace, recorder, deadline).await,
     }

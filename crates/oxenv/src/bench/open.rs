@@ -15,6 +15,7 @@ use super::check::{Checker, Expect, Sample};
 use super::frame;
 use super::http::{Client, Connection};
 use super::mcp::{self, Protocol};
+use super::multi::{self, Many};
 use super::plan::{Kind, Plan};
 use super::socket::Socket;
 use super::tally::Tally;
@@ -33,18 +34,29 @@ pub(super) const RESET: &[u8] = br#"{"type":"reset"}"#;
 #[derive(Debug)]
 pub(super) enum Session {
     Ws(Socket),
+    Many(Many),
     Http(Client),
     /// Opens its own, again and again.
     Churn,
+}
+
+impl Session {
+    /// How many sessions of the environment it is.
+    pub(super) fn sessions(&self) -> usize {
+        if let Session::Many(many) = self { many.sessions } else { 1 }
+    }
 }
 
 /// Opens `share` sessions, as many as possible; the rest are counted as errors.
 ///
 /// `first` is the number of the first one among those of all threads.
 pub(super) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mutex<Tally>) -> Vec<Session> {
-    let opening = (first..first + share).map(|index| {
+    let shared = matches!(plan.kind, Kind::Multiplex | Kind::Batch(_));
+    // Many sessions on one socket are opened one after the other by whoever opens the socket.
+    let last = if shared { first + 1 } else { first + share };
+    let opening = (first..last).map(|index| {
         let plan = plan.clone();
-        async move { one(&plan, index).await }
+        async move { one(&plan, index, share).await }
     });
     let (sessions, errors) = many(opening).await;
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,9 +104,10 @@ pub(super) async fn in_time<T>(opening: impl Future<Output = anyhow::Result<T>>)
         .unwrap_or_else(|_| Err(anyhow!("a session could not be opened within {} s", DEADLINE.as_secs())))
 }
 
-async fn one(plan: &Plan, index: usize) -> anyhow::Result<Session> {
+async fn one(plan: &Plan, index: usize, share: usize) -> anyhow::Result<Session> {
     Ok(match plan.kind {
         Kind::Ws => Session::Ws(session(&plan.target, &frame::text(RESET)).await?),
+        Kind::Multiplex | Kind::Batch(_) => Session::Many(multi::open(plan, share).await?),
         Kind::Churn => Session::Churn,
         Kind::Call(Protocol::Handshake) | Kind::List(Protocol::Handshake) => {
             Session::Http(mcp::open(&plan.target, &plan.request).await?)

@@ -12,12 +12,17 @@ use super::args::{ActionArgs, ECHO, LoadArgs};
 use super::check::{Expect, Sample};
 use super::frame;
 use super::mcp::Protocol;
+use super::multi;
 use super::target::Target;
 
 /// Which door is under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ws,
+    /// Many sessions on one socket, a step in each frame.
+    Multiplex,
+    /// The same with that many steps in each frame.
+    Batch(usize),
     Http,
     /// `tools/call` at `/mcp`.
     Call(Protocol),
@@ -42,6 +47,8 @@ pub(super) struct Plan {
     pub(super) rate: Option<f64>,
     /// The bytes of one request: a masked WebSocket frame, or a whole HTTP request.
     pub(super) request: Arc<[u8]>,
+    /// The action, for frames that are built once their sessions are known.
+    pub(super) action: Value,
     /// Where the first good reply is left for the report.
     pub(super) sample: Sample,
 }
@@ -51,6 +58,8 @@ impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
+            Self::Multiplex => "ws-multiplex",
+            Self::Batch(_) => "ws-batch",
             Self::Http => "http",
             Self::Call(_) | Self::List(_) => "mcp",
             Self::Tools => "tools",
@@ -62,6 +71,8 @@ impl Kind {
     pub(super) fn expect(self) -> Expect {
         match self {
             Self::Ws | Self::Churn => Expect::Frame,
+            Self::Multiplex => Expect::Numbered,
+            Self::Batch(_) => Expect::Batch,
             Self::Http => Expect::Body,
             Self::Call(_) => Expect::Result,
             Self::List(_) => Expect::RpcTools,
@@ -73,13 +84,13 @@ impl Kind {
     pub(super) fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Call(protocol) | Self::List(protocol) => Some(protocol),
-            Self::Ws | Self::Http | Self::Tools | Self::Churn => None,
+            Self::Ws | Self::Multiplex | Self::Batch(_) | Self::Http | Self::Tools | Self::Churn => None,
         }
     }
 
     fn default_sessions(self) -> usize {
         match self {
-            Self::Ws => 64,
+            Self::Ws | Self::Multiplex | Self::Batch(_) => 64,
             Self::Http | Self::Call(_) | Self::List(_) | Self::Tools => 32,
             Self::Churn => 16,
         }
@@ -114,6 +125,7 @@ impl Plan {
             duration: args.duration,
             rate: args.rate,
             request: request.into(),
+            action: action.clone(),
             sample: Sample::default(),
         })
     }
@@ -123,6 +135,12 @@ fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8
     Ok(match kind {
         Kind::Ws | Kind::Churn => {
             frame::text(json!({ "type": "step", "data": action }).to_string().as_bytes())
+        }
+        // What stands for the frames that name real sessions, whose ids are as long as this one.
+        Kind::Multiplex | Kind::Batch(_) => {
+            let id = "00000000-0000-4000-8000-000000000000".to_owned();
+            let steps = if let Kind::Batch(steps) = kind { steps } else { 1 };
+            frame::text(multi::payload(kind, 0, &vec![&id; steps], action).as_bytes())
         }
         Kind::Http => target.post("/step", &json!({ "action": action }).to_string()),
         Kind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),

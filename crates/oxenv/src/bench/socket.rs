@@ -115,6 +115,15 @@ impl Socket {
         Ok(())
     }
 
+    /// Ends the socket as any WebSocket is ended: our close frame, the server's, end of stream.
+    pub(super) async fn hang_up(mut self) -> anyhow::Result<()> {
+        self.queue(&frame::close());
+        while self.poll_pump().await? > 0 {
+            self.unread = 0..0;
+        }
+        Ok(())
+    }
+
     async fn shake_hands(&mut self, accept: &str) -> anyhow::Result<()> {
         let length = loop {
             match http_reply::head(&self.inbox[self.unread.clone()])? {

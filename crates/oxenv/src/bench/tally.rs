@@ -91,10 +91,15 @@ impl Tally {
 impl Recorder {
     /// A good reply has come to a request whose latency counts from `due`.
     pub(super) fn reply(&self, due: Instant) {
+        self.replies(due, 1);
+    }
+
+    /// A good reply has come that answers that many requests at once.
+    pub(super) fn replies(&self, due: Instant, requests: u64) {
         let now = Instant::now();
         if self.window.holds(if self.open_loop { due } else { now }) {
             let mut tally = self.lock();
-            tally.requests += 1;
+            tally.requests += requests;
             tally.latency_of(now - due);
         }
     }

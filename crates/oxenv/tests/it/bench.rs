@@ -38,6 +38,22 @@ fn every_door_takes_load() {
 }
 
 #[test]
+fn one_socket_takes_the_load_of_many_sessions() {
+    let server = Serving::start(&["grid_world"]);
+    let url = server.url();
+    for (door, name) in [(["ws", "--multiplex"].as_slice(), "ws-multiplex"), (&["ws", "--batch", "8"], "ws-batch")] {
+        let report = load(&url, &[door, &["--message", r#"{"action":"UP"}"#]].concat());
+        assert_eq!(report["bench"], name);
+        assert!(report["reply"].as_str().unwrap().contains("A wall is in the way"), "{report}");
+    }
+    let done = r#"{"action":"NOWHERE"}"#;
+    let short = ["--duration", "0.1", "--warmup", "0", "--sessions", "2", "--json", "--message", done];
+    let ended = run(&[&["bench", "ws", "--url", &url, "--batch", "2"], &short[..]].concat());
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    server.stop();
+}
+
+#[test]
 fn a_call_that_fails_is_no_request() {
     let server = Serving::start(&[]);
     let nope = r#"{"name":"nope","arguments":{}}"#;

@@ -1,11 +1,18 @@
 //! The built binary, as people and scripts run it, and the house rules of the whole repository.
 
 mod bench;
+mod check;
 mod commands;
 mod config;
+mod faults;
 mod help;
 mod policy;
 mod process;
+mod records;
+mod replay;
+mod rescore;
 mod serve;
 mod tidy;
+mod tokens;
+mod traces;
 mod validate;

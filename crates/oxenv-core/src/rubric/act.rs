@@ -1,0 +1,119 @@
+//! What a rubric looks at: the act that was just finished, and the episode before it.
+//!
+//! Invariant: a tool call is the same act whichever door it came through, alone or in a graph.
+
+use std::borrow::Cow;
+
+use oxenv_wire::{RawJson, Reward, empty_object};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::environment::{CallRecord, Observed};
+
+/// One thing that was done, with what came of it.
+#[derive(Debug, Clone, Copy)]
+pub enum Act<'a> {
+    /// A typed action.
+    Step {
+        /// The action as it was sent.
+        action: &'a RawValue,
+        /// What the environment showed for it.
+        observed: &'a Observed,
+    },
+    /// A tool call that reached its tool.
+    Call(&'a CallRecord),
+}
+
+/// An earlier act of the episode, as short as rubrics need it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastAct {
+    /// The tool's name; absent: it was a typed action.
+    pub tool: Option<String>,
+    /// The arguments or the action, an object.
+    pub input: RawJson,
+    /// The result's value, or the observation's fields.
+    pub output: RawJson,
+    /// Whether the tool said that it failed.
+    pub is_error: bool,
+}
+
+/// What a rubric is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// The act that was just finished.
+    pub act: Act<'a>,
+    /// The acts before it; empty unless asked for by [`super::Needs::episode`].
+    pub earlier: &'a [PastAct],
+    /// What the client sent to begin the episode: where a task stands.
+    pub task: Option<&'a RawValue>,
+    /// The environment's state after the act; absent unless asked for by [`super::Needs::state`].
+    pub state: Option<&'a RawValue>,
+    /// The reward of the environment itself.
+    pub reward: Option<Reward>,
+    /// Whether the episode is done.
+    pub done: bool,
+    /// The number of the act within its episode, counted from 1.
+    pub step: u64,
+}
+
+impl<'a> Act<'a> {
+    /// The tool that was called.
+    #[must_use]
+    pub fn tool(self) -> Option<&'a str> {
+        match self {
+            Act::Step { .. } => None,
+            Act::Call(call) => Some(&call.tool),
+        }
+    }
+
+    /// The action or the arguments as JSON, an object.
+    #[must_use]
+    pub fn input(self) -> &'a str {
+        match self {
+            Act::Step { action, .. } => action.get(),
+            Act::Call(call) => call.arguments.as_deref().map_or("{}", RawValue::get),
+        }
+    }
+
+    /// The observation's fields, or what the tool gave: its data, or else its text, as JSON.
+    #[must_use]
+    pub fn output(self) -> Cow<'a, str> {
+        match self {
+            Act::Step { observed, .. } => observed.fields.get().into(),
+            Act::Call(call) => match &call.outcome {
+                Ok(result) => result.value(),
+                Err(_) => "null".into(),
+            },
+        }
+    }
+
+    /// Whether the tool says that it failed.
+    #[must_use]
+    pub fn is_error(self) -> bool {
+        match self {
+            Act::Step { .. } => false,
+            Act::Call(call) => call.outcome.as_ref().map_or(true, |result| result.is_error),
+        }
+    }
+
+    /// The act as later ones look back on it.
+    #[must_use]
+    pub fn to_past(self) -> PastAct {
+        let json = |text: &str| RawValue::from_string(text.to_owned()).unwrap_or_else(|_| empty_object());
+        PastAct {
+            tool: self.tool().map(str::to_owned),
+            input: json(self.input()),
+            output: json(&self.output()),
+            is_error: self.is_error(),
+        }
+    }
+}
+
+impl PastAct {
+    /// Roughly how many bytes it takes.
+    pub(super) fn weight(&self) -> usize {
+        let tool = self.tool.as_ref().map_or(0, String::len);
+        128 + tool + self.input.get().len() + self.output.get().len()
+    }
+}

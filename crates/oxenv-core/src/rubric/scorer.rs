@@ -1,0 +1,161 @@
+//! [`Scorer`]: a rubric in the course of an episode, with all that it looks back on.
+//!
+//! Invariant: an act that could not be scored is remembered all the same, so later scores do not
+//! depend on it; a failure is of the phase `verify`, whatever failed.
+
+use oxenv_wire::{ErrorCode, Phase, RawJson, Reward};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::{Act, Needs, PastAct, Report, Rubric, Score, Seen, no_state_of};
+use crate::environment::Reset;
+use crate::failure::Failure;
+
+/// Bytes of an episode that are kept for a rubric that looks back.
+const LONGEST: usize = 16 << 20;
+
+/// A rubric and its present episode.
+pub(super) struct Scorer {
+    rubric: Box<dyn Rubric>,
+    needs: Needs,
+    episode: Episode,
+}
+
+/// What the environment itself says about an act.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) reward: Option<Reward>,
+    pub(super) done: bool,
+    pub(super) state: Option<&'a RawValue>,
+}
+
+/// A score and what it was made of.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) score: Score,
+    pub(super) report: Report,
+}
+
+/// What is known of an episode.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Episode {
+    task: Option<RawJson>,
+    /// Acts so far, scored or not.
+    steps: u64,
+    earlier: Vec<PastAct>,
+    /// Bytes that `earlier` takes; over the limit, it is dropped as a whole.
+    bytes: usize,
+    /// What each part has given in all.
+    totals: Vec<(String, f64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    rubric: Value,
+    episode: Episode,
+}
+
+impl Scorer {
+    pub(super) fn new(rubric: Box<dyn Rubric>) -> Self {
+        let needs = rubric.needs();
+        Scorer { rubric, needs, episode: Episode::default() }
+    }
+
+    pub(super) fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    pub(super) fn begin(&mut self, reset: &Reset) {
+        self.episode = Episode { task: reset.arguments.clone(), ..Episode::default() };
+        self.rubric.reset(reset);
+    }
+
+    pub(super) async fn score(&mut self, act: Act<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+        let judged = self.judge(act, own).await.map_err(|failure| failure.in_phase(Phase::Verify));
+        if self.needs.episode {
+            self.episode.remember(act.to_past());
+        }
+        let judged = judged?;
+        for (name, reward) in &judged.report.parts {
+            if let Some(reward) = reward {
+                self.episode.add(name, reward.as_f64());
+            }
+        }
+        Ok(judged)
+    }
+
+    async fn judge(&mut self, act: Act<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+        let episode = &mut self.episode;
+        episode.steps += 1;
+        if self.needs.episode && episode.bytes > LONGEST {
+            let message = format!(
+                "the episode takes more than the {} MiB that a rubric can look back on",
+                LONGEST >> 20
+            );
+            return Err(Failure::infrastructure(message));
+        }
+        let seen = Seen {
+            act,
+            earlier: &episode.earlier,
+            task: episode.task.as_deref(),
+            state: own.state,
+            reward: own.reward,
+            done: own.done,
+            step: episode.steps,
+        };
+        let score = self.rubric.score(&seen).await?;
+        if let Some(reward) = score.reward.filter(|reward| !reward.is_finite()) {
+            let message =
+                format!("the rubric gave the reward {}, which is not a finite number", reward.as_f64());
+            return Err(Failure::new(ErrorCode::NonFiniteReward, message));
+        }
+        Ok(Judged { score, report: self.rubric.report() })
+    }
+
+    /// What the parts have given in this episode so far, an object of numbers.
+    pub(super) fn totals(&self) -> Map<String, Value> {
+        self.episode.totals.iter().map(|(name, total)| (name.clone(), (*total).into())).collect()
+    }
+
+    pub(super) fn fork(&self) -> Scorer {
+        Scorer { rubric: self.rubric.fork(), needs: self.needs, episode: self.episode.clone() }
+    }
+
+    pub(super) fn save(&self) -> Result<RawJson, Failure> {
+        let saved = Saved { rubric: self.rubric.save(), episode: self.episode.clone() };
+        oxenv_wire::raw(&saved)
+            .map_err(|error| Failure::environment(format!("the rubric's state is not JSON: {error}")))
+    }
+
+    /// Takes what the same rubric saved. Changed only if that can be.
+    pub(super) fn load(&mut self, saved: &str) -> Result<(), Failure> {
+        let saved: Saved = serde_json::from_str(saved).map_err(|_| no_state_of("a scored environment"))?;
+        let mut rubric = self.rubric.fork();
+        rubric.load(&saved.rubric)?;
+        (self.rubric, self.episode) = (rubric, saved.episode);
+        Ok(())
+    }
+}
+
+impl Episode {
+    fn remember(&mut self, act: PastAct) {
+        if self.bytes > LONGEST {
+            return;
+        }
+        self.bytes += act.weight();
+        self.earlier.push(act);
+        if self.bytes > LONGEST {
+            self.earlier = Vec::new();
+        }
+    }
+
+    fn add(&mut self, name: &str, reward: f64) {
+        match self.totals.iter_mut().find(|(known, _)| known == name) {
+            Some((_, total)) => *total += reward,
+            None => self.totals.push((name.to_owned(), reward)),
+        }
+    }
+}

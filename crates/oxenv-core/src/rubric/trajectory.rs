@@ -1,0 +1,181 @@
+//! Rubrics about whole episodes: [`Trajectory`] scores one at its end, [`Whole`] may say when it ends.
+//!
+//! Invariant: the final score of a trajectory is given once, with the act that ends the episode.
+
+use oxenv_wire::Reward;
+use serde_json::Value;
+
+use super::part::{self, Part};
+use super::{Needs, Report, Rubric, Score, Seen};
+use crate::environment::Reset;
+use crate::failure::Failure;
+use crate::work::Work;
+
+/// Asks its part when the episode is done, and gives every earlier act the same intermediate reward.
+///
+/// With a discount, the final score is also spread over the acts that led to it: the act `t` of `T`,
+/// counted from 0, gets `gamma^(T-1-t)` times the final score, as OpenEnv's
+/// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act.
+pub struct Trajectory {
+    part: Part,
+    intermediate: Option<Reward>,
+    gamma: Option<f64>,
+    /// The rewards of the acts, once the episode is done.
+    step_rewards: Option<Vec<f64>>,
+}
+
+/// A rubric as a whole: the part that scores, and maybe a condition that ends the episode.
+pub struct Whole {
+    scores: Part,
+    ends: Option<Part>,
+}
+
+impl Trajectory {
+    /// A part that is asked at the end; acts before it get no reward.
+    #[must_use]
+    pub fn new(part: Part) -> Self {
+        Trajectory { part, intermediate: None, gamma: None, step_rewards: None }
+    }
+
+    /// What acts before the end are worth.
+    #[must_use]
+    pub fn intermediate(mut self, reward: Option<Reward>) -> Self {
+        self.intermediate = reward;
+        self
+    }
+
+    /// Spreads the final score over the acts.
+    ///
+    /// # Errors
+    /// When the factor is not from 0 to 1.
+    pub fn discounted(mut self, gamma: f64) -> Result<Self, String> {
+        if !(0.0..=1.0).contains(&gamma) {
+            return Err(format!("gamma is {gamma}; it must be from 0 to 1"));
+        }
+        self.gamma = Some(gamma);
+        Ok(self)
+    }
+
+    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+        self.step_rewards = None;
+        if !seen.done {
+            self.part.skip();
+            return Ok(Score::of(self.intermediate));
+        }
+        let score = self.part.score(seen).await?;
+        if let (Some(gamma), Some(reward)) = (self.gamma, score.reward) {
+            self.step_rewards = Some(discounted(reward.as_f64(), gamma, seen.step));
+        }
+        Ok(score)
+    }
+}
+
+impl Whole {
+    /// A rubric that leaves it to the environment when an episode ends.
+    #[must_use]
+    pub fn new(scores: Part) -> Self {
+        Whole { scores, ends: None }
+    }
+
+    /// Ends the episode as soon as that part, asked as if the episode were over, gives more than 0.
+    /// It is not part of reports.
+    #[must_use]
+    pub fn ending(mut self, ends: Part) -> Self {
+        self.ends = Some(ends);
+        self
+    }
+
+    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+        let done = seen.done || self.over(seen).await?;
+        let score = self.scores.score(&Seen { done, ..*seen }).await?;
+        Ok(Score { done: done || score.done, ..score })
+    }
+
+    async fn over(&mut self, seen: &Seen<'_>) -> Result<bool, Failure> {
+        let Some(ends) = &mut self.ends else { return Ok(false) };
+        let score = ends.score(&Seen { done: true, ..*seen }).await?;
+        Ok(score.reward.is_some_and(|reward| reward.as_f64() > 0.0))
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.ends.iter().chain([&self.scores])
+    }
+}
+
+impl Rubric for Trajectory {
+    fn reset(&mut self, reset: &Reset) {
+        self.step_rewards = None;
+        self.part.reset(reset);
+    }
+
+    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+        Work::pending(self.ask(seen))
+    }
+
+    fn needs(&self) -> Needs {
+        self.part.needs()
+    }
+
+    fn report(&self) -> Report {
+        let mut report = part::report([&self.part]);
+        report.step_rewards.extend(self.step_rewards.clone().map(|rewards| (String::new(), rewards)));
+        report
+    }
+
+    fn fork(&self) -> Box<dyn Rubric> {
+        Box::new(Trajectory {
+            part: self.part.fork(),
+            intermediate: self.intermediate,
+            gamma: self.gamma,
+            step_rewards: self.step_rewards.clone(),
+        })
+    }
+
+    fn save(&self) -> Value {
+        self.part.save()
+    }
+
+    fn load(&mut self, saved: &Value) -> Result<(), Failure> {
+        self.step_rewards = None;
+        self.part.load(saved)
+    }
+}
+
+impl Rubric for Whole {
+    fn reset(&mut self, reset: &Reset) {
+        self.ends.iter_mut().chain([&mut self.scores]).for_each(|part| part.reset(reset));
+    }
+
+    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+        Work::pending(self.ask(seen))
+    }
+
+    fn needs(&self) -> Needs {
+        part::needs(self.parts())
+    }
+
+    fn report(&self) -> Report {
+        self.scores.report_alone()
+    }
+
+    fn fork(&self) -> Box<dyn Rubric> {
+        Box::new(Whole { scores: self.scores.fork(), ends: self.ends.as_ref().map(Part::fork) })
+    }
+
+    fn save(&self) -> Value {
+        part::save(self.parts())
+    }
+
+    fn load(&mut self, saved: &Value) -> Result<(), Failure> {
+        part::load(self.ends.iter_mut().chain([&mut self.scores]).collect(), saved)
+    }
+}
+
+/// What each of so many acts is worth by a final score. Counts down from the end, so that no power
+/// of a large number is needed.
+fn discounted(last: f64, gamma: f64, acts: u64) -> Vec<f64> {
+    let mut rewards: Vec<f64> =
+        std::iter::successors(Some(last), |reward| Some(reward * gamma)).take(acts as usize).collect();
+    rewards.reverse();
+    rewards
+}

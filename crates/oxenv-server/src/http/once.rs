@@ -1,0 +1,64 @@
+//! Requests that are to be run once, over HTTP: the key that they name, and what their replies say.
+//!
+//! Invariant: a key in a header and one in the body are the same key, or the request is refused.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use oxenv_core::render::{self, Envelope};
+use oxenv_core::{Answer, StepReply};
+use oxenv_wire::{ValidationIssue, raw};
+
+use crate::error::{Refusal, json_response};
+
+/// The header that names a request's key.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header with the number that a request got within its session.
+const SEQ: HeaderName = HeaderName::from_static("oxenv-seq");
+/// The header of a reply that was given before.
+const REPEATED: HeaderName = HeaderName::from_static("oxenv-repeated");
+
+/// Most characters of a key, as in a body.
+const MAX_KEY: usize = 255;
+
+/// The key of a request: from its header, or from its body.
+pub(super) fn key(headers: &HeaderMap, in_body: Option<Cow<'_, str>>) -> Result<Option<String>, Refusal> {
+    let mut named = headers.get_all(KEY).iter();
+    let (first, more) = (named.next(), named.next().is_some());
+    let Some(first) = first else { return Ok(in_body.map(String::from)) };
+    let text = first.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
+    let refused = match (text, in_body) {
+        (None, _) => "Header should be 1 to 255 characters of ASCII text",
+        _ if more => "Header should be there once",
+        (Some(text), Some(other)) if text != other => "Header and body should name the same key",
+        (Some(text), _) => return Ok(Some(text.to_owned())),
+    };
+    let sent = raw(&String::from_utf8_lossy(first.as_bytes())).unwrap_or_default();
+    Err(Refusal::Body(vec![ValidationIssue::new("key", &["header", "Idempotency-Key"], refused, &sent)]))
+}
+
+/// The reply to a reset or a step, with its number.
+pub(super) fn answered(answer: &Answer<StepReply<'_>>) -> Result<Response, Refusal> {
+    match answer.outcome.as_ref() {
+        Ok(reply) => {
+            let response = json_response(StatusCode::OK, render::step(reply, Envelope::Body));
+            Ok(marked(response, Some(answer.seq), answer.repeated))
+        }
+        Err(failure) => {
+            let refused = Refusal::from(failure.clone()).into_response();
+            Ok(marked(refused, Some(answer.seq).filter(|seq| *seq > 0), answer.repeated))
+        }
+    }
+}
+
+/// A reply that says its number, and whether it was given before.
+pub(super) fn marked(mut response: Response, seq: Option<u64>, repeated: bool) -> Response {
+    if let Some(seq) = seq {
+        response.headers_mut().insert(SEQ, seq.into());
+    }
+    if repeated {
+        response.headers_mut().insert(REPEATED, HeaderValue::from_static("true"));
+    }
+    response
+}

@@ -1,0 +1,173 @@
+//! Sessions that a request makes, or takes from where they were.
+//!
+//! Invariant: a session that was made for a socket alone ends with that socket; one with a time to
+//! resume within outlives it by that time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::{Answer, Failure, Session, SessionIds, SessionOptions};
+use oxenv_wire::{
+    ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, SessionCreate, SessionCreated, SessionProgress,
+};
+use serde_json::json;
+
+use super::{Desk, Told};
+
+/// Ids of sessions that were made, and whether that was for an earlier request.
+pub(crate) type Made = (Vec<String>, bool);
+
+impl Desk {
+    pub(super) async fn open(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Told, Failure> {
+        let (ids, repeated) = self.create(asked, key).await?;
+        self.opened(&ids, repeated, asked.resume_s)
+    }
+
+    pub(super) async fn restore(
+        &self,
+        asked: &RestoreRequest<'_>,
+        key: Option<&str>,
+    ) -> Result<Told, Failure> {
+        let (ids, repeated) = self.create_restored(asked, key).await?;
+        self.opened(&ids, repeated, asked.resume_s)
+    }
+
+    pub(super) async fn fork(
+        &self,
+        session: &Arc<Session>,
+        asked: &ForkRequest,
+        key: Option<&str>,
+    ) -> Result<Told, Failure> {
+        let (ids, repeated) = self.create_forks(session, asked, key).await?;
+        for id in &ids {
+            // A repeat may come when some of them have ended.
+            if let Ok(fork) = self.app.store.get(id) {
+                self.keep(&fork, asked.resume_s);
+            }
+        }
+        let sessions = ids.iter().map(|id| self.created(id)).collect();
+        let told = Told::about(session, ReplyKind::Forked, &Forked { sessions });
+        Ok(Told { repeated, ..told })
+    }
+
+    pub(super) fn attach(&self, id: &str) -> Result<Told, Failure> {
+        let Some(held) = &self.held else {
+            return Err(Failure::unsupported("only a socket can attach to a session"));
+        };
+        let session = self.app.store.get(id)?;
+        // One that was made for another socket lives on when this one goes.
+        if !held.has(id) {
+            held.take(&session, false);
+        }
+        Ok(Told::about(&session, ReplyKind::Attached, &progress(&session)))
+    }
+
+    /// Makes a session.
+    pub(crate) async fn create(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Made, Failure> {
+        let options = SessionOptions {
+            seed: asked.seed,
+            episode_id: asked.episode_id.as_deref().map(str::to_owned),
+            queue: asked.queue_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            ..self.options(asked.resume_s)
+        };
+        let store = &self.app.store;
+        match key {
+            Some(key) => made(store.create_once(key, &format!("{asked:?}"), options).await?),
+            None => Ok((vec![store.create(options).await?.id().to_owned()], false)),
+        }
+    }
+
+    /// Makes a session of a snapshot.
+    pub(crate) async fn create_restored(
+        &self,
+        asked: &RestoreRequest<'_>,
+        key: Option<&str>,
+    ) -> Result<Made, Failure> {
+        let (store, options) = (&self.app.store, self.options(asked.resume_s));
+        match key {
+            Some(_) => {
+                Err(Failure::unsupported("a restore takes no key: a repeat would make another session"))
+            }
+            None => Ok((vec![store.restore(&asked.snapshot, options).await?.id().to_owned()], false)),
+        }
+    }
+
+    /// Makes sessions that go on from the state of another.
+    pub(crate) async fn create_forks(
+        &self,
+        session: &Arc<Session>,
+        asked: &ForkRequest,
+        key: Option<&str>,
+    ) -> Result<Made, Failure> {
+        let n = usize::try_from(asked.n).unwrap_or(usize::MAX);
+        let (store, options) = (&self.app.store, self.options(asked.resume_s));
+        match key {
+            Some(key) => made(store.fork_once(key, session, n, options).await?),
+            None => {
+                let forks = store.fork(session, n, options).await?;
+                Ok((forks.iter().map(|fork| fork.id().to_owned()).collect(), false))
+            }
+        }
+    }
+
+    /// What a client is told about a session that was made for it.
+    pub(crate) fn created(&self, id: &str) -> SessionCreated {
+        SessionCreated {
+            session_id: id.to_owned(),
+            mcp_url: mcp_url(self.host.as_deref(), id),
+            agent_token: self.app.agent_token(id),
+        }
+    }
+
+    fn opened(&self, ids: &[String], repeated: bool, resume_s: Option<f64>) -> Result<Told, Failure> {
+        let Some(id) = ids.first() else {
+            return Err(Failure::new(ErrorCode::SessionNotFound, "no session was made"));
+        };
+        let session = self.app.store.get(id)?;
+        self.keep(&session, resume_s);
+        let data = json!(self.created(id)).to_string();
+        let session_id = Some(id.clone());
+        Ok(Told { session: session_id, repeated, ..Told::text(&session, ReplyKind::Opened, data) })
+    }
+
+    fn keep(&self, session: &Arc<Session>, resume_s: Option<f64>) {
+        if let Some(held) = &self.held {
+            held.take(session, resume_s.is_none());
+        }
+    }
+
+    fn options(&self, resume_s: Option<f64>) -> SessionOptions {
+        SessionOptions {
+            // A lease too long for a clock is one that never runs out.
+            lease: resume_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            ..self.caller.options()
+        }
+    }
+}
+
+fn made(answer: Answer<SessionIds>) -> Result<Made, Failure> {
+    match answer.outcome.as_ref() {
+        Ok(ids) => Ok((ids.clone(), answer.repeated)),
+        Err(failure) => Err(failure.clone()),
+    }
+}
+
+/// Where an agent finds a session's tools: absolute by the name that the client called us by.
+fn mcp_url(host: Option<&str>, id: &str) -> String {
+    match host {
+        Some(host) => format!("http://{host}/sessions/{id}/mcp"),
+        None => format!("/sessions/{id}/mcp"),
+    }
+}
+
+/// Where a session is.
+pub(crate) fn progress(session: &Session) -> SessionProgress {
+    let info = session.info();
+    SessionProgress {
+        seq: info.seq,
+        epoch: info.epoch,
+        episode_id: info.episode_id,
+        step_count: info.step_count,
+        done: info.done,
+    }
+}

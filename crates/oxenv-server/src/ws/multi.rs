@@ -1,0 +1,186 @@
+//! `WS /ws` with the subprotocol `oxenv.1`: one socket, many sessions, several requests in flight.
+//!
+//! Invariant: each request is begun in the order of its arrival, so requests of one session run in that
+//! order, and answered as soon as it is done. When the socket goes, what is in flight goes with it,
+//! unless it has a key or a number.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use axum::extract::ws::Utf8Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use oxenv_wire::{
+    BatchRequest, ErrorCode, FrameFault, Json, MultiFrame, MultiWork, ReplyHead, ReplyKind, write_multi_reply,
+};
+
+use super::socket::{Incoming, Socket, Turn};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error;
+use crate::operations::{Batch, Desk, Held, unread, write_outcome};
+
+/// Requests in flight before the socket is not read any more; the items of a batch count each.
+const IN_FLIGHT: usize = 1024;
+/// Bytes of them.
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+
+/// What to do when a frame has been worked on.
+enum Next {
+    Reply(String),
+    /// Reply, then close.
+    Last(String),
+    /// It was answered in parts.
+    Sent,
+}
+
+type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Next> + Send>>>;
+
+/// What is in flight on one socket.
+#[derive(Default)]
+struct Load {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A part of the load, until it is dropped.
+struct Part<'a> {
+    load: &'a Load,
+    requests: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn has_room(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) < IN_FLIGHT
+            && self.bytes.load(Ordering::Relaxed) < IN_FLIGHT_BYTES
+    }
+
+    fn add(&self, requests: usize, bytes: usize) -> Part<'_> {
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Part { load: self, requests, bytes }
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.load.requests.fetch_sub(self.requests, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, mut socket: Socket) {
+    let (held, mut frames) = Held::new();
+    let desk = Arc::new(Desk { app, caller, host, held: Some(Arc::clone(&held)) });
+    let load = Arc::new(Load::default());
+    let mut running = Running::new();
+    let mut stopping = false;
+    loop {
+        if stopping && running.is_empty() && frames.is_empty() {
+            return socket.close_stopping().await;
+        }
+        let turn = socket.turn(!stopping && load.has_room(), |context| {
+            if let Poll::Ready(Some(next)) = running.poll_next_unpin(context) {
+                return Poll::Ready(next);
+            }
+            match frames.poll_recv(context) {
+                Poll::Ready(Some(frame)) => Poll::Ready(Next::Reply(frame)),
+                _ => Poll::Pending,
+            }
+        });
+        let next = match turn.await {
+            Turn::Done(next) => next,
+            Turn::Came(Incoming::Text(text)) => {
+                let mut work = Box::pin(answer(Arc::clone(&desk), Arc::clone(&load), text));
+                match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => {
+                        running.push(work);
+                        continue;
+                    }
+                }
+            }
+            Turn::Came(Incoming::Binary) => {
+                let message = "binary frames are not part of this protocol: send JSON as text";
+                Next::Last(refusal(None, ErrorCode::SessionError, message))
+            }
+            Turn::Came(Incoming::Stopping) => {
+                stopping = true;
+                continue;
+            }
+            Turn::Came(Incoming::Watched) => continue,
+            Turn::Came(Incoming::Gone) => return,
+        };
+        let sent = match next {
+            Next::Reply(reply) => socket.feed(reply).await,
+            Next::Last(reply) => {
+                socket.send(reply).await;
+                return socket.close().await;
+            }
+            Next::Sent => true,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
+    let frame = match MultiFrame::parse(&text) {
+        Ok(frame) => frame,
+        Err(fault) => {
+            let last = matches!(fault.fault, FrameFault::NotObject(_));
+            let mut reply = String::new();
+            let id = Some(fault.id.unwrap_or(Json::NULL));
+            error::multi(&mut reply, &ReplyHead { id, ..ReplyHead::default() }, &unread(fault.fault));
+            return if last { Next::Last(reply) } else { Next::Reply(reply) };
+        }
+    };
+    let id = frame.id;
+    match frame.work {
+        MultiWork::One(request) => {
+            let _in_flight = load.add(1, text.len());
+            let outcome = desk.perform(&request, None).await;
+            let session = Some(&*request.session).filter(|session| !session.is_empty());
+            let mut reply = String::new();
+            write_outcome(&mut reply, ReplyHead { id: Some(id), session, ..ReplyHead::default() }, &outcome);
+            Next::Reply(reply)
+        }
+        MultiWork::Batch(request) => {
+            let _in_flight = load.add(request.len(), text.len());
+            answer_batch(&desk, id, &request).await
+        }
+    }
+}
+
+async fn answer_batch(desk: &Desk, id: Json<'_>, request: &BatchRequest<'_>) -> Next {
+    let mut batch = Batch::begin(desk, request).await;
+    let wanted = request.first.unwrap_or(request.len());
+    while batch.ready() < wanted && batch.next().await.is_some() {}
+    let head = ReplyHead { id: Some(id), ..ReplyHead::default() };
+    let mut reply = String::new();
+    write_multi_reply(&mut reply, &head, ReplyKind::Batch, |out| batch.write(out, request.first.is_some()));
+    let Some(held) = desk.held.as_ref().filter(|_| !batch.is_over()) else { return Next::Reply(reply) };
+    held.send(reply).await;
+    while let Some(index) = batch.next().await {
+        let mut more = String::new();
+        write_multi_reply(&mut more, &head, ReplyKind::BatchMore, |out| {
+            out.push_str(&format!("{{\"index\":{index},\"result\":"));
+            out.push_str(batch.result(index).unwrap_or("null"));
+            out.push_str(if batch.is_over() { ",\"last\":true}" } else { "}" });
+        });
+        held.send(more).await;
+    }
+    Next::Sent
+}
+
+fn refusal(id: Option<Json<'_>>, code: ErrorCode, message: &str) -> String {
+    let mut reply = String::new();
+    let head = ReplyHead { id: Some(id.unwrap_or(Json::NULL)), ..ReplyHead::default() };
+    error::multi(&mut reply, &head, &oxenv_core::Failure::new(code, message));
+    reply
+}

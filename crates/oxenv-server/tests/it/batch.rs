@@ -1,0 +1,185 @@
+//! Batches, on a socket and over HTTP: results in order, failures in their place, the first that are
+//! ready.
+
+use oxenv_core::{Execution, Limits};
+use oxenv_server::ServerConfig;
+use serde_json::{Value, json};
+
+use crate::client::{http, post};
+use crate::multi_support::{Multi, refused, serve_bundled, step};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
+
+fn batch(items: &[Value]) -> Value {
+    json!({ "type": "batch", "data": { "items": items } })
+}
+
+fn results(reply: &Value) -> &[Value] {
+    assert_eq!(reply["type"], "batch", "{reply}");
+    reply["data"]["results"].as_array().unwrap()
+}
+
+#[tokio::test]
+async fn results_stand_in_the_order_of_the_items() {
+    for execution in [Execution::Inline, Execution::Task, Execution::Blocking] {
+        let stage = Stage::default();
+        let factory = Scripted::new(&stage, execution);
+        let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+        let mut socket = Multi::connect(&served).await;
+        let opened = socket.ask(batch(&vec![json!({ "type": "open" }); 16])).await;
+        let ids: Vec<String> =
+            results(&opened).iter().map(|opened| opened["session"].as_str().unwrap().to_owned()).collect();
+        // Each session twice, so that the order within one shows too.
+        let steps: Vec<Value> = ids.iter().chain(&ids).map(|id| step(id, json!({}))).collect();
+        for round in 0..3 {
+            let reply = socket.ask(batch(&steps)).await;
+            assert!(reply["data"].get("pending").is_none());
+            for (index, result) in results(&reply).iter().enumerate() {
+                assert_eq!(result["session"], ids[index % 16]);
+                assert_eq!(
+                    result["data"]["observation"]["count"],
+                    2 * round + index / 16 + 1,
+                    "{execution:?}"
+                );
+                assert!(result.get("id").is_none());
+            }
+        }
+        socket.ws.close().await;
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_has_its_place_and_leaves_the_others_alone() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let (one, two, three) = (socket.open().await, socket.open().await, socket.open().await);
+    let items = [
+        step(&one, json!({})),
+        step("nope", json!({})),
+        json!({ "type": "batch", "data": { "items": [] } }),
+        json!(7),
+        step(&two, json!({ "do": "fail", "code": "EXECUTION_ERROR", "kind": "infrastructure" })),
+        json!({ "type": "state", "session": two, "data": {} }),
+        step(&one, json!({ "do": "panic" })),
+        step(&one, json!({})),
+        json!({ "type": "attach", "session": two }),
+        json!({ "type": "close", "session": three }),
+    ];
+    let reply = socket.ask(batch(&items)).await;
+    let results = results(&reply);
+    assert_eq!(results[0]["data"]["reward"], 1);
+    let codes: Vec<&str> = results[1..8].iter().map(refused).collect();
+    assert_eq!(
+        codes,
+        [
+            "SESSION_NOT_FOUND",
+            "UNKNOWN_TYPE",
+            "VALIDATION_ERROR",
+            "EXECUTION_ERROR",
+            "VALIDATION_ERROR",
+            "ENVIRONMENT_PANICKED",
+            "SESSION_ENDED",
+        ]
+    );
+    assert_eq!(results[4]["data"]["kind"], "infrastructure");
+    assert_eq!((&results[8]["type"], &results[9]["type"]), (&json!("attached"), &json!("closed")));
+    socket.ws.close().await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn the_first_that_are_ready_come_first() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(socket.open().await);
+    }
+    let waits = |at: &str| json!({ "do": "wait", "at": at });
+    let items = [
+        step(&ids[0], waits("a")),
+        step(&ids[1], json!({})),
+        step(&ids[2], waits("c")),
+        step("no", json!({})),
+    ];
+    let sent = socket.send(json!({ "type": "batch", "data": { "items": items, "first": 2 } })).await;
+    let reply = socket.reply(sent).await;
+    // The third was quick as well, or was not: nobody promised.
+    let pending: Vec<u64> = serde_json::from_value(reply["data"]["pending"].clone()).unwrap();
+    assert!(pending.starts_with(&[0]) && pending.ends_with(&[2]), "{reply}");
+    for (index, result) in results(&reply).iter().enumerate() {
+        assert_eq!(result.is_null(), pending.contains(&(index as u64)), "{reply}");
+    }
+    for (gate, index) in [("c", 2), ("a", 0)] {
+        served.stage.open(gate);
+        let mut more = socket.reply(sent).await;
+        while more["data"]["index"] == 1 {
+            more = socket.reply(sent).await;
+        }
+        assert_eq!((&more["type"], &more["data"]["index"]), (&json!("batch_more"), &json!(index)), "{more}");
+        assert_eq!(more["data"]["result"]["data"]["reward"], 2);
+        assert_eq!(more["data"].get("last"), (index == 0).then_some(&json!(true)));
+    }
+    // When all were ready, nothing more comes.
+    let all = socket
+        .ask(json!({ "type": "batch", "data": { "items": [step("no", json!({}))], "first": 1 } }))
+        .await;
+    assert_eq!(all["data"]["pending"], json!([]));
+    socket.ws.close().await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_deadline_of_the_batch_is_one_of_its_steps() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let (one, two) = (socket.open().await, socket.open().await);
+    let items = [step(&one, json!({ "do": "wait" })), step(&two, json!({}))];
+    let reply = socket.ask(json!({ "type": "batch", "data": { "items": items, "timeout_s": 0.05 } })).await;
+    assert_eq!(refused(&results(&reply)[0]), "DEADLINE_EXCEEDED");
+    assert_eq!(results(&reply)[1]["data"]["reward"], 1);
+    socket.ws.close().await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn over_http_a_batch_means_the_same() {
+    let served = serve_bundled(oxenv_envs::grid_world::factory()).await;
+    let opened =
+        post(served.address, "/batch", &json!({ "items": [{ "type": "open" }, { "type": "open" }] })).await;
+    let opened = opened.json();
+    let ids: Vec<&str> =
+        opened["results"].as_array().unwrap().iter().map(|one| one["session"].as_str().unwrap()).collect();
+    let mut items: Vec<Value> = Vec::new();
+    for id in &ids {
+        items.push(json!({ "type": "reset", "session": id }));
+        items.push(step(id, json!({ "action": "RIGHT" })));
+    }
+    items.push(json!({ "type": "attach", "session": ids[0] }));
+    items.push(json!({ "type": "fork", "session": ids[0], "data": { "n": 2 } }));
+    items.extend(ids.iter().map(|id| json!({ "type": "close", "session": id })));
+    let reply = post(served.address, "/batch", &json!({ "items": items })).await;
+    assert_eq!(reply.status, 200);
+    let reply = reply.json();
+    let results = reply["results"].as_array().unwrap();
+    for index in [1, 3] {
+        assert_eq!(
+            (&results[index]["seq"], &results[index]["data"]["observation"]["y"]),
+            (&json!(2), &json!(1))
+        );
+    }
+    assert_eq!(refused(&results[4]), "UNSUPPORTED");
+    let forks = results[5]["data"]["sessions"].as_array().unwrap();
+    assert_eq!((forks.len(), served.active()), (2, 2));
+    for fork in forks {
+        let path = format!("/sessions/{}", fork["session_id"].as_str().unwrap());
+        assert_eq!(http(served.address, "DELETE", &path, &[], b"").await.status, 200);
+    }
+    for body in
+        [json!({}), json!({ "items": [] }), json!({ "items": [{}], "first": 1 }), json!({ "items": {} })]
+    {
+        assert_eq!(post(served.address, "/batch", &body).await.status, 422, "{body}");
+    }
+    served.end().await;
+}

@@ -1,0 +1,136 @@
+//! [`LogError`]: why the log, its index or a blob cannot be used.
+//!
+//! Invariant: each message names the file and says what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a log cannot be opened, read or indexed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The operating system refused.
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Another process writes to the folder, or this one does already.
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A segment was written by a newer version.
+    Newer {
+        /// The segment's file.
+        path: PathBuf,
+        /// The version of its format.
+        found: u64,
+        /// The newest version that is understood here.
+        known: u64,
+    },
+    /// A file is named like a segment of a log and is none.
+    NotALog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Bytes in the middle of a segment are damaged. What follows them can still be read.
+    Damaged {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where the damage begins, in bytes.
+        offset: u64,
+        /// How many bytes cannot be read.
+        bytes: u64,
+    },
+    /// A record is whole, and yet not one that is understood.
+    Unreadable {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where the record begins, in bytes.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A blob is missing or damaged.
+    Blob {
+        /// The blob's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The index cannot be used.
+    Index {
+        /// Its file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
+}
+
+impl LogError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LogError {
+        move |source| LogError::Io { path: path.into(), source }
+    }
+
+    /// The file or folder that it is about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            LogError::Locked { folder } => folder,
+            LogError::Io { path, .. }
+            | LogError::Newer { path, .. }
+            | LogError::NotALog { path }
+            | LogError::Damaged { path, .. }
+            | LogError::Unreadable { path, .. }
+            | LogError::Blob { path, .. }
+            | LogError::Index { path, .. } => path,
+        }
+    }
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path().display();
+        match self {
+            LogError::Io { source, .. } => write!(f, "cannot use '{path}': {source}"),
+            LogError::Locked { .. } => {
+                write!(
+                    f,
+                    "the record folder '{path}' is being written by another process: stop it, or name another folder"
+                )
+            }
+            LogError::Newer { found, known, .. } => write!(
+                f,
+                "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
+            ),
+            LogError::NotALog { .. } => {
+                write!(f, "'{path}' is named like a segment of a log and is none: move it away")
+            }
+            LogError::Damaged { offset, bytes, .. } => write!(
+                f,
+                "'{path}' is damaged: {bytes} bytes from byte {offset} on cannot be read; restore the file from a copy"
+            ),
+            LogError::Unreadable { offset, reason, .. } => {
+                write!(f, "the record at byte {offset} of '{path}' is not understood: {reason}")
+            }
+            LogError::Blob { reason, .. } => {
+                write!(f, "the blob '{path}' cannot be used: {reason}; restore the file from a copy")
+            }
+            LogError::Index { reason, .. } => {
+                write!(f, "the index '{path}' cannot be used: {reason}; delete it, and it is made anew")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LogError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LogError::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

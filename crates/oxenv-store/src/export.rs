@@ -1,0 +1,127 @@
+//! Gives recorded sessions to others: as lines of JSON, one a session, or as rows, one a step.
+//!
+//! Invariant: a session is written while it is read; no more than a piece of it is in memory. What
+//! the log has as JSON text is written as that text.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::error::LogError;
+use crate::index::{SessionFilter, SessionSummary, Trajectories};
+use crate::stored::StoredEntry;
+
+mod jsonl;
+#[cfg(feature = "parquet")]
+mod rows;
+mod shown;
+
+/// So many sessions are looked up at once.
+const PAGE: usize = 100;
+
+/// So many entries are in memory at once.
+const PIECE: usize = 256;
+
+/// Why an export ended early.
+#[derive(Debug)]
+pub enum ExportError {
+    /// The records cannot be read.
+    Log(LogError),
+    /// The output cannot be written.
+    Output(io::Error),
+}
+
+/// Writes the sessions that the filter lets through as JSON, one line each; the filter's limit is
+/// how many. Gives how many there were. The form is told in `docs/records.md`.
+///
+/// # Errors
+/// When the records cannot be read or the output cannot be written; whole lines stay.
+pub fn export_jsonl(
+    trajectories: &Trajectories,
+    out: &mut dyn Write,
+    filter: &SessionFilter,
+) -> Result<u64, ExportError> {
+    each_session(trajectories, filter, |session| jsonl::write(trajectories, session, out))
+}
+
+/// Writes the steps of the sessions that the filter lets through as rows of a Parquet file. Gives how
+/// many sessions there were. The columns are told in `docs/records.md`.
+///
+/// # Errors
+/// As [`export_jsonl`]; the file is then of no use.
+#[cfg(feature = "parquet")]
+pub fn export_parquet(
+    trajectories: &Trajectories,
+    out: impl Write + Send,
+    filter: &SessionFilter,
+) -> Result<u64, ExportError> {
+    let mut rows = rows::Rows::begin(out)?;
+    let written = each_session(trajectories, filter, |session| rows.write(trajectories, session))?;
+    rows.end()?;
+    Ok(written)
+}
+
+fn each_session(
+    trajectories: &Trajectories,
+    filter: &SessionFilter,
+    mut each: impl FnMut(&SessionSummary) -> Result<(), ExportError>,
+) -> Result<u64, ExportError> {
+    let mut filter = filter.clone();
+    let mut left = filter.limit;
+    let mut written = 0;
+    while left > 0 {
+        filter.limit = left.min(PAGE);
+        let page = trajectories.sessions(&filter)?;
+        for session in &page {
+            each(session)?;
+            written += 1;
+        }
+        left -= page.len();
+        match page.last() {
+            Some(last) if page.len() == filter.limit => filter.after = Some(last.id.clone()),
+            _ => break,
+        }
+    }
+    Ok(written)
+}
+
+/// A session's entries in order.
+fn each_entry(
+    trajectories: &Trajectories,
+    session: &SessionSummary,
+    mut each: impl FnMut(&StoredEntry) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let mut from = 0;
+    loop {
+        let entries = trajectories.entries_from(&session.id, from, PIECE)?;
+        for entry in &entries {
+            each(entry)?;
+            from = entry.seq + 1;
+        }
+        if entries.len() < PIECE {
+            return Ok(());
+        }
+    }
+}
+
+impl fmt::Display for ExportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExportError::Log(error) => error.fmt(f),
+            ExportError::Output(error) => write!(f, "cannot write the export: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ExportError {}
+
+impl From<LogError> for ExportError {
+    fn from(error: LogError) -> Self {
+        ExportError::Log(error)
+    }
+}
+
+impl From<io::Error> for ExportError {
+    fn from(error: io::Error) -> Self {
+        ExportError::Output(error)
+    }
+}

@@ -1,0 +1,60 @@
+//! What a step showed, in parts, as every form of export tells it.
+//!
+//! Invariant: JSON that was recorded is given as the text that it was.
+
+use oxenv_wire::{RawJson, Reward};
+use serde::{Deserialize, Serialize};
+
+use crate::error::LogError;
+use crate::stored::{StoredCall, StoredFailure, StoredJson, StoredOutcome, StoredToolError};
+
+/// What an outcome shows.
+#[derive(Default)]
+pub(super) struct Shown {
+    pub(super) observation: Option<RawJson>,
+    pub(super) reward: Option<Reward>,
+    pub(super) done: Option<bool>,
+    pub(super) metadata: Option<RawJson>,
+    pub(super) error: Option<StoredFailure>,
+}
+
+/// One call.
+#[derive(Serialize)]
+pub(super) struct Call<'a> {
+    id: Option<&'a str>,
+    tool: &'a str,
+    arguments: Option<RawJson>,
+    result: Option<RawJson>,
+    error: Option<&'a StoredToolError>,
+}
+
+/// A reply's parts.
+#[derive(Deserialize)]
+struct Reply {
+    observation: RawJson,
+    metadata: Option<RawJson>,
+}
+
+/// Takes an outcome apart.
+pub(super) fn shown(outcome: &StoredOutcome) -> Result<Shown, LogError> {
+    let (reply, reward, done) = match outcome {
+        StoredOutcome::Answered { reply, reward, done } => (reply, *reward, Some(*done)),
+        StoredOutcome::Failed(failure) => {
+            return Ok(Shown { error: Some(failure.clone()), ..Shown::default() });
+        }
+    };
+    let Reply { observation, metadata } = serde_json::from_str(&reply.text()?)
+        .map_err(|error| reply.fault(format!("the reply is not one of a step: {error}")))?;
+    Ok(Shown { observation: Some(observation), reward, done, metadata, error: None })
+}
+
+/// Tells a call.
+pub(super) fn call(call: &StoredCall) -> Result<Call<'_>, LogError> {
+    Ok(Call {
+        id: call.id.as_deref(),
+        tool: &call.tool,
+        arguments: call.arguments.as_ref().map(StoredJson::raw).transpose()?,
+        result: call.outcome.as_ref().ok().map(StoredJson::raw).transpose()?,
+        error: call.outcome.as_ref().err(),
+    })
+}

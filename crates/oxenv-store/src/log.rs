@@ -1,0 +1,188 @@
+//! The log: what sessions did, in files that are only ever appended to.
+//!
+//! Invariant: an entry whose work was done without a failure is in the log, whatever happens to the
+//! process afterwards, and to the machine if so asked; an entry that failed is not.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oxenv_core::{Entry, Failure, Recorder, Redact, Work};
+
+use crate::error::LogError;
+pub(crate) use reader::Cursor;
+pub use reader::{LogReader, Position};
+pub use retain::Retention;
+
+pub(crate) mod blobs;
+pub(crate) mod frame;
+mod group;
+pub(crate) mod line;
+mod reader;
+mod retain;
+pub(crate) mod segment;
+mod writer;
+
+/// What an acknowledged entry survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The end of the process, however it comes: the operating system has the entry. The default.
+    #[default]
+    Process,
+    /// That, and the end of the machine but for the last while: what was written is brought to the
+    /// disk so often, behind the replies.
+    Interval(Duration),
+    /// The end of the machine: the entry is on the disk before the reply is given.
+    Machine,
+}
+
+/// How a log is written.
+#[derive(Clone)]
+pub struct LogOptions {
+    /// What an acknowledged entry survives.
+    pub durability: Durability,
+    /// A new segment is begun when one has so many bytes. Default: 256 MiB.
+    pub segment_bytes: u64,
+    /// Longer values are kept as blobs beside the log, in bytes. Default: 64 KiB.
+    pub inline_bytes: usize,
+    /// Entries are refused while more than so many bytes wait to be written. Default: 256 MiB.
+    pub behind_bytes: usize,
+    /// What is removed.
+    pub retention: Retention,
+    /// Takes secrets out of texts before they are written.
+    pub redact: Option<Redact>,
+    /// Who writes: name and version of the server. Default: `oxenv` and its version.
+    pub server: String,
+}
+
+/// Writes what sessions do to the log in a folder.
+///
+/// `append` writes into memory; one thread brings everything that has come together to the file in
+/// one write. Dropping the recorder writes what is left and waits for it.
+pub struct LogRecorder {
+    group: group::Group,
+    recovery: Recovery,
+    /// Held as long as the log is written.
+    _lock: File,
+}
+
+/// What was found when a log was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The segment that was being written when the last writer ended; none in a new folder.
+    pub segment: Option<PathBuf>,
+    /// How many bytes of a record that was never acknowledged were cut off its end.
+    pub torn_bytes: u64,
+    /// How many bytes in the middle of it cannot be read. They were left alone.
+    pub damaged_bytes: u64,
+}
+
+/// What was accepted and is not in the log yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Entries.
+    pub records: u64,
+    /// Bytes, those of blobs included.
+    pub bytes: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions {
+            durability: Durability::default(),
+            segment_bytes: 256 * 1024 * 1024,
+            inline_bytes: 64 * 1024,
+            behind_bytes: 256 * 1024 * 1024,
+            retention: Retention::default(),
+            redact: None,
+            server: concat!("oxenv ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl LogRecorder {
+    /// Opens the log in a folder, which is made if it is not there, and cuts off what a writer that
+    /// was ended left unfinished.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, when somebody writes to it already, when a newer version
+    /// wrote it.
+    pub fn open(folder: impl Into<PathBuf>, options: LogOptions) -> Result<Self, LogError> {
+        let folder = folder.into();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(LogError::io(&folder))?;
+        let lock = lock(&folder)?;
+        let (writer, recovery) = writer::Writer::open(&folder, &options)?;
+        recovery.tell();
+        let group = group::Group::start(writer, &folder, options)?;
+        Ok(LogRecorder { group, recovery, _lock: lock })
+    }
+
+    /// What was found when the log was opened.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.group.folder()
+    }
+
+    /// What was accepted and is not written yet.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        self.group.lag()
+    }
+
+    /// How many entries could not be written since the log was opened.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.group.failed()
+    }
+}
+
+impl Recovery {
+    fn tell(&self) {
+        let Some(segment) = &self.segment else { return };
+        let (segment, torn, damaged) = (segment.display(), self.torn_bytes, self.damaged_bytes);
+        if torn > 0 {
+            tracing::warn!(%segment, bytes = torn, "the unfinished end of the log was cut off");
+        }
+        if damaged > 0 {
+            tracing::error!(%segment, bytes = damaged, "the log is damaged; what is whole is still read");
+        }
+    }
+}
+
+impl Recorder for LogRecorder {
+    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+        self.group.append(entry)
+    }
+}
+
+impl fmt::Debug for LogRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogRecorder").field("folder", &self.folder()).finish_non_exhaustive()
+    }
+}
+
+/// One writer for each folder: the lock goes with the file, and so with the process.
+fn lock(folder: &Path) -> Result<File, LogError> {
+    let path = folder.join("lock");
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = opened.map_err(LogError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(LogError::Locked { folder: folder.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(LogError::Io { path, source }),
+    }
+}
+
+/// Brings a folder's names to the disk.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

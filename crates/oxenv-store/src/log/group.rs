@@ -1,0 +1,593 @@
+//! Group commit: entries of all sessions come together in memory, and one thread writes them.
+//!
+//! Invariant: an entry's work is ready only when its batch was written as safely as was asked, or
+//! failed. Nobody waits for the disk but the thread; a session that waits is woken once.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use oxenv_core::{Entry, Failure, Redact, Work};
+use oxenv_wire::ErrorCode;
+use parking_lot::Mutex;
+
+use super::blobs::Blob;
+use super::writer::{BETWEEN_COMPLAINTS, WriteFault, Writer};
+use super::{Lag, LogOptions, frame, line};
+use crate::error::LogError;
+
+/// The thread is told to write when so much has come together, whoever waits.
+const PLENTY: usize = 128 * 1024;
+/// A buffer that had to grow beyond this is given back.
+const USUAL: usize = 1024 * 1024;
+
+/// The writing thread and what it is given.
+pub(super) struct Group {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    folder: PathBuf,
+    redact: Option<Redact>,
+    inline_bytes: usize,
+    behind_bytes: usize,
+}
+
+struct Shared {
+    next: Mutex<Next>,
+    /// Whether the thread sleeps, and nobody has told it to wake up.
+    asleep: AtomicBool,
+    thread: OnceLock<thread::Thread>,
+    failed: AtomicU64,
+}
+
+/// What is written next.
+#[derive(Default)]
+struct Next {
+    frames: Vec<u8>,
+    blobs: Vec<Blob>,
+    lag: Lag,
+    /// What of the lag the thread is writing now.
+    writing: Lag,
+    batch: Arc<Batch>,
+    closing: bool,
+    /// Whether the thread ended although nobody asked.
+    lost: bool,
+}
+
+/// Entries that are written together.
+#[derive(Default)]
+struct Batch {
+    outcome: OnceLock<Result<(), Failure>>,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+/// Waits for a batch.
+struct Written {
+    shared: Arc<Shared>,
+    batch: Arc<Batch>,
+    polled: bool,
+    place: Option<usize>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Group {
+    pub(super) fn start(writer: Writer, folder: &Path, options: LogOptions) -> Result<Self, LogError> {
+        let shared = Arc::new(Shared {
+            next: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            failed: AtomicU64::new(0),
+        });
+        let body = Thread { shared: Arc::clone(&shared), writer, complained: None };
+        let thread = thread::Builder::new().name("oxenv-log".to_owned()).spawn(move || body.run());
+        let thread = thread.map_err(LogError::io(folder))?;
+        // Nobody else sets it.
+        let _ = shared.thread.set(thread.thread().clone());
+        Ok(Group {
+            shared,
+            thread: Some(thread),
+            folder: folder.to_owned(),
+            redact: options.redact,
+            inline_bytes: options.inline_bytes,
+            behind_bytes: options.behind_bytes,
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn lag(&self) -> Lag {
+        self.shared.next.lock().lag
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+        let style = line::Style { redact: self.redact.as_ref(), inline: self.inline_bytes };
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            let mut blobs = Vec::new();
+            frame::append(scratch, |out| blobs = line::write(out, entry, &style));
+            let work = self.push(scratch, blobs);
+            scratch.shrink_to(USUAL);
+            work
+        })
+    }
+
+    fn push(&self, frame: &[u8], blobs: Vec<Blob>) -> Work<'static, Result<(), Failure>> {
+        let mut next = self.shared.next.lock();
+        if next.lag.bytes as usize > self.behind_bytes || next.lost {
+            drop(next);
+            self.shared.failed.fetch_add(1, Ordering::Relaxed);
+            return Work::done(Err(refused(self.behind_bytes)));
+        }
+        let bytes = frame.len() + blobs.iter().map(|blob| blob.text.len()).sum::<usize>();
+        next.frames.extend_from_slice(frame);
+        next.blobs.extend(blobs);
+        next.lag = next.lag.plus(1, bytes as u64);
+        let plenty = next.frames.len() > PLENTY;
+        let batch = Arc::clone(&next.batch);
+        drop(next);
+        if plenty {
+            self.shared.rouse();
+        }
+        Work::pending(Written { shared: Arc::clone(&self.shared), batch, polled: false, place: None })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.shared.next.lock().closing = true;
+        self.shared.rouse();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Wakes the thread up if it sleeps.
+    fn rouse(&self) {
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+impl Future for Written {
+    type Output = Result<(), Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(outcome) = self.batch.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        // Whatever else is ready to run goes first: its entries then go into the same write. Who is
+        // alone is asked again at once.
+        if !self.polled && self.shared.asleep.load(Ordering::Acquire) {
+            self.polled = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.polled = true;
+        let batch = Arc::clone(&self.batch);
+        let mut waiting = batch.waiting.lock();
+        // The thread takes those who wait after it has set the outcome.
+        if let Some(outcome) = batch.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        match self.place {
+            Some(place) => waiting[place].clone_from(context.waker()),
+            None => {
+                self.place = Some(waiting.len());
+                waiting.push(context.waker().clone());
+            }
+        }
+        drop(waiting);
+        self.shared.rouse();
+        Poll::Pending
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if self.place.is_none() && self.batch.outcome.get().is_none() {
+            self.shared.rouse();
+        }
+    }
+}
+
+/// What the writing thread has.
+struct Thread {
+    shared: Arc<Shared>,
+    writer: Writer,
+    complained: Option<Instant>,
+}
+
+/// What the thread took to write.
+struct Taken {
+    frames: Vec<u8>,
+    blobs: Vec<Blob>,
+    batch: Arc<Batch>,
+}
+
+/// What the thread has to do next.
+enum Task {
+    Write(Taken),
+    Sleep,
+    End,
+}
+
+/// Answers those who wait if the thread ends by a panic.
+struct Watch(Arc<Shared>, Option<Arc<Batch>>);
+
+impl Thread {
+    fn run(mut self) {
+        let mut watch = Watch(Arc::clone(&self.shared), None);
+        let mut spare = Vec::new();
+        loop {
+            match self.take(&mut spare) {
+                Task::Write(taken) => {
+                    watch.1 = Some(Arc::clone(&taken.batch));
+                    self.commit(&taken);
+                    watch.1 = None;
+                    spare = taken.frames;
+                }
+                Task::Sleep => self.sleep(),
+                Task::End => break,
+            }
+            self.sync_if_due(false);
+        }
+        self.sync_if_due(true);
+    }
+
+    /// Takes what has come together; if that is nothing, the thread counts as asleep from here on.
+    fn take(&self, spare: &mut Vec<u8>) -> Task {
+        let mut next = self.shared.next.lock();
+        let empty = next.frames.is_empty();
+        self.shared.asleep.store(empty && !next.closing, Ordering::Release);
+        if empty {
+            return if next.closing { Task::End } else { Task::Sleep };
+        }
+        next.writing = next.lag;
+        spare.clear();
+        spare.shrink_to(USUAL);
+        let frames = std::mem::replace(&mut next.frames, std::mem::take(spare));
+        let (blobs, batch) = (std::mem::take(&mut next.blobs), std::mem::take(&mut next.batch));
+        Task::Write(Taken { frames, blobs, batch })
+    }
+
+    fn sleep(&self) {
+        match self.writer.sync_due() {
+            None => thread::park(),
+            Some(due) => thread::park_timeout(due.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    fn commit(&mut self, taken: &Taken) {
+        let outcome = self.writer.commit(&taken.frames, &taken.blobs);
+        let written = {
+            let mut next = self.shared.next.lock();
+            let written = std::mem::take(&mut next.writing);
+            next.lag = next.lag.minus(written);
+            written
+        };
+        let outcome = outcome.map_err(|fault| {
+            self.shared.failed.fetch_add(written.records, Ordering::Relaxed);
+            self.complain(&fault, written.records);
+            failure(&fault)
+        });
+        taken.batch.finish(outcome);
+    }
+
+    fn sync_if_due(&mut self, now: bool) {
+        let Some(due) = self.writer.sync_due() else { return };
+        if (now || due <= Instant::now())
+            && let Err(fault) = self.writer.sync()
+        {
+            self.complain(&fault, 0);
+        }
+    }
+
+    fn complain(&mut self, fault: &WriteFault, records: u64) {
+        if self.complained.is_some_and(|last| last.elapsed() < BETWEEN_COMPLAINTS) {
+            return;
+        }
+        self.complained = Some(Instant::now());
+        let failed = self.shared.failed.load(Ordering::Relaxed);
+        let (file, error) = (fault.path.display(), &fault.error);
+        tracing::error!(%file, %error, records, failed, "records of steps cannot be written");
+    }
+}
+
+impl Batch {
+    fn finish(&self, outcome: Result<(), Failure>) {
+        // Nobody else sets it.
+        let _ = self.outcome.set(outcome);
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let next = {
+            let mut next = self.0.next.lock();
+            next.lost = true;
+            std::mem::take(&mut next.batch)
+        };
+        let lost =
+            || Failure::new(ErrorCode::RecordFailed, "the writer of records has ended: restart the server");
+        next.finish(Err(lost()));
+        if let Some(batch) = self.1.take() {
+            batch.finish(Err(lost()));
+        }
+    }
+}
+
+impl Lag {
+    fn plus(self, records: u64, bytes: u64) -> Lag {
+        Lag { records: self.records + records, bytes: self.bytes + bytes }
+    }
+
+    fn minus(self, other: Lag) -> Lag {
+        Lag { records: self.records - other.records, bytes: self.bytes - other.bytes }
+    }
+}
+
+fn failure(fault: &WriteFault) -> Failure {
+    let name = fault.path.file_name().unwrap_or_default().to_string_lossy();
+    let message = format!(
+        "the record could not be written to '{name}': {}; make room or mend the record folder, then reset",
+        fault.error
+    );
+    let internal = fault.path.display().to_string();
+    Failure::new(ErrorCode::RecordFailed, message).with(|detail| detail.internal = Some(internal))
+}
+
+fn refused(behind: usize) -> Failure {
+    let message = format!(
+        "the record was not taken: {} MiB wait to be written already; the disk of the record folder is too slow",
+        behind / (1024 * 1024)
+    );
+    Failure::new(ErrorCode::RecordFailed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::fs::File;
+    use std::io;
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::time::Duration;
+
+    use oxenv_core::Event;
+    use proptest::prelude::*;
+
+    use super::super::segment::{Sink, append_to};
+    use super::super::{Durability, LogReader, Retention};
+    use super::*;
+
+    /// What one write, or bringing to the disk, does instead of what it should.
+    #[derive(Debug, Clone, Copy)]
+    enum Trouble {
+        /// It takes so many bytes at the most.
+        Short(usize),
+        /// It takes so many bytes, and the next one finds the disk full.
+        Full(usize),
+        /// Nothing can be brought to the disk.
+        NoSync,
+    }
+
+    /// The troubles that are still to come, one for each operation.
+    type Troubles = Arc<Mutex<VecDeque<Option<Trouble>>>>;
+
+    /// A file with troubles. Each of its operations is told.
+    struct Troubled {
+        file: File,
+        troubles: Troubles,
+        full: bool,
+        told: Sender<&'static str>,
+        /// Each write waits for a word from here, if there is one.
+        gate: Option<Arc<Mutex<Receiver<()>>>>,
+    }
+
+    impl Sink for Troubled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.told.send("write");
+            if let Some(gate) = &self.gate {
+                let _ = gate.lock().recv();
+            }
+            if std::mem::take(&mut self.full) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let most = match self.troubles.lock().pop_front().flatten() {
+                Some(Trouble::Short(most)) => most.max(1),
+                Some(Trouble::Full(most)) => {
+                    self.full = true;
+                    most
+                }
+                _ => bytes.len(),
+            };
+            if most == 0 {
+                self.full = false;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Sink::write(&mut self.file, &bytes[..most.min(bytes.len())])
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            let _ = self.told.send("sync");
+            match self.troubles.lock().pop_front().flatten() {
+                Some(Trouble::NoSync) => Err(io::Error::other("the disk is gone")),
+                _ => self.file.sync(),
+            }
+        }
+
+        fn truncate(&mut self, length: u64) -> io::Result<()> {
+            self.file.truncate(length)
+        }
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("oxenv-group-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn options(durability: Durability) -> LogOptions {
+        LogOptions { durability, retention: Retention::default(), ..LogOptions::default() }
+    }
+
+    /// A group over a file with troubles, what it tells, and the troubles, which begin after opening.
+    fn group(
+        folder: &Path,
+        options: LogOptions,
+        gate: Option<Receiver<()>>,
+    ) -> (Group, Receiver<&'static str>, Troubles) {
+        let troubles = Arc::new(Mutex::new(VecDeque::new()));
+        let (told, hear) = mpsc::channel();
+        let gate = gate.map(|gate| Arc::new(Mutex::new(gate)));
+        let shared = Arc::clone(&troubles);
+        let opener = move |path: &Path| {
+            let (troubles, gate) = (Arc::clone(&shared), gate.clone());
+            let file = append_to(path)?;
+            Ok(Box::new(Troubled { file, troubles, full: false, told: told.clone(), gate }) as Box<dyn Sink>)
+        };
+        let (writer, _) = Writer::open_with(folder, &options, Box::new(opener)).unwrap();
+        (Group::start(writer, folder, options).unwrap(), hear, troubles)
+    }
+
+    fn closed(seq: u64) -> Entry<'static> {
+        Entry { session_id: "a", seq, epoch: 0, time_us: 1, event: Event::Closed { reason: "closed" } }
+    }
+
+    fn wait(work: Work<'static, Result<(), Failure>>) -> Result<(), Failure> {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    }
+
+    fn numbers(folder: &Path) -> Vec<u64> {
+        LogReader::open(folder).unwrap().map(|entry| entry.unwrap().seq).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// Whatever the disk does: what was acknowledged is in the log, what failed is not, and once
+        /// there is room again, entries are written.
+        #[test]
+        fn the_log_has_what_was_acknowledged_and_nothing_else(
+            machine in any::<bool>(),
+            script in prop::collection::vec(
+                prop::option::of(prop_oneof![
+                    (0_usize..300).prop_map(Trouble::Short),
+                    (0_usize..300).prop_map(Trouble::Full),
+                    Just(Trouble::NoSync),
+                ]),
+                0..40,
+            ),
+        ) {
+            let folder = folder("faults");
+            let durability = if machine { Durability::Machine } else { Durability::Process };
+            let mut options = options(durability);
+            options.segment_bytes = 900;
+            let (group, _hear, troubles) = group(&folder, options, None);
+            *troubles.lock() = script.into();
+            let mut kept = Vec::new();
+            for seq in 0..30 {
+                match wait(group.append(&closed(seq))) {
+                    Ok(()) => kept.push(seq),
+                    Err(failure) => {
+                        prop_assert_eq!(failure.code, ErrorCode::RecordFailed);
+                        prop_assert!(failure.message.contains(".oxl'"), "{}", failure.message);
+                    }
+                }
+                prop_assert_eq!(numbers(&folder), kept.clone());
+            }
+            prop_assert_eq!(group.failed(), 30 - kept.len() as u64);
+            troubles.lock().clear();
+            // A disk that was full for the last one is so no more.
+            let _ = wait(group.append(&closed(30)));
+            prop_assert!(wait(group.append(&closed(31))).is_ok());
+            prop_assert_eq!(group.lag(), Lag::default());
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_comes_while_the_disk_is_slow_goes_into_one_write() {
+        let folder = folder("slow");
+        let (go, gate) = mpsc::channel();
+        go.send(()).unwrap();
+        let mut options = options(Durability::Process);
+        options.behind_bytes = 20_000;
+        let (group, hear, _) = group(&folder, options, Some(gate));
+        assert_eq!(hear.recv(), Ok("write"));
+        // Nobody waits for this one, so the thread is told at once and meets the closed gate.
+        drop(group.append(&closed(0)));
+        assert_eq!(hear.recv(), Ok("write"));
+        let works: Vec<_> = (1..100).map(|seq| group.append(&closed(seq))).collect();
+        assert_eq!(group.lag().records, 100);
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        works.into_iter().for_each(|work| wait(work).unwrap());
+        assert_eq!(hear.try_iter().count(), 1);
+        assert_eq!(numbers(&folder), (0..100).collect::<Vec<_>>());
+
+        // With too much behind, entries fail at once rather than pile up.
+        drop(group.append(&closed(100)));
+        assert_eq!(hear.recv(), Ok("write"));
+        let works: Vec<_> = (101..1000).map(|seq| group.append(&closed(seq))).collect();
+        let behind = group.lag();
+        assert!((20_000..21_000).contains(&behind.bytes), "{behind:?}");
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        let failed = works.into_iter().map(wait).filter(Result::is_err).count() as u64;
+        assert_eq!((failed, group.failed()), (1000 - 100 - behind.records, failed));
+        drop(group);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn durability_is_what_it_says() {
+        let heard = |durability| {
+            let folder = folder("durability");
+            let (group, hear, _) = group(&folder, options(durability), None);
+            hear.try_iter().for_each(drop);
+            wait(group.append(&closed(0))).unwrap();
+            let before_the_reply: Vec<_> = hear.try_iter().collect();
+            drop(group);
+            std::fs::remove_dir_all(&folder).unwrap();
+            (before_the_reply, hear.try_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(heard(Durability::Process), (vec!["write"], vec![]));
+        assert_eq!(heard(Durability::Machine), (vec!["write", "sync"], vec![]));
+        // At the end at the latest.
+        assert_eq!(heard(Durability::Interval(Duration::from_secs(3600))), (vec!["write"], vec!["sync"]));
+    }
+
+    #[test]
+    fn an_interval_brings_entries_to_the_disk_while_nothing_happens() {
+        let folder = folder("interval");
+        let (group, hear, _) = group(&folder, options(Durability::Interval(Duration::from_millis(5))), None);
+        hear.try_iter().for_each(drop);
+        wait(group.append(&closed(0))).unwrap();
+        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("sync")]);
+        drop(group);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

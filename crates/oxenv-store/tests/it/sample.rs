@@ -1,0 +1,100 @@
+//! What tests write into logs, and how they read it back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oxenv_core::{CallEntry, Entry, Event, Outcome, Principal, Recorder};
+use oxenv_store::{LogOptions, LogReader, LogRecorder, StoredEntry};
+use oxenv_wire::Reward;
+use serde_json::value::RawValue;
+
+/// An empty folder for one test.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+pub(crate) fn open(folder: &Path, options: LogOptions) -> LogRecorder {
+    LogRecorder::open(folder, options).unwrap()
+}
+
+pub(crate) fn raw(json: &str) -> &RawValue {
+    serde_json::from_str(json).unwrap()
+}
+
+pub(crate) fn entry<'a>(session_id: &'a str, seq: u64, event: Event<'a>) -> Entry<'a> {
+    let epoch = u64::from(seq > 0);
+    Entry { session_id, seq, epoch, time_us: 1_767_225_600_000_000 + seq, event }
+}
+
+pub(crate) fn opened<'a>() -> Event<'a> {
+    Event::Opened {
+        environment: "grid_world",
+        version: "1.2.0",
+        deterministic: true,
+        seed: u64::MAX,
+        episode_id: "e-0",
+        origin: None,
+    }
+}
+
+pub(crate) fn reset(reply: &str) -> Event<'_> {
+    Event::Reset {
+        seed: 7,
+        seed_given: true,
+        episode_id: "e-1",
+        arguments: None,
+        outcome: Outcome::Answered { reply, reward: None, done: false },
+        duration_us: 11,
+    }
+}
+
+pub(crate) fn step<'a>(action: &'a RawValue, reply: &'a str, calls: &'a [CallEntry<'a>]) -> Event<'a> {
+    Event::Step {
+        step: 1,
+        principal: Principal::Control,
+        action,
+        calls,
+        outcome: Outcome::Answered { reply, reward: Some(Reward::Float(0.5)), done: false },
+        duration_us: 12,
+    }
+}
+
+/// Appends and waits until the recorder says that it is safe.
+pub(crate) async fn put(recorder: &LogRecorder, entry: &Entry<'_>) {
+    recorder.append(entry).await.unwrap();
+}
+
+/// A session of so many steps, each with its number in its action.
+pub(crate) async fn session(recorder: &LogRecorder, id: &str, steps: u64) {
+    put(recorder, &entry(id, 0, opened())).await;
+    put(recorder, &entry(id, 1, reset(r#"{"observation":{"at":0},"reward":null,"done":false}"#))).await;
+    for number in 0..steps {
+        let action = format!(r#"{{"move":{number}}}"#);
+        let reply = format!(r#"{{"observation":{{"at":{number}}},"reward":0.5,"done":false}}"#);
+        put(recorder, &entry(id, 2 + number, step(raw(&action), &reply, &[]))).await;
+    }
+}
+
+/// Session and number of everything that can be read, and how many faults there were.
+pub(crate) fn found(folder: &Path) -> (Vec<(String, u64)>, usize) {
+    let (mut entries, mut faults) = (Vec::new(), 0);
+    for entry in LogReader::open(folder).unwrap() {
+        match entry {
+            Ok(StoredEntry { session_id, seq, .. }) => entries.push((session_id, seq)),
+            Err(_) => faults += 1,
+        }
+    }
+    (entries, faults)
+}
+
+/// The log's segments.
+pub(crate) fn segments(folder: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<PathBuf> =
+        all.filter(|path| path.extension().is_some_and(|extension| extension == "oxl")).collect();
+    segments.sort();
+    segments
+}

@@ -1,0 +1,197 @@
+//! Sessions of tools, forked, saved and restored, each toolset as its entry says.
+
+use oxenv_core::{
+    Boot, CallRecord, EndReason, EnvironmentFactory, ForkMode, SessionOptions, WorkspaceSource,
+};
+use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
+use serde_json::json;
+
+use crate::forks_support::*;
+use crate::upstream_support::until;
+
+const WORKSPACE: &str = "    on_fork: workspace\n";
+const REPLAY: &str = "    on_fork: replay\n    on_reset: restart\n";
+const STATELESS: &str = "    on_fork: stateless\n";
+
+#[tokio::test]
+async fn a_fork_has_the_files_under_the_path_that_its_agent_knows() {
+    let tools = Tools::new(&[functions("files", WORKSPACE)]);
+    let session = tools.session().await;
+    let folder = call(&session, "where", json!({})).await;
+    let path = format!("{}/note.txt", folder.as_str().unwrap());
+    call(&session, "write", json!({ "path": &path, "text": "before" })).await;
+    let forks = tools.fork(&session, 3).await;
+    for (number, fork) in forks.iter().enumerate() {
+        assert_eq!(call(fork, "where", json!({})).await, folder);
+        assert_eq!(call(fork, "read", json!({ "path": &path })).await, "before");
+        call(fork, "write", json!({ "path": "note.txt", "text": format!("fork {number}") })).await;
+    }
+    call(&session, "write", json!({ "path": &path, "text": "original" })).await;
+    for (number, fork) in forks.iter().enumerate() {
+        assert_eq!(call(fork, "read", json!({ "path": &path })).await, format!("fork {number}"));
+        assert_eq!((fork.info().epoch, fork.info().step_count), (1, 6));
+    }
+    assert_eq!(call(&session, "read", json!({ "path": &path })).await, "original");
+    // What an error says is of that path too.
+    let missing = json!({ "path": format!("{}/missing", folder.as_str().unwrap()) });
+    let error = call(&forks[0], "read", missing.clone()).await;
+    assert_eq!(error, call(&session, "read", missing).await);
+    // A fork of a fork goes on from the fork.
+    let again = tools.fork(&forks[1], 1).await.remove(0);
+    forks[1].end(EndReason::Closed);
+    assert_eq!(call(&again, "read", json!({ "path": &path })).await, "fork 1");
+    again.reset(None, None, None).await.unwrap();
+    assert!(call(&again, "read", json!({ "path": &path })).await.as_str().unwrap().contains("No such file"));
+}
+
+#[tokio::test]
+async fn replay_brings_a_memory_back_and_forgets_what_was_never_run() {
+    let limited = format!("{REPLAY}    deny: [\"where\"]\n    rate_limit: {{ rate: 4/h, per: session }}\n");
+    let tools = Tools::new(&[functions("memory", &limited), functions("other", STATELESS)]);
+    assert_eq!(tools.factory.spec().capabilities.fork, ForkMode::Native);
+    let session = tools.session().await;
+    assert_eq!(call(&session, "add", json!({ "n": 5 })).await, 5);
+    assert_eq!(call(&session, "fail", json!({})).await, "ValueError: not today");
+    // To others, to nobody, refused: none of them is repeated.
+    assert_eq!(call(&session, "other__add", json!({ "n": 1 })).await, 1);
+    assert!(call(&session, "nobodys", json!({})).await.as_str().unwrap().contains("nobodys"));
+    assert!(call(&session, "add", json!({ "m": 1 })).await.as_str().unwrap().contains("add"));
+    call(&session, "memory__where", json!({})).await;
+    assert_eq!(call(&session, "add", json!({ "n": 1 })).await, 106);
+    for _ in 0..3 {
+        call(&session, "add", json!({ "n": 0 })).await;
+    }
+    assert!(call(&session, "add", json!({ "n": 1 })).await.as_str().unwrap().contains("so often"));
+    let forks = tools.fork(&session, 2).await;
+    assert_eq!(call(&forks[0], "add", json!({ "n": 10 })).await, 116);
+    assert_eq!(call(&forks[1], "add", json!({ "n": 20 })).await, 126);
+    assert_eq!(call(&forks[1], "other__add", json!({ "n": 1 })).await, 1);
+    let again = tools.fork(&forks[1], 1).await.remove(0);
+    assert_eq!(call(&again, "add", json!({ "n": 1 })).await, 127);
+    // An epoch begins with a new instance, and so does what is repeated.
+    again.reset(None, None, None).await.unwrap();
+    let fresh = tools.fork(&again, 1).await.remove(0);
+    assert_eq!(call(&fresh, "add", json!({ "n": 1 })).await, 1);
+}
+
+#[tokio::test]
+async fn another_result_than_the_first_time_is_a_failure_that_leaves_nothing() {
+    let tools = Tools::new(&[functions("memory", REPLAY)]);
+    let session = tools.session().await;
+    call(&session, "add", json!({ "n": 5 })).await;
+    call(&session, "lot", json!({})).await;
+    let failure = tools.store.fork(&session, 2, SessionOptions::default()).await.map(drop).unwrap_err();
+    assert_eq!((failure.code, failure.kind), (ErrorCode::ExecutionError, FailureKind::Environment));
+    assert_eq!(
+        failure.message,
+        "toolset 'memory' cannot be forked by replay: call 2, of its tool 'lot', came to another result when it was \
+         made again; declare another on_fork for tools that tell the time, draw lots, or keep something beyond a \
+         restart"
+    );
+    assert_eq!((tools.workspaces(), tools.store.status().active), (1, 1));
+    assert_eq!(call(&session, "add", json!({ "n": 1 })).await, 6);
+}
+
+#[tokio::test]
+async fn what_is_known_of_no_call_is_not_repeated() {
+    let tools = Tools::new(&[functions("memory", REPLAY)]);
+    let mut instance = tools.instance().await;
+    instance.toolbox.settled().await;
+    let lost = ToolError::new(ToolErrorType::Timeout, "late").with_code(ErrorCode::DeadlineExceeded);
+    let record = |tool: &str, outcome: Result<ToolResult, ToolError>| CallRecord {
+        tool: tool.to_owned(),
+        arguments: raw(&json!({ "n": 1 })).ok(),
+        outcome,
+    };
+    let done = || Ok(ToolResult::from_value(&1).unwrap());
+    for (calls, says) in [
+        (vec![record("add", Err(lost))], "nobody knows what call 1, of 'add' of toolset 'memory', has done"),
+        (vec![record("gone", done())], "call 1 was of the tool 'gone', which no toolset offers any more"),
+    ] {
+        let (forked, saved) = tools.refused(&mut instance, &calls).await;
+        for failure in [forked, saved] {
+            assert_eq!(failure.code, ErrorCode::Unsupported);
+            let expected = format!("the calls of this episode cannot be made again for a fork: {says}");
+            assert_eq!(failure.message, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_forked_is_named_before_anything_is_made() {
+    let shared = format!("{REPLAY}    scope: server\n").replace("    on_reset: restart\n", "");
+    for (entries, says) in [
+        (
+            vec![functions("fine", WORKSPACE), functions("plain", "")],
+            "toolset 'plain' can be neither forked nor saved",
+        ),
+        (
+            vec![functions("all", &shared)],
+            "toolset 'all' cannot be forked by replay, because all sessions share it",
+        ),
+    ] {
+        let tools = Tools::new(&entries);
+        assert_eq!(tools.factory.spec().capabilities.fork, ForkMode::None);
+        assert!(!tools.factory.spec().capabilities.snapshot);
+        let mut instance = tools.instance().await;
+        let (forked, saved) = tools.refused(&mut instance, &[]).await;
+        for failure in [forked, saved] {
+            assert_eq!(failure.code, ErrorCode::Unsupported);
+            assert!(failure.message.starts_with(says), "{failure}");
+            assert!(failure.message.contains("on_fork"), "{failure}");
+        }
+        assert_eq!(tools.workspaces(), 1);
+        let session = tools.session().await;
+        let failure = tools.store.fork(&session, 1, SessionOptions::default()).await.map(drop).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::Unsupported);
+    }
+    let source = WorkspaceSource::Shared(env!("CARGO_TARGET_TMPDIR").into());
+    let tools = Tools::with(&[functions("fine", STATELESS)], None, source);
+    assert_eq!(tools.factory.spec().capabilities.fork, ForkMode::None);
+    let mut instance = tools.instance().await;
+    let (forked, saved) = tools.refused(&mut instance, &[]).await;
+    assert_eq!(forked.code, ErrorCode::Unsupported);
+    assert!(forked.message.starts_with("all sessions share the workspace "), "{forked}");
+    assert_eq!(forked.message, saved.message);
+}
+
+#[tokio::test]
+async fn toolsets_that_are_compiled_in_copy_themselves_or_are_shared() {
+    let shared = "    scope: server\n    on_fork: stateless\n";
+    let tools = Tools::new(&[tally("own", ""), tally("all", shared)]);
+    let session = tools.session().await;
+    assert_eq!(call(&session, "tick", json!({})).await, 1);
+    assert_eq!(call(&session, "all__tick", json!({})).await, 1);
+    let fork = tools.fork(&session, 1).await.remove(0);
+    assert_eq!(call(&fork, "tick", json!({})).await, 2);
+    assert_eq!(call(&fork, "tick", json!({})).await, 3);
+    assert_eq!(call(&session, "tick", json!({})).await, 2);
+    assert_eq!(call(&fork, "all__tick", json!({})).await, 2);
+    assert!(!tools.factory.spec().capabilities.snapshot);
+    let failure = tools.store.snapshot(&session).await.unwrap_err();
+    assert_eq!(failure.message, "toolset 'own' can copy itself, but cannot be saved");
+}
+
+#[tokio::test]
+async fn a_fork_that_is_given_up_leaves_nothing() {
+    let tools = Tools::new(&[functions("memory", REPLAY)]);
+    let session = tools.session().await;
+    // Its second call is slow, and what is made again never comes that far.
+    call(&session, "slow", json!({})).await;
+    let slow = CallRecord {
+        tool: "slow".to_owned(),
+        arguments: None,
+        outcome: Ok(ToolResult::from_value("done").unwrap()),
+    };
+    let mut instance = tools.instance().await;
+    let calls = [slow.clone(), slow];
+    let boot = Boot { session_id: uuid(), seed: 1 };
+    let mut forking = Box::pin(tools.factory.fork(boot, original(&mut instance, &calls)));
+    tokio::select! {
+        _ = &mut forking => panic!("it does not end by itself"),
+        () = until("its folder is there", || tools.workspaces() == 3) => {}
+    }
+    drop(forking);
+    until("its folder is gone", || tools.workspaces() == 2).await;
+    tools.manager.close().await;
+}

@@ -1,0 +1,66 @@
+//! What came of each rule, for people and for programs.
+//!
+//! Invariant: a rule that was not really exercised is never told as one that holds.
+
+use serde::Serialize;
+
+/// What came of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", content = "detail", rename_all = "snake_case")]
+pub(super) enum Verdict {
+    /// It holds; says what was tried.
+    Holds(String),
+    /// It does not; says what was seen.
+    Fails(String),
+    /// There is nothing that it could be about; says why.
+    NotOffered(String),
+}
+
+/// A rule and what came of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    rule: &'static str,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+/// What came of all rules.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) environment: String,
+    /// How it was reached: `sessions` over HTTP, or the `websocket` of any OpenEnv server.
+    pub(super) door: &'static str,
+    pub(super) deterministic: bool,
+    rules: Vec<Line>,
+}
+
+impl Report {
+    pub(super) fn new(environment: String, door: &'static str, deterministic: bool) -> Self {
+        Report { environment, door, deterministic, rules: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, rule: &'static str, verdict: Verdict) {
+        self.rules.push(Line { rule, verdict });
+    }
+
+    pub(super) fn failures(&self) -> usize {
+        self.rules.iter().filter(|line| matches!(line.verdict, Verdict::Fails(_))).count()
+    }
+
+    pub(super) fn table(&self) -> String {
+        let promise = match self.deterministic {
+            true => "promises to be deterministic",
+            false => "does not promise to be deterministic",
+        };
+        let mut lines = vec![format!("{}, {promise}, by way of {}", self.environment, self.door)];
+        lines.extend(self.rules.iter().map(|line| {
+            let (word, detail) = match &line.verdict {
+                Verdict::Holds(detail) => ("holds", detail),
+                Verdict::Fails(detail) => ("FAILS", detail),
+                Verdict::NotOffered(detail) => ("not offered", detail),
+            };
+            format!("{word:<12} {:<16} {detail}", line.rule)
+        }));
+        lines.join("\n")
+    }
+}

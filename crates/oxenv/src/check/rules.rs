@@ -1,0 +1,224 @@
+//! The rules, each through a door.
+//!
+//! Invariant: each rule opens its own sessions and closes them, and compares with an episode that nobody
+//! disturbed.
+
+use serde_json::{Value, json};
+
+use super::door::{Door, Offer, Player, Reply};
+use super::report::Verdict;
+
+/// What an environment says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promises {
+    /// The same seed and actions give the same bytes.
+    pub(super) deterministic: bool,
+}
+
+/// An episode, and what an undisturbed session showed.
+#[derive(Debug, Clone)]
+pub(super) struct Episode {
+    pub(super) seed: u64,
+    pub(super) actions: Vec<Value>,
+    /// To the reset, and to each action.
+    pub(super) replies: Vec<Reply>,
+}
+
+/// The same seed and the same actions give the same bytes, in another session and in the same one.
+pub(super) async fn seed(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+    for episode in episodes {
+        let mut player = door.open(episode.seed).await?;
+        for which in ["another session", "the next episode of that session"] {
+            let replies = play(&mut player, episode).await?;
+            if let Some(difference) = difference(&episode.replies, &replies) {
+                let why = format!("seed {} in {which}: {difference}", episode.seed);
+                player.close().await?;
+                return Ok(Verdict::Fails(why));
+            }
+        }
+        player.close().await?;
+    }
+    let steps: usize = episodes.iter().map(|episode| episode.actions.len()).sum();
+    Ok(Verdict::Holds(format!("{} episodes, {steps} steps, each three times", episodes.len())))
+}
+
+/// What one session does is not seen by another.
+pub(super) async fn isolation(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+    for episode in episodes {
+        let (mut one, mut two) = (door.open(episode.seed).await?, door.open(episode.seed + 1).await?);
+        let mut replies = vec![one.reset(episode.seed).await?];
+        two.reset(episode.seed + 1).await?;
+        for action in &episode.actions {
+            two.step(action).await?;
+            replies.push(one.step(action).await?);
+        }
+        one.close().await?;
+        two.close().await?;
+        if let Some(difference) = difference(&episode.replies, &replies) {
+            return Ok(Verdict::Fails(format!("beside another session: {difference}")));
+        }
+    }
+    Ok(Verdict::Holds(format!("{} episodes, each beside another session", episodes.len())))
+}
+
+/// A fork goes on as the original does, from wherever it was forked.
+pub(super) async fn fork(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+    let mut forks = 0;
+    for episode in episodes {
+        let mut original = door.open(episode.seed).await?;
+        original.reset(episode.seed).await?;
+        for at in 0..=episode.actions.len() {
+            let mut fork = match original.fork().await? {
+                Offer::Made(fork) => fork,
+                Offer::None(why) => {
+                    original.close().await?;
+                    return Ok(Verdict::NotOffered(why));
+                }
+            };
+            let rest = go_on(&mut fork, &episode.actions[at..]).await?;
+            fork.close().await?;
+            if let Some(difference) = difference(&episode.replies[at + 1..], &rest) {
+                original.close().await?;
+                return Ok(Verdict::Fails(format!("a fork after {at} steps: {difference}")));
+            }
+            forks += 1;
+            let Some(action) = episode.actions.get(at) else { break };
+            let reply = original.step(action).await?;
+            if let Some(difference) = difference(&episode.replies[at + 1..=at + 1], &[reply]) {
+                original.close().await?;
+                return Ok(Verdict::Fails(format!("the original after a fork at {at}: {difference}")));
+            }
+        }
+        original.close().await?;
+    }
+    Ok(Verdict::Holds(format!("{forks} forks, one before each step and one at the end")))
+}
+
+/// A restored snapshot goes on as the original does.
+pub(super) async fn snapshot(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+    for episode in episodes {
+        let half = episode.actions.len() / 2;
+        let mut original = door.open(episode.seed).await?;
+        original.reset(episode.seed).await?;
+        go_on(&mut original, &episode.actions[..half]).await?;
+        let saved = original.snapshot().await?;
+        original.close().await?;
+        let text = match saved {
+            Offer::Made(text) => text,
+            Offer::None(why) => return Ok(Verdict::NotOffered(why)),
+        };
+        let mut restored = door.restore(&text).await?;
+        let rest = go_on(&mut restored, &episode.actions[half..]).await?;
+        restored.close().await?;
+        if let Some(difference) = difference(&episode.replies[half + 1..], &rest) {
+            return Ok(Verdict::Fails(format!("restored after {half} steps: {difference}")));
+        }
+    }
+    Ok(Verdict::Holds(format!(
+        "{} sessions restored at half, after their originals had ended",
+        episodes.len()
+    )))
+}
+
+/// A repeated request gets the first reply and is not run again.
+pub(super) async fn at_most_once(door: &Door, episode: &Episode) -> anyhow::Result<Verdict> {
+    let mut player = door.open(episode.seed).await?;
+    player.reset(episode.seed).await?;
+    let verdict = repeat(&mut player, episode).await?;
+    player.close().await?;
+    Ok(verdict)
+}
+
+async fn repeat(player: &mut Player, episode: &Episode) -> anyhow::Result<Verdict> {
+    let action = &episode.actions[0];
+    let Some(first) = player.step_once("check-1", action).await? else {
+        return Ok(Verdict::NotOffered("the server knows no keys of requests".to_owned()));
+    };
+    let Some(again) = player.step_once("check-1", action).await? else {
+        return Ok(Verdict::NotOffered("the server knows no keys of requests".to_owned()));
+    };
+    let steps = player.state().await?["step_count"].as_u64();
+    if first != again {
+        return Ok(Verdict::Fails(format!("a repeat was answered {} instead of {}", again.text, first.text)));
+    }
+    if steps != Some(1) {
+        return Ok(Verdict::Fails(format!(
+            "after one step and its repeat, the state counts {steps:?} steps"
+        )));
+    }
+    let other = player.step_once("check-1", &json!({ "another": "request" })).await?;
+    if other.as_ref().is_some_and(|reply| reply.ok) {
+        return Ok(Verdict::Fails("another request with the same key was taken".to_owned()));
+    }
+    Ok(Verdict::Holds("a repeat, and another request with the same key".to_owned()))
+}
+
+/// A wrong action is the agent's fault, and the episode goes on as if it had not been.
+pub(super) async fn bad_actions(
+    door: &Door,
+    episode: &Episode,
+    promises: Promises,
+) -> anyhow::Result<Verdict> {
+    let mut player = door.open(episode.seed).await?;
+    player.reset(episode.seed).await?;
+    let called = episode.actions[0].get("tool_name").is_some();
+    let bad = match called {
+        true => json!({ "type": "call_tool", "tool_name": "no such tool", "arguments": {} }),
+        false => json!({ "no such field": [[]] }),
+    };
+    let reply = player.step(&bad).await?;
+    if let Some(why) = wrongly_taken(&reply, called) {
+        player.close().await?;
+        return Ok(why);
+    }
+    let rest = go_on(&mut player, &episode.actions).await?;
+    player.close().await?;
+    // A tool that is not there is asked for in a step of its own, which environments may count.
+    let same = !promises.deterministic || called || difference(&episode.replies[1..], &rest).is_none();
+    let broken = rest.iter().find(|reply| !reply.ok);
+    Ok(match (broken, same) {
+        (Some(reply), _) => {
+            Verdict::Fails(format!("after a wrong action the episode does not go on: {}", reply.text))
+        }
+        (None, false) => Verdict::Fails("after a wrong action the episode goes on differently".to_owned()),
+        (None, true) => Verdict::Holds("it is refused, and the episode goes on".to_owned()),
+    })
+}
+
+/// Why an answer to a wrong action is none that blames the agent.
+fn wrongly_taken(reply: &Reply, called: bool) -> Option<Verdict> {
+    let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
+    let kind = body["oxenv"]["kind"].as_str();
+    match reply.ok {
+        false if reply.status >= 500 || kind.is_some_and(|kind| kind != "action") => {
+            Some(Verdict::Fails(format!("it counts as the environment's fault: {}", reply.text)))
+        }
+        false => None,
+        true if called && !body["reward"].is_null() => {
+            Some(Verdict::Fails(format!("a call of no tool is rewarded: {}", reply.text)))
+        }
+        true if called => None,
+        true => Some(Verdict::NotOffered("the environment takes any object for an action".to_owned())),
+    }
+}
+
+/// Resets and takes all actions.
+pub(super) async fn play(player: &mut Player, episode: &Episode) -> anyhow::Result<Vec<Reply>> {
+    let mut replies = vec![player.reset(episode.seed).await?];
+    replies.extend(go_on(player, &episode.actions).await?);
+    Ok(replies)
+}
+
+async fn go_on(player: &mut Player, actions: &[Value]) -> anyhow::Result<Vec<Reply>> {
+    let mut replies = Vec::with_capacity(actions.len());
+    for action in actions {
+        replies.push(player.step(action).await?);
+    }
+    Ok(replies)
+}
+
+/// The first reply that differs.
+fn difference(expected: &[Reply], seen: &[Reply]) -> Option<String> {
+    let at = expected.iter().zip(seen).position(|(one, two)| one != two)?;
+    Some(format!("reply {at} is {} instead of {}", seen[at].text, expected[at].text))
+}

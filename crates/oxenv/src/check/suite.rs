@@ -1,0 +1,318 @@
+//! Runs the rules: on a server somewhere, or on an environment that is served for the purpose.
+//!
+//! Invariant: an environment of this process is checked over a real socket, like any other; the server
+//! and its record go with the check.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use oxenv_core::{EnvironmentFactory, Recorder, SessionStore, contract};
+use oxenv_server::{Server, ServerConfig};
+use oxenv_store::{LogOptions, LogRecorder, SessionFilter};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::Plan;
+use super::door::{Door, Player};
+use super::report::{Report, Verdict};
+use super::rules::{self, Episode, Promises};
+use super::sample::Sampler;
+use crate::client::Client;
+use crate::replay::{self, Folder, Replayer, Stage};
+use crate::trajectories;
+
+/// How many actions an episode has that are made.
+const ACTIONS: usize = 8;
+/// How many are tried for one that is taken.
+const TRIES: usize = 8;
+/// The seed of the suite of environments.
+const CONTRACT_SEED: u64 = 7;
+
+/// An environment of this process.
+pub(super) struct Local {
+    pub(super) factory: Arc<dyn EnvironmentFactory>,
+    /// Of each of a manifest's toolsets, whether it is another server's.
+    pub(super) upstream: Vec<bool>,
+    /// How long a reply may take.
+    pub(super) timeout: Duration,
+}
+
+/// Checks a server.
+///
+/// # Errors
+/// When it cannot be talked to, or takes none of the actions.
+pub(super) async fn over_the_wire(
+    client: Arc<Client>,
+    plan: &Plan,
+    promises: Promises,
+) -> anyhow::Result<Report> {
+    let door = Door::find(client).await?;
+    let name = door.about("/metadata").await?["name"].as_str().unwrap_or("the environment").to_owned();
+    let mut report = Report::new(name, door.name(), promises.deterministic);
+    through(&door, plan, promises, &mut report).await?;
+    report
+        .add("replay", Verdict::NotOffered("a record is replayed where it is: oxenv replay DIR".to_owned()));
+    Ok(report)
+}
+
+/// Checks an environment of this process.
+///
+/// # Errors
+/// When it cannot be served, or takes none of the actions.
+pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Report> {
+    let spec = Arc::clone(local.factory.spec());
+    let promises = Promises { deterministic: spec.capabilities.deterministic };
+    let folder = Folder::new("check")?;
+    let recorder = LogRecorder::open(folder.path(), LogOptions::default())?;
+    let store = SessionStore::new(Arc::clone(&local.factory), oxenv_core::Limits::default());
+    let store = store.with_recorder(Arc::new(recorder) as Arc<dyn Recorder>);
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = Server::bind(loopback, store, ServerConfig::default()).await?;
+    let client = Client::new(&format!("http://{}", server.address()?), local.timeout, None)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(async {
+        // A sender that is gone stops it as well.
+        let _ = stopped.await;
+    }));
+    let mut report = Report::new(spec.name.clone(), "sessions", promises.deterministic);
+    let checked = async {
+        let door = Door::find(Arc::new(client)).await?;
+        through(&door, plan, promises, &mut report).await?;
+        episode(&door, plan, CONTRACT_SEED).await
+    };
+    let checked = checked.await;
+    drop(stop);
+    serving.await?;
+    let actions = checked?.actions;
+    if local.upstream.is_empty() {
+        report.add("contract", contract(&local.factory, &actions).await);
+    }
+    report.add("replay", replayed(&folder, local).await?);
+    Ok(report)
+}
+
+async fn through(door: &Door, plan: &Plan, promises: Promises, report: &mut Report) -> anyhow::Result<()> {
+    let mut episodes = Vec::new();
+    for number in 0..plan.episodes {
+        episodes.push(episode(door, plan, plan.seed.wrapping_add(number)).await?);
+    }
+    if promises.deterministic {
+        report.add("seed", rules::seed(door, &episodes).await?);
+        report.add("isolation", rules::isolation(door, &episodes).await?);
+        report.add("fork", rules::fork(door, &episodes).await?);
+        report.add("snapshot", rules::snapshot(door, &episodes).await?);
+    } else {
+        for rule in ["seed", "isolation", "fork", "snapshot"] {
+            let why = "without the promise of the same bytes there is nothing to compare";
+            report.add(rule, Verdict::NotOffered(why.to_owned()));
+        }
+    }
+    report.add("at most once", rules::at_most_once(door, &episodes[0]).await?);
+    report.add("bad actions", rules::bad_actions(door, &episodes[0], promises).await?);
+    Ok(())
+}
+
+/// An episode that nobody disturbs: the given actions, or those of the made ones that are taken.
+async fn episode(door: &Door, plan: &Plan, seed: u64) -> anyhow::Result<Episode> {
+    let mut player = door.open(seed).await?;
+    let mut episode = Episode { seed, actions: Vec::new(), replies: Vec::new() };
+    episode.replies.push(player.reset(seed).await?);
+    if !episode.replies[0].ok {
+        bail!("a reset with seed {seed} fails: {}", episode.replies[0].text);
+    }
+    match &plan.actions {
+        Some(actions) => {
+            for action in actions {
+                let reply = player.step(action).await?;
+                if !reply.ok {
+                    bail!("the action {action} is refused: {}", reply.text);
+                }
+                episode.replies.push(reply);
+                episode.actions.push(action.clone());
+            }
+        }
+        None => {
+            made(door, &mut player, &mut episode).await?;
+            // What was refused on the way may have left traces, so nobody compares with this session.
+            player.close().await?;
+            player = door.open(seed).await?;
+            episode.replies = rules::play(&mut player, &episode).await?;
+        }
+    }
+    player.close().await?;
+    Ok(episode)
+}
+
+async fn made(door: &Door, player: &mut Player, episode: &mut Episode) -> anyhow::Result<()> {
+    let schemas = door.about("/schema").await?;
+    let mut looker = door.open(episode.seed).await?;
+    looker.reset(episode.seed).await?;
+    let listed = looker.step(&json!({ "type": "list_tools" })).await?;
+    looker.close().await?;
+    let listed: Value = serde_json::from_str(&listed.text).unwrap_or_default();
+    let tools = listed["observation"]["tools"].as_array().cloned().unwrap_or_default();
+    let mut sampler = Sampler::new(&schemas["action"], &tools, episode.seed);
+    let mut refused = String::new();
+    for _ in 0..ACTIONS * TRIES {
+        let action = sampler.action().context(
+            "neither /schema nor a list of tools says what an action is; give some with --actions FILE",
+        )?;
+        let reply = player.step(&action).await?;
+        if !reply.ok {
+            refused = reply.text;
+            continue;
+        }
+        let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
+        episode.actions.push(action);
+        if body["done"] == true || episode.actions.len() == ACTIONS {
+            break;
+        }
+    }
+    if episode.actions.is_empty() {
+        bail!("no action that was made is taken; give some with --actions FILE: {refused}");
+    }
+    Ok(())
+}
+
+async fn contract(factory: &Arc<dyn EnvironmentFactory>, actions: &[Value]) -> Verdict {
+    let found = contract::check(Arc::clone(factory), actions).await;
+    let told: Vec<String> =
+        found.iter().map(|violation| format!("{}: {}", violation.rule, violation.seen)).collect();
+    match told.is_empty() {
+        true => Verdict::Holds("every rule of the suite of environments".to_owned()),
+        false => Verdict::Fails(told.join("; ")),
+    }
+}
+
+/// Everything that the check has done, its forks and restored sessions too, is done again.
+async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
+    let recorded = trajectories::open(folder.path())?;
+    let filter = SessionFilter { limit: usize::MAX, ..SessionFilter::default() };
+    let sessions = recorded.sessions(&filter)?;
+    let stage = Stage::over(local.factory, local.upstream)?;
+    let mut replayer = Replayer::on(&recorded, stage);
+    let mut same = 0;
+    for session in &sessions {
+        match replayer.replay(&session.id).await?.1 {
+            replay::Verdict::Same { .. } => same += 1,
+            replay::Verdict::Differs { seq, what, recorded, replayed } => {
+                let why = format!("entry {seq}: {what}: recorded {recorded}, replayed {replayed}");
+                return Ok(Verdict::Fails(why));
+            }
+            replay::Verdict::CannotBeReplayed { why } => return Ok(Verdict::Fails(why)),
+        }
+    }
+    replayer.close().await;
+    Ok(Verdict::Holds(format!("{same} recorded sessions, every byte the same")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use oxenv_core::{
+        Boot, Capabilities, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, typed,
+    };
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// It says that it is deterministic, and shows how often any of its kind was ever asked.
+    struct Liar;
+
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Ask {
+        #[allow(dead_code)]
+        number: i64,
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    struct Told {
+        asked: u64,
+    }
+
+    impl TypedEnvironment for Liar {
+        type Action = Ask;
+        type Observation = Told;
+        type State = Told;
+
+        async fn reset(&mut self, _reset: &Reset) -> Result<Step<Told>, Failure> {
+            Ok(Step::new(Told { asked: 0 }))
+        }
+
+        async fn step(&mut self, _action: Ask) -> Result<Step<Told>, Failure> {
+            Ok(Step::new(Told { asked: ASKED.fetch_add(1, Ordering::Relaxed) }))
+        }
+
+        fn state(&self) -> Told {
+            Told { asked: 0 }
+        }
+
+        fn fork(&self) -> Option<Self> {
+            Some(Liar)
+        }
+    }
+
+    fn liar(deterministic: bool) -> Local {
+        let spec = EnvironmentSpec {
+            capabilities: Capabilities { deterministic, fork: ForkMode::Native, ..Capabilities::default() },
+            ..EnvironmentSpec::new("liar", "Says that it is deterministic, and is not")
+        };
+        let factory = Arc::new(typed(spec, |_: &Boot| Liar));
+        Local { factory, upstream: Vec::new(), timeout: Duration::from_secs(20) }
+    }
+
+    #[tokio::test]
+    async fn an_environment_that_says_deterministic_and_is_not_fails() {
+        let plan = Plan { actions: None, episodes: 1, seed: 7 };
+        let report = in_process(liar(true), &plan).await.unwrap();
+        let table = report.table();
+        for rule in ["seed", "isolation", "fork", "contract", "replay"] {
+            let line = table.lines().find(|line| line.contains(rule)).unwrap();
+            assert!(line.starts_with("FAILS"), "{table}");
+        }
+        assert!(report.failures() >= 5, "{table}");
+    }
+
+    /// As a server of another make is, which has no sessions over HTTP.
+    #[tokio::test]
+    async fn a_server_can_be_checked_on_sockets() {
+        for factory in [oxenv_envs::number_guess::factory(), oxenv_envs::echo::factory()] {
+            let store = SessionStore::new(factory, oxenv_core::Limits::default());
+            let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let server = Server::bind(loopback, store, ServerConfig::default()).await.unwrap();
+            let url = format!("http://{}", server.address().unwrap());
+            let serving = tokio::spawn(server.run(std::future::pending()));
+            let client = Client::new(&url, Duration::from_secs(20), None).unwrap();
+            let plan = Plan { actions: None, episodes: 1, seed: 7 };
+            let mut report = Report::new("it".to_owned(), "websocket", true);
+            let promises = Promises { deterministic: true };
+            through(&Door::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
+            serving.abort();
+            let table = report.table();
+            for line in [
+                "holds        seed",
+                "holds        isolation",
+                "holds        bad actions",
+                "not offered  fork",
+            ] {
+                assert!(table.contains(line), "{table}");
+            }
+            assert_eq!(report.failures(), 0, "{table}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_promises_nothing_is_not_held_to_it() {
+        let plan = Plan { actions: None, episodes: 1, seed: 7 };
+        let table = in_process(liar(false), &plan).await.unwrap().table();
+        assert!(table.contains("not offered  seed"), "{table}");
+        assert!(table.contains("holds        at most once"), "{table}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Who is told of what sessions do: metrics, slow steps, traces.
+//!
+//! Invariant: when nothing was asked for there is no observer, so nothing is measured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
+use oxenv_server::{Metrics, RecordStatus};
+
+use crate::cli::ObservingArgs;
+use crate::slow_steps::SlowSteps;
+use crate::traces::{Exporter, Traces};
+
+/// Tells the state of the log of steps.
+pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;
+
+/// What observes a server.
+pub(crate) struct Observing {
+    /// What `/metrics` shows.
+    pub(crate) metrics: Option<Arc<Metrics>>,
+    /// What the store tells of its sessions.
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Whether somebody wants to know of callers' traces.
+    pub(crate) traces: bool,
+    exporter: Option<Exporter>,
+}
+
+impl Observing {
+    /// Begins to observe, within a runtime.
+    ///
+    /// # Errors
+    /// When traces cannot be sent at all.
+    pub(crate) fn start(
+        asked: &ObservingArgs,
+        environment: &str,
+        record: Option<RecordSource>,
+    ) -> anyhow::Result<Self> {
+        let metrics = asked.metrics.then(|| {
+            let metrics = Metrics::new(environment);
+            Arc::new(match record {
+                Some(record) => metrics.with_record_status(record),
+                None => metrics,
+            })
+        });
+        let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
+        if let Some(metrics) = &metrics {
+            observers.push(Arc::clone(metrics) as Arc<dyn Observer>);
+        }
+        if let Some(threshold) = asked.slow_step {
+            observers.push(Arc::new(SlowSteps::new(threshold, environment)));
+        }
+        let mut exporter = None;
+        if let Some(endpoint) = &asked.otlp {
+            let (traces, sends) = Traces::start(endpoint, asked.otlp_sample.unwrap_or(1.0), environment)?;
+            observers.push(traces);
+            exporter = Some(sends);
+        }
+        let observer = match observers.len() {
+            0 | 1 => observers.pop(),
+            _ => Some(Arc::new(Several(observers)) as Arc<dyn Observer>),
+        };
+        Ok(Observing { metrics, observer, traces: exporter.is_some(), exporter })
+    }
+
+    /// Sends what is still to be sent, for a few seconds at the most.
+    pub(crate) async fn close(self) {
+        if let Some(exporter) = self.exporter {
+            exporter.close().await;
+        }
+    }
+}
+
+/// More than one observer.
+struct Several(Vec<Arc<dyn Observer>>);
+
+impl Observer for Several {
+    fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
+        // One of them at the most gives out places; the others pass on what they are given.
+        self.0.iter().fold(caller, |place, observer| observer.begins(place))
+    }
+
+    fn opened(&self, waited: Duration) {
+        self.0.iter().for_each(|observer| observer.opened(waited));
+    }
+
+    fn refused(&self, failure: &Failure) {
+        self.0.iter().for_each(|observer| observer.refused(failure));
+    }
+
+    fn ended(&self, reason: &EndReason) {
+        self.0.iter().for_each(|observer| observer.ended(reason));
+    }
+
+    fn operated(&self, operation: &Operation<'_>) {
+        self.0.iter().for_each(|observer| observer.operated(operation));
+    }
+
+    fn called(&self, call: &ObservedCall<'_>) {
+        self.0.iter().for_each(|observer| observer.called(call));
+    }
+}

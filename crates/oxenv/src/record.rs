@@ -1,0 +1,177 @@
+//! `serve --record`: what is recorded, how safely, for how long.
+//!
+//! Invariant: nothing is recorded unless a folder is named, and secrets of a manifest are taken out
+//! before anything is written.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use oxenv_core::Redact;
+use oxenv_server::RecordStatus;
+use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
+use serde::{Deserialize, Deserializer};
+
+use crate::cli::{bytes, duration};
+use crate::exit::usage;
+use crate::observing::RecordSource;
+
+/// Whether and how sessions are recorded.
+#[derive(Args, Clone, Default)]
+pub(crate) struct RecordArgs {
+    /// Record what every session does in this folder; see docs/replay.md [default: nothing is recorded]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) record: Option<PathBuf>,
+
+    /// What an acknowledged step survives: the end of the process, the end of the machine, or the latter
+    /// but for the last while, such as 50ms [default: process]
+    #[arg(long, value_name = "process|machine|TIME", value_parser = Safety::parse)]
+    pub(crate) record_sync: Option<Safety>,
+
+    /// Remove old records, by age, by size or by both: 30d, 20GB, '30d 20GB' [default: all are kept]
+    #[arg(long, value_name = "AGE|SIZE", value_parser = Keep::parse)]
+    pub(crate) record_keep: Option<Keep>,
+}
+
+/// What an acknowledged step survives, as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Safety(pub(crate) Durability);
+
+/// What is kept, as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep(pub(crate) Retention);
+
+/// Opens the log that was asked for, if one was.
+pub(crate) fn open(args: &RecordArgs, redact: Option<Redact>) -> anyhow::Result<Option<Arc<LogRecorder>>> {
+    let Some(folder) = &args.record else { return Ok(None) };
+    let options = LogOptions {
+        durability: args.record_sync.map_or(Durability::default(), |safety| safety.0),
+        retention: args.record_keep.map_or(Retention::default(), |keep| keep.0),
+        redact,
+        ..LogOptions::default()
+    };
+    let recorder = LogRecorder::open(folder, options).map_err(|error| usage(error.to_string()))?;
+    let recovery = recorder.recovery();
+    if recovery.torn_bytes > 0 {
+        let bytes = recovery.torn_bytes;
+        tracing::info!(folder = %folder.display(), bytes, "an entry that was never acknowledged was cut off the record");
+    }
+    if recovery.damaged_bytes > 0 {
+        let bytes = recovery.damaged_bytes;
+        tracing::warn!(folder = %folder.display(), bytes, "a part of the record cannot be read and was left as it is");
+    }
+    Ok(Some(Arc::new(recorder)))
+}
+
+/// Tells how far the log is behind.
+pub(crate) fn status(recorder: &Arc<LogRecorder>) -> RecordSource {
+    let recorder = Arc::clone(recorder);
+    Box::new(move || {
+        let lag = recorder.lag();
+        RecordStatus { lag_bytes: lag.bytes, lag_records: lag.records, failed: recorder.failed() }
+    })
+}
+
+impl RecordArgs {
+    /// What the first of the three says, part by part; refuses details of what is not recorded.
+    pub(crate) fn over(self, env: Self, file: Self) -> anyhow::Result<Self> {
+        let whole = RecordArgs {
+            record: self.record.or(env.record).or(file.record),
+            record_sync: self.record_sync.or(env.record_sync).or(file.record_sync),
+            record_keep: self.record_keep.or(env.record_keep).or(file.record_keep),
+        };
+        let details = whole.record_sync.is_some() || whole.record_keep.is_some();
+        if details && whole.record.is_none() {
+            return Err(usage("how to record is said, but not where: add --record DIR"));
+        }
+        Ok(whole)
+    }
+}
+
+impl Safety {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "process" => Ok(Safety(Durability::Process)),
+            "machine" => Ok(Safety(Durability::Machine)),
+            time => duration(time).map(|time| Safety(Durability::Interval(time))).map_err(|_| {
+                format!("'{time}' is none of them; write process, machine, or a time such as 50ms")
+            }),
+        }
+    }
+}
+
+impl Keep {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut keep = Retention::default();
+        for part in text.split([' ', ',']).filter(|part| !part.is_empty()) {
+            let taken = match (age(part), size(part)) {
+                (Some(age), _) => keep.age.replace(age).is_some(),
+                (None, Some(size)) => keep.bytes.replace(size).is_some(),
+                (None, None) => {
+                    return Err(format!("'{part}' is neither an age nor a size; write 30d or 20GB"));
+                }
+            };
+            if taken {
+                return Err(format!(
+                    "'{part}' is said beside another of its kind; write one age and one size"
+                ));
+            }
+        }
+        match keep == Retention::default() {
+            true => Err("it is empty; write 30d, 20GB or both".to_owned()),
+            false => Ok(Keep(keep)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Safety {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Safety::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Keep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Keep::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An age has a unit: a bare number could be either.
+fn age(part: &str) -> Option<Duration> {
+    part.ends_with(|last: char| last.is_ascii_alphabetic()).then(|| duration(part).ok()).flatten()
+}
+
+fn size(part: &str) -> Option<u64> {
+    part.ends_with(|last: char| last.is_ascii_alphabetic()).then(|| bytes(part).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_an_age_a_size_or_both() {
+        let month = Some(Duration::from_secs(30 * 24 * 3600));
+        let keep = |text: &str| Keep::parse(text).map(|keep| (keep.0.age, keep.0.bytes));
+        assert_eq!(keep("30d"), Ok((month, None)));
+        assert_eq!(keep("20GB"), Ok((None, Some(20_000_000_000))));
+        assert_eq!(keep("20GB, 30d"), Ok((month, Some(20_000_000_000))));
+        for wrong in ["", "30", "30d 1h", "soon"] {
+            assert!(keep(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn safety_is_a_word_or_a_time() {
+        assert_eq!(Safety::parse("machine"), Ok(Safety(Durability::Machine)));
+        assert_eq!(Safety::parse("50ms"), Ok(Safety(Durability::Interval(Duration::from_millis(50)))));
+        assert!(Safety::parse("disk").is_err());
+    }
+
+    #[test]
+    fn details_without_a_folder_are_refused() {
+        let args = RecordArgs { record_sync: Safety::parse("machine").ok(), ..RecordArgs::default() };
+        assert!(args.over(RecordArgs::default(), RecordArgs::default()).is_err());
+    }
+}

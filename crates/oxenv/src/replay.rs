@@ -1,0 +1,251 @@
+//! `oxenv replay`: does recorded sessions again and compares every byte.
+//!
+//! Invariant: what is done again is recorded again, through the same road, and the two records are
+//! compared; nothing of the record that is replayed changes.
+
+mod again;
+mod compare;
+mod stage;
+mod tape;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use oxenv_store::{SessionFilter, Trajectories};
+use serde::Serialize;
+
+use crate::cli::ToolArgs;
+use crate::commands::print;
+use crate::exit::usage;
+use crate::rubrics::RubricArgs;
+use crate::trajectories;
+use stage::Given;
+
+pub(crate) use stage::{Folder, Stage, remember_entry as remember};
+pub(crate) use tape::{Tape, taped};
+
+#[derive(Args)]
+#[command(
+    after_help = "Tools of other servers, and those of environments that do not promise to be deterministic, are
+answered from the record: what is proven then is all that was done with their answers. --live
+calls them. Sessions of a manifest, or with a rubric, need the flags they were served with.
+
+Examples:
+  oxenv replay records                      every session
+  oxenv replay records SESSION --json
+  oxenv replay records --tools tools.yaml   sessions of a manifest
+  oxenv replay records --environment connect4 --rubric rubric.toml"
+)]
+pub(crate) struct ReplayArgs {
+    /// The folder of --record
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Which sessions [default: all]
+    #[arg(value_name = "SESSION")]
+    sessions: Vec<String>,
+    /// The environment that is to do it again [default: the one that the record names]
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    #[command(flatten)]
+    tools: ToolArgs,
+    #[command(flatten)]
+    rubric: RubricArgs,
+    /// Call tools really, instead of answering from the record
+    #[arg(long)]
+    live: bool,
+    /// Print JSON, one object a session
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of doing a session again.
+#[derive(Debug, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    /// Every byte was the same.
+    Same {
+        /// How many resets and steps were compared.
+        entries: u64,
+        /// How many were not, because they had been cut off from outside.
+        #[serde(skip_serializing_if = "is_zero")]
+        cut_off: u64,
+    },
+    /// Something was not.
+    Differs {
+        /// The number of the first entry that was not.
+        seq: u64,
+        /// What was seen.
+        what: String,
+        /// The record's side of it.
+        recorded: String,
+        /// The other side.
+        replayed: String,
+    },
+    /// It cannot be done again.
+    CannotBeReplayed {
+        /// Why.
+        why: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    session_id: &'a str,
+    environment: &'a str,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+}
+
+pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
+    let trajectories = trajectories::open(&args.folder)?;
+    let ids =
+        chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
+    let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
+    let given = Given { environment: args.environment, tools: args.tools, rubric, live: args.live };
+    let (total, mut same) = (ids.len(), 0);
+    let mut replayer = Replayer::new(&trajectories, given);
+    for (index, id) in ids.iter().enumerate() {
+        progress(index, total);
+        let (environment, verdict) = replayer.replay(id).await?;
+        same += u64::from(matches!(verdict, Verdict::Same { .. }));
+        progress_over();
+        let line = Line { session_id: id, environment: &environment, verdict: &verdict };
+        print(&if args.json { serde_json::to_string(&line)? } else { told(&line) })?;
+    }
+    replayer.close().await;
+    if total == 0 {
+        bail!("no session of '{}' was chosen, so nothing was replayed", args.folder.display());
+    }
+    if !args.json {
+        print(&format!("{same} of {total} the same"))?;
+    }
+    if same < total as u64 {
+        bail!("{} of {total} sessions were not the same", total as u64 - same);
+    }
+    Ok(())
+}
+
+/// Does sessions of one record again, with an environment of each kind that is made once.
+pub(crate) struct Replayer<'a> {
+    trajectories: &'a Trajectories,
+    given: Given,
+    stages: BTreeMap<String, Result<Stage, String>>,
+}
+
+impl<'a> Replayer<'a> {
+    pub(crate) fn new(trajectories: &'a Trajectories, given: Given) -> Self {
+        Replayer { trajectories, given, stages: BTreeMap::new() }
+    }
+
+    /// The same, with an environment that is there already.
+    pub(crate) fn on(trajectories: &'a Trajectories, stage: Stage) -> Self {
+        let stages = BTreeMap::from([(stage.environment().to_owned(), Ok(stage))]);
+        Replayer { trajectories, given: Given::default(), stages }
+    }
+
+    /// Gives the environment's name, and what came of it.
+    ///
+    /// # Errors
+    /// When the record cannot be read at all.
+    pub(crate) async fn replay(&mut self, id: &str) -> anyhow::Result<(String, Verdict)> {
+        let cannot =
+            |environment: &str, why: String| Ok((environment.to_owned(), Verdict::CannotBeReplayed { why }));
+        let chain = match again::chain(self.trajectories, id)? {
+            Ok(chain) => chain,
+            Err(why) => return cannot("", why),
+        };
+        let environment = chain[0].environment.clone();
+        if !self.stages.contains_key(&environment) {
+            let stage = Stage::open(&self.given, &environment, self.trajectories).await;
+            self.stages.insert(environment.clone(), stage.map_err(|error| format!("{error:#}")));
+        }
+        match self.stages.get_mut(&environment) {
+            Some(Ok(stage)) => Ok((environment, again::replay(stage, &chain).await?)),
+            Some(Err(why)) => cannot(&environment, why.clone()),
+            None => cannot(&environment, "its environment is not there".to_owned()),
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        for stage in self.stages.into_values().flatten() {
+            stage.close().await;
+        }
+    }
+}
+
+/// The sessions that are to be replayed. An environment that is named as such chooses its own.
+fn chosen(
+    trajectories: &Trajectories,
+    named: &[String],
+    environment: Option<&str>,
+    bundled: bool,
+) -> anyhow::Result<Vec<String>> {
+    if !named.is_empty() {
+        if let Some(unknown) = unknown(trajectories, named)? {
+            return Err(usage(format!("no session {unknown} is in the record")));
+        }
+        return Ok(named.to_vec());
+    }
+    let environment = environment.filter(|name| bundled && !Path::new(name).exists()).map(str::to_owned);
+    let mut filter = SessionFilter { environment, limit: 500, ..SessionFilter::default() };
+    let mut ids = Vec::new();
+    loop {
+        let page = trajectories.sessions(&filter)?;
+        let full = page.len() == filter.limit;
+        ids.extend(page.into_iter().map(|session| session.id));
+        match ids.last().filter(|_| full) {
+            Some(last) => filter.after = Some(last.clone()),
+            None => return Ok(ids),
+        }
+    }
+}
+
+fn unknown<'a>(trajectories: &Trajectories, named: &'a [String]) -> anyhow::Result<Option<&'a String>> {
+    for id in named {
+        if trajectories.session(id)?.is_none() {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn told(line: &Line<'_>) -> String {
+    let Line { session_id, environment, verdict } = line;
+    match verdict {
+        Verdict::Same { entries, cut_off: 0 } => {
+            format!("same     {session_id}  {environment}  {entries} entries")
+        }
+        Verdict::Same { entries, cut_off } => format!(
+            "same     {session_id}  {environment}  {entries} entries, {cut_off} that had been cut off were not compared"
+        ),
+        Verdict::Differs { seq, what, recorded, replayed } => format!(
+            "differs at seq {seq}  {session_id}  {environment}  {what}\n  recorded: {recorded}\n  replayed: {replayed}"
+        ),
+        Verdict::CannotBeReplayed { why } => {
+            format!("cannot be replayed: {why}  {session_id}  {environment}")
+        }
+    }
+}
+
+/// How far it is, for who looks at a terminal.
+fn progress(done: usize, total: usize) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() && total > 1 {
+        // Nobody looks when stderr is gone.
+        let _ = write!(stderr, "\r{done} of {total} sessions ").and_then(|()| stderr.flush());
+    }
+}
+
+fn progress_over() {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[K");
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

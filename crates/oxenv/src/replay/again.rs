@@ -1,0 +1,231 @@
+//! Does a recorded session again, from its root: what it was forked or restored from comes first.
+//!
+//! Invariant: entries are done in the order of their numbers. What was cut off from outside, by a
+//! deadline, a cancel or a drain, is not judged: the record says nothing about where it stopped.
+
+use std::sync::Arc;
+
+use oxenv_core::{AgentCall, EndReason, Failure, Principal, Session, SessionOptions, StepOptions};
+use oxenv_store::{StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories};
+use oxenv_wire::{Action, ErrorCode};
+
+use super::compare::{Names, compare};
+use super::stage::Stage;
+use super::{Verdict, compare};
+
+/// The most sessions that one was made of, one after the other.
+const DEEPEST: usize = 1000;
+
+/// A recorded session, as far as it is done again.
+pub(super) struct Link {
+    id: String,
+    pub(super) environment: String,
+    seed: u64,
+    episode_id: String,
+    /// How it was made, if not by the factory alone.
+    origin: Option<StoredOrigin>,
+    entries: Vec<StoredEntry>,
+}
+
+/// An entry that was done again, or why it was not.
+enum Done {
+    /// Under that number; what it was refused for, if it was.
+    Again(u64, Option<Failure>),
+    /// It had been cut off.
+    CutOff,
+}
+
+/// What a session is made of, the root first; or why that is not known.
+///
+/// # Errors
+/// When the record cannot be read at all.
+pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, String>> {
+    let mut chain: Vec<Link> = Vec::new();
+    let (mut id, mut upto) = (id.to_owned(), u64::MAX);
+    loop {
+        let entries = trajectories.entries(&id)?;
+        let link = match link(&id, entries, upto) {
+            Ok(link) => link,
+            Err(why) => return Ok(Err(why)),
+        };
+        let origin = link.origin.clone();
+        chain.push(link);
+        match origin {
+            None => break,
+            Some(_) if chain.len() >= DEEPEST => {
+                return Ok(Err(format!("it was made of more than {DEEPEST} sessions, one after the other")));
+            }
+            Some(origin) => (id, upto) = (origin.session_id, origin.seq),
+        }
+    }
+    chain.reverse();
+    Ok(Ok(chain))
+}
+
+fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> {
+    let mut entries = entries.into_iter();
+    let opened = entries.next().map(|entry| entry.event);
+    let Some(StoredEvent::Opened { environment, seed, episode_id, origin, .. }) = opened else {
+        return Err(format!("the beginning of session {id} is not in the record"));
+    };
+    let entries: Vec<StoredEntry> = entries.take_while(|entry| entry.seq <= upto).collect();
+    let mut expected = 1;
+    for entry in &entries {
+        // After an entry that could not be written, nothing but a reset was allowed.
+        if entry.seq != expected && matches!(entry.event, StoredEvent::Step { .. }) {
+            return Err(format!("entry {expected} of session {id} is not in the record"));
+        }
+        expected = entry.seq + 1;
+    }
+    Ok(Link { id: id.to_owned(), environment, seed, episode_id, origin, entries })
+}
+
+/// Does the last session of a chain again and compares it; those before it are only done.
+///
+/// # Errors
+/// When a record cannot be read.
+pub(super) async fn replay(stage: &mut Stage, chain: &[Link]) -> anyhow::Result<Verdict> {
+    let mut names = Names::default();
+    let mut before: Option<Arc<Session>> = None;
+    let mut verdict = Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned() };
+    for link in chain {
+        let session = match begin(stage, link, before.as_ref()).await {
+            Ok(session) => session,
+            Err(failure) => {
+                let why = format!("session {} cannot be made: {failure}", link.id);
+                verdict = Verdict::CannotBeReplayed { why };
+                break;
+            }
+        };
+        names.add(session.id(), &link.id);
+        let done = run(stage, link, &session).await?;
+        let replayed = stage.recorded(session.id())?;
+        if let Some(before) = before.replace(session) {
+            before.end(EndReason::Closed);
+        }
+        verdict = judge(link, &done, &replayed, &names)?;
+        if !matches!(verdict, Verdict::Same { .. }) {
+            break;
+        }
+    }
+    if let Some(last) = before {
+        last.end(EndReason::Closed);
+    }
+    Ok(verdict)
+}
+
+/// Makes the session as it was made.
+async fn begin(stage: &Stage, link: &Link, before: Option<&Arc<Session>>) -> Result<Arc<Session>, Failure> {
+    let options = SessionOptions {
+        seed: Some(link.seed),
+        episode_id: Some(link.episode_id.clone()),
+        ..SessionOptions::default()
+    };
+    let (Some(origin), Some(before)) = (&link.origin, before) else {
+        return stage.store.create(options).await;
+    };
+    if origin.kind == "snapshot" {
+        let snapshot = stage.store.snapshot(before).await?;
+        return stage.store.restore(&snapshot, options).await;
+    }
+    let mut forks = stage.store.fork(before, 1, options).await?;
+    forks.pop().ok_or_else(|| Failure::infrastructure("the fork made no session"))
+}
+
+async fn run(stage: &Stage, link: &Link, session: &Arc<Session>) -> anyhow::Result<Vec<Done>> {
+    let mut done = Vec::with_capacity(link.entries.len());
+    for entry in &link.entries {
+        done.push(match &entry.event {
+            StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => Done::CutOff,
+            StoredEvent::Reset { outcome, .. } => {
+                let failed = reset(session, entry).await?;
+                match was_cut_off(outcome) {
+                    true => Done::CutOff,
+                    false => Done::Again(session.seq(), failed),
+                }
+            }
+            // Its session went on with a reset, so nothing hangs on how far it came.
+            StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => Done::CutOff,
+            StoredEvent::Step { .. } => {
+                let failed = step(stage, session, &entry.event).await?;
+                Done::Again(session.seq(), failed)
+            }
+        });
+    }
+    Ok(done)
+}
+
+async fn reset(session: &Arc<Session>, entry: &StoredEntry) -> anyhow::Result<Option<Failure>> {
+    let StoredEvent::Reset { seed, seed_given, episode_id, arguments, .. } = &entry.event else {
+        return Ok(None);
+    };
+    // A seed that follows from the session's own is let follow again, unless epochs are missing.
+    let follows = !seed_given && session.info().epoch + 1 == entry.epoch;
+    let seed = (!follows).then_some(*seed);
+    let arguments = arguments.as_ref().map(StoredJson::raw).transpose()?;
+    let reset = session.reset_numbered(seed, Some(episode_id.clone()), arguments).await;
+    Ok(reset.err())
+}
+
+async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> anyhow::Result<Option<Failure>> {
+    let StoredEvent::Step { principal, action, calls, .. } = event else { return Ok(None) };
+    stage.tape.load(calls)?;
+    let action = action.raw()?;
+    let action = match Action::parse(&action) {
+        Ok(action) => action,
+        Err(issues) => return Ok(Some(Failure::invalid(issues))),
+    };
+    let principal = match principal.as_str() {
+        "agent" => Principal::Agent,
+        "observer" => Principal::Observer,
+        _ => Principal::Control,
+    };
+    let came = match (principal, action) {
+        (Principal::Control, action) => session.step(action, StepOptions::default()).await.map(drop),
+        (principal, Action::ListTools(_)) => session.list(principal).await.map(drop),
+        (_, Action::CallTool(call)) => {
+            let call = AgentCall { name: call.name, arguments: call.arguments, ..AgentCall::default() };
+            session.call(call).await.map(drop)
+        }
+        (_, _) => Err(Failure::unsupported("an agent's step is a tool call or a list of tools")),
+    };
+    Ok(came.err())
+}
+
+/// Whether it ended for a reason that lies outside of environment and tools.
+fn was_cut_off(outcome: &StoredOutcome) -> bool {
+    use ErrorCode as E;
+    let StoredOutcome::Failed(failure) = outcome else { return false };
+    matches!(
+        failure.code,
+        E::DeadlineExceeded | E::Cancelled | E::Draining | E::SessionEnded | E::RecordFailed
+    )
+}
+
+fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) -> anyhow::Result<Verdict> {
+    let (mut entries, mut cut_off) = (0, 0);
+    for (recorded, done) in link.entries.iter().zip(done) {
+        let (seq, refused) = match done {
+            Done::Again(seq, refused) => (*seq, refused),
+            Done::CutOff => {
+                cut_off += u64::from(!matches!(recorded.event, StoredEvent::Closed { .. }));
+                continue;
+            }
+        };
+        entries += 1;
+        let other = replayed.binary_search_by_key(&seq, |entry| entry.seq).ok().map(|at| &replayed[at]);
+        let difference = match (other, refused) {
+            (Some(other), _) => compare(recorded, other, names)?,
+            (None, Some(failure)) => Some(compare::Difference {
+                what: "it was refused".to_owned(),
+                recorded: compare::shown(recorded)?,
+                replayed: failure.to_string(),
+            }),
+            (None, None) => None,
+        };
+        if let Some(compare::Difference { what, recorded: one, replayed: two }) = difference {
+            return Ok(Verdict::Differs { seq: recorded.seq, what, recorded: one, replayed: two });
+        }
+    }
+    Ok(Verdict::Same { entries, cut_off })
+}

@@ -1,0 +1,137 @@
+//! Compares an entry of a record with the same entry of its replay.
+//!
+//! Invariant: bytes are compared, not meanings; only the sessions' own ids are taken for the same.
+//! Times are not compared, and of failures the code and the kind are.
+
+use oxenv_store::{LogError, StoredEntry, StoredEvent, StoredOutcome};
+
+/// So many characters before and behind a difference are shown.
+const CONTEXT: usize = 40;
+
+/// How two entries differ.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) what: String,
+    pub(super) recorded: String,
+    pub(super) replayed: String,
+}
+
+/// What sessions of the replay are called in the record.
+#[derive(Debug, Default)]
+pub(super) struct Names(Vec<(String, String)>);
+
+impl Names {
+    pub(super) fn add(&mut self, replayed: &str, recorded: &str) {
+        self.0.push((replayed.to_owned(), recorded.to_owned()));
+    }
+
+    /// A text of the replay in the names of the record.
+    fn spell(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (replayed, recorded)| text.replace(replayed, recorded))
+    }
+}
+
+/// The first difference between the two, if there is one.
+///
+/// # Errors
+/// When a blob cannot be read.
+pub(super) fn compare(
+    recorded: &StoredEntry,
+    replayed: &StoredEntry,
+    names: &Names,
+) -> Result<Option<Difference>, LogError> {
+    if let (StoredEvent::Reset { seed: one, .. }, StoredEvent::Reset { seed: two, .. }) =
+        (&recorded.event, &replayed.event)
+        && one != two
+    {
+        return Ok(Some(differs("the seed", &one.to_string(), &two.to_string())));
+    }
+    let (Some(one), Some(two)) = (outcome(recorded), outcome(replayed)) else { return Ok(None) };
+    Ok(match (one, two) {
+        (StoredOutcome::Answered { .. }, StoredOutcome::Answered { .. }) => answers(one, two, names)?,
+        (StoredOutcome::Failed(one), StoredOutcome::Failed(two)) => {
+            let (one, two) = ((one.code, one.kind), (two.code, two.kind));
+            (one != two).then(|| differs("the failure", &format!("{one:?}"), &format!("{two:?}")))
+        }
+        (StoredOutcome::Answered { .. }, StoredOutcome::Failed(_)) => {
+            Some(differs("it failed", &shown(recorded)?, &shown(replayed)?))
+        }
+        (StoredOutcome::Failed(_), StoredOutcome::Answered { .. }) => {
+            Some(differs("it did not fail", &shown(recorded)?, &shown(replayed)?))
+        }
+    })
+}
+
+/// What came of an entry, in short.
+///
+/// # Errors
+/// When a blob cannot be read.
+pub(super) fn shown(entry: &StoredEntry) -> Result<String, LogError> {
+    Ok(match outcome(entry) {
+        None => String::new(),
+        Some(StoredOutcome::Answered { reply, .. }) => excerpt(&reply.text()?, 0),
+        Some(StoredOutcome::Failed(failure)) => format!("{:?}: {}", failure.code, failure.message),
+    })
+}
+
+fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Option<Difference>, LogError> {
+    let (
+        StoredOutcome::Answered { reply: one, reward: one_reward, done: one_done },
+        StoredOutcome::Answered { reply: two, reward: two_reward, done: two_done },
+    ) = (one, two)
+    else {
+        return Ok(None);
+    };
+    let (one, two) = (one.text()?, names.spell(&two.text()?));
+    if *one != two {
+        let at = one.bytes().zip(two.bytes()).take_while(|(one, two)| one == two).count();
+        let what = format!("the reply, from byte {at} on");
+        return Ok(Some(Difference { what, recorded: excerpt(&one, at), replayed: excerpt(&two, at) }));
+    }
+    if (one_reward, one_done) != (two_reward, two_done) {
+        let (one, two) = ((one_reward, one_done), (two_reward, two_done));
+        return Ok(Some(differs("reward and done", &format!("{one:?}"), &format!("{two:?}"))));
+    }
+    Ok(None)
+}
+
+fn outcome(entry: &StoredEntry) -> Option<&StoredOutcome> {
+    match &entry.event {
+        StoredEvent::Reset { outcome, .. } | StoredEvent::Step { outcome, .. } => Some(outcome),
+        StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => None,
+    }
+}
+
+fn differs(what: &str, recorded: &str, replayed: &str) -> Difference {
+    Difference { what: what.to_owned(), recorded: recorded.to_owned(), replayed: replayed.to_owned() }
+}
+
+/// A text around one of its bytes.
+fn excerpt(text: &str, at: usize) -> String {
+    let at = text.floor_char_boundary(at);
+    let from = text[..at].char_indices().rev().nth(CONTEXT - 1).map_or(0, |(index, _)| index);
+    let to = text[at..].char_indices().nth(CONTEXT).map_or(text.len(), |(index, _)| at + index);
+    let (before, behind) = (if from > 0 { "…" } else { "" }, if to < text.len() { "…" } else { "" });
+    format!("{before}{}{behind}", &text[from..to])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_around_its_byte_and_cuts_no_character() {
+        let text = format!("{}X{}", "é".repeat(100), "ü".repeat(100));
+        let shown = excerpt(&text, 200);
+        assert_eq!(shown, format!("…{}X{}…", "é".repeat(40), "ü".repeat(39)));
+        assert_eq!(excerpt("ab", 9), "ab");
+        assert_eq!(excerpt("éa", 1), "éa");
+    }
+
+    #[test]
+    fn the_sessions_own_ids_are_taken_for_the_same() {
+        let mut names = Names::default();
+        names.add("b-2", "a-1");
+        assert_eq!(names.spell("{\"id\":\"b-2\"}"), "{\"id\":\"a-1\"}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Where sessions are done again: an environment, its tape, and a record of its own in a temporary
+//! folder.
+//!
+//! Invariant: the folder goes with the stage, and nothing else of the machine is touched.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use oxenv_core::rubric::JudgeCache;
+use oxenv_core::{EnvironmentFactory, Limits, Redact, SessionStore};
+use oxenv_store::{
+    LogOptions, LogReader, LogRecorder, StoredEntry, StoredEvent, StoredOutcome, Trajectories,
+};
+use serde_json::value::RawValue;
+
+use super::{Tape, taped};
+use crate::cli::ToolArgs;
+use crate::registry;
+use crate::rubrics::{self, RubricArgs};
+use crate::tools::{self, Served};
+
+/// Sessions live as long as their replay takes.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How the environment is made, as `serve` was told.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub(crate) environment: Option<String>,
+    pub(crate) tools: ToolArgs,
+    pub(crate) rubric: RubricArgs,
+    pub(crate) live: bool,
+}
+
+/// An environment that does sessions again.
+pub(crate) struct Stage {
+    pub(super) store: SessionStore,
+    pub(super) tape: Arc<Tape>,
+    /// What was recorded of sessions that are being done again.
+    entries: HashMap<String, Vec<StoredEntry>>,
+    reader: LogReader,
+    served: Option<Served>,
+    _folder: Folder,
+}
+
+impl Stage {
+    /// Makes the environment that a record names, or that was given.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is another one.
+    pub(super) async fn open(
+        given: &Given,
+        recorded: &str,
+        trajectories: &Trajectories,
+    ) -> anyhow::Result<Self> {
+        let tape = Arc::new(Tape::new(given.live));
+        // A manifest alone is an environment of its own; one beside a bundled environment adds to it.
+        let bundled = registry::environments().iter().any(|factory| factory.spec().name == recorded);
+        let by_record = (bundled || given.tools.manifest.is_none()).then_some(recorded);
+        let name = given.environment.as_deref().or(by_record);
+        let mut served = tools::assemble_taped(name, &given.tools, &tape).with_context(|| {
+            format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
+        })?;
+        let found = served.factory.spec().name.clone();
+        anyhow::ensure!(
+            found == recorded,
+            "it is of environment '{recorded}', and '{found}' is what is made here"
+        );
+        if given.rubric.rubric.is_some() {
+            let cache = Arc::new(JudgeCache::default());
+            if given.rubric.judge_url.is_some() {
+                remember(&cache, trajectories, recorded)?;
+            }
+            served.factory = rubrics::over(Arc::clone(&served.factory), &given.rubric, &cache)?;
+        }
+        let (factory, redact) = (Arc::clone(&served.factory), served.redact.clone());
+        Stage::of(factory, tape, redact, Some(served))
+    }
+
+    /// A stage for an environment that is there already, and is closed by whoever made it.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub(crate) fn over(factory: Arc<dyn EnvironmentFactory>, upstream: Vec<bool>) -> anyhow::Result<Self> {
+        let tape = Arc::new(Tape::new(false));
+        Stage::of(taped(factory, Arc::clone(&tape), upstream), tape, None, None)
+    }
+
+    fn of(
+        factory: Arc<dyn EnvironmentFactory>,
+        tape: Arc<Tape>,
+        redact: Option<Redact>,
+        served: Option<Served>,
+    ) -> anyhow::Result<Self> {
+        let folder = Folder::new("replay")?;
+        let recorder = LogRecorder::open(folder.path(), LogOptions { redact, ..LogOptions::default() })?;
+        let limits = Limits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..Limits::default() };
+        let store = SessionStore::new(factory, limits).with_recorder(Arc::new(recorder));
+        let reader = LogReader::open(folder.path())?;
+        Ok(Stage { store, tape, entries: HashMap::new(), reader, served, _folder: folder })
+    }
+
+    pub(super) fn environment(&self) -> &str {
+        &self.store.spec().name
+    }
+
+    /// What was recorded of a session here; it is not kept any longer.
+    ///
+    /// # Errors
+    /// When the record of the replay cannot be read.
+    pub(super) fn recorded(&mut self, session_id: &str) -> anyhow::Result<Vec<StoredEntry>> {
+        for entry in self.reader.by_ref() {
+            let entry = entry?;
+            self.entries.entry(entry.session_id.clone()).or_default().push(entry);
+        }
+        Ok(self.entries.remove(session_id).unwrap_or_default())
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(served) = self.served {
+            served.close().await;
+        }
+    }
+}
+
+/// Takes over what judges answered when the sessions were recorded.
+fn remember(cache: &JudgeCache, trajectories: &Trajectories, environment: &str) -> anyhow::Result<()> {
+    let filter = oxenv_store::SessionFilter {
+        environment: Some(environment.to_owned()),
+        limit: usize::MAX,
+        ..oxenv_store::SessionFilter::default()
+    };
+    for session in trajectories.sessions(&filter)? {
+        for entry in trajectories.entries(&session.id)? {
+            remember_entry(cache, &entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of one entry.
+pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow::Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow, default)]
+        metadata: Option<&'a RawValue>,
+    }
+    let StoredEvent::Step { outcome: StoredOutcome::Answered { reply, .. }, .. } = &entry.event else {
+        return Ok(());
+    };
+    let text = reply.text()?;
+    if let Ok(Reply { metadata: Some(metadata) }) = serde_json::from_str(&text) {
+        cache.remember(metadata);
+    }
+    Ok(())
+}
+
+/// A folder of our own, which goes with its owner.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn new(what: &str) -> std::io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let name =
+                format!("oxenv-{what}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                // A process of that number left it there.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| Folder(path)),
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left behind in the temporary folder harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

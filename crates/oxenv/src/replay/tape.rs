@@ -1,0 +1,212 @@
+//! Tools that are answered from the record instead of being called.
+//!
+//! Invariant: a recorded answer is given once, to the call that had it: same tool, same arguments; a
+//! call that the record does not have gets an error that says so.
+
+use std::sync::Arc;
+
+use oxenv_core::{
+    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, ForkMode, Instance,
+    Mount, Original, Scope, Toolbox, Toolset, Work,
+};
+use oxenv_store::{LogError, StoredCall, StoredJson};
+use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
+use serde_json::value::RawValue;
+use std::sync::{Mutex, PoisonError};
+
+/// The answers of the step that is being done again.
+#[derive(Default)]
+pub(crate) struct Tape {
+    answers: Mutex<Vec<Answer>>,
+    /// Whether tools are called really; what was refused for its rate is refused from the tape even so.
+    live: bool,
+}
+
+struct Answer {
+    tool: String,
+    arguments: Option<String>,
+    outcome: Result<ToolResult, ToolError>,
+}
+
+impl Tape {
+    pub(crate) fn new(live: bool) -> Self {
+        Tape { answers: Mutex::default(), live }
+    }
+
+    /// Takes the answers of a step; those of the one before are gone.
+    ///
+    /// # Errors
+    /// When a blob of the record cannot be read.
+    pub(super) fn load(&self, calls: &[StoredCall]) -> Result<(), LogError> {
+        let answers = calls.iter().map(|call| {
+            let arguments = call.arguments.as_ref().map(StoredJson::text).transpose()?;
+            let arguments = arguments.map(|text| text.into_owned());
+            Ok(Answer { tool: call.tool.clone(), arguments, outcome: call.played_back()? })
+        });
+        *self.lock() = answers.collect::<Result<_, LogError>>()?;
+        Ok(())
+    }
+
+    /// The answer to a call; nothing when it is to be made really.
+    fn answer(&self, tool: &str, arguments: Option<&RawValue>) -> Option<Result<ToolResult, ToolError>> {
+        let mut answers = self.lock();
+        let named = |answer: &Answer| answer.tool == tool || answer.tool.ends_with(&format!("__{tool}"));
+        let given = arguments.map(RawValue::get);
+        let exact = answers.iter().position(|answer| named(answer) && answer.arguments.as_deref() == given);
+        let found = exact.or_else(|| answers.iter().position(named));
+        let answer = found.map(|at| answers.remove(at).outcome);
+        match answer {
+            Some(Err(error)) if error.code == Some(ErrorCode::RateLimited) => Some(Err(error)),
+            _ if self.live => None,
+            Some(outcome) => Some(outcome),
+            None => {
+                let message = format!("the record has no call of tool '{tool}' here");
+                Some(Err(ToolError::new(ToolErrorType::ExecutionError, message)))
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same environments, with tools that are answered from the tape: of the manifest's toolsets those
+/// that `upstream` names, and all of them where the environment does not promise to be deterministic.
+pub(crate) fn taped(
+    inner: Arc<dyn EnvironmentFactory>,
+    tape: Arc<Tape>,
+    upstream: Vec<bool>,
+) -> Arc<dyn EnvironmentFactory> {
+    Arc::new(TapedFactory { inner, tape, upstream })
+}
+
+struct TapedFactory {
+    inner: Arc<dyn EnvironmentFactory>,
+    tape: Arc<Tape>,
+    /// Of each of the manifest's toolsets, which come last.
+    upstream: Vec<bool>,
+}
+
+impl TapedFactory {
+    fn wrap(&self, mut instance: Instance) -> Instance {
+        let mounts = instance.toolbox.mounts();
+        let own = mounts.len().saturating_sub(self.upstream.len());
+        let all = !self.inner.spec().capabilities.deterministic;
+        let taped = |(at, mount): (usize, &Mount)| {
+            let upstream = at.checked_sub(own).and_then(|at| self.upstream.get(at)).copied();
+            match all || upstream == Some(true) {
+                false => mount.clone(),
+                true => {
+                    let (inner, tape) = (Arc::clone(&mount.toolset), Arc::clone(&self.tape));
+                    Mount { toolset: Arc::new(TapedToolset { inner, tape }), ..mount.clone() }
+                }
+            }
+        };
+        instance.toolbox = Arc::new(Toolbox::new(mounts.iter().enumerate().map(taped).collect()));
+        instance
+    }
+}
+
+impl EnvironmentFactory for TapedFactory {
+    fn spec(&self) -> &Arc<EnvironmentSpec> {
+        self.inner.spec()
+    }
+
+    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+        Work::pending(async move { Ok(self.wrap(self.inner.create(boot).await?)) })
+    }
+
+    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+        Work::pending(async move { Ok(self.wrap(self.inner.fork(boot, original).await?)) })
+    }
+
+    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+        self.inner.save(original)
+    }
+
+    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+        Work::pending(async move { Ok(self.wrap(self.inner.restore(boot, saved).await?)) })
+    }
+
+    fn server_tools(&self) -> Arc<Toolbox> {
+        self.inner.server_tools()
+    }
+
+    fn all_tools(&self) -> Arc<Toolbox> {
+        self.inner.all_tools()
+    }
+}
+
+/// A toolset whose calls are answered from the tape; its lists are its own.
+struct TapedToolset {
+    inner: Arc<dyn Toolset>,
+    tape: Arc<Tape>,
+}
+
+impl Toolset for TapedToolset {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn list(&self) -> Arc<[Tool]> {
+        self.inner.list()
+    }
+
+    fn ready(&self) -> Work<'_, ()> {
+        self.inner.ready()
+    }
+
+    fn watch(&self, changes: &Changes) {
+        self.inner.watch(changes);
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.inner.problem()
+    }
+
+    fn scope(&self) -> Scope {
+        self.inner.scope()
+    }
+
+    fn concurrent(&self) -> bool {
+        self.inner.concurrent()
+    }
+
+    fn validates(&self) -> bool {
+        self.inner.validates()
+    }
+
+    /// What is on the tape has no state that a fork would have to take along.
+    fn fork(&self) -> ForkMode {
+        if self.tape.live { self.inner.fork() } else { ForkMode::Stateless }
+    }
+
+    fn copied(&self) -> Result<Arc<dyn Toolset>, Failure> {
+        self.inner.copied()
+    }
+
+    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+        if self.tape.live { self.inner.reset() } else { Work::done(Ok(())) }
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    fn call<'a>(
+        &'a self,
+        context: CallContext<'a>,
+        tool: &'a str,
+        arguments: Option<&'a RawValue>,
+    ) -> Work<'a, Result<ToolResult, ToolError>> {
+        match self.tape.answer(tool, arguments) {
+            Some(outcome) => Work::done(outcome),
+            None => self.inner.call(context, tool, arguments),
+        }
+    }
+
+    fn extras(&self) -> Arc<Extras> {
+        self.inner.extras()
+    }
+}

@@ -1,0 +1,79 @@
+//! The tokens of `serve`: those of files and variables, and those that it makes itself.
+//!
+//! Invariant: what is wrong with a token is told by its place, never by its text; one that was made
+//! here is printed once, on stdout, and never logged.
+
+use std::path::PathBuf;
+
+use oxenv_core::Principal;
+use oxenv_server::{TokenFault, Tokens};
+
+use crate::cli::TokenArgs;
+use crate::exit::usage;
+
+/// The tokens of a server.
+#[derive(Default)]
+pub(crate) struct Given {
+    pub(crate) tokens: Tokens,
+    /// Those that nobody knows yet: what each is, and the token.
+    pub(crate) made: Vec<(&'static str, String)>,
+}
+
+/// Reads the tokens, and makes those that are to be made.
+pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<Given> {
+    let mut given = Given::default();
+    let TokenArgs { control_token_file, observer_token_file, .. } = args;
+    let tokens = &mut given.tokens;
+    from_file(control_token_file.as_ref(), |text| tokens.add_control(text))?;
+    from_file(observer_token_file.as_ref(), |text| tokens.add_observer(text))?;
+    from_variable("OXENV_CONTROL_TOKEN", args.control_token.as_deref(), |text| tokens.add_control(text))?;
+    from_variable("OXENV_OBSERVER_TOKEN", args.observer_token.as_deref(), |text| tokens.add_observer(text))?;
+    if args.generate_tokens {
+        if tokens.count(Principal::Control) == 0 {
+            let token = Tokens::generate()?;
+            tokens.add_control(&format!("control:{token}"))?;
+            given.made.push(("control", token));
+        }
+        if tokens.count(Principal::Observer) == 0 {
+            let token = Tokens::generate()?;
+            tokens.add_observer(&format!("observer:{token}"))?;
+            given.made.push(("observer", token));
+        }
+    }
+    if tokens.count(Principal::Control) == 0 {
+        refuse_without_control(args, tokens)?;
+    }
+    Ok(given)
+}
+
+fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenFault>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| usage(format!("cannot read the tokens of {}: {error}", path.display())))?;
+    add(&text).map_err(|fault| usage(format!("{}: {fault}", path.display())))
+}
+
+fn from_variable(
+    name: &str,
+    text: Option<&str>,
+    add: impl FnOnce(&str) -> Result<(), TokenFault>,
+) -> anyhow::Result<()> {
+    let Some(text) = text else { return Ok(()) };
+    add(text).map_err(|fault| usage(format!("{name}: {fault}")))
+}
+
+fn refuse_without_control(args: &TokenArgs, tokens: &Tokens) -> anyhow::Result<()> {
+    if !tokens.is_empty() {
+        return Err(usage(
+            "there are tokens for observers and none for control, so nobody could control this server: \
+             add --control-token-file FILE or --generate-tokens",
+        ));
+    }
+    if args.max_sessions_per_token.is_some() {
+        return Err(usage(
+            "max_sessions_per_token counts sessions by token, and there is none: \
+             add --control-token-file FILE or --generate-tokens",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! `oxenv trajectories`: recorded sessions listed, shown and exported.
+//!
+//! Invariant: nothing here changes a log; what is read of a folder and what a server tells look the
+//! same.
+
+mod remote;
+mod source;
+mod table;
+mod view;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use oxenv_core::utc_micros;
+use oxenv_store::{SessionFilter, Trajectories};
+
+use crate::cli::duration;
+use crate::commands::print;
+use crate::exit::usage;
+use remote::Remote;
+use view::{EntryView, SessionView};
+
+pub(crate) use source::Recorded;
+
+/// How many entries or sessions are read at once.
+const PIECE: usize = 500;
+
+#[derive(Args)]
+pub(crate) struct TrajectoriesArgs {
+    #[command(subcommand)]
+    command: TrajectoriesCommand,
+}
+
+#[derive(Subcommand)]
+enum TrajectoriesCommand {
+    /// List recorded sessions, the oldest first.
+    List(ListArgs),
+    /// Show what a recorded session did.
+    Show(ShowArgs),
+    /// Give recorded sessions to other programs.
+    Export(ExportArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  oxenv trajectories list records
+  oxenv trajectories list records --environment connect4 --since 2h
+  oxenv trajectories list http://127.0.0.1:8000 --json")]
+struct ListArgs {
+    /// The folder of --record, or the URL of a server that records
+    #[arg(value_name = "DIR|URL")]
+    place: String,
+    /// Only sessions of that environment
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// Only sessions opened since then: 2h for two hours ago, or 2026-11-21T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<u64>,
+    /// So many at the most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// The token, if the server wants one [default: the one in the URL, or OXENV_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  oxenv trajectories show records SESSION
+  oxenv trajectories show http://127.0.0.1:8000 SESSION --json")]
+struct ShowArgs {
+    /// The folder of --record, or the URL of a server that records
+    #[arg(value_name = "DIR|URL")]
+    place: String,
+    /// The session's id
+    session: String,
+    /// Print everything as JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// The token, if the server wants one [default: the one in the URL, or OXENV_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  oxenv trajectories export records > sessions.jsonl
+  oxenv trajectories export records --environment connect4 --out sessions.jsonl")]
+struct ExportArgs {
+    /// The folder of --record
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The form
+    #[arg(long, value_enum, default_value = "jsonl")]
+    format: Format,
+    /// Where to write [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only sessions of that environment
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// Only sessions opened since then: 2h for two hours ago, or 2026-11-21T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<u64>,
+    /// So many sessions at the most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One JSON object a line, one line a session.
+    Jsonl,
+    /// Rows of steps, as Parquet.
+    #[cfg(feature = "parquet")]
+    Parquet,
+}
+
+/// Where recorded sessions are.
+enum Place {
+    Folder(Recorded),
+    Server(Remote),
+}
+
+pub(crate) async fn run(args: &TrajectoriesArgs) -> anyhow::Result<()> {
+    match &args.command {
+        TrajectoriesCommand::List(args) => list(args).await,
+        TrajectoriesCommand::Show(args) => show(args).await,
+        TrajectoriesCommand::Export(args) => export(args),
+    }
+}
+
+/// The records of a folder, with everything that was written to its log.
+pub(crate) fn open(folder: &Path) -> anyhow::Result<Trajectories> {
+    if !folder.is_dir() {
+        return Err(usage(format!(
+            "'{}' is no folder; name the one that was given to --record",
+            folder.display()
+        )));
+    }
+    let trajectories = Trajectories::open(folder).map_err(|error| usage(error.to_string()))?;
+    for fault in trajectories.refresh()?.faults {
+        // What can be read is shown all the same.
+        let _ = writeln!(std::io::stderr(), "warning: {fault}");
+    }
+    Ok(trajectories)
+}
+
+async fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let place = Place::open(&args.place, args.token.as_deref())?;
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut filter = SessionFilter {
+        environment: args.environment.clone(),
+        since_us: args.since,
+        ..SessionFilter::default()
+    };
+    let mut sessions = Vec::new();
+    while left > 0 {
+        filter.limit = left.min(PIECE);
+        let page = place.sessions(&filter).await?;
+        left -= page.len().min(left);
+        let Some(last) = page.last().filter(|_| page.len() == filter.limit) else {
+            sessions.extend(page);
+            break;
+        };
+        filter.after = Some(last.session_id.clone());
+        sessions.extend(page);
+    }
+    match args.json {
+        true => sessions.iter().try_for_each(|session| print(&serde_json::to_string(session)?)),
+        false => print(&table::sessions(&sessions)),
+    }
+}
+
+async fn show(args: &ShowArgs) -> anyhow::Result<()> {
+    let place = Place::open(&args.place, args.token.as_deref())?;
+    let session = place.session(&args.session).await?;
+    let session = session.with_context(|| format!("no session {} is in the record", args.session))?;
+    print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;
+    let mut after = None;
+    loop {
+        let entries = place.entries(&args.session, after, PIECE).await?;
+        for entry in &entries {
+            match args.json {
+                true => print(&serde_json::to_string(entry)?)?,
+                false => table::lines(entry).iter().try_for_each(|line| print(line))?,
+            }
+        }
+        match entries.last().filter(|_| entries.len() == PIECE) {
+            Some(last) => after = Some(last.seq),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let trajectories = open(&args.folder)?;
+    let filter = SessionFilter {
+        environment: args.environment.clone(),
+        since_us: args.since,
+        limit: args.limit.unwrap_or(usize::MAX),
+        ..SessionFilter::default()
+    };
+    let mut out: Box<dyn Write + Send> = match &args.out {
+        Some(path) => {
+            let file = std::fs::File::create(path);
+            Box::new(file.map_err(|error| usage(format!("cannot write '{}': {error}", path.display())))?)
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    let written = match args.format {
+        Format::Jsonl => {
+            let mut lines = std::io::BufWriter::new(&mut out);
+            oxenv_store::export_jsonl(&trajectories, &mut lines, &filter)
+                .and_then(|written| lines.flush().map(|()| written).map_err(Into::into))
+        }
+        #[cfg(feature = "parquet")]
+        Format::Parquet => oxenv_store::export_parquet(&trajectories, &mut out, &filter),
+    };
+    match written {
+        // A reader that left, as `head` does, is no error of ours.
+        Err(oxenv_store::ExportError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(())
+        }
+        written => written.map(drop).map_err(Into::into),
+    }
+}
+
+impl Place {
+    fn open(place: &str, token: Option<&str>) -> anyhow::Result<Self> {
+        match place.contains("://") {
+            true => Ok(Place::Server(Remote::new(place, token)?)),
+            false => Ok(Place::Folder(Recorded::new(open(Path::new(place))?))),
+        }
+    }
+
+    async fn sessions(&self, filter: &SessionFilter) -> anyhow::Result<Vec<SessionView>> {
+        match self {
+            Place::Folder(recorded) => Ok(recorded.sessions_in(filter)?),
+            Place::Server(remote) => remote.sessions(filter).await,
+        }
+    }
+
+    async fn session(&self, id: &str) -> anyhow::Result<Option<SessionView>> {
+        match self {
+            Place::Folder(recorded) => Ok(recorded.session_of(id)?),
+            Place::Server(remote) => remote.session(id).await.map(Some),
+        }
+    }
+
+    async fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> anyhow::Result<Vec<EntryView>> {
+        match self {
+            Place::Folder(recorded) => Ok(recorded.entries_of(id, after, limit)?),
+            Place::Server(remote) => remote.entries(id, after, limit).await,
+        }
+    }
+}
+
+/// A point in time, or how long ago it was, as microseconds of UTC since 1970.
+fn since(text: &str) -> Result<u64, String> {
+    let time = match humantime::parse_rfc3339_weak(text) {
+        Ok(time) => time,
+        Err(_) => SystemTime::now()
+            .checked_sub(duration(text).map_err(|_| format!("'{text}': write 2h, or 2026-11-21T08:00:00Z"))?)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+    };
+    Ok(utc_micros(time.max(SystemTime::UNIX_EPOCH + Duration::ZERO)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_or_an_age() {
+        assert_eq!(since("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        let now = utc_micros(SystemTime::now());
+        let ago = now - since("1h").unwrap();
+        assert!((3_590_000_000..3_610_000_000).contains(&ago), "{ago}");
+        assert!(since("soon").is_err());
+    }
+}

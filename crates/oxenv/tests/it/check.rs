@@ -1,0 +1,63 @@
+//! `oxenv check`: of bundled environments, of a manifest, and of a server somewhere.
+
+use serde_json::Value;
+
+use crate::process::{Serving, run};
+use crate::records::Folder;
+
+#[test]
+fn every_bundled_environment_keeps_its_promises() {
+    for environment in ["echo", "connect4", "grid_world", "number_guess"] {
+        let report = run(&["check", environment]);
+        let holds = report.succeeded().lines().filter(|line| line.starts_with("holds")).count();
+        assert_eq!(holds, 8, "{report:#?}");
+    }
+}
+
+#[test]
+fn a_server_is_checked_over_the_wire() {
+    let server = Serving::start(&["connect4"]);
+    let report = run(&["check", &server.url(), "--json", "--episodes", "1", "--seed", "3"]);
+    let report: Value = serde_json::from_str(report.succeeded()).unwrap();
+    assert_eq!(report["door"], "sessions", "{report}");
+    let verdict = |rule: &str| {
+        let rules = report["rules"].as_array().unwrap();
+        rules.iter().find(|line| line["rule"] == rule).unwrap()["verdict"].clone()
+    };
+    for rule in ["seed", "isolation", "fork", "snapshot", "at most once", "bad actions"] {
+        assert_eq!(verdict(rule), "holds", "{report:#}");
+    }
+    assert_eq!(verdict("replay"), "not_offered", "{report:#}");
+    // What the check opened it has closed.
+    assert_eq!(server.get("/sessions").1["sessions"], serde_json::json!([]));
+}
+
+#[test]
+fn given_actions_are_taken_as_they_are() {
+    let folder = Folder::new("check");
+    let actions = folder.file("actions.jsonl", "{\"column\": 3}\n\n{\"column\": 2}\n");
+    let report = run(&["check", "connect4", "--actions", &actions, "--episodes", "1"]);
+    assert!(report.succeeded().contains("1 episodes, 2 steps"), "{report:#?}");
+    let wrong = folder.file("wrong.jsonl", "{\"column\": 3}\n[]\n");
+    run(&["check", "connect4", "--actions", &wrong]).failed(2, &["line 2"]);
+    let refused = folder.file("refused.jsonl", "{\"colum\": 3}\n");
+    run(&["check", "connect4", "--actions", &refused]).failed(1, &["colum", "refused"]);
+}
+
+#[test]
+fn a_manifest_is_checked_as_an_environment() {
+    let folder = Folder::new("check-manifest");
+    let manifest = folder.file(
+        "tools.yaml",
+        "version: \"1.0\"\ntools:\n  - name: echo\n    mcp_server: { transport: builtin, toolset: echo }\n",
+    );
+    let report = run(&["check", &manifest]);
+    assert!(report.succeeded().contains("holds        replay"), "{report:#?}");
+}
+
+#[test]
+fn what_cannot_be_checked_is_said() {
+    run(&["check", "conect4"]).failed(2, &["did you mean 'connect4'"]);
+    run(&["check", "http://127.0.0.1:1"]).failed(4, &["connect"]);
+    run(&["check", "echo", "--episodes", "0"]).failed(2, &["--episodes"]);
+}

@@ -1,0 +1,118 @@
+//! Very many sessions, opened, stepped and closed.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::socket::Socket;
+use super::tally::{report, status, tries};
+use super::{Folder, Footprint, until};
+use crate::process::{Serving, oxenv};
+
+const SOCKETS: usize = 4;
+/// Sessions that a socket has at once.
+const AT_ONCE: usize = 64;
+
+/// What environments are made of: nothing but themselves, or tools with a folder for each session.
+const SERVED: [(&str, usize, usize); 2] = [("grid_world", 6_000, 900_000), ("tools", 2_000, 100_000)];
+
+/// Tools that are compiled in, and a command that is never started but has a place in the workspace.
+const MANIFEST: &str = r#"
+version: "1.0"
+tools:
+  - name: echo
+    mcp_server: { transport: builtin, toolset: echo }
+"#;
+
+#[test]
+fn sessions_by_the_hundred_thousand_leave_nothing() {
+    let folder = Folder::new("churn");
+    let (mut sessions, mut said) = (0, Vec::new());
+    for (environment, usual, in_full) in SERVED {
+        let count = tries(usual, in_full);
+        let temporary = folder.0.join(environment);
+        fs::create_dir(&temporary).unwrap();
+        let manifest = folder.file("tools.yaml", MANIFEST);
+        let mut command = oxenv();
+        command.env("TMPDIR", &temporary).args(["serve", "--port", "0", "--log", "error"]);
+        match environment {
+            "tools" => command.args(["--tools", &manifest]),
+            environment => command.arg(environment),
+        };
+        let server = Serving::of(&mut command);
+        let action = match environment {
+            "tools" => json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "hi" } }),
+            _ => json!({ "action": "UP" }),
+        };
+        // The memory and threads that the first ones bring stay, as a warm server has them.
+        churn(server.address, SOCKETS * AT_ONCE * 4, &action);
+        until("the first ones are gone", || server.get("/ready").1["active_sessions"] == 0);
+        let (before, memory) = (Footprint::of(server.pid()), status(server.pid(), "VmRSS"));
+        let folders = below(&temporary);
+        let began = Instant::now();
+        let opened = churn(server.address, count, &action);
+        let took = began.elapsed().as_secs_f64();
+        until("each slot is free", || server.get("/ready").1["active_sessions"] == 0);
+        until("no descriptor, thread or process is left", || Footprint::of(server.pid()).within(&before));
+        until("no folder is left", || below(&temporary) <= folders);
+        assert_eq!(server.get("/sessions").1, json!({ "sessions": [] }));
+        let grown = status(server.pid(), "VmRSS").saturating_sub(memory);
+        // What is remembered of sessions that have ended is bounded; a leak of 100 bytes each would show.
+        assert!(grown < 8 << 10, "{environment}: {grown} KiB more after {opened} sessions");
+        said.push(format!("{opened} of {environment} in {took:.0} s (memory {grown} KiB up from {memory})"));
+        server.stop();
+        assert_eq!(below(&temporary), 0, "the server left something behind");
+        sessions += opened;
+    }
+    let note = format!("sessions opened, stepped and closed: {}; no slot, thread, descriptor, folder left", said.join(", "));
+    report("sessions that come and go", sessions, sessions, &note);
+}
+
+/// Everything below a folder.
+fn below(folder: &std::path::Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| 1 + if entry.path().is_dir() { below(&entry.path()) } else { 0 }).sum()
+}
+
+/// Opens, steps and closes so many sessions, several sockets with several sessions each at once.
+fn churn(address: SocketAddr, sessions: usize, action: &Value) -> usize {
+    let each = sessions.div_ceil(SOCKETS);
+    let sockets: Vec<_> = (0..SOCKETS)
+        .map(|_| {
+            let action = action.clone();
+            std::thread::spawn(move || {
+                let mut socket = Socket::many(address).unwrap();
+                let mut done = 0;
+                while done < each {
+                    done += round(&mut socket, AT_ONCE.min(each - done), &action);
+                }
+                done
+            })
+        })
+        .collect();
+    sockets.into_iter().map(|socket| socket.join().unwrap()).sum()
+}
+
+/// A batch that opens, one that steps, one that closes.
+fn round(socket: &mut Socket, sessions: usize, action: &Value) -> usize {
+    let opened = batch(socket, "opened", (0..sessions).map(|_| json!({ "type": "open" })));
+    let ids: Vec<String> = opened.iter().map(|reply| reply["session"].as_str().unwrap().to_owned()).collect();
+    let reset = ids.iter().map(|id| json!({ "type": "reset", "session": id }));
+    batch(socket, "observation", reset);
+    let step = ids.iter().map(|id| json!({ "type": "step", "session": id, "data": action }));
+    batch(socket, "observation", step);
+    let close = ids.iter().map(|id| json!({ "type": "close", "session": id }));
+    batch(socket, "closed", close).len()
+}
+
+fn batch(socket: &mut Socket, kind: &str, items: impl Iterator<Item = Value>) -> Vec<Value> {
+    let items: Vec<Value> = items.collect();
+    let mut reply = socket.ask(&json!({ "id": 1, "type": "batch", "data": { "items": items } }));
+    let Value::Array(results) = reply["data"]["results"].take() else { panic!("no results: {reply}") };
+    for result in &results {
+        assert_eq!(result["type"], kind, "{result}");
+    }
+    results
+}

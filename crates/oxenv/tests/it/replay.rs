@@ -1,0 +1,186 @@
+//! `oxenv replay`: what it proves, and what it finds.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::process::{Ended, Serving, oxenv, run};
+use crate::records::{Folder, Session, actions, killed_server, segments};
+
+const TOKEN: &str = "hunter2-of-the-test";
+
+/// An MCP server whose one tool gives the next number of a file, and a secret.
+const COUNTER: &str = r#"#!/bin/sh
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9][0-9]*\).*/\1/p')
+  case "$line" in
+    *'"initialize"'*)
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"counter","version":"1"}}}\n' "$id" ;;
+    *'"tools/list"'*)
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"next","description":"The next number.","inputSchema":{"type":"object"}}]}}\n' "$id" ;;
+    *'"tools/call"'*)
+      count=$(($(cat "$COUNT") + 1)); echo "$count" > "$COUNT"
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s %s"}]}}\n' "$id" "$count" "$TOKEN" ;;
+    *) [ -n "$id" ] && printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id" ;;
+  esac
+done
+"#;
+
+/// A manifest with that server, and with a limit that only time can keep.
+fn counter(folder: &Folder) -> String {
+    let script = folder.file("counter.sh", COUNTER);
+    let count = folder.file("count", "0\n");
+    folder.file(
+        "tools.yaml",
+        &format!(
+            "version: \"1.0\"\ntools:\n  - name: counter\n    on_fork: stateless\n    rate_limit: 3/h\n    mcp_server:\n      \
+             command: /bin/sh\n      args: [\"{script}\"]\n      env: {{ COUNT: \"{count}\", TOKEN: \"${{TOKEN}}\" }}\n"
+        ),
+    )
+}
+
+fn with_token(command: &mut Command) -> &mut Command {
+    command.env("TOKEN", TOKEN).env("PATH", "/usr/bin:/bin")
+}
+
+fn replay(arguments: &[&str]) -> Ended {
+    Ended::of(with_token(oxenv().arg("replay").args(arguments)).output().unwrap())
+}
+
+#[test]
+fn a_changed_byte_is_found_though_its_checksum_fits() {
+    let folder = Folder::new("tampered");
+    killed_server(&["connect4"], &folder, &actions("connect4"));
+    let segment = segments(&folder.0.join("records")).remove(0);
+    let log = fs::read_to_string(&segment).unwrap();
+    let mut changed = 0;
+    let tampered: String = log
+        .split_inclusive('\n')
+        .map(|line| {
+            let json = line.get(18..).unwrap_or_default().trim_end();
+            let entry: Value = serde_json::from_str(json).unwrap_or_default();
+            if changed > 0 || entry["event"] != "step" || entry["step"] != 3 {
+                return line.to_owned();
+            }
+            changed += 1;
+            let json = json.replacen("\"board\":[[0", "\"board\":[[1", 1);
+            format!("{:08x} {:08x} {json}\n", json.len(), crc32fast::hash(json.as_bytes()))
+        })
+        .collect();
+    assert_eq!((changed, tampered.len(), log != tampered), (1, log.len(), true));
+    fs::write(&segment, tampered).unwrap();
+    let records = folder.records();
+    let ended = run(&["replay", &records, "--json"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["outcome"], &lines[0]["seq"]), (&json!("differs"), &json!(4)), "{ended:#?}");
+    assert!(lines[0]["recorded"].as_str().unwrap().contains("[[1"), "{ended:#?}");
+    assert!(lines[0]["replayed"].as_str().unwrap().contains("[[0"), "{ended:#?}");
+    // A socket's session has nothing to do with it.
+    assert_eq!(lines[4]["outcome"], "same", "{ended:#?}");
+    let ended = run(&["replay", &records]);
+    assert!(ended.stdout.contains("differs at seq 4") && ended.stdout.contains("recorded: "), "{ended:#?}");
+    assert!(ended.stderr.contains("were not the same"), "{ended:#?}");
+}
+
+/// The tool gives another number each time, so only the tape can give the recorded ones.
+#[test]
+fn tools_of_other_servers_are_answered_from_the_record() {
+    let folder = Folder::new("tape");
+    let manifest = counter(&folder);
+    let records = folder.records();
+    let mut command = oxenv();
+    command.args(["serve", "--port", "0", "--tools", &manifest, "--record", &records]);
+    let server = Serving::of(with_token(&mut command));
+    let session = Session::open(&server);
+    session.post("reset", &json!({}));
+    let call = json!({ "type": "call_tool", "tool_name": "next", "arguments": {} });
+    let wrong = json!({ "type": "call_tool", "tool_name": "nobody", "arguments": {} });
+    // The fourth call is one too many for the hour.
+    session.steps(&[call.clone(), json!({ "type": "list_tools" }), call.clone(), wrong]);
+    let agent = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "next", "arguments": {} },
+    });
+    let said = session.post("mcp", &agent).to_string();
+    assert!(said.contains("3 "), "{said}");
+    session.steps(&[call.clone()]);
+    server.stop();
+    let log = String::from_utf8(folder.log()).unwrap();
+    assert!(log.contains("RATE_LIMITED") && !log.contains(TOKEN), "{log}");
+    let tools = ["--tools", &manifest];
+    let same = replay(&[&[records.as_str()], &tools[..]].concat());
+    assert!(same.succeeded().ends_with("1 of 1 the same\n"), "{same:#?}");
+    assert_eq!(fs::read_to_string(folder.0.join("count")).unwrap(), "3\n", "a tool was called");
+    let live = replay(&[&[records.as_str(), "--live"], &tools[..]].concat());
+    assert_eq!(live.code, Some(1), "{live:#?}");
+    assert!(live.stdout.contains("differs at seq 2") && !live.stdout.contains(TOKEN), "{live:#?}");
+    let without = replay(&[&records]);
+    assert!(
+        without.stdout.contains("cannot be replayed") && without.stdout.contains("--tools FILE"),
+        "{without:#?}"
+    );
+}
+
+#[test]
+fn a_session_with_a_rubric_is_replayed_with_it() {
+    let folder = Folder::new("rubric");
+    let rubric = folder.file(
+        "rubric.toml",
+        "version = 1\n[rubric]\ntype = \"sequence\"\nparts = [{ type = \"environment_reward\" }, { type = \"constant\", value = 0.25 }]\n",
+    );
+    let records = folder.records();
+    let server = Serving::start(&["number_guess", "--record", &records, "--rubric", &rubric]);
+    let session = Session::open(&server);
+    session.post("reset", &json!({ "seed": 7 }));
+    session.steps(&actions("number_guess"));
+    let id = session.id.clone();
+    server.stop();
+    let same = run(&["replay", &records, &id, "--rubric", &rubric]);
+    assert!(same.succeeded().ends_with("1 of 1 the same\n"), "{same:#?}");
+    let without = run(&["replay", &records, &id]);
+    assert_eq!(without.code, Some(1), "{without:#?}");
+}
+
+/// Every command of docs/replay.md, but for the server's own.
+#[test]
+fn the_documentation_s_examples_work() {
+    let folder = Folder::new("documented");
+    folder.file(
+        "tools.yaml",
+        "version: \"1.0\"\ntools:\n  - name: echo\n    mcp_server: { transport: builtin, toolset: echo }\n",
+    );
+    let call = &actions("echo")[0];
+    folder.file("calls.jsonl", &format!("{call}\n"));
+    folder.file("rubric.json", r#"{"version": 1, "rubric": {"type": "environment_reward"}}"#);
+    let server = Serving::start(&["connect4", "--record", &folder.records()]);
+    let session = Session::open(&server);
+    session.post("reset", &json!({ "seed": 7 }));
+    session.steps(&actions("connect4"));
+    let documentation = include_str!("../../../../docs/replay.md");
+    let blocks = documentation.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut tried = 0;
+    for line in blocks.flat_map(str::lines).filter(|line| !line.contains(" serve ")) {
+        let line = line.split(" #").next().unwrap();
+        let line = line.replace("SESSION", &session.id).replace("http://127.0.0.1:8000", &server.url());
+        let arguments = line.strip_prefix("oxenv ").unwrap().split_whitespace();
+        let ended = Ended::of(oxenv().args(arguments).current_dir(&folder.0).output().unwrap());
+        assert_eq!(ended.code, Some(0), "{line}: {ended:#?}");
+        tried += 1;
+    }
+    assert!(tried >= 10, "{tried}");
+}
+
+#[test]
+fn what_cannot_be_replayed_is_said() {
+    let folder = Folder::new("cannot");
+    killed_server(&["echo"], &folder, &actions("echo"));
+    let records = folder.records();
+    let ended = run(&["replay", &records, "--environment", "connect4"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    run(&["replay", &records, "nobody"]).failed(2, &["nobody", "record"]);
+    run(&["replay", "/no/such/folder"]).failed(2, &["no folder"]);
+    let empty = Folder::new("empty");
+    fs::create_dir(empty.0.join("records")).unwrap();
+    run(&["replay", &empty.records()]).failed(1, &["nothing was replayed"]);
+}
