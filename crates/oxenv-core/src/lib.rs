@@ -41,11 +41,11 @@ pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
+pub use once::{Answer, Once};
 pub use policy::{
     ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
     RuleLookedAt, Rules, Verdict,
 };
-pub use once::{Answer, Once};
 pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,

@@ -54,7 +54,7 @@ pub struct Answer<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Identity {
     Key(String),
-    /// A key for something that is done to one session, by the session's id.
+    /// A key among those of one owner, or for something that is done to one session, by its id.
     KeyFor(String, String),
     Seq(u64),
 }

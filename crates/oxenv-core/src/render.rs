@@ -82,12 +82,12 @@ fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, env
     match spelling {
         Spelling::Stock => {
             put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
-                write_call_fields(out, name, outcome)
+                write_call_fields(out, name, outcome);
             });
         }
         Spelling::Unified => {
             put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
-                write_unified_fields(out, outcome)
+                write_unified_fields(out, outcome);
             });
         }
         Spelling::Journal => {

@@ -34,10 +34,10 @@ use crate::store::Slot;
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
-pub use lease::Attachment;
-use progress::{Expect, Progress};
 pub(crate) use hold::{Held, Past};
+pub use lease::Attachment;
 pub(crate) use lease::Lease;
+use progress::{Expect, Progress};
 pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepOptions, StepReply};
 
 /// Who is calling, as the door knows it.

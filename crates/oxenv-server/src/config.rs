@@ -37,9 +37,10 @@ pub struct ServerConfig {
     pub mode: Mode,
     /// Largest frame and largest body in bytes. Default 100 MiB, as stock clients accept.
     pub max_message: usize,
-    /// How often a quiet socket is pinged. Default 15 s.
+    /// How often a quiet socket is pinged. Default 10 s.
     pub ping_every: Duration,
-    /// A socket that was not heard for this long is gone. Default 40 s.
+    /// A socket that was not heard for this long is gone, at the next ping's time: with the defaults after
+    /// 30 to 40 s. Default 30 s.
     pub dead_after: Duration,
     /// A body that is not there after this long is refused; a reader that takes nothing for this
     /// long is gone. Default 60 s.
@@ -72,8 +73,8 @@ impl Default for ServerConfig {
         ServerConfig {
             mode: Mode::Simulation,
             max_message: 100 * 1024 * 1024,
-            ping_every: Duration::from_secs(15),
-            dead_after: Duration::from_secs(40),
+            ping_every: Duration::from_secs(10),
+            dead_after: Duration::from_secs(30),
             stall: Duration::from_secs(60),
             max_mcp_sessions: 1024,
             mcp_idle: Duration::from_secs(15 * 60),

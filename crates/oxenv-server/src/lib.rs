@@ -21,8 +21,8 @@ mod patient;
 mod routes;
 mod server;
 mod timing;
-mod trajectories;
 mod traces;
+mod trajectories;
 mod ws;
 
 pub use app::App;

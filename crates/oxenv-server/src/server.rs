@@ -102,7 +102,12 @@ fn watch_peer(stream: &TcpStream) -> io::Result<()> {
         .with_time(Duration::from_secs(20))
         .with_interval(Duration::from_secs(5))
         .with_retries(4);
-    SockRef::from(stream).set_tcp_keepalive(&probes)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&probes)?;
+    // There are no probes while something that was sent waits to be acknowledged, as on a stream of events.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(40)))?;
+    Ok(())
 }
 
 async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {

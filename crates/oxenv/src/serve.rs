@@ -16,7 +16,7 @@ use crate::exit::Problem;
 use crate::observing::Observing;
 use crate::settings::Settings;
 use crate::trajectories::Recorded;
-use crate::{logging, record, rubrics, tools, trajectories};
+use crate::{logging, record, rubrics, tools};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
@@ -33,7 +33,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut trajectories: Option<Arc<dyn TrajectorySource>> = None;
     if let Some(recorder) = &recorder {
         store = store.with_recorder(Arc::clone(recorder) as Arc<dyn Recorder>);
-        trajectories = Some(Arc::new(Recorded::new(trajectories::open(recorder.folder())?)));
+        trajectories = Some(Arc::new(Recorded::of(recorder.folder())?));
     }
     let config = ServerConfig {
         trajectories,

@@ -109,9 +109,28 @@ impl SessionStore {
         asked: &str,
         options: SessionOptions,
     ) -> Result<Answer<SessionIds>, Failure> {
-        let store = Arc::clone(self);
-        self.once(Identity::Key(key.to_owned()), fingerprint(("create", asked)), async move {
+        let (store, identity) = (Arc::clone(self), owned_key(key, &options));
+        self.once(identity, fingerprint(("create", asked)), async move {
             Ok(vec![store.create(options).await?.id().to_owned()])
+        })
+        .await
+    }
+
+    /// Restores a snapshot at most once for a key: a repeat gets the same session.
+    ///
+    /// # Errors
+    /// As [`SessionStore::restore`], and [`oxenv_wire::ErrorCode::KeyConflict`].
+    pub async fn restore_once(
+        self: &Arc<Self>,
+        key: &str,
+        snapshot: &str,
+        options: SessionOptions,
+    ) -> Result<Answer<SessionIds>, Failure> {
+        let asked = fingerprint(("restore", snapshot, options.seed, options.lease));
+        let (store, identity) = (Arc::clone(self), owned_key(key, &options));
+        let snapshot = snapshot.to_owned();
+        self.once(identity, asked, async move {
+            Ok(vec![store.restore(&snapshot, options).await?.id().to_owned()])
         })
         .await
     }
@@ -235,6 +254,14 @@ impl SessionStore {
             failure,
             trace: None,
         });
+    }
+}
+
+/// A key belongs to its owner: nobody is told of another's sessions.
+fn owned_key(key: &str, options: &SessionOptions) -> Identity {
+    match &options.owner {
+        Some(owner) => Identity::KeyFor(owner.to_string(), key.to_owned()),
+        None => Identity::Key(key.to_owned()),
     }
 }
 

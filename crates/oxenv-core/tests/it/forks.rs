@@ -176,6 +176,11 @@ async fn forks_are_made_once_for_a_key() {
     let again = store.fork_once("k", &session, 2, SessionOptions::default()).await.unwrap();
     assert_eq!(first.outcome.as_ref().as_ref().unwrap(), again.outcome.as_ref().as_ref().unwrap());
     assert_eq!((again.repeated, store.status().active), (true, 3));
+    let snapshot = store.snapshot(&session).await.unwrap();
+    for repeated in [false, true] {
+        let restored = store.restore_once("k", &snapshot, SessionOptions::default()).await.unwrap();
+        assert_eq!((restored.repeated, store.status().active), (repeated, 4));
+    }
     store.list().into_iter().for_each(close);
     drop(session);
     settled(&store, &stage).await;

@@ -5,12 +5,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use oxenv_core::rubric::Seen;
 use oxenv_core::{
     Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance, Limits,
     Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
     ToolEnvironment, Toolbox, Toolset, Work, Workspaces, scored,
 };
-use oxenv_core::rubric::Seen;
 use oxenv_wire::{RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

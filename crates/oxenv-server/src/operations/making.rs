@@ -72,7 +72,7 @@ impl Desk {
         };
         let store = &self.app.store;
         match key {
-            Some(key) => made(store.create_once(key, &format!("{asked:?}"), options).await?),
+            Some(key) => made(&store.create_once(key, &format!("{asked:?}"), options).await?),
             None => Ok((vec![store.create(options).await?.id().to_owned()], false)),
         }
     }
@@ -85,9 +85,7 @@ impl Desk {
     ) -> Result<Made, Failure> {
         let (store, options) = (&self.app.store, self.options(asked.resume_s));
         match key {
-            Some(_) => {
-                Err(Failure::unsupported("a restore takes no key: a repeat would make another session"))
-            }
+            Some(key) => made(&store.restore_once(key, &asked.snapshot, options).await?),
             None => Ok((vec![store.restore(&asked.snapshot, options).await?.id().to_owned()], false)),
         }
     }
@@ -102,7 +100,7 @@ impl Desk {
         let n = usize::try_from(asked.n).unwrap_or(usize::MAX);
         let (store, options) = (&self.app.store, self.options(asked.resume_s));
         match key {
-            Some(key) => made(store.fork_once(key, session, n, options).await?),
+            Some(key) => made(&store.fork_once(key, session, n, options).await?),
             None => {
                 let forks = store.fork(session, n, options).await?;
                 Ok((forks.iter().map(|fork| fork.id().to_owned()).collect(), false))
@@ -145,7 +143,7 @@ impl Desk {
     }
 }
 
-fn made(answer: Answer<SessionIds>) -> Result<Made, Failure> {
+fn made(answer: &Answer<SessionIds>) -> Result<Made, Failure> {
     match answer.outcome.as_ref() {
         Ok(ids) => Ok((ids.clone(), answer.repeated)),
         Err(failure) => Err(failure.clone()),

@@ -16,8 +16,8 @@ use oxenv_core::{
     StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Json, MULTI_PROTOCOL, Object, ResetRequest, RpcId, RpcRequest, ToolCall,
-    default_call, write_mcp_frame, write_rpc_error, write_state_frame,
+    Action, ClientFrame, ErrorCode, FrameFault, Json, MULTI_PROTOCOL, Object, ResetRequest, RpcId,
+    RpcRequest, ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -59,7 +59,7 @@ pub(crate) async fn upgrade(
             let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
             let upgrade = upgrade.protocols(protocols.iter().copied());
             if upgrade.selected_protocol().is_some() {
-                return many(app, caller, upgrade, heard, session_id, request.headers());
+                return many(app, caller, upgrade, heard, session_id.as_deref(), request.headers());
             }
             socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket, session_id))
         }
@@ -73,7 +73,7 @@ fn many(
     caller: Caller,
     upgrade: WebSocketUpgrade,
     heard: Heard,
-    session_id: Option<String>,
+    session_id: Option<&str>,
     headers: &HeaderMap,
 ) -> Response {
     if session_id.is_some() {
@@ -185,7 +185,9 @@ async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
     };
     let reply = match frame {
         ClientFrame::Close => return Next::Close,
-        ClientFrame::Mcp(message) => Ok(mcp_frame(app, Door::socket(&hold.caller, hold.session()), message).await),
+        ClientFrame::Mcp(message) => {
+            Ok(mcp_frame(app, Door::socket(&hold.caller, hold.session()), message).await)
+        }
         ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), &action).await,
         ClientFrame::Reset(_) | ClientFrame::State if app.production() => Err(refused()),
         ClientFrame::Step(action) => step(hold.session(), &action).await,

@@ -2,8 +2,8 @@
 //!
 //! Invariant: with the defaults they are found within 45 s, whatever they did when they vanished.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,7 +119,8 @@ impl Drop for Elsewhere {
 }
 
 fn ip(arguments: &str) -> Result<(), String> {
-    let ran = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    let ran =
+        Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
     match ran.status.success() {
         true => Ok(()),
         false => Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&ran.stderr).trim())),
@@ -146,7 +147,7 @@ const SENDS: &str = "OXENV_TEST_SENDS";
 #[test]
 fn a_client_that_vanishes() {
     let Ok(address) = std::env::var(ADDRESS) else { return };
-    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
     let wait = json!({ "do": "wait" });
     match std::env::var(SENDS).unwrap().as_str() {
         "a step over HTTP" => {
@@ -154,6 +155,7 @@ fn a_client_that_vanishes() {
             let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
             write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         }
+        "a stream over HTTP" => stream = listening(stream, &address),
         sends => {
             stream.write_all(upgrade(address.parse().unwrap(), "/ws").as_bytes()).unwrap();
             let mut answer = BufReader::new(stream.try_clone().unwrap());
@@ -174,6 +176,25 @@ fn a_client_that_vanishes() {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }
 
+/// Shakes hands as a client of MCP, and opens the stream on which it is told of changes.
+fn listening(mut stream: TcpStream, address: &str) -> TcpStream {
+    let info = json!({ "name": "vanishing", "version": "1" });
+    let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info });
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
+    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n";
+    write!(stream, "POST /mcp HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let id = reply.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = "host: localhost\r\naccept: text/event-stream\r\nmcp-protocol-version: 2025-11-25\r\n";
+    write!(stream, "GET /mcp HTTP/1.1\r\n{head}mcp-session-id: {id}\r\n\r\n").unwrap();
+    let mut status = [0; 15];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200 OK");
+    stream
+}
+
 // Waiting for a process must not keep the server from its work.
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_whose_cable_is_pulled_are_found() {
@@ -183,7 +204,7 @@ async fn peers_whose_cable_is_pulled_are_found() {
     };
     // The probes of an HTTP connection are the operating system's, and always as slow as by default.
     let (config, kinds): (_, &[&str]) = match full() {
-        true => (ServerConfig::default(), &["nothing", "a step", "a step over HTTP"]),
+        true => (ServerConfig::default(), &["nothing", "a step", "a step over HTTP", "a stream over HTTP"]),
         false => {
             let (ping_every, dead_after) = (Duration::from_millis(150), Duration::from_millis(400));
             (ServerConfig { ping_every, dead_after, ..ServerConfig::default() }, &["nothing", "a step"])

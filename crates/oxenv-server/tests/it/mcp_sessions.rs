@@ -222,7 +222,9 @@ async fn sessions_do_not_see_each_other() {
 #[tokio::test]
 async fn a_session_of_ones_own_in_production() {
     let talker = Talker::default();
-    let served = talker.serve(Limits { max_sessions: 2, queue: Duration::ZERO, ..Limits::default() }, production()).await;
+    let served = talker
+        .serve(Limits { max_sessions: 2, queue: Duration::ZERO, ..Limits::default() }, production())
+        .await;
     let first = Handshake::new(served.address, "/mcp").await;
     let second = Handshake::new(served.address, "/mcp").await;
     assert_eq!(served.active(), 2);

@@ -94,7 +94,9 @@ impl Multi {
 
 /// A step's frame, without its id.
 pub(crate) fn step(session: &str, action: Value) -> Value {
-    json!({ "type": "step", "session": session, "data": action })
+    let mut frame = json!({ "type": "step", "session": session });
+    frame["data"] = action;
+    frame
 }
 
 /// The code of a reply of the type `error`.

@@ -49,8 +49,8 @@ impl Report {
 
     pub(super) fn table(&self) -> String {
         let promise = match self.deterministic {
-            true => "promises to be deterministic",
-            false => "does not promise to be deterministic",
+            true => "held to be deterministic",
+            false => "not held to be deterministic",
         };
         let mut lines = vec![format!("{}, {promise}, by way of {}", self.environment, self.door)];
         lines.extend(self.rules.iter().map(|line| {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use oxenv_core::rubric::JudgeCache;
 use oxenv_core::{EnvironmentFactory, Limits, Redact, SessionStore};
 use oxenv_store::{
@@ -64,10 +64,10 @@ impl Stage {
             format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
         })?;
         let found = served.factory.spec().name.clone();
-        anyhow::ensure!(
-            found == recorded,
-            "it is of environment '{recorded}', and '{found}' is what is made here"
-        );
+        if found != recorded {
+            served.close().await;
+            bail!("it is of environment '{recorded}', and '{found}' is what is made here");
+        }
         if given.rubric.rubric.is_some() {
             let cache = Arc::new(JudgeCache::default());
             if given.rubric.judge_url.is_some() {

@@ -3,7 +3,8 @@
 //! Invariant: a recorded answer is given once, to the call that had it: same tool, same arguments; a
 //! call that the record does not have gets an error that says so.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
     Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, ForkMode, Instance,
@@ -12,7 +13,6 @@ use oxenv_core::{
 use oxenv_store::{LogError, StoredCall, StoredJson};
 use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
-use std::sync::{Mutex, PoisonError};
 
 /// The answers of the step that is being done again.
 #[derive(Default)]
@@ -33,6 +33,10 @@ impl Tape {
         Tape { answers: Mutex::default(), live }
     }
 
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
     /// Takes the answers of a step; those of the one before are gone.
     ///
     /// # Errors
@@ -40,7 +44,7 @@ impl Tape {
     pub(super) fn load(&self, calls: &[StoredCall]) -> Result<(), LogError> {
         let answers = calls.iter().map(|call| {
             let arguments = call.arguments.as_ref().map(StoredJson::text).transpose()?;
-            let arguments = arguments.map(|text| text.into_owned());
+            let arguments = arguments.map(Cow::into_owned);
             Ok(Answer { tool: call.tool.clone(), arguments, outcome: call.played_back()? })
         });
         *self.lock() = answers.collect::<Result<_, LogError>>()?;

@@ -3,6 +3,7 @@
 //! Invariant: every question looks at the log first, so what was acknowledged before is in its answer.
 
 use std::fmt;
+use std::path::Path;
 
 use oxenv_core::Failure;
 use oxenv_server::{TrajectoryFilter, TrajectorySource};
@@ -11,13 +12,22 @@ use oxenv_wire::{RawJson, raw};
 use serde::Serialize;
 
 use super::view::{EntryView, SessionView};
+use crate::exit::usage;
 
 /// The recorded sessions of a folder.
 pub(crate) struct Recorded(Trajectories);
 
 impl Recorded {
-    pub(crate) fn new(trajectories: Trajectories) -> Self {
+    pub(super) fn new(trajectories: Trajectories) -> Self {
         Recorded(trajectories)
+    }
+
+    /// The records of a folder whose log is read when somebody asks, however long it is.
+    ///
+    /// # Errors
+    /// When the folder or its index cannot be used.
+    pub(crate) fn of(folder: &Path) -> anyhow::Result<Self> {
+        Ok(Recorded(Trajectories::open(folder).map_err(|error| usage(error.to_string()))?))
     }
 
     pub(super) fn sessions_in(&self, filter: &SessionFilter) -> Result<Vec<SessionView>, LogError> {
@@ -55,17 +65,22 @@ impl TrajectorySource for Recorded {
             limit: asked.limit,
             ..SessionFilter::default()
         };
-        let sessions = self.refresh().and_then(|()| self.sessions_in(&filter)).map_err(unreadable)?;
+        let sessions =
+            self.refresh().and_then(|()| self.sessions_in(&filter)).map_err(|error| unreadable(&error))?;
         sessions.into_iter().map(|session| Ok((session.session_id.clone(), spelled(&session)?))).collect()
     }
 
     fn session(&self, id: &str) -> Result<Option<RawJson>, Failure> {
-        let session = self.refresh().and_then(|()| self.session_of(id)).map_err(unreadable)?;
+        let session =
+            self.refresh().and_then(|()| self.session_of(id)).map_err(|error| unreadable(&error))?;
         session.map(|session| spelled(&session)).transpose()
     }
 
     fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<Vec<(u64, RawJson)>, Failure> {
-        let entries = self.refresh().and_then(|()| self.entries_of(id, after, limit)).map_err(unreadable)?;
+        let entries = self
+            .refresh()
+            .and_then(|()| self.entries_of(id, after, limit))
+            .map_err(|error| unreadable(&error))?;
         entries.into_iter().map(|entry| Ok((entry.seq, spelled(&entry)?))).collect()
     }
 }
@@ -81,7 +96,7 @@ fn spelled(view: &impl Serialize) -> Result<RawJson, Failure> {
 }
 
 /// Where the folder is, is for the server's log alone.
-fn unreadable(error: LogError) -> Failure {
+fn unreadable(error: &LogError) -> Failure {
     Failure::infrastructure("the record cannot be read; the server's log says why")
         .with(|detail| detail.internal = Some(error.to_string()))
 }

@@ -117,9 +117,18 @@ pub(crate) fn actions(environment: &str) -> Vec<Value> {
         "connect4" => [3, 3, 2, 4].map(|column| json!({ "column": column })).to_vec(),
         "number_guess" => [50, 25, 75].map(|guess| json!({ "guess": guess })).to_vec(),
         "grid_world" => ["DOWN", "RIGHT", "UP"].map(|way| json!({ "action": way })).to_vec(),
-        _ => ["a", "é\n"]
-            .map(|text| json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": text } }))
-            .to_vec(),
+        _ => vec![
+            json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "é\n" } }),
+            json!({ "type": "CallToolAction", "tool_name": "echo_with_length", "parameters": { "message": "j" } }),
+            json!({ "action_type": "tool", "tool_name": "echo_message", "tool_args": { "message": "u" } }),
+            json!({ "type": "call_tools", "calls": [
+                { "id": "a", "tool_name": "echo_message", "arguments": { "message": "x" } },
+                { "id": "b", "tool_name": "echo_message", "arguments": { "message": "${a}" } },
+                { "id": "c", "tool_name": "nobody", "arguments": {} },
+            ] }),
+            json!({ "message": "old" }),
+            json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": 5 } }),
+        ],
     }
 }
 

@@ -10,8 +10,9 @@ use crate::records::{Folder, Session, actions, killed_server, segments};
 
 const TOKEN: &str = "hunter2-of-the-test";
 
-/// An MCP server whose one tool gives the next number of a file, and a secret.
+/// An MCP server whose one tool gives the next number of a file, or of its session, and a secret.
 const COUNTER: &str = r#"#!/bin/sh
+own=0
 while read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9][0-9]*\).*/\1/p')
   case "$line" in
@@ -21,21 +22,22 @@ while read -r line; do
       printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"next","description":"The next number.","inputSchema":{"type":"object"}}]}}\n' "$id" ;;
     *'"tools/call"'*)
       count=$(($(cat "$COUNT") + 1)); echo "$count" > "$COUNT"
+      own=$((own + 1)); [ "$BY" = session ] && count=$own
       printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s %s"}]}}\n' "$id" "$count" "$TOKEN" ;;
     *) [ -n "$id" ] && printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id" ;;
   esac
 done
 "#;
 
-/// A manifest with that server, and with a limit that only time can keep.
-fn counter(folder: &Folder) -> String {
+/// A manifest with that server.
+fn counter(folder: &Folder, by: &str, rules: &str) -> String {
     let script = folder.file("counter.sh", COUNTER);
     let count = folder.file("count", "0\n");
     folder.file(
         "tools.yaml",
         &format!(
-            "version: \"1.0\"\ntools:\n  - name: counter\n    on_fork: stateless\n    rate_limit: 3/h\n    mcp_server:\n      \
-             command: /bin/sh\n      args: [\"{script}\"]\n      env: {{ COUNT: \"{count}\", TOKEN: \"${{TOKEN}}\" }}\n"
+            "version: \"1.0\"\ntools:\n  - name: counter\n    {rules}\n    mcp_server:\n      \
+             command: /bin/sh\n      args: [\"{script}\"]\n      env: {{ COUNT: \"{count}\", BY: {by}, TOKEN: \"${{TOKEN}}\" }}\n"
         ),
     )
 }
@@ -88,7 +90,7 @@ fn a_changed_byte_is_found_though_its_checksum_fits() {
 #[test]
 fn tools_of_other_servers_are_answered_from_the_record() {
     let folder = Folder::new("tape");
-    let manifest = counter(&folder);
+    let manifest = counter(&folder, "file", "rate_limit: 3/h");
     let records = folder.records();
     let mut command = oxenv();
     command.args(["serve", "--port", "0", "--tools", &manifest, "--record", &records]);
@@ -104,7 +106,7 @@ fn tools_of_other_servers_are_answered_from_the_record() {
     });
     let said = session.post("mcp", &agent).to_string();
     assert!(said.contains("3 "), "{said}");
-    session.steps(&[call.clone()]);
+    session.steps(std::slice::from_ref(&call));
     server.stop();
     let log = String::from_utf8(folder.log()).unwrap();
     assert!(log.contains("RATE_LIMITED") && !log.contains(TOKEN), "{log}");
@@ -120,6 +122,30 @@ fn tools_of_other_servers_are_answered_from_the_record() {
         without.stdout.contains("cannot be replayed") && without.stdout.contains("--tools FILE"),
         "{without:#?}"
     );
+}
+
+/// A fork by replay calls tools again; the replay of such a fork does not.
+#[test]
+fn forks_and_restored_sessions_of_other_servers_tools_are_replayed() {
+    let folder = Folder::new("forks");
+    let manifest = counter(&folder, "session", "on_fork: replay");
+    let records = folder.records();
+    let mut command = oxenv();
+    command.args(["serve", "--port", "0", "--tools", &manifest, "--record", &records]);
+    let server = Serving::of(with_token(&mut command));
+    let session = Session::open(&server);
+    session.post("reset", &json!({}));
+    let call = [json!({ "type": "call_tool", "tool_name": "next", "arguments": {} })];
+    session.steps(&call);
+    let (fork, restored) = (session.fork(), session.restored());
+    fork.steps(&call);
+    restored.steps(&call);
+    server.stop();
+    let count = || fs::read_to_string(folder.0.join("count")).unwrap();
+    assert_eq!(count(), "5\n");
+    let same = replay(&[&records, "--tools", &manifest]);
+    assert!(same.succeeded().ends_with("3 of 3 the same\n"), "{same:#?}");
+    assert_eq!(count(), "5\n", "a tool was called");
 }
 
 #[test]

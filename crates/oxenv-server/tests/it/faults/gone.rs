@@ -97,5 +97,10 @@ async fn connections_that_are_reset_in_mid_step_leave_nothing() {
     other.close().await;
     // No session, environment, task, connection or descriptor is left.
     served.end().await;
-    report("connections reset in mid-step", tried, survived, "nothing left of them, and another session went on");
+    report(
+        "connections reset in mid-step",
+        tried,
+        survived,
+        "nothing left of them, and another session went on",
+    );
 }

@@ -75,7 +75,9 @@ async fn posted(address: SocketAddr, path: String, mut request: Value) -> Value 
     let reply = http(address, "POST", &path, &[("content-type", "application/json")], body.as_bytes()).await;
     let said = reply.json();
     match reply.status {
-        200 => json!({ "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some() }),
+        200 => {
+            json!({ "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some() })
+        }
         _ => json!({ "type": "error", "data": said["oxenv"] }),
     }
 }

@@ -61,7 +61,10 @@ async fn load(served: &Served, seen: &Seen, tried: usize) {
         if !step.is_multiple_of(EVERY) {
             count += 1;
             let shown = socket.step(&json!({})).await;
-            assert_eq!((&shown["data"]["observation"]["count"], &shown["data"]["reward"]), (&json!(count), &json!(1)));
+            assert_eq!(
+                (&shown["data"]["observation"]["count"], &shown["data"]["reward"]),
+                (&json!(count), &json!(1))
+            );
             seen.right.fetch_add(1, Ordering::SeqCst);
             continue;
         }

@@ -36,12 +36,14 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     assert_eq!(quick.step(&big).await["type"], "observation");
     let me = std::process::id();
     let before = status(me, "VmRSS");
-    let mut silent = Vec::new();
+    let (mut most, mut answered, mut silent) = (before, 0, Vec::new());
     for way in 0..tried {
         silent.push(asking(&served, way, &big).await);
+        assert_eq!(quick.step(&json!({})).await["type"], "observation");
+        answered += 1;
+        most = most.max(status(me, "VmRSS"));
     }
     let began = Instant::now();
-    let (mut most, mut answered) = (before, 0);
     while served.active() > 1 {
         assert!(began.elapsed() < 3 * PATIENCE, "{} are not given up", served.active() - 1);
         assert_eq!(quick.step(&json!({})).await["type"], "observation");
@@ -55,7 +57,7 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     served.end().await;
     let cost = (most - before) / tried;
     let note = format!(
-        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, all given up after \
+        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, the last given up after \
          {:.1} s with a limit of {:.1} s, {answered} steps of another session meanwhile",
         took.as_secs_f64(),
         stall.as_secs_f64(),

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use oxenv_core::{Entry, Event, Execution, Failure, Limits, Outcome, Principal, Recorder, SessionStore, Work};
+use oxenv_core::{
+    Entry, Event, Execution, Failure, Limits, Outcome, Principal, Recorder, SessionStore, Work,
+};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -62,7 +64,8 @@ async fn each_call_is_answered_once_while_resets_rain() {
     let served = Arc::new(Served::over(address, &stage, store, ServerConfig::default()).await);
     let created = post(served.address, "/sessions", &json!({})).await.json();
     let session = created["session_id"].as_str().unwrap().to_owned();
-    let (epoch, over, got) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)), Arc::new(Got::default()));
+    let (epoch, over, got) =
+        (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)), Arc::new(Got::default()));
     let reset = async || {
         let reply = post(served.address, &format!("/sessions/{session}/reset"), &json!({})).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -144,5 +147,10 @@ fn judge(resets: usize, book: &Book, got: &Got) {
          typed error ({refused:?}); none run twice, none with a reward",
         answered.len()
     );
-    report("reset storms with calls in flight", got.made.load(Ordering::SeqCst), answered.len() + refusals, &note);
+    report(
+        "reset storms with calls in flight",
+        got.made.load(Ordering::SeqCst),
+        answered.len() + refusals,
+        &note,
+    );
 }

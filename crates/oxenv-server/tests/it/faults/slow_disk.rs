@@ -126,6 +126,7 @@ async fn sessions_wait_for_a_slow_disk_together() {
         socket.close().await;
     }
     served.end().await;
-    let note = "steps of 64 sessions that wait for the disk, all at once, each answered when its record was there";
+    let note =
+        "steps of 64 sessions that wait for the disk, all at once, each answered when its record was there";
     report("slow disk, every session", rounds * SESSIONS, rounds * SESSIONS, note);
 }

@@ -99,7 +99,8 @@ fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     for jump in 0..tried {
         let offset = offsets[dice.below(offsets.len())];
         clock.jump(offset);
-        let reply = socket.ask(&json!({ "id": jump, "type": "step", "session": held, "data": { "message": "held" } }));
+        let reply = socket
+            .ask(&json!({ "id": jump, "type": "step", "session": held, "data": { "message": "held" } }));
         assert_eq!(reply["type"], "observation", "{reply}");
         jumps.push((reply["seq"].as_u64().unwrap(), offset));
         let (status, reply) =
@@ -114,7 +115,10 @@ fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     clock.jump(-3650 * DAY);
     until("the short lease has run out", || server.get(&format!("/sessions/{short}")).0 == 410);
     let lasted = began.elapsed();
-    assert!(lasted > Duration::from_secs(1) && lasted < Duration::from_secs(10), "a lease of 1 s took {lasted:?}");
+    assert!(
+        lasted > Duration::from_secs(1) && lasted < Duration::from_secs(10),
+        "a lease of 1 s took {lasted:?}"
+    );
     drop(socket);
     server.stop();
     let survived = times_are_sane(&record, &held, &jumps);

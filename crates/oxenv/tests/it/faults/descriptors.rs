@@ -19,7 +19,11 @@ const FLOOD: usize = 100;
 fn a_server_without_descriptors_serves_those_it_has_and_recovers() {
     let rounds = tries(5, 100);
     let mut command = Command::new("/bin/sh");
-    command.env_clear().args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_oxenv")]);
+    command.env_clear().args([
+        "-c",
+        &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""),
+        env!("CARGO_BIN_EXE_oxenv"),
+    ]);
     let server = Serving::of(command.args(["serve", "--port", "0", "--log", "error"]));
     let mut sockets: Vec<Socket> = (0..8).map(|_| Socket::open(server.address, None).unwrap()).collect();
     let step = json!({ "type": "step", "data": { "message": "still here" } });
@@ -40,7 +44,9 @@ fn a_server_without_descriptors_serves_those_it_has_and_recovers() {
         drop(flood);
         // One that comes now is served, without being asked twice.
         assert_eq!(server.get("/health").0, 200);
-        until("every descriptor is given back", || Footprint::of(server.pid()).descriptors <= before.descriptors);
+        until("every descriptor is given back", || {
+            Footprint::of(server.pid()).descriptors <= before.descriptors
+        });
     }
     until("no thread is left", || Footprint::of(server.pid()).within(&before));
     drop(sockets);

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -13,6 +15,9 @@ use crate::process::Serving;
 
 /// Sessions on sockets of their own, on sockets of many, and over HTTP.
 const SESSIONS: [(Door, usize); 3] = [(Door::Own, 32), (Door::Many, 16), (Door::Http, 16)];
+
+/// Answers after which the server is told to stop.
+const BUSY: usize = 1_000;
 
 #[derive(Debug, Clone, Copy)]
 enum Door {
@@ -41,13 +46,17 @@ fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
         let record = folder.0.join(format!("record{drain}"));
         let server = Serving::start(&["--log", "error", "--record", record.to_str().unwrap()]);
         let address = server.address;
+        let answers = Arc::new(AtomicUsize::new(0));
         let mut clients = Vec::new();
         for (door, count) in SESSIONS {
             for client in 0..count {
-                clients.push(std::thread::spawn(move || load(address, door, &format!("{door:?} {client}"))));
+                let answers = Arc::clone(&answers);
+                let name = format!("{door:?} {client}");
+                clients.push(std::thread::spawn(move || load(address, door, &name, &answers)));
             }
         }
-        until("all have sessions", || server.get("/ready").1["active_sessions"] == 64);
+        until("all are busy", || answers.load(Ordering::Relaxed) > BUSY);
+        assert_eq!(server.get("/ready").1["active_sessions"], 64);
         let began = Instant::now();
         let ended = server.stop();
         longest = longest.max(began.elapsed());
@@ -58,7 +67,8 @@ fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
             let got = client.join().unwrap();
             lost += got.answered.iter().filter(|said| !done.contains(said.as_str())).count();
             // What was not answered must not have been done either.
-            lost += got.refused.iter().chain(&got.cut_off).filter(|said| done.contains(said.as_str())).count();
+            lost +=
+                got.refused.iter().chain(&got.cut_off).filter(|said| done.contains(said.as_str())).count();
             answered += got.answered.len();
             refused += got.refused.len();
             cut_off += got.cut_off.len();
@@ -82,19 +92,19 @@ fn said_in(reply: &str) -> Option<&str> {
 }
 
 /// Steps a session until the server stops.
-fn load(address: SocketAddr, door: Door, client: &str) -> Got {
+fn load(address: SocketAddr, door: Door, client: &str, answers: &AtomicUsize) -> Got {
     match door {
-        Door::Own => over_socket(Socket::open(address, None).unwrap(), None, client),
+        Door::Own => over_socket(Socket::open(address, None).unwrap(), None, client, answers),
         Door::Many => {
             let mut socket = Socket::many(address).unwrap();
             let session = socket.session().unwrap();
-            over_socket(socket, Some(&session), client)
+            over_socket(socket, Some(&session), client, answers)
         }
-        Door::Http => over_http(address, client),
+        Door::Http => over_http(address, client, answers),
     }
 }
 
-fn over_socket(mut socket: Socket, session: Option<&str>, client: &str) -> Got {
+fn over_socket(mut socket: Socket, session: Option<&str>, client: &str, answers: &AtomicUsize) -> Got {
     let mut got = Got::default();
     for step in 0.. {
         let said = format!("{client}.{step}");
@@ -105,7 +115,10 @@ fn over_socket(mut socket: Socket, session: Option<&str>, client: &str) -> Got {
         // Whether it could be sent is told by what comes.
         let _ = socket.send(&frame);
         match socket.receive() {
-            Came::Frame(reply) if reply["type"] == "observation" => got.answered.push(said),
+            Came::Frame(reply) if reply["type"] == "observation" => {
+                got.answered.push(said);
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
             Came::Frame(reply) => {
                 let data = reply["data"].get("oxenv").unwrap_or(&reply["data"]);
                 assert_eq!((&data["delivered"], &data["retryable"]), (&json!("no"), &json!(true)), "{reply}");
@@ -126,7 +139,7 @@ fn over_socket(mut socket: Socket, session: Option<&str>, client: &str) -> Got {
     got
 }
 
-fn over_http(address: SocketAddr, client: &str) -> Got {
+fn over_http(address: SocketAddr, client: &str, answers: &AtomicUsize) -> Got {
     let mut got = Got::default();
     let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
     stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
@@ -137,7 +150,14 @@ fn over_http(address: SocketAddr, client: &str) -> Got {
         let said = format!("{client}.{step}");
         let body = json!({ "action": { "message": format!("<<{said}>>") } }).to_string();
         match ask(&mut stream, address, &path, &body) {
-            Ok((200, _)) => got.answered.push(said),
+            Ok((200, reply)) => {
+                got.answered.push(said);
+                answers.fetch_add(1, Ordering::Relaxed);
+                // The server says that it takes no more on this connection.
+                if reply.contains("\r\nconnection: close\r\n") {
+                    break;
+                }
+            }
             Ok((status, reply)) => {
                 assert!(status == 503 && reply.contains("retry-after"), "{status} {reply}");
                 got.refused.push(said);

@@ -59,7 +59,7 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
             let said = format!("step {step}.");
             let reply = socket.ask(&json!({
                 "id": step, "type": "step", "session": session,
-                "data": { "message": format!("{said}{:1$}", "", 7_000) },
+                "data": { "message": said.clone() + &"x".repeat(1_000) },
             }));
             if reply["type"] == "observation" {
                 acknowledged.push((session.clone(), reply["seq"].as_u64().unwrap(), said));

@@ -35,7 +35,7 @@ done
 
 #[test]
 fn clients_that_are_killed_in_mid_step_leave_nothing() {
-    let tried = tries(40, 1000);
+    let tried = tries(20, 1000);
     let folder = Folder::new("killed-clients");
     let (called, temporary) = (folder.0.join("called"), folder.0.join("temporary"));
     fs::create_dir(&called).unwrap();
@@ -52,8 +52,17 @@ fn clients_that_are_killed_in_mid_step_leave_nothing() {
     let manifest = folder.file("tools.yaml", &manifest);
     let mut command = oxenv();
     command.env("TMPDIR", &temporary).env("PATH", "/usr/bin:/bin");
-    let server =
-        Serving::of(command.args(["serve", "--port", "0", "--log", "error", "--tools", &manifest, "--idle-timeout", "3s"]));
+    let server = Serving::of(command.args([
+        "serve",
+        "--port",
+        "0",
+        "--log",
+        "error",
+        "--tools",
+        &manifest,
+        "--idle-timeout",
+        "3s",
+    ]));
     let mut other = Socket::open(server.address, None).unwrap();
     let list = json!({ "type": "step", "data": { "type": "list_tools" } });
     assert_eq!(other.ask(&list)["type"], "observation");

@@ -37,7 +37,8 @@ fn what_was_acknowledged_is_in_the_record_of_a_killed_server() {
     let survived = found(&recorded(&record), &acknowledged);
     let trajectories = Trajectories::open(&record).unwrap();
     assert_eq!(trajectories.refresh().unwrap().faults.len(), 0);
-    let listed = trajectories.sessions(&SessionFilter { limit: usize::MAX, ..SessionFilter::default() }).unwrap();
+    let listed =
+        trajectories.sessions(&SessionFilter { limit: usize::MAX, ..SessionFilter::default() }).unwrap();
     let known: u64 = listed.iter().map(|session| session.steps).sum();
     assert!(known >= acknowledged.len() as u64, "the index has {known} steps");
     let shown = run(&["trajectories", "list", record.to_str().unwrap()]);
@@ -63,7 +64,7 @@ fn step_until_lost(address: SocketAddr, client: &str) -> Vec<Acknowledged> {
             7 | 21 => 20_000,
             _ => 10,
         };
-        let action = json!({ "message": format!("{said}{:length$}", "") });
+        let action = json!({ "message": said.clone() + &"x".repeat(length) });
         let sent = socket.send(&json!({ "id": step, "type": "step", "session": session, "data": action }));
         if sent.is_err() {
             break;

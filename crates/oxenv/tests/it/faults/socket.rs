@@ -79,6 +79,19 @@ impl Socket {
         }
     }
 
+    /// Sends a text and gives the next, which must come, as it is.
+    #[track_caller]
+    pub(super) fn ask_text(&mut self, text: &str) -> String {
+        self.0.get_mut().write_all(&masked(0x81, text.as_bytes())).unwrap();
+        loop {
+            match self.frame().unwrap() {
+                (0x81, payload) => return String::from_utf8(payload).unwrap(),
+                (0x89, payload) => self.0.get_mut().write_all(&masked(0x8a, &payload)).unwrap(),
+                other => panic!("no reply: {other:?}"),
+            }
+        }
+    }
+
     /// Sends a frame and gives the next, which must come.
     #[track_caller]
     pub(super) fn ask(&mut self, frame: &Value) -> Value {
