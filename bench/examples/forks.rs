@@ -75,7 +75,11 @@ fn over_http() -> Vec<f64> {
     let session = http.ask("POST", "/sessions", "{}")["session_id"].as_str().expect("an id").to_owned();
     http.ask("POST", &format!("/sessions/{session}/reset"), r#"{"seed":7}"#);
     for column in [3, 3, 2] {
-        http.ask("POST", &format!("/sessions/{session}/step"), &format!(r#"{{"action":{{"column":{column}}}}}"#));
+        http.ask(
+            "POST",
+            &format!("/sessions/{session}/step"),
+            &format!(r#"{{"action":{{"column":{column}}}}}"#),
+        );
     }
     let fork = format!("/sessions/{session}/fork");
     let mut took = Vec::with_capacity(ROUNDS);

@@ -95,8 +95,8 @@ struct Door {
     routes: TowerToHyperService<axum::Router>,
 }
 
-/// Lets the operating system find peers that went away without a word, in 40 s: a connection that
-/// waits for its next request, or for a long step, sends nothing by itself.
+/// Lets the operating system find peers that went away without a word, in 40 s at the most: a connection
+/// that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(20))
@@ -104,9 +104,10 @@ fn watch_peer(stream: &TcpStream) -> io::Result<()> {
         .with_retries(4);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&probes)?;
-    // There are no probes while something that was sent waits to be acknowledged, as on a stream of events.
+    // There are no probes while something that was sent waits to be acknowledged, as on a stream of events,
+    // which sends by itself only every 10 s.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(40)))?;
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
     Ok(())
 }
 

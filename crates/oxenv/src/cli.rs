@@ -18,8 +18,8 @@ use crate::record::RecordArgs;
 use crate::replay::ReplayArgs;
 use crate::rescore::RescoreArgs;
 use crate::rubrics::RubricArgs;
-use crate::traces::Endpoint;
 use crate::tools_commands::{ToolsArgs, ValidateArgs};
+use crate::traces::Endpoint;
 use crate::trajectories::TrajectoriesArgs;
 
 const EXIT_CODES: &str = "Exit codes:

@@ -25,7 +25,11 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
     let (mode, made) = (settings.server.mode, settings.made_tokens);
-    let observing = Observing::start(&settings.observing, &served.factory.spec().name, recorder.as_ref().map(record::status))?;
+    let observing = Observing::start(
+        &settings.observing,
+        &served.factory.spec().name,
+        recorder.as_ref().map(record::status),
+    )?;
     let mut store = SessionStore::new(Arc::clone(&served.factory), settings.limits);
     if let Some(observer) = &observing.observer {
         store = store.with_observer(Arc::clone(observer));

@@ -10,7 +10,10 @@ use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience, ratio};
+use crate::cli::{
+    LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience,
+    ratio,
+};
 use crate::exit::usage;
 use crate::record::{Keep, RecordArgs, Safety};
 use crate::rubrics::RubricArgs;
@@ -145,10 +148,24 @@ impl Settings {
         let host = flags.host.or(env.host).or(file.host).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = flags.port.or(env.port).or(file.port).unwrap_or(8000);
         let token_args = TokenArgs {
-            control_token_file: flags.tokens.control_token_file.or(env.tokens.control_token_file).or(file.control_token_file),
-            observer_token_file: flags.tokens.observer_token_file.or(env.tokens.observer_token_file).or(file.observer_token_file),
-            generate_tokens: flags.tokens.generate_tokens || env.tokens.generate_tokens || file.generate_tokens.unwrap_or(false),
-            max_sessions_per_token: flags.tokens.max_sessions_per_token.or(env.tokens.max_sessions_per_token).or(file.max_sessions_per_token),
+            control_token_file: flags
+                .tokens
+                .control_token_file
+                .or(env.tokens.control_token_file)
+                .or(file.control_token_file),
+            observer_token_file: flags
+                .tokens
+                .observer_token_file
+                .or(env.tokens.observer_token_file)
+                .or(file.observer_token_file),
+            generate_tokens: flags.tokens.generate_tokens
+                || env.tokens.generate_tokens
+                || file.generate_tokens.unwrap_or(false),
+            max_sessions_per_token: flags
+                .tokens
+                .max_sessions_per_token
+                .or(env.tokens.max_sessions_per_token)
+                .or(file.max_sessions_per_token),
             ..env.tokens
         };
         let given = tokens::gather(&token_args)?;
@@ -186,11 +203,16 @@ impl Settings {
             only_recorded: false,
         };
         let rubric = flags.rubric.over(env.rubric, in_file);
-        let in_file = RecordArgs { record: file.record, record_sync: file.record_sync, record_keep: file.record_keep };
+        let in_file =
+            RecordArgs { record: file.record, record_sync: file.record_sync, record_keep: file.record_keep };
         let record = flags.record.over(env.record, in_file)?;
         let observing = ObservingArgs {
             metrics: flags.observing.metrics || env.observing.metrics || file.metrics.unwrap_or(false),
-            slow_step: flags.observing.slow_step.or(env.observing.slow_step).or(file.slow_step.map(|time| time.0)),
+            slow_step: flags
+                .observing
+                .slow_step
+                .or(env.observing.slow_step)
+                .or(file.slow_step.map(|time| time.0)),
             otlp: flags.observing.otlp.or(env.observing.otlp).or(file.otlp),
             otlp_sample: flags
                 .observing

@@ -118,12 +118,8 @@ fn with_manifest(
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest.clone(), options);
-    let options = FactoryOptions {
-        base,
-        name: environment_name(path),
-        workspaces: Arc::new(workspaces),
-        auditor,
-    };
+    let options =
+        FactoryOptions { base, name: environment_name(path), workspaces: Arc::new(workspaces), auditor };
     let factory =
         ToolFactory::new(&manifest, Arc::clone(&manager), options).map_err(|(toolset, error)| {
             usage(format!("{}: toolset '{toolset}': {}: {}", path.display(), error.place, error.problem))

@@ -238,7 +238,7 @@ async fn peers_whose_cable_is_pulled_are_found() {
     elsewhere.appear();
     drop(clients);
     let times: Vec<String> = found.iter().map(|time| format!("{:.1} s", time.as_secs_f64())).collect();
-    let note = format!("{}: found after {}", kinds.join(", "), times.join(", "));
+    let note = format!("who did {}; found after {}, in order of time", kinds.join(", "), times.join(", "));
     served.end().await;
     drop(elsewhere);
     let in_time = found.iter().filter(|time| **time < PROMISED + Duration::from_secs(1)).count();

@@ -229,12 +229,16 @@ mod tests {
     #[test]
     fn replies_of_many_sessions_are_good_whatever_their_numbers() {
         let good = |seq: u64| {
-            format!(r#"{{"id":0,"session":"a1","seq":{seq},"type":"observation","data":{{"observation":{{}}}}}}"#)
+            format!(
+                r#"{{"id":0,"session":"a1","seq":{seq},"type":"observation","data":{{"observation":{{}}}}}}"#
+            )
         };
         let refused = r#"{"id":0,"session":"a1","type":"error","data":{"message":"no"}}"#;
         let numbered = [&good(9), &good(10), refused, &good(1234)];
         assert_eq!(verdicts(Expect::Numbered, &numbered), [true, true, false, true]);
-        let batch = |items: &[&str]| format!(r#"{{"id":0,"type":"batch","data":{{"results":[{}]}}}}"#, items.join(","));
+        let batch = |items: &[&str]| {
+            format!(r#"{{"id":0,"type":"batch","data":{{"results":[{}]}}}}"#, items.join(","))
+        };
         let (all, one) = (batch(&[&good(99), &good(7)]), batch(&[&good(100), refused]));
         let none = batch(&[]);
         assert_eq!(verdicts(Expect::Batch, &[&all, &all, &one, &none]), [true, true, false, false]);

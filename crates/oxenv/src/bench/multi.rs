@@ -44,9 +44,12 @@ pub(super) async fn open(plan: &Plan, sessions: usize) -> anyhow::Result<Many> {
     let mut socket = Socket::open(&target, "/ws").await?;
     let mut ids = Vec::with_capacity(sessions);
     for _ in 0..sessions {
-        let opened = ask(&mut socket, &json!({ "id": 0, "type": "open" })).await.context("cannot open a session")?;
+        let opened =
+            ask(&mut socket, &json!({ "id": 0, "type": "open" })).await.context("cannot open a session")?;
         let id = opened["session"].as_str().context("a session without an id")?.to_owned();
-        ask(&mut socket, &json!({ "id": 0, "type": "reset", "session": id })).await.context("the reset failed")?;
+        ask(&mut socket, &json!({ "id": 0, "type": "reset", "session": id }))
+            .await
+            .context("the reset failed")?;
         ids.push(id);
     }
     let share = if let Kind::Batch(items) = plan.kind { items } else { 1 };

@@ -41,7 +41,9 @@ fn every_door_takes_load() {
 fn one_socket_takes_the_load_of_many_sessions() {
     let server = Serving::start(&["grid_world"]);
     let url = server.url();
-    for (door, name) in [(["ws", "--multiplex"].as_slice(), "ws-multiplex"), (&["ws", "--batch", "8"], "ws-batch")] {
+    for (door, name) in
+        [(["ws", "--multiplex"].as_slice(), "ws-multiplex"), (&["ws", "--batch", "8"], "ws-batch")]
+    {
         let report = load(&url, &[door, &["--message", r#"{"action":"UP"}"#]].concat());
         assert_eq!(report["bench"], name);
         assert!(report["reply"].as_str().unwrap().contains("A wall is in the way"), "{report}");

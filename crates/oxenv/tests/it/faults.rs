@@ -81,7 +81,9 @@ impl Footprint {
 fn descendants(pid: u32) -> usize {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         // One that ends meanwhile is no child of anybody's.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         // The name in front may hold anything, but ends with the last bracket.

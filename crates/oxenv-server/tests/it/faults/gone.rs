@@ -21,7 +21,7 @@ struct Client {
 }
 
 enum Stream {
-    Ws(Ws),
+    Ws(Box<Ws>),
     Http(TcpStream),
 }
 
@@ -32,13 +32,13 @@ impl Client {
             0 => {
                 let mut socket = served.ws("/ws").await;
                 socket.send(&json!({ "type": "step", "data": wait })).await;
-                Client { stream: Stream::Ws(socket), session: None }
+                Client { stream: Stream::Ws(Box::new(socket)), session: None }
             }
             1 => {
                 let mut socket = multi(served.address).await;
                 let session = open(&mut socket).await;
                 socket.send(&step(1, &session, &wait)).await;
-                Client { stream: Stream::Ws(socket), session: Some(session) }
+                Client { stream: Stream::Ws(Box::new(socket)), session: Some(session) }
             }
             _ => {
                 let created = post(served.address, "/sessions", &json!({})).await.json();
