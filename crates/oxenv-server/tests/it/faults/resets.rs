@@ -77,9 +77,10 @@ async fn each_call_is_answered_once_while_resets_rain() {
         let (served, session) = (Arc::clone(&served), session.clone());
         let (epoch, over, got) = (Arc::clone(&epoch), Arc::clone(&over), Arc::clone(&got));
         agents.spawn(async move {
-            let mut calls = 0;
+            let mut calls: usize = 0;
             while !over.load(Ordering::SeqCst) {
-                let epoch = epoch.load(Ordering::SeqCst);
+                // Now and then an agent that still believes in the epoch before.
+                let epoch = epoch.load(Ordering::SeqCst) - u64::from(calls % 10 == 4);
                 got.made.fetch_add(1, Ordering::SeqCst);
                 call(&served, &session, epoch, &format!("{epoch}.{agent}.{calls}"), &got).await;
                 calls += 1;

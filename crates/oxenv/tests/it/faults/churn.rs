@@ -15,10 +15,7 @@ const SOCKETS: usize = 4;
 /// Sessions that a socket has at once.
 const AT_ONCE: usize = 64;
 
-/// What environments are made of: nothing but themselves, or tools with a folder for each session.
-const SERVED: [(&str, usize, usize); 2] = [("grid_world", 9_000, 990_000), ("tools", 500, 10_000)];
-
-/// Tools that are compiled in, and a command that is never started but has a place in the workspace.
+/// Tools that are compiled in; each session of them has a folder of its own.
 const MANIFEST: &str = r#"
 version: "1.0"
 tools:
@@ -28,51 +25,72 @@ tools:
 
 #[test]
 fn sessions_by_the_hundred_thousand_leave_nothing() {
-    let folder = Folder::new("churn");
-    let (mut sessions, mut said) = (0, Vec::new());
-    for (environment, usual, in_full) in SERVED {
-        let count = tries(usual, in_full);
-        let temporary = folder.0.join(environment);
-        fs::create_dir(&temporary).unwrap();
-        let manifest = folder.file("tools.yaml", MANIFEST);
+    let server = Churned::new("grid_world", &["grid_world"]);
+    server.churned(tries(9_000, 990_000), &json!({ "action": "UP" }));
+}
+
+#[test]
+fn sessions_with_folders_leave_none() {
+    let folder = Folder::new("churn-manifest");
+    let manifest = folder.file("tools.yaml", MANIFEST);
+    let server = Churned::new("tools with folders", &["--tools", &manifest]);
+    let folders = server.folders();
+    let mut socket = Socket::many(server.server.address).unwrap();
+    assert!(socket.session().is_some());
+    assert!(server.folders() > folders, "a session has no folder, so none could be left");
+    drop(socket);
+    let arguments = json!({ "message": "hi" });
+    let action = json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": arguments });
+    server.churned(tries(500, 10_000), &action);
+}
+
+/// A server that is to see many sessions.
+struct Churned {
+    environment: &'static str,
+    server: Serving,
+    temporary: Folder,
+}
+
+impl Churned {
+    fn new(environment: &'static str, arguments: &[&str]) -> Self {
+        let temporary = Folder::new("churn");
         let mut command = oxenv();
-        command.env("TMPDIR", &temporary).args(["serve", "--port", "0", "--log", "error"]);
-        match environment {
-            "tools" => command.args(["--tools", &manifest]),
-            environment => command.arg(environment),
-        };
-        let server = Serving::of(&mut command);
-        let action = match environment {
-            "tools" => {
-                json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "hi" } })
-            }
-            _ => json!({ "action": "UP" }),
-        };
+        command.env("TMPDIR", &temporary.0).args(["serve", "--port", "0", "--log", "error"]);
+        Churned { environment, server: Serving::of(command.args(arguments)), temporary }
+    }
+
+    fn folders(&self) -> usize {
+        below(&self.temporary.0)
+    }
+
+    /// Opens, steps and closes sessions, stops the server, and looks for what is left of them.
+    fn churned(self, count: usize, action: &Value) {
+        let (server, environment) = (&self.server, self.environment);
+        let emptied = || server.get("/ready").1["active_sessions"] == 0;
         // The memory and threads that the first ones bring stay, as a warm server has them.
-        churn(server.address, SOCKETS * AT_ONCE * 4, &action);
-        until("the first ones are gone", || server.get("/ready").1["active_sessions"] == 0);
+        churn(server.address, SOCKETS * AT_ONCE * 4, action);
+        until("the first ones are gone", emptied);
         let (before, memory) = (Footprint::of(server.pid()), status(server.pid(), "VmRSS"));
-        let folders = below(&temporary);
+        let folders = self.folders();
         let began = Instant::now();
-        let opened = churn(server.address, count, &action);
+        let opened = churn(server.address, count, action);
         let took = began.elapsed().as_secs_f64();
-        until("each slot is free", || server.get("/ready").1["active_sessions"] == 0);
+        until("each slot is free", emptied);
         until("no descriptor, thread or process is left", || Footprint::of(server.pid()).within(&before));
-        until("no folder is left", || below(&temporary) <= folders);
+        until("no folder is left", || self.folders() <= folders);
         assert_eq!(server.get("/sessions").1, json!({ "sessions": [] }));
         let grown = status(server.pid(), "VmRSS").saturating_sub(memory);
-        // What is remembered of sessions that have ended is bounded; a leak of 100 bytes each would show.
+        // What is remembered of sessions that have ended is bounded; a leak of 10 bytes each would show.
         assert!(grown < 8 << 10, "{environment}: {grown} KiB more after {opened} sessions");
-        said.push(format!("{opened} of {environment} in {took:.0} s (memory {grown} KiB up from {memory})"));
+        let Churned { server, temporary, .. } = self;
         server.stop();
-        assert_eq!(below(&temporary), 0, "the server left something behind");
-        sessions += opened;
+        assert_eq!(below(&temporary.0), 0, "the server left something behind");
+        let note = format!(
+            "sessions opened, stepped and closed in {took:.0} s: no slot, thread, descriptor, folder left, memory \
+             {grown} KiB up from {memory}"
+        );
+        report(&format!("sessions that come and go, {environment}"), opened, opened, &note);
     }
-    let note = format!(
-        "sessions opened, stepped and closed: {}; no slot, thread, descriptor, folder left",
-        said.join(", ")
-    );
-    report("sessions that come and go", sessions, sessions, &note);
 }
 
 /// Everything below a folder.
