@@ -93,6 +93,19 @@ impl Desk {
         outcome
     }
 
+    /// Does at once what can be done so, as most steps can; none if it takes waiting, and then nothing
+    /// has happened.
+    pub(crate) fn at_once<'a>(&self, request: &MultiRequest<'a>) -> Option<Outcome<'a>> {
+        let Operation::Step(action) = &request.operation else { return None };
+        let plain = request.key.is_none() && request.seq.is_none() && request.expected_step.is_none();
+        let session = self.session(&request.session).ok().filter(|_| plain)?;
+        let action = Action::from_object(action).ok()?;
+        let taken = session.step_at_once(&action, None)?;
+        let outcome = taken.map(|(reply, seq)| Done::Stepped(reply, seq));
+        self.tidy(&request.session, &outcome);
+        Some(outcome)
+    }
+
     async fn act<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<f64>) -> Outcome<'a> {
         let Operation::Step(action) = &request.operation else {
             // Boxed, so that the future of a step is not as large as that of whatever else is asked.

@@ -104,26 +104,32 @@ impl Session {
     /// answered. The outer failure is that nobody knows how far it came.
     pub(super) async fn drive(
         self: &Arc<Self>,
-        mut guard: Guard,
+        guard: Guard,
         epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
+        match self.spec.capabilities.execution {
+            Execution::Inline => self.drive_inline(guard, request),
+            execution => {
+                let phase = request.phase();
+                let (answer, guard) = self.drive_apart(execution, guard, epoch, request, deadline).await?;
+                Ok((told(answer, phase), guard))
+            }
+        }
+    }
+
+    /// The same of an environment that does not suspend.
+    pub(super) fn drive_inline(
+        &self,
+        mut guard: Guard,
+        request: Request<'_>,
+    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
         let phase = request.phase();
-        let outcome = match self.spec.capabilities.execution {
-            Execution::Inline => match catch_unwind(AssertUnwindSafe(|| now(&mut guard, request))) {
-                Ok(outcome) => (outcome, guard),
-                Err(panic) => return Err(self.panicked(Some(guard), &panic_text(panic.as_ref()), phase)),
-            },
-            execution => self.drive_apart(execution, guard, epoch, request, deadline).await?,
-        };
-        let (answer, guard) = outcome;
-        let answer = answer.and_then(checked).map_err(|failure| match failure.phase {
-            // What scores a step says so itself.
-            Phase::Verify => failure,
-            _ => failure.in_phase(phase),
-        });
-        Ok((answer, guard))
+        match catch_unwind(AssertUnwindSafe(|| now(&mut guard, request))) {
+            Ok(answer) => Ok((told(answer, phase), guard)),
+            Err(panic) => Err(self.panicked(Some(guard), &panic_text(panic.as_ref()), phase)),
+        }
     }
 
     async fn drive_apart(
@@ -262,6 +268,15 @@ fn now(cell: &mut Cell, request: Request<'_>) -> Result<Observed, Failure> {
             "the environment declares inline execution but suspended: declare task execution",
         )),
     }
+}
+
+/// What an environment answered, in the phase that it was asked in.
+fn told(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
+    answer.and_then(checked).map_err(|failure| match failure.phase {
+        // What scores a step says so itself.
+        Phase::Verify => failure,
+        _ => failure.in_phase(phase),
+    })
 }
 
 /// An observation that can be shown, with a reward that is a number.

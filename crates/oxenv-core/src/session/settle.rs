@@ -142,22 +142,41 @@ impl Session {
         doing: Doing<'_>,
         ran: Result<Ran<'a>, Failure>,
     ) -> (Result<StepReply<'a>, Failure>, u64) {
-        let mut ran =
-            ran.unwrap_or_else(|failure| Ran { outcome: Err(failure), guard: None, calls: Vec::new() });
-        let refused = ran.outcome.as_ref().err().is_some_and(|failure| failure.delivered == Delivered::No);
-        let mut seq = 0;
-        if !refused {
-            let (number, recorded) = self.count(&doing, &mut ran);
-            seq = number;
-            drop(ran.guard.take());
-            if let Err(failure) = recorded.await {
-                self.require_reset();
-                ran.outcome = Err(failure);
-            }
+        let (mut outcome, seq, recorded) = self.conclude(&doing, ran);
+        if let Err(failure) = recorded.await {
+            self.require_reset();
+            outcome = Err(failure);
         }
-        drop(ran.guard);
-        self.measure(&doing, ran.outcome.as_ref().err());
-        (ran.outcome, seq)
+        self.measure(&doing, outcome.as_ref().err());
+        (outcome, seq)
+    }
+
+    /// The same where nobody records, so that there is nothing to wait for.
+    pub(super) fn settle_at_once<'a>(
+        &self,
+        doing: &Doing<'_>,
+        ran: Result<Ran<'a>, Failure>,
+    ) -> (Result<StepReply<'a>, Failure>, u64) {
+        let (outcome, seq, _) = self.conclude(doing, ran);
+        self.measure(doing, outcome.as_ref().err());
+        (outcome, seq)
+    }
+
+    /// Counts it, lets its record be taken down, and lets the step lock go.
+    fn conclude<'a>(
+        &self,
+        doing: &Doing<'_>,
+        ran: Result<Ran<'a>, Failure>,
+    ) -> (Result<StepReply<'a>, Failure>, u64, Work<'static, Result<(), Failure>>) {
+        let mut ran = match ran {
+            Ok(ran) => ran,
+            Err(failure) => Ran { outcome: Err(failure), guard: None, calls: Vec::new() },
+        };
+        if ran.outcome.as_ref().err().is_some_and(|failure| failure.delivered == Delivered::No) {
+            return (ran.outcome, 0, Work::done(Ok(())));
+        }
+        let (seq, recorded) = self.count(doing, &mut ran);
+        (ran.outcome, seq, recorded)
     }
 
     /// Gives it its number and its place in the counts and in the record.

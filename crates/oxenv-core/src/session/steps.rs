@@ -217,6 +217,34 @@ impl Session {
         outcome.map(|reply| (reply, seq))
     }
 
+    /// Takes a typed step that has to wait for nothing: its environment does not suspend, nothing else
+    /// of its session runs, and nobody records. Absent when it has to; then nothing has happened.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn step_at_once<'a>(
+        &self,
+        action: &Action<'_>,
+        trace: Option<TraceContext>,
+    ) -> Option<Result<(StepReply<'a>, u64), Failure>> {
+        let Action::Typed(typed) = action else { return None };
+        let inline = self.spec.capabilities.execution == Execution::Inline;
+        if !inline || self.spec.action_space != ActionSpace::Typed || self.hooks.recorder.is_some() {
+            return None;
+        }
+        let guard = Arc::clone(&self.cell).try_lock_owned().ok()?;
+        let _busy = self.lease.busy();
+        let mut doing = Doing::step(self, Principal::Control, action, trace);
+        let steppable = self.progress.lock().steppable(Expect::default());
+        let ran = steppable.and_then(|epoch| {
+            doing.began(epoch);
+            let (observed, guard) = self.drive_inline(guard, Request::Step(typed))?;
+            Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
+        });
+        let (outcome, seq) = self.settle_at_once(&doing, ran);
+        Some(outcome.map(|reply| (reply, seq)))
+    }
+
     pub(super) async fn step_expecting<'a>(
         self: &Arc<Self>,
         action: Action<'a>,
