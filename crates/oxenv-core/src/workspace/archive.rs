@@ -90,15 +90,12 @@ impl Packing<'_> {
         names.sort_unstable();
         for name in names {
             let path = folder.join(&name);
-            match fs::symlink_metadata(&path) {
+            let begin = self.out.len();
+            let seen = fs::symlink_metadata(&path).map_err(|error| named(&error, "cannot read", &path));
+            match seen.and_then(|seen| self.entry(&path, &name, &seen, depth)) {
                 // Programs that still run may remove their temporary files meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                seen => self.entry(
-                    &path,
-                    &name,
-                    &seen.map_err(|error| named(&error, "cannot read", &path))?,
-                    depth,
-                )?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.out.truncate(begin),
+                packed => packed?,
             }
         }
         self.out.push(END);

@@ -59,8 +59,7 @@ impl<'a> Copying<'a> {
             let source = entry.path();
             match self.entry(&source, &to.join(entry.file_name())) {
                 // Programs that still run may remove their temporary files meanwhile.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && source.symlink_metadata().is_err() => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && to.is_dir() => {}
                 copied => copied?,
             }
         }
