@@ -321,7 +321,7 @@ pub(crate) struct CallArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
-    /// The token, if the server wants one [default: the one in the URL, http://oxenv:TOKEN@HOST, or OXENV_TOKEN]
+    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or OXENV_TOKEN
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
 }
@@ -346,7 +346,7 @@ pub(crate) struct StepArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
-    /// The token, if the server wants one [default: the one in the URL, http://oxenv:TOKEN@HOST, or OXENV_TOKEN]
+    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or OXENV_TOKEN
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
 }

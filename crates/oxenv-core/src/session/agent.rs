@@ -18,7 +18,7 @@ impl Session {
     /// overlap with others where the toolset allows it.
     ///
     /// # Errors
-    /// [`ErrorCode::EpisodeDone`], [`ErrorCode::WrongEpoch`] and whatever a step may fail with.
+    /// [`oxenv_wire::ErrorCode::EpisodeDone`], [`oxenv_wire::ErrorCode::WrongEpoch`] and whatever a step may fail with.
     pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
         let _busy = self.lease.busy();
         let action = Action::CallTool(ToolCall {
