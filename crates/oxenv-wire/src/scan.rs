@@ -96,18 +96,23 @@ impl<'a> Scan<'a> {
             }
             spans[index].value = &self.text[value..self.at];
             self.space();
-            more = match self.peek() {
-                Some(b',') => true,
-                Some(b'}') => false,
-                _ => return self.fail("Expecting ',' delimiter"),
-            };
-            if more {
-                self.at += 1;
-                self.space();
-            }
+            more = self.goes_on(b'}')?;
         }
         self.at += 1;
         Ok(())
+    }
+
+    /// Whether another field or element follows; then it is the next thing here.
+    fn goes_on(&mut self, end: u8) -> Result<bool, Found> {
+        match self.peek() {
+            Some(b',') => {
+                self.at += 1;
+                self.space();
+                Ok(true)
+            }
+            Some(byte) if byte == end => Ok(false),
+            _ => self.fail("Expecting ',' delimiter"),
+        }
     }
 
     /// The elements of the list that begins here.
@@ -129,15 +134,7 @@ impl<'a> Scan<'a> {
                 spans[index].value = &self.text[value..self.at];
             }
             self.space();
-            more = match self.peek() {
-                Some(b',') => true,
-                Some(b']') => false,
-                _ => return self.fail("Expecting ',' delimiter"),
-            };
-            if more {
-                self.at += 1;
-                self.space();
-            }
+            more = self.goes_on(b']')?;
         }
         self.at += 1;
         Ok(())
