@@ -209,10 +209,10 @@ impl Session {
 
     pub(super) fn cancelled(&self, delivered: Delivered) -> Failure {
         let ended = self.progress.lock().alive().err();
-        ended.unwrap_or_else(|| {
+        let failure = ended.unwrap_or_else(|| {
             Failure::new(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")
-                .with(|detail| detail.delivered = delivered)
-        })
+        });
+        failure.with(|detail| detail.delivered = delivered)
     }
 
     fn lost(&self, error: JoinError, phase: Phase) -> Failure {
