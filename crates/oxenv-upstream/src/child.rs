@@ -12,8 +12,9 @@ use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -78,6 +79,13 @@ pub struct Child {
     redact: Redact,
 }
 
+/// A command that goes on without this process, until its supervisor is told to end it by SIGTERM. Dropping it
+/// changes nothing.
+pub struct Detached {
+    pid: u32,
+    process: tokio::process::Child,
+}
+
 /// The environment that every command starts from: PATH, HOME, TMPDIR (`/tmp` if unset) and LANG (`C.UTF-8`
 /// if unset), as `lookup` has them.
 pub fn base_environment(lookup: &dyn Fn(&str) -> Option<String>) -> Vec<(OsString, OsString)> {
@@ -108,39 +116,74 @@ impl Supervisor {
     ///
     /// If the folder does not exist, or the supervisor cannot be started.
     pub fn spawn(&self, spec: ChildSpec, redact: Redact) -> io::Result<(Child, ChildStdin, ChildStdout)> {
-        let mut process = self.command(&spec)?.envs(spec.environment).spawn().map_err(|error| {
-            let supervisor = self.program.display();
-            io::Error::new(error.kind(), format!("cannot start the supervisor '{supervisor}': {error}"))
-        })?;
+        let order = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        let mut process =
+            self.start(in_own_group(&mut self.command(&spec, &order)?).envs(spec.environment))?;
         let pipes = (process.id(), process.stdin.take(), process.stdout.take(), process.stderr.take());
         let (Some(pid), Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::Error::other("a process was started without its pipes"));
         };
-        let process = Arc::new(Mutex::new(process));
-        let tail = Arc::new(Mutex::new(Tail::default()));
-        let (ended, status) = watch::channel(None);
-        tokio::spawn(keep(process.clone(), stderr, spec.label.clone(), tail.clone(), redact.clone(), ended));
-        let child = Child { label: spec.label, pid, grace: spec.grace, process, status, tail, redact };
-        Ok((child, stdin, stdout))
+        Ok((Child::watched(process, pid, stderr, spec.label, spec.grace, redact), stdin, stdout))
     }
 
-    fn command(&self, spec: &ChildSpec) -> io::Result<Command> {
+    /// Starts a server: its stdin is empty, and what it writes to stdout is heard as stderr is. Asked to end, it gets
+    /// SIGTERM at once, and SIGKILL after its grace.
+    ///
+    /// # Errors
+    ///
+    /// As [`Supervisor::spawn`].
+    pub fn spawn_server(&self, spec: ChildSpec, redact: Redact) -> io::Result<Child> {
+        let (heard, said) = io::pipe()?;
+        let order = server_flags(&this_process(), spec.grace);
+        let mut command = self.command(&spec, &order)?;
+        in_own_group(command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said))
+            .envs(spec.environment);
+        let process = self.start(&mut command)?;
+        // Else its own copy of the pipe would keep it open.
+        drop(command);
+        let pid = process.id().ok_or_else(|| io::Error::other("a process ended as it was started"))?;
+        let heard = ChildStderr::from_std(std::process::ChildStderr::from(OwnedFd::from(heard)))?;
+        Ok(Child::watched(process, pid, heard, spec.label, spec.grace, redact))
+    }
+
+    /// Starts a server that goes on when this process ends, with a session of its own. The end of what it writes is
+    /// kept in the file `log`, 2 MiB of it at the most; older parts are in the file of that name and `.old`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Supervisor::spawn`], and if the file cannot be made.
+    pub fn spawn_detached(&self, spec: ChildSpec, log: &Path) -> io::Result<Detached> {
+        let mut order = server_flags("none", spec.grace);
+        order.extend(["--log".into(), log.into()]);
+        let mut command = self.command(&spec, &order)?;
+        let own_problems = supervise::open_log(log)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(own_problems).envs(spec.environment);
+        let process = self.start(&mut command)?;
+        let pid = process.id().ok_or_else(|| io::Error::other("a process ended as it was started"))?;
+        Ok(Detached { pid, process })
+    }
+
+    fn start(&self, command: &mut Command) -> io::Result<tokio::process::Child> {
+        command.spawn().map_err(|error| {
+            let supervisor = self.program.display();
+            io::Error::new(error.kind(), format!("cannot start the supervisor '{supervisor}': {error}"))
+        })
+    }
+
+    fn command(&self, spec: &ChildSpec, order: &[OsString]) -> io::Result<Command> {
         let mut command = Command::new(&self.program);
         command
             // A name of its own, which a `pkill` of the server does not hit.
             .arg0("mcp-supervisor")
             .args(&self.arguments)
-            .args(["--parent", &std::process::id().to_string()])
-            .args(["--grace-ms", &u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX).to_string()])
+            .args(order)
             .arg("--")
             .arg(&spec.program)
             .args(&spec.arguments)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A terminal's Ctrl-C is for the server, which ends its children in its own order.
-            .process_group(0);
+            .stderr(Stdio::piped());
         if let Some(folder) = &spec.folder {
             // The kernel's error would not tell a missing folder from a missing program.
             if !folder.is_dir() {
@@ -155,6 +198,22 @@ impl Supervisor {
 }
 
 impl Child {
+    /// A process whose stderr is read and whose end is awaited from now on.
+    fn watched(
+        process: tokio::process::Child,
+        pid: u32,
+        stderr: ChildStderr,
+        label: String,
+        grace: Duration,
+        redact: Redact,
+    ) -> Self {
+        let process = Arc::new(Mutex::new(process));
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let (ended, status) = watch::channel(None);
+        tokio::spawn(keep(process.clone(), stderr, label.clone(), tail.clone(), redact.clone(), ended));
+        Child { label, pid, grace, process, status, tail, redact }
+    }
+
     /// The process id of its supervisor.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -168,9 +227,18 @@ impl Child {
     /// # Errors
     ///
     /// If it takes over three seconds more than the grace. The supervisor goes on then.
-    pub async fn stop(mut self) -> io::Result<ExitStatus> {
+    pub async fn stop(self) -> io::Result<ExitStatus> {
+        self.finish().await
+    }
+
+    /// Ends it as [`Child::stop`] does, for who shares it. If this future is dropped, the end goes on without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::stop`].
+    pub async fn finish(&self) -> io::Result<ExitStatus> {
         self.end();
-        timeout(self.grace.saturating_add(STOP_MARGIN), self.wait()).await.map_err(|_| {
+        timeout(self.grace.saturating_add(STOP_MARGIN), self.over()).await.map_err(|_| {
             let Child { label, pid, .. } = &self;
             let says = format!("the processes of '{label}' do not end; look at those below process {pid}");
             io::Error::new(io::ErrorKind::TimedOut, says)
@@ -183,7 +251,13 @@ impl Child {
     ///
     /// Dropping this future changes nothing; it may be called again.
     pub async fn wait(&mut self) -> ExitStatus {
-        let status = self.status.wait_for(Option::is_some).await;
+        self.over().await
+    }
+
+    /// Waits as [`Child::wait`] does, for who shares it.
+    pub async fn over(&self) -> ExitStatus {
+        let mut status = self.status.clone();
+        let status = status.wait_for(Option::is_some).await;
         status.ok().and_then(|status| *status).unwrap_or_else(unknown)
     }
 
@@ -191,12 +265,7 @@ impl Child {
     /// `exited with code 1: no such option`.
     pub async fn ending(&mut self) -> String {
         let status = self.wait().await;
-        let how = match (status.code(), status.signal()) {
-            (Some(code), _) if SIGNALLED.contains(&code) => format!("was ended by signal {}", code - 128),
-            (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("ended with its supervisor, by signal {signal}"),
-            (None, None) => "ended".to_owned(),
-        };
+        let how = in_words(status);
         match self.stderr_tail() {
             tail if tail.is_empty() => how,
             tail => format!("{how}: {tail}"),
@@ -208,8 +277,8 @@ impl Child {
         self.tail.lock().text(&*self.redact)
     }
 
-    /// Asks the supervisor to end the tree.
-    fn end(&self) {
+    /// Begins the end of the whole tree, as a drop does.
+    pub fn end(&self) {
         let process = self.process.lock();
         // Under the lock it is not reaped, so that its number is its own.
         if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
@@ -222,6 +291,58 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+impl Detached {
+    /// The process id of its supervisor.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until the command and all it started have ended; as [`Child::wait`].
+    pub async fn wait(&mut self) -> ExitStatus {
+        self.process.wait().await.unwrap_or_else(|_| unknown())
+    }
+}
+
+/// Asks the supervisor of a [`Detached`] command, which another process may have started, to end its tree. That the
+/// number is still the supervisor's is the caller's care.
+pub fn end_detached(supervisor: u32) {
+    if let Some(pid) = i32::try_from(supervisor).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+}
+
+/// How a command ended, of the status that its supervisor gave.
+pub fn in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) if SIGNALLED.contains(&code) => format!("was ended by signal {}", code - 128),
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("ended with its supervisor, by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// A terminal's Ctrl-C is for this process, which ends its children in its own order.
+fn in_own_group(command: &mut Command) -> &mut Command {
+    command.process_group(0)
+}
+
+/// What tells the supervisor of a server whose end to wait for, and how long SIGTERM may take.
+fn server_flags(parent: &str, patience: Duration) -> Vec<OsString> {
+    flags(["--parent", parent, "--grace-ms", "0", "--patience-ms", &milliseconds(patience)])
+}
+
+fn flags<const N: usize>(words: [&str; N]) -> Vec<OsString> {
+    words.into_iter().map(OsString::from).collect()
+}
+
+fn this_process() -> String {
+    std::process::id().to_string()
+}
+
+fn milliseconds(time: Duration) -> String {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_string()
 }
 
 /// Reads stderr and waits for the end, which comes soon after the [`Child`] is dropped.

@@ -8,6 +8,7 @@ mod fault;
 mod http;
 mod lines;
 mod lists;
+mod post;
 mod result;
 mod traffic;
 
@@ -38,11 +39,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
 use asking::{Handler, converse};
-use traffic::{EVENTS, End, Listener, Outgoing, Tapped, Traffic};
+use traffic::{EVENTS, End, Greeted, Listener, Outgoing, Tapped, Traffic};
 
-pub(crate) use fault::CallFault;
+pub(crate) use asking::Questions;
+pub(crate) use fault::{CallFault, Cause};
 pub(crate) use http::Endpoint;
-pub(crate) use lists::{Lists, Offered};
+pub(crate) use lists::{Lists, Offered, Pages, list_tools};
 pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
@@ -78,6 +80,14 @@ pub(crate) struct Greeting {
     pub(crate) answered: bool,
     /// Whether the server went away, so that its exit says more.
     pub(crate) by_server: bool,
+    /// What stood in the way.
+    pub(crate) cause: Cause,
+}
+
+/// Why a request has no result, and what stood in the way.
+pub(crate) struct Failure {
+    pub(crate) fault: CallFault,
+    pub(crate) cause: Cause,
 }
 
 /// A connection that was greeted. Dropping it ends it.
@@ -111,7 +121,7 @@ impl Connection {
     ) -> Result<Self, Greeting> {
         let traffic = Arc::new(Traffic::default());
         let lines = lines::Lines::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
-        Self::greet(lines, traffic, era, label, redact, true).await
+        Self::greet(lines, Handler::new(traffic, Questions::Passed), era, label, redact, true).await
     }
 
     /// Connects to a server over HTTP and greets it.
@@ -123,22 +133,27 @@ impl Connection {
         era: Era,
         label: &str,
         redact: Redact,
+        questions: Questions,
     ) -> Result<Self, Greeting> {
-        let inner = endpoint.transport().map_err(|why| Greeting::failed(redact(&why)))?;
         let traffic = Arc::new(Traffic::default());
-        let tapped = Tapped { inner, traffic: traffic.clone() };
-        Self::greet(tapped, traffic, era, label, redact, false).await
+        let tapped = Tapped { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
+        let connection =
+            Self::greet(tapped, Handler::new(traffic, questions), era, label, redact, true).await?;
+        // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a handshake.
+        let info = connection.peer.peer_info();
+        let as_text = info.is_some_and(|info| info.protocol_version.has_initialize());
+        Ok(Connection { as_text, ..connection })
     }
 
     async fn greet<T: Transport<RoleClient> + 'static>(
         transport: T,
-        traffic: Arc<Traffic>,
+        handler: Handler,
         era: Era,
         label: &str,
         redact: Redact,
         as_text: bool,
     ) -> Result<Self, Greeting> {
-        let handler = Handler::new(traffic.clone());
+        let traffic = handler.traffic().clone();
         let lifecycle = match era {
             Era::Handshake => ClientLifecycleMode::Initialize,
             Era::Discovery => {
@@ -146,7 +161,9 @@ impl Connection {
             }
         };
         let ended = CancellationToken::new();
+        let greeted = Greeted::new(traffic.clone());
         let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
+        greeted.done();
         let running = running.map_err(|error| Greeting::of(&error, &traffic, &*redact))?;
         Ok(Connection {
             peer: running.peer().clone(),
@@ -171,21 +188,32 @@ impl Connection {
         request: Request<'_>,
         caller: Option<&dyn Caller>,
     ) -> Result<String, CallFault> {
-        let Some(caller) = caller else {
-            return self.exchange(request, Listener::Deaf).await;
+        let outcome = if let Some(caller) = caller {
+            let (sender, mut events) = mpsc::channel(EVENTS);
+            converse(caller, &mut events, self.exchange(request, Listener::Caller(sender))).await
+        } else {
+            self.exchange(request, Listener::Deaf).await
         };
-        let (sender, mut events) = mpsc::channel(EVENTS);
-        converse(caller, &mut events, self.exchange(request, Listener::Caller(sender))).await
+        outcome.map_err(|failure| failure.fault)
     }
 
-    async fn exchange(&self, request: Request<'_>, listener: Listener) -> Result<String, CallFault> {
+    /// As [`Connection::request`] for a caller that does not listen, with more about a failure.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub(crate) async fn ask(&self, request: Request<'_>) -> Result<String, Failure> {
+        self.exchange(request, Listener::Deaf).await
+    }
+
+    async fn exchange(&self, request: Request<'_>, listener: Listener) -> Result<String, Failure> {
+        let lost = |fault: CallFault| Failure { fault, cause: Cause::Lost };
         if self.is_over() {
-            return Err(CallFault::Unavailable(self.end().reason));
+            return Err(lost(CallFault::Unavailable(self.end().reason)));
         }
-        let message = self.message(request, listener)?;
+        let message = self.message(request, listener).map_err(lost)?;
         let options = PeerRequestOptions::no_options();
         let Ok(mut sent) = self.peer.send_request_with_option(message, options).await else {
-            return Err(CallFault::Unavailable(self.end().reason));
+            return Err(lost(CallFault::Unavailable(self.end().reason)));
         };
         let mut abandoned = Abandoned { peer: &self.peer, id: Some(sent.id.clone()) };
         let outcome = tokio::select! {
@@ -195,9 +223,12 @@ impl Connection {
         };
         abandoned.id = None;
         match outcome {
-            Ok(result) => text_of(result),
-            Err(ServiceError::TransportClosed) => Err(CallFault::Lost(self.end().reason)),
-            Err(error) => Err(CallFault::of_service(error).map(|text| (self.redact)(text))),
+            Ok(result) => text_of(result).map_err(lost),
+            Err(ServiceError::TransportClosed) => Err(lost(CallFault::Lost(self.end().reason))),
+            Err(error) => {
+                let cause = Cause::of_service(&error);
+                Err(Failure { fault: CallFault::of_service(error).map(|text| (self.redact)(text)), cause })
+            }
         }
     }
 
@@ -226,6 +257,24 @@ impl Connection {
     /// When its tools cannot be listed.
     pub(crate) async fn lists(&self) -> Result<Lists, CallFault> {
         Lists::read(self, self.offered(), &self.label).await
+    }
+
+    /// Reads a page of a list: the first without a cursor.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub(crate) async fn read_page(&self, method: &str, cursor: Option<String>) -> Result<String, Failure> {
+        let parameters = match cursor {
+            Some(cursor) => oxenv_wire::raw(&serde_json::json!({ "cursor": cursor })),
+            None => RawValue::from_string("{}".to_owned()),
+        };
+        let parameters = parameters.unwrap_or_default();
+        self.exchange(Request { method, parameters, meta: Map::new() }, Listener::Ours).await
+    }
+
+    /// What it is called in logs.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
     }
 
     /// Which lists it has.
@@ -312,14 +361,9 @@ impl Connection {
     }
 }
 
-impl lists::Pages for Connection {
+impl Pages for Connection {
     async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
-        let parameters = match cursor {
-            Some(cursor) => oxenv_wire::raw(&serde_json::json!({ "cursor": cursor })),
-            None => RawValue::from_string("{}".to_owned()),
-        };
-        let parameters = parameters.unwrap_or_default();
-        self.exchange(Request { method, parameters, meta: Map::new() }, Listener::Ours).await
+        self.read_page(method, cursor).await.map_err(|failure| failure.fault)
     }
 }
 
@@ -338,28 +382,31 @@ impl Drop for Abandoned<'_> {
 impl Greeting {
     /// A failure in which the server had no part.
     pub(crate) fn failed(says: String) -> Self {
-        Greeting { says, answered: false, by_server: false }
+        Greeting { says, answered: false, by_server: false, cause: Cause::Lost }
     }
 
     fn of(error: &ClientInitializeError, traffic: &Traffic, redact: &dyn Fn(&str) -> String) -> Self {
         use ClientInitializeError as Failed;
-        let (says, answered) = match error {
-            Failed::JsonRpcError(error) => (format!("it refused the greeting: {}", error.message), true),
+        let (says, answered, cause) = match error {
+            Failed::JsonRpcError(error) => {
+                (format!("it refused the greeting: {}", error.message), true, Cause::Refused)
+            }
             Failed::NoCompatibleProtocolVersion { server_supported, .. } => {
                 let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
-                (format!("it speaks only revisions that are not known: {}", versions.join(", ")), false)
+                let says = format!("it speaks only revisions that are not known: {}", versions.join(", "));
+                (says, false, Cause::Version)
             }
-            Failed::ConnectionClosed(_) => (traffic.end().reason, false),
+            Failed::ConnectionClosed(_) => (traffic.end().reason, false, Cause::Lost),
             Failed::TransportError { error, .. } => {
                 let says = fault::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
                 let status = says.contains("unexpected server response: HTTP 4");
-                (says, status)
+                (says, status, Cause::of_transport(error.error.as_ref()))
             }
-            other => (other.to_string(), false),
+            other => (other.to_string(), false, Cause::Alien),
         };
         let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
-        Greeting { says: redact(&says), answered, by_server }
+        Greeting { says: redact(&says), answered, by_server, cause }
     }
 }
 

@@ -9,6 +9,7 @@ mod client;
 mod factory;
 mod manager;
 pub mod manifest;
+pub mod remote;
 pub mod secret;
 pub mod supervise;
 

@@ -3,21 +3,24 @@
 //!
 //! It adopts the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`), so it has no child left exactly
 //! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
-//! `PROGRAM LEADING… [--parent PID] [--grace-ms N] -- COMMAND ARGUMENTS…` and starts itself once more, with
-//! `--exec`, for what must happen in the command's own process just before it runs: a session of its own, and
-//! a death signal from the kernel in case the supervisor is killed.
+//! `PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] -- COMMAND ARGUMENTS…` and
+//! starts itself once more, with `--exec`, for what must happen in the command's own process just before it
+//! runs: a session of its own, and a death signal from the kernel in case the supervisor is killed. Without a
+//! parent it has a session of its own as well, and ends only when it is told to or the command has ended.
 //!
 //! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
 //! command's process group survives, and the server's end is noticed within half a second.
 //!
 //! Invariant: on Linux it exits only when no descendant is left.
 
+mod log;
+
 use std::ffi::OsString;
 use std::io::Write;
 #[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -26,8 +29,12 @@ use rustix::process::PidfdFlags;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 #[cfg(target_os = "linux")]
 use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{self, SignalKind};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+pub(crate) use log::open as open_log;
 
 /// What the supervisor exits with when the command cannot be found.
 pub const NOT_FOUND: u8 = 127;
@@ -70,7 +77,13 @@ pub fn main(leading: &[&str]) -> ExitCode {
 struct Order {
     /// Whose end ends the command.
     parent: Option<Pid>,
+    /// Whether it goes on whoever ends.
+    detached: bool,
     grace: Duration,
+    /// How long processes have between SIGTERM and SIGKILL.
+    patience: Duration,
+    /// The file for what the command writes, where nobody else reads it.
+    log: Option<PathBuf>,
     /// Set in the second stage, which becomes the command: the supervisor.
     execute: Option<Pid>,
     /// Program and arguments; never empty.
@@ -86,6 +99,7 @@ struct Failure {
 /// The command and everything below it.
 struct Tree {
     command: Pid,
+    patience: Duration,
     status: Option<WaitStatus>,
     child_signals: unix::Signal,
 }
@@ -94,7 +108,10 @@ impl Order {
     fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let mut order = Order {
             parent: rustix::process::getppid(),
+            detached: false,
             grace: DEFAULT_GRACE,
+            patience: TERM_PATIENCE,
+            log: None,
             execute: None,
             command: Vec::new(),
         };
@@ -103,11 +120,17 @@ impl Order {
                 order.command = arguments.collect();
                 break;
             }
-            let value = arguments.next().and_then(|value| value.to_str()?.parse::<u64>().ok());
+            let text = arguments.next();
+            let value = text.as_ref().and_then(|value| value.to_str()?.parse::<u64>().ok());
             let pid = value.and_then(|value| Pid::from_raw(i32::try_from(value).ok()?));
             match (flag.to_str(), value, pid) {
+                (Some("--parent"), _, None) if text.as_ref().is_some_and(|text| text == "none") => {
+                    order.detached = true;
+                }
                 (Some("--parent"), _, Some(pid)) => order.parent = Some(pid),
                 (Some("--grace-ms"), Some(grace), _) => order.grace = Duration::from_millis(grace),
+                (Some("--patience-ms"), Some(time), _) => order.patience = Duration::from_millis(time),
+                (Some("--log"), _, _) => order.log = text.map(PathBuf::from),
                 (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
                 _ => return Err(Failure::own(&format!("cannot read its flag {}", flag.display()))),
             }
@@ -184,7 +207,7 @@ impl Tree {
             return;
         }
         self.signal(Signal::TERM);
-        if timeout(TERM_PATIENCE, self.empties()).await.is_ok() {
+        if timeout(self.patience, self.empties()).await.is_ok() {
             return;
         }
         let (mut pause, longest) = KILL_PAUSE;
@@ -253,16 +276,19 @@ async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
     let mut hang_up = unix::signal(SignalKind::hangup())?;
     let child_signals = unix::signal(SignalKind::child())?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    if order.detached {
+        rustix::process::setsid()?;
+    }
 
-    let command = start(order, leading)?;
-    let mut tree = Tree { command, status: None, child_signals };
+    let (command, log) = start(order, leading)?;
+    let mut tree = Tree { command, patience: order.patience, status: None, child_signals };
     // Only the command holds its pipes, so each side sees the other's close.
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
 
     let asked = tokio::select! {
         () = tree.command_ends() => false,
-        () = end_of(order.parent) => true,
+        () = end_of(order.parent), if !order.detached => true,
         _ = terminate.recv() => true,
         _ = interrupt.recv() => true,
         _ = hang_up.recv() => true,
@@ -272,19 +298,26 @@ async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
         let _ = timeout(order.grace, tree.command_ends()).await;
     }
     tree.clear().await;
+    if let Some(log) = log {
+        // Somebody outside the tree may hold the pipe open.
+        let _ = timeout(TERM_PATIENCE, log).await;
+    }
     Ok(tree.code())
 }
 
-/// Starts the second stage, which becomes the command.
-fn start(order: &Order, leading: &[&str]) -> std::io::Result<Pid> {
+/// Starts the second stage, which becomes the command; gives it with who writes its log.
+fn start(order: &Order, leading: &[&str]) -> std::io::Result<(Pid, Option<JoinHandle<()>>)> {
     // On Linux by this name, which also works when the file was replaced since.
     let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
-    let child = Command::new(program)
-        .args(leading)
-        .args(["--exec", &std::process::id().to_string(), "--"])
-        .args(&order.command)
-        .spawn()?;
-    Ok(Pid::from_child(&child))
+    let mut command = Command::new(program);
+    command.args(leading).args(["--exec", &std::process::id().to_string(), "--"]).args(&order.command);
+    let mut log = None;
+    if let Some(path) = &order.log {
+        let (heard, said) = std::io::pipe()?;
+        command.stdout(said.try_clone()?).stderr(said);
+        log = Some(tokio::spawn(log::keep(pipe::Receiver::from_owned_fd(heard.into())?, path.clone())));
+    }
+    Ok((Pid::from_child(&command.spawn()?), log))
 }
 
 /// Waits until the parent is gone.

@@ -19,14 +19,29 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::traffic::{Event, Question, Traffic, number};
 
+/// What becomes of the questions that a server asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Questions {
+    /// Callers answer them.
+    Passed,
+    /// Nobody is there to answer, and the server is told so in advance.
+    Refused,
+}
+
 /// Our side of a connection: answers what the server asks.
 pub(crate) struct Handler {
     traffic: Arc<Traffic>,
+    questions: Questions,
 }
 
 impl Handler {
-    pub(crate) fn new(traffic: Arc<Traffic>) -> Self {
-        Handler { traffic }
+    pub(crate) fn new(traffic: Arc<Traffic>, questions: Questions) -> Self {
+        Handler { traffic, questions }
+    }
+
+    /// What passes over its connection.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     async fn ask(
@@ -89,14 +104,18 @@ impl Service<RoleClient> for Handler {
 
     fn get_info(&self) -> ClientConfig {
         let mut capabilities = ClientCapabilities::default();
+        let us = Implementation::new("oxenv", env!("CARGO_PKG_VERSION"));
+        if self.questions == Questions::Refused {
+            return ClientConfig::new(capabilities, us)
+                .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
+        }
         capabilities.roots = Some(RootsCapabilities::default());
         capabilities.sampling = Some(SamplingCapability::default());
         let mut elicitation = ElicitationCapability::default();
         elicitation.form = Some(FormElicitationCapability::default());
         elicitation.url = Some(UrlElicitationCapability::default());
         capabilities.elicitation = Some(elicitation);
-        ClientConfig::new(capabilities, Implementation::new("oxenv", env!("CARGO_PKG_VERSION")))
-            .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
+        ClientConfig::new(capabilities, us).with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
     }
 }
 

@@ -5,7 +5,7 @@
 use oxenv_core::RequestFault;
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType};
 use rmcp::ServiceError;
-use rmcp::transport::streamable_http_client::StreamableHttpError;
+use rmcp::transport::streamable_http_client::StreamableHttpError as Http;
 use serde_json::{Value, json};
 
 /// Why a request has no result. Its texts hold no secret.
@@ -17,6 +17,34 @@ pub(crate) enum CallFault {
     Lost(String),
     /// The upstream answered with a JSON-RPC error.
     Refused(RequestFault),
+}
+
+/// What stood in the way, as far as it can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// There is no connection: nobody listens there, or the name is not known.
+    Connect,
+    /// There is no safe connection.
+    Tls,
+    /// The server answered with nothing but a status.
+    Status {
+        /// The status.
+        status: u16,
+        /// Its `Retry-After`.
+        retry_after: Option<String>,
+    },
+    /// The server does not know the session any more.
+    SessionGone,
+    /// What answered is no MCP server.
+    Alien,
+    /// The server answered with an error of its own.
+    Refused,
+    /// The server speaks only revisions that are not known here.
+    Version,
+    /// It took too long.
+    TimedOut,
+    /// The connection broke, or it is not known what happened.
+    Lost,
 }
 
 /// JSON-RPC's code for parameters that do not fit.
@@ -87,35 +115,86 @@ impl CallFault {
     }
 }
 
+impl Cause {
+    /// The cause of what rmcp tells.
+    pub(crate) fn of_service(error: &ServiceError) -> Self {
+        match error {
+            ServiceError::McpError(error) if error.message == REPLACED => Cause::Lost,
+            ServiceError::McpError(_) => Cause::Refused,
+            ServiceError::TransportSend(error) => Cause::of_transport(error.error.as_ref()),
+            _ => Cause::Lost,
+        }
+    }
+
+    /// The cause of a failure to send.
+    pub(crate) fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
+        let Some(error) = error.downcast_ref::<Http<reqwest::Error>>() else { return Cause::Lost };
+        let status = |status| Cause::Status { status, retry_after: None };
+        match error {
+            Http::Client(error) if error.is_connect() && breaks_tls(error) => Cause::Tls,
+            Http::Client(error) if error.is_connect() || error.is_builder() => Cause::Connect,
+            Http::Client(error) => error.status().map_or(Cause::Lost, |code| status(code.as_u16())),
+            Http::HttpStatus(error) => {
+                Cause::Status { status: error.status, retry_after: error.retry_after.clone() }
+            }
+            Http::AuthRequired(_) => status(401),
+            Http::InsufficientScope(_) => status(403),
+            Http::SessionExpired | Http::ReinitializationFailed(_) => Cause::SessionGone,
+            Http::UnexpectedContentType(_) | Http::Deserialize(_) => Cause::Alien,
+            // As rmcp and `post.rs` spell a status whose body is no JSON-RPC.
+            Http::UnexpectedServerResponse(says) => {
+                let code = says.strip_prefix("HTTP ").and_then(|says| says.get(..3)?.parse().ok());
+                code.map_or(Cause::Alien, status)
+            }
+            _ => Cause::Lost,
+        }
+    }
+}
+
+/// Whether it is the handshake of TLS that failed; its errors are of these kinds.
+fn breaks_tls(error: &reqwest::Error) -> bool {
+    use std::error::Error;
+    use std::io;
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let Some(io) = cause.downcast_ref::<io::Error>() else {
+            source = cause.source();
+            continue;
+        };
+        if matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        // One of these may hold another, which it does not name as its source.
+        source = io.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    }
+    false
+}
+
 /// A failure to send. One over HTTP may have been delivered unless its kind says that it was not.
 fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> CallFault {
-    use StreamableHttpError as Http;
     let says = describe(error);
-    match error.downcast_ref::<Http<reqwest::Error>>() {
-        Some(Http::Client(error)) if error.is_connect() || error.is_builder() => CallFault::Unavailable(says),
-        Some(Http::HttpStatus(status)) if status.status == 429 => {
-            let retry = status
-                .retry_after
-                .as_ref()
-                .map_or_else(String::new, |after| format!(", retry after {after}"));
+    match Cause::of_transport(error) {
+        Cause::Status { status: 429, retry_after } => {
+            let retry = retry_after.map_or_else(String::new, |after| format!(", retry after {after}"));
             CallFault::Unavailable(format!("{says}{retry}"))
         }
-        Some(
-            Http::AuthRequired(_)
-            | Http::InsufficientScope(_)
-            | Http::ReservedHeaderConflict(_)
-            | Http::SessionExpired
-            | Http::ReinitializationFailed(_),
-        ) => CallFault::Unavailable(says),
-        _ => CallFault::Lost(says),
+        // Who answers so has not looked into the request.
+        Cause::Status { status: 401 | 403 | 404 | 405 | 406 | 415, .. }
+        | Cause::Connect
+        | Cause::Tls
+        | Cause::SessionGone => CallFault::Unavailable(says),
+        _ => match error.downcast_ref::<Http<reqwest::Error>>() {
+            Some(Http::ReservedHeaderConflict(_)) => CallFault::Unavailable(says),
+            _ => CallFault::Lost(says),
+        },
     }
 }
 
 /// A transport's error in words, with its causes.
 pub(crate) fn describe(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    match error.downcast_ref::<StreamableHttpError<reqwest::Error>>() {
+    match error.downcast_ref::<Http<reqwest::Error>>() {
         // It does not name the error that it holds as its cause.
-        Some(StreamableHttpError::Client(error)) => chain(error),
+        Some(Http::Client(error)) => chain(error),
         _ => chain(error),
     }
 }

@@ -1,7 +1,6 @@
 //! The Streamable HTTP transport: rmcp's, with what its errors leave out mended.
 //!
-//! Results pass through rmcp's types here: a field that those do not have, within a block of a kind that
-//! they do, is lost, and a number is what `f64`, `i64` and `u64` hold of it. Blocks of other kinds pass whole.
+//! Requests of ours are posted by `post.rs`, which keeps their bytes.
 //!
 //! Invariant: headers are the HTTP client's own and marked sensitive, so they reach no log; they go to the
 //! manifest's host and no other.
@@ -22,8 +21,11 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpPostResponse,
 };
 use sse_stream::Sse;
+use tokio::time::timeout;
 
 use super::lines::LONGEST_LINE;
+use super::post::{self, Fault, Post};
+use super::traffic::Traffic;
 use crate::secret::Secret;
 
 /// Requests that may wait for their answers at once.
@@ -31,14 +33,14 @@ const MOST_REQUESTS: usize = 256;
 /// Redirects that are followed.
 const MOST_REDIRECTS: usize = 5;
 
+/// How long a first request waits for the stream of news; some servers answer it only when there are any.
+const NEWS_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Where an HTTP upstream is and what it is sent.
 pub(crate) struct Endpoint {
-    /// Its URL.
-    pub(crate) url: Secret,
-    /// Headers of every request.
-    pub(crate) headers: Vec<(String, Secret)>,
-    /// How long making a connection may take.
-    pub(crate) connect_timeout: Duration,
+    url: Url,
+    client: reqwest::Client,
+    renews: bool,
 }
 
 /// How often a stream that broke is taken up again, which repeats no request: after 0.2, 0.4, 0.8 and 1.6 seconds,
@@ -48,40 +50,71 @@ struct Resumption;
 
 /// rmcp's HTTP client with our own account of its errors.
 #[derive(Clone)]
-pub(crate) struct Client(reqwest::Client);
+pub(crate) struct Client {
+    inner: reqwest::Client,
+    traffic: Arc<Traffic>,
+}
 
 impl Endpoint {
-    /// A transport to it. Nothing is sent yet.
+    /// An endpoint, with headers of every request and the time that making a connection may take. Nothing is sent.
     ///
     /// # Errors
     /// When the URL or a header cannot be used. The text holds no secret.
-    pub(crate) fn transport(&self) -> Result<StreamableHttpClientTransport<Client>, String> {
-        let client = reqwest::Client::builder()
-            .default_headers(self.header_map()?)
+    pub(crate) fn new(
+        url: &Secret,
+        headers: &[(String, Secret)],
+        connect_timeout: Duration,
+    ) -> Result<Self, String> {
+        let url = Url::parse(url.expose()).map_err(|error| format!("its url cannot be used: {error}"))?;
+        let mut builder = reqwest::Client::builder()
+            .default_headers(header_map(headers)?)
             .redirect(within_origin())
-            .connect_timeout(self.connect_timeout)
-            .build()
-            .map_err(|error| format!("the HTTP client cannot be made: {error}"))?;
-        let url =
-            Url::parse(self.url.expose()).map_err(|error| format!("its url cannot be used: {error}"))?;
-        let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str())
+            .connect_timeout(connect_timeout);
+        if url.scheme() == "http" {
+            // Redirects keep to the origin, so it never needs the machine's roots, which take long to read.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|error| format!("the HTTP client cannot be made: {error}"))?;
+        Ok(Endpoint { url, client, renews: true })
+    }
+
+    /// The same, whose connections do not begin a new session by themselves when the server has forgotten theirs.
+    pub(crate) fn without_renewal(self) -> Self {
+        Endpoint { renews: false, ..self }
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What requests to it are made with.
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// A transport to it. Nothing is sent yet.
+    pub(crate) fn transport(&self, traffic: Arc<Traffic>) -> StreamableHttpClientTransport<Client> {
+        let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.as_str())
             .max_concurrent_requests(MOST_REQUESTS)
             .max_sse_event_size(LONGEST_LINE);
         config.retry_config = Arc::new(Resumption);
-        Ok(StreamableHttpClientTransport::with_client(Client(client), config))
+        config.reinit_on_expired_session = self.renews;
+        let client = Client { inner: self.client.clone(), traffic };
+        StreamableHttpClientTransport::with_client(client, config)
     }
+}
 
-    fn header_map(&self) -> Result<HeaderMap, String> {
-        let mut map = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let bad = |what: &str| format!("its header '{name}' has a {what} that HTTP does not allow");
-            let key = HeaderName::try_from(name.as_str()).map_err(|_| bad("name"))?;
-            let mut value = HeaderValue::try_from(value.expose()).map_err(|_| bad("value"))?;
-            value.set_sensitive(true);
-            map.append(key, value);
-        }
-        Ok(map)
+fn header_map(headers: &[(String, Secret)]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let bad = |what: &str| format!("its header '{name}' has a {what} that HTTP does not allow");
+        let key = HeaderName::try_from(name.as_str()).map_err(|_| bad("name"))?;
+        let mut value = HeaderValue::try_from(value.expose()).map_err(|_| bad("value"))?;
+        value.set_sensitive(true);
+        map.append(key, value);
     }
+    Ok(map)
 }
 
 impl SseRetryPolicy for Resumption {
@@ -90,7 +123,32 @@ impl SseRetryPolicy for Resumption {
     }
 }
 
-type Fault = StreamableHttpError<reqwest::Error>;
+impl Client {
+    async fn send(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session: Option<Arc<str>>,
+        authorization: Option<String>,
+        headers: HashMap<HeaderName, HeaderValue>,
+        longest: usize,
+    ) -> Result<StreamableHttpPostResponse, Fault> {
+        let inner = &self.inner;
+        let Some(id) = post::textual(&message) else {
+            return inner
+                .post_message_with_max_sse_event_size(uri, message, session, authorization, headers, longest)
+                .await;
+        };
+        let news = self.traffic.news_begun();
+        if session.is_some() && !news.is_cancelled() {
+            // What a server asks or tells during a request may come over the stream of news; without one it
+            // would be lost.
+            let _ = timeout(NEWS_PATIENCE, news.cancelled()).await;
+        }
+        let post = Post { url: &uri, message: &message, id, session, headers };
+        post::post(inner, post, &self.traffic).await
+    }
+}
 
 impl StreamableHttpClient for Client {
     type Error = reqwest::Error;
@@ -121,10 +179,12 @@ impl StreamableHttpClient for Client {
             _ => None,
         };
         let in_session = session.is_some();
-        let posted = self
-            .0
-            .post_message_with_max_sse_event_size(uri, message, session, authorization, headers, longest)
-            .await?;
+        let posting = self.send(uri, message, session, authorization, headers, longest);
+        // rmcp waits for the answer to a greeting also when nobody does any more.
+        let posted = tokio::select! {
+            posted = posting => posted?,
+            () = self.traffic.closed().cancelled() => return Err(StreamableHttpError::TransportChannelClosed),
+        };
         match (posted, request) {
             (
                 StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(mut error), session),
@@ -149,7 +209,7 @@ impl StreamableHttpClient for Client {
         authorization: Option<String>,
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<(), Fault> {
-        self.0.delete_session(uri, session, authorization, headers).await
+        self.inner.delete_session(uri, session, authorization, headers).await
     }
 
     async fn get_stream(
@@ -160,7 +220,15 @@ impl StreamableHttpClient for Client {
         authorization: Option<String>,
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Fault> {
-        self.0.get_stream(uri, session, last_event, authorization, headers).await
+        self.get_stream_with_max_sse_event_size(
+            uri,
+            session,
+            last_event,
+            authorization,
+            headers,
+            LONGEST_LINE,
+        )
+        .await
     }
 
     async fn get_stream_with_max_sse_event_size(
@@ -172,9 +240,15 @@ impl StreamableHttpClient for Client {
         headers: HashMap<HeaderName, HeaderValue>,
         longest: usize,
     ) -> Result<BoxStream<'static, Result<Sse, SseError>>, Fault> {
-        self.0
+        let (inner, traffic) = (&self.inner, self.traffic.clone());
+        // Any other stream takes up the answer to a request.
+        let is_news = session.is_some() && last_event.is_none();
+        let _begun = is_news.then(|| traffic.news_begun().clone().drop_guard());
+        let events = inner
             .get_stream_with_max_sse_event_size(uri, session, last_event, authorization, headers, longest)
-            .await
+            .await?;
+        let events = post::as_text(events, traffic.clone());
+        Ok(if is_news { post::told_when_over(events, traffic) } else { events })
     }
 }
 
@@ -205,22 +279,18 @@ fn within_origin() -> Policy {
 mod tests {
     use super::*;
 
-    fn endpoint(url: &str, headers: &[(&str, &str)]) -> Endpoint {
+    fn headers(headers: &[(&str, &str)]) -> Result<HeaderMap, String> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)));
-        Endpoint {
-            url: Secret::new(url),
-            headers: headers.collect(),
-            connect_timeout: Duration::from_secs(1),
-        }
+        header_map(&headers.collect::<Vec<_>>())
     }
 
     #[test]
     fn headers_do_not_show_and_bad_ones_are_named() {
-        let map = endpoint("http://a", &[("Authorization", "Bearer hunter22")]).header_map().unwrap();
+        let map = headers(&[("Authorization", "Bearer hunter22")]).unwrap();
         assert!(!format!("{map:?}").contains("hunter22"));
-        let says = endpoint("http://a", &[("x-key", "hunter\n22")]).header_map().unwrap_err();
+        let says = headers(&[("x-key", "hunter\n22")]).unwrap_err();
         assert_eq!(says, "its header 'x-key' has a value that HTTP does not allow");
-        let says = endpoint("http://a", &[("x key", "a")]).header_map().unwrap_err();
+        let says = headers(&[("x key", "a")]).unwrap_err();
         assert_eq!(says, "its header 'x key' has a name that HTTP does not allow");
     }
 }

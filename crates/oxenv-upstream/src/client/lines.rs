@@ -255,15 +255,39 @@ impl Traffic {
                 }
                 let id = NumberOrString::Number(number);
                 Some(match (envelope.result, envelope.error) {
-                    (Some(result), None) => {
-                        let text = Value::String(result.get().to_owned());
-                        ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(text)), id)
-                    }
+                    (Some(result), None) => textual(result, id),
                     (_, error) => ServerJsonRpcMessage::error(error_data(error), Some(id)),
                 })
             }
         }
     }
+}
+
+/// Reads what answers a request over HTTP, whatever number it bears; nothing if it is no answer.
+pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> {
+    let text = text.trim_ascii();
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;
+    match (envelope.method, envelope.result, envelope.error) {
+        (None, Some(result), None) => Some(textual(result, id)),
+        (None, _, Some(error)) => Some(ServerJsonRpcMessage::error(error_data(Some(error)), Some(id))),
+        _ => None,
+    }
+}
+
+/// The number and the result of an answer that has one.
+pub(super) fn result(text: &str) -> Option<(RequestId, &RawValue)> {
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+    let id = serde_json::from_str(envelope.id?.get()).ok()?;
+    envelope
+        .result
+        .filter(|_| envelope.method.is_none() && envelope.error.is_none())
+        .map(|result| (id, result))
+}
+
+/// A result as its text.
+fn textual(result: &RawValue, id: RequestId) -> ServerJsonRpcMessage {
+    let text = Value::String(result.get().to_owned());
+    ServerJsonRpcMessage::response(ServerResult::CustomResult(CustomResult(text)), id)
 }
 
 fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
@@ -283,7 +307,7 @@ fn error_data(error: Option<Value>) -> ErrorData {
 }
 
 /// Writes a message, with the parameters of a request of ours as they are.
-fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -> serde_json::Result<()> {
+pub(super) fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -> serde_json::Result<()> {
     if let ClientJsonRpcMessage::Request(request) = message
         && let ClientRequest::CustomRequest(custom) = &request.request
         && let Some(outgoing) = custom.extensions.get::<Arc<Outgoing>>()
@@ -303,8 +327,10 @@ fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -> serde_jso
                 out.push(b',');
             }
         }
+        let start = out.len();
+        out.extend_from_slice(fields.as_bytes());
         // A line break can only stand between tokens, where a space does as well.
-        out.extend(fields.bytes().map(|byte| if byte == b'\n' || byte == b'\r' { b' ' } else { byte }));
+        out[start..].iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
         out.extend_from_slice(b"}}");
         return Ok(());
     }

@@ -54,8 +54,7 @@ impl Lists {
     pub(crate) async fn read(pages: &impl Pages, offered: Offered, label: &str) -> Result<Self, CallFault> {
         let mut lists = Lists::default();
         if offered.tools {
-            let items = all(pages, "tools/list", "tools", label).await?;
-            lists.tools = tools(items, label).into();
+            lists.tools = list_tools(pages, label).await?.into();
         }
         let mut extras = Extras::default();
         if offered.resources {
@@ -92,6 +91,14 @@ impl Lists {
     pub(crate) fn is(&self, other: &Lists) -> bool {
         Arc::ptr_eq(&self.tools, &other.tools) && Arc::ptr_eq(&self.extras, &other.extras)
     }
+}
+
+/// Reads the list of tools.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) async fn list_tools(pages: &impl Pages, label: &str) -> Result<Vec<Tool>, CallFault> {
+    Ok(tools(all(pages, "tools/list", "tools", label).await?, label))
 }
 
 /// A list that is left empty when its upstream refuses it after all.

@@ -21,10 +21,14 @@ use rmcp::transport::Transport;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How much of what an upstream says during a call waits for its caller; more is dropped.
 pub(crate) const EVENTS: usize = 64;
+
+/// The least time between two ends of the stream of news that are told.
+const NEWS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an upstream says during a call.
 pub(crate) enum Event {
@@ -68,6 +72,10 @@ pub(crate) struct Outgoing {
 pub(crate) struct Traffic {
     in_flight: Mutex<HashMap<i64, Listener>>,
     lists_changed: Notify,
+    /// Cancelled once the stream of news was answered, with news or a refusal.
+    news_begun: CancellationToken,
+    /// When the end of the stream of news was told last.
+    told_of_end: Mutex<Option<Instant>>,
     closed: CancellationToken,
     end: Mutex<Option<End>>,
 }
@@ -157,6 +165,11 @@ impl Traffic {
         self.in_flight.lock().contains_key(&id)
     }
 
+    /// Whether a request with that number waits for its answer as text.
+    pub(crate) fn awaits_text(&self, id: i64) -> bool {
+        self.in_flight.lock().get(&id).is_some_and(|listener| !matches!(listener, Listener::Ours))
+    }
+
     /// The one request that waits for its answer, if it is one.
     pub(crate) fn only_one(&self) -> Option<i64> {
         let in_flight = self.in_flight.lock();
@@ -183,6 +196,22 @@ impl Traffic {
     /// Says that the lists must be read again.
     pub(crate) fn lists_may_differ(&self) {
         self.lists_changed.notify_one();
+    }
+
+    /// Cancelled once the stream that news come over was answered.
+    pub(crate) fn news_begun(&self) -> &CancellationToken {
+        &self.news_begun
+    }
+
+    /// The stream that news come over has ended. What changes until there is another one, nobody tells; but a server
+    /// that ends it again and again is not asked each time.
+    pub(crate) fn news_ended(&self) {
+        let now = Instant::now();
+        let mut told = self.told_of_end.lock();
+        if told.is_none_or(|told| now - told >= NEWS_PAUSE) {
+            *told = Some(now);
+            self.lists_may_differ();
+        }
     }
 
     /// Waits until a list has changed since this was last asked.
@@ -226,6 +255,30 @@ impl Traffic {
         if let Some(events) = self.listener(request) {
             // A caller that does not keep up loses notes, not its call.
             let _ = events.try_send(Event::Note(note));
+        }
+    }
+}
+
+/// Ends a connection whose greeting was given up.
+pub(crate) struct Greeted {
+    traffic: Option<Arc<Traffic>>,
+}
+
+impl Greeted {
+    pub(crate) fn new(traffic: Arc<Traffic>) -> Self {
+        Greeted { traffic: Some(traffic) }
+    }
+
+    /// The greeting has ended, well or not.
+    pub(crate) fn done(mut self) {
+        self.traffic = None;
+    }
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        if let Some(traffic) = &self.traffic {
+            traffic.close("its greeting was given up");
         }
     }
 }

@@ -20,7 +20,7 @@ use super::SessionPlace;
 use super::instance::{Birth, Instance};
 use super::scratch::Scratch;
 use crate::child::{Child, ChildSpec, Redact, Supervisor};
-use crate::client::{CallFault, Connection, Endpoint, Era, Greeting, Lists, Request};
+use crate::client::{CallFault, Connection, Endpoint, Era, Greeting, Lists, Questions, Request};
 use crate::manifest::{Text, ToolsetEntry, Transport};
 use crate::secret::Secret;
 
@@ -173,12 +173,12 @@ impl Recipe {
         let (label, redact) = (&*self.entry.name, self.kitchen.redact.clone());
         if let Transport::Http { url, headers } = &self.entry.transport {
             let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
-            let endpoint = Endpoint {
-                url: site.fill(url),
-                headers: headers.collect(),
-                connect_timeout: CONNECT_TIMEOUT.min(self.entry.start_timeout),
-            };
-            let greeted = timeout_at(deadline, Connection::over_http(&endpoint, era, label, redact)).await;
+            let headers: Vec<(String, Secret)> = headers.collect();
+            let patience = CONNECT_TIMEOUT.min(self.entry.start_timeout);
+            let endpoint = Endpoint::new(&site.fill(url), &headers, patience);
+            let endpoint = endpoint.map_err(|why| Greeting::failed(redact(&why)))?;
+            let greeted = Connection::over_http(&endpoint, era, label, redact, Questions::Passed);
+            let greeted = timeout_at(deadline, greeted).await;
             let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
             return Ok(Started { connection, child: None });
         }

@@ -1,0 +1,170 @@
+//! [`RemoteFault`]: why a remote server gave nothing, in parts that a program can tell apart.
+//!
+//! Invariant: `delivered` is `No` only of what surely did not reach a tool.
+
+use std::fmt;
+use std::time::Duration;
+
+use oxenv_core::RequestFault;
+use oxenv_wire::Delivered;
+use serde_json::Value;
+
+use crate::client::{CallFault, Cause, Failure, Greeting};
+
+/// How much of a server's own words a message holds.
+const LONGEST_SAYS: usize = 400;
+
+/// What went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoteFaultKind {
+    /// There is no connection: nobody listens there, or the name is not known.
+    Unreachable,
+    /// There is no safe connection.
+    Tls,
+    /// The server answered with that HTTP status and nothing else.
+    Status(u16),
+    /// The server has forgotten the session of the connection; a new connection has a new one.
+    SessionGone,
+    /// What answers is no MCP server.
+    NotMcp,
+    /// The server speaks HTTP+SSE, the transport of 2024-11-05, which is not supported.
+    OldTransport,
+    /// The server speaks only revisions that are not known here.
+    Version,
+    /// It took too long.
+    TimedOut,
+    /// The connection broke.
+    Lost,
+    /// The server answered with that JSON-RPC error.
+    Refused(i32),
+    /// The answer is not what it should be.
+    InvalidAnswer,
+}
+
+/// Why there is no answer. It shows no secret.
+#[derive(Debug, Clone)]
+pub struct RemoteFault {
+    /// What went wrong.
+    pub kind: RemoteFaultKind,
+    /// In words, without the endpoint.
+    pub message: String,
+    /// Whether the request reached the server's tool.
+    pub delivered: Delivered,
+    /// How long the server asks to wait.
+    pub retry_after: Option<Duration>,
+    /// The data of its JSON-RPC error, or null.
+    pub data: Value,
+}
+
+impl RemoteFault {
+    fn new(kind: RemoteFaultKind, message: impl Into<String>, delivered: Delivered) -> Self {
+        RemoteFault { kind, message: message.into(), delivered, retry_after: None, data: Value::Null }
+    }
+
+    pub(super) fn old_transport() -> Self {
+        let says =
+            "speaks the old HTTP+SSE transport, which is not supported; ask its operator for Streamable HTTP";
+        RemoteFault::new(RemoteFaultKind::OldTransport, says, Delivered::No)
+    }
+
+    pub(super) fn closed() -> Self {
+        RemoteFault::new(RemoteFaultKind::Lost, "was closed", Delivered::No)
+    }
+
+    pub(super) fn late(says: &str) -> Self {
+        RemoteFault::new(RemoteFaultKind::TimedOut, says, Delivered::No)
+    }
+
+    pub(super) fn unsendable(error: &serde_json::Error) -> Self {
+        RemoteFault::new(
+            RemoteFaultKind::InvalidAnswer,
+            format!("the call cannot be written: {error}"),
+            Delivered::No,
+        )
+    }
+
+    pub(super) fn of_greeting(greeting: Greeting) -> Self {
+        RemoteFault::of(Failure { fault: CallFault::Unavailable(greeting.says), cause: greeting.cause })
+    }
+
+    /// Of a result that is none; its call has run.
+    pub(super) fn of_result(fault: CallFault) -> Self {
+        let says = match fault {
+            CallFault::Refused(RequestFault { message, .. })
+            | CallFault::Lost(message)
+            | CallFault::Unavailable(message) => message,
+        };
+        RemoteFault::new(RemoteFaultKind::InvalidAnswer, short(says), Delivered::Yes)
+    }
+
+    pub(super) fn of(failure: Failure) -> Self {
+        let Failure { fault, cause } = failure;
+        let (says, delivered) = match fault {
+            CallFault::Refused(fault) => {
+                let kind = RemoteFaultKind::Refused(fault.code);
+                let data = fault.data;
+                return RemoteFault { data, ..RemoteFault::new(kind, short(fault.message), Delivered::Yes) };
+            }
+            CallFault::Unavailable(says) => (says, Delivered::No),
+            CallFault::Lost(says) => (says, Delivered::Maybe),
+        };
+        let says = short(says);
+        let mut retry_after = None;
+        let (kind, says) = match cause {
+            Cause::Connect => {
+                (RemoteFaultKind::Unreachable, format!("cannot be reached: {}", innermost(&says)))
+            }
+            Cause::Tls => {
+                (RemoteFaultKind::Tls, format!("has no safe connection to offer: {}", innermost(&says)))
+            }
+            Cause::Status { status, retry_after: after } => {
+                retry_after = after.and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
+                (RemoteFaultKind::Status(status), of_status(status, &says))
+            }
+            Cause::SessionGone => (RemoteFaultKind::SessionGone, "has forgotten the session".to_owned()),
+            Cause::Alien => (RemoteFaultKind::NotMcp, format!("is no MCP server: {says}; check the url")),
+            Cause::Version => (RemoteFaultKind::Version, says),
+            Cause::TimedOut => (RemoteFaultKind::TimedOut, says),
+            Cause::Refused => (RemoteFaultKind::NotMcp, says),
+            Cause::Lost => (RemoteFaultKind::Lost, says),
+        };
+        RemoteFault { retry_after, ..RemoteFault::new(kind, says, delivered) }
+    }
+}
+
+impl fmt::Display for RemoteFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for RemoteFault {}
+
+fn of_status(status: u16, says: &str) -> String {
+    match status {
+        401 => "wants a token, or another one (HTTP 401)".to_owned(),
+        403 => "does not allow that (HTTP 403)".to_owned(),
+        404 => "has nothing at that path (HTTP 404)".to_owned(),
+        429 => "is asked too often (HTTP 429)".to_owned(),
+        502..=504 => format!("cannot be reached through its gateway (HTTP {status})"),
+        _ => says.to_owned(),
+    }
+}
+
+/// Why there is no connection, without the steps on which that was found.
+fn innermost(says: &str) -> &str {
+    says.rsplit_once("client error (Connect): ").map_or(says, |(_, why)| why)
+}
+
+/// A text in one line, and not longer than somebody reads.
+fn short(text: String) -> String {
+    if text.len() <= LONGEST_SAYS && !text.contains('\n') {
+        return text;
+    }
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST_SAYS) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}

@@ -1,0 +1,39 @@
+//! The log of a command that nobody listens to: a file with the end of what it writes.
+//!
+//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+
+/// How long a file becomes before the next is begun, in bytes; one older file is kept.
+const LENGTH: usize = 1 << 20;
+
+/// Opens a log to write at its end.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Writes down what comes, until nobody can write any more. A file that cannot be written loses its part.
+pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
+    let mut chunk = vec![0; 16 << 10];
+    let mut file = open(&path).ok();
+    let mut written = 0;
+    while let Ok(length @ 1..) = heard.read(&mut chunk).await {
+        if written + length > LENGTH {
+            let mut old = path.clone().into_os_string();
+            old.push(".old");
+            let _ = std::fs::rename(&path, old);
+            file = open(&path).ok();
+            written = 0;
+        }
+        written += length;
+        if let Some(file) = &mut file {
+            let _ = file.write_all(&chunk[..length]);
+        }
+    }
+}
