@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// Whether bytes came from a peer: a long message on its way is a sign of life before it is whole.
@@ -27,16 +26,16 @@ impl Heard {
     }
 }
 
-/// A TCP stream whose writes fail once the peer has taken nothing for a while.
-pub(crate) struct Patient {
-    stream: TcpStream,
+/// A stream whose writes fail once the peer has taken nothing for a while.
+pub(crate) struct Patient<S> {
+    stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
     heard: Heard,
 }
 
-impl Patient {
-    pub(crate) fn new(stream: TcpStream, limit: Duration, heard: Heard) -> Self {
+impl<S> Patient<S> {
+    pub(crate) fn new(stream: S, limit: Duration, heard: Heard) -> Self {
         Patient { stream, limit, waiting: None, heard }
     }
 
@@ -56,7 +55,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -68,7 +67,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

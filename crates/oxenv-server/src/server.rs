@@ -3,8 +3,11 @@
 //! Invariant: when [`Server::run`] returns, every connection has been closed and every session has
 //! ended. A stop lets calls in flight finish for a bounded time.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use oxenv_core::{EndReason, SessionStore};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::app::App;
 use crate::config::ServerConfig;
@@ -32,6 +36,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// A bound listener with an application behind it.
 pub struct Server {
     listener: TcpListener,
+    socket: Option<Socket>,
     app: Arc<App>,
     hosts: Hosts,
 }
@@ -46,7 +51,22 @@ impl Server {
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
         let hosts = Hosts::new(listener.local_addr()?.ip(), &config);
-        Ok(Server { listener, app: App::new(store, config), hosts })
+        Ok(Server { listener, socket: None, app: App::new(store, config), hosts })
+    }
+
+    /// Listens on a Unix socket as well, which only this user can connect to. Its file is removed when the server
+    /// is dropped. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's, with the path in it; also if there is a file of that name.
+    pub fn with_socket(mut self, path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::bind(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on the socket {}: {error}", path.display()))
+        })?;
+        let socket = Socket { listener, path: path.to_owned() };
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        self.socket = Some(socket);
+        Ok(self)
     }
 
     /// The address that was bound; the port is the real one if 0 was asked for.
@@ -66,16 +86,16 @@ impl Server {
     /// Serves until `stop` is ready, then drains: no new connections and sessions, calls in flight
     /// go on for the configured time, then everything ends.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Server { listener, app, hosts } = self;
+        let Server { listener, socket, app, hosts } = self;
         let routes = TowerToHyperService::new(router(Arc::clone(&app)));
         let door = Arc::new(Door { hosts, routes });
         tokio::select! {
-            () = accept(&listener, &app, &door) => {}
+            () = accept(&listener, socket.as_ref(), &app, &door) => {}
             () = app.store.reap() => {}
             () = app.transports.reap() => {}
             () = stop => {}
         }
-        drop(listener);
+        drop((listener, socket));
         app.store.drain();
         app.stopping.cancel();
         app.tasks.close();
@@ -95,6 +115,26 @@ struct Door {
     routes: TowerToHyperService<axum::Router>,
 }
 
+/// A Unix socket that is listened on. Its file goes with it.
+struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The next connection of a socket.
+async fn local(socket: Option<&Socket>) -> io::Result<UnixStream> {
+    match socket {
+        Some(socket) => Ok(socket.listener.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
 /// Lets the operating system find peers that went away without a word, in 40 s at the most: a connection
 /// that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
@@ -111,13 +151,21 @@ fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {
+async fn accept(listener: &TcpListener, socket: Option<&Socket>, app: &Arc<App>, door: &Arc<Door>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let connection = serve(stream, Arc::clone(app), Arc::clone(door));
-                app.tasks.spawn(connection);
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted.map(|(stream, _)| {
+                if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
+                    tracing::debug!(%error, "could not set the options of a connection");
+                }
+                app.tasks.spawn(serve(stream, Arc::clone(app), Arc::clone(door)))
+            }),
+            accepted = local(socket) => {
+                accepted.map(|stream| app.tasks.spawn(serve(stream, Arc::clone(app), Arc::clone(door))))
             }
+        };
+        match accepted {
+            Ok(_) => {}
             // Out of descriptors, or a peer that left already: others go on, and so do we.
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
@@ -127,10 +175,10 @@ async fn accept(listener: &TcpListener, app: &Arc<App>, door: &Arc<Door>) {
     }
 }
 
-async fn serve(stream: TcpStream, app: Arc<App>, door: Arc<Door>) {
-    if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
-        tracing::debug!(%error, "could not set the options of a connection");
-    }
+async fn serve<S>(stream: S, app: Arc<App>, door: Arc<Door>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let heard = Heard::default();
     let stream = Patient::new(stream, app.config.stall, heard.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
