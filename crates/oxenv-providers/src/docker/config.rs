@@ -1,0 +1,262 @@
+//! What a container is made with.
+//!
+//! Invariant: values of variables go into the container's environment and nowhere else.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as Mounted, MountType, PortBinding,
+};
+
+use super::abandon::Endpoint;
+use crate::checked::{self, invalid};
+use crate::error::ProviderError;
+use crate::owner::Owner;
+use crate::process::{now_us, socket_in};
+use crate::spec::{Door, InstanceSpec};
+
+/// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port is
+/// published, and when it was made.
+pub(super) const NAME: &str = "dev.oxenv.name";
+pub(super) const OWNER: &str = "dev.oxenv.owner";
+pub(super) const DETACHED: &str = "dev.oxenv.detached";
+pub(super) const PORT: &str = "dev.oxenv.port";
+pub(super) const STARTED: &str = "dev.oxenv.started_us";
+
+/// Where the workspace is seen.
+const WORKSPACE: &str = "/workspace";
+/// Where the folder of the socket is seen.
+const SOCKETS: &str = "/run/oxenv";
+/// How much `/tmp` takes, in bytes, if nothing else is said.
+const TMP_BYTES: u64 = 1 << 30;
+/// How much a container's log may take on the daemon's disk: this twice.
+const LOG_SIZE: &str = "10m";
+
+/// A container to make: what its spec says, judged.
+pub(super) struct Plan {
+    pub(super) name: String,
+    pub(super) image: String,
+    /// Folders here, where they are seen, and whether they can only be read.
+    folders: Vec<(PathBuf, String, bool)>,
+    has_workspace: bool,
+    user: Option<String>,
+    pub(super) network: Network,
+    /// The port that the server listens on.
+    port: u16,
+}
+
+/// How the server is reached.
+pub(super) enum Network {
+    /// A port of the loopback address; 0: a free one.
+    Published(u16),
+    /// The same network as this machine's, on that port.
+    Host(u16),
+    /// A socket here.
+    Socket(PathBuf),
+}
+
+impl Plan {
+    /// Judges a spec. `port` is what the image's server listens on.
+    pub(super) fn of(
+        spec: &InstanceSpec,
+        image: &str,
+        port: u16,
+        daemon: &Endpoint,
+    ) -> Result<Self, ProviderError> {
+        let name = checked::name(spec)?;
+        let mut folders = Vec::new();
+        let mut owner = None;
+        if let Some(workspace) = &spec.workspace {
+            let folder = checked::folder("workspace", workspace)?;
+            owner = Some(folder.clone());
+            folders.push((folder, WORKSPACE.to_owned(), false));
+        }
+        for mount in &spec.mounts {
+            if !mount.to.is_absolute() {
+                return Err(invalid(format!(
+                    "'{}' is no place in a container; begin with '/'",
+                    mount.to.display()
+                )));
+            }
+            let folder = checked::folder("folder", &mount.from)?;
+            folders.push((folder, mount.to.to_string_lossy().into_owned(), mount.read_only));
+        }
+        let network = match &spec.door {
+            Door::Socket(folder) => {
+                let folder = checked::folder("folder of the socket", folder)?;
+                let socket = socket_in(&folder, &name)?;
+                folders.push((folder.clone(), SOCKETS.to_owned(), false));
+                owner.get_or_insert(folder);
+                Network::Socket(socket)
+            }
+            Door::Port(wanted) if spec.host_network => Network::Host(*wanted),
+            Door::FreePort if spec.host_network => Network::Host(port),
+            Door::Port(wanted) => Network::Published(*wanted),
+            Door::FreePort => Network::Published(0),
+        };
+        let port = if let Network::Host(port) = network { port } else { port };
+        let user =
+            owner.filter(|_| !spec.privileged_root).map(|folder| owner_of(&folder, daemon)).transpose()?;
+        let has_workspace = spec.workspace.is_some();
+        Ok(Plan { name, image: image.to_owned(), folders, has_workspace, user, network, port })
+    }
+
+    /// The container's own name.
+    pub(super) fn container(&self) -> String {
+        format!("oxenv-{}", self.name)
+    }
+
+    /// The port as the daemon's tables have it.
+    pub(super) fn port_key(&self) -> String {
+        format!("{}/tcp", self.port)
+    }
+
+    /// What the daemon is sent. `reached_at` is the port of this machine, where it is known before; `init` says
+    /// whether a process of Docker's is the container's first.
+    pub(super) fn body(
+        &self,
+        spec: &InstanceSpec,
+        reached_at: Option<u16>,
+        init: bool,
+    ) -> ContainerCreateBody {
+        let command: Vec<String> =
+            spec.command.iter().map(|word| self.fill(&word.to_string_lossy())).collect();
+        let grace = i64::try_from(whole_seconds(spec)).unwrap_or(i64::MAX);
+        ContainerCreateBody {
+            image: Some(self.image.clone()),
+            cmd: Some(command).filter(|command| !command.is_empty()),
+            env: Some(self.environment(spec)),
+            user: self.user.clone(),
+            labels: Some(self.labels(spec, reached_at)),
+            exposed_ports: Some(vec![self.port_key()]),
+            stop_timeout: Some(grace),
+            host_config: Some(self.host_config(spec, init)),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn host_config(&self, spec: &InstanceSpec, init: bool) -> HostConfig {
+        let limits = spec.limits;
+        let memory = limits.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let closed = !spec.privileged_root;
+        let tmp = if spec.tmp_bytes == 0 { TMP_BYTES } else { spec.tmp_bytes };
+        let (network, ports) = match &self.network {
+            Network::Published(port) => (None, Some(self.published(*port))),
+            Network::Host(_) => (Some("host"), None),
+            Network::Socket(_) => (Some("none"), None),
+        };
+        HostConfig {
+            memory,
+            // Without this a container may swap as much again.
+            memory_swap: memory,
+            nano_cpus: limits.cpus.map(|cpus| (cpus * 1e9) as i64),
+            pids_limit: limits.pids.map(i64::from),
+            mounts: Some(self.mounts()),
+            // Programs that a package manager unpacks there are run from there.
+            tmpfs: Some(HashMap::from([(
+                "/tmp".to_owned(),
+                format!("rw,exec,nosuid,nodev,mode=1777,size={tmp}"),
+            )])),
+            network_mode: network.map(str::to_owned),
+            port_bindings: ports,
+            readonly_rootfs: Some(closed),
+            cap_drop: closed.then(|| vec!["ALL".to_owned()]),
+            security_opt: closed.then(|| vec!["no-new-privileges".to_owned()]),
+            init: Some(init),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(HashMap::from([
+                    ("max-size".to_owned(), LOG_SIZE.to_owned()),
+                    ("max-file".to_owned(), "2".to_owned()),
+                ])),
+            }),
+            ..HostConfig::default()
+        }
+    }
+
+    fn published(&self, port: u16) -> HashMap<String, Option<Vec<PortBinding>>> {
+        let host_port = if port == 0 { String::new() } else { port.to_string() };
+        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host_port) };
+        HashMap::from([(self.port_key(), Some(vec![binding]))])
+    }
+
+    fn mounts(&self) -> Vec<Mounted> {
+        let mut mounts: Vec<Mounted> = self
+            .folders
+            .iter()
+            .map(|(from, to, read_only)| Mounted {
+                source: Some(from.to_string_lossy().into_owned()),
+                target: Some(to.clone()),
+                typ: Some(MountType::BIND),
+                read_only: Some(*read_only),
+                ..Mounted::default()
+            })
+            .collect();
+        if !self.has_workspace && !self.folders.iter().any(|(_, to, _)| to == WORKSPACE) {
+            mounts.push(Mounted {
+                target: Some(WORKSPACE.to_owned()),
+                typ: Some(MountType::VOLUME),
+                ..Mounted::default()
+            });
+        }
+        mounts
+    }
+
+    fn environment(&self, spec: &InstanceSpec) -> Vec<String> {
+        let mut all: Vec<String> =
+            spec.env.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect();
+        let given = |name: &str| spec.env.iter().any(|(given, _)| given == name);
+        if !spec.privileged_root && !given("HOME") {
+            all.push("HOME=/tmp".to_owned());
+        }
+        match &self.network {
+            Network::Published(_) => {}
+            Network::Host(port) => all.extend([format!("PORT={port}"), format!("OXENV_PORT={port}")]),
+            Network::Socket(_) => all.push(format!("OXENV_UDS={SOCKETS}/{}.sock", self.name)),
+        }
+        all
+    }
+
+    fn labels(&self, spec: &InstanceSpec, reached_at: Option<u16>) -> HashMap<String, String> {
+        let mut labels = HashMap::from([
+            (NAME.to_owned(), self.name.clone()),
+            (OWNER.to_owned(), Owner::this().to_string()),
+            (DETACHED.to_owned(), spec.detached.to_string()),
+            (STARTED.to_owned(), now_us().to_string()),
+        ]);
+        if let Some(port) = reached_at {
+            labels.insert(PORT.to_owned(), port.to_string());
+        }
+        labels
+    }
+
+    fn fill(&self, word: &str) -> String {
+        let word = word.replace("{port}", &self.port.to_string());
+        match &self.network {
+            Network::Socket(_) => word.replace("{socket}", &format!("{SOCKETS}/{}.sock", self.name)),
+            _ => word,
+        }
+    }
+}
+
+/// The grace in whole seconds, as the daemon counts it.
+pub(super) fn whole_seconds(spec: &InstanceSpec) -> u64 {
+    spec.grace().as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
+
+/// Whom a container runs as so that it and the folder's owner can touch each other's files.
+fn owner_of(folder: &Path, daemon: &Endpoint) -> Result<String, ProviderError> {
+    let found = std::fs::metadata(folder)
+        .map_err(|error| invalid(format!("the folder '{}' cannot be read: {error}", folder.display())))?;
+    // A daemon of a user, not of root, shows that user's files as root's within its containers.
+    let daemon_user = match daemon {
+        Endpoint::Unix(path) => std::fs::metadata(path).map_or(0, |socket| socket.uid()),
+        Endpoint::Tcp(_) => 0,
+    };
+    if daemon_user != 0 && daemon_user == found.uid() {
+        return Ok("0:0".to_owned());
+    }
+    Ok(format!("{}:{}", found.uid(), found.gid()))
+}

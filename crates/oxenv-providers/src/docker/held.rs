@@ -1,0 +1,174 @@
+//! What is held of a container that runs.
+//!
+//! Invariant: what a container wrote is shown without the values of its variables.
+
+use std::path::PathBuf;
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::models::ContainerState;
+use bollard::query_parameters::{
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use futures_util::{StreamExt, TryStreamExt};
+use oxenv_upstream::secret::Redactor;
+
+use super::abandon::abandon;
+use super::{DockerProvider, failure};
+use crate::bridge::Bridge;
+use crate::error::{ProviderCode, ProviderError};
+use crate::instance::{Held, Running};
+use crate::words::{HEARD, last_lines};
+
+/// How many lines of a log are asked for.
+const LOG_LINES: &str = "200";
+/// The pause before a container is looked at again whose end the daemon does not tell.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// A container that this process started.
+pub(super) struct Container {
+    pub(super) provider: DockerProvider,
+    pub(super) id: String,
+    pub(super) name: String,
+    /// How long it has to end by itself, in seconds.
+    pub(super) grace: u64,
+    pub(super) redactor: Redactor,
+    #[expect(dead_code, reason = "it is held for its drop")]
+    pub(super) bridge: Option<Bridge>,
+    pub(super) socket: Option<PathBuf>,
+}
+
+impl Container {
+    /// Waits until it does not run; says how it ended.
+    pub(super) async fn over(&self) -> Result<String, ProviderError> {
+        let docker = &self.provider.docker;
+        loop {
+            // Its status is told by what is asked next; a daemon that breaks off is asked again.
+            let mut waits = std::pin::pin!(docker.wait_container(&self.id, None));
+            let waited = waits.next().await;
+            let what = format!("the container of '{}' cannot be seen", self.name);
+            let found = match docker.inspect_container(&self.id, None).await {
+                Ok(found) => found.state.unwrap_or_default(),
+                Err(error) if failure::status(&error) == Some(404) => return Ok("was removed".to_owned()),
+                Err(error) => return Err(failure::of(ProviderCode::InstanceNotFound, &what, &error)),
+            };
+            if found.running != Some(true) {
+                return Ok(in_words(&found));
+            }
+            tracing::debug!(name = self.name, ?waited, "a container runs still");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What it wrote last.
+    pub(super) async fn last_words(&self) -> Result<String, ProviderError> {
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(LOG_LINES).build();
+        let mut parts = self.provider.docker.logs(&self.id, Some(options));
+        let (mut raw, mut cut) = (Vec::new(), false);
+        loop {
+            match parts.try_next().await {
+                Ok(Some(part)) => raw.extend_from_slice(&LogOutput::into_bytes(part)),
+                Ok(None) => break,
+                Err(error) => {
+                    let what = format!("the log of '{}' cannot be read", self.name);
+                    return Err(failure::of(ProviderCode::InstanceNotFound, &what, &error));
+                }
+            }
+            if raw.len() > 2 * HEARD {
+                raw.drain(..raw.len() - HEARD);
+                cut = true;
+            }
+        }
+        cut |= raw.iter().filter(|byte| **byte == b'\n').count() >= 200;
+        Ok(last_lines(&raw, cut, &self.redactor))
+    }
+}
+
+impl Held for Container {
+    fn stop(&self) -> Running<'_, ()> {
+        let (docker, id, name) = (self.provider.docker.clone(), self.id.clone(), self.name.clone());
+        let ending = tokio::spawn(async move { end(&docker, &id, &name).await });
+        Box::pin(async move {
+            let ended = ending.await;
+            self.remove_socket();
+            ended.unwrap_or_else(|error| Err(ProviderError::new(ProviderCode::StopFailed, error.to_string())))
+        })
+    }
+
+    fn abandon(&self) {
+        abandon(&self.provider.endpoint, &self.id, Some(self.grace));
+        self.remove_socket();
+    }
+
+    fn logs(&self) -> Running<'_, String> {
+        Box::pin(self.last_words())
+    }
+
+    fn ended(&self) -> Running<'_, String> {
+        Box::pin(self.over())
+    }
+}
+
+impl Container {
+    fn remove_socket(&self) {
+        if let Some(socket) = &self.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+/// Asks a container to end, waits for its grace, ends it, and removes it with its volumes.
+pub(super) async fn end(docker: &Docker, id: &str, name: &str) -> Result<(), ProviderError> {
+    let what = format!("the container of '{name}' cannot be ended");
+    let fine = |error: &bollard::errors::Error| matches!(failure::status(error), Some(304 | 404));
+    // Without a time it is the one that it was made with.
+    match docker.stop_container(id, Some(StopContainerOptionsBuilder::default().build())).await {
+        Ok(()) => {}
+        Err(error) if fine(&error) => {}
+        Err(error) => return Err(failure::of(ProviderCode::StopFailed, &what, &error)),
+    }
+    remove(docker, id, name).await
+}
+
+/// Removes a container with its volumes, and ends it at once if it runs.
+pub(super) async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), ProviderError> {
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+    match docker.remove_container(id, Some(options)).await {
+        Ok(()) => Ok(()),
+        // It is gone, or somebody removes it right now.
+        Err(error) if matches!(failure::status(&error), Some(404 | 409)) => Ok(()),
+        Err(error) => {
+            let what = format!("the container of '{name}' cannot be removed");
+            Err(failure::of(ProviderCode::StopFailed, &what, &error))
+        }
+    }
+}
+
+/// How a container ended.
+fn in_words(state: &ContainerState) -> String {
+    let code = state.exit_code.unwrap_or_default();
+    let problem = state.error.as_deref().filter(|error| !error.is_empty());
+    match (state.oom_killed, code, problem) {
+        (Some(true), _, _) => format!("was ended because it needed more memory than it may (code {code})"),
+        (_, code, Some(problem)) => format!("exited with code {code}: {problem}"),
+        (_, 129..=192, None) => format!("was ended by signal {}", code - 128),
+        (_, code, None) => format!("exited with code {code}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let state = |oom_killed, exit_code| ContainerState {
+            oom_killed: Some(oom_killed),
+            exit_code: Some(exit_code),
+            ..ContainerState::default()
+        };
+        assert_eq!(in_words(&state(false, 0)), "exited with code 0");
+        assert_eq!(in_words(&state(false, 137)), "was ended by signal 9");
+        assert!(in_words(&state(true, 137)).contains("more memory"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The trait of a way to start servers, and the handle of one that was started.
+//!
+//! Invariant: what a provider's `start` began is ended if its future is dropped, if it fails, and when the
+//! [`Instance`] is dropped, unless it is detached.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ProviderError;
+use crate::spec::InstanceSpec;
+
+/// A future of a provider.
+pub type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + Send + 'a>>;
+
+/// A way to start environment servers.
+///
+/// # Behavior
+///
+/// - `start` gives an instance that has answered `GET /health` with status 200, or an error and nothing running.
+/// - An instance that ends before it is healthy is told at once, with its last lines; it is not waited for.
+/// - Dropping the future of `start` leaves nothing running.
+/// - `list` names each instance of this provider that runs, also those of other processes, and no other.
+/// - `stop` asks the instance to end, waits for its grace, then ends it; to stop an id that has ended is no error, a
+///   name that nothing has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
+/// - Dropping an [`Instance`] that is not detached ends it, without waiting.
+/// - `sweep` ends what was left by processes that are gone, and nothing else, and says how many those were.
+/// - No value of a variable is in a listing, a label, an error or a log.
+pub trait Provider: Send + Sync {
+    /// Its name, as `oxenv ps` shows it.
+    fn name(&self) -> &'static str;
+
+    /// Starts an instance and waits until it is healthy.
+    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Running<'a, Instance>;
+
+    /// The instances that run.
+    fn list(&self) -> Running<'_, Vec<InstanceInfo>>;
+
+    /// Ends the instance with that id or name.
+    fn stop<'a>(&'a self, id: &'a str) -> Running<'a, ()>;
+
+    /// Ends what was left behind; gives the ids.
+    fn sweep(&self) -> Running<'_, Vec<String>>;
+}
+
+/// An instance, for people and scripts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// Its id within its provider.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The provider's name.
+    pub provider: String,
+    /// Where it is talked to, such as `http://127.0.0.1:40001`.
+    pub url: String,
+    /// What it was started from: an image, or a command.
+    pub source: String,
+    /// Microseconds since 1970, UTC.
+    pub started_us: u64,
+    /// Whether it outlives the process that started it.
+    pub detached: bool,
+}
+
+/// An instance that this process started. Its drop ends it, unless it is detached.
+pub struct Instance {
+    info: InstanceInfo,
+    held: Option<Arc<dyn Held>>,
+}
+
+/// What a provider keeps of an instance.
+pub(crate) trait Held: Send + Sync {
+    /// Ends it and waits for that.
+    fn stop(&self) -> Running<'_, ()>;
+    /// Begins its end without waiting.
+    fn abandon(&self);
+    /// What it wrote last, without secrets.
+    fn logs(&self) -> Running<'_, String>;
+    /// Waits until it has ended by itself; says how.
+    fn ended(&self) -> Running<'_, String>;
+}
+
+impl Instance {
+    pub(crate) fn new(info: InstanceInfo, held: Arc<dyn Held>) -> Self {
+        Instance { info, held: Some(held) }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn info(&self) -> &InstanceInfo {
+        &self.info
+    }
+
+    /// Where it is talked to, such as `http://127.0.0.1:40001`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.info.url
+    }
+
+    /// Ends it and waits for that. Dropping the future leaves the end to go on without it.
+    ///
+    /// # Errors
+    /// [`ProviderCode::StopFailed`](crate::ProviderCode::StopFailed), if it may still run.
+    pub async fn stop(mut self) -> Result<(), ProviderError> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        held.stop().await
+    }
+
+    /// What it wrote last, without secrets.
+    ///
+    /// # Errors
+    /// If the provider cannot tell.
+    pub async fn logs(&self) -> Result<String, ProviderError> {
+        match &self.held {
+            Some(held) => held.logs().await,
+            None => Ok(String::new()),
+        }
+    }
+
+    /// Waits until it has ended by itself; says how.
+    ///
+    /// # Errors
+    /// If the provider cannot tell any more.
+    pub async fn ended(&self) -> Result<String, ProviderError> {
+        match &self.held {
+            Some(held) => held.ended().await,
+            None => Ok("stopped".to_owned()),
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take()
+            && !self.info.detached
+        {
+            held.abandon();
+        }
+    }
+}

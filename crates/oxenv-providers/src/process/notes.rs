@@ -1,0 +1,238 @@
+//! What is noted of each process that was started, so that other processes find it: a file per instance in a folder
+//! of the user.
+//!
+//! Invariant: a note is there or not, never in part, and holds no value of a variable.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::checked::invalid;
+use crate::error::{ProviderCode, ProviderError};
+use crate::instance::InstanceInfo;
+use crate::owner::{Owner, start_of};
+
+/// How long an end may take beyond its grace.
+const STOP_MARGIN: Duration = Duration::from_secs(3);
+/// The pause between two looks whether a process has ended: at first, and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+
+/// What is known of an instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Note {
+    pub(super) info: InstanceInfo,
+    /// Who started it.
+    owner: String,
+    /// Its supervisor, once there is one.
+    pub(super) supervisor: Option<Supervised>,
+    /// Whether it has been healthy.
+    pub(super) ready: bool,
+    grace_ms: u64,
+}
+
+/// A supervisor, told apart from a later process with its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Supervised {
+    pid: u32,
+    start: u64,
+}
+
+/// The folder of notes.
+#[derive(Debug, Clone)]
+pub(super) struct Notes {
+    folder: PathBuf,
+}
+
+/// A note that is removed when this is dropped, unless it is kept.
+pub(super) struct Noted {
+    notes: Notes,
+    pub(super) note: Note,
+    kept: bool,
+}
+
+impl Note {
+    pub(super) fn new(info: InstanceInfo, grace: Duration) -> Self {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        Note { info, owner: Owner::this().to_string(), supervisor: None, ready: false, grace_ms }
+    }
+
+    /// Whether it runs, or is about to.
+    pub(super) fn is_alive(&self) -> bool {
+        match self.supervisor {
+            Some(supervisor) => supervisor.is_alive(),
+            None => !self.owner_is_gone(),
+        }
+    }
+
+    /// Whether nobody is left who would end it.
+    pub(super) fn is_left(&self) -> bool {
+        self.owner_is_gone() && !(self.info.detached && self.ready)
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
+
+    fn owner_is_gone(&self) -> bool {
+        Owner::parse(&self.owner).is_none_or(|owner| owner.is_gone() || owner.is_elsewhere())
+    }
+}
+
+impl Supervised {
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        Some(Supervised { pid, start: start_of(pid)? })
+    }
+
+    pub(super) fn is_alive(self) -> bool {
+        start_of(self.pid) == Some(self.start)
+    }
+
+    /// Asks it to end its tree.
+    pub(super) fn ask_to_end(self) {
+        if self.is_alive() {
+            oxenv_upstream::child::end_detached(self.pid);
+        }
+    }
+
+    /// Asks it to end its tree, and waits for that.
+    pub(super) async fn end(self, name: &str, grace: Duration) -> Result<(), ProviderError> {
+        self.ask_to_end();
+        if self.ends_within(grace.saturating_add(STOP_MARGIN)).await {
+            return Ok(());
+        }
+        let says = format!("'{name}' does not end; look at the processes below process {}", self.pid);
+        Err(ProviderError::new(ProviderCode::StopFailed, says))
+    }
+
+    async fn ends_within(self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let (mut pause, longest) = LOOK;
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+        true
+    }
+}
+
+impl Notes {
+    /// The notes in a folder, which is made if it is not there; without one, in a folder of the user that goes with
+    /// the machine's present run.
+    pub(super) fn open(folder: Option<&Path>) -> Result<Self, ProviderError> {
+        let user = rustix::process::geteuid().as_raw();
+        let folder = folder.map_or_else(|| usual_folder(user), Path::to_owned);
+        let unusable = |why: &dyn std::fmt::Display| {
+            let says = format!("instances cannot be noted in '{}': {why}", folder.display());
+            ProviderError::new(ProviderCode::ProviderUnavailable, says)
+        };
+        if let Err(error) = DirBuilder::new().mode(0o700).create(&folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(unusable(&error));
+        }
+        // Not through a link: somebody else may have been here first.
+        let found = fs::symlink_metadata(&folder).map_err(|error| unusable(&error))?;
+        if !found.is_dir() || found.uid() != user || found.mode() & 0o022 != 0 {
+            return Err(unusable(&"it is not a folder that only this user may write; remove it"));
+        }
+        Ok(Notes { folder })
+    }
+
+    /// Every note.
+    pub(super) fn all(&self) -> Vec<Note> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let mut notes: Vec<Note> = paths
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+            .collect();
+        notes.sort_by_key(|note| note.info.started_us);
+        notes
+    }
+
+    /// Takes the note's name for it; no two instances that run have the same.
+    pub(super) fn reserve(&self, note: Note) -> Result<Noted, ProviderError> {
+        let name = note.info.name.clone();
+        let taken = || invalid(format!("an instance called '{name}' runs already; choose another name"));
+        if let Some(other) = self.all().into_iter().find(|other| other.info.name == name) {
+            if other.is_alive() {
+                return Err(taken());
+            }
+            self.remove(&name);
+        }
+        let mut noted = Noted { notes: self.clone(), note, kept: true };
+        match noted.place(|from, to| fs::hard_link(from, to)) {
+            Ok(()) => {
+                noted.kept = false;
+                Ok(noted)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        for ending in ["json", "log", "log.old"] {
+            let _ = fs::remove_file(self.folder.join(format!("{name}.{ending}")));
+        }
+    }
+
+    /// Where a detached instance's words are kept.
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.log"))
+    }
+}
+
+impl Noted {
+    /// Writes down what has changed.
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut Note)) -> Result<(), ProviderError> {
+        change(&mut self.note);
+        self.place(|from, to| fs::rename(from, to)).map_err(|error| failed(&error))
+    }
+
+    /// Leaves the note where it is.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    pub(super) fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    /// Writes the note beside its place, then puts it there.
+    fn place(&self, put: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        let Note { info, .. } = &self.note;
+        let beside = self.notes.folder.join(format!("{}.{}.part", info.name, info.id));
+        fs::write(&beside, serde_json::to_vec(&self.note)?)?;
+        let placed = put(&beside, &self.notes.folder.join(format!("{}.json", info.name)));
+        let _ = fs::remove_file(&beside);
+        placed
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.notes.remove(&self.note.info.name);
+        }
+    }
+}
+
+/// `/run/user/N/oxenv` where the user has such a folder, else one among the temporary files.
+fn usual_folder(user: u32) -> PathBuf {
+    let runtime = PathBuf::from(format!("/run/user/{user}"));
+    let own = fs::metadata(&runtime).is_ok_and(|found| found.uid() == user);
+    if own { runtime.join("oxenv") } else { std::env::temp_dir().join(format!("oxenv-{user}")) }
+}
+
+fn failed(error: &io::Error) -> ProviderError {
+    ProviderError::new(ProviderCode::ProviderUnavailable, format!("the instance cannot be noted: {error}"))
+}
