@@ -1,0 +1,113 @@
+//! The time of the simulated Fleet, which can be moved ahead.
+//!
+//! Invariant: it never goes back, and whoever sleeps is woken when it jumps.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A clock that begins at 0.
+pub(crate) struct Clock {
+    began: Instant,
+    /// When it began, since 1970.
+    wall: Duration,
+    ahead: Mutex<Duration>,
+    changed: Notify,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        // A machine that lives before 1970 gets wrong dates and nothing worse.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { began: Instant::now(), wall, ahead: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// The time since the beginning.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed() + *self.ahead.lock()
+    }
+
+    pub(crate) fn advance(&self, time: Duration) {
+        let mut ahead = self.ahead.lock();
+        *ahead = ahead.saturating_add(time);
+        drop(ahead);
+        self.touch();
+    }
+
+    /// Wakes all that sleep, so that they look again.
+    pub(crate) fn touch(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Sleeps until the time that `until` gives, or until somebody calls [`Clock::touch`] after it was asked; without
+    /// a time only the latter.
+    pub(crate) async fn sleep_until(&self, until: impl FnOnce() -> Option<Duration>) {
+        let changed = self.changed.notified();
+        tokio::pin!(changed);
+        // From here on a change is not missed.
+        changed.as_mut().enable();
+        let Some(until) = until() else { return changed.await };
+        let left = until.saturating_sub(self.now());
+        tokio::select! {
+            () = tokio::time::sleep(left) => {}
+            () = changed => {}
+        }
+    }
+
+    /// Lets so much time pass.
+    pub(crate) async fn pass(&self, time: Duration) {
+        let until = self.now() + time;
+        while self.now() < until {
+            self.sleep_until(|| Some(until)).await;
+        }
+    }
+
+    /// Seconds since 1970.
+    pub(crate) fn unix(&self, at: Duration) -> f64 {
+        (self.wall + at).as_secs_f64()
+    }
+
+    /// As `2026-11-21T03:50:23.656716+00:00`.
+    pub(crate) fn stamp(&self, at: Duration) -> String {
+        let since = self.wall + at;
+        let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let micros = since.subsec_micros();
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
+    }
+}
+
+/// Year, month and day of a day since 1970, in the Gregorian calendar.
+fn date(days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+    let (mut year, mut left) = (1970, days);
+    while left >= 365 + u64::from(leap(year)) {
+        left -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if left < length {
+            break;
+        }
+        left -= length;
+        month += 1;
+    }
+    (year, month, left + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(
+            [0, 59, 11_016, 20_778].map(date),
+            [(1970, 1, 1), (1970, 3, 1), (2000, 2, 29), (2026, 11, 21)]
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! The tools of both MCP servers.
+//!
+//! Invariant: one name, `search`, is a tool of both, with another schema and another answer in each; every answer of it
+//! says whose it is.
+
+use serde_json::{Value, json};
+
+use super::database::Databases;
+use super::mcp::{RpcError, Which};
+use crate::fault::{Effect, Plan};
+
+/// One grey pixel, as PNG in base64.
+const SCREENSHOT: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg==";
+
+/// What `computer` can do.
+const ACTIONS: [&str; 8] =
+    ["screenshot", "left_click", "right_click", "double_click", "type", "key", "scroll", "wait"];
+
+pub(super) fn list(which: Which) -> Value {
+    let text = json!({"type": "string"});
+    let number = json!({"type": "integer"});
+    match which {
+        Which::Own => json!([
+            tool("create_issue", "Creates an issue", &json!({"title": text, "assignee": text}), &["title"]),
+            tool("get_issue", "One issue", &json!({"id": number}), &["id"]),
+            tool("list_issues", "All issues, or those with a status", &json!({"status": text}), &[]),
+            tool("search", "Issues whose title contains a text", &json!({"query": text}), &["query"]),
+            tool(
+                "set_status",
+                "Gives an issue another status",
+                &json!({"id": number, "status": {"type": "string", "enum": ["open", "done", "closed"]}}),
+                &["id", "status"]
+            ),
+        ]),
+        Which::Aggregator => json!([
+            tool(
+                "computer",
+                "Uses the browser's screen, mouse and keyboard",
+                &json!({
+                    "action": {"type": "string", "enum": ACTIONS},
+                    "coordinate": {"type": "array", "items": number, "minItems": 2, "maxItems": 2},
+                    "text": text,
+                }),
+                &["action"]
+            ),
+            tool(
+                "search",
+                "Finds text on the page",
+                &json!({"query": text, "limit": number}),
+                &["query", "limit"]
+            ),
+        ]),
+    }
+}
+
+fn tool(name: &str, description: &str, properties: &Value, required: &[&str]) -> Value {
+    json!({"name": name, "description": description,
+        "inputSchema": {"type": "object", "properties": properties, "required": required}})
+}
+
+/// Calls a tool. Wrong arguments are an error of the tool, an unknown tool one of the protocol.
+pub(super) async fn call(
+    which: Which,
+    databases: &Databases,
+    name: &str,
+    arguments: &Value,
+    plan: &Plan,
+) -> Result<Value, RpcError> {
+    let text = |key: &str| arguments[key].as_str().map(|text| json!(text));
+    let number = |key: &str| arguments[key].as_i64().map(|number| json!(number));
+    let (sql, args) = match (which, name) {
+        (Which::Own, "create_issue") => (
+            "INSERT INTO issues (title, status, assignee) VALUES (?, 'open', ?) RETURNING *",
+            vec![text("title"), Some(text("assignee").unwrap_or_default())],
+        ),
+        (Which::Own, "get_issue") => ("SELECT * FROM issues WHERE id = ?", vec![number("id")]),
+        (Which::Own, "list_issues") => {
+            let status = Some(text("status").unwrap_or_default());
+            ("SELECT * FROM issues WHERE ?1 IS NULL OR status = ?1 ORDER BY id", vec![status])
+        }
+        (Which::Own, "search") => (
+            "SELECT 'mcp' AS answered_by, * FROM issues WHERE instr(title, ?) ORDER BY id",
+            vec![text("query")],
+        ),
+        (Which::Own, "set_status") => {
+            ("UPDATE issues SET status = ? WHERE id = ? RETURNING *", vec![text("status"), number("id")])
+        }
+        (Which::Aggregator, "computer") => return Ok(computer(arguments, plan)),
+        (Which::Aggregator, "search") => (
+            "SELECT 'api/v1/mcp' AS answered_by, title FROM issues WHERE instr(title, ?) ORDER BY id LIMIT ?",
+            vec![text("query"), number("limit")],
+        ),
+        _ => return Err(RpcError::new(-32602, format!("Unknown tool: {name}"))),
+    };
+    let Some(args) = args.into_iter().collect::<Option<Vec<Value>>>() else {
+        return Ok(result(&format!("{name}: an argument is missing or of a wrong type"), true));
+    };
+    Ok(match databases.change(sql, args).await {
+        Ok(rows) => result(&json!(rows).to_string(), false),
+        Err(error) => result(&error.to_string(), true),
+    })
+}
+
+fn computer(arguments: &Value, plan: &Plan) -> Value {
+    let action = arguments["action"].as_str().unwrap_or_default();
+    if !ACTIONS.contains(&action) {
+        return result(&format!("'{action}' is no action; use one of {ACTIONS:?}"), true);
+    }
+    if action != "screenshot" {
+        return result(&json!({"output": format!("{action} done"), "base64_image": null}).to_string(), false);
+    }
+    if plan.has(&Effect::McpImage) {
+        return json!({"content": [{"type": "image", "data": SCREENSHOT, "mimeType": "image/png"}],
+            "isError": false});
+    }
+    let image = (!plan.has(&Effect::NullImage)).then(|| format!("data:image/png;base64,{SCREENSHOT}"));
+    result(&json!({ "base64_image": image }).to_string(), false)
+}
+
+fn result(text: &str, is_error: bool) -> Value {
+    json!({"content": [{"type": "text", "text": text}], "isError": is_error})
+}

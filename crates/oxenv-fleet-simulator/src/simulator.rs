@@ -1,0 +1,127 @@
+//! The simulator as its user holds it.
+//!
+//! Invariant: its drop ends everything that it started; `shutdown` waits for that.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::connections::Connections;
+use crate::control::Control;
+use crate::fault::Fault;
+use crate::log::Request;
+use crate::options::SimulatorOptions;
+use crate::world::World;
+
+/// What an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It is being made.
+    Pending,
+    /// It runs.
+    Running,
+    /// It was ended, or its time is over.
+    Stopped,
+    /// It could not be made.
+    Error,
+}
+
+/// An instance, as the simulator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: String,
+    /// What of.
+    pub env_key: String,
+    /// What it is now.
+    pub status: Status,
+    /// Its root URL, which ends in a `/`.
+    pub root: String,
+}
+
+/// A Fleet on this machine.
+pub struct Simulator {
+    world: Arc<World>,
+    control: Connections,
+    url: String,
+}
+
+impl Simulator {
+    /// Begins to listen, within a Tokio runtime.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub async fn start(options: SimulatorOptions) -> io::Result<Simulator> {
+        let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let world = World::new(options);
+        let control = Connections::serve(listener, Control::new(Arc::clone(&world)));
+        Ok(Simulator { world, control, url })
+    }
+
+    /// The URL of the control plane, without a `/` at its end: what `FLEET_BASE_URL` is to be.
+    #[must_use]
+    pub fn control_url(&self) -> &str {
+        &self.url
+    }
+
+    /// The first key.
+    #[must_use]
+    pub fn api_key(&self) -> &str {
+        self.world.options.keys.first().map_or("", |key| &key.key)
+    }
+
+    /// How many instances were made and not ended: those that are pending, run, or failed. A client that left one of
+    /// them behind would pay for it.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.views().iter().filter(|instance| instance.status != Status::Stopped).count()
+    }
+
+    /// Every instance that was ever made, oldest first.
+    #[must_use]
+    pub fn views(&self) -> Vec<InstanceView> {
+        self.world.views()
+    }
+
+    /// Every request that came, oldest first, also those that met a fault.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.world.log.requests()
+    }
+
+    /// Adds a fault.
+    pub fn inject(&self, fault: Fault) {
+        self.world.inject(fault);
+    }
+
+    /// Takes all faults back. Instances that do not listen stay so.
+    pub fn clear_faults(&self) {
+        self.world.faults.clear();
+    }
+
+    /// Ends the time of an instance now; false if there is none that could end.
+    pub fn expire(&self, id: &str) -> bool {
+        self.world.expire(id)
+    }
+
+    /// Lets time pass at once, for provisioning, time to live and heartbeats.
+    pub fn advance(&self, time: Duration) {
+        self.world.advance(time);
+    }
+
+    /// Ends everything and waits for that.
+    pub async fn shutdown(self) {
+        self.control.close().await;
+        self.world.close().await;
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.control.abort();
+        self.world.abort();
+    }
+}

@@ -1,0 +1,1 @@
+"""The simulated Fleet under Fleet's own SDK."""
