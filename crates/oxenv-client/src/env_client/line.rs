@@ -1,0 +1,280 @@
+//! [`Line`]: a WebSocket whose replies come in the order of its requests, as the stock dialect has it.
+//!
+//! Invariant: each request has a place, and the first place without a reply gets the next one. A request that is
+//! given up keeps its place, so that its late reply is thrown away and never shifts the others.
+//!
+//! Who waits for a reply reads the socket itself, so that a step wakes no other task. The driver reads it when nobody
+//! has for a while: pings are answered and a lost socket is noticed also while nobody calls, or while a caller's
+//! future is not polled.
+
+mod drive;
+mod places;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::{Sink as _, Stream as _};
+use oxenv_wire::Delivered;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, ProtocolError};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::drive::drive;
+use self::places::Places;
+use super::reply;
+use crate::dial::Stream;
+use crate::error::{ClientError, Code, Result};
+use crate::refusal::excerpt;
+
+/// The socket. Dropping it ends the session: what runs in it is cancelled.
+pub(super) struct Line {
+    shared: Arc<Mutex<State>>,
+    _driver: DropGuard,
+}
+
+struct State {
+    socket: WebSocketStream<Stream>,
+    /// The server, for messages.
+    server: String,
+    places: Places,
+    unflushed: bool,
+    /// The caller asked the server to close.
+    closing: bool,
+    /// Who waits for that.
+    closer: Option<Waker>,
+    /// Why no more replies come.
+    ended: Option<ClientError>,
+}
+
+/// A caller's hold on its place, which is given up when this is dropped.
+struct Ticket<'a> {
+    shared: &'a Mutex<State>,
+    number: Option<u64>,
+}
+
+impl Line {
+    /// Takes a socket over; needs a runtime, which drives it from now on.
+    pub(super) fn over(socket: WebSocketStream<Stream>, server: String) -> Self {
+        let state = State {
+            socket,
+            server,
+            places: Places::default(),
+            unflushed: false,
+            closing: false,
+            closer: None,
+            ended: None,
+        };
+        let shared = Arc::new(Mutex::new(state));
+        let left = CancellationToken::new();
+        tokio::spawn(drive(shared.clone(), left.clone()));
+        Line { shared, _driver: left.drop_guard() }
+    }
+
+    /// Sends a text and waits for its reply.
+    ///
+    /// # Errors
+    /// Why there is none, and whether the request was delivered.
+    pub(super) async fn ask(&self, request: String, within: Duration, what: &str) -> Result<Utf8Bytes> {
+        let mut ticket = Ticket { shared: &self.shared, number: None };
+        let mut request = Some(request);
+        let answer = poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some(request) = request.take() {
+                ticket.number = Some(state.send(request, cx)?);
+            }
+            let Some(number) = ticket.number else { return Poll::Pending };
+            let reply = state.poll_reply(number, cx);
+            if reply.is_ready() {
+                ticket.number = None;
+            }
+            reply
+        });
+        match timeout_at(deadline(within), answer).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                let message = format!("no reply to {what} within {} s", within.as_secs_f64());
+                Err(ClientError::new(Code::TimedOut, message))
+            }
+        }
+    }
+
+    /// Asks the server to end the session and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not say so in time.
+    pub(super) async fn close(&self, request: &str, within: Duration) -> Result<()> {
+        {
+            let mut state = self.shared.lock();
+            if state.ended.is_none() && !state.closing {
+                state.write(request.to_owned());
+            }
+            state.closing = true;
+        }
+        let ended = poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            state.pump(cx, None);
+            if state.ended.is_some() {
+                return Poll::Ready(());
+            }
+            state.closer = Some(cx.waker().clone());
+            Poll::Pending
+        });
+        timeout_at(deadline(within), ended).await.map_err(|_| {
+            let message = format!("the server did not close the session within {} s", within.as_secs_f64());
+            ClientError::new(Code::TimedOut, message)
+        })
+    }
+}
+
+impl State {
+    /// Sends a request; its place's number. What the socket has to tell by now is read first, so that nothing is
+    /// sent into a connection that is known to be lost.
+    fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
+        if self.closing {
+            return Err(ClientError::new(Code::Closed, "the client was closed; make another"));
+        }
+        if self.places.are_answered() {
+            self.pump(cx, None);
+        }
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone().with_delivered(Delivered::No));
+        }
+        self.write(request);
+        Ok(self.places.add())
+    }
+
+    fn write(&mut self, text: String) {
+        self.unflushed = true;
+        if let Err(error) = Pin::new(&mut self.socket).start_send(Message::text(text)) {
+            self.broken(&error);
+        }
+    }
+
+    fn poll_reply(&mut self, number: u64, cx: &mut Context<'_>) -> Poll<Result<Utf8Bytes>> {
+        // A reply that is read here needs nobody to be woken.
+        let waker = self.places.stop_waiting(number);
+        self.pump(cx, Some(number));
+        if let Some(text) = self.places.take(number) {
+            return Poll::Ready(Ok(text));
+        }
+        let Some(ended) = self.ended.clone() else {
+            self.places.wait(number, waker, cx);
+            return Poll::Pending;
+        };
+        // Only of the request whose reply was at hand may it be known that it was delivered.
+        let delivered = match ended.delivered() {
+            Delivered::Yes if number > self.places.next() => Delivered::Maybe,
+            known => known,
+        };
+        Poll::Ready(Err(ended.with_delivered(delivered)))
+    }
+
+    /// Writes and reads as far as the socket lets us, or until that place has its reply.
+    fn pump(&mut self, cx: &mut Context<'_>, until: Option<u64>) {
+        while self.ended.is_none() {
+            // What the server said before it broke the connection is still to be read.
+            if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
+                self.unflushed = false;
+            }
+            if until.is_some_and(|number| self.places.is_answered(number)) {
+                return;
+            }
+            match Pin::new(&mut self.socket).poll_next(cx) {
+                Poll::Ready(Some(Ok(message))) => self.take(message),
+                Poll::Ready(Some(Err(error))) => self.broken(&error),
+                Poll::Ready(None) => self.lost("the server hung up"),
+                Poll::Pending => return,
+            }
+        }
+        // The answer to the server's close frame, at the best.
+        let _ = Pin::new(&mut self.socket).poll_flush(cx);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Text(text) => self.deliver(text),
+            Message::Binary(bytes) => {
+                let message = format!("{} sent a binary message: {}", self.server, excerpt(&bytes));
+                self.end(ClientError::new(Code::InvalidReply, message));
+            }
+            Message::Close(frame) => {
+                let said = frame.map_or_else(
+                    || "without a reason".to_owned(),
+                    |frame| format!("with code {} {:?}", u16::from(frame.code), frame.reason.as_str()),
+                );
+                self.lost(&format!("the server closed the session {said}"));
+            }
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+    }
+
+    /// Gives a reply to the next place. Some failures end the session; they may come unasked.
+    fn deliver(&mut self, text: Utf8Bytes) {
+        let fatal = reply::fatal(&text);
+        self.places.deliver(text);
+        if let Some(error) = fatal {
+            self.end(error);
+        }
+    }
+
+    fn broken(&mut self, error: &WsError) {
+        match error {
+            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+                let message = format!(
+                    "a reply of {size} bytes is larger than {max_size}; allow more with max_message, and connect anew"
+                );
+                self.end(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
+            }
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                self.lost("the server hung up");
+            }
+            WsError::Protocol(_) | WsError::Utf8(_) => {
+                let message = format!("{} broke the rules of WebSocket: {error}", self.server);
+                self.end(ClientError::new(Code::InvalidReply, message));
+            }
+            other => self.lost(&other.to_string()),
+        }
+    }
+
+    fn lost(&mut self, how: &str) {
+        let error = if self.closing {
+            ClientError::new(Code::Closed, "the client was closed")
+        } else {
+            let message = format!("the session at {} is lost: {how}; connect anew", self.server);
+            ClientError::new(Code::ConnectionLost, message)
+        };
+        self.end(error.with_delivered(Delivered::Maybe));
+    }
+
+    /// No more replies come. All who wait are told.
+    fn end(&mut self, error: ClientError) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(error);
+        if let Some(waker) = self.closer.take() {
+            waker.wake();
+        }
+        self.places.wake_all();
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shared.lock().places.give_up(number);
+        }
+    }
+}
+
+fn deadline(within: Duration) -> Instant {
+    let now = Instant::now();
+    // A year stands for ever.
+    now.checked_add(within).unwrap_or(now + Duration::from_secs(365 * 24 * 3600))
+}

@@ -1,0 +1,323 @@
+//! Tools through steps: how they are listed and called, and what comes of it.
+//!
+//! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a server's
+//! libraries which one it has. A tool that says that it failed is a result; a call that did not happen is a failure.
+
+use std::borrow::Cow;
+
+use oxenv_wire::{Content, Delivered, ErrorCode, Phase, RawJson, Structured, Tool, ToolResult, raw};
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::error::{ClientError, Code, Result};
+use crate::refusal::{self, excerpt};
+use crate::result::StepResult;
+
+/// The action that asks for the tools.
+pub(crate) fn list() -> Result<RawJson> {
+    raw(&json!({ "type": "list_tools" }))
+        .map_err(|error| ClientError::new(Code::InvalidOptions, error.to_string()))
+}
+
+/// Arguments as a value and as the text that is sent. Null stands for none.
+pub(crate) fn arguments(arguments: Value) -> Result<(Value, RawJson)> {
+    let arguments = if arguments.is_null() { json!({}) } else { arguments };
+    let text =
+        raw(&arguments).map_err(|error| ClientError::new(Code::InvalidArguments, error.to_string()))?;
+    if !arguments.is_object() {
+        let message = format!("arguments must be an object, not {}", excerpt(text.get().as_bytes()));
+        return Err(ClientError::new(Code::InvalidArguments, message));
+    }
+    Ok((arguments, text))
+}
+
+/// The action that calls a tool.
+pub(crate) fn call(name: &str, arguments: &RawValue) -> Result<RawJson> {
+    #[derive(Serialize)]
+    struct Call<'a> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+        tool_name: &'a str,
+        arguments: &'a RawValue,
+    }
+    raw(&Call { kind: "call_tool", tool_name: name, arguments })
+        .map_err(|error| ClientError::new(Code::InvalidArguments, error.to_string()))
+}
+
+/// The tools of an observation, or of any object that has `tools`.
+pub(crate) fn listed(observation: &str) -> Result<Vec<Tool>> {
+    let listing: Listing = serde_json::from_str(observation).map_err(|error| {
+        let message =
+            format!("the list of tools cannot be read: {error}: {}", excerpt(observation.as_bytes()));
+        ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
+    })?;
+    if let (None, Some(error)) = (&listing.tools, &listing.error) {
+        return Err(failure(error, None));
+    }
+    Ok(listing.tools.unwrap_or_default().into_iter().map(Tool::from).collect())
+}
+
+/// The request for the tools in the MCP dialect, which is no step.
+pub(crate) const LIST_RPC: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
+
+/// The tools that a JSON-RPC answer lists; none if it lists nothing.
+pub(crate) fn listed_rpc(answer: &str) -> Option<Vec<Tool>> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        result: &'a RawValue,
+    }
+    let answer: Answer<'_> = serde_json::from_str(answer).ok()?;
+    listed(answer.result.get()).ok()
+}
+
+/// The result of a call, out of its step.
+pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
+    let observation: Called<'_> = serde_json::from_str(step.observation.get()).map_err(|error| {
+        let message = format!(
+            "what the tool gave cannot be read: {error}: {}",
+            excerpt(step.observation.get().as_bytes())
+        );
+        ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
+    })?;
+    if let Some(error) = &observation.error {
+        if error.error_type.as_deref() == Some("execution_error") && observation.oxenv().is_none() {
+            return Ok(said_to_have_failed(error.message.as_deref().unwrap_or("the tool failed")));
+        }
+        return Err(failure(error, observation.oxenv()));
+    }
+    match observation.result {
+        Some(result) => read_result(result),
+        None => Ok(ToolResult::default()),
+    }
+}
+
+fn said_to_have_failed(message: &str) -> ToolResult {
+    ToolResult {
+        content: std::iter::once(Content::Text(message.to_owned())).collect(),
+        is_error: true,
+        ..ToolResult::default()
+    }
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    tools: Option<Vec<ListedTool>>,
+    #[serde(default)]
+    error: Option<StepError>,
+}
+
+#[derive(Deserialize)]
+struct ListedTool {
+    name: String,
+    #[serde(default)]
+    title: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(alias = "inputSchema", alias = "parameters", default)]
+    input_schema: Option<Value>,
+    #[serde(alias = "outputSchema", default)]
+    output_schema: Option<Value>,
+    #[serde(default)]
+    annotations: Option<Value>,
+    #[serde(alias = "_meta", default)]
+    meta: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Called<'a> {
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<StepError>,
+    #[serde(default)]
+    metadata: Option<Value>,
+}
+
+/// The error of a call as a step tells it.
+#[derive(Deserialize)]
+struct StepError {
+    error_type: Option<String>,
+    message: Option<String>,
+}
+
+/// A result in either spelling.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow)]
+    content: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, alias = "structuredContent", default)]
+    structured_content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, alias = "_meta", default)]
+    meta: Option<&'a RawValue>,
+    #[serde(alias = "isError", default)]
+    is_error: Option<bool>,
+}
+
+/// A block of text; annotations that are null say nothing.
+#[derive(Deserialize)]
+struct Text<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    text: String,
+}
+
+/// What FastMCP wraps a value in that is no object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped<'a> {
+    #[serde(borrow)]
+    result: &'a RawValue,
+}
+
+impl From<ListedTool> for Tool {
+    fn from(listed: ListedTool) -> Self {
+        Tool {
+            name: listed.name.into(),
+            title: listed.title,
+            description: listed.description.unwrap_or_default(),
+            input_schema: listed.input_schema.unwrap_or_else(|| json!({ "type": "object" })),
+            output_schema: listed.output_schema,
+            annotations: listed.annotations,
+            meta: listed.meta,
+        }
+    }
+}
+
+impl Called<'_> {
+    fn oxenv(&self) -> Option<&Value> {
+        self.metadata.as_ref()?.get("oxenv")
+    }
+}
+
+/// Why a call did not happen, or nothing is known of it.
+fn failure(error: &StepError, ours: Option<&Value>) -> ClientError {
+    let message = error.message.clone().unwrap_or_else(|| "the call of the tool failed".to_owned());
+    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(ours, &message)) {
+        return error;
+    }
+    let (code, delivered) = match error.error_type.as_deref() {
+        Some("tool_not_found") => (Code::ToolNotFound, Delivered::No),
+        Some("invalid_args") => (Code::InvalidArguments, Delivered::Yes),
+        Some("timeout") => (Code::Server(ErrorCode::DeadlineExceeded), Delivered::Yes),
+        Some("transport_error") => (Code::Server(ErrorCode::UpstreamLost), Delivered::Maybe),
+        _ => (Code::Server(ErrorCode::ExecutionError), Delivered::Yes),
+    };
+    ClientError::new(code, message).with_delivered(delivered).with_phase(Phase::Tool)
+}
+
+/// Reads a result of a call. What is no such result is the value itself: some environments give it bare.
+fn read_result(text: &RawValue) -> Result<ToolResult> {
+    let Ok(parts) = serde_json::from_str::<Parts<'_>>(text.get()) else { return bare(text) };
+    let Some(blocks) = &parts.content else { return bare(text) };
+    Ok(ToolResult {
+        content: blocks.iter().copied().map(block).collect(),
+        structured: structured(&parts),
+        meta: parts.meta.map(ToOwned::to_owned),
+        is_error: parts.is_error.unwrap_or(false),
+        input_required: None,
+    })
+}
+
+fn bare(value: &RawValue) -> Result<ToolResult> {
+    ToolResult::from_value(value).map_err(|error| {
+        ClientError::new(Code::InvalidReply, error.to_string()).with_delivered(Delivered::Yes)
+    })
+}
+
+fn structured(parts: &Parts<'_>) -> Structured {
+    let is_object = |value: &RawValue| value.get().starts_with('{');
+    match (parts.structured_content, parts.data) {
+        (Some(object), _) => match serde_json::from_str::<Wrapped<'_>>(object.get()) {
+            Ok(wrapped) if wraps(parts.meta) => Structured::Wrapped(wrapped.result.to_owned()),
+            _ if is_object(object) => Structured::Object(object.to_owned()),
+            _ => Structured::Wrapped(object.to_owned()),
+        },
+        (None, Some(data)) if is_object(data) => Structured::Object(data.to_owned()),
+        (None, Some(data)) => Structured::Wrapped(data.to_owned()),
+        (None, None) => Structured::None,
+    }
+}
+
+/// Whether FastMCP says that it wrapped the value.
+fn wraps(meta: Option<&RawValue>) -> bool {
+    let meta = meta.and_then(|meta| serde_json::from_str::<Value>(meta.get()).ok());
+    meta.is_some_and(|meta| meta["fastmcp"]["wrap_result"] == true)
+}
+
+fn block(block: &RawValue) -> Content {
+    match serde_json::from_str::<Text<'_>>(block.get()) {
+        Ok(Text { kind, text }) if kind == "text" => Content::Text(text),
+        _ => Content::Raw(block.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(observation: &Value) -> StepResult {
+        serde_json::from_value(json!({ "observation": observation })).unwrap()
+    }
+
+    #[test]
+    fn a_result_in_both_spellings() {
+        let snake = json!({"tool_name": "t", "error": null, "result": {
+            "content": [{"type": "text", "text": "hi", "annotations": null, "meta": null}],
+            "structured_content": {"result": "hi"}, "meta": {"fastmcp": {"wrap_result": true}},
+            "data": "hi", "is_error": false}});
+        let camel = json!({"result": {"content": [{"type": "text", "text": "hi"}],
+            "structuredContent": {"n": 2}, "_meta": {"k": 1}, "isError": true}});
+        let snake = called(&step(&snake)).unwrap();
+        assert_eq!((snake.text().as_str(), snake.data(), snake.is_error), ("hi", "\"hi\"", false));
+        let camel = called(&step(&camel)).unwrap();
+        assert_eq!((camel.text().as_str(), camel.data(), camel.is_error), ("hi", "{\"n\":2}", true));
+    }
+
+    #[test]
+    fn a_value_without_an_envelope() {
+        assert_eq!(called(&step(&json!({"result": [1]}))).unwrap().data(), "[1]");
+        assert_eq!(called(&step(&json!({"result": null}))).unwrap().data(), "null");
+    }
+
+    #[test]
+    fn errors_by_their_type() {
+        let told = |kind: &str| {
+            called(&step(&json!({"result": null, "error": {"error_type": kind, "message": "no"}})))
+        };
+        let failed = told("execution_error").unwrap();
+        assert_eq!((failed.is_error, failed.text().as_str()), (true, "no"));
+        let error = told("tool_not_found").unwrap_err();
+        assert_eq!((error.code(), error.delivered()), (Code::ToolNotFound, Delivered::No));
+        let error = told("invalid_args").unwrap_err();
+        assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::Yes));
+        assert_eq!(told("timeout").unwrap_err().code(), Code::Server(ErrorCode::DeadlineExceeded));
+        assert_eq!(told("transport_error").unwrap_err().code(), Code::Server(ErrorCode::UpstreamLost));
+    }
+
+    #[test]
+    fn what_our_servers_say_besides_goes_first() {
+        let observation = json!({"result": null, "error": {"error_type": "transport_error", "message": "down"},
+            "metadata": {"oxenv": {"code": "UPSTREAM_UNAVAILABLE", "kind": "infrastructure", "phase": "tool",
+                                   "delivered": "no", "retryable": true}}});
+        let error = called(&step(&observation)).unwrap_err();
+        assert_eq!(error.code(), Code::Server(ErrorCode::UpstreamUnavailable));
+        assert_eq!((error.delivered(), error.is_retryable()), (Delivered::No, true));
+    }
+
+    #[test]
+    fn tools_in_both_spellings() {
+        let tools = listed(
+            r#"{"tools":[{"name":"a","description":null,"input_schema":{"type":"object"}},
+            {"name":"b","inputSchema":{"x":1},"_meta":{}}],"done":false}"#,
+        )
+        .unwrap();
+        assert_eq!(tools[0].description, "");
+        assert_eq!((tools[1].name.as_ref(), &tools[1].input_schema), ("b", &json!({"x":1})));
+        assert_eq!(listed("[]").unwrap_err().code(), Code::InvalidReply);
+    }
+}

@@ -1,0 +1,61 @@
+//! Telling Fleet that an instance is still used.
+//!
+//! Invariant: it ends with its owner; a heartbeat that fails is said and tried again, and does no other harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::control::FleetControl;
+use super::life::Life;
+use crate::error::Code;
+
+/// Between two tries of a heartbeat that failed, at most.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The task that tells it. Its drop ends it.
+pub(super) struct Heartbeat(AbortHandle);
+
+impl Heartbeat {
+    /// Begins to tell it at once, and then twice in each interval.
+    pub(super) fn start(control: FleetControl, id: String, interval: Duration, life: Arc<Life>) -> Self {
+        let task = tokio::spawn(async move {
+            let mut interval = interval;
+            loop {
+                let wait = match control.heartbeat(&id).await {
+                    Ok(beat) => {
+                        interval = beat
+                            .interval_seconds
+                            .and_then(seconds)
+                            .map_or(interval, |told| told.min(interval));
+                        interval / 2
+                    }
+                    Err(error) if error.code() == Code::FleetInstanceGone => {
+                        tracing::warn!(instance = id, "the instance on Fleet is gone");
+                        life.end(&error);
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::warn!(instance = id, %error, "Fleet did not take a heartbeat");
+                        (interval / 2).min(AGAIN)
+                    }
+                };
+                sleep(wait).await;
+            }
+        });
+        Heartbeat(task.abort_handle())
+    }
+}
+
+/// An interval as Fleet tells it.
+pub(super) fn seconds(told: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(told).ok().filter(|interval| *interval >= Duration::from_millis(10))
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

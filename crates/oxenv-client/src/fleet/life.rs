@@ -1,0 +1,67 @@
+//! Whether an instance can still be used, and what the client counts of its episode.
+//!
+//! Invariant: once it is known to be gone, it stays so.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::error::{ClientError, Code, Result};
+
+/// What is known of an instance.
+#[derive(Default)]
+pub(super) struct Life {
+    gone: OnceLock<ClientError>,
+    closed: AtomicBool,
+    episode: Mutex<Episode>,
+    /// Whether its image was found to serve no step, or no state.
+    pub(super) no_step: AtomicBool,
+    pub(super) no_state: AtomicBool,
+}
+
+#[derive(Default)]
+struct Episode {
+    id: Option<String>,
+    steps: u64,
+}
+
+impl Life {
+    /// # Errors
+    /// [`Code::Closed`], [`Code::FleetInstanceGone`].
+    pub(super) fn usable(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ClientError::new(
+                Code::Closed,
+                "the client of the instance was closed; make another",
+            ));
+        }
+        self.gone.get().map_or(Ok(()), |gone| Err(gone.clone()))
+    }
+
+    pub(super) fn end(&self, error: &ClientError) {
+        let _ = self.gone.set(error.clone());
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Begins an episode of that name, or of one that is made.
+    pub(super) fn begin(&self, id: Option<&str>) {
+        let id = id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        *self.episode.lock() = Episode { id: Some(id), steps: 0 };
+    }
+
+    pub(super) fn step(&self) {
+        self.episode.lock().steps += 1;
+    }
+
+    /// The state, as it is counted here.
+    pub(super) fn state(&self, instance_id: &str) -> Value {
+        let episode = self.episode.lock();
+        json!({ "episode_id": episode.id, "step_count": episode.steps, "instance_id": instance_id })
+    }
+}

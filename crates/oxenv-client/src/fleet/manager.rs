@@ -1,0 +1,256 @@
+//! An instance's manager: its health, resets, resources, and whatever it serves of step and state.
+//!
+//! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner gate,
+//! which answers 404 to everybody that it does not know, is ruled out.
+
+use std::time::Duration;
+
+use oxenv_upstream::secret::Secret;
+use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use parking_lot::Mutex;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Url};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::control::{FleetControl, below};
+use super::fault::{of_instance, shortened};
+use super::http::{Answer, Ask, hidden};
+use super::instance::FleetInstance;
+use crate::error::{ClientError, Code, Result};
+use crate::options::ResetOptions;
+
+/// How long a request may take that only reads.
+const READING: Duration = Duration::from_secs(10);
+
+/// Pauses between two questions to an instance that warms up: the shortest, and the longest; a tenth of the wait so far.
+const WARMING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How often Fleet is asked meanwhile whether the instance still lives.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// An instance's manager.
+pub(super) struct Manager {
+    base: Url,
+    control: FleetControl,
+    instance_id: String,
+    token: Mutex<Option<Secret>>,
+    /// Whether the token is the caller's own, so that there is no other.
+    given: bool,
+}
+
+#[derive(Deserialize)]
+struct ResetAnswer {
+    success: bool,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+impl Manager {
+    pub(super) fn new(
+        control: &FleetControl,
+        instance: &FleetInstance,
+        token: Option<Secret>,
+        given: bool,
+    ) -> Result<Self> {
+        let url = instance.manager()?;
+        let base = Url::parse(&url).ok().filter(Url::has_host).ok_or_else(|| {
+            ClientError::new(Code::InvalidReply, format!("Fleet tells a manager URL that is none: {url}"))
+        })?;
+        Ok(Manager {
+            base,
+            control: control.clone(),
+            instance_id: instance.instance_id.clone(),
+            token: Mutex::new(token),
+            given,
+        })
+    }
+
+    /// Waits until the manager answers its health as something else than a proxy before a server that still starts.
+    ///
+    /// # Errors
+    /// [`Code::FleetInstanceGone`], if the instance ended meanwhile. It has no deadline of its own.
+    pub(super) async fn warm(&self) -> Result<()> {
+        let began = Instant::now();
+        let mut look = began + LOOK;
+        loop {
+            match self.ask(Method::GET, &["health"], None, READING).await {
+                Ok(Answer { status: 502..=504, .. }) => {}
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Code::TlsFailed => return Err(error),
+                Err(_) => {}
+            }
+            if Instant::now() >= look {
+                self.alive().await?;
+                look = Instant::now() + LOOK;
+            }
+            sleep((began.elapsed() / 10).clamp(WARMING.0, WARMING.1)).await;
+        }
+    }
+
+    /// Resets the instance and gives its message.
+    pub(super) async fn reset(&self, options: &ResetOptions, timeout: Duration) -> Result<String> {
+        let mut body = options.extra.clone();
+        if let Some(seed) = options.seed {
+            body.insert("seed".to_owned(), seed.into());
+        }
+        let body = Value::Object(body);
+        let deadline = Instant::now() + timeout;
+        let mut answer = self.ask(Method::POST, &["reset"], Some(&body), timeout).await?;
+        if answer.status == 404 && self.gate_refuses().await {
+            // Tokens are exchanged now and then; the gate let nothing through, so that a repeat is the first.
+            if !self.renew_token().await {
+                return Err(self.refused("reset"));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            answer = self.ask(Method::POST, &["reset"], Some(&body), left).await?;
+            if answer.status == 404 && self.gate_refuses().await {
+                return Err(self.refused("reset"));
+            }
+        }
+        if answer.status == 404 {
+            return Err(unsupported(
+                "its image serves no reset: use another image, or make a new instance instead",
+            ));
+        }
+        if !answer.is_success() {
+            return Err(of_instance("POST /reset", &answer, self.control.secrets()));
+        }
+        let told: ResetAnswer = answer.json("the reset", self.control.secrets())?;
+        let message = told.message.unwrap_or_default();
+        if told.success {
+            return Ok(message);
+        }
+        let said = self.control.secrets().redact(&shortened(message.as_bytes()));
+        Err(ClientError::new(Code::Server(ErrorCode::ExecutionError), format!("the reset failed: {said}"))
+            .with_kind(FailureKind::Environment)
+            .with_delivered(Delivered::Yes))
+    }
+
+    /// The resources, in either of their shapes.
+    pub(super) async fn resources(&self) -> Result<Value> {
+        let answer = self.ask(Method::GET, &["resources"], None, READING).await?;
+        if !answer.is_success() {
+            return Err(of_instance("GET /resources", &answer, self.control.secrets()));
+        }
+        match answer.json("the request for the resources", self.control.secrets())? {
+            Value::Object(mut told) => Ok(told.remove("resources").unwrap_or(json!([]))),
+            told => Ok(told),
+        }
+    }
+
+    /// The state, if the image serves it.
+    pub(super) async fn state(&self) -> Result<Option<Value>> {
+        let answer = self.ask(Method::GET, &["state"], None, READING).await?;
+        match answer.status {
+            404 | 405 => Ok(None),
+            200..300 => answer.json("the request for the state", self.control.secrets()).map(Some),
+            _ => Err(of_instance("GET /state", &answer, self.control.secrets())),
+        }
+    }
+
+    /// Takes a step, if the image serves that.
+    pub(super) async fn step(&self, action: &Value, timeout: Duration) -> Result<Option<Answer>> {
+        let body = json!({ "action": action });
+        let answer = self.ask(Method::POST, &["step"], Some(&body), timeout).await?;
+        match answer.status {
+            404 | 405 if self.gate_refuses().await => Err(self.refused("step")),
+            404 | 405 => Ok(None),
+            200..300 => Ok(Some(answer)),
+            _ => Err(of_instance("POST /step", &answer, self.control.secrets())),
+        }
+    }
+
+    /// A failure, or that the instance is gone, if Fleet says so.
+    pub(super) async fn explained(&self, error: ClientError) -> ClientError {
+        let suspicious = matches!(
+            error.code(),
+            Code::ConnectFailed
+                | Code::ConnectionLost
+                | Code::TimedOut
+                | Code::EndpointUnavailable
+                | Code::FleetRunnerRefused
+                | Code::FleetError
+        );
+        if !suspicious {
+            return error;
+        }
+        match tokio::time::timeout(READING, self.alive()).await {
+            Ok(Err(gone)) if gone.code() == Code::FleetInstanceGone => gone.with_delivered(error.delivered()),
+            _ => error,
+        }
+    }
+
+    /// Asks Fleet whether the instance still runs; that Fleet does not say it is no failure here.
+    async fn alive(&self) -> Result<()> {
+        match self.control.instance(&self.instance_id).await {
+            Ok(instance) if instance.is_over() => {
+                let (id, status) = (&self.instance_id, &instance.status);
+                let message = format!(
+                    "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody ended it; make another"
+                );
+                Err(ClientError::new(Code::FleetInstanceGone, message))
+            }
+            Err(error) if error.code() == Code::FleetInstanceGone => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what every manager serves is answered with 404 as well.
+    async fn gate_refuses(&self) -> bool {
+        for path in ["health", "resources"] {
+            match self.ask(Method::GET, &[path], None, READING).await {
+                Ok(answer) if answer.status == 404 => return true,
+                Ok(answer) if answer.is_success() => return false,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Asks for the token again; false if there is no other than that which was used.
+    async fn renew_token(&self) -> bool {
+        if self.given {
+            return false;
+        }
+        let Ok(token) = self.control.runner_token().await else { return false };
+        let known = self.token.lock().replace(token.clone());
+        known.as_ref() != Some(&token)
+    }
+
+    fn refused(&self, what: &str) -> ClientError {
+        let had = if self.token.lock().is_some() {
+            "the runner token that was sent"
+        } else {
+            "a caller without a runner token"
+        };
+        let message = format!(
+            "the instance '{}' does not let {had} pass to its {what}: its gate answers 404 to everything; \
+             give the right runner token (RUNNER_AUTH_TOKEN), or a key that may ask for one",
+            self.instance_id
+        );
+        ClientError::new(Code::FleetRunnerRefused, message)
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer> {
+        let mut headers = HeaderMap::new();
+        let token = self.token.lock().clone();
+        if let Some(token) = token {
+            headers.insert("x-runner-token", hidden("the runner token", token.expose())?);
+        }
+        self.control.http().ask(Ask { method, url: below(&self.base, path), headers, body, timeout }).await
+    }
+}
+
+pub(super) fn unsupported(why: &str) -> ClientError {
+    ClientError::new(Code::Server(ErrorCode::Unsupported), format!("the instance cannot do that: {why}"))
+        .with_kind(FailureKind::Action)
+        .with_delivered(Delivered::No)
+}

@@ -1,0 +1,207 @@
+//! Making an instance usable: it is made, warm, and its tools are connected.
+//!
+//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`Claim`] gives back what was made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_upstream::secret::Secret;
+use oxenv_wire::Phase;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::FleetEnvClient;
+use super::claim::Claim;
+use super::control::FleetControl;
+use super::create::{self, CreateRequest};
+use super::heartbeat::{self, Heartbeat};
+use super::instance::FleetInstance;
+use super::life::Life;
+use super::manager::Manager;
+use super::options::FleetOptions;
+use crate::error::{ClientError, Code, Result};
+use crate::multiplexer::{MultiplexOptions, Multiplexer};
+
+/// How long the MCP endpoints of a new instance may answer that they are not there yet, once its manager is.
+const WARMING: Duration = Duration::from_secs(5);
+
+/// How long a caller that got nothing waits until what was made is deleted.
+const GIVING_UP: Duration = Duration::from_secs(10);
+
+/// What runs, before it has an owner.
+struct Started {
+    instance: FleetInstance,
+    manager: Manager,
+    tools: Multiplexer,
+    life: Arc<Life>,
+    heartbeat: Option<Heartbeat>,
+}
+
+/// Makes an instance.
+pub(super) async fn make(
+    api_key: &str,
+    env_key: &str,
+    options: &FleetOptions,
+) -> Result<(FleetEnvClient, Multiplexer)> {
+    let (control, token) = control(api_key, options)?;
+    let request = CreateRequest::new(env_key, options, &control)?;
+    let timeout = options.timeout();
+    let deadline = Instant::now() + timeout;
+    let mut claim = Claim::nothing_of(control.clone());
+    let started = timeout_at(deadline, async {
+        // The token is for later; an instance without it may still be of use.
+        let token = async { Ok(optional_token(&control, token).await) };
+        let made = create::make(&control, &request, &mut claim, timeout, deadline);
+        let (instance, token) = tokio::try_join!(made, token)?;
+        connected(&control, instance, token, api_key, options, WARMING).await
+    });
+    match started.await.unwrap_or_else(|_| Err(timed_out(env_key, timeout))) {
+        Ok(started) => Ok(owned(started, claim, options)),
+        Err(error) => Err(given_up(error, claim).await.with_phase(Phase::Boot)),
+    }
+}
+
+/// Connects to an instance of somebody else's.
+pub(super) async fn attach(
+    api_key: &str,
+    instance_id: &str,
+    options: &FleetOptions,
+) -> Result<(FleetEnvClient, Multiplexer)> {
+    let (control, token) = control(api_key, options)?;
+    let claim = Claim::nothing_of(control.clone());
+    let timeout = options.timeout();
+    let deadline = Instant::now() + timeout;
+    let started = timeout_at(deadline, async {
+        let instance = control.instance(instance_id).await?;
+        if instance.is_over() {
+            let message = format!("the instance '{instance_id}' is gone: Fleet says '{}'", instance.status);
+            return Err(ClientError::new(Code::FleetInstanceGone, message));
+        }
+        let instance = create::until_running(&control, instance, deadline).await?;
+        let token = optional_token(&control, token).await;
+        connected(&control, instance, token, api_key, options, Duration::ZERO).await
+    });
+    let started = started.await.unwrap_or_else(|_| Err(timed_out(instance_id, timeout)));
+    Ok(owned(started.map_err(|error| error.with_phase(Phase::Boot))?, claim, options))
+}
+
+fn control(api_key: &str, options: &FleetOptions) -> Result<(FleetControl, Option<Secret>)> {
+    let control = FleetControl::new(api_key, options.base_url.as_deref())?;
+    // Fleet may tell a variable back in a refusal, and some are secrets.
+    for value in options.env_variables.values().filter_map(serde_json::Value::as_str) {
+        control.secrets().add(&Secret::new(value));
+    }
+    let token = options.runner_token.as_deref().filter(|token| !token.is_empty()).map(Secret::new);
+    if let Some(token) = &token {
+        super::http::hidden("the runner token", token.expose())?;
+        control.secrets().add(token);
+    }
+    Ok((control, token))
+}
+
+/// The token, and whether it is the caller's own.
+async fn optional_token(control: &FleetControl, given: Option<Secret>) -> (Option<Secret>, bool) {
+    if given.is_some() {
+        return (given, true);
+    }
+    match control.runner_token().await {
+        Ok(token) => (Some(token), false),
+        Err(error) => {
+            tracing::debug!(%error, "there is no runner token");
+            (None, false)
+        }
+    }
+}
+
+async fn connected(
+    control: &FleetControl,
+    instance: FleetInstance,
+    (token, given): (Option<Secret>, bool),
+    api_key: &str,
+    options: &FleetOptions,
+    patience: Duration,
+) -> Result<Started> {
+    let life = Arc::new(Life::default());
+    let told = instance.heartbeat_interval.and_then(heartbeat::seconds);
+    let heartbeat = options.heartbeat.or(told).map(|interval| {
+        Heartbeat::start(control.clone(), instance.instance_id.clone(), interval, life.clone())
+    });
+    let urls = instance.mcp_urls();
+    let mut headers = vec![("Authorization".to_owned(), Secret::new(format!("Bearer {api_key}")))];
+    headers.extend(token.clone().map(|token| ("X-Runner-Token".to_owned(), token)));
+    let manager = Manager::new(control, &instance, token, given)?;
+    let multiplex = MultiplexOptions {
+        strictness: options.strictness,
+        headers,
+        optional: urls.clone(),
+        ..MultiplexOptions::default()
+    };
+    let tools = Multiplexer::new(&urls, multiplex)?;
+    manager.warm().await?;
+    if let Err(error) = listed(&tools, patience).await {
+        return Err(manager.explained(error).await);
+    }
+    Ok(Started { instance, manager, tools, life, heartbeat })
+}
+
+/// Lists the tools, again while an endpoint is only beginning to work: answers as a proxy does before it is there.
+async fn listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let outcome = tools.list().await;
+        let starting = match &outcome {
+            Ok(listing) => {
+                listing.endpoints.iter().any(|report| report.code == Some(Code::EndpointUnavailable))
+            }
+            Err(error) => {
+                let endpoints = error.data()["endpoints"].as_array();
+                let code = |report: &serde_json::Value| report["code"] == Code::EndpointUnavailable.name();
+                endpoints.is_some_and(|reports| reports.iter().any(code))
+            }
+        };
+        if !starting || Instant::now() + pause >= until {
+            return outcome.map(drop);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+fn owned(started: Started, claim: Claim, options: &FleetOptions) -> (FleetEnvClient, Multiplexer) {
+    let Started { instance, manager, tools, life, heartbeat } = started;
+    let client = FleetEnvClient {
+        instance,
+        manager,
+        tools: tools.clone(),
+        life,
+        reset_timeout: options.reset_timeout(),
+        heartbeat: parking_lot::Mutex::new(heartbeat),
+        claim: tokio::sync::Mutex::new(claim),
+    };
+    (client, tools)
+}
+
+fn timed_out(what: &str, timeout: Duration) -> ClientError {
+    let seconds = timeout.as_secs_f64();
+    let message = format!("'{what}' was not ready on Fleet within {seconds:.1} s; give it a longer timeout");
+    ClientError::new(Code::TimedOut, message)
+}
+
+/// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the background.
+async fn given_up(error: ClientError, mut claim: Claim) -> ClientError {
+    let Err(left) = claim.end(Instant::now() + GIVING_UP).await else { return error };
+    let which = match claim.instance() {
+        Some(id) => format!("the instance '{id}' may still run"),
+        None => "whether an instance was made is not known".to_owned(),
+    };
+    let message = format!("{error}; besides, {which} ({left}): look with `oxenv fleet list`");
+    ClientError::new(error.code(), message)
+        .with_kind(error.kind())
+        .with_delivered(error.delivered())
+        .with_retry(error.is_retryable(), error.retry_after())
+        .with_data(match error.data() {
+            serde_json::Value::Null => json!({ "instance_id": claim.instance() }),
+            data => data.clone(),
+        })
+}

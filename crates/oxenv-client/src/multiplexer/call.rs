@@ -1,0 +1,117 @@
+//! A call: its owner, its arguments, its connection, its one repeat.
+//!
+//! Invariant: a call is sent again only if it surely was not delivered, and once at most.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use oxenv_upstream::remote::{RemoteFault, RemoteFaultKind};
+use oxenv_wire::{Delivered, ErrorCode, ToolResult};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::catalogue::{Catalogue, Part};
+use super::endpoint::{Endpoint, Link, Wanted};
+use super::fault;
+use super::shared::Shared;
+use crate::error::{ClientError, Code, Result};
+
+/// A call that has an owner.
+struct Call<'a> {
+    tool: &'a str,
+    arguments: &'a Value,
+    endpoint: &'a Arc<Endpoint>,
+    deadline: Instant,
+    /// Whether it is with the endpoint.
+    sent: AtomicBool,
+}
+
+impl Shared {
+    /// Calls a tool at its owner.
+    pub(super) async fn call(&self, tool: &str, arguments: Value) -> Result<ToolResult> {
+        self.check_open()?;
+        let deadline = Instant::now() + self.timeout;
+        let seconds = self.timeout.as_secs_f64();
+        let catalogue = timeout_at(deadline, self.until_closed(self.catalogue())).await;
+        let catalogue = catalogue.unwrap_or_else(|_| Err(fault::unlisted(tool, seconds)))??;
+        let owned = catalogue.owner(tool).ok_or_else(|| unknown(tool, &catalogue))?;
+        let arguments = if arguments.is_null() { json!({}) } else { arguments };
+        owned.arguments.check(tool, &arguments)?;
+        let endpoint = &self.endpoints[owned.endpoint];
+        let call = Call { tool, arguments: &arguments, endpoint, deadline, sent: AtomicBool::new(false) };
+        let outcome = timeout_at(deadline, self.attempts(&call)).await;
+        let sent = call.sent.load(Ordering::Relaxed);
+        let result = outcome.unwrap_or_else(|_| Err(fault::late(tool, &endpoint.url, sent, seconds)))?;
+        match result.input_required {
+            Some(_) => Err(wants_input(tool, &endpoint.url)),
+            None => Ok(result),
+        }
+    }
+
+    /// Sends a call, and once more if it surely was not delivered.
+    async fn attempts(&self, call: &Call<'_>) -> Result<ToolResult> {
+        let endpoint = call.endpoint;
+        let failed = |fault: &RemoteFault| fault::of_call(fault, call.tool, &endpoint.url);
+        let mut is_repeat = false;
+        loop {
+            let linked = self.until_closed(endpoint.link(Wanted::ByCall, call.deadline)).await?;
+            let (link, is_new) = linked.map_err(|fault| {
+                endpoint.revive();
+                failed(&fault)
+            })?;
+            call.sent.store(true, Ordering::Relaxed);
+            let fault = match link.remote.call(call.tool, call.arguments).await {
+                Ok(result) => return Ok(result),
+                Err(fault) => fault,
+            };
+            if fault.delivered != Delivered::No {
+                if fault::is_unknown_tool(&fault) {
+                    endpoint.note_change();
+                }
+                return Err(failed(&fault));
+            }
+            call.sent.store(false, Ordering::Relaxed);
+            self.check_open()?;
+            match pause(&fault, endpoint, &link, is_new) {
+                Some(pause) if !is_repeat && Instant::now() + pause < call.deadline => sleep(pause).await,
+                _ => return Err(failed(&fault)),
+            }
+            is_repeat = true;
+        }
+    }
+}
+
+/// How long to wait before a call that was not delivered is sent again, if it may be. A connection that did not
+/// serve is given up.
+fn pause(fault: &RemoteFault, endpoint: &Endpoint, link: &Arc<Link>, is_new: bool) -> Option<Duration> {
+    match fault.kind {
+        RemoteFaultKind::Status(429) => fault.retry_after,
+        RemoteFaultKind::Status(401 | 403) => None,
+        _ => {
+            // Behind the next connection may be another list.
+            if endpoint.drop_link(link) {
+                endpoint.note_change();
+            }
+            (!is_new).then_some(Duration::ZERO)
+        }
+    }
+}
+
+fn unknown(tool: &str, catalogue: &Catalogue) -> ClientError {
+    let missing = |part: &&Part| part.tools.is_none() && part.fault.is_some();
+    let missing: Vec<&str> = catalogue.parts.iter().filter(missing).map(|part| &*part.url).collect();
+    let mut says =
+        format!("no endpoint offers a tool of the name '{tool}'; list them to see which there are");
+    if !missing.is_empty() {
+        says = format!("{says}. These could not be listed: {}", missing.join(", "));
+    }
+    ClientError::new(Code::ToolNotFound, says)
+}
+
+fn wants_input(tool: &str, url: &str) -> ClientError {
+    let says = format!("'{tool}' of {url} wants input from a person or a model, which nobody gives here");
+    ClientError::new(Code::Server(ErrorCode::InputRequired), says)
+        .with_delivered(Delivered::Yes)
+        .with_data(json!({ "endpoint": url }))
+}

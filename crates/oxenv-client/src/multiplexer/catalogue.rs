@@ -1,0 +1,128 @@
+//! What all endpoints offer, at one time: the owner map.
+//!
+//! Invariant: it never changes; another takes its place.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use oxenv_upstream::remote::RemoteFault;
+use oxenv_wire::Tool;
+
+use super::{Conflict, EndpointReport, ToolListing, fault};
+use crate::arguments::Checker;
+
+/// What one endpoint offers.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) url: Arc<str>,
+    /// Its tools; nothing if it could never be listed.
+    pub(super) tools: Option<Arc<[Tool]>>,
+    /// Why it could not be listed this time.
+    pub(super) fault: Option<RemoteFault>,
+    /// Whether it may be absent.
+    pub(super) optional: bool,
+    /// The count of its changes that the list holds.
+    pub(super) changes: u64,
+}
+
+/// The owner map, and what it was made of.
+pub(super) struct Catalogue {
+    pub(super) parts: Vec<Part>,
+    owners: HashMap<Cow<'static, str>, Owned>,
+    conflicts: Vec<Conflict>,
+    /// The count of all changes that the lists hold.
+    pub(super) changes: u64,
+}
+
+/// A tool and its owner.
+pub(super) struct Owned {
+    /// The number of the endpoint.
+    pub(super) endpoint: usize,
+    pub(super) arguments: Checker,
+}
+
+impl Part {
+    /// Whether the endpoint said that there is nothing.
+    fn is_absent(&self) -> bool {
+        use oxenv_upstream::remote::RemoteFaultKind::Status;
+        self.fault.as_ref().is_some_and(|fault| fault.kind == Status(404))
+    }
+
+    /// Whether it is as it must be where all are demanded.
+    fn is_well(&self) -> bool {
+        self.fault.is_none() || (self.optional && self.is_absent())
+    }
+
+    fn report(&self) -> EndpointReport {
+        let fault = self.fault.as_ref().filter(|_| !self.is_well());
+        EndpointReport {
+            url: self.url.as_ref().to_owned(),
+            tools: self.tools.as_ref().map_or(0, |tools| tools.len()),
+            error: fault.map(|fault| fault.message.clone()),
+            code: fault.map(fault::code),
+            absent: self.is_absent(),
+        }
+    }
+}
+
+impl Catalogue {
+    /// The owner map over these endpoints; of tools of one name, the first endpoint's counts.
+    pub(super) fn new(parts: Vec<Part>, changes: u64) -> Self {
+        let mut owners: HashMap<Cow<'static, str>, Owned> = HashMap::new();
+        let mut conflicts: Vec<Conflict> = Vec::new();
+        for (endpoint, part) in parts.iter().enumerate() {
+            for tool in part.tools.iter().flat_map(|tools| tools.iter()) {
+                let Some(owner) = owners.get(&tool.name) else {
+                    let arguments = Checker::new(&tool.input_schema);
+                    owners.insert(tool.name.clone(), Owned { endpoint, arguments });
+                    continue;
+                };
+                let url = part.url.as_ref().to_owned();
+                match conflicts.iter_mut().find(|conflict| conflict.name == tool.name) {
+                    Some(conflict) => conflict.shadowed.push(url),
+                    None => conflicts.push(Conflict {
+                        name: tool.name.clone().into_owned(),
+                        owner: parts[owner.endpoint].url.as_ref().to_owned(),
+                        shadowed: vec![url],
+                    }),
+                }
+            }
+        }
+        Catalogue { parts, owners, conflicts, changes }
+    }
+
+    /// Who owns a tool.
+    pub(super) fn owner(&self, tool: &str) -> Option<&Owned> {
+        self.owners.get(tool)
+    }
+
+    /// How each endpoint is.
+    pub(super) fn reports(&self) -> Vec<EndpointReport> {
+        self.parts.iter().map(Part::report).collect()
+    }
+
+    /// Whether all are as they must be.
+    pub(super) fn all_well(&self) -> bool {
+        self.parts.iter().all(Part::is_well)
+    }
+
+    /// Whether none has any list.
+    pub(super) fn is_void(&self) -> bool {
+        self.parts.iter().all(|part| part.tools.is_none())
+    }
+
+    /// All of it for a caller.
+    pub(super) fn listing(&self) -> ToolListing {
+        let mut tools = Vec::with_capacity(self.owners.len());
+        for (endpoint, part) in self.parts.iter().enumerate() {
+            // A server's own list has each name once.
+            let own = part.tools.iter().flat_map(|tools| tools.iter());
+            tools.extend(
+                own.filter(|tool| self.owner(&tool.name).is_some_and(|owner| owner.endpoint == endpoint))
+                    .cloned(),
+            );
+        }
+        ToolListing { tools, conflicts: self.conflicts.clone(), endpoints: self.reports() }
+    }
+}
