@@ -8,6 +8,7 @@
 mod args;
 mod check;
 mod churn;
+mod client;
 mod drive;
 mod events;
 mod frame;
@@ -44,11 +45,14 @@ use plan::{Kind, Plan};
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
-        Load::Ws { steps, depth, batch, multiplex } => {
-            let kind = match batch {
-                Some(steps) => Kind::Batch(steps.get()),
-                None if multiplex => Kind::Multiplex,
-                None => Kind::Ws,
+        Load::Ws { steps, depth, batch, multiplex, client } => {
+            let many = batch.map(std::num::NonZero::get).or(multiplex.then_some(1));
+            let kind = match (client, many) {
+                (Some(_), Some(steps)) => Kind::ClientMany(steps),
+                (Some(spoken), None) => Kind::Client(spoken),
+                (None, Some(_)) if multiplex => Kind::Multiplex,
+                (None, Some(steps)) => Kind::Batch(steps),
+                (None, None) => Kind::Ws,
             };
             Plan { depth: depth.get(), ..Plan::of(kind, steps)? }
         }

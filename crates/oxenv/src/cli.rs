@@ -13,6 +13,10 @@ use serde::Deserialize;
 
 use crate::bench::BenchArgs;
 use crate::check::CheckArgs;
+use crate::fleet::FleetArgs;
+use crate::health::HealthArgs;
+use crate::image::BuildArgs;
+use crate::instances::{DownArgs, PsArgs, UpArgs};
 use crate::policy_commands::PolicyArgs;
 use crate::record::RecordArgs;
 use crate::replay::ReplayArgs;
@@ -63,6 +67,18 @@ pub(crate) enum Command {
     Rescore(RescoreArgs),
     /// Find out whether an environment keeps its promises.
     Check(CheckArgs),
+    /// Start an environment's server in a container or as a process, and leave it running.
+    Up(Box<UpArgs>),
+    /// List the environments that were started.
+    Ps(PsArgs),
+    /// End environments that were started.
+    Down(DownArgs),
+    /// Make an image of an environment.
+    Build(BuildArgs),
+    /// Use environments on Fleet, or simulate a Fleet.
+    Fleet(FleetArgs),
+    /// Ask a server whether it is healthy; exits with 0 if so.
+    Health(HealthArgs),
     /// Measure a running server.
     Bench(BenchArgs),
     /// Print a completion script for a shell.
@@ -108,6 +124,10 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 takes a free one [default: 8000]
     #[arg(long)]
     pub(crate) port: Option<u16>,
+
+    /// Listen on a Unix socket of this path as well, for this user alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) uds: Option<PathBuf>,
 
     /// Which doors are open: control and agents, or agents only [default: simulation]
     #[arg(long)]

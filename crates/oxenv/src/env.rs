@@ -27,6 +27,33 @@ pub(crate) fn token() -> Option<String> {
     lookup("OXENV_TOKEN").filter(|token| !token.is_empty())
 }
 
+/// What the environment says about Fleet.
+pub(crate) struct FleetVariables {
+    /// The API key.
+    pub(crate) api_key: Option<String>,
+    /// The control plane's URL.
+    pub(crate) base_url: Option<String>,
+    /// The token of instances' runners.
+    pub(crate) runner_token: Option<String>,
+}
+
+/// What Fleet's own SDK reads of the environment.
+pub(crate) fn fleet() -> FleetVariables {
+    let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
+    FleetVariables {
+        api_key: get("FLEET_API_KEY"),
+        base_url: get("FLEET_BASE_URL"),
+        runner_token: get("RUNNER_AUTH_TOKEN"),
+    }
+}
+
+/// The Docker daemon to use, where it is not the machine's own.
+pub(crate) fn docker_host() -> Option<String> {
+    ["OXENV_DOCKER_HOST", "DOCKER_HOST"]
+        .into_iter()
+        .find_map(|name| lookup(name).filter(|host| !host.is_empty()))
+}
+
 fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
     let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
     Ok(ServeArgs {
@@ -40,6 +67,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
         },
         host: parsed("OXENV_HOST", &get)?,
         port: parsed("OXENV_PORT", &get)?,
+        uds: get("OXENV_UDS").map(PathBuf::from),
         mode: match named("OXENV_MODE", &get)? {
             Some(mode) => Some(mode),
             // OpenEnv compares its own variable without regard to case.

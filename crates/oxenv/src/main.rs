@@ -10,6 +10,10 @@ mod client;
 mod commands;
 mod env;
 mod exit;
+mod fleet;
+mod health;
+mod image;
+mod instances;
 mod logging;
 mod mcp;
 mod observing;
@@ -59,6 +63,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Validate(args) => tools_commands::validate(&args),
         Command::Tools(args) => tools_commands::tools(&args),
         Command::Policy(args) => policy_commands::run(&args),
+        Command::Up(args) => instances::up(*args).await,
+        Command::Ps(args) => instances::ps(&args).await,
+        Command::Down(args) => instances::down(&args).await,
+        Command::Build(args) => image::run(&args).await,
+        Command::Fleet(args) => fleet::run(args).await,
+        Command::Health(args) => health::run(&args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Trajectories(args) => trajectories::run(&args).await,
         Command::Replay(args) => replay::run(*args).await,

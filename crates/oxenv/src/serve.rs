@@ -45,9 +45,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         traces: observing.traces,
         ..settings.server
     };
-    let server = Server::bind(settings.address, store, config).await.map_err(|error| {
+    let mut server = Server::bind(settings.address, store, config).await.map_err(|error| {
         Problem::Listen(format!("{error}; choose another with --port, or --port 0 for a free one"))
     })?;
+    if let Some(path) = &settings.uds {
+        server = server.with_socket(path).map_err(|error| {
+            Problem::Listen(format!(
+                "{error}; choose another with --uds, or remove the file if nobody uses it"
+            ))
+        })?;
+    }
     let address = server.address()?;
     let spec = server.app().store.spec().clone();
     // Both before the first line is printed: whoever reads it may signal at once.

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) record: RecordArgs,
     pub(crate) observing: ObservingArgs,
     pub(crate) address: SocketAddr,
+    /// A Unix socket to listen on as well.
+    pub(crate) uds: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) server: ServerConfig,
     /// Tokens that were made just now: what each is, and the token.
@@ -51,6 +53,7 @@ struct File {
     allowed_origins: Option<Vec<String>>,
     host: Option<IpAddr>,
     port: Option<u16>,
+    uds: Option<PathBuf>,
     mode: Option<ModeName>,
     max_sessions: Option<usize>,
     queue_timeout: Option<Patience>,
@@ -235,6 +238,7 @@ impl Settings {
             record,
             observing,
             address: SocketAddr::new(host, port),
+            uds: flags.uds.or(env.uds).or(file.uds),
             limits: Limits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),
                 max_per_owner: token_args.max_sessions_per_token,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::client::Spoken;
 use super::mcp::Protocol;
 
 /// What an echo server is asked unless `--message` says otherwise.
@@ -20,6 +21,7 @@ Examples:
   oxenv bench ws --depth 8                        8 requests ahead on each socket
   oxenv bench ws --message '{\"message\":\"hi\"}'     any action
   oxenv bench ws --batch 64                       64 steps in each frame of one socket (oxenv.1)
+  oxenv bench ws --client                         through the Rust client
   oxenv bench http --rate 2000                    2,000 requests/s, open loop
   oxenv bench mcp --sessions 32 --json            tools/call, one JSON object
   oxenv bench mcp --protocol 2026-07-28           the same as MCP's newest clients ask
@@ -56,6 +58,10 @@ pub(super) enum Load {
         /// All sessions on one socket of oxenv.1 for each thread, with one step in each frame
         #[arg(long, conflicts_with_all = ["rate", "batch"])]
         multiplex: bool,
+        /// Step through the Rust client instead of raw sockets; with --multiplex or --batch over one connection
+        #[arg(long, value_enum, value_name = "PROTOCOL", num_args = 0..=1, require_equals = true)]
+        #[arg(default_missing_value = "auto")]
+        client: Option<Spoken>,
     },
     /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
     Http(ActionArgs),
@@ -200,6 +206,9 @@ mod tests {
     #[test]
     fn a_socket_has_one_step_in_each_frame_or_many() {
         for good in [["--batch=64"].as_slice(), &["--multiplex", "--depth=2"]] {
+            assert!(Cli::try_parse_from(["bench", "ws"].iter().chain(good)).is_ok(), "{good:?} was refused");
+        }
+        for good in [["--client"].as_slice(), &["--client=stock"], &["--client", "--multiplex"]] {
             assert!(Cli::try_parse_from(["bench", "ws"].iter().chain(good)).is_ok(), "{good:?} was refused");
         }
         for bad in [["--batch=0"].as_slice(), &["--batch=2", "--multiplex"], &["--batch=2", "--rate=1"]] {

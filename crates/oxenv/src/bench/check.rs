@@ -28,6 +28,8 @@ pub(super) enum Expect {
     Batch,
     /// The body of `POST /step`.
     Body,
+    /// An observation that the client has taken out of its frame.
+    Observation,
     /// A JSON-RPC result that is not a tool's error.
     Result,
     /// A JSON-RPC result that lists tools.
@@ -123,6 +125,9 @@ impl Checker {
             Expect::Batch => batch(reply),
             Expect::Frame => frame(reply),
             Expect::Body => body(reply),
+            Expect::Observation => serde_json::from_slice(reply)
+                .context("not an observation")
+                .and_then(|observed| seen(&observed)),
             Expect::Result => called(reply),
             Expect::RpcTools => result(reply).and_then(|listed| some(&listed)),
             Expect::Tools => {
@@ -187,7 +192,11 @@ fn alike(mut one: &[u8], mut other: &[u8]) -> bool {
 
 fn body(reply: &[u8]) -> anyhow::Result<()> {
     let reply: StepReply = serde_json::from_slice(reply).context("not the reply to a step")?;
-    if reply.observation.error.is_object() { bail!("the tool call failed") } else { Ok(()) }
+    seen(&reply.observation)
+}
+
+fn seen(observed: &Observed) -> anyhow::Result<()> {
+    if observed.error.is_object() { bail!("the tool call failed") } else { Ok(()) }
 }
 
 fn called(reply: &[u8]) -> anyhow::Result<()> {
@@ -224,6 +233,8 @@ mod tests {
         let replies = [good, good, typed, failed, refused, good, "{", "[]"];
         let expected = [true, true, true, false, false, true, false, false];
         assert_eq!(verdicts(Expect::Frame, &replies), expected);
+        let observations = [r#"{"error":null}"#, r#"{"x":1}"#, r#"{"error":{"error_type":"x"}}"#, "{"];
+        assert_eq!(verdicts(Expect::Observation, &observations), [true, true, false, false]);
     }
 
     #[test]

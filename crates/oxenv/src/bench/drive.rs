@@ -142,6 +142,7 @@ async fn drive(session: Session, plan: Arc<Plan>, pace: Pace, recorder: Recorder
     match session {
         Session::Ws(socket) => Steps::new(socket, &plan, pace, recorder).run(deadline).await,
         Session::Many(many) => many.run(plan.depth, pace, recorder, deadline).await,
+        Session::Clients(clients) => clients.run(&plan, pace, recorder, deadline).await,
         Session::Http(client) => client.run(&plan, pace, recorder, deadline).await,
         Session::Churn => churn::run(&plan, pace, recorder, deadline).await,
     }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::check::{Checker, Expect, Sample};
+use super::client::{self, Clients};
 use super::frame;
 use super::http::{Client, Connection};
 use super::mcp::{self, Protocol};
@@ -31,10 +32,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(super) const RESET: &[u8] = br#"{"type":"reset"}"#;
 
 /// Something a request can be sent on.
-#[derive(Debug)]
 pub(super) enum Session {
     Ws(Socket),
     Many(Many),
+    Clients(Clients),
     Http(Client),
     /// Opens its own, again and again.
     Churn,
@@ -43,7 +44,11 @@ pub(super) enum Session {
 impl Session {
     /// How many sessions of the environment it is.
     pub(super) fn sessions(&self) -> usize {
-        if let Session::Many(many) = self { many.sessions } else { 1 }
+        match self {
+            Session::Many(many) => many.sessions,
+            Session::Clients(clients) => clients.sessions(),
+            _ => 1,
+        }
     }
 }
 
@@ -51,7 +56,7 @@ impl Session {
 ///
 /// `first` is the number of the first one among those of all threads.
 pub(super) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mutex<Tally>) -> Vec<Session> {
-    let shared = matches!(plan.kind, Kind::Multiplex | Kind::Batch(_));
+    let shared = matches!(plan.kind, Kind::Multiplex | Kind::Batch(_) | Kind::ClientMany(_));
     // Many sessions on one socket are opened one after the other by whoever opens the socket.
     let last = if shared { first + 1 } else { first + share };
     let opening = (first..last).map(|index| {
@@ -108,6 +113,8 @@ async fn one(plan: &Plan, index: usize, share: usize) -> anyhow::Result<Session>
     Ok(match plan.kind {
         Kind::Ws => Session::Ws(session(&plan.target, &frame::text(RESET)).await?),
         Kind::Multiplex | Kind::Batch(_) => Session::Many(multi::open(plan, share).await?),
+        Kind::Client(spoken) => Session::Clients(client::one(plan, spoken).await?),
+        Kind::ClientMany(_) => Session::Clients(client::many(plan, share).await?),
         Kind::Churn => Session::Churn,
         Kind::Call(Protocol::Handshake) | Kind::List(Protocol::Handshake) => {
             Session::Http(mcp::open(&plan.target, &plan.request).await?)

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::{ActionArgs, ECHO, LoadArgs};
 use super::check::{Expect, Sample};
+use super::client::Spoken;
 use super::frame;
 use super::mcp::Protocol;
 use super::multi;
@@ -23,6 +24,10 @@ pub(super) enum Kind {
     Multiplex,
     /// The same with that many steps in each frame.
     Batch(usize),
+    /// Steps through the Rust client.
+    Client(Spoken),
+    /// The same, many sessions on one connection, with that many steps in each frame.
+    ClientMany(usize),
     Http,
     /// `tools/call` at `/mcp`.
     Call(Protocol),
@@ -37,6 +42,7 @@ pub(super) enum Kind {
 pub(super) struct Plan {
     pub(super) kind: Kind,
     pub(super) url: String,
+    pub(super) headers: Vec<String>,
     pub(super) target: Target,
     pub(super) pid: Option<u32>,
     pub(super) sessions: usize,
@@ -60,6 +66,9 @@ impl Kind {
             Self::Ws => "ws",
             Self::Multiplex => "ws-multiplex",
             Self::Batch(_) => "ws-batch",
+            Self::Client(_) => "client",
+            Self::ClientMany(1) => "client-multiplex",
+            Self::ClientMany(_) => "client-batch",
             Self::Http => "http",
             Self::Call(_) | Self::List(_) => "mcp",
             Self::Tools => "tools",
@@ -74,6 +83,7 @@ impl Kind {
             Self::Multiplex => Expect::Numbered,
             Self::Batch(_) => Expect::Batch,
             Self::Http => Expect::Body,
+            Self::Client(_) | Self::ClientMany(_) => Expect::Observation,
             Self::Call(_) => Expect::Result,
             Self::List(_) => Expect::RpcTools,
             Self::Tools => Expect::Tools,
@@ -84,13 +94,13 @@ impl Kind {
     pub(super) fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Call(protocol) | Self::List(protocol) => Some(protocol),
-            Self::Ws | Self::Multiplex | Self::Batch(_) | Self::Http | Self::Tools | Self::Churn => None,
+            _ => None,
         }
     }
 
     fn default_sessions(self) -> usize {
         match self {
-            Self::Ws | Self::Multiplex | Self::Batch(_) => 64,
+            Self::Ws | Self::Multiplex | Self::Batch(_) | Self::Client(_) | Self::ClientMany(_) => 64,
             Self::Http | Self::Call(_) | Self::List(_) | Self::Tools => 32,
             Self::Churn => 16,
         }
@@ -116,6 +126,7 @@ impl Plan {
         Ok(Self {
             kind,
             url: args.server.url,
+            headers: args.server.headers,
             target,
             pid: args.server.pid,
             sessions,
@@ -142,6 +153,8 @@ fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8
             let steps = if let Kind::Batch(steps) = kind { steps } else { 1 };
             frame::text(multi::payload(kind, 0, &vec![&id; steps], action).as_bytes())
         }
+        // The client builds the frames.
+        Kind::Client(_) | Kind::ClientMany(_) => action.to_string().into_bytes(),
         Kind::Http => target.post("/step", &json!({ "action": action }).to_string()),
         Kind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),
         Kind::List(protocol) => protocol.request(target, "tools/list", json!({})),

@@ -56,6 +56,29 @@ fn one_socket_takes_the_load_of_many_sessions() {
 }
 
 #[test]
+fn the_client_takes_the_same_load() {
+    let server = Serving::start(&["grid_world"]);
+    let url = server.url();
+    for (door, name) in [
+        (["ws", "--client"].as_slice(), "client"),
+        (&["ws", "--client=stock", "--depth", "2"], "client"),
+        (&["ws", "--client", "--multiplex"], "client-multiplex"),
+        (&["ws", "--client", "--batch", "8"], "client-batch"),
+    ] {
+        let report = load(&url, &[door, &["--message", r#"{"action":"UP"}"#]].concat());
+        assert_eq!((&report["bench"], &report["errors"]), (&Value::from(name), &Value::from(0)));
+        assert!(report["reply"].as_str().unwrap().contains("A wall is in the way"), "{report}");
+    }
+    let short = ["--duration", "0.1", "--warmup", "0", "--sessions", "2", "--json", "--message"];
+    let wrong =
+        [&["bench", "ws", "--url", &url, "--client"], &short[..], &[r#"{"action":"NOWHERE"}"#]].concat();
+    let ended = run(&wrong);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    assert!(ended.stderr.contains("no request succeeded"), "{ended:#?}");
+    server.stop();
+}
+
+#[test]
 fn a_call_that_fails_is_no_request() {
     let server = Serving::start(&[]);
     let nope = r#"{"name":"nope","arguments":{}}"#;

@@ -8,14 +8,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("oxenv-wire", &[]),
     ("oxenv-core", &["oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-providers", &["oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-client", &["oxenv-core", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-fleet-simulator", &[]),
+    (
+        "oxenv",
+        &[
+            "oxenv-client",
+            "oxenv-core",
+            "oxenv-envs",
+            "oxenv-fleet-simulator",
+            "oxenv-providers",
+            "oxenv-server",
+            "oxenv-store",
+            "oxenv-upstream",
+            "oxenv-wire",
+        ],
+    ),
+    ("oxenv-py", &["oxenv-client", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-bench", &[]),
 ];
 

@@ -1,0 +1,42 @@
+//! `oxenv health`: whether a server is healthy, for images that have no other command.
+//!
+//! Invariant: it exits with 0 only for a server that answered `GET /health` with status 200.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use hyper::{Method, StatusCode};
+
+use crate::cli::duration;
+use crate::client::Client;
+use crate::commands::print;
+use crate::env;
+
+/// What to ask.
+#[derive(Args)]
+#[command(
+    after_help = "Exit codes: 0 if it is healthy, 1 if it says that it is not, 4 if it cannot be reached."
+)]
+pub(crate) struct HealthArgs {
+    /// The server [default: http://127.0.0.1:8000, or the port that OXENV_PORT names]
+    #[arg(value_name = "URL")]
+    pub(crate) url: Option<String>,
+
+    /// How long it has to answer
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3s")]
+    pub(crate) timeout: Duration,
+}
+
+pub(crate) async fn run(args: &HealthArgs) -> anyhow::Result<()> {
+    let url = match &args.url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://127.0.0.1:{}", env::serve_args()?.port.unwrap_or(8000)),
+    };
+    let client = Client::new(&url, args.timeout, None)?;
+    let (status, text) = client.send(Method::GET, "/health", None, String::new()).await?;
+    if status != StatusCode::OK {
+        bail!("the server is not healthy: {status}: {}", text.trim());
+    }
+    print("healthy")
+}

@@ -1,0 +1,136 @@
+//! `oxenv build`: an image of an environment's folder.
+//!
+//! Invariant: what goes into the image is in the folder or named by it; nothing of this machine does.
+
+mod recipe;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use clap::Args;
+use oxenv_providers::docker::{BuildSpec, DockerProvider};
+use oxenv_providers::{ProviderCode, ProviderError};
+
+use crate::commands::print;
+use crate::env;
+use crate::exit::{Problem, usage};
+use recipe::Recipe;
+
+/// What to build.
+#[derive(Args)]
+#[command(
+    after_help = "A folder with a Dockerfile (or server/Dockerfile) is built by that. For another, a build file
+is made: --print shows it. Files that .dockerignore names stay out, and so do .env, .git, keys and the like.
+
+Examples:
+  oxenv build my_env -t my-env              a folder with a tools.yaml or an openenv.yaml
+  oxenv build my_env --print                the build file that is used
+  oxenv build my_env -t my-env --base registry.example/oxenv-tools:1"
+)]
+pub(crate) struct BuildArgs {
+    /// The folder of the environment
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+
+    /// The image's name
+    #[arg(short = 't', long = "tag", value_name = "NAME", required_unless_present = "print")]
+    tag: Option<String>,
+
+    /// The image that the build file begins with, which has oxenv and what the tools need
+    /// [default: oxenv-tools:latest if tools are started by commands or Python, else oxenv:latest]
+    #[arg(long, value_name = "IMAGE")]
+    base: Option<String>,
+
+    /// The build file, relative to DIR
+    #[arg(short, long, value_name = "FILE", conflicts_with = "base")]
+    file: Option<PathBuf>,
+
+    /// An argument of the build file, NAME=VALUE (may be repeated); it can be read from the image
+    #[arg(long = "build-arg", value_name = "NAME=VALUE", value_parser = assignment)]
+    args: Vec<(String, String)>,
+
+    /// The network of the build's commands, such as host or none
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+
+    /// Print the build file and build nothing
+    #[arg(long)]
+    print: bool,
+}
+
+pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
+    let folder = &args.folder;
+    if !folder.is_dir() {
+        return Err(usage(format!("{} is no folder", folder.display())));
+    }
+    let recipe = match &args.file {
+        Some(file) => recipe::own_file(folder, file.clone())?,
+        None => recipe::find(folder, args.base.as_deref())?,
+    };
+    recipe.notes().iter().for_each(|note| told(&format!("note: {note}")));
+    let Some(tag) = args.tag.as_ref().filter(|_| !args.print) else {
+        return print(text(folder, &recipe)?.trim_end());
+    };
+    let provider = DockerProvider::connect(env::docker_host().as_deref()).await.map_err(failed)?;
+    let mut spec = BuildSpec {
+        folder: folder.clone(),
+        tag: tag.clone(),
+        args: args.args.clone(),
+        network: args.network.clone(),
+        ..BuildSpec::default()
+    };
+    match &recipe {
+        Recipe::File { file, .. } => spec.file = Some(file.clone()),
+        Recipe::Made { text, .. } => spec.text = Some(text.clone()),
+    }
+    match provider.build(&spec, &mut told).await {
+        Ok(image) => print(&format!("{tag} is {image}")),
+        Err(error) => Err(failed(with_hint(error, &recipe))),
+    }
+}
+
+/// The text of the build file.
+fn text(folder: &Path, recipe: &Recipe) -> anyhow::Result<String> {
+    match recipe {
+        Recipe::Made { text, .. } => Ok(text.clone()),
+        Recipe::File { file, .. } => {
+            let file = folder.join(file);
+            std::fs::read_to_string(&file)
+                .map_err(|error| usage(format!("cannot read {}: {error}", file.display())))
+        }
+    }
+}
+
+/// Says what to do if there is no such image as the build file begins with.
+fn with_hint(mut error: ProviderError, recipe: &Recipe) -> ProviderError {
+    if let Recipe::Made { base, .. } = recipe
+        && error.message.contains("Step 1/")
+    {
+        let hint = format!(
+            "; is there an image {base}? Build it from images/ of oxenv, or name another with --base"
+        );
+        error.message.push_str(&hint);
+    }
+    error
+}
+
+fn failed(error: ProviderError) -> anyhow::Error {
+    match error.code {
+        ProviderCode::InvalidSpec => usage(error.to_string()),
+        ProviderCode::ProviderUnavailable => Problem::Unreachable(error.to_string()).into(),
+        _ => anyhow!(error),
+    }
+}
+
+fn told(line: &str) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
