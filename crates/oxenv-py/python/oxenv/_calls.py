@@ -1,0 +1,77 @@
+"""One request, waited for by a thread or by an event loop.
+
+Invariant: both ways run the same native request; giving up, by Ctrl-C or by cancelling the task, cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from ._native import Mailbox, Request, forked, shut_down
+
+T = TypeVar("T")
+
+#: How many seconds the exit of a process waits until its sessions and instances have ended.
+EXIT_LIMIT_S = 15.0
+
+running_loop = asyncio._get_running_loop
+
+
+class _Box:
+    """The mailbox of one event loop, and the futures that wait for what comes in."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.mailbox = Mailbox()
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        loop.add_reader(self.mailbox.fileno(), self.deliver)
+
+    def deliver(self) -> None:
+        for ticket, good, value in self.mailbox.take():
+            future = self.waiting.pop(ticket, None)
+            if future is None or future.done():
+                continue
+            if good:
+                future.set_result(value)
+            else:
+                future.set_exception(value)
+
+
+_boxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Box] = WeakKeyDictionary()
+
+
+async def awaited(request: Request, convert: Callable[[Any], T]) -> T:
+    """Starts a request and awaits its reply. Cancelling the task cancels the request."""
+    loop = asyncio.get_running_loop()
+    box = _boxes.get(loop)
+    if box is None or not box.mailbox.ours:
+        box = _boxes[loop] = _Box(loop)
+    ticket = box.mailbox.start(request)
+    future: asyncio.Future[Any] = loop.create_future()
+    box.waiting[ticket] = future
+    try:
+        reply = await future
+    finally:
+        if box.waiting.pop(ticket, None) is not None:
+            box.mailbox.cancel(ticket)
+    return convert(reply)
+
+
+def run(request: Request, convert: Callable[[Any], T], blocking: bool) -> T | Coroutine[Any, Any, T]:
+    """Waits for the reply, or gives a coroutine for it if this thread runs an event loop and may not be blocked."""
+    if blocking or running_loop() is None:
+        return convert(request.wait())
+    return awaited(request, convert)
+
+
+def nothing(reply: None) -> None:
+    """For requests that give nothing."""
+
+
+atexit.register(shut_down, EXIT_LIMIT_S)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
