@@ -13,6 +13,7 @@ from pathlib import Path
 
 OPENENV = "0.10.0"
 FASTMCP = "4.1.6"
+STOCK = "openenv-typed"
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,52 @@ class Facts:
     binaries: Path
     pythons: dict[str, Path]
     """The interpreter of each Python peer."""
+    stock_client: Path
+    """The interpreter that has the stock client."""
+    wheel: Path | None
+    """The interpreter that has our wheel, if it was built as the binaries are."""
     machine: list[tuple[str, str]]
     versions: list[tuple[str, str]]
 
 
-def prepare(root: Path, build: bool, without: list[str]) -> Facts:
+def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
     """Builds what is missing and gathers the facts."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")).resolve()
+    profile = "debug" if debug else "release"
     if build:
-        cargo = ["cargo", "build", "--release", "-p", "oxenv-bench"]
+        cargo = ["cargo", "build", *([] if debug else ["--release"]), "-p", "oxenv-bench"]
         subprocess.run([*cargo, "-p", "oxenv", "--bins"], cwd=root, check=True)
         # Apart from the rest: what an example needs besides must not change what is measured.
-        subprocess.run([*cargo, "--example", "road", "--example", "forks"], cwd=root, check=True)
-    wanted = {name: venv for name, venv in venvs(root).items() if name not in without}
-    pythons = {name: root / "target" / "venvs" / venv.name / "bin" / "python" for name, venv in wanted.items()}
-    for name, venv in wanted.items():
-        if not pythons[name].exists():
-            make_venv(pythons[name].parent.parent, venv)
+        subprocess.run([*cargo, "--examples"], cwd=root, check=True)
+    # The stock client's is that of the stock servers.
+    needed = {name: venv for name, venv in venvs(root).items() if name not in without or name == STOCK}
+    interpreters = {name: python_of(root, venv.name) for name, venv in needed.items()}
+    for name, venv in needed.items():
+        if not interpreters[name].exists():
+            make_venv(interpreters[name].parent.parent, venv)
+    wanted = {name: venv for name, venv in needed.items() if name not in without}
+    pythons = {name: interpreters[name] for name in wanted}
     return Facts(
         target=target,
-        binaries=target / "release",
+        binaries=target / profile,
         pythons=pythons,
+        stock_client=interpreters[STOCK],
+        wheel=wheel(root, profile),
         machine=machine(),
         versions=versions(root, {pythons[name]: venv for name, venv in wanted.items()}),
     )
+
+
+def python_of(root: Path, venv: str) -> Path:
+    return root / "target" / "venvs" / venv / "bin" / "python"
+
+
+def wheel(root: Path, profile: str) -> Path | None:
+    """The interpreter that scripts/wheel has installed the wheel for."""
+    python = python_of(root, "wheel")
+    installed = python.parent.parent / ".installed"
+    built = installed.exists() and installed.read_text(encoding="utf-8").endswith(profile)
+    return python if built else None
 
 
 def make_venv(folder: Path, venv: Venv) -> None:

@@ -9,7 +9,6 @@ from datetime import date
 from .machine import Facts
 from .measures import ECHO, MEASURES, TYPED, WARMUP_S, Measure, compact
 from .results import Run
-from .servers import NAMES
 from .targets import Judged
 
 HEADS = {
@@ -20,6 +19,41 @@ HEADS = {
     "openenv-echo": "openenv 0.10.0 echo (MCP tools)",
     "openenv-typed": "openenv 0.10.0 typed",
 }
+# Where oxenv is compared with itself, or its clients with others: what each is in that table.
+BESIDE = {
+    "hooks": {"oxenv": "without", "oxenv-recording": "with `--record`", "oxenv-metrics": "with `--metrics`"},
+    "client-64": {"oxenv": "raw", "client": "Rust client", "client-stock": "Rust client, stock dialect"},
+    "client-many-64": {"oxenv": "raw", "client": "Rust client"},
+}
+# What is measured by a program of its own: the title of its table, and its figures.
+ALONE = {
+    "python-1": ("A step of one session from Python, µs", {
+        "sync, median": "sync_us", "asyncio, median": "async_us",
+    }),
+    "multiplexer": ("A tool call through a multiplexer of two endpoints, µs", {
+        "bytes that were built once, straight to one endpoint, median": "bare_us",
+        "straight to one endpoint, with the MCP SDK's client, median": "sdk_us",
+        "straight to one endpoint, with the multiplexer's own client, median": "straight_us",
+        "through the multiplexer, median": "multiplexer_us",
+        "what the multiplexer adds": "added_us",
+    }),
+    "fleet": ("`from_fleet` beyond the simulated time of an instance's creation, ms", {
+        "median": "beyond_ms", "longest": "longest_ms",
+    }),
+    "docker": ("An environment in a container, ms", {
+        "`docker run` until the first healthy reply": "docker_run_ms",
+        "`from_docker_image` until there is a session": "provider_ms",
+    }),
+    "forks": ("A fork of a session of connect4, µs", {
+        "in process": "in_process_us", "over HTTP, from the request to the reply": "http_us",
+    }),
+    "road": ("The road of a call, µs per call", {
+        "the tool, called by its toolset": "direct_us",
+        "the tool, called through a toolbox of 50 toolsets": "toolbox_us",
+        "what the toolbox adds": "added_us",
+    }),
+}
+CLIENTS = {"oxenv": "oxenv", "client": "oxenv's wheel", "openenv-client": "openenv 0.10.0"}
 SATURATED = 0.97
 Table = list[list[str]]
 
@@ -41,7 +75,7 @@ def judged_table(judged: list[Judged]) -> Table:
 
 
 def figures_table(run: Run, measures: list[Measure], *keys: str, unit: str = "") -> Table:
-    names = [name for name in NAMES if name in run.raw]
+    names = [name for name in HEADS if any(run.values(name, measure.name, *keys) for measure in measures)]
     rows = [["", *(HEADS[name] for name in names)]]
     for measure in measures:
         rows.append([measure.title, *(cell(run, name, measure.name, keys, unit) for name in names)])
@@ -64,7 +98,8 @@ def load_bound(run: Run, server: str, measure: str) -> bool:
 
 
 def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[str, Table]]:
-    loads = [measure for measure in wanted if measure.kind not in ("start", "held", "held-10k", "road", "forks")]
+    apart = {"start", "held", "held-10k", *BESIDE, *ALONE}
+    loads = [measure for measure in wanted if measure.name not in apart]
     chosen = {measure.name: measure for measure in wanted}
     made = [("Targets", judged_table(judged))]
     if loads:
@@ -84,25 +119,28 @@ def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[
         made.append(("Memory of a held idle session, bytes", figures_table(run, [held], "bytes_per_session")))
     if many := chosen.get("held-10k"):
         made.append(("Resident memory with 10,000 held sessions, bytes", figures_table(run, [many], "rss_held_bytes")))
-    if "forks" in chosen:
-        made.append(("A fork of a session of connect4, µs", forks_table(run)))
-    if "road" in chosen:
-        made.append(("The road of a call, µs per call", road_table(run)))
+    made += [(f"{chosen[name].title}: what each does", beside_table(run, name)) for name in BESIDE if name in chosen]
+    made += [(title, alone_table(run, name, rows)) for name, (title, rows) in ALONE.items() if name in chosen]
     return made
 
 
-def forks_table(run: Run) -> Table:
-    rows = {"in process": "in_process_us", "over HTTP, from the request to the reply": "http_us"}
-    return [["", "oxenv"], *([title, cell(run, "oxenv", "forks", (key,), "")] for title, key in rows.items())]
-
-
-def road_table(run: Run) -> Table:
-    rows = {
-        "the tool, called by its toolset": "direct_us",
-        "the tool, called through a toolbox of 50 toolsets": "toolbox_us",
-        "what the toolbox adds": "added_us",
+def beside_table(run: Run, measure: str) -> Table:
+    """One measurement of several that differ in one thing."""
+    columns = {
+        "requests/s": ("rate",), "p50, µs": ("latency_us", "p50"), "p99, µs": ("latency_us", "p99"),
+        "server CPU per request, µs": ("server", "cpu_us_per_request"), "server's share of its core": ("server", "cpu_share"),
+        "load's share of its core": ("load", "cpu_share"),
     }
-    return [["", "oxenv"], *([title, cell(run, "oxenv", "road", (key,), "")] for title, key in rows.items())]
+    rows = [["", *columns]]
+    for name, title in BESIDE[measure].items():
+        rows.append([title, *(cell(run, name, measure, keys, "") for keys in columns.values())])
+    return rows
+
+
+def alone_table(run: Run, measure: str, rows: dict[str, str]) -> Table:
+    names = [name for name in CLIENTS if run.reports(name, measure)]
+    table = [["", *(CLIENTS[name] for name in names)]]
+    return table + [[title, *(cell(run, name, measure, (key,), "") for name in names)] for title, key in rows.items()]
 
 
 def document(run: Run, judged: list[Judged], facts: Facts, args: argparse.Namespace,
@@ -166,6 +204,17 @@ def method(args: argparse.Namespace) -> str:
         "- The road of a call is measured without a server, on core 0: 1,000 native tools in 50 toolsets, each with "
         "patterns to allow and deny, a role's and a rate limit, called in an order without locality, in turns with "
         "calls of the toolsets themselves.",
+        "- The Rust client and the raw load generator send the same steps to servers of their own, one of each, from one "
+        "thread: one session for each socket in what the server offers (`oxenv.1`) and in the stock dialect, or all of "
+        "them on one socket.",
+        "- From Python, one session steps for the same time by the wheel's client and by openenv's, each in an "
+        "interpreter on core 1, first blocking, then in an event loop.",
+        "- The multiplexer is measured over two servers on threads of their own, in turns with its own client and the MCP "
+        "SDK's (`rmcp`) straight to one of them, one call in flight, all on core 0. What it adds is counted from the "
+        "faster of the two.",
+        "- `from_fleet` is timed until the tools are connected, against a simulator that holds each creation for 250 ms, "
+        "which is taken away. `from_docker_image` is timed until there is a session, in turns with `docker run` of the "
+        "same image up to the first healthy reply, asked for every millisecond.",
         "- A held session is one that is connected, reset and idle. Its memory is the growth of the server's "
         "resident set: 2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one session "
         "before. Memory that the kernel holds for sockets is not in it. KB are 1,000 bytes.",

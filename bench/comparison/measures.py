@@ -28,7 +28,7 @@ TYPED = {"message": "x" * (len(compact(ECHO)) - len(compact({"message": ""})))}
 class Measure:
     name: str
     kind: str
-    """What a server must do to take part. `start` is read off when it starts, `road` needs no server."""
+    """What must be done to take part. `start` is read off when a server starts; some need no server."""
     sessions: int
     title: str
     load: tuple[str, ...] = ()
@@ -57,6 +57,13 @@ MEASURES = [
     Measure("list", "list", 1, "`POST /mcp` tools/list, 1,000 tools, 1 connection", (*STATELESS, "--list")),
     Measure("tools", "list", 1, "`GET /tools`, 1,000 tools, 1 connection", ("tools",)),
     Measure("hooks", "hooks", 64, "`/ws` step, 64 sessions, beside records and metrics", ("ws",)),
+    Measure("client-64", "client", 64, "`/ws` step, 64 sessions, raw and through the Rust client", ("ws",)),
+    Measure("client-many-64", "client-many", 64, "step, 64 sessions on one socket of `oxenv.1`, raw and through the "
+            "Rust client", ("ws", "--multiplex")),
+    Measure("python-1", "python", 1, "`/ws` step, 1 session, from Python"),
+    Measure("multiplexer", "multiplexer", 0, "call of a tool through a multiplexer of two endpoints"),
+    Measure("fleet", "from_fleet", 0, "`from_fleet` beyond the time that Fleet takes"),
+    Measure("docker", "from_docker_image", 0, "`from_docker_image`, beside `docker run`"),
     Measure("forks", "forks", 0, "fork of a session of connect4, in process and over HTTP"),
     Measure("road", "road", 0, "the road of a call: owner among 1,000 tools, policy, rate limits"),
 ]
@@ -74,7 +81,8 @@ class Load:
     def run(self, measure: Measure, running: Running) -> dict:
         """The report of one measurement; `{"failed": reason}` if there is none."""
         load = measure.load or (measure.kind,)
-        command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, "--json"]
+        flags = running.server.flags
+        command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, *flags, "--json"]
         command += ["--url", running.url, "--pid", str(running.process.pid), "--duration", str(self.seconds)]
         if load == ("held",):
             command += ["--sessions", str(running.server.held_sessions)]

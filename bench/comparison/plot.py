@@ -6,7 +6,6 @@ Drawn without a background, in colours that read on a light and on a dark page.
 import math
 
 from .results import Run
-from .servers import NAMES
 
 WIDTH, HEIGHT = 1200, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 60, 60
@@ -63,7 +62,7 @@ def group(run: Run, index: int, measure: str, names: list[str]) -> list[str]:
     room = (WIDTH - LEFT - RIGHT) / len(GROUPS)
     middle = LEFT + room * (index + 0.5)
     drawn = [text(middle, HEIGHT - BOTTOM + 18 + 15 * line, name) for line, name in enumerate(names)]
-    bars = [(name, run.median(name, measure, "rate")) for name in NAMES]
+    bars = [(name, run.median(name, measure, "rate")) for name in LABELS]
     bars = [(name, rate) for name, rate in bars if rate]
     width = min(36.0, room * 0.9 / max(len(bars), 1))
     left = middle - width * len(bars) / 2
@@ -79,7 +78,7 @@ def group(run: Run, index: int, measure: str, names: list[str]) -> list[str]:
 
 def legend(run: Run) -> list[str]:
     drawn, x = [], LEFT
-    for name in NAMES:
+    for name in LABELS:
         if name in run.raw:
             drawn.append(f'<rect x="{x}" y="30" width="12" height="12" rx="2" fill="{COLOURS[name]}"/>')
             drawn.append(text(x + 18, 40, LABELS[name], "start"))

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from .measures import WITH_UPSTREAM, Load, Measure
-from .servers import Program, Running, Server, resident_bytes, settle, started
+from .servers import Missing, Program, Running, Server, resident_bytes, settle, started
 
 MANY = 16
 BUSY = 0.85
@@ -81,6 +81,8 @@ def content(reply: str) -> dict:
 def troubles_of(measure: str, reports: list[dict]) -> Iterator[str]:
     if failed := [report["failed"] for report in reports if "failed" in report]:
         yield f"{len(failed)} round(s) failed: {failed[0]}"
+    if skipped := next((report["skipped"] for report in reports if "skipped" in report), None):
+        yield f"skipped: {skipped}"
     if errors := sum(report.get("errors", 0) for report in reports):
         first = next(report["first_error"] for report in reports if report.get("errors"))
         yield f"{errors} error(s), the first: {first}"
@@ -94,10 +96,10 @@ def busy(report: dict) -> bool:
     return not shares or report["sessions"] < MANY or max(shares) >= BUSY
 
 
-def one_round(run: Run, number: int, rounds: int, taking_part: list[Server | Program],
+def one_round(run: Run, number: int, rounds: int, taking_part: list[Server | Program | Missing],
               measures: list[Measure], load: Load) -> None:
     with ExitStack() as stack:
-        ready: list[Running | Program] = []
+        ready: list[Running | Program | Missing] = []
         for one in rotated(taking_part, number):
             if isinstance(one, Server):
                 say(f"round {number + 1} of {rounds}: starting {one.name}")
@@ -112,7 +114,9 @@ def one_round(run: Run, number: int, rounds: int, taking_part: list[Server | Pro
                 run.add(one.name, measure.name, measured(measure, one, load))
 
 
-def measured(measure: Measure, one: Running | Program, load: Load) -> dict:
+def measured(measure: Measure, one: Running | Program | Missing, load: Load) -> dict:
+    if isinstance(one, Missing):
+        return {"skipped": one.reason}
     if isinstance(one, Program):
         return load.run_alone(measure, one)
     report = load.run(measure, one)

@@ -23,7 +23,8 @@ START_DEADLINE_S = 60
 SETTLE_DEADLINE_S = 15
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
-NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "bare", "rmcp", "fastmcp", "openenv-echo", "openenv-typed")
+NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare", "rmcp",
+         "fastmcp", "openenv-echo", "openenv-typed")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
@@ -41,6 +42,8 @@ class Server:
     typed: bool = False
     tools: int = 0
     """How many tools it must list before it is measured: servers of tools start in their own time."""
+    flags: tuple[str, ...] = ()
+    """What the load generator is told besides."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class Program:
     name: str
     command: list[str]
     """`{sessions}`, `{warmup}` and `{seconds}` stand for those of the measurement."""
+    does: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What would take part if it were there."""
+
+    name: str
+    reason: str
     does: frozenset[str]
 
 
@@ -70,7 +82,7 @@ class Running:
         return self.server.does
 
 
-def participants(root: Path, facts: Facts) -> list[Server | Program]:
+def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
     """All who can take part."""
     bare, rmcp = str(facts.binaries / "oxenv-bare"), str(facts.binaries / "oxenv-rmcp")
     oxenv = [str(facts.binaries / "oxenv"), "serve", "--host", "127.0.0.1", "--port", "{port}"]
@@ -89,10 +101,14 @@ def participants(root: Path, facts: Facts) -> list[Server | Program]:
         Server("oxenv", [*oxenv, "echo"], frozenset({"hooks"})),
         Server("oxenv-recording", [*oxenv, "echo", "--record", "record"], frozenset({"hooks"})),
         Server("oxenv-metrics", [*oxenv, "echo", "--metrics"], frozenset({"hooks"})),
+        Server("oxenv", [*oxenv, "echo"], frozenset({"client", "client-many"})),
+        Server("client", [*oxenv, "echo"], frozenset({"client", "client-many"}), flags=("--client",)),
+        Server("client-stock", [*oxenv, "echo"], frozenset({"client"}), flags=("--client=stock",)),
         Server("oxenv", [*oxenv, "--tools", one], proxy, tools=1),
         Server("oxenv", [*oxenv, "--tools", many], frozenset({"list"}), tools=TOOLSETS * TOOLS_EACH),
         Program("oxenv", [str(facts.binaries / "examples" / "road")], frozenset({"road"})),
-        Program("oxenv", [str(facts.binaries / "examples" / "forks")], frozenset({"forks"})),
+        *(Program("oxenv", [str(facts.binaries / "examples" / name)], frozenset({name}))
+          for name in ("forks", "multiplexer", "from_fleet", "from_docker_image")),
         Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
                has_health=False, held_sessions=2000),
         Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),
@@ -102,6 +118,7 @@ def participants(root: Path, facts: Facts) -> list[Server | Program]:
         Server("rmcp", [rmcp, "sse", "{port}"], frozenset({"mcp-2025"})),
         Program("rmcp", [rmcp, "calls", "{sessions}", "{warmup}", "{seconds}", rmcp, "stdio"], proxy),
         *python_servers(root, facts),
+        *python_clients(root, facts),
     ]
 
 
@@ -117,6 +134,17 @@ def python_servers(root: Path, facts: Facts) -> list[Server]:
                kinds[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
         for name, python in facts.pythons.items()
     ]
+
+
+def python_clients(root: Path, facts: Facts) -> list[Program | Missing]:
+    """The wheel's client and the stock one, each in a session of our server."""
+    does = frozenset({"python"})
+    script = [str(root / "bench" / "peers" / "python_session.py"), str(facts.binaries / "oxenv")]
+    times = ["--warmup", "{warmup}", "--seconds", "{seconds}"]
+    stock = Program("openenv-client", [str(facts.stock_client), *script, "openenv.core", *times], does)
+    if facts.wheel is None:
+        return [Missing("client", "no wheel of this build: run scripts/wheel --release", does), stock]
+    return [Program("client", [str(facts.wheel), *script, "oxenv", *times], does), stock]
 
 
 def manifest(path: Path, upstreams: list[tuple[str, list[str]]]) -> str:

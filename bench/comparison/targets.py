@@ -99,6 +99,25 @@ def session_targets() -> list[Target]:
     ]
 
 
+def client_targets() -> list[Target]:
+    """What people write programs with, beside what does the least."""
+    raw, stock = "of the raw load generator", "of the stock 0.10.0 client's"
+    python = "one session from Python, p50 of a step"
+    return [
+        Target(f"Rust client, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv", at_least=0.85, of="client"),
+        Target(f"Rust client, stock dialect, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv", at_least=0.85,
+               of="client-stock"),
+        Target(f"Rust client, 64 sessions on one socket, steps/s, {raw}", "client-many-64", RATE, "oxenv",
+               at_least=0.85, of="client"),
+        Target(f"{python}, sync, {stock}", "python-1", ("sync_us",), "openenv-client", at_most=0.6, of="client"),
+        Target(f"{python}, asyncio, {stock}", "python-1", ("async_us",), "openenv-client", at_most=0.6, of="client"),
+        Target("multiplexer over two endpoints, added to a call's p50", "multiplexer", ("added_us",), None, at_most=60,
+               unit=" µs"),
+        Target("`from_fleet` beyond the provisioning delay", "fleet", ("beyond_ms",), None, at_most=50, unit=" ms"),
+        Target("`from_docker_image`, of `docker run` + health", "docker", ("ratio",), None, at_most=1.2),
+    ]
+
+
 TARGETS = [
     *step_targets(64),
     *step_targets(256),
@@ -114,6 +133,7 @@ TARGETS = [
     *proxy_targets(),
     *list_targets(),
     *session_targets(),
+    *client_targets(),
 ]
 
 
