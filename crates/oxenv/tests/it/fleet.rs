@@ -71,7 +71,9 @@ fn up_keeps_an_instance_until_ctrl_c() {
     assert_eq!((told["instance_id"].as_str(), told["root"].as_str()), (Some(&*made.id), Some(&*made.root)));
     assert_eq!(told["mcp_urls"][0], format!("{}api/v1/mcp", made.root));
     assert_eq!(told["conflicts"][0]["name"], "search");
-    let create = fleet.simulator.requests()[0].json().unwrap();
+    // The runner's token is asked for at the same time.
+    let create =
+        fleet.simulator.requests().iter().find(|request| request.method == "POST").unwrap().json().unwrap();
     assert_eq!((&create["run_id"], &create["ttl_seconds"]), (&"r1".into(), &600.into()));
     assert_eq!(create["env_variables"]["A"], "1");
     assert_eq!(fleet.simulator.instances(), 1);

@@ -132,7 +132,9 @@ async fn heartbeats_are_sent_and_tell_the_end() {
     while came(&simulator, "POST", &path) < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(simulator.requests()[0].json().unwrap()["heartbeat_interval"], 1, "in whole seconds");
+    let requests = simulator.requests();
+    let create = requests.iter().find(|request| request.method == "POST").unwrap().json().unwrap();
+    assert_eq!(create["heartbeat_interval"], 1, "in whole seconds");
     simulator.expire(orch.instance_id());
     let gone = async {
         while orch.state().await.is_ok() {
