@@ -66,7 +66,8 @@ impl ProvidedEnv {
 
     /// Starts a command as a process of this machine, such as `oxenv serve echo --port {port}` or
     /// `uvicorn module:app --port {port}`; `{port}` stands for a free port. The supervisor is the program that ends
-    /// it: `oxenv` with the argument `supervise`.
+    /// it: `oxenv` with the argument `supervise`. The command has the usual PATH and no other variable of ours; to give
+    /// it more, start it by a `ProcessProvider` of your own.
     ///
     /// # Errors
     /// As [`ProvidedEnv::start`].

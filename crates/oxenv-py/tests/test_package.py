@@ -1,5 +1,6 @@
 """The package itself: its README, its types, its list of names."""
 
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def test_the_fleet_example_of_the_guide() -> None:
     with simulated() as fleet:
         finished(program(example, **fleet.variables))
         assert fleet.running() == []
+
+
+def test_a_command_is_found_where_this_process_finds_it(monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", str(oxenv.binary().parent), prepend=os.pathsep)
+    command = [oxenv.binary().name, "serve", "echo", "--port", "{port}"]
+    with oxenv.GenericEnvClient.from_process(command) as env:
+        assert [tool.name for tool in env.list_tools()] == ["echo_message", "echo_with_length"]
 
 
 def test_what_is_exported_is_there_and_documented() -> None:

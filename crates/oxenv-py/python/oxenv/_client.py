@@ -400,7 +400,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         Args:
             command: The command with its arguments; ``{port}`` in each is replaced by a free port.
             workspace_dir: The folder that it runs in.
-            env_vars: Variables of its environment. One that is ``None`` is left out.
+            env_vars: Variables of its environment, beside PATH, HOME, TMPDIR and LANG, which it has as they are
+                here. One that is ``None`` is left out.
             name: A name for ``oxenv ps``.
             start_timeout_s: How long it may take until it is healthy, in seconds.
             stop_grace_s: How long it has to end by itself, in seconds.
@@ -409,10 +410,11 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         Raises:
             ProviderFailure: Why there is no process; nothing is left running.
         """
+        inherited = {name: os.environ.get(name) for name in ("PATH", "HOME", "TMPDIR", "LANG")}
         start = process(
             supervisor=binary(),
             workspace=workspace_dir,
-            env=env_vars,
+            env={**inherited, **(env_vars or {})},
             command=command,
             name=name,
             start_timeout_s=start_timeout_s,
