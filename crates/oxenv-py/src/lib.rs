@@ -6,6 +6,7 @@
 mod connection;
 mod error;
 mod fleet;
+mod keeper;
 mod mailbox;
 mod options;
 mod reply;

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::error::raised;
 use crate::reply::Reply;
 use crate::request::Request;
-use crate::runtime::{generation, lock, runtime};
+use crate::runtime::{generation, lock, start};
 
 type Outcome = Result<Reply, ClientError>;
 
@@ -76,12 +76,12 @@ impl Mailbox {
         running.last += 1;
         let ticket = running.last;
         let delivery = Delivery { shared: self.shared.clone(), ticket, outcome: None };
-        let task = runtime().spawn(async move {
+        let task = start(async move {
             let mut delivery = delivery;
             let outcome = work.await;
             delivery.fill(outcome);
         });
-        running.tasks.insert(ticket, task.abort_handle());
+        running.tasks.insert(ticket, task);
         Ok(ticket)
     }
 

@@ -4,12 +4,9 @@
 //! for signals (Ctrl-C) often enough.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use oxenv_client::{ClientError, Code};
 use pyo3::exceptions::PyRuntimeError;
@@ -17,7 +14,7 @@ use pyo3::prelude::*;
 
 use crate::error::raised;
 use crate::reply::Reply;
-use crate::runtime::{generation, lock, runtime};
+use crate::runtime::{generation, lock, runtime, wait};
 
 /// How often a waiting thread looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -55,7 +52,7 @@ impl Request {
 impl Request {
     /// Waits for the reply. A signal's handler that raises, as Ctrl-C does, cancels the request.
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut waiting = Waiting::new(self.take()?);
+        let mut waiting = Waiting { work: Some(self.take()?) };
         loop {
             if let Some(outcome) = py.detach(|| waiting.slice(SIGNALS_EVERY)) {
                 return outcome.map_err(|error| raised(py, &error))?.into_python(py);
@@ -68,53 +65,20 @@ impl Request {
     }
 }
 
-/// A future that this thread polls; the runtime's thread drives its sockets and timers.
+/// A future that this thread waits for.
 struct Waiting {
     work: Option<Work>,
-    alarm: Arc<Alarm>,
-    waker: Waker,
-}
-
-/// Wakes the thread that polls.
-struct Alarm {
-    thread: Thread,
-    rung: AtomicBool,
-}
-
-impl Wake for Alarm {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.thread.unpark();
-        }
-    }
 }
 
 impl Waiting {
-    fn new(work: Work) -> Self {
-        let alarm = Arc::new(Alarm { thread: thread::current(), rung: AtomicBool::new(true) });
-        Waiting { work: Some(work), waker: Waker::from(alarm.clone()), alarm }
-    }
-
-    /// Polls until the reply is there or the time has passed.
+    /// Waits until the reply is there or the time has passed.
     fn slice(&mut self, limit: Duration) -> Option<Result<Reply, ClientError>> {
-        let _runtime = runtime().enter();
-        let end = Instant::now() + limit;
-        loop {
-            if self.alarm.rung.swap(false, Ordering::AcqRel) {
-                let mut work = pin!(self.work.as_mut()?);
-                if let Poll::Ready(outcome) = work.as_mut().poll(&mut Context::from_waker(&self.waker)) {
-                    self.work = None;
-                    return Some(outcome);
-                }
-                continue;
-            }
-            let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-            thread::park_timeout(left);
+        let work = self.work.as_mut()?;
+        let outcome = wait(async { tokio::time::timeout(limit, work).await });
+        if outcome.is_ok() {
+            self.work = None;
         }
+        outcome.ok()
     }
 }
 

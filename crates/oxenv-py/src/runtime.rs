@@ -1,4 +1,4 @@
-//! The thread that drives all clients of this process, and the end of what they hold.
+//! The runtime of all clients of this process, and the end of what they hold.
 //!
 //! Invariant: a process that was forked never touches what its parent's thread held: it has a runtime of its own, and
 //! what the parent made is of another generation.
@@ -7,11 +7,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::keeper::Keeper;
 
 /// So many times may a process and its descendants fork one after the other.
 const GENERATIONS: usize = 64;
@@ -31,6 +34,7 @@ pub(crate) trait Held: Send + Sync {
 
 struct Slot {
     runtime: Runtime,
+    keeper: Keeper,
     held: Mutex<Vec<Weak<dyn Held>>>,
     endings: Mutex<JoinSet<()>>,
 }
@@ -43,6 +47,23 @@ pub(crate) fn generation() -> usize {
 /// The runtime of this process.
 pub(crate) fn runtime() -> &'static Runtime {
     &slot().runtime
+}
+
+/// Waits for a future on this thread, which drives the runtime meanwhile.
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    let slot = slot();
+    slot.keeper.wait(&slot.runtime, future)
+}
+
+/// Starts what no thread waits for.
+pub(crate) fn start(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    let slot = slot();
+    let started = slot.keeper.started();
+    let task = slot.runtime.spawn(async move {
+        let _started = started;
+        work.await;
+    });
+    task.abort_handle()
 }
 
 /// Notes something that is to be ended before the process exits.
@@ -99,19 +120,23 @@ pub(crate) fn shut_down(py: Python<'_>, seconds: f64) -> bool {
             // Those of requests that were given up.
             oxenv_client::fleet::deletions_done().await;
         };
-        slot.runtime.block_on(async { tokio::time::timeout(limit, all).await }).is_ok()
+        slot.keeper.wait(&slot.runtime, async { tokio::time::timeout(limit, all).await }).is_ok()
     })
 }
 
 fn slot() -> &'static Slot {
-    SLOTS[generation()].get_or_init(|| Slot {
-        runtime: Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("oxenv-client")
-            .enable_all()
-            .build()
-            .expect("a thread can be started"),
-        held: Mutex::default(),
-        endings: Mutex::default(),
+    let own = &SLOTS[generation()];
+    own.get_or_init(|| {
+        let keep = || {
+            let slot = own.wait();
+            slot.keeper.run(&slot.runtime)
+        };
+        thread::Builder::new().name("oxenv-client".to_owned()).spawn(keep).expect("a thread can be started");
+        Slot {
+            runtime: Builder::new_current_thread().enable_all().build().expect("a runtime can be made"),
+            keeper: Keeper::new(),
+            held: Mutex::default(),
+            endings: Mutex::default(),
+        }
     })
 }

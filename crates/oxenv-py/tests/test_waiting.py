@@ -1,6 +1,7 @@
 """While something waits: signals, other threads, event loops."""
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -234,3 +235,38 @@ def test_a_client_that_waits_within_a_loop(serve: Any) -> None:
             assert env.reset().done is False
 
     asyncio.run(main())
+
+
+def test_an_event_loop_goes_on_when_threads_stop_waiting(serve: Any) -> None:
+    url = serve("grid_world", "--max-sessions", "8").url
+
+    def steps() -> None:
+        with GenericEnvClient(base_url=url).sync() as env:
+            env.reset()
+            for _ in range(50):
+                env.step({"action": "UP"})
+
+    async def main() -> int:
+        async with GenericEnvClient(base_url=url) as env:
+            await env.reset()
+            thread = threading.Thread(target=steps)
+            thread.start()
+            while thread.is_alive():
+                await env.step({"action": "UP"})
+            before = (await env.state())["step_count"]
+            # Nobody else drives its sockets now.
+            for _ in range(20):
+                await env.step({"action": "UP"})
+            return int((await env.state())["step_count"]) - before
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == 20
+
+
+def test_a_client_that_is_dropped_ends_while_nobody_calls(serve: Any) -> None:
+    url = serve("grid_world").url
+    env = GenericEnvClient(base_url=url).sync()
+    env.reset()
+    assert len(sessions(url)) == 1
+    del env
+    gc.collect()
+    eventually(lambda: not sessions(url))
