@@ -62,15 +62,15 @@ class Page(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize(("protocol", "code"), [("auto", "NOT_A_SERVER"), ("http", "INVALID_REPLY")])
-def test_something_else_listens(protocol: str, code: str) -> None:
+@pytest.mark.parametrize("protocol", ["auto", "http"])
+def test_something_else_listens(protocol: str) -> None:
     with HTTPServer(("127.0.0.1", 0), Page) as page:
         thread = threading.Thread(target=page.serve_forever)
         thread.start()
         try:
             with pytest.raises(OxenvError) as refused:
                 GenericEnvClient(base_url=f"http://127.0.0.1:{page.server_port}", protocol=protocol).reset()
-            assert refused.value.code == code
+            assert refused.value.code == "NOT_A_SERVER"
         finally:
             page.shutdown()
             thread.join()

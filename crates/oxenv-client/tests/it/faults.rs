@@ -54,6 +54,9 @@ async fn what_answers_is_no_environment_server() {
     };
     expect(&says(html("200 OK")).await, Code::NotAServer, "It works!").await;
     expect(&says(html("404 Not Found")).await, Code::NotAServer, "It works!").await;
+    let bare =
+        [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", page.len()).as_bytes(), page].concat();
+    expect(&says(bare).await, Code::NotAServer, "It works!").await;
     expect(&says("SSH-2.0-OpenSSH_9.6\r\n").await, Code::NotAServer, "").await;
     expect(&says(vec![0xff; 64]).await, Code::NotAServer, "").await;
     expect(&says(html("501 Unsupported")).await, Code::NotAServer, "It works!").await;

@@ -136,7 +136,7 @@ impl Road {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = self.read(asked, response).await?;
         if (200..300).contains(&status) {
-            if is_page(&headers) {
+            if is_page(&headers, &body) {
                 return Err(self.page(&body));
             }
             let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
@@ -206,7 +206,7 @@ impl Road {
                     format!("the way to {} is broken (status {status}): {}", self.target, excerpt(&body));
                 ClientError::new(Code::ConnectionLost, message)
             }
-            _ if is_page(headers) => self.page(&body),
+            _ if is_page(headers, &body) => self.page(&body),
             // The reference answers so when the environment raises.
             500 => refusal::of_code(oxenv_wire::ErrorCode::ExecutionError, message)
                 .with_delivered(Delivered::Maybe),
@@ -246,9 +246,9 @@ impl Road {
 }
 
 /// Whether the answer is for people.
-fn is_page(headers: &HeaderMap) -> bool {
+fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("text/html"))
+    kind.is_some_and(|kind| kind.starts_with("text/html")) || body.trim_ascii_start().starts_with(b"<")
 }
 
 /// Whether a request may be sent again after that.
