@@ -92,7 +92,7 @@ pub(crate) async fn count(client: &EnvClient) -> u64 {
 }
 
 /// Waits for a condition that a server or a client brings about.
-pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < PATIENCE, "never came true: {what}");

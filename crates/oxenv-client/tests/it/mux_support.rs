@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 #[path = "../../../oxenv-upstream/tests/servers/fixture.rs"]
 mod fixture;
+pub(crate) use crate::multi_support::until;
 use fixture::Fixture;
 
 /// The longest that anything may take.
@@ -317,15 +318,6 @@ pub(crate) async fn gone(before: (usize, usize)) {
         now.0 <= before.0 && (now.1 <= before.1 || std::env::var_os("NEXTEST").is_none())
     })
     .await;
-}
-
-pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waited).await.is_ok(), "it never came that {what}: {:?}", alive());
 }
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {

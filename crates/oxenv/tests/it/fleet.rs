@@ -49,8 +49,34 @@ impl Fleet {
         ended
     }
 
-    fn spawn(&self, arguments: &[&str]) -> Child {
-        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    fn spawn(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        Running(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+}
+
+/// A command that goes on; it ends with the test, also if that fails.
+struct Running(Option<Child>);
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    /// Sends it a signal and waits for its end.
+    fn end(mut self, name: &str) -> Ended {
+        let child = self.0.take().unwrap();
+        signal(&child, name);
+        Ended::of(child.wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -63,7 +89,7 @@ fn signal(child: &Child, name: &str) {
 fn up_keeps_an_instance_until_ctrl_c() {
     let fleet = Fleet::start(SimulatorOptions::default());
     let mut child = fleet.spawn(&["up", "fira", "--json", "--run-id", "r1", "--env", "A=1", "--ttl", "10m"]);
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut stdout = BufReader::new(child.child().stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     let told: Value = serde_json::from_str(&line).unwrap();
@@ -77,8 +103,7 @@ fn up_keeps_an_instance_until_ctrl_c() {
     assert_eq!((&create["run_id"], &create["ttl_seconds"]), (&"r1".into(), &600.into()));
     assert_eq!(create["env_variables"]["A"], "1");
     assert_eq!(fleet.simulator.instances(), 1);
-    signal(&child, "INT");
-    let ended = Ended::of(child.wait_with_output().unwrap());
+    let ended = child.end("INT");
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     assert_eq!(fleet.simulator.instances(), 0, "{ended:#?}");
 }
@@ -93,8 +118,7 @@ fn ctrl_c_while_an_instance_is_made_leaves_none() {
     while fleet.simulator.instances() == 0 {
         std::thread::sleep(Duration::from_millis(2));
     }
-    signal(&child, "TERM");
-    let ended = Ended::of(child.wait_with_output().unwrap());
+    let ended = child.end("TERM");
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{ended:#?}");
     assert_eq!(fleet.simulator.instances(), 0);
 }
@@ -167,8 +191,8 @@ fn what_is_wrong_is_told_with_its_exit_code() {
     fleet.run(&["up", "fira", "--env", "NO_SUCH_VARIABLE"]).failed(2, &["NO_SUCH_VARIABLE"]);
     assert_eq!(fleet.simulator.instances(), 0);
     let mut refused = fleet.spawn(&["down"]);
-    assert_eq!(refused.wait().unwrap().code(), Some(2), "it wants to know which");
+    assert_eq!(refused.child().wait().unwrap().code(), Some(2), "it wants to know which");
     let mut said = String::new();
-    refused.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    refused.child().stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains("<ID>"), "{said}");
 }

@@ -9,6 +9,7 @@ use oxenv_wire::Delivered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{came, made, nothing_left, options, refused, simulated, with};
+use crate::multi_support::until;
 
 #[tokio::test]
 async fn what_passes_is_repeated() {
@@ -162,11 +163,9 @@ async fn a_dropped_future_leaves_nothing_in_any_phase() {
         let pending = if path.ends_with('/') { &["create:pending", fault][..] } else { &[fault] };
         let simulator = with(options_of, pending).await;
         let making = FleetEnvClient::from_fleet(simulator.api_key(), "fira", options(&simulator));
-        let arrived = async {
-            while !simulator.requests().iter().any(|request| request.path.contains(path)) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
+        let arrived = until("the request arrives", || {
+            simulator.requests().iter().any(|request| request.path.contains(path))
+        });
         tokio::select! {
             made = making => panic!("{fault}: {:?}", made.map(drop)),
             () = arrived => {}

@@ -9,6 +9,7 @@ use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::{Value, json};
 
 use super::{came, made, nothing_left, options, refused, simulated, with};
+use crate::multi_support::until;
 
 #[tokio::test]
 async fn a_reset_s_failures_are_told_apart_and_sent_once() {
@@ -129,9 +130,7 @@ async fn heartbeats_are_sent_and_tell_the_end() {
     let beating = FleetOptions { heartbeat: Some(Duration::from_millis(100)), ..options(&simulator) };
     let (orch, _tools) = FleetEnvClient::from_fleet(simulator.api_key(), "fira", beating).await.unwrap();
     let path = format!("/v1/env/instances/{}/heartbeat", orch.instance_id());
-    while came(&simulator, "POST", &path) < 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("three heartbeats are sent", || came(&simulator, "POST", &path) >= 3).await;
     let requests = simulator.requests();
     let create = requests.iter().find(|request| request.method == "POST").unwrap().json().unwrap();
     assert_eq!(create["heartbeat_interval"], 1, "in whole seconds");
