@@ -53,9 +53,9 @@ class Facts:
 def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
     """Builds what is missing and gathers the facts."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")).resolve()
-    profile = "debug" if debug else "release"
+    profile = "debug" if debug else "dist"
     if build:
-        cargo = ["cargo", "build", *([] if debug else ["--release"]), "-p", "oxenv-bench"]
+        cargo = ["cargo", "build", *([] if debug else ["--profile", profile]), "-p", "oxenv-bench"]
         subprocess.run([*cargo, "-p", "oxenv", "--bins"], cwd=root, check=True)
         # Apart from the rest: what an example needs besides must not change what is measured.
         subprocess.run([*cargo, "--examples"], cwd=root, check=True)

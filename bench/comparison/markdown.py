@@ -178,7 +178,7 @@ def method(args: argparse.Namespace) -> str:
         "- A round starts every server afresh. Each measurement then goes over all servers before the next begins, "
         "and each round begins with another server. Before the next server's turn the last one must have fallen idle.",
         "- Servers, and the upstreams that they start, run on core 0, the load generator (`oxenv bench`, one thread) "
-        "on core 1, over loopback with TCP_NODELAY, in release builds.",
+        "on core 1, over loopback with TCP_NODELAY, built with the profile `dist`.",
         f"- Closed loop: one request in flight for each session or connection; {args.seconds:g} s are measured after "
         f"{WARMUP_S:g} s of warm-up, with all sessions open and reset before. A reply that is an error is no request.",
         f"- Payload: `{compact(ECHO)}` and the same reply, byte for byte, from oxenv and the bare limit, and the same "

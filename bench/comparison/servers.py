@@ -143,7 +143,7 @@ def python_clients(root: Path, facts: Facts) -> list[Program | Missing]:
     times = ["--warmup", "{warmup}", "--seconds", "{seconds}"]
     stock = Program("openenv-client", [str(facts.stock_client), *script, "openenv.core", *times], does)
     if facts.wheel is None:
-        return [Missing("client", "no wheel of this build: run scripts/wheel --release", does), stock]
+        return [Missing("client", "no wheel of this build: run scripts/wheel --dist", does), stock]
     return [Program("client", [str(facts.wheel), *script, "oxenv", *times], does), stock]
 
 

@@ -3,7 +3,7 @@
 //! The invariant: both do the same work in the tool and take turns, so that the difference is what the toolbox
 //! does: finding the owner among all names, policy, rate limits, the watch over panics and deadlines.
 //!
-//! Run it with `cargo run --release -p oxenv-bench --example road`; it prints one JSON object.
+//! Run it with `cargo run --profile dist -p oxenv-bench --example road`; it prints one JSON object.
 
 use std::hint::black_box;
 use std::sync::Arc;
