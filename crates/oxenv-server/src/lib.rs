@@ -32,5 +32,5 @@ pub use judge::{HttpJudge, HttpJudgeOptions, JudgeKey};
 pub use mcp::{serve_pipe, serve_stdio};
 pub use metrics::{Metrics, RecordStatus};
 pub use routes::router;
-pub use server::Server;
+pub use server::{Server, serve_connection};
 pub use trajectories::{TrajectoryFilter, TrajectorySource};

@@ -5,7 +5,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,6 +107,18 @@ impl Server {
         app.store.end_all(&EndReason::Drained);
         app.tasks.wait().await;
     }
+}
+
+/// Serves one connection that the caller has accepted, over any stream of bytes, until it ends or the
+/// application is killed. For embedding behind another listener.
+pub async fn serve_connection<S>(app: Arc<App>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // Without an address to compare with, every host is allowed unless the configuration names some.
+    let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &app.config);
+    let routes = TowerToHyperService::new(router(Arc::clone(&app)));
+    serve(stream, app, Arc::new(Door { hosts, routes })).await;
 }
 
 /// The routes, and who may come to them.
