@@ -7,4 +7,3 @@ mod index;
 mod log;
 mod recovery;
 mod sample;
-mod speed;

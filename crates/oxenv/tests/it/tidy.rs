@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("oxenv-wire", &[]),
     ("oxenv-core", &["oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
@@ -34,6 +34,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     ("oxenv-py", &["oxenv-client", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-bench", &[]),
+    ("oxenv-paths", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store"]),
 ];
 
 fn root() -> PathBuf {
@@ -41,11 +42,12 @@ fn root() -> PathBuf {
     here.ancestors().nth(2).expect("the crate is two folders below the root").to_owned()
 }
 
-/// Our members' folders: `crates/*` and `bench`.
+/// Our members' folders: `crates/*`, `bench` and `bench/paths`.
 fn members() -> Vec<PathBuf> {
     let mut members: Vec<PathBuf> =
         fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path()).collect();
     members.push(root().join("bench"));
+    members.push(root().join("bench/paths"));
     members.sort();
     members
 }
@@ -189,6 +191,19 @@ fn what_is_left_to_do_has_an_issue() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn no_test_is_ignored() {
+    let ignored = ["#[ig", "nore"].concat();
+    for path in everything() {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            !text.contains(&ignored),
+            "{} ignores a test, which nobody would notice: run it, or move it to scripts/nightly behind a feature",
+            shown(&path)
+        );
     }
 }
 
