@@ -13,6 +13,7 @@ pub mod contract;
 mod audit;
 mod environment;
 mod failure;
+pub mod folders;
 mod graph;
 mod native;
 mod observe;

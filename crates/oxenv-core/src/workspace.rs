@@ -3,24 +3,24 @@
 //! Invariant: only folders that were made here are ever cleared or deleted. A folder that the user
 //! names is copied from, or shared as it is.
 //!
-//! `workspace/copying.rs` copies folders, `workspace/archive.rs` makes bytes of them.
+//! `workspace/root.rs` has the folder that all are in; `workspace/copying.rs` copies folders, `workspace/archive.rs`
+//! makes bytes of them.
 
 mod archive;
 mod copying;
+mod root;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
+use crate::folders::{OpenFolder, named};
 use copying::Copying;
-
-/// What the folders of all roots are called, before a server's own part.
-const ROOT_PREFIX: &str = "oxenv-workspaces-";
-const LOCK: &str = "lock";
+use root::{Place, Root};
 
 /// What a fresh workspace holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,19 +55,19 @@ impl Default for WorkspaceLimits {
 /// Where the workspaces of one server are; dropping it deletes those that were made.
 #[derive(Debug)]
 pub struct Workspaces {
-    root: PathBuf,
+    root: Arc<Root>,
     source: WorkspaceSource,
     limits: WorkspaceLimits,
     /// Set once the file system has refused to share blocks between files.
     cannot_share: Arc<AtomicBool>,
-    /// Held while the server lives, which tells others that the folder is in use.
-    _lock: File,
 }
 
 /// One session's folder; dropping it deletes it, unless it is shared.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
+    /// Where it was made; nothing if it is one that sessions share.
+    place: Option<Place>,
     /// The path of the first that it goes back to, which its agents know it by.
     known_as: PathBuf,
     source: WorkspaceSource,
@@ -99,12 +99,8 @@ impl Workspaces {
                 format!("copies of the workspace {folder} cannot be in {parent}, which is part of it");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        remove_abandoned(parent);
-        let root = parent.join(format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple()));
-        make_private(&root).map_err(|error| named(&error, "cannot make", &root))?;
-        let lock = lock(&root).map_err(|error| named(&error, "cannot lock", &root))?;
-        let (limits, cannot_share) = (WorkspaceLimits::default(), Arc::default());
-        Ok(Workspaces { root, source, limits, cannot_share, _lock: lock })
+        let root = Arc::new(Root::new(parent)?);
+        Ok(Workspaces { root, source, limits: WorkspaceLimits::default(), cannot_share: Arc::default() })
     }
 
     /// Changes how much is taken along when a session is forked or saved.
@@ -120,14 +116,14 @@ impl Workspaces {
     /// The file system's, with the path in it; also for a name that is taken, or is more than the name
     /// of a folder.
     pub fn open(&self, name: &str) -> io::Result<Workspace> {
-        let path = match &self.source {
-            WorkspaceSource::Shared(folder) => {
-                folder.canonicalize().map_err(|error| named(&error, "cannot find", folder))?
-            }
-            WorkspaceSource::Empty | WorkspaceSource::CopyOf(_) => self.make(name)?,
-        };
-        let workspace = self.own(path.clone(), path, self.source.clone());
-        workspace.fill()?;
+        if let WorkspaceSource::Shared(folder) = &self.source {
+            let path = folder.canonicalize().map_err(|error| named(&error, "cannot find", folder))?;
+            return Ok(self.own(path.clone(), None, path, self.source.clone()));
+        }
+        let place = Place::make(&self.root, name)?;
+        let known_as = place.path().to_owned();
+        let workspace = self.made(place, known_as, self.source.clone());
+        workspace.fill(&workspace.own_place()?.open()?)?;
         Ok(workspace)
     }
 
@@ -142,8 +138,8 @@ impl Workspaces {
         if let WorkspaceSource::Shared(folder) = &self.source {
             return Err(shared(folder));
         }
-        let workspace = self.own(self.make(name)?, known_as, self.source.clone());
-        archive::unpack(archive, &workspace.path, self.limits)?;
+        let workspace = self.made(Place::make(&self.root, name)?, known_as, self.source.clone());
+        archive::unpack(archive, &workspace.own_place()?.open()?, self.limits)?;
         Ok(workspace)
     }
 
@@ -153,27 +149,26 @@ impl Workspaces {
         matches!(self.source, WorkspaceSource::Shared(_))
     }
 
-    fn own(&self, path: PathBuf, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
-        let (limits, cannot_share) = (self.limits, Arc::clone(&self.cannot_share));
-        Workspace { path, known_as, source, limits, cannot_share, renewing: Mutex::default() }
+    fn made(&self, place: Place, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
+        self.own(place.path().to_owned(), Some(place), known_as, source)
     }
 
-    /// A new folder below the root, and nowhere else, because it will be deleted.
-    fn make(&self, name: &str) -> io::Result<PathBuf> {
-        let path = self.root.join(name);
-        if Path::new(name).components().ne([Component::Normal(name.as_ref())]) {
-            let message = format!("'{name}' is no name of a workspace");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        fs::create_dir(&path).map_err(|error| named(&error, "cannot make", &path))?;
-        Ok(path)
+    fn own(
+        &self,
+        path: PathBuf,
+        place: Option<Place>,
+        known_as: PathBuf,
+        source: WorkspaceSource,
+    ) -> Workspace {
+        let (limits, cannot_share) = (self.limits, Arc::clone(&self.cannot_share));
+        Workspace { path, place, known_as, source, limits, cannot_share, renewing: Mutex::default() }
     }
 }
 
 impl Drop for Workspaces {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
-            tracing::warn!(%error, root = %self.root.display(), "could not delete the workspaces");
+        if let Err(error) = self.root.remove() {
+            tracing::warn!(%error, "could not remove the workspaces");
         }
     }
 }
@@ -202,10 +197,13 @@ impl Workspace {
     /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
     /// [`io::ErrorKind::Unsupported`] for one that sessions share. Nothing half-made stays.
     pub fn fork(&self, workspaces: &Workspaces, name: &str) -> io::Result<Workspace> {
-        self.refuse_shared()?;
+        let place = self.own_place()?;
         let _alone = self.renewing.lock();
-        let fork = workspaces.own(workspaces.make(name)?, self.known_as.clone(), self.source.clone());
-        Copying::of_session(&self.path, &fork.path, workspaces.limits, &workspaces.cannot_share).run()?;
+        let from = place.open()?;
+        let made = Place::make(&workspaces.root, name)?;
+        let fork = workspaces.made(made, self.known_as.clone(), self.source.clone());
+        let to = fork.own_place()?.open()?;
+        Copying::of_session(&from, place, &to, workspaces.limits, &workspaces.cannot_share).run()?;
         Ok(fork)
     }
 
@@ -215,105 +213,45 @@ impl Workspace {
     /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
     /// [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of it.
     pub fn save(&self) -> io::Result<Vec<u8>> {
-        self.refuse_shared()?;
+        let place = self.own_place()?;
         let _alone = self.renewing.lock();
-        archive::pack(&self.path, self.limits)
+        archive::pack(place, self.limits)
     }
 
     /// Makes it what it was at first, for a new episode; a shared one stays as it is. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it.
+    /// The file system's, with the path of the first thing that cannot be removed; all the rest is removed.
     pub fn renew(&self) -> io::Result<()> {
-        if matches!(self.source, WorkspaceSource::Shared(_)) {
-            return Ok(());
-        }
+        let Some(place) = &self.place else { return Ok(()) };
         let _alone = self.renewing.lock();
-        match self.path.symlink_metadata() {
-            // The folder itself stays, because processes may have it as theirs.
-            Ok(found) if found.is_dir() => self.clear()?,
-            // Something else in its place, a link to elsewhere perhaps, goes as it is.
-            Ok(_) => gone(fs::remove_file(&self.path), &self.path)?,
-            Err(error) => gone(Err(error), &self.path)?,
-        }
-        self.fill()
+        self.fill(&place.clear()?)
     }
 
-    fn clear(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path).map_err(|error| named(&error, "cannot read", &self.path))? {
-            let entry = entry.map_err(|error| named(&error, "cannot read", &self.path))?;
-            let path = entry.path();
-            let removed = match entry.file_type() {
-                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-                Ok(_) => fs::remove_file(&path),
-                Err(error) => Err(error),
-            };
-            gone(removed, &path)?;
-        }
-        Ok(())
-    }
-
-    fn fill(&self) -> io::Result<()> {
+    /// Puts into it what it holds at first.
+    fn fill(&self, own: &OpenFolder) -> io::Result<()> {
         match &self.source {
-            WorkspaceSource::Shared(_) => Ok(()),
-            WorkspaceSource::Empty => {
-                fs::create_dir_all(&self.path).map_err(|error| named(&error, "cannot make", &self.path))
-            }
+            WorkspaceSource::Shared(_) | WorkspaceSource::Empty => Ok(()),
             WorkspaceSource::CopyOf(folder) => {
-                fs::create_dir_all(&self.path).map_err(|error| named(&error, "cannot make", &self.path))?;
-                Copying::of_source(folder, &self.path, &self.cannot_share).run()
+                Copying::of_source(&OpenFolder::open(folder)?, own, &self.cannot_share).run()
             }
         }
     }
 
-    fn refuse_shared(&self) -> io::Result<()> {
-        match &self.source {
-            WorkspaceSource::Shared(folder) => Err(shared(folder)),
-            WorkspaceSource::Empty | WorkspaceSource::CopyOf(_) => Ok(()),
-        }
+    fn own_place(&self) -> io::Result<&Place> {
+        self.place.as_ref().ok_or_else(|| shared(&self.path))
     }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if matches!(self.source, WorkspaceSource::Shared(_)) {
-            return;
-        }
-        if let Err(error) = fs::remove_dir_all(&self.path)
+        if let Some(place) = &self.place
+            && let Err(error) = place.remove()
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, workspace = %self.path.display(), "could not delete a workspace");
+            tracing::warn!(%error, "could not remove a workspace");
         }
     }
-}
-
-/// Makes the lock of a new root and takes it. It gets its name only when it is held, or another server
-/// that starts at this moment would take the root for an abandoned one.
-fn lock(root: &Path) -> io::Result<File> {
-    let unnamed = root.join("lock.new");
-    let lock = File::create(&unnamed)?;
-    lock.lock()?;
-    fs::rename(unnamed, root.join(LOCK))?;
-    Ok(lock)
-}
-
-/// What was to be removed may have been removed by its own program already.
-fn gone(removed: io::Result<()>, path: &Path) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(&error, "cannot clear", path)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes a folder that only its owner may look into: sessions' files are nobody else's business.
-#[cfg(unix)]
-fn make_private(path: &Path) -> io::Result<()> {
-    std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(path)
-}
-
-#[cfg(not(unix))]
-fn make_private(path: &Path) -> io::Result<()> {
-    fs::create_dir(path)
 }
 
 /// Why a folder that all sessions share has no copies.
@@ -324,25 +262,4 @@ fn shared(folder: &Path) -> io::Error {
         folder.display()
     );
     io::Error::new(io::ErrorKind::Unsupported, message)
-}
-
-/// Deletes roots that no server holds the lock of.
-fn remove_abandoned(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ROOT_PREFIX));
-        if !ours || path.is_symlink() {
-            continue;
-        }
-        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
-        if lock.try_lock().is_ok()
-            && let Err(error) = fs::remove_dir_all(&path)
-        {
-            tracing::debug!(%error, root = %path.display(), "could not delete abandoned workspaces");
-        }
-    }
-}
-
-fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }

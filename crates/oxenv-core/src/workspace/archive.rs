@@ -7,16 +7,18 @@
 //! the time (seconds and nanoseconds since 1970) and the mode; for files the content, for links where they lead.
 //! What follows a folder is in it, up to an end.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, FileTimes, Metadata};
+use std::ffi::{CString, OsStr};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::copying::{create, inside, open, within};
-use super::{WorkspaceLimits, named};
+use rustix::fs::{Mode, Timespec, symlinkat};
+
+use super::WorkspaceLimits;
+use super::copying::{LeftOut, Marks, create_file, make_folder, too_large, within};
+use super::root::Place;
+use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
 
 /// What every archive begins with; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv workspace 1\n";
@@ -29,20 +31,24 @@ const LINK: u8 = b'l';
 const LINK_FROM_TOP: u8 = b'L';
 const END: u8 = b'.';
 
-/// The time and the mode of an entry.
-struct Marks {
-    modified: SystemTime,
-    mode: u32,
-}
-
-/// Writes a folder's contents down.
+/// Writes down what is in a workspace.
 ///
 /// # Errors
 /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
 /// [`io::ErrorKind::Unsupported`] for a link that leads out of the folder.
-pub(super) fn pack(folder: &Path, limits: WorkspaceLimits) -> io::Result<Vec<u8>> {
-    let mut packing = Packing { top: folder, limits, files: 0, out: MAGIC.to_vec() };
-    packing.contents(folder, 0)?;
+pub(super) fn pack(place: &Place, limits: WorkspaceLimits) -> io::Result<Vec<u8>> {
+    let folder = place.open()?;
+    let mut packing =
+        Packing { place, folder: &folder, limits, out: MAGIC.to_vec(), left_out: LeftOut::default() };
+    let mut walk = Walk::new(&folder, limits.files).map_err(|error| packing.stopped(error))?;
+    while let Some(event) = walk.next().map_err(|error| packing.stopped(error))? {
+        match event {
+            WalkEvent::Entry(entry) => packing.entry(&mut walk, &entry)?,
+            WalkEvent::Left => packing.out.push(END),
+        }
+    }
+    packing.out.push(END);
+    packing.left_out.warn("not saved");
     Ok(packing.out)
 }
 
@@ -51,7 +57,7 @@ pub(super) fn pack(folder: &Path, limits: WorkspaceLimits) -> io::Result<Vec<u8>
 /// # Errors
 /// The file system's; [`io::ErrorKind::InvalidData`] if it is no archive, or one that nobody packed;
 /// [`io::ErrorKind::QuotaExceeded`] past a limit.
-pub(super) fn unpack(archive: &[u8], folder: &Path, limits: WorkspaceLimits) -> io::Result<()> {
+pub(super) fn unpack(archive: &[u8], folder: &OpenFolder, limits: WorkspaceLimits) -> io::Result<()> {
     if archive.len() as u64 > limits.saved_bytes {
         let (size, limit) = (archive.len(), limits.saved_bytes);
         let message =
@@ -59,10 +65,9 @@ pub(super) fn unpack(archive: &[u8], folder: &Path, limits: WorkspaceLimits) -> 
         return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
     }
     let rest = archive.strip_prefix(MAGIC).ok_or_else(|| invalid("it does not begin like one"))?;
-    let open = vec![(folder.to_owned(), None)];
-    let mut unpacking = Unpacking { top: folder, rest, open, files: 0 };
-    while !unpacking.open.is_empty() {
-        unpacking.entry()?;
+    let position = Position::at(folder);
+    let mut unpacking = Unpacking { top: folder.path(), rest, position, marks: Vec::new(), files: 0 };
+    while !unpacking.entry()? {
         if unpacking.files > limits.files {
             let message =
                 format!("the archive of a workspace has more than {} files and folders", limits.files);
@@ -76,65 +81,54 @@ pub(super) fn unpack(archive: &[u8], folder: &Path, limits: WorkspaceLimits) -> 
 }
 
 struct Packing<'a> {
-    top: &'a Path,
+    place: &'a Place,
+    folder: &'a OpenFolder,
     limits: WorkspaceLimits,
-    files: u64,
     out: Vec<u8>,
+    left_out: LeftOut,
 }
 
 impl Packing<'_> {
-    fn contents(&mut self, folder: &Path, depth: usize) -> io::Result<()> {
-        let failed = |error: io::Error| named(&error, "cannot read", folder);
-        let names = fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name()));
-        let mut names: Vec<OsString> = names.collect::<io::Result<_>>().map_err(failed)?;
-        names.sort_unstable();
-        for name in names {
-            let path = folder.join(&name);
-            let begin = self.out.len();
-            let seen = fs::symlink_metadata(&path).map_err(|error| named(&error, "cannot read", &path));
-            match seen.and_then(|seen| self.entry(&path, &name, &seen, depth)) {
-                // Programs that still run may remove their temporary files meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.out.truncate(begin),
-                packed => packed?,
+    /// Writes an entry down; one that a program removes or replaces meanwhile is left out.
+    fn entry(&mut self, walk: &mut Walk<'_>, entry: &Entry) -> io::Result<()> {
+        match entry.kind() {
+            EntryKind::Folder => {
+                if walk.enter(entry).map_err(|error| self.stopped(error))? {
+                    self.head(FOLDER, entry.name())?;
+                    self.marks(&Marks::of(&entry.stat));
+                }
+                Ok(())
             }
-        }
-        self.out.push(END);
-        Ok(())
-    }
-
-    fn entry(&mut self, path: &Path, name: &OsStr, seen: &Metadata, depth: usize) -> io::Result<()> {
-        self.files += 1;
-        within(self.top, "files and folders", self.files, self.limits.files)?;
-        let failed = |error: io::Error| named(&error, "cannot read", path);
-        let kind = seen.file_type();
-        if kind.is_dir() {
-            self.head(FOLDER, name)?;
-            self.marks(seen)?;
-            self.contents(path, depth + 1)
-        } else if kind.is_symlink() {
-            self.link(name, &fs::read_link(path).map_err(failed)?, depth)
-        } else if kind.is_file() {
-            self.fits(seen.len())?;
-            let mut content = Vec::new();
-            open(path).and_then(|file| file.take(seen.len()).read_to_end(&mut content)).map_err(failed)?;
-            self.head(FILE, name)?;
-            self.marks(seen)?;
-            self.bytes(&content)
-        } else {
-            tracing::warn!(path = %path.display(), "not saved: it is no file, folder or link");
-            Ok(())
+            EntryKind::File => {
+                self.fits(entry.len())?;
+                let Some(file) = walk.open_file(entry)? else { return Ok(()) };
+                let mut content = Vec::new();
+                let read = file.take(entry.len()).read_to_end(&mut content);
+                read.map_err(|error| named(&error, "cannot read", &walk.path_of(entry)))?;
+                self.head(FILE, entry.name())?;
+                self.marks(&Marks::of(&entry.stat));
+                self.bytes(&content)
+            }
+            EntryKind::Link => match walk.read_link(entry)? {
+                Some(leads) => self.link(entry.name(), &leads, walk.depth()),
+                None => Ok(()),
+            },
+            EntryKind::Special => {
+                self.left_out.add(walk, entry);
+                Ok(())
+            }
         }
     }
 
     fn link(&mut self, name: &OsStr, leads: &Path, depth: usize) -> io::Result<()> {
-        let (kind, leads) = match inside(self.top, leads) {
+        let (kind, leads) = match self.place.inside(leads) {
             Some(from_top) if stays(&from_top, 0) => (LINK_FROM_TOP, from_top),
             None if stays(leads, depth) => (LINK, leads.to_owned()),
             _ => {
                 let message = format!(
                     "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the link, or \
                      make it one by a path from its own folder",
-                    self.top.display(),
+                    self.folder.path().display(),
                     name.display(),
                     leads.display()
                 );
@@ -150,12 +144,15 @@ impl Packing<'_> {
         self.bytes(name.as_bytes())
     }
 
-    fn marks(&mut self, seen: &Metadata) -> io::Result<()> {
-        let since = seen.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.out.extend(since.as_secs().to_le_bytes());
-        self.out.extend(since.subsec_nanos().to_le_bytes());
-        self.out.extend((seen.permissions().mode() & 0o777).to_le_bytes());
-        Ok(())
+    fn marks(&mut self, marks: &Marks) {
+        // What is older than 1970 becomes as old as that.
+        let (seconds, nanoseconds) = match u64::try_from(marks.modified.tv_sec) {
+            Ok(seconds) => (seconds, u32::try_from(marks.modified.tv_nsec).unwrap_or(0)),
+            Err(_) => (0, 0),
+        };
+        self.out.extend(seconds.to_le_bytes());
+        self.out.extend(nanoseconds.to_le_bytes());
+        self.out.extend((marks.mode.as_raw_mode() & 0o777).to_le_bytes());
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -167,77 +164,95 @@ impl Packing<'_> {
     }
 
     fn fits(&self, more: u64) -> io::Result<()> {
-        within(self.top, "bytes", (self.out.len() as u64).saturating_add(more), self.limits.saved_bytes)
+        let found = (self.out.len() as u64).saturating_add(more);
+        within(self.folder, "bytes", found, self.limits.saved_bytes, self.limits)
+    }
+
+    fn stopped(&self, error: WalkError) -> io::Error {
+        too_large(self.folder, error, self.limits)
     }
 }
 
 struct Unpacking<'a> {
     top: &'a Path,
     rest: &'a [u8],
-    /// The folders that are being filled, each in the one before it.
-    open: Vec<(PathBuf, Option<Marks>)>,
+    /// The folder that is being filled.
+    position: Position<'a>,
+    /// What the folders on the way to it get when they are filled.
+    marks: Vec<Marks>,
     files: u64,
 }
 
 impl<'a> Unpacking<'a> {
-    fn entry(&mut self) -> io::Result<()> {
+    /// Makes one entry, or ends a folder; `true` when that is the top.
+    fn entry(&mut self) -> io::Result<bool> {
         let [kind] = self.array()?;
         if kind == END {
-            if let Some((folder, Some(marks))) = self.open.pop() {
-                // A folder that nobody may enter could not be deleted.
-                let put_on = File::open(&folder).and_then(|opened| marks.put_on(&opened, 0o700));
-                put_on.map_err(|error| named(&error, "cannot restore", &folder))?;
-            }
-            return Ok(());
+            return self.end_folder();
         }
         self.files += 1;
         let name = self.name()?;
-        let folder = self.open.last().map_or(self.top, |(folder, _)| folder);
-        let path = folder.join(name);
-        self.make(kind, &path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => invalid(&format!("it has two entries '{}'", path.display())),
-            io::ErrorKind::InvalidData => error,
-            _ => named(&error, "cannot restore", &path),
-        })
+        self.make(kind, &name).map_err(|error| {
+            let path = self.position.path_of(&name);
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => invalid(&format!("it has two entries '{}'", path.display())),
+                io::ErrorKind::InvalidData => error,
+                _ => named(&error, "cannot restore", &path),
+            }
+        })?;
+        Ok(false)
     }
 
-    fn make(&mut self, kind: u8, path: &Path) -> io::Result<()> {
+    fn end_folder(&mut self) -> io::Result<bool> {
+        let Some(marks) = self.marks.pop() else { return Ok(true) };
+        if let Some(left) = self.position.leave()? {
+            // A folder that nobody may enter could not be deleted.
+            let marks = Marks { mode: marks.mode | Mode::RWXU, ..marks };
+            let put_on = marks.put_on(&left.folder);
+            put_on.map_err(|errno| failed(errno, "cannot restore", &self.position.path_of(&left.name)))?;
+        }
+        Ok(false)
+    }
+
+    fn make(&mut self, kind: u8, name: &CString) -> io::Result<()> {
         match kind {
             FOLDER => {
                 let marks = self.marks()?;
-                fs::create_dir(path)?;
-                self.open.push((path.to_owned(), Some(marks)));
+                make_folder(&mut self.position, name)?;
+                self.marks.push(marks);
                 Ok(())
             }
             FILE => {
                 let marks = self.marks()?;
                 let content = self.bytes()?;
-                let mut file = create(path)?;
+                let mut file = create_file(self.position.folder(), name)?;
                 file.write_all(content)?;
-                marks.put_on(&file, 0)
+                Ok(marks.put_on(&file)?)
             }
             LINK | LINK_FROM_TOP => {
                 let leads = Path::new(OsStr::from_bytes(self.bytes()?));
                 let from_top = kind == LINK_FROM_TOP;
-                let depth = if from_top { 0 } else { self.open.len() - 1 };
+                let depth = if from_top { 0 } else { self.position.depth() };
                 if !stays(leads, depth) || leads.as_os_str().as_bytes().contains(&0) {
                     return Err(invalid(&format!(
                         "a link of it leads out of the workspace, to '{}'",
                         leads.display()
                     )));
                 }
-                if from_top { symlink(self.top.join(leads), path) } else { symlink(leads, path) }
+                let leads = if from_top { self.top.join(leads) } else { PathBuf::from(leads) };
+                Ok(symlinkat(leads, self.position.folder(), name)?)
             }
             _ => Err(invalid(&format!("it has an entry of the unknown kind {kind}"))),
         }
     }
 
-    fn name(&mut self) -> io::Result<OsString> {
+    fn name(&mut self) -> io::Result<CString> {
         let bytes = self.bytes()?;
-        if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, 0 | b'/')) {
-            return Err(invalid(&format!("it has an entry of the name '{}'", bytes.escape_ascii())));
+        let refused = || invalid(&format!("it has an entry of the name '{}'", bytes.escape_ascii()));
+        if matches!(bytes, b"" | b"." | b"..") || bytes.contains(&b'/') {
+            return Err(refused());
         }
-        Ok(OsString::from_vec(bytes.to_vec()))
+        CString::new(bytes).map_err(|_| refused())
     }
 
     fn marks(&mut self) -> io::Result<Marks> {
@@ -245,9 +260,12 @@ impl<'a> Unpacking<'a> {
         let nanoseconds = u32::from_le_bytes(self.array()?);
         let mode = u32::from_le_bytes(self.array()?);
         let since = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()));
-        let modified = since.and_then(|since| UNIX_EPOCH.checked_add(since));
+        let modified = since.and_then(|since| {
+            let tv_sec = i64::try_from(since.as_secs()).ok()?;
+            Some(Timespec { tv_sec, tv_nsec: since.subsec_nanos().into() })
+        });
         let modified = modified.ok_or_else(|| invalid("it has a time that is none"))?;
-        Ok(Marks { modified, mode: mode & 0o777 })
+        Ok(Marks { modified, mode: Mode::from_raw_mode(mode & 0o777) })
     }
 
     fn bytes(&mut self) -> io::Result<&'a [u8]> {
@@ -262,14 +280,6 @@ impl<'a> Unpacking<'a> {
         let (array, rest) = self.rest.split_first_chunk().ok_or_else(cut_off)?;
         self.rest = rest;
         Ok(*array)
-    }
-}
-
-impl Marks {
-    /// `more` is what the mode has in any case.
-    fn put_on(&self, file: &File, more: u32) -> io::Result<()> {
-        file.set_permissions(fs::Permissions::from_mode(self.mode | more))?;
-        file.set_times(FileTimes::new().set_modified(self.modified))
     }
 }
 

@@ -3,104 +3,142 @@
 //! Invariant: no link is ever followed, so nothing outside of the folder is read; what fails leaves what
 //! was copied so far to whoever owns the target.
 
-use std::fs::{self, File, FileTimes, Metadata, OpenOptions};
+use std::ffi::CStr;
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{WorkspaceLimits, named};
+use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, symlinkat};
+use rustix::io::Errno;
+
+use super::WorkspaceLimits;
+use super::root::Place;
+use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
 
 /// A folder being copied.
 pub(super) struct Copying<'a> {
-    from: &'a Path,
-    to: &'a Path,
+    from: &'a OpenFolder,
+    to: &'a OpenFolder,
     limits: WorkspaceLimits,
-    /// Whether it is a session's own: then links into it are turned to the copy.
-    of_session: bool,
+    /// The session's place that it is the folder of: links into it are turned to the copy.
+    session: Option<&'a Place>,
     /// Set once the file system has refused to share blocks between files.
     cannot_share: &'a AtomicBool,
     bytes: u64,
-    files: u64,
+    left_out: LeftOut,
+}
+
+/// Where the copy is made.
+struct Target<'a> {
+    position: Position<'a>,
+    /// What the folders on the way to the position get when they are filled.
+    marks: Vec<Marks>,
+}
+
+/// Entries that are no files, folders or links. A tool may make any number of them, so they are told of once.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    count: u64,
+    first: PathBuf,
+}
+
+/// The mode and the time of a file or a folder.
+#[derive(Clone, Copy)]
+pub(super) struct Marks {
+    pub(super) mode: Mode,
+    pub(super) modified: Timespec,
 }
 
 impl<'a> Copying<'a> {
     /// The copy of a folder that the user named: all of it, each folder open to its owner, who has to be
     /// able to clear it.
-    pub(super) fn of_source(from: &'a Path, to: &'a Path, cannot_share: &'a AtomicBool) -> Self {
+    pub(super) fn of_source(from: &'a OpenFolder, to: &'a OpenFolder, cannot_share: &'a AtomicBool) -> Self {
         let limits = WorkspaceLimits { copied_bytes: u64::MAX, files: u64::MAX, saved_bytes: u64::MAX };
-        Copying { from, to, limits, of_session: false, cannot_share, bytes: 0, files: 0 }
+        Copying { from, to, limits, session: None, cannot_share, bytes: 0, left_out: LeftOut::default() }
     }
 
-    /// The copy of a session's folder for another session.
+    /// The copy of a session's folder, which is in that place, for another session.
     pub(super) fn of_session(
-        from: &'a Path,
-        to: &'a Path,
+        from: &'a OpenFolder,
+        place: &'a Place,
+        to: &'a OpenFolder,
         limits: WorkspaceLimits,
         cannot_share: &'a AtomicBool,
     ) -> Self {
-        Copying { from, to, limits, of_session: true, cannot_share, bytes: 0, files: 0 }
+        Copying {
+            from,
+            to,
+            limits,
+            session: Some(place),
+            cannot_share,
+            bytes: 0,
+            left_out: LeftOut::default(),
+        }
     }
 
-    /// Copies what is in it into the target, which is there.
+    /// Copies what is in it into the target, which is empty.
     ///
     /// # Errors
     /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit.
     pub(super) fn run(mut self) -> io::Result<()> {
-        let (from, to) = (self.from, self.to);
-        let seen = fs::symlink_metadata(from).map_err(|error| named(&error, "cannot read", from))?;
-        self.contents(from, to)?;
-        self.finish_folder(to, &seen)
-    }
-
-    fn contents(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(from).map_err(|error| named(&error, "cannot read", from))? {
-            let entry = entry.map_err(|error| named(&error, "cannot read", from))?;
-            let source = entry.path();
-            match self.entry(&source, &to.join(entry.file_name())) {
-                // Programs that still run may remove their temporary files meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && to.is_dir() => {}
-                copied => copied?,
+        let top = self.folder_marks(&self.from.stat()?);
+        let mut walk = Walk::new(self.from, self.limits.files).map_err(|error| self.stopped(error))?;
+        let mut target = Target { position: Position::at(self.to), marks: Vec::new() };
+        while let Some(event) = walk.next().map_err(|error| self.stopped(error))? {
+            match event {
+                WalkEvent::Entry(entry) => self.entry(&mut walk, &entry, &mut target)?,
+                WalkEvent::Left => target.leave()?,
             }
         }
-        Ok(())
+        self.left_out.warn("not copied");
+        top.put_on(self.to).map_err(|errno| failed(errno, "cannot copy", self.to.path()))
     }
 
-    fn entry(&mut self, source: &Path, target: &Path) -> io::Result<()> {
-        let seen = fs::symlink_metadata(source).map_err(|error| named(&error, "cannot read", source))?;
-        self.files += 1;
-        within(self.from, "files and folders", self.files, self.limits.files)?;
-        let kind = seen.file_type();
-        if kind.is_dir() {
-            fs::create_dir(target).map_err(|error| named(&error, "cannot make", target))?;
-            self.contents(source, target)?;
-            self.finish_folder(target, &seen)
-        } else if kind.is_symlink() {
-            self.link(source, target).map_err(|error| named(&error, "cannot copy", source))
-        } else if kind.is_file() {
-            self.file(source, target, &seen)
-        } else {
-            tracing::warn!(path = %source.display(), "not copied: it is no file, folder or link");
-            Ok(())
+    /// Copies an entry; one that a program removes or replaces meanwhile is left out.
+    fn entry(&mut self, walk: &mut Walk<'_>, entry: &Entry, target: &mut Target<'_>) -> io::Result<()> {
+        match entry.kind() {
+            EntryKind::Folder => {
+                if walk.enter(entry).map_err(|error| self.stopped(error))? {
+                    make_folder(&mut target.position, &entry.name)?;
+                    target.marks.push(self.folder_marks(&entry.stat));
+                }
+                Ok(())
+            }
+            EntryKind::File => {
+                let Some(from) = walk.open_file(entry)? else { return Ok(()) };
+                self.file(&from, target.position.folder(), &entry.name).map_err(|error| match error.kind() {
+                    io::ErrorKind::QuotaExceeded => error,
+                    _ => named(&error, "cannot copy", &walk.path_of(entry)),
+                })
+            }
+            EntryKind::Link => {
+                let Some(leads) = walk.read_link(entry)? else { return Ok(()) };
+                let made = symlinkat(self.turned(leads), target.position.folder(), &*entry.name);
+                made.map_err(|errno| failed(errno, "cannot copy", &walk.path_of(entry)))
+            }
+            EntryKind::Special => {
+                self.left_out.add(walk, entry);
+                Ok(())
+            }
         }
     }
 
-    fn file(&mut self, source: &Path, target: &Path, seen: &Metadata) -> io::Result<()> {
-        let failed = |error: io::Error| named(&error, "cannot copy", source);
-        let (from, to) = (open(source).map_err(failed)?, create(target).map_err(failed)?);
-        if !self.shares(&from, &to) {
+    fn file(&mut self, from: &File, target: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+        let seen = rustix::fs::fstat(from)?;
+        let to = create_file(target, name)?;
+        if !self.shares(from, &to) {
             let room = self.limits.copied_bytes - self.bytes;
-            self.bytes += copy_data(&from, &to, seen, room).map_err(failed)?;
-            within(self.from, "bytes", self.bytes, self.limits.copied_bytes)?;
+            self.bytes += copy_data(from, &to, &seen, room)?;
+            within(self.from, "bytes", self.bytes, self.limits.copied_bytes, self.limits)?;
         }
-        to.set_permissions(seen.permissions()).map_err(failed)?;
-        to.set_times(FileTimes::new().set_modified(seen.modified()?)).map_err(failed)
+        Ok(Marks::of(&seen).put_on(to)?)
     }
 
     /// Lets the copy have the same blocks until one of the two is written to, where the file system can.
     #[cfg(target_os = "linux")]
     fn shares(&self, from: &File, to: &File) -> bool {
-        use rustix::io::Errno;
         if self.cannot_share.load(Ordering::Relaxed) {
             return false;
         }
@@ -117,72 +155,122 @@ impl<'a> Copying<'a> {
         false
     }
 
-    fn link(&self, source: &Path, target: &Path) -> io::Result<()> {
-        let mut leads = fs::read_link(source)?;
-        if self.of_session
-            && let Some(inside) = inside(self.from, &leads)
-        {
-            leads = self.to.join(inside);
-        }
-        symlink(leads, target)
+    /// Where the copy of a link leads.
+    fn turned(&self, leads: PathBuf) -> PathBuf {
+        let inside = self.session.and_then(|place| place.inside(&leads));
+        inside.map_or(leads, |inside| self.to.path().join(inside))
     }
 
-    /// Once it is filled, because filling it changes its time, and its mode may forbid it.
-    fn finish_folder(&self, target: &Path, seen: &Metadata) -> io::Result<()> {
-        let failed = |error: io::Error| named(&error, "cannot copy", target);
-        let folder = File::open(target).map_err(failed)?;
-        let mut permissions = seen.permissions();
-        if !self.of_session {
-            permissions.set_mode(permissions.mode() | 0o700);
-        }
-        folder.set_permissions(permissions).map_err(failed)?;
-        folder.set_times(FileTimes::new().set_modified(seen.modified()?)).map_err(failed)
+    fn folder_marks(&self, seen: &Stat) -> Marks {
+        let marks = Marks::of(seen);
+        let more = if self.session.is_some() { Mode::empty() } else { Mode::RWXU };
+        Marks { mode: marks.mode | more, ..marks }
     }
+
+    fn stopped(&self, error: WalkError) -> io::Error {
+        too_large(self.from, error, self.limits)
+    }
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, walk: &Walk<'_>, entry: &Entry) {
+        if self.count == 0 {
+            self.first = walk.path_of(entry);
+        }
+        self.count += 1;
+    }
+
+    pub(super) fn warn(&self, what: &str) {
+        if self.count > 0 {
+            let (count, first) = (self.count, self.first.display());
+            tracing::warn!(count, %first, "{what}: sockets, pipes and devices");
+        }
+    }
+}
+
+impl Target<'_> {
+    /// Ends a folder. Filling it changes its time, and its mode may forbid to fill it.
+    fn leave(&mut self) -> io::Result<()> {
+        let (Some(left), Some(marks)) = (self.position.leave()?, self.marks.pop()) else { return Ok(()) };
+        let put_on = marks.put_on(&left.folder);
+        put_on.map_err(|errno| failed(errno, "cannot copy", &self.position.path_of(&left.name)))
+    }
+}
+
+impl Marks {
+    pub(super) fn of(seen: &Stat) -> Self {
+        // The types of the parts differ between systems.
+        #[allow(clippy::unnecessary_cast)]
+        let modified =
+            Timespec { tv_sec: seen.st_mtime as i64, tv_nsec: seen.st_mtime_nsec as rustix::fs::Nsecs };
+        Marks { mode: Mode::from_raw_mode(seen.st_mode), modified }
+    }
+
+    pub(super) fn put_on(&self, file: impl AsFd) -> Result<(), Errno> {
+        rustix::fs::fchmod(&file, self.mode)?;
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        rustix::fs::futimens(&file, &Timestamps { last_access, last_modification: self.modified })
+    }
+}
+
+/// Makes a folder and goes into it.
+///
+/// # Errors
+/// The file system's, with the path in it.
+pub(super) fn make_folder(position: &mut Position<'_>, name: &CStr) -> io::Result<()> {
+    let made = rustix::fs::mkdirat(position.folder(), name, Mode::RWXU);
+    made.and_then(|()| position.enter(name))
+        .map_err(|errno| failed(errno, "cannot make", &position.path_of(name)))
+}
+
+/// Makes a file that only its owner can open until its mode is set.
+pub(super) fn create_file(folder: BorrowedFd<'_>, name: &CStr) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
 /// Refuses what is more than it may be.
 ///
 /// # Errors
 /// [`io::ErrorKind::QuotaExceeded`] with the folder, its size and the limit.
-pub(super) fn within(folder: &Path, what: &str, found: u64, limit: u64) -> io::Result<()> {
+pub(super) fn within(
+    folder: &OpenFolder,
+    what: &str,
+    found: u64,
+    limit: u64,
+    limits: WorkspaceLimits,
+) -> io::Result<()> {
     if found <= limit {
         return Ok(());
     }
-    let (folder, whole) = (folder.display(), measure(folder));
+    let size = measure(folder, limits.files.saturating_mul(2));
     let message = format!(
-        "the workspace {folder} has {} bytes in {} files and folders, and no more than {limit} {what} are \
-         taken along; remove what is not needed, or keep it outside of the workspace",
-        whole.0, whole.1
+        "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not needed, or \
+         keep it outside of the workspace",
+        folder.path().display()
     );
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
 }
 
-/// The path of a link's target within a folder, if it is an absolute one into it.
-pub(super) fn inside(folder: &Path, leads: &Path) -> Option<PathBuf> {
-    if let Ok(inside) = leads.strip_prefix(folder) {
-        return Some(inside.to_owned());
+/// Why a walk stopped: what [`within`] says if there were too many entries.
+pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: WorkspaceLimits) -> io::Error {
+    match error {
+        WalkError::Io(error) => error,
+        WalkError::TooManyEntries => {
+            let found = limits.files.saturating_add(1);
+            within(folder, "files and folders", found, limits.files, limits)
+                .err()
+                .unwrap_or_else(|| error.into())
+        }
     }
-    let real = folder.canonicalize().ok()?;
-    leads.strip_prefix(real).ok().map(Path::to_owned)
-}
-
-/// Opens a file for reading: neither a link nor anything that would wait for somebody.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
-}
-
-/// Makes a file that only its owner can open until its mode is set.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Copies what a file holds, and leaves its holes holes; gives the bytes that were copied. It ends soon after more
 /// than `room` of them.
-fn copy_data(from: &File, to: &File, seen: &Metadata, room: u64) -> io::Result<u64> {
-    let length = seen.len();
+fn copy_data(from: &File, to: &File, seen: &Stat, room: u64) -> io::Result<u64> {
+    let length = u64::try_from(seen.st_size).unwrap_or(0);
     #[cfg(target_os = "linux")]
-    if seen.blocks() * 512 < length {
+    if u64::try_from(seen.st_blocks).unwrap_or(0) * 512 < length {
         return copy_parts(from, to, length, room);
     }
     io::copy(&mut from.take(length.min(room.saturating_add(1))), &mut &*to)
@@ -191,7 +279,6 @@ fn copy_data(from: &File, to: &File, seen: &Metadata, room: u64) -> io::Result<u
 #[cfg(target_os = "linux")]
 fn copy_parts(from: &File, to: &File, length: u64, room: u64) -> io::Result<u64> {
     use rustix::fs::{SeekFrom, seek};
-    use rustix::io::Errno;
     to.set_len(length)?;
     let (mut at, mut copied) = (0, 0);
     while at < length && copied <= room {
@@ -213,20 +300,25 @@ fn copy_parts(from: &File, to: &File, length: u64, room: u64) -> io::Result<u64>
     Ok(copied)
 }
 
-/// The bytes and the entries of a folder, as far as they can be told.
-fn measure(folder: &Path) -> (u64, u64) {
-    let (mut bytes, mut files) = (0, 0);
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        files += 1;
-        match entry.metadata() {
-            Ok(found) if found.is_dir() => {
-                let (inner_bytes, inner_files) = measure(&entry.path());
-                bytes += inner_bytes;
-                files += inner_files;
+/// How large a folder is, for a message. It is not read further than to that many entries.
+fn measure(folder: &OpenFolder, max_entries: u64) -> String {
+    let (mut bytes, mut entries) = (0_u64, 0_u64);
+    let mut count = || {
+        let mut walk = Walk::new(folder, max_entries)?;
+        while let Some(event) = walk.next()? {
+            let WalkEvent::Entry(entry) = event else { continue };
+            entries += 1;
+            if entry.kind() == EntryKind::Folder {
+                walk.enter(&entry)?;
+            } else {
+                bytes = bytes.saturating_add(entry.len());
             }
-            Ok(found) => bytes += found.len(),
-            Err(_) => {}
         }
+        Ok::<(), WalkError>(())
+    };
+    match count() {
+        Ok(()) => format!("{bytes} bytes in {entries} files and folders"),
+        Err(WalkError::TooManyEntries) => format!("more than {max_entries} files and folders"),
+        Err(WalkError::Io(_)) => format!("at least {bytes} bytes in {entries} files and folders"),
     }
-    (bytes, files)
 }

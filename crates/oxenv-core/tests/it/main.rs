@@ -44,5 +44,8 @@ mod toolbox_support;
 mod tools;
 mod workspace;
 mod workspace_archives;
+mod workspace_deep;
 mod workspace_forks;
+mod workspace_hostile;
 mod workspace_sessions;
+mod workspace_trees;
