@@ -266,7 +266,7 @@ async fn keep(
     {
         tracing::warn!(toolset = %shared.label, "{error}");
     }
-    drop(scratch);
+    Scratch::release(scratch).await;
 }
 
 /// Waits until the connection or the process is over; gives how that came.

@@ -273,7 +273,7 @@ impl Drop for Starting {
             let scratch = self.scratch.take();
             let end = async move {
                 let _ = child.stop().await;
-                drop(scratch);
+                Scratch::release(scratch).await;
             };
             self.tracker.spawn_on(end, &runtime);
         }

@@ -6,8 +6,11 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
+
+use oxenv_core::folders;
 
 /// A folder that only this user can enter.
 pub(super) struct Scratch(PathBuf);
@@ -34,11 +37,21 @@ impl Scratch {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Lets go of a folder. If nobody else holds it, it is removed by a thread that may take its time: a server may
+    /// have put any number of files there.
+    pub(super) async fn release(scratch: Option<Arc<Self>>) {
+        if let Some(scratch) = scratch {
+            let _ = tokio::task::spawn_blocking(move || drop(scratch)).await;
+        }
+    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed is left to whoever cleans the temporary folder.
-        let _ = std::fs::remove_dir_all(&self.0);
+        if let Err(error) = folders::remove(&self.0) {
+            tracing::warn!(%error, "could not remove the folder of a tool server");
+        }
     }
 }

@@ -140,7 +140,7 @@ impl Tools {
 
 impl Drop for Tools {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = oxenv_core::folders::remove(&self.folder);
     }
 }
 

@@ -235,6 +235,16 @@ async fn nothing_outlives_close_or_drop() {
     }
 }
 
+/// The folder that a server works in is the server's to fill.
+#[tokio::test]
+async fn a_folder_that_a_server_made_deep_is_removed() {
+    let stage = Stage::new(&[odd("odd", "plain", "")]);
+    let toolsets = stage.session(1);
+    call(&toolsets[0], "nest", json!({ "levels": 30_000 })).await.unwrap();
+    stage.manager.close().await;
+    until("its folder is gone", || std::fs::read_dir(&stage.folder).unwrap().count() == 1).await;
+}
+
 #[tokio::test]
 async fn a_hundred_servers_start_a_few_at_a_time() {
     let entries: Vec<String> = (0..100).map(|number| odd(&format!("odd{number}"), "plain", "")).collect();

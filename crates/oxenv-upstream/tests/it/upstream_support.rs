@@ -62,7 +62,7 @@ impl Stage {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("stage-{}-{count}", std::process::id());
-        let folder = std::env::temp_dir().join(&mark);
+        let folder = temporary().join(&mark);
         std::fs::create_dir_all(&folder).unwrap();
         if let Some((name, text)) = file {
             std::fs::write(folder.join(name), text).unwrap();
@@ -117,12 +117,18 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = oxenv_core::folders::remove(&self.folder);
     }
 }
 
 fn command_line(process: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(process.join("cmdline")).unwrap_or_default()).replace('\0', " ")
+}
+
+/// A folder in memory where there is one: a disk takes long to make and remove many folders.
+fn temporary() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 /// Waits for what nobody tells of.

@@ -34,7 +34,7 @@ def tools():
     if MODE == "thousand":
         return [tool(f"tool_{number}") for number in range(1000)]
     names = ["echo", "count", "die", "flood", "wait", "cancelled", "notes", "ask", "big", "rich", "where", "say"]
-    names += ["change", "garbage", "refuse", "wrong", "fail", "seen", "close_output", "pid", "strange", "more"]
+    names += ["change", "garbage", "refuse", "wrong", "fail", "seen", "close_output", "pid", "strange", "more", "nest"]
     return [tool(name) for name in names] + EXTRA
 
 
@@ -103,6 +103,15 @@ def call(identifier, params):
     if name == "say":
         send({"method": arguments["method"]})
         return text("said")
+    if name == "nest":
+        # In the folder that it works in, by steps: the path soon is longer than a path may be.
+        top = os.open(".", os.O_RDONLY)
+        for _ in range(arguments["levels"]):
+            os.mkdir("d")
+            os.chdir("d")
+        os.fchdir(top)
+        os.close(top)
+        return text("nested")
     if name == "change":
         EXTRA.append(tool("added"))
         send({"method": "notifications/tools/list_changed"})

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use oxenv_core::rubric::JudgeCache;
-use oxenv_core::{EnvironmentFactory, Limits, Redact, SessionStore};
+use oxenv_core::{EnvironmentFactory, Limits, Redact, SessionStore, folders};
 use oxenv_store::{
     LogOptions, LogReader, LogRecorder, StoredEntry, StoredEvent, StoredOutcome, Trajectories,
 };
@@ -187,6 +187,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         // What is left behind in the temporary folder harms nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = folders::remove(&self.0);
     }
 }
