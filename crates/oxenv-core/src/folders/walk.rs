@@ -220,6 +220,14 @@ impl Entry {
         }
     }
 
+    /// Its permission bits.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        // The type of a mode differs between systems.
+        #[allow(clippy::useless_conversion)]
+        u32::from(Mode::from_raw_mode(self.stat.st_mode).as_raw_mode())
+    }
+
     /// Its length in bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, Timespec, symlinkat};
+use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
 use super::copying::{LeftOut, Marks, create_file, make_folder, too_large, within};
@@ -95,7 +95,7 @@ impl Packing<'_> {
             EntryKind::Folder => {
                 if walk.enter(entry).map_err(|error| self.stopped(error))? {
                     self.head(FOLDER, entry.name())?;
-                    self.marks(&Marks::of(&entry.stat));
+                    self.marks(entry);
                 }
                 Ok(())
             }
@@ -106,7 +106,7 @@ impl Packing<'_> {
                 let read = file.take(entry.len()).read_to_end(&mut content);
                 read.map_err(|error| named(&error, "cannot read", &walk.path_of(entry)))?;
                 self.head(FILE, entry.name())?;
-                self.marks(&Marks::of(&entry.stat));
+                self.marks(entry);
                 self.bytes(&content)
             }
             EntryKind::Link => match walk.read_link(entry)? {
@@ -144,7 +144,8 @@ impl Packing<'_> {
         self.bytes(name.as_bytes())
     }
 
-    fn marks(&mut self, marks: &Marks) {
+    fn marks(&mut self, entry: &Entry) {
+        let marks = Marks::of(&entry.stat);
         // What is older than 1970 becomes as old as that.
         let (seconds, nanoseconds) = match u64::try_from(marks.modified.tv_sec) {
             Ok(seconds) => (seconds, u32::try_from(marks.modified.tv_nsec).unwrap_or(0)),
@@ -152,7 +153,7 @@ impl Packing<'_> {
         };
         self.out.extend(seconds.to_le_bytes());
         self.out.extend(nanoseconds.to_le_bytes());
-        self.out.extend((marks.mode.as_raw_mode() & 0o777).to_le_bytes());
+        self.out.extend((entry.mode() & 0o777).to_le_bytes());
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -264,8 +265,11 @@ impl<'a> Unpacking<'a> {
             let tv_sec = i64::try_from(since.as_secs()).ok()?;
             Some(Timespec { tv_sec, tv_nsec: since.subsec_nanos().into() })
         });
+        // The type of a mode differs between systems.
+        #[allow(clippy::unnecessary_cast)]
+        let mode = Mode::from_raw_mode((mode & 0o777) as RawMode);
         let modified = modified.ok_or_else(|| invalid("it has a time that is none"))?;
-        Ok(Marks { modified, mode: Mode::from_raw_mode(mode & 0o777) })
+        Ok(Marks { mode, modified })
     }
 
     fn bytes(&mut self) -> io::Result<&'a [u8]> {

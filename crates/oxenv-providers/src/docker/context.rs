@@ -3,12 +3,13 @@
 //! Invariant: owners and times of this machine are not in it, and no link leads out of the folder. It is read while it
 //! is sent, so its size does not matter; who stops to listen ends the reading.
 
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
-use tar::{Builder, EntryType, Header, HeaderMode};
+use oxenv_core::folders::{Entry, EntryKind, OpenFolder, Walk, WalkEvent};
+use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
 use super::ignore::Ignored;
@@ -16,6 +17,10 @@ use crate::error::{ProviderCode, ProviderError};
 
 /// How much is sent at once, in bytes.
 const PIECE: usize = 64 << 10;
+/// The time of everything in an archive, in seconds since 1970. Some tools take 0 for no time.
+const MODIFIED: u64 = 1_153_704_088;
+/// The longest path in an archive, in bytes: no program can open a longer one.
+const MAX_PATH: usize = 4095;
 /// Under this name the daemon is sent a build file that is not in the folder.
 pub(super) const GENERATED: &str = ".oxenv.dockerfile";
 
@@ -36,7 +41,7 @@ impl Context {
             Ignored::of(&self.folder).map_err(|error| bad(&self.folder.join(".dockerignore"), &error))?;
         let mut archive = Builder::new(BufWriter::with_capacity(PIECE, Pieces(pieces.clone())));
         let mut packing = Packing { context: &self, ignored: &ignored, archive: &mut archive };
-        let packed = packing.folder("").and_then(|()| packing.generated());
+        let packed = packing.folder().and_then(|()| packing.generated());
         let packed = packed.and_then(|()| finish(archive).map_err(|error| bad(&self.folder, &error)));
         if packed.is_err() {
             // The daemon must not take half a folder for a whole one.
@@ -58,25 +63,35 @@ struct Packing<'a, W: Write> {
 }
 
 impl<W: Write> Packing<'_, W> {
-    /// Packs what is in a folder, which is given relative to the whole and ends with `/`, in the order of names.
-    fn folder(&mut self, within: &str) -> Result<(), ProviderError> {
-        let folder = self.context.folder.join(within);
-        let listed = fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        let mut entries = listed.map_err(|error| bad(&folder, &error))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let here = entry.path();
-            let Ok(name) = entry.file_name().into_string() else {
+    /// Packs what is in the folder, in the order of names.
+    fn folder(&mut self) -> Result<(), ProviderError> {
+        let folder = OpenFolder::open(&self.context.folder).map_err(|error| unreadable(&error))?;
+        let mut walk = Walk::new(&folder, u64::MAX).map_err(|error| unreadable(&error.into()))?;
+        // The path of the present folder within the whole, which ends with `/`, and the lengths of those above it.
+        let (mut within, mut lengths) = (String::new(), Vec::new());
+        while let Some(event) = walk.next().map_err(|error| unreadable(&error.into()))? {
+            let entry = match event {
+                WalkEvent::Entry(entry) => entry,
+                WalkEvent::Left => {
+                    within.truncate(lengths.pop().unwrap_or(0));
+                    continue;
+                }
+            };
+            let Some(name) = entry.name().to_str() else {
+                let here = walk.path_of(&entry);
                 return Err(unfit(&here, "its name is no UTF-8: rename it or list it in .dockerignore"));
             };
             let path = format!("{within}{name}");
-            let metadata = fs::symlink_metadata(&here).map_err(|error| bad(&here, &error))?;
             let stays_out = self.ignored.holds(&path) && !self.is_needed(&path);
             if !stays_out {
-                self.entry(&path, &here, &metadata)?;
+                self.entry(&path, &walk, &entry)?;
             }
-            if metadata.is_dir() && (!stays_out || self.may_hold_more(&path)) {
-                self.folder(&format!("{path}/"))?;
+            // What is too deep has stopped this already, unless it stays out.
+            if (!stays_out || (self.may_hold_more(&path) && path.len() <= MAX_PATH))
+                && walk.enter(&entry).map_err(|error| unreadable(&error.into()))?
+            {
+                lengths.push(within.len());
+                within = format!("{path}/");
             }
         }
         Ok(())
@@ -93,33 +108,40 @@ impl<W: Write> Packing<'_, W> {
         holds_file || self.ignored.has_exceptions()
     }
 
-    fn entry(&mut self, path: &str, here: &Path, metadata: &Metadata) -> Result<(), ProviderError> {
+    fn entry(&mut self, path: &str, walk: &Walk<'_>, entry: &Entry) -> Result<(), ProviderError> {
         let generated = self.context.text.is_some() && (path == ".dockerignore" || path == GENERATED);
         if generated {
             return Ok(());
         }
-        let mut header = Header::new_gnu();
-        header.set_metadata_in_mode(metadata, HeaderMode::Deterministic);
-        let added = if metadata.is_symlink() {
-            let to = fs::read_link(here).map_err(|error| bad(here, &error))?;
-            if leads_out(path, &to) {
-                return Err(unfit(
-                    here,
-                    "it is a link that leads out of the folder: list it in .dockerignore",
-                ));
+        let here = walk.path_of(entry);
+        if path.len() > MAX_PATH {
+            let why = "its path is longer than a path may be in a container: list it in .dockerignore";
+            return Err(unfit(&here, why));
+        }
+        let replaced = || bad(&here, &io::Error::other("it was replaced while the folder was read"));
+        let added = match entry.kind() {
+            EntryKind::Link => {
+                let to = walk.read_link(entry).map_err(|error| unreadable(&error))?.ok_or_else(replaced)?;
+                if leads_out(path, &to) {
+                    let why = "it is a link that leads out of the folder: list it in .dockerignore";
+                    return Err(unfit(&here, why));
+                }
+                self.archive.append_link(&mut header(EntryType::Symlink, entry), path, to)
             }
-            header.set_size(0);
-            self.archive.append_link(&mut header, path, to)
-        } else if metadata.is_dir() {
-            self.archive.append_data(&mut header, format!("{path}/"), io::empty())
-        } else if metadata.is_file() {
-            let exact = File::open(here).map(|file| Exact { file, left: metadata.len() });
-            exact.and_then(|file| self.archive.append_data(&mut header, path, file))
-        } else {
+            EntryKind::Folder => {
+                let mut header = header(EntryType::Directory, entry);
+                self.archive.append_data(&mut header, format!("{path}/"), io::empty())
+            }
+            EntryKind::File => {
+                let file = walk.open_file(entry).map_err(|error| unreadable(&error))?.ok_or_else(replaced)?;
+                let mut header = header(EntryType::Regular, entry);
+                header.set_size(entry.len());
+                self.archive.append_data(&mut header, path, Exact { file, left: entry.len() })
+            }
             // Sockets and devices have no place in an image.
-            return Ok(());
+            EntryKind::Special => return Ok(()),
         };
-        added.map_err(|error| bad(here, &error))
+        added.map_err(|error| bad(&here, &error))
     }
 
     /// The build file that is not in the folder, and the word to the daemon that it does not belong there.
@@ -141,6 +163,19 @@ impl<W: Write> Packing<'_, W> {
     }
 }
 
+/// What an archive tells of an entry: nothing of this machine.
+fn header(kind: EntryType, entry: &Entry) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    let is_executable = kind == EntryType::Directory || entry.mode() & 0o100 != 0;
+    header.set_mode(if is_executable { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(MODIFIED);
+    header.set_size(0);
+    header
+}
+
 /// Whether a link within the folder leads out of it.
 fn leads_out(path: &str, to: &Path) -> bool {
     let mut depth = path.matches('/').count();
@@ -157,6 +192,11 @@ fn leads_out(path: &str, to: &Path) -> bool {
 
 fn bad(path: &Path, error: &io::Error) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, format!("cannot read {}: {error}", path.display()))
+}
+
+/// For an error that names the path already.
+fn unreadable(error: &io::Error) -> ProviderError {
+    ProviderError::new(ProviderCode::InvalidSpec, error.to_string())
 }
 
 fn unfit(path: &Path, why: &str) -> ProviderError {
@@ -197,6 +237,8 @@ impl Write for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn packed(folder: &Path, text: Option<&str>) -> Result<Vec<(String, u64, u64)>, ProviderError> {
@@ -257,6 +299,26 @@ mod tests {
         let within = pack(&folder, "src/Dockerfile", None).unwrap();
         assert!(within.iter().any(|(name, ..)| name == "src/Dockerfile"), "{within:?}");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// One that cannot be sent, unless it is listed.
+    #[test]
+    fn a_folder_that_is_too_deep_is_named() {
+        let folder = folder("deep");
+        let here = std::env::current_dir().unwrap();
+        std::env::set_current_dir(folder.join("src")).unwrap();
+        let name = "d".repeat(250);
+        for _ in 0..100 {
+            fs::create_dir(&name).unwrap();
+            std::env::set_current_dir(&name).unwrap();
+        }
+        std::env::set_current_dir(here).unwrap();
+        let error = packed(&folder, None).unwrap_err();
+        assert_eq!(error.code, ProviderCode::InvalidSpec);
+        assert!(error.message.contains("longer than a path may be"), "{error}");
+        fs::write(folder.join(".dockerignore"), "src/dd*\n").unwrap();
+        assert_eq!(packed(&folder, None).unwrap().len(), 5);
+        oxenv_core::folders::remove(&folder).unwrap();
     }
 
     #[test]

@@ -87,36 +87,68 @@ impl Pattern {
         (!parts.is_empty()).then_some(Pattern { lets_in, parts })
     }
 
-    /// Whether it names the path, or a folder that the path is in.
+    /// Whether it names the path, or a folder that the path is in. Takes as many steps as the two have parts, multiplied.
     fn fits(&self, path: &[&str]) -> bool {
-        (1..=path.len()).any(|end| parts_fit(&self.parts, &path[..end]))
+        let end = self.parts.len();
+        // How many parts of the pattern may stand for the path so far.
+        let (mut reached, mut next) = (vec![false; end + 1], vec![false; end + 1]);
+        reached[0] = true;
+        self.skip_wildcards(&mut reached);
+        for name in path {
+            next.fill(false);
+            for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| reached[*at]) {
+                match part.as_str() {
+                    "**" => next[at] = true,
+                    part => next[at + 1] |= name_fits(part.as_bytes(), name.as_bytes()),
+                }
+            }
+            self.skip_wildcards(&mut next);
+            if next[end] {
+                return true;
+            }
+            std::mem::swap(&mut reached, &mut next);
+        }
+        false
     }
-}
 
-fn parts_fit(pattern: &[String], path: &[&str]) -> bool {
-    match pattern.split_first() {
-        None => path.is_empty(),
-        Some((any, rest)) if any == "**" => (0..=path.len()).any(|skipped| parts_fit(rest, &path[skipped..])),
-        Some((first, rest)) => match path.split_first() {
-            Some((name, deeper)) => name_fits(first.as_bytes(), name.as_bytes()) && parts_fit(rest, deeper),
-            None => false,
-        },
+    /// `**` may stand for nothing.
+    fn skip_wildcards(&self, reached: &mut [bool]) {
+        for (at, _) in self.parts.iter().enumerate().filter(|(_, part)| *part == "**") {
+            reached[at + 1] |= reached[at];
+        }
     }
 }
 
 /// Whether a name fits a pattern with `*`, `?`, `[a-z]`, `[^a-z]` and `\`.
-fn name_fits(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=name.len()).any(|skipped| name_fits(rest, &name[skipped..])),
-        ([b'?', rest @ ..], [_, others @ ..]) => name_fits(rest, others),
-        ([b'[', rest @ ..], [first, others @ ..]) => match class(rest, *first) {
-            Some((fits, rest)) => fits && name_fits(rest, others),
-            None => false,
-        },
-        ([b'\\', literal, rest @ ..], [first, others @ ..]) => literal == first && name_fits(rest, others),
-        ([literal, rest @ ..], [first, others @ ..]) => literal == first && name_fits(rest, others),
-        _ => false,
+fn name_fits(mut pattern: &[u8], mut name: &[u8]) -> bool {
+    // What stands behind the last `*`, and the part of the name that it has not been tried on.
+    let mut behind: Option<(&[u8], &[u8])> = None;
+    loop {
+        if let [b'*', rest @ ..] = pattern {
+            (pattern, behind) = (rest, Some((rest, name)));
+            continue;
+        }
+        if let [first, others @ ..] = name
+            && let Some(rest) = fits_byte(pattern, *first)
+        {
+            (pattern, name) = (rest, others);
+            continue;
+        }
+        if pattern.is_empty() && name.is_empty() {
+            return true;
+        }
+        let Some((rest, [_, untried @ ..])) = behind else { return false };
+        (pattern, name, behind) = (rest, untried, Some((rest, untried)));
+    }
+}
+
+/// What stands behind the beginning of a pattern that stands for one byte, if it stands for that byte.
+fn fits_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+    match pattern {
+        [b'?', rest @ ..] => Some(rest),
+        [b'[', rest @ ..] => class(rest, byte).and_then(|(fits, rest)| fits.then_some(rest)),
+        [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte).then_some(rest),
+        [] => None,
     }
 }
 
@@ -174,6 +206,20 @@ mod tests {
         }
         assert!(!usual.holds("tools.yaml") && !usual.has_exceptions());
         assert!(!Ignored::parse("!.env.example").holds(".env.example"));
+    }
+
+    /// A pattern that could be tried in more ways than there is time for, on a name and on a path.
+    #[test]
+    fn no_pattern_takes_long() {
+        let name = "a".repeat(255);
+        let stars = format!("{}b", "*a".repeat(60));
+        assert!(!Ignored::parse(&stars).holds(&name));
+        assert!(Ignored::parse(&stars).holds(&format!("{name}b")));
+        let deep = "a/".repeat(2000);
+        let wildcards = format!("{}b", "**/a/".repeat(60));
+        assert!(!Ignored::parse(&wildcards).holds(&format!("{deep}a")));
+        assert!(Ignored::parse(&wildcards).holds(&format!("{deep}b/c")));
+        assert!(Ignored::parse("a\\*b\\").holds("a*b\\") && !Ignored::parse("[a").holds("[a"));
     }
 
     #[test]

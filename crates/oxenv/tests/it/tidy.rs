@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv-providers", &["oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-providers", &["oxenv-core", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-client", &["oxenv-core", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-fleet-simulator", &[]),
     (
