@@ -134,7 +134,7 @@ struct Level {
     /// Whether something in it cannot be removed.
     stays: bool,
     /// Whether it was tried to give its owner all rights to it.
-    had_access: bool,
+    access_tried: bool,
 }
 
 /// The first thing that cannot be removed, and the number of others.
@@ -298,13 +298,13 @@ impl Removal<'_> {
 
 impl Level {
     fn new(name: CString, dir: Dir) -> Self {
-        Level { name, dir, stays: false, had_access: false }
+        Level { name, dir, stays: false, access_tried: false }
     }
 
     /// Gives the folder's owner all rights to it; `false` if that has been tried already, or cannot be done.
     fn give_access(&mut self) -> bool {
-        let given = !self.had_access && self.dir.fd().and_then(add_rights).is_ok();
-        self.had_access = true;
+        let given = !self.access_tried && self.dir.fd().and_then(add_rights).is_ok();
+        self.access_tried = true;
         given
     }
 }

@@ -4,6 +4,7 @@
 //! more than its caller allows.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -236,12 +237,21 @@ impl Entry {
     }
 }
 
+impl fmt::Display for WalkError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WalkError::TooManyEntries => write!(formatter, "there are too many files and folders"),
+            WalkError::Io(error) => error.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for WalkError {}
+
 impl From<WalkError> for io::Error {
     fn from(error: WalkError) -> Self {
         match error {
-            WalkError::TooManyEntries => {
-                io::Error::new(io::ErrorKind::QuotaExceeded, "there are too many files and folders")
-            }
+            WalkError::TooManyEntries => io::Error::new(io::ErrorKind::QuotaExceeded, error),
             WalkError::Io(error) => error,
         }
     }

@@ -47,5 +47,7 @@ mod workspace_archives;
 mod workspace_deep;
 mod workspace_forks;
 mod workspace_hostile;
+#[cfg(feature = "nightly-tests")]
+mod workspace_nightly;
 mod workspace_sessions;
 mod workspace_trees;

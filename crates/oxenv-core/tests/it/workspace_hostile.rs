@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use oxenv_core::{WorkspaceSource, Workspaces};
+use oxenv_core::{WorkspaceSource, Workspaces, folders};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::workspace::{Folder, listing, open, source, write};
@@ -123,6 +123,31 @@ fn what_is_immutable_is_named_and_keeps_nothing_else() {
     drop(locked);
     drop(Workspaces::new(&parent.0, WorkspaceSource::Empty).unwrap());
     assert!(listing(&parent.0).is_empty());
+}
+
+#[test]
+fn what_has_the_name_is_removed_whatever_it_is() {
+    let (parent, outside) = (Folder::new(), source());
+    let before = listing(&outside.0);
+    let path = parent.0.join("it");
+    let remove = || {
+        folders::remove(&path).unwrap();
+        assert!(path.symlink_metadata().is_err());
+    };
+    assert_eq!(folders::remove(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    fs::write(&path, "text").unwrap();
+    remove();
+    symlink(&outside.0, &path).unwrap();
+    remove();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    remove();
+    write(&path, "a/b/c", "text");
+    remove();
+    for wrong in ["/", "..", ""] {
+        let error = folders::remove(Path::new(wrong)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{wrong}");
+    }
+    assert_eq!(listing(&outside.0), before);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod churn;
 mod clocks;
+mod deep_workspace;
 mod descriptors;
 mod drain;
 mod full_disk;

@@ -219,6 +219,15 @@ fn environment_variables_are_read_in_one_file() {
     }
 }
 
+/// What the standard library deletes a folder with needs a descriptor and a part of the stack for each level of it.
+#[test]
+fn folders_are_removed_in_one_way() {
+    for path in sources() {
+        let removes = code_lines(&path).iter().any(|line| line.contains("remove_dir_all"));
+        assert!(!removes, "{} does not remove folders with oxenv_core::folders::remove", shown(&path));
+    }
+}
+
 #[test]
 fn statuses_of_failures_are_chosen_in_one_file() {
     for path in sources().iter().filter(|path| path.to_string_lossy().contains("oxenv-server")) {
