@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    Action, CallGraph, ClientFrame, ErrorCode, FrameFault, JsonFault, Loc, Object, ObservationParts,
-    ParseFault, RangeRequest, ResetRequest, Reward, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest,
-    SessionCreate, SplitRequest, StepRequest, TaskRequest, ToolCall, ToolResult, ValidationIssue,
-    default_call, legacy_message, python_repr, raw, read, render_issues, write_call_fields,
-    write_call_metadata, write_error_frame, write_observation_body, write_observation_frame, write_rpc_error,
-    write_rpc_result, write_unified_fields,
+    Action, CallGraph, ClientFrame, ErrorCode, FillBudget, FillFault, FrameFault, JsonFault, Loc,
+    MAX_REFERENCES, Object, ObservationParts, ParseFault, RangeRequest, Reference, ResetRequest, Reward,
+    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest,
+    Template, ToolCall, ToolResult, ValidationIssue, default_call, legacy_message, python_repr, raw, read,
+    render_issues, write_call_fields, write_call_metadata, write_error_frame, write_observation_body,
+    write_observation_frame, write_rpc_error, write_rpc_result, write_unified_fields,
 };
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -131,6 +131,149 @@ pub fn json(data: &[u8]) {
         assert!(!python_repr(value).is_empty() || value.get() == "\"\"");
         written(value);
     }
+}
+
+/// Arguments with references in them, and the result that all of them refer to.
+pub fn template(data: &[u8]) {
+    #[derive(serde::Deserialize)]
+    struct Case<'a> {
+        #[serde(borrow)]
+        arguments: &'a RawValue,
+        #[serde(borrow)]
+        result: &'a RawValue,
+    }
+    let Ok(Case { arguments, result }) = serde_json::from_slice(data) else { return };
+    let Ok(sent) = read::<Value>(arguments) else { return };
+    let parsed = Template::parse(arguments.into());
+    let mut paths = Vec::new();
+    let changes = refers(&sent, &mut paths);
+    let Ok(parsed) = parsed else {
+        assert!(
+            arguments.get().matches("${").count() + arguments.get().matches("\\u").count() > MAX_REFERENCES
+        );
+        return;
+    };
+    let Some(template) = parsed else {
+        assert!(!changes, "what has references is a template: {arguments}");
+        return;
+    };
+    // A key that is there twice hides a value, and what it refers to, from whoever builds values.
+    let found: Vec<&str> = template.references().iter().map(Reference::path).collect();
+    assert!(paths.iter().all(|path| found.contains(&path.as_str())), "{arguments}: {found:?}");
+    let before = FillBudget { inserted: 1 << 10, scanned: 1 << 10 };
+    let mut budget = before;
+    let filled = template.fill(&mut budget, |reference, budget| reference.find(result.into(), budget));
+    assert!(budget.inserted <= before.inserted && budget.scanned <= before.scanned, "a budget only shrinks");
+    match filled {
+        Ok(text) => {
+            let text: Value =
+                serde_json::from_str(&text).expect("filled arguments are JSON, and can be read");
+            assert_eq!(Some(text), filled_in(&sent, result), "{arguments} {result}");
+        }
+        Err((reference, FillFault::Missing(step))) => {
+            assert!(reference.path().split('.').skip(1).any(|part| part == step));
+            assert!(part(result, reference.path()).is_none(), "{arguments} {result}");
+        }
+        Err((reference, FillFault::Unreadable(_))) => {
+            assert!(part(result, reference.path()).is_some_and(|part| read::<Value>(part).is_err()));
+        }
+        Err((_, FillFault::TooLarge | FillFault::TooFar)) => {
+            assert!(data.len() > 1 << 7, "{arguments} {result}");
+        }
+    }
+}
+
+/// Notes the references of a value; true if there is something to replace in it.
+fn refers(value: &Value, paths: &mut Vec<String>) -> bool {
+    match value {
+        Value::String(text) => {
+            let parts = parts(text);
+            paths.extend(parts.iter().filter_map(|part| part.clone().err()));
+            parts.len() > 1
+        }
+        Value::Array(items) => items.iter().fold(false, |any, item| refers(item, paths) | any),
+        Value::Object(fields) => fields.values().fold(false, |any, field| refers(field, paths) | any),
+        _ => false,
+    }
+}
+
+/// What stands between references, and the references.
+fn parts(text: &str) -> Vec<Result<String, String>> {
+    let (mut parts, mut rest) = (Vec::new(), text);
+    while let Some(begin) = rest.find("${") {
+        if rest[..begin].ends_with('$') {
+            parts.extend([Ok(rest[..begin - 1].to_owned()), Ok("${".to_owned())]);
+            rest = &rest[begin + 2..];
+            continue;
+        }
+        let Some(end) = rest[begin..].find('}') else { break };
+        parts.extend([Ok(rest[..begin].to_owned()), Err(rest[begin + 2..begin + end].to_owned())]);
+        rest = &rest[begin + end + 1..];
+    }
+    parts.push(Ok(rest.to_owned()));
+    parts
+}
+
+/// The value with its references replaced, by building values.
+fn filled_in(value: &Value, result: &RawValue) -> Option<Value> {
+    Some(match value {
+        Value::String(text) => match parts(text).as_slice() {
+            [Ok(before), Err(path), Ok(after)] if before.is_empty() && after.is_empty() => {
+                read(part(result, path)?).ok()?
+            }
+            parts => {
+                let text = |part: &Result<String, String>| match part {
+                    Ok(text) => Some(text.clone()),
+                    Err(path) => {
+                        let part = self::part(result, path)?;
+                        Some(read::<String>(part).unwrap_or_else(|_| part.get().to_owned()))
+                    }
+                };
+                parts.iter().map(text).collect::<Option<String>>()?.into()
+            }
+        },
+        Value::Array(items) => {
+            items.iter().map(|item| filled_in(item, result)).collect::<Option<Vec<_>>>()?.into()
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, field)| Some((key.clone(), filled_in(field, result)?)));
+            Value::Object(fields.collect::<Option<_>>()?)
+        }
+        other => other.clone(),
+    })
+}
+
+/// The part of a result behind the id of a path, by serde's own reading.
+fn part<'a>(result: &'a RawValue, path: &str) -> Option<&'a RawValue> {
+    path.split('.').skip(1).try_fold(result, |value, step| match value.get().as_bytes().first() {
+        Some(b'[') => read::<Vec<&RawValue>>(value).ok()?.get(step.parse::<usize>().ok()?).copied(),
+        Some(b'{') => {
+            pairs(value).into_iter().rfind(|(key, _)| key.as_deref() == Some(step)).map(|(_, value)| value)
+        }
+        _ => None,
+    })
+}
+
+/// The fields of an object, also where some keys are no Unicode text.
+fn pairs(object: &RawValue) -> Vec<(Option<String>, &RawValue)> {
+    struct Pairs;
+    impl<'de> serde::de::Visitor<'de> for Pairs {
+        type Value = Vec<(Option<String>, &'de RawValue)>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                pairs.push((read(key).ok(), value));
+            }
+            Ok(pairs)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(object.get());
+    serde::Deserializer::deserialize_map(&mut reader, Pairs).unwrap_or_default()
 }
 
 fn one_action(value: &RawValue) {

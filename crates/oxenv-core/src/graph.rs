@@ -3,28 +3,39 @@
 //! Invariant: everything that can be known beforehand is checked before anything runs: ids, needs,
 //! references, cycles. What only a result can tell fails that call alone.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    CallGraph, GraphCall, Loc, RawJson, Structured, ToolError, ToolErrorType, ToolResult, ValidationIssue,
-    raw, read,
+    CallGraph, ErrorCode, FillBudget, FillFault, GraphCall, Json, Loc, MAX_GRAPH_CALLS, MAX_REFERENCES,
+    RawJson, Reference, Template, ToolError, ToolErrorType, ToolResult, ValidationIssue, check_readable,
+    preview, raw,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
-/// Calls in one action, at the most.
-const MAX_CALLS: usize = 256;
 /// Issues of one action that are told, at the most.
 const MAX_ISSUES: usize = 64;
-/// Bytes that references may put into the arguments of one call: results that are put into each
-/// other grow without end.
+/// Bytes that references may put into the arguments of all calls of a graph: results that are put into each other
+/// grow without end.
 const MAX_FILLED: usize = 16 << 20;
+/// Bytes of results that the references of a graph may be looked up in.
+const MAX_SCANNED: usize = 256 << 20;
+/// Bytes of results that one graph keeps, unless a single result has more.
+const MAX_RESULTS: usize = 64 << 20;
 
 /// A checked graph.
 pub(crate) struct Plan<'a> {
     calls: Vec<Planned<'a>>,
+}
+
+/// What one graph may still cost.
+pub(crate) struct Budget {
+    fill: FillBudget,
+    /// Bytes of the results that are kept.
+    results: usize,
 }
 
 /// One call of a plan.
@@ -32,10 +43,8 @@ pub(crate) struct Planned<'a> {
     pub(crate) id: &'a str,
     pub(crate) tool: &'a str,
     arguments: Option<&'a RawValue>,
-    /// The arguments as a value, where something is to be filled in.
-    template: Option<Value>,
-    /// What the arguments refer to: `id.path`.
-    references: Vec<String>,
+    /// The arguments with their references, where something is to be filled in.
+    template: Option<Template>,
     /// Calls that must be done first: indices into the plan.
     needs: Vec<usize>,
 }
@@ -50,17 +59,17 @@ impl<'a> Plan<'a> {
     /// A validation failure with every issue: no calls or too many, an id twice, an unknown need, a
     /// reference to a call that is not there, a cycle.
     pub(crate) fn new(graph: &'a CallGraph<'_>) -> Result<Self, Failure> {
-        let mut issues = Vec::new();
-        if graph.calls.is_empty() || graph.calls.len() > MAX_CALLS {
-            let message = format!("List should have 1 to {MAX_CALLS} calls");
+        if graph.calls.is_empty() || graph.calls.len() > MAX_GRAPH_CALLS {
+            let message = format!("List should have 1 to {MAX_GRAPH_CALLS} calls");
             let count = Value::from(graph.calls.len());
             return Err(Failure::invalid(vec![issue("list_length", vec!["calls".into()], &message, &count)]));
         }
+        let mut issues = Issues::default();
         let mut ids: HashMap<&str, usize> = HashMap::new();
         for (index, call) in graph.calls.iter().enumerate() {
             if ids.insert(&call.id, index).is_some() {
-                let message = format!("The id '{}' appears twice", call.id);
-                issues.push(issue("duplicate_id", at(index, "id"), &message, &Value::from(call.id.as_ref())));
+                let message = format!("The id '{}' appears twice", preview(&call.id));
+                issues.add("duplicate_id", at(index, "id"), &message, &call.id);
             }
         }
         let calls: Vec<Planned<'_>> = graph
@@ -72,10 +81,9 @@ impl<'a> Plan<'a> {
         let plan = Plan { calls };
         if let Some(cycle) = plan.cycle() {
             let message = format!("These calls need each other: {}", cycle.join(" → "));
-            issues.push(issue("cycle", vec!["calls".into()], &message, &Value::from(cycle)));
+            issues.push(|| issue("cycle", vec!["calls".into()], &message, &Value::from(cycle)));
         }
-        issues.truncate(MAX_ISSUES);
-        if issues.is_empty() { Ok(plan) } else { Err(Failure::invalid(issues)) }
+        if issues.0.is_empty() { Ok(plan) } else { Err(Failure::invalid(issues.0)) }
     }
 
     pub(crate) fn calls(&self) -> &[Planned<'a>] {
@@ -121,186 +129,160 @@ impl Planned<'_> {
     }
 
     /// The arguments with every reference replaced; the error is the call's own outcome.
-    pub(crate) fn resolve(&self, plan: &Plan<'_>, done: &Outcomes) -> Result<Option<RawJson>, ToolError> {
-        let mut data: HashMap<&str, Value> = HashMap::new();
+    pub(crate) fn resolve(
+        &self,
+        plan: &Plan<'_>,
+        done: &Outcomes,
+        budget: &mut Budget,
+    ) -> Result<Option<RawJson>, ToolError> {
+        let mut results: Vec<(&str, &ToolResult)> = Vec::new();
         for need in &self.needs {
             let id = plan.calls[*need].id;
             let Some(Ok(result)) = done[*need].as_ref().filter(|outcome| succeeded(outcome)) else {
                 let message = format!("not called: '{id}', which it needs, gave no result");
                 return Err(ToolError::new(ToolErrorType::ExecutionError, message));
             };
-            if self.references.iter().any(|reference| id_of(reference) == id) {
-                let value = value_of(result).map_err(|error| {
-                    let message = format!("not called: the result of '{id}' cannot be read: {error}");
-                    ToolError::new(ToolErrorType::ExecutionError, message)
-                })?;
-                data.insert(id, value);
-            }
+            results.push((id, result));
         }
         let Some(template) = &self.template else { return Ok(self.arguments.map(RawValue::to_owned)) };
-        let filled = self.bounded(&data).and_then(|()| fill(template, &data));
-        let filled = filled.map_err(|message| ToolError::new(ToolErrorType::InvalidArgs, message))?;
-        Ok(raw(&filled).ok())
-    }
-
-    /// Refuses arguments that results would make too large.
-    fn bounded(&self, data: &HashMap<&str, Value>) -> Result<(), String> {
-        let mut room = MAX_FILLED;
-        for reference in &self.references {
-            let size = lookup(reference, data)?.to_string().len();
-            room = room.checked_sub(size).ok_or_else(|| {
-                format!("the results that the arguments refer to have more than {MAX_FILLED} bytes together")
-            })?;
+        let referred: HashSet<&str> = template.references().iter().map(Reference::id).collect();
+        let mut values: HashMap<&str, Cow<'_, str>> = HashMap::new();
+        for (id, result) in results.into_iter().filter(|(id, _)| referred.contains(id)) {
+            let value = result.value();
+            if let Cow::Owned(text) = &value {
+                let left = budget.fill.scanned.checked_sub(text.len());
+                budget.fill.scanned = left.ok_or_else(|| invalid(beyond(&FillFault::TooFar)))?;
+            }
+            values.insert(id, value);
         }
-        Ok(())
+        let find = |reference: &Reference, budget: &mut FillBudget| {
+            let value = values.get(reference.id()).map_or(Json::NULL, |value| Json::from_checked(value));
+            reference.find(value, budget)
+        };
+        let filled = template.fill(&mut budget.fill, find).map_err(|(at, fault)| unfilled(at, &fault))?;
+        RawValue::from_string(filled).map(Some).map_err(|error| invalid(error.to_string()))
     }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { fill: FillBudget { inserted: MAX_FILLED, scanned: MAX_SCANNED }, results: 0 }
+    }
+}
+
+impl Budget {
+    /// The outcome of a call as its graph keeps it: a result for which there is no room becomes an error.
+    pub(crate) fn keep(&mut self, outcome: Result<ToolResult, ToolError>) -> Result<ToolResult, ToolError> {
+        let result = outcome?;
+        let before = self.results;
+        self.results = before.saturating_add(result.weight());
+        if before == 0 || self.results <= MAX_RESULTS {
+            return Ok(result);
+        }
+        self.results = before;
+        let message = format!(
+            "the call was made and its result is left out: the results of a graph may have {MAX_RESULTS} bytes together"
+        );
+        Err(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InvalidResult))
+    }
+}
+
+/// Why a reference could not be replaced.
+fn unfilled(reference: &Reference, fault: &FillFault) -> ToolError {
+    let (path, id) = (preview(reference.path()), reference.id());
+    match fault {
+        FillFault::Missing(step) => {
+            invalid(format!("'${{{path}}}': the result of '{id}' has no '{}' there", preview(step)))
+        }
+        FillFault::Unreadable(why) => {
+            let message = format!("not called: the result of '{id}' cannot be read: {why}");
+            ToolError::new(ToolErrorType::ExecutionError, message)
+        }
+        FillFault::TooLarge | FillFault::TooFar => invalid(beyond(fault)),
+    }
+}
+
+/// That the references of a graph ask for too much.
+fn beyond(fault: &FillFault) -> String {
+    match fault {
+        FillFault::TooFar => {
+            format!("the references of a graph may look through {MAX_SCANNED} bytes of results, and no more")
+        }
+        _ => format!("the references of a graph may put {MAX_FILLED} bytes into its calls, and no more"),
+    }
+}
+
+fn invalid(message: String) -> ToolError {
+    ToolError::new(ToolErrorType::InvalidArgs, message)
 }
 
 fn succeeded(outcome: &Result<ToolResult, ToolError>) -> bool {
     outcome.as_ref().is_ok_and(|result| !result.is_error)
 }
 
-/// What a reference to a result stands for: its value, or the text of one that is text alone.
-fn value_of(result: &ToolResult) -> serde_json::Result<Value> {
-    match result.structured {
-        Structured::None => Ok(result.text().into()),
-        Structured::Object(_) | Structured::Wrapped(_) => serde_json::from_str(result.data()),
-    }
-}
-
 fn plan_call<'a>(
     index: usize,
     call: &'a GraphCall<'_>,
     ids: &HashMap<&str, usize>,
-    issues: &mut Vec<ValidationIssue>,
+    issues: &mut Issues,
 ) -> Planned<'a> {
     let mut needs = Vec::new();
     for need in &call.needs {
         match ids.get(need.as_ref()) {
             Some(need) => needs.push(*need),
             None => {
-                let message = format!("No call has the id '{need}'");
-                issues.push(issue("unknown_id", at(index, "needs"), &message, &Value::from(need.as_ref())));
+                let message = format!("No call has the id '{}'", preview(need));
+                issues.add("unknown_id", at(index, "needs"), &message, need);
             }
         }
     }
-    let (mut template, mut references) = (None, Vec::new());
-    match call.arguments.map(read::<Value>).transpose() {
-        Ok(Some(arguments)) if refer(&arguments, &mut references) => template = Some(arguments),
-        Ok(_) => {}
-        Err(error) => {
-            let message = format!("The arguments cannot be read: {error}");
-            issues.push(issue("json_invalid", at(index, "arguments"), &message, &Value::Null));
-        }
-    }
-    for reference in &references {
-        match ids.get(id_of(reference)) {
+    let template = call.arguments.and_then(|arguments| template_of(index, arguments, issues));
+    for reference in template.iter().flat_map(Template::references) {
+        match ids.get(reference.id()) {
             Some(need) => needs.push(*need),
             None => {
-                let message =
-                    format!("'${{{reference}}}' refers to no call; write '$${{' for a literal '${{'");
-                let input = Value::from(reference.as_str());
-                issues.push(issue("unknown_reference", at(index, "arguments"), &message, &input));
+                let path = preview(reference.path());
+                let message = format!("'${{{path}}}' refers to no call; write '$${{' for a literal '${{'");
+                issues.add("unknown_reference", at(index, "arguments"), &message, reference.path());
             }
         }
     }
     needs.sort_unstable();
     needs.dedup();
-    Planned { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, references, needs }
+    Planned { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, needs }
 }
 
-fn id_of(reference: &str) -> &str {
-    reference.split('.').next().unwrap_or_default()
-}
-
-/// The parts of a text: what stands between references, and the references.
-enum Part<'a> {
-    Text(&'a str),
-    Reference(&'a str),
-}
-
-fn parts(text: &str) -> Vec<Part<'_>> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while let Some(begin) = rest.find("${") {
-        if rest[..begin].ends_with('$') {
-            parts.push(Part::Text(&rest[..begin - 1]));
-            parts.push(Part::Text("${"));
-            rest = &rest[begin + 2..];
-            continue;
-        }
-        let Some(end) = rest[begin..].find('}') else { break };
-        parts.push(Part::Text(&rest[..begin]));
-        parts.push(Part::Reference(&rest[begin + 2..begin + end]));
-        rest = &rest[begin + end + 1..];
+/// The arguments of a call with their references; none where there are none, or where they cannot be read.
+fn template_of(index: usize, arguments: &RawValue, issues: &mut Issues) -> Option<Template> {
+    if let Err(error) = check_readable(arguments) {
+        let message = format!("The arguments cannot be read: {error}");
+        issues.push(|| issue("json_invalid", at(index, "arguments"), &message, &Value::Null));
+        return None;
     }
-    parts.push(Part::Text(rest));
-    parts
-}
-
-/// Notes every reference; true if the value has one, or a `$${` that stands for `${`.
-fn refer(value: &Value, found: &mut Vec<String>) -> bool {
-    match value {
-        Value::String(text) => {
-            let parts = parts(text);
-            for part in &parts {
-                if let Part::Reference(reference) = part {
-                    found.push((*reference).to_owned());
-                }
-            }
-            parts.len() > 1
+    match Template::parse(arguments.into()) {
+        Ok(template) => template,
+        Err(_) => {
+            let message = format!("The arguments of a call hold at most {MAX_REFERENCES} references");
+            issues.push(|| issue("too_many_references", at(index, "arguments"), &message, &Value::Null));
+            None
         }
-        // Not `any`, which would stop at the first.
-        Value::Array(items) => items.iter().fold(false, |any, item| refer(item, found) | any),
-        Value::Object(fields) => fields.values().fold(false, |any, field| refer(field, found) | any),
-        _ => false,
     }
 }
 
-/// The value with every reference replaced. A text that is one reference becomes the value that it
-/// refers to; within a longer text, strings stand as they are and other values as JSON.
-fn fill(value: &Value, data: &HashMap<&str, Value>) -> Result<Value, String> {
-    Ok(match value {
-        Value::String(text) => {
-            let parts = parts(text);
-            if let [Part::Text(""), Part::Reference(reference), Part::Text("")] = parts.as_slice() {
-                return lookup(reference, data).cloned();
-            }
-            let mut filled = String::new();
-            for part in parts {
-                match part {
-                    Part::Text(text) => filled.push_str(text),
-                    Part::Reference(reference) => match lookup(reference, data)? {
-                        Value::String(text) => filled.push_str(text),
-                        other => filled.push_str(&other.to_string()),
-                    },
-                }
-            }
-            Value::String(filled)
-        }
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| fill(item, data)).collect::<Result<_, _>>()?)
-        }
-        Value::Object(fields) => {
-            let filled = fields.iter().map(|(key, field)| Ok((key.clone(), fill(field, data)?)));
-            Value::Object(filled.collect::<Result<_, String>>()?)
-        }
-        other => other.clone(),
-    })
-}
+/// The issues of a graph, up to [`MAX_ISSUES`].
+#[derive(Default)]
+struct Issues(Vec<ValidationIssue>);
 
-fn lookup<'a>(reference: &str, data: &'a HashMap<&str, Value>) -> Result<&'a Value, String> {
-    let id = id_of(reference);
-    let mut value = data.get(id).ok_or_else(|| format!("'${{{reference}}}' refers to no result"))?;
-    for step in reference.split('.').skip(1) {
-        let next = match value {
-            Value::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
-            other => other.get(step),
-        };
-        value =
-            next.ok_or_else(|| format!("'${{{reference}}}': the result of '{id}' has no '{step}' there"))?;
+impl Issues {
+    fn add(&mut self, kind: &'static str, loc: Vec<Loc>, message: &str, input: &str) {
+        self.push(|| issue(kind, loc, message, &Value::from(input)));
     }
-    Ok(value)
+
+    fn push(&mut self, issue: impl FnOnce() -> ValidationIssue) {
+        if self.0.len() < MAX_ISSUES {
+            self.0.push(issue());
+        }
+    }
 }
 
 fn at(index: usize, key: &str) -> Vec<Loc> {

@@ -5,7 +5,7 @@
 use crate::body::ResetRequest;
 use crate::fault::JsonFault;
 use crate::issue::ValidationIssue;
-use crate::json::{Json, Object, ParseFault, python_repr};
+use crate::json::{Json, Object, ParseFault, python_preview};
 use crate::shape::Shape;
 
 /// A frame from a client.
@@ -61,7 +61,7 @@ impl<'a> ClientFrame<'a> {
             Some("mcp") => data(&object).map(ClientFrame::Mcp),
             Some("state") => bare(&object, ClientFrame::State),
             Some("close") => bare(&object, ClientFrame::Close),
-            _ => return Err(FrameFault::UnknownType(tag.map(python_repr).unwrap_or_default())),
+            _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
         };
         frame.map_err(FrameFault::Invalid)
     }

@@ -1,20 +1,27 @@
 //! The `call_tools` action: several calls in one step, with the results of some as input of others.
 //!
-//! Invariant: only the shape is read here. Cycles, unknown needs and `${id.path}` references are
-//! judged by whoever runs the graph, before anything runs.
+//! Invariant: only the shape is read here, and no more calls than a graph may have. Cycles, unknown needs and
+//! `${id.path}` references are judged by whoever runs the graph, before anything runs.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::issue::{Loc, MAX_ISSUES, ValidationIssue};
 use crate::json::{Json, Object, RawJson, raw, read};
 use crate::shape::Shape;
 
+/// The most calls of one graph, and so the most needs of one call.
+pub const MAX_GRAPH_CALLS: usize = 256;
+/// The most characters of a call's id.
+const MAX_ID: usize = 255;
+
 /// One call of a graph.
 #[derive(Debug, Clone)]
 pub struct GraphCall<'a> {
-    /// Its name within the graph, by which others refer to its result.
+    /// Its name within the graph, of 255 characters at most, by which others refer to its result.
     pub id: Cow<'a, str>,
     /// The tool to call.
     pub tool_name: Cow<'a, str>,
@@ -59,9 +66,13 @@ impl<'a> CallGraph<'a> {
         let mut issues = shape.issues;
         let mut read_calls = Vec::new();
         if let Some(value) = calls {
-            match read::<Vec<&RawValue>>(value) {
+            match read::<Elements<'_>>(value) {
+                Ok(Elements { more: true, .. }) => {
+                    let message = format!("List should have 1 to {MAX_GRAPH_CALLS} calls");
+                    issues.push(ValidationIssue::new("list_length", &["calls"], message, value));
+                }
                 Ok(items) => {
-                    for (index, item) in items.into_iter().enumerate() {
+                    for (index, item) in items.first.into_iter().enumerate() {
                         if issues.len() >= MAX_ISSUES {
                             break;
                         }
@@ -88,25 +99,67 @@ fn call(value: &RawValue) -> Result<GraphCall<'_>, Vec<ValidationIssue>> {
         Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(&[], &fault, value)])?;
     let mut shape = Shape::new(&object, &[]);
     let id = shape.string("id");
+    if id.chars().nth(MAX_ID).is_some() {
+        let issue = ValidationIssue::new(
+            "string_too_long",
+            &["id"],
+            format!("String should have at most {MAX_ID} characters"),
+            object.get("id").unwrap_or(Json::NULL),
+        );
+        shape.issues.push(issue.with_ctx(serde_json::json!({ "max_length": MAX_ID })));
+    }
     let tool_name = shape.string("tool_name");
     let arguments = shape.optional_object("arguments", true).map(Json::raw);
     let mut needs = Vec::new();
     if let Some(value) = object.get("needs") {
-        let names = read::<Vec<&RawValue>>(value).ok();
-        match names.and_then(|names| {
-            names.into_iter().map(|name| Json::from(name).text()).collect::<Option<Vec<_>>>()
-        }) {
-            Some(names) => needs = names,
-            None => shape.issues.push(ValidationIssue::new(
-                "list_type",
-                &["needs"],
-                "Input should be a list of call ids",
-                value,
-            )),
+        match call_ids(value) {
+            Ok(ids) => needs = ids,
+            Err(why) => shape.issues.push(ValidationIssue::new("list_type", &["needs"], why, value)),
         }
     }
     shape.only(&["id", "tool_name", "arguments", "needs"]);
     shape.finish(GraphCall { id, tool_name, arguments, needs })
+}
+
+fn call_ids(value: Json<'_>) -> Result<Vec<Cow<'_, str>>, String> {
+    let wrong = || "Input should be a list of call ids".to_owned();
+    let ids = read::<Elements<'_>>(value).map_err(|_| wrong())?;
+    if ids.more {
+        return Err(format!("Input should be a list of at most {MAX_GRAPH_CALLS} call ids"));
+    }
+    ids.first.into_iter().map(|id| Json::from(id).text()).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+/// The elements of a list as they were sent, up to [`MAX_GRAPH_CALLS`].
+struct Elements<'a> {
+    first: Vec<&'a RawValue>,
+    /// Whether the list has more.
+    more: bool,
+}
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Elements { first: Vec::new(), more: false })
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'de> {
+    type Value = Self;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<Self, A::Error> {
+        while self.first.len() < MAX_GRAPH_CALLS {
+            let Some(element) = elements.next_element()? else { return Ok(self) };
+            self.first.push(element);
+        }
+        while elements.next_element::<IgnoredAny>()?.is_some() {
+            self.more = true;
+        }
+        Ok(self)
+    }
 }
 
 fn within(mut issue: ValidationIssue, index: usize) -> ValidationIssue {

@@ -8,7 +8,9 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::json::{Json, ParseFault, RawJson, python_repr, raw, read};
+use crate::json::{Json, ParseFault, RawJson, python_repr, raw};
+use crate::preview::preview;
+use crate::readable::check_readable;
 
 /// An echoed input longer than this many bytes is cut to a note of its length.
 const MAX_INPUT: usize = 1024;
@@ -27,9 +29,10 @@ pub enum Loc {
     Index(usize),
 }
 
+/// A key longer than messages repeat is cut.
 impl From<&str> for Loc {
     fn from(key: &str) -> Self {
-        Loc::Key(key.to_owned())
+        Loc::Key(preview(key).into_owned())
     }
 }
 
@@ -118,8 +121,8 @@ impl ValidationIssue {
             ParseFault::NotObject(_) => Self::not_object(loc, value),
             ParseFault::DuplicateKey(key) => {
                 // The one type here that pydantic has no page for.
-                Self::new("duplicate_key", loc, format!("the key '{key}' appears twice in one object"), value)
-                    .without_url()
+                let msg = format!("the key '{}' appears twice in one object", preview(key));
+                Self::new("duplicate_key", loc, msg, value).without_url()
             }
         }
     }
@@ -192,7 +195,7 @@ pub fn render_issues(title: &str, issues: &[ValidationIssue]) -> String {
 
 fn clip(value: Json<'_>) -> RawJson {
     let text = value.get();
-    if text.len() <= MAX_INPUT && read::<Value>(value).is_ok() {
+    if text.len() <= MAX_INPUT && check_readable(value).is_ok() {
         return value.raw().to_owned();
     }
     raw(&format!("<{} bytes of JSON>", text.len())).unwrap_or_else(|_| empty())

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::fault::JsonFault;
+use crate::preview::preview;
 use crate::scan::{ELEMENT, FIELD, Scan, Span};
 
 /// A JSON value kept as the text it was sent as.
@@ -30,6 +31,13 @@ impl<'a> Json<'a> {
     pub fn parse(text: &'a str) -> Result<Self, JsonFault> {
         Scan::new(text).document().map_err(|found| JsonFault::locate(text, found))?;
         Ok(Json(text.trim_matches(SPACE)))
+    }
+
+    /// A value from a text that is known to be one JSON value without spaces around it, such as one that this crate
+    /// wrote. What is read from any other text means nothing.
+    #[must_use]
+    pub fn from_checked(text: &'a str) -> Self {
+        Json(text)
     }
 
     /// The text.
@@ -57,6 +65,11 @@ impl<'a> Json<'a> {
         self.0.starts_with('{')
     }
 
+    /// Whether the value is an object without keys.
+    fn is_empty_object(self) -> bool {
+        self.0.strip_prefix('{').is_some_and(|rest| rest.trim_start_matches(SPACE).starts_with('}'))
+    }
+
     /// The text of a string, borrowed unless it has escapes; `None` for any other value, and for a
     /// string with a lone surrogate.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
@@ -79,6 +92,9 @@ impl<'a> From<&'a RawJson> for Json<'a> {
         Json(value.get())
     }
 }
+
+/// Longer values are told by their length alone, in bytes.
+const MAX_PREVIEWED: usize = 1024;
 
 const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
@@ -174,7 +190,9 @@ impl<'a> Object<'a> {
         let value = self.fields[index].1;
         let inner = self.inner.iter().filter(|inner| inner.parent == index);
         let fields: Option<Fields<'a>> = inner.map(|inner| Some((inner.key.clone()?, inner.value))).collect();
-        Some(match fields {
+        // The fields of one with many keys were not noted.
+        let noted = |fields: &Fields<'a>| !fields.is_empty() || value.is_empty_object();
+        Some(match fields.filter(noted) {
             Some(fields) if value.is_object() => {
                 Object { text: value.0, fields, inner: SmallVec::new() }.checked()
             }
@@ -292,6 +310,14 @@ pub fn python_repr<'a>(value: impl Into<Json<'a>>) -> String {
         "true" => "True".to_owned(),
         "false" => "False".to_owned(),
         text => value.text().map_or_else(|| text.to_owned(), Cow::into_owned),
+    }
+}
+
+/// The same for a value of any size, as messages repeat it.
+pub(crate) fn python_preview(value: Json<'_>) -> String {
+    match value.get().len() {
+        0..=MAX_PREVIEWED => preview(&python_repr(value)).into_owned(),
+        length => format!("<{length} bytes of JSON>"),
     }
 }
 

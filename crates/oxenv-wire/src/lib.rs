@@ -29,12 +29,15 @@ mod issue;
 mod json;
 mod mcp;
 mod multi;
+mod preview;
+mod readable;
 mod reply;
 mod result;
 mod reward;
 mod scan;
 mod shape;
 mod task;
+mod template;
 mod tool;
 
 pub use action::{Action, Spelling, ToolCall, default_call, legacy_message};
@@ -46,7 +49,7 @@ pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
 pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 pub use frame::{ClientFrame, FrameFault};
-pub use graph::{CallGraph, GraphCall};
+pub use graph::{CallGraph, GraphCall, MAX_GRAPH_CALLS};
 pub use issue::{Loc, ValidationIssue, render_issues};
 pub use json::{Json, Object, ParseFault, RawJson, empty_object, python_repr, raw, read};
 pub use mcp::{
@@ -58,6 +61,8 @@ pub use multi::{
     MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data, write_multi_error,
     write_multi_reply,
 };
+pub use preview::preview;
+pub use readable::check_readable;
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
     write_observation_data, write_observation_frame, write_state_frame,
@@ -65,6 +70,7 @@ pub use reply::{
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
+pub use template::{FillBudget, FillFault, MAX_REFERENCES, Reference, Template, TooManyReferences};
 pub use tool::{
     RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling, write_call_fields, write_call_metadata,
     write_graph_fields, write_unified_fields,

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::error::ToolErrorType;
 use crate::issue::{ValidationIssue, render_issues};
 use crate::json::{Json, Object, ParseFault, raw, read};
+use crate::preview::preview;
 use crate::reply::ErrorData;
 use crate::result::{ToolResult, push_string};
 use crate::shape::Shape;
@@ -121,7 +122,7 @@ impl<'a> RpcRequest<'a> {
             }
             ParseFault::DuplicateKey(key) => RpcFault::new(
                 RpcCode::InvalidRequest,
-                format!("Invalid request: the key '{key}' appears twice"),
+                format!("Invalid request: the key '{}' appears twice", preview(&key)),
             ),
         })?;
         Self::from_object(&object)
@@ -177,7 +178,7 @@ impl<'a> RpcParams<'a> {
 
     fn refused(fault: ParseFault) -> RpcFault {
         let why = match fault {
-            ParseFault::DuplicateKey(key) => format!("the key '{key}' appears twice"),
+            ParseFault::DuplicateKey(key) => format!("the key '{}' appears twice", preview(&key)),
             ParseFault::Syntax(fault) => fault.message,
             ParseFault::NotObject(_) => "an object is required".to_owned(),
         };

@@ -118,6 +118,19 @@ impl ToolResult {
         text
     }
 
+    /// Roughly how many bytes it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let block = |block: &Content| match block {
+            Content::OfValue => 0,
+            Content::Text(text) => text.len(),
+            Content::Raw(json) => json.get().len(),
+        };
+        let raw = |json: &Option<RawJson>| json.as_ref().map_or(0, |json| json.get().len());
+        let content: usize = self.content.iter().map(block).sum();
+        content + self.data().len() + raw(&self.meta) + raw(&self.input_required)
+    }
+
     /// Appends the result in the OpenEnv dialect.
     pub fn write_dialect(&self, out: &mut String) {
         out.push_str("{\"content\":");
@@ -194,6 +207,13 @@ fn wrap(out: &mut String, json: &RawJson) {
 /// Appends a string as a JSON literal.
 pub(crate) fn push_string(out: &mut String, text: &str) {
     out.push('"');
+    push_escaped(out, text);
+    out.push('"');
+}
+
+/// Appends what stands between the quotes of a string's JSON literal.
+#[inline]
+pub(crate) fn push_escaped(out: &mut String, text: &str) {
     let mut clean = 0;
     for (at, byte) in text.bytes().enumerate() {
         let escape = match byte {
@@ -218,7 +238,6 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
         clean = at + 1;
     }
     out.push_str(&text[clean..]);
-    out.push('"');
 }
 
 #[cfg(test)]

@@ -4,13 +4,28 @@
 //! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what serde_json
 //! accepts as a raw value. Its errors have CPython's words and positions.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
+
+use crate::json::Json;
 
 /// What was expected or found, and at which byte.
 pub(crate) type Found = (String, usize);
 
 /// Elements of a list that are split; those behind them are only checked.
 pub(crate) const SPLIT_ELEMENTS: usize = 4097;
+
+/// The most keys of an object that is split: more would cost many times the bytes that they are sent as.
+const MAX_FIELDS: usize = 1 << 16;
+/// An object within an object is only split with it if it has no more keys than this; else when it is read itself.
+const MAX_INNER_FIELDS: usize = 1 << 10;
+/// The most fields and elements that are noted of one text.
+const MAX_SPANS: usize = 1 << 20;
+/// Beyond so many, objects within objects are not split with them any more.
+const INNER_SPANS: usize = 1 << 18;
+
+const TOO_MANY_KEYS: &str = "Too many keys: an object that is split has at most 65536";
 
 /// A field of an object, its key as it is spelled; or an element of a list, which has no key.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +44,22 @@ pub(crate) type Spans<'a> = SmallVec<[Span<'a>; 8]>;
 pub(crate) const FIELD: u8 = 1;
 /// The depth of an element of the list in it that is split too.
 pub(crate) const ELEMENT: u8 = 3;
+
+/// A part of a value.
+pub(crate) struct Member<'a> {
+    /// Its text; absent if there is no such part.
+    pub(crate) value: Option<&'a str>,
+    /// Bytes that were looked through.
+    pub(crate) scanned: usize,
+}
+
+/// A string within a JSON text.
+pub(crate) struct StringAt {
+    /// Where it stands, its quotes included.
+    pub(crate) range: Range<usize>,
+    /// Whether it is the key of an object's field.
+    pub(crate) is_key: bool,
+}
 
 /// A position in a text.
 pub(crate) struct Scan<'a> {
@@ -76,8 +107,59 @@ impl<'a> Scan<'a> {
         Ok(Some(spans))
     }
 
+    /// The value of a key, or of an index, in the object or list that the text is. Of a key that is there twice, the
+    /// last value counts, as for every reader that keeps one.
+    pub(crate) fn member(mut self, step: &str) -> Member<'a> {
+        self.space();
+        let found = match self.peek() {
+            Some(b'{') => self.value_of(step),
+            Some(b'[') => step.parse().map_or(Ok(None), |index| self.element(index)),
+            _ => Ok(None),
+        };
+        // The text was checked before, so nothing in it fails.
+        Member { value: found.unwrap_or_default(), scanned: self.at }
+    }
+
+    fn value_of(&mut self, name: &str) -> Result<Option<&'a str>, Found> {
+        self.at += 1;
+        self.space();
+        let (mut found, mut more) = (None, self.peek() != Some(b'}'));
+        while more {
+            let from = self.at;
+            let to = self.key()?;
+            self.space();
+            let value = self.at;
+            self.tree()?;
+            if Json::from_checked(&self.text[from..to]).text().as_deref() == Some(name) {
+                found = Some(&self.text[value..self.at]);
+            }
+            self.space();
+            more = self.goes_on(b'}')?;
+        }
+        Ok(found)
+    }
+
+    fn element(&mut self, mut index: usize) -> Result<Option<&'a str>, Found> {
+        self.at += 1;
+        self.space();
+        let mut more = self.peek() != Some(b']');
+        while more {
+            let value = self.at;
+            self.tree()?;
+            if index == 0 {
+                return Ok(Some(&self.text[value..self.at]));
+            }
+            index -= 1;
+            self.space();
+            more = self.goes_on(b']')?;
+        }
+        Ok(None)
+    }
+
     /// The fields of the object that begins here.
     fn fields(&mut self, spans: &mut Spans<'a>, depth: u8) -> Result<(), Found> {
+        let outer = depth == FIELD || depth == ELEMENT + 1;
+        let (begin, mut room) = (spans.len(), if outer { MAX_FIELDS } else { inner_room(spans) });
         self.at += 1;
         self.space();
         let mut more = self.peek() != Some(b'}');
@@ -85,10 +167,18 @@ impl<'a> Scan<'a> {
             let from = self.at;
             let to = self.key()?;
             self.space();
+            if room == 0 || spans.len() == MAX_SPANS {
+                if outer {
+                    self.at = from;
+                    return self.fail(TOO_MANY_KEYS);
+                }
+                return self.unsplit(spans, begin);
+            }
+            room -= 1;
             let (index, value) = (spans.len(), self.at);
             spans.push(Span { depth, key: &self.text[from..to], value: "" });
             match self.peek() {
-                Some(b'{') if depth == FIELD || depth == ELEMENT + 1 => self.fields(spans, depth + 1)?,
+                Some(b'{') if outer => self.fields(spans, depth + 1)?,
                 Some(b'[') if self.items == Some(depth) && spans[index].key == "\"items\"" => {
                     self.elements(spans)?;
                 }
@@ -100,6 +190,22 @@ impl<'a> Scan<'a> {
         }
         self.at += 1;
         Ok(())
+    }
+
+    /// Checks the rest of an object from the value of one of its fields on, and forgets the fields before it.
+    #[cold]
+    fn unsplit(&mut self, spans: &mut Spans<'a>, begin: usize) -> Result<(), Found> {
+        spans.truncate(begin);
+        loop {
+            self.tree()?;
+            self.space();
+            if !self.goes_on(b'}')? {
+                self.at += 1;
+                return Ok(());
+            }
+            self.key()?;
+            self.space();
+        }
     }
 
     /// Whether another field or element follows; then it is the next thing here.
@@ -334,6 +440,25 @@ impl<'a> Scan<'a> {
     fn fail<T>(&self, message: &str) -> Result<T, Found> {
         Err((message.to_owned(), self.at))
     }
+}
+
+/// How many fields of an object within another are noted.
+fn inner_room(spans: &[Span<'_>]) -> usize {
+    if spans.len() < INNER_SPANS { MAX_INNER_FIELDS } else { 0 }
+}
+
+/// The strings of a JSON text, which was checked before, in their order.
+pub(crate) fn strings(text: &str) -> impl Iterator<Item = StringAt> {
+    let mut scan = Scan::new(text);
+    std::iter::from_fn(move || {
+        // Outside of strings a quote begins one.
+        let start = scan.at + scan.bytes.get(scan.at..)?.iter().position(|byte| *byte == b'"')?;
+        scan.at = start;
+        scan.string().ok()?;
+        let range = start..scan.at;
+        scan.space();
+        Some(StringAt { range, is_key: scan.peek() == Some(b':') })
+    })
 }
 
 /// How many bytes of a string come before a quote, a backslash or a control character.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 use crate::json::{RawJson, raw};
+use crate::preview::preview;
 use crate::reply::ErrorData;
 use crate::result::{ToolResult, push_string};
 
@@ -167,7 +168,7 @@ impl ToolError {
     /// No tool has that name.
     #[must_use]
     pub fn not_found(name: &str) -> Self {
-        Self::new(ToolErrorType::ToolNotFound, format!("Unknown tool: '{name}'"))
+        Self::new(ToolErrorType::ToolNotFound, format!("Unknown tool: '{}'", preview(name)))
     }
 }
 

@@ -21,7 +21,7 @@ use super::steps::{CallReply, GraphReply, StepReply};
 use super::{Principal, Session};
 use crate::environment::CallRecord;
 use crate::failure::Failure;
-use crate::graph::Plan;
+use crate::graph::{Budget, Plan};
 use crate::observe::{CallError, ObservedCall, TraceContext};
 use crate::toolset::{CallContext, Caller};
 
@@ -121,6 +121,7 @@ impl Session {
         let mut outcomes: Vec<Option<Result<ToolResult, ToolError>>> =
             plan.calls().iter().map(|_| None).collect();
         let mut taken: Vec<Option<RawJson>> = plan.calls().iter().map(|_| None).collect();
+        let mut budget = Budget::default();
         let mut begun = vec![false; outcomes.len()];
         let mut running = FuturesUnordered::new();
         let mut alone = false;
@@ -134,7 +135,7 @@ impl Session {
                     continue;
                 }
                 begun[index] = true;
-                match call.resolve(&plan, &outcomes) {
+                match call.resolve(&plan, &outcomes, &mut budget) {
                     Ok(arguments) => {
                         alone = exclusive;
                         running.push(self.child(epoch, index, call.tool, arguments));
@@ -163,9 +164,9 @@ impl Session {
                 reward = sum(reward, scored.reward);
                 metadata = scored.metadata.or(metadata);
                 done |= scored.done;
-                (taken[index], outcomes[index]) = (record.arguments, Some(record.outcome));
+                (taken[index], outcomes[index]) = (record.arguments, Some(budget.keep(record.outcome)));
             } else {
-                (taken[index], outcomes[index]) = (arguments, Some(outcome));
+                (taken[index], outcomes[index]) = (arguments, Some(budget.keep(outcome)));
             }
         }
         drop(running);

@@ -192,7 +192,8 @@ async fn a_result_that_no_reader_takes_is_never_guessed() {
 async fn arguments_without_references_reach_the_tool_byte_for_byte() {
     let (_store, session, set) = stage().await;
     let own = r#"{ "big":12345678901234567890123456789, "z" : 1.0e0,"a":"\u0041$" }"#;
-    for (arguments, heard) in [(own, own), (r#"{ "x" : "\u0024${y" }"#, r#"{"x":"${y"}"#)] {
+    let escaped = r#"{ "x" : "\u0024${y", "z": 1.0e0 }"#;
+    for (arguments, heard) in [(own, own), (escaped, r#"{ "x" : "${y", "z": 1.0e0 }"#)] {
         let text = format!(
             r#"{{"type": "call_tools", "calls": [{{"id": "a", "tool_name": "echo", "arguments": {arguments}}}]}}"#
         );
@@ -221,4 +222,30 @@ async fn what_references_put_in_is_bounded() {
     assert!(error.message.contains("16777216 bytes"), "{}", error.message);
     assert!(of(&reply, "39").as_ref().unwrap_err().message.contains("not called"));
     assert!(set.calls().iter().all(|(_, arguments)| arguments.len() <= (16 << 20) + 100));
+}
+
+/// The bound is one of the whole graph: calls side by side have it together.
+#[tokio::test]
+async fn all_calls_of_a_graph_share_the_bound() {
+    let (_store, session, _) = stage().await;
+    let mut calls = vec![json!(["first", "huge"])];
+    calls.extend((0..40).map(|id| json!([id.to_string(), "text", { "x": "${first.text}" }])));
+    let reply = run(&session, &calls).await.unwrap();
+    let called = reply.results.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+    assert_eq!(called, 1 + 15, "15 times a text of 1 MiB and its quotes");
+    let error = of(&reply, "39").as_ref().unwrap_err();
+    assert!(error.message.contains("16777216 bytes"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn the_results_of_a_graph_are_bounded_together() {
+    let (_store, session, set) = stage().await;
+    let calls: Vec<Value> = (0..80).map(|id| json!([id.to_string(), "huge"])).collect();
+    let reply = run(&session, &calls).await.unwrap();
+    assert_eq!(set.calls().len(), 80);
+    let kept = reply.results.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+    assert_eq!(kept, 63, "63 results of 1 MiB and a little");
+    let error = of(&reply, "79").as_ref().unwrap_err();
+    assert_eq!(error.code, Some(oxenv_wire::ErrorCode::InvalidResult));
+    assert!(error.message.contains("67108864 bytes"), "{}", error.message);
 }

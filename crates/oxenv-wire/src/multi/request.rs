@@ -11,7 +11,7 @@ use crate::body::{ResetRequest, SessionCreate, label};
 use crate::fork::{ForkRequest, RestoreRequest};
 use crate::frame::FrameFault;
 use crate::issue::ValidationIssue;
-use crate::json::{Items, Json, Object, ParseFault, python_repr};
+use crate::json::{Items, Json, Object, ParseFault, python_preview};
 use crate::shape::Shape;
 
 /// Most items that one batch may have.
@@ -243,7 +243,7 @@ fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a
         Some("open" | "restore") => &["key", "data"],
         Some("fork") => &["session", "key", "data"],
         Some("attach" | "state" | "tools" | "snapshot" | "close" | "keepalive") => &["session"],
-        _ => return Err(FrameFault::UnknownType(tag.map(python_repr).unwrap_or_default())),
+        _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
     };
     let mut shape = Shape::new(object, &[]);
     let session = if own.contains(&"session") { shape.string("session") } else { Cow::Borrowed("") };

@@ -17,12 +17,13 @@ const LONGEST: usize = 4096;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 5] = [
+const TARGETS: [(&str, Body); 6] = [
     ("frame", bodies::frame),
     ("action", bodies::action),
     ("rpc", bodies::rpc),
     ("body", bodies::body),
     ("json", bodies::json),
+    ("template", bodies::template),
 ];
 
 #[test]
@@ -51,6 +52,11 @@ fn json_holds_for_seeds_and_mutations() {
 }
 
 /// A seed of one target is fair input for every other.
+#[test]
+fn references_hold_for_seeds_and_mutations() {
+    run("template");
+}
+
 #[test]
 fn every_body_takes_every_seed() {
     for (target, _) in TARGETS {

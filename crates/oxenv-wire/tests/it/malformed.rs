@@ -167,17 +167,85 @@ fn positions_are_those_of_characters() {
 /// A hostile message of many mistakes must not become an answer many times its size.
 #[test]
 fn the_number_of_issues_is_bounded() {
-    let extra: Vec<String> = (0..100_000).map(|key| format!("\"{key}\":0")).collect();
-    let frame = format!("{{\"type\":\"state\",{}}}", extra.join(","));
+    let frame = format!("{{\"type\":\"state\",{}}}", keys(60_000));
     let Err(FrameFault::Invalid(found)) = ClientFrame::parse(&frame) else {
-        panic!("100,000 extra keys are refused")
+        panic!("60,000 extra keys are refused")
     };
     assert_eq!(found.len(), 64);
 
-    let calls = format!("{{\"type\":\"call_tools\",\"calls\":[{}0]}}", "{},".repeat(100_000));
+    let calls = format!("{{\"type\":\"call_tools\",\"calls\":[{}0]}}", "{},".repeat(255));
     let found = Action::parse(value(&calls)).expect_err("calls without an id are refused");
     assert!((64..=66).contains(&found.len()), "{}", found.len());
 
-    let Err(fault) = RpcRequest::parse(&frame) else { panic!("100,000 extra keys are refused") };
+    let Err(fault) = RpcRequest::parse(&frame) else { panic!("60,000 extra keys are refused") };
     assert!(fault.message.len() < 20_000, "{}", fault.message.len());
+}
+
+fn keys(count: usize) -> String {
+    (0..count).map(|key| format!("\"{key}\":0")).collect::<Vec<_>>().join(",")
+}
+
+/// Splitting an object costs many times its bytes, so there is a bound; an object that is passed on has none.
+#[test]
+fn an_object_of_too_many_keys_is_refused_where_it_is_split() {
+    let many = keys(70_000);
+    let says = |message: &str| assert!(message.contains("at most 65536"), "{message}");
+    match ClientFrame::parse(&format!("{{\"type\":\"state\",{many}}}")) {
+        Err(FrameFault::Json(fault)) => says(&fault.message),
+        other => panic!("{other:?}"),
+    }
+    says(&RpcRequest::parse(&format!("{{{many}}}")).expect_err("it has too many keys").message);
+    let action = format!("{{{many}}}");
+    says(&Action::parse(value(&action)).expect_err("it has too many keys")[0].msg);
+    let step = format!("{{\"type\":\"step\",\"data\":{action}}}");
+    assert!(matches!(ClientFrame::parse(&step), Err(FrameFault::Invalid(_))));
+    for object in [format!("{{{}}}", keys(60_000)), format!("{{\"deeper\":{action}}}")] {
+        let Ok(Action::Typed(typed)) = Action::parse(value(&object)) else {
+            panic!("it is the environment's own")
+        };
+        assert_eq!(typed.get(), object);
+        let step = format!("{{\"type\":\"step\",\"data\":{object}}}");
+        let Ok(ClientFrame::Step(typed)) = ClientFrame::parse(&step) else { panic!("it is a step") };
+        assert_eq!(typed.json().get(), object);
+        let reset = format!("{{\"type\":\"reset\",\"data\":{object}}}");
+        assert!(matches!(ClientFrame::parse(&reset), Ok(ClientFrame::Reset(_))));
+    }
+}
+
+/// A name may be as long as a message may be; what is told about it is short.
+#[test]
+fn long_names_are_told_by_their_beginning() {
+    let long = "k".repeat(1 << 20);
+    let action = format!("{{\"type\":\"call_tool\",\"tool_name\":\"x\",\"{long}\":1}}");
+    let found = Action::parse(value(&action)).expect_err("a key too many");
+    assert!(json(&found).len() < 2000, "{}", json(&found).len());
+    let twice = format!("{{\"{long}\":1,\"{long}\":1}}");
+    let found = Action::parse(value(&twice)).expect_err("a key twice");
+    assert!(json(&found).len() < 2000, "{}", json(&found).len());
+    for kind in [format!("\"{long}\""), format!("[\"{long}\"]")] {
+        let Err(FrameFault::UnknownType(name)) = ClientFrame::parse(&format!("{{\"type\":{kind}}}")) else {
+            panic!("an unknown type")
+        };
+        assert!(name.len() < 300, "{}", name.len());
+    }
+    let error = oxenv_wire::ToolError::not_found(&long);
+    assert!(error.message.len() < 300);
+}
+
+/// A graph is read up to what it may have, however much is sent.
+#[test]
+fn a_graph_is_bounded_as_it_is_read() {
+    let call = |more: &str| format!("{{\"id\":\"a\",\"tool_name\":\"t\"{more}}}");
+    for (calls, kind) in [
+        (vec![call(""); 257], "list_length"),
+        (vec![call(&format!(",\"needs\":[{}\"a\"]", "\"a\",".repeat(256)))], "list_type"),
+        (vec![call("").replace("\"a\"", &format!("\"{}\"", "é".repeat(256)))], "string_too_long"),
+    ] {
+        let graph = format!("{{\"type\":\"call_tools\",\"calls\":[{}]}}", calls.join(","));
+        let found = Action::parse(value(&graph)).expect_err("it is too large");
+        assert_eq!((found.len(), found[0].kind), (1, kind));
+    }
+    let most = call(&format!(",\"needs\":[{}\"a\"]", "\"a\",".repeat(255)));
+    let graph = format!("{{\"type\":\"call_tools\",\"calls\":[{}]}}", vec![most; 256].join(","));
+    assert!(matches!(Action::parse(value(&graph)), Ok(Action::CallTools(graph)) if graph.calls.len() == 256));
 }
