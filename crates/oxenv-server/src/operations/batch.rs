@@ -1,7 +1,8 @@
 //! A batch at work: its items run together, and each has its place in the reply.
 //!
 //! Invariant: what is done at its first poll, as most steps are, costs no task, no timer and no queue;
-//! items of one session are begun in their order, so they are run in it.
+//! items of one session are begun in their order, so they are run in it. The results that wait to be written have no
+//! more bytes together than a frame may have: a few bytes can ask for a session's whole state, or its tools.
 
 use std::future::{Future, poll_fn};
 use std::ops::Range;
@@ -10,7 +11,8 @@ use std::task::Poll;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use oxenv_wire::{BatchRequest, MultiRequest, ReplyHead, write_batch_data};
+use oxenv_core::Failure;
+use oxenv_wire::{BatchRequest, ErrorCode, MultiRequest, ReplyHead, write_batch_data};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Desk, Outcome, unread, write_outcome};
@@ -26,6 +28,12 @@ pub(crate) struct Batch<'d, 'a> {
     /// Where the result of each item stands in it.
     places: Vec<Option<Range<usize>>>,
     ready: usize,
+    /// The most bytes of results.
+    limit: usize,
+    /// Whether a result did not fit.
+    full: bool,
+    /// Whether the results so far were written.
+    written: bool,
 }
 
 /// An item at work.
@@ -39,6 +47,9 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
             text: String::with_capacity(256 * request.len()),
             places: vec![None; request.len()],
             ready: 0,
+            limit: desk.app.config.max_message,
+            full: false,
+            written: false,
         };
         let timeout_s = request.timeout_s;
         // The memory of a future that is done serves the next one.
@@ -51,6 +62,10 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
                     continue;
                 }
             };
+            if batch.full {
+                batch.put(index, Some(&item), &Err(not_run(batch.limit)));
+                continue;
+            }
             if let Some(outcome) = desk.at_once(&item) {
                 batch.put(index, Some(&item), &outcome);
                 if index % AT_ONCE == AT_ONCE - 1 {
@@ -80,9 +95,13 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
         batch
     }
 
-    /// Waits for one more result and gives its index; none when all are there.
+    /// Waits for one more result and gives its index; none when all are there. What was written is forgotten.
     pub(crate) async fn next(&mut self) -> Option<usize> {
         let (index, item, outcome) = self.running.next().await?;
+        if self.written {
+            self.text.clear();
+            self.places.fill(None);
+        }
         self.put(index, Some(&item), &outcome);
         Some(index)
     }
@@ -103,7 +122,8 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
     }
 
     /// Appends the data of the reply: the results so far, in the order of the items.
-    pub(crate) fn write(&self, out: &mut String, list_pending: bool) {
+    pub(crate) fn write(&mut self, out: &mut String, list_pending: bool) {
+        self.written = true;
         out.reserve(self.text.len() + 2 * self.places.len() + 32);
         let results = self.places.iter().map(|place| place.clone().map(|place| &self.text[place]));
         write_batch_data(out, results, list_pending);
@@ -112,8 +132,39 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
     fn put(&mut self, index: usize, item: Option<&MultiRequest<'_>>, outcome: &Outcome<'_>) {
         let begin = self.text.len();
         let session = item.map(|item| &*item.session).filter(|session| !session.is_empty());
-        write_outcome(&mut self.text, ReplyHead { session, ..ReplyHead::default() }, outcome);
+        let head = ReplyHead { session, ..ReplyHead::default() };
+        write_outcome(&mut self.text, head, outcome);
+        if self.text.len() > self.limit && !is_short(outcome) {
+            self.text.truncate(begin);
+            self.full = true;
+            write_outcome(&mut self.text, head, &Err(left_out(outcome, self.limit)));
+        }
         self.places[index] = Some(begin..self.text.len());
         self.ready += 1;
     }
+}
+
+/// Whether a result takes few bytes: it is what stands in place of another.
+fn is_short(outcome: &Outcome<'_>) -> bool {
+    outcome.as_ref().is_err_and(|failure| failure.issues.is_empty())
+}
+
+/// What stands in place of a result for which there is no room.
+fn left_out(outcome: &Outcome<'_>, limit: usize) -> Failure {
+    match outcome {
+        Err(failure) => Failure::new(failure.code, "the batch has no room for what is wrong with this item"),
+        Ok(_) => {
+            let message = format!(
+                "the item was done and its reply is left out: the results of one reply have {limit} bytes at most"
+            );
+            Failure::new(ErrorCode::ReplyForgotten, message)
+        }
+    }
+}
+
+/// What is answered to an item behind one whose result had no room.
+fn not_run(limit: usize) -> Failure {
+    let message =
+        format!("the item was not begun: the results before it have all the {limit} bytes of one reply");
+    Failure::new(ErrorCode::Cancelled, message).undelivered()
 }

@@ -183,3 +183,63 @@ async fn over_http_a_batch_means_the_same() {
     }
     served.end().await;
 }
+
+/// A few bytes ask for much: the state of a session, thousands of times in one request. What has no room is told,
+/// and what comes behind it is not run.
+#[tokio::test]
+async fn the_results_of_one_reply_are_bounded() {
+    const ROOM: usize = 64 << 10;
+    for execution in [Execution::Inline, Execution::Task] {
+        let stage = Stage::default();
+        let factory = Scripted::new(&stage, execution);
+        let config = ServerConfig { max_message: ROOM, ..ServerConfig::default() };
+        let served = Served::start(&stage, factory, Limits::default(), config).await;
+        let mut socket = Multi::connect(&served).await;
+        let session = socket.open().await;
+        let large = format!("{{\"text\":\"{}\"}}", "x".repeat(10 << 10));
+        socket.ask(step(&session, json!({ "do": "state", "how": large }))).await;
+        let mut items = vec![json!({ "type": "state", "session": session }); 500];
+        items.push(step(&session, json!({})));
+        let body = json!({ "items": items });
+        let over_http = post(served.address, "/batch", &body).await.json();
+        for reply in [socket.ask(batch(&items)).await["data"].clone(), over_http] {
+            let results = reply["results"].as_array().unwrap();
+            assert_eq!(results.len(), 501);
+            assert!(reply.to_string().len() < 4 * ROOM, "{}", reply.to_string().len());
+            let answered = results.iter().take_while(|result| result["type"] == "state").count();
+            assert_eq!(answered, 6, "6 states of 10 KiB in 64 KiB");
+            assert_eq!(refused(&results[6]), "REPLY_FORGOTTEN");
+            assert_eq!(results[6]["data"]["delivered"], "yes");
+            for result in &results[7..] {
+                assert_eq!((refused(result), &result["data"]["delivered"]), ("CANCELLED", &json!("no")));
+            }
+        }
+        let state = socket.ask(json!({ "type": "state", "session": session })).await;
+        assert_eq!(state["data"]["step_count"], 1, "the last step was never begun");
+        socket.ws.close().await;
+        served.end().await;
+    }
+}
+
+/// Results that come behind the first reply have a frame each, and so a bound each.
+#[tokio::test]
+async fn results_that_come_later_have_room_of_their_own() {
+    let stage = Stage::default();
+    let factory = Scripted::new(&stage, Execution::Task);
+    let config = ServerConfig { max_message: 64 << 10, ..ServerConfig::default() };
+    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let mut socket = Multi::connect(&served).await;
+    let (quick, slow) = (socket.open().await, socket.open().await);
+    let mut items = vec![step(&quick, json!({})), step(&slow, json!({ "do": "wait", "at": "gate" }))];
+    items.extend((0..3).map(|_| step(&slow, json!({ "do": "big", "bytes": 40 << 10 }))));
+    let id = socket.send(json!({ "type": "batch", "data": { "items": items, "first": 1 } })).await;
+    assert_eq!(socket.reply(id).await["data"]["pending"], json!([1, 2, 3, 4]));
+    stage.open("gate");
+    for index in 1..5 {
+        let more = socket.reply(id).await;
+        assert_eq!((&more["type"], &more["data"]["index"]), (&json!("batch_more"), &json!(index)), "{more}");
+        assert_eq!(more["data"]["result"]["type"], "observation", "{more}");
+    }
+    socket.ws.close().await;
+    served.end().await;
+}
