@@ -6,6 +6,9 @@
 //! Policy knows them by the names `resources` and `prompts`: a toolset that allows only some names
 //! must allow these too, or they are not offered.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use oxenv_wire::RawJson;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -39,12 +42,14 @@ impl Toolbox {
     #[must_use]
     pub fn extras(&self, principal: Principal) -> Extras {
         let mut union = Extras::default();
-        for mount in &self.mounts {
-            let own = mount.toolset.extras();
+        let own: Vec<Arc<Extras>> = self.mounts.iter().map(|mount| mount.toolset.extras()).collect();
+        let mut taken: HashSet<&str> = HashSet::new();
+        for (mount, own) in self.mounts.iter().zip(&own) {
             if allowed(mount, principal, "resources") {
-                let fresh = |item: &&Value| !union.resources.iter().any(|other| other["uri"] == item["uri"]);
-                let resources: Vec<Value> = own.resources.iter().filter(fresh).cloned().collect();
-                union.resources.extend(resources);
+                // Of one toolset's own resources none hides another.
+                let fresh = own.resources.iter().filter(|item| !taken.contains(uri(item)));
+                union.resources.extend(fresh.cloned());
+                taken.extend(own.resources.iter().map(uri));
                 union.templates.extend(own.templates.iter().cloned());
             }
         }
@@ -164,12 +169,12 @@ impl Toolbox {
     /// name nor the prefixed one is left is not offered.
     fn prompts(&self, principal: Principal) -> Vec<Offered<'_>> {
         let mut offered: Vec<Offered<'_>> = Vec::new();
+        let mut taken: HashSet<String> = HashSet::new();
         for mount in self.mounts.iter().filter(|mount| allowed(mount, principal, "prompts")) {
             for prompt in &mount.toolset.extras().prompts {
                 let Some(own) = prompt["name"].as_str() else { continue };
-                let taken = |name: &str| offered.iter().any(|other| other.prompt["name"] == name);
-                let name = if taken(own) { mount.prefixed(own) } else { own.to_owned() };
-                if !taken(&name) {
+                let name = if taken.contains(own) { mount.prefixed(own) } else { own.to_owned() };
+                if taken.insert(name.clone()) {
                     let (own, mut prompt) = (own.to_owned(), prompt.clone());
                     prompt["name"] = name.into();
                     offered.push(Offered { mount, own, prompt });
@@ -178,6 +183,11 @@ impl Toolbox {
         }
         offered
     }
+}
+
+/// The address that a resource is known by.
+fn uri(resource: &Value) -> &str {
+    resource["uri"].as_str().unwrap_or_default()
 }
 
 fn allowed(mount: &Mount, principal: Principal, what: &str) -> bool {

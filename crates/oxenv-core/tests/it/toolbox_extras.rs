@@ -46,6 +46,28 @@ async fn the_union_has_each_resource_once_and_each_prompt_under_a_name_of_its_ow
     assert_eq!(union.prompts[2]["description"], "two", "only the name changes");
 }
 
+/// Lists are as long as their servers make them, and every client that comes asks for their union: it takes time with
+/// the length of the lists and not with its square, which took minutes.
+#[tokio::test]
+async fn the_union_of_long_lists_is_made_quickly() {
+    const ITEMS: usize = 50_000;
+    let names = |kind: &str| (0..ITEMS).map(|item| format!("{kind}{item}")).collect::<Vec<_>>();
+    let (one, two, prompts) = (names("a://"), names("b://"), names("prompt"));
+    let set = |name: &str, uris: &[String]| {
+        let uris: Vec<&str> = uris.iter().map(String::as_str).collect();
+        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        with_extras(name, &uris, &[], &prompts)
+    };
+    let toolbox = Toolbox::new(mounts(&[&set("one", &one), &set("two", &two)]));
+    let began = std::time::Instant::now();
+    let union = toolbox.extras(Principal::Agent);
+    assert_eq!((union.resources.len(), union.prompts.len()), (2 * ITEMS, 2 * ITEMS));
+    assert_eq!(union.prompts[2 * ITEMS - 1]["name"], format!("two__prompt{}", ITEMS - 1));
+    let asked = json!({ "name": format!("two__prompt{}", ITEMS - 1) });
+    assert_eq!(by(&toolbox, "prompts/get", asked).await, "two");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn a_prompts_owner_hears_its_own_name() {
     let (one, two) = (with_extras("one", &[], &[], &["greet"]), with_extras("two", &[], &[], &["greet"]));
