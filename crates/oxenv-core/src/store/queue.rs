@@ -16,6 +16,8 @@ use super::memory::MemoryGauge;
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const LONGEST_QUEUE: usize = 16_384;
+/// A longer wait, which a client may ask for, is one without an end: a clock cannot hold every time.
+const MAX_PATIENCE: Duration = Duration::from_secs(1 << 32);
 /// How often memory is looked at while somebody waits for it.
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
 
@@ -103,7 +105,7 @@ impl Slots {
 
     /// Waits for a slot for that long. Dropping the future leaves the queue.
     pub(super) async fn take(self: &Arc<Self>, owner: Owner, patience: Duration) -> Result<Permit, NoSlot> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(MAX_PATIENCE);
         while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             if Instant::now() >= deadline {
                 return Err(NoSlot::Memory { used, budget });

@@ -179,3 +179,14 @@ async fn slots_are_exact_while_many_come_and_go() {
     settled(&store, &stage).await;
     assert_eq!(store.status().waiting, 0);
 }
+
+/// A client may ask for a wait that no clock can hold.
+#[tokio::test]
+async fn the_longest_wait_is_one_without_an_end() {
+    let stage = Stage::default();
+    let store = store_with(Scripted::new(&stage, Execution::Inline), Limits::default());
+    let patient = SessionOptions { queue: Some(Duration::MAX), ..SessionOptions::default() };
+    let session = store.create(patient).await.unwrap();
+    close(session);
+    settled(&store, &stage).await;
+}
