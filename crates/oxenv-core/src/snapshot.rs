@@ -15,6 +15,8 @@ use crate::spec::EnvironmentSpec;
 /// What every snapshot begins with; the number is the version of the format.
 const MAGIC: &str = "oxs1.";
 const DIGEST: usize = 32;
+/// The digest keeps nobody from making a snapshot up, and numbers that nothing can be added to are of no use.
+pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 
 /// What a snapshot tells beside the environment's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,8 +72,11 @@ impl Snapshot {
         bytes.truncate(end);
         let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
         let header = bytes.get(4..4 + length).ok_or_else(|| invalid("its header is cut"))?;
-        let snapshot = serde_json::from_slice(header)
+        let snapshot: Snapshot = serde_json::from_slice(header)
             .map_err(|error| invalid(&format!("its header cannot be read: {error}")))?;
+        if snapshot.seq.max(snapshot.epoch).max(snapshot.step_count) > MAX_NUMBER {
+            return Err(invalid("its numbers are none that a session comes to"));
+        }
         Ok((snapshot, bytes.split_off(4 + length)))
     }
 
@@ -116,6 +121,21 @@ mod tests {
     fn what_is_sealed_opens_again() {
         let (snapshot, state) = Snapshot::open(&sealed()).unwrap();
         assert_eq!((snapshot.seq, snapshot.reward, state.as_slice()), (3, Some(0.5), &b"state"[..]));
+    }
+
+    #[test]
+    fn numbers_that_no_session_comes_to_are_refused() {
+        let (snapshot, state) = Snapshot::open(&sealed()).unwrap();
+        for change in [
+            |snapshot: &mut Snapshot| snapshot.epoch = u64::MAX,
+            |snapshot: &mut Snapshot| snapshot.step_count = u64::MAX,
+            |snapshot: &mut Snapshot| snapshot.seq = u64::MAX,
+        ] {
+            let mut made_up = snapshot.clone();
+            change(&mut made_up);
+            let refusal = Snapshot::open(&made_up.seal(&state)).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
+        }
     }
 
     #[test]

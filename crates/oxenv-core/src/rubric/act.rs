@@ -3,8 +3,9 @@
 //! Invariant: a tool call is the same act whichever door it came through, alone or in a graph.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use oxenv_wire::{RawJson, Reward, empty_object};
+use oxenv_wire::{Reward, empty_object};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -24,16 +25,16 @@ pub enum Act<'a> {
     Call(&'a CallRecord),
 }
 
-/// An earlier act of the episode, as short as rubrics need it.
+/// An earlier act of the episode, as short as rubrics need it. Copies share its texts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PastAct {
     /// The tool's name; absent: it was a typed action.
     pub tool: Option<String>,
     /// The arguments or the action, an object.
-    pub input: RawJson,
+    pub input: Arc<RawValue>,
     /// The result's value, or the observation's fields.
-    pub output: RawJson,
+    pub output: Arc<RawValue>,
     /// Whether the tool said that it failed.
     pub is_error: bool,
 }
@@ -103,8 +104,8 @@ impl<'a> Act<'a> {
         let json = |text: &str| RawValue::from_string(text.to_owned()).unwrap_or_else(|_| empty_object());
         PastAct {
             tool: self.tool().map(str::to_owned),
-            input: json(self.input()),
-            output: json(&self.output()),
+            input: json(self.input()).into(),
+            output: json(&self.output()).into(),
             is_error: self.is_error(),
         }
     }

@@ -11,9 +11,14 @@ use serde_json::{Map, Value};
 use super::{Act, Needs, PastAct, Report, Rubric, Score, Seen, no_state_of};
 use crate::environment::Reset;
 use crate::failure::Failure;
+use crate::snapshot::MAX_NUMBER;
 
 /// Bytes of an episode that are kept for a rubric that looks back.
 const LONGEST: usize = 16 << 20;
+/// The longest state of a rubric that is read, in bytes: it is built as a value.
+const MAX_SAVED_RUBRIC: usize = 1 << 20;
+/// The most parts whose totals are read.
+const MAX_PARTS: usize = 1 << 12;
 
 /// A rubric and its present episode.
 pub(super) struct Scorer {
@@ -54,7 +59,7 @@ struct Episode {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
-    rubric: Value,
+    rubric: RawJson,
     episode: Episode,
 }
 
@@ -125,17 +130,30 @@ impl Scorer {
     }
 
     pub(super) fn save(&self) -> Result<RawJson, Failure> {
-        let saved = Saved { rubric: self.rubric.save(), episode: self.episode.clone() };
-        oxenv_wire::raw(&saved)
-            .map_err(|error| Failure::environment(format!("the rubric's state is not JSON: {error}")))
+        let not_json = |error| Failure::environment(format!("the rubric's state is not JSON: {error}"));
+        let rubric = oxenv_wire::raw(&self.rubric.save()).map_err(not_json)?;
+        oxenv_wire::raw(&Saved { rubric, episode: self.episode.clone() }).map_err(not_json)
     }
 
     /// Takes what the same rubric saved. Changed only if that can be.
     pub(super) fn load(&mut self, saved: &str) -> Result<(), Failure> {
-        let saved: Saved = serde_json::from_str(saved).map_err(|_| no_state_of("a scored environment"))?;
+        let no_state = || no_state_of("a scored environment");
+        let saved: Saved = serde_json::from_str(saved).map_err(|_| no_state())?;
+        let mut episode = saved.episode;
+        if saved.rubric.get().len() > MAX_SAVED_RUBRIC
+            || episode.totals.len() > MAX_PARTS
+            || episode.steps > MAX_NUMBER
+        {
+            return Err(no_state());
+        }
         let mut rubric = self.rubric.fork();
-        rubric.load(&saved.rubric)?;
-        (self.rubric, self.episode) = (rubric, saved.episode);
+        rubric.load(&serde_json::from_str(saved.rubric.get()).map_err(|_| no_state())?)?;
+        // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An episode that was
+        // too long to be kept stays so.
+        let too_long = episode.bytes > LONGEST;
+        episode.bytes =
+            if too_long { episode.bytes } else { episode.earlier.iter().map(PastAct::weight).sum() };
+        (self.rubric, self.episode) = (rubric, episode);
         Ok(())
     }
 }

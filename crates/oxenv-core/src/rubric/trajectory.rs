@@ -11,11 +11,15 @@ use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
 
+/// The most acts that a final score is spread over: each has a number in the last observation.
+const MAX_DISCOUNTED_ACTS: u64 = 100_000;
+
 /// Asks its part when the episode is done, and gives every earlier act the same intermediate reward.
 ///
 /// With a discount, the final score is also spread over the acts that led to it: the act `t` of `T`,
 /// counted from 0, gets `gamma^(T-1-t)` times the final score, as OpenEnv's
-/// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act.
+/// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act. An episode of more than
+/// 100,000 acts has no score then.
 pub struct Trajectory {
     part: Part,
     intermediate: Option<Reward>,
@@ -64,6 +68,13 @@ impl Trajectory {
         }
         let score = self.part.score(seen).await?;
         if let (Some(gamma), Some(reward)) = (self.gamma, score.reward) {
+            if seen.step > MAX_DISCOUNTED_ACTS {
+                let message = format!(
+                    "the final score is spread over {MAX_DISCOUNTED_ACTS} acts at most, and the episode has {}",
+                    seen.step
+                );
+                return Err(Failure::infrastructure(message));
+            }
             self.step_rewards = Some(discounted(reward.as_f64(), gamma, seen.step));
         }
         Ok(score)

@@ -26,7 +26,7 @@ pub(crate) struct Held<'a> {
 }
 
 /// Where a session's history begins, if not at nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Past {
     pub(crate) epoch: u64,
     pub(crate) episode_id: Option<String>,
@@ -49,7 +49,7 @@ impl Session {
             still = self.overlap.write() => still,
         };
         let guard = self.acquire(None).await?;
-        let progress = self.progress.lock();
+        let mut progress = self.progress.lock();
         progress.steppable(Expect::default())?;
         let past = Past {
             epoch: progress.epoch,
@@ -58,7 +58,7 @@ impl Session {
             done: progress.done,
             reward: progress.reward,
             scores: progress.scores.clone(),
-            tape: progress.tape.clone().unwrap_or_default(),
+            tape: progress.tape.as_mut().map(Tape::copy).unwrap_or_default(),
         };
         let seq = progress.seq;
         drop(progress);
@@ -82,6 +82,18 @@ impl Session {
     }
 }
 
+impl Past {
+    /// The same history for another session.
+    pub(crate) fn copy(&mut self) -> Self {
+        Past {
+            episode_id: self.episode_id.clone(),
+            scores: self.scores.clone(),
+            tape: self.tape.copy(),
+            ..*self
+        }
+    }
+}
+
 impl Held<'_> {
     /// What a factory copies or saves.
     pub(crate) fn original(&mut self) -> Result<Original<'_>, Failure> {
@@ -99,10 +111,10 @@ impl Held<'_> {
     }
 }
 
-fn calls(entries: &[Taped]) -> Vec<CallRecord> {
+fn calls<'a>(entries: impl Iterator<Item = &'a Taped>) -> Vec<CallRecord> {
     let call = |entry: &Taped| match entry {
         Taped::Call(call) => Some(call.clone()),
         Taped::Reset(_) | Taped::Action(_) => None,
     };
-    entries.iter().filter_map(call).collect()
+    entries.filter_map(call).collect()
 }

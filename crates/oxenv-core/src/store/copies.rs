@@ -21,6 +21,9 @@ use crate::spec::{Boot, ForkMode, Instance};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
+/// A snapshot of no more bytes is encoded and decoded at once, which takes less than a millisecond.
+const INLINE_BYTES: usize = 64 << 10;
+
 /// The ids of sessions that were made by one request.
 pub type SessionIds = Vec<String>;
 
@@ -66,7 +69,7 @@ impl SessionStore {
         for slot in slots {
             let boot = Boot { session_id: slot.id().to_owned(), seed };
             let instance = self.fork_instance(&mut held, boot).await?;
-            let past = held.past.clone();
+            let past = held.past.copy();
             forks.push(Made { slot, seed, instance, past, options: options.clone(), origin: Some(origin) });
         }
         drop(held);
@@ -187,7 +190,7 @@ impl SessionStore {
             reward: held.past.reward,
             scores: held.past.scores.clone(),
         };
-        Ok(snapshot.seal(&state))
+        on_a_thread(state.len(), move || snapshot.seal(&state)).await
     }
 
     /// Makes a session that goes on from a saved state.
@@ -196,7 +199,8 @@ impl SessionStore {
     /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged, or of another environment or version;
     /// and whatever making a session may fail with.
     pub async fn restore(&self, snapshot: &str, options: SessionOptions) -> Result<Arc<Session>, Failure> {
-        let (snapshot, state) = Snapshot::open(snapshot)?;
+        let text = snapshot.to_owned();
+        let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text)).await??;
         snapshot.fits(self.spec())?;
         let slot = self.take_slot(&options).await?;
         let seed = options.seed.unwrap_or(snapshot.seed);
@@ -218,7 +222,7 @@ impl SessionStore {
 
     async fn fork_instance(&self, held: &mut Held<'_>, boot: Boot) -> Result<Instance, Failure> {
         let by_replay = self.spec().capabilities.fork == ForkMode::Replay;
-        let tape = by_replay.then(|| held.past.tape.clone());
+        let tape = by_replay.then(|| held.past.tape.copy());
         if let Some(entries) = tape.as_ref().and_then(|tape| tape.entries()) {
             let mut instance = self.make(boot).await?;
             replay(instance.environment.as_mut(), entries).await;
@@ -257,6 +261,17 @@ impl SessionStore {
     }
 }
 
+/// Encodes or decodes a snapshot of so many bytes. One that takes long keeps no thread from other sessions.
+async fn on_a_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    if bytes <= INLINE_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::infrastructure(error.to_string()))
+}
+
 /// A key belongs to its owner: nobody is told of another's sessions.
 fn owned_key(key: &str, options: &SessionOptions) -> Identity {
     match &options.owner {
@@ -266,7 +281,7 @@ fn owned_key(key: &str, options: &SessionOptions) -> Identity {
 }
 
 /// Does again what an episode was made of. What failed the first time fails again.
-async fn replay(environment: &mut dyn Environment, entries: &[Taped]) {
+async fn replay<'a>(environment: &mut dyn Environment, entries: impl Iterator<Item = &'a Taped>) {
     for entry in entries {
         match entry {
             Taped::Reset(reset) => drop(environment.reset(reset).await),

@@ -185,3 +185,24 @@ async fn forks_are_made_once_for_a_key() {
     drop(session);
     settled(&store, &stage).await;
 }
+
+/// Checking a snapshot of many megabytes takes a while; the thread that serves sessions does other things meanwhile.
+#[tokio::test]
+async fn a_large_snapshot_keeps_no_thread_from_others() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Inline, ForkMode::Native));
+    let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    let others = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+    });
+    let large = format!("oxs1.{}", "A".repeat(8 << 20));
+    let restored = store.restore(&large, SessionOptions::default()).await.map(drop);
+    assert_eq!(code(restored), ErrorCode::SnapshotInvalid);
+    assert!(turns.load(std::sync::atomic::Ordering::SeqCst) > 1, "nothing else had a turn");
+    others.abort();
+    settled(&store, &stage).await;
+}

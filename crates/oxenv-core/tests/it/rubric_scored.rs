@@ -245,6 +245,40 @@ async fn bytes_of_another_kind_are_refused() {
     assert!(other.restore(boot(), &good).await.is_err());
 }
 
+/// Nothing keeps a client from making a snapshot up: an episode of as many acts as a number can count would be as many
+/// rewards in its last observation, more than any machine holds.
+#[tokio::test]
+async fn an_episode_that_was_made_up_costs_no_more_than_another() {
+    let part = json!({ "type": "environment_reward" });
+    let rubric = json!({ "version": 1, "rubric": { "type": "trajectory", "part": part, "gamma": 0.9 } });
+    let environment = scored(counter(), factory(rubric), false);
+    let boot = || oxenv_core::Boot { session_id: "s".to_owned(), seed: 1 };
+    let good = environment.create(boot()).await.unwrap().environment.snapshot().unwrap();
+    let good = String::from_utf8(good).unwrap();
+    let with = |old: &str, new: &str| {
+        assert!(good.contains(old), "{good}");
+        good.replacen(old, new, 1).into_bytes()
+    };
+    for refused in [
+        with("\"steps\":0", &format!("\"steps\":{}", u64::MAX)),
+        with("\"rubric\":[null]", &format!("\"rubric\":[{}null]", "0,".repeat(1 << 20))),
+        with("\"totals\":[]", &format!("\"totals\":[{}[\"a\",0]]", "[\"a\",0],".repeat(1 << 13))),
+    ] {
+        assert!(environment.restore(boot(), &refused).await.is_err());
+    }
+    for (steps, scores) in [(10_u64, true), (1 << 50, false)] {
+        let saved = with("\"steps\":0", &format!("\"steps\":{steps}"));
+        let mut instance = environment.restore(boot(), &saved).await.unwrap();
+        let last = raw(&json!({ "add": 10 })).unwrap();
+        let outcome = instance.environment.step(&last).await;
+        assert_eq!(outcome.is_ok(), scores, "{outcome:?}");
+        if let Err(failure) = outcome {
+            assert_eq!((failure.phase, failure.kind), (Phase::Verify, FailureKind::Infrastructure));
+            assert!(failure.message.contains("100000 acts"), "{}", failure.message);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_judge_that_fails_fails_the_step_and_never_rewards_it() {
     let told = Told::to_say("0.5");
