@@ -4,6 +4,7 @@
 //! the manifest nor in a note: a variable takes its place.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use crate::manifest::entry::{LONGEST_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
@@ -11,6 +12,9 @@ use crate::manifest::problem::{Position, Problem, Severity};
 use crate::manifest::reader::shown;
 use crate::manifest::text::is_variable;
 use crate::manifest::token;
+
+/// Secrets within one text that get a variable each.
+const MAX_SECRETS: usize = 64;
 
 /// A manifest made from a client's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,9 +82,35 @@ struct Draft {
 #[derive(Default)]
 struct Import {
     notes: Vec<String>,
-    names: HashSet<String>,
-    /// The variables that stand for secrets, with the values that were written out.
-    variables: HashMap<String, String>,
+    names: Names,
+    /// The variables that stand for secrets, by the name that was wanted and the value that was written out.
+    variables: HashMap<(String, String), String>,
+    variable_names: Names,
+}
+
+/// Names that are taken.
+#[derive(Default)]
+struct Names {
+    taken: HashSet<String>,
+    /// By name, the last number that was tried behind it.
+    numbers: HashMap<String, usize>,
+}
+
+impl Names {
+    /// Takes that name, or with a number behind it one that is free.
+    fn take(&mut self, wanted: &str) -> String {
+        if self.taken.insert(wanted.to_owned()) {
+            return wanted.to_owned();
+        }
+        let number = self.numbers.entry(wanted.to_owned()).or_insert(1);
+        loop {
+            *number += 1;
+            let name = format!("{wanted}_{number}");
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
+    }
 }
 
 impl Import {
@@ -157,13 +187,7 @@ impl Import {
         if base.is_empty() || RESERVED.contains(&base.as_str()) {
             base.push_str("_tools");
         }
-        let mut name = base.clone();
-        let mut count = 1;
-        while !self.names.insert(name.clone()) {
-            count += 1;
-            name = format!("{base}_{count}");
-        }
-        name
+        self.names.take(&base)
     }
 
     fn args(&mut self, items: &[Node], server: &str) -> Vec<String> {
@@ -175,11 +199,10 @@ impl Import {
         for text in texts {
             let mut arg = self.text(&text, true);
             let option = args.last().filter(|before| before.starts_with('-') && !before.contains('='));
-            while let Some((name, range)) = token::in_argument(option.map(String::as_str), &arg) {
-                let variable =
-                    self.variable(&format!("{server}_{name}"), server, &arg[range.clone()], "args");
-                arg.replace_range(range, &format!("${{{variable}}}"));
-            }
+            let option = option.map(String::as_str);
+            let secret =
+                |arg: &str| token::in_argument(option, arg).map(|(name, range)| (name.to_owned(), range));
+            arg = self.without_secrets(arg, server, "args", secret);
             args.push(arg);
         }
         args
@@ -214,24 +237,43 @@ impl Import {
     }
 
     fn url(&mut self, url: &str, server: &str) -> String {
-        let mut url = self.text(url, false);
-        while let Some((name, range)) = token::in_url(&url) {
-            let variable = self.variable(&format!("{server}_{name}"), server, &url[range.clone()], "url");
-            url.replace_range(range, &format!("${{{variable}}}"));
+        let url = self.text(url, false);
+        let secret = |url: &str| token::in_url(url).map(|(name, range)| (name.to_owned(), range));
+        self.without_secrets(url, server, "url", secret)
+    }
+
+    /// A text with a variable in the place of each secret that `find` finds first; with one in the place of the whole
+    /// text where there are many.
+    fn without_secrets(
+        &mut self,
+        mut text: String,
+        server: &str,
+        place: &str,
+        find: impl Fn(&str) -> Option<(String, Range<usize>)>,
+    ) -> String {
+        for _ in 0..MAX_SECRETS {
+            let Some((name, range)) = find(&text) else { return text };
+            let variable = self.variable(&format!("{server}_{name}"), server, &text[range.clone()], place);
+            text.replace_range(range, &format!("${{{variable}}}"));
         }
-        url
+        match find(&text) {
+            None => text,
+            Some(_) => format!("${{{}}}", self.variable(&format!("{server}_{place}"), server, &text, place)),
+        }
     }
 
     /// The name of a variable for a secret: the same for the same value, another for another one.
     fn variable(&mut self, wanted: &str, server: &str, value: &str, place: &str) -> String {
-        let mut variable = variable_name(wanted);
-        if self.variables.get(&variable).is_some_and(|other| other != value) {
-            variable = variable_name(&format!("{server}_{wanted}"));
+        let mut base = variable_name(wanted);
+        let is_another = |variables: &HashMap<_, _>, names: &Names, base: &str| {
+            names.taken.contains(base) && !variables.contains_key(&(base.to_owned(), value.to_owned()))
+        };
+        if is_another(&self.variables, &self.variable_names, &base) {
+            base = variable_name(&format!("{server}_{wanted}"));
         }
-        while self.variables.get(&variable).is_some_and(|other| other != value) {
-            variable.push('_');
-        }
-        self.variables.insert(variable.clone(), value.to_owned());
+        let names = &mut self.variable_names;
+        let known = self.variables.entry((base.clone(), value.to_owned()));
+        let variable = known.or_insert_with(|| names.take(&base)).clone();
         self.notes.push(format!("set {variable}: it stands for a secret in {place} of server '{server}'"));
         variable
     }
@@ -243,7 +285,8 @@ impl Import {
         while let Some(at) = rest.find("${") {
             written.push_str(&rest[..at]);
             let inside = &rest[at + 2..];
-            let end = inside.find('}');
+            // No reference holds another.
+            let end = inside[..inside.find("${").unwrap_or(inside.len())].find('}');
             match end.and_then(|end| self.reference(&inside[..end], per_session)) {
                 Some(reference) => {
                     written.push_str(&reference);

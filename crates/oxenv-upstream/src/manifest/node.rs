@@ -14,6 +14,8 @@ use crate::manifest::problem::Position;
 pub(super) const LONGEST: usize = 1 << 20;
 /// The most values in one text, with what aliases repeat.
 const MOST_VALUES: usize = 100_000;
+/// The most bytes of texts, with what aliases repeat.
+const MOST_BYTES: usize = 8 * LONGEST;
 /// The deepest nesting, with what aliases add.
 const DEEPEST: usize = 64;
 
@@ -62,7 +64,7 @@ pub(super) fn read(text: &str) -> Result<(Node, Vec<Fault>), Fault> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut tree = Tree { parser, anchors: HashMap::new(), values: 0, faults: Vec::new() };
+    let mut tree = Tree { parser, anchors: HashMap::new(), weight: Weight::default(), faults: Vec::new() };
     let root = tree.document()?;
     Ok((root, tree.faults))
 }
@@ -118,7 +120,7 @@ struct Tree<'a> {
     parser: Parser<'a, StrInput<'a>>,
     /// What each anchor stands for.
     anchors: HashMap<usize, Subtree>,
-    values: usize,
+    weight: Weight,
     faults: Vec<Fault>,
 }
 
@@ -126,8 +128,16 @@ struct Tree<'a> {
 #[derive(Clone)]
 struct Subtree {
     node: Node,
-    values: usize,
+    weight: Weight,
     height: usize,
+}
+
+/// What counts against the limits.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    values: usize,
+    /// Of keys and texts.
+    bytes: usize,
 }
 
 impl<'a> Tree<'a> {
@@ -164,8 +174,9 @@ impl<'a> Tree<'a> {
         if depth > DEEPEST {
             return Err(Fault::new(at, format!("nested deeper than {DEEPEST} levels")));
         }
-        self.count(1, at)?;
-        let before = self.values;
+        let before = self.weight;
+        let bytes = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        self.count(Weight { values: 1, bytes }, at)?;
         let (node, anchor, height) = match event {
             Event::Alias(anchor) => return self.alias(anchor, at, depth),
             Event::Scalar(text, style, anchor, tag) => {
@@ -183,9 +194,11 @@ impl<'a> Tree<'a> {
             }
             _ => return Err(Fault::new(at, "not YAML: a value is missing here")),
         };
-        let subtree = Subtree { node, values: self.values - before + 1, height };
+        let weight =
+            Weight { values: self.weight.values - before.values, bytes: self.weight.bytes - before.bytes };
+        let subtree = Subtree { node, weight, height };
         if anchor > 0 {
-            self.count(subtree.values, at)?;
+            self.count(weight, at)?;
             self.anchors.insert(anchor, subtree.clone());
         }
         Ok(subtree)
@@ -195,8 +208,8 @@ impl<'a> Tree<'a> {
         let Some(subtree) = self.anchors.get(&anchor) else {
             return Err(Fault::new(at, "the alias stands inside the value that it refers to"));
         };
-        let (values, height) = (subtree.values, subtree.height);
-        self.count(values, at)?;
+        let (weight, height) = (subtree.weight, subtree.height);
+        self.count(weight, at)?;
         if depth + height > DEEPEST {
             return Err(Fault::new(at, format!("nested deeper than {DEEPEST} levels")));
         }
@@ -270,10 +283,14 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn count(&mut self, values: usize, at: Position) -> Result<(), Fault> {
-        self.values += values;
-        if self.values > MOST_VALUES {
+    fn count(&mut self, more: Weight, at: Position) -> Result<(), Fault> {
+        self.weight.values += more.values;
+        self.weight.bytes += more.bytes;
+        if self.weight.values > MOST_VALUES {
             return Err(Fault::new(at, format!("more than {MOST_VALUES} values, with what aliases repeat")));
+        }
+        if self.weight.bytes > MOST_BYTES {
+            return Err(Fault::new(at, format!("more than {MOST_BYTES} bytes, with what aliases repeat")));
         }
         Ok(())
     }
@@ -417,6 +434,11 @@ mod tests {
         let steps = "&a [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]";
         let nested = format!("a: {steps}\nb: {}*a{}\n", "[".repeat(40), "]".repeat(40));
         assert!(fault(&nested).contains("nested deeper than 64"), "{}", fault(&nested));
+        // Few values, each of them long.
+        let texts = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(90_000));
+        assert!(fault(&texts).contains("more than 8388608 bytes"), "{}", fault(&texts));
+        let keys = format!("a: &a {{? {}\n: 1}}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(40_000));
+        assert!(fault(&keys).contains("more than 8388608 bytes"), "{}", fault(&keys));
         assert!(fault("&a [*a]").contains("inside the value"));
         assert!(read(&format!("a: {}", "x".repeat(LONGEST))).is_err());
     }

@@ -61,3 +61,43 @@ fn what_is_no_configuration_is_told() {
     );
     assert!(told(r#"{"mcpServers": {"a": {}, "a": {}}}"#).contains("duplicate key 'a'"));
 }
+
+/// A configuration of a megabyte is taken over in a moment, however its names and secrets are in each other's way.
+#[test]
+fn configurations_made_to_take_long_do_not() {
+    let many = |text: &dyn Fn(usize) -> String, count: usize| (0..count).map(text).collect::<Vec<_>>();
+    let stdio = |args: &str| format!(r#"{{"mcpServers": {{"a": {{"command": "c", "args": [{args}]}}}}}}"#);
+    let url = |url: &str| format!(r#"{{"mcpServers": {{"a": {{"url": "{url}"}}}}}}"#);
+    let began = std::time::Instant::now();
+    for text in [
+        stdio(&format!("\"{}\"", "${".repeat(400_000))),
+        stdio(&format!("\"{}}}\"", "${".repeat(400_000))),
+        stdio(&many(&|number| format!("\"--key={number:05}\""), 60_000).join(",")),
+        url(&format!("http://h/?{}", many(&|number| format!("key={number}"), 80_000).join("&"))),
+        format!(
+            "{{\"mcpServers\": {{{}}}}}",
+            many(
+                &|number| {
+                    let name = format!("{}{}", "!".repeat(1 + number % 150), "?".repeat(number / 150));
+                    format!("\"{name}\": {{\"command\": \"c\"}}")
+                },
+                4_000
+            )
+            .join(",")
+        ),
+    ] {
+        assert!(text.len() <= Manifest::LONGEST);
+        let imported = import(&text, "client.json").unwrap();
+        assert!(imported.manifest.len() < 16 << 20, "{}", imported.manifest.len());
+        assert!(Manifest::parse(&imported.manifest, None, &|_| None).is_err() || text.len() > 100_000);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_same_secret_has_one_variable_and_another_has_another() {
+    let text = r#"{"mcpServers": {"a": {"command": "c", "args": ["--key=one", "--key=two", "--key=one", "--key=six"]}}}"#;
+    let imported = import(text, "client.json").unwrap();
+    let args = r#"args: ["--key=${A_KEY}", "--key=${A_A_KEY}", "--key=${A_KEY}", "--key=${A_A_KEY_2}"]"#;
+    assert!(imported.manifest.contains(args), "{}", imported.manifest);
+}
