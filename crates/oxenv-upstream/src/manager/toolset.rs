@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use oxenv_core::{CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work};
-use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
+use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds_values};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -30,6 +30,9 @@ const OURS: [&str; 5] = [
     "io.modelcontextprotocol/subscriptionId",
 ];
 
+/// The most values of a caller's metadata, which is built to be passed on.
+const MAX_META_VALUES: usize = 1 << 12;
+
 /// An upstream as a toolset.
 pub(super) struct UpstreamToolset {
     upstream: Arc<Upstream>,
@@ -44,8 +47,8 @@ pub(super) struct UpstreamToolset {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct CallParameters<'a> {
-    #[serde(rename = "_meta", default)]
-    meta: Option<Map<String, Value>>,
+    #[serde(rename = "_meta", borrow, default)]
+    meta: Option<&'a RawValue>,
     #[serde(borrow, default)]
     input_responses: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -284,7 +287,8 @@ fn call_request<'a>(
     parameters.push('}');
     let broken = |error| CallFault::Unavailable(format!("the call cannot be written: {error}"));
     let parameters = RawValue::from_string(parameters).map_err(broken)?;
-    Ok(Request { method: "tools/call", parameters, meta: passed_meta(given.meta) })
+    let meta = passed_meta(given.meta).map_err(CallFault::Refused)?;
+    Ok(Request { method: "tools/call", parameters, meta })
 }
 
 /// A request beside tool calls as its server gets it.
@@ -296,7 +300,7 @@ fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<
         .map(|(key, value)| (key.to_owned().into(), value.raw()))
         .collect();
     let at = fields.iter().position(|(key, _)| key == "_meta");
-    let meta = at.map(|at| fields.remove(at).1).and_then(|meta| serde_json::from_str(meta.get()).ok());
+    let meta = passed_meta(at.map(|at| fields.remove(at).1))?;
     let mut text = String::from("{");
     for (index, (key, value)) in fields.iter().enumerate() {
         let key = oxenv_wire::raw(key).map_err(wrong)?;
@@ -304,12 +308,17 @@ fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<
     }
     text.push('}');
     let parameters = RawValue::from_string(text).map_err(wrong)?;
-    Ok(Request { method, parameters, meta: passed_meta(meta) })
+    Ok(Request { method, parameters, meta })
 }
 
 /// Metadata of a caller that means its request, not its connection.
-fn passed_meta(meta: Option<Map<String, Value>>) -> Map<String, Value> {
-    let mut meta = meta.unwrap_or_default();
+fn passed_meta(meta: Option<&RawValue>) -> Result<Map<String, Value>, RequestFault> {
+    let Some(meta) = meta else { return Ok(Map::new()) };
+    if exceeds_values(meta.get(), MAX_META_VALUES) {
+        let message = format!("Invalid params - _meta has more than {MAX_META_VALUES} values");
+        return Err(RequestFault::new(-32602, message));
+    }
+    let mut meta: Map<String, Value> = serde_json::from_str(meta.get()).unwrap_or_default();
     meta.retain(|key, _| !OURS.contains(&key.as_str()));
-    meta
+    Ok(meta)
 }

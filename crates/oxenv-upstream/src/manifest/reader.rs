@@ -8,6 +8,8 @@ use crate::manifest::Lookup;
 use crate::manifest::node::{Kind, Node};
 use crate::manifest::problem::{Position, Problem, Severity};
 
+/// The most bytes that variables and files may put into one manifest.
+const MOST_FILLED: usize = 16 << 20;
 /// The longest piece of the file that a message repeats, in characters.
 const LONGEST_SHOWN: usize = 40;
 
@@ -17,6 +19,8 @@ pub(super) struct Reader<'a> {
     folder: PathBuf,
     lookup: Lookup<'a>,
     problems: Vec<Problem>,
+    /// Bytes that variables and files have put in so far.
+    filled: usize,
 }
 
 /// A value, and the keys that lead to it.
@@ -38,7 +42,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: String, folder: PathBuf, lookup: Lookup<'a>) -> Self {
-        Reader { file, folder, lookup, problems: Vec::new() }
+        Reader { file, folder, lookup, problems: Vec::new(), filled: 0 }
     }
 
     /// The folder that relative paths are taken from.
@@ -49,6 +53,16 @@ impl<'a> Reader<'a> {
     /// The value of a variable.
     pub(super) fn lookup(&self, name: &str) -> Option<String> {
         (self.lookup)(name)
+    }
+
+    /// Counts what a variable or a file is about to put in; false, and reported once, if that is too much.
+    pub(super) fn may_fill(&mut self, spot: &Spot<'_>, bytes: usize) -> bool {
+        let before = self.filled;
+        self.filled = before.saturating_add(bytes);
+        if before <= MOST_FILLED && self.filled > MOST_FILLED {
+            self.error(spot, format!("variables and files put in more than {MOST_FILLED} bytes"));
+        }
+        self.filled <= MOST_FILLED
     }
 
     pub(super) fn error(&mut self, spot: &Spot<'_>, message: impl AsRef<str>) {

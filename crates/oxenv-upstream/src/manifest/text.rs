@@ -233,7 +233,11 @@ fn fill(part: Part<'_>, usage: Use, spot: &Spot<'_>, reader: &mut Reader<'_>) ->
         }
         Part::Workspace => Some(Piece::Workspace),
         Part::Seed => Some(Piece::Seed),
-        Part::File(path) => file(path, spot, reader).map(Piece::Secret),
+        Part::File(_) if !reader.may_fill(spot, 0) => None,
+        Part::File(path) => {
+            let secret = file(path, spot, reader)?;
+            reader.may_fill(spot, secret.expose().len()).then_some(Piece::Secret(secret))
+        }
         Part::Variable { name, default } => variable(name, default, spot, reader),
     }
 }
@@ -241,6 +245,7 @@ fn fill(part: Part<'_>, usage: Use, spot: &Spot<'_>, reader: &mut Reader<'_>) ->
 fn variable(name: &str, default: Option<&str>, spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Piece> {
     let value = reader.lookup(name).filter(|value| !value.is_empty());
     match (value, default) {
+        (Some(value), _) if !reader.may_fill(spot, value.len()) => None,
         (Some(value), _) if value.contains('\0') => {
             reader.error(spot, format!("variable {name} holds a NUL character"));
             None

@@ -230,6 +230,30 @@ fn json_is_a_manifest_too() {
     assert_eq!(resolved(&args[0]), "é");
 }
 
+/// A few letters put in a whole variable, or a whole file, each time they stand there.
+#[test]
+fn what_variables_and_files_put_in_is_bounded() {
+    let folder = std::env::temp_dir().join(format!("oxenv-filled-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("key"), "x".repeat(60_000)).unwrap();
+    let value = "y".repeat(60_000);
+    let lookup = |name: &str| (name == "LONG").then(|| value.clone());
+    for part in ["${file:key}", "${LONG}"] {
+        let text = |times: usize| {
+            format!(
+                "tools:\n  - name: a\n    mcp_server: {{command: x, args: ['{}', 'b']}}",
+                part.repeat(times)
+            )
+        };
+        let parse = |times| Manifest::parse(&text(times), Some(&folder.join("tools.yaml")), &lookup);
+        assert!(parse(279).is_ok(), "{part}");
+        let problems = parse(50_000).unwrap_err();
+        assert_eq!(problems.len(), 1, "{part}");
+        assert!(problems[0].message.contains("more than 16777216 bytes"), "{}", problems[0].message);
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn a_secret_file_is_bounded_and_regular() {
     let folder = std::env::temp_dir().join(format!("oxenv-manifest-{}", std::process::id()));

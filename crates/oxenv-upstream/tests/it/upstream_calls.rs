@@ -119,6 +119,27 @@ async fn metadata_of_the_request_travels_with_the_call() {
     );
 }
 
+/// What a caller says of its request is built as values to be passed on, so there is a bound; arguments are not.
+#[tokio::test]
+async fn metadata_of_many_values_is_refused() {
+    let (_stage, toolset) = plain().await;
+    let zeros = vec![0; 5000];
+    let arguments = oxenv_wire::raw(&json!({ "zeros": zeros })).unwrap();
+    for (meta, refused) in [(json!({ "x": zeros }), true), (json!({ "x": [0] }), false)] {
+        let request = oxenv_wire::raw(&json!({ "name": "seen", "arguments": {}, "_meta": meta })).unwrap();
+        let context = CallContext { request: Some(&request), ..CallContext::sessionless(Principal::Agent) };
+        let outcome = toolset.call(context, "seen", Some(&arguments)).await;
+        assert_eq!(outcome.is_err(), refused, "{outcome:?}");
+        if let Err(error) = outcome {
+            assert!(error.message.contains("_meta has more than 4096 values"), "{}", error.message);
+        }
+        let parameters = json!({ "uri": "odd:one", "_meta": meta });
+        let parameters = oxenv_wire::raw(&parameters).unwrap();
+        let context = CallContext::sessionless(Principal::Agent);
+        assert_eq!(toolset.request(context, "resources/read", &parameters).await.is_err(), refused);
+    }
+}
+
 #[tokio::test]
 async fn other_requests_pass_and_the_rest_is_refused() {
     let (_stage, toolset) = plain().await;
