@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{load, save};
+use crate::{Unread, load, save};
 use board::{Board, Drop};
 
 /// A factory of `connect4`.
@@ -68,7 +68,8 @@ struct Connect4Action {
     /// Anything the sender wants to note; it is not looked at.
     #[serde(default)]
     #[allow(dead_code)]
-    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    metadata: Option<Unread>,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -11,7 +11,7 @@ use oxenv_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{load, save};
+use crate::{Unread, load, save};
 
 const SIZE: i64 = 5;
 const GOAL: (i64, i64) = (SIZE - 1, SIZE - 1);
@@ -53,7 +53,8 @@ struct GridWorldAction {
     /// Anything the sender wants to note; it is not looked at.
     #[serde(default)]
     #[allow(dead_code)]
-    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    metadata: Option<Unread>,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -8,9 +8,11 @@ pub mod echo;
 pub mod grid_world;
 pub mod number_guess;
 
+use std::fmt;
 use std::sync::Arc;
 
 use oxenv_core::EnvironmentFactory;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// A factory of every bundled environment, in alphabetical order.
 #[must_use]
@@ -27,6 +29,29 @@ fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
 
+/// An object that a client may send and nobody looks at. It is checked to be one and let go: built as a value it would
+/// take many times the bytes that it was sent as.
+struct Unread;
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Unread)
+    }
+}
+
+impl<'de> Visitor<'de> for Unread {
+    type Value = Unread;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Unread, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Unread)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use oxenv_core::contract;
@@ -38,6 +63,18 @@ mod tests {
     ) {
         let violations = contract::check(factory, actions).await;
         assert!(violations.is_empty(), "{violations:#?}");
+    }
+
+    #[test]
+    fn metadata_is_an_object_and_nothing_of_it_is_kept() {
+        let read =
+            |text: &str| serde_json::from_str::<Option<super::Unread>>(text).map(|unread| unread.is_some());
+        assert!(read(r#"{"a": [1, {"b": null}], "a": 1e999}"#).unwrap());
+        assert!(!read("null").unwrap());
+        assert_eq!(size_of::<super::Unread>(), 0);
+        for text in ["[]", "5", "\"x\"", "{\"a\":}"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{load, save};
+use crate::{Unread, load, save};
 
 /// A factory of `number_guess`.
 #[must_use]
@@ -61,7 +61,8 @@ struct NumberGuessAction {
     /// Anything the sender wants to note; it is not looked at.
     #[serde(default)]
     #[allow(dead_code)]
-    metadata: Option<serde_json::Map<String, Value>>,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    metadata: Option<Unread>,
 }
 
 #[derive(Serialize, JsonSchema)]
