@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use oxenv_wire::ErrorCode;
+use oxenv_wire::{ErrorCode, preview};
 use parking_lot::{Mutex, RwLock};
 
 use crate::failure::Failure;
@@ -225,7 +225,7 @@ impl SessionStore {
             Some(reason) => {
                 Failure::new(ErrorCode::SessionEnded, format!("session {id} has ended: {}", told(&reason)))
             }
-            None => Failure::new(ErrorCode::SessionNotFound, format!("Unknown session_id: {id}")),
+            None => Failure::new(ErrorCode::SessionNotFound, format!("Unknown session_id: {}", preview(id))),
         })
     }
 

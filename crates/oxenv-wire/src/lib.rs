@@ -62,7 +62,7 @@ pub use multi::{
     write_multi_reply,
 };
 pub use preview::preview;
-pub use readable::check_readable;
+pub use readable::{check_readable, exceeds_values};
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
     write_observation_data, write_observation_frame, write_state_frame,

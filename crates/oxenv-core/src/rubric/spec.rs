@@ -4,6 +4,7 @@
 //! the judges are is left to [`RubricSpec::compile`]. `docs/rubrics.md` documents every component.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -203,10 +204,11 @@ impl Builder<'_> {
 
     fn parts_with(&self, fields: &Fields<'_>, extra: &[&str]) -> Result<Vec<Part>, RubricError> {
         let mut parts: Vec<Part> = Vec::new();
+        let mut names = HashSet::new();
         for (index, declared) in fields.list("parts")?.iter().enumerate() {
             let place = format!("{}[{index}]", fields.below("parts"));
             let part = self.part(declared, &place, extra)?;
-            if parts.iter().any(|other| other.name() == part.name()) {
+            if !names.insert(part.name().to_owned()) {
                 let problem = format!("two parts are called '{}'; give one of them a 'name'", part.name());
                 return Err(RubricError { place, problem });
             }

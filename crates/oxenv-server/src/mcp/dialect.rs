@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
     ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult,
-    ToolSpelling, write_rpc_error, write_rpc_result,
+    ToolSpelling, preview, write_rpc_error, write_rpc_result,
 };
 use serde_json::json;
 
@@ -50,7 +50,10 @@ async fn run(
             Ok(())
         }
         ("openenv/session/close", Place::Open | Place::Socket(_)) => close(app, door, rpc, out),
-        (method, _) => Err(RpcFault::new(RpcCode::MethodNotFound, format!("Method not found: {method}"))),
+        (method, _) => {
+            let message = format!("Method not found: {}", preview(method));
+            Err(RpcFault::new(RpcCode::MethodNotFound, message))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use oxenv_core::{Extras, Failure, Principal};
-use oxenv_wire::{McpEra, RawJson, ToolSpelling, raw, write_mcp_call};
+use oxenv_wire::{McpEra, RawJson, ToolSpelling, preview, raw, write_mcp_call};
 use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
@@ -50,6 +50,11 @@ pub(super) struct ToolboxHandler {
     offer: Mutex<Option<Offer>>,
     watcher: Mutex<Option<Watcher>>,
 }
+
+/// The most resources that one client subscribes to.
+const MAX_SUBSCRIPTIONS: usize = 1024;
+/// The longest URI of one of them, in bytes.
+const MAX_SUBSCRIBED_URI: usize = 8 << 10;
 
 /// Methods with parameters that a request can get wrong.
 const KNOWN: [&str; 9] = [
@@ -150,6 +155,19 @@ impl ToolboxHandler {
         let spec = self.app.store.spec();
         let me = Implementation::new("oxenv", env!("CARGO_PKG_VERSION")).with_title(spec.title.clone());
         ServerConfig::new(capabilities).with_server_info(me).with_instructions(spec.description.clone())
+    }
+
+    /// Refuses a subscription that is one too many, or whose URI is too long to be kept.
+    fn room_for(&self, uri: &str) -> Answer<()> {
+        let subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = if uri.len() > MAX_SUBSCRIBED_URI {
+            format!("a resource is subscribed to by a URI of at most {MAX_SUBSCRIBED_URI} bytes")
+        } else if subscribed.len() >= MAX_SUBSCRIPTIONS && !subscribed.contains(uri) {
+            format!("a client has at most {MAX_SUBSCRIPTIONS} subscriptions; unsubscribe from some")
+        } else {
+            return Ok(());
+        };
+        Err(ErrorData::new(ErrorCode::INVALID_PARAMS, message, None))
     }
 
     async fn begin(
@@ -330,6 +348,7 @@ impl ServerHandler for ToolboxHandler {
         params: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Answer<()> {
+        self.room_for(&params.uri)?;
         match self.asked("resources/subscribe", &params, &context).await {
             // A toolset that knows of no subscriptions still says when something has changed.
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => return Err(error),
@@ -364,13 +383,23 @@ impl ServerHandler for ToolboxHandler {
                 let message = format!("Invalid params - they are not as {method} has them");
                 ErrorData::new(ErrorCode::INVALID_PARAMS, message, None)
             }
-            false => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"), None),
+            false => ErrorData::new(
+                ErrorCode::METHOD_NOT_FOUND,
+                format!("Method not found: {}", preview(&method)),
+                None,
+            ),
         })
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
         self.remember(Offer::of(self.reach.toolbox()));
-        Some(requested.clone())
+        let mut accepted = requested.clone();
+        if let Some(uris) = &mut accepted.resource_subscriptions {
+            uris.retain(|uri| uri.len() <= MAX_SUBSCRIBED_URI);
+            uris.truncate(MAX_SUBSCRIPTIONS);
+            uris.shrink_to_fit();
+        }
+        Some(accepted)
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Answer<()> {

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, Full};
 use oxenv_core::Failure;
-use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest};
+use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
 use super::begun::Begun;
@@ -23,6 +23,10 @@ use super::transports::{Manager, Plan};
 use super::{Door, failed};
 use crate::app::App;
 use crate::error;
+
+/// The most values of a message that goes to rmcp, which builds all of them: 60 MiB of zeros took 6 GiB. Lists and calls
+/// of tools as clients make them are not among these, so arguments have no such bound.
+const MAX_VALUES: usize = 1 << 18;
 
 /// The epoch that the URL of a request names.
 #[derive(Clone, Copy)]
@@ -39,6 +43,11 @@ pub(super) async fn forward(
     begun: Option<Begun>,
 ) -> Response {
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
+    if str::from_utf8(&body).is_ok_and(|text| exceeds_values(text, MAX_VALUES)) {
+        let message = format!("Invalid request: the message has more than {MAX_VALUES} values");
+        let fault = RpcFault::new(RpcCode::InvalidRequest, message);
+        return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
+    }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
     let (target, plan) = match prepared(app, door, &parts.headers, shakes_hands).await {
         Ok(prepared) => prepared,

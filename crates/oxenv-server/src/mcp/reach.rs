@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oxenv_core::{
     AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, Toolbox,
 };
-use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult};
+use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult, preview};
 use serde_json::value::RawValue;
 
 use crate::app::App;
@@ -124,5 +124,5 @@ pub(crate) fn named(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
 
 /// No session has that id, or none that may be named here.
 pub(crate) fn unknown(id: &str) -> RpcFault {
-    RpcFault::new(RpcCode::InvalidParams, format!("Unknown session_id: {id}"))
+    RpcFault::new(RpcCode::InvalidParams, format!("Unknown session_id: {}", preview(id)))
 }

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, StatusCode};
 use oxenv_core::{AgentCall, Failure, Principal};
 use oxenv_wire::{
     ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolCallParams,
-    ToolErrorType, ToolResult, ToolSpelling, read, write_mcp_call, write_mcp_tools, write_rpc_error,
-    write_rpc_result,
+    ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call, write_mcp_tools,
+    write_rpc_error, write_rpc_result,
 };
 use serde_json::{Value, json};
 
@@ -26,6 +26,8 @@ use crate::{error, traces};
 
 /// Where a request names its revision.
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// The most values of a client's capabilities that are read; a client that declares more has none.
+const MAX_CAPABILITIES: usize = 1 << 12;
 /// The revision whose requests stand alone, as it stands there.
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -144,7 +146,12 @@ fn plain<'a>(
 /// What the client wants to hear; the outer nothing when it says so in words that are not plain.
 fn wants(meta: Option<&Object<'_>>, within: Option<&InUse>) -> Option<Option<Wants>> {
     let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
-    let progress = given("progressToken").map(read).transpose().ok()?;
+    // A token that is neither is read by nobody.
+    let scalar = |value: &Json<'_>| !value.get().starts_with(['[', '{']);
+    let progress = match given("progressToken") {
+        Some(token) => Some(read(Some(token).filter(scalar)?).ok()?),
+        None => None,
+    };
     let level = match within {
         Some(within) => Some(within.transport().level.get()),
         None => match given(META_LEVEL) {
@@ -222,7 +229,9 @@ async fn call(
             }
         }
     };
-    let declared = || plain.capabilities.and_then(|declared| read(declared).ok()).unwrap_or_default();
+    let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITIES);
+    let declared =
+        || plain.capabilities.filter(small).and_then(|declared| read(declared).ok()).unwrap_or_default();
     let outcome = match told(outcome, plain.era, declared) {
         // MCP's own status for it.
         Err(fault) if fault.code == RpcCode::MissingCapability => {

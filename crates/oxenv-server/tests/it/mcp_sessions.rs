@@ -99,6 +99,61 @@ async fn resources_and_prompts() {
     served.end().await;
 }
 
+/// What a client subscribes to is kept for as long as it stays, so there is a bound.
+#[tokio::test]
+async fn subscriptions_are_bounded() {
+    let talker = Talker::default();
+    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let old = Handshake::new(served.address, "/mcp").await;
+    let subscribe = |uri: String| request("resources/subscribe", &json!({ "uri": uri }));
+    let long = format!("memo://{}", "x".repeat(8 << 10));
+    let refused = old.post(&subscribe(long.clone())).await.last().await;
+    assert_eq!(refused["error"]["code"], -32602, "{refused}");
+    for number in 0..1024 {
+        let subscribed = old.post(&subscribe(format!("memo://{number}"))).await.last().await;
+        assert!(subscribed["result"].is_object(), "{number}: {subscribed}");
+    }
+    let refused = old.post(&subscribe("memo://more".to_owned())).await.last().await;
+    assert_eq!(refused["error"]["code"], -32602, "{refused}");
+    // One that is there may be asked for again, and one that goes makes room.
+    assert!(old.post(&subscribe("memo://0".to_owned())).await.last().await["result"].is_object());
+    let gone = request("resources/unsubscribe", &json!({ "uri": "memo://0" }));
+    assert!(old.post(&gone).await.last().await["result"].is_object());
+    assert!(old.post(&subscribe("memo://more".to_owned())).await.last().await["result"].is_object());
+
+    let many: Vec<String> = (0..2000).map(|number| format!("memo://{number}")).chain([long]).collect();
+    let wanted = json!({ "notifications": { "resourceSubscriptions": many } });
+    let mut listener = alone(served.address, "/mcp", "subscriptions/listen", &wanted).await;
+    let acknowledged = listener.next().await.unwrap();
+    let accepted = &acknowledged["params"]["notifications"]["resourceSubscriptions"];
+    assert_eq!(accepted.as_array().map(Vec::len), Some(1024), "{acknowledged}");
+    old.delete().await;
+    drop(listener);
+    served.end().await;
+}
+
+/// A message that has to be built as values takes many times its bytes. Calls as clients make them are not built.
+#[tokio::test]
+async fn messages_of_many_values_are_refused_where_they_are_built() {
+    let talker = Talker::default();
+    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let zeros = vec![0; 1 << 18];
+    let answer =
+        Handshake::ask(served.address, "/mcp", &json!({ "experimental": { "x": { "y": zeros } } })).await;
+    assert_eq!((answer.status, &answer.json().await["error"]["code"]), (413, &json!(-32600)));
+    let old = Handshake::new(served.address, "/mcp").await;
+    let odd = json!({ "name": "say", "_meta": { "progressToken": zeros } });
+    let answer = old.post(&request("tools/call", &odd)).await;
+    assert_eq!((answer.status, &answer.json().await["error"]["code"]), (413, &json!(-32600)));
+    let few = json!({ "name": "say", "_meta": { "progressToken": [0] } });
+    assert_eq!(old.post(&request("tools/call", &few)).await.last().await["id"], 1);
+    let plain = json!({ "name": "say", "arguments": { "x": zeros } });
+    let called = old.post(&request("tools/call", &plain)).await.last().await;
+    assert!(called["result"].is_object(), "{called}");
+    old.delete().await;
+    served.end().await;
+}
+
 /// An environment that offers no prompts and no resources declares none, and has no such methods.
 #[tokio::test]
 async fn what_is_not_offered_is_not_declared() {
