@@ -71,6 +71,8 @@ impl Catalogue {
     pub(super) fn new(parts: Vec<Part>, changes: u64) -> Self {
         let mut owners: HashMap<Cow<'static, str>, Owned> = HashMap::new();
         let mut conflicts: Vec<Conflict> = Vec::new();
+        // Where the conflict about a name stands.
+        let mut places: HashMap<Cow<'static, str>, usize> = HashMap::new();
         for (endpoint, part) in parts.iter().enumerate() {
             for tool in part.tools.iter().flat_map(|tools| tools.iter()) {
                 let Some(owner) = owners.get(&tool.name) else {
@@ -79,13 +81,16 @@ impl Catalogue {
                     continue;
                 };
                 let url = part.url.as_ref().to_owned();
-                match conflicts.iter_mut().find(|conflict| conflict.name == tool.name) {
-                    Some(conflict) => conflict.shadowed.push(url),
-                    None => conflicts.push(Conflict {
-                        name: tool.name.clone().into_owned(),
-                        owner: parts[owner.endpoint].url.as_ref().to_owned(),
-                        shadowed: vec![url],
-                    }),
+                match places.get(&tool.name) {
+                    Some(place) => conflicts[*place].shadowed.push(url),
+                    None => {
+                        places.insert(tool.name.clone(), conflicts.len());
+                        conflicts.push(Conflict {
+                            name: tool.name.clone().into_owned(),
+                            owner: parts[owner.endpoint].url.as_ref().to_owned(),
+                            shadowed: vec![url],
+                        });
+                    }
                 }
             }
         }
@@ -124,5 +129,44 @@ impl Catalogue {
             );
         }
         ToolListing { tools, conflicts: self.conflicts.clone(), endpoints: self.reports() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn part(url: &str, tools: usize) -> Part {
+        let tool = |number: usize| Tool {
+            name: format!("tool{number}").into(),
+            title: None,
+            description: String::new(),
+            input_schema: json!({}),
+            output_schema: None,
+            annotations: None,
+            meta: None,
+        };
+        let tools = Some((0..tools).map(tool).collect());
+        Part { url: url.into(), tools, fault: None, optional: false, changes: 0 }
+    }
+
+    /// Lists are as long as their servers make them; every conflict of every tool took minutes.
+    #[test]
+    fn long_lists_in_conflict_take_no_longer_than_others() {
+        const TOOLS: usize = 50_000;
+        let began = Instant::now();
+        let catalogue = Catalogue::new(vec![part("a", TOOLS), part("b", TOOLS), part("c", TOOLS)], 0);
+        let listing = catalogue.listing();
+        assert_eq!((listing.tools.len(), listing.conflicts.len()), (TOOLS, TOOLS));
+        let last = &listing.conflicts[TOOLS - 1];
+        assert_eq!(
+            (last.owner.as_str(), last.shadowed.as_slice()),
+            ("a", &["b".to_owned(), "c".to_owned()][..])
+        );
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 /// Schemas may refer to themselves; nobody needs an action that is deeper.
 const DEEPEST: usize = 8;
+/// Lists of lists and what is required of them multiply; an action has no more values than this.
+const MOST_VALUES: usize = 10_000;
 /// Numbers that no bound keeps are at most that large.
 const LARGEST: i64 = 5;
 
@@ -19,15 +21,18 @@ pub(super) struct Sampler<'a> {
     tools: &'a [Value],
     seed: u64,
     drawn: u64,
+    /// Values of the present action so far.
+    values: usize,
 }
 
 impl<'a> Sampler<'a> {
     pub(super) fn new(action: &'a Value, tools: &'a [Value], seed: u64) -> Self {
-        Sampler { action, tools, seed, drawn: 0 }
+        Sampler { action, tools, seed, drawn: 0, values: 0 }
     }
 
     /// The next action; nothing when neither schema nor tools say what one is.
     pub(super) fn action(&mut self) -> Option<Value> {
+        self.values = 0;
         let schema = self.action;
         let typed = !is_of_tools(schema) && schema["type"] == "object";
         match (self.tools.is_empty(), typed) {
@@ -49,21 +54,22 @@ impl<'a> Sampler<'a> {
     }
 
     fn value(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
-        if depth > DEEPEST {
+        self.values += 1;
+        if depth > DEEPEST || self.values > MOST_VALUES {
             return Value::Null;
         }
         if let Some(found) = schema["$ref"].as_str().and_then(|text| root.pointer(text.strip_prefix('#')?)) {
             return self.value(found, root, depth + 1);
         }
         if let Some(only) = schema.get("const") {
-            return only.clone();
+            return self.copied(only);
         }
         let choices = ["enum", "anyOf", "oneOf", "allOf"]
             .iter()
             .find_map(|key| Some((*key, schema.get(key)?.as_array()?)));
         if let Some((key, choices)) = choices.filter(|(_, choices)| !choices.is_empty()) {
             let chosen = &choices[self.draw(choices.len())];
-            return if key == "enum" { chosen.clone() } else { self.value(chosen, root, depth + 1) };
+            return if key == "enum" { self.copied(chosen) } else { self.value(chosen, root, depth + 1) };
         }
         let kind = match &schema["type"] {
             Value::Array(kinds) => kinds.iter().find(|kind| *kind != "null").and_then(Value::as_str),
@@ -79,6 +85,12 @@ impl<'a> Sampler<'a> {
             None if schema.get("properties").is_some() => self.object(schema, root, depth),
             _ => Value::Null,
         }
+    }
+
+    /// A value that the schema gives; a long one counts as many.
+    fn copied(&mut self, given: &Value) -> Value {
+        self.values += given.to_string().len() / 16;
+        if self.values > MOST_VALUES { Value::Null } else { given.clone() }
     }
 
     fn integer(&mut self, schema: &Value) -> i64 {
@@ -111,8 +123,12 @@ impl<'a> Sampler<'a> {
 
     fn list(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
         let least = schema["minItems"].as_u64().unwrap_or(0).min(64);
-        let items = 0..least.max(u64::from(schema.get("maxItems") != Some(&json!(0))));
-        items.map(|_| self.value(&schema["items"], root, depth + 1)).collect()
+        let least = least.max(u64::from(schema.get("maxItems") != Some(&json!(0))));
+        let mut items = Vec::new();
+        while (items.len() as u64) < least && self.values <= MOST_VALUES {
+            items.push(self.value(&schema["items"], root, depth + 1));
+        }
+        items.into()
     }
 
     /// What is required, and nothing else.
@@ -120,6 +136,9 @@ impl<'a> Sampler<'a> {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut object = Map::new();
         for name in required {
+            if self.values > MOST_VALUES {
+                break;
+            }
             let value = self.value(&schema["properties"][name], root, depth + 1);
             object.insert(name.to_owned(), value);
         }
@@ -178,6 +197,17 @@ mod tests {
         let schema =
             json!({ "type": "object", "required": ["next"], "properties": { "next": { "$ref": "#" } } });
         assert!(Sampler::new(&schema, &[], 1).action().is_some());
+    }
+
+    #[test]
+    fn a_schema_of_lists_in_lists_comes_to_an_end() {
+        let mut schema = json!({ "type": "integer" });
+        for _ in 0..6 {
+            schema = json!({ "type": "array", "minItems": 64, "items": schema });
+        }
+        let schema = json!({ "type": "object", "required": ["x"], "properties": { "x": schema } });
+        let action = Sampler::new(&schema, &[], 1).action().unwrap();
+        assert!(action.to_string().len() < 1 << 20);
     }
 
     #[test]
