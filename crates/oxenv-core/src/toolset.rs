@@ -76,6 +76,35 @@ pub enum Note {
     },
 }
 
+impl Note {
+    /// Roughly the bytes of memory that it takes, so that those who keep notes can bound them.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Self>()
+            + match self {
+                Note::Progress { message, .. } => text(message),
+                Note::Log { level, logger, data } => level.len() + text(logger) + value_weight(data),
+            }
+    }
+}
+
+/// Roughly the bytes of memory that a value takes beside its own place.
+fn value_weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + value_weight(item)).sum(),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                // The key, the value, and their places in the index.
+                size_of::<String>() + key.len() + size_of::<Value>() + value_weight(value) + 32
+            };
+            fields.iter().map(field).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
 /// The client behind a call, for tools that talk back while they run.
 pub trait Caller: Send + Sync {
     /// Passes a note on. Never waits; a client that asked for none hears nothing.

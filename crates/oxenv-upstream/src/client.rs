@@ -8,6 +8,7 @@ mod fault;
 mod http;
 mod lines;
 mod lists;
+mod peer_requests;
 mod post;
 mod result;
 mod traffic;
@@ -33,13 +34,14 @@ use rmcp::{RoleClient, model};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::process::{ChildStdin, ChildStdout};
-use tokio::sync::mpsc;
 use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
 use asking::{Handler, converse};
-use traffic::{EVENTS, End, Greeted, Listener, Outgoing, Tapped, Traffic};
+use peer_requests::PeerRequests;
+use traffic::{End, Events, Greeted, Listener, Outgoing, Tapped, Traffic};
 
 pub(crate) use asking::Questions;
 pub(crate) use fault::{CallFault, Cause};
@@ -51,6 +53,8 @@ pub(crate) use result::tool_result;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// The pause before a subscription that ended is made again: at first, and at most.
 const RENEWAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// After a subscription that lasted this long, the pause is the first again.
+const STEADY_SUBSCRIPTION: Duration = Duration::from_secs(5);
 
 /// How a server is greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +165,7 @@ impl Connection {
             }
         };
         let ended = CancellationToken::new();
+        let transport = PeerRequests::new(transport, traffic.clone());
         let greeted = Greeted::new(traffic.clone());
         let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
         greeted.done();
@@ -189,8 +194,8 @@ impl Connection {
         caller: Option<&dyn Caller>,
     ) -> Result<String, CallFault> {
         let outcome = if let Some(caller) = caller {
-            let (sender, mut events) = mpsc::channel(EVENTS);
-            converse(caller, &mut events, self.exchange(request, Listener::Caller(sender))).await
+            let (listener, mut events) = Events::new();
+            converse(caller, &mut events, self.exchange(request, Listener::Caller(listener))).await
         } else {
             self.exchange(request, Listener::Deaf).await
         };
@@ -300,11 +305,15 @@ impl Connection {
         let Some(filter) = self.subscription() else { return };
         let mut pause = RENEWAL.0;
         while !self.is_over() {
+            let begun = Instant::now();
             match self.peer.listen(filter.clone()).await {
                 Ok(mut subscription) => {
-                    pause = RENEWAL.0;
                     // The notes themselves were taken on their way here.
                     while let Ok(Some(_)) = subscription.next().await {}
+                    // A server that ends each one at once is asked ever less often.
+                    if begun.elapsed() >= STEADY_SUBSCRIPTION {
+                        pause = RENEWAL.0;
+                    }
                 }
                 Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
                     return;

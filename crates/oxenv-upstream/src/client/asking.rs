@@ -8,16 +8,23 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use oxenv_core::{Caller, RequestFault};
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ClientResult, CustomResult, ElicitationCapability, ErrorCode,
-    ErrorData, FormElicitationCapability, Implementation, ProtocolVersion, RootsCapabilities,
+    ClientCapabilities, ClientConfig, ClientResult, ElicitationCapability, ErrorCode,
+    FormElicitationCapability, GetExtensions, GetMeta, Implementation, ProtocolVersion, RootsCapabilities,
     SamplingCapability, ServerNotification, ServerRequest, UrlElicitationCapability,
 };
 use rmcp::service::{InboundStreamOrigin, NotificationContext, RequestContext, Service};
 use rmcp::{ErrorData as McpError, RoleClient};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use super::traffic::{Event, Question, Traffic, number};
+use super::lines::{MAX_REQUEST, TooLong};
+use super::traffic::{Asked, Event, Traffic, number};
+
+/// What servers may ask callers.
+pub(super) const METHODS: [&str; 3] = ["sampling/createMessage", "elicitation/create", "roots/list"];
+/// How much of an unknown method's name a refusal repeats, in characters.
+const MAX_METHOD: usize = 100;
 
 /// What becomes of the questions that a server asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub(crate) enum Questions {
     Refused,
 }
 
-/// Our side of a connection: answers what the server asks.
+/// Our side of a connection as rmcp sees it: what we can answer.
 pub(crate) struct Handler {
     traffic: Arc<Traffic>,
     questions: Questions,
@@ -43,54 +50,16 @@ impl Handler {
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
-
-    async fn ask(
-        &self,
-        request: ServerRequest,
-        context: RequestContext<RoleClient>,
-    ) -> Result<Value, RequestFault> {
-        let origin = match context.extensions.get::<InboundStreamOrigin>() {
-            Some(InboundStreamOrigin::OutboundRequest(id)) => number(id),
-            _ => None,
-        };
-        let (method, parameters) = spelled(request, &context);
-        if !matches!(method.as_str(), "sampling/createMessage" | "elicitation/create" | "roots/list") {
-            return Err(RequestFault::new(-32601, format!("Method not found: {method}")));
-        }
-        let Some(events) = self.traffic.listener(origin) else {
-            let says = format!("{method}: there is not exactly one call whose caller can be asked");
-            return Err(RequestFault::new(-32600, says));
-        };
-        let (answer, answered) = oneshot::channel();
-        let question = Question { method, parameters, answer };
-        let busy = |_| RequestFault::new(-32603, "the caller has too many questions to answer");
-        events.try_send(Event::Question(question)).map_err(busy)?;
-        drop(events);
-        tokio::select! {
-            answer = answered => {
-                answer.unwrap_or_else(|_| Err(RequestFault::new(-32603, "the call is over")))
-            }
-            () = context.ct.cancelled() => Err(RequestFault::new(-32603, "the question was withdrawn")),
-        }
-    }
 }
 
 impl Service<RoleClient> for Handler {
     async fn handle_request(
         &self,
-        request: ServerRequest,
-        context: RequestContext<RoleClient>,
+        _: ServerRequest,
+        _: RequestContext<RoleClient>,
     ) -> Result<ClientResult, McpError> {
-        if matches!(request, ServerRequest::PingRequest(_)) {
-            return Ok(ClientResult::empty(()));
-        }
-        match self.ask(request, context).await {
-            Ok(answer) => Ok(ClientResult::CustomResult(CustomResult(answer))),
-            Err(fault) => {
-                let data = (!fault.data.is_null()).then_some(fault.data);
-                Err(ErrorData::new(ErrorCode(fault.code), fault.message, data))
-            }
-        }
+        // Every request was answered by the transport.
+        Err(McpError::new(ErrorCode::METHOD_NOT_FOUND, "Method not found", None))
     }
 
     async fn handle_notification(
@@ -119,6 +88,85 @@ impl Service<RoleClient> for Handler {
     }
 }
 
+/// A question of a server to the caller of one of its tools.
+pub(super) struct Question {
+    method: String,
+    parameters: Value,
+    /// The request of ours on whose stream it came, if that is known.
+    origin: Option<i64>,
+}
+
+impl Question {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// If it is none of those that callers answer.
+    pub(super) fn of(request: ServerRequest) -> Result<Self, RequestFault> {
+        if request.extensions().get::<TooLong>().is_some() {
+            let says = format!("the request is longer than {} MiB", MAX_REQUEST >> 20);
+            return Err(RequestFault::new(ErrorCode::INVALID_REQUEST.0, says));
+        }
+        let origin = match request.extensions().get::<InboundStreamOrigin>() {
+            Some(InboundStreamOrigin::OutboundRequest(id)) => number(id),
+            _ => None,
+        };
+        let meta = request.get_meta().0.0.clone();
+        let (method, mut parameters) = match request {
+            ServerRequest::CustomRequest(custom) => (custom.method, custom.params.unwrap_or(Value::Null)),
+            typed => {
+                let mut spelled = serde_json::to_value(typed).unwrap_or_default();
+                (spelled["method"].as_str().unwrap_or_default().to_owned(), spelled["params"].take())
+            }
+        };
+        if !METHODS.contains(&method.as_str()) {
+            let named: String = method.chars().take(MAX_METHOD).collect();
+            return Err(RequestFault::new(
+                ErrorCode::METHOD_NOT_FOUND.0,
+                format!("Method not found: {named}"),
+            ));
+        }
+        if !meta.is_empty()
+            && let Some(fields) = parameters.as_object_mut()
+        {
+            fields.insert("_meta".to_owned(), Value::Object(meta));
+        }
+        Ok(Question { method, parameters, origin })
+    }
+
+    /// The length of its parameters.
+    pub(super) fn bytes(&self) -> usize {
+        serde_json::to_string(&self.parameters).map_or(0, |text| text.len())
+    }
+}
+
+/// Hands a question to its caller; gives what waits for the answer, until the question is withdrawn.
+///
+/// # Errors
+/// If there is no caller to be asked.
+pub(super) fn ask(
+    traffic: &Traffic,
+    question: Question,
+    withdrawn: CancellationToken,
+) -> Result<impl Future<Output = Result<Value, RequestFault>> + Send + 'static, RequestFault> {
+    let Question { method, parameters, origin } = question;
+    let Some(events) = traffic.listener(origin) else {
+        let says = format!("{method}: there is not exactly one call whose caller can be asked");
+        return Err(RequestFault::new(ErrorCode::INVALID_REQUEST.0, says));
+    };
+    let (answer, answered) = oneshot::channel();
+    if !events.ask(Asked { method, parameters, answer }) {
+        let says = "the caller has too many questions to answer";
+        return Err(RequestFault::new(ErrorCode::INTERNAL_ERROR.0, says));
+    }
+    Ok(async move {
+        let failed = |says| Err(RequestFault::new(ErrorCode::INTERNAL_ERROR.0, says));
+        tokio::select! {
+            answer = answered => answer.unwrap_or_else(|_| failed("the call is over")),
+            () = withdrawn.cancelled() => failed("the question was withdrawn"),
+        }
+    })
+}
+
 /// Waits for a response while the caller hears what the server says, and answers what it asks.
 pub(crate) async fn converse<T>(
     caller: &dyn Caller,
@@ -132,8 +180,8 @@ pub(crate) async fn converse<T>(
             // What came before the response is heard before it.
             biased;
             Some(event) = events.recv() => match event {
-                Event::Note(note) => caller.tell(note),
-                Event::Question(question) => answers.push(answer(caller, question)),
+                Event::Note { note, .. } => caller.tell(note),
+                Event::Asked(asked) => answers.push(answer(caller, asked)),
             },
             outcome = &mut response => return outcome,
             Some(()) = answers.next() => {}
@@ -141,29 +189,11 @@ pub(crate) async fn converse<T>(
     }
 }
 
-async fn answer(caller: &dyn Caller, question: Question) {
-    let Question { method, parameters, answer: mut waiting } = question;
+async fn answer(caller: &dyn Caller, asked: Asked) {
+    let Asked { method, parameters, answer: mut waiting } = asked;
     let answer = tokio::select! {
         answer = caller.ask(&method, parameters) => answer,
         () = waiting.closed() => return,
     };
     let _ = waiting.send(answer);
-}
-
-/// The method and the parameters of a request, as MCP spells them.
-fn spelled(request: ServerRequest, context: &RequestContext<RoleClient>) -> (String, Value) {
-    let mut spelled = match request {
-        ServerRequest::CustomRequest(custom) => {
-            return (custom.method, custom.params.unwrap_or(Value::Null));
-        }
-        typed => serde_json::to_value(typed).unwrap_or_default(),
-    };
-    let mut parameters = spelled["params"].take();
-    // rmcp has moved the metadata out of the request.
-    if !context.meta.0.0.is_empty()
-        && let Some(fields) = parameters.as_object_mut()
-    {
-        fields.insert("_meta".to_owned(), Value::Object(context.meta.0.0.clone()));
-    }
-    (spelled["method"].as_str().unwrap_or_default().to_owned(), parameters)
 }

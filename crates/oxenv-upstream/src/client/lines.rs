@@ -7,6 +7,7 @@
 //! Invariant: the result of a request of ours keeps its bytes; parameters of ours are written as they are.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -19,17 +20,25 @@ use rmcp::model::{
 };
 use rmcp::transport::Transport;
 use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
+use super::asking::METHODS;
 use super::traffic::{Outgoing, Traffic, number};
 use crate::child::Redact;
 
 /// The longest line that is read.
 pub(crate) const LONGEST_LINE: usize = 100 << 20;
-/// How much may wait to be written to a server that does not read.
-const LONGEST_QUEUE: usize = 256 << 20;
+/// The longest request or notification of a server that is read into values.
+pub(super) const MAX_REQUEST: usize = 16 << 20;
+/// Messages that may come in one line.
+const MAX_BATCH: usize = 10_000;
+/// Bytes that may wait to be written to a server that does not read; a single message may be longer.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// Messages that may wait to be written.
+const MAX_QUEUED: usize = 16_384;
 /// A buffer that grew beyond this is given back after its line.
 const KEPT_BUFFER: usize = 1 << 20;
 /// How much of what is no message is shown.
@@ -56,9 +65,20 @@ struct Garbage {
 
 /// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
 struct Pipe<W> {
-    queue: Mutex<Vec<u8>>,
+    queue: Mutex<Queue>,
     write: tokio::sync::Mutex<Option<W>>,
 }
+
+/// Lines that nobody writes yet.
+#[derive(Default)]
+struct Queue {
+    lines: Vec<u8>,
+    count: usize,
+}
+
+/// Marks a request of a server that is longer than [`MAX_REQUEST`]; it comes without its parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TooLong;
 
 /// A message as far as its kind.
 #[derive(Deserialize)]
@@ -84,10 +104,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<
             batch: VecDeque::new(),
             longest: LONGEST_LINE,
             garbage: Garbage { label: label.to_owned(), redact, told: false },
-            pipe: Arc::new(Pipe {
-                queue: Mutex::new(Vec::new()),
-                write: tokio::sync::Mutex::new(Some(write)),
-            }),
+            pipe: Arc::new(Pipe { queue: Mutex::default(), write: tokio::sync::Mutex::new(Some(write)) }),
             traffic,
         }
     }
@@ -132,8 +149,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<
             return self.take(&line);
         }
         // The revision of March 2025 has batches.
-        match serde_json::from_str::<Vec<&RawValue>>(&line) {
-            Ok(texts) => texts.iter().for_each(|text| self.take(text.get())),
+        match serde_json::from_str::<Batch<'_>>(&line) {
+            Ok(Batch(texts)) => texts.iter().for_each(|text| self.take(text.get())),
             Err(_) => self.garbage.tell(&line),
         }
     }
@@ -195,21 +212,22 @@ where
 impl<W: AsyncWrite + Unpin> Pipe<W> {
     fn push(&self, message: &ClientJsonRpcMessage) -> io::Result<()> {
         let mut queue = self.queue.lock();
-        if queue.len() > LONGEST_QUEUE {
+        if queue.lines.len() > MAX_QUEUED_BYTES || queue.count >= MAX_QUEUED {
             return Err(io::Error::other("it does not read its input"));
         }
-        let start = queue.len();
-        if let Err(error) = write_message(&mut queue, message) {
-            queue.truncate(start);
+        let start = queue.lines.len();
+        if let Err(error) = write_message(&mut queue.lines, message) {
+            queue.lines.truncate(start);
             return Err(error.into());
         }
-        queue.push(b'\n');
+        queue.lines.push(b'\n');
+        queue.count += 1;
         Ok(())
     }
 
     async fn flush(&self) -> io::Result<()> {
         let mut write = self.write.lock().await;
-        let queued = std::mem::take(&mut *self.queue.lock());
+        let queued = std::mem::take(&mut *self.queue.lock()).lines;
         if queued.is_empty() {
             // Who had the pipe before took this line too.
             return Ok(());
@@ -229,7 +247,7 @@ impl Garbage {
         // Cut only after it was redacted, or a part of a secret might stay.
         let start: String = line.chars().take(16 * SHOWN).collect();
         let shown: String = (self.redact)(&start).chars().take(SHOWN).collect();
-        tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message, which is skipped: {shown}");
+        tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message that can be read, which is skipped: {shown}");
     }
 }
 
@@ -241,8 +259,14 @@ impl Traffic {
         let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
         match (envelope.method, id) {
             (Some(method), Some(id)) => {
-                Some(ServerJsonRpcMessage::request(request(method, envelope.params), id))
+                let request = if text.len() > MAX_REQUEST {
+                    too_long(method)
+                } else {
+                    request(method, envelope.params)
+                };
+                Some(ServerJsonRpcMessage::request(request, id))
             }
+            (Some(_), None) if text.len() > MAX_REQUEST => None,
             (Some(_), None) => serde_json::from_str(text).ok(),
             (None, id) => {
                 let number = match id {
@@ -274,6 +298,12 @@ pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> 
     }
 }
 
+/// Whether a message is a request or a notification that is longer than [`MAX_REQUEST`].
+pub(super) fn is_too_long(text: &str) -> bool {
+    text.len() > MAX_REQUEST
+        && serde_json::from_str::<Envelope<'_>>(text).map_or(true, |envelope| envelope.method.is_some())
+}
+
 /// The number and the result of an answer that has one.
 pub(super) fn result(text: &str) -> Option<(RequestId, &RawValue)> {
     let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
@@ -294,8 +324,16 @@ fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
     if method == "ping" {
         return ServerRequest::PingRequest(PingRequest::default());
     }
+    // Of an unknown method nobody wants the parameters.
+    let parameters = parameters.filter(|_| METHODS.contains(&method.as_str()));
     let parameters = parameters.and_then(|parameters| serde_json::from_str(parameters.get()).ok());
     ServerRequest::CustomRequest(CustomRequest::new(method, parameters))
+}
+
+fn too_long(method: String) -> ServerRequest {
+    let mut request = CustomRequest::new(method, None);
+    request.extensions.insert(TooLong);
+    ServerRequest::CustomRequest(request)
 }
 
 fn error_data(error: Option<Value>) -> ErrorData {
@@ -335,6 +373,36 @@ pub(super) fn write_message(out: &mut Vec<u8>, message: &ClientJsonRpcMessage) -
         return Ok(());
     }
     serde_json::to_writer(out, message)
+}
+
+/// The messages of a batch: [`MAX_BATCH`] at most, else it cannot be read.
+struct Batch<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Messages;
+
+        impl<'de> Visitor<'de> for Messages {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(out, "at most {MAX_BATCH} messages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut messages: A) -> Result<Self::Value, A::Error> {
+                let mut batch = Vec::new();
+                while let Some(message) = messages.next_element()? {
+                    if batch.len() == MAX_BATCH {
+                        return Err(serde::de::Error::invalid_length(batch.len() + 1, &self));
+                    }
+                    batch.push(message);
+                }
+                Ok(Batch(batch))
+            }
+        }
+
+        deserializer.deserialize_seq(Messages)
+    }
 }
 
 /// Reads a value that is there, be it null.

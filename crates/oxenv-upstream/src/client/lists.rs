@@ -18,6 +18,12 @@ use super::fault::CallFault;
 const MOST_PAGES: usize = 1000;
 /// Items of one list that are kept at most.
 const MOST_ITEMS: usize = 50_000;
+/// The longest page that is read.
+const MAX_PAGE: usize = 32 << 20;
+/// Bytes of one list that are kept, as they came.
+const MAX_LIST: usize = 32 << 20;
+/// The longest item that is kept.
+const MAX_ITEM: usize = 4 << 20;
 
 /// All that an upstream offers.
 #[derive(Debug, Clone, Default)]
@@ -124,54 +130,82 @@ async fn all(
     key: &str,
     label: &str,
 ) -> Result<Vec<Value>, CallFault> {
-    let mut items = Vec::new();
+    let mut list = List::default();
     let mut cursors = HashSet::new();
     let mut cursor = None;
     for _ in 0..MOST_PAGES {
         let text = pages.page(method, cursor).await?;
-        let next = take_page(&text, key, method, label, &mut items)?;
-        match next {
-            Some(next) if items.len() < MOST_ITEMS && cursors.insert(next.clone()) => cursor = Some(next),
-            None => return Ok(items),
-            Some(_) => break,
+        let Some(next) = list.take_page(&text, key, method, label)? else { return Ok(list.items) };
+        list.bytes += next.len();
+        if list.is_full() || !cursors.insert(next.clone()) {
+            break;
         }
+        cursor = Some(next);
     }
-    items.truncate(MOST_ITEMS);
-    tracing::warn!(toolset = %label, "its server does not end {method}; {} items of it are taken", items.len());
-    Ok(items)
+    let taken = list.items.len();
+    tracing::warn!(toolset = %label, "its server's {method} is too long or has no end; {taken} items of it are taken");
+    Ok(list.items)
 }
 
-/// Adds the items of a page; gives the cursor of the next.
-fn take_page(
-    text: &str,
-    key: &str,
-    method: &str,
-    label: &str,
-    items: &mut Vec<Value>,
-) -> Result<Option<String>, CallFault> {
-    #[derive(Deserialize)]
-    struct Cursor<'a> {
-        #[serde(rename = "nextCursor", default, borrow)]
-        next: Option<Cow<'a, str>>,
+/// What was read of a list.
+#[derive(Default)]
+struct List {
+    items: Vec<Value>,
+    /// The length of its items and cursors, as they came.
+    bytes: usize,
+}
+
+impl List {
+    fn is_full(&self) -> bool {
+        self.items.len() >= MOST_ITEMS || self.bytes >= MAX_LIST
     }
-    let garbage = |what: String| {
-        CallFault::Refused(RequestFault::new(-32603, format!("its server answers {method} with {what}")))
-    };
-    let fields: std::collections::HashMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_str(text).map_err(|error| garbage(format!("what is no object: {error}")))?;
-    let found = fields.get(key).ok_or_else(|| garbage(format!("no '{key}'")))?;
-    let found: Vec<&RawValue> = serde_json::from_str(found.get())
-        .map_err(|error| garbage(format!("'{key}' that is no list: {error}")))?;
-    for item in found {
-        match serde_json::from_str::<Value>(item.get()) {
-            Ok(item) if item.is_object() => items.push(item),
-            _ => {
-                tracing::warn!(toolset = %label, "an item of its server's {method} cannot be read; it is left out");
+
+    /// Adds the items of a page; gives the cursor of the next.
+    fn take_page(
+        &mut self,
+        text: &str,
+        key: &str,
+        method: &str,
+        label: &str,
+    ) -> Result<Option<String>, CallFault> {
+        #[derive(Deserialize)]
+        struct Cursor<'a> {
+            #[serde(rename = "nextCursor", default, borrow)]
+            next: Option<Cow<'a, str>>,
+        }
+        let garbage = |what: String| {
+            CallFault::Refused(RequestFault::new(-32603, format!("its server answers {method} with {what}")))
+        };
+        if text.len() > MAX_PAGE {
+            return Err(garbage(format!("a page of more than {} MiB", MAX_PAGE >> 20)));
+        }
+        let fields: std::collections::HashMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_str(text).map_err(|error| garbage(format!("what is no object: {error}")))?;
+        let found = fields.get(key).ok_or_else(|| garbage(format!("no '{key}'")))?;
+        let found: Vec<&RawValue> = serde_json::from_str(found.get())
+            .map_err(|error| garbage(format!("'{key}' that is no list: {error}")))?;
+        for item in found {
+            if self.is_full() {
+                break;
+            }
+            let length = item.get().len();
+            let read = (length <= MAX_ITEM).then(|| serde_json::from_str::<Value>(item.get()));
+            match read {
+                Some(Ok(item)) if item.is_object() => {
+                    self.bytes += length;
+                    self.items.push(item);
+                }
+                _ => {
+                    tracing::warn!(
+                        toolset = %label, length,
+                        "an item of its server's {method} cannot be read, or is too long; it is left out"
+                    );
+                }
             }
         }
+        let cursor: Cursor<'_> = serde_json::from_str(text).unwrap_or(Cursor { next: None });
+        Ok(cursor.next.map(Cow::into_owned))
     }
-    let cursor: Cursor<'_> = serde_json::from_str(text).unwrap_or(Cursor { next: None });
-    Ok(cursor.next.map(Cow::into_owned))
 }
 
 /// Tools as an upstream lists them, each name once.

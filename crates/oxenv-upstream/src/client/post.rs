@@ -115,13 +115,16 @@ impl Post<'_> {
     }
 }
 
-/// Events in which the answers to requests of ours are text, as rmcp hands it on.
+/// Events in which the answers to requests of ours are text, as rmcp hands it on. Requests and notifications that
+/// are too long to be read into values are left out.
 pub(super) fn as_text(events: Events, traffic: Arc<Traffic>) -> Events {
     let change = move |event: Result<Sse, SseError>| {
         event.map(|mut event| {
             let changed = event.data.as_deref().and_then(|data| quoted(data, &traffic));
             if changed.is_some() {
                 event.data = changed;
+            } else if event.data.as_deref().is_some_and(lines::is_too_long) {
+                event.data = None;
             }
             event
         })

@@ -20,12 +20,16 @@ use rmcp::model::{
 use rmcp::transport::Transport;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How much of what an upstream says during a call waits for its caller; more is dropped.
-pub(crate) const EVENTS: usize = 64;
+/// Questions of an upstream that may be on their way to the caller of one call, as many as a connection has at most.
+pub(super) const MAX_QUESTIONS: usize = 256;
+/// Notes of an upstream that may be on their way to the caller of one call; more are dropped.
+const MAX_NOTES: usize = 64;
+/// Bytes of those notes.
+const MAX_NOTE_BYTES: usize = 16 << 20;
 
 /// The least time between two ends of the stream of news that are told.
 const NEWS_PAUSE: Duration = Duration::from_secs(30);
@@ -33,13 +37,26 @@ const NEWS_PAUSE: Duration = Duration::from_secs(30);
 /// What an upstream says during a call.
 pub(crate) enum Event {
     /// For the caller to know.
-    Note(Note),
+    Note {
+        /// The note.
+        note: Note,
+        /// Its part of the bytes that may wait.
+        _room: OwnedSemaphorePermit,
+    },
     /// For the caller to answer.
-    Question(Question),
+    Asked(Asked),
 }
 
-/// A question of an upstream to the caller.
-pub(crate) struct Question {
+/// The way of notes and questions to the caller of one call. It never waits.
+#[derive(Clone)]
+pub(crate) struct Events {
+    sender: mpsc::Sender<Event>,
+    /// Bytes of notes that may still wait.
+    room: Arc<Semaphore>,
+}
+
+/// A question to a caller, on its way.
+pub(crate) struct Asked {
     /// MCP's method.
     pub(crate) method: String,
     /// Its parameters.
@@ -56,7 +73,30 @@ pub(crate) enum Listener {
     /// A call whose caller does not listen.
     Deaf,
     /// A call whose caller does.
-    Caller(mpsc::Sender<Event>),
+    Caller(Events),
+}
+
+impl Events {
+    /// A way, and its end at the caller.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel(MAX_QUESTIONS + MAX_NOTES);
+        (Events { sender, room: Arc::new(Semaphore::new(MAX_NOTE_BYTES)) }, receiver)
+    }
+
+    /// Passes a question on; false if the caller has too much to hear.
+    pub(crate) fn ask(&self, asked: Asked) -> bool {
+        self.sender.try_send(Event::Asked(asked)).is_ok()
+    }
+
+    /// Passes a note on. A caller that does not keep up loses notes, not its call.
+    fn tell(&self, note: Note) {
+        // What it counts as bounds the number of notes as well.
+        let bytes = note.weight().max(MAX_NOTE_BYTES / MAX_NOTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
+            let _ = self.sender.try_send(Event::Note { note, _room: room });
+        }
+    }
 }
 
 /// What a request carries beside what rmcp knows of it.
@@ -178,7 +218,7 @@ impl Traffic {
     }
 
     /// Who answers questions that came with that request, or, if it is not known, during the only call.
-    pub(crate) fn listener(&self, request: Option<i64>) -> Option<mpsc::Sender<Event>> {
+    pub(crate) fn listener(&self, request: Option<i64>) -> Option<Events> {
         let in_flight = self.in_flight.lock();
         let listener = match request {
             Some(request) => in_flight.get(&request)?,
@@ -253,8 +293,7 @@ impl Traffic {
 
     fn tell(&self, request: Option<i64>, note: Note) {
         if let Some(events) = self.listener(request) {
-            // A caller that does not keep up loses notes, not its call.
-            let _ = events.try_send(Event::Note(note));
+            events.tell(note);
         }
     }
 }

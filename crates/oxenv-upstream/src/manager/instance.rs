@@ -24,8 +24,9 @@ const EXIT: Duration = Duration::from_millis(500);
 const END_TEXT: Duration = Duration::from_secs(1);
 /// How long the end of an instance is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(3);
-/// The least time between two readings of the lists, however often they change.
-const RELIST_PAUSE: Duration = Duration::from_millis(50);
+/// The least time between two readings of the lists: at first, and at most, while the server keeps saying that
+/// they have changed.
+const RELIST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What an instance is made of.
 pub(super) struct Birth {
@@ -194,6 +195,7 @@ impl Shared {
     /// Reads the lists now and after each change; never ends.
     async fn follow_lists(&self, known: Option<Lists>) {
         let mut known = known;
+        let mut pause = RELIST_PAUSE.0;
         loop {
             match (self.read_lists().await, &known) {
                 (Ok(lists), Some(known)) => self.publish(Ok(lists.sharing(known))),
@@ -211,8 +213,10 @@ impl Shared {
             if let Some(Ok(lists)) = &*self.lists.borrow() {
                 known = Some(lists.clone());
             }
-            sleep(RELIST_PAUSE).await;
+            sleep(pause).await;
+            let quiet = Instant::now();
             self.connection.list_change().await;
+            pause = if quiet.elapsed() < pause { (pause * 2).min(RELIST_PAUSE.1) } else { RELIST_PAUSE.0 };
         }
     }
 

@@ -15,6 +15,7 @@ mod manifest_problems;
 mod manifest_schema;
 mod upstream_calls;
 mod upstream_faults;
+mod upstream_floods;
 mod upstream_http;
 mod upstream_sessions;
 mod upstream_support;
