@@ -13,6 +13,7 @@ mod error;
 mod hosts;
 mod http;
 mod judge;
+mod load;
 mod mcp;
 mod metrics;
 mod openapi;

@@ -15,6 +15,7 @@ mod handler;
 mod http;
 mod line;
 mod manner;
+mod pipe;
 mod reach;
 mod severity;
 mod short;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, Full};
 use oxenv_core::Failure;
@@ -19,7 +19,7 @@ use super::handler::ToolboxHandler;
 use super::manner::{Manner, takes_anything};
 use super::reach::{PrivateSession, Target};
 use super::severity::Level;
-use super::transports::{Manager, Plan};
+use super::transports::{InUse, Manager, Plan};
 use super::{Door, failed};
 use crate::app::App;
 use crate::error;
@@ -49,7 +49,15 @@ pub(super) async fn forward(
         return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
-    let (target, plan) = match prepared(app, door, &parts.headers, shakes_hands).await {
+    let found = match Manner::of(&parts.headers) {
+        Manner::Session(session) => app.transports.find(session, door),
+        _ => None,
+    };
+    if let Some(found) = found.as_ref().filter(|_| rpc.is_some_and(|rpc| rpc.has_id)) {
+        // It goes with the request to whoever works on it.
+        parts.extensions.insert(found.transport().load.add_shared(body.len()));
+    }
+    let (target, plan) = match prepared(app, door, found.as_ref(), shakes_hands).await {
         Ok(prepared) => prepared,
         Err((status, fault)) => return refused(status, id, &fault),
     };
@@ -94,12 +102,10 @@ pub(super) async fn without_body(app: &Arc<App>, door: Door<'_>, request: Reques
 async fn prepared(
     app: &App,
     door: Door<'_>,
-    headers: &HeaderMap,
+    found: Option<&InUse>,
     shakes_hands: bool,
 ) -> Result<(Target, Option<Plan>), (StatusCode, RpcFault)> {
-    if let Manner::Session(id) = Manner::of(headers)
-        && let Some(found) = app.transports.find(id, door)
-    {
+    if let Some(found) = found {
         return Ok((found.transport().target.clone(), None));
     }
     if !shakes_hands {

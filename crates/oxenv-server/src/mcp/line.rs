@@ -20,6 +20,8 @@ use super::severity::Severity;
 
 /// Notes that wait for a client that does not read.
 const MAX_WAITING: usize = 256;
+/// Bytes of those notes.
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// JSON-RPC's number for a method that the other side does not have.
 const METHOD_NOT_FOUND: i32 = -32601;
@@ -45,6 +47,8 @@ pub(crate) struct Line {
 #[derive(Default)]
 struct Notes {
     waiting: VecDeque<Note>,
+    /// The weight of those that wait.
+    bytes: usize,
     hung_up: bool,
 }
 
@@ -53,6 +57,15 @@ pub(crate) struct Client {
     pub(crate) peer: Peer<RoleServer>,
     pub(crate) capabilities: ClientCapabilities,
     pub(crate) era: McpEra,
+}
+
+impl Notes {
+    /// The oldest note.
+    fn pop(&mut self) -> Option<Note> {
+        let note = self.waiting.pop_front()?;
+        self.bytes -= note.weight();
+        Some(note)
+    }
 }
 
 impl Line {
@@ -107,7 +120,7 @@ impl Line {
         loop {
             {
                 let mut notes = self.lock();
-                match notes.waiting.pop_front() {
+                match notes.pop() {
                     Some(note) => return Some(note),
                     None if notes.hung_up => return None,
                     None => {}
@@ -131,10 +144,15 @@ impl Caller for Line {
         if !wanted {
             return;
         }
-        let mut notes = self.lock();
-        if notes.waiting.len() >= MAX_WAITING {
-            notes.waiting.pop_front();
+        let bytes = note.weight();
+        if bytes > MAX_WAITING_BYTES {
+            return;
         }
+        let mut notes = self.lock();
+        while notes.waiting.len() >= MAX_WAITING || notes.bytes + bytes > MAX_WAITING_BYTES {
+            notes.pop();
+        }
+        notes.bytes += bytes;
         notes.waiting.push_back(note);
         drop(notes);
         self.told.notify_one();

@@ -22,6 +22,7 @@ use super::reach::{Outcome, Reach};
 use super::severity::Severity;
 use super::transports::InUse;
 use crate::app::App;
+use crate::load::{MAX_BYTES, MAX_REQUESTS};
 use crate::{error, traces};
 
 /// Where a request names its revision.
@@ -74,6 +75,9 @@ pub(super) async fn answer(
 ) -> Short {
     let within = match manner {
         Manner::Session(id) => match app.transports.find(id, door) {
+            Some(within) if rpc.has_id && !within.transport().load.has_room() => {
+                return Short::Refused(StatusCode::SERVICE_UNAVAILABLE, too_many());
+            }
             Some(within) => Some(within),
             None => return Short::Refused(StatusCode::NOT_FOUND, unknown_session()),
         },
@@ -93,6 +97,16 @@ pub(super) async fn answer(
         write_rpc_error(&mut out, rpc.id, &fault);
         Short::Answered(out)
     })
+}
+
+/// The refusal of a request whose transport session has too many in flight.
+fn too_many() -> RpcFault {
+    let message = format!(
+        "too many requests of this MCP session at once: at most {MAX_REQUESTS}, or {} MiB of them; \
+         wait for their answers",
+        MAX_BYTES >> 20
+    );
+    RpcFault::new(RpcCode::ServerError, message)
 }
 
 /// How to answer, if the request is plainly what it should be in its era.

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::handler::ToolboxHandler;
+use super::pipe::Pipe;
 use super::reach::Target;
 use super::severity::Level;
 use crate::app::App;
@@ -42,9 +43,10 @@ pub async fn serve_pipe(
     let target = Target::Named(Arc::clone(&session));
     let handler = ToolboxHandler::new(&app, target, Level::default()).await;
     let handler = handler.map_err(io::Error::other)?;
+    let pipe = Pipe::new(input, output, app.config.stall);
     let stopped = CancellationToken::new();
     let served = async {
-        match serve_server_with_ct(handler, (input, output), stopped.clone()).await {
+        match serve_server_with_ct(handler, pipe, stopped.clone()).await {
             Ok(running) => running.waiting().await.map(drop).map_err(io::Error::other),
             // A client that leaves without a word, or is told to, has done nothing wrong.
             Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),

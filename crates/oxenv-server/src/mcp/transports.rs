@@ -23,6 +23,10 @@ use super::Door;
 use super::reach::Target;
 use super::severity::Level;
 use crate::auth::Caller;
+use crate::load::Load;
+
+/// How long what was said during a request is kept after its client has cancelled it.
+const CANCELLED_TTL: Duration = Duration::from_secs(1);
 
 /// All transport sessions of a server.
 pub(crate) struct Transports {
@@ -43,6 +47,8 @@ pub(crate) struct Transport {
     /// Who made it, and alone may use it: its id is no credential.
     caller: Caller,
     pub(super) level: Level,
+    /// Its requests that rmcp works on, also for clients that went away meanwhile.
+    pub(super) load: Arc<Load>,
     in_use: AtomicUsize,
     /// When it was last in use, in milliseconds since the start.
     last: AtomicU64,
@@ -75,6 +81,7 @@ impl Transports {
         let mut local = LocalSessionManager::default();
         // Only we know what is in use: answers that need no stream never reach rmcp's clock.
         local.session_config.keep_alive = None;
+        local.session_config.completed_cache_ttl = CANCELLED_TTL;
         Arc::new(Transports {
             local,
             table: Mutex::default(),
@@ -239,6 +246,7 @@ impl SessionManager for Manager {
             session_id,
             caller,
             level,
+            load: Arc::default(),
             in_use: AtomicUsize::new(0),
             last: AtomicU64::new(self.transports.now()),
             _room: room,

@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use axum::extract::ws::Utf8Bytes;
@@ -21,12 +20,8 @@ use super::socket::{Incoming, Socket, Turn};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error;
+use crate::load::Load;
 use crate::operations::{Batch, Desk, Held, unread, write_outcome};
-
-/// Requests in flight before the socket is not read any more; the items of a batch count each.
-const IN_FLIGHT: usize = 1024;
-/// Bytes of them.
-const IN_FLIGHT_BYTES: usize = 64 << 20;
 
 /// What to do when a frame has been worked on.
 enum Next {
@@ -38,40 +33,6 @@ enum Next {
 }
 
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Next> + Send>>>;
-
-/// What is in flight on one socket.
-#[derive(Default)]
-struct Load {
-    requests: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// A part of the load, until it is dropped.
-struct Part<'a> {
-    load: &'a Load,
-    requests: usize,
-    bytes: usize,
-}
-
-impl Load {
-    fn has_room(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) < IN_FLIGHT
-            && self.bytes.load(Ordering::Relaxed) < IN_FLIGHT_BYTES
-    }
-
-    fn add(&self, requests: usize, bytes: usize) -> Part<'_> {
-        self.requests.fetch_add(requests, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Part { load: self, requests, bytes }
-    }
-}
-
-impl Drop for Part<'_> {
-    fn drop(&mut self) {
-        self.load.requests.fetch_sub(self.requests, Ordering::Relaxed);
-        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, mut socket: Socket) {
     let (held, mut frames) = Held::new();

@@ -2,7 +2,8 @@
 //! peer is gone.
 //!
 //! Invariant: requests that arrive while one is being answered are kept in order, up to a bound;
-//! past it the peer has to wait, as TCP makes it.
+//! past it the peer has to wait, as TCP makes it. What waits to be sent is one reply and one pong at most:
+//! nothing more is read before a pong has gone out.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -70,6 +71,8 @@ pub(super) struct Socket {
     quiet: u32,
     /// Whether something was fed that may not have gone out yet.
     unsent: bool,
+    /// Whether the library owes the peer a pong.
+    owes_pong: bool,
     /// Bytes count too, for a message may be long on its way.
     heard: Heard,
     gone: bool,
@@ -89,6 +92,7 @@ where
         // The default buffers of 128 KiB each would be most of an idle session's memory, and the
         // library clears its read buffer before every read.
         .read_buffer_size(READ_BUFFER)
+        // Without a `max_write_buffer_size`, which would refuse any longer reply: see `poll_message`.
         .write_buffer_size(4 << 10)
         .max_message_size(limit)
         .max_frame_size(limit)
@@ -116,6 +120,7 @@ impl Socket {
             heard,
             quiet: 0,
             unsent: false,
+            owes_pong: false,
             gone: false,
             stopping: false,
             watched: false,
@@ -156,10 +161,11 @@ impl Socket {
             if self.stopping {
                 return Incoming::Stopping;
             }
+            let Socket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
-                message = self.inner.recv() => self.take(message).await,
-                event = self.events.next() => self.happened(&event).await,
+                message = poll_fn(|context| poll_message(inner, owes_pong, context)) => self.take(message).await,
+                event = events.next() => self.happened(&event).await,
             }
         }
     }
@@ -169,11 +175,14 @@ impl Socket {
         let mut work = pin!(work);
         loop {
             let room = self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES;
+            let Socket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
-                message = self.inner.recv(), if room => self.take(message).await,
-                event = self.events.next() => match event {
+                message = poll_fn(|context| poll_message(inner, owes_pong, context)), if room => {
+                    self.take(message).await;
+                }
+                event = events.next() => match event {
                     Event::Beat if !room => self.knock().await,
                     event => self.happened(&event).await,
                 },
@@ -206,11 +215,11 @@ impl Socket {
             if std::mem::take(&mut self.stopping) {
                 return Turn::Came(Incoming::Stopping);
             }
-            let Socket { inner, unsent, events, .. } = self;
+            let Socket { inner, unsent, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
                 done = poll_fn(&mut work) => return Turn::Done(done),
-                traffic = poll_fn(|context| exchange(inner, unsent, room, context)) => match traffic {
+                traffic = poll_fn(|context| exchange(inner, owes_pong, unsent, room, context)) => match traffic {
                     Traffic::Came(message) => self.take(message).await,
                     Traffic::Sent(sent) => self.gone |= !sent,
                 },
@@ -247,10 +256,14 @@ impl Socket {
 
     async fn close_with(&mut self, code: u16, reason: &'static str) {
         let sent = self.write(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+        if !sent {
+            return;
+        }
         // The peer's own close frame ends the handshake; without this wait its last bytes could
         // meet a closed port, and TCP would take our reply back.
         let patience = self.app.config.drain.min(CLOSE_PATIENCE);
-        while sent && matches!(within(patience, self.inner.recv()).await, Some(Some(Ok(_)))) {}
+        let closed = async { while matches!(self.inner.recv().await, Some(Ok(_))) {} };
+        within(patience, closed).await;
     }
 
     async fn take(&mut self, message: Option<Result<Message, Error>>) {
@@ -261,7 +274,8 @@ impl Socket {
                 self.ahead.push_back(message);
             }
             // The library answers pings by itself.
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Ping(_))) => self.owes_pong = true,
+            Some(Ok(Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => self.gone = true,
             Some(Err(error)) => {
                 if too_large(error) {
@@ -323,14 +337,31 @@ enum Traffic {
     Sent(bool),
 }
 
+/// The next message, once the pong to the last ping has gone out: the library would keep any number of pongs for a
+/// peer that pings and reads nothing. The connection itself ends a peer that takes nothing.
+fn poll_message(
+    socket: &mut WebSocket,
+    owes_pong: &mut bool,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Message, Error>>> {
+    if *owes_pong {
+        if let Err(error) = ready!(socket.poll_flush_unpin(context)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        *owes_pong = false;
+    }
+    socket.poll_next_unpin(context)
+}
+
 /// Reads if there is room, and sends what was fed if there is nothing to read.
 fn exchange(
     socket: &mut WebSocket,
+    owes_pong: &mut bool,
     unsent: &mut bool,
     room: bool,
     context: &mut Context<'_>,
 ) -> Poll<Traffic> {
-    if room && let Poll::Ready(message) = socket.poll_next_unpin(context) {
+    if room && let Poll::Ready(message) = poll_message(socket, owes_pong, context) {
         return Poll::Ready(Traffic::Came(message));
     }
     if !*unsent {

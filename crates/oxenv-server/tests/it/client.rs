@@ -210,8 +210,18 @@ pub(crate) struct RawWs(pub(crate) TcpStream);
 
 impl RawWs {
     pub(crate) async fn connect(address: SocketAddr, path: &str) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        Self::open(address, &upgrade(address, path)).await
+    }
+
+    /// A socket for which a subprotocol is offered.
+    pub(crate) async fn with_protocol(address: SocketAddr, path: &str, protocol: &str) -> Self {
         let request = upgrade(address, path);
+        let request = format!("{}sec-websocket-protocol: {protocol}\r\n\r\n", &request[..request.len() - 2]);
+        Self::open(address, &request).await
+    }
+
+    async fn open(address: SocketAddr, request: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

@@ -13,6 +13,7 @@ mod churn;
 mod client;
 mod drain;
 mod faults;
+mod floods;
 mod fork;
 mod golden;
 mod half_open;
