@@ -28,8 +28,11 @@ use crate::config::ServerConfig;
 use crate::hosts::Hosts;
 use crate::patient::{Heard, Patient};
 use crate::routes::router;
+use crate::shutdown::Shutdown;
 use crate::timing::Events;
 
+/// How long connections may take to end after the drain.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -86,6 +89,30 @@ impl Server {
     /// Serves until `stop` is ready, then drains: no new connections and sessions, calls in flight
     /// go on for the configured time, then everything ends.
     pub async fn run(self, stop: impl Future<Output = ()>) {
+        self.serve(stop, std::future::pending()).await;
+    }
+
+    /// The same until a signal comes. Calls in flight are not waited for any more after a second signal. Connections
+    /// that do not end although they are told to, because an environment blocks its thread, are left.
+    pub async fn run_until(self, shutdown: &Shutdown) {
+        let given_up = async {
+            shutdown.hurried().await;
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
+        };
+        let served = async {
+            tokio::select! {
+                () = self.serve(shutdown.requested(), shutdown.hurried()) => true,
+                () = given_up => false,
+            }
+        };
+        // The timer above does not run where every thread of the runtime is blocked.
+        if shutdown.finish(served).await != Some(true) {
+            tracing::error!("connections are left that do not end");
+        }
+    }
+
+    /// Serves until `stop`, then drains for the configured time, but not beyond `hurry`.
+    async fn serve(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
         let Server { listener, socket, app, hosts } = self;
         let routes = TowerToHyperService::new(router(Arc::clone(&app)));
         let door = Arc::new(Door { hosts, routes });
@@ -95,12 +122,17 @@ impl Server {
             () = app.transports.reap() => {}
             () = stop => {}
         }
+        tracing::info!("stopping: calls in flight may finish");
         drop((listener, socket));
         app.store.drain();
         app.stopping.cancel();
         app.tasks.close();
-        if tokio::time::timeout(app.config.drain, app.tasks.wait()).await.is_err() {
-            tracing::warn!(connections = app.tasks.len(), "the drain deadline passed, closing what is left");
+        let drained = tokio::select! {
+            drained = tokio::time::timeout(app.config.drain, app.tasks.wait()) => drained.is_ok(),
+            () = hurry => false,
+        };
+        if !drained {
+            tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
         app.killed.cancel();
         app.transports.end_all().await;

@@ -1,11 +1,14 @@
 //! Exit codes, and how an error is shown.
 //!
 //! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address
-//! cannot be listened on · 4 the server cannot be reached. `oxenv --help` prints the same list.
+//! cannot be listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended.
+//! `oxenv --help` prints the same list.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+
+use oxenv_server::Shutdown;
 
 /// An error whose exit code is not 1.
 #[derive(Debug)]
@@ -16,12 +19,21 @@ pub(crate) enum Problem {
     Listen(String),
     /// The server cannot be reached.
     Unreachable(String),
+    /// It ends although something in it has not.
+    Unfinished,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Problem::Usage(text) | Problem::Listen(text) | Problem::Unreachable(text)) = self;
-        f.write_str(text)
+        match self {
+            Problem::Usage(text) | Problem::Listen(text) | Problem::Unreachable(text) => f.write_str(text),
+            Problem::Unfinished => {
+                f.write_str(
+                    "something did not end in time, such as an environment that blocks its thread or a tool server \
+                     that goes on when it is told to end",
+                )
+            }
+        }
     }
 }
 
@@ -30,6 +42,14 @@ impl std::error::Error for Problem {}
 /// Wrong usage or configuration.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     Problem::Usage(text.into()).into()
+}
+
+/// Whether what was served has ended within the time that a signal gave it.
+///
+/// # Errors
+/// [`Problem::Unfinished`], if it has not.
+pub(crate) fn in_time(shutdown: &Shutdown) -> Result<(), Problem> {
+    if shutdown.is_over() { Err(Problem::Unfinished) } else { Ok(()) }
 }
 
 /// Prints the error, if any, and gives the exit code.
@@ -44,5 +64,6 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
         Some(Problem::Usage(_)) => 2,
         Some(Problem::Listen(_)) => 3,
         Some(Problem::Unreachable(_)) => 4,
+        Some(Problem::Unfinished) => Shutdown::EXIT_CODE as u8,
     })
 }

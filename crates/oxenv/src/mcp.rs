@@ -6,25 +6,22 @@
 use std::sync::Arc;
 
 use oxenv_core::{Limits, SessionStore};
-use oxenv_server::{App, ServerConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use oxenv_server::{App, ServerConfig, Shutdown};
 
 use crate::cli::{LogFormat, McpArgs};
-use crate::{logging, tools};
+use crate::{exit, logging, tools};
 
 pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);
+    let config = ServerConfig::default();
+    let shutdown = Shutdown::on_signals(config.drain)?;
     let served = tools::assemble(args.environment.as_deref(), &args.tools)?;
     let store = SessionStore::new(Arc::clone(&served.factory), Limits::default());
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    let outcome = tokio::select! {
+        outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,
+        () = shutdown.hurried() => Ok(()),
     };
-    let outcome = oxenv_server::serve_stdio(App::new(store, ServerConfig::default()), stop).await;
-    served.close().await;
-    outcome.map_err(Into::into)
+    shutdown.finish(served.close()).await;
+    exit::in_time(&shutdown)?;
+    Ok(outcome?)
 }

@@ -8,19 +8,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use oxenv_core::{ActionSpace, EnvironmentSpec, Recorder, SessionStore};
-use oxenv_server::{Server, ServerConfig, TrajectorySource};
-use tokio::signal::unix::{SignalKind, signal};
+use oxenv_server::{Server, ServerConfig, Shutdown, TrajectorySource};
 
 use crate::cli::ServeArgs;
 use crate::exit::Problem;
 use crate::observing::Observing;
 use crate::settings::Settings;
 use crate::trajectories::Recorded;
-use crate::{logging, record, rubrics, tools};
+use crate::{exit, logging, record, rubrics, tools};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
     logging::start(settings.log, settings.log_format);
+    // Before anything is begun that would have to be ended.
+    let shutdown = Shutdown::on_signals(settings.server.drain)?;
     let mut served = tools::assemble(settings.environment.as_deref(), &settings.tools)?;
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
@@ -57,23 +58,16 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     let address = server.address()?;
     let spec = server.app().store.spec().clone();
-    // Both before the first line is printed: whoever reads it may signal at once.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let guarded = !server.app().config.tokens.is_empty();
     announce(&spec, address, guarded, &made)?;
     tracing::info!(environment = %spec.name, %address, mode = mode.name(), "serving");
-    server
-        .run(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("stopping: calls in flight may finish");
-        })
-        .await;
-    served.close().await;
-    observing.close().await;
+    server.run_until(&shutdown).await;
+    let closing = async {
+        served.close().await;
+        observing.close().await;
+    };
+    shutdown.finish(closing).await;
+    exit::in_time(&shutdown)?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -178,6 +178,8 @@ fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -220,6 +222,49 @@ mod tests {
         assert!(!Ignored::parse(&wildcards).holds(&format!("{deep}a")));
         assert!(Ignored::parse(&wildcards).holds(&format!("{deep}b/c")));
         assert!(Ignored::parse("a\\*b\\").holds("a*b\\") && !Ignored::parse("[a").holds("[a"));
+    }
+
+    /// What fits is defined by trying everything, as slow as that may be.
+    fn defined_name(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => (0..=name.len()).any(|skipped| defined_name(rest, &name[skipped..])),
+            ([b'?', rest @ ..], [_, others @ ..]) => defined_name(rest, others),
+            ([b'[', rest @ ..], [first, others @ ..]) => {
+                class(rest, *first).is_some_and(|(fits, rest)| fits && defined_name(rest, others))
+            }
+            ([b'\\', literal, rest @ ..] | [literal, rest @ ..], [first, others @ ..]) => {
+                literal == first && defined_name(rest, others)
+            }
+            _ => false,
+        }
+    }
+
+    fn defined_path(pattern: &[String], path: &[&str]) -> bool {
+        match (pattern.split_first(), path.split_first()) {
+            (None, _) => path.is_empty(),
+            (Some((any, rest)), _) if any == "**" => {
+                (0..=path.len()).any(|skipped| defined_path(rest, &path[skipped..]))
+            }
+            (Some((first, rest)), Some((name, deeper))) => {
+                defined_name(first.as_bytes(), name.as_bytes()) && defined_path(rest, deeper)
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn patterns_agree_with_their_definition(
+            pattern in "(\\*\\*/|[ab*?]{1,3}/|\\[\\^?[ab]\\]?/|\\\\[ab*]?/){1,5}",
+            path in "([ab*]{1,3}/){0,5}[ab]{1,3}",
+        ) {
+            let parts: Vec<String> = pattern.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+            let path: Vec<&str> = path.split('/').collect();
+            let defined = (1..=path.len()).any(|end| defined_path(&parts, &path[..end]));
+            prop_assert_eq!(Pattern { lets_in: false, parts }.fits(&path), defined);
+        }
     }
 
     #[test]

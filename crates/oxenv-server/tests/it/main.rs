@@ -38,6 +38,7 @@ mod resume;
 mod routes;
 mod served;
 mod sessions;
+mod shutdown;
 mod sockets;
 // The same environments as the core's tests use.
 #[allow(dead_code)]

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use oxenv_fleet_simulator::{ApiKey, Fault, Framing, McpAuth, Simulator, SimulatorOptions};
-use oxenv_server::Tokens;
+use oxenv_server::{Shutdown, Tokens};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{LogFormat, LogLevel, duration};
-use crate::exit::{Problem, usage};
+use crate::exit::{self, Problem, usage};
 use crate::logging;
 
 const HELP: &str = "A fault is PLACE:EFFECT, and *N after it if only the first N requests are to meet it.
@@ -123,6 +122,8 @@ enum Auth {
 
 pub(crate) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);
+    // Requests in flight are not waited for.
+    let shutdown = Shutdown::on_signals(Duration::ZERO)?;
     let (keys, made) = keys(args.api_key_file.as_deref())?;
     let port = args.port;
     let options = SimulatorOptions {
@@ -147,16 +148,10 @@ pub(crate) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let simulator = Simulator::start(options).await.map_err(|error| {
         Problem::Listen(format!("cannot listen on 127.0.0.1:{port}: {error}; choose another"))
     })?;
-    // Both before the first line is printed: whoever reads it may signal at once.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     announce(simulator.control_url(), made.as_deref(), args.api_key_file.as_deref(), args.json)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    simulator.shutdown().await;
-    Ok(())
+    shutdown.requested().await;
+    shutdown.finish(simulator.shutdown()).await;
+    Ok(exit::in_time(&shutdown)?)
 }
 
 /// The keys of a file, or one that is made, which is given beside them.

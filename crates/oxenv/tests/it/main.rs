@@ -15,6 +15,7 @@ mod records;
 mod replay;
 mod rescore;
 mod serve;
+mod signals;
 mod tidy;
 mod tokens;
 mod traces;

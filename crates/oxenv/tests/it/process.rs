@@ -96,6 +96,10 @@ impl Serving {
         self.child.id()
     }
 
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     /// Sends a signal by name: `TERM`, `INT`.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill`, which is always there.
