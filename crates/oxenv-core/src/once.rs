@@ -2,11 +2,12 @@
 //!
 //! Invariant: a request that names a key, or a number, is run at most once. While the first runs,
 //! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
-//! is bounded in bytes.
+//! is bounded in bytes, and so are the requests that run on without anybody who waits for them.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oxenv_wire::{Delivered, ErrorCode};
 use parking_lot::Mutex;
@@ -65,8 +66,33 @@ pub(crate) trait Weigh {
     fn weight(&self) -> usize;
 }
 
+/// How many requests may run at once that have a key or a number, and how many bytes they may have together; a single
+/// one may be longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunningLimit {
+    pub(crate) requests: usize,
+    pub(crate) bytes: usize,
+}
+
 /// Replies by what their requests are known by.
-pub(crate) struct Replies<T>(Mutex<State<T>>);
+pub(crate) struct Replies<T> {
+    state: Mutex<State<T>>,
+    limit: RunningLimit,
+    running: Arc<Running>,
+}
+
+/// The requests that run.
+#[derive(Default)]
+struct Running {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// One of them, until it is dropped.
+struct RunningPart {
+    running: Arc<Running>,
+    bytes: usize,
+}
 
 struct State<T> {
     known: HashMap<Identity, Known<T>>,
@@ -103,31 +129,67 @@ pub(crate) enum Claim<T> {
 pub(crate) struct Ticket<T> {
     identity: Identity,
     sender: watch::Sender<Option<Given<T>>>,
+    _part: RunningPart,
 }
 
 /// A reply that is there, or will be.
 pub(crate) struct Waiting<T>(Reply<T>);
 
-impl<T> Default for Replies<T> {
-    fn default() -> Self {
-        Replies(Mutex::new(State {
+impl<T> Replies<T> {
+    /// No replies yet.
+    pub(crate) fn new(limit: RunningLimit) -> Self {
+        let state = Mutex::new(State {
             known: HashMap::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
             remembered: VecDeque::new(),
-        }))
+        });
+        Replies { state, limit, running: Arc::default() }
+    }
+
+    /// Counts a request of that many bytes, unless there are too many. Callers hold the lock.
+    fn begin(&self, bytes: usize) -> Result<RunningPart, Failure> {
+        let running = &self.running;
+        let (requests, held) =
+            (running.requests.load(Ordering::Relaxed), running.bytes.load(Ordering::Relaxed));
+        if requests >= self.limit.requests || (requests > 0 && held + bytes > self.limit.bytes) {
+            let message = format!(
+                "{requests} requests with a key or a number are at work, and no more are taken; \
+                 ask again when some of them are done"
+            );
+            return Err(Failure::new(ErrorCode::CapacityReached, message));
+        }
+        running.requests.fetch_add(1, Ordering::Relaxed);
+        running.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(RunningPart { running: Arc::clone(running), bytes })
+    }
+}
+
+impl Drop for RunningPart {
+    fn drop(&mut self) {
+        self.running.requests.fetch_sub(1, Ordering::Relaxed);
+        self.running.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 impl<T: Weigh> Replies<T> {
-    /// Asks whether a request is new. `fingerprint` is of all that it asks for.
-    pub(crate) fn claim(&self, identity: Identity, fingerprint: u64) -> Result<Claim<T>, Failure> {
-        let mut state = self.0.lock();
+    /// Asks whether a request is new. `fingerprint` is of all that it asks for, `bytes` are what it keeps while it runs.
+    ///
+    /// # Errors
+    /// [`ErrorCode::KeyConflict`], [`ErrorCode::ReplyForgotten`], and [`ErrorCode::CapacityReached`] if too many run.
+    pub(crate) fn claim(
+        &self,
+        identity: Identity,
+        fingerprint: u64,
+        bytes: usize,
+    ) -> Result<Claim<T>, Failure> {
+        let mut state = self.state.lock();
         let Some(known) = state.known.get(&identity) else {
+            let part = self.begin(bytes)?;
             let (sender, receiver) = watch::channel(None);
             let reply = Reply::Running(receiver);
             state.known.insert(identity.clone(), Known { fingerprint, reply });
-            return Ok(Claim::First(Ticket { identity, sender }));
+            return Ok(Claim::First(Ticket { identity, sender, _part: part }));
         };
         if known.fingerprint != fingerprint {
             let message = format!("{identity} was used for another request; use a new one for each request");
@@ -146,7 +208,7 @@ impl<T: Weigh> Replies<T> {
         let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
         let weight = outcome.as_ref().map_or(256, Weigh::weight);
         let given = (Arc::new(outcome), seq);
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if ran {
             state.keep(&ticket.identity, given.clone(), weight);
         } else {
@@ -238,20 +300,42 @@ mod tests {
         }
     }
 
+    const LIMIT: RunningLimit = RunningLimit { requests: 3, bytes: 100 };
+
+    #[test]
+    fn what_runs_is_bounded_in_number_and_bytes() {
+        let replies = Replies::<String>::new(LIMIT);
+        let claim = |name: usize, bytes: usize| match replies.claim(key(name), 1, bytes) {
+            Ok(Claim::First(ticket)) => Ok(ticket),
+            Ok(Claim::Repeat(_)) => panic!("{name} is not new"),
+            Err(failure) => Err(failure),
+        };
+        let long = claim(1, 1_000).ok().unwrap();
+        let refused = claim(2, 1).err().unwrap();
+        assert_eq!((refused.code, refused.delivered), (ErrorCode::CapacityReached, Delivered::No));
+        replies.settle(&long, Ok("done".to_owned()), 1);
+        drop(long);
+        let running: Vec<_> = (2..5).map(|name| claim(name, 1).ok().unwrap()).collect();
+        assert!(claim(5, 1).is_err());
+        // One that is dropped without a reply counts no more, either.
+        drop(running);
+        assert!(claim(5, 1).is_ok());
+    }
+
     fn key(name: usize) -> Identity {
         Identity::Key(name.to_string())
     }
 
     fn run(replies: &Replies<String>, name: usize, reply: String) {
-        let Ok(Claim::First(ticket)) = replies.claim(key(name), 1) else { panic!("{name} is not new") };
+        let Ok(Claim::First(ticket)) = replies.claim(key(name), 1, 0) else { panic!("{name} is not new") };
         replies.settle(&ticket, Ok(reply), name as u64);
     }
 
     #[tokio::test]
     async fn a_repeat_waits_for_the_first_and_gets_its_reply() {
-        let replies = Replies::default();
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1) else { panic!() };
+        let replies = Replies::new(LIMIT);
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1, 0) else { panic!() };
         replies.settle(&ticket, Ok("done".to_owned()), 7);
         let answer = waiting.answer().await.unwrap();
         assert_eq!((answer.seq, answer.repeated), (7, true));
@@ -260,39 +344,39 @@ mod tests {
 
     #[tokio::test]
     async fn a_ticket_that_is_lost_tells_who_waits() {
-        let replies: Replies<String> = Replies::default();
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1) else { panic!() };
+        let replies: Replies<String> = Replies::new(LIMIT);
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1, 0) else { panic!() };
         drop(ticket);
         assert_eq!(waiting.answer().await.unwrap_err().code, ErrorCode::Cancelled);
     }
 
     #[test]
     fn the_same_key_for_something_else_is_a_conflict() {
-        let replies = Replies::default();
+        let replies = Replies::new(LIMIT);
         run(&replies, 1, "a".to_owned());
-        assert_eq!(replies.claim(key(1), 2).err().unwrap().code, ErrorCode::KeyConflict);
+        assert_eq!(replies.claim(key(1), 2, 0).err().unwrap().code, ErrorCode::KeyConflict);
     }
 
     #[test]
     fn what_never_ran_may_be_asked_for_again() {
-        let replies: Replies<String> = Replies::default();
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1) else { panic!() };
+        let replies: Replies<String> = Replies::new(LIMIT);
+        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
         replies.settle(&ticket, Err(Failure::new(ErrorCode::Draining, "no")), 0);
-        assert!(matches!(replies.claim(key(1), 1), Ok(Claim::First(_))));
+        assert!(matches!(replies.claim(key(1), 1, 0), Ok(Claim::First(_))));
     }
 
     #[test]
     fn the_memory_is_bounded_and_a_forgotten_request_is_not_run_again() {
-        let replies = Replies::default();
+        let replies = Replies::new(LIMIT);
         for name in 0..10_000 {
             run(&replies, name, "x".repeat(1024));
         }
-        let state = replies.0.lock();
+        let state = replies.state.lock();
         assert!(state.kept_bytes <= KEPT_BYTES);
         assert!(state.known.len() <= REMEMBERED + KEPT_BYTES / 1024 + 1, "{}", state.known.len());
         drop(state);
-        assert!(matches!(replies.claim(key(9_999), 1), Ok(Claim::Repeat(_))));
-        assert_eq!(replies.claim(key(8_000), 1).err().unwrap().code, ErrorCode::ReplyForgotten);
+        assert!(matches!(replies.claim(key(9_999), 1, 0), Ok(Claim::Repeat(_))));
+        assert_eq!(replies.claim(key(8_000), 1, 0).err().unwrap().code, ErrorCode::ReplyForgotten);
     }
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::utc_micros;
 use crate::environment::Environment;
 use crate::observe::{Observer, TraceContext};
-use crate::once::Replies;
+use crate::once::{Replies, RunningLimit};
 use crate::record::{Entry, Event, Recorder};
 use crate::spec::{EnvironmentSpec, ForkMode, Instance};
 use crate::store::Slot;
@@ -39,6 +39,9 @@ pub use lease::Attachment;
 pub(crate) use lease::Lease;
 use progress::{Expect, Progress};
 pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepOptions, StepReply};
+
+/// Requests of one session with a key or a number that may run at once.
+const MAX_KEYED: RunningLimit = RunningLimit { requests: 1024, bytes: 64 << 20 };
 
 /// Who is calling, as the door knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -197,7 +200,7 @@ impl Session {
             hooks: new.hooks,
             taped,
             overlap: tokio::sync::RwLock::new(()),
-            replies: Replies::default(),
+            replies: Replies::new(MAX_KEYED),
             waited: new.waited,
         })
     }

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::failure::Failure;
 use crate::observe::Observer;
-use crate::once::Replies;
+use crate::once::{Replies, RunningLimit};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
@@ -28,6 +28,8 @@ use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
 const TOMBSTONES: usize = 1024;
+/// Requests with a key that make sessions and may run at once.
+const MAX_KEYED: RunningLimit = RunningLimit { requests: 16_384, bytes: 256 << 20 };
 
 /// What bounds a store.
 #[derive(Debug, Clone, Copy)]
@@ -162,7 +164,7 @@ impl SessionStore {
             registry: Arc::default(),
             slots: Slots::new(limits.max_sessions, limits.max_per_owner, limits.memory),
             hooks: Hooks::default(),
-            made: Replies::default(),
+            made: Replies::new(MAX_KEYED),
             default: RwLock::new(None),
             making_default: tokio::sync::Mutex::new(()),
         }

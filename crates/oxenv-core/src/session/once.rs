@@ -24,8 +24,9 @@ impl Session {
     /// while the first runs waits for it; dropping the future then stops the waiting, not the step.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::KeyConflict`], [`oxenv_wire::ErrorCode::ReplyForgotten`], and what
-    /// the loss of the first request leaves unknown. How the step itself failed is in the answer.
+    /// [`oxenv_wire::ErrorCode::KeyConflict`], [`oxenv_wire::ErrorCode::ReplyForgotten`],
+    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of them, and
+    /// what the loss of the first request leaves unknown. How the step itself failed is in the answer.
     pub async fn step_once(
         self: &Arc<Self>,
         action: &RawValue,
@@ -33,9 +34,10 @@ impl Session {
         options: StepOptions,
     ) -> Result<Answer<StepReply<'static>>, Failure> {
         let fingerprint = fingerprint(("step", action.get(), once.expected_step));
+        let bytes = action.get().len();
         let (session, action, expect) = (Arc::clone(self), action.to_owned(), Expect::of(once));
         let run = Box::pin(async move { session.step_owned(&action, options, expect).await });
-        self.once(once, fingerprint, run).await
+        self.once(once, fingerprint, bytes, run).await
     }
 
     /// Begins an episode as [`Session::reset`] does, at most once for its key or number.
@@ -49,9 +51,10 @@ impl Session {
     ) -> Result<Answer<StepReply<'static>>, Failure> {
         let arguments = asked.arguments.as_deref().map(RawValue::get);
         let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, arguments));
+        let bytes = arguments.map_or(0, str::len);
         let (session, expect) = (Arc::clone(self), Expect::of(once));
         let run = Box::pin(async move { session.reset_expecting(asked, expect).await });
-        self.once(once, fingerprint, run).await
+        self.once(once, fingerprint, bytes, run).await
     }
 
     async fn step_owned(self: &Arc<Self>, action: &RawJson, options: StepOptions, expect: Expect) -> Outcome {
@@ -68,6 +71,7 @@ impl Session {
         self: &Arc<Self>,
         once: &Once,
         fingerprint: u64,
+        bytes: usize,
         mut run: Running,
     ) -> Result<Answer<StepReply<'static>>, Failure> {
         let identity = match (&once.key, once.seq) {
@@ -78,7 +82,7 @@ impl Session {
                 return Ok(Answer { outcome: Arc::new(outcome), seq, repeated: false });
             }
         };
-        let ticket = match self.replies.claim(identity.clone(), fingerprint)? {
+        let ticket = match self.replies.claim(identity.clone(), fingerprint, bytes)? {
             Claim::Repeat(waiting) => return waiting.answer().await,
             Claim::First(ticket) => ticket,
         };

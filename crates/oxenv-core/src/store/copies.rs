@@ -94,7 +94,7 @@ impl SessionStore {
         let asked = fingerprint(("fork", session.id(), n, options.seed, options.lease));
         let identity = Identity::KeyFor(session.id().to_owned(), key.to_owned());
         let (store, session) = (Arc::clone(self), Arc::clone(session));
-        self.once(identity, asked, async move {
+        self.once(identity, asked, 0, async move {
             let forks = store.fork(&session, n, options).await?;
             Ok(forks.iter().map(|fork| fork.id().to_owned()).collect())
         })
@@ -113,7 +113,7 @@ impl SessionStore {
         options: SessionOptions,
     ) -> Result<Answer<SessionIds>, Failure> {
         let (store, identity) = (Arc::clone(self), owned_key(key, &options));
-        self.once(identity, fingerprint(("create", asked)), async move {
+        self.once(identity, fingerprint(("create", asked)), asked.len(), async move {
             Ok(vec![store.create(options).await?.id().to_owned()])
         })
         .await
@@ -132,7 +132,7 @@ impl SessionStore {
         let asked = fingerprint(("restore", snapshot, options.seed, options.lease));
         let (store, identity) = (Arc::clone(self), owned_key(key, &options));
         let snapshot = snapshot.to_owned();
-        self.once(identity, asked, async move {
+        self.once(identity, asked, snapshot.len(), async move {
             Ok(vec![store.restore(&snapshot, options).await?.id().to_owned()])
         })
         .await
@@ -143,9 +143,10 @@ impl SessionStore {
         self: &Arc<Self>,
         identity: Identity,
         asked: u64,
+        bytes: usize,
         make: impl Future<Output = Result<SessionIds, Failure>> + Send + 'static,
     ) -> Result<Answer<SessionIds>, Failure> {
-        match self.made.claim(identity, asked)? {
+        match self.made.claim(identity, asked, bytes)? {
             Claim::Repeat(waiting) => waiting.answer().await,
             Claim::First(ticket) => {
                 let store = Arc::clone(self);

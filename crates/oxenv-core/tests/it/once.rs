@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use oxenv_core::{
     Answer, Execution, Failure, Once, ResetOptions, Session, SessionOptions, StepOptions, StepReply,
 };
@@ -190,5 +191,32 @@ async fn sessions_are_made_once_for_a_key() {
     assert_eq!(conflict.code, ErrorCode::KeyConflict);
     store.list().into_iter().for_each(close);
     eventually("it is gone", || store.status().active == 0).await;
+    settled(&store, &stage).await;
+}
+
+/// Whoever asks and goes away, again and again, leaves a bounded number of requests behind.
+#[tokio::test]
+async fn requests_that_run_on_without_their_callers_are_bounded() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Task));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let long = "x".repeat(100);
+    let mut refused = 0;
+    for number in 0..1100 {
+        let action = json!({ "do": "wait", "text": long });
+        let asked = key(&number.to_string());
+        // Polled once, and then dropped.
+        if let Some(outcome) = once(&session, action, &asked).now_or_never() {
+            assert_eq!(outcome.err().unwrap().code, ErrorCode::CapacityReached, "{number}");
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 1100 - 1024);
+    // What needs no key is not held up by them, and one of them may be asked for again.
+    let again = key("7");
+    let repeat = once(&session, json!({ "do": "wait", "text": long }), &again);
+    assert!(repeat.now_or_never().is_none());
+    close(session);
     settled(&store, &stage).await;
 }
