@@ -36,4 +36,4 @@ pub use metrics::{Metrics, RecordStatus};
 pub use routes::router;
 pub use server::{Server, serve_connection};
 pub use shutdown::Shutdown;
-pub use trajectories::{TrajectoryFilter, TrajectorySource};
+pub use trajectories::{EntriesPage, TrajectoryFilter, TrajectorySource};

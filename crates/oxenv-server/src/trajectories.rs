@@ -20,6 +20,15 @@ pub struct TrajectoryFilter {
     pub limit: usize,
 }
 
+/// Some of what a session did.
+#[derive(Debug, Clone, Default)]
+pub struct EntriesPage {
+    /// Each entry as an object, with its number within the session.
+    pub entries: Vec<(u64, RawJson)>,
+    /// Whether more may follow.
+    pub more: bool,
+}
+
 /// Reads recorded sessions.
 ///
 /// # Behavior
@@ -38,10 +47,10 @@ pub trait TrajectorySource: fmt::Debug + Send + Sync {
     /// When the record cannot be read.
     fn session(&self, id: &str) -> Result<Option<RawJson>, Failure>;
 
-    /// What a session did, with the numbers, each as an object: at most `limit` whose number is above
-    /// `after`; all of them from the first if that is absent.
+    /// What a session did: at most `limit` entries whose number is above `after`; from the first on if that is
+    /// absent. A page ends early, behind its first entry at the earliest, when its entries take much memory.
     ///
     /// # Errors
     /// When the record cannot be read.
-    fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<Vec<(u64, RawJson)>, Failure>;
+    fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<EntriesPage, Failure>;
 }

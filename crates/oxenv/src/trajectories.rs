@@ -21,7 +21,7 @@ use crate::cli::duration;
 use crate::commands::print;
 use crate::exit::usage;
 use remote::Remote;
-use view::{EntryView, SessionView};
+use view::{EntryPage, SessionView};
 
 pub(crate) use source::Recorded;
 
@@ -185,15 +185,15 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;
     let mut after = None;
     loop {
-        let entries = place.entries(&args.session, after, PIECE).await?;
-        for entry in &entries {
+        let page = place.entries(&args.session, after, PIECE).await?;
+        for entry in &page.entries {
             match args.json {
                 true => print(&serde_json::to_string(entry)?)?,
                 false => table::lines(entry).iter().try_for_each(|line| print(line))?,
             }
         }
-        match entries.last().filter(|_| entries.len() == PIECE) {
-            Some(last) => after = Some(last.seq),
+        match page.next {
+            next @ Some(_) => after = next,
             None => return Ok(()),
         }
     }
@@ -254,7 +254,7 @@ impl Place {
         }
     }
 
-    async fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> anyhow::Result<Vec<EntryView>> {
+    async fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> anyhow::Result<EntryPage> {
         match self {
             Place::Folder(recorded) => Ok(recorded.entries_of(id, after, limit)?),
             Place::Server(remote) => remote.entries(id, after, limit).await,

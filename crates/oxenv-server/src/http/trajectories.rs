@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{InPath, InQuery};
 use crate::app::App;
 use crate::error::{Refusal, json_response};
-use crate::trajectories::{TrajectoryFilter, TrajectorySource};
+use crate::trajectories::{EntriesPage, TrajectoryFilter, TrajectorySource};
 
 /// How many are told if no number is asked for.
 const USUAL: usize = 100;
@@ -66,8 +66,8 @@ pub(crate) async fn steps(
         Some(_) => source.entries(&asked, query.after, limit).map(Some),
         None => Ok(None),
     });
-    let entries = entries.await?.ok_or_else(|| unknown(&id))?;
-    let next = entries.last().filter(|_| entries.len() == limit).map(|(seq, _)| Value::from(*seq));
+    let EntriesPage { entries, more } = entries.await?.ok_or_else(|| unknown(&id))?;
+    let next = entries.last().filter(|_| more).map(|(seq, _)| Value::from(*seq));
     Ok(page("steps", entries.into_iter().map(|(_, entry)| entry), next))
 }
 

@@ -10,7 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::view::{EntryView, SessionView};
+use super::view::{EntryPage, SessionView};
 use crate::client::Client;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,11 +21,6 @@ pub(super) struct Remote(Client);
 #[derive(Deserialize)]
 struct Sessions {
     trajectories: Vec<SessionView>,
-}
-
-#[derive(Deserialize)]
-struct Steps {
-    steps: Vec<EntryView>,
 }
 
 impl Remote {
@@ -54,10 +49,10 @@ impl Remote {
         id: &str,
         after: Option<u64>,
         limit: usize,
-    ) -> anyhow::Result<Vec<EntryView>> {
+    ) -> anyhow::Result<EntryPage> {
         let after = after.map_or(String::new(), |after| format!("&after={after}"));
         let path = format!("/trajectories/{}/steps?limit={limit}{after}", escaped(id));
-        Ok(self.get::<Steps>(&path).await?.steps)
+        self.get(&path).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -6,13 +6,16 @@ use std::fmt;
 use std::path::Path;
 
 use oxenv_core::Failure;
-use oxenv_server::{TrajectoryFilter, TrajectorySource};
+use oxenv_server::{EntriesPage, TrajectoryFilter, TrajectorySource};
 use oxenv_store::{LogError, SessionFilter, Trajectories};
 use oxenv_wire::{RawJson, raw};
 use serde::Serialize;
 
-use super::view::{EntryView, SessionView};
+use super::view::{EntryPage, EntryView, SessionView};
 use crate::exit::usage;
+
+/// A page has no more entries once these take so many bytes.
+const PAGE_BYTES: usize = 16 << 20;
 
 /// The recorded sessions of a folder.
 pub(crate) struct Recorded(Trajectories);
@@ -38,14 +41,25 @@ impl Recorded {
         Ok(self.0.session(id)?.map(SessionView::from))
     }
 
+    /// At most `limit` entries behind that number, and fewer if they are large.
     pub(super) fn entries_of(
         &self,
         id: &str,
-        after: Option<u64>,
+        mut after: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<EntryView>, LogError> {
-        let from = after.map_or(0, |after| after.saturating_add(1));
-        self.0.entries_from(id, from, limit)?.into_iter().map(EntryView::read).collect()
+    ) -> Result<EntryPage, LogError> {
+        let (mut page, mut bytes) = (EntryPage::default(), 0);
+        while page.entries.len() < limit && bytes < PAGE_BYTES {
+            let from = after.map_or(0, |after| after.saturating_add(1));
+            // One at a time: each may be as large as a message.
+            let Some(entry) = self.0.entries_from(id, from, 1)?.pop() else { return Ok(page) };
+            let entry = EntryView::read(entry)?;
+            after = Some(entry.seq);
+            bytes += entry.weight();
+            page.entries.push(entry);
+        }
+        page.next = after;
+        Ok(page)
     }
 
     fn refresh(&self) -> Result<(), LogError> {
@@ -76,12 +90,13 @@ impl TrajectorySource for Recorded {
         session.map(|session| spelled(&session)).transpose()
     }
 
-    fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<Vec<(u64, RawJson)>, Failure> {
-        let entries = self
+    fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<EntriesPage, Failure> {
+        let page = self
             .refresh()
             .and_then(|()| self.entries_of(id, after, limit))
             .map_err(|error| unreadable(&error))?;
-        entries.into_iter().map(|entry| Ok((entry.seq, spelled(&entry)?))).collect()
+        let entries = page.entries.into_iter().map(|entry| Ok((entry.seq, spelled(&entry)?)));
+        Ok(EntriesPage { entries: entries.collect::<Result<_, Failure>>()?, more: page.next.is_some() })
     }
 }
 

@@ -64,6 +64,15 @@ pub(crate) struct EntryView {
     pub(crate) reason: Option<String>,
 }
 
+/// Some of what a session did.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct EntryPage {
+    #[serde(rename = "steps")]
+    pub(crate) entries: Vec<EntryView>,
+    /// The number behind which the next page begins; none when there is no more.
+    pub(crate) next: Option<u64>,
+}
+
 /// One tool call within a step.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CallView {
@@ -101,6 +110,14 @@ impl From<SessionSummary> for SessionView {
 }
 
 impl EntryView {
+    /// Roughly how many bytes it takes.
+    pub(crate) fn weight(&self) -> usize {
+        let raw = |json: &Option<RawJson>| json.as_ref().map_or(0, |json| json.get().len());
+        let call = |call: &CallView| raw(&call.arguments) + raw(&call.result) + 128;
+        let calls: usize = self.calls.iter().map(call).sum();
+        512 + raw(&self.arguments) + raw(&self.action) + raw(&self.reply) + calls
+    }
+
     /// An entry with all its texts.
     ///
     /// # Errors

@@ -230,6 +230,37 @@ fn a_server_tells_what_it_records_page_by_page() {
     run(&["trajectories", "show", &url, "nobody"]).failed(1, &["404", "nobody"]);
 }
 
+/// A page ends behind the entry that makes it large, and says where the next one begins.
+#[test]
+fn a_page_of_large_entries_ends_early() {
+    let folder = Folder::new("large");
+    let server = Serving::start(&["echo", "--record", &folder.records()]);
+    let session = Session::open(&server);
+    session.post("reset", &json!({}));
+    // An echo holds its message four times.
+    let text = "x".repeat(5 << 20);
+    let call = json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": text } });
+    session.steps(&[call.clone(), call]);
+    let (mut path, mut pages) = (String::new(), Vec::<Vec<u64>>::new());
+    loop {
+        let (_, page) = server.get(&format!("/trajectories/{}/steps?{path}", session.id));
+        pages.push(
+            page["steps"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect(),
+        );
+        match page["next"].as_u64() {
+            Some(next) => path = format!("after={next}"),
+            None => break,
+        }
+    }
+    let expected = [vec![0, 1, 2], vec![3], vec![]];
+    assert_eq!(pages, expected);
+    let of_server = run(&["trajectories", "show", &server.url(), &session.id]);
+    assert_eq!(
+        of_server.succeeded(),
+        run(&["trajectories", "show", &folder.records(), &session.id]).succeeded()
+    );
+}
+
 #[test]
 fn nothing_is_recorded_unless_asked_for() {
     let server = Serving::start(&["echo"]);
