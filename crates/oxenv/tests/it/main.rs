@@ -8,6 +8,7 @@ mod faults;
 mod fleet;
 mod fleet_simulate;
 mod help;
+mod hostile;
 mod instances;
 mod policy;
 mod process;
