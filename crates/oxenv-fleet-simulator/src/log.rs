@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 
 /// Requests that are kept; older ones are forgotten.
 const KEPT: usize = 10_000;
+/// Bytes of them that are kept; the newest is kept in any case.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// Whom a request came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,14 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Roughly its bytes.
+    fn weight(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64);
+        self.path.len() + self.body.len() + headers.sum::<usize>() + 256
+    }
+}
+
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {} {}", self.to, self.method, self.path)
@@ -72,20 +82,54 @@ impl fmt::Debug for Request {
 
 /// The requests that came.
 #[derive(Default)]
-pub(crate) struct Log {
-    requests: Mutex<VecDeque<Request>>,
+pub(crate) struct Log(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    requests: VecDeque<Request>,
+    bytes: usize,
 }
 
 impl Log {
     pub(crate) fn add(&self, request: Request) {
-        let mut requests = self.requests.lock();
-        if requests.len() == KEPT {
-            requests.pop_front();
+        let mut kept = self.0.lock();
+        kept.bytes += request.weight();
+        kept.requests.push_back(request);
+        while kept.requests.len() > KEPT || (kept.bytes > KEPT_BYTES && kept.requests.len() > 1) {
+            let oldest = kept.requests.pop_front();
+            kept.bytes -= oldest.map_or(0, |oldest| oldest.weight());
         }
-        requests.push_back(request);
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.lock().iter().cloned().collect()
+        self.0.lock().requests.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes() {
+        let log = Log::default();
+        let request = |length: usize| Request {
+            to: Addressee::Control,
+            method: "POST".to_owned(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            body: vec![b'x'; length].into(),
+        };
+        for _ in 0..20 {
+            log.add(request(16 << 20));
+        }
+        assert_eq!(log.requests().len(), 3);
+        log.add(request(KEPT_BYTES));
+        assert_eq!(log.requests().len(), 1);
+        for _ in 0..KEPT + 10 {
+            log.add(request(0));
+        }
+        assert_eq!(log.requests().len(), KEPT);
+        assert_eq!(log.0.lock().bytes, KEPT * request(0).weight());
     }
 }

@@ -19,6 +19,9 @@ use crate::log::Log;
 use crate::options::SimulatorOptions;
 use crate::simulator::{InstanceView, Status};
 
+/// Instances that are known, those that have stopped among them.
+const MAX_INSTANCES: usize = 10_000;
+
 /// What the control plane and the instances share.
 pub(crate) struct World {
     pub(crate) options: SimulatorOptions,
@@ -36,6 +39,19 @@ struct State {
     /// Which instance a team's request id made.
     claims: HashMap<(String, String), String>,
     made: u64,
+}
+
+impl State {
+    /// Forgets the instance that stopped first, and its request, once too many are known.
+    fn forget_oldest(&mut self, now: Duration) {
+        if self.instances.len() <= MAX_INSTANCES {
+            return;
+        }
+        if let Some(oldest) = self.instances.iter().position(|one| one.status(now) == Status::Stopped) {
+            let forgotten = self.instances.remove(oldest);
+            self.claims.retain(|_, id| *id != forgotten.id);
+        }
+    }
 }
 
 /// What became of a create.
@@ -106,6 +122,7 @@ impl World {
             state.claims.insert(key, instance.id.clone());
         }
         state.instances.push(Arc::clone(&instance));
+        state.forget_oldest(now);
         // The reaper must know when its time will be over.
         self.clock.touch();
         Ok(Claim::Made(instance))

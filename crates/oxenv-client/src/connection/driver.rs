@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8B
 
 use super::link::{Kept, Link, Outgoing, Phase};
 use super::reply::{Envelope, id_of};
-use crate::dial::Stream;
+use crate::dial::{MAX_UNSENT_PONGS, Stream};
 use crate::error::{ClientError, Code};
 use crate::refusal::excerpt;
 
@@ -48,6 +48,8 @@ pub(super) struct Driver {
     /// How long to wait before the next attempt to come back.
     pub(super) pause: Duration,
     unflushed: bool,
+    /// Pings since everything was sent last.
+    pongs: usize,
     clock: Interval,
     heard: bool,
     pinged: bool,
@@ -87,6 +89,7 @@ pub(super) async fn run(link: Arc<Link>, socket: Socket) {
         useful: false,
         pause: Duration::ZERO,
         unflushed: false,
+        pongs: 0,
         clock: clock(),
         heard: true,
         pinged: false,
@@ -109,7 +112,7 @@ impl Driver {
     pub(super) fn renew(&mut self, socket: Socket) {
         self.socket = socket;
         (self.sending, self.attaching) = self.link.attachments();
-        (self.unflushed, self.useful) = (false, false);
+        (self.unflushed, self.useful, self.pongs) = (false, false, 0);
         self.clock = clock();
         (self.heard, self.pinged, self.ping) = (true, false, false);
         self.attached();
@@ -176,6 +179,13 @@ impl Driver {
             },
             Message::Close(frame) => return Err(Loss::closed(frame)),
             Message::Binary(_) => return Err(Loss::nonsense("a binary frame")),
+            Message::Ping(_) => {
+                // The library has made the pong, and would keep any number of them.
+                (self.unflushed, self.pongs) = (true, self.pongs + 1);
+                if self.pongs > MAX_UNSENT_PONGS {
+                    return Err(Loss::of("the server pings and takes no pongs", Mend::Nothing));
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -214,7 +224,7 @@ impl Driver {
             }
         }
         if self.unflushed && Pin::new(&mut self.socket).poll_flush(context)?.is_ready() {
-            self.unflushed = false;
+            (self.unflushed, self.pongs) = (false, 0);
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::drive::drive;
 use self::places::Places;
 use super::reply;
-use crate::dial::Stream;
+use crate::dial::{MAX_UNSENT_PONGS, Stream};
 use crate::error::{ClientError, Code, Result};
 use crate::refusal::excerpt;
 
@@ -44,6 +44,8 @@ struct State {
     server: String,
     places: Places,
     unflushed: bool,
+    /// Pings since everything was sent last.
+    pongs: usize,
     /// The caller asked the server to close.
     closing: bool,
     /// Who waits for that.
@@ -66,6 +68,7 @@ impl Line {
             server,
             places: Places::default(),
             unflushed: false,
+            pongs: 0,
             closing: false,
             closer: None,
             ended: None,
@@ -180,7 +183,7 @@ impl State {
         while self.ended.is_none() {
             // What the server said before it broke the connection is still to be read.
             if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
-                self.unflushed = false;
+                (self.unflushed, self.pongs) = (false, 0);
             }
             if until.is_some_and(|number| self.places.is_answered(number)) {
                 return;
@@ -210,7 +213,14 @@ impl State {
                 );
                 self.lost(&format!("the server closed the session {said}"));
             }
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            Message::Ping(_) => {
+                // The library has made the pong, and would keep any number of them.
+                (self.unflushed, self.pongs) = (true, self.pongs + 1);
+                if self.pongs > MAX_UNSENT_PONGS {
+                    self.lost("the server pings and takes no pongs");
+                }
+            }
+            Message::Pong(_) | Message::Frame(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@ mod batch;
 mod blocking;
 mod faults;
 mod fleet;
+mod floods;
 mod http;
 mod multi;
 mod multi_support;

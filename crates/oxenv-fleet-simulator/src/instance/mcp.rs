@@ -40,6 +40,9 @@ impl Which {
     }
 }
 
+/// Sessions of one endpoint that live at once; the oldest makes room for another.
+const MAX_SESSIONS: u64 = 10_000;
+
 /// An endpoint, and its sessions.
 pub(super) struct Endpoint {
     which: Which,
@@ -157,6 +160,9 @@ impl Endpoint {
         sessions.made += 1;
         let id = format!("{instance}-{}", sessions.made);
         sessions.live.insert(id.clone());
+        if let Some(oldest) = sessions.made.checked_sub(MAX_SESSIONS) {
+            sessions.live.remove(&format!("{instance}-{oldest}"));
+        }
         id
     }
 }

@@ -114,6 +114,9 @@ fn options(spec: &BuildSpec, file: &str) -> BuildImageOptions {
     options.build()
 }
 
+/// A line that grows longer than this is taken for ended, in bytes.
+const MAX_LINE: usize = 64 << 10;
+
 /// What the daemon told.
 #[derive(Default)]
 struct Log {
@@ -141,6 +144,10 @@ impl Log {
         while let Some(end) = self.part.find('\n') {
             let line: String = self.part.drain(..=end).collect();
             self.line(line.trim_end(), progress);
+        }
+        if self.part.len() > MAX_LINE {
+            let line = std::mem::take(&mut self.part);
+            self.line(&line, progress);
         }
     }
 

@@ -22,6 +22,8 @@ use super::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
 const BUFFER: usize = 4096;
+/// The longest reply that is read.
+const MAX_REPLY: usize = 100 << 20;
 
 /// A pause after a failure, so that a server that is gone is not flooded and the count of errors says something.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
@@ -58,6 +60,9 @@ impl Connection {
         self.stream.write_all(request).await.context("the connection broke")?;
         loop {
             if self.filled == self.inbox.len() {
+                if self.filled > MAX_REPLY {
+                    bail!("the server sent a reply of more than {MAX_REPLY} bytes");
+                }
                 self.inbox.resize(self.inbox.len() * 2, 0);
             }
             match self.stream.read(&mut self.inbox[self.filled..]).await.context("the connection broke")? {

@@ -46,6 +46,7 @@ pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            let length = length.filter(|length| *length < usize::MAX / 4);
             head.body = Body::Sized(length.context("the reply has a content-length that is no number")?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             head.body = Body::Chunked;
@@ -175,5 +176,6 @@ mod tests {
     fn what_is_not_http_is_an_error() {
         assert!(head(b"SSH-2.0\r\n\r\n").is_err());
         assert!(head(b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n").is_err());
+        assert!(head(b"HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\n").is_err());
     }
 }

@@ -22,6 +22,10 @@ use super::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
 const BUFFER: usize = 2048;
+/// The longest answer to a handshake that is read.
+const MAX_HEAD: usize = 64 << 10;
+/// Pings of the server whose pongs may wait to be sent.
+const MAX_UNSENT_PONGS: usize = 1024;
 
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +45,16 @@ pub(super) struct Socket {
     unread: Range<usize>,
     outbox: Vec<u8>,
     sent: usize,
+    /// Pongs since `outbox` was empty last.
+    pongs: usize,
 }
 
 impl Socket {
     /// Connects and shakes hands at `path`.
     pub(super) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = target.connect().await?;
-        let mut socket = Self { stream, inbox: vec![0; BUFFER], unread: 0..0, outbox: Vec::new(), sent: 0 };
+        let inbox = vec![0; BUFFER];
+        let mut socket = Self { stream, inbox, unread: 0..0, outbox: Vec::new(), sent: 0, pongs: 0 };
         let key = generate_key();
         socket.queue(&target.upgrade(path, &key));
         socket.shake_hands(&derive_accept_key(key.as_bytes())).await?;
@@ -83,7 +90,13 @@ impl Socket {
             match frame.opcode {
                 Opcode::Text => return Ok(Some(Said::Text(frame.payload))),
                 Opcode::Close => return Ok(Some(Said::Close)),
-                Opcode::Ping => self.outbox.extend(frame::pong(&self.inbox[frame.payload])),
+                Opcode::Ping => {
+                    self.pongs += 1;
+                    if self.pongs > MAX_UNSENT_PONGS {
+                        bail!("the server pings and takes no pongs");
+                    }
+                    self.outbox.extend(frame::pong(&self.inbox[frame.payload]));
+                }
                 Opcode::Pong => {}
             }
         }
@@ -128,6 +141,7 @@ impl Socket {
         let length = loop {
             match http_reply::head(&self.inbox[self.unread.clone()])? {
                 Some(head) => break head,
+                None if self.unread.len() > MAX_HEAD => bail!("the answer to the handshake has no end"),
                 None => self.pump().await.context("no answer to the handshake")?,
             }
         };
@@ -145,7 +159,7 @@ impl Socket {
 
     async fn poll_pump(&mut self) -> io::Result<usize> {
         self.make_room();
-        let Self { stream, inbox, unread, outbox, sent } = self;
+        let Self { stream, inbox, unread, outbox, sent, pongs } = self;
         poll_fn(|cx| {
             while *sent < outbox.len() {
                 match Pin::new(&mut *stream).poll_write(cx, &outbox[*sent..]) {
@@ -156,7 +170,7 @@ impl Socket {
             }
             if *sent == outbox.len() {
                 outbox.clear();
-                *sent = 0;
+                (*sent, *pongs) = (0, 0);
             }
             let mut spare = ReadBuf::new(&mut inbox[unread.end..]);
             match Pin::new(&mut *stream).poll_read(cx, &mut spare) {

@@ -31,6 +31,9 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), D
 /// How often losses are told of, at the most.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
+/// How much of an answer is read.
+const MAX_ANSWER: usize = 64 << 10;
+
 /// How long the end may take.
 const CLOSING: Duration = Duration::from_secs(3);
 
@@ -195,13 +198,19 @@ impl Sender {
     async fn post(&self, body: String) -> Result<(), Refused> {
         let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         // The address may hold a password.
-        let response = request
+        let mut response = request
             .send()
             .await
             .map_err(|error| Refused { why: error.without_url().to_string(), for_now: true })?;
         let status = response.status();
         // Read to its end, so that the connection can be used again; it says nothing that we need.
-        let _ = response.bytes().await;
+        let mut read = 0;
+        while let Ok(Some(chunk)) = response.chunk().await {
+            read += chunk.len();
+            if read > MAX_ANSWER {
+                break;
+            }
+        }
         let for_now = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS

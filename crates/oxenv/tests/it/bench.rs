@@ -4,10 +4,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::process::{Serving, run};
+use crate::process::{Ended, Serving, run};
 
 /// Runs a short load and gives its report.
 fn load(url: &str, arguments: &[&str]) -> Value {
@@ -140,6 +142,58 @@ fn a_server_that_makes_no_session_is_told() {
         let url = format!("http://{address}");
         let short = ["--duration", "0.1", "--warmup", "0", "--sessions", "1"];
         let ended = run(&[&["bench", "mcp", "--url", &url, "--protocol", "2025-11-25"], &short[..]].concat());
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        assert!(ended.stderr.contains(says), "{ended:#?}");
+    }
+}
+
+/// A server that says this again and again to whoever has asked for a WebSocket, and reads nothing more.
+fn flooding(upgraded: bool, flood: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, flood) = (stream.unwrap(), flood.clone());
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+                if upgraded {
+                    let accept = derive_accept_key(key.unwrap().as_bytes());
+                    let answer = format!(
+                        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                         sec-websocket-accept: {accept}\r\n\r\n"
+                    );
+                    stream.write_all(answer.as_bytes()).unwrap();
+                }
+                while stream.write_all(&flood).is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+/// Within 1.5 GB of address space, most of which is the program's own.
+#[test]
+fn a_server_that_sends_without_end_is_given_up() {
+    let ping = [&[0x89, 125][..], &[b'p'; 125]].concat().repeat(500);
+    let body =
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10000000\r\n{}", "x".repeat(1 << 20));
+    for (door, address, says) in [
+        ("ws", flooding(true, ping), "the server pings and takes no pongs"),
+        ("ws", flooding(false, b"HTTP/1.1 101 and so on\r\n".repeat(100)), "has no end"),
+        ("http", flooding(false, body.into_bytes()), "a reply of more than"),
+    ] {
+        let binary = env!("CARGO_BIN_EXE_oxenv");
+        let asked =
+            format!("bench {door} --url http://{address} --sessions 1 --duration 0.2 --warmup 0 --threads 1");
+        let script = format!("ulimit -v 1500000; exec '{binary}' {asked}");
+        let ended = Ended::of(Command::new("/bin/sh").args(["-c", &script]).output().unwrap());
         assert_eq!(ended.code, Some(1), "{ended:#?}");
         assert!(ended.stderr.contains(says), "{ended:#?}");
     }
