@@ -31,8 +31,8 @@ const ANSWER: usize = 16 << 10;
 /// What of a refusal is waited for behind its head.
 const REFUSAL: Duration = Duration::from_secs(1);
 
-/// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because a server
-/// may take nothing before its replies are read.
+/// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because
+/// a server may take nothing before its replies are read.
 pub(crate) const MAX_UNSENT_PONGS: usize = 1024;
 
 /// A connection, safe or not.

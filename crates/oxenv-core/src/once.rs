@@ -66,8 +66,8 @@ pub(crate) trait Weigh {
     fn weight(&self) -> usize;
 }
 
-/// How many requests may run at once that have a key or a number, and how many bytes they may have together; a single
-/// one may be longer.
+/// How many requests may run at once that have a key or a number, and how many bytes they may have together;
+/// a single one may be longer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunningLimit {
     pub(crate) requests: usize,
@@ -173,10 +173,12 @@ impl Drop for RunningPart {
 }
 
 impl<T: Weigh> Replies<T> {
-    /// Asks whether a request is new. `fingerprint` is of all that it asks for, `bytes` are what it keeps while it runs.
+    /// Asks whether a request is new. `fingerprint` is of all that it asks for, `bytes` are what it keeps
+    /// while it runs.
     ///
     /// # Errors
-    /// [`ErrorCode::KeyConflict`], [`ErrorCode::ReplyForgotten`], and [`ErrorCode::CapacityReached`] if too many run.
+    /// [`ErrorCode::KeyConflict`], [`ErrorCode::ReplyForgotten`], and [`ErrorCode::CapacityReached`]
+    /// if too many run.
     pub(crate) fn claim(
         &self,
         identity: Identity,

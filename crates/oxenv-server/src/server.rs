@@ -92,8 +92,9 @@ impl Server {
         self.serve(stop, std::future::pending()).await;
     }
 
-    /// The same until a signal comes. Calls in flight are not waited for any more after a second signal. Connections
-    /// that do not end although they are told to, because an environment blocks its thread, are left.
+    /// The same until a signal comes. Calls in flight are not waited for any more after a second signal.
+    /// Connections that do not end although they are told to, because an environment blocks its thread, are
+    /// left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {
             shutdown.hurried().await;

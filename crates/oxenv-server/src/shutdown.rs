@@ -1,10 +1,10 @@
 //! The end of a process on SIGTERM or SIGINT (Ctrl-C), whatever its threads are doing.
 //!
-//! A thread of its own waits for the signals and keeps the times: an environment may block every thread of the
-//! runtime, and then neither signals nor timers of the runtime come through.
+//! A thread of its own waits for the signals and keeps the times: an environment may block every thread of
+//! the runtime, and then neither signals nor timers of the runtime come through.
 //!
-//! Invariant: the process ends within the drain time plus one second after the first signal, and within one second
-//! after a second one. `crates/oxenv-server/tests/it/shutdown.rs` holds it.
+//! Invariant: the process ends within the drain time plus one second after the first signal, and within one
+//! second after a second one. `crates/oxenv-server/tests/it/shutdown.rs` holds it.
 
 use std::future::Future;
 use std::io;
@@ -46,9 +46,10 @@ impl Shutdown {
     /// What the process exits with if it has to be ended.
     pub const EXIT_CODE: i32 = 5;
 
-    /// Watches for SIGTERM and SIGINT from now on, for the rest of the process; they do not end it by themselves any
-    /// more. After the first one, calls in flight may finish within `drain`; a second one cuts that short. A process
-    /// that still runs a second later is ended with [`Shutdown::EXIT_CODE`], after an error in the log.
+    /// Watches for SIGTERM and SIGINT from now on, for the rest of the process; they do not end it by
+    /// themselves any more. After the first one, calls in flight may finish within `drain`; a second one cuts
+    /// that short. A process that still runs a second later is ended with [`Shutdown::EXIT_CODE`], after an
+    /// error in the log.
     ///
     /// # Errors
     /// The operating system's, if there can be no thread or no handler.
@@ -67,13 +68,14 @@ impl Shutdown {
         self.requested.cancelled().await;
     }
 
-    /// Waits until calls in flight are not waited for any more: the drain time is over, or there was a second signal.
+    /// Waits until calls in flight are not waited for any more: the drain time is over, or there was a second
+    /// signal.
     pub async fn hurried(&self) {
         self.hurried.cancelled().await;
     }
 
-    /// Waits for some work, but not beyond the time that the process has. `None` if it was not done by then; it is
-    /// dropped.
+    /// Waits for some work, but not beyond the time that the process has. `None` if it was not done by then;
+    /// it is dropped.
     pub async fn finish<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

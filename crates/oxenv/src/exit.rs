@@ -1,7 +1,7 @@
 //! Exit codes, and how an error is shown.
 //!
-//! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address
-//! cannot be listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended.
+//! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address cannot be
+//! listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended.
 //! `oxenv --help` prints the same list.
 
 use std::fmt;

@@ -25,8 +25,9 @@ impl Session {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::KeyConflict`], [`oxenv_wire::ErrorCode::ReplyForgotten`],
-    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of them, and
-    /// what the loss of the first request leaves unknown. How the step itself failed is in the answer.
+    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of
+    /// them, and what the loss of the first request leaves unknown. How the step itself failed is in the
+    /// answer.
     pub async fn step_once(
         self: &Arc<Self>,
         action: &RawValue,

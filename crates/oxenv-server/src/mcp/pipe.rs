@@ -2,8 +2,8 @@
 //!
 //! rmcp starts a task for each request, and another one for each answer that waits to be written.
 //!
-//! Invariant: requests that are worked on are bounded, and those beyond are refused. While too many answers wait for
-//! the client, nothing is read from it; a client that takes none of them for long is left.
+//! Invariant: requests that are worked on are bounded, and those beyond are refused. While too many answers
+//! wait for the client, nothing is read from it; a client that takes none of them for long is disconnected.
 
 use std::io;
 use std::pin::Pin;
@@ -114,7 +114,7 @@ where
         loop {
             if !self.unsent.has_room(self.stall).await {
                 tracing::warn!(
-                    "the client has taken no answer for {} s, and {MAX_UNSENT_ANSWERS} wait: it is left",
+                    "the client has taken no answer for {} s, and {MAX_UNSENT_ANSWERS} wait: it is disconnected",
                     self.stall.as_secs_f64()
                 );
                 return None;

@@ -337,8 +337,8 @@ enum Traffic {
     Sent(bool),
 }
 
-/// The next message, once the pong to the last ping has gone out: the library would keep any number of pongs for a
-/// peer that pings and reads nothing. The connection itself ends a peer that takes nothing.
+/// The next message, once the pong to the last ping has gone out: the library would keep any number of pongs
+/// for a peer that pings and reads nothing. The connection itself ends a peer that takes nothing.
 fn poll_message(
     socket: &mut WebSocket,
     owes_pong: &mut bool,

@@ -161,13 +161,13 @@ async fn flood_pipe(app: Arc<App>, line: impl Fn(u64) -> String) -> u64 {
             growth.check();
         }
     };
-    timeout(Duration::from_secs(60), writing).await.expect("the client is never left");
+    timeout(Duration::from_secs(60), writing).await.expect("the client is never disconnected");
     soon(serving).await.unwrap().unwrap();
     growth.check()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_on_a_pipe_that_takes_no_answers_is_left() {
+async fn a_client_on_a_pipe_that_takes_no_answers_is_disconnected() {
     for (method, params) in [
         ("ping", json!({})),
         ("tools/list", json!({})),

@@ -1,10 +1,10 @@
 //! The requests of a server to us: `ping`, and what it asks callers during a call.
 //!
-//! They are answered here and not by rmcp, which starts a task for each request and keeps each answer until the
-//! server takes it, however many there are.
+//! They are answered here and not by rmcp, which starts a task for each request and keeps each answer until
+//! the server takes it, however many there are.
 //!
-//! Invariant: requests that wait for a caller, and answers that wait for the server, are bounded in number and in
-//! bytes. A server that does not take the answers to its own requests is ended.
+//! Invariant: requests that wait for a caller, and answers that wait for the server, are bounded in number
+//! and in bytes. A server that does not take the answers to its own requests is ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -115,8 +115,8 @@ impl Post<'_> {
     }
 }
 
-/// Events in which the answers to requests of ours are text, as rmcp hands it on. Requests and notifications that
-/// are too long to be read into values are left out.
+/// Events in which the answers to requests of ours are text, as rmcp hands it on. Requests and notifications
+/// that are too long to be read into values are left out.
 pub(super) fn as_text(events: Events, traffic: Arc<Traffic>) -> Events {
     let change = move |event: Result<Sse, SseError>| {
         event.map(|mut event| {

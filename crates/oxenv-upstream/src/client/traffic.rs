@@ -24,7 +24,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Questions of an upstream that may be on their way to the caller of one call, as many as a connection has at most.
+/// Questions of an upstream that may be on their way to the caller of one call, as many as a connection has
+/// at most.
 pub(super) const MAX_QUESTIONS: usize = 256;
 /// Notes of an upstream that may be on their way to the caller of one call; more are dropped.
 const MAX_NOTES: usize = 64;

@@ -24,8 +24,8 @@ const EXIT: Duration = Duration::from_millis(500);
 const END_TEXT: Duration = Duration::from_secs(1);
 /// How long the end of an instance is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(3);
-/// The least time between two readings of the lists: at first, and at most, while the server keeps saying that
-/// they have changed.
+/// The least time between two readings of the lists: at first, and at most, while the server keeps saying
+/// that they have changed.
 const RELIST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What an instance is made of.

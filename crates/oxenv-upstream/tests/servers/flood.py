@@ -1,7 +1,7 @@
 """A small MCP server over stdio that floods its client. Standard library only.
 
-Arguments: when the flood begins (`greeting`, `listing` or `call`), what it is made of, and, if there is a third,
-`reads` for a server that goes on reading its input during the flood.
+Arguments: when the flood begins (`greeting`, `listing` or `call`), what it is made of, and, if there is
+a third, `reads` for a server that goes on reading its input during the flood.
 """
 
 import json
@@ -41,7 +41,8 @@ def note(method, **params):
 
 def sampling(number):
     content = {"type": "text", "text": "x" * 2000}
-    return request("sampling/createMessage", number, messages=[{"role": "user", "content": content}], maxTokens=9)
+    messages = [{"role": "user", "content": content}]
+    return request("sampling/createMessage", number, messages=messages, maxTokens=9)
 
 
 def log(size):
@@ -107,8 +108,8 @@ def burst(count):
 
 def endless():
     """Pages of a list that has no end."""
-    tools = [{"name": f"tool-{number}", "inputSchema": {}, "description": "x" * 20_000} for number in range(1000)]
-    return {"tools": tools}
+    tool = {"inputSchema": {}, "description": "x" * 20_000}
+    return {"tools": [{"name": f"tool-{number}", **tool} for number in range(1000)]}
 
 
 def answer(message):
@@ -130,7 +131,8 @@ def answer(message):
 
 
 def begins(message):
-    return message.get("method") == {"greeting": "initialize", "listing": "tools/list", "call": "tools/call"}.get(WHEN)
+    methods = {"greeting": "initialize", "listing": "tools/list", "call": "tools/call"}
+    return message.get("method") == methods[WHEN]
 
 
 def main():

@@ -1,8 +1,8 @@
-"""A small MCP server over Streamable HTTP that floods its client over its streams of events. Standard library only.
+"""A small MCP server over Streamable HTTP that floods its client over its streams of events.
 
-Arguments: what the flood is made of (`ping`, `list-changed`), and where it comes: `news`, the stream of GET, or
-`call`, the stream that answers a call. Its first line on stdout is its port. Answers of the client are read and never
-acknowledged.
+Standard library only. Arguments: what the flood is made of (`ping`, `list-changed`), and where it comes:
+`news`, the stream of GET, or `call`, the stream that answers a call. Its first line on stdout is its port.
+Answers of the client are read and never acknowledged.
 """
 
 import json
@@ -77,8 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         method = message["method"]
         if method == "initialize":
             version = message["params"]["protocolVersion"]
-            info = {"name": "flood", "version": "0"}
-            return {"protocolVersion": version, "capabilities": {"tools": {"listChanged": True}}, "serverInfo": info}
+            info, lists = {"name": "flood", "version": "0"}, {"tools": {"listChanged": True}}
+            return {"protocolVersion": version, "capabilities": lists, "serverInfo": info}
         if method == "tools/list":
             return {"tools": [{"name": "flood", "inputSchema": {"type": "object"}}]}
         return {"content": [{"type": "text", "text": "done"}]}

@@ -1,4 +1,5 @@
-//! SIGTERM for commands that are blocked: by a log that nobody reads, by a client that reads nothing, by a call.
+//! SIGTERM for commands that are blocked: by a log that nobody reads, by a client that reads nothing, by a
+//! call.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,7 +13,8 @@ use crate::process::{File, Serving, oxenv, wait};
 /// Beyond what is promised, for a machine that has much else to do.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// A server of one tool, `wait`, that never returns; it goes on when its input ends. Its processes bear the mark.
+/// A server of one tool, `wait`, that never returns; it goes on when its input ends. Its processes bear the
+/// mark.
 fn manifest(mark: &str) -> File {
     let python = concat!(
         "import json, sys, time\n",
