@@ -105,6 +105,13 @@ impl Failure {
         self.with(|detail| detail.delivered = Delivered::No)
     }
 
+    /// Roughly how many bytes it takes.
+    pub(crate) fn weight(&self) -> usize {
+        let issues = self.issues.iter().map(|issue| 512 + issue.msg.len() + issue.input.get().len());
+        let internal = self.internal.as_ref().map_or(0, String::len);
+        256 + self.message.len() + internal + issues.sum::<usize>()
+    }
+
     /// What crosses the wire under `oxenv`.
     #[must_use]
     pub fn data(&self) -> ErrorData {

@@ -208,7 +208,7 @@ impl<T: Weigh> Replies<T> {
     /// be asked for again.
     pub(crate) fn settle(&self, ticket: &Ticket<T>, outcome: Result<T, Failure>, seq: u64) -> Given<T> {
         let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
-        let weight = outcome.as_ref().map_or(256, Weigh::weight);
+        let weight = outcome.as_ref().map_or_else(Failure::weight, Weigh::weight);
         let given = (Arc::new(outcome), seq);
         let mut state = self.state.lock();
         if ran {
@@ -366,6 +366,18 @@ mod tests {
         let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
         replies.settle(&ticket, Err(Failure::new(ErrorCode::Draining, "no")), 0);
         assert!(matches!(replies.claim(key(1), 1, 0), Ok(Claim::First(_))));
+    }
+
+    #[test]
+    fn failures_count_by_what_they_say() {
+        let replies: Replies<String> = Replies::default();
+        for name in 0..100 {
+            let Ok(Claim::First(ticket)) = replies.claim(key(name), 1) else { panic!() };
+            let failure = Failure::environment("x".repeat(64 << 10));
+            replies.settle(&ticket, Err(failure), 0);
+        }
+        let state = replies.0.lock();
+        assert!(state.kept.len() <= KEPT_BYTES / (64 << 10), "{} are kept", state.kept.len());
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use oxenv_wire::{Action, RawJson};
+use oxenv_wire::{Action, RawJson, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
-use super::steps::{CallReply, GraphReply, ResetOptions, StepOptions, StepReply};
+use super::steps::{ResetOptions, StepOptions, StepReply};
 use super::{Expect, Session};
 use crate::failure::Failure;
 use crate::once::{Answer, Claim, Identity, Once, Waiting, Weigh, fingerprint, forgotten};
@@ -133,25 +133,38 @@ impl StepReply<'_> {
 
 impl Weigh for StepReply<'_> {
     fn weight(&self) -> usize {
-        let call = |reply: &CallReply| match &reply.outcome {
-            Ok(result) => result.text().len() + 2 * result.data().len(),
-            Err(error) => error.message.len(),
+        let outcome = |outcome: &Result<ToolResult, ToolError>| match outcome {
+            Ok(result) => 256 + result.weight(),
+            Err(error) => 256 + error.message.len(),
         };
-        let graph = |reply: &GraphReply| -> usize {
-            let outcomes = reply.results.iter().map(|(id, outcome)| {
-                id.len()
-                    + outcome.as_ref().map_or(256, |result| result.text().len() + 2 * result.data().len())
-            });
-            outcomes.sum()
-        };
+        let added = |metadata: &Option<RawJson>| metadata.as_ref().map_or(0, |metadata| metadata.get().len());
         512 + match self {
             StepReply::Tools(_, listing) => listing.tools.len(),
-            StepReply::Call { reply, .. } => call(reply),
-            StepReply::Graph(reply) => graph(reply),
-            StepReply::Observed(observed) => {
-                let metadata = observed.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
-                observed.fields.get().len() + metadata
+            StepReply::Call { reply, .. } => outcome(&reply.outcome) + added(&reply.metadata),
+            StepReply::Graph(reply) => {
+                let results = reply.results.iter().map(|(id, result)| id.len() + outcome(result));
+                results.sum::<usize>() + added(&reply.metadata)
             }
+            StepReply::Observed(observed) => observed.fields.get().len() + added(&observed.metadata),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oxenv_wire::{Content, Spelling};
+
+    use super::super::steps::CallReply;
+    use super::*;
+
+    #[test]
+    fn an_image_counts_by_its_bytes() {
+        let image =
+            oxenv_wire::raw(&serde_json::json!({ "type": "image", "data": "A".repeat(1 << 20) })).unwrap();
+        let result =
+            ToolResult { content: [Content::Raw(image)].into_iter().collect(), ..ToolResult::default() };
+        let reply = CallReply { outcome: Ok(result), reward: None, metadata: None, done: false };
+        let reply = StepReply::Call { spelling: Spelling::Stock, name: "draw".into(), reply };
+        assert!(reply.weight() > 1 << 20, "{}", reply.weight());
     }
 }
