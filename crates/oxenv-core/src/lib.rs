@@ -63,7 +63,7 @@ pub use spec::{
 pub use store::{Limits, SessionIds, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
-pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Redact, Toolbox};
+pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Offered, Redact, Toolbox};
 pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use validate::explain;

@@ -36,6 +36,7 @@ use crate::work::{CatchPanic, Work, join_all, panic_text};
 
 pub use catalogue::CatalogueCache;
 use catalogue::{Catalogue, Entry};
+pub use extras::Offered;
 pub use mount::{Mount, Naming};
 use record::Recording;
 pub use record::{Auditor, Redact};

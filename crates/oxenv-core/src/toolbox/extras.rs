@@ -30,14 +30,42 @@ const RESOURCE_NOT_FOUND: i32 = -32002;
 const INTERNAL_ERROR: i32 = -32603;
 
 /// A prompt under the name that it is offered by.
-struct Offered<'a> {
+struct OfferedPrompt<'a> {
     mount: &'a Mount,
     /// The name that its toolset knows it by.
     own: String,
     prompt: Value,
 }
 
+/// Which kinds of things a toolbox offers beside tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// Resources, or templates of their addresses.
+    pub resources: bool,
+    /// Templates of resources' addresses.
+    pub templates: bool,
+    /// Prompts.
+    pub prompts: bool,
+}
+
 impl Toolbox {
+    /// Which kinds of things somebody may see, without making a list of them.
+    #[must_use]
+    pub fn offers(&self, principal: Principal) -> Offered {
+        let mut offered = Offered::default();
+        for mount in &self.mounts {
+            let own = mount.toolset.extras();
+            if allowed(mount, principal, "resources") {
+                offered.resources |= !own.resources.is_empty() || !own.templates.is_empty();
+                offered.templates |= !own.templates.is_empty();
+            }
+            if allowed(mount, principal, "prompts") {
+                offered.prompts |= own.prompts.iter().any(|prompt| prompt["name"].is_string());
+            }
+        }
+        offered
+    }
+
     /// Resources, templates and prompts that somebody may see.
     #[must_use]
     pub fn extras(&self, principal: Principal) -> Extras {
@@ -140,7 +168,7 @@ impl Toolbox {
             return owner.map(|mount| (mount, parameters.to_owned())).ok_or_else(missing);
         }
         let offered = self.prompts(principal).into_iter().find(|offered| offered.prompt["name"] == wanted);
-        let Some(Offered { mount, own, .. }) = offered else {
+        let Some(OfferedPrompt { mount, own, .. }) = offered else {
             return Err(RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'")));
         };
         if own == wanted {
@@ -167,8 +195,8 @@ impl Toolbox {
 
     /// The prompts that somebody may see, under names of their own. One for which neither its own
     /// name nor the prefixed one is left is not offered.
-    fn prompts(&self, principal: Principal) -> Vec<Offered<'_>> {
-        let mut offered: Vec<Offered<'_>> = Vec::new();
+    fn prompts(&self, principal: Principal) -> Vec<OfferedPrompt<'_>> {
+        let mut offered: Vec<OfferedPrompt<'_>> = Vec::new();
         let mut taken: HashSet<String> = HashSet::new();
         for mount in self.mounts.iter().filter(|mount| allowed(mount, principal, "prompts")) {
             for prompt in &mount.toolset.extras().prompts {
@@ -177,7 +205,7 @@ impl Toolbox {
                 if taken.insert(name.clone()) {
                     let (own, mut prompt) = (own.to_owned(), prompt.clone());
                     prompt["name"] = name.into();
-                    offered.push(Offered { mount, own, prompt });
+                    offered.push(OfferedPrompt { mount, own, prompt });
                 }
             }
         }

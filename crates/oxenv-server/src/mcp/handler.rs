@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
-use oxenv_core::{Extras, Failure, Principal};
+use oxenv_core::{Extras, Failure, Offered, Principal};
 use oxenv_wire::{McpEra, RawJson, ToolSpelling, preview, raw, write_mcp_call};
 use rmcp::ServerHandler;
 use rmcp::model::{
@@ -31,8 +31,8 @@ use super::severity::Level;
 use super::short::told;
 use super::watch::{Offer, Subscribed, Watcher, tell_listener};
 use super::words::{
-    Answer, cancelled, declined, era, first_page, has_prompts, has_resources, internal, items, parsed,
-    refused, severity, wants_input, with_meta,
+    Answer, cancelled, declined, era, first_page, internal, items, parsed, refused, severity, wants_input,
+    with_meta,
 };
 use crate::app::App;
 use crate::{error, traces};
@@ -105,13 +105,13 @@ impl ToolboxHandler {
     async fn extras(
         &self,
         request: Option<PaginatedRequestParams>,
-        of: fn(&Extras) -> bool,
+        of: fn(&Offered) -> bool,
     ) -> Answer<Extras> {
         first_page(request)?;
-        let declared = of(&self.reach.toolbox().extras(Principal::Agent));
-        let extras = self.reach().await?.toolbox().extras(Principal::Agent);
-        match declared || of(&extras) {
-            true => Ok(extras),
+        let declared = of(&self.reach.toolbox().offers(Principal::Agent));
+        let reach = self.reach().await?;
+        match declared || of(&reach.toolbox().offers(Principal::Agent)) {
+            true => Ok(reach.toolbox().extras(Principal::Agent)),
             false => {
                 Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nothing of that kind is offered here", None))
             }
@@ -140,15 +140,15 @@ impl ToolboxHandler {
     }
 
     fn declared(&self) -> ServerConfig {
-        let extras = self.reach.toolbox().extras(Principal::Agent);
+        let offered = self.reach.toolbox().offers(Principal::Agent);
         let mut capabilities = json!({ "logging": {}, "tools": { "listChanged": true } });
-        if has_prompts(&extras) {
+        if offered.prompts {
             capabilities["prompts"] = json!({ "listChanged": true });
         }
-        if has_resources(&extras) {
+        if offered.resources {
             capabilities["resources"] = json!({ "listChanged": true, "subscribe": true });
         }
-        if has_prompts(&extras) || !extras.templates.is_empty() {
+        if offered.prompts || offered.templates {
             capabilities["completions"] = json!({});
         }
         let capabilities: ServerCapabilities = serde_json::from_value(capabilities).unwrap_or_default();
@@ -281,7 +281,7 @@ impl ServerHandler for ToolboxHandler {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Answer<ListResourcesResult> {
-        let extras = self.extras(request, has_resources).await?;
+        let extras = self.extras(request, |offered| offered.resources).await?;
         Ok(ListResourcesResult::with_all_items(items(extras.resources)))
     }
 
@@ -290,7 +290,7 @@ impl ServerHandler for ToolboxHandler {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Answer<ListResourceTemplatesResult> {
-        let extras = self.extras(request, has_resources).await?;
+        let extras = self.extras(request, |offered| offered.resources).await?;
         Ok(ListResourceTemplatesResult::with_all_items(items(extras.templates)))
     }
 
@@ -299,7 +299,7 @@ impl ServerHandler for ToolboxHandler {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Answer<ListPromptsResult> {
-        let extras = self.extras(request, has_prompts).await?;
+        let extras = self.extras(request, |offered| offered.prompts).await?;
         Ok(ListPromptsResult::with_all_items(items(extras.prompts)))
     }
 

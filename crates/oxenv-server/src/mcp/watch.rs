@@ -4,12 +4,15 @@
 //! only be in what the resources hold, so then their subscribers are told.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oxenv_core::{Extras, Principal, Toolbox};
+use oxenv_core::{Principal, Toolbox};
 use oxenv_wire::ToolSpelling;
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, SubscriptionSink};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::reach::Target;
@@ -61,12 +64,15 @@ pub(super) async fn tell_listener(
     }
 }
 
-/// What an agent is offered at one moment.
+/// What an agent is offered at one moment. Each client that came has one, so of the lists that are made for it alone
+/// it has fingerprints.
 pub(super) struct Offer {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
-    extras: Extras,
+    /// Of the resources and their templates.
+    resources: u64,
+    prompts: u64,
 }
 
 /// Which lists have changed.
@@ -85,22 +91,46 @@ impl Changed {
 
 impl Offer {
     pub(super) fn of(toolbox: &Arc<Toolbox>) -> Self {
+        let seen = toolbox.changes().count();
+        let extras = toolbox.extras(Principal::Agent);
         Offer {
             of: Arc::clone(toolbox),
-            seen: toolbox.changes().count(),
+            seen,
             tools: toolbox.listing(Principal::Agent, ToolSpelling::Mcp),
-            extras: toolbox.extras(Principal::Agent),
+            resources: fingerprint(&[&extras.resources, &extras.templates]),
+            prompts: fingerprint(&[&extras.prompts]),
         }
     }
 
     fn until(&self, now: &Offer) -> Changed {
-        let (old, new) = (&self.extras, &now.extras);
         Changed {
             tools: self.tools != now.tools,
-            resources: old.resources != new.resources || old.templates != new.templates,
-            prompts: old.prompts != new.prompts,
+            resources: self.resources != now.resources,
+            prompts: self.prompts != now.prompts,
         }
     }
+}
+
+/// What lists are known by.
+fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
+    /// Takes what is written into a hash.
+    struct Hashed(DefaultHasher);
+
+    impl io::Write for Hashed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut hashed = Hashed(DefaultHasher::new());
+    // Parsed JSON is always written, and a hash takes everything.
+    let _ = serde_json::to_writer(&mut hashed, lists);
+    hashed.0.finish()
 }
 
 /// Waits for the next change of what the target offers; nothing when it offers nothing any more.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: one item that is not as MCP has it never hides the others.
 
-use oxenv_core::{Extras, RequestFault};
+use oxenv_core::RequestFault;
 use oxenv_wire::{McpEra, RawJson, RpcFault, raw};
 use rmcp::model::{ErrorCode, ErrorData, PaginatedRequestParams, ProtocolVersion, RequestMetaObject};
 use rmcp::service::{RequestContext, RoleServer};
@@ -37,14 +37,6 @@ pub(super) fn first_page(request: Option<PaginatedRequestParams>) -> Answer<()> 
             Err(ErrorData::new(ErrorCode::INVALID_PARAMS, message, None))
         }
     }
-}
-
-pub(super) fn has_resources(extras: &Extras) -> bool {
-    !(extras.resources.is_empty() && extras.templates.is_empty())
-}
-
-pub(super) fn has_prompts(extras: &Extras) -> bool {
-    !extras.prompts.is_empty()
 }
 
 /// The items that are what MCP says they are; one that is not must not hide the others.
