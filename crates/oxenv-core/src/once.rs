@@ -370,13 +370,13 @@ mod tests {
 
     #[test]
     fn failures_count_by_what_they_say() {
-        let replies: Replies<String> = Replies::default();
+        let replies: Replies<String> = Replies::new(LIMIT);
         for name in 0..100 {
-            let Ok(Claim::First(ticket)) = replies.claim(key(name), 1) else { panic!() };
+            let Ok(Claim::First(ticket)) = replies.claim(key(name), 1, 0) else { panic!() };
             let failure = Failure::environment("x".repeat(64 << 10));
             replies.settle(&ticket, Err(failure), 0);
         }
-        let state = replies.0.lock();
+        let state = replies.state.lock();
         assert!(state.kept.len() <= KEPT_BYTES / (64 << 10), "{} are kept", state.kept.len());
     }
 
