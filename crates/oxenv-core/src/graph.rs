@@ -22,7 +22,7 @@ const MAX_ISSUES: usize = 64;
 /// grow without end.
 const MAX_FILLED: usize = 16 << 20;
 /// Bytes of results that the references of a graph may be looked up in.
-const MAX_SCANNED: usize = 256 << 20;
+const MAX_SCANNED: usize = 64 << 20;
 /// Bytes of results that one graph keeps, unless a single result has more.
 const MAX_RESULTS: usize = 64 << 20;
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use aho_corasick::AhoCorasick;
 use serde::{Serialize, Serializer};
 
 /// What stands in a secret's place.
@@ -19,10 +20,12 @@ const SHORTEST: usize = 6;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
-/// Takes the values of secrets out of texts. A clone shares the list.
+/// Takes the values of secrets out of texts, in time with the length of a text and not with the number of values. A
+/// clone shares them.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    values: Arc<[String]>,
+    /// Absent without values.
+    search: Option<AhoCorasick>,
 }
 
 impl Secret {
@@ -71,7 +74,9 @@ impl Redactor {
         }
         values.sort_unstable();
         values.dedup();
-        Redactor { values: values.into() }
+        // Building one fails beyond 2 GiB of values, which no manifest comes to.
+        let search = AhoCorasick::new(&values).ok().filter(|search| search.patterns_len() > 0);
+        Redactor { search }
     }
 
     /// The text with `***` for each value. Where values overlap, they are replaced together, so that
@@ -95,31 +100,29 @@ impl Redactor {
 
     /// Where values stand, in order; those that overlap are one range.
     fn found(&self, text: &str) -> Vec<Range<usize>> {
-        let mut found: Vec<Range<usize>> = self
-            .values
-            .iter()
-            .flat_map(|value| text.match_indices(value.as_str()).map(|(at, value)| at..at + value.len()))
-            .collect();
-        found.sort_unstable_by_key(|range| range.start);
-        found.dedup_by(|later, earlier| {
-            let overlaps = later.start < earlier.end;
-            if overlaps {
-                earlier.end = earlier.end.max(later.end);
+        let mut found: Vec<Range<usize>> = Vec::new();
+        // They come in the order of their ends.
+        for next in self.search.iter().flat_map(|search| search.find_overlapping_iter(text)) {
+            let mut next = next.range();
+            while let Some(before) = found.pop_if(|before| before.end > next.start) {
+                next.start = next.start.min(before.start);
             }
-            overlaps
-        });
+            found.push(next);
+        }
         found
     }
 }
 
 impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redactor of {} values", self.values.len())
+        write!(f, "Redactor of {} values", self.search.as_ref().map_or(0, AhoCorasick::patterns_len))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn redacted(values: &[&str], text: &str) -> String {
@@ -149,6 +152,36 @@ mod tests {
     fn of_values_that_overlap_no_part_stays() {
         assert_eq!(redacted(&["secret", "secret-long"], "a secret-long b"), "a *** b");
         assert_eq!(redacted(&["abcdef", "defghi"], "abcdefghi"), "***");
+        assert_eq!(redacted(&["abcabc"], "abcabcabc"), "***");
+        assert_eq!(redacted(&["cdefgh", "abcdefghij", "xyzxyz"], "abcdefghij xyzxyz"), "*** ***");
+    }
+
+    proptest! {
+        /// Every byte of every value is gone, and nothing else.
+        #[test]
+        fn of_all_values_every_byte_goes(
+            values in prop::collection::vec("[ab]{6,9}", 1..5),
+            text in "[abc]{0,60}",
+        ) {
+            let mut hidden = vec![false; text.len()];
+            for value in &values {
+                for at in (0..text.len()).filter(|at| text[*at..].starts_with(value)) {
+                    hidden[at..at + value.len()].fill(true);
+                }
+            }
+            let mut expected = String::new();
+            for (at, letter) in text.char_indices() {
+                match hidden[at] {
+                    false => expected.push(letter),
+                    true if at == 0 || !hidden[at - 1] => expected.push_str(CONCEALED),
+                    true => {}
+                }
+            }
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            let told = redacted(&values, &text);
+            // Values side by side may be told as one or as several.
+            prop_assert_eq!(told.replace("******", CONCEALED).replace("******", CONCEALED), expected);
+        }
     }
 
     #[test]
