@@ -239,9 +239,10 @@ fn npx_package(transport: &Transport) -> Option<String> {
         return None;
     }
     let words: Option<Vec<String>> = args.iter().map(plain).collect();
-    let package = words?.into_iter().find(|word| !word.starts_with('-'))?;
+    let package = words?.into_iter().find(|word| !word.is_empty() && !word.starts_with('-'))?;
     // Whether `latest` or a range has a newer version, npx asks the registry anyway.
-    let version = package[1..].split_once('@').map(|(_, version)| version);
+    let name = package.strip_prefix('@').unwrap_or(&package);
+    let version = name.split_once('@').map(|(_, version)| version);
     let is_fixed = version.is_none_or(|version| version.starts_with(|first: char| first.is_ascii_digit()));
     (is_fixed && !INSTALLED.contains(&package.as_str())).then_some(package)
 }
@@ -340,6 +341,13 @@ mod tests {
         assert!(text.contains(npm), "{text}");
         assert!(text.contains(r#""-r","/app/requirements.txt"]"#) && text.contains("\nUSER 65532"), "{text}");
         assert_eq!(notes, [""; 0]);
+        drop(folder);
+        // Whatever stands where a package should.
+        for (args, installed) in [("[\"\"]", false), ("[\"é@1\"]", true), ("[\"@\"]", true), ("[\"a@latest\"]", false)] {
+            let tools = stdio(&format!("command: npx\n      args: {args}"));
+            let folder = Folder::with(&[("tools.yaml", &tools)]);
+            assert_eq!(folder.made(None).0.contains("npm"), installed, "{args}");
+        }
     }
 
     #[test]
