@@ -1,51 +1,82 @@
 //! [`Checker`]: whether arguments fit a tool's schema, said before anything is sent.
 //!
 //! Invariant: every mistake is told with its place, as our servers tell it; a schema that is none keeps nobody from
-//! calling, since the tool itself still judges.
+//! calling, since the tool itself still judges. The same holds for what is too large or too deep to check here.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
-use jsonschema::Validator;
-use oxenv_core::explain;
-use oxenv_wire::{Loc, ValidationIssue, raw};
+use oxenv_core::schema::{CheckBudget, LazySchema, TooDeep, is_small, issues, run_blocking};
+use oxenv_wire::{Loc, ValidationIssue};
 use serde_json::{Value, json};
 
 use crate::error::{ClientError, Code, Result};
 
+/// What is said where the schema finds nothing to say.
+const DOES_NOT_FIT: &str = "they do not fit its schema";
+
 /// The check of one tool's arguments. The schema is compiled when it is first wanted.
 pub(crate) struct Checker {
     schema: Value,
-    compiled: OnceLock<Option<Validator>>,
+    compiled: LazySchema,
 }
 
 impl Checker {
     pub(crate) fn new(schema: &Value) -> Self {
-        Checker { schema: schema.clone(), compiled: OnceLock::new() }
+        Checker { schema: schema.clone(), compiled: LazySchema::default() }
     }
 
+    /// Checks arguments: at once where that is quick.
+    ///
     /// # Errors
     /// [`Code::InvalidArguments`], with the issues as its data.
-    pub(crate) fn check(&self, tool: &str, arguments: &Value) -> Result<()> {
-        let refuse = |told: &str, issues: Value| {
-            let message = format!("the arguments do not fit the tool {tool:?}: {told}");
-            Err(ClientError::new(Code::InvalidArguments, message).with_data(issues))
-        };
+    pub(crate) async fn check(self: &Arc<Self>, tool: &str, arguments: &Value) -> Result<()> {
         if !arguments.is_object() {
-            return refuse("they are no object", Value::Null);
+            return refused(tool, "they are no object", Value::Null);
         }
-        let compile = || {
-            let built = jsonschema::options().offline().build(&self.schema);
-            built.inspect_err(|error| tracing::warn!(tool, %error, "the schema is no JSON Schema; arguments are not checked")).ok()
+        let quick = is_small(arguments) && self.compiled.get_quickly(&self.schema).is_some();
+        let issues = match quick.then(|| self.issues(tool, arguments, &CheckBudget::inline())) {
+            Some(Ok(issues)) => issues,
+            _ => {
+                let (checker, name, arguments) = (Arc::clone(self), tool.to_owned(), arguments.clone());
+                let check = move |gone| {
+                    checker.issues(&name, &arguments, &CheckBudget::of(&arguments).cancelled_by(gone))
+                };
+                run_blocking(check).await.unwrap_or(Err(TooDeep)).unwrap_or_else(|why| {
+                    tracing::debug!(tool, "the arguments are not checked here: they are {why}");
+                    Vec::new()
+                })
+            }
         };
-        let Some(validator) = self.compiled.get_or_init(compile) else { return Ok(()) };
-        if validator.is_valid(arguments) {
+        if issues.is_empty() {
             return Ok(());
         }
-        let text = raw(arguments).unwrap_or_default();
-        let issues = explain(&self.schema, &text, "they do not fit its schema");
         let told: Vec<String> = issues.iter().map(told).collect();
-        refuse(&told.join("; "), json!(issues))
+        refused(tool, &told.join("; "), json!(issues))
     }
+
+    /// What is wrong with arguments; nothing where there is no schema to hold them against.
+    fn issues(
+        &self,
+        tool: &str,
+        arguments: &Value,
+        budget: &CheckBudget,
+    ) -> std::result::Result<Vec<ValidationIssue>, TooDeep> {
+        match self.compiled.get(&self.schema) {
+            Ok(schema) if schema.is_valid(arguments, budget)? => Ok(Vec::new()),
+            Ok(schema) => issues(schema, arguments, budget, DOES_NOT_FIT),
+            Err(error) => {
+                self.compiled.report_once(|| {
+                    tracing::warn!(tool, %error, "the schema cannot be used; arguments are not checked");
+                });
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+fn refused(tool: &str, told: &str, issues: Value) -> Result<()> {
+    let message = format!("the arguments do not fit the tool {tool:?}: {told}");
+    Err(ClientError::new(Code::InvalidArguments, message).with_data(issues))
 }
 
 fn told(issue: &ValidationIssue) -> String {
@@ -66,23 +97,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn every_mistake_is_told_with_its_place() {
+    async fn check(checker: &Arc<Checker>, arguments: Value) -> Result<()> {
+        checker.check("t", &arguments).await
+    }
+
+    #[tokio::test]
+    async fn every_mistake_is_told_with_its_place() {
         let schema = json!({"type": "object", "required": ["a", "b"], "additionalProperties": false, "properties": {
             "a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "string"}}}});
-        let checker = Checker::new(&schema);
-        let error = checker.check("t", &json!({"a": "x", "b": ["y", 1], "c": 0})).unwrap_err();
+        let checker = Arc::new(Checker::new(&schema));
+        let error = check(&checker, json!({"a": "x", "b": ["y", 1], "c": 0})).await.unwrap_err();
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::No));
         for place in ["a: ", "b.1: ", "c: "] {
             assert!(error.message().contains(place), "{error}");
         }
         assert_eq!(error.data().as_array().map(Vec::len), Some(3));
-        checker.check("t", &json!({"a": 1, "b": []})).unwrap();
-        assert!(checker.check("t", &json!([])).is_err());
+        check(&checker, json!({"a": 1, "b": []})).await.unwrap();
+        assert!(check(&checker, json!([])).await.is_err());
     }
 
-    #[test]
-    fn a_schema_that_is_none_lets_everything_through() {
-        Checker::new(&json!({"type": 5})).check("odd", &json!({"x": 1})).unwrap();
+    #[tokio::test]
+    async fn a_mistake_deep_in_a_recursive_schema_is_told_quickly() {
+        let shape = |own: &str| {
+            json!({"type": "object", "required": ["child"], "properties": {
+                "child": {"$ref": "#/$defs/node"}, own: {"type": "string"}}})
+        };
+        let shapes = [shape("a"), shape("b"), shape("c"), json!({"type": "integer"})];
+        let schema =
+            json!({"properties": {"tree": {"$ref": "#/$defs/node"}}, "$defs": {"node": {"anyOf": shapes}}});
+        let text = format!("{}\"wrong\"{}", "{\"child\":".repeat(60), "}".repeat(60));
+        let wrong = json!({"tree": serde_json::from_str::<Value>(&text).unwrap()});
+        let error = check(&Arc::new(Checker::new(&schema)), wrong).await.unwrap_err();
+        assert!(error.message().contains("tree: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_is_none_lets_everything_through() {
+        check(&Arc::new(Checker::new(&json!({"type": 5}))), json!({"x": 1})).await.unwrap();
     }
 }

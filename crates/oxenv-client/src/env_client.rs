@@ -249,7 +249,7 @@ impl EnvClient {
         if let Some(schemas) = &self.schemas {
             // The call itself was not sent, whatever came of the list.
             self.learn(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
-            schemas.check(name, &arguments)?;
+            schemas.check(name, &arguments).await?;
         }
         tools::called(&self.step_raw(tools::call(name, &text)?, options).await?)
     }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::environment::{Environment, Observed};
 use crate::failure::Failure;
 use crate::render::{self, Envelope};
+use crate::schema::{CheckBudget, Schema, describe_error};
 use crate::session::{Session, SessionOptions, StepOptions, StepReply};
 use crate::spec::{ActionSpace, Boot, EnvironmentFactory};
 use crate::store::{Limits, SessionStore};
@@ -82,7 +83,7 @@ impl Suite {
             ("state", &spec.schemas.state),
             ("reset_observation", &spec.schemas.reset_observation),
         ] {
-            if let Err(error) = jsonschema::meta::validate(schema) {
+            if let Err(error) = Schema::compile(schema) {
                 self.fail("schemas are JSON Schema", format!("{what}: {error}"));
             }
         }
@@ -110,8 +111,8 @@ impl Suite {
                 if state["episode_id"] != "contract" || state["step_count"] != json!(self.actions.len()) {
                     self.fail("the state counts steps", state.to_string());
                 }
-                if let Err(error) = jsonschema::validate(&schemas.state, &state) {
-                    self.fail("the state fits its schema", error.to_string());
+                if let Some(why) = first_error(&schemas.state, &state) {
+                    self.fail("the state fits its schema", why);
                 }
             }
             Ok(Err(error)) => self.fail("the state is JSON", error.to_string()),
@@ -134,8 +135,8 @@ impl Suite {
             }
         }
         fields["done"] = json!(observed.done);
-        if let Err(error) = jsonschema::validate(schema, &fields) {
-            self.fail("observations fit their schema", format!("{what}: {error}"));
+        if let Some(why) = first_error(schema, &fields) {
+            self.fail("observations fit their schema", format!("{what}: {why}"));
         }
     }
 
@@ -257,6 +258,16 @@ fn reply(reply: Result<StepReply<'_>, Failure>) -> String {
 fn shown(observed: Result<Observed, Failure>) -> String {
     observed
         .map_or_else(|failure| failure.to_string(), |observed| render::observed(&observed, Envelope::Frame))
+}
+
+/// What keeps a value from fitting a schema.
+fn first_error(schema: &Value, value: &Value) -> Option<String> {
+    let schema = match Schema::compile(schema) {
+        Ok(schema) => schema,
+        Err(error) => return Some(error.to_string()),
+    };
+    let errors = schema.errors(value, &CheckBudget::of(value), 1, describe_error);
+    errors.map_or_else(|too_deep| Some(too_deep.to_string()), |mut errors| errors.pop())
 }
 
 fn difference(one: &[String], two: &[String]) -> String {

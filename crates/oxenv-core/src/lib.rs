@@ -22,6 +22,7 @@ mod policy;
 mod record;
 pub mod render;
 pub mod rubric;
+pub mod schema;
 mod seed;
 mod session;
 mod snapshot;
@@ -33,7 +34,6 @@ mod tool_schemas;
 mod toolbox;
 mod toolset;
 mod typed;
-mod validate;
 mod work;
 mod workspace;
 
@@ -51,6 +51,7 @@ pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
+pub use schema::Schema;
 pub use seed::derive_seed;
 pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
@@ -66,6 +67,5 @@ pub use tool_schemas::tool_schemas;
 pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Offered, Redact, Toolbox};
 pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
-pub use validate::explain;
 pub use work::Work;
 pub use workspace::{Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};

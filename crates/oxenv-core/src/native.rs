@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::schema::{LazySchema, explain};
 use crate::toolset::{CallContext, Toolset};
 use crate::typed::schema_of;
-use crate::validate::explain;
 use crate::work::Work;
 
 type Function = Box<dyn Fn(Option<&RawValue>) -> Result<ToolResult, ToolError> + Send + Sync>;
@@ -120,11 +120,12 @@ where
     R: Serialize,
     F: Fn(A) -> Result<R, String> + Send + Sync + 'static,
 {
+    let compiled = LazySchema::default();
     Box::new(move |arguments| {
         let empty = empty_object();
         let arguments = arguments.unwrap_or(&empty);
         let parsed: A = read(arguments).map_err(|error| {
-            let issues = explain(&schema, arguments, &error.to_string());
+            let issues = explain(&compiled, &schema, arguments, &error.to_string());
             ToolError::new(ToolErrorType::InvalidArgs, render_issues(&format!("call[{name}]"), &issues))
         })?;
         let value =

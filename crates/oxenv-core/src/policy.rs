@@ -17,12 +17,12 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::schema::{CheckBudget, TooDeep};
 use crate::session::Principal;
 use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 
 pub use arguments::ArgumentRefusal;
-pub(crate) use arguments::validator;
 pub use explain::{Explanation, RuleLookedAt};
 pub(crate) use pattern::Pattern;
 pub use rate::{Buckets, RateLimit, RateScope, RetryAfter};
@@ -153,18 +153,38 @@ impl Policy {
     /// Whether [`Policy::check_arguments`] looks at anything for this tool.
     #[must_use]
     pub fn has_argument_rules(&self, tool: &str) -> bool {
-        self.arguments.iter().any(|rule| rule.pattern.matches(tool))
+        self.rules_of(tool).next().is_some()
     }
 
     /// Holds arguments against every argument rule of a tool. Absent arguments are `{}`.
     ///
     /// # Errors
-    /// The first rule that refuses, with where and why; values of the arguments are not told.
+    /// The first rule that refuses, with where and why; values of the arguments are not told. A rule also refuses
+    /// what it cannot check, because it is nested too deep.
     pub fn check_arguments(&self, tool: &str, arguments: &Value) -> Result<(), ArgumentRefusal<'_>> {
-        self.arguments
-            .iter()
-            .filter(|rule| rule.pattern.matches(tool))
-            .try_for_each(|rule| rule.check(arguments))
+        self.rules_of(tool).try_for_each(|rule| rule.verdict(arguments))
+    }
+
+    /// The same within an budget.
+    ///
+    /// # Errors
+    /// [`TooDeep`] when a rule could not find out.
+    pub(crate) fn check_within(
+        &self,
+        tool: &str,
+        arguments: &Value,
+        budget: &CheckBudget,
+    ) -> Result<Result<(), ArgumentRefusal<'_>>, TooDeep> {
+        for rule in self.rules_of(tool) {
+            if let Err(refusal) = rule.check(arguments, budget)? {
+                return Ok(Err(refusal));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn rules_of(&self, tool: &str) -> impl Iterator<Item = &ArgumentRule> {
+        self.arguments.iter().filter(move |rule| rule.pattern.matches(tool))
     }
 
     /// The rate limits that count calls of that role.

@@ -1,11 +1,12 @@
 //! The union of a session's toolsets, and the one road of a call.
 //!
-//! Invariant: every call, whatever the door, goes through [`Toolbox::call`]: owner, policy,
+//! Invariant: every call, whatever the door, goes through [`Toolbox::call`]: owner, name, rate,
 //! arguments, deadline, result, audit record, in that order. The names are immutable; a changed
 //! list replaces them as a whole.
 
 mod catalogue;
 mod extras;
+mod judge;
 mod mount;
 mod record;
 
@@ -15,15 +16,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use jsonschema::Validator;
-use oxenv_wire::{
-    ErrorCode, Structured, Tool, ToolError, ToolErrorType, ToolResult, ToolSpelling, ToolsetProblem,
-    empty_object, read, render_issues,
-};
+use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult, ToolSpelling, ToolsetProblem};
 use parking_lot::RwLock;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::audit::Decision;
@@ -31,11 +27,10 @@ use crate::failure::Failure;
 use crate::policy::Buckets;
 use crate::session::Principal;
 use crate::toolset::{CallContext, Changes, Scope, Toolset};
-use crate::validate::explain;
 use crate::work::{CatchPanic, Work, join_all, panic_text};
 
+use catalogue::Catalogue;
 pub use catalogue::CatalogueCache;
-use catalogue::{Catalogue, Entry};
 pub use extras::Offered;
 pub use mount::{Mount, Naming};
 use record::Recording;
@@ -88,10 +83,8 @@ impl Toolbox {
         let mounts =
             toolsets.into_iter().map(|toolset| Mount { naming: Naming::Refuse, ..Mount::new(toolset) });
         let toolbox = Self::new(mounts.collect());
-        match toolbox.catalogue().problems.first() {
-            Some(problem) => Err(problem.clone()),
-            None => Ok(toolbox),
-        }
+        let problem = toolbox.catalogue().problems().next();
+        problem.map_or(Ok(toolbox), Err)
     }
 
     fn build(mounts: Vec<Mount>, cache: Option<Arc<CatalogueCache>>) -> Self {
@@ -167,11 +160,8 @@ impl Toolbox {
     #[must_use]
     pub fn problems(&self) -> Vec<ToolsetProblem> {
         let of_union = self.catalogue();
-        let of_union = of_union.problems.iter().map(|message| ToolsetProblem {
-            toolset: None,
-            message: message.clone(),
-            required: false,
-        });
+        let of_union = of_union.problems();
+        let of_union = of_union.map(|message| ToolsetProblem { toolset: None, message, required: false });
         let of_sets = self.mounts.iter().filter_map(|mount| {
             let message = mount.toolset.problem()?;
             let (toolset, required) = (Some(mount.toolset.name().to_owned()), mount.required);
@@ -261,11 +251,17 @@ impl Toolbox {
         };
         let mount = &self.mounts[entry.mount];
         recording.owned_by(mount.toolset.name(), &entry.own);
-        let outcome = match self.judge(entry, mount, context, tool, arguments) {
-            Ok(()) => {
-                let outcome = self.run(mount, context, &entry.own, tool, arguments).await;
-                outcome.and_then(|result| checked(entry, mount, tool, result))
-            }
+        let mut allowed = self.admit(entry, mount, context, tool);
+        if allowed.is_ok() && judge::needs_argument_check(entry, mount) {
+            allowed = Box::pin(self.check_arguments(&catalogue, tool, arguments)).await;
+        }
+        let outcome = match allowed {
+            Ok(()) => match self.run(mount, context, &entry.own, tool, arguments).await {
+                Ok(result) if judge::needs_result_check(entry, mount, &result) => {
+                    Box::pin(self.check_result(&catalogue, tool, result)).await
+                }
+                outcome => outcome,
+            },
             Err(refusal) => {
                 recording.refused(refusal.decision, refusal.rule);
                 Err(refusal.error)
@@ -273,44 +269,6 @@ impl Toolbox {
         };
         recording.finish(&outcome);
         outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
-    }
-
-    /// Whether the call may be made at all.
-    fn judge(
-        &self,
-        entry: &Entry,
-        mount: &Mount,
-        context: CallContext<'_>,
-        tool: &str,
-        arguments: Option<&RawValue>,
-    ) -> Result<(), Refusal> {
-        if let Some(rule) = entry.denied_to(context.principal) {
-            return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
-        }
-        let rules = mount.policy.has_argument_rules(&entry.own);
-        if rules || !mount.toolset.validates() {
-            let parsed = fitting(entry, mount, tool, arguments).map_err(|error| Refusal {
-                decision: Decision::Invalid,
-                rule: None,
-                error,
-            })?;
-            mount.policy.check_arguments(&entry.own, &parsed).map_err(|refusal| {
-                let message =
-                    format!("these arguments of tool '{tool}' are not allowed here: {}", refusal.message);
-                Refusal::denied(refusal.rule, message)
-            })?;
-        }
-        let (session, server) = (&self.buckets[entry.mount], &mount.server_buckets);
-        mount.policy.admit(context.principal, session, server, Instant::now()).map_err(|early| {
-            let message = format!(
-                "tool '{tool}' may not be called so often ({}): try again in {:.1} s",
-                early.rule,
-                early.wait.as_secs_f64().max(0.1)
-            );
-            let error =
-                ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::RateLimited);
-            Refusal { decision: Decision::RateLimited, rule: Some(early.rule.to_owned()), error }
-        })
     }
 
     /// The call itself, held to its deadline, its panics contained.
@@ -361,20 +319,6 @@ impl Toolbox {
     }
 }
 
-/// Why a call is not made.
-struct Refusal {
-    decision: Decision,
-    rule: Option<String>,
-    error: ToolError,
-}
-
-impl Refusal {
-    fn denied(rule: &str, message: String) -> Self {
-        let error = ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::Denied);
-        Refusal { decision: Decision::Denied, rule: Some(rule.to_owned()), error }
-    }
-}
-
 /// Work of a toolset, whose panic is a result.
 fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, Result<T, String>> {
     match catch_unwind(AssertUnwindSafe(begin)) {
@@ -388,57 +332,4 @@ fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, 
 fn shortened(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
     message
-}
-
-/// The arguments as a value that fits the tool's schema.
-fn fitting(
-    entry: &Entry,
-    mount: &Mount,
-    tool: &str,
-    arguments: Option<&RawValue>,
-) -> Result<Value, ToolError> {
-    let empty = empty_object();
-    let arguments = arguments.unwrap_or(&empty);
-    let parsed = read::<Value>(arguments).ok();
-    let unchecked = mount.toolset.validates();
-    let fits = |value: &Value| {
-        unchecked || entry.input().is_none_or(|validator: &Validator| validator.is_valid(value))
-    };
-    match parsed {
-        Some(value) if fits(&value) => Ok(value),
-        _ => {
-            let issues =
-                explain(&entry.tool.input_schema, arguments, "the arguments do not fit the tool's schema");
-            let message = render_issues(&format!("call[{tool}]"), &issues);
-            Err(ToolError::new(ToolErrorType::InvalidArgs, message))
-        }
-    }
-}
-
-/// A result that fits what the tool's server declared.
-fn checked(entry: &Entry, mount: &Mount, tool: &str, result: ToolResult) -> Result<ToolResult, ToolError> {
-    if result.is_error || result.input_required.is_some() || mount.toolset.validates() {
-        return Ok(result);
-    }
-    let Some(validator) = entry.output() else { return Ok(result) };
-    let why = match &result.structured {
-        Structured::None => Some("it has no structured content".to_owned()),
-        Structured::Object(_) | Structured::Wrapped(_) => {
-            match serde_json::from_str::<Value>(&result.structured_object()) {
-                Ok(value) => validator.validate(&value).err().map(|error| {
-                    let what = error.masked_with("the value");
-                    format!("{what} at '{}'", error.instance_path())
-                }),
-                Err(error) => Some(error.to_string()),
-            }
-        }
-    };
-    match why {
-        None => Ok(result),
-        Some(why) => {
-            let message =
-                format!("the result of tool '{tool}' does not fit the output schema of its server: {why}");
-            Err(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InvalidResult))
-        }
-    }
 }

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
+use crate::schema::{LazySchema, explain};
 use crate::spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Instance,
 };
 use crate::toolbox::Toolbox;
-use crate::validate::explain;
 use crate::work::Work;
 
 /// What an author's reset or step gives back.
@@ -124,10 +124,14 @@ where
     spec.action_space = ActionSpace::Typed;
     let spec = Arc::new(spec);
     let shared = Arc::clone(&spec);
+    let actions = Arc::<LazySchema>::default();
     TypedFactory {
         spec,
         toolbox: Arc::new(Toolbox::empty()),
-        make: Box::new(move |boot| Box::new(Adapter { inner: make(boot), spec: Arc::clone(&shared) })),
+        make: Box::new(move |boot| {
+            let (spec, actions) = (Arc::clone(&shared), Arc::clone(&actions));
+            Box::new(Adapter { inner: make(boot), spec, actions })
+        }),
     }
 }
 
@@ -167,6 +171,8 @@ impl EnvironmentFactory for TypedFactory {
 struct Adapter<E> {
     inner: E,
     spec: Arc<EnvironmentSpec>,
+    /// The schema of actions, for those that are refused.
+    actions: Arc<LazySchema>,
 }
 
 impl<E: TypedEnvironment> Adapter<E> {
@@ -196,7 +202,7 @@ impl<E: TypedEnvironment> Environment for Adapter<E> {
         match read::<E::Action>(action) {
             Ok(action) => Self::run(self.spec.capabilities, self.inner.step(action)),
             Err(error) => {
-                let issues = explain(&self.spec.schemas.action, action, &error.to_string());
+                let issues = explain(&self.actions, &self.spec.schemas.action, action, &error.to_string());
                 Work::done(Err(Failure::invalid(issues)))
             }
         }
@@ -211,7 +217,7 @@ impl<E: TypedEnvironment> Environment for Adapter<E> {
         let inner = self.inner.fork().ok_or_else(|| {
             Failure::unsupported(format!("environment '{}' cannot be forked", self.spec.name))
         })?;
-        Ok(Box::new(Adapter { inner, spec: Arc::clone(&self.spec) }))
+        Ok(Box::new(Adapter { inner, spec: Arc::clone(&self.spec), actions: Arc::clone(&self.actions) }))
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, Failure> {

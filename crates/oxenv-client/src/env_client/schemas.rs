@@ -40,10 +40,10 @@ impl Schemas {
 
     /// # Errors
     /// [`Code::ToolNotFound`] and [`Code::InvalidArguments`], with all that is wrong.
-    pub(super) fn check(&self, name: &str, arguments: &Value) -> Result<()> {
+    pub(super) async fn check(&self, name: &str, arguments: &Value) -> Result<()> {
         let checkers = self.0.lock().clone();
         match checkers.get(name) {
-            Some(checker) => checker.check(name, arguments),
+            Some(checker) => checker.check(name, arguments).await,
             None => Err(not_found(name, &checkers)),
         }
     }

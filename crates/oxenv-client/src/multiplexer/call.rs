@@ -37,7 +37,7 @@ impl Shared {
         let catalogue = catalogue.unwrap_or_else(|_| Err(fault::unlisted(tool, seconds)))??;
         let owned = catalogue.owner(tool).ok_or_else(|| unknown(tool, &catalogue))?;
         let arguments = if arguments.is_null() { json!({}) } else { arguments };
-        owned.arguments.check(tool, &arguments)?;
+        owned.arguments.check(tool, &arguments).await?;
         let endpoint = &self.endpoints[owned.endpoint];
         let call = Call { tool, arguments: &arguments, endpoint, deadline, sent: AtomicBool::new(false) };
         let outcome = timeout_at(deadline, self.attempts(&call)).await;

@@ -39,7 +39,7 @@ pub(super) struct Catalogue {
 pub(super) struct Owned {
     /// The number of the endpoint.
     pub(super) endpoint: usize,
-    pub(super) arguments: Checker,
+    pub(super) arguments: Arc<Checker>,
 }
 
 impl Part {
@@ -76,7 +76,7 @@ impl Catalogue {
         for (endpoint, part) in parts.iter().enumerate() {
             for tool in part.tools.iter().flat_map(|tools| tools.iter()) {
                 let Some(owner) = owners.get(&tool.name) else {
-                    let arguments = Checker::new(&tool.input_schema);
+                    let arguments = Arc::new(Checker::new(&tool.input_schema));
                     owners.insert(tool.name.clone(), Owned { endpoint, arguments });
                     continue;
                 };

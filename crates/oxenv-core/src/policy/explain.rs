@@ -63,7 +63,7 @@ impl Policy {
             let matched = rule.pattern.matches(tool);
             let mut looked_at = RuleLookedAt::named(&rule.rule, matched, false);
             if matched {
-                looked_at.why = match arguments.map(|arguments| rule.check(arguments)) {
+                looked_at.why = match arguments.map(|arguments| rule.verdict(arguments)) {
                     None => Some("no arguments were given to look into".to_owned()),
                     Some(Ok(())) => None,
                     Some(Err(refusal)) => Some(refusal.message),

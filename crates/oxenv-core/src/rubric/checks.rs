@@ -2,26 +2,30 @@
 //! [`EnvironmentReward`], [`Constant`].
 //!
 //! Invariant: a check gives 1 or 0 about what it was made for, and has no opinion about anything
-//! else. What cannot be read as JSON does not match.
+//! else. What cannot be read as JSON does not match, nor what is too deep to check.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use jsonschema::Validator;
 use oxenv_wire::Reward;
 use serde_json::Value;
 
 use super::{Act, Needs, Rubric, Score, Seen};
 use crate::environment::Reset;
 use crate::failure::Failure;
-use crate::policy::{Pattern, validator};
+use crate::policy::Pattern;
+use crate::schema::{CheckBudget, MAX_INLINE_BYTES, Schema, TooDeep, run_blocking};
 use crate::work::Work;
+
+/// Texts that are checked on the thread that asks, at the most.
+const MAX_INLINE_TEXTS: usize = 32;
 
 /// At the end of an episode: whether a tool was called as often as it should have been. Calls that
 /// the tool answered with an error do not count.
 #[derive(Clone)]
 pub struct ToolCalled {
     tool: Arc<Pattern>,
-    arguments: Option<Arc<Validator>>,
+    arguments: Option<Arc<Schema>>,
     at_least: u64,
     at_most: Option<u64>,
 }
@@ -31,7 +35,7 @@ pub struct ToolCalled {
 #[derive(Clone)]
 pub struct OutputMatches {
     tool: Option<Arc<Pattern>>,
-    schema: Arc<Validator>,
+    schema: Arc<Schema>,
 }
 
 /// At the end of an episode: whether the environment is as it should be.
@@ -52,7 +56,7 @@ pub enum Of {
 
 #[derive(Clone)]
 enum Wanted {
-    Schema(Arc<Validator>),
+    Schema(Arc<Schema>),
     Part(Arc<Value>),
 }
 
@@ -82,7 +86,7 @@ impl ToolCalled {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn with_arguments(mut self, schema: &Value) -> Result<Self, String> {
-        self.arguments = Some(Arc::new(validator(schema)?));
+        self.arguments = Some(Arc::new(Schema::rule(schema)?));
         Ok(self)
     }
 
@@ -93,10 +97,20 @@ impl ToolCalled {
         self
     }
 
-    fn counts(&self, tool: Option<&str>, input: &str, is_error: bool) -> bool {
-        tool.is_some_and(|tool| self.tool.matches(tool))
-            && !is_error
-            && self.arguments.as_deref().is_none_or(|arguments| fits(arguments, input))
+    /// The inputs of the calls that count if their arguments fit.
+    fn inputs<'a>(&self, seen: &'a Seen<'a>) -> Vec<Cow<'a, str>> {
+        let earlier = seen.earlier.iter().map(|act| (act.tool.as_deref(), act.input.get(), act.is_error));
+        let last = (seen.act.tool(), seen.act.input(), seen.act.is_error());
+        earlier
+            .chain([last])
+            .filter(|(tool, _, is_error)| !is_error && tool.is_some_and(|tool| self.tool.matches(tool)))
+            .map(|(_, input, _)| Cow::Borrowed(input))
+            .collect()
+    }
+
+    fn holds(&self, count: usize) -> bool {
+        let count = count as u64;
+        count >= self.at_least && self.at_most.is_none_or(|most| count <= most)
     }
 }
 
@@ -106,7 +120,7 @@ impl OutputMatches {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn of_observation(schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches { tool: None, schema: Arc::new(validator(schema)?) })
+        Ok(OutputMatches { tool: None, schema: Arc::new(Schema::rule(schema)?) })
     }
 
     /// A JSON Schema that the results of tools should fit; these are given by a pattern.
@@ -114,7 +128,10 @@ impl OutputMatches {
     /// # Errors
     /// When the pattern is none, or the schema does not compile.
     pub fn of_tool(tool: &str, schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches { tool: Some(Arc::new(Pattern::new(tool)?)), schema: Arc::new(validator(schema)?) })
+        Ok(OutputMatches {
+            tool: Some(Arc::new(Pattern::new(tool)?)),
+            schema: Arc::new(Schema::rule(schema)?),
+        })
     }
 }
 
@@ -124,7 +141,7 @@ impl FinalState {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn fitting(of: Of, schema: &Value) -> Result<Self, String> {
-        Ok(FinalState { of, wanted: Wanted::Schema(Arc::new(validator(schema)?)) })
+        Ok(FinalState { of, wanted: Wanted::Schema(Arc::new(Schema::rule(schema)?)) })
     }
 
     /// A value that should be found in the state or the last observation: an object in which at least
@@ -134,30 +151,25 @@ impl FinalState {
         FinalState { of, wanted: Wanted::Part(Arc::new(part)) }
     }
 
-    fn look(&self, seen: &Seen<'_>) -> Result<Option<Reward>, Failure> {
-        let text = match (self.of, seen.act) {
-            _ if !seen.done => return Ok(None),
-            (Of::Observation, Act::Step { observed, .. }) => observed.fields.get(),
+    /// What is looked at, at the end of an episode.
+    fn text<'a>(&self, seen: &Seen<'a>) -> Result<Option<&'a str>, Failure> {
+        match (self.of, seen.act) {
+            _ if !seen.done => Ok(None),
+            (Of::Observation, Act::Step { observed, .. }) => Ok(Some(observed.fields.get())),
             // Where a call ends the episode, what the environment showed last is what stands.
             (Of::Observation, Act::Call(_)) => {
-                match seen.earlier.iter().rev().find(|act| act.tool.is_none()) {
-                    Some(act) => act.output.get(),
-                    None => return Ok(None),
-                }
+                let shown = seen.earlier.iter().rev().find(|act| act.tool.is_none());
+                Ok(shown.map(|act| act.output.get()))
             }
             (Of::State, _) => match seen.state {
-                Some(state) => state.get(),
+                Some(state) => Ok(Some(state.get())),
                 None => {
                     let message = "the final state is not known here: records keep observations only, \
                                    so check those, or score while the environment lives";
-                    return Err(Failure::infrastructure(message));
+                    Err(Failure::infrastructure(message))
                 }
             },
-        };
-        Ok(truth(match &self.wanted {
-            Wanted::Schema(schema) => fits(schema, text),
-            Wanted::Part(part) => serde_json::from_str(text).is_ok_and(|value| contains(&value, part)),
-        }))
+        }
     }
 }
 
@@ -185,12 +197,14 @@ impl Rubric for ToolCalled {
         if !seen.done {
             return nothing();
         }
-        let earlier = seen.earlier.iter();
-        let earlier =
-            earlier.filter(|act| self.counts(act.tool.as_deref(), act.input.get(), act.is_error)).count();
-        let last = self.counts(seen.act.tool(), seen.act.input(), seen.act.is_error());
-        let count = earlier as u64 + u64::from(last);
-        gives(truth(count >= self.at_least && self.at_most.is_none_or(|most| count <= most)))
+        let inputs = self.inputs(seen);
+        match &self.arguments {
+            None => gives(truth(self.holds(inputs.len()))),
+            Some(arguments) => {
+                let count = count_fitting(arguments, inputs);
+                scored(count, |count| self.holds(count))
+            }
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -214,7 +228,10 @@ impl Rubric for OutputMatches {
         if !asked {
             return nothing();
         }
-        gives(truth(!seen.act.is_error() && fits(&self.schema, &seen.act.output())))
+        if seen.act.is_error() {
+            return gives(truth(false));
+        }
+        scored(count_fitting(&self.schema, vec![seen.act.output()]), |count| count == 1)
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
@@ -226,7 +243,16 @@ impl Rubric for FinalState {
     fn reset(&mut self, _reset: &Reset) {}
 
     fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
-        Work::done(self.look(seen).map(Score::of))
+        match (self.text(seen), &self.wanted) {
+            (Err(failure), _) => Work::done(Err(failure)),
+            (Ok(None), _) => nothing(),
+            (Ok(Some(text)), Wanted::Schema(schema)) => {
+                scored(count_fitting(schema, vec![Cow::Borrowed(text)]), |count| count == 1)
+            }
+            (Ok(Some(text)), Wanted::Part(part)) => {
+                gives(truth(serde_json::from_str(text).is_ok_and(|value| contains(&value, part))))
+            }
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -278,8 +304,43 @@ fn truth(holds: bool) -> Option<Reward> {
     Some(Reward::Float(f64::from(u8::from(holds))))
 }
 
-fn fits(schema: &Validator, text: &str) -> bool {
-    serde_json::from_str(text).is_ok_and(|value| schema.is_valid(&value))
+/// The score of a count that is there already, or will be.
+fn scored<'a>(
+    count: Work<'a, usize>,
+    holds: impl FnOnce(usize) -> bool + Send + 'a,
+) -> Work<'a, Result<Score, Failure>> {
+    match count {
+        Work::Done(Some(count)) => gives(truth(holds(count))),
+        pending => Work::pending(async move { Ok(Score::of(truth(holds(pending.await)))) }),
+    }
+}
+
+/// How many of these texts of JSON fit: at once where they are few and small, and elsewhere otherwise.
+fn count_fitting<'a>(schema: &Arc<Schema>, texts: Vec<Cow<'a, str>>) -> Work<'a, usize> {
+    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    if texts.len() <= MAX_INLINE_TEXTS && bytes <= MAX_INLINE_BYTES {
+        let budget = CheckBudget::inline();
+        let fit: Result<Vec<bool>, TooDeep> = texts.iter().map(|text| fits(schema, text, &budget)).collect();
+        if let Ok(fit) = fit {
+            return Work::done(fit.into_iter().filter(|fits| *fits).count());
+        }
+    }
+    let (schema, texts) = (Arc::clone(schema), texts.into_iter().map(Cow::into_owned));
+    let texts: Vec<String> = texts.collect();
+    Work::pending(async move {
+        let count = run_blocking(move |gone| {
+            let fits = |text: &&String| {
+                let budget = CheckBudget::full(text.len()).cancelled_by(Arc::clone(&gone));
+                fits(&schema, text, &budget).unwrap_or(false)
+            };
+            texts.iter().filter(fits).count()
+        });
+        count.await.unwrap_or_default()
+    })
+}
+
+fn fits(schema: &Schema, text: &str, budget: &CheckBudget) -> Result<bool, TooDeep> {
+    serde_json::from_str(text).map_or(Ok(false), |value| schema.is_valid(&value, budget))
 }
 
 /// Whether every key of an object is in the other, as deep as it goes; other values are compared

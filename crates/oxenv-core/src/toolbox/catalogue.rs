@@ -7,17 +7,19 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use jsonschema::Validator;
 use oxenv_wire::{RESERVED_TOOL_NAMES, RawJson, Tool, ToolSpelling};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::mount::{Mount, Naming};
 use crate::policy::Verdict;
+use crate::schema::{LazySchema, Schema, SchemaError};
 use crate::session::Principal;
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;
+/// References in the schemas of one toolset, at the most.
+const MAX_REFERENCES: usize = 200_000;
 const ROLES: [Principal; 3] = [Principal::Control, Principal::Agent, Principal::Observer];
 
 /// The offered tools of a toolbox.
@@ -27,8 +29,8 @@ pub(super) struct Catalogue {
     entries: Vec<Entry>,
     index: HashMap<String, usize>,
     views: [View; ROLES.len()],
-    /// Names that could not be offered, and why.
-    pub(super) problems: Vec<String>,
+    /// Tools that could not be offered, and why.
+    problems: Vec<String>,
 }
 
 /// One offered tool.
@@ -41,8 +43,8 @@ pub(super) struct Entry {
     pub(super) tool: Tool,
     /// Per role, the rule that denies it.
     denied: [Option<String>; ROLES.len()],
-    input: OnceLock<Option<Validator>>,
-    output: OnceLock<Option<Validator>>,
+    input: LazySchema,
+    output: LazySchema,
 }
 
 /// What one role sees.
@@ -78,7 +80,16 @@ impl Catalogue {
         let mut catalogue = Catalogue { sources, ..Catalogue::default() };
         for (number, mount) in mounts.iter().enumerate() {
             let list = Arc::clone(&catalogue.sources[number]);
+            let mut references = 0;
             for tool in list.iter() {
+                // Its own toolset checks calls, or we do: then a tool that we cannot check is not offered.
+                if !mount.toolset.validates()
+                    && let Err(problem) = check_bounds(tool, &mut references)
+                {
+                    let (own, set) = (&tool.name, mount.toolset.name());
+                    catalogue.problems.push(format!("tool '{own}' of '{set}' is not offered: {problem}"));
+                    continue;
+                }
                 catalogue.add(number, mount, tool, mounts);
             }
         }
@@ -99,7 +110,7 @@ impl Catalogue {
         });
         let tool = Tool { name: offered.clone(), ..tool.clone() };
         self.index.insert(offered.into_owned(), self.entries.len());
-        let (input, output) = (OnceLock::new(), OnceLock::new());
+        let (input, output) = (LazySchema::default(), LazySchema::default());
         self.entries.push(Entry { mount: number, own, tool, denied, input, output });
     }
 
@@ -138,6 +149,12 @@ impl Catalogue {
         self.index.get(name).map(|entry| &self.entries[*entry])
     }
 
+    /// What does not work at present.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let late = self.entries.iter().filter_map(Entry::late_problem);
+        self.problems.iter().cloned().chain(late)
+    }
+
     /// The tools that a role may call, in order.
     pub(super) fn tools(&self, role: Principal) -> &Arc<[Tool]> {
         self.views[slot(role)]
@@ -168,25 +185,83 @@ impl Entry {
         self.denied[slot(role)].as_deref()
     }
 
-    /// The validator of its arguments; none when its schema is none.
-    pub(super) fn input(&self) -> Option<&Validator> {
-        self.input.get_or_init(|| compile(&self.tool, "input", &self.tool.input_schema)).as_ref()
+    /// The schema of its arguments; none when it is no JSON Schema.
+    ///
+    /// # Errors
+    /// Why what it accepts cannot be checked.
+    pub(super) fn input(&self) -> Result<Option<&Schema>, String> {
+        self.usable("input", &self.input, &self.tool.input_schema)
     }
 
-    /// The validator of its structured results, where it declares a schema.
-    pub(super) fn output(&self) -> Option<&Validator> {
-        let schema = self.tool.output_schema.as_ref()?;
-        self.output.get_or_init(|| compile(&self.tool, "output", schema)).as_ref()
+    /// The schema of its structured results, where it declares one.
+    ///
+    /// # Errors
+    /// Why what it accepts cannot be checked.
+    pub(super) fn output(&self) -> Result<Option<&Schema>, String> {
+        match &self.tool.output_schema {
+            Some(schema) => self.usable("output", &self.output, schema),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the schema of its arguments was compiled before, or is quickly.
+    pub(super) fn has_input(&self) -> bool {
+        self.input.get_quickly(&self.tool.input_schema).is_some()
+    }
+
+    /// Whether the schema of its results was compiled before, or is quickly.
+    pub(super) fn has_output(&self) -> bool {
+        self.tool.output_schema.as_ref().is_none_or(|schema| self.output.get_quickly(schema).is_some())
+    }
+
+    /// A schema that is none must not make its tool useless: the tool's own server still judges.
+    fn usable<'a>(
+        &self,
+        which: &str,
+        schema: &'a LazySchema,
+        source: &Value,
+    ) -> Result<Option<&'a Schema>, String> {
+        match schema.get(source) {
+            Ok(schema) => Ok(Some(schema)),
+            Err(SchemaError::TooLarge(why)) => Err(unchecked(which, why)),
+            Err(SchemaError::Unusable(why)) => {
+                schema.report_once(|| {
+                    let tool = &self.tool.name;
+                    tracing::warn!(%tool, "the {which} schema is not a JSON Schema; it is not checked: {why}");
+                });
+                Ok(None)
+            }
+        }
+    }
+
+    /// What compiling found to be past the bounds.
+    fn late_problem(&self) -> Option<String> {
+        [("input", &self.input), ("output", &self.output)].into_iter().find_map(
+            |(which, schema)| match schema.known()? {
+                Err(SchemaError::TooLarge(why)) => {
+                    Some(format!("tool '{}' cannot be called: {}", self.tool.name, unchecked(which, why)))
+                }
+                _ => None,
+            },
+        )
     }
 }
 
-/// A schema that is none must not make its tool useless: the tool's own server still judges.
-fn compile(tool: &Tool, which: &str, schema: &Value) -> Option<Validator> {
-    jsonschema::options()
-        .offline()
-        .build(schema)
-        .inspect_err(|error| tracing::warn!(tool = %tool.name, %error, "the {which} schema is not a JSON Schema; it is not checked"))
-        .ok()
+/// Whether a tool's calls can be checked, as far as that is known without compiling its schemas. Adds up the
+/// references of a list.
+fn check_bounds(tool: &Tool, references: &mut usize) -> Result<(), String> {
+    let output = tool.output_schema.as_ref().map(|schema| ("output", schema));
+    for (which, schema) in [("input", &tool.input_schema)].into_iter().chain(output) {
+        *references += Schema::check_bounds(schema).map_err(|why| unchecked(which, &why))?;
+    }
+    match *references <= MAX_REFERENCES {
+        true => Ok(()),
+        false => Err(format!("the schemas of its list have more than {MAX_REFERENCES} references together")),
+    }
+}
+
+fn unchecked(which: &str, why: &str) -> String {
+    format!("its {which} schema is past what can be checked: {why}")
 }
 
 fn slot(role: Principal) -> usize {

@@ -28,6 +28,8 @@ mod rubric_judge;
 mod rubric_scored;
 mod rubric_spec;
 mod rubric_support;
+mod schemas;
+mod schemas_agree;
 mod seeds;
 mod stage;
 mod steps;

@@ -67,7 +67,7 @@ async fn record_of(toolbox: &Toolbox, sink: &MemoryAudit, tool: &str, arguments:
 async fn every_decision_and_outcome_leaves_one_record() {
     let rules = Rules {
         deny: vec!["denied".to_owned()],
-        rate_limit: Some("3/h".parse().unwrap()),
+        rate_limit: Some("5/h".parse().unwrap()),
         arguments: [("ok".to_owned(), json!({ "properties": { "n": { "maximum": 5 } } }))].into(),
         ..Rules::default()
     };
@@ -100,11 +100,27 @@ async fn every_decision_and_outcome_leaves_one_record() {
         ),
         (
             "ok",
+            r#"{"n": 6}"#,
+            owned(
+                "ok",
+                json!({
+                    "decision": "denied", "rule": "arguments: ok", "outcome": "error",
+                    "error_type": "execution_error", "code": "DENIED",
+                }),
+            ),
+        ),
+        (
+            "ok",
+            "[]",
+            owned("ok", json!({ "decision": "invalid", "outcome": "error", "error_type": "invalid_args" })),
+        ),
+        (
+            "ok",
             "{}",
             owned(
                 "ok",
                 json!({
-                    "decision": "rate_limited", "rule": "rate_limit: 3/h, burst 3, per session",
+                    "decision": "rate_limited", "rule": "rate_limit: 5/h, burst 5, per session",
                     "outcome": "error", "error_type": "execution_error", "code": "RATE_LIMITED",
                 }),
             ),
@@ -120,22 +136,6 @@ async fn every_decision_and_outcome_leaves_one_record() {
                     "message": "tool 'denied' is not allowed here: deny: denied",
                 }),
             ),
-        ),
-        (
-            "ok",
-            r#"{"n": 6}"#,
-            owned(
-                "ok",
-                json!({
-                    "decision": "denied", "rule": "arguments: ok", "outcome": "error",
-                    "error_type": "execution_error", "code": "DENIED",
-                }),
-            ),
-        ),
-        (
-            "ok",
-            "[]",
-            owned("ok", json!({ "decision": "invalid", "outcome": "error", "error_type": "invalid_args" })),
         ),
         (
             "nobody",

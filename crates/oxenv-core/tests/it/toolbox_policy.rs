@@ -102,7 +102,7 @@ async fn argument_rules_narrow_a_tools_own_schema() {
 }
 
 #[tokio::test]
-async fn the_schema_comes_before_the_rule_and_both_before_the_rate() {
+async fn the_rate_comes_before_the_schema_and_that_before_the_rule() {
     let set = Arc::new(Set::with_schemas(
         "s",
         json!({ "type": "object", "properties": { "n": { "type": "integer" } } }),
@@ -110,16 +110,18 @@ async fn the_schema_comes_before_the_rule_and_both_before_the_rate() {
     ));
     let rules = Rules {
         arguments: [("*".to_owned(), json!({ "properties": { "n": { "maximum": 5 } } }))].into(),
-        rate_limit: Some("1/h".parse().unwrap()),
+        rate_limit: Some("3/h".parse().unwrap()),
         ..Rules::default()
     };
     let toolbox = Toolbox::new(vec![ruled(&set, rules)]);
     let error = ask(&toolbox, "tool", r#"{"n": "x"}"#).await.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::InvalidArgs);
     refused(&ask(&toolbox, "tool", r#"{"n": 6}"#).await, ErrorCode::Denied, "at /n: ");
-    // Neither took the one token.
     ask(&toolbox, "tool", r#"{"n": 5}"#).await.unwrap();
-    refused(&ask(&toolbox, "tool", r#"{"n": 5}"#).await, ErrorCode::RateLimited, "rate_limit: 1/h");
+    // Each took a token, so nobody makes us check arguments without end.
+    for arguments in [r#"{"n": 5}"#, r#"{"n": 6}"#, r#"{"n": "x"}"#] {
+        refused(&ask(&toolbox, "tool", arguments).await, ErrorCode::RateLimited, "rate_limit: 3/h");
+    }
     assert_eq!(set.calls().len(), 1);
 }
 

@@ -15,6 +15,7 @@ mod process;
 mod records;
 mod replay;
 mod rescore;
+mod schemas;
 mod serve;
 mod signals;
 mod tidy;

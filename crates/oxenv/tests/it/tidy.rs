@@ -229,6 +229,15 @@ fn folders_are_removed_in_one_way() {
 }
 
 #[test]
+fn json_schemas_are_compiled_in_one_place() {
+    for path in sources() {
+        let uses = fs::read_to_string(&path).unwrap().contains("jsonschema::");
+        let is_the_place = path.to_string_lossy().contains("oxenv-core/src/schema");
+        assert!(!uses || is_the_place, "{} compiles JSON Schemas beside oxenv_core::schema", shown(&path));
+    }
+}
+
+#[test]
 fn statuses_of_failures_are_chosen_in_one_file() {
     for path in sources().iter().filter(|path| path.to_string_lossy().contains("oxenv-server")) {
         let text = fs::read_to_string(path).unwrap();

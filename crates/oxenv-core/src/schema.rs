@@ -1,0 +1,308 @@
+//! JSON Schemas: the one place where they are compiled and run.
+//!
+//! Invariant: compiling and checking end in bounded time, memory and stack, whatever the schema and the value are.
+//! `analysis.rs` refuses schemas past the bounds before anything is made of them; a check takes its steps from
+//! a budget, see `metered.rs`, and has no outcome when that runs out: [`TooDeep`]. Nothing is ever fetched.
+
+mod analysis;
+mod blocking;
+mod compile;
+mod instrument;
+mod issues;
+mod messages;
+mod metered;
+mod pattern;
+
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
+
+use analysis::{Analysis, longest_path, size};
+use compile::{Purpose, build};
+use metered::{Budget, MAX_STACK, Metered, MeteredJson, within};
+use pattern::MatchCost;
+
+pub use blocking::run_blocking;
+pub(crate) use issues::{explain, explain_unreadable};
+pub use issues::{general_issue, issues};
+pub(crate) use messages::{describe_error, describe_masked, truncated, with_location};
+
+/// Bytes of JSON that are parsed and checked on the caller's thread; larger values are checked elsewhere.
+pub const MAX_INLINE_BYTES: usize = 32 << 10;
+/// Steps of a check on the caller's thread: a fraction of a millisecond.
+const INLINE_STEPS: u64 = 20_000;
+/// Steps of a check elsewhere, and for each byte of the value besides.
+const BASE_STEPS: u64 = 1_000_000;
+const STEPS_PER_BYTE: u64 = 8;
+/// Bytes of errors that are built to explain one value, on the caller's thread and elsewhere.
+const INLINE_ERROR_BYTES: u64 = 512 << 10;
+const MAX_ERROR_BYTES: u64 = 16 << 20;
+/// Bytes of an error without its path and its value.
+const BYTES_PER_ERROR: u64 = 512;
+
+/// A compiled JSON Schema (2020-12, unless its `$schema` names another draft).
+pub struct Schema {
+    validator: Validator<MeteredJson>,
+    /// The same for finding errors, where that may take long otherwise.
+    for_errors: Option<Validator<MeteredJson>>,
+    /// What it costs to match a property's name.
+    names: MatchCost,
+    bytes_per_error: u64,
+}
+
+/// A schema that is compiled when it is first wanted.
+#[derive(Default)]
+pub struct LazySchema {
+    compiled: OnceLock<Result<Schema, SchemaError>>,
+    reported: OnceLock<()>,
+}
+
+/// Why a schema cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchemaError {
+    /// It is no JSON Schema, or refers to something outside itself.
+    Unusable(String),
+    /// It is past a bound, so what it accepts cannot be found out.
+    TooLarge(String),
+}
+
+/// A check that had no outcome, because the value is nested too deep, or too large, for what the schema asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooDeep;
+
+/// How much one check may take.
+#[derive(Debug, Clone)]
+pub struct CheckBudget {
+    steps: u64,
+    error_bytes: u64,
+    inline: bool,
+    cancelled: Option<Arc<AtomicBool>>,
+}
+
+impl Schema {
+    /// Compiles a tool's schema: a `format` is checked as its draft says, a pattern may have lookaround.
+    ///
+    /// # Errors
+    /// When it is no JSON Schema, or past the bounds.
+    pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
+        build(schema, Purpose::Tool, &compile::FULL)
+    }
+
+    /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an error.
+    ///
+    /// # Errors
+    /// Says why it is not usable, and what to do about it where that is not plain.
+    pub fn rule(schema: &Value) -> Result<Self, String> {
+        let compiled = build(schema, Purpose::Rule, &compile::FULL);
+        compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
+    }
+
+    /// Whether a schema is within the bounds: gives the number of its references. Takes time linear in its size, of
+    /// which a reference takes the most, some microseconds.
+    ///
+    /// # Errors
+    /// Says what of it is past them.
+    pub fn check_bounds(schema: &Value) -> Result<usize, String> {
+        Analysis::of(schema).map(|analysis| analysis.references)
+    }
+
+    /// Whether a value fits.
+    ///
+    /// # Errors
+    /// When that could not be found out.
+    pub fn is_valid(&self, value: &Value, budget: &CheckBudget) -> Result<bool, TooDeep> {
+        self.run(budget, 0, || self.validator.is_valid(Metered(value)))
+    }
+
+    /// What is wrong with a value, up to `limit` errors, each as `describe` puts it. Where all together are too
+    /// much, the first alone.
+    ///
+    /// # Errors
+    /// When not even that could be found out.
+    pub fn errors<T>(
+        &self,
+        value: &Value,
+        budget: &CheckBudget,
+        limit: usize,
+        mut describe: impl FnMut(&ValidationError<'_>) -> T,
+    ) -> Result<Vec<T>, TooDeep> {
+        let longest_path = longest_path(value);
+        let mut all = |validator: &Validator<MeteredJson>, budget: &CheckBudget| {
+            self.run(budget, longest_path, || {
+                let errors = validator.iter_errors(Metered(value));
+                errors.take(limit).map(|error| describe(&error)).collect()
+            })
+        };
+        let found = match &self.for_errors {
+            None => all(&self.validator, budget),
+            Some(quick) => all(&self.validator, &CheckBudget::inline()).or_else(|_| all(quick, budget)),
+        };
+        found.or_else(|_| {
+            let validator = self.for_errors.as_ref().unwrap_or(&self.validator);
+            let first = || validator.validate(Metered(value)).err();
+            self.run(budget, longest_path, || first().iter().map(&mut describe).collect())
+        })
+    }
+
+    /// What is wrong first, without the value itself, and where.
+    ///
+    /// # Errors
+    /// When that could not be found out.
+    pub fn first_error(&self, value: &Value, budget: &CheckBudget) -> Result<Option<String>, TooDeep> {
+        if self.is_valid(value, budget)? {
+            return Ok(None);
+        }
+        let first = self.errors(value, budget, 1, |error| {
+            format!("{} at '{}'", describe_masked(error), error.instance_path())
+        });
+        Ok(Some(first?.pop().unwrap_or_else(|| "it does not fit".to_owned())))
+    }
+
+    fn run<T>(&self, budget: &CheckBudget, longest_path: u64, run: impl FnOnce() -> T) -> Result<T, TooDeep> {
+        let budget = Budget {
+            steps: budget.steps,
+            error_bytes: budget.error_bytes,
+            bytes_per_error: self.bytes_per_error + longest_path,
+            stack: MAX_STACK,
+            cancelled: budget.cancelled.clone(),
+        };
+        within(&budget, self.names, run).map_err(|_| TooDeep)
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schema").finish_non_exhaustive()
+    }
+}
+
+impl LazySchema {
+    /// The compiled form of `source`, which is the same at every call.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn get(&self, source: &Value) -> Result<&Schema, &SchemaError> {
+        self.compiled.get_or_init(|| Schema::compile(source)).as_ref()
+    }
+
+    /// The same where it is compiled already, or can be compiled within some milliseconds.
+    pub fn get_quickly(&self, source: &Value) -> Option<Result<&Schema, &SchemaError>> {
+        if self.compiled.get().is_none() {
+            match build(source, Purpose::Tool, &compile::INLINE) {
+                Err(SchemaError::TooLarge(_)) => return None,
+                // Another thread may have compiled it meanwhile, with the same outcome.
+                outcome => drop(self.compiled.set(outcome)),
+            }
+        }
+        self.known()
+    }
+
+    /// The outcome, where it was compiled before.
+    #[must_use]
+    pub fn known(&self) -> Option<Result<&Schema, &SchemaError>> {
+        self.compiled.get().map(Result::as_ref)
+    }
+
+    /// Runs `report` the first time that it is called, for a schema that cannot be used.
+    pub fn report_once(&self, report: impl FnOnce()) {
+        self.reported.get_or_init(report);
+    }
+}
+
+impl CheckBudget {
+    /// The budget of a check on the caller's thread.
+    #[must_use]
+    pub fn inline() -> Self {
+        CheckBudget { steps: INLINE_STEPS, error_bytes: INLINE_ERROR_BYTES, inline: true, cancelled: None }
+    }
+
+    /// The budget of a check of so many bytes of JSON on a thread that may block, see [`run_blocking`].
+    #[must_use]
+    pub fn full(bytes: usize) -> Self {
+        let steps = BASE_STEPS.saturating_add(STEPS_PER_BYTE.saturating_mul(bytes as u64));
+        CheckBudget { steps, error_bytes: MAX_ERROR_BYTES, inline: false, cancelled: None }
+    }
+
+    /// The same for a value whose size as JSON is not known.
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
+        CheckBudget::full(usize::try_from(size(value)).unwrap_or(usize::MAX))
+    }
+
+    /// Whether it is the small one: a larger budget may bring an outcome.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.inline
+    }
+
+    /// Ends the check soon after the flag is set.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = Some(cancelled);
+        self
+    }
+}
+
+impl fmt::Display for SchemaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SchemaError::Unusable(why) | SchemaError::TooLarge(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for SchemaError {}
+
+impl fmt::Display for TooDeep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too deep to check: nest it less, or send less at once")
+    }
+}
+
+impl std::error::Error for TooDeep {}
+
+/// Whether a value is small enough to be checked on the caller's thread.
+#[must_use]
+pub fn is_small(value: &Value) -> bool {
+    // A value takes a few times as many bytes in memory as it has as JSON.
+    size(value) <= 4 * MAX_INLINE_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_finds_errors_quickly_accepts_the_same() {
+        let document = |node: Value| json!({ "$ref": "#/$defs/node", "$defs": { "node": node, "leaf": { "type": "integer" } } });
+        let leaf = json!({ "$ref": "#/$defs/leaf" });
+        let values =
+            [json!(1), json!("x"), json!(null), json!({ "a": 1 }), json!({ "a": "x" }), json!([1, "x"])];
+        let below = json!({ "type": "object", "properties": { "a": { "$ref": "#/$defs/node" } } });
+        for node in [
+            json!({ "anyOf": [leaf, { "type": "null" }, below] }),
+            json!({ "oneOf": [leaf, { "minimum": 0 }, below] }),
+            json!({ "oneOf": [leaf], "anyOf": [true, false], "allOf": [{ "not": { "type": "string" } }] }),
+            json!({ "type": ["object", "array"], "anyOf": [below, { "items": { "oneOf": [leaf, { "const": "x" }] } }] }),
+            json!({ "not": { "anyOf": [leaf, { "oneOf": [{ "type": "array" }] }] } }),
+        ] {
+            for draft in
+                ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"]
+            {
+                let mut document = document(node.clone());
+                document["$schema"] = json!(draft);
+                let schema = Schema::compile(&document).unwrap();
+                let for_errors = schema.for_errors.as_ref().unwrap();
+                for value in &values {
+                    let budget = CheckBudget::inline();
+                    let quick = schema.run(&budget, 0, || for_errors.is_valid(Metered(value)));
+                    assert_eq!(quick, schema.is_valid(value, &budget), "{document} {value}");
+                }
+            }
+        }
+    }
+}

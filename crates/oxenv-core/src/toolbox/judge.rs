@@ -1,0 +1,220 @@
+//! Whether a call may be made, and whether its result is what was declared.
+//!
+//! Invariant: what costs the least comes first, so that a caller past a rate limit cannot have arguments checked.
+//! Arguments and results of ordinary size are checked at once; what takes longer is checked on a thread for such
+//! work, held to the deadline of the call.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use oxenv_wire::{
+    ErrorCode, Structured, ToolError, ToolErrorType, ToolResult, ValidationIssue, empty_object, read,
+    render_issues,
+};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Toolbox;
+use super::catalogue::{Catalogue, Entry};
+use super::mount::Mount;
+use crate::audit::Decision;
+use crate::schema::{
+    CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
+};
+use crate::toolset::CallContext;
+
+/// What is said of arguments that do not fit, where the schema finds nothing to say.
+const DOES_NOT_FIT: &str = "the arguments do not fit the tool's schema";
+
+/// Why a call is not made.
+pub(super) struct Refusal {
+    pub(super) decision: Decision,
+    pub(super) rule: Option<String>,
+    pub(super) error: ToolError,
+}
+
+impl Refusal {
+    fn denied(rule: &str, message: String) -> Self {
+        let error = ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::Denied);
+        Refusal { decision: Decision::Denied, rule: Some(rule.to_owned()), error }
+    }
+
+    fn invalid(error_type: ToolErrorType, message: String) -> Self {
+        Refusal { decision: Decision::Invalid, rule: None, error: ToolError::new(error_type, message) }
+    }
+
+    fn invalid_arguments(tool: &str, issues: &[ValidationIssue]) -> Self {
+        Self::invalid(ToolErrorType::InvalidArgs, render_issues(&format!("call[{tool}]"), issues))
+    }
+}
+
+/// Whether anything is said about the arguments of a call, by its tool's schema or by a rule.
+pub(super) fn needs_argument_check(entry: &Entry, mount: &Mount) -> bool {
+    !mount.toolset.validates() || mount.policy.has_argument_rules(&entry.own)
+}
+
+/// Whether a result is held against a schema.
+pub(super) fn needs_result_check(entry: &Entry, mount: &Mount, result: &ToolResult) -> bool {
+    let declared = entry.tool.output_schema.is_some() && !mount.toolset.validates();
+    declared && !result.is_error && result.input_required.is_none()
+}
+
+impl Toolbox {
+    /// Whether a caller may call a tool now. Takes a token of its rate limits.
+    pub(super) fn admit(
+        &self,
+        entry: &Entry,
+        mount: &Mount,
+        context: CallContext<'_>,
+        tool: &str,
+    ) -> Result<(), Refusal> {
+        if let Some(rule) = entry.denied_to(context.principal) {
+            return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
+        }
+        let (session, server) = (&self.buckets[entry.mount], &mount.server_buckets);
+        mount.policy.admit(context.principal, session, server, Instant::now()).map_err(|early| {
+            let message = format!(
+                "tool '{tool}' may not be called so often ({}): try again in {:.1} s",
+                early.rule,
+                early.wait.as_secs_f64().max(0.1)
+            );
+            let error =
+                ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::RateLimited);
+            Refusal { decision: Decision::RateLimited, rule: Some(early.rule.to_owned()), error }
+        })
+    }
+
+    /// Whether the arguments of a call fit its tool's schema and every rule about them.
+    pub(super) async fn check_arguments(
+        &self,
+        catalogue: &Arc<Catalogue>,
+        tool: &str,
+        arguments: Option<&RawValue>,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = catalogue.find(tool) else { return Ok(()) };
+        let mount = &self.mounts[entry.mount];
+        let empty = empty_object();
+        let arguments = arguments.unwrap_or(&empty);
+        let bytes = arguments.get().len();
+        if bytes <= MAX_INLINE_BYTES
+            && (mount.toolset.validates() || entry.has_input())
+            && let Ok(outcome) = judge_arguments(entry, mount, tool, arguments, &CheckBudget::inline())
+        {
+            return outcome;
+        }
+        let (catalogue, mount) = (Arc::clone(catalogue), mount.clone());
+        let deadline = mount.deadline.unwrap_or(self.deadline);
+        let (name, arguments) = (tool.to_owned(), arguments.to_owned());
+        let check = run_blocking(move |gone| {
+            let budget = CheckBudget::full(bytes).cancelled_by(gone);
+            let entry = catalogue.find(&name)?;
+            Some(judge_arguments(entry, &mount, &name, &arguments, &budget))
+        });
+        match tokio::time::timeout(deadline, check).await {
+            Ok(Some(Some(Ok(outcome)))) => outcome,
+            Ok(_) => {
+                let message = format!("the arguments of tool '{tool}' are {TooDeep}");
+                Err(Refusal::invalid(ToolErrorType::InvalidArgs, message))
+            }
+            Err(_) => {
+                let seconds = deadline.as_secs_f64();
+                let message = format!("the arguments of tool '{tool}' were not checked within {seconds} s");
+                Err(Refusal::invalid(ToolErrorType::Timeout, message))
+            }
+        }
+    }
+
+    /// A result that fits what its tool's server declared.
+    pub(super) async fn check_result(
+        &self,
+        catalogue: &Arc<Catalogue>,
+        tool: &str,
+        result: ToolResult,
+    ) -> Result<ToolResult, ToolError> {
+        let Some(entry) = catalogue.find(tool) else { return Ok(result) };
+        let why = match result.structured {
+            Structured::None => match entry.output() {
+                Ok(Some(_)) => Some("it has no structured content".to_owned()),
+                Ok(None) => None,
+                Err(why) => Some(why),
+            },
+            Structured::Object(_) | Structured::Wrapped(_) => {
+                let text = result.structured_object();
+                let inline = text.len() <= MAX_INLINE_BYTES && entry.has_output();
+                match inline.then(|| judge_result(entry, &text, &CheckBudget::inline())) {
+                    Some(Ok(why)) => why,
+                    _ => {
+                        let (catalogue, name, text) =
+                            (Arc::clone(catalogue), tool.to_owned(), text.to_string());
+                        let check = run_blocking(move |gone| {
+                            let budget = CheckBudget::full(text.len()).cancelled_by(gone);
+                            judge_result(catalogue.find(&name)?, &text, &budget)
+                                .unwrap_or_else(|why| Some(format!("it is {why}")))
+                        });
+                        check.await.unwrap_or_else(|| Some("it could not be checked".to_owned()))
+                    }
+                }
+            }
+        };
+        match why {
+            None => Ok(result),
+            Some(why) => {
+                let message = format!(
+                    "the result of tool '{tool}' does not fit the output schema of its server: {why}"
+                );
+                let error = ToolError::new(ToolErrorType::ExecutionError, message);
+                Err(error.with_code(ErrorCode::InvalidResult))
+            }
+        }
+    }
+}
+
+/// # Errors
+/// [`TooDeep`] when that could not be found out; the inner error when the call is refused.
+fn judge_arguments(
+    entry: &Entry,
+    mount: &Mount,
+    tool: &str,
+    arguments: &RawValue,
+    budget: &CheckBudget,
+) -> Result<Result<(), Refusal>, TooDeep> {
+    let value = match read::<Value>(arguments) {
+        Ok(value) => value,
+        Err(error) => {
+            return Ok(Err(Refusal::invalid_arguments(tool, &explain_unreadable(&error, arguments))));
+        }
+    };
+    if !mount.toolset.validates() {
+        match entry.input() {
+            Err(why) => {
+                let rule = "its schema is past what can be checked";
+                return Ok(Err(Refusal::denied(rule, format!("tool '{tool}' cannot be called: {why}"))));
+            }
+            Ok(Some(schema)) if !schema.is_valid(&value, budget)? => {
+                let issues = match issues(schema, &value, budget, DOES_NOT_FIT) {
+                    Err(TooDeep) if budget.is_inline() => return Err(TooDeep),
+                    Err(TooDeep) => {
+                        general_issue(&value, &format!("{DOES_NOT_FIT}; where, is too deep to check"))
+                    }
+                    Ok(issues) => issues,
+                };
+                return Ok(Err(Refusal::invalid_arguments(tool, &issues)));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(mount.policy.check_within(&entry.own, &value, budget)?.map_err(|refusal| {
+        let message = format!("these arguments of tool '{tool}' are not allowed here: {}", refusal.message);
+        Refusal::denied(refusal.rule, message)
+    }))
+}
+
+/// Why a structured result is not what its tool declared.
+fn judge_result(entry: &Entry, text: &str, budget: &CheckBudget) -> Result<Option<String>, TooDeep> {
+    match (entry.output(), serde_json::from_str::<Value>(text)) {
+        (Err(why), _) => Ok(Some(why)),
+        (Ok(None), _) => Ok(None),
+        (_, Err(error)) => Ok(Some(error.to_string())),
+        (Ok(Some(schema)), Ok(value)) => schema.first_error(&value, budget),
+    }
+}
