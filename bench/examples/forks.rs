@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use oxenv_core::{EndReason, Limits, Session, SessionOptions, SessionStore, StepOptions};
+use oxenv_core::{EndReason, Limits, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_wire::{Action, raw};
 use serde_json::{Value, json};
@@ -37,7 +37,8 @@ fn store() -> SessionStore {
 async fn in_process() -> Vec<f64> {
     let store = store();
     let session = store.create(SessionOptions::default()).await.expect("a session");
-    session.reset(Some(7), None, None).await.expect("a reset");
+    let reset = ResetOptions { seed: Some(7), ..ResetOptions::default() };
+    session.submit(SessionRequest::reset(reset)).await.into_outcome().expect("a reset");
     for column in [3, 3, 2] {
         step(&session, column).await;
     }
@@ -54,7 +55,7 @@ async fn in_process() -> Vec<f64> {
 async fn step(session: &Arc<Session>, column: u32) {
     let action = raw(&json!({ "column": column })).expect("JSON");
     let action = Action::parse(&action).expect("an action");
-    session.step(action, StepOptions::default()).await.expect("a step");
+    session.submit(SessionRequest::step(action)).await.into_outcome().expect("a step");
 }
 
 /// The server has a thread of its own; this one asks and waits.

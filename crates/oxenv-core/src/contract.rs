@@ -24,7 +24,7 @@ use crate::environment::{Environment, Observed};
 use crate::failure::Failure;
 use crate::render::{self, Envelope};
 use crate::schema::{CheckBudget, Schema, describe_error};
-use crate::session::{Session, SessionOptions, StepOptions, StepReply};
+use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::{ActionSpace, Boot, EnvironmentFactory};
 use crate::store::{Limits, SessionStore};
 
@@ -93,8 +93,11 @@ impl Suite {
     async fn schemas(&mut self) {
         let Some(session) = self.session().await else { return };
         let schemas = self.factory.spec().schemas.clone();
-        match session.reset(Some(7), Some("contract".to_owned()), None).await {
-            Ok(observed) => self.fits("reset_observation", &schemas.reset_observation, &observed),
+        match reset(&session, 7).await {
+            Ok(StepReply::Observed(observed)) => {
+                self.fits("reset_observation", &schemas.reset_observation, &observed);
+            }
+            Ok(_) => {}
             Err(failure) => self.fail("reset succeeds", failure.to_string()),
         }
         for action in self.actions.clone() {
@@ -167,8 +170,8 @@ impl Suite {
             return;
         };
         let alone = self.episode(&quiet, 7).await;
-        let mut interleaved = vec![shown(one.reset(Some(7), None, None).await)];
-        let _ = two.reset(Some(8), None, None).await;
+        let mut interleaved = vec![reply(reset(&one, 7).await)];
+        let _ = reset(&two, 8).await;
         for action in self.actions.clone() {
             interleaved.push(reply(step(&one, &action).await));
             let _ = step(&two, &action).await;
@@ -185,7 +188,7 @@ impl Suite {
         }
         let Some(session) = self.session().await else { return };
         let Some(first) = self.actions.first().cloned() else { return };
-        let _ = session.reset(Some(7), None, None).await;
+        let _ = reset(&session, 7).await;
         for bad in [json!({}), json!({ "no such field": [[]] })] {
             match step(&session, &bad).await {
                 Err(failure) if failure.kind == FailureKind::Action => {}
@@ -230,7 +233,7 @@ impl Suite {
     }
 
     async fn episode(&self, session: &Arc<Session>, seed: u64) -> Vec<String> {
-        let mut shows = vec![shown(session.reset(Some(seed), None, None).await)];
+        let mut shows = vec![reply(reset(session, seed).await)];
         for action in &self.actions {
             shows.push(reply(step(session, action).await));
         }
@@ -241,23 +244,18 @@ impl Suite {
 async fn step(session: &Arc<Session>, action: &Value) -> Result<StepReply<'static>, Failure> {
     let action = raw(action).unwrap_or_default();
     let action = Action::parse(&action).map_err(Failure::invalid)?;
-    Ok(match session.step(action, StepOptions::default()).await? {
-        StepReply::Tools(spelling, listing) => StepReply::Tools(spelling, listing),
-        StepReply::Call { spelling, name, reply } => {
-            StepReply::Call { spelling, name: name.into_owned().into(), reply }
-        }
-        StepReply::Graph(reply) => StepReply::Graph(reply),
-        StepReply::Observed(observed) => StepReply::Observed(observed),
-    })
+    session.submit(SessionRequest::step(action)).await.into_outcome().map(StepReply::into_owned)
+}
+
+/// An episode whose id is the same in every session.
+async fn reset(session: &Arc<Session>, seed: u64) -> Result<StepReply<'static>, Failure> {
+    let episode_id = Some("contract".to_owned());
+    let options = ResetOptions { seed: Some(seed), episode_id, arguments: None };
+    session.submit(SessionRequest::reset(options)).await.into_outcome()
 }
 
 fn reply(reply: Result<StepReply<'_>, Failure>) -> String {
     reply.map_or_else(|failure| failure.to_string(), |reply| render::step(&reply, Envelope::Frame))
-}
-
-fn shown(observed: Result<Observed, Failure>) -> String {
-    observed
-        .map_or_else(|failure| failure.to_string(), |observed| render::observed(&observed, Envelope::Frame))
 }
 
 /// What keeps a value from fitting a schema.

@@ -55,13 +55,13 @@ pub use schema::Schema;
 pub use seed::derive_seed;
 pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
-    SessionOptions, StepOptions, StepReply,
+    SessionOperation, SessionOptions, SessionRequest, StepReply,
 };
 pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
     Original, TaskFault, TaskSource,
 };
-pub use store::{Limits, SessionIds, SessionStore, StoreStatus};
+pub use store::{Limits, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Offered, Redact, Toolbox};

@@ -33,22 +33,78 @@ pub struct Once {
 }
 
 impl Once {
-    /// Whether nothing is asked for.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.key.is_none() && self.seq.is_none() && self.expected_step.is_none()
+    /// What the request is known by; absent when it is not to be remembered.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match (&self.key, self.seq) {
+            (Some(key), _) => Some(Identity::Key(key.clone())),
+            (None, Some(seq)) => Some(Identity::Seq(seq)),
+            (None, None) => None,
+        }
     }
 }
 
 /// The one answer to a request and its repeats.
 #[derive(Debug, Clone)]
 pub struct Answer<T> {
-    /// What came of it.
-    pub outcome: Arc<Result<T, Failure>>,
+    outcome: AnswerOutcome<T>,
     /// Its number within the session; 0 when it was refused before it ran.
     pub seq: u64,
     /// Whether it had been asked for before.
     pub repeated: bool,
+}
+
+#[derive(Debug, Clone)]
+enum AnswerOutcome<T> {
+    /// Nobody else can ask for it.
+    Own(Result<T, Failure>),
+    /// It is kept for repeats.
+    Kept(Arc<Result<T, Failure>>),
+}
+
+impl<T> Answer<T> {
+    /// The answer to a request that has no key, so that nothing of it is kept.
+    pub(crate) fn own(outcome: Result<T, Failure>, seq: u64) -> Self {
+        Answer { outcome: AnswerOutcome::Own(outcome), seq, repeated: false }
+    }
+
+    /// The answer to a request that was refused before it ran.
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self::own(Err(failure), 0)
+    }
+
+    /// The same, for whoever asked first and only waited for it.
+    pub(crate) fn first(self) -> Self {
+        Answer { repeated: false, ..self }
+    }
+
+    fn kept((outcome, seq): Given<T>, repeated: bool) -> Self {
+        Answer { outcome: AnswerOutcome::Kept(outcome), seq, repeated }
+    }
+
+    /// What came of the request.
+    ///
+    /// # Errors
+    /// Why it failed, or was refused.
+    pub fn outcome(&self) -> Result<&T, &Failure> {
+        match &self.outcome {
+            AnswerOutcome::Own(outcome) => outcome.as_ref(),
+            AnswerOutcome::Kept(outcome) => outcome.as_ref().as_ref(),
+        }
+    }
+
+    /// The same, owned; copied if repeats of the request may still ask for it.
+    ///
+    /// # Errors
+    /// As [`Answer::outcome`].
+    pub fn into_outcome(self) -> Result<T, Failure>
+    where
+        T: Clone,
+    {
+        match self.outcome {
+            AnswerOutcome::Own(outcome) => outcome,
+            AnswerOutcome::Kept(outcome) => Arc::unwrap_or_clone(outcome),
+        }
+    }
 }
 
 /// What a request is known by.
@@ -206,7 +262,7 @@ impl<T: Weigh> Replies<T> {
 
     /// Gives the reply to everybody who waits, and keeps it unless the request never ran: then it may
     /// be asked for again.
-    pub(crate) fn settle(&self, ticket: &Ticket<T>, outcome: Result<T, Failure>, seq: u64) -> Given<T> {
+    pub(crate) fn settle(&self, ticket: &Ticket<T>, outcome: Result<T, Failure>, seq: u64) -> Answer<T> {
         let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
         let weight = outcome.as_ref().map_or_else(Failure::weight, Weigh::weight);
         let given = (Arc::new(outcome), seq);
@@ -218,7 +274,7 @@ impl<T: Weigh> Replies<T> {
         }
         drop(state);
         ticket.sender.send_replace(Some(given.clone()));
-        given
+        Answer::kept(given, false)
     }
 }
 
@@ -260,8 +316,7 @@ impl<T> Waiting<T> {
             }
             Reply::Forgotten => None,
         };
-        let Some((outcome, seq)) = given else { return Err(unknown()) };
-        Ok(Answer { outcome, seq, repeated: true })
+        given.map(|given| Answer::kept(given, true)).ok_or_else(unknown)
     }
 }
 
@@ -341,7 +396,7 @@ mod tests {
         replies.settle(&ticket, Ok("done".to_owned()), 7);
         let answer = waiting.answer().await.unwrap();
         assert_eq!((answer.seq, answer.repeated), (7, true));
-        assert_eq!(answer.outcome.as_ref().as_ref().unwrap(), "done");
+        assert_eq!(answer.outcome().unwrap(), "done");
     }
 
     #[tokio::test]

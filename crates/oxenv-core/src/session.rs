@@ -4,7 +4,7 @@
 //! one step that runs; listing tools, the lease and the published state never wait for it. Once a
 //! session has ended it never comes back: doors that own one make a new one.
 //!
-//! `session/steps.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
+//! `session/request.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
 
 mod agent;
 mod calls;
@@ -13,6 +13,7 @@ mod hold;
 mod lease;
 mod once;
 mod progress;
+mod request;
 mod settle;
 mod steps;
 
@@ -38,7 +39,8 @@ pub(crate) use hold::{Held, Past};
 pub use lease::Attachment;
 pub(crate) use lease::Lease;
 use progress::{Expect, Progress};
-pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepOptions, StepReply};
+pub use request::{SessionOperation, SessionRequest};
+pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepReply};
 
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: RunningLimit = RunningLimit { requests: 1024, bytes: 64 << 20 };

@@ -23,7 +23,7 @@ use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
-pub use copies::SessionIds;
+pub use copies::{SessionIds, SessionSource};
 use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, header};
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, StepOptions, StepReply, TraceContext,
+    Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, SessionRequest, StepReply,
 };
 use oxenv_wire::{
     Action, ErrorCode, FrameFault, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest,
@@ -29,7 +29,7 @@ use crate::error;
 
 pub(crate) use batch::Batch;
 pub(crate) use held::Held;
-pub(crate) use making::progress;
+pub(crate) use making::{Made, progress};
 
 /// Who asks, and which sessions are theirs to name.
 pub(crate) struct Desk {
@@ -43,10 +43,8 @@ pub(crate) struct Desk {
 
 /// What came of a request.
 pub(crate) enum Done<'a> {
-    /// A step was taken, with that number.
-    Stepped(StepReply<'a>, u64),
-    /// A reset or a step that may have been asked for before.
-    Answered(Answer<StepReply<'static>>),
+    /// A reset or a step.
+    Answered(Answer<StepReply<'a>>),
     /// Anything else.
     Told(Told),
 }
@@ -63,6 +61,15 @@ pub(crate) struct Told {
 }
 
 pub(crate) type Outcome<'a> = Result<Done<'a>, Failure>;
+
+/// How far a request is once it has begun.
+pub(crate) enum Started<'a> {
+    Done(Outcome<'a>),
+    /// It has to wait for something, and has not begun.
+    Waiting(Arc<Session>, SessionRequest<'a>),
+    /// It is neither a reset nor a step, and has not begun.
+    Other,
+}
 
 impl Told {
     /// What a session answers about itself.
@@ -81,47 +88,44 @@ impl Desk {
         Desk { app, caller, host: host(headers), held: None }
     }
 
-    /// Does what is asked for; `timeout_s` is the deadline of a step that names none. Dropping the
-    /// future cancels it, unless the request has a key or a number.
-    pub(crate) async fn perform<'a>(
-        &self,
-        request: &MultiRequest<'a>,
-        timeout_s: Option<f64>,
-    ) -> Outcome<'a> {
-        let outcome = self.act(request, timeout_s).await;
+    /// Begins a request, and does it if it takes no waiting, as most steps do not. `timeout_s` is the deadline of a
+    /// step that names none.
+    pub(crate) fn begin<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<f64>) -> Started<'a> {
+        let operation = match &request.operation {
+            Operation::Step(action) => match Action::from_object(action) {
+                Ok(action) => SessionRequest::step(action),
+                Err(issues) => return Started::Done(Err(Failure::invalid(issues))),
+            },
+            Operation::Reset(asked) => SessionRequest::reset(reset(asked)),
+            _ => return Started::Other,
+        };
+        let session = match self.session(&request.session) {
+            Ok(session) => session,
+            Err(failure) => return self.done(request, Err(failure)),
+        };
+        let timeout = timeout(request.timeout_s.or(timeout_s));
+        let asked = SessionRequest { once: once(request), timeout, ..operation };
+        match session.try_submit(&asked) {
+            Some(answer) => self.done(request, Ok(Done::Answered(answer))),
+            None => Started::Waiting(session, asked),
+        }
+    }
+
+    /// Waits for what takes waiting. Dropping the future cancels it, unless the request has a key or a number.
+    pub(crate) async fn finish<'a>(&self, request: &MultiRequest<'a>, started: Started<'a>) -> Outcome<'a> {
+        let outcome = match started {
+            Started::Done(outcome) => return outcome,
+            Started::Waiting(session, asked) => Ok(Done::Answered(session.submit(asked).await)),
+            // Boxed, so that the future of a step is not as large as that of whatever else is asked.
+            Started::Other => Box::pin(self.other(request)).await,
+        };
         self.tidy(&request.session, &outcome);
         outcome
     }
 
-    /// Does at once what can be done so, as most steps can; none if it takes waiting, and then nothing
-    /// has happened.
-    pub(crate) fn at_once<'a>(&self, request: &MultiRequest<'a>) -> Option<Outcome<'a>> {
-        let Operation::Step(action) = &request.operation else { return None };
-        let plain = request.key.is_none() && request.seq.is_none() && request.expected_step.is_none();
-        let session = self.session(&request.session).ok().filter(|_| plain)?;
-        let action = Action::from_object(action).ok()?;
-        let taken = session.step_at_once(&action, None)?;
-        let outcome = taken.map(|(reply, seq)| Done::Stepped(reply, seq));
+    fn done<'a>(&self, request: &MultiRequest<'_>, outcome: Outcome<'a>) -> Started<'a> {
         self.tidy(&request.session, &outcome);
-        Some(outcome)
-    }
-
-    async fn act<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<f64>) -> Outcome<'a> {
-        let Operation::Step(action) = &request.operation else {
-            // Boxed, so that the future of a step is not as large as that of whatever else is asked.
-            return Box::pin(self.other(request)).await;
-        };
-        let session = self.session(&request.session)?;
-        let options = StepOptions { timeout: timeout(request.timeout_s.or(timeout_s)), trace: None };
-        if request.key.is_some() || request.seq.is_some() || request.expected_step.is_some() {
-            let once = once(request);
-            return Box::pin(session.step_once(action.json().raw(), &once, options))
-                .await
-                .map(Done::Answered);
-        }
-        let action = Action::from_object(action).map_err(Failure::invalid)?;
-        let (reply, seq) = session.step_numbered(action, options).await?;
-        Ok(Done::Stepped(reply, seq))
+        Started::Done(outcome)
     }
 
     async fn other(&self, request: &MultiRequest<'_>) -> Outcome<'static> {
@@ -134,9 +138,6 @@ impl Desk {
         }
         let session = self.session(&request.session)?;
         Ok(Done::Told(match &request.operation {
-            Operation::Reset(asked) => {
-                return session.reset_once(reset(asked, None), &once(request)).await.map(Done::Answered);
-            }
             Operation::Fork(asked) => self.fork(&session, asked, key).await?,
             Operation::State => Told::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
@@ -182,7 +183,7 @@ impl Desk {
     fn tidy(&self, session: &str, outcome: &Outcome<'_>) {
         let failure = match outcome {
             Err(failure) => Some(failure),
-            Ok(Done::Answered(answer)) => answer.outcome.as_ref().as_ref().err(),
+            Ok(Done::Answered(answer)) => answer.outcome().err(),
             Ok(_) => None,
         };
         if failure.is_some_and(|failure| {
@@ -210,11 +211,10 @@ pub(crate) fn unread(fault: FrameFault) -> Failure {
 /// Appends the reply to a request for that session, or to one that named none.
 pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &Outcome<'_>) {
     match outcome {
-        Ok(Done::Stepped(reply, seq)) => stepped(out, &ReplyHead { seq: Some(*seq), ..head }, reply),
         Ok(Done::Answered(answer)) => {
             let seq = Some(answer.seq).filter(|seq| *seq > 0);
             let head = ReplyHead { seq, repeated: answer.repeated, ..head };
-            match answer.outcome.as_ref() {
+            match answer.outcome() {
                 Ok(reply) => stepped(out, &head, reply),
                 Err(failure) => error::multi(out, &head, failure),
             }
@@ -246,12 +246,11 @@ pub(crate) fn host(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The options of a reset that was asked for.
-pub(crate) fn reset(asked: &ResetRequest<'_>, trace: Option<TraceContext>) -> ResetOptions {
+pub(crate) fn reset(asked: &ResetRequest<'_>) -> ResetOptions {
     ResetOptions {
         seed: asked.seed,
         episode_id: asked.episode_id.as_deref().map(str::to_owned),
         arguments: asked.arguments.map(RawValue::to_owned),
-        trace,
     }
 }
 

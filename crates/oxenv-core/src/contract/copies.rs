@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use oxenv_wire::{ErrorCode, raw};
+use oxenv_wire::{Action, ErrorCode, RawJson, raw};
 use serde_json::{Value, json};
 
-use super::{Suite, difference, reply, step};
+use super::{Suite, difference, reply, reset, step};
 use crate::failure::Failure;
 use crate::once::Once;
-use crate::session::{Session, SessionOptions, StepOptions};
+use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::ForkMode;
 
 /// Forks that are made of one session.
@@ -38,7 +38,7 @@ impl Suite {
                 let [first, second, third] = &forks[..] else { return };
                 let rule = "forks go on as the original would, each by itself";
                 self.goes_on(rule, first, &rest, &undisturbed).await;
-                let _ = third.reset(Some(8), None, None).await;
+                let _ = reset(third, 8).await;
                 self.goes_on(rule, &original, &rest, &undisturbed).await;
                 first.close();
                 self.goes_on(rule, second, &rest, &undisturbed).await;
@@ -87,15 +87,17 @@ impl Suite {
     pub(super) async fn repeats(&mut self) {
         let Some(session) = self.session().await else { return };
         let Some(action) = self.actions.first().and_then(|action| raw(action).ok()) else { return };
-        let _ = session.reset(Some(7), None, None).await;
-        let once = Once { key: Some("contract".to_owned()), ..Once::default() };
+        let _ = reset(&session, 7).await;
+        let keyed = async |action: &RawJson| {
+            let once = Once { key: Some("contract".to_owned()), ..Once::default() };
+            let action = Action::parse(action).map_err(Failure::invalid)?;
+            let request = SessionRequest { once, ..SessionRequest::step(action) };
+            session.submit(request).await.into_outcome().map(StepReply::into_owned)
+        };
         let before = session.info().step_count;
         let mut replies = Vec::new();
         for _ in 0..2 {
-            match session.step_once(&action, &once, StepOptions::default()).await {
-                Ok(answer) => replies.push(reply((*answer.outcome).clone())),
-                Err(failure) => replies.push(failure.to_string()),
-            }
+            replies.push(reply(keyed(&action).await));
         }
         let steps = session.info().step_count - before;
         if replies[0] != replies[1] || steps != 1 {
@@ -103,11 +105,9 @@ impl Suite {
             self.fail("the same key gives the same reply", seen);
         }
         let Ok(other) = raw(&json!({ "another": "action" })) else { return };
-        match session.step_once(&other, &once, StepOptions::default()).await {
+        match keyed(&other).await {
             Err(failure) if failure.code == ErrorCode::KeyConflict => {}
-            other => {
-                self.fail("a key is of one request", format!("{:?}", other.map(|answer| answer.outcome)));
-            }
+            other => self.fail("a key is of one request", reply(other)),
         }
     }
 
@@ -135,7 +135,7 @@ impl Suite {
     /// A session after the first half of the actions, and the other half.
     async fn halfway(&mut self) -> Option<(Arc<Session>, Vec<Value>)> {
         let session = self.session().await?;
-        let _ = session.reset(Some(7), Some("contract".to_owned()), None).await;
+        let _ = reset(&session, 7).await;
         let (first, rest) = self.actions.split_at(self.actions.len() / 2);
         for action in first {
             let _ = step(&session, action).await;

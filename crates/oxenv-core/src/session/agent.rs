@@ -8,30 +8,28 @@ use std::sync::Arc;
 use oxenv_wire::{Action, Spelling, ToolCall, ToolSpelling};
 
 use super::calls::Asked;
-use super::settle::{Doing, Ran};
-use super::steps::{AgentCall, CallReply, Listing, StepReply};
+use super::settle::{Doing, Ran, Settled};
+use super::steps::{AgentCall, Listing, StepReply};
 use super::{Expect, Principal, Session};
 use crate::failure::Failure;
+use crate::observe::TraceContext;
 
 impl Session {
-    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may
-    /// overlap with others where the toolset allows it.
-    ///
-    /// # Errors
-    /// [`oxenv_wire::ErrorCode::EpisodeDone`], [`oxenv_wire::ErrorCode::WrongEpoch`] and whatever a step may fail with.
-    pub async fn call(self: &Arc<Self>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
-        let _busy = self.lease.busy();
+    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may overlap with
+    /// others where the toolset allows it.
+    pub(super) async fn agent_call<'a>(
+        self: &Arc<Self>,
+        call: AgentCall<'a>,
+        trace: Option<TraceContext>,
+    ) -> Settled<'a> {
         let action = Action::CallTool(ToolCall {
             spelling: Spelling::Stock,
             name: call.name.clone(),
             arguments: call.arguments,
         });
-        let mut doing = Doing::step(self, Principal::Agent, &action, call.trace);
+        let mut doing = Doing::step(self, Principal::Agent, &action, trace);
         let ran = self.run_agent_call(&mut doing, &call).await;
-        match self.settle(doing, ran).await.0? {
-            StepReply::Call { reply, .. } => Ok(reply),
-            _ => Err(Failure::infrastructure("the call gave no result")),
-        }
+        self.settle(doing, ran).await
     }
 
     async fn run_agent_call<'a>(
@@ -57,18 +55,12 @@ impl Session {
         Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
     }
 
-    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the
-    /// reference. Waits for toolsets whose first list is still to come.
-    ///
-    /// # Errors
-    /// When the session has ended.
-    pub async fn list(&self, principal: Principal) -> Result<Listing, Failure> {
-        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), None);
+    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference. Waits
+    /// for toolsets whose first list is still to come.
+    pub(super) async fn list(&self, principal: Principal, trace: Option<TraceContext>) -> Settled<'static> {
+        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), trace);
         let ran = self.run_list(&mut doing, Spelling::Stock, Expect::default()).await;
-        match self.settle(doing, ran).await.0? {
-            StepReply::Tools(_, listing) => Ok(listing),
-            _ => Err(Failure::infrastructure("the list gave no tools")),
-        }
+        self.settle(doing, ran).await
     }
 
     pub(super) async fn run_list<'a>(

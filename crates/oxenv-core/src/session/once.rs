@@ -7,82 +7,86 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use oxenv_wire::{Action, RawJson, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
-use super::steps::{ResetOptions, StepOptions, StepReply};
+use super::request::{SessionOperation, SessionRequest};
+use super::settle::Settled;
+use super::steps::{ResetOptions, StepReply};
 use super::{Expect, Session};
 use crate::failure::Failure;
+use crate::observe::TraceContext;
 use crate::once::{Answer, Claim, Identity, Once, Waiting, Weigh, fingerprint, forgotten};
 
-type Outcome = (Result<StepReply<'static>, Failure>, u64);
-type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Running = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
+
+/// A request that owes nothing to whoever sent it.
+enum OwnedOperation {
+    Reset(ResetOptions),
+    Step(RawJson),
+}
 
 impl Session {
-    /// Takes a step as [`Session::step`] does, at most once for its key or number. A repeat that comes
-    /// while the first runs waits for it; dropping the future then stops the waiting, not the step.
-    ///
-    /// # Errors
-    /// [`oxenv_wire::ErrorCode::KeyConflict`], [`oxenv_wire::ErrorCode::ReplyForgotten`],
-    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of
-    /// them, and what the loss of the first request leaves unknown. How the step itself failed is in the
-    /// answer.
-    pub async fn step_once(
+    /// Does what has a key or a number at most once. A repeat that comes while the first runs waits for it;
+    /// dropping the future then stops the waiting, not the operation. Refused with
+    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of them.
+    pub(super) async fn submit_once(
         self: &Arc<Self>,
-        action: &RawValue,
-        once: &Once,
-        options: StepOptions,
-    ) -> Result<Answer<StepReply<'static>>, Failure> {
-        let fingerprint = fingerprint(("step", action.get(), once.expected_step));
-        let bytes = action.get().len();
-        let (session, action, expect) = (Arc::clone(self), action.to_owned(), Expect::of(once));
-        let run = Box::pin(async move { session.step_owned(&action, options, expect).await });
-        self.once(once, fingerprint, bytes, run).await
-    }
-
-    /// Begins an episode as [`Session::reset`] does, at most once for its key or number.
-    ///
-    /// # Errors
-    /// As [`Session::step_once`].
-    pub async fn reset_once(
-        self: &Arc<Self>,
-        asked: ResetOptions,
-        once: &Once,
-    ) -> Result<Answer<StepReply<'static>>, Failure> {
-        let arguments = asked.arguments.as_deref().map(RawValue::get);
-        let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, arguments));
-        let bytes = arguments.map_or(0, str::len);
-        let (session, expect) = (Arc::clone(self), Expect::of(once));
-        let run = Box::pin(async move { session.reset_expecting(asked, expect).await });
-        self.once(once, fingerprint, bytes, run).await
-    }
-
-    async fn step_owned(self: &Arc<Self>, action: &RawJson, options: StepOptions, expect: Expect) -> Outcome {
-        match Action::parse(action) {
-            Ok(action) => {
-                let (outcome, seq) = self.step_expecting(action, options, expect).await;
-                (outcome.map(StepReply::into_owned), seq)
+        identity: Identity,
+        request: SessionRequest<'_>,
+    ) -> Answer<StepReply<'static>> {
+        let expect = Expect::of(&request.once);
+        let (operation, fingerprint, bytes) = match request.operation {
+            SessionOperation::Reset(asked) => {
+                let arguments = asked.arguments.as_deref().map(RawValue::get);
+                let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, arguments));
+                let bytes = arguments.map_or(0, str::len);
+                (OwnedOperation::Reset(asked), fingerprint, bytes)
             }
-            Err(issues) => (Err(Failure::invalid(issues)), 0),
+            SessionOperation::Step(action) => {
+                let action = action.to_raw();
+                let fingerprint = fingerprint(("step", action.get(), expect.step));
+                let bytes = action.get().len();
+                (OwnedOperation::Step(action), fingerprint, bytes)
+            }
+            SessionOperation::Call(_) | SessionOperation::List(_) => {
+                return Answer::refused(Failure::unsupported("what agents do has no key and no number"));
+            }
+        };
+        let (session, timeout, trace) = (Arc::clone(self), request.timeout, request.trace);
+        let run = Box::pin(async move { session.run_owned(operation, timeout, expect, trace).await });
+        self.once(identity, fingerprint, bytes, run).await.unwrap_or_else(Answer::refused)
+    }
+
+    async fn run_owned(
+        self: &Arc<Self>,
+        operation: OwnedOperation,
+        timeout: Option<Duration>,
+        expect: Expect,
+        trace: Option<TraceContext>,
+    ) -> Settled<'static> {
+        let _busy = self.lease.busy();
+        match operation {
+            OwnedOperation::Reset(asked) => self.reset_expecting(asked, expect, trace).await,
+            OwnedOperation::Step(action) => match Action::parse(&action) {
+                Ok(action) => {
+                    let Settled { outcome, seq } = self.step_expecting(action, timeout, expect, trace).await;
+                    Settled { outcome: outcome.map(StepReply::into_owned), seq }
+                }
+                Err(issues) => Settled::refused(Failure::invalid(issues)),
+            },
         }
     }
 
     async fn once(
         self: &Arc<Self>,
-        once: &Once,
+        identity: Identity,
         fingerprint: u64,
         bytes: usize,
         mut run: Running,
     ) -> Result<Answer<StepReply<'static>>, Failure> {
-        let identity = match (&once.key, once.seq) {
-            (Some(key), _) => Identity::Key(key.clone()),
-            (None, Some(seq)) => Identity::Seq(seq),
-            (None, None) => {
-                let (outcome, seq) = run.await;
-                return Ok(Answer { outcome: Arc::new(outcome), seq, repeated: false });
-            }
-        };
         let ticket = match self.replies.claim(identity.clone(), fingerprint, bytes)? {
             Claim::Repeat(waiting) => return waiting.answer().await,
             Claim::First(ticket) => ticket,
@@ -95,23 +99,23 @@ impl Session {
             return Err(refusal);
         }
         // What is done at once, as most is, needs no task.
-        if let Poll::Ready((outcome, seq)) = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
+        if let Poll::Ready(Settled { outcome, seq }) =
+            poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
         {
-            let (outcome, seq) = self.replies.settle(&ticket, outcome, seq);
-            return Ok(Answer { outcome, seq, repeated: false });
+            return Ok(self.replies.settle(&ticket, outcome, seq));
         }
         let waiting = Waiting::of(&ticket);
         let session = Arc::clone(self);
         tokio::spawn(async move {
-            let (outcome, seq) = run.await;
+            let Settled { outcome, seq } = run.await;
             session.replies.settle(&ticket, outcome, seq);
         });
-        waiting.answer().await.map(|answer| Answer { repeated: false, ..answer })
+        waiting.answer().await.map(Answer::first)
     }
 }
 
 impl Expect {
-    fn of(once: &Once) -> Self {
+    pub(super) fn of(once: &Once) -> Self {
         Expect { seq: once.seq, step: once.expected_step }
     }
 }

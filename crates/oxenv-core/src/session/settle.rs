@@ -58,6 +58,20 @@ pub(super) struct Taken {
     pub(super) arguments: Option<RawJson>,
 }
 
+/// An operation that is over.
+pub(super) struct Settled<'a> {
+    pub(super) outcome: Result<StepReply<'a>, Failure>,
+    /// Its number; 0 when it did not reach the environment.
+    pub(super) seq: u64,
+}
+
+impl Settled<'_> {
+    /// It was refused before anything happened.
+    pub(super) fn refused(failure: Failure) -> Self {
+        Settled { outcome: Err(failure), seq: 0 }
+    }
+}
+
 /// What the outcome means for the numbers.
 struct Facts {
     done: bool,
@@ -136,30 +150,22 @@ impl Session {
         self.hooks.recorder.is_some() || self.taped
     }
 
-    /// Ends an operation. The number is 0 when it did not reach the environment.
-    pub(super) async fn settle<'a>(
-        &self,
-        doing: Doing<'_>,
-        ran: Result<Ran<'a>, Failure>,
-    ) -> (Result<StepReply<'a>, Failure>, u64) {
+    /// Ends an operation.
+    pub(super) async fn settle<'a>(&self, doing: Doing<'_>, ran: Result<Ran<'a>, Failure>) -> Settled<'a> {
         let (mut outcome, seq, recorded) = self.conclude(&doing, ran);
         if let Err(failure) = recorded.await {
             self.require_reset();
             outcome = Err(failure);
         }
         self.measure(&doing, outcome.as_ref().err());
-        (outcome, seq)
+        Settled { outcome, seq }
     }
 
-    /// The same where nobody records, so that there is nothing to wait for.
-    pub(super) fn settle_at_once<'a>(
-        &self,
-        doing: &Doing<'_>,
-        ran: Result<Ran<'a>, Failure>,
-    ) -> (Result<StepReply<'a>, Failure>, u64) {
+    /// Ends an operation where nobody records, so that there is nothing to wait for.
+    pub(super) fn settle_at_once<'a>(&self, doing: &Doing<'_>, ran: Result<Ran<'a>, Failure>) -> Settled<'a> {
         let (outcome, seq, _) = self.conclude(doing, ran);
         self.measure(doing, outcome.as_ref().err());
-        (outcome, seq)
+        Settled { outcome, seq }
     }
 
     /// Counts it, lets its record be taken down, and lets the step lock go.

@@ -1,4 +1,4 @@
-//! What orchestrators call: `reset`, `step`, `state`; and what every door gets back.
+//! What orchestrators ask for: resets, steps, the state; and what every door gets back.
 //!
 //! Invariant: a step holds the step lock from its first look at the session to its counted end. An
 //! epoch begins nowhere else.
@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls::Asked;
 use super::drive::{Guard, Request, after};
-use super::settle::{Doing, Ran};
+use super::request::{SessionOperation, SessionRequest};
+use super::settle::{Doing, Ran, Settled};
 use super::{Expect, Principal, Session, fresh_id};
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
@@ -26,15 +27,6 @@ use crate::observe::TraceContext;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
 use crate::toolset::Caller;
-
-/// How a step is to be run.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StepOptions {
-    /// Deadline of the whole step, waiting included; absent: none.
-    pub timeout: Option<Duration>,
-    /// The trace that the step is part of.
-    pub trace: Option<TraceContext>,
-}
 
 /// An agent's call.
 #[derive(Clone, Default)]
@@ -49,8 +41,6 @@ pub struct AgentCall<'a> {
     pub caller: Option<&'a dyn Caller>,
     /// The parameters of the MCP request that the call is.
     pub request: Option<&'a RawValue>,
-    /// The trace that the call is part of.
-    pub trace: Option<TraceContext>,
 }
 
 /// How an episode is to be begun.
@@ -62,8 +52,6 @@ pub struct ResetOptions {
     pub episode_id: Option<String>,
     /// The whole object that the client sent.
     pub arguments: Option<RawJson>,
-    /// The trace that the reset is part of.
-    pub trace: Option<TraceContext>,
 }
 
 /// What came of a call that reached its tool, or failed to.
@@ -123,48 +111,16 @@ pub enum StepReply<'a> {
 }
 
 impl Session {
-    /// Begins an episode: cancels calls in flight, begins a new epoch, resets the environment.
-    /// `seed` absent: derived from the session's seed and the epoch; `episode_id` absent: a UUID.
-    ///
-    /// # Errors
-    /// [`Failure`]; after one the session demands another reset before a step.
-    pub async fn reset(
-        self: &Arc<Self>,
-        seed: Option<u64>,
-        episode_id: Option<String>,
-        arguments: Option<RawJson>,
-    ) -> Result<Observed, Failure> {
-        Ok(self.reset_numbered(seed, episode_id, arguments).await?.0)
-    }
-
-    /// The same, with the number that the reset has in the session.
-    ///
-    /// # Errors
-    /// As [`Session::reset`].
-    pub async fn reset_numbered(
-        self: &Arc<Self>,
-        seed: Option<u64>,
-        episode_id: Option<String>,
-        arguments: Option<RawJson>,
-    ) -> Result<(Observed, u64), Failure> {
-        let asked = ResetOptions { seed, episode_id, arguments, trace: None };
-        let (outcome, seq) = self.reset_expecting(asked, Expect::default()).await;
-        match outcome? {
-            StepReply::Observed(observed) => Ok((observed, seq)),
-            _ => Err(Failure::environment("the reset gave no observation")),
-        }
-    }
-
     pub(super) async fn reset_expecting(
         self: &Arc<Self>,
         asked: ResetOptions,
         expect: Expect,
-    ) -> (Result<StepReply<'static>, Failure>, u64) {
-        let _busy = self.lease.busy();
+        trace: Option<TraceContext>,
+    ) -> Settled<'static> {
         let deadline = after(Some(self.reset_deadline));
         let (epoch, token) = match self.next_epoch(expect) {
             Ok(begun) => begun,
-            Err(failure) => return (Err(failure.in_phase(Phase::Reset)), 0),
+            Err(failure) => return Settled::refused(failure.in_phase(Phase::Reset)),
         };
         let reset = Reset {
             seed: asked.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
@@ -172,7 +128,7 @@ impl Session {
             episode_id: asked.episode_id.unwrap_or_else(fresh_id),
             arguments: asked.arguments,
         };
-        let mut doing = Doing::reset(&self.hooks, &reset, asked.trace);
+        let mut doing = Doing::reset(&self.hooks, &reset, trace);
         let ran = self.run_reset(&mut doing, &reset, (epoch, &token), deadline).await;
         self.settle(doing, ran.map_err(|failure| failure.in_phase(Phase::Reset))).await
     }
@@ -192,68 +148,35 @@ impl Session {
         Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
     }
 
-    /// Takes one action. Dropping the future cancels it.
-    ///
-    /// # Errors
-    /// [`Failure`]: no reward, no observation. A tool's own error is no failure but an observation.
-    pub async fn step<'a>(
-        self: &Arc<Self>,
-        action: Action<'a>,
-        options: StepOptions,
-    ) -> Result<StepReply<'a>, Failure> {
-        Ok(self.step_numbered(action, options).await?.0)
-    }
-
-    /// The same, with the number that the step has in the session.
-    ///
-    /// # Errors
-    /// As [`Session::step`].
-    pub async fn step_numbered<'a>(
-        self: &Arc<Self>,
-        action: Action<'a>,
-        options: StepOptions,
-    ) -> Result<(StepReply<'a>, u64), Failure> {
-        let (outcome, seq) = self.step_expecting(action, options, Expect::default()).await;
-        outcome.map(|reply| (reply, seq))
-    }
-
-    /// Takes a typed step that has to wait for nothing: its environment does not suspend, nothing else
-    /// of its session runs, and nobody records. Absent when it has to; then nothing has happened.
-    ///
-    /// # Errors
-    /// As [`Session::step`].
-    pub fn step_at_once<'a>(
-        &self,
-        action: &Action<'_>,
-        trace: Option<TraceContext>,
-    ) -> Option<Result<(StepReply<'a>, u64), Failure>> {
-        let Action::Typed(typed) = action else { return None };
+    /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its session
+    /// runs, and nobody records. Absent when it has to; then nothing has happened.
+    pub(super) fn step_inline<'a>(&self, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
+        let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;
         if !inline || self.spec.action_space != ActionSpace::Typed || self.hooks.recorder.is_some() {
             return None;
         }
         let guard = Arc::clone(&self.cell).try_lock_owned().ok()?;
         let _busy = self.lease.busy();
-        let mut doing = Doing::step(self, Principal::Control, action, trace);
-        let steppable = self.progress.lock().steppable(Expect::default());
+        let mut doing = Doing::step(self, Principal::Control, action, request.trace);
+        let steppable = self.progress.lock().steppable(Expect::of(&request.once));
         let ran = steppable.and_then(|epoch| {
             doing.began(epoch);
             let (observed, guard) = self.drive_inline(guard, Request::Step(typed))?;
             Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
         });
-        let (outcome, seq) = self.settle_at_once(&doing, ran);
-        Some(outcome.map(|reply| (reply, seq)))
+        Some(self.settle_at_once(&doing, ran))
     }
 
     pub(super) async fn step_expecting<'a>(
         self: &Arc<Self>,
         action: Action<'a>,
-        options: StepOptions,
+        timeout: Option<Duration>,
         expect: Expect,
-    ) -> (Result<StepReply<'a>, Failure>, u64) {
-        let _busy = self.lease.busy();
-        let mut doing = Doing::step(self, Principal::Control, &action, options.trace);
-        let ran = self.run_step(&mut doing, action, after(options.timeout), expect).await;
+        trace: Option<TraceContext>,
+    ) -> Settled<'a> {
+        let mut doing = Doing::step(self, Principal::Control, &action, trace);
+        let ran = self.run_step(&mut doing, action, after(timeout), expect).await;
         self.settle(doing, ran).await
     }
 

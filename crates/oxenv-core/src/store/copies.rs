@@ -27,6 +27,22 @@ const INLINE_BYTES: usize = 64 << 10;
 /// The ids of sessions that were made by one request.
 pub type SessionIds = Vec<String>;
 
+/// What new sessions begin with.
+#[derive(Clone)]
+pub enum SessionSource {
+    /// A new environment.
+    Environment,
+    /// The state that [`SessionStore::snapshot`] has saved.
+    Snapshot(String),
+    /// The present state of another session.
+    Fork {
+        /// The session that is copied.
+        of: Arc<Session>,
+        /// How many copies are made: all, or none.
+        count: usize,
+    },
+}
+
 impl Weigh for SessionIds {
     fn weight(&self) -> usize {
         64 * self.len()
@@ -80,84 +96,44 @@ impl SessionStore {
         Ok(sessions)
     }
 
-    /// The same, at most once for a key among those of the session: a repeat gets the same forks.
+    /// Makes sessions and tells their ids; at most once for a key, which belongs to the original of forks, else to
+    /// the options' owner: a repeat gets the same sessions. With a key it runs to its end even if nobody waits for
+    /// it any more.
     ///
-    /// # Errors
-    /// As [`SessionStore::fork`], and [`oxenv_wire::ErrorCode::KeyConflict`].
-    pub async fn fork_once(
+    /// The outcome fails as [`SessionStore::create`], [`SessionStore::restore`] and [`SessionStore::fork`] do, and
+    /// with [`oxenv_wire::ErrorCode::KeyConflict`].
+    pub async fn open(
         self: &Arc<Self>,
-        key: &str,
-        session: &Arc<Session>,
-        n: usize,
+        source: SessionSource,
         options: SessionOptions,
-    ) -> Result<Answer<SessionIds>, Failure> {
-        let asked = fingerprint(("fork", session.id(), n, options.seed, options.lease));
-        let identity = Identity::KeyFor(session.id().to_owned(), key.to_owned());
-        let (store, session) = (Arc::clone(self), Arc::clone(session));
-        self.once(identity, asked, 0, async move {
-            let forks = store.fork(&session, n, options).await?;
-            Ok(forks.iter().map(|fork| fork.id().to_owned()).collect())
-        })
-        .await
-    }
-
-    /// Makes a session at most once for a key: a repeat gets the same one. `asked` stands for all
-    /// that the request asks for.
-    ///
-    /// # Errors
-    /// As [`SessionStore::create`], and [`oxenv_wire::ErrorCode::KeyConflict`].
-    pub async fn create_once(
-        self: &Arc<Self>,
-        key: &str,
-        asked: &str,
-        options: SessionOptions,
-    ) -> Result<Answer<SessionIds>, Failure> {
-        let (store, identity) = (Arc::clone(self), owned_key(key, &options));
-        self.once(identity, fingerprint(("create", asked)), asked.len(), async move {
-            Ok(vec![store.create(options).await?.id().to_owned()])
-        })
-        .await
-    }
-
-    /// Restores a snapshot at most once for a key: a repeat gets the same session.
-    ///
-    /// # Errors
-    /// As [`SessionStore::restore`], and [`oxenv_wire::ErrorCode::KeyConflict`].
-    pub async fn restore_once(
-        self: &Arc<Self>,
-        key: &str,
-        snapshot: &str,
-        options: SessionOptions,
-    ) -> Result<Answer<SessionIds>, Failure> {
-        let asked = fingerprint(("restore", snapshot, options.seed, options.lease));
-        let (store, identity) = (Arc::clone(self), owned_key(key, &options));
-        let snapshot = snapshot.to_owned();
-        self.once(identity, asked, snapshot.len(), async move {
-            Ok(vec![store.restore(&snapshot, options).await?.id().to_owned()])
-        })
-        .await
-    }
-
-    /// Runs to its end even if nobody waits for it any more: whoever asks again gets its sessions.
-    async fn once(
-        self: &Arc<Self>,
-        identity: Identity,
-        asked: u64,
-        bytes: usize,
-        make: impl Future<Output = Result<SessionIds, Failure>> + Send + 'static,
-    ) -> Result<Answer<SessionIds>, Failure> {
-        match self.made.claim(identity, asked, bytes)? {
-            Claim::Repeat(waiting) => waiting.answer().await,
-            Claim::First(ticket) => {
+        key: Option<&str>,
+    ) -> Answer<SessionIds> {
+        let Some(key) = key else {
+            return Answer::own(self.open_now(source, options).await, 0);
+        };
+        let identity = source.identity(key, &options);
+        let fingerprint = source.fingerprint(&options);
+        match self.made.claim(identity, fingerprint, source.bytes()) {
+            Err(refusal) => Answer::refused(refusal),
+            Ok(Claim::Repeat(waiting)) => waiting.answer().await.unwrap_or_else(Answer::refused),
+            Ok(Claim::First(ticket)) => {
                 let store = Arc::clone(self);
                 let ran = tokio::spawn(async move {
-                    let made = make.await;
+                    let made = store.open_now(source, options).await;
                     store.made.settle(&ticket, made, 0)
                 });
-                let (outcome, seq) = ran.await.map_err(|error| Failure::infrastructure(error.to_string()))?;
-                Ok(Answer { outcome, seq, repeated: false })
+                ran.await.unwrap_or_else(|error| Answer::refused(Failure::infrastructure(error.to_string())))
             }
         }
+    }
+
+    async fn open_now(&self, source: SessionSource, options: SessionOptions) -> Result<SessionIds, Failure> {
+        let sessions = match source {
+            SessionSource::Environment => vec![self.create(options).await?],
+            SessionSource::Snapshot(snapshot) => vec![self.restore(&snapshot, options).await?],
+            SessionSource::Fork { of, count } => self.fork(&of, count, options).await?,
+        };
+        Ok(sessions.iter().map(|session| session.id().to_owned()).collect())
     }
 
     /// The present state of a session as a text that [`SessionStore::restore`] takes, of this server
@@ -273,11 +249,34 @@ async fn on_a_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::infrastructure(error.to_string()))
 }
 
-/// A key belongs to its owner: nobody is told of another's sessions.
-fn owned_key(key: &str, options: &SessionOptions) -> Identity {
-    match &options.owner {
-        Some(owner) => Identity::KeyFor(owner.to_string(), key.to_owned()),
-        None => Identity::Key(key.to_owned()),
+impl SessionSource {
+    /// A key belongs to its owner, or to the session that is forked: nobody is told of another's sessions.
+    fn identity(&self, key: &str, options: &SessionOptions) -> Identity {
+        let owner = match self {
+            SessionSource::Fork { of, .. } => Some(of.id()),
+            SessionSource::Environment | SessionSource::Snapshot(_) => options.owner.as_deref(),
+        };
+        match owner {
+            Some(owner) => Identity::KeyFor(owner.to_owned(), key.to_owned()),
+            None => Identity::Key(key.to_owned()),
+        }
+    }
+
+    /// What the request keeps while it runs.
+    fn bytes(&self) -> usize {
+        match self {
+            SessionSource::Environment | SessionSource::Fork { .. } => 0,
+            SessionSource::Snapshot(snapshot) => snapshot.len(),
+        }
+    }
+
+    fn fingerprint(&self, options: &SessionOptions) -> u64 {
+        let source = match self {
+            SessionSource::Environment => ("create", "", 1),
+            SessionSource::Snapshot(snapshot) => ("restore", snapshot.as_str(), 1),
+            SessionSource::Fork { of, count } => ("fork", of.id(), *count),
+        };
+        fingerprint((source, options.seed, &options.episode_id, options.lease, options.queue))
     }
 }
 

@@ -5,7 +5,7 @@ use oxenv_wire::{Action, Delivered, ErrorCode, FailureKind, Phase, Reward, raw};
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage};
-use crate::support::{call, close, code, observe, open, reset, settled, step, store};
+use crate::support::{call, close, code, observe, open, reset, reset_as, settled, step, store};
 
 #[tokio::test]
 async fn a_reward_that_is_no_number_is_an_error_never_a_reward() {
@@ -91,7 +91,7 @@ async fn a_failure_of_the_environment_says_in_which_phase() {
     assert_eq!((failure.kind, failure.phase), (FailureKind::Action, Phase::Step));
     let failure = call(&session, "say", json!({ "after": script })).await.unwrap_err();
     assert_eq!((failure.kind, failure.phase), (FailureKind::Action, Phase::Verify));
-    let failure = session.reset(None, None, Some(raw(&script).unwrap())).await.unwrap_err();
+    let failure = reset_as(&session, None, None, Some(raw(&script).unwrap())).await.unwrap_err();
     assert_eq!((failure.kind, failure.phase), (FailureKind::Action, Phase::Reset));
     reset(&session).await.unwrap();
     close(session);

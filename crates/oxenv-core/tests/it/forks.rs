@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Execution, ForkMode, Limits, Session, SessionOptions};
+use oxenv_core::{Execution, ForkMode, Limits, Session, SessionOptions, SessionSource};
 use oxenv_wire::ErrorCode;
 use serde_json::json;
 
@@ -172,15 +172,17 @@ async fn forks_are_made_once_for_a_key() {
     let store = store(forking(&stage, Execution::Inline, ForkMode::Native).tools(true));
     let session = open(&store).await;
     call(&session, "say", json!({ "text": "x" })).await.unwrap();
-    let first = store.fork_once("k", &session, 2, SessionOptions::default()).await.unwrap();
-    let again = store.fork_once("k", &session, 2, SessionOptions::default()).await.unwrap();
-    assert_eq!(first.outcome.as_ref().as_ref().unwrap(), again.outcome.as_ref().as_ref().unwrap());
+    let open = async |source| store.open(source, SessionOptions::default(), Some("k")).await;
+    let first = open(SessionSource::Fork { of: Arc::clone(&session), count: 2 }).await;
+    let again = open(SessionSource::Fork { of: Arc::clone(&session), count: 2 }).await;
+    assert_eq!(first.outcome().unwrap(), again.outcome().unwrap());
     assert_eq!((again.repeated, store.status().active), (true, 3));
     let snapshot = store.snapshot(&session).await.unwrap();
     for repeated in [false, true] {
-        let restored = store.restore_once("k", &snapshot, SessionOptions::default()).await.unwrap();
+        let restored = open(SessionSource::Snapshot(snapshot.clone())).await;
         assert_eq!((restored.repeated, store.status().active), (repeated, 4));
     }
+    drop((first, again));
     store.list().into_iter().for_each(close);
     drop(session);
     settled(&store, &stage).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Barrier, oneshot};
 
 use crate::stage::{eventually, soon};
-use crate::support::{Shown, code, step, step_within};
+use crate::support::{Shown, code, reset_as, step, step_within};
 use crate::toolbox_support::{Host, Outcome, Set, broken, done, mounts, value};
 
 /// Calls written as `[id, tool, arguments, needs…]`, the last two as far as they are wanted.
@@ -37,7 +37,7 @@ pub(crate) async fn session_of(toolbox: Toolbox) -> (SessionStore, Arc<Session>)
 
 async fn opened(store: SessionStore) -> (SessionStore, Arc<Session>) {
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(None, None, None).await.unwrap();
+    reset_as(&session, None, None, None).await.unwrap();
     (store, session)
 }
 
@@ -139,7 +139,8 @@ async fn arguments_that_no_reader_takes_are_an_issue() {
         );
         let text = serde_json::value::RawValue::from_string(text).unwrap();
         let action = oxenv_wire::Action::parse(&text).unwrap();
-        let failure = session.step(action, oxenv_core::StepOptions::default()).await.err().unwrap();
+        let failure =
+            session.submit(oxenv_core::SessionRequest::step(action)).await.into_outcome().err().unwrap();
         assert_eq!(failure.code, ErrorCode::ValidationError);
         assert_eq!(
             (failure.issues[0].kind, failure.issues[0].path().as_str()),
@@ -395,7 +396,7 @@ async fn a_reset_and_an_end_cancel_the_whole_graph() {
             session.end(oxenv_core::EndReason::Closed);
             ErrorCode::SessionEnded
         } else {
-            soon(session.reset(None, None, None)).await.unwrap();
+            soon(reset_as(&session, None, None, None)).await.unwrap();
             ErrorCode::Cancelled
         };
         assert_eq!(code(soon(running).await.unwrap()), expected);

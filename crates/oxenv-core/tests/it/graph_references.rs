@@ -199,7 +199,7 @@ async fn arguments_without_references_reach_the_tool_byte_for_byte() {
         );
         let text = RawValue::from_string(text).unwrap();
         let action = oxenv_wire::Action::parse(&text).unwrap();
-        session.step(action, oxenv_core::StepOptions::default()).await.unwrap();
+        session.submit(oxenv_core::SessionRequest::step(action)).await.into_outcome().unwrap();
         assert_eq!(set.calls().pop().unwrap().1, heard);
     }
     run(&session, &[json!(["a", "echo"])]).await.unwrap();

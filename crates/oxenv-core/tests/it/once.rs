@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    Answer, Execution, Failure, Once, ResetOptions, Session, SessionOptions, StepOptions, StepReply,
+    Answer, Execution, Once, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource, StepReply,
 };
-use oxenv_wire::{ErrorCode, raw};
+use oxenv_wire::{Action, ErrorCode, raw};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage, eventually};
@@ -21,19 +22,27 @@ fn number(seq: u64) -> Once {
     Once { seq: Some(seq), ..Once::default() }
 }
 
-async fn once(
-    session: &Arc<Session>,
-    action: Value,
-    once: &Once,
-) -> Result<Answer<StepReply<'static>>, Failure> {
-    session.step_once(&raw(&action).unwrap(), once, StepOptions::default()).await
+/// The action outlives its request, as the reply that is kept for repeats does.
+async fn once(session: &Arc<Session>, action: Value, once: &Once) -> Answer<StepReply<'static>> {
+    let action: &'static RawValue = Box::leak(raw(&action).unwrap());
+    let step = SessionRequest::step(Action::parse(action).unwrap());
+    session.submit(SessionRequest { once: once.clone(), ..step }).await
+}
+
+async fn reset_once(session: &Arc<Session>, seed: u64, once: Once) -> Answer<StepReply<'static>> {
+    let options = ResetOptions { seed: Some(seed), ..ResetOptions::default() };
+    session.submit(SessionRequest { once, ..SessionRequest::reset(options) }).await
 }
 
 fn fields(answer: &Answer<StepReply<'_>>) -> String {
-    match answer.outcome.as_ref() {
+    match answer.outcome() {
         Ok(StepReply::Observed(observed)) => observed.fields.get().to_owned(),
         other => panic!("no observation: {other:?}"),
     }
+}
+
+fn refusal<T: std::fmt::Debug>(answer: &Answer<T>) -> ErrorCode {
+    answer.outcome().unwrap_err().code
 }
 
 #[tokio::test]
@@ -43,15 +52,15 @@ async fn a_repeat_gets_the_first_reply_and_does_not_run() {
         let store = store(Scripted::new(&stage, execution));
         let session = open(&store).await;
         reset(&session).await.unwrap();
-        let first = once(&session, json!({}), &key("a")).await.unwrap();
-        let again = once(&session, json!({}), &key("a")).await.unwrap();
+        let first = once(&session, json!({}), &key("a")).await;
+        let again = once(&session, json!({}), &key("a")).await;
         assert_eq!((first.repeated, again.repeated), (false, true));
         assert_eq!((first.seq, again.seq), (2, 2));
         assert_eq!(fields(&first), fields(&again));
         assert_eq!(state(&session).await["step_count"], 1);
-        let other = once(&session, json!({ "do": "finish" }), &key("a")).await.err().unwrap();
-        assert_eq!(other.code, ErrorCode::KeyConflict);
-        assert_eq!(fields(&once(&session, json!({}), &key("b")).await.unwrap()).len(), fields(&first).len());
+        let other = once(&session, json!({ "do": "finish" }), &key("a")).await;
+        assert_eq!(refusal(&other), ErrorCode::KeyConflict);
+        assert_eq!(fields(&once(&session, json!({}), &key("b")).await).len(), fields(&first).len());
         assert_eq!(state(&session).await["step_count"], 2);
         close(session);
         settled(&store, &stage).await;
@@ -77,8 +86,8 @@ async fn a_repeat_waits_for_the_first_and_the_first_outlives_its_caller() {
         async move { once(&session, slow, &key("a")).await }
     });
     stage.open("gate");
-    let answer = repeat.await.unwrap().unwrap();
-    assert!(answer.repeated && answer.outcome.is_ok());
+    let answer = repeat.await.unwrap();
+    assert!(answer.repeated && answer.outcome().is_ok());
     assert_eq!(stage.notes(), ["gate"]);
     assert_eq!((state(&session).await["step_count"].as_u64(), stage.cancelled()), (Some(1), 0));
     close(session);
@@ -90,15 +99,11 @@ async fn resets_are_run_once_too() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));
     let session = open(&store).await;
-    let asked = ResetOptions { seed: Some(7), ..ResetOptions::default() };
-    session.reset_once(asked.clone(), &key("r")).await.unwrap();
+    reset_once(&session, 7, key("r")).await.outcome().unwrap();
     step(&session, json!({})).await.unwrap();
-    let again = session.reset_once(asked, &key("r")).await.unwrap();
-    assert!(again.repeated);
+    assert!(reset_once(&session, 7, key("r")).await.repeated);
     assert_eq!((session.info().epoch, session.info().step_count), (1, 1));
-    let other = ResetOptions { seed: Some(8), ..ResetOptions::default() };
-    let conflict = session.reset_once(other, &key("r")).await.err().unwrap();
-    assert_eq!(conflict.code, ErrorCode::KeyConflict);
+    assert_eq!(refusal(&reset_once(&session, 8, key("r")).await), ErrorCode::KeyConflict);
     close(session);
     settled(&store, &stage).await;
 }
@@ -109,16 +114,16 @@ async fn numbers_tell_new_repeated_and_forgotten_apart() {
     let store = store(Scripted::new(&stage, Execution::Inline));
     let session = open(&store).await;
     reset(&session).await.unwrap();
-    let first = once(&session, json!({}), &number(2)).await.unwrap();
+    let first = once(&session, json!({}), &number(2)).await;
     assert_eq!((first.seq, session.seq()), (2, 2));
-    assert_eq!(fields(&once(&session, json!({}), &number(2)).await.unwrap()), fields(&first));
+    assert_eq!(fields(&once(&session, json!({}), &number(2)).await), fields(&first));
     // The reset had no number, so its reply was not kept.
-    assert_eq!(once(&session, json!({}), &number(1)).await.err().unwrap().code, ErrorCode::ReplyForgotten);
-    let ahead = once(&session, json!({}), &number(9)).await.unwrap();
-    assert_eq!(ahead.outcome.as_ref().as_ref().err().unwrap().code, ErrorCode::StepConflict);
+    assert_eq!(refusal(&once(&session, json!({}), &number(1)).await), ErrorCode::ReplyForgotten);
+    let ahead = once(&session, json!({}), &number(9)).await;
+    assert_eq!(refusal(&ahead), ErrorCode::StepConflict);
     assert_eq!(session.seq(), 2);
     // What was refused before it ran may be asked for again.
-    assert!(once(&session, json!({}), &number(3)).await.unwrap().outcome.is_ok());
+    assert!(once(&session, json!({}), &number(3)).await.outcome().is_ok());
     close(session);
     settled(&store, &stage).await;
 }
@@ -130,9 +135,9 @@ async fn an_expected_step_is_compared_before_it_is_taken() {
     let session = open(&store).await;
     reset(&session).await.unwrap();
     let expected = Once { expected_step: Some(1), ..Once::default() };
-    assert!(once(&session, json!({}), &expected).await.unwrap().outcome.is_ok());
-    let late = once(&session, json!({}), &expected).await.unwrap();
-    let failure = late.outcome.as_ref().as_ref().err().unwrap();
+    assert!(once(&session, json!({}), &expected).await.outcome().is_ok());
+    let late = once(&session, json!({}), &expected).await;
+    let failure = late.outcome().unwrap_err();
     assert_eq!((failure.code, late.seq), (ErrorCode::StepConflict, 0));
     assert!(failure.message.contains("the episode's next is 2"), "{failure}");
     assert_eq!(state(&session).await["step_count"], 1);
@@ -147,9 +152,9 @@ async fn a_failure_is_a_reply_like_any_other() {
     let session = open(&store).await;
     reset(&session).await.unwrap();
     let action = json!({ "do": "fail", "code": "EXECUTION_ERROR" });
-    let first = once(&session, action.clone(), &key("a")).await.unwrap();
-    let again = once(&session, action, &key("a")).await.unwrap();
-    assert!(again.repeated && again.outcome.is_err());
+    let first = once(&session, action.clone(), &key("a")).await;
+    let again = once(&session, action, &key("a")).await;
+    assert!(again.repeated && again.outcome().is_err());
     assert_eq!((first.seq, again.seq), (2, 2));
     close(session);
     settled(&store, &stage).await;
@@ -166,7 +171,7 @@ async fn a_hundred_repeats_at_once_run_one_step() {
         let repeats: Vec<_> = (0..100)
             .map(|_| {
                 let (session, name) = (Arc::clone(&session), name.clone());
-                tokio::spawn(async move { once(&session, json!({}), &key(&name)).await.unwrap() })
+                tokio::spawn(async move { once(&session, json!({}), &key(&name)).await })
             })
             .collect();
         let mut firsts = 0;
@@ -183,12 +188,13 @@ async fn a_hundred_repeats_at_once_run_one_step() {
 async fn sessions_are_made_once_for_a_key() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));
-    let first = store.create_once("k", "{}", SessionOptions::default()).await.unwrap();
-    let again = store.create_once("k", "{}", SessionOptions::default()).await.unwrap();
-    assert_eq!(first.outcome.as_ref().as_ref().unwrap(), again.outcome.as_ref().as_ref().unwrap());
+    let open = async |options| store.open(SessionSource::Environment, options, Some("k")).await;
+    let first = open(SessionOptions::default()).await;
+    let again = open(SessionOptions::default()).await;
+    assert_eq!(first.outcome().unwrap(), again.outcome().unwrap());
     assert_eq!((again.repeated, store.status().active), (true, 1));
-    let conflict = store.create_once("k", "{\"seed\":1}", SessionOptions::default()).await.err().unwrap();
-    assert_eq!(conflict.code, ErrorCode::KeyConflict);
+    let other = open(SessionOptions { seed: Some(1), ..SessionOptions::default() }).await;
+    assert_eq!(refusal(&other), ErrorCode::KeyConflict);
     store.list().into_iter().for_each(close);
     eventually("it is gone", || store.status().active == 0).await;
     settled(&store, &stage).await;
@@ -207,8 +213,8 @@ async fn requests_that_run_on_without_their_callers_are_bounded() {
         let action = json!({ "do": "wait", "text": long });
         let asked = key(&number.to_string());
         // Polled once, and then dropped.
-        if let Some(outcome) = once(&session, action, &asked).now_or_never() {
-            assert_eq!(outcome.err().unwrap().code, ErrorCode::CapacityReached, "{number}");
+        if let Some(answer) = once(&session, action, &asked).now_or_never() {
+            assert_eq!(refusal(&answer), ErrorCode::CapacityReached, "{number}");
             refused += 1;
         }
     }

@@ -1,20 +1,22 @@
 //! Reads that never wait for a step: the state, the tools, the numbers of a session.
 
+use std::sync::Arc;
+
 use oxenv_core::{Execution, Principal, Session};
 use oxenv_wire::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage, Unblock, at_once, soon};
 use crate::support::{
-    close, code, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step,
+    close, code, list, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step,
 };
 
 fn read(session: &Session) -> Value {
     serde_json::from_str(&at_once(session.state()).unwrap()).unwrap()
 }
 
-fn listed(session: &Session) -> usize {
-    let tools = at_once(session.list(Principal::Control)).unwrap().tools;
+fn listed(session: &Arc<Session>) -> usize {
+    let tools = at_once(list(session, Principal::Control)).unwrap().tools;
     serde_json::from_str::<Vec<Value>>(&tools).unwrap().len()
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::stage::{Scripted, Stage};
-use crate::support::{call, close, code, reset, settled, state, step, tool_step};
+use crate::support::{call, close, code, reset, reset_as, settled, state, step, tool_step};
 
 /// Keeps entries as lines; fails or waits as a test says.
 #[derive(Default)]
@@ -64,7 +64,7 @@ async fn everything_that_was_acknowledged_is_there_in_order() {
     let (stage, tape) = (Stage::default(), Arc::new(Tape::default()));
     let store = recorded(Scripted::new(&stage, Execution::Inline).tools(true).scoring(), &tape);
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(Some(5), None, None).await.unwrap();
+    reset_as(&session, Some(5), None, None).await.unwrap();
     step(&session, json!({})).await.unwrap();
     step(&session, json!({ "do": "refuse" })).await.unwrap_err();
     step(&session, tool_step("say", &json!({ "text": "hi", "after": { "do": "reward", "value": 2 } })))

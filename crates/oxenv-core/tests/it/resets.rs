@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::stage::{Scripted, Stage, Unblock, eventually, soon};
 use crate::support::{
-    call, call_in, close, code, observe, open, reset, reset_with, settled, spawn_call, spawn_step, state,
-    step, store, tool_step,
+    call, call_in, close, code, list, observe, open, reset, reset_as, reset_with, settled, spawn_call,
+    spawn_step, state, step, store, tool_step,
 };
 
 #[tokio::test]
@@ -105,10 +105,10 @@ async fn of_two_resets_the_later_one_counts() {
     let session = open(&store).await;
     let first = tokio::spawn({
         let session = Arc::clone(&session);
-        async move { session.reset(Some(1), Some("first".to_owned()), Some(script("wait"))).await }
+        async move { reset_as(&session, Some(1), Some("first".to_owned()), Some(script("wait"))).await }
     });
     stage.entered().await;
-    session.reset(Some(2), Some("second".to_owned()), None).await.unwrap();
+    reset_as(&session, Some(2), Some("second".to_owned()), None).await.unwrap();
     assert_eq!(code(first.await.unwrap()), ErrorCode::Cancelled);
     let state = state(&session).await;
     assert_eq!((&state["episode_id"], &state["seed"]), (&json!("second"), &json!(2)));
@@ -222,7 +222,7 @@ async fn an_ended_session_refuses_everything_and_says_why() {
         step(&session, tool_step("say", &json!({}))).await.unwrap_err(),
         call(&session, "say", json!({})).await.unwrap_err(),
         session.state().await.unwrap_err(),
-        session.list(Principal::Control).await.unwrap_err(),
+        list(&session, Principal::Control).await.unwrap_err(),
     ];
     for failure in failures {
         assert_eq!(failure.code, ErrorCode::SessionEnded);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::rubric_support::{Told, judges};
-use crate::support::{Shown, call, code, observe, step, tool_step};
+use crate::support::{Shown, call, code, observe, reset_as, step, tool_step};
 
 /// Counts to ten.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ fn store(factory: Arc<dyn EnvironmentFactory>) -> SessionStore {
 
 async fn begun(store: &SessionStore) -> Arc<Session> {
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(Some(7), None, None).await.unwrap();
+    reset_as(&session, Some(7), None, None).await.unwrap();
     session
 }
 
@@ -154,7 +154,7 @@ async fn observations_tell_the_scores_beside_what_they_told_before() {
     let store = store(scored(counter(), factory(halves()), false));
     let session = store.create(SessionOptions::default()).await.unwrap();
     // A reset earns nothing.
-    assert_eq!(session.reset(Some(7), None, None).await.unwrap().reward, None);
+    assert_eq!(reset_as(&session, Some(7), None, None).await.unwrap().reward, None);
     let observed = observe(&session, json!({ "add": 3 })).await;
     assert_eq!(observed.reward, Some(Reward::Float(1.5)));
     assert_eq!(
@@ -170,7 +170,7 @@ async fn observations_tell_the_scores_beside_what_they_told_before() {
     let info = session.info();
     assert_eq!(info.episode_reward, Some(5.5));
     assert_eq!(info.episode_scores, Some(json!({ "own": 10.0, "exactly": 1.0 })));
-    session.reset(Some(7), None, None).await.unwrap();
+    reset_as(&session, Some(7), None, None).await.unwrap();
     assert_eq!(session.info().episode_scores, Some(json!({})));
 }
 

@@ -7,7 +7,7 @@ use oxenv_wire::RawJson;
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage};
-use crate::support::{close, open, reset, settled, store_with};
+use crate::support::{close, open, reset, reset_as, settled, store_with};
 
 /// The seeds of three sessions and of two episodes of each.
 async fn seeds(server: u64) -> Vec<u64> {
@@ -57,7 +57,7 @@ async fn a_seed_that_was_given_is_taken_as_it_is() {
         let session = store.create(options).await.unwrap();
         let info = session.info();
         assert_eq!((info.seed, info.episode_id.as_str(), info.epoch), (seed, "é", 0));
-        assert_eq!(seen(&session.reset(Some(seed), None, None).await.unwrap().fields), seed);
+        assert_eq!(seen(&reset_as(&session, Some(seed), None, None).await.unwrap().fields), seed);
         close(session);
     }
     settled(&store, &stage).await;
@@ -74,7 +74,7 @@ async fn an_episode_has_the_id_it_was_given_or_a_fresh_one() {
         assert!(ids.insert(session.info().episode_id));
     }
     let odd = "\"quoted\"\n\u{0}";
-    session.reset(None, Some(odd.to_owned()), None).await.unwrap();
+    reset_as(&session, None, Some(odd.to_owned()), None).await.unwrap();
     let state: Value = serde_json::from_str(&session.state().await.unwrap()).unwrap();
     assert_eq!(state["episode_id"], json!(odd));
     close(session);

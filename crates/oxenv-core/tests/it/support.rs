@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, GraphReply, Limits, Observed, Session, SessionOptions,
-    SessionStore, StepOptions, StepReply,
+    AgentCall, CallReply, EndReason, Failure, GraphReply, Limits, Listing, Observed, Principal, ResetOptions,
+    Session, SessionOptions, SessionRequest, SessionStore, StepReply,
 };
-use oxenv_wire::{Action, ErrorCode, raw};
+use oxenv_wire::{Action, ErrorCode, RawJson, raw};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -48,17 +48,13 @@ pub(crate) async fn step_within(
     timeout: Option<Duration>,
 ) -> Result<Shown, Failure> {
     let action = raw(&action).unwrap();
-    Ok(
-        match session
-            .step(Action::parse(&action).unwrap(), StepOptions { timeout, ..StepOptions::default() })
-            .await?
-        {
-            StepReply::Tools(..) => Shown::Tools,
-            StepReply::Call { reply, .. } => Shown::Call(reply),
-            StepReply::Graph(reply) => Shown::Graph(reply),
-            StepReply::Observed(observed) => Shown::Observed(observed),
-        },
-    )
+    let request = SessionRequest { timeout, ..SessionRequest::step(Action::parse(&action).unwrap()) };
+    Ok(match session.submit(request).await.into_outcome()? {
+        StepReply::Tools(..) => Shown::Tools,
+        StepReply::Call { reply, .. } => Shown::Call(reply),
+        StepReply::Graph(reply) => Shown::Graph(reply),
+        StepReply::Observed(observed) => Shown::Observed(observed),
+    })
 }
 
 /// A step that must succeed with an observation.
@@ -70,12 +66,34 @@ pub(crate) async fn observe(session: &Arc<Session>, action: Value) -> Observed {
 }
 
 pub(crate) async fn reset(session: &Arc<Session>) -> Result<Observed, Failure> {
-    session.reset(None, None, None).await
+    reset_as(session, None, None, None).await
+}
+
+/// A reset with a seed, an episode's id and arguments.
+pub(crate) async fn reset_as(
+    session: &Arc<Session>,
+    seed: Option<u64>,
+    episode_id: Option<String>,
+    arguments: Option<RawJson>,
+) -> Result<Observed, Failure> {
+    let options = ResetOptions { seed, episode_id, arguments };
+    match session.submit(SessionRequest::reset(options)).await.into_outcome()? {
+        StepReply::Observed(observed) => Ok(observed),
+        other => panic!("no observation: {other:?}"),
+    }
+}
+
+/// The tools that somebody may call.
+pub(crate) async fn list(session: &Arc<Session>, principal: Principal) -> Result<Listing, Failure> {
+    match session.submit(SessionRequest::list(principal)).await.into_outcome()? {
+        StepReply::Tools(_, listing) => Ok(listing),
+        other => panic!("no list: {other:?}"),
+    }
 }
 
 /// A reset with a script for the environment.
 pub(crate) async fn reset_with(session: &Arc<Session>, script: Value) -> Result<Observed, Failure> {
-    session.reset(None, None, Some(raw(&script).unwrap())).await
+    reset_as(session, None, None, Some(raw(&script).unwrap())).await
 }
 
 /// An agent's call.
@@ -91,7 +109,14 @@ pub(crate) async fn call_in(
 ) -> Result<CallReply, Failure> {
     let arguments = raw(&arguments).unwrap();
     let call = AgentCall { name: tool.into(), arguments: Some(&arguments), epoch, ..AgentCall::default() };
-    session.call(call).await
+    agent_call(session, call).await
+}
+
+pub(crate) async fn agent_call(session: &Arc<Session>, call: AgentCall<'_>) -> Result<CallReply, Failure> {
+    match session.submit(SessionRequest::call(call)).await.into_outcome()? {
+        StepReply::Call { reply, .. } => Ok(reply),
+        other => panic!("no result: {other:?}"),
+    }
 }
 
 /// A tool call as control's step.

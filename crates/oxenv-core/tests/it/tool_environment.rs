@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use oxenv_core::rubric::Constant;
 use oxenv_core::{
-    ActionSpace, Capabilities, ForkMode, RubricFactory, SessionOptions, StepOptions, StepReply,
+    ActionSpace, Capabilities, ForkMode, RubricFactory, SessionOptions, SessionRequest, StepReply,
     ToolEnvironment, Toolbox,
 };
 use oxenv_wire::{Action, ErrorCode, FailureKind, Reward, ToolErrorType, raw};
 use serde_json::json;
 
-use crate::support::{Shown, call, code, reset, state, step, tool_step};
+use crate::support::{Shown, call, code, reset, reset_as, state, step, tool_step};
 use crate::toolbox_support::{Host, Set, broken, done, mounts, value};
 
 fn tools() -> Toolbox {
@@ -55,7 +55,7 @@ async fn a_rubric_scores_steps_and_calls_alike() {
     let (host, notes) = Host::new(tools()).scored();
     let store = host.store();
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(Some(7), None, None).await.unwrap();
+    reset_as(&session, Some(7), None, None).await.unwrap();
     let reply = call(&session, "say", json!({ "score": 2 })).await.unwrap();
     assert_eq!((reply.reward, reply.done), (Some(Reward::Int(2)), false));
     let Shown::Call(reply) = step(&session, tool_step("say", &json!({ "score": 0.5 }))).await.unwrap() else {
@@ -73,7 +73,7 @@ async fn a_rubric_scores_steps_and_calls_alike() {
     assert_eq!((reply.reward, reply.done), (Some(Reward::Int(1)), true));
     // The agent's episode is over, the next one begins with a reset.
     assert_eq!(code(call(&session, "say", json!({})).await), ErrorCode::EpisodeDone);
-    session.reset(Some(8), None, None).await.unwrap();
+    reset_as(&session, Some(8), None, None).await.unwrap();
     let reply = call(&session, "say", json!({})).await.unwrap();
     assert_eq!((reply.reward, reply.done), (None, false));
     assert_eq!(*notes.lock().unwrap(), ["reset 7", "say", "say", "say", "reset 8", "say"]);
@@ -100,7 +100,8 @@ async fn an_action_that_is_no_call_is_told_what_to_send() {
     }
     // A call without a type is one all the same, as OpenEnv's own environments take it.
     let action = raw(&json!({ "tool_name": "say", "arguments": { "x": 1 } })).unwrap();
-    let reply = session.step(Action::parse(&action).unwrap(), StepOptions::default()).await.unwrap();
+    let reply =
+        session.submit(SessionRequest::step(Action::parse(&action).unwrap())).await.into_outcome().unwrap();
     assert!(matches!(reply, StepReply::Call { reply, .. } if reply.outcome.is_ok()));
 }
 
@@ -108,6 +109,6 @@ async fn an_action_that_is_no_call_is_told_what_to_send() {
 async fn its_state_is_the_sessions_alone() {
     let store = Host::new(tools()).store();
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(None, Some("the episode".to_owned()), None).await.unwrap();
+    reset_as(&session, None, Some("the episode".to_owned()), None).await.unwrap();
     assert_eq!(state(&session).await, json!({ "episode_id": "the episode", "step_count": 0 }));
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::support::{step, tool_step};
+use crate::support::{agent_call, reset_as, step, tool_step};
 use crate::toolbox_support::{Host, Set, ask, broken, done, mounts};
 
 fn redact() -> Redact {
@@ -256,9 +256,9 @@ async fn a_call_within_a_session_tells_where_it_belongs() {
     let (toolbox, sink) = audited(Toolbox::new(mounts(&[&every_way()])), false);
     let store = Host::new(toolbox).store();
     let session = store.create(SessionOptions::default()).await.unwrap();
-    session.reset(None, None, None).await.unwrap();
+    reset_as(&session, None, None, None).await.unwrap();
     step(&session, tool_step("ok", &json!({}))).await.unwrap();
-    session.call(AgentCall { name: "ok".into(), ..AgentCall::default() }).await.unwrap();
+    agent_call(&session, AgentCall { name: "ok".into(), ..AgentCall::default() }).await.unwrap();
     let graph = json!({ "type": "call_tools", "calls": [
         { "id": "a", "tool_name": "ok" }, { "id": "b", "tool_name": "fail" }, { "id": "c", "tool_name": "ok", "needs": ["b"] },
     ] });
@@ -299,7 +299,7 @@ async fn a_reset_that_cancels_calls_leaves_one_record_of_each() {
     while set.calls().len() < 2 {
         tokio::task::yield_now().await;
     }
-    session.reset(None, None, None).await.unwrap();
+    reset_as(&session, None, None, None).await.unwrap();
     assert!(stepping.await.unwrap().is_err());
     let records = sink.records();
     assert_eq!(records.len(), 2);

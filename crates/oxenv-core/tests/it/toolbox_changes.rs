@@ -200,7 +200,7 @@ async fn a_sessions_list_waits_for_every_toolset() {
     let store = Host::new(Toolbox::new(mounts(&[&late, &quick]))).store();
     let session = store.create(SessionOptions::default()).await.unwrap();
     let shared = Arc::clone(&session);
-    let listing = tokio::spawn(async move { shared.list(Principal::Control).await });
+    let listing = tokio::spawn(async move { crate::support::list(&shared, Principal::Control).await });
     tokio::task::yield_now().await;
     assert!(!listing.is_finished());
     late.begin(&["then"]);
@@ -231,7 +231,11 @@ async fn calls_that_wait_for_their_toolset_do_not_overlap_unless_they_may() {
         .map(|_| {
             let session = Arc::clone(&session);
             tokio::spawn(async move {
-                session.call(AgentCall { name: "then".into(), ..AgentCall::default() }).await
+                crate::support::agent_call(
+                    &session,
+                    AgentCall { name: "then".into(), ..AgentCall::default() },
+                )
+                .await
             })
         })
         .collect();

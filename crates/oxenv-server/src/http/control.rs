@@ -6,10 +6,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_core::render::{self, Envelope};
-use oxenv_core::{Failure, Once, Session, StepOptions, TraceContext};
+use oxenv_core::{Failure, Once, Session, SessionRequest, TraceContext};
 use oxenv_wire::{Action, ResetRequest, StepRequest};
 
 use super::body::{self, Text};
@@ -24,7 +23,7 @@ pub(crate) async fn reset(
     CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let key = once::key(request.headers(), None)?;
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let request = reset_request(&body)?;
     let session = app.store.default_session(true).await?;
@@ -36,9 +35,9 @@ pub(crate) async fn step(
     CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let headers = request.headers().clone();
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
-    let request = step_request(&body, &headers)?;
+    let request = step_request(&body, key)?;
     let session = app.store.default_session(false).await?;
     step_session(&session, request, trace).await
 }
@@ -57,9 +56,9 @@ pub(super) fn reset_request(body: &Text) -> Result<ResetRequest<'_>, Refusal> {
 }
 
 /// Reads the body of a step, with the key that its header may name.
-pub(super) fn step_request<'a>(body: &'a Text, headers: &HeaderMap) -> Result<StepRequest<'a>, Refusal> {
+pub(super) fn step_request(body: &Text, key: Option<String>) -> Result<StepRequest<'_>, Refusal> {
     let mut request = StepRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    request.key = once::key(headers, request.key.take())?.map(Cow::Owned);
+    request.key = once::same_key(key, request.key.take())?.map(Cow::Owned);
     Ok(request)
 }
 
@@ -70,7 +69,8 @@ pub(super) async fn reset_session(
     trace: Option<TraceContext>,
 ) -> Result<Response, Refusal> {
     let once = Once { key, ..Once::default() };
-    once::answered(&session.reset_once(operations::reset(request, trace), &once).await?)
+    let reset = SessionRequest::reset(operations::reset(request));
+    once::answered(&session.submit(SessionRequest { once, trace, ..reset }).await)
 }
 
 pub(super) async fn step_session(
@@ -81,14 +81,9 @@ pub(super) async fn step_session(
     if let Some(request_id) = &request.request_id {
         tracing::debug!(session = session.id(), request_id = %request_id, "step");
     }
-    let options = StepOptions { timeout: operations::timeout(request.timeout_s), trace };
+    let timeout = operations::timeout(request.timeout_s);
     let once =
         Once { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
-    if !once.is_plain() {
-        return once::answered(&session.step_once(request.action.raw(), &once, options).await?);
-    }
-    let action = Action::parse(request.action).map_err(Failure::invalid)?;
-    let (reply, seq) = session.step_numbered(action, options).await?;
-    let response = json_response(StatusCode::OK, render::step(&reply, Envelope::Body));
-    Ok(once::marked(response, Some(seq), false))
+    let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);
+    once::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
 }

@@ -15,7 +15,7 @@ use super::{InPath, body, once};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
-use crate::operations::Desk;
+use crate::operations::{Desk, Made};
 
 pub(crate) async fn fork(
     State(app): State<Arc<App>>,
@@ -25,13 +25,13 @@ pub(crate) async fn fork(
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::key(request.headers(), None)?;
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => ForkRequest::default(),
     };
-    let (ids, repeated) = desk.create_forks(&session, &asked, key.as_deref()).await?;
+    let Made { ids, repeated } = desk.create_forks(&session, &asked, key.as_deref()).await?;
     let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
     Ok(once::marked(response, None, repeated))
@@ -49,9 +49,9 @@ pub(crate) async fn restore(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::key(request.headers(), None)?;
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = RestoreRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let (ids, repeated) = desk.create_restored(&asked, key.as_deref()).await?;
+    let Made { ids, repeated } = desk.create_restored(&asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }

@@ -22,25 +22,43 @@ const REPEATED: HeaderName = HeaderName::from_static("oxenv-repeated");
 /// Most characters of a key, as in a body.
 const MAX_KEY: usize = 255;
 
-/// The key of a request: from its header, or from its body.
-pub(super) fn key(headers: &HeaderMap, in_body: Option<Cow<'_, str>>) -> Result<Option<String>, Refusal> {
+/// The key that a request's header names.
+pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut named = headers.get_all(KEY).iter();
-    let (first, more) = (named.next(), named.next().is_some());
-    let Some(first) = first else { return Ok(in_body.map(String::from)) };
+    let Some(first) = named.next() else { return Ok(None) };
     let text = first.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
-    let refused = match (text, in_body) {
-        (None, _) => "Header should be 1 to 255 characters of ASCII text",
-        _ if more => "Header should be there once",
-        (Some(text), Some(other)) if text != other => "Header and body should name the same key",
-        (Some(text), _) => return Ok(Some(text.to_owned())),
-    };
-    let sent = raw(&String::from_utf8_lossy(first.as_bytes())).unwrap_or_default();
-    Err(Refusal::Body(vec![ValidationIssue::new("key", &["header", "Idempotency-Key"], refused, &sent)]))
+    match text {
+        Some(text) if named.next().is_none() => Ok(Some(text.to_owned())),
+        Some(text) => Err(refused(text, "Header should be there once")),
+        None => {
+            let sent = String::from_utf8_lossy(first.as_bytes());
+            Err(refused(&sent, "Header should be 1 to 255 characters of ASCII text"))
+        }
+    }
+}
+
+/// The key of a request whose header and whose body may each name one.
+pub(super) fn same_key(
+    in_header: Option<String>,
+    in_body: Option<Cow<'_, str>>,
+) -> Result<Option<String>, Refusal> {
+    match (in_header, in_body) {
+        (Some(one), Some(other)) if one != other => {
+            Err(refused(&one, "Header and body should name the same key"))
+        }
+        (Some(key), _) => Ok(Some(key)),
+        (None, in_body) => Ok(in_body.map(String::from)),
+    }
+}
+
+fn refused(sent: &str, why: &str) -> Refusal {
+    let sent = raw(sent).unwrap_or_default();
+    Refusal::Body(vec![ValidationIssue::new("key", &["header", "Idempotency-Key"], why, &sent)])
 }
 
 /// The reply to a reset or a step, with its number.
 pub(super) fn answered(answer: &Answer<StepReply<'_>>) -> Result<Response, Refusal> {
-    match answer.outcome.as_ref() {
+    match answer.outcome() {
         Ok(reply) => {
             let response = json_response(StatusCode::OK, render::step(reply, Envelope::Body));
             Ok(marked(response, Some(answer.seq), answer.repeated))

@@ -16,7 +16,7 @@ use super::{InPath, body, once};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
-use crate::operations::{Desk, progress};
+use crate::operations::{Desk, Made, progress};
 use crate::traces::CallersTrace;
 
 pub(crate) async fn create(
@@ -25,13 +25,13 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::key(request.headers(), None)?;
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let (ids, repeated) = desk.create(&asked, key.as_deref()).await?;
+    let Made { ids, repeated } = desk.create(&asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }
 
@@ -64,7 +64,7 @@ pub(crate) async fn reset(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    let key = once::key(request.headers(), None)?;
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     reset_session(&session, &reset_request(&body)?, key, trace).await
 }
@@ -76,9 +76,9 @@ pub(crate) async fn step(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    let headers = request.headers().clone();
+    let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
-    step_session(&session, step_request(&body, &headers)?, trace).await
+    step_session(&session, step_request(&body, key)?, trace).await
 }
 
 pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {

@@ -54,9 +54,8 @@ impl Begun {
                 epoch: asked.epoch,
                 caller: Some(&*caller),
                 request: asked.request.as_ref().and_then(json),
-                trace: asked.trace,
             };
-            asked.reach.call(call).await
+            asked.reach.call(call, asked.trace).await
         });
         Begun { line, call: Call::Running(call) }
     }

@@ -80,8 +80,8 @@ async fn call(
     let tool = params.tool_call()?;
     let reach = meant(app, door, &params).await?;
     let trace = traces::of_params(app, &params, door.trace);
-    let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, trace, ..AgentCall::default() };
-    let outcome = reach.call(call).await.map_err(|failure| error::rpc(&failure))?;
+    let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
+    let outcome = reach.call(call, trace).await.map_err(|failure| error::rpc(&failure))?;
     let result = checked(outcome)?;
     write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
     Ok(())

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, Toolbox,
+    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, SessionRequest,
+    StepReply, Toolbox, TraceContext,
 };
 use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult, preview};
 use serde_json::value::RawValue;
@@ -34,9 +35,19 @@ impl Reach {
         }
     }
 
-    pub(crate) async fn call(&self, call: AgentCall<'_>) -> Result<Outcome, Failure> {
+    pub(crate) async fn call(
+        &self,
+        call: AgentCall<'_>,
+        trace: Option<TraceContext>,
+    ) -> Result<Outcome, Failure> {
         match self {
-            Reach::Session(session) => Ok(session.call(call).await?.outcome),
+            Reach::Session(session) => {
+                let request = SessionRequest { trace, ..SessionRequest::call(call) };
+                match session.submit(request).await.into_outcome()? {
+                    StepReply::Call { reply, .. } => Ok(reply.outcome),
+                    _ => Err(Failure::infrastructure("the call gave no result")),
+                }
+            }
             Reach::Server(toolbox) => {
                 let context = CallContext {
                     caller: call.caller,

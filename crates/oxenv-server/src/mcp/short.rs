@@ -222,10 +222,9 @@ async fn call(
                 arguments: tool.arguments,
                 epoch,
                 request,
-                trace,
                 ..AgentCall::default()
             };
-            reach.call(call).await
+            reach.call(call, trace).await
         }
         Some(wants) => {
             let part = |text: &str| body.slice_ref(text.as_bytes());

@@ -15,7 +15,7 @@ use oxenv_core::Failure;
 use oxenv_wire::{BatchRequest, ErrorCode, MultiRequest, ReplyHead, write_batch_data};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{Desk, Outcome, unread, write_outcome};
+use super::{Desk, Outcome, Started, unread, write_outcome};
 
 /// Items that are done in a row before others get their turn.
 const AT_ONCE: usize = 256;
@@ -37,7 +37,14 @@ pub(crate) struct Batch<'d, 'a> {
 }
 
 /// An item at work.
-type Running<'d, 'a> = ReusableBoxFuture<'d, (usize, MultiRequest<'a>, Outcome<'a>)>;
+type Running<'d, 'a> = ReusableBoxFuture<'d, Finished<'a>>;
+
+/// An item that is done.
+struct Finished<'a> {
+    index: usize,
+    item: MultiRequest<'a>,
+    outcome: Outcome<'a>,
+}
 
 impl<'d, 'a: 'd> Batch<'d, 'a> {
     /// Begins every item, and finishes those that can be finished at once.
@@ -51,7 +58,6 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
             full: false,
             written: false,
         };
-        let timeout_s = request.timeout_s;
         // The memory of a future that is done serves the next one.
         let mut spare: Option<Running<'d, 'a>> = None;
         for (index, item) in request.items().enumerate() {
@@ -66,16 +72,19 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
                 batch.put(index, Some(&item), &Err(not_run(batch.limit)));
                 continue;
             }
-            if let Some(outcome) = desk.at_once(&item) {
-                batch.put(index, Some(&item), &outcome);
-                if index % AT_ONCE == AT_ONCE - 1 {
-                    tokio::task::yield_now().await;
+            let started = match desk.begin(&item, request.timeout_s) {
+                Started::Done(outcome) => {
+                    batch.put(index, Some(&item), &outcome);
+                    if index % AT_ONCE == AT_ONCE - 1 {
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
                 }
-                continue;
-            }
+                started => started,
+            };
             let work = async move {
-                let outcome = desk.perform(&item, timeout_s).await;
-                (index, item, outcome)
+                let outcome = desk.finish(&item, started).await;
+                Finished { index, item, outcome }
             };
             let mut running = match spare.take() {
                 Some(mut spare) => {
@@ -84,9 +93,10 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
                 }
                 None => ReusableBoxFuture::new(work),
             };
+            // Polled now, because items of one session are begun in their order.
             match poll_fn(|context| Poll::Ready(Pin::new(&mut running).poll(context))).await {
-                Poll::Ready((index, item, outcome)) => {
-                    batch.put(index, Some(&item), &outcome);
+                Poll::Ready(finished) => {
+                    batch.finished(&finished);
                     spare = Some(running);
                 }
                 Poll::Pending => batch.running.push(running),
@@ -97,13 +107,13 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
 
     /// Waits for one more result and gives its index; none when all are there. What was written is forgotten.
     pub(crate) async fn next(&mut self) -> Option<usize> {
-        let (index, item, outcome) = self.running.next().await?;
+        let finished = self.running.next().await?;
         if self.written {
             self.text.clear();
             self.places.fill(None);
         }
-        self.put(index, Some(&item), &outcome);
-        Some(index)
+        self.finished(&finished);
+        Some(finished.index)
     }
 
     /// How many results are there.
@@ -127,6 +137,10 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
         out.reserve(self.text.len() + 2 * self.places.len() + 32);
         let results = self.places.iter().map(|place| place.clone().map(|place| &self.text[place]));
         write_batch_data(out, results, list_pending);
+    }
+
+    fn finished(&mut self, finished: &Finished<'_>) {
+        self.put(finished.index, Some(&finished.item), &finished.outcome);
     }
 
     fn put(&mut self, index: usize, item: Option<&MultiRequest<'_>>, outcome: &Outcome<'_>) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Answer, Failure, Session, SessionIds, SessionOptions};
+use oxenv_core::{Answer, Failure, Session, SessionIds, SessionOptions, SessionSource};
 use oxenv_wire::{
     ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, SessionCreate, SessionCreated, SessionProgress,
 };
@@ -14,12 +14,16 @@ use serde_json::json;
 
 use super::{Desk, Told};
 
-/// Ids of sessions that were made, and whether that was for an earlier request.
-pub(crate) type Made = (Vec<String>, bool);
+/// Sessions that were made for a request.
+pub(crate) struct Made {
+    pub(crate) ids: SessionIds,
+    /// Whether that was for an earlier request with the same key.
+    pub(crate) repeated: bool,
+}
 
 impl Desk {
     pub(super) async fn open(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Told, Failure> {
-        let (ids, repeated) = self.create(asked, key).await?;
+        let Made { ids, repeated } = self.create(asked, key).await?;
         self.opened(&ids, repeated, asked.resume_s)
     }
 
@@ -28,7 +32,7 @@ impl Desk {
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let (ids, repeated) = self.create_restored(asked, key).await?;
+        let Made { ids, repeated } = self.create_restored(asked, key).await?;
         self.opened(&ids, repeated, asked.resume_s)
     }
 
@@ -38,7 +42,7 @@ impl Desk {
         asked: &ForkRequest,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let (ids, repeated) = self.create_forks(session, asked, key).await?;
+        let Made { ids, repeated } = self.create_forks(session, asked, key).await?;
         for id in &ids {
             // A repeat may come when some of them have ended.
             if let Ok(fork) = self.app.store.get(id) {
@@ -70,11 +74,7 @@ impl Desk {
             queue: asked.queue_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
             ..self.options(asked.resume_s)
         };
-        let store = &self.app.store;
-        match key {
-            Some(key) => made(&store.create_once(key, &format!("{asked:?}"), options).await?),
-            None => Ok((vec![store.create(options).await?.id().to_owned()], false)),
-        }
+        made(self.app.store.open(SessionSource::Environment, options, key).await)
     }
 
     /// Makes a session of a snapshot.
@@ -83,11 +83,8 @@ impl Desk {
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Made, Failure> {
-        let (store, options) = (&self.app.store, self.options(asked.resume_s));
-        match key {
-            Some(key) => made(&store.restore_once(key, &asked.snapshot, options).await?),
-            None => Ok((vec![store.restore(&asked.snapshot, options).await?.id().to_owned()], false)),
-        }
+        let source = SessionSource::Snapshot(asked.snapshot.to_string());
+        made(self.app.store.open(source, self.options(asked.resume_s), key).await)
     }
 
     /// Makes sessions that go on from the state of another.
@@ -97,15 +94,9 @@ impl Desk {
         asked: &ForkRequest,
         key: Option<&str>,
     ) -> Result<Made, Failure> {
-        let n = usize::try_from(asked.n).unwrap_or(usize::MAX);
-        let (store, options) = (&self.app.store, self.options(asked.resume_s));
-        match key {
-            Some(key) => made(&store.fork_once(key, session, n, options).await?),
-            None => {
-                let forks = store.fork(session, n, options).await?;
-                Ok((forks.iter().map(|fork| fork.id().to_owned()).collect(), false))
-            }
-        }
+        let count = usize::try_from(asked.n).unwrap_or(usize::MAX);
+        let source = SessionSource::Fork { of: Arc::clone(session), count };
+        made(self.app.store.open(source, self.options(asked.resume_s), key).await)
     }
 
     /// What a client is told about a session that was made for it.
@@ -143,11 +134,9 @@ impl Desk {
     }
 }
 
-fn made(answer: &Answer<SessionIds>) -> Result<Made, Failure> {
-    match answer.outcome.as_ref() {
-        Ok(ids) => Ok((ids.clone(), answer.repeated)),
-        Err(failure) => Err(failure.clone()),
-    }
+fn made(answer: Answer<SessionIds>) -> Result<Made, Failure> {
+    let repeated = answer.repeated;
+    Ok(Made { ids: answer.into_outcome()?, repeated })
 }
 
 /// Where an agent finds a session's tools: absolute by the name that the client called us by.

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, StepOptions,
+    ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionRequest,
     StepReply,
 };
 use oxenv_wire::{
@@ -20,7 +20,6 @@ use oxenv_wire::{
     RpcRequest, ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::multi;
 use super::socket::{self, Incoming, Socket};
@@ -207,15 +206,14 @@ async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<
     if hold.owned && hold.session().ended().is_some() {
         *hold = open(app, hold.caller.clone(), None).await?;
     }
-    let episode_id = request.episode_id.map(String::from);
-    let arguments = request.arguments.map(RawValue::to_owned);
-    let observed = hold.session().reset(request.seed, episode_id, arguments).await?;
-    Ok(render::observed(&observed, Envelope::Frame))
+    let request = SessionRequest::reset(operations::reset(&request));
+    let reply = hold.session().submit(request).await.into_outcome()?;
+    Ok(render::step(&reply, Envelope::Frame))
 }
 
 async fn step(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
     let action = Action::from_object(action).map_err(Failure::invalid)?;
-    let reply = session.step(action, StepOptions::default()).await?;
+    let reply = session.submit(SessionRequest::step(action)).await.into_outcome()?;
     Ok(render::step(&reply, Envelope::Frame))
 }
 
@@ -228,7 +226,11 @@ async fn state(session: &Arc<Session>) -> Result<String, Failure> {
 async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
     let call = match Action::from_object(action).map_err(Failure::invalid)? {
         Action::ListTools(spelling) => {
-            let reply = StepReply::Tools(spelling, session.list(Principal::Agent).await?);
+            let listed = session.submit(SessionRequest::list(Principal::Agent)).await.into_outcome()?;
+            let reply = match listed {
+                StepReply::Tools(_, listing) => StepReply::Tools(spelling, listing),
+                other => other,
+            };
             return Ok(render::step(&reply, Envelope::Frame));
         }
         Action::CallTool(call) => call,
@@ -238,12 +240,15 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
         _ => return Err(refused()),
     };
     let ToolCall { spelling, name, arguments } = call;
-    let reply = {
-        let call = AgentCall { name: name.clone(), arguments, ..AgentCall::default() };
-        session.call(call).await?
+    let call = AgentCall { name, arguments, ..AgentCall::default() };
+    let reply = match session.submit(SessionRequest::call(call)).await.into_outcome()? {
+        StepReply::Call { name, reply, .. } => {
+            let reply = CallReply { reward: None, metadata: None, ..reply };
+            StepReply::Call { spelling, name, reply }
+        }
+        other => other,
     };
-    let reply = CallReply { reward: None, metadata: None, ..reply };
-    Ok(render::step(&StepReply::Call { spelling, name, reply }, Envelope::Frame))
+    Ok(render::step(&reply, Envelope::Frame))
 }
 
 async fn mcp_frame(app: &App, door: Door<'_>, message: Json<'_>) -> String {

@@ -105,10 +105,8 @@ async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
     match frame.work {
         MultiWork::One(request) => {
             let _in_flight = load.add(1, text.len());
-            let outcome = match desk.at_once(&request) {
-                Some(outcome) => outcome,
-                None => desk.perform(&request, None).await,
-            };
+            let started = desk.begin(&request, None);
+            let outcome = desk.finish(&request, started).await;
             let session = Some(&*request.session).filter(|session| !session.is_empty());
             let mut reply = String::new();
             write_outcome(&mut reply, ReplyHead { id: Some(id), session, ..ReplyHead::default() }, &outcome);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Limits, SessionOptions};
+use oxenv_core::{EndReason, Limits, ResetOptions, SessionOptions, SessionRequest};
 use oxenv_server::{Mode, ServerConfig};
 use serde_json::{Value, json};
 
@@ -258,7 +258,8 @@ async fn sessions_do_not_see_each_other() {
     let answer = alone(served.address, &sessions[0].1, "tools/call", &foreign).await.json().await;
     assert_eq!(answer["error"]["code"], -32602);
     // A reset is seen by the client as another epoch, and by nobody else.
-    sessions[0].0.reset(None, None, None).await.unwrap();
+    let reset = SessionRequest::reset(ResetOptions::default());
+    sessions[0].0.submit(reset).await.into_outcome().unwrap();
     let url = format!("http://{}{}?epoch=1", served.address, sessions[0].1);
     assert!(sessions[0].2.post_to(&url, &call).await.json().await["result"].is_object());
     let url = format!("http://{}{}?epoch=1", served.address, sessions[1].1);

@@ -40,7 +40,7 @@ async fn a_fork_has_the_files_under_the_path_that_its_agent_knows() {
     let again = tools.fork(&forks[1], 1).await.remove(0);
     forks[1].end(EndReason::Closed);
     assert_eq!(call(&again, "read", json!({ "path": &path })).await, "fork 1");
-    again.reset(None, None, None).await.unwrap();
+    reset(&again).await;
     assert!(call(&again, "read", json!({ "path": &path })).await.as_str().unwrap().contains("No such file"));
 }
 
@@ -69,7 +69,7 @@ async fn replay_brings_a_memory_back_and_forgets_what_was_never_run() {
     let again = tools.fork(&forks[1], 1).await.remove(0);
     assert_eq!(call(&again, "add", json!({ "n": 1 })).await, 127);
     // An epoch begins with a new instance, and so does what is repeated.
-    again.reset(None, None, None).await.unwrap();
+    reset(&again).await;
     let fresh = tools.fork(&again, 1).await.remove(0);
     assert_eq!(call(&fresh, "add", json!({ "n": 1 })).await, 1);
 }

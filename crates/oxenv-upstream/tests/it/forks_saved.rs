@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oxenv_core::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Session,
-    SessionOptions, Step, StepOptions, StepReply, TypedEnvironment, WorkspaceSource, typed,
+    SessionOptions, SessionRequest, Step, StepReply, TypedEnvironment, WorkspaceSource, typed,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::json;
@@ -44,7 +44,7 @@ async fn a_saved_session_goes_on_here_and_elsewhere() {
     goes_on(&there, &path).await;
     let fork = elsewhere.store.restore(&snapshot, SessionOptions::default()).await.unwrap();
     goes_on(&fork, &path).await;
-    there.reset(None, None, None).await.unwrap();
+    reset(&there).await;
     assert!(call(&there, "read", json!({ "path": &path })).await.as_str().unwrap().contains("No such file"));
 }
 
@@ -154,7 +154,8 @@ impl TypedEnvironment for Counter {
 
 async fn count(session: &Arc<Session>) -> String {
     let action = raw(&json!({})).unwrap();
-    match session.step(Action::parse(&action).unwrap(), StepOptions::default()).await.unwrap() {
+    match session.submit(SessionRequest::step(Action::parse(&action).unwrap())).await.into_outcome().unwrap()
+    {
         StepReply::Observed(observed) => observed.fields.get().to_owned(),
         other => panic!("{other:?}"),
     }

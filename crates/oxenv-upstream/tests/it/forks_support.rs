@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{
     AgentCall, Boot, CallContext, CallRecord, EnvironmentFactory, Failure, ForkMode, Instance, Limits,
-    Original, Session, SessionOptions, SessionStore, Toolset, Work, WorkspaceSource, Workspaces,
+    Original, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore, StepReply, Toolset, Work,
+    WorkspaceSource, Workspaces,
 };
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
@@ -110,7 +111,7 @@ impl Tools {
 
     pub(crate) async fn session(&self) -> Arc<Session> {
         let session = self.store.create(SessionOptions::default()).await.unwrap();
-        session.reset(None, None, None).await.unwrap();
+        reset(&session).await;
         session
     }
 
@@ -163,7 +164,9 @@ pub(crate) fn original<'a>(instance: &'a mut Instance, calls: &'a [CallRecord]) 
 pub(crate) async fn call(session: &Arc<Session>, tool: &str, arguments: Value) -> Value {
     let arguments = raw(&arguments).unwrap();
     let call = AgentCall { name: tool.into(), arguments: Some(&arguments), ..AgentCall::default() };
-    match session.call(call).await.unwrap().outcome {
+    let reply = session.submit(SessionRequest::call(call)).await.into_outcome().unwrap();
+    let StepReply::Call { reply, .. } = reply else { panic!("no result: {reply:?}") };
+    match reply.outcome {
         Ok(result) if result.is_error => json!(result.text()),
         Ok(result) => serde_json::from_str(result.data()).unwrap_or(Value::Null),
         Err(error) => json!(error.message),
@@ -210,4 +213,9 @@ impl Toolset for Tally {
         let count = 1 + self.0.fetch_add(1, Ordering::Relaxed);
         Work::done(Ok(ToolResult::from_value(&count).unwrap()))
     }
+}
+
+/// A reset that must succeed.
+pub(crate) async fn reset(session: &Arc<Session>) {
+    session.submit(SessionRequest::reset(ResetOptions::default())).await.into_outcome().unwrap();
 }

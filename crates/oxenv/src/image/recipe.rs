@@ -343,7 +343,9 @@ mod tests {
         assert_eq!(notes, [""; 0]);
         drop(folder);
         // Whatever stands where a package should.
-        for (args, installed) in [("[\"\"]", false), ("[\"é@1\"]", true), ("[\"@\"]", true), ("[\"a@latest\"]", false)] {
+        for (args, installed) in
+            [("[\"\"]", false), ("[\"é@1\"]", true), ("[\"@\"]", true), ("[\"a@latest\"]", false)]
+        {
             let tools = stdio(&format!("command: npx\n      args: {args}"));
             let folder = Folder::with(&[("tools.yaml", &tools)]);
             assert_eq!(folder.made(None).0.contains("npm"), installed, "{args}");

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{AgentCall, EndReason, Failure, Principal, Session, SessionOptions, StepOptions};
+use oxenv_core::{
+    AgentCall, EndReason, Failure, Principal, ResetOptions, Session, SessionOptions, SessionRequest,
+};
 use oxenv_store::{StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories};
 use oxenv_wire::{Action, ErrorCode};
 
@@ -177,8 +179,8 @@ async fn reset(session: &Arc<Session>, entry: &StoredEntry) -> anyhow::Result<Op
     let follows = !seed_given && session.info().epoch + 1 == entry.epoch;
     let seed = (!follows).then_some(*seed);
     let arguments = arguments.as_ref().map(StoredJson::raw).transpose()?;
-    let reset = session.reset_numbered(seed, Some(episode_id.clone()), arguments).await;
-    Ok(reset.err())
+    let options = ResetOptions { seed, episode_id: Some(episode_id.clone()), arguments };
+    Ok(session.submit(SessionRequest::reset(options)).await.into_outcome().err())
 }
 
 async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> anyhow::Result<Option<Failure>> {
@@ -194,16 +196,20 @@ async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> any
         "observer" => Principal::Observer,
         _ => Principal::Control,
     };
-    let came = match (principal, action) {
-        (Principal::Control, action) => session.step(action, StepOptions::default()).await.map(drop),
-        (principal, Action::ListTools(_)) => session.list(principal).await.map(drop),
-        (_, Action::CallTool(call)) => {
-            let call = AgentCall { name: call.name, arguments: call.arguments, ..AgentCall::default() };
-            session.call(call).await.map(drop)
+    let request = match (principal, action) {
+        (Principal::Control, action) => SessionRequest::step(action),
+        (principal, Action::ListTools(_)) => SessionRequest::list(principal),
+        (_, Action::CallTool(call)) => SessionRequest::call(AgentCall {
+            name: call.name,
+            arguments: call.arguments,
+            ..AgentCall::default()
+        }),
+        (_, _) => {
+            let message = "an agent's step is a tool call or a list of tools";
+            return Ok(Some(Failure::unsupported(message)));
         }
-        (_, _) => Err(Failure::unsupported("an agent's step is a tool call or a list of tools")),
     };
-    Ok(came.err())
+    Ok(session.submit(request).await.into_outcome().err())
 }
 
 /// Whether it ended for a reason that lies outside of environment and tools.
