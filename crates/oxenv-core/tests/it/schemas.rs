@@ -303,13 +303,15 @@ fn other_keywords_are_bounded_too() {
     let begun = Instant::now();
     assert!(too_large(&json!({ "multipleOf": 1e-300 })).contains("multipleOf"));
     let numbers: Value = (0..100_000).map(|n| json!(1.7e308 - f64::from(n))).collect();
-    let long = json!("a".repeat(4 << 20));
+    let (long, open) = (json!("a".repeat(4 << 20)), json!("(".repeat(4 << 20)));
+    // In which formats are checked.
+    let draft_7 = "http://json-schema.org/draft-07/schema#";
     let options: Vec<Value> = (0..20_000).map(|n| json!([n])).collect();
     let lists = Value::Array(vec![json!(["x"]); 5_000]);
     for (schema, value) in [
         (json!({ "items": { "multipleOf": 1e-8 } }), &numbers),
-        (json!({ "maxLength": 10, "minLength": 3, "format": "uri" }), &long),
-        (json!({ "anyOf": vec![json!({ "format": "regex" }); 500] }), &long),
+        (json!({ "$schema": draft_7, "maxLength": 10, "minLength": 3, "format": "uri" }), &long),
+        (json!({ "$schema": draft_7, "anyOf": vec![json!({ "format": "regex" }); 500] }), &open),
         (json!({ "items": { "enum": options } }), &lists),
         (json!({ "required": (0..20_000).map(|n| n.to_string()).collect::<Vec<_>>() }), &json!({ "0": 1 })),
         (json!({ "anyOf": vec![false; 10_000] }), &lists),
