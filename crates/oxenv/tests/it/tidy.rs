@@ -196,7 +196,8 @@ fn what_is_left_to_do_has_an_issue() {
 
 #[test]
 fn no_test_is_ignored() {
-    let ignored = ["#[ig", "nore"].concat();
+    // In two parts, or this file would be found.
+    let ignored = ["#[", "ignore"].concat();
     for path in everything() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(
