@@ -28,6 +28,11 @@ use crate::error;
 /// of tools as clients make them are not among these, so arguments have no such bound.
 const MAX_VALUES: usize = 1 << 18;
 
+/// Whether a message has more values than rmcp is given to build.
+pub(super) fn has_too_many_values(message: &[u8]) -> bool {
+    str::from_utf8(message).is_ok_and(|text| exceeds_values(text, MAX_VALUES))
+}
+
 /// The epoch that the URL of a request names.
 #[derive(Clone, Copy)]
 pub(super) struct Epoch(pub(super) Option<u64>);
@@ -43,7 +48,7 @@ pub(super) async fn forward(
     begun: Option<Begun>,
 ) -> Response {
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
-    if str::from_utf8(&body).is_ok_and(|text| exceeds_values(text, MAX_VALUES)) {
+    if has_too_many_values(&body) {
         let message = format!("Invalid request: the message has more than {MAX_VALUES} values");
         let fault = RpcFault::new(RpcCode::InvalidRequest, message);
         return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::Door;
 use super::begun::{Asked, Begun};
 use super::dialect::{meant, no_input};
+use super::http::has_too_many_values;
 use super::line::Wants;
 use super::manner::{METHOD, Manner, NAME, single, takes_json};
 use super::reach::{Outcome, Reach};
@@ -214,7 +215,9 @@ async fn call(
     }
     let request = rpc.params.filter(|_| plain.more);
     let trace = traces::of_params(app, params, door.trace);
-    let outcome = match plain.wants {
+    // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A message that
+    // is too large for that is answered here, without such notes.
+    let outcome = match plain.wants.filter(|_| !has_too_many_values(body)) {
         None => {
             let request = request.map(Json::raw);
             let call = AgentCall {

@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,14 @@ use crate::process::{File, Serving, oxenv, wait};
 const SLACK: Duration = Duration::from_secs(4);
 
 /// A server of one tool, `wait`, that never returns; it goes on when its input ends. Its processes bear the
-/// mark.
+/// mark. A call makes the file [`called`].
 fn manifest(mark: &str) -> File {
     let python = concat!(
         "import json, sys, time\n",
         "for line in sys.stdin:\n",
         "    asked = json.loads(line)\n",
         "    if asked.get('method') == 'tools/call':\n",
+        "        open(sys.argv[1], 'w').close()\n",
         "        time.sleep(600)\n",
         "    result = {'protocolVersion': '2025-06-18', 'capabilities': {'tools': {}},\n",
         "              'serverInfo': {'name': 'w', 'version': '0'},\n",
@@ -30,9 +32,13 @@ fn manifest(mark: &str) -> File {
         "time.sleep(600)\n",
     );
     let text = json!({ "tools": [{ "name": "waiting", "mcp_server": {
-        "command": "python3", "args": ["-S", "-c", python], "env": { "MARK": mark },
+        "command": "python3", "args": ["-S", "-c", python, called(mark)], "env": { "MARK": mark },
     } }] });
     File::new(&format!("{mark}.yaml"), &text.to_string())
+}
+
+fn called(mark: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("oxenv-{mark}-called"))
 }
 
 /// How many processes bear a mark.
@@ -107,7 +113,8 @@ fn a_second_signal_ends_a_call_and_its_tool_at_once() {
     let path = std::env::var("PATH").unwrap();
     let mut server = Serving::of(oxenv().env("PATH", path).args(["serve", "--port", "0"]).args(arguments));
     let call = begin_call(&server);
-    until("the tool runs", || marked(&mark) >= 2);
+    until("the tool runs", || called(&mark).exists());
+    std::fs::remove_file(called(&mark)).unwrap();
     terminate(server.pid());
     until("it drains", || TcpStream::connect(server.address).is_err());
     assert!(marked(&mark) >= 2, "the call is over");
