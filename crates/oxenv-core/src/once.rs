@@ -72,7 +72,7 @@ impl<T> Answer<T> {
         Self::own(Err(failure), 0)
     }
 
-    /// The same, for whoever asked first and only waited for it.
+    /// This answer as the caller gets it who asked first and only waited: not marked as repeated.
     pub(crate) fn first(self) -> Self {
         Answer { repeated: false, ..self }
     }
@@ -92,10 +92,10 @@ impl<T> Answer<T> {
         }
     }
 
-    /// The same, owned; copied if repeats of the request may still ask for it.
+    /// What came of the request, owned; copied if repeats of the request may still ask for it.
     ///
     /// # Errors
-    /// As [`Answer::outcome`].
+    /// Why it failed, or was refused.
     pub fn into_outcome(self) -> Result<T, Failure>
     where
         T: Clone,
@@ -137,14 +137,14 @@ pub(crate) struct Replies<T> {
     running: Arc<Running>,
 }
 
-/// The requests that run.
+/// How many requests run, and their bytes.
 #[derive(Default)]
 struct Running {
     requests: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// One of them, until it is dropped.
+/// One request that runs; it counts until this is dropped.
 struct RunningPart {
     running: Arc<Running>,
     bytes: usize,

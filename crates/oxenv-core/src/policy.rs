@@ -165,7 +165,8 @@ impl Policy {
         self.rules_of(tool).try_for_each(|rule| rule.verdict(arguments))
     }
 
-    /// The same within an budget.
+    /// Holds arguments against every argument rule of a tool, within a budget. The first rule that refuses is the
+    /// inner error.
     ///
     /// # Errors
     /// [`TooDeep`] when a rule could not find out.

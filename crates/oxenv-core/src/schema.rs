@@ -46,7 +46,7 @@ const BYTES_PER_ERROR: u64 = 512;
 /// A compiled JSON Schema (2020-12, unless its `$schema` names another draft).
 pub struct Schema {
     validator: Validator<MeteredJson>,
-    /// The same for finding errors, where that may take long otherwise.
+    /// A validator that accepts the same values and finds errors faster; only where the other may take long.
     for_errors: Option<Validator<MeteredJson>>,
     /// What it costs to match a property's name.
     names: MatchCost,
@@ -188,7 +188,8 @@ impl LazySchema {
         self.compiled.get_or_init(|| Schema::compile(source)).as_ref()
     }
 
-    /// The same where it is compiled already, or can be compiled within some milliseconds.
+    /// As [`LazySchema::get`], but `None` if the schema is not compiled yet and compiling it takes more than some
+    /// milliseconds.
     pub fn get_quickly(&self, source: &Value) -> Option<Result<&Schema, &SchemaError>> {
         if self.compiled.get().is_none() {
             match build(source, Purpose::Tool, &compile::INLINE) {
@@ -226,7 +227,7 @@ impl CheckBudget {
         CheckBudget { steps, error_bytes: MAX_ERROR_BYTES, inline: false, cancelled: None }
     }
 
-    /// The same for a value whose size as JSON is not known.
+    /// The budget of a check of a value whose length as JSON is not known, on a thread that may block.
     #[must_use]
     pub fn of(value: &Value) -> Self {
         CheckBudget::full(usize::try_from(size(value)).unwrap_or(usize::MAX))

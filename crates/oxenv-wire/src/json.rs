@@ -313,7 +313,7 @@ pub fn python_repr<'a>(value: impl Into<Json<'a>>) -> String {
     }
 }
 
-/// The same for a value of any size, as messages repeat it.
+/// [`python_repr`] of a value of any size, cut to what a message repeats.
 pub(crate) fn python_preview(value: Json<'_>) -> String {
     match value.get().len() {
         0..=MAX_PREVIEWED => preview(&python_repr(value)).into_owned(),

@@ -33,13 +33,13 @@ impl ArgumentRule {
         Ok(ArgumentRule { pattern, rule, schema: Schema::rule(schema)? })
     }
 
-    /// Whether the rule lets arguments through; not, where that is too deep to check.
+    /// Whether the rule lets arguments through. Arguments that are too deep to check are refused.
     pub(super) fn verdict(&self, arguments: &Value) -> Result<(), ArgumentRefusal<'_>> {
         let too_deep = |why: TooDeep| Err(ArgumentRefusal { rule: &self.rule, message: why.to_string() });
         self.check(arguments, &CheckBudget::of(arguments)).unwrap_or_else(too_deep)
     }
 
-    /// The same within an budget.
+    /// Whether the rule lets arguments through, found out within a budget.
     ///
     /// # Errors
     /// [`TooDeep`] when that could not be found out; the inner error when the rule refuses.

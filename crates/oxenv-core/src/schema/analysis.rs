@@ -133,7 +133,7 @@ impl Analysis {
         Self::of_measured(schema, measure(schema)?)
     }
 
-    /// The same for a schema that [`measure`] accepted.
+    /// Measures the parts of a schema that [`measure`] accepted.
     ///
     /// # Errors
     /// Says what of it is past which bound.

@@ -28,7 +28,7 @@ const MAX_TABLE_FILLS: usize = 8;
 const MIN_BYTES_PER_ENTRY: usize = 1000;
 /// Tables of one automaton that are kept for the next match, at the most.
 const MAX_SPARE_TABLES: usize = 4;
-/// Times that the other engine may go back within one match.
+/// Times that the backtracking engine may go back within one match.
 const MAX_BACKTRACKS: usize = 10_000;
 /// Bytes of a pattern that a message repeats, at the most.
 const PREVIEW_BYTES: usize = 256;
@@ -159,7 +159,7 @@ impl MatchCost {
     /// Nothing is matched.
     pub(super) const FREE: MatchCost = MatchCost { states: 0, backtracks: false };
 
-    /// Whether one of the patterns needs the engine that goes back.
+    /// Whether one of the patterns needs the engine that backtracks.
     pub(super) fn backtracks(self) -> bool {
         self.backtracks
     }

@@ -48,7 +48,7 @@ pub(crate) enum Event {
     Asked(Asked),
 }
 
-/// The way of notes and questions to the caller of one call. It never waits.
+/// Where the notes and questions for the caller of one call are sent. Sending never waits.
 #[derive(Clone)]
 pub(crate) struct Events {
     sender: mpsc::Sender<Event>,
@@ -56,7 +56,7 @@ pub(crate) struct Events {
     room: Arc<Semaphore>,
 }
 
-/// A question to a caller, on its way.
+/// A question on its way to a caller.
 pub(crate) struct Asked {
     /// MCP's method.
     pub(crate) method: String,
@@ -78,7 +78,7 @@ pub(crate) enum Listener {
 }
 
 impl Events {
-    /// A way, and its end at the caller.
+    /// The sender, and the receiver that the caller listens to.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(MAX_QUESTIONS + MAX_NOTES);
         (Events { sender, room: Arc::new(Semaphore::new(MAX_NOTE_BYTES)) }, receiver)
@@ -91,7 +91,7 @@ impl Events {
 
     /// Passes a note on. A caller that does not keep up loses notes, not its call.
     fn tell(&self, note: Note) {
-        // What it counts as bounds the number of notes as well.
+        // No note counts for less than its share of the bytes, so the number of notes is bounded as well.
         let bytes = note.weight().max(MAX_NOTE_BYTES / MAX_NOTES);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
