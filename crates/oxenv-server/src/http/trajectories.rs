@@ -17,10 +17,10 @@ use crate::app::App;
 use crate::error::{Refusal, json_response};
 use crate::trajectories::{EntriesPage, TrajectoryFilter, TrajectorySource};
 
-/// How many are told if no number is asked for.
-const USUAL: usize = 100;
-/// How many are told at the most.
-const MOST: usize = 1000;
+/// Entries of a page if the request names no limit.
+const DEFAULT_LIMIT: usize = 100;
+/// The highest limit that a request may name.
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
 pub(crate) struct SessionsQuery {
@@ -86,10 +86,10 @@ async fn read<T: Send + 'static>(
 }
 
 fn limit(asked: Option<usize>) -> Result<usize, Refusal> {
-    match asked.unwrap_or(USUAL) {
-        limit @ 1..=MOST => Ok(limit),
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        limit @ 1..=MAX_LIMIT => Ok(limit),
         other => {
-            let detail = format!("limit is {other}: ask for 1 to {MOST} at a time");
+            let detail = format!("limit is {other}: ask for 1 to {MAX_LIMIT} at a time");
             Err(Refusal::Status(StatusCode::UNPROCESSABLE_ENTITY, detail))
         }
     }

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use super::fault::CallFault;
 
 /// Pages of one list that are read at most.
-const MOST_PAGES: usize = 1000;
+const MAX_PAGES: usize = 1000;
 /// Items of one list that are kept at most.
-const MOST_ITEMS: usize = 50_000;
+const MAX_ITEMS: usize = 50_000;
 /// The longest page that is read.
 const MAX_PAGE: usize = 32 << 20;
 /// Bytes of one list that are kept, as they came.
@@ -133,7 +133,7 @@ async fn all(
     let mut list = List::default();
     let mut cursors = HashSet::new();
     let mut cursor = None;
-    for _ in 0..MOST_PAGES {
+    for _ in 0..MAX_PAGES {
         let text = pages.page(method, cursor).await?;
         let Some(next) = list.take_page(&text, key, method, label)? else { return Ok(list.items) };
         list.bytes += next.len();
@@ -157,7 +157,7 @@ struct List {
 
 impl List {
     fn is_full(&self) -> bool {
-        self.items.len() >= MOST_ITEMS || self.bytes >= MAX_LIST
+        self.items.len() >= MAX_ITEMS || self.bytes >= MAX_LIST
     }
 
     /// Adds the items of a page; gives the cursor of the next.

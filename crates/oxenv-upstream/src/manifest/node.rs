@@ -13,9 +13,9 @@ use crate::manifest::problem::Position;
 /// The longest text that is read, in bytes.
 pub(super) const LONGEST: usize = 1 << 20;
 /// The most values in one text, with what aliases repeat.
-const MOST_VALUES: usize = 100_000;
+const MAX_VALUES: usize = 100_000;
 /// The most bytes of texts, with what aliases repeat.
-const MOST_BYTES: usize = 8 * LONGEST;
+const MAX_BYTES: usize = 8 * LONGEST;
 /// The deepest nesting, with what aliases add.
 const DEEPEST: usize = 64;
 
@@ -286,11 +286,11 @@ impl<'a> Tree<'a> {
     fn count(&mut self, more: Weight, at: Position) -> Result<(), Fault> {
         self.weight.values += more.values;
         self.weight.bytes += more.bytes;
-        if self.weight.values > MOST_VALUES {
-            return Err(Fault::new(at, format!("more than {MOST_VALUES} values, with what aliases repeat")));
+        if self.weight.values > MAX_VALUES {
+            return Err(Fault::new(at, format!("more than {MAX_VALUES} values, with what aliases repeat")));
         }
-        if self.weight.bytes > MOST_BYTES {
-            return Err(Fault::new(at, format!("more than {MOST_BYTES} bytes, with what aliases repeat")));
+        if self.weight.bytes > MAX_BYTES {
+            return Err(Fault::new(at, format!("more than {MAX_BYTES} bytes, with what aliases repeat")));
         }
         Ok(())
     }

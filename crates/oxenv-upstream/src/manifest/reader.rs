@@ -9,7 +9,7 @@ use crate::manifest::node::{Kind, Node};
 use crate::manifest::problem::{Position, Problem, Severity};
 
 /// The most bytes that variables and files may put into one manifest.
-const MOST_FILLED: usize = 16 << 20;
+const MAX_FILLED: usize = 16 << 20;
 /// The longest piece of the file that a message repeats, in characters.
 const LONGEST_SHOWN: usize = 40;
 
@@ -59,10 +59,10 @@ impl<'a> Reader<'a> {
     pub(super) fn may_fill(&mut self, spot: &Spot<'_>, bytes: usize) -> bool {
         let before = self.filled;
         self.filled = before.saturating_add(bytes);
-        if before <= MOST_FILLED && self.filled > MOST_FILLED {
-            self.error(spot, format!("variables and files put in more than {MOST_FILLED} bytes"));
+        if before <= MAX_FILLED && self.filled > MAX_FILLED {
+            self.error(spot, format!("variables and files put in more than {MAX_FILLED} bytes"));
         }
-        self.filled <= MOST_FILLED
+        self.filled <= MAX_FILLED
     }
 
     pub(super) fn error(&mut self, spot: &Spot<'_>, message: impl AsRef<str>) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 /// Schemas may refer to themselves; nobody needs an action that is deeper.
 const DEEPEST: usize = 8;
 /// Lists of lists and what is required of them multiply; an action has no more values than this.
-const MOST_VALUES: usize = 10_000;
+const MAX_VALUES: usize = 10_000;
 /// Numbers that no bound keeps are at most that large.
 const LARGEST: i64 = 5;
 
@@ -55,7 +55,7 @@ impl<'a> Sampler<'a> {
 
     fn value(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
         self.values += 1;
-        if depth > DEEPEST || self.values > MOST_VALUES {
+        if depth > DEEPEST || self.values > MAX_VALUES {
             return Value::Null;
         }
         if let Some(found) = schema["$ref"].as_str().and_then(|text| root.pointer(text.strip_prefix('#')?)) {
@@ -90,7 +90,7 @@ impl<'a> Sampler<'a> {
     /// A value that the schema gives; a long one counts as many.
     fn copied(&mut self, given: &Value) -> Value {
         self.values += given.to_string().len() / 16;
-        if self.values > MOST_VALUES { Value::Null } else { given.clone() }
+        if self.values > MAX_VALUES { Value::Null } else { given.clone() }
     }
 
     fn integer(&mut self, schema: &Value) -> i64 {
@@ -125,7 +125,7 @@ impl<'a> Sampler<'a> {
         let least = schema["minItems"].as_u64().unwrap_or(0).min(64);
         let least = least.max(u64::from(schema.get("maxItems") != Some(&json!(0))));
         let mut items = Vec::new();
-        while (items.len() as u64) < least && self.values <= MOST_VALUES {
+        while (items.len() as u64) < least && self.values <= MAX_VALUES {
             items.push(self.value(&schema["items"], root, depth + 1));
         }
         items.into()
@@ -136,7 +136,7 @@ impl<'a> Sampler<'a> {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut object = Map::new();
         for name in required {
-            if self.values > MOST_VALUES {
+            if self.values > MAX_VALUES {
                 break;
             }
             let value = self.value(&schema["properties"][name], root, depth + 1);
