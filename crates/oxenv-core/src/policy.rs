@@ -165,11 +165,10 @@ impl Policy {
         self.rules_of(tool).try_for_each(|rule| rule.verdict(arguments))
     }
 
-    /// Holds arguments against every argument rule of a tool, within a budget. The first rule that refuses is the
-    /// inner error.
+    /// Holds arguments against every argument rule of a tool, within a budget.
     ///
     /// # Errors
-    /// [`TooDeep`] when a rule could not find out.
+    /// [`TooDeep`] when a rule could not find out; the inner error is the first rule that refuses.
     pub(crate) fn check_within(
         &self,
         tool: &str,

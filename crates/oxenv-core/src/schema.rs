@@ -188,8 +188,8 @@ impl LazySchema {
         self.compiled.get_or_init(|| Schema::compile(source)).as_ref()
     }
 
-    /// As [`LazySchema::get`], but `None` if the schema is not compiled yet and compiling it takes more than some
-    /// milliseconds.
+    /// As [`LazySchema::get`], but `None` if the schema is not compiled yet and compiling it takes more
+    /// than some milliseconds.
     pub fn get_quickly(&self, source: &Value) -> Option<Result<&Schema, &SchemaError>> {
         if self.compiled.get().is_none() {
             match build(source, Purpose::Tool, &compile::INLINE) {

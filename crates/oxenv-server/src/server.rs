@@ -92,8 +92,8 @@ impl Server {
         self.serve(stop, std::future::pending()).await;
     }
 
-    /// Serves until a signal comes, then drains. Calls in flight are not waited for any more after a second signal.
-    /// Connections that do not end although they are told to, because an environment blocks its thread, are
+    /// Serves until a signal comes, then drains. Calls in flight are not waited for any more after a second
+    /// signal. Connections that do not end although they are told to, because an environment blocks its thread, are
     /// left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {

@@ -74,7 +74,8 @@ fn branch_object(branch: &Value, instrumented: impl Fn(&Value) -> Value) -> Valu
     }
 }
 
-/// The condition of `keyword` in a form whose errors are not collected: `not` only asks whether a value is valid.
+/// The condition of `keyword` in a form whose errors are not collected: `not` only asks whether a value
+/// is valid.
 fn twice_negated(keyword: &str, branches: &Value) -> Value {
     let combined = json!({ COUNTER: true, "type": ANY_TYPE, keyword: branches });
     let negated = json!({ COUNTER: true, "type": ANY_TYPE, "not": combined });
