@@ -3,10 +3,10 @@
 //! Invariant: each match takes its steps before it begins, by the sizes of pattern and text. A pattern that is too
 //! large is refused by [`check`] before anything is compiled.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use jsonschema::{FancyRegex, Keyword, PatternOptions, Regex, ValidationError};
+use oxenv_wire::preview;
 use parking_lot::Mutex;
 use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -30,8 +30,6 @@ const MIN_BYTES_PER_ENTRY: usize = 1000;
 const MAX_SPARE_TABLES: usize = 4;
 /// Times that the backtracking engine may go back within one match.
 const MAX_BACKTRACKS: usize = 10_000;
-/// Bytes of a pattern that a message repeats, at the most.
-const PREVIEW_BYTES: usize = 256;
 
 /// A compiled pattern.
 pub(super) struct Matcher {
@@ -283,12 +281,4 @@ fn states(pattern: &str) -> u64 {
         last = if matches!(char, '*' | '+' | '?' | '{') { last.saturating_add(part) } else { part };
     }
     groups.iter().fold(0, |all, group| all.saturating_add(*group))
-}
-
-/// The beginning of a pattern.
-fn preview(pattern: &str) -> Cow<'_, str> {
-    match pattern.len() <= PREVIEW_BYTES {
-        true => Cow::Borrowed(pattern),
-        false => Cow::Owned(format!("{}…", &pattern[..pattern.floor_char_boundary(PREVIEW_BYTES)])),
-    }
 }
