@@ -20,11 +20,12 @@ use std::sync::{Arc, OnceLock};
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-use analysis::{Analysis, longest_path, size};
+use analysis::{Analysis, longest_path};
 use compile::{Purpose, build};
 use metered::{Budget, MAX_STACK, Metered, MeteredJson, within};
 use pattern::MatchCost;
 
+pub(crate) use analysis::memory_size;
 pub use blocking::run_blocking;
 pub(crate) use issues::{explain, explain_unreadable};
 pub use issues::{general_issue, issues};
@@ -230,7 +231,7 @@ impl CheckBudget {
     /// The budget of a check of a value whose length as JSON is not known, on a thread that may block.
     #[must_use]
     pub fn of(value: &Value) -> Self {
-        CheckBudget::full(usize::try_from(size(value)).unwrap_or(usize::MAX))
+        CheckBudget::full(usize::try_from(memory_size(value)).unwrap_or(usize::MAX))
     }
 
     /// Whether it is the small one: a larger budget may bring an outcome.
@@ -268,7 +269,7 @@ impl std::error::Error for TooDeep {}
 #[must_use]
 pub fn is_small(value: &Value) -> bool {
     // A value takes a few times as many bytes in memory as it has as JSON.
-    size(value) <= 4 * MAX_INLINE_BYTES as u64
+    memory_size(value) <= 4 * MAX_INLINE_BYTES as u64
 }
 
 #[cfg(test)]

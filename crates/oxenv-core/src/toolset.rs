@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
+use crate::schema::memory_size;
 use crate::session::Principal;
 use crate::spec::ForkMode;
 use crate::work::Work;
@@ -81,27 +82,12 @@ impl Note {
     #[must_use]
     pub fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let json = |value: &Value| usize::try_from(memory_size(value)).unwrap_or(usize::MAX);
         size_of::<Self>()
             + match self {
                 Note::Progress { message, .. } => text(message),
-                Note::Log { level, logger, data } => level.len() + text(logger) + value_weight(data),
+                Note::Log { level, logger, data } => level.len() + text(logger) + json(data),
             }
-    }
-}
-
-/// Roughly the bytes of memory that a value takes beside its own place.
-fn value_weight(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + value_weight(item)).sum(),
-        Value::Object(fields) => {
-            let field = |(key, value): (&String, &Value)| {
-                // The key, the value, and their places in the index.
-                size_of::<String>() + key.len() + size_of::<Value>() + value_weight(value) + 32
-            };
-            fields.iter().map(field).sum()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 

@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
             }
             ("not" | "anyOf" | "oneOf", negated) => {
                 self.combines |= key != "not";
-                self.largest_negated = self.largest_negated.max(size(negated));
+                self.largest_negated = self.largest_negated.max(memory_size(negated));
             }
             ("pattern", Value::String(pattern)) => self.patterns.push(pattern),
             ("patternProperties", Value::Object(schemas)) => {
@@ -403,12 +403,12 @@ fn listed(value: &Value) -> u64 {
 }
 
 /// About how many bytes a value takes in memory.
-pub(super) fn size(value: &Value) -> u64 {
+pub(crate) fn memory_size(value: &Value) -> u64 {
     match value {
         Value::String(string) => 32 + string.len() as u64,
-        Value::Array(items) => 32 + items.iter().map(size).sum::<u64>(),
+        Value::Array(items) => 32 + items.iter().map(memory_size).sum::<u64>(),
         Value::Object(members) => {
-            32 + members.iter().map(|(key, value)| 64 + key.len() as u64 + size(value)).sum::<u64>()
+            32 + members.iter().map(|(key, value)| 64 + key.len() as u64 + memory_size(value)).sum::<u64>()
         }
         _ => 32,
     }

@@ -10,7 +10,7 @@ use oxenv_wire::{Loc, RawJson, ValidationIssue, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::analysis::size;
+use super::analysis::memory_size;
 use super::{CheckBudget, LazySchema, Schema, TooDeep, describe_error, describe_masked, truncated};
 
 /// Issues of one value, at the most.
@@ -118,7 +118,7 @@ fn other(kind: &Kind, error: &ValidationError<'_>, input: &RawJson) -> Validatio
         Kind::Type { kind: TypeKind::Single(expected) } if *expected != JsonType::Null => {
             wrong_type(*expected, input)
         }
-        Kind::Type { .. } if size(error.instance()) <= MAX_IN_MESSAGE => {
+        Kind::Type { .. } if memory_size(error.instance()) <= MAX_IN_MESSAGE => {
             issue("type_error", describe_error(error))
         }
         Kind::Type { .. } => issue("type_error", describe_masked(error)),
@@ -186,7 +186,7 @@ fn listed(options: &[Value]) -> String {
 
 /// A value as an issue repeats it.
 fn clip_value(value: &Value) -> RawJson {
-    match size(value) <= MAX_REPEATED {
+    match memory_size(value) <= MAX_REPEATED {
         true => raw(value).unwrap_or_default(),
         false => raw("<large JSON>").unwrap_or_default(),
     }

@@ -15,7 +15,7 @@ use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp};
 use serde_json::{Map, Number, Value};
 
-use super::analysis::size;
+use super::analysis::memory_size;
 use super::pattern::MatchCost;
 use crate::work::panic_text;
 
@@ -135,7 +135,7 @@ fn refill(meter: &Meter, steps: u64) {
 
 /// Pays for an error about a value.
 fn charge_error(value: &Value) {
-    let size = METER.with(|meter| meter.bytes_per_error.get()) + size(value);
+    let size = METER.with(|meter| meter.bytes_per_error.get()) + memory_size(value);
     charge(1 + size / 64);
     METER.with(|meter| match meter.error_bytes.get().checked_sub(size) {
         Some(left) => meter.error_bytes.set(left),
