@@ -1,4 +1,5 @@
-//! The client's end of a connection through memory: whole HTTP requests and WebSocket frames, made beforehand.
+//! The client's end of a connection through memory: whole HTTP requests and WebSocket frames, made
+//! beforehand.
 
 use std::sync::Arc;
 

@@ -1,8 +1,10 @@
-//! Walks one fixed path through the server many times, so that its instructions and allocations can be counted.
+//! Walks one fixed path through the server many times, so that its instructions and allocations can be
+//! counted.
 //!
-//! `oxenv-paths PATH TIMES` serves in this process, over memory instead of a socket, on one thread, and prints one JSON
-//! object with the allocations of all the times together. `bench/counts` runs it under callgrind with two numbers
-//! of times; the difference is what the path costs, whatever the start costs. `oxenv-paths` alone lists the paths.
+//! `oxenv-paths PATH TIMES` serves in this process, over memory instead of a socket, on one thread. It prints
+//! one JSON object with the allocations of all walks together. `bench/counts` runs it under callgrind with two
+//! numbers of walks: the difference is what the path costs, without the start. `oxenv-paths` alone lists the
+//! paths.
 
 mod connection;
 mod paths;
