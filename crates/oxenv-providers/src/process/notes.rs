@@ -180,7 +180,8 @@ impl Notes {
     }
 
     pub(super) fn remove(&self, name: &str) {
-        for ending in ["json", "log", "log.old"] {
+        // The log twice: its supervisor may have begun the next file meanwhile.
+        for ending in ["json", "log", "log.old", "log"] {
             let _ = fs::remove_file(self.folder.join(format!("{name}.{ending}")));
         }
     }

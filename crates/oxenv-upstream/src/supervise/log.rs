@@ -1,6 +1,7 @@
 //! The log of a command that nobody listens to: a file with the end of what it writes.
 //!
-//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it.
+//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it. Files that somebody removes
+//! stay removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,22 +14,20 @@ use tokio::net::unix::pipe::Receiver;
 /// How long a file becomes before the next is begun, in bytes; one older file is kept.
 const LENGTH: usize = 1 << 20;
 
-/// Opens a log to write at its end.
+/// Opens a log to write at its end, and makes it if it is not there.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Writes down what comes, until nobody can write any more. A file that cannot be written loses its part.
+/// Writes down what comes, until nobody can write any more. The file is there already: if it is not, it was removed,
+/// and nothing is written. A file that cannot be written loses its part.
 pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
     let mut chunk = vec![0; 16 << 10];
-    let mut file = open(&path).ok();
+    let mut file = OpenOptions::new().append(true).open(&path).ok();
     let mut written = 0;
     while let Ok(length @ 1..) = heard.read(&mut chunk).await {
         if written + length > LENGTH {
-            let mut old = path.clone().into_os_string();
-            old.push(".old");
-            let _ = std::fs::rename(&path, old);
-            file = open(&path).ok();
+            file = next(&path);
             written = 0;
         }
         written += length;
@@ -36,4 +35,18 @@ pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
             let _ = file.write_all(&chunk[..length]);
         }
     }
+}
+
+/// Begins the next file, unless the present one was removed.
+fn next(path: &Path) -> Option<File> {
+    let mut old = path.to_owned().into_os_string();
+    old.push(".old");
+    std::fs::rename(path, &old).ok()?;
+    let file = open(path).ok()?;
+    // Whoever removes both removes this one last, so it sees this file or this sees that the old one is gone.
+    if !Path::new(&old).exists() {
+        let _ = std::fs::remove_file(path);
+        return None;
+    }
+    Some(file)
 }

@@ -237,3 +237,29 @@ fn wrong_arguments_are_told() {
     assert_eq!(say(&["true"]), flag("true"));
     assert_eq!(say(&["--grace-ms", "1", "--", "true"]), (Some(0), String::new()));
 }
+
+#[test]
+fn a_log_that_was_removed_stays_removed() {
+    let folder = std::env::temp_dir().join(format!("oxenv-it-log-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let log = folder.join("server.log");
+    let written = |script: &str| {
+        let order = ["--parent", "none", "--log", log.to_str().unwrap(), "--", "sh", "-c", script, "sh"];
+        let status = Command::new(SUPERVISOR).args(order).arg(&folder).status().unwrap();
+        assert!(status.success());
+        let mut names: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // Longer than a file may become, so that the next is begun.
+    let long = "head -c 3000000 /dev/zero";
+    assert!(written(long).is_empty(), "it was not there when the supervisor started");
+
+    std::fs::write(&log, "").unwrap();
+    assert!(written(&format!("rm \"$1\"/*; {long}")).is_empty(), "it was removed meanwhile");
+
+    std::fs::write(&log, "").unwrap();
+    assert_eq!(written(long), ["server.log", "server.log.old"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
