@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oxenv_core::{
-    CallContext, Mount, NativeToolset, Policy, Principal, RateLimit, RateScope, RoleRules, Rules, Toolbox,
-    Toolset,
+    CallContext, CallRequest, Mount, NativeToolset, Policy, Principal, RateLimit, RateScope, RoleRules,
+    Rules, Toolbox, Toolset,
 };
 use oxenv_wire::{ToolError, ToolResult};
 use serde_json::value::RawValue;
@@ -115,7 +115,7 @@ async fn with_toolbox(toolbox: &Toolbox, tools: &[Tool], arguments: &RawValue) -
     let context = CallContext::sessionless(Principal::Agent);
     let began = Instant::now();
     for tool in order(tools) {
-        succeeded(toolbox.call(context, &tool.name, Some(arguments)).await);
+        succeeded(toolbox.find(&tool.name).call(CallRequest::new(context, Some(arguments))).await);
     }
     each(began)
 }

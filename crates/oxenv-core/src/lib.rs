@@ -64,7 +64,9 @@ pub use spec::{
 pub use store::{Limits, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
-pub use toolbox::{Auditor, CatalogueCache, Mount, Naming, Offered, Redact, Toolbox};
+pub use toolbox::{
+    Auditor, CallRequest, CatalogueCache, Mount, Naming, Offered, Redact, ResolvedTool, Toolbox,
+};
 pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use work::Work;

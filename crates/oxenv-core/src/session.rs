@@ -12,6 +12,7 @@ mod drive;
 mod hold;
 mod lease;
 mod once;
+mod operation;
 mod progress;
 mod request;
 mod settle;
@@ -112,8 +113,8 @@ pub struct Session {
     hooks: Hooks,
     /// Whether what is done is kept for forks by replay.
     taped: bool,
-    /// Read while an agent's call overlaps with other work, written while all must be still.
-    overlap: tokio::sync::RwLock<()>,
+    /// Read by operations while they run, written by who needs the session for itself.
+    presence: tokio::sync::RwLock<()>,
     replies: Replies<StepReply<'static>>,
     waited: Duration,
 }
@@ -188,7 +189,9 @@ impl Session {
                 reward: past.reward,
                 scores: past.scores,
                 seq: 0,
+                running: 0,
                 reset_required: false,
+                unknown_effect: None,
                 ended: None,
                 closing: false,
                 token: CancellationToken::new(),
@@ -201,7 +204,7 @@ impl Session {
             stuck: new.stuck,
             hooks: new.hooks,
             taped,
-            overlap: tokio::sync::RwLock::new(()),
+            presence: tokio::sync::RwLock::new(()),
             replies: Replies::new(MAX_KEYED),
             waited: new.waited,
         })
@@ -267,9 +270,12 @@ impl Session {
             if let Some(slot) = &mut progress.slot {
                 slot.bury(reason.clone());
             }
-            self.tell_end(&progress, &reason);
+            if let Some(observer) = &self.hooks.observer {
+                observer.ended(&reason);
+            }
             progress.ended = Some(reason);
             progress.token.cancel();
+            self.record_end(&progress);
             progress.slot.take()
         };
         drop(slot);
@@ -321,20 +327,20 @@ impl Session {
         drop(self.lease.busy());
     }
 
-    fn tell_end(&self, progress: &Progress, reason: &EndReason) {
-        if let Some(recorder) = &self.hooks.recorder {
-            // Nobody waits for it: the record of an end promises nothing.
-            drop(recorder.append(&Entry {
-                session_id: &self.id,
-                seq: progress.seq + 1,
-                epoch: progress.epoch,
-                time_us: utc_micros(SystemTime::now()),
-                event: Event::Closed { reason: reason.name() },
-            }));
-        }
-        if let Some(observer) = &self.hooks.observer {
-            observer.ended(reason);
-        }
+    /// Records the end of the session, once it has ended and nothing of it runs.
+    fn record_end(&self, progress: &Progress) {
+        let (Some(recorder), Some(reason), 0) = (&self.hooks.recorder, &progress.ended, progress.running)
+        else {
+            return;
+        };
+        // Nobody waits for it: the record of an end promises nothing.
+        drop(recorder.append(&Entry {
+            session_id: &self.id,
+            seq: progress.seq + 1,
+            epoch: progress.epoch,
+            time_us: utc_micros(SystemTime::now()),
+            event: Event::Closed { reason: reason.name() },
+        }));
     }
 
     fn detached(&self) {

@@ -184,6 +184,12 @@ impl SessionStore {
         self
     }
 
+    /// Who measures what its sessions do, if anybody does.
+    #[must_use]
+    pub fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.hooks.observer.as_ref()
+    }
+
     /// What the environment declares.
     #[must_use]
     pub fn spec(&self) -> &Arc<EnvironmentSpec> {

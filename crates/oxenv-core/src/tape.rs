@@ -58,6 +58,10 @@ impl Tape {
         }
     }
 
+    pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = Taped>) {
+        entries.into_iter().for_each(|entry| self.push(entry));
+    }
+
     /// A tape of the same entries, which goes on independently.
     pub(crate) fn copy(&mut self) -> Self {
         if !self.own.is_empty() {

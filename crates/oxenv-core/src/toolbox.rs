@@ -1,39 +1,34 @@
 //! The union of a session's toolsets, and the one road of a call.
 //!
-//! Invariant: every call, whatever the door, goes through [`Toolbox::call`]: owner, name, rate,
-//! arguments, deadline, result, audit record, in that order. The names are immutable; a changed
-//! list replaces them as a whole.
+//! Invariant: every call, whatever the door, is found with [`Toolbox::find`] and made with
+//! [`ResolvedTool::call`]. The names are immutable; a changed list replaces them as a whole.
 
+mod call;
 mod catalogue;
 mod extras;
 mod judge;
 mod mount;
 mod record;
 
-use std::future::{Future as _, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
-use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult, ToolSpelling, ToolsetProblem};
+use oxenv_wire::{Tool, ToolSpelling, ToolsetProblem};
 use parking_lot::RwLock;
-use serde_json::value::RawValue;
 
-use crate::audit::Decision;
 use crate::failure::Failure;
 use crate::policy::Buckets;
 use crate::session::Principal;
-use crate::toolset::{CallContext, Changes, Scope, Toolset};
+use crate::toolset::{Changes, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
 
+pub use call::{CallRequest, ResolvedTool};
 use catalogue::Catalogue;
 pub use catalogue::CatalogueCache;
 pub use extras::Offered;
 pub use mount::{Mount, Naming};
-use record::Recording;
 pub use record::{Auditor, Redact};
 
 /// Bytes of an error's message, at the most: people and models read it.
@@ -170,26 +165,10 @@ impl Toolbox {
         of_sets.chain(of_union).collect()
     }
 
-    /// Whether calls of that tool may overlap with other calls and steps of the session. A name that
-    /// nobody has yet may become any toolset's.
+    /// Whose tool that is, by the names as they are now. Never waits.
     #[must_use]
-    pub fn concurrent(&self, tool: &str) -> bool {
-        match self.catalogue().find(tool) {
-            Some(entry) => self.mounts[entry.mount].toolset.concurrent(),
-            None => self.mounts.iter().all(|mount| mount.toolset.concurrent()),
-        }
-    }
-
-    /// The toolset that a tool belongs to.
-    #[must_use]
-    pub fn owner(&self, tool: &str) -> Option<&str> {
-        self.catalogue().find(tool).map(|entry| self.mounts[entry.mount].toolset.name())
-    }
-
-    /// Where a tool is: the number of its toolset among the mounts, and the name that the toolset has for it.
-    #[must_use]
-    pub fn place(&self, tool: &str) -> Option<(usize, String)> {
-        self.catalogue().find(tool).map(|entry| (entry.mount, entry.own.to_string()))
+    pub fn find<'a>(&'a self, tool: &'a str) -> ResolvedTool<'a> {
+        ResolvedTool::of(self, tool)
     }
 
     /// Only the tools that need no session.
@@ -219,82 +198,6 @@ impl Toolbox {
     /// Ends what its toolsets run for the session, which has ended.
     pub fn close(&self) {
         self.mounts.iter().for_each(|mount| mount.toolset.close());
-    }
-
-    /// Calls a tool. Dropping the future cancels the call.
-    ///
-    /// # Errors
-    /// One of the five types of tool error, with a code of ours where that does not say enough:
-    /// [`ErrorCode::Denied`], [`ErrorCode::RateLimited`], [`ErrorCode::InvalidResult`],
-    /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`].
-    pub async fn call(
-        &self,
-        context: CallContext<'_>,
-        tool: &str,
-        arguments: Option<&RawValue>,
-    ) -> Result<ToolResult, ToolError> {
-        let mut catalogue = self.catalogue();
-        let mut recording = Recording::begin(self.auditor.as_deref(), context, tool, arguments);
-        if catalogue.find(tool).is_none() {
-            // Its toolset may still be starting. If that takes longer than a call may, it is not here.
-            let mut settled = pin!(self.settled());
-            if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {
-                let _ = tokio::time::timeout(self.deadline, settled).await;
-            }
-            catalogue = self.catalogue();
-        }
-        let Some(entry) = catalogue.find(tool) else {
-            recording.refused(Decision::NotFound, None);
-            let outcome = Err(ToolError::not_found(tool));
-            recording.finish(&outcome);
-            return outcome;
-        };
-        let mount = &self.mounts[entry.mount];
-        recording.owned_by(mount.toolset.name(), &entry.own);
-        let mut allowed = self.admit(entry, mount, context, tool);
-        if allowed.is_ok() && judge::needs_argument_check(entry, mount) {
-            allowed = Box::pin(self.check_arguments(&catalogue, tool, arguments)).await;
-        }
-        let outcome = match allowed {
-            Ok(()) => match self.run(mount, context, &entry.own, tool, arguments).await {
-                Ok(result) if judge::needs_result_check(entry, mount, &result) => {
-                    Box::pin(self.check_result(&catalogue, tool, result)).await
-                }
-                outcome => outcome,
-            },
-            Err(refusal) => {
-                recording.refused(refusal.decision, refusal.rule);
-                Err(refusal.error)
-            }
-        };
-        recording.finish(&outcome);
-        outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
-    }
-
-    /// The call itself, held to its deadline, its panics contained.
-    async fn run(
-        &self,
-        mount: &Mount,
-        context: CallContext<'_>,
-        own: &str,
-        tool: &str,
-        arguments: Option<&RawValue>,
-    ) -> Result<ToolResult, ToolError> {
-        let deadline = mount.deadline.unwrap_or(self.deadline);
-        let ran = match contained(|| mount.toolset.call(context, own, arguments)) {
-            // A tool that finished at once needs no timer.
-            Work::Done(Some(outcome)) => Ok(outcome),
-            pending => tokio::time::timeout(deadline, pending).await,
-        };
-        ran.unwrap_or_else(|_| {
-            let message = format!("tool '{tool}' did not answer within {} s", deadline.as_secs_f64());
-            Ok(Err(ToolError::new(ToolErrorType::Timeout, message).with_code(ErrorCode::DeadlineExceeded)))
-        })
-        .unwrap_or_else(|panic| {
-            tracing::error!(tool, toolset = mount.toolset.name(), panic, "tool panicked");
-            let message = format!("tool '{tool}' panicked; its server's log says where");
-            Err(ToolError::new(ToolErrorType::ExecutionError, message))
-        })
     }
 
     /// The names as they are now.

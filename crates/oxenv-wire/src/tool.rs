@@ -158,11 +158,19 @@ impl ToolError {
             ErrorCode::Denied | ErrorCode::InputRequired => (FailureKind::Action, Delivered::No, false),
             ErrorCode::RateLimited => (FailureKind::Action, Delivered::No, true),
             ErrorCode::UpstreamUnavailable => (FailureKind::Infrastructure, Delivered::No, true),
-            ErrorCode::UpstreamLost => (FailureKind::Infrastructure, Delivered::Maybe, false),
+            ErrorCode::UpstreamLost | ErrorCode::Cancelled => {
+                (FailureKind::Infrastructure, Delivered::Maybe, false)
+            }
             ErrorCode::DeadlineExceeded => (FailureKind::Timeout, Delivered::Maybe, false),
             _ => (FailureKind::Environment, Delivered::Yes, false),
         };
         Some(ErrorData { code, kind, phase: Phase::Tool, delivered, retryable })
+    }
+
+    /// Whether the call reached its tool: unknown where it was cut off.
+    #[must_use]
+    pub fn delivered(&self) -> Delivered {
+        self.data().map_or(Delivered::Yes, |data| data.delivered)
     }
 
     /// No tool has that name.

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use oxenv_wire::{Action, Spelling, ToolCall, ToolSpelling};
+use tokio::time::Instant;
 
-use super::calls::Asked;
-use super::settle::{Doing, Ran, Settled};
+use super::operation::RunningOperation;
+use super::settle::Settled;
 use super::steps::{AgentCall, Listing, StepReply};
 use super::{Expect, Principal, Session};
 use crate::failure::Failure;
@@ -22,64 +23,64 @@ impl Session {
         call: AgentCall<'a>,
         trace: Option<TraceContext>,
     ) -> Settled<'a> {
-        let action = Action::CallTool(ToolCall {
-            spelling: Spelling::Stock,
-            name: call.name.clone(),
-            arguments: call.arguments,
-        });
-        let mut doing = Doing::step(self, Principal::Agent, &action, trace);
-        let ran = self.run_agent_call(&mut doing, &call).await;
-        self.settle(doing, ran).await
+        let action = || {
+            let (name, arguments) = (call.name.clone(), call.arguments);
+            Action::CallTool(ToolCall { spelling: Spelling::Stock, name, arguments }).to_raw()
+        };
+        let mut operation = RunningOperation::step(self, Principal::Agent, action, trace);
+        let outcome = self.run_agent_call(&mut operation, call).await;
+        operation.settle(outcome).await
     }
 
     async fn run_agent_call<'a>(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
-        call: &AgentCall<'a>,
-    ) -> Result<Ran<'a>, Failure> {
-        let concurrent = self.toolbox.concurrent(&call.name);
-        let _overlapping = if concurrent { Some(self.overlap.read().await) } else { None };
-        let guard = if concurrent { None } else { Some(self.acquire(None).await?) };
-        let epoch = self.progress.lock().callable(call.epoch)?;
-        doing.began(epoch);
-        let asked = Asked {
-            principal: Principal::Agent,
-            name: &call.name,
-            arguments: call.arguments,
-            caller: call.caller,
-            request: call.request,
-            trace: doing.trace(),
-        };
-        let (reply, guard, calls) = self.run_call(guard, epoch, asked, None).await?;
-        let (spelling, name) = (Spelling::Stock, call.name.clone());
-        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
+        &self,
+        operation: &mut RunningOperation<'_>,
+        call: AgentCall<'a>,
+    ) -> Result<StepReply<'a>, Failure> {
+        let tool = self.toolbox.find(&call.name);
+        if tool.concurrent() {
+            operation.share().await;
+        } else {
+            operation.lock(Expect::default(), None).await?;
+        }
+        operation.begin(|progress| progress.callable(call.epoch))?;
+        let mut request = self.call_request(operation, call.arguments, None);
+        (request.context.caller, request.context.request) = (call.caller, call.request);
+        let reply = self.run_call(operation, tool, request).await?;
+        Ok(StepReply::Call { spelling: Spelling::Stock, name: call.name, reply })
     }
 
     /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference. Waits
     /// for toolsets whose first list is still to come.
-    pub(super) async fn list(&self, principal: Principal, trace: Option<TraceContext>) -> Settled<'static> {
-        let mut doing = Doing::step(self, principal, &Action::ListTools(Spelling::Stock), trace);
-        let ran = self.run_list(&mut doing, Spelling::Stock, Expect::default()).await;
-        self.settle(doing, ran).await
+    pub(super) async fn list(
+        self: &Arc<Self>,
+        principal: Principal,
+        trace: Option<TraceContext>,
+    ) -> Settled<'static> {
+        let action = || Action::ListTools(Spelling::Stock).to_raw();
+        let mut operation = RunningOperation::step(self, principal, action, trace);
+        let outcome = self.run_list(&mut operation, Spelling::Stock, None, Expect::default()).await;
+        operation.settle(outcome).await
     }
 
     pub(super) async fn run_list<'a>(
         &self,
-        doing: &mut Doing<'_>,
+        operation: &mut RunningOperation<'_>,
         spelling: Spelling,
+        deadline: Option<Instant>,
         expect: Expect,
-    ) -> Result<Ran<'a>, Failure> {
+    ) -> Result<StepReply<'a>, Failure> {
         self.toolbox.settled().await;
-        let tools = self.toolbox.listing(doing.principal(), ToolSpelling::Step);
-        let epoch = {
-            let progress = self.progress.lock();
+        if expect.any() {
+            operation.lock(expect, deadline).await?;
+        }
+        operation.begin(|progress| {
             progress.alive()?;
             progress.expects(expect)?;
-            progress.epoch
-        };
-        doing.began(epoch);
+            Ok(progress.epoch)
+        })?;
+        let tools = self.toolbox.listing(operation.principal(), ToolSpelling::Step);
         // Whether the episode is done is filled in with the counts.
-        let listing = Listing { tools, done: false };
-        Ok(Ran { outcome: Ok(StepReply::Tools(spelling, listing)), guard: None, calls: Vec::new() })
+        Ok(StepReply::Tools(spelling, Listing { tools, done: false }))
     }
 }

@@ -6,198 +6,219 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::drive::{Guard, Request, at};
-use super::settle::{Ran, Taken};
-use super::steps::{CallReply, GraphReply, StepReply};
-use super::{Principal, Session};
-use crate::environment::CallRecord;
+use super::Session;
+use super::drive::{Request, at};
+use super::operation::RunningOperation;
+use super::steps::{CallReply, GraphReply};
+use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
-use crate::graph::{Budget, Plan};
-use crate::observe::{CallError, ObservedCall, TraceContext};
-use crate::toolset::{CallContext, Caller};
+use crate::graph::{Budget, Plan, Planned};
+use crate::toolbox::{CallRequest, ResolvedTool};
+use crate::toolset::CallContext;
 
-/// One call, as it is asked for.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) principal: Principal,
-    pub(super) name: &'a str,
-    pub(super) arguments: Option<&'a RawValue>,
-    pub(super) caller: Option<&'a dyn Caller>,
-    pub(super) request: Option<&'a RawValue>,
-    pub(super) trace: Option<TraceContext>,
+/// A call of a graph that is over.
+struct FinishedCall {
+    /// Its place in the plan.
+    index: usize,
+    arguments: Option<RawJson>,
+    outcome: Result<ToolResult, ToolError>,
 }
 
-impl<'a> Asked<'a> {
-    pub(super) fn by_control(
-        name: &'a str,
-        arguments: Option<&'a RawValue>,
-        trace: Option<TraceContext>,
-    ) -> Self {
-        Asked { principal: Principal::Control, name, arguments, caller: None, request: None, trace }
-    }
+/// What the calls of a graph are worth so far.
+#[derive(Default)]
+struct GraphScore {
+    reward: Option<Reward>,
+    metadata: Option<RawJson>,
+    done: bool,
 }
-
-/// A call with its score, the step lock if it is held, and what the reply does not have.
-type Scored = (Result<CallReply, Failure>, Option<Guard>, Vec<Taken>);
-
-/// What became of a call of a graph, by its place in the plan.
-type Finished = (usize, Option<RawJson>, Result<ToolResult, ToolError>);
 
 impl Session {
-    /// The call itself and its score. The inner failure is the environment's, of scoring it.
-    pub(super) async fn run_call(
-        self: &Arc<Self>,
-        mut guard: Option<Guard>,
-        epoch: u64,
-        asked: Asked<'_>,
+    /// A tool call of a running operation, as the toolbox wants it.
+    pub(super) fn call_request<'a>(
+        &'a self,
+        operation: &RunningOperation<'_>,
+        arguments: Option<&'a RawValue>,
         deadline: Option<Instant>,
-    ) -> Result<Scored, Failure> {
-        let call = self.call_tool(epoch, &asked);
-        let outcome = self.held(guard.as_mut(), epoch, deadline, call).await?;
-        let observes = self.spec.capabilities.observes_calls && outcome.is_ok();
-        let kept = (observes || self.keeps_actions())
-            .then(|| (asked.name.to_owned(), asked.arguments.map(RawValue::to_owned)));
-        if !observes {
-            let calls = kept.map(|(tool, arguments)| Taken { tool, arguments }).into_iter().collect();
-            return Ok((Ok(CallReply { outcome, reward: None, metadata: None, done: false }), guard, calls));
-        }
-        let guard = match guard {
-            Some(guard) => guard,
-            None => self.acquire_under(&self.token_of(epoch)?, None).await.map_err(delivered)?,
+    ) -> CallRequest<'a> {
+        let context = CallContext {
+            session_id: Some(&self.id),
+            epoch: operation.epoch,
+            step: self.progress.lock().step_count + 1,
+            principal: operation.principal(),
+            caller: None,
+            request: None,
         };
-        let (tool, arguments) = kept.unwrap_or_default();
-        let record = CallRecord { tool, arguments, outcome };
-        let (scored, guard) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
-        let CallRecord { tool, arguments, outcome } = record;
-        let reply = scored.map(|scored| CallReply {
-            outcome,
-            reward: scored.reward,
-            metadata: scored.metadata,
-            done: scored.done,
-        });
-        Ok((reply, Some(guard), vec![Taken { tool, arguments }]))
+        let observer = self.hooks.observer.as_deref();
+        CallRequest { context, arguments, deadline, observer, trace: operation.trace }
     }
 
-    /// One call by the toolbox, measured if somebody measures.
-    async fn call_tool(&self, epoch: u64, asked: &Asked<'_>) -> Result<ToolResult, ToolError> {
-        let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
-        let outcome = self.toolbox.call(self.context(epoch, asked), asked.name, asked.arguments).await;
-        if let (Some(observer), Some(began)) = (&self.hooks.observer, began)
-            && let Some(toolset) = self.toolbox.owner(asked.name)
-        {
-            observer.called(&ObservedCall {
-                session_id: Some(&self.id),
-                tool: asked.name,
-                toolset,
-                took: began.elapsed(),
-                tool_error: outcome.as_ref().is_ok_and(|result| result.is_error),
-                error: outcome
-                    .as_ref()
-                    .err()
-                    .map(|error| CallError { error_type: error.error_type, code: error.code }),
-                trace: asked.trace,
-            });
+    /// A call and its score. A failure is the environment's, of scoring it, or that the call was cancelled.
+    pub(super) async fn run_call(
+        &self,
+        operation: &mut RunningOperation<'_>,
+        tool: ResolvedTool<'_>,
+        request: CallRequest<'_>,
+    ) -> Result<CallReply, Failure> {
+        let (name, arguments, deadline) = (tool.name(), request.arguments, request.deadline);
+        operation.call_begins(0, None, name, arguments);
+        let outcome = self.held(operation, None, self.call_tool(tool, request)).await?;
+        operation.call_ends(0);
+        if !self.spec.capabilities.observes_calls || outcome.is_err() {
+            return Ok(CallReply { outcome, reward: None, metadata: None, done: false });
+        }
+        if operation.guard.is_none() {
+            let token = self.token_of(operation.epoch)?;
+            let guard = self.acquire_under(&token, None).await;
+            // The call has run; it waits for its score only.
+            operation.guard =
+                Some(guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?);
+        }
+        let record =
+            CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
+        match self.drive(operation, Request::AfterCall(&record), deadline).await {
+            Ok(Observed { reward, metadata, done, .. }) => {
+                Ok(CallReply { outcome: record.outcome, reward, metadata, done })
+            }
+            Err(failure) => {
+                operation.outcomes = vec![Some(record.outcome)];
+                Err(failure)
+            }
+        }
+    }
+
+    /// The call itself. Until its outcome is known, its effect is not.
+    async fn call_tool(
+        &self,
+        tool: ResolvedTool<'_>,
+        request: CallRequest<'_>,
+    ) -> Result<ToolResult, ToolError> {
+        let stateful = !tool.is_stateless();
+        let mut effect = stateful.then(|| PendingEffect {
+            session: self,
+            epoch: request.context.epoch,
+            tool: tool.name(),
+            known: false,
+        });
+        let outcome = tool.call(request).await;
+        if let Some(effect) = &mut effect {
+            effect.known = outcome.as_ref().err().is_none_or(|error| error.delivered() != Delivered::Maybe);
         }
         outcome
     }
 
     /// A graph of calls as one step: those that need nothing more run together.
-    pub(super) async fn run_graph<'a>(
-        self: &Arc<Self>,
+    pub(super) async fn run_graph(
+        &self,
+        operation: &mut RunningOperation<'_>,
         plan: Plan<'_>,
-        mut guard: Guard,
-        epoch: u64,
         deadline: Option<Instant>,
-    ) -> Result<Ran<'a>, Failure> {
-        let mut outcomes: Vec<Option<Result<ToolResult, ToolError>>> =
-            plan.calls().iter().map(|_| None).collect();
-        let mut taken: Vec<Option<RawJson>> = plan.calls().iter().map(|_| None).collect();
+    ) -> Result<GraphReply, Failure> {
+        operation.outcomes = plan.calls().iter().map(|_| None).collect();
         let mut budget = Budget::default();
-        let mut begun = vec![false; outcomes.len()];
+        let mut begun = vec![false; plan.calls().len()];
         let mut running = FuturesUnordered::new();
         let mut alone = false;
-        let (mut reward, mut metadata, mut done) = (None, None, false);
+        let mut score = GraphScore::default();
         loop {
             for (index, call) in plan.calls().iter().enumerate() {
+                if begun[index] || alone || !call.ready(&operation.outcomes) {
+                    continue;
+                }
+                let tool = self.toolbox.find(call.tool);
                 // A toolset that cannot overlap waits until it has the session to itself.
-                let exclusive = !self.toolbox.concurrent(call.tool);
-                let room = !alone && (!exclusive || running.is_empty());
-                if begun[index] || !room || !call.ready(&outcomes) {
+                let exclusive = !tool.concurrent();
+                if exclusive && !running.is_empty() {
                     continue;
                 }
                 begun[index] = true;
-                match call.resolve(&plan, &outcomes, &mut budget) {
+                let arguments = call.resolve(&plan, &operation.outcomes, &mut budget);
+                match arguments.and_then(|arguments| in_time(call, deadline).map(|()| arguments)) {
                     Ok(arguments) => {
                         alone = exclusive;
-                        running.push(self.child(epoch, index, call.tool, arguments));
+                        operation.call_begins(index, Some(call.id), call.tool, arguments.as_deref());
+                        let request = self.call_request(operation, None, deadline);
+                        running.push(self.child(index, tool, request, arguments));
                     }
-                    Err(error) => outcomes[index] = Some(Err(error)),
+                    Err(error) => {
+                        operation.call_begins(index, Some(call.id), call.tool, None);
+                        operation.call_ends(index);
+                        operation.outcomes[index] = Some(Err(error));
+                    }
                 }
             }
-            let Some((index, arguments, outcome)) =
-                self.held(Some(&mut guard), epoch, deadline, running.next()).await?
-            else {
+            let Some(finished) = self.held(operation, None, running.next()).await? else {
                 // Calls that failed without running may have let others become ready.
-                if outcomes.iter().all(Option::is_some) {
+                if operation.outcomes.iter().all(Option::is_some) {
                     break;
                 }
                 continue;
             };
             alone = false;
-            if self.spec.capabilities.observes_calls && outcome.is_ok() {
-                let record = CallRecord { tool: plan.calls()[index].tool.to_owned(), arguments, outcome };
-                let (scored, back) = self.drive(guard, epoch, Request::AfterCall(&record), deadline).await?;
-                guard = back;
-                let scored = match scored {
-                    Ok(scored) => scored,
-                    Err(failure) => return Ok(Ran::failed(failure, guard)),
-                };
-                reward = sum(reward, scored.reward);
-                metadata = scored.metadata.or(metadata);
-                done |= scored.done;
-                (taken[index], outcomes[index]) = (record.arguments, Some(budget.keep(record.outcome)));
-            } else {
-                (taken[index], outcomes[index]) = (arguments, Some(budget.keep(outcome)));
-            }
+            operation.call_ends(finished.index);
+            let tool = plan.calls()[finished.index].tool;
+            self.finish_child(operation, tool, finished, deadline, &mut budget, &mut score).await?;
         }
         drop(running);
-        if reward.is_some_and(|reward: Reward| !reward.is_finite()) {
+        if score.reward.is_some_and(|reward| !reward.is_finite()) {
             let message = "the rewards of these calls add up to more than a number can hold";
-            let failure = Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify);
-            return Ok(Ran::failed(failure, guard));
+            return Err(Failure::new(ErrorCode::NonFiniteReward, message).in_phase(Phase::Verify));
         }
-        let tools = plan.calls().iter().map(|call| call.tool.to_owned());
-        let calls = tools.zip(taken).map(|(tool, arguments)| Taken { tool, arguments }).collect();
-        let ids = plan.calls().iter().map(|call| call.id.to_owned());
-        let results = ids.zip(outcomes.into_iter().flatten()).collect();
-        let reply = StepReply::Graph(GraphReply { results, reward, metadata, done });
-        Ok(Ran { outcome: Ok(reply), guard: Some(guard), calls })
+        let outcomes = std::mem::take(&mut operation.outcomes).into_iter().flatten();
+        let results = plan.calls().iter().map(|call| call.id.to_owned()).zip(outcomes).collect();
+        let GraphScore { reward, metadata, done } = score;
+        Ok(GraphReply { results, reward, metadata, done })
     }
 
-    async fn child(&self, epoch: u64, index: usize, tool: &str, arguments: Option<RawJson>) -> Finished {
-        let asked = Asked::by_control(tool, arguments.as_deref(), None);
-        let outcome = self.call_tool(epoch, &asked).await;
-        (index, arguments, outcome)
+    async fn child(
+        &self,
+        index: usize,
+        tool: ResolvedTool<'_>,
+        request: CallRequest<'_>,
+        arguments: Option<RawJson>,
+    ) -> FinishedCall {
+        let request = CallRequest { arguments: arguments.as_deref(), ..request };
+        let outcome = self.call_tool(tool, request).await;
+        FinishedCall { index, arguments, outcome }
+    }
+
+    /// Scores a call of a graph, and keeps its outcome for those that need it.
+    async fn finish_child(
+        &self,
+        operation: &mut RunningOperation<'_>,
+        tool: &str,
+        finished: FinishedCall,
+        deadline: Option<Instant>,
+        budget: &mut Budget,
+        score: &mut GraphScore,
+    ) -> Result<(), Failure> {
+        let FinishedCall { index, arguments, mut outcome } = finished;
+        let mut scored = Ok(());
+        if self.spec.capabilities.observes_calls && outcome.is_ok() {
+            let record = CallRecord { tool: tool.to_owned(), arguments, outcome };
+            let observed = self.drive(operation, Request::AfterCall(&record), deadline).await;
+            scored = observed.map(|observed| score.add(observed));
+            outcome = record.outcome;
+        }
+        operation.outcomes[index] = Some(budget.keep(outcome));
+        scored
     }
 
     /// What a reset does before the environment's own: a fresh workspace, then toolsets as their
     /// authors asked for.
     pub(super) async fn renew(
-        self: &Arc<Self>,
-        guard: &mut Guard,
-        epoch: u64,
+        &self,
+        operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
-        let workspace = guard.workspace.clone();
+        let workspace = operation.guard.as_ref().and_then(|guard| guard.workspace.clone());
         let work = async {
             if let Some(workspace) = workspace {
                 let renewed = tokio::task::spawn_blocking(move || workspace.renew()).await;
@@ -207,15 +228,14 @@ impl Session {
             }
             self.toolbox.reset().await
         };
-        self.held(Some(guard), epoch, deadline, work).await?
+        self.held(operation, deadline, work).await?
     }
 
     /// Waits for work that is part of an epoch. Work that is done at once, as most is, needs no way
     /// to be cut off.
     async fn held<T>(
         &self,
-        guard: Option<&mut Guard>,
-        epoch: u64,
+        operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,
         work: impl Future<Output = T>,
     ) -> Result<T, Failure> {
@@ -223,32 +243,56 @@ impl Session {
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return Ok(done);
         }
-        let (token, _shown) = match guard {
-            Some(guard) => (self.publish(guard, epoch)?, Some(Shown(self))),
-            None => (self.token_of(epoch)?, None),
+        let (token, _shown) = match &mut operation.guard {
+            Some(guard) => (self.publish(guard, operation.epoch)?, Some(Shown(self))),
+            None => (self.token_of(operation.epoch)?, None),
         };
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = token.cancelled() => {
-                Err(self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session"))
-            }
+            () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(Phase::Tool)),
             () = at(deadline) => {
-                Err(self.cut_off(ErrorCode::DeadlineExceeded, "the tool did not answer before the step's deadline"))
+                let message = "the toolsets were not ready for the episode before its deadline";
+                Err(self.cut_off(ErrorCode::DeadlineExceeded, message))
             }
         }
     }
+}
 
-    fn context<'a>(&'a self, epoch: u64, asked: &Asked<'a>) -> CallContext<'a> {
-        CallContext {
-            session_id: Some(&self.id),
-            epoch,
-            step: self.progress.lock().step_count + 1,
-            principal: asked.principal,
-            caller: asked.caller,
-            request: asked.request,
+impl GraphScore {
+    fn add(&mut self, observed: Observed) {
+        self.reward = sum(self.reward, observed.reward);
+        self.metadata = observed.metadata.or(self.metadata.take());
+        self.done |= observed.done;
+    }
+}
+
+/// A call of a toolset with a state, until it is known what became of it: dropped before, its effect is unknown.
+struct PendingEffect<'a> {
+    session: &'a Session,
+    epoch: u64,
+    tool: &'a str,
+    known: bool,
+}
+
+impl Drop for PendingEffect<'_> {
+    fn drop(&mut self) {
+        if !self.known {
+            let mut progress = self.session.progress.lock();
+            if progress.epoch == self.epoch {
+                progress.unknown_effect.get_or_insert_with(|| self.tool.to_owned());
+            }
         }
     }
+}
+
+/// Refuses a call of a graph that would begin after the deadline of its step.
+fn in_time(call: &Planned<'_>, deadline: Option<Instant>) -> Result<(), ToolError> {
+    if deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        return Ok(());
+    }
+    let message = format!("not called: the deadline of the step passed before '{}' could begin", call.id);
+    Err(ToolError::new(ToolErrorType::Timeout, message))
 }
 
 /// The state that readers see while a tool holds the step lock; gone with the call, however it ends.
@@ -258,11 +302,6 @@ impl Drop for Shown<'_> {
     fn drop(&mut self) {
         self.0.progress.lock().published = None;
     }
-}
-
-/// A call that has run waits for its score only.
-fn delivered(failure: Failure) -> Failure {
-    failure.with(|detail| detail.delivered = Delivered::Maybe)
 }
 
 /// The sum of two rewards; whole numbers stay whole.

@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::operation::RunningOperation;
 use super::{Cell, EndReason, Session};
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
@@ -100,21 +101,20 @@ impl Session {
         }
     }
 
-    /// Runs one request of that epoch to its end and gives the lock back with what the environment
-    /// answered. The outer failure is that nobody knows how far it came.
+    /// Runs one request of an operation, which has the step lock, to its end. After a failure that says so nobody
+    /// knows how far it came.
     pub(super) async fn drive(
-        self: &Arc<Self>,
-        guard: Guard,
-        epoch: u64,
+        &self,
+        operation: &mut RunningOperation<'_>,
         request: Request<'_>,
         deadline: Option<Instant>,
-    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
+    ) -> Result<Observed, Failure> {
         match self.spec.capabilities.execution {
-            Execution::Inline => self.drive_inline(guard, request),
+            Execution::Inline => self.drive_inline(operation, request),
             execution => {
                 let phase = request.phase();
-                let (answer, guard) = self.drive_apart(execution, guard, epoch, request, deadline).await?;
-                Ok((told(answer, phase), guard))
+                let answer = Box::pin(self.drive_apart(execution, operation, request, deadline)).await?;
+                told(answer, phase)
             }
         }
     }
@@ -122,26 +122,32 @@ impl Session {
     /// The same of an environment that does not suspend.
     pub(super) fn drive_inline(
         &self,
-        mut guard: Guard,
+        operation: &mut RunningOperation<'_>,
         request: Request<'_>,
-    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
+    ) -> Result<Observed, Failure> {
         let phase = request.phase();
-        match catch_unwind(AssertUnwindSafe(|| now(&mut guard, request))) {
-            Ok(answer) => Ok((told(answer, phase), guard)),
-            Err(panic) => Err(self.panicked(Some(guard), &panic_text(panic.as_ref()), phase)),
+        let guard = locked(&mut operation.guard)?;
+        match catch_unwind(AssertUnwindSafe(|| now(guard, request))) {
+            Ok(answer) => told(answer, phase),
+            Err(panic) => {
+                if let Some(mut guard) = operation.guard.take() {
+                    discard(&mut guard);
+                }
+                Err(self.panicked(&panic_text(panic.as_ref()), phase))
+            }
         }
     }
 
     async fn drive_apart(
-        self: &Arc<Self>,
+        &self,
         execution: Execution,
-        mut guard: Guard,
-        epoch: u64,
+        operation: &mut RunningOperation<'_>,
         request: Request<'_>,
         deadline: Option<Instant>,
-    ) -> Result<(Result<Observed, Failure>, Guard), Failure> {
+    ) -> Result<Result<Observed, Failure>, Failure> {
         let phase = request.phase();
-        let token = self.publish(&mut guard, epoch)?;
+        let token = self.publish(locked(&mut operation.guard)?, operation.epoch)?;
+        let Some(mut guard) = operation.guard.take() else { return Err(not_locked()) };
         let request = request.to_owned();
         let watch = Arc::new(StuckWatch::new(Arc::clone(&self.stuck)));
         let ran = Arc::clone(&watch);
@@ -157,16 +163,19 @@ impl Session {
             }
             _ => tokio::spawn(work),
         };
-        let mut in_flight = InFlight { session: self, abort: handle.abort_handle(), watch, armed: true };
+        let in_flight = InFlight { abort: handle.abort_handle(), watch, armed: true };
+        let in_flight = operation.in_flight.insert(in_flight);
         tokio::select! {
             biased;
             joined = &mut handle => {
                 in_flight.armed = false;
                 self.progress.lock().published = None;
-                joined.map_err(|error| self.lost(error, phase))
+                let (answer, guard) = joined.map_err(|error| self.lost(error, phase))?;
+                operation.guard = Some(guard);
+                Ok(answer)
             }
             () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(phase)),
-            () = at(deadline) => Err(Failure::new(
+            () = at(deadline) => Err(self.cut_off(
                 ErrorCode::DeadlineExceeded,
                 "the environment did not finish before the deadline; reset it before the next step",
             ).in_phase(phase)),
@@ -202,32 +211,40 @@ impl Session {
             Ok(state) => Ok(state),
             Err(panic) => {
                 discard(guard);
-                Err(self.panicked(None, &panic_text(panic.as_ref()), Phase::Step))
+                Err(self.panicked(&panic_text(panic.as_ref()), Phase::Step))
             }
         }
     }
 
+    /// The failure of what a reset or the end of its session came before.
     pub(super) fn cancelled(&self, delivered: Delivered) -> Failure {
+        let failure = self.cut_off(ErrorCode::Cancelled, "the call was cancelled by a reset of its session");
+        failure.with(|detail| {
+            detail.delivered = delivered;
+            detail.retryable = delivered == Delivered::No && detail.code == ErrorCode::Draining;
+        })
+    }
+
+    /// The failure of what was cut off, by the end of its session or else as said. Nobody knows how far it came.
+    pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
-        let failure = ended.unwrap_or_else(|| {
-            Failure::new(ErrorCode::Cancelled, "the call was cancelled by a reset of its session")
-        });
-        failure.with(|detail| detail.delivered = delivered)
+        let failure = ended.unwrap_or_else(|| Failure::new(code, message));
+        failure.with(|detail| {
+            detail.delivered = Delivered::Maybe;
+            detail.retryable = false;
+        })
     }
 
     fn lost(&self, error: JoinError, phase: Phase) -> Failure {
         if error.is_panic() {
-            return self.panicked(None, &panic_text(error.into_panic().as_ref()), phase);
+            return self.panicked(&panic_text(error.into_panic().as_ref()), phase);
         }
         self.require_reset();
         self.cancelled(Delivered::Maybe).in_phase(phase)
     }
 
-    fn panicked(&self, guard: Option<Guard>, panic: &str, phase: Phase) -> Failure {
+    fn panicked(&self, panic: &str, phase: Phase) -> Failure {
         tracing::error!(session = %self.id, environment = %self.spec.name, panic, "environment panicked");
-        if let Some(mut guard) = guard {
-            discard(&mut guard);
-        }
         self.end(EndReason::Failed(panic.to_owned()));
         let message =
             format!("the environment panicked ({panic}); its session has ended, reset to begin a new one");
@@ -245,6 +262,14 @@ pub(super) fn discard(cell: &mut Cell) {
         Ok(runtime) => drop(runtime.spawn_blocking(move || drop(workspace))),
         Err(_) => drop(workspace),
     }
+}
+
+fn locked(guard: &mut Option<Guard>) -> Result<&mut Guard, Failure> {
+    guard.as_mut().ok_or_else(not_locked)
+}
+
+fn not_locked() -> Failure {
+    Failure::infrastructure("the operation does not hold the lock of its session")
 }
 
 fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Observed, Failure>> {
@@ -309,20 +334,25 @@ pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.filter(|limit| *limit < ENDLESS).map(|limit| Instant::now() + limit)
 }
 
-/// Aborts the task if the caller goes away before it is done.
-struct InFlight<'a> {
-    session: &'a Session,
+/// The task of an environment: aborted if its operation ends before it is done.
+pub(super) struct InFlight {
     abort: AbortHandle,
     watch: Arc<StuckWatch>,
     armed: bool,
 }
 
-impl Drop for InFlight<'_> {
+impl InFlight {
+    /// Whether the environment is still at work.
+    pub(super) fn is_running(&self) -> bool {
+        self.armed
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
         if self.armed {
             self.abort.abort();
             self.watch.abandon();
-            self.session.require_reset();
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Holding a session still, so that its state can be copied or saved.
 //!
 //! Invariant: while a session is held nothing of it runs: the step that ran is over, agents' calls
-//! that overlap are over, and later ones wait.
+//! that overlap are over, and later ones wait. What is held is known: no call of its episode was cut off in a
+//! toolset that has a state.
 
 use oxenv_wire::{Delivered, ErrorCode, RawJson};
 use tokio::sync::RwLockWriteGuard;
 
+use super::Session;
 use super::drive::Guard;
-use super::{Expect, Session};
 use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::spec::Original;
@@ -42,15 +43,15 @@ impl Session {
     pub(crate) async fn hold(&self) -> Result<Held<'_>, Failure> {
         let _busy = self.lease.busy();
         let token = self.progress.lock().token.clone();
-        // The order of the two locks is that of an agent's call.
+        // The order of the two locks is that of a step.
         let still = tokio::select! {
             biased;
             () = token.cancelled() => return Err(self.cancelled(Delivered::No)),
-            still = self.overlap.write() => still,
+            still = self.presence.write() => still,
         };
         let guard = self.acquire(None).await?;
         let mut progress = self.progress.lock();
-        progress.steppable(Expect::default())?;
+        progress.copyable()?;
         let past = Past {
             epoch: progress.epoch,
             episode_id: Some(progress.episode_id.clone()),

@@ -22,8 +22,12 @@ pub(super) struct Progress {
     pub(super) scores: Option<RawJson>,
     /// The number of the last thing that was counted, over all epochs.
     pub(super) seq: u64,
+    /// Operations that have begun and are not counted yet.
+    pub(super) running: usize,
     /// Set while the environment's state is unknown: a step was cut off.
     pub(super) reset_required: bool,
+    /// The tool whose call was cut off in this epoch, so that nobody knows whether it had its effect.
+    pub(super) unknown_effect: Option<String>,
     pub(super) ended: Option<EndReason>,
     pub(super) closing: bool,
     /// Cancelled by the next reset and by the end.
@@ -45,6 +49,13 @@ pub(super) struct Expect {
     pub(super) step: Option<u64>,
 }
 
+impl Expect {
+    /// Whether anything is expected.
+    pub(super) fn any(self) -> bool {
+        self.seq.is_some() || self.step.is_some()
+    }
+}
+
 impl Progress {
     /// Refuses whatever needs a living session.
     pub(super) fn alive(&self) -> Result<(), Failure> {
@@ -57,7 +68,9 @@ impl Progress {
             EndReason::Failed(panic) => {
                 format!("the session ended because its environment panicked: {panic}")
             }
-            EndReason::Drained => "the server is shutting down".to_owned(),
+            EndReason::Drained => {
+                return Err(Failure::new(ErrorCode::Draining, "the server is shutting down"));
+            }
         };
         Err(Failure::new(ErrorCode::SessionEnded, message))
     }
@@ -88,6 +101,17 @@ impl Progress {
             return Err(Failure::new(ErrorCode::EpisodeDone, message));
         }
         Ok(current)
+    }
+
+    /// Refuses to copy what is not known.
+    pub(super) fn copyable(&self) -> Result<(), Failure> {
+        self.steppable(Expect::default())?;
+        let Some(tool) = &self.unknown_effect else { return Ok(()) };
+        let message = format!(
+            "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its effect: \
+             the session can be copied after its next reset"
+        );
+        Err(Failure::new(ErrorCode::ResetRequired, message))
     }
 
     /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.

@@ -75,7 +75,8 @@ impl Session {
     /// error is no failure but an observation. After a reset that failed the session demands another.
     pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Answer<StepReply<'a>> {
         match request.once.identity() {
-            Some(identity) => self.submit_once(identity, request).await,
+            // Boxed, because most requests have no key.
+            Some(identity) => Box::pin(self.submit_once(identity, request)).await,
             None => {
                 let Settled { outcome, seq } = self.run(request).await;
                 Answer::own(outcome, seq)
@@ -85,7 +86,7 @@ impl Session {
 
     /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend, while
     /// nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
-    pub fn try_submit<'a>(&self, request: &SessionRequest<'a>) -> Option<Answer<StepReply<'a>>> {
+    pub fn try_submit<'a>(self: &Arc<Self>, request: &SessionRequest<'a>) -> Option<Answer<StepReply<'a>>> {
         let plain = request.once.identity().is_none();
         let settled = plain.then(|| self.step_inline(request)).flatten();
         settled.map(|Settled { outcome, seq }| Answer::own(outcome, seq))

@@ -7,18 +7,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{
-    Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult,
-    default_call,
-};
+use oxenv_wire::{Action, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, default_call};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Asked;
-use super::drive::{Guard, Request, after};
+use super::drive::{Request, after};
+use super::operation::{Input, RunningOperation};
 use super::request::{SessionOperation, SessionRequest};
-use super::settle::{Doing, Ran, Settled};
+use super::settle::Settled;
 use super::{Expect, Principal, Session, fresh_id};
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
@@ -113,59 +110,77 @@ pub enum StepReply<'a> {
 impl Session {
     pub(super) async fn reset_expecting(
         self: &Arc<Self>,
-        asked: ResetOptions,
+        options: ResetOptions,
         expect: Expect,
         trace: Option<TraceContext>,
     ) -> Settled<'static> {
         let deadline = after(Some(self.reset_deadline));
-        let (epoch, token) = match self.next_epoch(expect) {
-            Ok(begun) => begun,
-            Err(failure) => return Settled::refused(failure.in_phase(Phase::Reset)),
+        let reset;
+        let mut operation = RunningOperation::reset(self, trace);
+        let outcome = match self.begin_reset(&mut operation, options, expect, deadline).await {
+            Ok(begun) => {
+                reset = begun;
+                operation.input = Input::Reset(Some(&reset));
+                self.run_reset(&mut operation, &reset, deadline).await
+            }
+            Err(failure) => Err(failure),
         };
-        let reset = Reset {
-            seed: asked.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
-            seed_given: asked.seed.is_some(),
-            episode_id: asked.episode_id.unwrap_or_else(fresh_id),
-            arguments: asked.arguments,
-        };
-        let mut doing = Doing::reset(&self.hooks, &reset, trace);
-        let ran = self.run_reset(&mut doing, &reset, (epoch, &token), deadline).await;
-        self.settle(doing, ran.map_err(|failure| failure.in_phase(Phase::Reset))).await
+        let outcome = outcome.map(StepReply::Observed).map_err(|failure| failure.in_phase(Phase::Reset));
+        operation.settle(outcome).await
+    }
+
+    /// Begins an epoch, which cancels what runs in the present one, and takes the step lock. What expects a number
+    /// begins it only once it has that number.
+    async fn begin_reset(
+        &self,
+        operation: &mut RunningOperation<'_>,
+        options: ResetOptions,
+        expect: Expect,
+        deadline: Option<Instant>,
+    ) -> Result<Reset, Failure> {
+        if expect.any() {
+            operation.lock(expect, deadline).await?;
+        }
+        let epoch = self.next_epoch(expect)?;
+        if operation.guard.is_none() {
+            operation.lock(Expect::default(), deadline).await?;
+        }
+        operation.begin(|_| Ok(epoch))?;
+        Ok(Reset {
+            seed: options.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
+            seed_given: options.seed.is_some(),
+            episode_id: options.episode_id.unwrap_or_else(fresh_id),
+            arguments: options.arguments,
+        })
     }
 
     async fn run_reset(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
+        &self,
+        operation: &mut RunningOperation<'_>,
         reset: &Reset,
-        (epoch, token): (u64, &CancellationToken),
         deadline: Option<Instant>,
-    ) -> Result<Ran<'static>, Failure> {
-        doing.began(epoch);
-        let mut guard = self.acquire_under(token, deadline).await?;
-        doing.began(epoch);
-        self.renew(&mut guard, epoch, deadline).await?;
-        let (observed, guard) = self.drive(guard, epoch, Request::Reset(reset), deadline).await?;
-        Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
+    ) -> Result<Observed, Failure> {
+        self.renew(operation, deadline).await?;
+        self.drive(operation, Request::Reset(reset), deadline).await
     }
 
     /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its session
     /// runs, and nobody records. Absent when it has to; then nothing has happened.
-    pub(super) fn step_inline<'a>(&self, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
+    pub(super) fn step_inline<'a>(self: &Arc<Self>, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
         let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;
         if !inline || self.spec.action_space != ActionSpace::Typed || self.hooks.recorder.is_some() {
             return None;
         }
-        let guard = Arc::clone(&self.cell).try_lock_owned().ok()?;
         let _busy = self.lease.busy();
-        let mut doing = Doing::step(self, Principal::Control, action, request.trace);
-        let steppable = self.progress.lock().steppable(Expect::of(&request.once));
-        let ran = steppable.and_then(|epoch| {
-            doing.began(epoch);
-            let (observed, guard) = self.drive_inline(guard, Request::Step(typed))?;
-            Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
-        });
-        Some(self.settle_at_once(&doing, ran))
+        let mut operation =
+            RunningOperation::step(self, Principal::Control, || action.to_raw(), request.trace);
+        if !operation.try_lock() {
+            return None;
+        }
+        let begun = operation.begin(|progress| progress.steppable(Expect::of(&request.once)));
+        let outcome = begun.and_then(|_| self.drive_inline(&mut operation, Request::Step(typed)));
+        Some(operation.settle_at_once(outcome.map(StepReply::Observed)))
     }
 
     pub(super) async fn step_expecting<'a>(
@@ -175,31 +190,31 @@ impl Session {
         expect: Expect,
         trace: Option<TraceContext>,
     ) -> Settled<'a> {
-        let mut doing = Doing::step(self, Principal::Control, &action, trace);
-        let ran = self.run_step(&mut doing, action, after(timeout), expect).await;
-        self.settle(doing, ran).await
+        let mut operation = RunningOperation::step(self, Principal::Control, || action.to_raw(), trace);
+        let outcome = self.run_step(&mut operation, action, after(timeout), expect).await;
+        operation.settle(outcome).await
     }
 
     async fn run_step<'a>(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
+        &self,
+        operation: &mut RunningOperation<'_>,
         action: Action<'a>,
         deadline: Option<Instant>,
         expect: Expect,
-    ) -> Result<Ran<'a>, Failure> {
+    ) -> Result<StepReply<'a>, Failure> {
         match action {
-            Action::ListTools(spelling) => self.run_list(doing, spelling, expect).await,
-            Action::CallTool(call) => self.run_control_call(doing, call, deadline, expect).await,
+            Action::ListTools(spelling) => self.run_list(operation, spelling, deadline, expect).await,
+            Action::CallTool(call) => self.run_control_call(operation, call, deadline, expect).await,
             Action::CallTools(graph) => {
                 let plan = Plan::new(&graph)?;
-                let (guard, epoch) = self.begin(doing, deadline, expect).await?;
-                self.run_graph(plan, guard, epoch, deadline).await
+                self.begin_step(operation, deadline, expect).await?;
+                Box::pin(self.run_graph(operation, plan, deadline)).await.map(StepReply::Graph)
             }
             Action::Typed(action) => match self.spec.action_space {
-                ActionSpace::Typed => self.run_typed(doing, action, deadline, expect).await,
+                ActionSpace::Typed => self.run_typed(operation, action, deadline, expect).await,
                 ActionSpace::Tools => match default_call(action) {
-                    Ok(call) => self.run_control_call(doing, call, deadline, expect).await,
-                    Err(_) => self.run_typed(doing, action, deadline, expect).await,
+                    Ok(call) => self.run_control_call(operation, call, deadline, expect).await,
+                    Err(_) => self.run_typed(operation, action, deadline, expect).await,
                 },
             },
             Action::Code(_) => Err(Failure::unsupported(
@@ -209,42 +224,39 @@ impl Session {
     }
 
     /// Takes the step lock, in the present epoch.
-    async fn begin(
+    pub(super) async fn begin_step(
         &self,
-        doing: &mut Doing<'_>,
+        operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,
         expect: Expect,
-    ) -> Result<(Guard, u64), Failure> {
-        let guard = self.acquire(deadline).await?;
-        let epoch = self.progress.lock().steppable(expect)?;
-        doing.began(epoch);
-        Ok((guard, epoch))
+    ) -> Result<u64, Failure> {
+        operation.lock(expect, deadline).await?;
+        operation.begin(|progress| progress.steppable(expect))
     }
 
     async fn run_typed<'a>(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
+        &self,
+        operation: &mut RunningOperation<'_>,
         action: &RawValue,
         deadline: Option<Instant>,
         expect: Expect,
-    ) -> Result<Ran<'a>, Failure> {
-        let (guard, epoch) = self.begin(doing, deadline, expect).await?;
-        let (observed, guard) = self.drive(guard, epoch, Request::Step(action), deadline).await?;
-        Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
+    ) -> Result<StepReply<'a>, Failure> {
+        self.begin_step(operation, deadline, expect).await?;
+        self.drive(operation, Request::Step(action), deadline).await.map(StepReply::Observed)
     }
 
     async fn run_control_call<'a>(
-        self: &Arc<Self>,
-        doing: &mut Doing<'_>,
+        &self,
+        operation: &mut RunningOperation<'_>,
         call: ToolCall<'a>,
         deadline: Option<Instant>,
         expect: Expect,
-    ) -> Result<Ran<'a>, Failure> {
-        let (guard, epoch) = self.begin(doing, deadline, expect).await?;
-        let asked = Asked::by_control(&call.name, call.arguments, doing.trace());
-        let (reply, guard, calls) = self.run_call(Some(guard), epoch, asked, deadline).await?;
-        let (spelling, name) = (call.spelling, call.name);
-        Ok(Ran { outcome: reply.map(|reply| StepReply::Call { spelling, name, reply }), guard, calls })
+    ) -> Result<StepReply<'a>, Failure> {
+        self.begin_step(operation, deadline, expect).await?;
+        let tool = self.toolbox.find(&call.name);
+        let request = self.call_request(operation, call.arguments, deadline);
+        let reply = self.run_call(operation, tool, request).await?;
+        Ok(StepReply::Call { spelling: call.spelling, name: call.name, reply })
     }
 
     /// The state: a JSON object with `episode_id`, `step_count` and the environment's own fields.
@@ -280,7 +292,7 @@ impl Session {
         }
     }
 
-    fn next_epoch(&self, expect: Expect) -> Result<(u64, CancellationToken), Failure> {
+    fn next_epoch(&self, expect: Expect) -> Result<u64, Failure> {
         let mut progress = self.progress.lock();
         progress.alive()?;
         progress.expects(expect)?;
@@ -288,16 +300,8 @@ impl Session {
         progress.token = CancellationToken::new();
         progress.epoch += 1;
         progress.reset_required = true;
-        Ok((progress.epoch, progress.token.clone()))
-    }
-
-    pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
-        let ended = self.progress.lock().alive().err();
-        ended.unwrap_or_else(|| {
-            Failure::new(code, message)
-                .in_phase(Phase::Tool)
-                .with(|detail| detail.delivered = Delivered::Maybe)
-        })
+        progress.unknown_effect = None;
+        Ok(progress.epoch)
     }
 }
 

@@ -146,7 +146,16 @@ impl Catalogue {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Entry> {
-        self.index.get(name).map(|entry| &self.entries[*entry])
+        self.position(name).map(|entry| self.entry(entry))
+    }
+
+    /// The number of the entry that has that name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    pub(super) fn entry(&self, position: usize) -> &Entry {
+        &self.entries[position]
     }
 
     /// What does not work at present.

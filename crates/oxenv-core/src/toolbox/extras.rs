@@ -13,6 +13,7 @@ use oxenv_wire::RawJson;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::call::CallRequest;
 use super::mount::Mount;
 use super::record::Recording;
 use super::{Toolbox, contained};
@@ -97,7 +98,8 @@ impl Toolbox {
         method: &str,
         parameters: &RawValue,
     ) -> Result<RawJson, RequestFault> {
-        let mut recording = Recording::begin(self.auditor.as_deref(), context, method, Some(parameters));
+        let asked = CallRequest::new(context, Some(parameters));
+        let mut recording = Recording::begin(self.auditor.as_deref(), &asked, method);
         self.settled().await;
         let answer = match self.addressee(context.principal, method, parameters) {
             Ok((mount, parameters)) => {

@@ -14,8 +14,8 @@ use oxenv_wire::{
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Toolbox;
-use super::catalogue::{Catalogue, Entry};
+use super::call::ResolvedTool;
+use super::catalogue::Entry;
 use super::mount::Mount;
 use crate::audit::Decision;
 use crate::schema::{
@@ -59,19 +59,19 @@ pub(super) fn needs_result_check(entry: &Entry, mount: &Mount, result: &ToolResu
     declared && !result.is_error && result.input_required.is_none()
 }
 
-impl Toolbox {
-    /// Whether a caller may call a tool now. Takes a token of its rate limits.
+impl ResolvedTool<'_> {
+    /// Whether a caller may call the tool now. Takes a token of its rate limits.
     pub(super) fn admit(
         &self,
         entry: &Entry,
         mount: &Mount,
         context: CallContext<'_>,
-        tool: &str,
     ) -> Result<(), Refusal> {
+        let tool = self.name;
         if let Some(rule) = entry.denied_to(context.principal) {
             return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
         }
-        let (session, server) = (&self.buckets[entry.mount], &mount.server_buckets);
+        let (session, server) = (&self.toolbox.buckets[entry.mount], &mount.server_buckets);
         mount.policy.admit(context.principal, session, server, Instant::now()).map_err(|early| {
             let message = format!(
                 "tool '{tool}' may not be called so often ({}): try again in {:.1} s",
@@ -87,12 +87,11 @@ impl Toolbox {
     /// Whether the arguments of a call fit its tool's schema and every rule about them.
     pub(super) async fn check_arguments(
         &self,
-        catalogue: &Arc<Catalogue>,
-        tool: &str,
+        entry: &Entry,
+        mount: &Mount,
         arguments: Option<&RawValue>,
     ) -> Result<(), Refusal> {
-        let Some(entry) = catalogue.find(tool) else { return Ok(()) };
-        let mount = &self.mounts[entry.mount];
+        let tool = self.name;
         let empty = empty_object();
         let arguments = arguments.unwrap_or(&empty);
         let bytes = arguments.get().len();
@@ -102,12 +101,12 @@ impl Toolbox {
         {
             return outcome;
         }
-        let (catalogue, mount) = (Arc::clone(catalogue), mount.clone());
-        let deadline = mount.deadline.unwrap_or(self.deadline);
+        let (catalogue, position, mount) = (Arc::clone(&self.catalogue), self.entry, mount.clone());
+        let deadline = mount.deadline.unwrap_or(self.toolbox.deadline);
         let (name, arguments) = (tool.to_owned(), arguments.to_owned());
         let check = run_blocking(move |gone| {
             let budget = CheckBudget::full(bytes).cancelled_by(gone);
-            let entry = catalogue.find(&name)?;
+            let entry = catalogue.entry(position?);
             Some(judge_arguments(entry, &mount, &name, &arguments, &budget))
         });
         match tokio::time::timeout(deadline, check).await {
@@ -127,11 +126,10 @@ impl Toolbox {
     /// A result that fits what its tool's server declared.
     pub(super) async fn check_result(
         &self,
-        catalogue: &Arc<Catalogue>,
-        tool: &str,
+        entry: &Entry,
         result: ToolResult,
     ) -> Result<ToolResult, ToolError> {
-        let Some(entry) = catalogue.find(tool) else { return Ok(result) };
+        let tool = self.name;
         let why = match result.structured {
             Structured::None => match entry.output() {
                 Ok(Some(_)) => Some("it has no structured content".to_owned()),
@@ -144,11 +142,11 @@ impl Toolbox {
                 match inline.then(|| judge_result(entry, &text, &CheckBudget::inline())) {
                     Some(Ok(why)) => why,
                     _ => {
-                        let (catalogue, name, text) =
-                            (Arc::clone(catalogue), tool.to_owned(), text.to_string());
+                        let (catalogue, position, text) =
+                            (Arc::clone(&self.catalogue), self.entry, text.to_string());
                         let check = run_blocking(move |gone| {
                             let budget = CheckBudget::full(text.len()).cancelled_by(gone);
-                            judge_result(catalogue.find(&name)?, &text, &budget)
+                            judge_result(catalogue.entry(position?), &text, &budget)
                                 .unwrap_or_else(|why| Some(format!("it is {why}")))
                         });
                         check.await.unwrap_or_else(|| Some("it could not be checked".to_owned()))

@@ -1,8 +1,9 @@
-//! Exactly one audit record per call, however the call ends.
+//! What is told of a call that is over: one audit record, and its measure.
 //!
-//! Invariant: the record is written when the recording is finished or dropped: a call that was
-//! cancelled leaves one too.
+//! Invariant: it is told when the recording is finished or dropped: a call that was cancelled
+//! leaves a record too.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -10,8 +11,10 @@ use std::time::{Instant, SystemTime};
 use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
+use super::call::CallRequest;
 use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
+use crate::observe::{CallError, ObservedCall, Observer, TraceContext};
 use crate::toolset::{CallContext, RequestFault};
 
 /// Removes what must not be written down.
@@ -38,7 +41,9 @@ impl Auditor {
 pub(super) struct Recording<'a>(Option<Open<'a>>);
 
 struct Open<'a> {
-    auditor: &'a Auditor,
+    auditor: Option<&'a Auditor>,
+    observer: Option<&'a dyn Observer>,
+    trace: Option<TraceContext>,
     context: CallContext<'a>,
     tool: &'a str,
     arguments: Option<&'a RawValue>,
@@ -50,15 +55,14 @@ struct Open<'a> {
 }
 
 impl<'a> Recording<'a> {
-    /// Begins one; without an auditor it costs nothing.
-    pub(super) fn begin(
-        auditor: Option<&'a Auditor>,
-        context: CallContext<'a>,
-        tool: &'a str,
-        arguments: Option<&'a RawValue>,
-    ) -> Self {
-        Recording(auditor.map(|auditor| Open {
+    /// Begins one; if nobody is to be told it costs nothing.
+    pub(super) fn begin(auditor: Option<&'a Auditor>, request: &CallRequest<'a>, tool: &'a str) -> Self {
+        let CallRequest { context, arguments, observer, trace, .. } = *request;
+        let told = auditor.is_some() || observer.is_some();
+        Recording(told.then(|| Open {
             auditor,
+            observer,
+            trace,
             context,
             tool,
             arguments,
@@ -87,13 +91,16 @@ impl<'a> Recording<'a> {
     pub(super) fn finish(mut self, outcome: &Result<ToolResult, ToolError>) {
         let Some(open) = self.0.take() else { return };
         match outcome {
-            Ok(result) if result.is_error => open.write(AuditOutcome::ToolError, Some(&result.text())),
-            Ok(_) => open.write(AuditOutcome::Ok, None),
+            Ok(result) if result.is_error => {
+                open.tell(AuditOutcome::ToolError, || Some(result.text().into()));
+            }
+            Ok(_) => open.tell(AuditOutcome::Ok, || None),
             Err(error) => {
                 let outcome = AuditOutcome::Error { error_type: error.error_type, code: error.code };
                 // What is wrong with arguments is told with their values.
-                let hidden = error.error_type == ToolErrorType::InvalidArgs && !open.auditor.arguments;
-                open.write(outcome, Some(error.message.as_str()).filter(|_| !hidden));
+                let hidden = error.error_type == ToolErrorType::InvalidArgs
+                    && !open.auditor.is_some_and(|auditor| auditor.arguments);
+                open.tell(outcome, || (!hidden).then(|| error.message.as_str().into()));
             }
         }
     }
@@ -102,10 +109,10 @@ impl<'a> Recording<'a> {
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestFault>) {
         let Some(open) = self.0.take() else { return };
         match answer {
-            Ok(_) => open.write(AuditOutcome::Ok, None),
+            Ok(_) => open.tell(AuditOutcome::Ok, || None),
             Err(fault) => {
                 let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code: None };
-                open.write(outcome, Some(&fault.message));
+                open.tell(outcome, || Some(fault.message.as_str().into()));
             }
         }
     }
@@ -116,16 +123,37 @@ impl Drop for Recording<'_> {
         if let Some(open) = self.0.take() {
             let code = Some(ErrorCode::Cancelled);
             let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code };
-            open.write(outcome, Some("cancelled before it was finished"));
+            open.tell(outcome, || Some("cancelled before it was finished".into()));
         }
     }
 }
 
-impl Open<'_> {
-    fn write(self, outcome: AuditOutcome, message: Option<&str>) {
-        let Open { auditor, context, .. } = self;
+impl<'a> Open<'a> {
+    fn tell<'m>(self, outcome: AuditOutcome, message: impl FnOnce() -> Option<Cow<'m, str>>) {
+        if let (Some(observer), Some((toolset, _))) = (self.observer, self.owner) {
+            let error = match outcome {
+                AuditOutcome::Error { error_type, code } => Some(CallError { error_type, code }),
+                AuditOutcome::Ok | AuditOutcome::ToolError => None,
+            };
+            observer.called(&ObservedCall {
+                session_id: self.context.session_id,
+                tool: self.tool,
+                toolset,
+                took: self.clock.elapsed(),
+                tool_error: outcome == AuditOutcome::ToolError,
+                error,
+                trace: self.trace,
+            });
+        }
+        if let Some(auditor) = self.auditor {
+            self.write(auditor, outcome, message());
+        }
+    }
+
+    fn write(self, auditor: &Auditor, outcome: AuditOutcome, message: Option<Cow<'_, str>>) {
+        let context = self.context;
         // In this order, or a part of a secret might stay.
-        let message = message.map(|message| shortened((auditor.redact)(message)));
+        let message = message.map(|message| shortened((auditor.redact)(&message)));
         let arguments = self.arguments.filter(|_| auditor.arguments);
         let arguments = arguments.and_then(|arguments| {
             // A secret within JSON text leaves JSON behind, because `***` needs no escape.

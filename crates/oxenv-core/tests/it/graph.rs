@@ -8,7 +8,7 @@ use std::time::Duration;
 use oxenv_core::{
     Failure, GraphReply, Mount, Policy, Rules, Session, SessionOptions, SessionStore, Toolbox, Work,
 };
-use oxenv_wire::{ErrorCode, Loc, Phase, Reward, ToolErrorType};
+use oxenv_wire::{Delivered, ErrorCode, Loc, Reward, ToolErrorType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{Barrier, oneshot};
@@ -359,11 +359,17 @@ async fn the_deadline_of_a_step_is_that_of_the_whole_graph() {
     let (set, dropped) = endless();
     let (_store, session) = session_of(Toolbox::new(mounts(&[&set]))).await;
     let started = tokio::time::Instant::now();
-    let failure = step_within(&session, graph(&waiting()), Some(Duration::from_secs(2))).await.unwrap_err();
-    assert_eq!((failure.code, failure.phase), (ErrorCode::DeadlineExceeded, Phase::Tool));
+    let shown = step_within(&session, graph(&waiting()), Some(Duration::from_secs(2))).await.unwrap();
+    let Shown::Graph(reply) = shown else { panic!("{shown:?}") };
     assert_eq!(started.elapsed(), Duration::from_secs(2));
+    for id in ["a", "c"] {
+        let error = of(&reply, id).as_ref().unwrap_err();
+        assert_eq!((error.error_type, error.delivered()), (ToolErrorType::Timeout, Delivered::Maybe));
+    }
+    of(&reply, "b").as_ref().unwrap();
+    assert!(of(&reply, "d").as_ref().unwrap_err().message.contains("not called: 'a'"));
     assert_eq!((dropped.load(Ordering::SeqCst), set.calls().len()), (2, 3));
-    assert_eq!(session.info().step_count, 0);
+    assert_eq!((session.info().step_count, reply.reward), (1, None));
     run(&session, &[json!(["a", "quick"])]).await.unwrap();
 }
 

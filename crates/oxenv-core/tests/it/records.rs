@@ -16,8 +16,10 @@ use crate::support::{call, close, code, reset, reset_as, settled, state, step, t
 
 /// Keeps entries as lines; fails or waits as a test says.
 #[derive(Default)]
-struct Tape {
-    lines: Mutex<Vec<String>>,
+pub(crate) struct Tape {
+    pub(crate) lines: Mutex<Vec<String>>,
+    /// Tool calls by name, each with the code of its error.
+    pub(crate) calls: Mutex<Vec<String>>,
     broken: AtomicBool,
     slow: Mutex<Option<Arc<Semaphore>>>,
 }
@@ -31,6 +33,10 @@ impl Recorder for Tape {
             Event::Opened { origin, .. } => format!("opened {}", origin.is_some()),
             Event::Reset { outcome, .. } => format!("reset {}", told(outcome)),
             Event::Step { step, principal, action, calls, outcome, .. } => {
+                self.calls.lock().extend(calls.iter().map(|call| match call.outcome {
+                    Ok(_) => call.tool.to_owned(),
+                    Err(error) => format!("{} {:?}", call.tool, error.code),
+                }));
                 format!("step {step} {principal} {action} calls {} {}", calls.len(), told(outcome))
             }
             Event::Closed { reason } => format!("closed {reason}"),
@@ -53,7 +59,7 @@ fn told(outcome: Outcome<'_>) -> String {
     }
 }
 
-fn recorded(factory: Scripted, tape: &Arc<Tape>) -> Arc<SessionStore> {
+pub(crate) fn recorded(factory: Scripted, tape: &Arc<Tape>) -> Arc<SessionStore> {
     let recorder: Arc<dyn Recorder> = Arc::clone(tape) as _;
     let limits = Limits { seed: Some(1), ..Limits::default() };
     Arc::new(SessionStore::new(Arc::new(factory), limits).with_recorder(recorder))

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use oxenv_core::schema::{CheckBudget, Schema, SchemaError, TooDeep, issues};
-use oxenv_core::{CallContext, NativeToolset, Principal, Toolbox};
+use oxenv_core::{CallContext, CallRequest, NativeToolset, Principal, Toolbox};
 use oxenv_wire::ToolErrorType;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::value::RawValue;
@@ -376,7 +376,7 @@ async fn a_native_tool_explains_within_bounds() {
     let text = format!("{{\"tree\":{}{leaf}{}}}", group.repeat(30), "}".repeat(30));
     let arguments = RawValue::from_string(text).unwrap();
     let context = CallContext::sessionless(Principal::Agent);
-    let error = toolbox.call(context, "plant", Some(&arguments)).await.unwrap_err();
+    let error = toolbox.find("plant").call(CallRequest::new(context, Some(&arguments))).await.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::InvalidArgs);
     assert!(error.message.contains("call[plant]\ntree\n"), "{}", error.message);
     assert!(begun.elapsed() < GENEROUS);

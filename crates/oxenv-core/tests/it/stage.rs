@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{
     ActionSpace, Boot, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory,
-    EnvironmentSpec, Execution, Failure, Instance, Observed, Reset, Toolbox, Toolset, Work,
+    EnvironmentSpec, Execution, Failure, ForkMode, Instance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
     Content, ErrorCode, FailureKind, RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw,
@@ -192,8 +192,13 @@ impl Scripted {
     }
 
     /// Offers [`Tools`].
-    pub(crate) fn tools(mut self, concurrent: bool) -> Self {
-        let tools = Tools { stage: self.stage.clone(), concurrent };
+    pub(crate) fn tools(self, concurrent: bool) -> Self {
+        self.tools_forked_by(concurrent, ForkMode::Stateless)
+    }
+
+    /// Offers [`Tools`] with that fork mode.
+    pub(crate) fn tools_forked_by(mut self, concurrent: bool, fork: ForkMode) -> Self {
+        let tools = Tools { stage: self.stage.clone(), concurrent, fork };
         self.toolbox = Arc::new(Toolbox::of(vec![Arc::new(tools)]).unwrap());
         self
     }
@@ -386,6 +391,7 @@ impl Drop for Actor {
 struct Tools {
     stage: Stage,
     concurrent: bool,
+    fork: ForkMode,
 }
 
 impl Toolset for Tools {
@@ -410,6 +416,10 @@ impl Toolset for Tools {
 
     fn concurrent(&self) -> bool {
         self.concurrent
+    }
+
+    fn fork(&self) -> ForkMode {
+        self.fork
     }
 
     fn call<'a>(

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, Mount, Principal, Toolbox};
+use oxenv_core::{CallContext, CallRequest, Mount, Principal, Toolbox};
 use oxenv_wire::{ToolErrorType, ToolSpelling};
 use serde_json::{Value, json};
 
@@ -52,11 +52,13 @@ async fn every_issue_is_told_as_pydantic_tells_it() {
 #[tokio::test]
 async fn absent_arguments_are_an_empty_object() {
     let (set, toolbox) = of_schema(json!({ "type": "object" }));
-    let outcome = toolbox.call(CallContext::sessionless(Principal::Agent), "tool", None).await;
+    let outcome =
+        toolbox.find("tool").call(CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
     assert!(outcome.is_ok());
     assert_eq!(set.calls()[0].1, "none", "the tool is told that there were none");
     let (set, toolbox) = of_schema(add());
-    let outcome = toolbox.call(CallContext::sessionless(Principal::Agent), "tool", None).await;
+    let outcome =
+        toolbox.find("tool").call(CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::InvalidArgs);
     assert!(error.message.starts_with("2 validation errors"), "{}", error.message);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Buckets, CallContext, Mount, Naming, Policy, Principal, RateLimit, RateScope, RoleRules, Rules, Toolbox,
+    Buckets, CallContext, CallRequest, Mount, Naming, Policy, Principal, RateLimit, RateScope, RoleRules,
+    Rules, Toolbox,
 };
 use oxenv_wire::{ErrorCode, ToolErrorType, ToolSpelling};
 use serde_json::json;
@@ -19,7 +20,7 @@ fn texts(patterns: &[&str]) -> Vec<String> {
 }
 
 async fn by(toolbox: &Toolbox, principal: Principal, tool: &str) -> Outcome {
-    toolbox.call(CallContext::sessionless(principal), tool, None).await
+    toolbox.find(tool).call(CallRequest::new(CallContext::sessionless(principal), None)).await
 }
 
 #[track_caller]

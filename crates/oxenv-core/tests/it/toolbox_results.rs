@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{CallContext, Mount, Principal, Toolbox, Work};
+use oxenv_core::{CallContext, CallRequest, Mount, Principal, Toolbox, Work};
 use oxenv_wire::{Content, ErrorCode, FailureKind, Structured, ToolErrorType, ToolResult, raw};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -163,7 +163,11 @@ async fn an_error_of_the_toolset_passes_as_it_is() {
 #[tokio::test]
 async fn no_tools_is_a_toolbox_too() {
     let toolbox = Toolbox::empty();
-    let error = toolbox.call(CallContext::sessionless(Principal::Agent), "x", None).await.unwrap_err();
+    let error = toolbox
+        .find("x")
+        .call(CallRequest::new(CallContext::sessionless(Principal::Agent), None))
+        .await
+        .unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::ToolNotFound);
     assert_eq!(&*toolbox.listing(Principal::Agent, oxenv_wire::ToolSpelling::Rest), "[]");
     assert!(toolbox.problems().is_empty() && toolbox.tools(Principal::Control).is_empty());

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use oxenv_core::rubric::Seen;
 use oxenv_core::{
-    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance, Limits,
-    Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
+    Boot, CallContext, CallRequest, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance,
+    Limits, Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
     ToolEnvironment, Toolbox, Toolset, Work, Workspaces, scored,
 };
 use oxenv_wire::{RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw, read};
@@ -234,7 +234,10 @@ pub(crate) fn messages(toolbox: &Toolbox) -> Vec<String> {
 /// An agent's call, outside a session.
 pub(crate) async fn ask(toolbox: &Toolbox, tool: &str, arguments: &str) -> Outcome {
     let arguments = RawValue::from_string(arguments.to_owned()).unwrap();
-    toolbox.call(CallContext::sessionless(Principal::Agent), tool, Some(&arguments)).await
+    toolbox
+        .find(tool)
+        .call(CallRequest::new(CallContext::sessionless(Principal::Agent), Some(&arguments)))
+        .await
 }
 
 /// The value of a result.

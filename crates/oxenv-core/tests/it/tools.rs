@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::stage::{Scripted, Stage, eventually, soon};
 use crate::support::{
-    Shown, call, close, code, open, settled, spawn_call, spawn_step, step, step_within, store, tool_step,
+    Shown, call, close, code, open, settled, spawn_call, spawn_step, step, store, tool_step,
 };
 
 #[tokio::test]
@@ -50,19 +50,6 @@ async fn a_tool_that_does_not_answer_times_out() {
     assert_eq!(started.elapsed(), Duration::from_secs(30));
     assert_eq!((stage.cancelled(), session.info().step_count), (1, 1));
     call(&session, "say", json!({})).await.unwrap();
-    close(session);
-    settled(&store, &stage).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_steps_deadline_ends_its_tool() {
-    let stage = Stage::default();
-    let store = store(Scripted::new(&stage, Execution::Inline).tools(true));
-    let session = open(&store).await;
-    let action = tool_step("wait", &json!({}));
-    let failure = step_within(&session, action, Some(Duration::from_secs(2))).await.unwrap_err();
-    assert_eq!(failure.code, ErrorCode::DeadlineExceeded);
-    assert_eq!(stage.cancelled(), 1);
     close(session);
     settled(&store, &stage).await;
 }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, Attachment, CallContext, EndReason, Failure, Principal, RequestFault, Session, SessionRequest,
-    StepReply, Toolbox, TraceContext,
+    AgentCall, Attachment, CallContext, CallRequest, EndReason, Failure, Observer, Principal, RequestFault,
+    Session, SessionRequest, StepReply, Toolbox, TraceContext,
 };
 use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult, preview};
 use serde_json::value::RawValue;
@@ -23,15 +23,15 @@ pub(crate) type Outcome = Result<ToolResult, ToolError>;
 pub(crate) enum Reach {
     /// A session and its tools.
     Session(Arc<Session>),
-    /// The server's own tools.
-    Server(Arc<Toolbox>),
+    /// The server's own tools, and who measures their calls.
+    Server { toolbox: Arc<Toolbox>, observer: Option<Arc<dyn Observer>> },
 }
 
 impl Reach {
     pub(crate) fn toolbox(&self) -> &Arc<Toolbox> {
         match self {
             Reach::Session(session) => session.toolbox(),
-            Reach::Server(toolbox) => toolbox,
+            Reach::Server { toolbox, .. } => toolbox,
         }
     }
 
@@ -48,13 +48,15 @@ impl Reach {
                     _ => Err(Failure::infrastructure("the call gave no result")),
                 }
             }
-            Reach::Server(toolbox) => {
+            Reach::Server { toolbox, observer } => {
                 let context = CallContext {
                     caller: call.caller,
                     request: call.request,
                     ..CallContext::sessionless(Principal::Agent)
                 };
-                Ok(toolbox.call(context, &call.name, call.arguments).await)
+                let observer = observer.as_deref();
+                let request = CallRequest { observer, trace, ..CallRequest::new(context, call.arguments) };
+                Ok(toolbox.find(&call.name).call(request).await)
             }
         }
     }
@@ -87,7 +89,10 @@ impl Target {
     pub(crate) async fn reach(&self, app: &App) -> Result<Reach, Failure> {
         Ok(match self {
             Target::Default => Reach::Session(app.store.default_session(false).await?),
-            Target::Server => Reach::Server(Arc::clone(&app.server_tools)),
+            Target::Server => Reach::Server {
+                toolbox: Arc::clone(&app.server_tools),
+                observer: app.store.observer().cloned(),
+            },
             Target::Named(session) => Reach::Session(Arc::clone(session)),
             Target::Private(private) => Reach::Session(Arc::clone(private.0.session())),
         })

@@ -47,7 +47,7 @@ pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Fa
         if matches!(reached, Reached::No) {
             continue;
         }
-        let Some((mount, tool)) = original.toolbox.place(&call.tool) else {
+        let Some((mount, tool)) = original.toolbox.find(&call.tool).place() else {
             let tool = &call.tool;
             let message = format!("call {number} was of the tool '{tool}', which no toolset offers any more");
             return Err(unrepeatable(&message));

@@ -1,0 +1,263 @@
+//! [`RunningOperation`]: a reset, a step or an agent's call, from its first wait to its counted end.
+//!
+//! Invariant: what may have reached the environment or a tool is counted and recorded once, however it ends. An
+//! operation that is dropped before its end was cut off, and is counted as that. Its number is given before the step
+//! lock is let go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, ToolError, ToolResult};
+use serde_json::value::RawValue;
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::Instant;
+
+use super::drive::{Guard, InFlight, at};
+use super::{Expect, Hooks, Principal, Progress, Session};
+use crate::environment::Reset;
+use crate::failure::Failure;
+use crate::observe::{OperationKind, TraceContext};
+
+/// A reset, a step or a call while it runs.
+pub(super) struct RunningOperation<'a> {
+    pub(super) session: &'a Arc<Session>,
+    pub(super) input: Input<'a>,
+    pub(super) trace: Option<TraceContext>,
+    /// Absent while nobody measures.
+    pub(super) clock: Option<Clock>,
+    pub(super) epoch: u64,
+    pub(super) stage: Stage,
+    /// Its tool calls, those that are over first, in order of completion. Empty when nobody keeps them.
+    pub(super) calls: Vec<MadeCall>,
+    /// How many of them are over.
+    pub(super) finished_calls: usize,
+    /// The outcomes of calls that are not in a reply yet, by [`MadeCall::place`].
+    pub(super) outcomes: Vec<Option<Result<ToolResult, ToolError>>>,
+    /// The environment's task, which is aborted when the operation is over.
+    pub(super) in_flight: Option<InFlight>,
+    /// The step lock, while this has it.
+    pub(super) guard: Option<Guard>,
+    /// Keeps forks and snapshots waiting.
+    presence: Option<Presence<'a>>,
+}
+
+/// What an operation was asked for.
+pub(super) enum Input<'a> {
+    /// Known once its epoch has begun.
+    Reset(Option<&'a Reset>),
+    /// The action is kept only for who records or replays it.
+    Step(Principal, Option<RawJson>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing has happened yet.
+    Waiting,
+    /// It may have reached the environment or a tool.
+    Begun,
+    /// It was counted, or refused.
+    Over,
+}
+
+pub(super) struct Clock {
+    pub(super) asked: Instant,
+    pub(super) began: Instant,
+}
+
+/// A tool call of an operation.
+pub(super) struct MadeCall {
+    /// Its name within a graph of calls.
+    pub(super) id: Option<String>,
+    pub(super) tool: String,
+    pub(super) arguments: Option<RawJson>,
+    /// Its place in the reply of the operation.
+    pub(super) place: usize,
+}
+
+/// Whether an operation shares its session with others.
+#[expect(dead_code, reason = "they are held for their drop")]
+enum Presence<'a> {
+    Shared(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
+impl<'a> RunningOperation<'a> {
+    pub(super) fn reset(session: &'a Arc<Session>, trace: Option<TraceContext>) -> Self {
+        Self::new(session, Input::Reset(None), trace)
+    }
+
+    /// `action` spells the action; it is asked for only if somebody keeps it.
+    pub(super) fn step(
+        session: &'a Arc<Session>,
+        principal: Principal,
+        action: impl FnOnce() -> RawJson,
+        trace: Option<TraceContext>,
+    ) -> Self {
+        let action = session.keeps_actions().then(action);
+        Self::new(session, Input::Step(principal, action), trace)
+    }
+
+    fn new(session: &'a Arc<Session>, input: Input<'a>, trace: Option<TraceContext>) -> Self {
+        RunningOperation {
+            session,
+            input,
+            trace: session.hooks.place(trace),
+            clock: Clock::start(&session.hooks),
+            epoch: 0,
+            stage: Stage::Waiting,
+            calls: Vec::new(),
+            finished_calls: 0,
+            outcomes: Vec::new(),
+            in_flight: None,
+            guard: None,
+            presence: None,
+        }
+    }
+
+    pub(super) fn principal(&self) -> Principal {
+        match self.input {
+            Input::Reset(_) => Principal::Control,
+            Input::Step(principal, _) => principal,
+        }
+    }
+
+    pub(super) fn kind(&self) -> OperationKind {
+        match self.input {
+            Input::Reset(_) => OperationKind::Reset,
+            Input::Step(Principal::Agent, _) => OperationKind::AgentCall,
+            Input::Step(..) => OperationKind::Step,
+        }
+    }
+
+    pub(super) fn took(&self) -> Duration {
+        self.clock.as_ref().map(|clock| clock.began.elapsed()).unwrap_or_default()
+    }
+
+    /// From here on it may reach the environment or a tool, in the epoch that `check` gives.
+    pub(super) fn begin(
+        &mut self,
+        check: impl FnOnce(&Progress) -> Result<u64, Failure>,
+    ) -> Result<u64, Failure> {
+        let mut progress = self.session.progress.lock();
+        self.epoch = check(&progress)?;
+        progress.running += 1;
+        drop(progress);
+        self.stage = Stage::Begun;
+        if let Some(clock) = &mut self.clock {
+            clock.began = Instant::now();
+        }
+        Ok(self.epoch)
+    }
+
+    /// Takes the step lock: first come, first served among steps, resets, forks and snapshots. What expects a number
+    /// waits until nothing else of its session runs, so that no other operation can get that number.
+    ///
+    /// # Errors
+    /// A reset or the end of the session, or the deadline, came first.
+    pub(super) async fn lock(&mut self, expect: Expect, deadline: Option<Instant>) -> Result<(), Failure> {
+        if !expect.any() && self.try_lock() {
+            return Ok(());
+        }
+        // Boxed, because most operations do not wait.
+        Box::pin(self.wait_for_lock(expect, deadline)).await
+    }
+
+    async fn wait_for_lock(&mut self, expect: Expect, deadline: Option<Instant>) -> Result<(), Failure> {
+        let session = self.session;
+        let token = session.progress.lock().token.clone();
+        let wait = async {
+            let presence = match expect.any() {
+                true => Presence::Alone(session.presence.write().await),
+                false => Presence::Shared(session.presence.read().await),
+            };
+            (presence, Arc::clone(&session.cell).lock_owned().await)
+        };
+        tokio::select! {
+            biased;
+            // First, because the reset that cancelled whoever holds the lock cancelled this one too.
+            () = token.cancelled() => Err(session.cancelled(Delivered::No)),
+            (presence, guard) = wait => {
+                (self.presence, self.guard) = (Some(presence), Some(guard));
+                Ok(())
+            }
+            () = at(deadline) => Err(Failure::new(
+                ErrorCode::DeadlineExceeded,
+                "the deadline passed while an earlier step of this session was still running",
+            ).undelivered()),
+        }
+    }
+
+    /// Takes the step lock if nobody has it or waits for it.
+    pub(super) fn try_lock(&mut self) -> bool {
+        let session = self.session;
+        let Ok(presence) = session.presence.try_read() else { return false };
+        let Ok(guard) = Arc::clone(&session.cell).try_lock_owned() else { return false };
+        (self.presence, self.guard) = (Some(Presence::Shared(presence)), Some(guard));
+        true
+    }
+
+    /// Runs beside other work of the session, but not while it is copied.
+    pub(super) async fn share(&mut self) {
+        self.presence = Some(Presence::Shared(self.session.presence.read().await));
+    }
+
+    /// Notes a tool call that is about to be made. `place` is its place in the reply.
+    pub(super) fn call_begins(
+        &mut self,
+        place: usize,
+        id: Option<&str>,
+        tool: &str,
+        arguments: Option<&RawValue>,
+    ) {
+        if self.session.keeps_actions() {
+            let (id, arguments) = (id.map(str::to_owned), arguments.map(RawValue::to_owned));
+            self.calls.push(MadeCall { id, tool: tool.to_owned(), arguments, place });
+        }
+    }
+
+    /// Notes that the call of that place is over.
+    pub(super) fn call_ends(&mut self, place: usize) {
+        let running = &mut self.calls[self.finished_calls..];
+        if let Some(at) = running.iter().position(|call| call.place == place) {
+            running[..=at].rotate_right(1);
+            self.finished_calls += 1;
+        }
+    }
+
+    /// Lets go of all that others of the session may wait for.
+    pub(super) fn release(&mut self) {
+        self.in_flight = None;
+        self.guard = None;
+        self.presence = None;
+    }
+}
+
+impl Drop for RunningOperation<'_> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Begun {
+            let failure =
+                self.session.cut_off(ErrorCode::Cancelled, "its caller went away before it was over");
+            drop(self.conclude(Err(failure.in_phase(self.phase()))));
+        }
+    }
+}
+
+impl RunningOperation<'_> {
+    pub(super) fn phase(&self) -> Phase {
+        match self.input {
+            Input::Reset(_) => Phase::Reset,
+            Input::Step(..) if self.calls.is_empty() => Phase::Step,
+            Input::Step(..) => Phase::Tool,
+        }
+    }
+}
+
+impl Clock {
+    fn start(hooks: &Hooks) -> Option<Self> {
+        let now = || {
+            let now = Instant::now();
+            Clock { asked: now, began: now }
+        };
+        hooks.any().then(now)
+    }
+}

@@ -1,0 +1,209 @@
+//! The one road of a tool call: found once, judged once, made, told once.
+//!
+//! Invariant: a call sees one catalogue. It is judged in the order owner, name, rate, arguments; then come the call,
+//! the check of its result, and what is told of it: its audit record and its measure.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, ToolResult};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::catalogue::{Catalogue, Entry};
+use super::mount::Mount;
+use super::record::Recording;
+use super::{Toolbox, contained, judge, shortened};
+use crate::audit::Decision;
+use crate::observe::{Observer, TraceContext};
+use crate::spec::ForkMode;
+use crate::toolset::CallContext;
+use crate::work::Work;
+
+/// A tool by the name that somebody calls it by, and what is known of it before it is called.
+pub struct ResolvedTool<'a> {
+    pub(super) toolbox: &'a Toolbox,
+    pub(super) name: &'a str,
+    pub(super) catalogue: Arc<Catalogue>,
+    /// Its number in the catalogue; absent if nobody has it.
+    pub(super) entry: Option<usize>,
+}
+
+/// A call, as it is asked for.
+#[derive(Clone, Copy)]
+pub struct CallRequest<'a> {
+    /// Who calls.
+    pub context: CallContext<'a>,
+    /// The arguments, an object. Absent: an empty one.
+    pub arguments: Option<&'a RawValue>,
+    /// When the call is cut off, if its toolset's own deadline does not come before.
+    pub deadline: Option<Instant>,
+    /// Who measures calls.
+    pub observer: Option<&'a dyn Observer>,
+    /// The trace that the call is part of.
+    pub trace: Option<TraceContext>,
+}
+
+impl<'a> CallRequest<'a> {
+    /// A call that nobody measures, with the deadline of its toolset.
+    #[must_use]
+    pub fn new(context: CallContext<'a>, arguments: Option<&'a RawValue>) -> Self {
+        CallRequest { context, arguments, deadline: None, observer: None, trace: None }
+    }
+}
+
+impl<'a> ResolvedTool<'a> {
+    pub(super) fn of(toolbox: &'a Toolbox, name: &'a str) -> Self {
+        let catalogue = toolbox.catalogue();
+        let entry = catalogue.position(name);
+        ResolvedTool { toolbox, name, catalogue, entry }
+    }
+
+    /// The name that it is called by.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The name of the toolset that owns it.
+    #[must_use]
+    pub fn toolset(&self) -> Option<&str> {
+        self.entry().map(|entry| self.toolbox.mounts[entry.mount].toolset.name())
+    }
+
+    /// Whether calls of it may overlap with other calls and steps of the session. A name that nobody has yet may
+    /// become any toolset's.
+    #[must_use]
+    pub fn concurrent(&self) -> bool {
+        self.all_owners(|mount| mount.toolset.concurrent())
+    }
+
+    /// Whether its toolset keeps no state between calls. A name that nobody has yet may become any toolset's.
+    #[must_use]
+    pub fn is_stateless(&self) -> bool {
+        self.all_owners(|mount| mount.toolset.fork() == ForkMode::Stateless)
+    }
+
+    /// Where it is: the number of its toolset among the mounts, and the name that the toolset has for it.
+    #[must_use]
+    pub fn place(&self) -> Option<(usize, String)> {
+        self.entry().map(|entry| (entry.mount, entry.own.to_string()))
+    }
+
+    fn entry(&self) -> Option<&Entry> {
+        self.entry.map(|entry| self.catalogue.entry(entry))
+    }
+
+    fn all_owners(&self, holds: impl Fn(&Mount) -> bool) -> bool {
+        let mounts = &self.toolbox.mounts;
+        self.entry().map_or_else(|| mounts.iter().all(&holds), |entry| holds(&mounts[entry.mount]))
+    }
+
+    /// Calls the tool. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// One of the five types of tool error, with a code of ours where that does not say enough:
+    /// [`ErrorCode::Denied`], [`ErrorCode::RateLimited`], [`ErrorCode::InvalidResult`],
+    /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`], [`ErrorCode::DeadlineExceeded`].
+    pub async fn call(mut self, request: CallRequest<'_>) -> Result<ToolResult, ToolError> {
+        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), &request, self.name);
+        if self.entry.is_none() {
+            // Boxed, because it is rare and its future is large.
+            Box::pin(self.wait_for_owner(request.deadline)).await;
+        }
+        let outcome = match self.entry() {
+            Some(entry) => {
+                let mount = &self.toolbox.mounts[entry.mount];
+                recording.owned_by(mount.toolset.name(), &entry.own);
+                self.judge_and_run(entry, mount, request, &mut recording).await
+            }
+            None => {
+                recording.refused(Decision::NotFound, None);
+                Err(ToolError::not_found(self.name))
+            }
+        };
+        recording.finish(&outcome);
+        outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
+    }
+
+    /// Waits until all toolsets have started, for as long as a call may take. Who is not there then has nothing.
+    async fn wait_for_owner(&mut self, deadline: Option<Instant>) {
+        let mut settled = pin!(self.toolbox.settled());
+        if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {
+            let _ = until(end_of(Instant::now(), self.toolbox.deadline, deadline), settled).await;
+        }
+        *self = Self::of(self.toolbox, self.name);
+    }
+
+    async fn judge_and_run(
+        &self,
+        entry: &Entry,
+        mount: &Mount,
+        request: CallRequest<'_>,
+        recording: &mut Recording<'_>,
+    ) -> Result<ToolResult, ToolError> {
+        let mut allowed = self.admit(entry, mount, request.context);
+        if allowed.is_ok() && judge::needs_argument_check(entry, mount) {
+            allowed = Box::pin(self.check_arguments(entry, mount, request.arguments)).await;
+        }
+        if let Err(refusal) = allowed {
+            recording.refused(refusal.decision, refusal.rule);
+            return Err(refusal.error);
+        }
+        let result = self.run(entry, mount, request).await?;
+        match judge::needs_result_check(entry, mount, &result) {
+            true => Box::pin(self.check_result(entry, result)).await,
+            false => Ok(result),
+        }
+    }
+
+    /// The call itself, held to its deadline, its panics contained.
+    async fn run(
+        &self,
+        entry: &Entry,
+        mount: &Mount,
+        request: CallRequest<'_>,
+    ) -> Result<ToolResult, ToolError> {
+        let name = self.name;
+        let ran = match contained(|| mount.toolset.call(request.context, &entry.own, request.arguments)) {
+            // A tool that finished at once needs no timer.
+            Work::Done(Some(outcome)) => outcome,
+            pending => {
+                let limit = mount.deadline.unwrap_or(self.toolbox.deadline);
+                let began = Instant::now();
+                let end = end_of(began, limit, request.deadline);
+                // Boxed, because the timer is large.
+                match Box::pin(until(end, pending)).await {
+                    Some(outcome) => outcome,
+                    None => {
+                        let seconds = end.map_or(limit, |end| end - began).as_secs_f64();
+                        let message = format!("tool '{name}' did not answer within {seconds} s");
+                        let error = ToolError::new(ToolErrorType::Timeout, message);
+                        return Err(error.with_code(ErrorCode::DeadlineExceeded));
+                    }
+                }
+            }
+        };
+        ran.unwrap_or_else(|panic| {
+            tracing::error!(tool = name, toolset = mount.toolset.name(), panic, "tool panicked");
+            let message = format!("tool '{name}' panicked; its server's log says where");
+            Err(ToolError::new(ToolErrorType::ExecutionError, message))
+        })
+    }
+}
+
+/// When a call that begins at `began` is cut off; never if no clock can hold that.
+fn end_of(began: Instant, limit: Duration, deadline: Option<Instant>) -> Option<Instant> {
+    began.checked_add(limit).into_iter().chain(deadline).min()
+}
+
+/// The result of work that is over before `end`.
+async fn until<T>(end: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match end {
+        Some(end) => tokio::time::timeout_at(end, work).await.ok(),
+        None => Some(work.await),
+    }
+}
