@@ -187,7 +187,8 @@ impl Desk {
             Ok(_) => None,
         };
         if failure.is_some_and(|failure| {
-            matches!(failure.code, ErrorCode::SessionEnded | ErrorCode::EnvironmentPanicked)
+            use ErrorCode::{Draining, EnvironmentPanicked, SessionEnded};
+            matches!(failure.code, SessionEnded | EnvironmentPanicked | Draining)
         }) {
             self.forget(session);
         }

@@ -1,7 +1,7 @@
 //! Accepting connections, and stopping.
 //!
 //! Invariant: when [`Server::run`] returns, every connection has been closed and every session has
-//! ended. A stop lets calls in flight finish for a bounded time.
+//! ended. A stop lets calls in flight finish for a bounded time; what is then cut off is answered.
 
 use std::fs::Permissions;
 use std::io;
@@ -31,8 +31,10 @@ use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::timing::Events;
 
-/// How long connections may take to end after the drain.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long the answers to calls that the end of the drain cut off may take to be sent.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long connections may take to end after the drain, answers included.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -135,9 +137,11 @@ impl Server {
         if !drained {
             tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
+        // What still runs is cut off, and its callers are told so.
+        app.store.end_all(&EndReason::Drained);
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, app.tasks.wait()).await;
         app.killed.cancel();
         app.transports.end_all().await;
-        app.store.end_all(&EndReason::Drained);
         app.tasks.wait().await;
     }
 }

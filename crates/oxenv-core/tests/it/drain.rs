@@ -43,7 +43,8 @@ async fn the_end_of_all_cancels_what_still_runs() {
         store.end_all(&EndReason::Drained);
         for (session, step) in sessions.iter().zip(running) {
             let failure = step.await.unwrap().unwrap_err();
-            assert_eq!(failure.code, ErrorCode::SessionEnded);
+            assert_eq!((failure.code, failure.delivered), (ErrorCode::Draining, Delivered::Maybe));
+            assert!(!failure.retryable);
             assert!(failure.message.contains("shutting down"), "{failure}");
             assert_eq!(session.ended(), Some(EndReason::Drained));
         }

@@ -41,27 +41,41 @@ async fn a_step_that_runs_may_finish() {
 }
 
 #[tokio::test]
-async fn a_step_that_does_not_finish_is_cut_off_in_time() {
-    for (execution, how) in [(Execution::Task, "wait"), (Execution::Blocking, "block")] {
+async fn what_the_end_of_the_drain_cuts_off_is_answered() {
+    let tool = json!({ "type": "call_tool", "tool_name": "wait", "arguments": { "at": "never" } });
+    for (execution, action) in [
+        (Execution::Task, json!({ "do": "wait", "at": "never" })),
+        (Execution::Blocking, json!({ "do": "block" })),
+        (Execution::Inline, tool),
+    ] {
         let mut served = with(execution, Duration::from_millis(100)).await;
-        let mut socket = RawWs::connect(served.address, "/ws").await;
-        socket.step(&json!({ "do": how })).await;
+        let mut socket = served.ws("/ws").await;
+        socket.send(&json!({ "type": "step", "data": action })).await;
         let overhttp = tokio::spawn({
-            let address = served.address;
-            let body = json!({ "action": { "do": how } }).to_string();
-            let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
-            let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
-            async move { crate::client::raw(address, request.as_bytes()).await }
+            let (address, action) = (served.address, action.clone());
+            async move { post(address, "/step", &json!({ "action": action })).await }
         });
-        served.stage.entered().await;
-        served.stage.entered().await;
+        let agent = tokio::spawn({
+            let address = served.address;
+            let params = json!({ "name": "wait", "arguments": { "at": "agent" } });
+            let call = json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params });
+            async move { post(address, "/mcp", &call).await }
+        });
+        for _ in 0..3 {
+            served.stage.entered().await;
+        }
         let started = Instant::now();
         served.stop();
-        while socket.recv().await.is_some() {}
+        let told = socket.recv().await;
+        assert_eq!(told["data"]["oxenv"]["code"], "DRAINING", "{told}");
+        assert_eq!(told["data"]["oxenv"]["delivered"], "maybe", "{told}");
+        assert_eq!(socket.closed().await, 1001);
         let told = soon(overhttp).await.unwrap();
-        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 410 "), "{}", String::from_utf8_lossy(&told));
+        assert_eq!(told.status, 503, "{}", told.text());
+        assert!(told.text().contains("\"delivered\":\"maybe\""), "{}", told.text());
+        let told = soon(agent).await.unwrap();
+        assert!(told.text().contains("\"id\":7") && told.text().contains("DRAINING"), "{}", told.text());
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-        drop(socket);
         // A thread cannot be ended; the server does not wait for it.
         served.stopped().await;
         served.stage.unblock();
