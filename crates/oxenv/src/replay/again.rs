@@ -8,7 +8,9 @@ use std::sync::Arc;
 use oxenv_core::{
     AgentCall, EndReason, Failure, Principal, ResetOptions, Session, SessionOptions, SessionRequest,
 };
-use oxenv_store::{StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories};
+use oxenv_store::{
+    StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories,
+};
 use oxenv_wire::{Action, ErrorCode};
 
 use super::compare::{Names, compare};
@@ -35,6 +37,11 @@ enum Done {
     Again(u64, Option<Failure>),
     /// It had been cut off.
     CutOff,
+    /// A call of it had been cut off, and what came after it may hang on how far that call came.
+    Unknown {
+        /// The tool that was called.
+        tool: String,
+    },
 }
 
 /// What a session is made of, the root first; or why that is not known.
@@ -150,7 +157,11 @@ async fn restored(
 
 async fn run(stage: &Stage, link: &Link, session: &Arc<Session>) -> anyhow::Result<Vec<Done>> {
     let mut done = Vec::with_capacity(link.entries.len());
-    for entry in &link.entries {
+    for (index, entry) in link.entries.iter().enumerate() {
+        if let Some(tool) = unknown_effect(stage, session, &link.entries[index..]) {
+            done.push(Done::Unknown { tool });
+            break;
+        }
         done.push(match &entry.event {
             StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => Done::CutOff,
             StoredEvent::Reset { outcome, .. } => {
@@ -160,7 +171,7 @@ async fn run(stage: &Stage, link: &Link, session: &Arc<Session>) -> anyhow::Resu
                     false => Done::Again(session.seq(), failed),
                 }
             }
-            // Its session went on with a reset, so nothing hangs on how far it came.
+            // Nothing that is compared hangs on how far it came.
             StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => Done::CutOff,
             StoredEvent::Step { .. } => {
                 let failed = step(stage, session, &entry.event).await?;
@@ -212,6 +223,26 @@ async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> any
     Ok(session.submit(request).await.into_outcome().err())
 }
 
+/// The tool of the first of these entries whose call was cut off, if something else of the episode came after it. A
+/// tool whose toolset has no state has no effect that could be unknown.
+fn unknown_effect(stage: &Stage, session: &Session, entries: &[StoredEntry]) -> Option<String> {
+    let (entry, later) = entries.split_first()?;
+    let StoredEvent::Step { calls, .. } = &entry.event else { return None };
+    let went_on = later
+        .iter()
+        .any(|later| later.epoch == entry.epoch && matches!(later.event, StoredEvent::Step { .. }));
+    let unknown = |call: &&StoredCall| {
+        let cut_off = call.outcome.as_ref().is_err_and(|error| {
+            matches!(
+                error.code,
+                Some(ErrorCode::DeadlineExceeded | ErrorCode::Cancelled | ErrorCode::UpstreamLost)
+            )
+        });
+        cut_off && stage.tape.has_state(&session.toolbox().find(&call.tool))
+    };
+    calls.iter().find(unknown).filter(|_| went_on).map(|call| call.tool.clone())
+}
+
 /// Whether it ended for a reason that lies outside of environment and tools.
 fn was_cut_off(outcome: &StoredOutcome) -> bool {
     use ErrorCode as E;
@@ -230,6 +261,14 @@ fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) ->
             Done::CutOff => {
                 cut_off += u64::from(!matches!(recorded.event, StoredEvent::Closed { .. }));
                 continue;
+            }
+            Done::Unknown { tool } => {
+                let why = format!(
+                    "a call of tool '{tool}' was cut off (seq {}), and nobody knows whether it had its effect: \
+                     what came after it in its episode is not proven",
+                    recorded.seq
+                );
+                return Ok(Verdict::CannotBeReplayed { why });
             }
         };
         entries += 1;

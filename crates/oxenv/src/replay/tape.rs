@@ -4,11 +4,12 @@
 //! call that the record does not have gets an error that says so.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
     Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, ForkMode, Instance,
-    Mount, Original, Scope, Toolbox, Toolset, Work,
+    Mount, Original, ResolvedTool, Scope, Toolbox, Toolset, Work,
 };
 use oxenv_store::{LogError, StoredCall, StoredJson};
 use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
@@ -18,6 +19,8 @@ use serde_json::value::RawValue;
 #[derive(Default)]
 pub(crate) struct Tape {
     answers: Mutex<Vec<Answer>>,
+    /// The toolsets that have a state when they are not answered from here.
+    stateful: Mutex<BTreeSet<String>>,
     /// Whether tools are called really; what was refused for its rate is refused from the tape even so.
     live: bool,
 }
@@ -30,7 +33,13 @@ struct Answer {
 
 impl Tape {
     pub(crate) fn new(live: bool) -> Self {
-        Tape { answers: Mutex::default(), live }
+        Tape { live, ..Tape::default() }
+    }
+
+    /// Whether a tool's own toolset has a state, so that a call of it that was cut off has an unknown effect.
+    pub(super) fn has_state(&self, tool: &ResolvedTool<'_>) -> bool {
+        let stateful = self.stateful.lock().unwrap_or_else(PoisonError::into_inner);
+        !tool.is_stateless() || tool.toolset().is_some_and(|toolset| stateful.contains(toolset))
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -103,6 +112,10 @@ impl TapedFactory {
                 false => mount.clone(),
                 true => {
                     let (inner, tape) = (Arc::clone(&mount.toolset), Arc::clone(&self.tape));
+                    if inner.fork() != ForkMode::Stateless {
+                        let mut stateful = tape.stateful.lock().unwrap_or_else(PoisonError::into_inner);
+                        stateful.insert(inner.name().to_owned());
+                    }
                     Mount { toolset: Arc::new(TapedToolset { inner, tape }), ..mount.clone() }
                 }
             }

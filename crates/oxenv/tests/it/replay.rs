@@ -148,6 +148,75 @@ fn forks_and_restored_sessions_of_other_servers_tools_are_replayed() {
     assert_eq!(count(), "5\n", "a tool was called");
 }
 
+/// A server whose tool counts, and then waits as long as it is told to before it answers.
+const SLOW_COUNTER: &str = r#"#!/bin/sh
+count=0
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9][0-9]*\).*/\1/p')
+  case "$line" in
+    *'"initialize"'*)
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"counter","version":"1"}}}\n' "$id" ;;
+    *'"tools/list"'*)
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"next","description":"The next number.","inputSchema":{"type":"object"}}]}}\n' "$id" ;;
+    *'"tools/call"'*)
+      count=$((count + 1))
+      case "$line" in *'"slow":true'*) read -r line ;; esac
+      printf '{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}\n' "$id" "$count" ;;
+    *) [ -n "$id" ] && printf '{"jsonrpc":"2.0","id":%s,"result":{}}\n' "$id" ;;
+  esac
+done
+"#;
+
+#[test]
+fn a_call_that_was_cut_off_is_a_result_and_neither_forks_nor_replays_pretend_to_know_it() {
+    for (forks_by, refused) in [("replay", true), ("stateless", false)] {
+        let folder = Folder::new(&format!("cut-off-{forks_by}"));
+        let script = folder.file("counter.sh", SLOW_COUNTER);
+        let manifest = folder.file(
+            "tools.yaml",
+            &format!(
+                "version: \"1.0\"\ntools:\n  - {{ name: counter, on_fork: {forks_by}, mcp_server: \
+                 {{ command: /bin/sh, args: [\"{script}\"] }} }}\n"
+            ),
+        );
+        let records = folder.records();
+        let server = Serving::of(with_token(
+            oxenv().args(["serve", "--port", "0", "--record", &records, "--tools", &manifest]),
+        ));
+        let session = Session::open(&server);
+        let call =
+            |slow: bool| json!({ "type": "call_tool", "tool_name": "next", "arguments": { "slow": slow } });
+        session.post("reset", &json!({}));
+        session.post("step", &json!({ "action": call(false) }));
+        let cut_off = session.post("step", &json!({ "action": call(true), "timeout_s": 0.3 }));
+        let observation = &cut_off["observation"];
+        assert_eq!(observation["error"]["error_type"], "timeout", "{cut_off}");
+        let ours = &observation["metadata"]["oxenv"];
+        assert_eq!(
+            (&ours["code"], &ours["delivered"]),
+            (&json!("DEADLINE_EXCEEDED"), &json!("maybe")),
+            "{cut_off}"
+        );
+        assert_eq!((&cut_off["reward"], &cut_off["done"]), (&Value::Null, &json!(false)), "{cut_off}");
+        session.post("step", &json!({ "action": call(false) }));
+        for what in ["fork", "snapshot"] {
+            let (status, body) = server.post(&format!("/sessions/{}/{what}", session.id), &json!({}));
+            assert_eq!(status == 409, refused, "{what}: {status} {body}");
+            let named = body.to_string().contains("a call of tool 'next' was cut off");
+            assert_eq!(named, refused, "{what}: {body}");
+        }
+        drop(server);
+        let ended = replay(&[&records, "--tools", &manifest]);
+        match refused {
+            true => {
+                let named = "cannot be replayed: a call of tool 'next' was cut off (seq 3)";
+                assert!(ended.code == Some(1) && ended.stdout.starts_with(named), "{ended:?}");
+            }
+            false => assert!(ended.succeeded().starts_with("same"), "{ended:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_session_with_a_rubric_is_replayed_with_it() {
     let folder = Folder::new("rubric");
