@@ -154,7 +154,7 @@ fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
             (Action, No, false)
         }
         E::ReplyForgotten | E::RecordFailed => (Infrastructure, Yes, false),
-        E::DeadlineExceeded => (Timeout, Yes, false),
+        E::DeadlineExceeded => (Timeout, Maybe, false),
         E::Cancelled => (Infrastructure, Maybe, false),
         E::CapacityReached | E::Draining => (Infrastructure, No, true),
         E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),

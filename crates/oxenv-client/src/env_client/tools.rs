@@ -203,7 +203,7 @@ fn failure(error: &StepError, ours: Option<&Value>) -> ClientError {
     let (code, delivered) = match error.error_type.as_deref() {
         Some("tool_not_found") => (Code::ToolNotFound, Delivered::No),
         Some("invalid_args") => (Code::InvalidArguments, Delivered::Yes),
-        Some("timeout") => (Code::Server(ErrorCode::DeadlineExceeded), Delivered::Yes),
+        Some("timeout") => (Code::Server(ErrorCode::DeadlineExceeded), Delivered::Maybe),
         Some("transport_error") => (Code::Server(ErrorCode::UpstreamLost), Delivered::Maybe),
         _ => (Code::Server(ErrorCode::ExecutionError), Delivered::Yes),
     };
