@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,10 @@ import oxenv
 os.environ.setdefault("OXENV_BIN", str(oxenv.binary()))
 
 from harness.server import Server, clean_environment, running, serve_command  # noqa: E402
+
+# A shell starts what it puts into the background with Ctrl-C ignored, which programs under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: How long something that happens in the background may take on a loaded machine.
 SOON_S = 20.0
