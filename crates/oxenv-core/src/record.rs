@@ -81,7 +81,7 @@ pub enum Event<'a> {
         principal: Principal,
         /// The action as it was spelled.
         action: &'a RawValue,
-        /// The tool calls that it made, in order of completion.
+        /// The tool calls that it made, in order of completion; those that were cut off come last.
         calls: &'a [CallEntry<'a>],
         /// What came of it.
         outcome: Outcome<'a>,

@@ -295,8 +295,8 @@ fn in_time(call: &Planned<'_>, deadline: Option<Instant>) -> Result<(), ToolErro
     Err(ToolError::new(ToolErrorType::Timeout, message))
 }
 
-/// The state that readers see while a tool holds the step lock; gone with the call, however it ends.
-struct Shown<'a>(&'a Session);
+/// The state that readers see while a tool or a copy holds the step lock; gone with it, however it ends.
+pub(super) struct Shown<'a>(pub(super) &'a Session);
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {

@@ -1,8 +1,8 @@
 //! Runs one call of a session's environment: inline, in a task, or on a thread of its own, with a
 //! deadline, cancellation and panics contained.
 //!
-//! Invariant: whoever runs the environment holds the cell's lock; a caller who stops waiting aborts
-//! the task, and the session then demands a reset, because nobody knows how far the call came.
+//! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the environment's task
+//! aborts it, and the session then demands a reset, because nobody knows how far the task came.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -8,21 +8,23 @@ use oxenv_wire::{Delivered, ErrorCode, RawJson};
 use tokio::sync::RwLockWriteGuard;
 
 use super::Session;
+use super::calls::Shown;
 use super::drive::Guard;
 use crate::environment::CallRecord;
 use crate::failure::Failure;
-use crate::spec::Original;
+use crate::spec::{Execution, Original};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
 pub(crate) struct Held<'a> {
     session: &'a Session,
-    guard: Guard,
     /// What the copy goes on from.
     pub(crate) past: Past,
     /// The number of the last thing that the session did.
     pub(crate) seq: u64,
     calls: Vec<CallRecord>,
+    _shown: Option<Shown<'a>>,
+    guard: Guard,
     _still: RwLockWriteGuard<'a, ()>,
 }
 
@@ -49,9 +51,13 @@ impl Session {
             () = token.cancelled() => return Err(self.cancelled(Delivered::No)),
             still = self.presence.write() => still,
         };
-        let guard = self.acquire(None).await?;
+        let mut guard = self.acquire(None).await?;
+        self.progress.lock().copyable()?;
+        // A copy takes as long as its workspace is large, and readers do not wait for it.
+        let lasts = guard.workspace.is_some() || self.spec.capabilities.execution != Execution::Inline;
+        let shown =
+            if lasts { Some(self.publish(&mut guard, self.epoch()).map(|_| Shown(self))?) } else { None };
         let mut progress = self.progress.lock();
-        progress.copyable()?;
         let past = Past {
             epoch: progress.epoch,
             episode_id: Some(progress.episode_id.clone()),
@@ -71,7 +77,7 @@ impl Session {
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };
-        Ok(Held { session: self, guard, past, seq, calls, _still: still })
+        Ok(Held { session: self, past, seq, calls, _shown: shown, guard, _still: still })
     }
 
     pub(crate) fn epoch(&self) -> u64 {

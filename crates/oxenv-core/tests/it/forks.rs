@@ -208,3 +208,21 @@ async fn a_large_snapshot_keeps_no_thread_from_others() {
     others.abort();
     settled(&store, &stage).await;
 }
+
+#[tokio::test]
+async fn a_fork_by_replay_scores_what_was_scored() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Inline, ForkMode::Replay).tools(true).scoring());
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    call(&session, "say", json!({ "after": {} })).await.unwrap();
+    // What gave no result is not scored, neither now nor when it is repeated.
+    call(&session, "fail", json!({ "after": {} })).await.unwrap().outcome.unwrap_err();
+    call(&session, "complain", json!({ "after": {} })).await.unwrap().outcome.unwrap();
+    let forks = store.fork(&session, 1, SessionOptions::default()).await.unwrap();
+    assert_eq!(state(&session).await["count"], 2);
+    assert_eq!(state(&forks[0]).await, state(&session).await);
+    store.list().into_iter().for_each(close);
+    drop((forks, session));
+    settled(&store, &stage).await;
+}

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::stage::{Scripted, Stage};
-use crate::support::{call, close, code, reset, reset_as, settled, state, step, tool_step};
+use crate::support::{call, close, code, reset, reset_as, settled, spawn_step, state, step, tool_step};
 
 /// Keeps entries as lines; fails or waits as a test says.
 #[derive(Default)]
@@ -130,5 +130,27 @@ async fn a_slow_record_keeps_its_own_reply_back_and_nobody_else() {
     waiting.await.unwrap().unwrap();
     close(slow);
     close(other);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn calls_of_a_graph_are_recorded_in_the_order_in_which_they_ended() {
+    let (stage, tape) = (Stage::default(), Arc::new(Tape::default()));
+    let store = recorded(Scripted::new(&stage, Execution::Inline).tools(true), &tape);
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    let calls = json!([
+        { "id": "a", "tool_name": "wait", "arguments": { "at": "gate" } },
+        { "id": "b", "tool_name": "say", "arguments": {} },
+        { "id": "c", "tool_name": "nobody", "arguments": {} },
+        { "id": "d", "tool_name": "say", "arguments": {}, "needs": ["a", "c"] },
+    ]);
+    let running = spawn_step(&session, json!({ "type": "call_tools", "calls": calls }));
+    stage.entered().await;
+    stage.open("gate");
+    running.await.unwrap().unwrap();
+    let mut ended = tape.calls.lock().clone();
+    ended[..2].sort();
+    assert_eq!(ended, ["nobody None", "say", "wait", "say None"]);
+    close(session);
     settled(&store, &stage).await;
 }
