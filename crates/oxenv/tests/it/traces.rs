@@ -257,6 +257,21 @@ fn a_served_session_is_counted() {
     server.stop();
 }
 
+#[test]
+fn calls_that_need_no_session_are_counted() {
+    let server = Serving::start(&["--metrics", "--mode", "production"]);
+    for _ in 0..2 {
+        post(&server, "/mcp", "", &rpc(&json!({})));
+    }
+    let page = page(&server);
+    let calls =
+        page.lines().find(|line| line.starts_with("oxenv_tool_call_seconds_count{tool=\"echo_message\""));
+    assert!(calls.is_some_and(|line| line.ends_with(" 2")), "{calls:?}");
+    let opened = page.lines().find(|line| line.starts_with("oxenv_sessions_opened_total"));
+    assert!(opened.is_none_or(|line| line.ends_with(" 0")), "{opened:?}");
+    server.stop();
+}
+
 fn page(server: &Serving) -> String {
     let mut stream = server.connect();
     let host = server.address;
