@@ -115,7 +115,7 @@ async fn with_toolbox(toolbox: &Toolbox, tools: &[Tool], arguments: &RawValue) -
     let context = CallContext::sessionless(Principal::Agent);
     let began = Instant::now();
     for tool in order(tools) {
-        succeeded(toolbox.find(&tool.name).call(CallRequest::new(context, Some(arguments))).await);
+        succeeded(toolbox.find(&tool.name).call(&CallRequest::new(context, Some(arguments))).await);
     }
     each(began)
 }

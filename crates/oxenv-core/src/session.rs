@@ -113,8 +113,10 @@ pub struct Session {
     hooks: Hooks,
     /// Whether what is done is kept for forks by replay.
     taped: bool,
-    /// Read by operations while they run, written by who needs the session for itself.
+    /// Read by agents' calls that overlap, written by who needs the session for itself.
     presence: tokio::sync::RwLock<()>,
+    /// How many hold it for writing, or wait for that.
+    exclusive: AtomicUsize,
     replies: Replies<StepReply<'static>>,
     waited: Duration,
 }
@@ -205,6 +207,7 @@ impl Session {
             hooks: new.hooks,
             taped,
             presence: tokio::sync::RwLock::new(()),
+            exclusive: AtomicUsize::new(0),
             replies: Replies::new(MAX_KEYED),
             waited: new.waited,
         })

@@ -46,7 +46,7 @@ impl Session {
         operation.begin(|progress| progress.callable(call.epoch))?;
         let mut request = self.call_request(operation, call.arguments, None);
         (request.context.caller, request.context.request) = (call.caller, call.request);
-        let reply = self.run_call(operation, tool, request).await?;
+        let reply = self.run_call(operation, tool, &request).await?;
         Ok(StepReply::Call { spelling: Spelling::Stock, name: call.name, reply })
     }
 

@@ -5,7 +5,7 @@
 //! of completion.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use futures_util::StreamExt as _;
@@ -65,11 +65,12 @@ impl Session {
         &self,
         operation: &mut RunningOperation<'_>,
         tool: ResolvedTool<'_>,
-        request: CallRequest<'_>,
+        request: &CallRequest<'_>,
     ) -> Result<CallReply, Failure> {
         let (name, arguments, deadline) = (tool.name(), request.arguments, request.deadline);
         operation.call_begins(0, None, name, arguments);
-        let outcome = self.held(operation, None, self.call_tool(tool, request)).await?;
+        let mut call = pin!(self.call_tool(tool, request));
+        let outcome = self.held(operation, None, call.as_mut()).await?;
         operation.call_ends(0);
         if !self.spec.capabilities.observes_calls || outcome.is_err() {
             return Ok(CallReply { outcome, reward: None, metadata: None, done: false });
@@ -98,7 +99,7 @@ impl Session {
     async fn call_tool(
         &self,
         tool: ResolvedTool<'_>,
-        request: CallRequest<'_>,
+        request: &CallRequest<'_>,
     ) -> Result<ToolResult, ToolError> {
         let stateful = !tool.is_stateless();
         let mut effect = stateful.then(|| PendingEffect {
@@ -154,7 +155,7 @@ impl Session {
                     }
                 }
             }
-            let Some(finished) = self.held(operation, None, running.next()).await? else {
+            let Some(finished) = self.held(operation, None, pin!(running.next())).await? else {
                 // Calls that failed without running may have let others become ready.
                 if operation.outcomes.iter().all(Option::is_some) {
                     break;
@@ -185,7 +186,7 @@ impl Session {
         arguments: Option<RawJson>,
     ) -> FinishedCall {
         let request = CallRequest { arguments: arguments.as_deref(), ..request };
-        let outcome = self.call_tool(tool, request).await;
+        let outcome = self.call_tool(tool, &request).await;
         FinishedCall { index, arguments, outcome }
     }
 
@@ -228,7 +229,7 @@ impl Session {
             }
             self.toolbox.reset().await
         };
-        self.held(operation, deadline, work).await?
+        self.held(operation, deadline, pin!(work)).await?
     }
 
     /// Waits for work that is part of an epoch. Work that is done at once, as most is, needs no way
@@ -237,9 +238,8 @@ impl Session {
         &self,
         operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,
-        work: impl Future<Output = T>,
+        mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Failure> {
-        let mut work = pin!(work);
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return Ok(done);
         }

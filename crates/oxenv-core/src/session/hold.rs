@@ -5,11 +5,11 @@
 //! toolset that has a state.
 
 use oxenv_wire::{Delivered, ErrorCode, RawJson};
-use tokio::sync::RwLockWriteGuard;
 
 use super::Session;
 use super::calls::Shown;
 use super::drive::Guard;
+use super::operation::Exclusive;
 use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::spec::{Execution, Original};
@@ -25,7 +25,7 @@ pub(crate) struct Held<'a> {
     calls: Vec<CallRecord>,
     _shown: Option<Shown<'a>>,
     guard: Guard,
-    _still: RwLockWriteGuard<'a, ()>,
+    _still: Exclusive<'a>,
 }
 
 /// Where a session's history begins, if not at nothing.
@@ -45,11 +45,11 @@ impl Session {
     pub(crate) async fn hold(&self) -> Result<Held<'_>, Failure> {
         let _busy = self.lease.busy();
         let token = self.progress.lock().token.clone();
-        // The order of the two locks is that of a step.
+        // The order of the two locks is that of a step that expects a number.
         let still = tokio::select! {
             biased;
             () = token.cancelled() => return Err(self.cancelled(Delivered::No)),
-            still = self.presence.write() => still,
+            still = self.exclusive() => still,
         };
         let mut guard = self.acquire(None).await?;
         self.progress.lock().copyable()?;

@@ -5,6 +5,7 @@
 //! lock is let go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, ToolError, ToolResult};
@@ -37,7 +38,7 @@ pub(super) struct RunningOperation<'a> {
     pub(super) in_flight: Option<InFlight>,
     /// The step lock, while this has it.
     pub(super) guard: Option<Guard>,
-    /// Keeps forks and snapshots waiting.
+    /// Keeps others waiting beside the step lock.
     presence: Option<Presence<'a>>,
 }
 
@@ -74,11 +75,44 @@ pub(super) struct MadeCall {
     pub(super) place: usize,
 }
 
-/// Whether an operation shares its session with others.
+/// Who keeps others waiting beside the step lock.
 #[expect(dead_code, reason = "they are held for their drop")]
 enum Presence<'a> {
+    /// Forks, snapshots and who expects a number.
     Shared(RwLockReadGuard<'a, ()>),
-    Alone(RwLockWriteGuard<'a, ()>),
+    /// Everybody.
+    Alone(Exclusive<'a>),
+}
+
+/// The session for oneself, but for the step lock. Who comes later waits, also for the step lock.
+#[expect(dead_code, reason = "they are held for their drop")]
+pub(super) struct Exclusive<'a> {
+    claim: Claim<'a>,
+    guard: RwLockWriteGuard<'a, ()>,
+}
+
+/// Announces somebody who wants a session for himself.
+struct Claim<'a>(&'a AtomicUsize);
+
+impl<'a> Claim<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Claim(count)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Session {
+    /// Waits until no agent's call overlaps, and lets nobody overtake who comes later.
+    pub(super) async fn exclusive(&self) -> Exclusive<'_> {
+        let claim = Claim::new(&self.exclusive);
+        Exclusive { guard: self.presence.write().await, claim }
+    }
 }
 
 impl<'a> RunningOperation<'a> {
@@ -166,10 +200,12 @@ impl<'a> RunningOperation<'a> {
         let session = self.session;
         let token = session.progress.lock().token.clone();
         let wait = async {
-            let presence = match expect.any() {
-                true => Presence::Alone(session.presence.write().await),
-                false => Presence::Shared(session.presence.read().await),
-            };
+            let mut presence = None;
+            if expect.any() {
+                presence = Some(Presence::Alone(session.exclusive().await));
+            } else if session.exclusive.load(Ordering::Acquire) > 0 {
+                drop(session.presence.read().await);
+            }
             (presence, Arc::clone(&session.cell).lock_owned().await)
         };
         tokio::select! {
@@ -177,7 +213,7 @@ impl<'a> RunningOperation<'a> {
             // First, because the reset that cancelled whoever holds the lock cancelled this one too.
             () = token.cancelled() => Err(session.cancelled(Delivered::No)),
             (presence, guard) = wait => {
-                (self.presence, self.guard) = (Some(presence), Some(guard));
+                (self.presence, self.guard) = (presence, Some(guard));
                 Ok(())
             }
             () = at(deadline) => Err(Failure::new(
@@ -189,11 +225,11 @@ impl<'a> RunningOperation<'a> {
 
     /// Takes the step lock if nobody has it or waits for it.
     pub(super) fn try_lock(&mut self) -> bool {
-        let session = self.session;
-        let Ok(presence) = session.presence.try_read() else { return false };
-        let Ok(guard) = Arc::clone(&session.cell).try_lock_owned() else { return false };
-        (self.presence, self.guard) = (Some(Presence::Shared(presence)), Some(guard));
-        true
+        if self.session.exclusive.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        self.guard = Arc::clone(&self.session.cell).try_lock_owned().ok();
+        self.guard.is_some()
     }
 
     /// Runs beside other work of the session, but not while it is copied.

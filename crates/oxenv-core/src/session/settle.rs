@@ -57,7 +57,7 @@ impl Session {
 
 impl RunningOperation<'_> {
     /// Ends the operation.
-    pub(super) async fn settle<'r>(mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
+    pub(super) async fn settle<'r>(&mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
         let Concluded { mut settled, recorded } = self.conclude(outcome);
         if let Err(failure) = recorded.await {
             self.session.require_reset();
@@ -68,7 +68,7 @@ impl RunningOperation<'_> {
     }
 
     /// Ends the operation where nobody records, so that there is nothing to wait for.
-    pub(super) fn settle_at_once<'r>(mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
+    pub(super) fn settle_at_once<'r>(&mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
         let settled = self.conclude(outcome).settled;
         self.measure(settled.outcome.as_ref().err());
         settled

@@ -203,7 +203,9 @@ impl Session {
         expect: Expect,
     ) -> Result<StepReply<'a>, Failure> {
         match action {
-            Action::ListTools(spelling) => self.run_list(operation, spelling, deadline, expect).await,
+            Action::ListTools(spelling) => {
+                Box::pin(self.run_list(operation, spelling, deadline, expect)).await
+            }
             Action::CallTool(call) => self.run_control_call(operation, call, deadline, expect).await,
             Action::CallTools(graph) => {
                 let plan = Plan::new(&graph)?;
@@ -255,7 +257,7 @@ impl Session {
         self.begin_step(operation, deadline, expect).await?;
         let tool = self.toolbox.find(&call.name);
         let request = self.call_request(operation, call.arguments, deadline);
-        let reply = self.run_call(operation, tool, request).await?;
+        let reply = self.run_call(operation, tool, &request).await?;
         Ok(StepReply::Call { spelling: call.spelling, name: call.name, reply })
     }
 

@@ -108,8 +108,8 @@ impl<'a> ResolvedTool<'a> {
     /// One of the five types of tool error, with a code of ours where that does not say enough:
     /// [`ErrorCode::Denied`], [`ErrorCode::RateLimited`], [`ErrorCode::InvalidResult`],
     /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`], [`ErrorCode::DeadlineExceeded`].
-    pub async fn call(mut self, request: CallRequest<'_>) -> Result<ToolResult, ToolError> {
-        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), &request, self.name);
+    pub async fn call(mut self, request: &CallRequest<'_>) -> Result<ToolResult, ToolError> {
+        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), request, self.name);
         if self.entry.is_none() {
             // Boxed, because it is rare and its future is large.
             Box::pin(self.wait_for_owner(request.deadline)).await;
@@ -142,7 +142,7 @@ impl<'a> ResolvedTool<'a> {
         &self,
         entry: &Entry,
         mount: &Mount,
-        request: CallRequest<'_>,
+        request: &CallRequest<'_>,
         recording: &mut Recording<'_>,
     ) -> Result<ToolResult, ToolError> {
         let mut allowed = self.admit(entry, mount, request.context);
@@ -165,7 +165,7 @@ impl<'a> ResolvedTool<'a> {
         &self,
         entry: &Entry,
         mount: &Mount,
-        request: CallRequest<'_>,
+        request: &CallRequest<'_>,
     ) -> Result<ToolResult, ToolError> {
         let name = self.name;
         let ran = match contained(|| mount.toolset.call(request.context, &entry.own, request.arguments)) {

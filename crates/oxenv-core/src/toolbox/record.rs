@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use super::call::CallRequest;
 use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
-use crate::observe::{CallError, ObservedCall, Observer, TraceContext};
-use crate::toolset::{CallContext, RequestFault};
+use crate::observe::{CallError, ObservedCall};
+use crate::toolset::RequestFault;
 
 /// Removes what must not be written down.
 pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
@@ -42,11 +42,8 @@ pub(super) struct Recording<'a>(Option<Open<'a>>);
 
 struct Open<'a> {
     auditor: Option<&'a Auditor>,
-    observer: Option<&'a dyn Observer>,
-    trace: Option<TraceContext>,
-    context: CallContext<'a>,
+    request: &'a CallRequest<'a>,
     tool: &'a str,
-    arguments: Option<&'a RawValue>,
     owner: Option<(&'a str, &'a str)>,
     decision: Decision,
     rule: Option<String>,
@@ -56,16 +53,12 @@ struct Open<'a> {
 
 impl<'a> Recording<'a> {
     /// Begins one; if nobody is to be told it costs nothing.
-    pub(super) fn begin(auditor: Option<&'a Auditor>, request: &CallRequest<'a>, tool: &'a str) -> Self {
-        let CallRequest { context, arguments, observer, trace, .. } = *request;
-        let told = auditor.is_some() || observer.is_some();
+    pub(super) fn begin(auditor: Option<&'a Auditor>, request: &'a CallRequest<'a>, tool: &'a str) -> Self {
+        let told = auditor.is_some() || request.observer.is_some();
         Recording(told.then(|| Open {
             auditor,
-            observer,
-            trace,
-            context,
+            request,
             tool,
-            arguments,
             owner: None,
             decision: Decision::Allowed,
             rule: None,
@@ -130,19 +123,19 @@ impl Drop for Recording<'_> {
 
 impl<'a> Open<'a> {
     fn tell<'m>(self, outcome: AuditOutcome, message: impl FnOnce() -> Option<Cow<'m, str>>) {
-        if let (Some(observer), Some((toolset, _))) = (self.observer, self.owner) {
+        if let (Some(observer), Some((toolset, _))) = (self.request.observer, self.owner) {
             let error = match outcome {
                 AuditOutcome::Error { error_type, code } => Some(CallError { error_type, code }),
                 AuditOutcome::Ok | AuditOutcome::ToolError => None,
             };
             observer.called(&ObservedCall {
-                session_id: self.context.session_id,
+                session_id: self.request.context.session_id,
                 tool: self.tool,
                 toolset,
                 took: self.clock.elapsed(),
                 tool_error: outcome == AuditOutcome::ToolError,
                 error,
-                trace: self.trace,
+                trace: self.request.trace,
             });
         }
         if let Some(auditor) = self.auditor {
@@ -151,10 +144,10 @@ impl<'a> Open<'a> {
     }
 
     fn write(self, auditor: &Auditor, outcome: AuditOutcome, message: Option<Cow<'_, str>>) {
-        let context = self.context;
+        let context = self.request.context;
         // In this order, or a part of a secret might stay.
         let message = message.map(|message| shortened((auditor.redact)(&message)));
-        let arguments = self.arguments.filter(|_| auditor.arguments);
+        let arguments = self.request.arguments.filter(|_| auditor.arguments);
         let arguments = arguments.and_then(|arguments| {
             // A secret within JSON text leaves JSON behind, because `***` needs no escape.
             RawValue::from_string((auditor.redact)(arguments.get())).ok()

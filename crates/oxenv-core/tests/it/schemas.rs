@@ -376,7 +376,7 @@ async fn a_native_tool_explains_within_bounds() {
     let text = format!("{{\"tree\":{}{leaf}{}}}", group.repeat(30), "}".repeat(30));
     let arguments = RawValue::from_string(text).unwrap();
     let context = CallContext::sessionless(Principal::Agent);
-    let error = toolbox.find("plant").call(CallRequest::new(context, Some(&arguments))).await.unwrap_err();
+    let error = toolbox.find("plant").call(&CallRequest::new(context, Some(&arguments))).await.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::InvalidArgs);
     assert!(error.message.contains("call[plant]\ntree\n"), "{}", error.message);
     assert!(begun.elapsed() < GENEROUS);

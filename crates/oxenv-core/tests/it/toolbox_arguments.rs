@@ -53,12 +53,12 @@ async fn every_issue_is_told_as_pydantic_tells_it() {
 async fn absent_arguments_are_an_empty_object() {
     let (set, toolbox) = of_schema(json!({ "type": "object" }));
     let outcome =
-        toolbox.find("tool").call(CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
+        toolbox.find("tool").call(&CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
     assert!(outcome.is_ok());
     assert_eq!(set.calls()[0].1, "none", "the tool is told that there were none");
     let (set, toolbox) = of_schema(add());
     let outcome =
-        toolbox.find("tool").call(CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
+        toolbox.find("tool").call(&CallRequest::new(CallContext::sessionless(Principal::Agent), None)).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::InvalidArgs);
     assert!(error.message.starts_with("2 validation errors"), "{}", error.message);

@@ -20,7 +20,7 @@ fn texts(patterns: &[&str]) -> Vec<String> {
 }
 
 async fn by(toolbox: &Toolbox, principal: Principal, tool: &str) -> Outcome {
-    toolbox.find(tool).call(CallRequest::new(CallContext::sessionless(principal), None)).await
+    toolbox.find(tool).call(&CallRequest::new(CallContext::sessionless(principal), None)).await
 }
 
 #[track_caller]

@@ -165,7 +165,7 @@ async fn no_tools_is_a_toolbox_too() {
     let toolbox = Toolbox::empty();
     let error = toolbox
         .find("x")
-        .call(CallRequest::new(CallContext::sessionless(Principal::Agent), None))
+        .call(&CallRequest::new(CallContext::sessionless(Principal::Agent), None))
         .await
         .unwrap_err();
     assert_eq!(error.error_type, ToolErrorType::ToolNotFound);

@@ -236,7 +236,7 @@ pub(crate) async fn ask(toolbox: &Toolbox, tool: &str, arguments: &str) -> Outco
     let arguments = RawValue::from_string(arguments.to_owned()).unwrap();
     toolbox
         .find(tool)
-        .call(CallRequest::new(CallContext::sessionless(Principal::Agent), Some(&arguments)))
+        .call(&CallRequest::new(CallContext::sessionless(Principal::Agent), Some(&arguments)))
         .await
 }
 

@@ -56,7 +56,7 @@ impl Reach {
                 };
                 let observer = observer.as_deref();
                 let request = CallRequest { observer, trace, ..CallRequest::new(context, call.arguments) };
-                Ok(toolbox.find(&call.name).call(request).await)
+                Ok(toolbox.find(&call.name).call(&request).await)
             }
         }
     }
