@@ -83,10 +83,15 @@ pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
         ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
     })?;
     if let Some(error) = &observation.error {
-        if error.error_type.as_deref() == Some("execution_error") && observation.oxenv().is_none() {
+        let ours = observation.oxenv();
+        if let Some(result) = ours.as_ref().and_then(|ours| ours.result) {
+            return read_result(result);
+        }
+        let code = ours.filter(|ours| ours.code.is_some());
+        if error.error_type.as_deref() == Some("execution_error") && code.is_none() {
             return Ok(said_to_have_failed(error.message.as_deref().unwrap_or("the tool failed")));
         }
-        return Err(failure(error, observation.oxenv()));
+        return Err(failure(error, observation.metadata.and_then(|metadata| metadata.oxenv)));
     }
     match observation.result {
         Some(result) => read_result(result),
@@ -132,8 +137,25 @@ struct Called<'a> {
     result: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<StepError>,
-    #[serde(default)]
-    metadata: Option<Value>,
+    #[serde(borrow, default)]
+    metadata: Option<Metadata<'a>>,
+}
+
+/// What is ours of the metadata of a call.
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    oxenv: Option<&'a RawValue>,
+}
+
+/// What our servers say of an error.
+#[derive(Deserialize)]
+struct Ours<'a> {
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    /// What a tool gave that said that it failed.
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
 }
 
 /// The error of a call as a step tells it.
@@ -188,16 +210,17 @@ impl From<ListedTool> for Tool {
     }
 }
 
-impl Called<'_> {
-    fn oxenv(&self) -> Option<&Value> {
-        self.metadata.as_ref()?.get("oxenv")
+impl<'a> Called<'a> {
+    fn oxenv(&self) -> Option<Ours<'a>> {
+        serde_json::from_str(self.metadata.as_ref()?.oxenv?.get()).ok()
     }
 }
 
 /// Why a call did not happen, or nothing is known of it.
-fn failure(error: &StepError, ours: Option<&Value>) -> ClientError {
+fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
     let message = error.message.clone().unwrap_or_else(|| "the call of the tool failed".to_owned());
-    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(ours, &message)) {
+    let ours = ours.and_then(|ours| serde_json::from_str::<Value>(ours.get()).ok());
+    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(&ours, &message)) {
         return error;
     }
     let (code, delivered) = match error.error_type.as_deref() {
@@ -297,6 +320,20 @@ mod tests {
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::Yes));
         assert_eq!(told("timeout").unwrap_err().code(), Code::Server(ErrorCode::DeadlineExceeded));
         assert_eq!(told("transport_error").unwrap_err().code(), Code::Server(ErrorCode::UpstreamLost));
+    }
+
+    #[test]
+    fn a_tool_that_failed_keeps_all_that_it_gave() {
+        let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
+            "metadata": {"oxenv": {"scores": {"a": 0.0}, "result": {"content": [{"type": "text", "text": "no"},
+                {"type": "image", "data": "AA==", "mimeType": "image/png"}], "structured_content": {"at": 7},
+                "meta": null, "data": {"at": 7}, "is_error": true}}}});
+        let failed = called(&step(&observation)).unwrap();
+        assert_eq!((failed.is_error, failed.data(), failed.content.len()), (true, "{\"at\":7}", 2));
+        // A native tool's error has nothing beside its message, though a rubric may have scored the step.
+        let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
+            "metadata": {"oxenv": {"scores": {"a": 0.0}}}});
+        assert!(called(&step(&observation)).unwrap().is_error);
     }
 
     #[test]
