@@ -3,6 +3,8 @@
 //!
 //! Invariant: content that we did not make ourselves passes through byte for byte.
 
+mod parse;
+
 use std::borrow::Cow;
 
 use serde::Serialize;
@@ -17,7 +19,8 @@ pub enum Content {
     OfValue,
     /// Text.
     Text(String),
-    /// A block of any other kind (image, audio, resource), as its server sent it.
+    /// A block of any other kind (image, audio, resource), or text with annotations, as its server
+    /// sent it.
     Raw(RawJson),
 }
 
@@ -103,7 +106,10 @@ impl ToolResult {
         let mut text = String::new();
         for block in &self.content {
             let block: Cow<'_, str> = match block {
-                Content::Raw(_) => continue,
+                Content::Raw(block) => match parse::text_of(block) {
+                    Some(text) => text.into(),
+                    None => continue,
+                },
                 Content::Text(block) => block.into(),
                 Content::OfValue => match serde_json::from_str::<String>(self.data()) {
                     Ok(string) => string.into(),

@@ -3,9 +3,7 @@
 //! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a server's
 //! libraries which one it has. A tool that says that it failed is a result; a call that did not happen is a failure.
 
-use std::borrow::Cow;
-
-use oxenv_wire::{Content, Delivered, ErrorCode, Phase, RawJson, Structured, Tool, ToolResult, raw};
+use oxenv_wire::{Content, Delivered, ErrorCode, Object, Phase, RawJson, Tool, ToolResult, raw};
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -165,37 +163,6 @@ struct StepError {
     message: Option<String>,
 }
 
-/// A result in either spelling.
-#[derive(Deserialize)]
-struct Parts<'a> {
-    #[serde(borrow)]
-    content: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, alias = "structuredContent", default)]
-    structured_content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, alias = "_meta", default)]
-    meta: Option<&'a RawValue>,
-    #[serde(alias = "isError", default)]
-    is_error: Option<bool>,
-}
-
-/// A block of text; annotations that are null say nothing.
-#[derive(Deserialize)]
-struct Text<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    text: String,
-}
-
-/// What FastMCP wraps a value in that is no object.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wrapped<'a> {
-    #[serde(borrow)]
-    result: &'a RawValue,
-}
-
 impl From<ListedTool> for Tool {
     fn from(listed: ListedTool) -> Self {
         Tool {
@@ -235,48 +202,17 @@ fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
 
 /// Reads a result of a call. What is no such result is the value itself: some environments give it bare.
 fn read_result(text: &RawValue) -> Result<ToolResult> {
-    let Ok(parts) = serde_json::from_str::<Parts<'_>>(text.get()) else { return bare(text) };
-    let Some(blocks) = &parts.content else { return bare(text) };
-    Ok(ToolResult {
-        content: blocks.iter().copied().map(block).collect(),
-        structured: structured(&parts),
-        meta: parts.meta.map(ToOwned::to_owned),
-        is_error: parts.is_error.unwrap_or(false),
-        input_required: None,
-    })
+    let has_content = Object::from_raw(text).is_ok_and(|result| result.get("content").is_some());
+    match ToolResult::parse(text.get()) {
+        Ok(result) if has_content => Ok(result),
+        _ => bare(text),
+    }
 }
 
 fn bare(value: &RawValue) -> Result<ToolResult> {
     ToolResult::from_value(value).map_err(|error| {
         ClientError::new(Code::InvalidReply, error.to_string()).with_delivered(Delivered::Yes)
     })
-}
-
-fn structured(parts: &Parts<'_>) -> Structured {
-    let is_object = |value: &RawValue| value.get().starts_with('{');
-    match (parts.structured_content, parts.data) {
-        (Some(object), _) => match serde_json::from_str::<Wrapped<'_>>(object.get()) {
-            Ok(wrapped) if wraps(parts.meta) => Structured::Wrapped(wrapped.result.to_owned()),
-            _ if is_object(object) => Structured::Object(object.to_owned()),
-            _ => Structured::Wrapped(object.to_owned()),
-        },
-        (None, Some(data)) if is_object(data) => Structured::Object(data.to_owned()),
-        (None, Some(data)) => Structured::Wrapped(data.to_owned()),
-        (None, None) => Structured::None,
-    }
-}
-
-/// Whether FastMCP says that it wrapped the value.
-fn wraps(meta: Option<&RawValue>) -> bool {
-    let meta = meta.and_then(|meta| serde_json::from_str::<Value>(meta.get()).ok());
-    meta.is_some_and(|meta| meta["fastmcp"]["wrap_result"] == true)
-}
-
-fn block(block: &RawValue) -> Content {
-    match serde_json::from_str::<Text<'_>>(block.get()) {
-        Ok(Text { kind, text }) if kind == "text" => Content::Text(text),
-        _ => Content::Raw(block.to_owned()),
-    }
 }
 
 #[cfg(test)]
