@@ -108,7 +108,7 @@ pub fn write_call_fields(out: &mut String, spelling: Spelling, tool: &str, outco
 }
 
 /// The metadata of a call's observation in a spelling, an object. The journal's has the `result` (its
-/// data, or its text where it has none), with the blocks as `content` where that is not all of them,
+/// data, or its text where it has none), with the blocks as `content` where they say more than that,
 /// or the `error` (its message). `oxenv` has what is ours of an error.
 #[must_use]
 pub fn call_metadata(spelling: Spelling, outcome: &CallOutcome<'_>) -> Cow<'static, str> {
@@ -120,6 +120,10 @@ pub fn call_metadata(spelling: Spelling, outcome: &CallOutcome<'_>) -> Cow<'stat
         (Spelling::Journal, Ok(result)) => {
             out.push_str("{\"result\":");
             out.push_str(&result.value());
+            if !result.is_all_in_value() {
+                out.push_str(",\"content\":");
+                result.write_blocks(&mut out);
+            }
         }
         (Spelling::Journal, Err(error)) => {
             out.push_str("{\"error\":");
