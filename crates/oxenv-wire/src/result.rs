@@ -129,7 +129,11 @@ impl ToolResult {
     pub(crate) fn is_all_in_value(&self) -> bool {
         match (self.content.as_slice(), &self.structured) {
             ([] | [Content::OfValue], _) | ([Content::Text(_)], Structured::None) => true,
-            ([Content::Text(text)], _) => text == self.data() || is_text_of(text, self.data()),
+            ([Content::Text(text)], _) => {
+                text == self.data()
+                    || is_text_of(text, self.data())
+                    || is_text_of(text, &self.structured_object())
+            }
             _ => false,
         }
     }

@@ -110,6 +110,7 @@ fn the_journal_keeps_blocks_that_say_more_than_the_value() {
         (with(vec![text("hi")], Structured::None), false),
         (with(vec![text("hi")], Structured::Wrapped(raw(r#""hi""#))), false),
         (with(vec![text("{\n  \"b\": [2], \"a\": 1 }")], object()), false),
+        (with(vec![text(r#"{"result":"hi"}"#)], Structured::Wrapped(raw(r#""hi""#))), false),
         (with(vec![text("in words")], object()), true),
         (with(vec![text("one"), text("two")], Structured::None), true),
         (with(vec![image()], Structured::None), true),
