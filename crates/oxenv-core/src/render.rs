@@ -98,11 +98,11 @@ fn with_added<'a>(metadata: Cow<'a, str>, added: Option<&'a RawValue>) -> Cow<'a
     }
 }
 
-/// One object of two; where both have an object under a key, those become one as well, and where
-/// one of them is no object, the other's stands. What is not joined keeps its bytes.
+/// One object of two; where both have an object under a key, those become one as well, and else the
+/// other's value stands. What is not joined keeps its bytes. What cannot be split adds nothing.
 fn merged(one: &str, other: &str) -> String {
     let (Ok(mine), Ok(theirs)) = (Object::parse(one), Object::parse(other)) else {
-        return other.to_owned();
+        return one.to_owned();
     };
     let mut out = String::with_capacity(one.len() + other.len());
     let mut put = |key: &str, value: &str| {

@@ -5,7 +5,7 @@
 use expect_test::expect_file;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{CallReply, GraphReply, StepReply};
-use oxenv_wire::{ErrorCode, McpEra, Spelling, ToolError, ToolErrorType, ToolResult, write_mcp_call};
+use oxenv_wire::{ErrorCode, McpEra, Spelling, ToolError, ToolErrorType, ToolResult, raw, write_mcp_call};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -151,4 +151,31 @@ fn no_spelling_loses_a_part_of_a_result() {
         };
         assert_eq!(bare(&of_call["content"]), sent["content"], "{heading}");
     }
+}
+
+/// A rubric adds its scores beside what a call says of itself, and changes no byte of that.
+#[test]
+fn what_is_added_to_metadata_leaves_a_result_as_it_is() {
+    const BIG: &str = "123456789012345678901234567890";
+    let sent = format!(r#"{{"content":[],"structuredContent":{{"n":{BIG}}},"isError":true}}"#);
+    let added = raw(&json!({ "oxenv": { "scores": { "a": 0.5 } }, "note": 1 })).unwrap();
+    let told = |spelling, outcome: Outcome| {
+        let metadata = Some(added.clone());
+        let reply = CallReply { outcome, reward: None, metadata, done: false };
+        observation(&StepReply::Call { spelling, name: "tool".into(), reply })
+    };
+    for spelling in [Spelling::Stock, Spelling::Journal, Spelling::Unified] {
+        let text = told(spelling, parsed(&sent));
+        assert!(text.contains(&format!(r#""structured_content":{{"n":{BIG}}}"#)), "{text}");
+        let seen: Value = serde_json::from_str(&text).unwrap();
+        let metadata = &seen["metadata"];
+        assert_eq!(
+            (&metadata["note"], &metadata["oxenv"]["scores"]["a"]),
+            (&json!(1), &json!(0.5)),
+            "{text}"
+        );
+        assert_eq!(metadata["oxenv"]["result"]["is_error"], true, "{text}");
+    }
+    let text = told(Spelling::Journal, parsed(&sent.replace("true", "false")));
+    assert!(text.contains(&format!(r#""result":{{"n":{BIG}}}"#)), "{text}");
 }

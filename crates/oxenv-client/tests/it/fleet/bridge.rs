@@ -65,6 +65,21 @@ async fn the_agent_s_mistakes_are_observations_without_a_reward() {
 }
 
 #[tokio::test]
+async fn a_screenshot_reaches_every_spelling() {
+    let simulator = simulated(&["mcps.call:mcp-image"]).await;
+    let (orch, _tools) = made(&simulator).await;
+    let arguments = json!({ "action": "screenshot" });
+    let stock = json!({ "type": "call_tool", "tool_name": "computer", "arguments": arguments });
+    let stock = orch.step(&stock).await.unwrap().observation_value();
+    assert_eq!(stock["result"]["content"][0]["type"], "image");
+    let journal = json!({ "type": "CallToolAction", "tool_name": "computer", "parameters": arguments });
+    let journal = orch.step(&journal).await.unwrap().observation_value();
+    assert_eq!(journal["metadata"], json!({ "result": "", "content": stock["result"]["content"] }));
+    orch.close().await.unwrap();
+    nothing_left(&simulator).await;
+}
+
+#[tokio::test]
 async fn other_actions_are_unsupported_and_say_why() {
     let simulator = simulated(&[]).await;
     let (orch, _tools) = made(&simulator).await;
