@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    Action, CallGraph, ClientFrame, ErrorCode, FillBudget, FillFault, FrameFault, JsonFault, Loc,
-    MAX_REFERENCES, Object, ObservationParts, ParseFault, RangeRequest, Reference, ResetRequest, Reward,
-    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest,
-    Template, ToolCall, ToolResult, ValidationIssue, default_call, legacy_message, python_repr, raw, read,
-    render_issues, write_call_fields, write_call_metadata, write_error_frame, write_observation_body,
-    write_observation_frame, write_rpc_error, write_rpc_result, write_unified_fields,
+    Action, CallGraph, CallOutcome, ClientFrame, ErrorCode, FillBudget, FillFault, FrameFault, JsonFault,
+    Loc, MAX_REFERENCES, Object, ObservationParts, ParseFault, RangeRequest, Reference, ResetRequest, Reward,
+    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, SessionCreate, Spelling, SplitRequest, StepRequest,
+    TaskRequest, Template, ToolCall, ToolResult, ValidationIssue, call_metadata, default_call,
+    legacy_message, python_repr, raw, read, render_issues, write_call_fields, write_error_frame,
+    write_observation_body, write_observation_frame, write_rpc_error, write_rpc_result,
 };
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -428,10 +428,13 @@ fn written(value: &RawValue) {
     let mut reply = String::new();
     if let Ok(result) = ToolResult::from_value(value) {
         assert_eq!(result.data(), value.get(), "a result's data is the value");
-        for write in [write_stock, write_call_metadata, write_unified_fields] {
+        let outcome = CallOutcome::new(Ok(&result));
+        for spelling in [Spelling::Stock, Spelling::Journal, Spelling::Unified] {
             reply.clear();
-            write(&mut reply, Ok(&result));
-            assert!(is_json(&reply) && reply.contains(value.get()), "{reply}");
+            write_call_fields(&mut reply, spelling, "\"\u{0}é", &outcome);
+            let metadata = call_metadata(spelling, &outcome);
+            assert!(is_json(&reply) && is_json(&metadata), "{reply} {metadata}");
+            assert!(reply.contains(value.get()) || metadata.contains(value.get()), "{reply} {metadata}");
         }
         reply.clear();
         result.write_mcp(&mut reply);
@@ -440,10 +443,6 @@ fn written(value: &RawValue) {
     if begins_object(value.get()) {
         observed(value.get());
     }
-}
-
-fn write_stock(out: &mut String, outcome: Result<&ToolResult, &oxenv_wire::ToolError>) {
-    write_call_fields(out, "\"\u{0}é", outcome);
 }
 
 fn observed(object: &str) {

@@ -89,7 +89,7 @@ async fn connect(url: &str) -> Remote {
 
 async fn straight_call(remote: &Remote, arguments: &Value) -> f64 {
     let began = Instant::now();
-    let result = remote.call(TOOL, arguments).await;
+    let result = remote.call(TOOL, arguments, None).await;
     assert!(!result.expect("a result").is_error, "a tool that echoes");
     began.elapsed().as_secs_f64() * 1e6
 }

@@ -14,6 +14,7 @@ from harness.server import REPOSITORY
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 NODE_FOLDER = TARGET / "node"
 VENVS = TARGET / "venvs"
+RESULTS_SERVER = REPOSITORY / "tests" / "tools" / "results_server.py"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def git(repository: str) -> Component:
 
 def time() -> Component:
     return Component(str(venv_program("mcp-servers", "mcp-server-time")), ("--local-timezone", "UTC"))
+
+
+def results(*args: str) -> Component:
+    """A tool for each kind of result, written with FastMCP."""
+    return Component(str(venv_program("mcp-servers", "python")), (str(RESULTS_SERVER), *args))
 
 
 def sqlite(database: str) -> Component:

@@ -7,7 +7,7 @@ on the program that the transcripts were recorded from. Prints
 
 import signal
 import socket
-from typing import Annotated, Any
+from typing import Annotated, Any, Callable
 from uuid import uuid4
 
 import uvicorn
@@ -43,8 +43,8 @@ class EchoEnvironment(MCPEnvironment):
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
-    def __init__(self) -> None:
-        super().__init__(echo_tools())
+    def __init__(self, tools: FastMCP | None = None) -> None:
+        super().__init__(tools or echo_tools())
         self._state = State(episode_id=str(uuid4()), step_count=0)
 
     def reset(self, seed: int | None = None, episode_id: str | None = None, **_: Any) -> Observation:
@@ -68,9 +68,10 @@ class EchoEnvironment(MCPEnvironment):
         return self._state
 
 
-def main() -> None:
+def serve(environment: Callable[[], MCPEnvironment]) -> None:
+    """Serves an environment until SIGTERM, with room for two sessions."""
     app = create_app(
-        EchoEnvironment,
+        environment,
         CallToolAction,
         CallToolObservation,
         env_name="echo_env",
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(EchoEnvironment)

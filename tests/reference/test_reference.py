@@ -13,13 +13,21 @@ from transcripts.replay import load, replay
 
 pytest.importorskip("fastmcp", reason="the reference runs in the environment of openenv 0.10.0")
 
-LAUNCHER = Path(__file__).with_name("echo_openenv.py")
+FOLDER = Path(__file__).parent
 BANNER = r"echo_openenv: serving echo on (http://127\.0\.0\.1:\d+)"
 
 
-@pytest.mark.parametrize("transcript", ["openenv-0.10.0-http", "openenv-0.10.0-ws"])
-def test_the_reference_answers_as_recorded(transcript):
-    with running([sys.executable, str(LAUNCHER)], BANNER) as server:
+@pytest.mark.parametrize(
+    ("launcher", "transcript"),
+    [
+        ("echo_openenv.py", "openenv-0.10.0-http"),
+        ("echo_openenv.py", "openenv-0.10.0-ws"),
+        ("failing_openenv.py", "openenv-0.10.0-failing-http"),
+        ("failing_openenv.py", "openenv-0.10.0-failing-ws"),
+    ],
+)
+def test_the_reference_answers_as_recorded(launcher, transcript):
+    with running([sys.executable, str(FOLDER / launcher)], BANNER) as server:
         live = replay(server.url, transcript)
     found = differences(transcript, load(transcript), live)
     assert not found, "\n".join(map(str, found))

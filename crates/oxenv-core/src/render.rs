@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 
 use oxenv_wire::{
-    ErrorCode, ErrorData, ObservationParts, Reward, Spelling, ToolError, ToolErrorType, ToolResult,
-    write_call_fields, write_call_metadata, write_graph_fields, write_observation_body,
-    write_observation_data, write_observation_frame, write_unified_fields,
+    CallOutcome, Object, ObservationParts, Reward, Spelling, call_metadata, graph_metadata,
+    write_call_fields, write_graph_fields, write_observation_body, write_observation_data,
+    write_observation_frame,
 };
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use crate::environment::Observed;
 use crate::session::{CallReply, GraphReply, StepReply};
@@ -70,114 +70,58 @@ pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
 }
 
 fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) {
-    let refused = reply.outcome.as_ref().map(input_required);
-    let outcome = match &refused {
-        Ok(Some(error)) => Err(error),
-        _ => reply.outcome.as_ref(),
+    let outcome = CallOutcome::new(reply.outcome.as_ref());
+    let metadata = with_added(call_metadata(spelling, &outcome), reply.metadata.as_deref());
+    let size = match spelling {
+        Spelling::Journal => 2,
+        Spelling::Stock | Spelling::Unified => name.len() + outcome.size(),
     };
-    let size = name.len() + outcome.map_or(128, size);
-    let ours = outcome.err().and_then(ToolError::data);
-    let added = reply.metadata.as_deref().map(RawValue::get);
-    let (reward, done) = (reply.reward, reply.done);
-    match spelling {
-        Spelling::Stock => {
-            put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
-                write_call_fields(out, name, outcome);
-            });
-        }
-        Spelling::Unified => {
-            put(out, envelope, size, &metadata(added, ours), reward, done, |out| {
-                write_unified_fields(out, outcome);
-            });
-        }
-        Spelling::Journal => {
-            let mut metadata = String::with_capacity(size);
-            write_call_metadata(&mut metadata, outcome);
-            if let Some(ours) = ours {
-                metadata.pop();
-                push_ours(&mut metadata, &[(None, ours)]);
-            }
-            if let Some(added) = added {
-                metadata = merged(&metadata, added);
-            }
-            put(out, envelope, 2, &metadata, reward, done, empty);
-        }
-    }
+    put(out, envelope, size, &metadata, reply.reward, reply.done, |out| {
+        write_call_fields(out, spelling, name, &outcome);
+    });
 }
 
 fn graph(out: &mut String, reply: &GraphReply, envelope: Envelope) {
-    let refused: Vec<Option<ToolError>> =
-        reply.results.iter().map(|(_, outcome)| outcome.as_ref().ok().and_then(input_required)).collect();
-    let outcomes = reply.results.iter().zip(&refused).map(|((id, outcome), refused)| {
-        let outcome = refused.as_ref().map_or(outcome.as_ref(), Err);
-        (id.as_str(), outcome)
-    });
-    let outcomes: Vec<(&str, Result<&ToolResult, &ToolError>)> = outcomes.collect();
-    let size = outcomes.iter().map(|(_, outcome)| outcome.map_or(128, size)).sum();
-    let ours = outcomes.iter().filter_map(|(id, outcome)| Some((Some(*id), outcome.err()?.data()?)));
-    let ours: Vec<(Option<&str>, ErrorData)> = ours.collect();
-    let mut metadata = String::from("{");
-    if !ours.is_empty() {
-        push_ours(&mut metadata, &ours);
-    } else {
-        metadata.push('}');
+    let outcomes: Vec<(&str, CallOutcome<'_>)> =
+        reply.results.iter().map(|(id, outcome)| (id.as_str(), CallOutcome::new(outcome.as_ref()))).collect();
+    let size = outcomes.iter().map(|(_, outcome)| outcome.size()).sum();
+    let metadata = with_added(graph_metadata(&outcomes), reply.metadata.as_deref());
+    put(out, envelope, size, &metadata, reply.reward, reply.done, |out| write_graph_fields(out, &outcomes));
+}
+
+/// The metadata of a call with what the environment adds to it.
+fn with_added<'a>(metadata: Cow<'a, str>, added: Option<&'a RawValue>) -> Cow<'a, str> {
+    match added {
+        None => metadata,
+        Some(added) if metadata == "{}" => added.get().into(),
+        Some(added) => merged(&metadata, added.get()).into(),
     }
-    if let Some(added) = &reply.metadata {
-        metadata = merged(&metadata, added.get());
-    }
-    put(out, envelope, size, &metadata, reply.reward, reply.done, |out| write_graph_fields(out, outcomes));
 }
 
-/// What a step is told about a tool that wants input first: only an MCP client can be asked.
-fn input_required(result: &ToolResult) -> Option<ToolError> {
-    result.input_required.as_ref()?;
-    let message = "the tool asks for input before it goes on, which a step cannot give: \
-                   call it over MCP, with a client of revision 2026-07-28";
-    Some(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired))
-}
-
-/// The metadata of a call: what the environment added, and what is ours about its error.
-fn metadata(added: Option<&str>, ours: Option<ErrorData>) -> Cow<'_, str> {
-    let Some(ours) = ours else { return added.unwrap_or("{}").into() };
-    let mut metadata = String::from("{");
-    push_ours(&mut metadata, &[(None, ours)]);
-    added.map_or(metadata.clone(), |added| merged(&metadata, added)).into()
-}
-
-/// One object of two; where both have an object under a key, those become one as well.
+/// One object of two; where both have an object under a key, those become one as well, and else the
+/// other's value stands. What is not joined keeps its bytes. What cannot be split adds nothing.
 fn merged(one: &str, other: &str) -> String {
-    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let mut whole = read(one);
-    merge(&mut whole, read(other));
-    whole.to_string()
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
+    let (Ok(mine), Ok(theirs)) = (Object::parse(one), Object::parse(other)) else {
+        return one.to_owned();
+    };
+    let mut out = String::with_capacity(one.len() + other.len());
+    let mut put = |key: &str, value: &str| {
+        out.push_str(if out.is_empty() { "{" } else { "," });
+        out.push_str(&Value::from(key).to_string());
+        out.push(':');
+        out.push_str(value);
+    };
+    for (key, value) in mine.iter() {
+        match theirs.get(key) {
+            None => put(key, value.get()),
+            Some(other) if value.is_object() && other.is_object() => {
+                put(key, &merged(value.get(), other.get()));
             }
-        }
-        (into, from) => *into = from,
-    }
-}
-
-/// Ends an open object with `oxenv`: what is ours about one error, or about each by its id.
-fn push_ours(out: &mut String, errors: &[(Option<&str>, ErrorData)]) {
-    if !out.ends_with('{') {
-        out.push(',');
-    }
-    let text = match errors {
-        [(None, only)] => json!({ "oxenv": only }),
-        _ => {
-            let by_id: Map<String, Value> =
-                errors.iter().filter_map(|(id, error)| Some(((*id)?.to_owned(), json!(error)))).collect();
-            json!({ "oxenv": { "calls": by_id } })
+            Some(other) => put(key, other.get()),
         }
     }
-    .to_string();
-    out.push_str(&text[1..]);
+    theirs.iter().filter(|(key, _)| mine.get(key).is_none()).for_each(|(key, value)| put(key, value.get()));
+    if out.is_empty() { "{}".to_owned() } else { out + "}" }
 }
 
 /// `size` is what the fields will take, so that the one buffer of a reply grows once.
@@ -201,9 +145,4 @@ fn put(
 
 fn empty(out: &mut String) {
     out.push_str("{}");
-}
-
-/// Roughly how long a result is on the wire.
-fn size(result: &ToolResult) -> usize {
-    256 + 3 * result.data().len()
 }

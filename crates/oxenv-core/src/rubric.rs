@@ -10,6 +10,7 @@
 mod act;
 mod checks;
 mod containers;
+mod expected;
 mod judge;
 mod part;
 mod reader;

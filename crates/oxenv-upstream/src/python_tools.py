@@ -8,10 +8,12 @@ Whatever the functions print goes to stderr.
 import asyncio
 import collections.abc
 import dataclasses
+import decimal
 import enum
 import importlib.util
 import inspect
 import json
+import math
 import os
 import queue
 import signal
@@ -20,13 +22,15 @@ import threading
 import traceback
 import types
 import typing
+import uuid
 
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-INVALID_PARAMS, METHOD_NOT_FOUND = -32602, -32601
+INVALID_PARAMS, METHOD_NOT_FOUND, INTERNAL_ERROR = -32602, -32601, -32603
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", bytes: "string", type(None): "null"}
 ARRAYS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Set)
 OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+SCALARS = (str, int, float, type(None))
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -37,9 +41,14 @@ class Cancelled(BaseException):
 class Refused(Exception):
     """A JSON-RPC error."""
 
-    def __init__(self, code, message):
+    def __init__(self, code, message, data=None):
         super().__init__(message)
         self.code = code
+        self.data = data
+
+
+class Misfit(Exception):
+    """A value that JSON has no place for."""
 
 
 # Types
@@ -211,30 +220,78 @@ def dump(value):
 
 
 def plain(value):
-    """Makes JSON of what json does not know."""
+    """Makes JSON of what json does not know. Raises TypeError or ValueError where there is none."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)
     if isinstance(value, collections.abc.Mapping):
         return dict(value)
+    if isinstance(value, collections.abc.Set):
+        return sorted(value, key=repr)
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode()
+    if isinstance(value, collections.abc.Sequence):
+        return list(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    # Arrays and numbers of numpy and its like, models of pydantic, dates.
+    for name in ("tolist", "item", "model_dump", "isoformat"):
+        convert = getattr(value, name, None)
+        if callable(convert) and not isinstance(value, type):
+            return convert()
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-def result_of(value):
+def simplified(value, at):
+    """What `plain` makes of a value and all in it, keys too. Raises Misfit, which says where."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Misfit(f"{at} is {value}")
+    if isinstance(value, SCALARS):
+        return value
+    if isinstance(value, dict):
+        return {key_of(key, at): simplified(one, f"{at}[{key!r}]") for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [simplified(one, f"{at}[{index}]") for index, one in enumerate(value)]
+    try:
+        made = plain(value)
+    except (TypeError, ValueError):
+        raise Misfit(f"{at} is of the type {type(value).__name__}") from None
+    return simplified(made, at)
+
+
+def key_of(key, at):
+    made = key if isinstance(key, SCALARS) else simplified(key, f"a key of {at}")
+    if not isinstance(made, SCALARS):
+        raise Misfit(f"a key of {at} is of the type {type(key).__name__}")
+    return made
+
+
+def json_of(value):
+    """The JSON of what a function returned. Raises Misfit."""
+    try:
+        return dump(value)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return dump(simplified(value, "it"))
+    except RecursionError:
+        raise Misfit("it is nested too deeply, or holds itself") from None
+
+
+def result_of(name, value):
     """A result of `tools/call`. A value that is no object is wrapped by oxenv."""
     if value is None:
         return {"content": []}
     if isinstance(value, str):
         return {"content": [text(value)], "structuredContent": value}
     try:
-        as_json = dump(value)
-    except (TypeError, ValueError, RecursionError):
-        return {"content": [text(str(value))]}
+        as_json = json_of(value)
+    except Misfit as misfit:
+        says = f"what '{name}' returned cannot be JSON: {misfit}; return finite numbers, texts, lists and dicts"
+        raise Refused(INTERNAL_ERROR, says, {"oxenv": {"code": "INVALID_RESULT"}}) from None
     return {"content": [text(as_json)], "structuredContent": json.loads(as_json)}
 
 
@@ -314,7 +371,8 @@ class Server:
         try:
             body = {"result": self.handle(message["method"], message.get("params") or {})}
         except Refused as refusal:
-            body = {"error": {"code": refusal.code, "message": str(refusal)}}
+            data = {"data": refusal.data} if refusal.data is not None else {}
+            body = {"error": {"code": refusal.code, "message": str(refusal), **data}}
         except Cancelled:
             return
         self.send(message["id"], body)
@@ -344,7 +402,7 @@ class Server:
             self.interruptible = True
             value = function.call(arguments)
             self.interruptible = False
-            return result_of(value)
+            return result_of(name, value)
         except (Refused, Cancelled):
             raise
         except BaseException as error:

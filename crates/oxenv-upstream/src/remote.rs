@@ -151,16 +151,22 @@ impl Remote {
         }
     }
 
-    /// Calls a tool. Dropping the future cancels the call at the server.
+    /// Calls a tool, whose list may have declared a schema of its results. Dropping the future cancels
+    /// the call at the server.
     ///
     /// # Errors
     /// Why there is no result, and whether the call was delivered.
-    pub async fn call(&self, tool: &str, arguments: &Value) -> Result<ToolResult, RemoteFault> {
+    pub async fn call(
+        &self,
+        tool: &str,
+        arguments: &Value,
+        output_schema: Option<&Value>,
+    ) -> Result<ToolResult, RemoteFault> {
         let parameters = oxenv_wire::raw(&CallParameters { name: tool, arguments });
         let parameters = parameters.map_err(|error| RemoteFault::unsendable(&error))?;
         let request = Request { method: "tools/call", parameters, meta: Map::new() };
         let text = self.connection.ask(request).await.map_err(RemoteFault::of)?;
-        tool_result(&text).map_err(RemoteFault::of_result)
+        tool_result(&text, output_schema).map_err(RemoteFault::of_result)
     }
 
     /// Waits until its list of tools may have changed since this was last asked.

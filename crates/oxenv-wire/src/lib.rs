@@ -29,6 +29,7 @@ mod issue;
 mod json;
 mod mcp;
 mod multi;
+mod outcome;
 mod preview;
 mod readable;
 mod reply;
@@ -61,6 +62,7 @@ pub use multi::{
     MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data, write_multi_error,
     write_multi_reply,
 };
+pub use outcome::{CallOutcome, call_metadata, graph_metadata, write_call_fields, write_graph_fields};
 pub use preview::preview;
 pub use readable::{check_readable, exceeds_values};
 pub use reply::{
@@ -71,7 +73,4 @@ pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use template::{FillBudget, FillFault, MAX_REFERENCES, Reference, Template, TooManyReferences};
-pub use tool::{
-    RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling, write_call_fields, write_call_metadata,
-    write_graph_fields, write_unified_fields,
-};
+pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling};

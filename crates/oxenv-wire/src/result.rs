@@ -3,9 +3,12 @@
 //!
 //! Invariant: content that we did not make ourselves passes through byte for byte.
 
+mod parse;
+
 use std::borrow::Cow;
 
 use serde::Serialize;
+use serde_json::Value;
 use smallvec::{SmallVec, smallvec};
 
 use crate::json::{RawJson, raw};
@@ -17,7 +20,8 @@ pub enum Content {
     OfValue,
     /// Text.
     Text(String),
-    /// A block of any other kind (image, audio, resource), as its server sent it.
+    /// A block of any other kind (image, audio, resource), or text with annotations, as its server
+    /// sent it.
     Raw(RawJson),
 }
 
@@ -103,7 +107,10 @@ impl ToolResult {
         let mut text = String::new();
         for block in &self.content {
             let block: Cow<'_, str> = match block {
-                Content::Raw(_) => continue,
+                Content::Raw(block) => match parse::text_of(block) {
+                    Some(text) => text.into(),
+                    None => continue,
+                },
                 Content::Text(block) => block.into(),
                 Content::OfValue => match serde_json::from_str::<String>(self.data()) {
                     Ok(string) => string.into(),
@@ -116,6 +123,19 @@ impl ToolResult {
             text.push_str(&block);
         }
         text
+    }
+
+    /// Whether [`ToolResult::value`] says all that the blocks of content say.
+    pub(crate) fn is_all_in_value(&self) -> bool {
+        match (self.content.as_slice(), &self.structured) {
+            ([] | [Content::OfValue], _) | ([Content::Text(_)], Structured::None) => true,
+            ([Content::Text(text)], _) => {
+                text == self.data()
+                    || is_text_of(text, self.data())
+                    || is_text_of(text, &self.structured_object())
+            }
+            _ => false,
+        }
     }
 
     /// Roughly how many bytes it takes.
@@ -134,7 +154,7 @@ impl ToolResult {
     /// Appends the result in the OpenEnv dialect.
     pub fn write_dialect(&self, out: &mut String) {
         out.push_str("{\"content\":");
-        self.write_content(out, ",\"annotations\":null,\"meta\":null}");
+        self.write_blocks(out);
         out.push_str(",\"structured_content\":");
         match &self.structured {
             Structured::None => out.push_str("null"),
@@ -174,6 +194,11 @@ impl ToolResult {
         out.push_str(if self.is_error { ",\"isError\":true}" } else { ",\"isError\":false}" });
     }
 
+    /// Appends the blocks of content as the dialect has them.
+    pub(crate) fn write_blocks(&self, out: &mut String) {
+        self.write_content(out, ",\"annotations\":null,\"meta\":null}");
+    }
+
     fn write_content(&self, out: &mut String, text_end: &str) {
         out.push('[');
         for (index, block) in self.content.iter().enumerate() {
@@ -196,6 +221,12 @@ impl ToolResult {
         }
         out.push(']');
     }
+}
+
+/// Whether a text is a value as a tool's server writes it: a string as it is, or JSON with any spaces.
+fn is_text_of(text: &str, data: &str) -> bool {
+    let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+    read(data).is_some_and(|data| data.as_str() == Some(text) || read(text).is_some_and(|text| text == data))
 }
 
 fn wrap(out: &mut String, json: &RawJson) {

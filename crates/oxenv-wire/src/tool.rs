@@ -1,4 +1,4 @@
-//! A tool's declaration and how a call's outcome is spelled in an observation.
+//! A tool's declaration, and why a call of one gave no result.
 //!
 //! Invariant: stock shapes are exact. `ToolError` has two fields and five types, because a stock
 //! client refuses anything more; `description` is never null, because one swallows that as "no tools".
@@ -12,7 +12,7 @@ use crate::error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 use crate::json::{RawJson, raw};
 use crate::preview::preview;
 use crate::reply::ErrorData;
-use crate::result::{ToolResult, push_string};
+use crate::result::ToolResult;
 
 /// Names that no tool may have: they are orchestration, which an agent must not reach.
 pub const RESERVED_TOOL_NAMES: [&str; 5] = ["reset", "step", "state", "close", "fork"];
@@ -173,79 +173,26 @@ impl ToolError {
         self.data().map_or(Delivered::Yes, |data| data.delivered)
     }
 
+    /// What a tool says that failed, to who reads any result as a success.
+    pub(crate) fn of_failed(result: &ToolResult) -> Self {
+        let text = result.text();
+        let message =
+            if text.is_empty() { "the tool returned an error without a text".to_owned() } else { text };
+        Self::new(ToolErrorType::ExecutionError, message)
+    }
+
+    /// The tool wants input before it goes on, and who called it has no way to be asked.
+    #[must_use]
+    pub fn input_required() -> Self {
+        let message = "the tool asks for input before it goes on, and only a client of MCP 2026-07-28 can \
+                       be asked for it: call the tool with such a client";
+        Self::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired)
+    }
+
     /// No tool has that name.
     #[must_use]
     pub fn not_found(name: &str) -> Self {
         Self::new(ToolErrorType::ToolNotFound, format!("Unknown tool: '{}'", preview(name)))
-    }
-}
-
-/// Appends the fields of the stock observation of a call: `tool_name`, `result`, `error`.
-pub fn write_call_fields(out: &mut String, name: &str, outcome: Result<&ToolResult, &ToolError>) {
-    out.push_str("{\"tool_name\":");
-    push_string(out, name);
-    out.push(',');
-    write_outcome(out, outcome);
-}
-
-/// Appends the fields of the tools RFC's observation: `stdout`, `result`, `error`.
-pub fn write_unified_fields(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
-    out.push_str("{\"stdout\":");
-    push_string(out, &outcome.map(ToolResult::text).unwrap_or_default());
-    out.push(',');
-    write_outcome(out, outcome);
-}
-
-/// Appends the fields of a `call_tools` observation: `results`, an object with each call's `result`
-/// and `error` under its id.
-pub fn write_graph_fields<'a>(
-    out: &mut String,
-    results: impl IntoIterator<Item = (&'a str, Result<&'a ToolResult, &'a ToolError>)>,
-) {
-    out.push_str("{\"results\":{");
-    for (index, (id, outcome)) in results.into_iter().enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        push_string(out, id);
-        out.push_str(":{");
-        write_outcome(out, outcome);
-    }
-    out.push_str("}}");
-}
-
-/// Appends the journal's metadata of a call: `result` (the result's data, or its text where it has
-/// none) or `error` (its message).
-pub fn write_call_metadata(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
-    match outcome {
-        Ok(result) if result.is_error => {
-            out.push_str("{\"error\":");
-            push_string(out, &result.text());
-        }
-        Ok(result) => {
-            out.push_str("{\"result\":");
-            out.push_str(&result.value());
-        }
-        Err(error) => {
-            out.push_str("{\"error\":");
-            push_string(out, &error.message);
-        }
-    }
-    out.push('}');
-}
-
-fn write_outcome(out: &mut String, outcome: Result<&ToolResult, &ToolError>) {
-    out.push_str("\"result\":");
-    match outcome {
-        Ok(result) => {
-            result.write_dialect(out);
-            out.push_str(",\"error\":null}");
-        }
-        Err(error) => {
-            out.push_str("null,\"error\":");
-            out.push_str(raw(error).unwrap_or_default().get());
-            out.push('}');
-        }
     }
 }
 

@@ -3,9 +3,7 @@
 //! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a server's
 //! libraries which one it has. A tool that says that it failed is a result; a call that did not happen is a failure.
 
-use std::borrow::Cow;
-
-use oxenv_wire::{Content, Delivered, ErrorCode, Phase, RawJson, Structured, Tool, ToolResult, raw};
+use oxenv_wire::{Content, Delivered, ErrorCode, Object, Phase, RawJson, Tool, ToolResult, raw};
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -83,10 +81,15 @@ pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
         ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
     })?;
     if let Some(error) = &observation.error {
-        if error.error_type.as_deref() == Some("execution_error") && observation.oxenv().is_none() {
+        let ours = observation.oxenv();
+        if let Some(result) = ours.as_ref().and_then(|ours| ours.result) {
+            return read_result(result);
+        }
+        let code = ours.filter(|ours| ours.code.is_some());
+        if error.error_type.as_deref() == Some("execution_error") && code.is_none() {
             return Ok(said_to_have_failed(error.message.as_deref().unwrap_or("the tool failed")));
         }
-        return Err(failure(error, observation.oxenv()));
+        return Err(failure(error, observation.metadata.and_then(|metadata| metadata.oxenv)));
     }
     match observation.result {
         Some(result) => read_result(result),
@@ -132,8 +135,25 @@ struct Called<'a> {
     result: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<StepError>,
-    #[serde(default)]
-    metadata: Option<Value>,
+    #[serde(borrow, default)]
+    metadata: Option<Metadata<'a>>,
+}
+
+/// What is ours of the metadata of a call.
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    oxenv: Option<&'a RawValue>,
+}
+
+/// What our servers say of an error.
+#[derive(Deserialize)]
+struct Ours<'a> {
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    /// What a tool gave that said that it failed.
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
 }
 
 /// The error of a call as a step tells it.
@@ -141,37 +161,6 @@ struct Called<'a> {
 struct StepError {
     error_type: Option<String>,
     message: Option<String>,
-}
-
-/// A result in either spelling.
-#[derive(Deserialize)]
-struct Parts<'a> {
-    #[serde(borrow)]
-    content: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, alias = "structuredContent", default)]
-    structured_content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, alias = "_meta", default)]
-    meta: Option<&'a RawValue>,
-    #[serde(alias = "isError", default)]
-    is_error: Option<bool>,
-}
-
-/// A block of text; annotations that are null say nothing.
-#[derive(Deserialize)]
-struct Text<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    text: String,
-}
-
-/// What FastMCP wraps a value in that is no object.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wrapped<'a> {
-    #[serde(borrow)]
-    result: &'a RawValue,
 }
 
 impl From<ListedTool> for Tool {
@@ -188,16 +177,17 @@ impl From<ListedTool> for Tool {
     }
 }
 
-impl Called<'_> {
-    fn oxenv(&self) -> Option<&Value> {
-        self.metadata.as_ref()?.get("oxenv")
+impl<'a> Called<'a> {
+    fn oxenv(&self) -> Option<Ours<'a>> {
+        serde_json::from_str(self.metadata.as_ref()?.oxenv?.get()).ok()
     }
 }
 
 /// Why a call did not happen, or nothing is known of it.
-fn failure(error: &StepError, ours: Option<&Value>) -> ClientError {
+fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
     let message = error.message.clone().unwrap_or_else(|| "the call of the tool failed".to_owned());
-    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(ours, &message)) {
+    let ours = ours.and_then(|ours| serde_json::from_str::<Value>(ours.get()).ok());
+    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(&ours, &message)) {
         return error;
     }
     let (code, delivered) = match error.error_type.as_deref() {
@@ -212,48 +202,17 @@ fn failure(error: &StepError, ours: Option<&Value>) -> ClientError {
 
 /// Reads a result of a call. What is no such result is the value itself: some environments give it bare.
 fn read_result(text: &RawValue) -> Result<ToolResult> {
-    let Ok(parts) = serde_json::from_str::<Parts<'_>>(text.get()) else { return bare(text) };
-    let Some(blocks) = &parts.content else { return bare(text) };
-    Ok(ToolResult {
-        content: blocks.iter().copied().map(block).collect(),
-        structured: structured(&parts),
-        meta: parts.meta.map(ToOwned::to_owned),
-        is_error: parts.is_error.unwrap_or(false),
-        input_required: None,
-    })
+    let has_content = Object::from_raw(text).is_ok_and(|result| result.get("content").is_some());
+    match ToolResult::parse(text.get()) {
+        Ok(result) if has_content => Ok(result),
+        _ => bare(text),
+    }
 }
 
 fn bare(value: &RawValue) -> Result<ToolResult> {
     ToolResult::from_value(value).map_err(|error| {
         ClientError::new(Code::InvalidReply, error.to_string()).with_delivered(Delivered::Yes)
     })
-}
-
-fn structured(parts: &Parts<'_>) -> Structured {
-    let is_object = |value: &RawValue| value.get().starts_with('{');
-    match (parts.structured_content, parts.data) {
-        (Some(object), _) => match serde_json::from_str::<Wrapped<'_>>(object.get()) {
-            Ok(wrapped) if wraps(parts.meta) => Structured::Wrapped(wrapped.result.to_owned()),
-            _ if is_object(object) => Structured::Object(object.to_owned()),
-            _ => Structured::Wrapped(object.to_owned()),
-        },
-        (None, Some(data)) if is_object(data) => Structured::Object(data.to_owned()),
-        (None, Some(data)) => Structured::Wrapped(data.to_owned()),
-        (None, None) => Structured::None,
-    }
-}
-
-/// Whether FastMCP says that it wrapped the value.
-fn wraps(meta: Option<&RawValue>) -> bool {
-    let meta = meta.and_then(|meta| serde_json::from_str::<Value>(meta.get()).ok());
-    meta.is_some_and(|meta| meta["fastmcp"]["wrap_result"] == true)
-}
-
-fn block(block: &RawValue) -> Content {
-    match serde_json::from_str::<Text<'_>>(block.get()) {
-        Ok(Text { kind, text }) if kind == "text" => Content::Text(text),
-        _ => Content::Raw(block.to_owned()),
-    }
 }
 
 #[cfg(test)]
@@ -297,6 +256,20 @@ mod tests {
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::Yes));
         assert_eq!(told("timeout").unwrap_err().code(), Code::Server(ErrorCode::DeadlineExceeded));
         assert_eq!(told("transport_error").unwrap_err().code(), Code::Server(ErrorCode::UpstreamLost));
+    }
+
+    #[test]
+    fn a_tool_that_failed_keeps_all_that_it_gave() {
+        let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
+            "metadata": {"oxenv": {"scores": {"a": 0.0}, "result": {"content": [{"type": "text", "text": "no"},
+                {"type": "image", "data": "AA==", "mimeType": "image/png"}], "structured_content": {"at": 7},
+                "meta": null, "data": {"at": 7}, "is_error": true}}}});
+        let failed = called(&step(&observation)).unwrap();
+        assert_eq!((failed.is_error, failed.data(), failed.content.len()), (true, "{\"at\":7}", 2));
+        // A native tool's error has nothing beside its message, though a rubric may have scored the step.
+        let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
+            "metadata": {"oxenv": {"scores": {"a": 0.0}}}});
+        assert!(called(&step(&observation)).unwrap().is_error);
     }
 
     #[test]

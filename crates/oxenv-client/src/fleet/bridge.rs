@@ -4,8 +4,8 @@
 //! no reward, because Fleet tells none.
 
 use oxenv_wire::{
-    ErrorCode, ObservationParts, RawJson, Spelling, Tool, ToolCall, ToolError, ToolErrorType, ToolResult,
-    write_call_fields, write_call_metadata, write_observation_data, write_unified_fields,
+    CallOutcome, ObservationParts, RawJson, Spelling, Tool, ToolCall, ToolError, ToolErrorType, ToolResult,
+    call_metadata, write_call_fields, write_observation_data,
 };
 use serde_json::{Value, json};
 
@@ -36,28 +36,13 @@ pub(super) fn listing(spelling: Spelling, tools: &[Tool]) -> Result<StepResult> 
 /// The failure, if it is not one of the call itself.
 pub(super) fn called(call: &ToolCall<'_>, outcome: Result<ToolResult>) -> Result<StepResult> {
     let outcome = match outcome {
-        Ok(result) if result.input_required.is_some() => Err(input_required()),
         Ok(result) => Ok(result),
         Err(error) => Err(tool_error(&call.name, error)?),
     };
-    let outcome = outcome.as_ref();
-    let ours = outcome.err().and_then(ToolError::data);
-    let ours = ours.map_or_else(|| "{}".to_owned(), |ours| json!({ "oxenv": ours }).to_string());
-    let mut fields = String::new();
-    match call.spelling {
-        Spelling::Stock => write_call_fields(&mut fields, &call.name, outcome),
-        Spelling::Unified => write_unified_fields(&mut fields, outcome),
-        Spelling::Journal => {
-            let mut metadata = String::new();
-            write_call_metadata(&mut metadata, outcome);
-            if ours.len() > 2 {
-                metadata.pop();
-                metadata = format!("{metadata},{}", &ours[1..]);
-            }
-            return observation(&metadata, "{}");
-        }
-    }
-    observation(&ours, &fields)
+    let outcome = CallOutcome::new(outcome.as_ref());
+    let mut fields = String::with_capacity(outcome.size());
+    write_call_fields(&mut fields, call.spelling, &call.name, &outcome);
+    observation(&call_metadata(call.spelling, &outcome), &fields)
 }
 
 fn tool_error(name: &str, error: ClientError) -> Result<ToolError> {
@@ -67,12 +52,6 @@ fn tool_error(name: &str, error: ClientError) -> Result<ToolError> {
         Code::ToolFailed => Ok(ToolError::new(ToolErrorType::ExecutionError, error.message())),
         _ => Err(error),
     }
-}
-
-fn input_required() -> ToolError {
-    let message = "the tool asks for input before it goes on, which a step cannot give: call it over MCP, with a \
-                   client that can be asked";
-    ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired)
 }
 
 fn observation(metadata: &str, fields: &str) -> Result<StepResult> {

@@ -21,6 +21,7 @@ use crate::error::{ClientError, Code, Result};
 struct Call<'a> {
     tool: &'a str,
     arguments: &'a Value,
+    output_schema: Option<&'a Value>,
     endpoint: &'a Arc<Endpoint>,
     deadline: Instant,
     /// Whether it is with the endpoint.
@@ -39,7 +40,14 @@ impl Shared {
         let arguments = if arguments.is_null() { json!({}) } else { arguments };
         owned.arguments.check(tool, &arguments).await?;
         let endpoint = &self.endpoints[owned.endpoint];
-        let call = Call { tool, arguments: &arguments, endpoint, deadline, sent: AtomicBool::new(false) };
+        let call = Call {
+            tool,
+            arguments: &arguments,
+            output_schema: catalogue.output_schema(owned),
+            endpoint,
+            deadline,
+            sent: AtomicBool::new(false),
+        };
         let outcome = timeout_at(deadline, self.attempts(&call)).await;
         let sent = call.sent.load(Ordering::Relaxed);
         let result = outcome.unwrap_or_else(|_| Err(fault::late(tool, &endpoint.url, sent, seconds)))?;
@@ -61,7 +69,7 @@ impl Shared {
                 failed(&fault)
             })?;
             call.sent.store(true, Ordering::Relaxed);
-            let fault = match link.remote.call(call.tool, call.arguments).await {
+            let fault = match link.remote.call(call.tool, call.arguments, call.output_schema).await {
                 Ok(result) => return Ok(result),
                 Err(fault) => fault,
             };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use oxenv_upstream::remote::RemoteFault;
 use oxenv_wire::Tool;
+use serde_json::Value;
 
 use super::{Conflict, EndpointReport, ToolListing, fault};
 use crate::arguments::Checker;
@@ -39,6 +40,8 @@ pub(super) struct Catalogue {
 pub(super) struct Owned {
     /// The number of the endpoint.
     pub(super) endpoint: usize,
+    /// The number of the tool in its list.
+    position: usize,
     pub(super) arguments: Arc<Checker>,
 }
 
@@ -74,10 +77,10 @@ impl Catalogue {
         // Where the conflict about a name stands.
         let mut places: HashMap<Cow<'static, str>, usize> = HashMap::new();
         for (endpoint, part) in parts.iter().enumerate() {
-            for tool in part.tools.iter().flat_map(|tools| tools.iter()) {
+            for (position, tool) in part.tools.iter().flat_map(|tools| tools.iter()).enumerate() {
                 let Some(owner) = owners.get(&tool.name) else {
                     let arguments = Arc::new(Checker::new(&tool.input_schema));
-                    owners.insert(tool.name.clone(), Owned { endpoint, arguments });
+                    owners.insert(tool.name.clone(), Owned { endpoint, position, arguments });
                     continue;
                 };
                 let url = part.url.as_ref().to_owned();
@@ -100,6 +103,12 @@ impl Catalogue {
     /// Who owns a tool.
     pub(super) fn owner(&self, tool: &str) -> Option<&Owned> {
         self.owners.get(tool)
+    }
+
+    /// The schema that a tool's server declared for its results.
+    pub(super) fn output_schema(&self, owned: &Owned) -> Option<&Value> {
+        let tools = self.parts[owned.endpoint].tools.as_ref()?;
+        tools.get(owned.position)?.output_schema.as_ref()
     }
 
     /// How each endpoint is.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use oxenv_wire::Reward;
 use serde_json::Value;
 
+use super::expected::expected;
 use super::{Act, Needs, Rubric, Score, Seen};
 use crate::environment::Reset;
 use crate::failure::Failure;
@@ -31,7 +32,7 @@ pub struct ToolCalled {
 }
 
 /// Whether what came of an act fits a JSON Schema: the result of a tool, or else the observation of a
-/// typed step. A tool's error does not fit.
+/// typed step. A tool's error does not fit. A text that is JSON is read as JSON.
 #[derive(Clone)]
 pub struct OutputMatches {
     tool: Option<Arc<Pattern>>,
@@ -86,7 +87,7 @@ impl ToolCalled {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn with_arguments(mut self, schema: &Value) -> Result<Self, String> {
-        self.arguments = Some(Arc::new(Schema::rule(schema)?));
+        self.arguments = Some(expected(schema)?);
         Ok(self)
     }
 
@@ -120,7 +121,7 @@ impl OutputMatches {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn of_observation(schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches { tool: None, schema: Arc::new(Schema::rule(schema)?) })
+        Ok(OutputMatches { tool: None, schema: expected(schema)? })
     }
 
     /// A JSON Schema that the results of tools should fit; these are given by a pattern.
@@ -128,10 +129,7 @@ impl OutputMatches {
     /// # Errors
     /// When the pattern is none, or the schema does not compile.
     pub fn of_tool(tool: &str, schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches {
-            tool: Some(Arc::new(Pattern::new(tool)?)),
-            schema: Arc::new(Schema::rule(schema)?),
-        })
+        Ok(OutputMatches { tool: Some(Arc::new(Pattern::new(tool)?)), schema: expected(schema)? })
     }
 }
 
@@ -141,7 +139,7 @@ impl FinalState {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn fitting(of: Of, schema: &Value) -> Result<Self, String> {
-        Ok(FinalState { of, wanted: Wanted::Schema(Arc::new(Schema::rule(schema)?)) })
+        Ok(FinalState { of, wanted: Wanted::Schema(expected(schema)?) })
     }
 
     /// A value that should be found in the state or the last observation: an object in which at least
@@ -231,7 +229,7 @@ impl Rubric for OutputMatches {
         if seen.act.is_error() {
             return gives(truth(false));
         }
-        scored(count_fitting(&self.schema, vec![seen.act.output()]), |count| count == 1)
+        scored(count_fitting(&self.schema, vec![seen.act.output_json()]), |count| count == 1)
     }
 
     fn fork(&self) -> Box<dyn Rubric> {

@@ -23,6 +23,7 @@ mod queue;
 mod reads;
 mod records;
 mod resets;
+mod results;
 mod rubric_components;
 mod rubric_docs;
 mod rubric_judge;

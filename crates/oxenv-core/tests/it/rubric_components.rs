@@ -8,7 +8,7 @@ use oxenv_wire::{ErrorCode, Phase, Reward, ToolErrorType, raw};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::rubric_support::{action, by, call, episode, failed, last, rewarded, rewards};
+use crate::rubric_support::{action, by, call, episode, failed, last, rewarded, rewards, text_only};
 
 fn constant(name: &str, value: f64) -> Value {
     json!({ "type": "constant", "name": name, "value": value })
@@ -65,20 +65,48 @@ async fn a_tool_is_called_as_often_as_it_should_be() {
 #[tokio::test]
 async fn an_output_matches_its_schema_or_not() {
     let component = json!({ "type": "output_matches", "tool": "a*", "schema": { "type": "integer" } });
-    let mut text = call("a", &json!({}), &json!("7"));
-    text.calls[0].outcome.as_mut().unwrap().structured = oxenv_wire::Structured::None;
     let episode = vec![
         call("a", &json!({}), &json!(7)),
         failed(call("a", &json!({}), &json!(7))),
         call("ab", &json!({}), &json!("7")),
-        text,
+        text_only(call("a", &json!({}), &json!(0)), "7"),
+        text_only(call("a", &json!({}), &json!(0)), "seven"),
         call("b", &json!({}), &json!(7)),
         action(&json!({}), &json!({})),
     ];
-    let expected = [Some(1.0), Some(0.0), Some(0.0), Some(0.0), None, None];
+    let expected = [Some(1.0), Some(0.0), Some(0.0), Some(1.0), Some(0.0), None, None];
     assert_eq!(rewards(component, episode.clone()).await, expected);
     let component = json!({ "type": "output_matches", "schema": { "maxProperties": 0 } });
-    assert_eq!(rewards(component, episode).await, [None, None, None, None, None, Some(1.0)]);
+    assert_eq!(rewards(component, episode).await, [None, None, None, None, None, None, Some(1.0)]);
+}
+
+#[tokio::test]
+async fn keywords_about_objects_are_not_met_by_a_text() {
+    let results = || {
+        let call = || call("a", &json!({}), &json!({ "user": { "id": 1 } }));
+        let texts = [r#"{"user": {"id": 1}}"#, r#"{"user": "root"}"#, "[1]", "all tests failed", "null", ""];
+        [call()].into_iter().chain(texts.map(|text| text_only(call(), text))).collect::<Vec<_>>()
+    };
+    let id = json!({ "required": ["id"] });
+    for (schema, fitting) in [
+        (json!({ "required": ["user"] }), 3),
+        (json!({ "properties": { "user": {} } }), 3),
+        (json!({ "type": "object" }), 3),
+        (json!({ "minProperties": 1 }), 3),
+        (json!({ "properties": { "user": id } }), 2),
+        (
+            json!({ "allOf": [{ "anyOf": [{ "properties": { "user": { "$ref": "#/$defs/id" } } }] }], "$defs": { "id": id } }),
+            2,
+        ),
+        (json!({ "items": {} }), 7),
+        // A text must not fit because it has no such key.
+        (json!({ "not": { "required": ["error"] } }), 3),
+    ] {
+        let component = json!({ "type": "output_matches", "tool": "a", "schema": schema });
+        let given = rewards(component, results()).await;
+        let expected: Vec<_> = (0..7).map(|at| Some(f64::from(u8::from(at < fitting)))).collect();
+        assert_eq!(given, expected, "{schema}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use oxenv_core::rubric::{RecordedStep, Seen, rescore};
 use oxenv_core::{Failure, Judges, Reset, Rubric, RubricSpec, Score, Work};
 use serde_json::{Deserializer, Value, json};
 
-use crate::rubric_support::{Told, action, call, episode, judges, last, rewarded};
+use crate::rubric_support::{Told, action, call, episode, judges, last, rewarded, text_only};
 
 const COMPONENTS: [&str; 11] = [
     "sequence",
@@ -41,15 +41,19 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 fn line(line: &str) -> (RecordedStep, Option<f64>, bool) {
     let (did, expected) = line.rsplit_once(" : ").unwrap();
     let (did, came) = did.split_once(" -> ").unwrap();
-    let mut came = Deserializer::from_str(came).into_iter::<Value>();
-    let result = came.next().unwrap().unwrap();
-    let rest = line.split_once(" -> ").unwrap().1[came.byte_offset()..].rsplit_once(" : ").unwrap().0;
+    let (is_text, came) = came.strip_prefix("text ").map_or((false, came), |came| (true, came));
+    let mut values = Deserializer::from_str(came).into_iter::<Value>();
+    let result = values.next().unwrap().unwrap();
+    let rest = &came[values.byte_offset()..];
     let mut step = match did.trim().split_once(' ') {
         Some((tool, arguments)) if !tool.starts_with('{') => {
             call(tool, &serde_json::from_str(arguments.trim()).unwrap(), &result)
         }
         _ => action(&serde_json::from_str(did.trim()).unwrap(), &result),
     };
+    if is_text {
+        step = text_only(step, result.as_str().unwrap());
+    }
     let mut words = rest.split_whitespace();
     while let Some(word) = words.next() {
         step = match word {

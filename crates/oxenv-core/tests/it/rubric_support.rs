@@ -9,7 +9,7 @@ use oxenv_core::rubric::{JudgeCache, RecordedEpisode, RecordedStep, Rescored, re
 use oxenv_core::{
     CallRecord, Failure, Judge, JudgeAnswer, JudgeQuestion, Judges, Observed, Reset, Rubric, RubricSpec, Work,
 };
-use oxenv_wire::{Reward, ToolResult, raw};
+use oxenv_wire::{Content, Reward, ToolResult, raw};
 use serde_json::{Value, json};
 
 /// A typed action and its observation.
@@ -113,4 +113,11 @@ impl Judge for Told {
 pub(crate) fn judges(judge: &Arc<Told>) -> Judges {
     let by_name = [("default".to_owned(), Arc::clone(judge) as Arc<dyn Judge>)].into();
     Judges { by_name, cache: Arc::new(JudgeCache::default()) }
+}
+
+/// The same with a tool that gives a text and nothing structured.
+pub(crate) fn text_only(mut step: RecordedStep, text: &str) -> RecordedStep {
+    let content = [Content::Text(text.to_owned())].into_iter().collect();
+    step.calls[0].outcome = Ok(ToolResult { content, ..ToolResult::default() });
+    step
 }

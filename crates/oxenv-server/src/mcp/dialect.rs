@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
-    ErrorCode, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolErrorType, ToolResult,
-    ToolSpelling, preview, write_rpc_error, write_rpc_result,
+    CallOutcome, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolSpelling, preview,
+    write_rpc_error, write_rpc_result,
 };
 use serde_json::json;
 
-use super::reach::{Outcome, Reach, named, unknown};
+use super::reach::{Reach, named, unknown};
 use super::{Door, Place};
 use crate::app::App;
 use crate::{error, traces};
@@ -82,30 +82,16 @@ async fn call(
     let trace = traces::of_params(app, &params, door.trace);
     let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
     let outcome = reach.call(call, trace).await.map_err(|failure| error::rpc(&failure))?;
-    let result = checked(outcome)?;
+    let outcome = CallOutcome::new(outcome.as_ref());
+    let result = outcome.result().map_err(fault)?;
     write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
     Ok(())
 }
 
-/// A stock client reads a result with `is_error` as a success, so both kinds of error are errors.
-fn checked(outcome: Outcome) -> Result<ToolResult, RpcFault> {
-    let fault = |error: &ToolError| {
-        let data = error.data().map_or(serde_json::Value::Null, |data| json!({ "oxenv": data }));
-        RpcFault { code: RpcCode::InternalError, message: error.message.clone(), data }
-    };
-    match outcome {
-        Ok(result) if result.input_required.is_some() => Err(fault(&no_input())),
-        Ok(result) if result.is_error => Err(RpcFault::new(RpcCode::InternalError, result.text())),
-        Ok(result) => Ok(result),
-        Err(error) => Err(fault(&error)),
-    }
-}
-
-/// The answer to a tool that wants input, where there is no way to ask for it.
-pub(super) fn no_input() -> ToolError {
-    let message = "the tool wants input before it goes on, and this client has no way to be asked for it; \
-                   MCP 2026-07-28 has one";
-    ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InputRequired)
+/// A stock client reads any result as a success, so a tool that says that it failed is an error too.
+fn fault(error: &ToolError) -> RpcFault {
+    let data = error.data().map_or(serde_json::Value::Null, |data| json!({ "oxenv": data }));
+    RpcFault { code: RpcCode::InternalError, message: error.message.clone(), data }
 }
 
 fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {

@@ -8,14 +8,14 @@ use axum::http::{HeaderMap, StatusCode};
 use oxenv_core::{AgentCall, Failure, Principal};
 use oxenv_wire::{
     ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolCallParams,
-    ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call, write_mcp_tools,
-    write_rpc_error, write_rpc_result,
+    ToolError, ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call,
+    write_mcp_tools, write_rpc_error, write_rpc_result,
 };
 use serde_json::{Value, json};
 
 use super::Door;
 use super::begun::{Asked, Begun};
-use super::dialect::{meant, no_input};
+use super::dialect::meant;
 use super::http::has_too_many_values;
 use super::line::Wants;
 use super::manner::{METHOD, Manner, NAME, single, takes_json};
@@ -276,7 +276,9 @@ pub(super) fn told(
         {
             Err(RpcFault::new(RpcCode::InvalidParams, error.message.as_str()))
         }
-        Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => Ok(Err(no_input())),
+        Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => {
+            Ok(Err(ToolError::input_required()))
+        }
         Ok(ToolResult { input_required: Some(wanted), .. }) => match lacking(wanted, &declared()) {
             Some(lacking) => Err(RpcFault {
                 code: RpcCode::MissingCapability,

@@ -99,7 +99,12 @@ impl CallFault {
                     INVALID_PARAMS => ToolErrorType::InvalidArgs,
                     _ => ToolErrorType::ExecutionError,
                 };
-                ToolError::new(category, fault.message)
+                let error = ToolError::new(category, fault.message);
+                match fault.data["oxenv"]["code"].as_str() {
+                    // The worker of a Python file says so of what its function returned.
+                    Some("INVALID_RESULT") => error.with_code(ErrorCode::InvalidResult),
+                    _ => error,
+                }
             }
         }
     }

@@ -74,9 +74,9 @@ impl Lists {
         Ok(lists)
     }
 
-    /// Whether a tool has that name.
-    pub(crate) fn has(&self, tool: &str) -> bool {
-        self.tools.iter().any(|known| known.name == tool)
+    /// The tool of that name.
+    pub(crate) fn tool(&self, name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|known| known.name == name)
     }
 
     /// The same lists as `other`, by pointer, as far as they say the same.

@@ -1,49 +1,16 @@
 //! A tool's result, as its server sent it, in our own shape.
-//!
-//! Invariant: every block of content but plain text, the structured part and the metadata keep their bytes.
-
-use std::borrow::Cow;
 
 use oxenv_core::RequestFault;
-use oxenv_wire::{Content, Structured, ToolResult};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use oxenv_wire::ToolResult;
+use serde_json::Value;
 
 use super::fault::CallFault;
 
-/// A result of `tools/call`, read as far as its parts.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Parts<'a> {
-    #[serde(borrow, default)]
-    content: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default)]
-    structured_content: Option<&'a RawValue>,
-    #[serde(rename = "_meta", borrow, default)]
-    meta: Option<&'a RawValue>,
-    #[serde(default)]
-    is_error: Option<bool>,
-    #[serde(borrow, default)]
-    result_type: Option<Cow<'a, str>>,
-    /// What servers of 2024 answer where there is no content.
-    #[serde(rename = "toolResult", borrow, default)]
-    old_result: Option<&'a RawValue>,
-}
-
-/// A block of nothing but text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlainText<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    text: String,
-}
-
-/// Reads a result of `tools/call`.
+/// Reads a result of `tools/call` of a tool, which may declare the schema of its results.
 ///
 /// # Errors
 /// When it is no result of a call; the call has run then.
-pub(crate) fn tool_result(text: &str) -> Result<ToolResult, CallFault> {
+pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, CallFault> {
     let garbage = |what: &dyn std::fmt::Display| {
         let says = format!("its server sent what is no tool result: {what}");
         CallFault::Refused(RequestFault::new(-32603, says))
@@ -51,43 +18,19 @@ pub(crate) fn tool_result(text: &str) -> Result<ToolResult, CallFault> {
     if !text.starts_with('{') {
         return Err(garbage(&"it is no object"));
     }
-    let parts: Parts<'_> = serde_json::from_str(text).map_err(|error| garbage(&error))?;
-    if parts.result_type.as_deref() == Some("input_required") {
-        let whole = serde_json::from_str(text).ok();
-        return Ok(ToolResult { input_required: whole, ..ToolResult::default() });
-    }
-    let blocks = parts.content.unwrap_or_default();
-    let mut result = ToolResult {
-        content: blocks.into_iter().map(block).collect(),
-        structured: match parts.structured_content {
-            None => Structured::None,
-            Some(value) if value.get().starts_with('{') => Structured::Object(value.to_owned()),
-            Some(value) => Structured::Wrapped(value.to_owned()),
-        },
-        meta: parts.meta.map(ToOwned::to_owned),
-        is_error: parts.is_error.unwrap_or(false),
-        input_required: None,
-    };
-    if let Some(old) = parts.old_result.filter(|_| result.content.is_empty()) {
-        result.content.push(Content::Text(old.get().to_owned()));
-    }
-    Ok(result)
-}
-
-fn block(block: &RawValue) -> Content {
-    match serde_json::from_str::<PlainText<'_>>(block.get()) {
-        Ok(PlainText { kind, text }) if kind == "text" => Content::Text(text),
-        _ => Content::Raw(block.to_owned()),
-    }
+    let result = ToolResult::parse(text).map_err(|error| garbage(&error))?;
+    Ok(result.unwrapped_by(output_schema))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn written(text: &str) -> String {
         let mut out = String::new();
-        tool_result(text).unwrap().write_mcp(&mut out);
+        tool_result(text, None).unwrap().write_mcp(&mut out);
         out
     }
 
@@ -107,6 +50,32 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_unwrapped_where_its_server_says_that_it_is_wrapped() {
+        let data = |text: &str, schema: Option<Value>| {
+            let result = tool_result(text, schema.as_ref()).unwrap();
+            assert_eq!(written(text), text, "MCP clients get what was sent");
+            result.data().to_owned()
+        };
+        let by_meta = r#"{"content":[],"structuredContent":{"result":"hi"},"_meta":{"fastmcp":{"wrap_result":true},"v/x":{}},"isError":false}"#;
+        assert_eq!(data(by_meta, None), r#""hi""#);
+        let plain = r#"{"content":[],"structuredContent":{"result":[1.50]},"isError":false}"#;
+        let wraps = json!({ "type": "object", "x-fastmcp-wrap-result": true });
+        assert_eq!(data(plain, Some(wraps.clone())), "[1.50]");
+        for schema in
+            [None, Some(json!({ "type": "object" })), Some(json!({ "x-fastmcp-wrap-result": "no" }))]
+        {
+            assert_eq!(data(plain, schema), r#"{"result":[1.50]}"#);
+        }
+        for kept in [
+            r#"{"content":[],"structuredContent":{"result":1,"more":2},"isError":false}"#,
+            r#"{"content":[],"structuredContent":{"other":1},"isError":false}"#,
+            r#"{"content":[],"structuredContent":{"result":1},"isError":true}"#,
+        ] {
+            assert!(kept.contains(&data(kept, Some(wraps.clone()))));
+        }
+    }
+
+    #[test]
     fn what_is_absent_or_old_is_taken() {
         assert_eq!(written("{}"), r#"{"content":[],"isError":false}"#);
         let text = r#"{"content":null,"structuredContent":null,"isError":null}"#;
@@ -120,16 +89,16 @@ mod tests {
     #[test]
     fn a_want_of_input_is_kept_whole() {
         let text = r#"{"resultType":"input_required","inputRequests":{"a":{}},"requestState":"s"}"#;
-        let result = tool_result(text).unwrap();
+        let result = tool_result(text, None).unwrap();
         assert_eq!(result.input_required.unwrap().get(), text);
         let text = r#"{"resultType":"complete","content":[]}"#;
-        assert!(tool_result(text).unwrap().input_required.is_none());
+        assert!(tool_result(text, None).unwrap().input_required.is_none());
     }
 
     #[test]
     fn what_is_no_result_is_refused() {
         for text in ["[]", "5", r#"{"content":5}"#, r#"{"content":[],"isError":"no"}"#] {
-            let Err(CallFault::Refused(fault)) = tool_result(text) else { panic!("{text} was taken") };
+            let Err(CallFault::Refused(fault)) = tool_result(text, None) else { panic!("{text} was taken") };
             assert!(
                 fault.message.starts_with("its server sent what is no tool result: "),
                 "{}",

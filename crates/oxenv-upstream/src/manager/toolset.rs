@@ -111,14 +111,18 @@ impl UpstreamToolset {
         tool: &str,
         arguments: Option<&RawValue>,
     ) -> Result<ToolResult, ToolError> {
-        if self.lists().is_some_and(|lists| !lists.has(tool)) {
+        let lists = self.lists();
+        let listed = lists.as_ref().and_then(|lists| lists.tool(tool));
+        if lists.is_some() && listed.is_none() {
             return Err(ToolError::not_found(tool));
         }
+        let output_schema = listed.and_then(|tool| tool.output_schema.as_ref());
         let arguments = arguments.map(|arguments| self.inward(arguments));
         let outcome = async {
             let instance = self.slot()?.instance().await?;
             let request = call_request(context, tool, arguments.as_deref())?;
-            tool_result(&self.outward(instance.request(request, context.caller).await?))
+            let text = self.outward(instance.request(request, context.caller).await?);
+            tool_result(&text, output_schema)
         };
         outcome.await.map_err(|fault| {
             let error = fault.into_tool_error(self.name());

@@ -7,7 +7,7 @@ use oxenv_core::{CallContext, Caller, ForkMode, NativeToolset, Principal, Scope,
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager, UpstreamState};
-use oxenv_wire::ErrorCode;
+use oxenv_wire::{ErrorCode, ToolErrorType};
 use serde_json::{Value, json};
 
 use crate::upstream_support::*;
@@ -154,6 +154,37 @@ async fn functions_of_a_python_file_are_tools() {
 }
 
 #[tokio::test]
+async fn what_a_python_function_returns_is_json_or_a_typed_error() {
+    let entry = "  - name: mine\n    mcp_server: { transport: python, path: tools.py }\n";
+    let stage = Stage::new_with_file(&[entry.to_owned()], "tools.py", RETURNING);
+    let toolset = ready(&stage, 1).await;
+    let result = call(&toolset, "converted", json!({})).await.unwrap();
+    let value: Value = serde_json::from_str(result.data()).unwrap();
+    let expected = json!({"array": [1, [2.5]], "number": 7, "model": {"x": 1}, "bytes": "b", "at": "2026-01-02",
+        "amount": "1.10", "7": ["range", [0, 1]], "set": [1, 2]});
+    assert_eq!(value, expected);
+    for (which, says) in [
+        ("nan", "it['loss'] is nan"),
+        ("array", "it['losses'][1] is inf"),
+        ("object", "it[0] is of the type Opaque"),
+        ("bare", "it is of the type Opaque"),
+        ("key", "a key of it is of the type tuple"),
+        ("itself", "it is nested too deeply, or holds itself"),
+    ] {
+        let error = call(&toolset, "refused", json!({ "which": which })).await.unwrap_err();
+        assert_eq!(
+            (error.error_type, error.code),
+            (ToolErrorType::ExecutionError, Some(ErrorCode::InvalidResult)),
+            "{which}"
+        );
+        let expected = format!(
+            "what 'refused' returned cannot be JSON: {says}; return finite numbers, texts, lists and dicts"
+        );
+        assert_eq!(error.message, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_python_file_that_cannot_be_loaded_is_told() {
     let entry = "  - name: mine\n    mcp_server: { transport: python, path: tools.py }\n";
     let stage = Stage::new_with_file(&[entry.to_owned()], "tools.py", "import no_such_module\n");
@@ -228,4 +259,48 @@ async def later():
 
 def _private():
     pass
+"#;
+
+const RETURNING: &str = r#"
+import datetime
+import decimal
+
+class Number:
+    """Like a number of numpy."""
+    def __init__(self, value):
+        self.value = value
+    def item(self):
+        return self.value
+    def __hash__(self):
+        return 7
+    def __repr__(self):
+        return "Number()"
+
+class Array(Number):
+    def tolist(self):
+        return self.value
+    def item(self):
+        raise ValueError("more than one")
+
+class Model:
+    def model_dump(self):
+        return {"x": 1}
+
+class Opaque:
+    pass
+
+def converted() -> dict:
+    return {
+        "array": Array([1, [Number(2.5)]]), "number": Number(7), "model": Model(), "bytes": b"b",
+        "at": datetime.date(2026, 1, 2), "amount": decimal.Decimal("1.10"), Number(7): ("range", range(2)),
+        "set": {2, 1},
+    }
+
+def refused(which: str) -> dict:
+    itself = []
+    itself.append(itself)
+    return {
+        "nan": {"loss": float("nan")}, "array": {"losses": Array([1.0, float("inf")])}, "object": [Opaque()],
+        "bare": Opaque(), "key": {(1, 2): 3}, "itself": itself,
+    }[which]
 "#;

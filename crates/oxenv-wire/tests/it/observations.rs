@@ -5,9 +5,10 @@
 //! other show how the envelopes differ: the type of the reward, and where metadata stands.
 
 use oxenv_wire::{
-    ObservationParts, Reward, RpcCode, RpcFault, RpcId, Spelling, ToolError, ToolErrorType, ToolResult,
-    write_call_fields, write_call_metadata, write_graph_fields, write_mcp_frame, write_observation_body,
-    write_observation_frame, write_rpc_error, write_rpc_result, write_state_frame, write_unified_fields,
+    CallOutcome, ErrorCode, ObservationParts, Reward, RpcCode, RpcFault, RpcId, Spelling, ToolError,
+    ToolErrorType, ToolResult, call_metadata, graph_metadata, write_call_fields, write_graph_fields,
+    write_mcp_frame, write_observation_body, write_observation_frame, write_rpc_error, write_rpc_result,
+    write_state_frame,
 };
 use serde_json::json;
 
@@ -136,8 +137,17 @@ fn spelled() -> Vec<Golden> {
         }
     }
     let mut graph = String::new();
-    write_graph_fields(&mut graph, [("a", Ok(&text)), ("b \"2\"", Err(&failed)), ("c", Ok(&object))]);
-    goldens.extend(Parts { fields: &graph, ..EMPTY }.goldens("graph"));
+    let late = ToolError::new(ToolErrorType::Timeout, "late").with_code(ErrorCode::DeadlineExceeded);
+    let outcomes = [
+        ("a", Ok(&text)),
+        ("b \"2\"", Err(&failed)),
+        ("c", Ok(&object)),
+        ("d", Ok(&said)),
+        ("e", Err(&late)),
+    ];
+    let outcomes = outcomes.map(|(id, outcome)| (id, CallOutcome::new(outcome)));
+    write_graph_fields(&mut graph, &outcomes);
+    goldens.extend(Parts { fields: &graph, metadata: &graph_metadata(&outcomes), ..EMPTY }.goldens("graph"));
     goldens
 }
 
@@ -156,16 +166,10 @@ pub(crate) fn called<T>(
     outcome: Result<&ToolResult, &ToolError>,
     then: impl FnOnce(Parts<'_>) -> T,
 ) -> T {
-    let mut text = String::new();
-    match spelling {
-        Spelling::Stock => write_call_fields(&mut text, "echo_message", outcome),
-        Spelling::Journal => write_call_metadata(&mut text, outcome),
-        Spelling::Unified => write_unified_fields(&mut text, outcome),
-    }
-    match spelling {
-        Spelling::Journal => then(Parts { metadata: &text, ..EMPTY }),
-        Spelling::Stock | Spelling::Unified => then(Parts { fields: &text, ..EMPTY }),
-    }
+    let outcome = CallOutcome::new(outcome);
+    let mut fields = String::new();
+    write_call_fields(&mut fields, spelling, "echo_message", &outcome);
+    then(Parts { fields: &fields, metadata: &call_metadata(spelling, &outcome), ..EMPTY })
 }
 
 #[test]

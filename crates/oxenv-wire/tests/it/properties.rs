@@ -264,22 +264,35 @@ proptest! {
             let observation = part(&frame, &["data", "observation"]);
             prop_assert_eq!(observation.get(), part(&body, &["observation"]).get());
             let observation = observation.get();
-            match (spelling, outcome) {
-                (Spelling::Journal, Ok(result)) if !result.is_error => {
+            let error = match outcome {
+                Ok(result) if result.is_error && result.text().is_empty() => {
+                    Some(("execution_error", "the tool returned an error without a text".to_owned()))
+                }
+                Ok(result) if result.is_error => Some(("execution_error", result.text())),
+                Ok(_) => None,
+                Err(_) => Some(("timeout", message.clone())),
+            };
+            match (spelling, &error) {
+                (Spelling::Journal, None) => {
                     prop_assert_eq!(part(observation, &["metadata", "result"]).get(), result.value());
                 }
-                (Spelling::Journal, outcome) => {
-                    let text = outcome.map_or(message.clone(), ToolResult::text);
-                    prop_assert_eq!(parsed(part(observation, &["metadata", "error"])), json!(text));
+                (Spelling::Journal, Some((_, message))) => {
+                    prop_assert_eq!(parsed(part(observation, &["metadata", "error"])), json!(message));
                 }
-                (_, Ok(result)) => {
+                (_, None) => {
                     prop_assert_eq!(part(observation, &["result", "data"]).get(), result.data());
                     prop_assert_eq!(part(observation, &["error"]).get(), "null");
                 }
-                (_, Err(_)) => {
-                    let error = json!({ "error_type": "timeout", "message": message });
+                (_, Some((error_type, message))) => {
+                    let error = json!({ "error_type": error_type, "message": message });
                     prop_assert_eq!(parsed(part(observation, &["error"])), error);
+                    prop_assert_eq!(part(observation, &["result"]).get(), "null");
                 }
+            }
+            if result.is_error && !failed {
+                let mut whole = String::new();
+                result.write_dialect(&mut whole);
+                prop_assert_eq!(part(observation, &["metadata", "oxenv", "result"]).get(), whole);
             }
         }
     }

@@ -4,9 +4,9 @@
 
 use std::borrow::Cow;
 
-use oxenv_wire::{Content, RawJson, Tool, ToolResult};
-use serde_json::json;
+use oxenv_wire::{CallOutcome, Content, RawJson, Spelling, Structured, Tool, ToolResult, call_metadata};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::golden::{Golden, check};
 
@@ -92,4 +92,35 @@ fn an_image_passes_through_to_the_byte() {
     assert!(dialect.contains(IMAGE) && mcp.contains(IMAGE), "{dialect}\n{mcp}");
     assert_eq!(image_result().text(), "a picture", "a block that is no text has no text");
     assert_eq!(image_result().data(), "null");
+}
+
+/// The journal has a value alone, so blocks that say more stand beside it.
+#[test]
+fn the_journal_keeps_blocks_that_say_more_than_the_value() {
+    let with = |content: Vec<Content>, structured: Structured| ToolResult {
+        content: content.into_iter().collect(),
+        structured,
+        ..ToolResult::default()
+    };
+    let text = |text: &str| Content::Text(text.to_owned());
+    let object = || Structured::Object(raw(r#"{"a":1,"b":[2]}"#));
+    let image = || Content::Raw(raw(IMAGE));
+    for (result, more) in [
+        (with(vec![], Structured::None), false),
+        (with(vec![text("hi")], Structured::None), false),
+        (with(vec![text("hi")], Structured::Wrapped(raw(r#""hi""#))), false),
+        (with(vec![text("{\n  \"b\": [2], \"a\": 1 }")], object()), false),
+        (with(vec![text(r#"{"result":"hi"}"#)], Structured::Wrapped(raw(r#""hi""#))), false),
+        (with(vec![text("in words")], object()), true),
+        (with(vec![text("one"), text("two")], Structured::None), true),
+        (with(vec![image()], Structured::None), true),
+        (with(vec![text("5"), image()], Structured::Wrapped(raw("5"))), true),
+    ] {
+        let metadata = call_metadata(Spelling::Journal, &CallOutcome::new(Ok(&result)));
+        let metadata: Value = serde_json::from_str(&metadata).expect("it is JSON");
+        let mut whole = String::new();
+        result.write_dialect(&mut whole);
+        let whole: Value = serde_json::from_str(&whole).expect("it is JSON");
+        assert_eq!(metadata.get("content"), more.then_some(&whole["content"]), "{whole}");
+    }
 }

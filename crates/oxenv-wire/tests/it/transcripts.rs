@@ -9,9 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use oxenv_wire::{
-    Action, ClientFrame, FrameFault, JsonFault, ObservationParts, ResetRequest, RpcCode, RpcParams,
-    RpcRequest, StepRequest, ToolError, ToolErrorType, ToolResult, ValidationIssue, default_call,
-    write_call_fields, write_observation_body, write_observation_frame,
+    Action, CallOutcome, ClientFrame, FrameFault, JsonFault, ObservationParts, ResetRequest, RpcCode,
+    RpcParams, RpcRequest, Spelling, StepRequest, ToolError, ToolErrorType, ToolResult, ValidationIssue,
+    default_call, write_call_fields, write_observation_body, write_observation_frame,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -90,7 +90,8 @@ fn recorded_observations_of_calls_are_written_to_the_byte() {
         };
         let parts = ObservationParts { metadata: "{}", reward: None, done: false };
         let mut ours = String::new();
-        let fields = |out: &mut String| write_call_fields(out, name, outcome.as_ref());
+        let outcome = CallOutcome::new(outcome.as_ref());
+        let fields = |out: &mut String| write_call_fields(out, Spelling::Stock, name, &outcome);
         match file.ends_with("ws") {
             true => write_observation_frame(&mut ours, &parts, fields),
             false => write_observation_body(&mut ours, &parts, fields),

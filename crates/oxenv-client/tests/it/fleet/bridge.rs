@@ -40,17 +40,42 @@ async fn lists_and_calls_are_answered_in_their_spelling() {
 
 #[tokio::test]
 async fn the_agent_s_mistakes_are_observations_without_a_reward() {
-    let simulator = simulated(&["mcps.call:is-error*1"]).await;
+    let simulator = simulated(&["mcps.call:is-error*2"]).await;
     let (orch, _tools) = made(&simulator).await;
     let call = |name: &str, arguments: Value| json!({ "type": "call_tool", "tool_name": name, "arguments": arguments });
     let seen = orch.step(&call("computer", json!({ "action": "screenshot" }))).await.unwrap();
-    assert_eq!(seen.observation_value()["result"]["is_error"], true);
     assert!(seen.reward.is_none());
+    let seen = seen.observation_value();
+    let whole = &seen["metadata"]["oxenv"]["result"];
+    let said = &whole["content"][0]["text"];
+    assert_eq!((&whole["is_error"], said.is_string()), (&json!(true), true), "{seen}");
+    assert_eq!(
+        (&seen["result"], &seen["error"]),
+        (&Value::Null, &json!({ "error_type": "execution_error", "message": said }))
+    );
+    let journal = json!({ "type": "CallToolAction", "tool_name": "computer", "parameters": { "action": "screenshot" } });
+    let seen = orch.step(&journal).await.unwrap().observation_value();
+    assert!(seen["metadata"]["error"].is_string(), "{seen}");
     let seen = orch.step(&call("no_such_tool", json!({}))).await.unwrap().observation_value();
     assert_eq!(seen["error"]["error_type"], "tool_not_found");
     let seen = orch.step(&call("computer", json!({ "action": 7 }))).await.unwrap().observation_value();
     assert_eq!(seen["error"]["error_type"], "invalid_args");
     drop(orch);
+    nothing_left(&simulator).await;
+}
+
+#[tokio::test]
+async fn a_screenshot_reaches_every_spelling() {
+    let simulator = simulated(&["mcps.call:mcp-image"]).await;
+    let (orch, _tools) = made(&simulator).await;
+    let arguments = json!({ "action": "screenshot" });
+    let stock = json!({ "type": "call_tool", "tool_name": "computer", "arguments": arguments });
+    let stock = orch.step(&stock).await.unwrap().observation_value();
+    assert_eq!(stock["result"]["content"][0]["type"], "image");
+    let journal = json!({ "type": "CallToolAction", "tool_name": "computer", "parameters": arguments });
+    let journal = orch.step(&journal).await.unwrap().observation_value();
+    assert_eq!(journal["metadata"], json!({ "result": "", "content": stock["result"]["content"] }));
+    orch.close().await.unwrap();
     nothing_left(&simulator).await;
 }
 

@@ -1,0 +1,184 @@
+//! Reading a result of a tool, in either of its spellings.
+//!
+//! Invariant: the one reader of results. Every block but plain text, the value and the metadata keep
+//! their bytes.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use smallvec::smallvec;
+
+use super::{Content, Structured, ToolResult};
+use crate::json::RawJson;
+
+/// A result, read as far as its parts.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow, default)]
+    content: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default, alias = "structured_content", rename = "structuredContent")]
+    structured: Option<&'a RawValue>,
+    /// The dialect's value without its wrapper.
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default, alias = "meta", rename = "_meta")]
+    meta: Option<&'a RawValue>,
+    #[serde(default, alias = "is_error", rename = "isError")]
+    is_error: Option<bool>,
+    #[serde(borrow, default, rename = "resultType")]
+    result_type: Option<Cow<'a, str>>,
+    /// What servers of 2024 answer where there is no content.
+    #[serde(borrow, default, rename = "toolResult")]
+    old_result: Option<&'a RawValue>,
+}
+
+/// A block of text; annotations that are null say nothing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainText<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    text: String,
+    #[serde(default, rename = "annotations")]
+    _annotations: (),
+    #[serde(default, rename = "meta", alias = "_meta")]
+    _meta: (),
+}
+
+/// What a value that is no object is put into.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapper<'a> {
+    #[serde(borrow)]
+    result: &'a RawValue,
+}
+
+impl ToolResult {
+    /// Reads the result of a `tools/call` in MCP's spelling or the dialect's. A value is unwrapped
+    /// where the metadata or the dialect's `data` say that it is wrapped, unless the tool says that it
+    /// failed.
+    ///
+    /// # Errors
+    /// When the text is no such result.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        let parts: Parts<'_> = serde_json::from_str(text)?;
+        if parts.result_type.as_deref() == Some("input_required") {
+            let whole = RawValue::from_string(text.to_owned())?;
+            return Ok(ToolResult { input_required: Some(whole), ..ToolResult::default() });
+        }
+        let blocks = parts.content.unwrap_or_default();
+        let mut result = ToolResult {
+            content: blocks.into_iter().map(block).collect(),
+            structured: match parts.structured.or(parts.data) {
+                None => Structured::None,
+                Some(value) if value.get().starts_with('{') => Structured::Object(value.to_owned()),
+                Some(value) => Structured::Wrapped(value.to_owned()),
+            },
+            meta: parts.meta.map(ToOwned::to_owned),
+            is_error: parts.is_error.unwrap_or(false),
+            input_required: None,
+        };
+        if let Some(old) = parts.old_result.filter(|_| result.content.is_empty()) {
+            result.content = smallvec![Content::Text(old.get().to_owned())];
+        }
+        let is_wrapped = result.meta.as_deref().is_some_and(says_wrapped)
+            || parts.data.zip(parts.structured).is_some_and(|(data, structured)| is_within(data, structured));
+        Ok(if is_wrapped && !result.is_error { result.unwrapped() } else { result })
+    }
+
+    /// The same with its value unwrapped, if that is what the tool's output schema says. FastMCP
+    /// puts a value that is no object into `{"result": value}`, and marks the schema with
+    /// `x-fastmcp-wrap-result`.
+    #[must_use]
+    pub fn unwrapped_by(self, output_schema: Option<&Value>) -> Self {
+        match output_schema {
+            // What a failed tool gave is no value of the declared type.
+            Some(schema) if schema["x-fastmcp-wrap-result"] == true && !self.is_error => self.unwrapped(),
+            _ => self,
+        }
+    }
+
+    /// The same with its value out of its wrapper. What has more than a wrapper stays as it is.
+    #[must_use]
+    pub fn unwrapped(mut self) -> Self {
+        if let Structured::Object(object) = &self.structured
+            && let Ok(Wrapper { result }) = serde_json::from_str(object.get())
+        {
+            self.structured = Structured::Wrapped(result.to_owned());
+        }
+        self
+    }
+}
+
+/// Whether FastMCP says in a result's metadata that it wrapped the value.
+fn says_wrapped(meta: &RawValue) -> bool {
+    // Metadata is small and rare; most results have none.
+    serde_json::from_str::<Value>(meta.get()).is_ok_and(|meta| meta["fastmcp"]["wrap_result"] == true)
+}
+
+/// Whether a structured part is a wrapper of that value.
+fn is_within(data: &RawValue, structured: &RawValue) -> bool {
+    serde_json::from_str::<Wrapper<'_>>(structured.get())
+        .is_ok_and(|wrapper| wrapper.result.get() == data.get())
+}
+
+fn block(block: &RawValue) -> Content {
+    match serde_json::from_str::<PlainText<'_>>(block.get()) {
+        Ok(PlainText { kind, text, .. }) if kind == "text" => Content::Text(text),
+        _ => Content::Raw(block.to_owned()),
+    }
+}
+
+/// The text of a block that another server sent, if it is one of text.
+pub(super) fn text_of(block: &RawJson) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Text<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Cow<'a, str>,
+        #[serde(borrow, default)]
+        text: Option<&'a RawValue>,
+    }
+    let block: Text<'_> = serde_json::from_str(block.get()).ok()?;
+    let text = block.text.filter(|_| block.kind == "text")?;
+    serde_json::from_str(text.get()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> ToolResult {
+        ToolResult::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_dialect_reads_back_to_the_byte() {
+        for text in [
+            r#"{"content":[{"type":"text","text":"3","annotations":null,"meta":null}],"structured_content":{"result":3},"meta":{"fastmcp":{"wrap_result":true}},"data":3,"is_error":false}"#,
+            r#"{"content":[{"type":"text","text":"a","annotations":{"priority":1.50},"meta":null}],"structured_content":null,"meta":null,"data":null,"is_error":true}"#,
+            r#"{"content":[],"structured_content":{"a":1.0},"meta":{"k":1},"data":{"a":1.0},"is_error":false}"#,
+        ] {
+            let mut out = String::new();
+            read(text).write_dialect(&mut out);
+            assert_eq!(out, text);
+        }
+    }
+
+    #[test]
+    fn the_dialects_data_tells_that_a_value_was_wrapped() {
+        let text = r#"{"content":[],"structured_content":{"result":"hi"},"data":"hi","is_error":false}"#;
+        assert_eq!(read(text).data(), r#""hi""#);
+        let text = r#"{"content":[],"data":[1],"is_error":false}"#;
+        assert_eq!(read(text).data(), "[1]");
+    }
+
+    #[test]
+    fn text_with_annotations_is_text() {
+        let block = r#"{"type":"text","text":"a\"b","annotations":{"audience":["user"]}}"#;
+        let result = read(&format!(r#"{{"content":[{block},{{"type":"image","text":1}}]}}"#));
+        assert_eq!(result.text(), "a\"b");
+        assert!(matches!(&result.content[0], Content::Raw(raw) if raw.get() == block));
+    }
+}
