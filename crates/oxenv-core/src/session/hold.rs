@@ -52,12 +52,12 @@ impl Session {
             still = self.exclusive() => still,
         };
         let mut guard = self.acquire(None).await?;
-        self.progress.lock().copyable()?;
         // A copy takes as long as its workspace is large, and readers do not wait for it.
         let lasts = guard.workspace.is_some() || self.spec.capabilities.execution != Execution::Inline;
         let shown =
             if lasts { Some(self.publish(&mut guard, self.epoch()).map(|_| Shown(self))?) } else { None };
         let mut progress = self.progress.lock();
+        progress.copyable()?;
         let past = Past {
             epoch: progress.epoch,
             episode_id: Some(progress.episode_id.clone()),
