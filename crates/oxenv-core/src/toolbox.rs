@@ -25,6 +25,7 @@ use serde_json::value::RawValue;
 use crate::audit::Decision;
 use crate::failure::Failure;
 use crate::policy::Buckets;
+use crate::seed::EpisodeSeeds;
 use crate::session::Principal;
 use crate::toolset::{CallContext, Changes, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
@@ -200,12 +201,12 @@ impl Toolbox {
         Self::new(mounts).with_deadline(self.deadline).with_auditor(self.auditor.clone())
     }
 
-    /// Makes every toolset ready for a new episode.
+    /// Makes every toolset ready for a new episode with that seed.
     ///
     /// # Errors
     /// The first toolset that could not; its state is then unknown.
-    pub async fn reset(&self) -> Result<(), Failure> {
-        let resets = self.mounts.iter().map(|mount| contained(|| mount.toolset.reset()));
+    pub async fn reset(&self, seeds: EpisodeSeeds) -> Result<(), Failure> {
+        let resets = self.mounts.iter().map(|mount| contained(|| mount.toolset.reset(seeds)));
         let outcomes = join_all(resets.collect()).await;
         outcomes.into_iter().zip(&self.mounts).try_for_each(|(outcome, mount)| {
             outcome.unwrap_or_else(|panic| {

@@ -4,6 +4,7 @@
 //! or with the session that it was started for; one upstream's death is told in its own toolset and nowhere else.
 
 mod builtin;
+mod episodes;
 mod instance;
 mod recipe;
 mod scratch;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Scope, Toolset};
+use oxenv_core::{EpisodeSeeds, Scope, Toolset};
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
+use episodes::EpisodeSlots;
 use recipe::Kitchen;
 use slot::{Phase, Slot};
 use toolset::UpstreamToolset;
@@ -58,8 +60,8 @@ pub struct ManagerOptions {
 pub struct SessionPlace {
     /// Its id.
     pub session_id: String,
-    /// Its seed: `${seed}`.
-    pub seed: u64,
+    /// The seeds of the episode that it is in and of the next: `${seed}`.
+    pub seeds: EpisodeSeeds,
     /// Its folder: `${workspace}`. It must exist while the session's toolsets do.
     pub workspace: PathBuf,
     /// The path that its agents know the folder by; another one for a session that was forked or restored.
@@ -186,7 +188,8 @@ impl UpstreamManager {
                 Member::Disabled(_) => None,
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared } => {
-                    Some(handle(upstream, shared.clone(), Arc::default(), None))
+                    let slots = shared.clone().map(|slot| EpisodeSlots::shared(upstream.clone(), slot));
+                    Some(handle(upstream, slots, Arc::default(), None))
                 }
             })
             .collect()
@@ -209,7 +212,8 @@ impl UpstreamManager {
                 }
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared: Some(slot) } => {
-                    Some(handle(upstream, Some(slot.clone()), Arc::default(), View::of(&place)))
+                    let slots = EpisodeSlots::shared(upstream.clone(), slot.clone());
+                    Some(handle(upstream, Some(slots), Arc::default(), View::of(&place)))
                 }
                 Member::Upstream { upstream, shared: None } => Some(self.open(upstream, &place)),
             })
@@ -219,14 +223,14 @@ impl UpstreamManager {
     fn open(&self, upstream: &Arc<Upstream>, place: &Arc<SessionPlace>) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
-        let slot = Slot::new(upstream.clone(), Some(place.clone()), Arc::clone(&watchers), stop);
+        let slots = EpisodeSlots::of_session(upstream.clone(), place.clone(), Arc::clone(&watchers), stop);
         if upstream.known().is_none() {
             upstream.discover();
         }
         if upstream.entry.startup == Startup::Eager {
-            slot.begin();
+            slots.begin();
         }
-        handle(upstream, Some(slot), watchers, View::of(place))
+        handle(upstream, Some(slots), watchers, View::of(place))
     }
 
     /// What each entry of the manifest is at, in its order.
@@ -304,9 +308,9 @@ fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Optio
 
 fn handle(
     upstream: &Arc<Upstream>,
-    slot: Option<Arc<Slot>>,
+    slots: Option<EpisodeSlots>,
     watchers: Arc<watchers::Watchers>,
     view: Option<View>,
 ) -> Arc<dyn Toolset> {
-    Arc::new(UpstreamToolset::new(upstream.clone(), slot, watchers, view))
+    Arc::new(UpstreamToolset::new(upstream.clone(), slots, watchers, view))
 }

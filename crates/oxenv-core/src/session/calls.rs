@@ -23,6 +23,7 @@ use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::graph::{Budget, Plan};
 use crate::observe::{CallError, ObservedCall, TraceContext};
+use crate::seed::EpisodeSeeds;
 use crate::toolset::{CallContext, Caller};
 
 /// One call, as it is asked for.
@@ -195,8 +196,10 @@ impl Session {
         self: &Arc<Self>,
         guard: &mut Guard,
         epoch: u64,
+        seed: u64,
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
+        let seeds = EpisodeSeeds::in_epoch(self.seed, epoch, seed);
         let workspace = guard.workspace.clone();
         let work = async {
             if let Some(workspace) = workspace {
@@ -205,7 +208,7 @@ impl Session {
                     Failure::infrastructure(format!("the workspace could not be made fresh: {error}"))
                 })?;
             }
-            self.toolbox.reset().await
+            self.toolbox.reset(seeds).await
         };
         self.held(Some(guard), epoch, deadline, work).await?
     }

@@ -279,6 +279,7 @@ impl Progress {
         match what {
             What::Reset(reset) => {
                 self.episode_id.clone_from(&reset.episode_id);
+                self.seed = reset.seed;
                 self.step_count = 0;
                 self.done = facts.done;
                 self.reward = facts.reward.map(Reward::as_f64);

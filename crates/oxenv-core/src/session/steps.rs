@@ -143,7 +143,7 @@ impl Session {
         doing.began(epoch);
         let mut guard = self.acquire_under(token, deadline).await?;
         doing.began(epoch);
-        self.renew(&mut guard, epoch, deadline).await?;
+        self.renew(&mut guard, epoch, reset.seed, deadline).await?;
         let (observed, guard) = self.drive(guard, epoch, Request::Reset(reset), deadline).await?;
         Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
     }

@@ -109,6 +109,17 @@ impl Upstream {
         })
     }
 
+    /// Whether its server is told the seed of the episode, and so serves no other.
+    pub(super) fn follows_seed(&self) -> bool {
+        self.entry.follows_seed()
+    }
+
+    /// Whether its server of the next episode can run beside that of the present one. One that runs in the
+    /// workspace cannot: a reset makes that anew.
+    pub(super) fn starts_ahead(&self) -> bool {
+        self.follows_seed() && !self.recipe.runs_in_workspace()
+    }
+
     /// Runs a task that ends by itself when the manager does.
     pub(super) fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.kitchen.tracker.spawn(task);

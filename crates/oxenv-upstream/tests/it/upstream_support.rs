@@ -1,11 +1,12 @@
 //! What the tests of upstreams share: managers of small manifests, and callers that record.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{CallContext, Caller, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_core::{CallContext, Caller, EpisodeSeeds, Note, Principal, RequestFault, Toolset, Work};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
@@ -90,7 +91,12 @@ impl Stage {
         let workspace = self.folder.join(format!("workspace-{number}"));
         std::fs::create_dir_all(&workspace).unwrap();
         let (session_id, known_as) = (format!("s{number}"), workspace.clone());
-        self.manager.open_session(SessionPlace { session_id, seed: number, workspace, known_as })
+        self.manager.open_session(SessionPlace {
+            session_id,
+            seeds: EpisodeSeeds::before_reset(number),
+            workspace,
+            known_as,
+        })
     }
 
     /// How many of its processes live, supervisors included.
@@ -100,13 +106,21 @@ impl Stage {
 
     /// The command lines of its living processes.
     pub(crate) fn commands(&self) -> Vec<String> {
+        self.marked().into_values().collect()
+    }
+
+    /// Its living processes by their ids, each with its command line.
+    pub(crate) fn marked(&self) -> HashMap<u32, String> {
         let needle = format!("MARK={}\0", self.mark);
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let marked = processes.filter(|entry| {
             let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
             environment.windows(needle.len()).any(|part| part == needle.as_bytes())
         });
-        marked.map(|entry| command_line(&entry.path())).collect()
+        let numbered = |entry: std::fs::DirEntry| {
+            Some((entry.file_name().to_str()?.parse().ok()?, command_line(&entry.path())))
+        };
+        marked.filter_map(numbered).collect()
     }
 
     /// Waits until none of its processes lives.
