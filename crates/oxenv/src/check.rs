@@ -91,7 +91,9 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
         false => {
             let mut served = tools::assemble(Some(&args.environment), &args.tools)?;
             let upstream = std::mem::take(&mut served.upstream);
-            let local = Local { factory: Arc::clone(&served.factory), upstream, timeout: args.timeout };
+            let seeded = std::mem::take(&mut served.seeded);
+            let factory = Arc::clone(&served.factory);
+            let local = Local { factory, upstream, seeded, timeout: args.timeout };
             let report = suite::in_process(local, &plan).await;
             served.close().await;
             report?

@@ -28,7 +28,16 @@ pub(crate) struct Served {
     pub(crate) redact: Option<Redact>,
     /// Of each of the manifest's toolsets, whether it is another server's.
     pub(crate) upstream: Vec<bool>,
+    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    pub(crate) seeded: Vec<Seeded>,
     manager: Option<Arc<UpstreamManager>>,
+}
+
+/// A toolset whose manifest hands it the seed.
+pub(crate) struct Seeded {
+    pub(crate) toolset: String,
+    /// Whether it is started anew with each episode's seed.
+    pub(crate) follows: bool,
 }
 
 impl Served {
@@ -75,7 +84,13 @@ fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) 
             let factory = base.ok_or_else(|| usage("nothing to serve"))?;
             refuse_without_manifest(tools)?;
             let factory = with_tape(factory, tape, Vec::new());
-            return Ok(Served { factory, redact: None, upstream: Vec::new(), manager: None });
+            return Ok(Served {
+                factory,
+                redact: None,
+                upstream: Vec::new(),
+                seeded: Vec::new(),
+                manager: None,
+            });
         }
     };
     with_manifest(base, &path, tools, tape)
@@ -128,8 +143,11 @@ fn with_manifest(
     let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
     let upstream: Vec<bool> =
         enabled.map(|entry| !matches!(entry.transport, Transport::Builtin { .. })).collect();
+    let seeded = manifest.toolsets.iter().filter(|entry| entry.needs_seed());
+    let seeded = seeded.map(|entry| Seeded { toolset: entry.name.clone(), follows: entry.follows_seed() });
+    let seeded = seeded.collect();
     let factory = with_tape(Arc::new(factory), tape, upstream.clone());
-    Ok(Served { factory, redact: Some(redact), upstream, manager: Some(manager) })
+    Ok(Served { factory, redact: Some(redact), upstream, seeded, manager: Some(manager) })
 }
 
 fn with_tape(
