@@ -9,6 +9,7 @@ mod extras;
 mod judge;
 mod mount;
 mod record;
+mod unavailable;
 
 use std::future::{Future as _, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -160,11 +161,14 @@ impl Toolbox {
     /// What does not work at present.
     #[must_use]
     pub fn problems(&self) -> Vec<ToolsetProblem> {
+        if self.mounts.is_empty() {
+            return Vec::new();
+        }
         let of_union = self.catalogue();
         let of_union = of_union.problems();
         let of_union = of_union.map(|message| ToolsetProblem { toolset: None, message, required: false });
         let of_sets = self.mounts.iter().filter_map(|mount| {
-            let message = mount.toolset.problem()?;
+            let message = shortened(mount.toolset.problem()?);
             let (toolset, required) = (Some(mount.toolset.name().to_owned()), mount.required);
             Some(ToolsetProblem { toolset, message, required })
         });
@@ -246,9 +250,9 @@ impl Toolbox {
         }
         let Some(entry) = catalogue.find(tool) else {
             recording.refused(Decision::NotFound, None);
-            let outcome = Err(ToolError::not_found(tool));
+            let outcome = Err(self.not_offered(context.principal, tool));
             recording.finish(&outcome);
-            return outcome;
+            return outcome.map_err(brief);
         };
         let mount = &self.mounts[entry.mount];
         recording.owned_by(mount.toolset.name(), &entry.own);
@@ -269,7 +273,7 @@ impl Toolbox {
             }
         };
         recording.finish(&outcome);
-        outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
+        outcome.map_err(brief)
     }
 
     /// The call itself, held to its deadline, its panics contained.
@@ -327,6 +331,10 @@ fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, 
         Ok(pending) => Work::pending(CatchPanic(pending)),
         Err(panic) => Work::done(Err(panic_text(panic.as_ref()))),
     }
+}
+
+fn brief(error: ToolError) -> ToolError {
+    ToolError { message: shortened(error.message), ..error }
 }
 
 /// A message may repeat what it is about, which is as large as its sender likes.

@@ -79,7 +79,7 @@ impl Session {
         };
         doing.began(epoch);
         // Whether the episode is done is filled in with the counts.
-        let listing = Listing { tools, done: false };
+        let listing = Listing { tools, problems: self.toolbox.problems(), done: false };
         Ok(Ran { outcome: Ok(StepReply::Tools(spelling, listing)), guard: None, calls: Vec::new() })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use oxenv_wire::{
     Action, Delivered, ErrorCode, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult,
-    default_call,
+    ToolsetProblem, default_call,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::graph::Plan;
 use crate::observe::TraceContext;
+use crate::render;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
 use crate::toolset::Caller;
@@ -86,6 +87,8 @@ pub struct GraphReply {
 pub struct Listing {
     /// The tools that a step may call, in order: a JSON array in the words of a step.
     pub tools: Arc<str>,
+    /// What does not work at present, so that its tools may be missing.
+    pub problems: Vec<ToolsetProblem>,
     /// Whether the episode is done.
     pub done: bool,
 }
@@ -145,6 +148,8 @@ impl Session {
         doing.began(epoch);
         self.renew(&mut guard, epoch, reset.seed, deadline).await?;
         let (observed, guard) = self.drive(guard, epoch, Request::Reset(reset), deadline).await?;
+        let problems = self.toolbox.problems();
+        let observed = observed.map(|observed| render::with_problems(observed, &problems));
         Ok(Ran { outcome: observed.map(StepReply::Observed), guard: Some(guard), calls: Vec::new() })
     }
 

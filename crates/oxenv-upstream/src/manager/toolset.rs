@@ -212,11 +212,12 @@ impl Toolset for UpstreamToolset {
     }
 
     fn problem(&self) -> Option<String> {
-        match self.slot() {
+        let problem = match self.slot() {
             Some(slot) if slot.running().is_some() => slot.problem(),
             Some(slot) => slot.problem().or_else(|| self.upstream.problem()),
             None => self.upstream.problem(),
-        }
+        };
+        problem.map(|problem| self.outward(problem))
     }
 
     fn scope(&self) -> Scope {
