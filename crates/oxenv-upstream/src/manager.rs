@@ -53,6 +53,9 @@ pub struct ManagerOptions {
     pub warm: usize,
     /// The toolsets that are compiled in.
     pub builtin: Builtin,
+    /// Whether a server over HTTP, of which the manifest does not say its scope, is asked whether it gives sessions
+    /// of its own (`Mcp-Session-Id`): then each session has one. Else all share one, as in production mode.
+    pub discover_scope: bool,
 }
 
 /// What toolsets need to know of a session.
@@ -147,12 +150,15 @@ impl UpstreamManager {
                 let shared = Arc::new(shared);
                 return Member::Builtin { entry, toolset, shared };
             }
-            let scope = entry.scope;
+            let scope = known_scope(&entry, options.discover_scope);
             let upstream =
-                Upstream::new(entry, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
+                Upstream::new(entry, scope, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
             let stop = kitchen.stop.child_token();
-            let shared =
-                (scope == Scope::Server).then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            let shared = (scope != Some(Scope::Session))
+                .then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            if let Some(slot) = &shared {
+                upstream.share(slot);
+            }
             Member::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
@@ -171,8 +177,8 @@ impl UpstreamManager {
                     continue;
                 }
                 match shared {
-                    Some(slot) => slot.begin(),
-                    None => upstream.discover(),
+                    Some(slot) if upstream.scope() == Some(Scope::Server) => slot.begin(),
+                    _ => upstream.discover(),
                 }
             }
         }
@@ -211,19 +217,27 @@ impl UpstreamManager {
                     Some(Arc::new(own) as Arc<dyn Toolset>)
                 }
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
-                Member::Upstream { upstream, shared: Some(slot) } => {
+                Member::Upstream { upstream, shared: Some(slot) }
+                    if upstream.scope() == Some(Scope::Server) =>
+                {
                     let slots = EpisodeSlots::shared(upstream.clone(), slot.clone());
                     Some(handle(upstream, Some(slots), Arc::default(), View::of(&place)))
                 }
-                Member::Upstream { upstream, shared: None } => Some(self.open(upstream, &place)),
+                Member::Upstream { upstream, shared } => Some(self.open(upstream, shared.as_ref(), &place)),
             })
             .collect()
     }
 
-    fn open(&self, upstream: &Arc<Upstream>, place: &Arc<SessionPlace>) -> Arc<dyn Toolset> {
+    fn open(
+        &self,
+        upstream: &Arc<Upstream>,
+        shared: Option<&Arc<Slot>>,
+        place: &Arc<SessionPlace>,
+    ) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
         let slots = EpisodeSlots::of_session(upstream.clone(), place.clone(), Arc::clone(&watchers), stop);
+        let slots = slots.unless_shared(shared.cloned());
         if upstream.known().is_none() {
             upstream.discover();
         }
@@ -268,6 +282,7 @@ impl Member {
             }
             Member::Upstream { upstream, shared } => {
                 let tools = upstream.known().map_or(0, |lists| lists.tools.len());
+                let shared = shared.as_ref().filter(|_| upstream.scope() == Some(Scope::Server));
                 let Some(slot) = shared else {
                     let error = upstream.problem();
                     let state = match &error {
@@ -292,6 +307,15 @@ impl Member {
             }
         }
     }
+}
+
+/// Whose the instances of an entry are; nothing where its server is to tell.
+fn known_scope(entry: &ToolsetEntry, discover: bool) -> Option<Scope> {
+    let asked = entry.may_give_sessions();
+    if asked && !discover {
+        tracing::info!(toolset = %entry.name, "scope: server, because none is written: all sessions share it");
+    }
+    (!asked || !discover).then_some(entry.scope)
 }
 
 fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Option<String>) -> UpstreamStatus {

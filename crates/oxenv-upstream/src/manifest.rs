@@ -76,6 +76,8 @@ pub struct ToolsetEntry {
     pub startup: Startup,
     /// Whom it belongs to.
     pub scope: Scope,
+    /// Whether the manifest says so. A server over HTTP of which it does not may give sessions of its own.
+    pub scope_written: bool,
     /// How long a call may take.
     pub timeout: Duration,
     /// How long a start may take, up to the first list of tools.
@@ -279,6 +281,12 @@ impl Transport {
 }
 
 impl ToolsetEntry {
+    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is written.
+    #[must_use]
+    pub fn may_give_sessions(&self) -> bool {
+        self.enabled && matches!(self.transport, Transport::Http { .. }) && !self.scope_written
+    }
+
     /// Whether `${seed}` is in one of its texts.
     #[must_use]
     pub fn needs_seed(&self) -> bool {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxenv_core::{Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
@@ -50,8 +51,8 @@ impl Served {
 }
 
 /// Finds what a name and the tool settings mean together.
-pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<Served> {
-    put_together(name, tools, None)
+pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs, mode: Mode) -> anyhow::Result<Served> {
+    put_together(name, tools, mode, None)
 }
 
 /// The same for sessions that are done again, with tools that are answered from the tape.
@@ -60,10 +61,15 @@ pub(crate) fn assemble_taped(
     tools: &ToolArgs,
     tape: &Arc<Tape>,
 ) -> anyhow::Result<Served> {
-    put_together(name, tools, Some(tape))
+    put_together(name, tools, Mode::Simulation, Some(tape))
 }
 
-fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) -> anyhow::Result<Served> {
+fn put_together(
+    name: Option<&str>,
+    tools: &ToolArgs,
+    mode: Mode,
+    tape: Option<&Arc<Tape>>,
+) -> anyhow::Result<Served> {
     let (base, own) = match (name, &tools.manifest) {
         (None, Some(_)) => (None, None),
         (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
@@ -93,13 +99,14 @@ fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) 
             });
         }
     };
-    with_manifest(base, &path, tools, tape)
+    with_manifest(base, &path, tools, mode, tape)
 }
 
 fn with_manifest(
     base: Option<Arc<dyn EnvironmentFactory>>,
     path: &Path,
     tools: &ToolArgs,
+    mode: Mode,
     tape: Option<&Arc<Tape>>,
 ) -> anyhow::Result<Served> {
     let (mut manifest, warnings) =
@@ -131,6 +138,7 @@ fn with_manifest(
         concurrency: STARTS_AT_ONCE,
         warm: KEPT_WARM,
         builtin: Arc::new(builtin),
+        discover_scope: mode == Mode::Simulation,
     };
     let manager = UpstreamManager::new(manifest.clone(), options);
     let options =

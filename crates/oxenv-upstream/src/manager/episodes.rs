@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::EpisodeSeeds;
+use oxenv_core::{EpisodeSeeds, Scope};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ pub(super) struct EpisodeSlots {
     watchers: Arc<Watchers>,
     /// The session; nothing for a toolset that all share.
     place: Option<Arc<SessionPlace>>,
+    /// The slot that all share, where the server is still to tell whether it is one for all.
+    shared: Option<Arc<Slot>>,
     /// Cancelled when the toolset is closed.
     stop: CancellationToken,
     inner: Mutex<Inner>,
@@ -41,7 +43,7 @@ impl EpisodeSlots {
         let seeds = EpisodeSeeds::before_reset(0);
         let inner = Mutex::new(Inner { present: slot, seeds, derives: false, ahead: None });
         let (watchers, stop) = (Arc::default(), CancellationToken::new());
-        EpisodeSlots { upstream, watchers, place: None, stop, inner }
+        EpisodeSlots { upstream, watchers, place: None, shared: None, stop, inner }
     }
 
     /// Slots of a session. Nothing is started yet.
@@ -54,16 +56,32 @@ impl EpisodeSlots {
         let seeds = place.seeds;
         let present = Slot::new(upstream.clone(), Some(place.clone()), watchers.clone(), stop.child_token());
         let inner = Mutex::new(Inner { present, seeds, derives: true, ahead: None });
-        EpisodeSlots { upstream, watchers, place: Some(place), stop, inner }
+        EpisodeSlots { upstream, watchers, place: Some(place), shared: None, stop, inner }
+    }
+
+    /// The same, to be left alone if it turns out that all sessions share that slot.
+    pub(super) fn unless_shared(self, shared: Option<Arc<Slot>>) -> Self {
+        EpisodeSlots { shared, ..self }
+    }
+
+    /// Whether they are those of a session.
+    pub(super) fn are_of_session(&self) -> bool {
+        self.place.is_some()
     }
 
     /// The slot of the present episode.
     pub(super) fn present(&self) -> Arc<Slot> {
-        self.inner.lock().present.clone()
+        match &self.shared {
+            Some(shared) if self.upstream.scope() != Some(Scope::Session) => shared.clone(),
+            _ => self.inner.lock().present.clone(),
+        }
     }
 
     /// Starts the present episode's instance in the background unless that was done.
     pub(super) fn begin(&self) {
+        if self.upstream.scope().is_none() {
+            return;
+        }
         self.present().begin();
         self.used();
     }

@@ -83,7 +83,7 @@ impl UpstreamToolset {
     }
 
     fn is_per_session(&self) -> bool {
-        self.upstream.entry.scope == Scope::Session
+        self.scope() == Scope::Session
     }
 
     fn lists(&self) -> Option<Lists> {
@@ -97,7 +97,9 @@ impl UpstreamToolset {
 
     /// The instance that a request is for, started if need be.
     async fn instance(&self) -> Result<Arc<Instance>, CallFault> {
-        let slots = self.slots.as_ref().ok_or_else(|| {
+        let scope = self.upstream.scope_found().await?;
+        let within = |slots: &&EpisodeSlots| scope == Scope::Server || slots.are_of_session();
+        let slots = self.slots.as_ref().filter(within).ok_or_else(|| {
             CallFault::Unavailable("each session has its own; call it within a session".to_owned())
         })?;
         let instance = slots.present().instance().await?;
@@ -200,8 +202,8 @@ impl Toolset for UpstreamToolset {
         if self.upstream.is_settled() && self.lists().is_some() {
             return Work::done(());
         }
-        match self.slot() {
-            Some(slot) if !self.is_per_session() => slot.begin(),
+        match (self.slot(), self.upstream.scope()) {
+            (Some(slot), Some(Scope::Server)) => slot.begin(),
             _ => self.upstream.discover(),
         }
         Work::pending(self.first_lists())
@@ -221,7 +223,7 @@ impl Toolset for UpstreamToolset {
     }
 
     fn scope(&self) -> Scope {
-        self.upstream.entry.scope
+        self.upstream.scope().unwrap_or(self.upstream.entry.scope)
     }
 
     fn concurrent(&self) -> bool {

@@ -132,6 +132,7 @@ fn read_entry<'a>(
         enabled,
         startup: fields.get("startup").and_then(|spot| spot.one_of(&STARTUPS, reader)).unwrap_or_default(),
         scope,
+        scope_written: given_scope.is_some(),
         timeout: seconds("timeout_s", TIMEOUT, &fields, reader),
         start_timeout: seconds("start_timeout_s", START_TIMEOUT, &fields, reader),
         on_reset: on_reset(transport.as_ref(), &fields, reader),

@@ -68,8 +68,8 @@ fn toolset() -> Value {
                 "default": "lazy",
             },
             "scope": {
-                "description": "One per session, or one for the whole server. Default: server for http, \
-                    session for the others.",
+                "description": "One per session, or one for the whole server. Default: session; for http, in \
+                    simulation mode session if its server gives sessions of its own, else server.",
                 "enum": words(&SCOPES),
             },
             "timeout_s": seconds("How long a call may take, in seconds.", 30),

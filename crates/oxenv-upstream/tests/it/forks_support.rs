@@ -98,6 +98,7 @@ impl Tools {
             supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
             base_environment,
             concurrency: 4,
+            discover_scope: true,
             warm: 0,
             builtin: Arc::new(|name| {
                 (name == "tally").then(|| Arc::new(Tally::default()) as Arc<dyn Toolset>)

@@ -180,6 +180,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         base_environment: Vec::new(),
         concurrency: 1,
         warm: 0,
+        discover_scope: true,
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest, options);

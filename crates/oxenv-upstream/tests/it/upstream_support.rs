@@ -51,15 +51,26 @@ impl Stage {
     }
 
     pub(crate) fn with(entries: &[String], concurrency: usize, warm: usize) -> Self {
-        Self::build(entries, None, concurrency, warm)
+        Self::build(entries, None, concurrency, warm, true)
+    }
+
+    /// A stage as a server in production mode has it.
+    pub(crate) fn in_production(entries: &[String]) -> Self {
+        Self::build(entries, None, 4, 1, false)
     }
 
     /// A stage whose folder holds a file.
     pub(crate) fn new_with_file(entries: &[String], name: &str, text: &str) -> Self {
-        Self::build(entries, Some((name, text)), 4, 1)
+        Self::build(entries, Some((name, text)), 4, 1, true)
     }
 
-    fn build(entries: &[String], file: Option<(&str, &str)>, concurrency: usize, warm: usize) -> Self {
+    fn build(
+        entries: &[String],
+        file: Option<(&str, &str)>,
+        concurrency: usize,
+        warm: usize,
+        discover_scope: bool,
+    ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("stage-{}-{count}", std::process::id());
@@ -80,6 +91,7 @@ impl Stage {
             supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
             base_environment: base,
             concurrency,
+            discover_scope,
             warm,
             builtin: Arc::new(|_| None),
         };
