@@ -41,7 +41,7 @@ pub enum Code {
     ToolFailed,
     /// The client was closed.
     Closed,
-    /// An endpoint of a multiplexer cannot be reached, and all were demanded.
+    /// An endpoint of a multiplexer cannot be reached, and all were demanded, or it may have the tool that is called.
     EndpointUnavailable,
     /// Fleet does not know the key.
     FleetUnauthorized,
