@@ -230,6 +230,12 @@ impl ClientError {
         self
     }
 
+    /// The same with more for people.
+    pub(crate) fn with_more(mut self, more: &str) -> Self {
+        self.0.message.extend(["; ", more]);
+        self
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn code(&self) -> Code {

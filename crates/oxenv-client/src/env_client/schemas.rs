@@ -38,6 +38,18 @@ impl Schemas {
         *all = Arc::new(before.into_iter().chain(more).collect());
     }
 
+    /// What was listed, for who asked for something else.
+    pub(super) fn offered(&self) -> String {
+        let checkers = self.0.lock().clone();
+        let mut names: Vec<&str> = checkers.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        match names.len() {
+            0 => "the environment offers none".to_owned(),
+            1..=12 => format!("the environment offers {}", names.join(", ")),
+            many => format!("the environment offers {many} others; list_tools names them"),
+        }
+    }
+
     /// Whether arguments fit their tool. A name that was not listed is for the server to judge: it knows whether the
     /// tool does not exist, or whether a toolset does not work.
     ///

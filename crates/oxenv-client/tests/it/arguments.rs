@@ -33,6 +33,7 @@ async fn tools_are_listed_and_called_over_every_protocol() {
         assert_eq!(client.state().await.unwrap()["step_count"], taken, "a refused call was sent");
         let unknown = client.call_tool("echo", Value::Null).await.unwrap_err();
         assert_eq!((unknown.code(), unknown.delivered()), (Code::ToolNotFound, Delivered::No));
+        assert!(unknown.message().contains("the environment offers "), "{unknown}");
         client.close().await.unwrap();
     }
     served.end().await;
