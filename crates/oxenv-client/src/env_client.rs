@@ -251,7 +251,11 @@ impl EnvClient {
             self.learn(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
             schemas.check(name, &arguments).await?;
         }
-        tools::called(&self.step_raw(tools::call(name, &text)?, options).await?)
+        let called = tools::called(&self.step_raw(tools::call(name, &text)?, options).await?);
+        called.map_err(|error| match &self.schemas {
+            Some(schemas) if error.code() == Code::ToolNotFound => error.with_more(&schemas.offered()),
+            _ => error,
+        })
     }
 
     /// New sessions that start from the present state.

@@ -41,7 +41,7 @@ pub enum Code {
     ToolFailed,
     /// The client was closed.
     Closed,
-    /// An endpoint of a multiplexer cannot be reached, and all were demanded.
+    /// An endpoint of a multiplexer cannot be reached, and all were demanded, or it may have the tool that is called.
     EndpointUnavailable,
     /// Fleet does not know the key.
     FleetUnauthorized,
@@ -227,6 +227,12 @@ impl ClientError {
     #[must_use]
     pub fn with_data(mut self, data: Value) -> Self {
         self.0.data = data;
+        self
+    }
+
+    /// The same with more for people.
+    pub(crate) fn with_more(mut self, more: &str) -> Self {
+        self.0.message.extend(["; ", more]);
         self
     }
 

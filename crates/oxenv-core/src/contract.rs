@@ -223,7 +223,7 @@ impl Suite {
 
     async fn fresh(&mut self) -> Option<Box<dyn Environment>> {
         let factory = Arc::clone(&self.factory);
-        match factory.create(Boot { session_id: "contract".to_owned(), seed: 5 }).await {
+        match factory.create(Boot::new("contract", 5)).await {
             Ok(instance) => Some(instance.environment),
             Err(failure) => {
                 self.fail("an environment can be made", failure.to_string());

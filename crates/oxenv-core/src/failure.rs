@@ -159,6 +159,8 @@ fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
         E::CapacityReached | E::Draining => (Infrastructure, No, true),
         E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),
         E::FactoryError => (Environment, No, true),
+        E::UpstreamUnavailable => (Infrastructure, No, true),
+        E::UpstreamLost => (Infrastructure, Maybe, false),
         _ => (Environment, Yes, false),
     }
 }

@@ -52,7 +52,7 @@ pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
 pub use schema::Schema;
-pub use seed::derive_seed;
+pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
     SessionOperation, SessionOptions, SessionRequest, StepReply,

@@ -5,15 +5,15 @@
 use std::borrow::Cow;
 
 use oxenv_wire::{
-    CallOutcome, Object, ObservationParts, Reward, Spelling, call_metadata, graph_metadata,
+    CallOutcome, Object, ObservationParts, Reward, Spelling, ToolsetProblem, call_metadata, graph_metadata,
     write_call_fields, write_graph_fields, write_observation_body, write_observation_data,
     write_observation_frame,
 };
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::environment::Observed;
-use crate::session::{CallReply, GraphReply, StepReply};
+use crate::session::{CallReply, GraphReply, Listing, StepReply};
 
 /// Which envelope an observation is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +55,41 @@ pub fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) 
 pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
     match reply {
         StepReply::Observed(seen) => observed_into(out, seen, envelope),
-        StepReply::Tools(spelling, listing) => {
-            let list = format!("{{\"tools\":{}}}", listing.tools);
-            match spelling {
-                Spelling::Journal => put(out, envelope, 2, &list, None, listing.done, empty),
-                Spelling::Stock | Spelling::Unified => {
-                    put(out, envelope, list.len(), "{}", None, listing.done, |out| out.push_str(&list));
-                }
-            }
-        }
+        StepReply::Tools(spelling, listing) => tools(out, *spelling, listing, envelope),
         StepReply::Graph(reply) => graph(out, reply, envelope),
         StepReply::Call { spelling, name, reply } => call(out, *spelling, name, reply, envelope),
     }
+}
+
+fn tools(out: &mut String, spelling: Spelling, listing: &Listing, envelope: Envelope) {
+    let list = format!("{{\"tools\":{}}}", listing.tools);
+    let problems = problem_metadata(&listing.problems);
+    match spelling {
+        Spelling::Journal => {
+            let metadata = match &problems {
+                Some(problems) => format!("{},{}", &list[..list.len() - 1], &problems[1..]),
+                None => list,
+            };
+            put(out, envelope, 2, &metadata, None, listing.done, empty);
+        }
+        Spelling::Stock | Spelling::Unified => {
+            let metadata = problems.as_deref().unwrap_or("{}");
+            put(out, envelope, list.len(), metadata, None, listing.done, |out| out.push_str(&list));
+        }
+    }
+}
+
+/// An observation that tells what does not work of the session's tools.
+pub(crate) fn with_problems(observed: Observed, problems: &[ToolsetProblem]) -> Observed {
+    let Some(problems) = problem_metadata(problems) else { return observed };
+    let own = observed.metadata.as_deref().map_or("{}", RawValue::get);
+    let metadata = RawValue::from_string(merged(own, &problems)).ok().or(observed.metadata);
+    Observed { metadata, ..observed }
+}
+
+/// What does not work as metadata; nothing when all works.
+fn problem_metadata(problems: &[ToolsetProblem]) -> Option<String> {
+    (!problems.is_empty()).then(|| json!({ "oxenv": { "problems": problems } }).to_string())
 }
 
 fn call(out: &mut String, spelling: Spelling, name: &str, reply: &CallReply, envelope: Envelope) {

@@ -13,6 +13,29 @@ pub fn derive_seed(parent: u64, index: u64) -> u64 {
     (z ^ (z >> 31)) >> 11
 }
 
+/// The seeds of a session's present episode and of the one after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpisodeSeeds {
+    /// The present episode's: the one that its reset named, else derived. Before the first reset, the session's own.
+    pub present: u64,
+    /// The next episode's, unless its reset names another.
+    pub next: u64,
+}
+
+impl EpisodeSeeds {
+    /// Those of a session before its first reset.
+    #[must_use]
+    pub fn before_reset(session: u64) -> Self {
+        Self::in_epoch(session, 0, session)
+    }
+
+    /// Those of a session in that epoch, whose seed is `present`.
+    #[must_use]
+    pub fn in_epoch(session: u64, epoch: u64, present: u64) -> Self {
+        EpisodeSeeds { present, next: derive_seed(session, epoch.wrapping_add(1)) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -186,6 +186,7 @@ impl Session {
             progress: Mutex::new(Progress {
                 epoch: past.epoch,
                 episode_id: past.episode_id.unwrap_or_else(fresh_id),
+                seed: past.episode_seed.unwrap_or(new.seed),
                 step_count: past.step_count,
                 done: past.done,
                 reward: past.reward,

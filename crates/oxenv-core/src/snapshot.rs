@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
+use crate::seed::derive_seed;
 use crate::spec::EnvironmentSpec;
 
 /// What every snapshot begins with; the number is the version of the format.
@@ -29,6 +30,9 @@ pub(crate) struct Snapshot {
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
     pub(crate) episode_id: String,
+    /// The episode's seed; absent in snapshots of older servers.
+    #[serde(default)]
+    pub(crate) episode_seed: Option<u64>,
     pub(crate) step_count: u64,
     pub(crate) done: bool,
     pub(crate) reward: Option<f64>,
@@ -80,6 +84,14 @@ impl Snapshot {
         Ok((snapshot, bytes.split_off(4 + length)))
     }
 
+    /// The seed of the episode that it was taken in; where it does not tell, the one that is derived.
+    pub(crate) fn episode_seed(&self) -> u64 {
+        self.episode_seed.unwrap_or(match self.epoch {
+            0 => self.seed,
+            epoch => derive_seed(self.seed, epoch),
+        })
+    }
+
     /// Refuses a snapshot of another environment, or of another version of it.
     pub(crate) fn fits(&self, spec: &EnvironmentSpec) -> Result<(), Failure> {
         if (&self.environment, &self.environment_version) == (&spec.name, &spec.version) {
@@ -109,6 +121,7 @@ mod tests {
             seed: 7,
             epoch: 1,
             episode_id: "p".to_owned(),
+            episode_seed: Some(9),
             step_count: 2,
             done: false,
             reward: Some(0.5),
@@ -121,6 +134,18 @@ mod tests {
     fn what_is_sealed_opens_again() {
         let (snapshot, state) = Snapshot::open(&sealed()).unwrap();
         assert_eq!((snapshot.seq, snapshot.reward, state.as_slice()), (3, Some(0.5), &b"state"[..]));
+    }
+
+    #[test]
+    fn one_that_does_not_tell_its_episodes_seed_is_of_the_derived_one() {
+        let (snapshot, _) = Snapshot::open(&sealed()).unwrap();
+        assert_eq!(snapshot.episode_seed(), 9);
+        let mut older = serde_json::to_value(&snapshot).unwrap();
+        older.as_object_mut().unwrap().remove("episode_seed");
+        let mut older: Snapshot = serde_json::from_value(older).unwrap();
+        assert_eq!(older.episode_seed(), derive_seed(7, 1));
+        older.epoch = 0;
+        assert_eq!(older.episode_seed(), 7);
     }
 
     #[test]

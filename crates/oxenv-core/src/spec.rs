@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
+use crate::seed::EpisodeSeeds;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -165,6 +166,16 @@ pub struct Boot {
     pub session_id: String,
     /// The session's seed; the state before the first reset comes from it.
     pub seed: u64,
+    /// The seeds of the episode that it begins in, and of the next: for a copy, those of its original.
+    pub episode: EpisodeSeeds,
+}
+
+impl Boot {
+    /// What an environment is told that was not reset so far.
+    #[must_use]
+    pub fn new(session_id: impl Into<String>, seed: u64) -> Self {
+        Boot { session_id: session_id.into(), seed, episode: EpisodeSeeds::before_reset(seed) }
+    }
 }
 
 /// A new environment with the tools that come with it.

@@ -9,6 +9,7 @@ mod extras;
 mod judge;
 mod mount;
 mod record;
+mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use parking_lot::RwLock;
 
 use crate::failure::Failure;
 use crate::policy::Buckets;
+use crate::seed::EpisodeSeeds;
 use crate::session::Principal;
 use crate::toolset::{Changes, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
@@ -154,11 +156,14 @@ impl Toolbox {
     /// What does not work at present.
     #[must_use]
     pub fn problems(&self) -> Vec<ToolsetProblem> {
+        if self.mounts.is_empty() {
+            return Vec::new();
+        }
         let of_union = self.catalogue();
         let of_union = of_union.problems();
         let of_union = of_union.map(|message| ToolsetProblem { toolset: None, message, required: false });
         let of_sets = self.mounts.iter().filter_map(|mount| {
-            let message = mount.toolset.problem()?;
+            let message = shortened(mount.toolset.problem()?);
             let (toolset, required) = (Some(mount.toolset.name().to_owned()), mount.required);
             Some(ToolsetProblem { toolset, message, required })
         });
@@ -179,12 +184,12 @@ impl Toolbox {
         Self::new(mounts).with_deadline(self.deadline).with_auditor(self.auditor.clone())
     }
 
-    /// Makes every toolset ready for a new episode.
+    /// Makes every toolset ready for a new episode with that seed.
     ///
     /// # Errors
     /// The first toolset that could not; its state is then unknown.
-    pub async fn reset(&self) -> Result<(), Failure> {
-        let resets = self.mounts.iter().map(|mount| contained(|| mount.toolset.reset()));
+    pub async fn reset(&self, seeds: EpisodeSeeds) -> Result<(), Failure> {
+        let resets = self.mounts.iter().map(|mount| contained(|| mount.toolset.reset(seeds)));
         let outcomes = join_all(resets.collect()).await;
         outcomes.into_iter().zip(&self.mounts).try_for_each(|(outcome, mount)| {
             outcome.unwrap_or_else(|panic| {

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::schema::memory_size;
+use crate::seed::EpisodeSeeds;
 use crate::session::Principal;
 use crate::spec::ForkMode;
 use crate::work::Work;
@@ -227,8 +228,9 @@ pub trait Toolset: Send + Sync {
         Err(Failure::unsupported(format!("toolset '{}' cannot copy itself", self.name())))
     }
 
-    /// Makes it ready for a new episode, as its author asked for.
-    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+    /// Makes it ready for a new episode with that seed, as its author asked for.
+    fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
+        let _ = seeds;
         Work::done(Ok(()))
     }
 

@@ -277,6 +277,11 @@ impl Connection {
         self.exchange(Request { method, parameters, meta: Map::new() }, Listener::Ours).await
     }
 
+    /// Whether the server gave it a session of its own: an `Mcp-Session-Id` over HTTP.
+    pub(crate) fn has_session(&self) -> bool {
+        self.traffic.has_session()
+    }
+
     /// What it is called in logs.
     pub(crate) fn label(&self) -> &str {
         &self.label

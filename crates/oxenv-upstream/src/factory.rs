@@ -110,7 +110,7 @@ impl ToolFactory {
     fn open_toolsets(&self, boot: &Boot, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
         self.manager.open_session(SessionPlace {
             session_id: boot.session_id.clone(),
-            seed: boot.seed,
+            seeds: boot.episode,
             workspace: workspace.path().to_owned(),
             known_as: workspace.known_as().to_owned(),
         })

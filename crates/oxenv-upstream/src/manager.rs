@@ -4,6 +4,7 @@
 //! or with the session that it was started for; one upstream's death is told in its own toolset and nowhere else.
 
 mod builtin;
+mod episodes;
 mod instance;
 mod recipe;
 mod scratch;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Scope, Toolset};
+use oxenv_core::{EpisodeSeeds, Scope, Toolset};
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
+use episodes::EpisodeSlots;
 use recipe::Kitchen;
 use slot::{Phase, Slot};
 use toolset::UpstreamToolset;
@@ -51,6 +53,9 @@ pub struct ManagerOptions {
     pub warm: usize,
     /// The toolsets that are compiled in.
     pub builtin: Builtin,
+    /// Whether a server over HTTP, of which the manifest does not say its scope, is asked whether it gives sessions
+    /// of its own (`Mcp-Session-Id`): then each session has one. Else all share one, as in production mode.
+    pub discover_scope: bool,
 }
 
 /// What toolsets need to know of a session.
@@ -58,8 +63,8 @@ pub struct ManagerOptions {
 pub struct SessionPlace {
     /// Its id.
     pub session_id: String,
-    /// Its seed: `${seed}`.
-    pub seed: u64,
+    /// The seeds of the episode that it is in and of the next: `${seed}`.
+    pub seeds: EpisodeSeeds,
     /// Its folder: `${workspace}`. It must exist while the session's toolsets do.
     pub workspace: PathBuf,
     /// The path that its agents know the folder by; another one for a session that was forked or restored.
@@ -145,12 +150,15 @@ impl UpstreamManager {
                 let shared = Arc::new(shared);
                 return Member::Builtin { entry, toolset, shared };
             }
-            let scope = entry.scope;
+            let scope = known_scope(&entry, options.discover_scope);
             let upstream =
-                Upstream::new(entry, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
+                Upstream::new(entry, scope, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
             let stop = kitchen.stop.child_token();
-            let shared =
-                (scope == Scope::Server).then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            let shared = (scope != Some(Scope::Session))
+                .then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+            if let Some(slot) = &shared {
+                upstream.share(slot);
+            }
             Member::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
@@ -169,8 +177,8 @@ impl UpstreamManager {
                     continue;
                 }
                 match shared {
-                    Some(slot) => slot.begin(),
-                    None => upstream.discover(),
+                    Some(slot) if upstream.scope() == Some(Scope::Server) => slot.begin(),
+                    _ => upstream.discover(),
                 }
             }
         }
@@ -186,7 +194,8 @@ impl UpstreamManager {
                 Member::Disabled(_) => None,
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared } => {
-                    Some(handle(upstream, shared.clone(), Arc::default(), None))
+                    let slots = shared.clone().map(|slot| EpisodeSlots::shared(upstream.clone(), slot));
+                    Some(handle(upstream, slots, Arc::default(), None))
                 }
             })
             .collect()
@@ -208,25 +217,34 @@ impl UpstreamManager {
                     Some(Arc::new(own) as Arc<dyn Toolset>)
                 }
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
-                Member::Upstream { upstream, shared: Some(slot) } => {
-                    Some(handle(upstream, Some(slot.clone()), Arc::default(), View::of(&place)))
+                Member::Upstream { upstream, shared: Some(slot) }
+                    if upstream.scope() == Some(Scope::Server) =>
+                {
+                    let slots = EpisodeSlots::shared(upstream.clone(), slot.clone());
+                    Some(handle(upstream, Some(slots), Arc::default(), View::of(&place)))
                 }
-                Member::Upstream { upstream, shared: None } => Some(self.open(upstream, &place)),
+                Member::Upstream { upstream, shared } => Some(self.open(upstream, shared.as_ref(), &place)),
             })
             .collect()
     }
 
-    fn open(&self, upstream: &Arc<Upstream>, place: &Arc<SessionPlace>) -> Arc<dyn Toolset> {
+    fn open(
+        &self,
+        upstream: &Arc<Upstream>,
+        shared: Option<&Arc<Slot>>,
+        place: &Arc<SessionPlace>,
+    ) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
-        let slot = Slot::new(upstream.clone(), Some(place.clone()), Arc::clone(&watchers), stop);
+        let slots = EpisodeSlots::of_session(upstream.clone(), place.clone(), Arc::clone(&watchers), stop);
+        let slots = slots.unless_shared(shared.cloned());
         if upstream.known().is_none() {
             upstream.discover();
         }
         if upstream.entry.startup == Startup::Eager {
-            slot.begin();
+            slots.begin();
         }
-        handle(upstream, Some(slot), watchers, View::of(place))
+        handle(upstream, Some(slots), watchers, View::of(place))
     }
 
     /// What each entry of the manifest is at, in its order.
@@ -264,6 +282,7 @@ impl Member {
             }
             Member::Upstream { upstream, shared } => {
                 let tools = upstream.known().map_or(0, |lists| lists.tools.len());
+                let shared = shared.as_ref().filter(|_| upstream.scope() == Some(Scope::Server));
                 let Some(slot) = shared else {
                     let error = upstream.problem();
                     let state = match &error {
@@ -290,6 +309,15 @@ impl Member {
     }
 }
 
+/// Whose the instances of an entry are; nothing where its server is to tell.
+fn known_scope(entry: &ToolsetEntry, discover: bool) -> Option<Scope> {
+    let asked = entry.may_give_sessions();
+    if asked && !discover {
+        tracing::info!(toolset = %entry.name, "scope: server, because none is written: all sessions share it");
+    }
+    (!asked || !discover).then_some(entry.scope)
+}
+
 fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Option<String>) -> UpstreamStatus {
     UpstreamStatus {
         name: entry.name.clone(),
@@ -304,9 +332,9 @@ fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Optio
 
 fn handle(
     upstream: &Arc<Upstream>,
-    slot: Option<Arc<Slot>>,
+    slots: Option<EpisodeSlots>,
     watchers: Arc<watchers::Watchers>,
     view: Option<View>,
 ) -> Arc<dyn Toolset> {
-    Arc::new(UpstreamToolset::new(upstream.clone(), slot, watchers, view))
+    Arc::new(UpstreamToolset::new(upstream.clone(), slots, watchers, view))
 }

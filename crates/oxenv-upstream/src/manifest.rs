@@ -76,11 +76,13 @@ pub struct ToolsetEntry {
     pub startup: Startup,
     /// Whom it belongs to.
     pub scope: Scope,
+    /// Whether the manifest says so. A server over HTTP of which it does not may give sessions of its own.
+    pub scope_written: bool,
     /// How long a call may take.
     pub timeout: Duration,
     /// How long a start may take, up to the first list of tools.
     pub start_timeout: Duration,
-    /// What a reset does to it.
+    /// What a reset does to it; by default it is restarted if its server is told the seed, else kept.
     pub on_reset: OnReset,
     /// How its state follows a fork of the session.
     pub on_fork: ForkMode,
@@ -259,18 +261,47 @@ impl Manifest {
     }
 }
 
-impl ToolsetEntry {
-    /// The secrets in its texts.
-    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        let texts: Vec<&Text> = match &self.transport {
+impl Transport {
+    /// The texts in which variables may stand.
+    pub(crate) fn texts(&self) -> Vec<&Text> {
+        match self {
             Transport::Stdio { command, args, env, cwd } => {
                 std::iter::once(command).chain(args).chain(env.values()).chain(cwd).collect()
             }
             Transport::Http { url, headers } => std::iter::once(url).chain(headers.values()).collect(),
             Transport::Python { env, .. } => env.values().collect(),
             Transport::Builtin { .. } => Vec::new(),
-        };
-        texts.into_iter().flat_map(Text::secrets)
+        }
+    }
+
+    /// Whether its server is told the seed.
+    pub(crate) fn needs_seed(&self) -> bool {
+        self.texts().iter().any(|text| text.needs_seed())
+    }
+}
+
+impl ToolsetEntry {
+    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is written.
+    #[must_use]
+    pub fn may_give_sessions(&self) -> bool {
+        self.enabled && matches!(self.transport, Transport::Http { .. }) && !self.scope_written
+    }
+
+    /// Whether `${seed}` is in one of its texts.
+    #[must_use]
+    pub fn needs_seed(&self) -> bool {
+        self.enabled && self.transport.needs_seed()
+    }
+
+    /// Whether its server is started anew with each episode's seed.
+    #[must_use]
+    pub fn follows_seed(&self) -> bool {
+        self.needs_seed() && self.on_reset == OnReset::Restart
+    }
+
+    /// The secrets in its texts.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.transport.texts().into_iter().flat_map(Text::secrets)
     }
 }
 

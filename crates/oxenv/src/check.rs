@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use oxenv_server::Mode;
 use serde_json::Value;
 
 use crate::cli::{ToolArgs, duration};
@@ -89,9 +90,11 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
         false => {
-            let mut served = tools::assemble(Some(&args.environment), &args.tools)?;
+            let mut served = tools::assemble(Some(&args.environment), &args.tools, Mode::Simulation)?;
             let upstream = std::mem::take(&mut served.upstream);
-            let local = Local { factory: Arc::clone(&served.factory), upstream, timeout: args.timeout };
+            let seeded = std::mem::take(&mut served.seeded);
+            let factory = Arc::clone(&served.factory);
+            let local = Local { factory, upstream, seeded, timeout: args.timeout };
             let report = suite::in_process(local, &plan).await;
             served.close().await;
             report?

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxenv_core::{Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
@@ -28,7 +29,16 @@ pub(crate) struct Served {
     pub(crate) redact: Option<Redact>,
     /// Of each of the manifest's toolsets, whether it is another server's.
     pub(crate) upstream: Vec<bool>,
+    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    pub(crate) seeded: Vec<Seeded>,
     manager: Option<Arc<UpstreamManager>>,
+}
+
+/// A toolset whose manifest hands it the seed.
+pub(crate) struct Seeded {
+    pub(crate) toolset: String,
+    /// Whether it is started anew with each episode's seed.
+    pub(crate) follows: bool,
 }
 
 impl Served {
@@ -41,8 +51,8 @@ impl Served {
 }
 
 /// Finds what a name and the tool settings mean together.
-pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs) -> anyhow::Result<Served> {
-    put_together(name, tools, None)
+pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs, mode: Mode) -> anyhow::Result<Served> {
+    put_together(name, tools, mode, None)
 }
 
 /// The same for sessions that are done again, with tools that are answered from the tape.
@@ -51,10 +61,15 @@ pub(crate) fn assemble_taped(
     tools: &ToolArgs,
     tape: &Arc<Tape>,
 ) -> anyhow::Result<Served> {
-    put_together(name, tools, Some(tape))
+    put_together(name, tools, Mode::Simulation, Some(tape))
 }
 
-fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) -> anyhow::Result<Served> {
+fn put_together(
+    name: Option<&str>,
+    tools: &ToolArgs,
+    mode: Mode,
+    tape: Option<&Arc<Tape>>,
+) -> anyhow::Result<Served> {
     let (base, own) = match (name, &tools.manifest) {
         (None, Some(_)) => (None, None),
         (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
@@ -75,16 +90,23 @@ fn put_together(name: Option<&str>, tools: &ToolArgs, tape: Option<&Arc<Tape>>) 
             let factory = base.ok_or_else(|| usage("nothing to serve"))?;
             refuse_without_manifest(tools)?;
             let factory = with_tape(factory, tape, Vec::new());
-            return Ok(Served { factory, redact: None, upstream: Vec::new(), manager: None });
+            return Ok(Served {
+                factory,
+                redact: None,
+                upstream: Vec::new(),
+                seeded: Vec::new(),
+                manager: None,
+            });
         }
     };
-    with_manifest(base, &path, tools, tape)
+    with_manifest(base, &path, tools, mode, tape)
 }
 
 fn with_manifest(
     base: Option<Arc<dyn EnvironmentFactory>>,
     path: &Path,
     tools: &ToolArgs,
+    mode: Mode,
     tape: Option<&Arc<Tape>>,
 ) -> anyhow::Result<Served> {
     let (mut manifest, warnings) =
@@ -116,6 +138,7 @@ fn with_manifest(
         concurrency: STARTS_AT_ONCE,
         warm: KEPT_WARM,
         builtin: Arc::new(builtin),
+        discover_scope: mode == Mode::Simulation,
     };
     let manager = UpstreamManager::new(manifest.clone(), options);
     let options =
@@ -128,8 +151,11 @@ fn with_manifest(
     let enabled = manifest.toolsets.iter().filter(|entry| entry.enabled);
     let upstream: Vec<bool> =
         enabled.map(|entry| !matches!(entry.transport, Transport::Builtin { .. })).collect();
+    let seeded = manifest.toolsets.iter().filter(|entry| entry.needs_seed());
+    let seeded = seeded.map(|entry| Seeded { toolset: entry.name.clone(), follows: entry.follows_seed() });
+    let seeded = seeded.collect();
     let factory = with_tape(Arc::new(factory), tape, upstream.clone());
-    Ok(Served { factory, redact: Some(redact), upstream, manager: Some(manager) })
+    Ok(Served { factory, redact: Some(redact), upstream, seeded, manager: Some(manager) })
 }
 
 fn with_tape(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
-use oxenv_upstream::manifest::{self, Manifest, Position, Problem, Severity};
+use oxenv_upstream::manifest::{self, Manifest, Position, Problem, Severity, ToolsetEntry};
 
 use crate::commands::print;
 use crate::exit::usage;
@@ -68,7 +68,7 @@ struct ImportArgs {
 #[derive(Default)]
 struct Findings {
     problems: Vec<Problem>,
-    /// A line for each file without an error.
+    /// A line for each file without an error, and notes about it.
     good: Vec<String>,
     unreadable: usize,
 }
@@ -121,6 +121,7 @@ impl Findings {
                 if !problems.iter().any(Problem::is_error) {
                     let toolsets = counted(manifest.toolsets.len(), "toolset");
                     self.good.push(format!("{shown}: {toolsets}, {}", counted(problems.len(), "warning")));
+                    self.good.extend(manifest.toolsets.iter().filter_map(|entry| scope_note(&shown, entry)));
                 }
                 problems
             }
@@ -140,6 +141,17 @@ impl Findings {
         let lines: Vec<String> = problems.chain(self.good.iter().cloned()).collect();
         print(&lines.join("\n"))
     }
+}
+
+/// What the scope of a toolset will be whose manifest does not say it, and does not tell it either.
+fn scope_note(file: &str, entry: &ToolsetEntry) -> Option<String> {
+    let (name, line) = (&entry.name, entry.at.line);
+    entry.may_give_sessions().then(|| {
+        format!(
+            "{file}:{line}: note: toolset '{name}' has no scope: in simulation mode each session has one if its server \
+             gives sessions of its own (Mcp-Session-Id), else all share it; in production mode all share it"
+        )
+    })
 }
 
 fn import(args: &ImportArgs) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::arguments::Checker;
-use crate::error::{ClientError, Code, Result};
+use crate::error::Result;
 
 /// Cheap to clone; a clone shares the list.
 #[derive(Clone, Default)]
@@ -38,28 +38,32 @@ impl Schemas {
         *all = Arc::new(before.into_iter().chain(more).collect());
     }
 
-    /// # Errors
-    /// [`Code::ToolNotFound`] and [`Code::InvalidArguments`], with all that is wrong.
-    pub(super) async fn check(&self, name: &str, arguments: &Value) -> Result<()> {
+    /// What was listed, for who asked for something else.
+    pub(super) fn offered(&self) -> String {
         let checkers = self.0.lock().clone();
-        match checkers.get(name) {
+        let mut names: Vec<&str> = checkers.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        match names.len() {
+            0 => "the environment offers none".to_owned(),
+            1..=12 => format!("the environment offers {}", names.join(", ")),
+            many => format!("the environment offers {many} others; list_tools names them"),
+        }
+    }
+
+    /// Whether arguments fit their tool. A name that was not listed is for the server to judge: it knows whether the
+    /// tool does not exist, or whether a toolset does not work.
+    ///
+    /// # Errors
+    /// [`crate::Code::InvalidArguments`], with all that is wrong.
+    pub(super) async fn check(&self, name: &str, arguments: &Value) -> Result<()> {
+        let checker = self.0.lock().get(name).cloned();
+        match checker {
             Some(checker) => checker.check(name, arguments).await,
-            None => Err(not_found(name, &checkers)),
+            None => Ok(()),
         }
     }
 }
 
 fn checkers(tools: &[Tool]) -> impl Iterator<Item = (String, Arc<Checker>)> {
     tools.iter().map(|tool| (tool.name.to_string(), Arc::new(Checker::new(&tool.input_schema))))
-}
-
-fn not_found(name: &str, checkers: &Checkers) -> ClientError {
-    let mut names: Vec<&str> = checkers.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    let offered = match names.len() {
-        0 => "the environment offers none".to_owned(),
-        1..=12 => format!("the environment offers {}", names.join(", ")),
-        many => format!("the environment offers {many} others; list_tools names them"),
-    };
-    ClientError::new(Code::ToolNotFound, format!("there is no tool {name:?}; {offered}"))
 }

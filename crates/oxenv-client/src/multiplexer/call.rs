@@ -107,14 +107,17 @@ fn pause(fault: &RemoteFault, endpoint: &Endpoint, link: &Arc<Link>, is_new: boo
 }
 
 fn unknown(tool: &str, catalogue: &Catalogue) -> ClientError {
-    let missing = |part: &&Part| part.tools.is_none() && part.fault.is_some();
+    let missing = |part: &&Part| part.tools.is_none() && !part.is_well();
     let missing: Vec<&str> = catalogue.parts.iter().filter(missing).map(|part| &*part.url).collect();
-    let mut says =
-        format!("no endpoint offers a tool of the name '{tool}'; list them to see which there are");
-    if !missing.is_empty() {
-        says = format!("{says}. These could not be listed: {}", missing.join(", "));
+    let says = format!("no endpoint offers a tool of the name '{tool}'; list them to see which there are");
+    match missing.is_empty() {
+        true => ClientError::new(Code::ToolNotFound, says),
+        // One of these may have it.
+        false => {
+            let says = format!("{says}. These could not be listed: {}", missing.join(", "));
+            ClientError::new(Code::EndpointUnavailable, says)
+        }
     }
-    ClientError::new(Code::ToolNotFound, says)
 }
 
 fn wants_input(tool: &str, url: &str) -> ClientError {

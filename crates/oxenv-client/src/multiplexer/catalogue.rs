@@ -53,7 +53,7 @@ impl Part {
     }
 
     /// Whether it is as it must be where all are demanded.
-    fn is_well(&self) -> bool {
+    pub(super) fn is_well(&self) -> bool {
         self.fault.is_none() || (self.optional && self.is_absent())
     }
 

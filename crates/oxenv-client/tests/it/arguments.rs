@@ -1,10 +1,12 @@
 //! Tools, and arguments that are checked before they are sent.
 
 use oxenv_client::{ClientOptions, Code, EnvClient, OpenOptions, ResetOptions, StepOptions};
-use oxenv_core::Limits;
+use oxenv_core::{CallContext, Limits, Mount, Toolset, Work, tool_environment};
 use oxenv_server::ServerConfig;
-use oxenv_wire::{Delivered, ErrorCode};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind, Tool, ToolError, ToolResult};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::multi_support::{serve, serve_factory};
@@ -31,6 +33,7 @@ async fn tools_are_listed_and_called_over_every_protocol() {
         assert_eq!(client.state().await.unwrap()["step_count"], taken, "a refused call was sent");
         let unknown = client.call_tool("echo", Value::Null).await.unwrap_err();
         assert_eq!((unknown.code(), unknown.delivered()), (Code::ToolNotFound, Delivered::No));
+        assert!(unknown.message().contains("the environment offers "), "{unknown}");
         client.close().await.unwrap();
     }
     served.end().await;
@@ -46,8 +49,55 @@ async fn to_learn_the_schemas_is_no_step() {
         client.call_tool("echo_message", json!({ "message": "hi" })).await.unwrap();
         let unknown = client.call_tool("nope", Value::Null).await.unwrap_err();
         assert_eq!(unknown.code(), Code::ToolNotFound);
-        assert_eq!(client.state().await.unwrap()["step_count"], 1, "{:?}", options.protocol);
+        // The two calls: only the server can tell what a name is that it did not list.
+        assert_eq!(client.state().await.unwrap()["step_count"], 2, "{:?}", options.protocol);
         drop(client);
+    }
+    served.end().await;
+}
+
+/// A toolset whose server does not start.
+struct Broken;
+
+impl Toolset for Broken {
+    fn name(&self) -> &'static str {
+        "git"
+    }
+
+    fn list(&self) -> Arc<[Tool]> {
+        Arc::default()
+    }
+
+    fn problem(&self) -> Option<String> {
+        Some("exited with code 1".to_owned())
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: CallContext<'a>,
+        tool: &'a str,
+        _: Option<&'a RawValue>,
+    ) -> Work<'a, Result<ToolResult, ToolError>> {
+        Work::done(Err(ToolError::not_found(tool)))
+    }
+}
+
+#[tokio::test]
+async fn a_tool_that_is_missing_because_its_toolset_is_broken_is_no_unknown_one() {
+    let factory = tool_environment("tools", "Tools of a test", vec![Mount::new(Arc::new(Broken))], None);
+    let served = serve_factory(&Stage::default(), factory, Limits::default(), ServerConfig::default()).await;
+    for options in [stock(), http(), ClientOptions::default()] {
+        let client = open(&served.url(), &options).await.unwrap();
+        client.reset(&ResetOptions::default()).await.unwrap();
+        let error = client.call_tool("commit", json!({})).await.unwrap_err();
+        assert_eq!(error.code(), Code::Server(ErrorCode::UpstreamUnavailable), "{error}");
+        assert_eq!(
+            (error.kind(), error.delivered()),
+            (FailureKind::Infrastructure, Delivered::No),
+            "{error}"
+        );
+        assert!(error.message().contains("toolset 'git' is not available: exited with code 1"), "{error}");
+        client.close().await.unwrap();
     }
     served.end().await;
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oxenv_client::{Code, MultiplexOptions, Multiplexer, Strictness};
-use oxenv_wire::{Delivered, ErrorCode};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use rmcp::model::ProtocolVersion;
 use serde_json::json;
 
@@ -106,6 +106,17 @@ async fn an_optional_endpoint_may_be_absent_but_not_broken() {
     let listing = Multiplexer::new(&urls, options(absent.url())).unwrap().list().await.unwrap();
     let report = &listing.endpoints[0];
     assert_eq!((names(&listing), report.absent, &report.error), (vec!["good"], true, &None));
+    // What is absent by permission has no tool; what cannot be reached may have any.
+    let mux = Multiplexer::new(&urls, options(absent.url())).unwrap();
+    assert_eq!(fault(&mux, "other").await.code(), Code::ToolNotFound);
+    let mux = multiplexer(&[nowhere(), good.url()], Strictness::Degraded);
+    let error = fault(&mux, "other").await;
+    assert_eq!(
+        (error.code(), error.kind()),
+        (Code::EndpointUnavailable, FailureKind::Infrastructure),
+        "{error}"
+    );
+    assert!(error.message().contains("These could not be listed: "), "{error}");
     let urls = [nowhere(), good.url()];
     let error = Multiplexer::new(&urls, options(urls[0].clone())).unwrap().list().await.unwrap_err();
     assert_eq!(error.code(), Code::EndpointUnavailable);

@@ -81,6 +81,7 @@ impl Session {
         })?;
         let tools = self.toolbox.listing(operation.principal(), ToolSpelling::Step);
         // Whether the episode is done is filled in with the counts.
-        Ok(StepReply::Tools(spelling, Listing { tools, done: false }))
+        let listing = Listing { tools, problems: self.toolbox.problems(), done: false };
+        Ok(StepReply::Tools(spelling, listing))
     }
 }

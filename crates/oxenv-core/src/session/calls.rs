@@ -21,6 +21,7 @@ use super::steps::{CallReply, GraphReply};
 use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
 use crate::graph::{Budget, Plan, Planned};
+use crate::seed::EpisodeSeeds;
 use crate::toolbox::{CallRequest, ResolvedTool};
 use crate::toolset::CallContext;
 
@@ -217,8 +218,10 @@ impl Session {
     pub(super) async fn renew(
         &self,
         operation: &mut RunningOperation<'_>,
+        seed: u64,
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
+        let seeds = EpisodeSeeds::in_epoch(self.seed, operation.epoch, seed);
         let workspace = operation.guard.as_ref().and_then(|guard| guard.workspace.clone());
         let work = async {
             if let Some(workspace) = workspace {
@@ -227,7 +230,7 @@ impl Session {
                     Failure::infrastructure(format!("the workspace could not be made fresh: {error}"))
                 })?;
             }
-            self.toolbox.reset().await
+            self.toolbox.reset(seeds).await
         };
         self.held(operation, deadline, pin!(work)).await?
     }

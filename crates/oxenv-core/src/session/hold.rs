@@ -12,7 +12,8 @@ use super::drive::Guard;
 use super::operation::Exclusive;
 use crate::environment::CallRecord;
 use crate::failure::Failure;
-use crate::spec::{Execution, Original};
+use crate::seed::EpisodeSeeds;
+use crate::spec::{Boot, Execution, Original};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
@@ -33,6 +34,8 @@ pub(crate) struct Held<'a> {
 pub(crate) struct Past {
     pub(crate) epoch: u64,
     pub(crate) episode_id: Option<String>,
+    /// The present episode's; absent: there was no reset.
+    pub(crate) episode_seed: Option<u64>,
     pub(crate) step_count: u64,
     pub(crate) done: bool,
     pub(crate) reward: Option<f64>,
@@ -61,6 +64,7 @@ impl Session {
         let past = Past {
             epoch: progress.epoch,
             episode_id: Some(progress.episode_id.clone()),
+            episode_seed: Some(progress.seed),
             step_count: progress.step_count,
             done: progress.done,
             reward: progress.reward,
@@ -90,6 +94,16 @@ impl Session {
 }
 
 impl Past {
+    /// What an environment is told that goes on from here, in a session of that id and seed.
+    pub(crate) fn boot(&self, session_id: &str, seed: u64) -> Boot {
+        let present = self.episode_seed.unwrap_or(seed);
+        Boot {
+            session_id: session_id.to_owned(),
+            seed,
+            episode: EpisodeSeeds::in_epoch(seed, self.epoch, present),
+        }
+    }
+
     /// The same history for another session.
     pub(crate) fn copy(&mut self) -> Self {
         Past {

@@ -15,6 +15,8 @@ use crate::tape::Tape;
 pub(super) struct Progress {
     pub(super) epoch: u64,
     pub(super) episode_id: String,
+    /// The episode's; before the first reset, the session's own.
+    pub(super) seed: u64,
     pub(super) step_count: u64,
     pub(super) done: bool,
     /// The sum of the episode's rewards; none while there was none.

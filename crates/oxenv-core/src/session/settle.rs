@@ -242,6 +242,7 @@ impl Progress {
             Input::Reset(reset) => {
                 if let Some(reset) = reset {
                     self.episode_id.clone_from(&reset.episode_id);
+                    self.seed = reset.seed;
                 }
                 self.step_count = 0;
                 self.done = facts.done;

@@ -7,7 +7,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{Action, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, default_call};
+use oxenv_wire::{
+    Action, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, ToolsetProblem, default_call,
+};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,7 @@ use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::graph::Plan;
 use crate::observe::TraceContext;
+use crate::render;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
 use crate::toolset::Caller;
@@ -83,6 +86,8 @@ pub struct GraphReply {
 pub struct Listing {
     /// The tools that a step may call, in order: a JSON array in the words of a step.
     pub tools: Arc<str>,
+    /// What does not work at present, so that its tools may be missing.
+    pub problems: Vec<ToolsetProblem>,
     /// Whether the episode is done.
     pub done: bool,
 }
@@ -160,8 +165,9 @@ impl Session {
         reset: &Reset,
         deadline: Option<Instant>,
     ) -> Result<Observed, Failure> {
-        self.renew(operation, deadline).await?;
-        self.drive(operation, Request::Reset(reset), deadline).await
+        self.renew(operation, reset.seed, deadline).await?;
+        let observed = self.drive(operation, Request::Reset(reset), deadline).await?;
+        Ok(render::with_problems(observed, &self.toolbox.problems()))
     }
 
     /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its session

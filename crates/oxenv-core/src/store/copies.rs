@@ -83,7 +83,7 @@ impl SessionStore {
         let seed = options.seed.unwrap_or_else(|| session.seed());
         let mut forks = Vec::with_capacity(n);
         for slot in slots {
-            let boot = Boot { session_id: slot.id().to_owned(), seed };
+            let boot = held.past.boot(slot.id(), seed);
             let instance = self.fork_instance(&mut held, boot).await?;
             let past = held.past.copy();
             forks.push(Made { slot, seed, instance, past, options: options.clone(), origin: Some(origin) });
@@ -162,6 +162,7 @@ impl SessionStore {
             seed: session.seed(),
             epoch: held.past.epoch,
             episode_id: held.past.episode_id.clone().unwrap_or_default(),
+            episode_seed: held.past.episode_seed,
             step_count: held.past.step_count,
             done: held.past.done,
             reward: held.past.reward,
@@ -181,19 +182,20 @@ impl SessionStore {
         snapshot.fits(self.spec())?;
         let slot = self.take_slot(&options).await?;
         let seed = options.seed.unwrap_or(snapshot.seed);
-        let boot = Boot { session_id: slot.id().to_owned(), seed };
-        let restore = std::panic::AssertUnwindSafe(|| self.factory.restore(boot, &state));
-        let instance = self.contain(restore).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
-        let origin = Origin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
         let past = Past {
             epoch: snapshot.epoch,
             episode_id: Some(snapshot.episode_id.clone()),
+            episode_seed: Some(snapshot.episode_seed()),
             step_count: snapshot.step_count,
             done: snapshot.done,
             reward: snapshot.reward,
             scores: snapshot.scores.clone(),
             tape: Tape::unknown(),
         };
+        let boot = past.boot(slot.id(), seed);
+        let restore = std::panic::AssertUnwindSafe(|| self.factory.restore(boot, &state));
+        let instance = self.contain(restore).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        let origin = Origin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
         self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
     }
 

@@ -85,7 +85,7 @@ impl SessionStore {
     pub(super) async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
         let index = self.created.fetch_add(1, Ordering::Relaxed);
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
-        let instance = self.make(Boot { session_id: slot.id().to_owned(), seed }).await?;
+        let instance = self.make(Boot::new(slot.id(), seed)).await?;
         let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
         self.register(Made { slot, seed, instance, past, options, origin: None }).await
     }

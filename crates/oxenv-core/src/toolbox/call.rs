@@ -122,7 +122,7 @@ impl<'a> ResolvedTool<'a> {
             }
             None => {
                 recording.refused(Decision::NotFound, None);
-                Err(ToolError::not_found(self.name))
+                Err(self.toolbox.not_offered(request.context.principal, self.name))
             }
         };
         recording.finish(&outcome);

@@ -167,11 +167,13 @@ impl Toolbox {
                 message: format!("Resource not found: {wanted}"),
                 data: serde_json::json!({ "uri": wanted }),
             };
-            return owner.map(|mount| (mount, parameters.to_owned())).ok_or_else(missing);
+            let owner = owner.ok_or_else(|| self.nowhere(principal, "resources", missing()))?;
+            return Ok((owner, parameters.to_owned()));
         }
         let offered = self.prompts(principal).into_iter().find(|offered| offered.prompt["name"] == wanted);
         let Some(OfferedPrompt { mount, own, .. }) = offered else {
-            return Err(RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'")));
+            let missing = RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'"));
+            return Err(self.nowhere(principal, "prompts", missing));
         };
         if own == wanted {
             return Ok((mount, parameters.to_owned()));

@@ -54,9 +54,13 @@ impl Mount {
         }
     }
 
+    /// What stands before `__` in prefixed names.
+    pub(super) fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_else(|| self.toolset.name())
+    }
+
     /// The name that a tool is offered by when it has to carry the prefix.
     pub(super) fn prefixed(&self, tool: &str) -> String {
-        let prefix = self.prefix.as_deref().unwrap_or_else(|| self.toolset.name());
-        format!("{prefix}__{tool}")
+        format!("{}__{tool}", self.prefix())
     }
 }

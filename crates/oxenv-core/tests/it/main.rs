@@ -45,6 +45,7 @@ mod toolbox_names;
 mod toolbox_policy;
 mod toolbox_results;
 mod toolbox_support;
+mod toolbox_unavailable;
 mod tools;
 mod workspace;
 mod workspace_archives;

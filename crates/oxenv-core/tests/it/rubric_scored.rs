@@ -229,7 +229,7 @@ async fn totals_go_on_in_forks_and_snapshots() {
 #[tokio::test]
 async fn bytes_of_another_kind_are_refused() {
     let environment = scored(counter(), factory(halves()), false);
-    let boot = || oxenv_core::Boot { session_id: "s".to_owned(), seed: 1 };
+    let boot = || oxenv_core::Boot::new("s", 1);
     let mut instance = environment.create(boot()).await.unwrap();
     let good = instance.environment.snapshot().unwrap();
     for end in 0..good.len() {
@@ -252,7 +252,7 @@ async fn an_episode_that_was_made_up_costs_no_more_than_another() {
     let part = json!({ "type": "environment_reward" });
     let rubric = json!({ "version": 1, "rubric": { "type": "trajectory", "part": part, "gamma": 0.9 } });
     let environment = scored(counter(), factory(rubric), false);
-    let boot = || oxenv_core::Boot { session_id: "s".to_owned(), seed: 1 };
+    let boot = || oxenv_core::Boot::new("s", 1);
     let good = environment.create(boot()).await.unwrap().environment.snapshot().unwrap();
     let good = String::from_utf8(good).unwrap();
     let with = |old: &str, new: &str| {

@@ -171,7 +171,7 @@ async fn no_tools_is_a_toolbox_too() {
     assert_eq!(error.error_type, ToolErrorType::ToolNotFound);
     assert_eq!(&*toolbox.listing(Principal::Agent, oxenv_wire::ToolSpelling::Rest), "[]");
     assert!(toolbox.problems().is_empty() && toolbox.tools(Principal::Control).is_empty());
-    toolbox.reset().await.unwrap();
+    toolbox.reset(oxenv_core::EpisodeSeeds::before_reset(1)).await.unwrap();
     toolbox.close();
 }
 

@@ -157,7 +157,7 @@ impl Toolset for Set {
         self.validates
     }
 
-    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+    fn reset(&self, _: oxenv_core::EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         (self.resetting)()
     }
 

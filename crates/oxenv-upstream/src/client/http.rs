@@ -185,6 +185,11 @@ impl StreamableHttpClient for Client {
             posted = posting => posted?,
             () = self.traffic.closed().cancelled() => return Err(StreamableHttpError::TransportChannelClosed),
         };
+        if let StreamableHttpPostResponse::Json(_, Some(_)) | StreamableHttpPostResponse::Sse(_, Some(_)) =
+            posted
+        {
+            self.traffic.note_session();
+        }
         match (posted, request) {
             (
                 StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(mut error), session),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxenv_core::{Note, RequestFault};
 use parking_lot::Mutex;
@@ -117,6 +118,8 @@ pub(crate) struct Traffic {
     news_begun: CancellationToken,
     /// When the end of the stream of news was told last.
     told_of_end: Mutex<Option<Instant>>,
+    /// Whether the upstream gave the connection a session.
+    session: AtomicBool,
     closed: CancellationToken,
     end: Mutex<Option<End>>,
 }
@@ -237,6 +240,16 @@ impl Traffic {
     /// Says that the lists must be read again.
     pub(crate) fn lists_may_differ(&self) {
         self.lists_changed.notify_one();
+    }
+
+    /// The upstream gave the connection a session.
+    pub(crate) fn note_session(&self) {
+        self.session.store(true, Ordering::Release);
+    }
+
+    /// Whether the upstream gave the connection a session.
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.load(Ordering::Acquire)
     }
 
     /// Cancelled once the stream that news come over was answered.

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    CallContext, Changes, Extras, Failure, ForkMode, NativeToolset, RequestFault, Scope, Toolset, Work,
+    CallContext, Changes, EpisodeSeeds, Extras, Failure, ForkMode, NativeToolset, RequestFault, Scope,
+    Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use parking_lot::RwLock;
@@ -115,11 +116,11 @@ impl Toolset for BuiltinToolset {
         Ok(Arc::new(Self::over(Some(copy), self.entry.clone(), self.toolset.clone(), self.make.clone())))
     }
 
-    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+    fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         match &self.entry.on_reset {
             OnReset::Keep => {
                 let inner = self.inner();
-                Work::pending(async move { inner.reset().await })
+                Work::pending(async move { inner.reset(seeds).await })
             }
             OnReset::Restart => {
                 self.renew();

@@ -162,6 +162,11 @@ impl Instance {
         self.started
     }
 
+    /// Whether its server gave it a session of its own.
+    pub(super) fn has_session(&self) -> bool {
+        self.shared.connection.has_session()
+    }
+
     /// Whether it has died.
     pub(super) fn is_over(&self) -> bool {
         self.shared.connection.is_over()

@@ -86,7 +86,16 @@ impl Recipe {
 
     /// Whether an instance can be made before its session is known.
     pub(super) fn is_portable(&self) -> bool {
-        self.texts().iter().all(|text| !text.needs_workspace() && !text.needs_seed())
+        !self.names_workspace() && !self.entry.needs_seed()
+    }
+
+    /// Whether an instance has to do with the files of its session. Functions of a Python file always do.
+    pub(super) fn runs_in_workspace(&self) -> bool {
+        self.names_workspace() || matches!(self.entry.transport, Transport::Python { .. })
+    }
+
+    fn names_workspace(&self) -> bool {
+        self.entry.transport.texts().iter().any(|text| text.needs_workspace())
     }
 
     /// Whether instances are processes.
@@ -152,12 +161,12 @@ impl Recipe {
         }
     }
 
-    /// Where an instance is made. One that any session may have gets a folder of its own, as does one that
-    /// asks for the workspace of a session when there is none.
+    /// Where an instance is made. One that does not ask for the workspace gets a folder of its own, as does one that
+    /// asks for it when there is no session.
     fn site(&self, place: Option<&SessionPlace>) -> io::Result<Site> {
-        let seed = place.map_or(0, |place| place.seed);
+        let seed = place.map_or(0, |place| place.seeds.present);
         let per_session = self.is_process() && self.entry.scope == Scope::Session;
-        if !per_session || (place.is_some() && !self.is_portable()) {
+        if !per_session || (place.is_some() && self.names_workspace()) {
             let workspace = place.map_or(&self.kitchen.folder, |place| &place.workspace).clone();
             return Ok(Site { folder: workspace.clone(), workspace, seed, scratch: None });
         }
@@ -231,17 +240,6 @@ impl Recipe {
             return self.kitchen.folder.join(command).into();
         }
         command
-    }
-
-    fn texts(&self) -> Vec<&Text> {
-        match &self.entry.transport {
-            Transport::Stdio { command, args, env, cwd } => {
-                std::iter::once(command).chain(args).chain(env.values()).chain(cwd).collect()
-            }
-            Transport::Http { url, headers } => std::iter::once(url).chain(headers.values()).collect(),
-            Transport::Python { env, .. } => env.values().collect(),
-            Transport::Builtin { .. } => Vec::new(),
-        }
     }
 }
 

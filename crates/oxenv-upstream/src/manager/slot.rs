@@ -140,6 +140,22 @@ impl Slot {
         }
     }
 
+    /// Ends the instance for good and waits for its end, as [`Slot::renew`] does.
+    pub(super) async fn end(&self) {
+        let running = self.held();
+        self.close();
+        if let Some(instance) = running {
+            instance.end().await;
+        }
+    }
+
+    fn held(&self) -> Option<Arc<Instance>> {
+        match &self.inner.lock().state {
+            State::Ready(instance) => Some(instance.clone()),
+            _ => None,
+        }
+    }
+
     /// Ends the instance for good; nothing waits for that.
     pub(super) fn close(&self) {
         self.stop.cancel();

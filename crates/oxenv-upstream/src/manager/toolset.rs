@@ -5,18 +5,22 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, Changes, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work};
+use oxenv_core::{
+    CallContext, Changes, EpisodeSeeds, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
+};
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds_values};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::episodes::EpisodeSlots;
+use super::instance::Instance;
 use super::slot::Slot;
 use super::upstream::Upstream;
 use super::view::View;
 use super::watchers::Watchers;
 use crate::client::{CallFault, Lists, Request, tool_result};
-use crate::manifest::{OnReset, Startup, Transport};
+use crate::manifest::{OnReset, Transport};
 
 /// Requests beside tool calls that are passed on.
 const PASSED: [&str; 5] =
@@ -36,8 +40,8 @@ const MAX_META_VALUES: usize = 1 << 12;
 /// An upstream as a toolset.
 pub(super) struct UpstreamToolset {
     upstream: Arc<Upstream>,
-    /// Where its instance is; nothing for the toolset of a session when there is no session.
-    slot: Option<Arc<Slot>>,
+    /// Where its instances are; nothing for the toolset of a session when there is no session.
+    slots: Option<EpisodeSlots>,
     watchers: Arc<Watchers>,
     /// Set where the session's agents know its folder by another path.
     view: Option<View>,
@@ -56,15 +60,15 @@ struct CallParameters<'a> {
 }
 
 impl UpstreamToolset {
-    /// The toolset of an upstream whose instance is in that slot.
+    /// The toolset of an upstream whose instances are in those slots.
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        slot: Option<Arc<Slot>>,
+        slots: Option<EpisodeSlots>,
         watchers: Arc<Watchers>,
         view: Option<View>,
     ) -> Self {
         upstream.handles.add(&watchers);
-        UpstreamToolset { upstream, slot, watchers, view }
+        UpstreamToolset { upstream, slots, watchers, view }
     }
 
     fn inward<'a>(&self, json: &'a RawValue) -> Cow<'a, RawValue> {
@@ -79,24 +83,35 @@ impl UpstreamToolset {
     }
 
     fn is_per_session(&self) -> bool {
-        self.upstream.entry.scope == Scope::Session
+        self.scope() == Scope::Session
     }
 
     fn lists(&self) -> Option<Lists> {
-        self.slot.as_ref().and_then(|slot| slot.lists()).or_else(|| self.upstream.known())
+        self.slot().and_then(|slot| slot.lists()).or_else(|| self.upstream.known())
     }
 
-    fn slot(&self) -> Result<&Arc<Slot>, CallFault> {
-        self.slot.as_ref().ok_or_else(|| {
+    /// The slot of the present episode.
+    fn slot(&self) -> Option<Arc<Slot>> {
+        self.slots.as_ref().map(EpisodeSlots::present)
+    }
+
+    /// The instance that a request is for, started if need be.
+    async fn instance(&self) -> Result<Arc<Instance>, CallFault> {
+        let scope = self.upstream.scope_found().await?;
+        let within = |slots: &&EpisodeSlots| scope == Scope::Server || slots.are_of_session();
+        let slots = self.slots.as_ref().filter(within).ok_or_else(|| {
             CallFault::Unavailable("each session has its own; call it within a session".to_owned())
-        })
+        })?;
+        let instance = slots.present().instance().await?;
+        slots.used();
+        Ok(instance)
     }
 
     /// Waits for the first lists. Some servers start in the session's own place only, such as one
     /// whose workspace must hold a repository: then the session's instance tells them.
     async fn first_lists(&self) {
         self.upstream.settled().await;
-        let own = self.slot.as_ref().filter(|_| self.is_per_session() && self.lists().is_none());
+        let own = self.slot().filter(|_| self.is_per_session() && self.lists().is_none());
         if let Some(slot) = own
             && let Ok(instance) = slot.instance().await
             && let Ok(lists) = instance.first_lists().await
@@ -119,7 +134,7 @@ impl UpstreamToolset {
         let output_schema = listed.and_then(|tool| tool.output_schema.as_ref());
         let arguments = arguments.map(|arguments| self.inward(arguments));
         let outcome = async {
-            let instance = self.slot()?.instance().await?;
+            let instance = self.instance().await?;
             let request = call_request(context, tool, arguments.as_deref())?;
             let text = self.outward(instance.request(request, context.caller).await?);
             tool_result(&text, output_schema)
@@ -142,7 +157,7 @@ impl UpstreamToolset {
         let parameters = self.inward(parameters);
         let request = passed_request(method, &parameters)?;
         let outcome = async {
-            let instance = self.slot()?.instance().await?;
+            let instance = self.instance().await?;
             let text = self.outward(instance.request(request, context.caller).await?);
             let garbage = |error| CallFault::Lost(format!("its answer cannot be read: {error}"));
             RawValue::from_string(text).map_err(garbage)
@@ -151,20 +166,17 @@ impl UpstreamToolset {
     }
 
     /// Does what a reset of the session asks for. An instance that was never started is as new.
-    async fn make_ready(&self) -> Result<(), Failure> {
-        let Some(slot) = &self.slot else { return Ok(()) };
+    async fn make_ready(&self, seeds: EpisodeSeeds) -> Result<(), Failure> {
+        let Some(slots) = &self.slots else { return Ok(()) };
         match &self.upstream.entry.on_reset {
             OnReset::Keep => Ok(()),
             // The one that all sessions share is no session's to restart.
             OnReset::Restart if !self.is_per_session() => Ok(()),
             OnReset::Restart => {
-                slot.renew().await;
-                if self.upstream.entry.startup == Startup::Eager {
-                    slot.begin();
-                }
+                slots.restart(seeds).await;
                 Ok(())
             }
-            OnReset::Call(_) if slot.running().is_none() && self.is_per_session() => Ok(()),
+            OnReset::Call(_) if slots.present().running().is_none() && self.is_per_session() => Ok(()),
             OnReset::Call(tool) => {
                 let context = CallContext::sessionless(oxenv_core::Principal::Control);
                 let result = self.call_tool(context, tool, None).await;
@@ -194,8 +206,8 @@ impl Toolset for UpstreamToolset {
         if self.upstream.is_settled() && self.lists().is_some() {
             return Work::done(());
         }
-        match &self.slot {
-            Some(slot) if !self.is_per_session() => slot.begin(),
+        match (self.slot(), self.upstream.scope()) {
+            (Some(slot), Some(Scope::Server)) => slot.begin(),
             _ => self.upstream.discover(),
         }
         Work::pending(self.first_lists())
@@ -206,15 +218,16 @@ impl Toolset for UpstreamToolset {
     }
 
     fn problem(&self) -> Option<String> {
-        match &self.slot {
+        let problem = match self.slot() {
             Some(slot) if slot.running().is_some() => slot.problem(),
             Some(slot) => slot.problem().or_else(|| self.upstream.problem()),
             None => self.upstream.problem(),
-        }
+        };
+        problem.map(|problem| self.outward(problem))
     }
 
     fn scope(&self) -> Scope {
-        self.upstream.entry.scope
+        self.upstream.scope().unwrap_or(self.upstream.entry.scope)
     }
 
     fn concurrent(&self) -> bool {
@@ -226,16 +239,16 @@ impl Toolset for UpstreamToolset {
         self.upstream.entry.on_fork
     }
 
-    fn reset(&self) -> Work<'_, Result<(), Failure>> {
+    fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         match self.upstream.entry.on_reset {
             OnReset::Keep => Work::done(Ok(())),
-            _ => Work::pending(self.make_ready()),
+            _ => Work::pending(self.make_ready(seeds)),
         }
     }
 
     fn close(&self) {
-        if let Some(slot) = self.slot.as_ref().filter(|_| self.is_per_session()) {
-            slot.close();
+        if let Some(slots) = &self.slots {
+            slots.close();
         }
     }
 

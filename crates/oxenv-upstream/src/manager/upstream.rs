@@ -3,23 +3,27 @@
 //! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use oxenv_core::Scope;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::SessionPlace;
 use super::instance::Instance;
 use super::recipe::{Kitchen, Recipe};
+use super::slot::Slot;
 use super::watchers::Handles;
-use crate::client::Lists;
+use crate::client::{CallFault, Lists};
 use crate::manifest::{Manifest, ToolsetEntry};
 
 /// The pause before a discovery that failed may be tried again.
 const REDISCOVERY: Duration = Duration::from_secs(5);
+
+/// The pause before an upstream of which the scope is not known is asked again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Who wants a start: the two never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,10 @@ pub(super) struct Upstream {
     refilling: AtomicBool,
     discovery: Mutex<Discovery>,
     pub(super) handles: Handles,
+    /// Whose its instances are, once that is known.
+    scope: OnceLock<Scope>,
+    /// The slot that all sessions share if it turns out to be theirs.
+    shared: OnceLock<Weak<Slot>>,
 }
 
 /// What is known of an upstream.
@@ -60,6 +68,8 @@ struct Known {
     problem: Option<String>,
     /// Whether its first lists came, or failed to.
     settled: bool,
+    /// How many discoveries have ended.
+    discoveries: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -87,6 +97,7 @@ impl Lanes {
 impl Upstream {
     pub(super) fn new(
         entry: ToolsetEntry,
+        scope: Option<Scope>,
         manifest: Arc<Manifest>,
         kitchen: Arc<Kitchen>,
         lanes: Arc<Lanes>,
@@ -106,7 +117,20 @@ impl Upstream {
             refilling: AtomicBool::new(false),
             discovery: Mutex::new(Discovery::Due(None)),
             handles: Handles::default(),
+            scope: scope.map_or_else(OnceLock::new, OnceLock::from),
+            shared: OnceLock::new(),
         })
+    }
+
+    /// Whether its server is told the seed of the episode, and so serves no other.
+    pub(super) fn follows_seed(&self) -> bool {
+        self.entry.follows_seed()
+    }
+
+    /// Whether its server of the next episode can run beside that of the present one. One that runs in the
+    /// workspace cannot: a reset makes that anew.
+    pub(super) fn starts_ahead(&self) -> bool {
+        self.follows_seed() && !self.recipe.runs_in_workspace()
     }
 
     /// Runs a task that ends by itself when the manager does.
@@ -184,12 +208,32 @@ impl Upstream {
             *discovery = Discovery::Running;
         }
         let upstream = self.clone();
-        self.spawn(async move {
-            if let Err(why) = upstream.find_out().await {
-                upstream.failed(&why);
+        self.spawn(async move { upstream.ask_until_it_tells().await });
+    }
+
+    /// Asks it what it offers: once, or, where nobody knows whether all sessions share it, until it tells.
+    async fn ask_until_it_tells(&self) {
+        let mut pause = RETRY.0;
+        loop {
+            if let Err(why) = self.find_out().await {
+                self.failed(&why);
             }
-            *upstream.discovery.lock() = Discovery::Due(Some(Instant::now() + REDISCOVERY));
-        });
+            let again = self.scope().is_none();
+            let due = Instant::now() + if again { pause } else { REDISCOVERY };
+            *self.discovery.lock() = Discovery::Due(Some(due));
+            self.known.send_modify(|known| known.discoveries += 1);
+            if !again {
+                return;
+            }
+            sleep_until(due).await;
+            pause = (pause * 2).min(RETRY.1);
+            let mut discovery = self.discovery.lock();
+            // A call that came meanwhile may have begun to ask as well, and goes on with it.
+            if matches!(*discovery, Discovery::Running) {
+                return;
+            }
+            *discovery = Discovery::Running;
+        }
     }
 
     async fn find_out(&self) -> Result<(), String> {
@@ -197,6 +241,7 @@ impl Upstream {
         let _permit = self.lanes.permit(Lane::Background).await?;
         let instance = self.recipe.make(None, None).await?;
         let lists = instance.first_lists().await?;
+        self.find_scope(&instance);
         self.learn(&lists);
         let spare = {
             let mut pool = self.pool.lock();
@@ -211,6 +256,56 @@ impl Upstream {
             instance.end().await;
         }
         Ok(())
+    }
+
+    /// Names the slot that all sessions share.
+    pub(super) fn share(&self, slot: &Arc<Slot>) {
+        // Once for each upstream.
+        let _ = self.shared.set(Arc::downgrade(slot));
+    }
+
+    /// Whose its instances are; nothing while that is not known.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        self.scope.get().copied()
+    }
+
+    /// Waits until it is known whose its instances are.
+    ///
+    /// # Errors
+    /// Why that cannot be found out.
+    pub(super) async fn scope_found(self: &Arc<Self>) -> Result<Scope, CallFault> {
+        if let Some(scope) = self.scope() {
+            return Ok(scope);
+        }
+        let seen = self.known.borrow().discoveries;
+        self.discover();
+        if self.is_discovering() {
+            // The sender is this very upstream's.
+            let _ = self.known.subscribe().wait_for(|known| known.discoveries > seen).await;
+        }
+        self.scope().ok_or_else(|| {
+            CallFault::Unavailable(self.problem().unwrap_or_else(|| "it cannot be reached".to_owned()))
+        })
+    }
+
+    /// Takes the scope from an instance, unless it is known.
+    fn find_scope(&self, instance: &Instance) {
+        let scope = if instance.has_session() { Scope::Session } else { Scope::Server };
+        if self.scope.set(scope).is_err() {
+            return;
+        }
+        let toolset = &self.entry.name;
+        match scope {
+            Scope::Session => {
+                tracing::info!(%toolset, "scope: session, because its server gives sessions of its own");
+            }
+            Scope::Server => {
+                tracing::info!(%toolset, "scope: server, because its server gives no sessions: all share it");
+                if let Some(slot) = self.shared.get().and_then(Weak::upgrade) {
+                    slot.begin();
+                }
+            }
+        }
     }
 
     /// Takes lists as those that it offers.

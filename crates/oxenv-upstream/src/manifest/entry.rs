@@ -11,7 +11,7 @@ use oxenv_core::{ForkMode, Scope};
 use crate::manifest::reader::{Fields, Reader, Spot, shown};
 use crate::manifest::server::{self, Kind};
 use crate::manifest::text::Use;
-use crate::manifest::{OnReset, Prefix, PrefixRule, Startup, ToolsetEntry, rules};
+use crate::manifest::{OnReset, Prefix, PrefixRule, Startup, ToolsetEntry, Transport, rules};
 
 /// The one version of the format.
 pub(super) const VERSION: &str = "1.0";
@@ -132,9 +132,10 @@ fn read_entry<'a>(
         enabled,
         startup: fields.get("startup").and_then(|spot| spot.one_of(&STARTUPS, reader)).unwrap_or_default(),
         scope,
+        scope_written: given_scope.is_some(),
         timeout: seconds("timeout_s", TIMEOUT, &fields, reader),
         start_timeout: seconds("start_timeout_s", START_TIMEOUT, &fields, reader),
-        on_reset: fields.get("on_reset").and_then(|spot| on_reset(spot, reader)).unwrap_or_default(),
+        on_reset: on_reset(transport.as_ref(), &fields, reader),
         on_fork: fork.unwrap_or(if kind == Some(Kind::Builtin) { ForkMode::Native } else { ForkMode::None }),
         prefix: fields.get("prefix").and_then(|spot| prefix(spot, reader)),
         rules: rules::read(&fields, reader),
@@ -198,7 +199,21 @@ fn seconds(key: &str, default: Duration, fields: &Fields<'_>, reader: &mut Reade
     default
 }
 
-fn on_reset(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<OnReset> {
+/// What a reset does: as it is written, else what follows the episode's seed.
+fn on_reset(transport: Option<&Transport>, fields: &Fields<'_>, reader: &mut Reader<'_>) -> OnReset {
+    let needs_seed = transport.is_some_and(Transport::needs_seed);
+    let spot = fields.get("on_reset");
+    let written = spot.and_then(|spot| written_on_reset(spot, reader));
+    if let (Some(spot), Some(written), true) = (spot, &written, needs_seed)
+        && *written != OnReset::Restart
+    {
+        let message = "${seed} is read when the server starts, so it stays that of an earlier episode";
+        reader.warn(spot, message, "write on_reset: restart, or leave it out");
+    }
+    written.unwrap_or(if needs_seed { OnReset::Restart } else { OnReset::Keep })
+}
+
+fn written_on_reset(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<OnReset> {
     if spot.node.get("call").is_some() {
         reader.error_with(spot, format!("{} must be a text, not a mapping", spot.path), "write call:TOOL");
         return None;

@@ -68,17 +68,17 @@ fn toolset() -> Value {
                 "default": "lazy",
             },
             "scope": {
-                "description": "One per session, or one for the whole server. Default: server for http, \
-                    session for the others.",
+                "description": "One per session, or one for the whole server. Default: session; for http, in \
+                    simulation mode session if its server gives sessions of its own, else server.",
                 "enum": words(&SCOPES),
             },
             "timeout_s": seconds("How long a call may take, in seconds.", 30),
             "start_timeout_s": seconds("How long a start may take, in seconds.", 60),
             "on_reset": {
-                "description": "What a reset does: keep it, restart it, or call one of its tools.",
+                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: restart if one of \
+                    its texts holds ${seed}, else keep.",
                 "type": "string",
                 "pattern": "^(keep|restart|call:\\s*\\S+)$",
-                "default": "keep",
             },
             "on_fork": {
                 "description": "How its state follows a fork of the session.",

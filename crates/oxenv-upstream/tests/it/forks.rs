@@ -185,7 +185,7 @@ async fn a_fork_that_is_given_up_leaves_nothing() {
     };
     let mut instance = tools.instance().await;
     let calls = [slow.clone(), slow];
-    let boot = Boot { session_id: uuid(), seed: 1 };
+    let boot = Boot::new(uuid(), 1);
     let mut forking = Box::pin(tools.factory.fork(boot, original(&mut instance, &calls)));
     tokio::select! {
         _ = &mut forking => panic!("it does not end by itself"),

@@ -40,6 +40,9 @@ def slow():
         return "done"
     time.sleep(60)
 
+def seed():
+    return os.environ["SEED"]
+
 def where():
     return os.getcwd()
 
@@ -95,6 +98,7 @@ impl Tools {
             supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
             base_environment,
             concurrency: 4,
+            discover_scope: true,
             warm: 0,
             builtin: Arc::new(|name| {
                 (name == "tally").then(|| Arc::new(Tally::default()) as Arc<dyn Toolset>)
@@ -121,14 +125,14 @@ impl Tools {
 
     /// Asks the factory itself for a fork, after these calls.
     pub(crate) async fn refused(&self, instance: &mut Instance, calls: &[CallRecord]) -> (Failure, Failure) {
-        let boot = || Boot { session_id: uuid(), seed: 1 };
+        let boot = || Boot::new(uuid(), 1);
         let forked = self.factory.fork(boot(), original(instance, calls)).await;
         let saved = self.factory.save(original(instance, calls)).await;
         (forked.map(drop).unwrap_err(), saved.map(drop).unwrap_err())
     }
 
     pub(crate) async fn instance(&self) -> Instance {
-        self.factory.create(Boot { session_id: uuid(), seed: 1 }).await.unwrap()
+        self.factory.create(Boot::new(uuid(), 1)).await.unwrap()
     }
 
     /// The folders of its sessions.

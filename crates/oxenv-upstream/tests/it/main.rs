@@ -17,5 +17,6 @@ mod upstream_calls;
 mod upstream_faults;
 mod upstream_floods;
 mod upstream_http;
+mod upstream_seeds;
 mod upstream_sessions;
 mod upstream_support;

@@ -51,7 +51,8 @@ fn resolved_map(texts: &BTreeMap<String, Text>) -> Vec<String> {
 #[test]
 fn every_key_is_read() {
     let (manifest, warnings) = parse("valid/everything.yaml");
-    assert_eq!(warnings, []);
+    let warned: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(warned, ["tools[0].on_reset"]);
     assert_eq!((manifest.version.as_str(), manifest.prefix), ("1.0", PrefixRule::Always));
     let files = toolset(&manifest, "files");
     assert!(files.enabled && files.required);
@@ -149,6 +150,18 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
+fn what_is_told_the_seed_is_restarted_by_default() {
+    let (manifest, _) = parse("problems/warnings.yaml");
+    let told = |name: &str| {
+        let entry = toolset(&manifest, name);
+        (entry.on_reset.clone(), entry.follows_seed())
+    };
+    assert_eq!(told("seeded"), (OnReset::Restart, true));
+    assert_eq!(told("seeded_once"), (OnReset::Keep, false));
+    assert_eq!(told("github"), (OnReset::Keep, false));
+}
+
+#[test]
 fn a_secret_that_was_written_out_is_one_too() {
     let (manifest, _) = parse("problems/warnings.yaml");
     assert!(!format!("{manifest:?}").contains("written-out"));
@@ -218,7 +231,7 @@ fn loading_warns_of_missing_commands() {
         other => lookup(other),
     })
     .unwrap();
-    assert_eq!(warnings.len(), 2);
+    assert_eq!(warnings.len(), 3);
     assert!(warnings.iter().all(|warning| !warning.is_error()));
 }
 

@@ -9,6 +9,7 @@ use oxenv_upstream::UpstreamState;
 use oxenv_wire::{ErrorCode, ToolErrorType};
 use serde_json::{Value, json};
 
+use crate::forks_support::{Tools, call as call_in, functions};
 use crate::upstream_support::*;
 
 #[tokio::test]
@@ -292,4 +293,32 @@ async fn a_server_that_answers_again_is_found() {
 fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn calls_of_what_could_not_start_name_it_until_it_can() {
+    let entry = functions("late", "    on_fork: stateless\n").replace("tools.py", "late.py");
+    let tools = Tools::new(&[entry, functions("files", "    on_fork: stateless\n")]);
+    let session = tools.session().await;
+    session.toolbox().settled().await;
+    for (tool, begins) in [
+        ("hello", "tool 'hello' is not offered at present: toolset 'late' is not available: "),
+        ("late__hello", "toolset 'late' is not available: "),
+    ] {
+        let says = call_in(&session, tool, json!({})).await;
+        let says = says.as_str().unwrap();
+        assert!(says.starts_with(begins) && says.contains("late.py"), "{says}");
+    }
+    let problems = session.toolbox().problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].toolset.as_deref(), Some("late"));
+    assert_eq!(call_in(&session, "files__hello", json!({})).await, "Unknown tool: 'files__hello'");
+    // A call that finds it broken lets it be tried again, so the session need not be given up.
+    std::fs::write(tools.folder.join("late.py"), "def hello():\n    return 'hello'\n").unwrap();
+    let start = Instant::now();
+    while call_in(&session, "hello", json!({})).await != "hello" {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is not tried again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(session.toolbox().problems(), []);
 }

@@ -171,7 +171,8 @@ impl Drop for Web {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_server_that_floods_requests_and_takes_no_answers_is_ended() {
     let web = Web::start("ping", "news");
-    let (_stage, toolsets) = open(web.entry.clone());
+    // The connection that all sessions share listens for news all the time.
+    let (_stage, toolsets) = open(format!("{}    scope: server\n", web.entry));
     toolsets[1].ready().await;
     let mut growth = Growth::new();
     growth.during(toolsets[0].ready()).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use oxenv_core::{Caller, Changes, Note, RequestFault, Toolset, Work};
+use oxenv_core::{Caller, Changes, Note, RequestFault, Scope, Toolset, Work};
 use oxenv_wire::ErrorCode;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -31,19 +31,23 @@ struct Server {
 
 impl Server {
     async fn start(versions: &'static [ProtocolVersion], address: &str, json: bool) -> Self {
+        let fixture = Fixture::new(versions);
+        Self::of(move || fixture.clone(), address, json).await
+    }
+
+    /// A server of which each session counts for itself.
+    async fn of_sessions(address: &str) -> Self {
+        Self::of(|| Fixture::new(OLD), address, false).await
+    }
+
+    async fn of(make: impl Fn() -> Fixture + Send + Sync + 'static, address: &str, json: bool) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut config = StreamableHttpServerConfig::default();
         config.legacy_session_mode = !json;
         config.json_response = json;
-        let service = StreamableHttpService::new(
-            {
-                let fixture = Fixture::new(versions);
-                move || Ok(fixture.clone())
-            },
-            Arc::new(LocalSessionManager::default()),
-            config,
-        );
+        let service =
+            StreamableHttpService::new(move || Ok(make()), Arc::new(LocalSessionManager::default()), config);
         let router = axum::Router::new().nest_service("/mcp", service);
         let address: SocketAddr = address.parse().unwrap();
         let bound = runtime.spawn(async move {
@@ -178,6 +182,72 @@ async fn a_server_that_comes_late_is_found() {
     let _server = Server::start(OLD, &server.address.to_string(), false).await;
     timeout(Duration::from_secs(10), changes.after(0)).await.unwrap();
     assert_eq!(say(&toolset, "count").await, "1");
+}
+
+async fn counts(stage: &Stage) -> (String, String, Scope) {
+    let sessions = [stage.session(1).remove(0), stage.session(2).remove(0)];
+    for session in &sessions {
+        assert_eq!(say(session, "echo").await, "");
+    }
+    (say(&sessions[0], "count").await, say(&sessions[1], "count").await, sessions[0].scope())
+}
+
+#[tokio::test]
+async fn a_server_that_gives_sessions_gives_one_to_each_of_ours() {
+    let server = Server::of_sessions("127.0.0.1:0").await;
+    let counted = |first: &str, second: &str, scope| (first.to_owned(), second.to_owned(), scope);
+    let stage = Stage::new(&[entry(server.address, "")]);
+    stage.manager.start();
+    assert_eq!(counts(&stage).await, counted("2", "2", Scope::Session));
+    // As for other toolsets of sessions, nobody calls it without one.
+    let listed = stage.manager.server_toolsets().remove(0);
+    listed.ready().await;
+    assert_eq!(listed.list().len(), 7);
+    let error = call(&listed, "count", json!({})).await.unwrap_err();
+    assert!(
+        error.message.ends_with("each session has its own; call it within a session"),
+        "{}",
+        error.message
+    );
+    // What is written is kept to.
+    for (scope, expected) in
+        [("server", counted("3", "4", Scope::Server)), ("session", counted("2", "2", Scope::Session))]
+    {
+        let stage = Stage::new(&[entry(server.address, &format!("    scope: {scope}\n"))]);
+        stage.manager.start();
+        assert_eq!(counts(&stage).await, expected);
+    }
+    // In production all share it, unless another scope is written.
+    let stage = Stage::in_production(&[entry(server.address, "")]);
+    stage.manager.start();
+    assert_eq!(counts(&stage).await, counted("3", "4", Scope::Server));
+}
+
+#[tokio::test]
+async fn a_server_that_gives_none_is_shared() {
+    let server = Server::start(OLD, "127.0.0.1:0", true).await;
+    let stage = Stage::new(&[entry(server.address, "")]);
+    stage.manager.start();
+    assert_eq!(counts(&stage).await, ("3".to_owned(), "4".to_owned(), Scope::Server));
+    assert_eq!(say(&stage.manager.server_toolsets()[0], "count").await, "5");
+}
+
+#[tokio::test]
+async fn sessions_that_were_there_before_their_server_have_one_of_its_each() {
+    let mut server = Server::of_sessions("127.0.0.1:0").await;
+    server.stop();
+    let stage = Stage::new(&[entry(server.address, "    start_timeout_s: 3\n")]);
+    stage.manager.start();
+    let sessions = [stage.session(1).remove(0), stage.session(2).remove(0)];
+    let error = call(&sessions[0], "count", json!({})).await.unwrap_err();
+    assert_eq!(error.code, Some(ErrorCode::UpstreamUnavailable), "{}", error.message);
+    let changes = Changes::default();
+    sessions[0].watch(&changes);
+    let _server = Server::of_sessions(&server.address.to_string()).await;
+    timeout(Duration::from_secs(10), changes.after(0)).await.unwrap();
+    for session in &sessions {
+        assert_eq!(say(session, "count").await, "1");
+    }
 }
 
 #[tokio::test]

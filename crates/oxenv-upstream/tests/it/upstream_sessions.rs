@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, Caller, ForkMode, NativeToolset, Principal, Scope, Toolset};
+use oxenv_core::{CallContext, Caller, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset};
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager, UpstreamState};
@@ -94,14 +94,14 @@ async fn a_reset_does_as_the_entry_says() {
     for toolset in &toolsets {
         toolset.ready().await;
         // Nothing was started for the session, so nothing is to be reset.
-        toolset.reset().await.unwrap();
+        toolset.reset(EpisodeSeeds::before_reset(1)).await.unwrap();
         assert_eq!(say(toolset, "count").await, "1");
     }
     for (toolset, count) in toolsets[..3].iter().zip(["2", "1", "3"]) {
-        toolset.reset().await.unwrap();
+        toolset.reset(EpisodeSeeds::before_reset(1)).await.unwrap();
         assert_eq!(say(toolset, "count").await, count, "{}", toolset.name());
     }
-    let failure = toolsets[3].reset().await.unwrap_err();
+    let failure = toolsets[3].reset(EpisodeSeeds::before_reset(1)).await.unwrap_err();
     assert_eq!(failure.message, "toolset 'bad' could not be reset by its tool 'refuse': refused with ***");
     assert_eq!((toolsets[0].fork(), toolsets[1].fork()), (ForkMode::None, ForkMode::Replay));
 }
@@ -211,10 +211,16 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         base_environment: Vec::new(),
         concurrency: 1,
         warm: 0,
+        discover_scope: true,
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest, options);
-    let place = SessionPlace { session_id: "s".into(), seed: 0, workspace: "/".into(), known_as: "/".into() };
+    let place = SessionPlace {
+        session_id: "s".into(),
+        seeds: EpisodeSeeds::before_reset(0),
+        workspace: "/".into(),
+        known_as: "/".into(),
+    };
     let toolsets = manager.open_session(place);
     assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one", "none"]);
     assert_eq!(toolsets[1].problem().as_deref(), Some("no toolset of the name 'missing' is compiled in"));

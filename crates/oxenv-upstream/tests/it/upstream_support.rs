@@ -1,11 +1,12 @@
 //! What the tests of upstreams share: managers of small manifests, and callers that record.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{CallContext, Caller, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_core::{CallContext, Caller, EpisodeSeeds, Note, Principal, RequestFault, Toolset, Work};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
@@ -50,15 +51,26 @@ impl Stage {
     }
 
     pub(crate) fn with(entries: &[String], concurrency: usize, warm: usize) -> Self {
-        Self::build(entries, None, concurrency, warm)
+        Self::build(entries, None, concurrency, warm, true)
+    }
+
+    /// A stage as a server in production mode has it.
+    pub(crate) fn in_production(entries: &[String]) -> Self {
+        Self::build(entries, None, 4, 1, false)
     }
 
     /// A stage whose folder holds a file.
     pub(crate) fn new_with_file(entries: &[String], name: &str, text: &str) -> Self {
-        Self::build(entries, Some((name, text)), 4, 1)
+        Self::build(entries, Some((name, text)), 4, 1, true)
     }
 
-    fn build(entries: &[String], file: Option<(&str, &str)>, concurrency: usize, warm: usize) -> Self {
+    fn build(
+        entries: &[String],
+        file: Option<(&str, &str)>,
+        concurrency: usize,
+        warm: usize,
+        discover_scope: bool,
+    ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("stage-{}-{count}", std::process::id());
@@ -79,6 +91,7 @@ impl Stage {
             supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
             base_environment: base,
             concurrency,
+            discover_scope,
             warm,
             builtin: Arc::new(|_| None),
         };
@@ -90,7 +103,12 @@ impl Stage {
         let workspace = self.folder.join(format!("workspace-{number}"));
         std::fs::create_dir_all(&workspace).unwrap();
         let (session_id, known_as) = (format!("s{number}"), workspace.clone());
-        self.manager.open_session(SessionPlace { session_id, seed: number, workspace, known_as })
+        self.manager.open_session(SessionPlace {
+            session_id,
+            seeds: EpisodeSeeds::before_reset(number),
+            workspace,
+            known_as,
+        })
     }
 
     /// How many of its processes live, supervisors included.
@@ -100,13 +118,21 @@ impl Stage {
 
     /// The command lines of its living processes.
     pub(crate) fn commands(&self) -> Vec<String> {
+        self.marked().into_values().collect()
+    }
+
+    /// Its living processes by their ids, each with its command line.
+    pub(crate) fn marked(&self) -> HashMap<u32, String> {
         let needle = format!("MARK={}\0", self.mark);
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let marked = processes.filter(|entry| {
             let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
             environment.windows(needle.len()).any(|part| part == needle.as_bytes())
         });
-        marked.map(|entry| command_line(&entry.path())).collect()
+        let numbered = |entry: std::fs::DirEntry| {
+            Some((entry.file_name().to_str()?.parse().ok()?, command_line(&entry.path())))
+        };
+        marked.filter_map(numbered).collect()
     }
 
     /// Waits until none of its processes lives.

@@ -35,6 +35,7 @@ async fn main() -> ExitCode {
         base_environment: Vec::new(),
         concurrency: 1,
         warm: 0,
+        discover_scope: false,
         builtin: Arc::new(|_| None),
     };
     let manager = UpstreamManager::new(manifest, options);

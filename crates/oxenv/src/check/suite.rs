@@ -21,6 +21,7 @@ use super::rules::{self, Episode, Promises};
 use super::sample::Sampler;
 use crate::client::Client;
 use crate::replay::{self, Folder, Replayer, Stage};
+use crate::tools::Seeded;
 use crate::trajectories;
 
 /// How many actions an episode has that are made.
@@ -35,6 +36,8 @@ pub(super) struct Local {
     pub(super) factory: Arc<dyn EnvironmentFactory>,
     /// Of each of a manifest's toolsets, whether it is another server's.
     pub(super) upstream: Vec<bool>,
+    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    pub(super) seeded: Vec<Seeded>,
     /// How long a reply may take.
     pub(super) timeout: Duration,
 }
@@ -88,6 +91,9 @@ pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Repo
     let actions = checked?.actions;
     if local.upstream.is_empty() {
         report.add("contract", contract(&local.factory, &actions).await);
+    }
+    if !local.upstream.is_empty() {
+        report.add("seed of tools", seed_of_tools(&local.seeded));
     }
     report.add("replay", replayed(&folder, local).await?);
     Ok(report)
@@ -186,6 +192,21 @@ async fn contract(factory: &Arc<dyn EnvironmentFactory>, actions: &[Value]) -> V
     }
 }
 
+/// Whether the toolsets that are handed a seed are handed each episode's.
+fn seed_of_tools(seeded: &[Seeded]) -> Verdict {
+    let kept: Vec<&str> =
+        seeded.iter().filter(|toolset| !toolset.follows).map(|toolset| toolset.toolset.as_str()).collect();
+    match (seeded.len(), kept.is_empty()) {
+        (0, _) => Verdict::NotOffered("no toolset has ${seed}".to_owned()),
+        (number, true) => Verdict::Holds(format!("{number} toolsets are restarted with each episode's seed")),
+        (_, false) => Verdict::Fails(format!(
+            "with their on_reset these toolsets keep the ${{seed}} that they were started with: {}; write on_reset: \
+             restart, or leave it out",
+            kept.join(", ")
+        )),
+    }
+}
+
 /// Everything that the check has done, its forks and restored sessions too, is done again.
 async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
     let recorded = trajectories::open(folder.path())?;
@@ -265,7 +286,7 @@ mod tests {
             ..EnvironmentSpec::new("liar", "Says that it is deterministic, and is not")
         };
         let factory = Arc::new(typed(spec, |_: &Boot| Liar));
-        Local { factory, upstream: Vec::new(), timeout: Duration::from_secs(20) }
+        Local { factory, upstream: Vec::new(), seeded: Vec::new(), timeout: Duration::from_secs(20) }
     }
 
     #[tokio::test]

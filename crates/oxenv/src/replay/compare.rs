@@ -1,9 +1,12 @@
 //! Compares an entry of a record with the same entry of its replay.
 //!
 //! Invariant: bytes are compared, not meanings; only the sessions' own ids are taken for the same.
-//! Times are not compared, and of failures the code and the kind are.
+//! Times are not compared, nor why toolsets did not work; of failures the code and the kind are.
+
+use std::borrow::Cow;
 
 use oxenv_store::{LogError, StoredEntry, StoredEvent, StoredOutcome};
+use serde_json::Value;
 
 /// So many characters before and behind a difference are shown.
 const CONTEXT: usize = 40;
@@ -82,8 +85,11 @@ fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Op
     else {
         return Ok(None);
     };
-    let (one, two) = (one.text()?, names.spell(&two.text()?));
-    if *one != two {
+    let (mut one, mut two) = (one.text()?, Cow::from(names.spell(&two.text()?)));
+    if [&one, &two].iter().any(|reply| reply.contains("\"problems\":")) {
+        (one, two) = (without_problems(one), without_problems(two));
+    }
+    if one != two {
         let at = one.bytes().zip(two.bytes()).take_while(|(one, two)| one == two).count();
         let what = format!("the reply, from byte {at} on");
         return Ok(Some(Difference { what, recorded: excerpt(&one, at), replayed: excerpt(&two, at) }));
@@ -93,6 +99,27 @@ fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Op
         return Ok(Some(differs("reward and done", &format!("{one:?}"), &format!("{two:?}"))));
     }
     Ok(None)
+}
+
+/// A reply without what did not work of its toolsets, which is the machine's state and not the episode's.
+fn without_problems(reply: Cow<'_, str>) -> Cow<'_, str> {
+    let Ok(mut read) = serde_json::from_str::<Value>(&reply) else { return reply };
+    for place in ["/observation/metadata", "/metadata"] {
+        let metadata = read.pointer_mut(place).and_then(Value::as_object_mut);
+        let Some(metadata) = metadata else { continue };
+        let Some(ours) = metadata.get_mut("oxenv").and_then(Value::as_object_mut) else { continue };
+        ours.remove("problems");
+        if ours.is_empty() {
+            metadata.remove("oxenv");
+        }
+    }
+    // Empty metadata stands within the observation only.
+    if let Some(read) = read.as_object_mut()
+        && read.get("metadata").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
+    {
+        read.remove("metadata");
+    }
+    read.to_string().into()
 }
 
 fn outcome(entry: &StoredEntry) -> Option<&StoredOutcome> {
@@ -117,6 +144,8 @@ fn excerpt(text: &str, at: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -126,6 +155,16 @@ mod tests {
         assert_eq!(shown, format!("…{}X{}…", "é".repeat(40), "ü".repeat(39)));
         assert_eq!(excerpt("ab", 9), "ab");
         assert_eq!(excerpt("éa", 1), "éa");
+    }
+
+    #[test]
+    fn what_did_not_work_is_no_difference() {
+        let broken = json!({ "oxenv": { "problems": [{ "toolset": "git" }] } });
+        let told =
+            json!({ "observation": { "metadata": broken, "a": 1 }, "metadata": broken, "done": false });
+        let works = json!({ "observation": { "metadata": {}, "a": 1 }, "done": false });
+        let text = |reply: Value| without_problems(reply.to_string().into()).into_owned();
+        assert_eq!(text(told), text(works));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
-    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, ForkMode, Instance,
-    Mount, Original, ResolvedTool, Scope, Toolbox, Toolset, Work,
+    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, EpisodeSeeds, Extras, Failure, ForkMode,
+    Instance, Mount, Original, ResolvedTool, Scope, Toolbox, Toolset, Work,
 };
 use oxenv_store::{LogError, StoredCall, StoredJson};
 use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
@@ -203,8 +203,8 @@ impl Toolset for TapedToolset {
         self.inner.copied()
     }
 
-    fn reset(&self) -> Work<'_, Result<(), Failure>> {
-        if self.tape.live { self.inner.reset() } else { Work::done(Ok(())) }
+    fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
+        if self.tape.live { self.inner.reset(seeds) } else { Work::done(Ok(())) }
     }
 
     fn close(&self) {

@@ -56,6 +56,23 @@ fn a_manifest_is_checked_as_an_environment() {
 }
 
 #[test]
+fn a_toolset_that_does_not_follow_the_seed_is_found() {
+    let folder = Folder::new("check-seed");
+    folder.file("tools.py", "import os\ndef seed() -> str:\n    return os.environ['SEED']\n");
+    let manifest = |name: &str, on_reset: &str| {
+        let server = "mcp_server: { transport: python, path: tools.py, env: { SEED: \"${seed}\" } }";
+        let text = format!("tools:\n  - name: simulator\n    {server}\n{on_reset}");
+        folder.file(name, &text)
+    };
+    let report = run(&["check", &manifest("follows.yaml", "")]);
+    assert!(report.succeeded().contains("holds        seed of tools"), "{report:#?}");
+    let report = run(&["check", &manifest("keeps.yaml", "    on_reset: keep\n")]);
+    assert_eq!(report.code, Some(1), "{report:#?}");
+    assert!(report.stdout.contains("FAILS        seed of tools  "), "{report:#?}");
+    assert!(report.stdout.contains("simulator"), "{report:#?}");
+}
+
+#[test]
 fn what_cannot_be_checked_is_said() {
     run(&["check", "conect4"]).failed(2, &["did you mean 'connect4'"]);
     run(&["check", "http://127.0.0.1:1"]).failed(4, &["connect"]);

@@ -1,6 +1,7 @@
 //! The built binary, as people and scripts run it, and the house rules of the whole repository.
 
 mod bench;
+mod broken_tools;
 mod check;
 mod commands;
 mod config;

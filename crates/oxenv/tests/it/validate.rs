@@ -127,6 +127,24 @@ fn an_unset_variable_is_an_error_unless_disabled() {
 }
 
 #[test]
+fn a_toolset_over_http_without_a_scope_is_noted() {
+    let folder = Folder::new("scope");
+    let entry = |name: &str, more: &str| {
+        format!("  - name: {name}\n    mcp_server: {{ url: http://host/mcp }}\n{more}")
+    };
+    let off = entry("off", "    enabled: false\n");
+    let entries = [entry("open", ""), entry("shared", "    scope: server\n"), off].concat();
+    folder.file("tools.yaml", &format!("tools:\n{entries}"));
+    let ended = folder.run(&["validate", "tools.yaml"]);
+    assert_eq!(
+        ended.succeeded(),
+        "tools.yaml: 3 toolsets, 0 warnings\ntools.yaml:2: note: toolset 'open' has no scope: in simulation mode each \
+         session has one if its server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode \
+         all share it\n"
+    );
+}
+
+#[test]
 fn json_is_for_programs() {
     let folder = Folder::new("json");
     folder.file("wrong.yaml", "tools:\n  - name: a\n    enable: true\n    mcp_server: { command: npx }\n");
