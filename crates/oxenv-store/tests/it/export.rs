@@ -130,7 +130,7 @@ async fn a_session_is_a_line() {
                     "code": "DEADLINE_EXCEEDED",
                     "kind": "timeout",
                     "phase": "step",
-                    "delivered": "yes",
+                    "delivered": "maybe",
                     "retryable": false,
                     "message": "too late"
                   }
