@@ -117,6 +117,8 @@ pub struct Session {
     presence: tokio::sync::RwLock<()>,
     /// How many hold it for writing, or wait for that.
     exclusive: AtomicUsize,
+    /// How many of them expect a number.
+    expecting: AtomicUsize,
     replies: Replies<StepReply<'static>>,
     waited: Duration,
 }
@@ -193,6 +195,7 @@ impl Session {
                 scores: past.scores,
                 seq: 0,
                 running: 0,
+                end_recorded: false,
                 reset_required: false,
                 unknown_effect: None,
                 ended: None,
@@ -209,6 +212,7 @@ impl Session {
             taped,
             presence: tokio::sync::RwLock::new(()),
             exclusive: AtomicUsize::new(0),
+            expecting: AtomicUsize::new(0),
             replies: Replies::new(MAX_KEYED),
             waited: new.waited,
         })
@@ -279,7 +283,7 @@ impl Session {
             }
             progress.ended = Some(reason);
             progress.token.cancel();
-            self.record_end(&progress);
+            self.record_end(&mut progress);
             progress.slot.take()
         };
         drop(slot);
@@ -332,11 +336,11 @@ impl Session {
     }
 
     /// Records the end of the session, once it has ended and nothing of it runs.
-    fn record_end(&self, progress: &Progress) {
-        let (Some(recorder), Some(reason), 0) = (&self.hooks.recorder, &progress.ended, progress.running)
-        else {
+    fn record_end(&self, progress: &mut Progress) {
+        let (Some(recorder), Some(reason)) = (&self.hooks.recorder, &progress.ended) else { return };
+        if progress.running > 0 || std::mem::replace(&mut progress.end_recorded, true) {
             return;
-        };
+        }
         // Nobody waits for it: the record of an end promises nothing.
         drop(recorder.append(&Entry {
             session_id: &self.id,
@@ -353,8 +357,10 @@ impl Session {
         }
     }
 
-    fn require_reset(&self) {
-        self.progress.lock().reset_required = true;
+    /// Demands a reset before the next step, if that epoch is still the present one.
+    fn require_reset_in(&self, epoch: u64) {
+        let mut progress = self.progress.lock();
+        progress.reset_required |= progress.epoch == epoch;
     }
 }
 

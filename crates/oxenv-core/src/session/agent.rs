@@ -71,8 +71,9 @@ impl Session {
         expect: Expect,
     ) -> Result<StepReply<'a>, Failure> {
         self.toolbox.settled().await;
-        if expect.any() {
-            operation.lock(expect, deadline).await?;
+        match expect.any() {
+            true => operation.lock(expect, deadline).await?,
+            false => operation.share_number().await,
         }
         operation.begin(|progress| {
             progress.alive()?;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::drive::{Request, at};
-use super::operation::RunningOperation;
+use super::operation::{RunningOperation, Scoring};
 use super::steps::{CallReply, GraphReply};
 use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
@@ -76,24 +76,42 @@ impl Session {
         if !self.spec.capabilities.observes_calls || outcome.is_err() {
             return Ok(CallReply { outcome, reward: None, metadata: None, done: false });
         }
-        if operation.guard.is_none() {
-            let token = self.token_of(operation.epoch)?;
-            let guard = self.acquire_under(&token, None).await;
-            // The call has run; it waits for its score only.
-            operation.guard =
-                Some(guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?);
-        }
-        let record =
+        let call =
             CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
-        match self.drive(operation, Request::AfterCall(&record), deadline).await {
-            Ok(Observed { reward, metadata, done, .. }) => {
-                Ok(CallReply { outcome: record.outcome, reward, metadata, done })
-            }
+        let (scored, outcome) = self.score(operation, 0, call, deadline).await;
+        match scored {
+            Ok(Observed { reward, metadata, done, .. }) => Ok(CallReply { outcome, reward, metadata, done }),
             Err(failure) => {
-                operation.outcomes = vec![Some(record.outcome)];
+                operation.outcomes = vec![Some(outcome)];
                 Err(failure)
             }
         }
+    }
+
+    /// Scores a call that is over; gives its outcome back. Until then the operation has it, so that it is known
+    /// whatever becomes of the score.
+    async fn score(
+        &self,
+        operation: &mut RunningOperation<'_>,
+        place: usize,
+        call: CallRecord,
+        deadline: Option<Instant>,
+    ) -> (Result<Observed, Failure>, Result<ToolResult, ToolError>) {
+        let epoch = operation.epoch;
+        let Scoring { call, .. } = operation.scoring.insert(Scoring { place, call });
+        let scored = async {
+            if operation.lock.guard.is_none() {
+                let guard = self.acquire_under(&self.token_of(epoch)?).await;
+                // The call has run; it waits for its score only.
+                let guard =
+                    guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe));
+                operation.lock.guard = Some(guard?);
+            }
+            self.drive(&mut operation.lock, epoch, Request::AfterCall(call), deadline).await
+        }
+        .await;
+        let outcome = operation.scoring.take().map(|scoring| scoring.call.outcome);
+        (scored, outcome.unwrap_or_else(|| Err(ToolError::new(ToolErrorType::ExecutionError, "no outcome"))))
     }
 
     /// The call itself. Until its outcome is known, its effect is not.
@@ -127,6 +145,7 @@ impl Session {
         let mut budget = Budget::default();
         let mut begun = vec![false; plan.calls().len()];
         let mut running = FuturesUnordered::new();
+        let mut tools: Vec<Option<ResolvedTool<'_>>> = plan.calls().iter().map(|_| None).collect();
         let mut alone = false;
         let mut score = GraphScore::default();
         loop {
@@ -134,10 +153,11 @@ impl Session {
                 if begun[index] || alone || !call.ready(&operation.outcomes) {
                     continue;
                 }
-                let tool = self.toolbox.find(call.tool);
+                let tool = tools[index].take().unwrap_or_else(|| self.toolbox.find(call.tool));
                 // A toolset that cannot overlap waits until it has the session to itself.
                 let exclusive = !tool.concurrent();
                 if exclusive && !running.is_empty() {
+                    tools[index] = Some(tool);
                     continue;
                 }
                 begun[index] = true;
@@ -149,11 +169,7 @@ impl Session {
                         let request = self.call_request(operation, None, deadline);
                         running.push(self.child(index, tool, request, arguments));
                     }
-                    Err(error) => {
-                        operation.call_begins(index, Some(call.id), call.tool, None);
-                        operation.call_ends(index);
-                        operation.outcomes[index] = Some(Err(error));
-                    }
+                    Err(error) => operation.call_fails(index, call.id, call.tool, error),
                 }
             }
             let Some(finished) = self.held(operation, None, pin!(running.next())).await? else {
@@ -204,10 +220,10 @@ impl Session {
         let FinishedCall { index, arguments, mut outcome } = finished;
         let mut scored = Ok(());
         if self.spec.capabilities.observes_calls && outcome.is_ok() {
-            let record = CallRecord { tool: tool.to_owned(), arguments, outcome };
-            let observed = self.drive(operation, Request::AfterCall(&record), deadline).await;
+            let call = CallRecord { tool: tool.to_owned(), arguments, outcome };
+            let (observed, known) = self.score(operation, index, call, deadline).await;
             scored = observed.map(|observed| score.add(observed));
-            outcome = record.outcome;
+            outcome = known;
         }
         operation.outcomes[index] = Some(budget.keep(outcome));
         scored
@@ -222,7 +238,7 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Result<(), Failure> {
         let seeds = EpisodeSeeds::in_epoch(self.seed, operation.epoch, seed);
-        let workspace = operation.guard.as_ref().and_then(|guard| guard.workspace.clone());
+        let workspace = operation.lock.guard.as_ref().and_then(|guard| guard.workspace.clone());
         let work = async {
             if let Some(workspace) = workspace {
                 let renewed = tokio::task::spawn_blocking(move || workspace.renew()).await;
@@ -246,7 +262,7 @@ impl Session {
         if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
             return Ok(done);
         }
-        let (token, _shown) = match &mut operation.guard {
+        let (token, _shown) = match &mut operation.lock.guard {
             Some(guard) => (self.publish(guard, operation.epoch)?, Some(Shown(self))),
             None => (self.token_of(operation.epoch)?, None),
         };

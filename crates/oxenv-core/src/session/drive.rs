@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::operation::RunningOperation;
+use super::operation::StepLock;
 use super::{Cell, EndReason, Session};
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
@@ -75,45 +75,38 @@ impl OwnedRequest {
 }
 
 impl Session {
-    /// Waits for the step lock, first in, first out.
-    pub(super) async fn acquire(&self, deadline: Option<Instant>) -> Result<Guard, Failure> {
+    /// Waits for the step lock in the present epoch.
+    pub(super) async fn acquire(&self) -> Result<Guard, Failure> {
         if let Ok(guard) = Arc::clone(&self.cell).try_lock_owned() {
             return Ok(guard);
         }
         let token = self.progress.lock().token.clone();
-        self.acquire_under(&token, deadline).await
+        self.acquire_under(&token).await
     }
 
-    pub(super) async fn acquire_under(
-        &self,
-        token: &CancellationToken,
-        deadline: Option<Instant>,
-    ) -> Result<Guard, Failure> {
+    pub(super) async fn acquire_under(&self, token: &CancellationToken) -> Result<Guard, Failure> {
         tokio::select! {
             biased;
             // First, because the reset that cancelled whoever holds the lock cancelled this one too.
             () = token.cancelled() => Err(self.cancelled(Delivered::No)),
             guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
-            () = at(deadline) => Err(Failure::new(
-                ErrorCode::DeadlineExceeded,
-                "the deadline passed while an earlier step of this session was still running",
-            ).with(|detail| detail.delivered = Delivered::No)),
         }
     }
 
-    /// Runs one request of an operation, which has the step lock, to its end. After a failure that says so nobody
+    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that says so nobody
     /// knows how far it came.
     pub(super) async fn drive(
         &self,
-        operation: &mut RunningOperation<'_>,
+        lock: &mut StepLock,
+        epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Observed, Failure> {
         match self.spec.capabilities.execution {
-            Execution::Inline => self.drive_inline(operation, request),
+            Execution::Inline => self.drive_inline(lock, request),
             execution => {
                 let phase = request.phase();
-                let answer = Box::pin(self.drive_apart(execution, operation, request, deadline)).await?;
+                let answer = Box::pin(self.drive_apart(execution, lock, epoch, request, deadline)).await?;
                 told(answer, phase)
             }
         }
@@ -122,15 +115,15 @@ impl Session {
     /// The same of an environment that does not suspend.
     pub(super) fn drive_inline(
         &self,
-        operation: &mut RunningOperation<'_>,
+        lock: &mut StepLock,
         request: Request<'_>,
     ) -> Result<Observed, Failure> {
         let phase = request.phase();
-        let guard = locked(&mut operation.guard)?;
+        let guard = locked(&mut lock.guard)?;
         match catch_unwind(AssertUnwindSafe(|| now(guard, request))) {
             Ok(answer) => told(answer, phase),
             Err(panic) => {
-                if let Some(mut guard) = operation.guard.take() {
+                if let Some(mut guard) = lock.guard.take() {
                     discard(&mut guard);
                 }
                 Err(self.panicked(&panic_text(panic.as_ref()), phase))
@@ -141,13 +134,14 @@ impl Session {
     async fn drive_apart(
         &self,
         execution: Execution,
-        operation: &mut RunningOperation<'_>,
+        lock: &mut StepLock,
+        epoch: u64,
         request: Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Result<Observed, Failure>, Failure> {
         let phase = request.phase();
-        let token = self.publish(locked(&mut operation.guard)?, operation.epoch)?;
-        let Some(mut guard) = operation.guard.take() else { return Err(not_locked()) };
+        let token = self.publish(locked(&mut lock.guard)?, epoch)?;
+        let Some(mut guard) = lock.guard.take() else { return Err(not_locked()) };
         let request = request.to_owned();
         let watch = Arc::new(StuckWatch::new(Arc::clone(&self.stuck)));
         let ran = Arc::clone(&watch);
@@ -164,14 +158,16 @@ impl Session {
             _ => tokio::spawn(work),
         };
         let in_flight = InFlight { abort: handle.abort_handle(), watch, armed: true };
-        let in_flight = operation.in_flight.insert(in_flight);
+        let in_flight = lock.in_flight.insert(in_flight);
+        // Dropped before the handle, with which the step lock may go.
+        let mut unfinished = Unfinished { session: self, epoch, armed: true };
         tokio::select! {
             biased;
             joined = &mut handle => {
-                in_flight.armed = false;
+                (in_flight.armed, unfinished.armed) = (false, false);
                 self.progress.lock().published = None;
-                let (answer, guard) = joined.map_err(|error| self.lost(error, phase))?;
-                operation.guard = Some(guard);
+                let (answer, guard) = joined.map_err(|error| self.lost(error, epoch, phase))?;
+                lock.guard = Some(guard);
                 Ok(answer)
             }
             () = token.cancelled() => Err(self.cancelled(Delivered::Maybe).in_phase(phase)),
@@ -190,10 +186,10 @@ impl Session {
         Ok(token)
     }
 
-    /// What the next reset cancels, unless it has come already.
+    /// What the next reset or the end cancels, unless it has come already.
     pub(super) fn token_of(&self, epoch: u64) -> Result<CancellationToken, Failure> {
         let progress = self.progress.lock();
-        if progress.epoch == epoch {
+        if progress.epoch == epoch && progress.ended.is_none() {
             return Ok(progress.token.clone());
         }
         drop(progress);
@@ -235,11 +231,11 @@ impl Session {
         })
     }
 
-    fn lost(&self, error: JoinError, phase: Phase) -> Failure {
+    fn lost(&self, error: JoinError, epoch: u64, phase: Phase) -> Failure {
         if error.is_panic() {
             return self.panicked(&panic_text(error.into_panic().as_ref()), phase);
         }
-        self.require_reset();
+        self.require_reset_in(epoch);
         self.cancelled(Delivered::Maybe).in_phase(phase)
     }
 
@@ -341,18 +337,26 @@ pub(super) struct InFlight {
     armed: bool,
 }
 
-impl InFlight {
-    /// Whether the environment is still at work.
-    pub(super) fn is_running(&self) -> bool {
-        self.armed
-    }
-}
-
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.armed {
             self.abort.abort();
             self.watch.abandon();
+        }
+    }
+}
+
+/// A step of an environment that runs apart: given up before it is done, the session demands a reset.
+struct Unfinished<'a> {
+    session: &'a Session,
+    epoch: u64,
+    armed: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.session.require_reset_in(self.epoch);
         }
     }
 }

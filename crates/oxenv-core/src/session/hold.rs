@@ -54,7 +54,7 @@ impl Session {
             () = token.cancelled() => return Err(self.cancelled(Delivered::No)),
             still = self.exclusive() => still,
         };
-        let mut guard = self.acquire(None).await?;
+        let mut guard = self.acquire().await?;
         // A copy takes as long as its workspace is large, and readers do not wait for it.
         let lasts = guard.workspace.is_some() || self.spec.capabilities.execution != Execution::Inline;
         let shown =

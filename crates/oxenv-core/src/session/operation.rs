@@ -4,8 +4,11 @@
 //! operation that is dropped before its end was cut off, and is counted as that. Its number is given before the step
 //! lock is let go.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, ToolError, ToolResult};
@@ -15,7 +18,7 @@ use tokio::time::Instant;
 
 use super::drive::{Guard, InFlight, at};
 use super::{Expect, Hooks, Principal, Progress, Session};
-use crate::environment::Reset;
+use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
 use crate::observe::{OperationKind, TraceContext};
 
@@ -34,10 +37,9 @@ pub(super) struct RunningOperation<'a> {
     pub(super) finished_calls: usize,
     /// The outcomes of calls that are not in a reply yet, by [`MadeCall::place`].
     pub(super) outcomes: Vec<Option<Result<ToolResult, ToolError>>>,
-    /// The environment's task, which is aborted when the operation is over.
-    pub(super) in_flight: Option<InFlight>,
-    /// The step lock, while this has it.
-    pub(super) guard: Option<Guard>,
+    /// A call that is over and waits for its score.
+    pub(super) scoring: Option<Scoring>,
+    pub(super) lock: StepLock,
     /// Keeps others waiting beside the step lock.
     presence: Option<Presence<'a>>,
 }
@@ -65,6 +67,22 @@ pub(super) struct Clock {
     pub(super) began: Instant,
 }
 
+/// What an operation has of its environment.
+#[derive(Default)]
+pub(super) struct StepLock {
+    /// The environment's task, which is aborted when the operation is over.
+    pub(super) in_flight: Option<InFlight>,
+    /// The lock itself, while neither that task nor somebody else has it.
+    pub(super) guard: Option<Guard>,
+}
+
+/// A call that is scored.
+pub(super) struct Scoring {
+    /// Its place in the reply of the operation.
+    pub(super) place: usize,
+    pub(super) call: CallRecord,
+}
+
 /// A tool call of an operation.
 pub(super) struct MadeCall {
     /// Its name within a graph of calls.
@@ -73,6 +91,8 @@ pub(super) struct MadeCall {
     pub(super) arguments: Option<RawJson>,
     /// Its place in the reply of the operation.
     pub(super) place: usize,
+    /// Whether it was made at all: a call of a graph may fail before it begins.
+    pub(super) made: bool,
 }
 
 /// Who keeps others waiting beside the step lock.
@@ -80,8 +100,8 @@ pub(super) struct MadeCall {
 enum Presence<'a> {
     /// Forks, snapshots and who expects a number.
     Shared(RwLockReadGuard<'a, ()>),
-    /// Everybody.
-    Alone(Exclusive<'a>),
+    /// Everybody, lists included.
+    Alone(Exclusive<'a>, Claim<'a>),
 }
 
 /// The session for oneself, but for the step lock. Who comes later waits, also for the step lock.
@@ -108,6 +128,11 @@ impl Drop for Claim<'_> {
 }
 
 impl Session {
+    /// Whether somebody has the session for himself, or waits for that.
+    fn is_claimed(&self) -> bool {
+        self.exclusive.load(Ordering::Acquire) > 0
+    }
+
     /// Waits until no agent's call overlaps, and lets nobody overtake who comes later.
     pub(super) async fn exclusive(&self) -> Exclusive<'_> {
         let claim = Claim::new(&self.exclusive);
@@ -142,8 +167,8 @@ impl<'a> RunningOperation<'a> {
             calls: Vec::new(),
             finished_calls: 0,
             outcomes: Vec::new(),
-            in_flight: None,
-            guard: None,
+            scoring: None,
+            lock: StepLock::default(),
             presence: None,
         }
     }
@@ -170,10 +195,10 @@ impl<'a> RunningOperation<'a> {
     /// From here on it may reach the environment or a tool, in the epoch that `check` gives.
     pub(super) fn begin(
         &mut self,
-        check: impl FnOnce(&Progress) -> Result<u64, Failure>,
+        check: impl FnOnce(&mut Progress) -> Result<u64, Failure>,
     ) -> Result<u64, Failure> {
         let mut progress = self.session.progress.lock();
-        self.epoch = check(&progress)?;
+        self.epoch = check(&mut progress)?;
         progress.running += 1;
         drop(progress);
         self.stage = Stage::Begun;
@@ -200,20 +225,30 @@ impl<'a> RunningOperation<'a> {
         let session = self.session;
         let token = session.progress.lock().token.clone();
         let wait = async {
-            let mut presence = None;
+            let (mut presence, mut claim) = (None, None);
             if expect.any() {
-                presence = Some(Presence::Alone(session.exclusive().await));
-            } else if session.exclusive.load(Ordering::Acquire) > 0 {
+                let claim = Claim::new(&session.expecting);
+                presence = Some(Presence::Alone(session.exclusive().await, claim));
+            } else if session.is_claimed() {
+                // Until this waits for the lock itself, whoever comes later must not take it.
+                claim = Some(Claim::new(&session.exclusive));
                 drop(session.presence.read().await);
             }
-            (presence, Arc::clone(&session.cell).lock_owned().await)
+            let mut guard = pin!(Arc::clone(&session.cell).lock_owned());
+            let had = poll_fn(|context| Poll::Ready(guard.as_mut().poll(context))).await;
+            drop(claim);
+            let guard = match had {
+                Poll::Ready(guard) => guard,
+                Poll::Pending => guard.await,
+            };
+            (presence, guard)
         };
         tokio::select! {
             biased;
             // First, because the reset that cancelled whoever holds the lock cancelled this one too.
             () = token.cancelled() => Err(session.cancelled(Delivered::No)),
             (presence, guard) = wait => {
-                (self.presence, self.guard) = (presence, Some(guard));
+                (self.presence, self.lock.guard) = (presence, Some(guard));
                 Ok(())
             }
             () = at(deadline) => Err(Failure::new(
@@ -225,16 +260,25 @@ impl<'a> RunningOperation<'a> {
 
     /// Takes the step lock if nobody has it or waits for it.
     pub(super) fn try_lock(&mut self) -> bool {
-        if self.session.exclusive.load(Ordering::Acquire) > 0 {
+        if self.session.is_claimed() {
             return false;
         }
-        self.guard = Arc::clone(&self.session.cell).try_lock_owned().ok();
-        self.guard.is_some()
+        self.lock.guard = Arc::clone(&self.session.cell).try_lock_owned().ok();
+        self.lock.guard.is_some()
     }
 
-    /// Runs beside other work of the session, but not while it is copied.
+    /// Runs beside other work of the session, but neither while it is copied nor beside what expects a number.
     pub(super) async fn share(&mut self) {
         self.presence = Some(Presence::Shared(self.session.presence.read().await));
+    }
+
+    /// The same, but also while the session is copied.
+    pub(super) async fn share_number(&mut self) {
+        match self.session.presence.try_read() {
+            Ok(guard) => self.presence = Some(Presence::Shared(guard)),
+            Err(_) if self.session.expecting.load(Ordering::Acquire) > 0 => self.share().await,
+            Err(_) => {}
+        }
     }
 
     /// Notes a tool call that is about to be made. `place` is its place in the reply.
@@ -247,8 +291,18 @@ impl<'a> RunningOperation<'a> {
     ) {
         if self.session.keeps_actions() {
             let (id, arguments) = (id.map(str::to_owned), arguments.map(RawValue::to_owned));
-            self.calls.push(MadeCall { id, tool: tool.to_owned(), arguments, place });
+            self.calls.push(MadeCall { id, tool: tool.to_owned(), arguments, place, made: true });
         }
+    }
+
+    /// Notes a call that is not made.
+    pub(super) fn call_fails(&mut self, place: usize, id: &str, tool: &str, error: ToolError) {
+        self.call_begins(place, Some(id), tool, None);
+        if let Some(call) = self.calls.last_mut() {
+            call.made = false;
+        }
+        self.call_ends(place);
+        self.outcomes[place] = Some(Err(error));
     }
 
     /// Notes that the call of that place is over.
@@ -262,8 +316,7 @@ impl<'a> RunningOperation<'a> {
 
     /// Lets go of all that others of the session may wait for.
     pub(super) fn release(&mut self) {
-        self.in_flight = None;
-        self.guard = None;
+        self.lock = StepLock::default();
         self.presence = None;
     }
 }
@@ -273,7 +326,9 @@ impl Drop for RunningOperation<'_> {
         if self.stage == Stage::Begun {
             let failure =
                 self.session.cut_off(ErrorCode::Cancelled, "its caller went away before it was over");
-            drop(self.conclude(Err(failure.in_phase(self.phase()))));
+            let failure = failure.in_phase(self.phase());
+            self.measure(Some(&failure));
+            drop(self.conclude(Err(failure)));
         }
     }
 }

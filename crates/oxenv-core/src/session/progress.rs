@@ -27,6 +27,8 @@ pub(super) struct Progress {
     pub(super) seq: u64,
     /// Operations that have begun and are not counted yet.
     pub(super) running: usize,
+    /// Whether the record has its end.
+    pub(super) end_recorded: bool,
     /// Set while the environment's state is unknown: a step was cut off.
     pub(super) reset_required: bool,
     /// The tool whose call was cut off in this epoch, so that nobody knows whether it had its effect.
@@ -90,6 +92,18 @@ impl Progress {
             _ => return Ok(()),
         };
         Err(Failure::new(ErrorCode::StepConflict, message))
+    }
+
+    /// Begins an epoch: what runs in the present one is cancelled.
+    pub(super) fn next_epoch(&mut self, expect: Expect) -> Result<u64, Failure> {
+        self.alive()?;
+        self.expects(expect)?;
+        self.token.cancel();
+        self.token = CancellationToken::new();
+        self.epoch += 1;
+        self.reset_required = true;
+        self.unknown_effect = None;
+        Ok(self.epoch)
     }
 
     /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.

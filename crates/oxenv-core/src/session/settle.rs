@@ -4,12 +4,14 @@
 //! record is taken down under, so numbers and records are in one order. A reply is given only when
 //! its record is safe; one that could not be written is a failure, and the session demands a reset.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use oxenv_wire::{Delivered, ErrorCode, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
 
-use super::drive::InFlight;
 use super::operation::{Input, MadeCall, RunningOperation, Stage};
 use super::steps::StepReply;
 use super::{Progress, Session};
@@ -20,7 +22,7 @@ use crate::observe::Operation;
 use crate::record::{CallEntry, Entry, Event, Outcome, Recorder};
 use crate::render::{self, Envelope};
 use crate::tape::{Tape, Taped};
-use crate::work::Work;
+use crate::work::{Work, panic_text};
 
 /// An operation that is over.
 pub(super) struct Settled<'a> {
@@ -32,7 +34,42 @@ pub(super) struct Settled<'a> {
 /// An operation that is counted, and may still wait for its record.
 pub(super) struct Concluded<'a> {
     settled: Settled<'a>,
-    recorded: Work<'static, Result<(), Failure>>,
+    recorded: PendingRecord,
+}
+
+/// The record of an operation, until it is known to be safe: one that could not be written is a gap, so the session
+/// demands a reset, also if nobody waits any more.
+struct PendingRecord {
+    session: Arc<Session>,
+    epoch: u64,
+    /// Nothing once it is known.
+    work: Option<Work<'static, Result<(), Failure>>>,
+}
+
+impl PendingRecord {
+    async fn wait(&mut self) -> Result<(), Failure> {
+        let Some(work) = &mut self.work else { return Ok(()) };
+        let recorded = work.await;
+        self.work = None;
+        if recorded.is_err() {
+            self.session.require_reset_in(self.epoch);
+        }
+        recorded
+    }
+}
+
+impl Drop for PendingRecord {
+    fn drop(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        let mut left =
+            PendingRecord { session: Arc::clone(&self.session), epoch: self.epoch, work: Some(work) };
+        // Without a runtime the process is ending.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { left.wait().await });
+        } else {
+            left.work = None;
+        }
+    }
 }
 
 impl Settled<'_> {
@@ -58,9 +95,8 @@ impl Session {
 impl RunningOperation<'_> {
     /// Ends the operation.
     pub(super) async fn settle<'r>(&mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
-        let Concluded { mut settled, recorded } = self.conclude(outcome);
-        if let Err(failure) = recorded.await {
-            self.session.require_reset();
+        let Concluded { mut settled, mut recorded } = self.conclude(outcome);
+        if let Err(failure) = recorded.wait().await {
             settled.outcome = Err(failure);
         }
         self.measure(settled.outcome.as_ref().err());
@@ -79,38 +115,49 @@ impl RunningOperation<'_> {
         let begun = std::mem::replace(&mut self.stage, Stage::Over) == Stage::Begun;
         let counts = outcome.as_ref().map_or_else(|failure| failure.delivered != Delivered::No, |_| true);
         let mut seq = 0;
-        let mut recorded = Work::done(Ok(()));
+        let mut work = None;
         if begun || counts {
-            let scores = match &self.guard {
-                Some(guard) if self.session.spec.capabilities.scored => {
-                    guard.environment.as_ref().and_then(|environment| environment.scores())
-                }
-                _ => None,
-            };
+            let scores = self.scores();
             let mut progress = self.session.progress.lock();
-            if progress.epoch == self.epoch && self.in_flight.as_ref().is_some_and(InFlight::is_running) {
-                progress.reset_required = true;
-            }
             if counts {
-                recorded = self.count(&mut progress, &mut outcome, scores);
+                work = self.count(&mut progress, &mut outcome, scores);
                 seq = progress.seq;
             }
             progress.running -= usize::from(begun);
-            self.session.record_end(&progress);
+            self.session.record_end(&mut progress);
         }
         self.release();
+        let recorded = PendingRecord { session: Arc::clone(self.session), epoch: self.epoch, work };
         Concluded { settled: Settled { outcome, seq }, recorded }
+    }
+
+    /// What the episode is worth so far, by its parts.
+    fn scores(&self) -> Option<RawJson> {
+        let environment = self.lock.guard.as_ref()?.environment.as_ref()?;
+        if !self.session.spec.capabilities.scored {
+            return None;
+        }
+        catch_unwind(AssertUnwindSafe(|| environment.scores())).unwrap_or_else(|panic| {
+            let panic = panic_text(panic.as_ref());
+            tracing::error!(session = %self.session.id, panic, "environment panicked as it told its scores");
+            None
+        })
     }
 
     /// Gives it its number and its place in the counts and in the record.
     fn count(
-        &self,
+        &mut self,
         progress: &mut Progress,
         outcome: &mut Result<StepReply<'_>, Failure>,
         scores: Option<RawJson>,
-    ) -> Work<'static, Result<(), Failure>> {
+    ) -> Option<Work<'static, Result<(), Failure>>> {
         if let (Err(failure), Ok(_)) = (progress.alive(), &outcome) {
-            *outcome = Err(failure.with(|detail| detail.delivered = Delivered::Maybe));
+            let failure = failure.with(|detail| {
+                detail.delivered = Delivered::Maybe;
+                detail.retryable = false;
+            });
+            // What its calls came to is known all the same.
+            self.outcomes = std::mem::replace(outcome, Err(failure)).map(call_outcomes).unwrap_or_default();
         }
         progress.seq += 1;
         let current = progress.epoch == self.epoch;
@@ -124,10 +171,8 @@ impl RunningOperation<'_> {
         if current {
             self.keep(progress, outcome);
         }
-        match &self.session.hooks.recorder {
-            Some(recorder) => self.record(recorder.as_ref(), progress.seq, progress.step_count, outcome),
-            None => Work::done(Ok(())),
-        }
+        let recorder = self.session.hooks.recorder.as_ref()?;
+        Some(self.record(recorder.as_ref(), progress.seq, progress.step_count, outcome))
     }
 
     fn record(
@@ -184,7 +229,7 @@ impl RunningOperation<'_> {
             }
             (Input::Step(..), _) => {
                 let cut_off = cut_off_call();
-                tape.extend(self.calls.iter().map(|call| {
+                tape.extend(self.calls.iter().filter(|call| call.made).map(|call| {
                     let entry = self.call_entry(call, outcome, &cut_off);
                     Taped::Call(CallRecord {
                         tool: entry.tool.to_owned(),
@@ -206,7 +251,10 @@ impl RunningOperation<'_> {
         let outcome = match outcome {
             Ok(StepReply::Call { reply, .. }) => Some(&reply.outcome),
             Ok(StepReply::Graph(graph)) => graph.results.get(call.place).map(|(_, outcome)| outcome),
-            _ => self.outcomes.get(call.place).and_then(Option::as_ref),
+            _ => match &self.scoring {
+                Some(scoring) if scoring.place == call.place => Some(&scoring.call.outcome),
+                _ => self.outcomes.get(call.place).and_then(Option::as_ref),
+            },
         };
         CallEntry {
             id: call.id.as_deref(),
@@ -227,6 +275,15 @@ impl RunningOperation<'_> {
             failure,
             trace: self.trace,
         });
+    }
+}
+
+/// What came of the calls of a reply, by their place.
+fn call_outcomes(reply: StepReply<'_>) -> Vec<Option<Result<ToolResult, ToolError>>> {
+    match reply {
+        StepReply::Call { reply, .. } => vec![Some(reply.outcome)],
+        StepReply::Graph(graph) => graph.results.into_iter().map(|(_, outcome)| Some(outcome)).collect(),
+        StepReply::Tools(..) | StepReply::Observed(_) => Vec::new(),
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_wire::{
-    Action, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, ToolsetProblem, default_call,
+    Action, Delivered, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, ToolsetProblem,
+    default_call,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::drive::{Request, after};
 use super::operation::{Input, RunningOperation};
@@ -122,9 +122,14 @@ impl Session {
         let deadline = after(Some(self.reset_deadline));
         let reset;
         let mut operation = RunningOperation::reset(self, trace);
-        let outcome = match self.begin_reset(&mut operation, options, expect, deadline).await {
-            Ok(begun) => {
-                reset = begun;
+        let outcome = match self.begin_epoch(&mut operation, expect, deadline).await {
+            Ok(epoch) => {
+                reset = Reset {
+                    seed: options.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
+                    seed_given: options.seed.is_some(),
+                    episode_id: options.episode_id.unwrap_or_else(fresh_id),
+                    arguments: options.arguments,
+                };
                 operation.input = Input::Reset(Some(&reset));
                 self.run_reset(&mut operation, &reset, deadline).await
             }
@@ -134,29 +139,18 @@ impl Session {
         operation.settle(outcome).await
     }
 
-    /// Begins an epoch, which cancels what runs in the present one, and takes the step lock. What expects a number
-    /// begins it only once it has that number.
-    async fn begin_reset(
+    /// Begins an epoch, which cancels what runs in the present one. What expects a number begins it only once it has
+    /// that number, and the step lock.
+    async fn begin_epoch(
         &self,
         operation: &mut RunningOperation<'_>,
-        options: ResetOptions,
         expect: Expect,
         deadline: Option<Instant>,
-    ) -> Result<Reset, Failure> {
+    ) -> Result<u64, Failure> {
         if expect.any() {
             operation.lock(expect, deadline).await?;
         }
-        let epoch = self.next_epoch(expect)?;
-        if operation.guard.is_none() {
-            operation.lock(Expect::default(), deadline).await?;
-        }
-        operation.begin(|_| Ok(epoch))?;
-        Ok(Reset {
-            seed: options.seed.unwrap_or_else(|| derive_seed(self.seed, epoch)),
-            seed_given: options.seed.is_some(),
-            episode_id: options.episode_id.unwrap_or_else(fresh_id),
-            arguments: options.arguments,
-        })
+        operation.begin(|progress| progress.next_epoch(expect))
     }
 
     async fn run_reset(
@@ -165,8 +159,16 @@ impl Session {
         reset: &Reset,
         deadline: Option<Instant>,
     ) -> Result<Observed, Failure> {
+        let epoch = operation.epoch;
+        if operation.lock.guard.is_none() {
+            // The epoch has begun, whatever becomes of its reset.
+            let locked = operation.lock(Expect::default(), deadline).await;
+            locked.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?;
+        }
+        // Another reset, or the end, may have come while this one waited.
+        self.token_of(epoch)?;
         self.renew(operation, reset.seed, deadline).await?;
-        let observed = self.drive(operation, Request::Reset(reset), deadline).await?;
+        let observed = self.drive(&mut operation.lock, epoch, Request::Reset(reset), deadline).await?;
         Ok(render::with_problems(observed, &self.toolbox.problems()))
     }
 
@@ -175,7 +177,12 @@ impl Session {
     pub(super) fn step_inline<'a>(self: &Arc<Self>, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
         let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;
-        if !inline || self.spec.action_space != ActionSpace::Typed || self.hooks.recorder.is_some() {
+        let expect = Expect::of(&request.once);
+        if !inline
+            || self.spec.action_space != ActionSpace::Typed
+            || self.hooks.recorder.is_some()
+            || expect.any()
+        {
             return None;
         }
         let _busy = self.lease.busy();
@@ -184,8 +191,8 @@ impl Session {
         if !operation.try_lock() {
             return None;
         }
-        let begun = operation.begin(|progress| progress.steppable(Expect::of(&request.once)));
-        let outcome = begun.and_then(|_| self.drive_inline(&mut operation, Request::Step(typed)));
+        let begun = operation.begin(|progress| progress.steppable(expect));
+        let outcome = begun.and_then(|_| self.drive_inline(&mut operation.lock, Request::Step(typed)));
         Some(operation.settle_at_once(outcome.map(StepReply::Observed)))
     }
 
@@ -249,8 +256,9 @@ impl Session {
         deadline: Option<Instant>,
         expect: Expect,
     ) -> Result<StepReply<'a>, Failure> {
-        self.begin_step(operation, deadline, expect).await?;
-        self.drive(operation, Request::Step(action), deadline).await.map(StepReply::Observed)
+        let epoch = self.begin_step(operation, deadline, expect).await?;
+        let observed = self.drive(&mut operation.lock, epoch, Request::Step(action), deadline).await;
+        observed.map(StepReply::Observed)
     }
 
     async fn run_control_call<'a>(
@@ -292,24 +300,12 @@ impl Session {
             }
             // An inline step ends within the poll that began it, so this is no wait for a step.
             if self.spec.capabilities.execution == Execution::Inline {
-                let mut guard = self.acquire(None).await?;
+                let mut guard = self.acquire().await?;
                 return self.tell(&mut guard)?;
             }
             // Between taking the lock and publishing, or between finishing and releasing it.
             tokio::task::yield_now().await;
         }
-    }
-
-    fn next_epoch(&self, expect: Expect) -> Result<u64, Failure> {
-        let mut progress = self.progress.lock();
-        progress.alive()?;
-        progress.expects(expect)?;
-        progress.token.cancel();
-        progress.token = CancellationToken::new();
-        progress.epoch += 1;
-        progress.reset_required = true;
-        progress.unknown_effect = None;
-        Ok(progress.epoch)
     }
 }
 

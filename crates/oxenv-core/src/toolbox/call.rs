@@ -147,7 +147,7 @@ impl<'a> ResolvedTool<'a> {
     ) -> Result<ToolResult, ToolError> {
         let mut allowed = self.admit(entry, mount, request.context);
         if allowed.is_ok() && judge::needs_argument_check(entry, mount) {
-            allowed = Box::pin(self.check_arguments(entry, mount, request.arguments)).await;
+            allowed = Box::pin(self.check_arguments(entry, mount, request)).await;
         }
         if let Err(refusal) = allowed {
             recording.refused(refusal.decision, refusal.rule);
@@ -155,7 +155,7 @@ impl<'a> ResolvedTool<'a> {
         }
         let result = self.run(entry, mount, request).await?;
         match judge::needs_result_check(entry, mount, &result) {
-            true => Box::pin(self.check_result(entry, result)).await,
+            true => Box::pin(self.check_result(entry, mount, request, result)).await,
             false => Ok(result),
         }
     }
@@ -196,12 +196,12 @@ impl<'a> ResolvedTool<'a> {
 }
 
 /// When a call that begins at `began` is cut off; never if no clock can hold that.
-fn end_of(began: Instant, limit: Duration, deadline: Option<Instant>) -> Option<Instant> {
+pub(super) fn end_of(began: Instant, limit: Duration, deadline: Option<Instant>) -> Option<Instant> {
     began.checked_add(limit).into_iter().chain(deadline).min()
 }
 
 /// The result of work that is over before `end`.
-async fn until<T>(end: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn until<T>(end: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
     match end {
         Some(end) => tokio::time::timeout_at(end, work).await.ok(),
         None => Some(work.await),

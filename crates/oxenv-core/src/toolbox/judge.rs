@@ -5,7 +5,6 @@
 //! work, held to the deadline of the call.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use oxenv_wire::{
     ErrorCode, Structured, ToolError, ToolErrorType, ToolResult, ValidationIssue, empty_object, read,
@@ -13,8 +12,9 @@ use oxenv_wire::{
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::call::ResolvedTool;
+use super::call::{CallRequest, ResolvedTool, end_of, until};
 use super::catalogue::Entry;
 use super::mount::Mount;
 use crate::audit::Decision;
@@ -72,7 +72,7 @@ impl ResolvedTool<'_> {
             return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
         }
         let (session, server) = (&self.toolbox.buckets[entry.mount], &mount.server_buckets);
-        mount.policy.admit(context.principal, session, server, Instant::now()).map_err(|early| {
+        mount.policy.admit(context.principal, session, server, std::time::Instant::now()).map_err(|early| {
             let message = format!(
                 "tool '{tool}' may not be called so often ({}): try again in {:.1} s",
                 early.rule,
@@ -89,9 +89,10 @@ impl ResolvedTool<'_> {
         &self,
         entry: &Entry,
         mount: &Mount,
-        arguments: Option<&RawValue>,
+        request: &CallRequest<'_>,
     ) -> Result<(), Refusal> {
         let tool = self.name;
+        let arguments = request.arguments;
         let empty = empty_object();
         let arguments = arguments.unwrap_or(&empty);
         let bytes = arguments.get().len();
@@ -102,22 +103,25 @@ impl ResolvedTool<'_> {
             return outcome;
         }
         let (catalogue, position, mount) = (Arc::clone(&self.catalogue), self.entry, mount.clone());
-        let deadline = mount.deadline.unwrap_or(self.toolbox.deadline);
+        let limit = mount.deadline.unwrap_or(self.toolbox.deadline);
+        let began = Instant::now();
+        let end = end_of(began, limit, request.deadline);
         let (name, arguments) = (tool.to_owned(), arguments.to_owned());
         let check = run_blocking(move |gone| {
             let budget = CheckBudget::full(bytes).cancelled_by(gone);
             let entry = catalogue.entry(position?);
             Some(judge_arguments(entry, &mount, &name, &arguments, &budget))
         });
-        match tokio::time::timeout(deadline, check).await {
-            Ok(Some(Some(Ok(outcome)))) => outcome,
-            Ok(_) => {
+        match until(end, check).await {
+            Some(Some(Some(Ok(outcome)))) => outcome,
+            Some(_) => {
                 let message = format!("the arguments of tool '{tool}' are {TooDeep}");
                 Err(Refusal::invalid(ToolErrorType::InvalidArgs, message))
             }
-            Err(_) => {
-                let seconds = deadline.as_secs_f64();
-                let message = format!("the arguments of tool '{tool}' were not checked within {seconds} s");
+            None => {
+                let seconds = began.elapsed().as_secs_f64();
+                let message =
+                    format!("the arguments of tool '{tool}' were not checked within {seconds:.1} s");
                 Err(Refusal::invalid(ToolErrorType::Timeout, message))
             }
         }
@@ -127,6 +131,8 @@ impl ResolvedTool<'_> {
     pub(super) async fn check_result(
         &self,
         entry: &Entry,
+        mount: &Mount,
+        request: &CallRequest<'_>,
         result: ToolResult,
     ) -> Result<ToolResult, ToolError> {
         let tool = self.name;
@@ -149,7 +155,14 @@ impl ResolvedTool<'_> {
                             judge_result(catalogue.entry(position?), &text, &budget)
                                 .unwrap_or_else(|why| Some(format!("it is {why}")))
                         });
-                        check.await.unwrap_or_else(|| Some("it could not be checked".to_owned()))
+                        let limit = mount.deadline.unwrap_or(self.toolbox.deadline);
+                        match until(end_of(Instant::now(), limit, request.deadline), check).await {
+                            Some(Some(why)) => why,
+                            Some(None) => Some("it could not be checked".to_owned()),
+                            None => {
+                                Some("it could not be checked before the deadline of the call".to_owned())
+                            }
+                        }
                     }
                 }
             }

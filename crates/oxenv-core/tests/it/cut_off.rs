@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    EndReason, Execution, Failure, ForkMode, Once, ResetOptions, Session, SessionOptions, SessionRequest,
-    SessionStore,
+    EndReason, Execution, Failure, ForkMode, Once, Principal, ResetOptions, Session, SessionOptions,
+    SessionRequest, SessionStore,
 };
 use oxenv_wire::{Action, Delivered, ErrorCode, Phase, ToolErrorType, raw};
 use serde_json::json;
@@ -13,8 +13,7 @@ use serde_json::json;
 use crate::records::{Tape, recorded};
 use crate::stage::{Scripted, Stage, eventually};
 use crate::support::{
-    Shown, call, close, code, list, reset, settled, spawn_call, spawn_step, step, step_within, store,
-    tool_step,
+    Shown, close, code, list, reset, settled, spawn_call, spawn_step, step, step_within, store, tool_step,
 };
 
 const FORKS: [ForkMode; 2] = [ForkMode::Native, ForkMode::Stateless];
@@ -232,8 +231,113 @@ async fn a_number_has_one_winner() {
         assert_eq!((failure.code, failure.delivered), (ErrorCode::StepConflict, Delivered::No));
     }
     assert_eq!((session.seq(), session.info().epoch), (1, 0));
-    list(&session, oxenv_core::Principal::Control).await.unwrap();
-    call(&session, "say", json!({})).await.unwrap();
+
+    // A step runs that expects the number 2: lists and agents' calls do not take it.
+    let waits = || {
+        let action = raw(&json!({ "do": "wait", "at": "step" })).unwrap();
+        SessionRequest::step(Action::parse(&*Box::leak(action)).unwrap())
+    };
+    let running = expecting(Once { seq: Some(2), ..Once::default() }, waits);
+    stage.entered().await;
+    let listed = tokio::spawn({
+        let session = Arc::clone(&session);
+        async move { list(&session, Principal::Control).await }
+    });
+    let called = spawn_call(&session, "say", json!({}));
+    tokio::task::yield_now().await;
+    assert_eq!((session.seq(), listed.is_finished(), called.is_finished()), (1, false, false));
+    stage.open("step");
+    running.await.unwrap().unwrap();
+    listed.await.unwrap().unwrap();
+    called.await.unwrap().unwrap();
+    assert_eq!(session.seq(), 4);
     close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn what_does_not_wait_has_no_number_that_an_agents_call_may_get() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Inline, ForkMode::Stateless));
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    let running = spawn_call(&session, "wait", json!({ "at": "gate" }));
+    stage.entered().await;
+    let action = raw(&json!({})).unwrap();
+    let once = Once { expected_step: Some(1), ..Once::default() };
+    let request = SessionRequest { once, ..SessionRequest::step(Action::parse(&action).unwrap()) };
+    assert!(session.try_submit(&request).is_none());
+    stage.open("gate");
+    running.await.unwrap().unwrap();
+    let failure = session.submit(request).await.into_outcome().map(drop).unwrap_err();
+    assert_eq!(failure.code, ErrorCode::StepConflict);
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn what_a_call_came_to_is_known_though_its_score_is_cut_off() {
+    for graph in [false, true] {
+        let (stage, tape) = (Stage::default(), Arc::new(Tape::default()));
+        let store = recorded(forking(&stage, Execution::Task, ForkMode::Stateless).scoring(), &tape);
+        let session = store.create(SessionOptions::default()).await.unwrap();
+        let arguments = json!({ "text": "hi", "after": { "do": "wait", "at": "never" } });
+        let running = match graph {
+            false => spawn_step(&session, tool_step("say", &arguments)),
+            true => {
+                let call = json!({ "id": "a", "tool_name": "say", "arguments": arguments });
+                spawn_step(&session, json!({ "type": "call_tools", "calls": [call] }))
+            }
+        };
+        stage.entered().await;
+        running.abort();
+        eventually("it is counted", || session.seq() == 1).await;
+        assert_eq!(*tape.calls.lock(), ["say"], "{graph}");
+        assert_eq!(code(step(&session, json!({})).await), ErrorCode::ResetRequired);
+        close(session);
+        settled(&store, &stage).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_whose_caller_goes_away_while_it_waits_is_recorded() {
+    let (stage, tape) = (Stage::default(), Arc::new(Tape::default()));
+    let store = recorded(Scripted::new(&stage, Execution::Blocking), &tape);
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    let blocked = spawn_step(&session, json!({ "do": "block" }));
+    stage.entered().await;
+    let waiting = tokio::spawn({
+        let session = Arc::clone(&session);
+        async move { reset(&session).await }
+    });
+    eventually("the step is cut off", || session.seq() == 1).await;
+    assert_eq!(blocked.await.unwrap().unwrap_err().code, ErrorCode::Cancelled);
+    waiting.abort();
+    eventually("the reset is counted", || session.seq() == 2).await;
+    let lines = tape.lines.lock().clone();
+    assert!(lines[2].starts_with("1.2 reset Cancelled"), "{lines:?}");
+    stage.unblock();
+    assert_eq!(code(step(&session, json!({})).await), ErrorCode::ResetRequired);
+    reset(&session).await.unwrap();
+    close(session);
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn calls_that_were_not_made_are_not_made_again() {
+    let stage = Stage::default();
+    let scripted =
+        Scripted::new(&stage, Execution::Inline).tools_forked_by(true, ForkMode::Stateless).scoring();
+    let store = store(scripted.spec(|spec| spec.capabilities.fork = ForkMode::Replay));
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    reset(&session).await.unwrap();
+    let calls = json!([
+        { "id": "a", "tool_name": "fail", "arguments": {} },
+        { "id": "b", "tool_name": "say", "arguments": { "after": {} }, "needs": ["a"] },
+    ]);
+    step(&session, json!({ "type": "call_tools", "calls": calls })).await.unwrap();
+    let forks = store.fork(&session, 1, SessionOptions::default()).await.unwrap();
+    assert_eq!(forks[0].state().await.unwrap(), session.state().await.unwrap());
+    store.list().into_iter().for_each(close);
+    drop((forks, session));
     settled(&store, &stage).await;
 }
