@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::drive::{Request, at};
-use super::operation::{RunningOperation, Scoring};
+use super::operation::{RunningOperation, Scoring, StepLock};
 use super::steps::{CallReply, GraphReply};
 use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
@@ -78,40 +78,37 @@ impl Session {
         }
         let call =
             CallRecord { tool: name.to_owned(), arguments: arguments.map(RawValue::to_owned), outcome };
-        let (scored, outcome) = self.score(operation, 0, call, deadline).await;
-        match scored {
-            Ok(Observed { reward, metadata, done, .. }) => Ok(CallReply { outcome, reward, metadata, done }),
-            Err(failure) => {
-                operation.outcomes = vec![Some(outcome)];
+        let scoring = operation.scoring.insert(Box::new(Scoring { place: 0, call }));
+        let scored = self.score(scoring, &mut operation.lock, operation.epoch, deadline).await;
+        let outcome = operation.scoring.take().map(|scoring| scoring.call.outcome);
+        match (scored, outcome) {
+            (Ok(Observed { reward, metadata, done, .. }), Some(outcome)) => {
+                Ok(CallReply { outcome, reward, metadata, done })
+            }
+            (Ok(_), None) => Err(Failure::infrastructure("the outcome of the call was lost")),
+            (Err(failure), outcome) => {
+                operation.outcomes = vec![outcome];
                 Err(failure)
             }
         }
     }
 
-    /// Scores a call that is over; gives its outcome back. Until then the operation has it, so that it is known
-    /// whatever becomes of the score.
+    /// Scores a call that is over. Until then its operation has its outcome, so that it is known whatever becomes of
+    /// the score.
     async fn score(
         &self,
-        operation: &mut RunningOperation<'_>,
-        place: usize,
-        call: CallRecord,
+        scoring: &Scoring,
+        lock: &mut StepLock,
+        epoch: u64,
         deadline: Option<Instant>,
-    ) -> (Result<Observed, Failure>, Result<ToolResult, ToolError>) {
-        let epoch = operation.epoch;
-        let Scoring { call, .. } = operation.scoring.insert(Scoring { place, call });
-        let scored = async {
-            if operation.lock.guard.is_none() {
-                let guard = self.acquire_under(&self.token_of(epoch)?).await;
-                // The call has run; it waits for its score only.
-                let guard =
-                    guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe));
-                operation.lock.guard = Some(guard?);
-            }
-            self.drive(&mut operation.lock, epoch, Request::AfterCall(call), deadline).await
+    ) -> Result<Observed, Failure> {
+        if lock.guard.is_none() {
+            let guard = self.acquire_under(&self.token_of(epoch)?).await;
+            // The call has run; it waits for its score only.
+            let guard = guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe));
+            lock.guard = Some(guard?);
         }
-        .await;
-        let outcome = operation.scoring.take().map(|scoring| scoring.call.outcome);
-        (scored, outcome.unwrap_or_else(|| Err(ToolError::new(ToolErrorType::ExecutionError, "no outcome"))))
+        self.drive(lock, epoch, Request::AfterCall(&scoring.call), deadline).await
     }
 
     /// The call itself. Until its outcome is known, its effect is not.
@@ -221,9 +218,13 @@ impl Session {
         let mut scored = Ok(());
         if self.spec.capabilities.observes_calls && outcome.is_ok() {
             let call = CallRecord { tool: tool.to_owned(), arguments, outcome };
-            let (observed, known) = self.score(operation, index, call, deadline).await;
+            let scoring = operation.scoring.insert(Box::new(Scoring { place: index, call }));
+            let observed = self.score(scoring, &mut operation.lock, operation.epoch, deadline).await;
             scored = observed.map(|observed| score.add(observed));
-            outcome = known;
+            let Some(scoring) = operation.scoring.take() else {
+                return Err(Failure::infrastructure("the outcome of the call was lost"));
+            };
+            outcome = scoring.call.outcome;
         }
         operation.outcomes[index] = Some(budget.keep(outcome));
         scored

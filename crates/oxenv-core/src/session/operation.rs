@@ -38,7 +38,7 @@ pub(super) struct RunningOperation<'a> {
     /// The outcomes of calls that are not in a reply yet, by [`MadeCall::place`].
     pub(super) outcomes: Vec<Option<Result<ToolResult, ToolError>>>,
     /// A call that is over and waits for its score.
-    pub(super) scoring: Option<Scoring>,
+    pub(super) scoring: Option<Box<Scoring>>,
     pub(super) lock: StepLock,
     /// Keeps others waiting beside the step lock.
     presence: Option<Presence<'a>>,

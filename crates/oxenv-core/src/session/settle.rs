@@ -34,7 +34,7 @@ pub(super) struct Settled<'a> {
 /// An operation that is counted, and may still wait for its record.
 pub(super) struct Concluded<'a> {
     settled: Settled<'a>,
-    recorded: PendingRecord,
+    recorded: Option<PendingRecord>,
 }
 
 /// The record of an operation, until it is known to be safe: one that could not be written is a gap, so the session
@@ -43,8 +43,10 @@ struct PendingRecord {
     session: Arc<Session>,
     epoch: u64,
     /// Nothing once it is known.
-    work: Option<Work<'static, Result<(), Failure>>>,
+    work: Option<RecordWork>,
 }
+
+type RecordWork = Work<'static, Result<(), Failure>>;
 
 impl PendingRecord {
     async fn wait(&mut self) -> Result<(), Failure> {
@@ -95,8 +97,10 @@ impl Session {
 impl RunningOperation<'_> {
     /// Ends the operation.
     pub(super) async fn settle<'r>(&mut self, outcome: Result<StepReply<'r>, Failure>) -> Settled<'r> {
-        let Concluded { mut settled, mut recorded } = self.conclude(outcome);
-        if let Err(failure) = recorded.wait().await {
+        let Concluded { mut settled, recorded } = self.conclude(outcome);
+        if let Some(mut recorded) = recorded
+            && let Err(failure) = recorded.wait().await
+        {
             settled.outcome = Err(failure);
         }
         self.measure(settled.outcome.as_ref().err());
@@ -127,7 +131,11 @@ impl RunningOperation<'_> {
             self.session.record_end(&mut progress);
         }
         self.release();
-        let recorded = PendingRecord { session: Arc::clone(self.session), epoch: self.epoch, work };
+        let recorded = work.map(|work| PendingRecord {
+            session: Arc::clone(self.session),
+            epoch: self.epoch,
+            work: Some(work),
+        });
         Concluded { settled: Settled { outcome, seq }, recorded }
     }
 
@@ -150,7 +158,7 @@ impl RunningOperation<'_> {
         progress: &mut Progress,
         outcome: &mut Result<StepReply<'_>, Failure>,
         scores: Option<RawJson>,
-    ) -> Option<Work<'static, Result<(), Failure>>> {
+    ) -> Option<RecordWork> {
         if let (Err(failure), Ok(_)) = (progress.alive(), &outcome) {
             let failure = failure.with(|detail| {
                 detail.delivered = Delivered::Maybe;
@@ -181,7 +189,7 @@ impl RunningOperation<'_> {
         seq: u64,
         step: u64,
         outcome: &Result<StepReply<'_>, Failure>,
-    ) -> Work<'static, Result<(), Failure>> {
+    ) -> RecordWork {
         let reply = outcome.as_ref().map(|reply| render::step(reply, Envelope::Data)).unwrap_or_default();
         let outcome_entry = match outcome {
             Err(failure) => Outcome::Failed(failure),
