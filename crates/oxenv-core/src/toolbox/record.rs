@@ -82,13 +82,17 @@ impl<'a> Recording<'a> {
     }
 
     pub(super) fn finish(mut self, outcome: &Result<ToolResult, ToolError>) {
-        let Some(open) = self.0.take() else { return };
+        let Some(mut open) = self.0.take() else { return };
         match outcome {
             Ok(result) if result.is_error => {
                 open.tell(AuditOutcome::ToolError, || Some(result.text().into()));
             }
             Ok(_) => open.tell(AuditOutcome::Ok, || None),
             Err(error) => {
+                // A toolset that validates is the judge of its arguments; nothing has run.
+                if error.error_type == ToolErrorType::InvalidArgs && open.decision == Decision::Allowed {
+                    open.decision = Decision::Invalid;
+                }
                 let outcome = AuditOutcome::Error { error_type: error.error_type, code: error.code };
                 // What is wrong with arguments is told with their values.
                 let hidden = error.error_type == ToolErrorType::InvalidArgs

@@ -4,8 +4,8 @@ use std::future::pending;
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, AuditSink, Auditor, CallContext, MemoryAudit, Mount, Policy, Principal, Redact, Rules,
-    SessionOptions, Toolbox, Work,
+    AgentCall, AuditSink, Auditor, CallContext, MemoryAudit, Mount, NativeToolset, Policy, Principal, Redact,
+    Rules, SessionOptions, Toolbox, Work,
 };
 use oxenv_wire::{Content, ToolResult, raw};
 use serde_json::value::RawValue;
@@ -364,4 +364,19 @@ async fn no_record_is_lost_under_load() {
     let ids: std::collections::HashSet<&str> =
         records.iter().map(|record| record["call_id"].as_str().unwrap()).collect();
     assert_eq!((records.len(), ids.len()), (4_000, 4_000));
+}
+
+#[tokio::test]
+async fn arguments_that_a_toolset_refuses_itself_are_invalid_as_well() {
+    let tools = NativeToolset::new("math").tool("double", "Doubles.", |n: Doubled| Ok(n.n * 2));
+    let (toolbox, sink) = audited(Toolbox::of(vec![Arc::new(tools)]).unwrap(), false);
+    ask(&toolbox, "double", r#"{"n": "two"}"#).await.unwrap_err();
+    ask(&toolbox, "double", r#"{"n": 2}"#).await.unwrap();
+    let decisions: Vec<Value> = sink.records().iter().map(|record| record["decision"].clone()).collect();
+    assert_eq!(decisions, ["invalid", "allowed"]);
+}
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Doubled {
+    n: i64,
 }
