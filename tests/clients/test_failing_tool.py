@@ -22,7 +22,8 @@ def failing(tmp_path):
     (tmp_path / "sums.py").write_text(FILE)
     manifest = tmp_path / "tools.json"
     server = {"transport": "python", "path": "sums.py"}
-    manifest.write_text(json.dumps({"version": "1.0", "tools": [{"name": "sums", "type": "mcp", "mcp_server": server}]}))
+    tool = {"name": "sums", "type": "mcp", "mcp_server": server}
+    manifest.write_text(json.dumps({"version": "1.0", "tools": [tool]}))
     with running(*tools_command(manifest)) as server:
         yield server
 

@@ -39,7 +39,8 @@ async def over_ws(url: str) -> None:
     print("== /ws failing tool")
     frames = [{"type": "step", "data": action} for action in steps()]
     for number, (name, arguments) in enumerate(CALLS, start=1):
-        call = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+        params = {"name": name, "arguments": arguments}
+        call = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
         frames.append({"type": "mcp", "data": call})
     async with websockets.connect(url.replace("http", "ws") + "/ws", proxy=None) as socket:
         for frame in frames:

@@ -20,7 +20,8 @@ VERSIONS = ("openenv-core-0.2.3", "openenv-core-0.3.0", "openenv-0.10.0")
 def test_a_failing_tool_is_told_as_recorded(tmp_path, version, kind):
     server = {"command": sys.executable, "args": [str(TOOLS)]}
     manifest = tmp_path / "tools.json"
-    manifest.write_text(json.dumps({"version": "1.0", "tools": [{"name": "failing", "type": "mcp", "mcp_server": server}]}))
+    tool = {"name": "failing", "type": "mcp", "mcp_server": server}
+    manifest.write_text(json.dumps({"version": "1.0", "tools": [tool]}))
     recording = Recording(f"{version}-failing-{kind}", load(f"{version}-failing-{kind}"))
     newest = Recording(f"openenv-0.10.0-failing-{kind}", load(f"openenv-0.10.0-failing-{kind}"))
     with running(*tools_command(manifest)) as ours:

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, FailureKind, Phase};
+use oxenv_wire::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase};
 use serde_json::Value;
 
 /// What a client's functions give.
@@ -152,7 +152,10 @@ impl Code {
         use Delivered::{Maybe, No, Yes};
         use FailureKind::{Action, Infrastructure, Timeout};
         match self {
-            Code::Server(code) => crate::refusal::traits(code),
+            Code::Server(code) => {
+                let ErrorTraits { kind, delivered, retryable } = code.traits();
+                (kind, delivered, retryable)
+            }
             Code::InvalidOptions | Code::InvalidArguments | Code::ToolNotFound => (Action, No, false),
             Code::ToolFailed => (Action, Yes, false),
             Code::ConnectFailed | Code::EndpointUnavailable | Code::FleetRateLimited => {

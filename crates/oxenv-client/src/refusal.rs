@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::Failure;
-use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use oxenv_wire::ErrorCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -120,12 +119,6 @@ fn word<T: DeserializeOwned>(text: Option<&str>) -> Option<T> {
 /// A failure with its code alone.
 pub(crate) fn of_code(code: ErrorCode, message: impl Into<String>) -> ClientError {
     ClientError::new(Code::Server(code), message)
-}
-
-/// What a code says by itself.
-pub(crate) fn traits(code: ErrorCode) -> (FailureKind, Delivered, bool) {
-    let failure = Failure::new(code, String::new());
-    (failure.kind, failure.delivered, failure.retryable)
 }
 
 /// A detail for people: the text, or each issue with its place.

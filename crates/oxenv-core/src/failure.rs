@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use oxenv_wire::{Delivered, ErrorCode, ErrorData, FailureKind, Phase, ValidationIssue};
+use oxenv_wire::{Delivered, ErrorCode, ErrorData, ErrorTraits, FailureKind, Phase, ValidationIssue};
 
 /// Why an operation failed. Cheap to move: the detail is boxed.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Failure {
     /// A failure with that code; the kind, delivery and retry follow from the code.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let (kind, delivered, retryable) = traits_of(code);
+        let ErrorTraits { kind, delivered, retryable } = code.traits();
         Failure(Box::new(FailureDetail {
             code,
             kind,
@@ -140,27 +140,3 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-fn traits_of(code: ErrorCode) -> (FailureKind, Delivered, bool) {
-    use Delivered::{Maybe, No, Yes};
-    use ErrorCode as E;
-    use FailureKind::{Action, Environment, Infrastructure, Timeout};
-    match code {
-        E::InvalidJson | E::UnknownType | E::ValidationError => (Action, No, false),
-        E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => {
-            (Action, No, false)
-        }
-        E::KeyConflict | E::StepConflict | E::SnapshotInvalid | E::Unauthorized | E::Forbidden => {
-            (Action, No, false)
-        }
-        E::ReplyForgotten | E::RecordFailed => (Infrastructure, Yes, false),
-        E::DeadlineExceeded => (Timeout, Maybe, false),
-        E::Cancelled => (Infrastructure, Maybe, false),
-        E::CapacityReached | E::Draining => (Infrastructure, No, true),
-        E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),
-        E::FactoryError => (Environment, No, true),
-        E::UpstreamUnavailable => (Infrastructure, No, true),
-        E::UpstreamLost => (Infrastructure, Maybe, false),
-        _ => (Environment, Yes, false),
-    }
-}

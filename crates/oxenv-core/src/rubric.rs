@@ -14,6 +14,7 @@ mod expected;
 mod judge;
 mod part;
 mod reader;
+mod readings;
 mod rescore;
 mod scored;
 mod scorer;

@@ -4,7 +4,8 @@
 //! that not even a kill -9 of this process leaves anything behind. Commands get the environment they are
 //! given and nothing else, and no descriptor but their three pipes.
 //!
-//! Invariant: this file and the supervisor that it starts (`supervise.rs`) alone start tools' servers, and dropping a [`Child`] begins the end of its whole tree.
+//! Invariant: this file and the supervisor that it starts (`supervise.rs`) alone start tools' servers, and
+//! dropping a [`Child`] begins the end of its whole tree.
 
 mod stderr;
 

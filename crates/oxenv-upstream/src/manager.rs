@@ -195,6 +195,7 @@ impl UpstreamManager {
                 Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
                 Member::Upstream { upstream, shared } => {
                     let slots = shared.clone().map(|slot| EpisodeSlots::shared(upstream.clone(), slot));
+                    let slots = slots.map(Arc::new);
                     Some(handle(upstream, slots, Arc::default(), None))
                 }
             })
@@ -221,7 +222,7 @@ impl UpstreamManager {
                     if upstream.scope() == Some(Scope::Server) =>
                 {
                     let slots = EpisodeSlots::shared(upstream.clone(), slot.clone());
-                    Some(handle(upstream, Some(slots), Arc::default(), View::of(&place)))
+                    Some(handle(upstream, Some(Arc::new(slots)), Arc::default(), View::of(&place)))
                 }
                 Member::Upstream { upstream, shared } => Some(self.open(upstream, shared.as_ref(), &place)),
             })
@@ -237,12 +238,12 @@ impl UpstreamManager {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
         let slots = EpisodeSlots::of_session(upstream.clone(), place.clone(), Arc::clone(&watchers), stop);
-        let slots = slots.unless_shared(shared.cloned());
+        let slots = Arc::new(slots.unless_shared(shared.cloned()));
         if upstream.known().is_none() {
             upstream.discover();
         }
         if upstream.entry.startup == Startup::Eager {
-            slots.begin();
+            slots.begin_when_known();
         }
         handle(upstream, Some(slots), watchers, View::of(place))
     }
@@ -332,7 +333,7 @@ fn status(entry: &ToolsetEntry, state: UpstreamState, tools: usize, error: Optio
 
 fn handle(
     upstream: &Arc<Upstream>,
-    slots: Option<EpisodeSlots>,
+    slots: Option<Arc<EpisodeSlots>>,
     watchers: Arc<watchers::Watchers>,
     view: Option<View>,
 ) -> Arc<dyn Toolset> {

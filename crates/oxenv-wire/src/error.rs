@@ -134,6 +134,48 @@ impl ErrorCode {
     }
 }
 
+impl ErrorCode {
+    /// What the code says by itself. A failure that knows better says so.
+    #[must_use]
+    pub const fn traits(self) -> ErrorTraits {
+        use Delivered::{Maybe, No, Yes};
+        use ErrorCode as E;
+        use FailureKind::{Action, Environment, Infrastructure, Timeout};
+        let (kind, delivered, retryable) = match self {
+            E::InvalidJson | E::UnknownType | E::ValidationError => (Action, No, false),
+            E::EpisodeDone | E::WrongEpoch | E::ModeRefused | E::Unsupported | E::ResetRequired => {
+                (Action, No, false)
+            }
+            E::KeyConflict | E::StepConflict | E::SnapshotInvalid | E::Unauthorized | E::Forbidden => {
+                (Action, No, false)
+            }
+            E::Denied | E::InputRequired => (Action, No, false),
+            E::RateLimited => (Action, No, true),
+            E::ReplyForgotten | E::RecordFailed => (Infrastructure, Yes, false),
+            E::DeadlineExceeded => (Timeout, Maybe, false),
+            E::Cancelled | E::UpstreamLost => (Infrastructure, Maybe, false),
+            E::CapacityReached | E::Draining | E::UpstreamUnavailable => (Infrastructure, No, true),
+            E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),
+            E::FactoryError => (Environment, No, true),
+            E::ExecutionError | E::NonFiniteReward | E::EnvironmentPanicked | E::InvalidResult => {
+                (Environment, Yes, false)
+            }
+        };
+        ErrorTraits { kind, delivered, retryable }
+    }
+}
+
+/// What a code says of a failure by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorTraits {
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// Whether the request reached the environment or the tool.
+    pub delivered: Delivered,
+    /// Whether a repeat is worth it.
+    pub retryable: bool,
+}
+
 /// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

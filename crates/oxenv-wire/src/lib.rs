@@ -46,7 +46,7 @@ pub use body::{
     Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo,
     SessionProgress, StepRequest, ToolsetProblem,
 };
-pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
+pub use error::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
 pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 pub use frame::{ClientFrame, FrameFault};

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
+use crate::error::{Delivered, ErrorCode, ErrorTraits, Phase, ToolErrorType};
 use crate::json::{RawJson, raw};
 use crate::preview::preview;
 use crate::reply::ErrorData;
@@ -154,23 +154,19 @@ impl ToolError {
     #[must_use]
     pub fn data(&self) -> Option<ErrorData> {
         let code = self.code?;
-        let (kind, delivered, retryable) = match code {
-            ErrorCode::Denied | ErrorCode::InputRequired => (FailureKind::Action, Delivered::No, false),
-            ErrorCode::RateLimited => (FailureKind::Action, Delivered::No, true),
-            ErrorCode::UpstreamUnavailable => (FailureKind::Infrastructure, Delivered::No, true),
-            ErrorCode::UpstreamLost | ErrorCode::Cancelled => {
-                (FailureKind::Infrastructure, Delivered::Maybe, false)
-            }
-            ErrorCode::DeadlineExceeded => (FailureKind::Timeout, Delivered::Maybe, false),
-            _ => (FailureKind::Environment, Delivered::Yes, false),
-        };
+        let ErrorTraits { kind, delivered, retryable } = code.traits();
         Some(ErrorData { code, kind, phase: Phase::Tool, delivered, retryable })
     }
 
-    /// Whether the call reached its tool: unknown where it was cut off.
+    /// Whether the call reached its tool, by the code, or else by the category.
     #[must_use]
     pub fn delivered(&self) -> Delivered {
-        self.data().map_or(Delivered::Yes, |data| data.delivered)
+        match (self.code, self.error_type) {
+            (Some(code), _) => code.traits().delivered,
+            (None, ToolErrorType::InvalidArgs | ToolErrorType::ToolNotFound) => Delivered::No,
+            (None, ToolErrorType::ExecutionError) => Delivered::Yes,
+            (None, ToolErrorType::TransportError | ToolErrorType::Timeout) => Delivered::Maybe,
+        }
     }
 
     /// What a tool says that failed, to who reads any result as a success.

@@ -203,7 +203,7 @@ fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
 /// Reads a result of a call. What is no such result is the value itself: some environments give it bare.
 fn read_result(text: &RawValue) -> Result<ToolResult> {
     let has_content = Object::from_raw(text).is_ok_and(|result| result.get("content").is_some());
-    match ToolResult::parse(text.get()) {
+    match ToolResult::parse_dialect(text.get()) {
         Ok(result) if has_content => Ok(result),
         _ => bare(text),
     }

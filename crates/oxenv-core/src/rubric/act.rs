@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use oxenv_wire::{Reward, Structured, empty_object};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -90,19 +89,14 @@ impl<'a> Act<'a> {
         }
     }
 
-    /// The same for who looks for a value: a text without structured data that is JSON is that JSON,
-    /// as many tools send their values.
-    #[must_use]
-    pub fn output_json(self) -> Cow<'a, str> {
-        if let Act::Call(CallRecord { outcome: Ok(result), .. }) = self
-            && matches!(result.structured, Structured::None)
-        {
-            let text = result.text();
-            if serde_json::from_str::<IgnoredAny>(&text).is_ok() {
-                return text.into();
+    /// The text of a tool that gave nothing but that.
+    pub(super) fn only_text(self) -> Option<String> {
+        match self {
+            Act::Call(CallRecord { outcome: Ok(result), .. }) => {
+                matches!(result.structured, Structured::None).then(|| result.text())
             }
+            _ => None,
         }
-        self.output()
     }
 
     /// Whether the tool says that it failed.

@@ -11,6 +11,7 @@ use oxenv_wire::Reward;
 use serde_json::Value;
 
 use super::expected::expected;
+use super::readings::{Read, Readings};
 use super::{Act, Needs, Rubric, Score, Seen};
 use crate::environment::Reset;
 use crate::failure::Failure;
@@ -37,6 +38,7 @@ pub struct ToolCalled {
 pub struct OutputMatches {
     tool: Option<Arc<Pattern>>,
     schema: Arc<Schema>,
+    readings: Readings,
 }
 
 /// At the end of an episode: whether the environment is as it should be.
@@ -121,7 +123,7 @@ impl OutputMatches {
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
     pub fn of_observation(schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches { tool: None, schema: expected(schema)? })
+        Ok(OutputMatches { tool: None, schema: expected(schema)?, readings: Readings::of(schema) })
     }
 
     /// A JSON Schema that the results of tools should fit; these are given by a pattern.
@@ -129,7 +131,8 @@ impl OutputMatches {
     /// # Errors
     /// When the pattern is none, or the schema does not compile.
     pub fn of_tool(tool: &str, schema: &Value) -> Result<Self, String> {
-        Ok(OutputMatches { tool: Some(Arc::new(Pattern::new(tool)?)), schema: expected(schema)? })
+        let tool = Some(Arc::new(Pattern::new(tool)?));
+        Ok(OutputMatches { tool, schema: expected(schema)?, readings: Readings::of(schema) })
     }
 }
 
@@ -229,7 +232,8 @@ impl Rubric for OutputMatches {
         if seen.act.is_error() {
             return gives(truth(false));
         }
-        scored(count_fitting(&self.schema, vec![seen.act.output_json()]), |count| count == 1)
+        let Read { texts, needed } = self.readings.read(seen.act);
+        scored(count_fitting(&self.schema, texts), move |count| count >= needed)
     }
 
     fn fork(&self) -> Box<dyn Rubric> {

@@ -1,31 +1,64 @@
 //! The schemas that rubrics hold values against.
 //!
-//! Invariant: a keyword about objects is not met by what is no object. JSON Schema lets `required` and
-//! `properties` say nothing about a text, so a tool that answers with one would get full marks.
+//! Invariant: a keyword about values of one type is not met by a value of another. JSON Schema lets `required` say
+//! nothing about a text and `pattern` nothing about a number, so a tool that answers with one would get full marks.
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::schema::Schema;
 
-/// Keywords that say something about objects alone.
-const OF_OBJECTS: [&str; 11] = [
-    "additionalProperties",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
-    "maxProperties",
-    "minProperties",
-    "patternProperties",
-    "properties",
-    "propertyNames",
-    "required",
-    "unevaluatedProperties",
+/// Keywords that say something about values of one type alone.
+const OF_TYPE: [(&str, &[&str]); 4] = [
+    (
+        "object",
+        &[
+            "additionalProperties",
+            "dependencies",
+            "dependentRequired",
+            "dependentSchemas",
+            "maxProperties",
+            "minProperties",
+            "patternProperties",
+            "properties",
+            "propertyNames",
+            "required",
+            "unevaluatedProperties",
+        ],
+    ),
+    (
+        "string",
+        &[
+            "contentEncoding",
+            "contentMediaType",
+            "contentSchema",
+            "format",
+            "maxLength",
+            "minLength",
+            "pattern",
+        ],
+    ),
+    ("number", &["exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"]),
+    (
+        "array",
+        &[
+            "additionalItems",
+            "contains",
+            "items",
+            "maxContains",
+            "maxItems",
+            "minContains",
+            "minItems",
+            "prefixItems",
+            "unevaluatedItems",
+            "uniqueItems",
+        ],
+    ),
 ];
-/// Keywords whose schemas must be met. Those of `not` and `if` are left as they are: met less often,
-/// they would make more values fit.
-const WITH_SCHEMA: [&str; 7] = [
+/// Keywords whose schemas must be met, so that nothing more fits where these are met less often.
+const WITH_SCHEMA: [&str; 8] = [
+    "additionalItems",
     "additionalProperties",
     "contains",
     "else",
@@ -34,36 +67,113 @@ const WITH_SCHEMA: [&str; 7] = [
     "unevaluatedItems",
     "unevaluatedProperties",
 ];
-const WITH_LIST: [&str; 5] = ["allOf", "anyOf", "items", "oneOf", "prefixItems"];
-const WITH_NAMED: [&str; 5] = ["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
+const WITH_LIST: [&str; 4] = ["allOf", "anyOf", "items", "prefixItems"];
+const WITH_NAMED: [&str; 6] =
+    ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
+/// Keywords whose value is data and no schema.
+const DATA: [&str; 4] = ["const", "default", "enum", "examples"];
+/// The definition that is the whole schema as it was written.
+const WRITTEN: &str = "_as_written";
 
 /// Compiles a schema that a rubric declares.
 ///
 /// # Errors
 /// When it does not compile, or refers to something outside itself.
 pub(super) fn expected(schema: &Value) -> Result<Arc<Schema>, String> {
-    Schema::rule(&about_objects(schema)).map(Arc::new)
+    // What is wrong with it is told of the schema as it was written.
+    let written = Schema::rule(schema)?;
+    let strict = of_their_types(schema);
+    if strict == *schema {
+        return Ok(Arc::new(written));
+    }
+    Schema::rule(&strict).map(Arc::new)
 }
 
-/// The same schema with `type: object` wherever a keyword is about objects and there is no `type`.
-fn about_objects(schema: &Value) -> Value {
+/// The types that the keywords of a schema without `type` are about.
+pub(super) fn implied_types(schema: &Map<String, Value>) -> Vec<&'static str> {
+    let is_about = |keywords: &[&str]| keywords.iter().any(|keyword| schema.contains_key(*keyword));
+    let about = OF_TYPE.iter().filter(|(_, keywords)| is_about(keywords));
+    about.map(|(name, _)| *name).collect()
+}
+
+/// The same schema with a `type` wherever a keyword implies it and there is none. What is met less often then, and
+/// is within `not`, `if` or `oneOf`, would make more values fit: these are left as they are, with what they refer to.
+fn of_their_types(schema: &Value) -> Value {
+    let mut refers_to_written = false;
+    let mut strict = strict(schema, &mut refers_to_written);
+    if refers_to_written && let Some(root) = strict.as_object_mut() {
+        let mut copy = written(schema, &mut false);
+        if let Some(copy) = copy.as_object_mut() {
+            // The copy is a part of this document.
+            copy.retain(|key, _| !matches!(key.as_str(), "$schema" | "$id" | "id"));
+        }
+        let definitions = root.entry("$defs").or_insert_with(|| json!({}));
+        if let Some(definitions) = definitions.as_object_mut() {
+            definitions.insert(WRITTEN.to_owned(), copy);
+        }
+    }
+    strict
+}
+
+fn strict(schema: &Value, refers: &mut bool) -> Value {
     let Value::Object(schema) = schema else { return schema.clone() };
-    let mut out: Map<String, Value> =
-        schema.iter().map(|(key, value)| (key.clone(), within(key, value))).collect();
-    if !out.contains_key("type") && OF_OBJECTS.iter().any(|keyword| out.contains_key(*keyword)) {
-        out.insert("type".to_owned(), "object".into());
+    let mut out = Map::new();
+    for (key, value) in schema {
+        let is_left = matches!(key.as_str(), "not" | "if" | "oneOf")
+            || key == "contains" && schema.contains_key("maxContains");
+        let value = if is_left { written(value, refers) } else { within(key, value, refers) };
+        out.insert(key.clone(), value);
+    }
+    let types = implied_types(schema);
+    if !schema.contains_key("type") && !types.is_empty() {
+        let types = if let [only] = types[..] { json!(only) } else { json!(types) };
+        out.insert("type".to_owned(), types);
+    }
+    // One of them must be met as it is written, and by a value of its type.
+    if let Some(Value::Array(branches)) = schema.get("oneOf") {
+        let branches: Vec<Value> = branches.iter().map(|branch| strict(branch, refers)).collect();
+        if let Value::Array(all) = out.entry("allOf").or_insert_with(|| json!([])) {
+            all.push(json!({ "anyOf": branches }));
+        }
     }
     out.into()
 }
 
 /// The value of a keyword, with the schemas in it.
-fn within(keyword: &str, value: &Value) -> Value {
+fn within(keyword: &str, value: &Value, refers: &mut bool) -> Value {
     match value {
         Value::Object(named) if WITH_NAMED.contains(&keyword) => {
-            named.iter().map(|(name, schema)| (name.clone(), about_objects(schema))).collect()
+            named.iter().map(|(name, schema)| (name.clone(), strict(schema, refers))).collect()
         }
-        Value::Object(_) if WITH_SCHEMA.contains(&keyword) => about_objects(value),
-        Value::Array(schemas) if WITH_LIST.contains(&keyword) => schemas.iter().map(about_objects).collect(),
+        Value::Object(_) if WITH_SCHEMA.contains(&keyword) => strict(value, refers),
+        Value::Array(schemas) if WITH_LIST.contains(&keyword) => {
+            schemas.iter().map(|schema| strict(schema, refers)).collect()
+        }
         _ => value.clone(),
+    }
+}
+
+/// A part of the schema that refers to the schema as it was written.
+fn written(part: &Value, refers: &mut bool) -> Value {
+    match part {
+        Value::Array(parts) => parts.iter().map(|part| written(part, refers)).collect(),
+        Value::Object(parts) => {
+            let parts = parts.iter().map(|(key, value)| {
+                let value = match (key.as_str(), value) {
+                    ("$ref", Value::String(at)) if matches!(at.as_bytes(), [b'#'] | [b'#', b'/', ..]) => {
+                        *refers = true;
+                        format!("#/$defs/{WRITTEN}{}", &at[1..]).into()
+                    }
+                    (key, value) if DATA.contains(&key) => value.clone(),
+                    (key, Value::Object(named)) if WITH_NAMED.contains(&key) => {
+                        named.iter().map(|(name, schema)| (name.clone(), written(schema, refers))).collect()
+                    }
+                    _ => written(value, refers),
+                };
+                (key.clone(), value)
+            });
+            parts.collect()
+        }
+        _ => part.clone(),
     }
 }

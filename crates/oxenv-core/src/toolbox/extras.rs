@@ -100,7 +100,8 @@ impl Toolbox {
     ) -> Result<RawJson, RequestFault> {
         let asked = CallRequest::new(context, Some(parameters));
         let mut recording = Recording::begin(self.auditor.as_deref(), &asked, method);
-        self.settled().await;
+        // Who has not started after as long as an answer may take has nothing.
+        let _ = tokio::time::timeout(self.deadline, self.settled()).await;
         let answer = match self.addressee(context.principal, method, parameters) {
             Ok((mount, parameters)) => {
                 recording.owned_by(mount.toolset.name(), method);

@@ -1,7 +1,7 @@
 //! The failure contract: whose fault, delivered or not, and never a reward.
 
-use oxenv_core::Execution;
-use oxenv_wire::{Action, Delivered, ErrorCode, FailureKind, Phase, Reward, raw};
+use oxenv_core::{Execution, Failure};
+use oxenv_wire::{Action, Delivered, ErrorCode, FailureKind, Phase, Reward, ToolError, ToolErrorType, raw};
 use serde_json::{Value, json};
 
 use crate::stage::{Scripted, Stage};
@@ -126,4 +126,31 @@ async fn an_action_that_is_deep_or_huge_is_passed_on_untouched() {
     let _: Value = serde_json::from_str(&session.state().await.unwrap()).unwrap();
     close(session);
     settled(&store, &stage).await;
+}
+
+#[test]
+fn a_code_says_the_same_of_a_failure_and_of_a_tools_error() {
+    for code in ErrorCode::ALL {
+        let failure = Failure::new(code, "").in_phase(Phase::Tool);
+        let error = ToolError::new(ToolErrorType::ExecutionError, "").with_code(code);
+        assert_eq!(error.data(), Some(failure.data()), "{code:?}");
+        assert_eq!(error.delivered(), failure.delivered, "{code:?}");
+    }
+    for code in [ErrorCode::Denied, ErrorCode::RateLimited, ErrorCode::InputRequired] {
+        let failure = Failure::new(code, "");
+        assert_eq!((failure.kind, failure.delivered), (FailureKind::Action, Delivered::No), "{code:?}");
+    }
+}
+
+#[test]
+fn a_call_without_a_code_was_delivered_as_its_category_says() {
+    for (category, delivered) in [
+        (ToolErrorType::ExecutionError, Delivered::Yes),
+        (ToolErrorType::InvalidArgs, Delivered::No),
+        (ToolErrorType::ToolNotFound, Delivered::No),
+        (ToolErrorType::TransportError, Delivered::Maybe),
+        (ToolErrorType::Timeout, Delivered::Maybe),
+    ] {
+        assert_eq!(ToolError::new(category, "").delivered(), delivered, "{category:?}");
+    }
 }

@@ -80,6 +80,96 @@ async fn an_output_matches_its_schema_or_not() {
     assert_eq!(rewards(component, episode).await, [None, None, None, None, None, None, Some(1.0)]);
 }
 
+/// Whether the texts of a text-only tool fit a schema, each.
+async fn fit(schema: &Value, texts: &[&str]) -> Vec<bool> {
+    let component = json!({ "type": "output_matches", "tool": "a", "schema": schema });
+    let steps = texts.iter().map(|text| text_only(call("a", &json!({}), &json!(0)), text)).collect();
+    rewards(component, steps).await.into_iter().map(|reward| reward == Some(1.0)).collect()
+}
+
+#[tokio::test]
+async fn a_keyword_is_not_met_by_a_value_of_another_type() {
+    let texts = ["0", "null", "true", "[]", "{}", "passed", "4", "[1]", ""];
+    for (schema, fitting) in [
+        (json!({ "pattern": "^passed$" }), &["passed"][..]),
+        (json!({ "minLength": 5 }), &["passed"]),
+        (json!({ "minimum": 3 }), &["4"]),
+        (json!({ "multipleOf": 2 }), &["0", "4"]),
+        (json!({ "minItems": 1 }), &["[1]"]),
+        (json!({ "items": {} }), &["[]", "[1]"]),
+        (json!({ "minItems": 1, "minimum": 3 }), &["4", "[1]"]),
+        (json!({ "anyOf": [{ "pattern": "^p" }, { "minimum": 1 }] }), &["passed", "4"]),
+        (
+            json!({ "maxLength": 6, "type": ["string", "null"], "not": { "pattern": "^.?.?$" } }),
+            &["null", "passed", "true", "[1]"],
+        ),
+    ] {
+        let expected: Vec<bool> = texts.iter().map(|text| fitting.contains(text)).collect();
+        assert_eq!(fit(&schema, &texts).await, expected, "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_fits_as_a_string_or_as_its_json() {
+    for (schema, text, fits) in [
+        (json!({ "type": "string", "pattern": r"^\d+$" }), "42", true),
+        (json!({ "pattern": r"^\d+$" }), "42", true),
+        (json!({ "const": "42" }), "42", true),
+        (json!({ "const": 42 }), "42", true),
+        (json!({ "enum": ["42", null] }), "42", true),
+        (json!({ "const": "ok" }), r#""ok""#, true),
+        (json!({ "$ref": "#/$defs/a", "$defs": { "a": { "type": "string", "minLength": 2 } } }), "42", true),
+        (json!({ "type": "integer" }), "42", true),
+        (json!({ "type": "string" }), "{}", true),
+        // What is no string must not get round a schema as one.
+        (json!({ "not": { "const": 1 } }), "1", false),
+        (json!({ "not": { "const": "1" } }), "1", false),
+        (json!({ "not": { "type": "object" } }), "{}", false),
+        (
+            json!({ "type": ["object", "string"], "properties": { "ok": { "const": true } } }),
+            r#"{"ok": false}"#,
+            false,
+        ),
+    ] {
+        assert_eq!(fit(&schema, &[text]).await, [fits], "{schema} {text}");
+    }
+}
+
+#[tokio::test]
+async fn what_must_not_fit_is_not_met_less_often() {
+    let failed = json!({ "error": { "properties": { "code": { "minimum": 1 } } } });
+    for (schema, text, fits) in [
+        (json!({ "not": { "$ref": "#/$defs/error" }, "$defs": failed }), r#""x""#, false),
+        (
+            json!({ "not": { "$ref": "#/definitions/error" }, "definitions": failed,
+                 "$schema": "http://json-schema.org/draft-07/schema#" }),
+            "7",
+            false,
+        ),
+        (
+            json!({ "not": { "properties": { "$ref": { "$ref": "#/$defs/error" } } }, "$defs": failed }),
+            r#"{"$ref": 7}"#,
+            false,
+        ),
+        (json!({ "if": { "$ref": "#/$defs/error" }, "then": false, "$defs": failed }), "7", false),
+        // Two of them are met as they are written.
+        (
+            json!({ "oneOf": [{ "type": "integer" }, { "$ref": "#/$defs/error" }], "$defs": failed }),
+            "7",
+            false,
+        ),
+        (json!({ "oneOf": [{ "minimum": 3 }, { "type": "integer" }] }), "7", false),
+        (json!({ "oneOf": [{ "minimum": 3 }, { "type": "integer" }] }), "1", true),
+        // And one must be met by a value of its type.
+        (json!({ "oneOf": [{ "required": ["id"] }] }), "7", false),
+        (json!({ "oneOf": [{ "$ref": "#/$defs/error" }], "$defs": failed }), "7", false),
+        (json!({ "oneOf": [{ "$ref": "#/$defs/error" }], "$defs": failed }), r#"{"code": 7}"#, true),
+        (json!({ "contains": { "required": ["id"] }, "maxContains": 1 }), r#"[{"id": 1}, "x"]"#, false),
+    ] {
+        assert_eq!(fit(&schema, &[text]).await, [fits], "{schema} {text}");
+    }
+}
+
 #[tokio::test]
 async fn keywords_about_objects_are_not_met_by_a_text() {
     let results = || {
@@ -98,7 +188,6 @@ async fn keywords_about_objects_are_not_met_by_a_text() {
             json!({ "allOf": [{ "anyOf": [{ "properties": { "user": { "$ref": "#/$defs/id" } } }] }], "$defs": { "id": id } }),
             2,
         ),
-        (json!({ "items": {} }), 7),
         // A text must not fit because it has no such key.
         (json!({ "not": { "required": ["error"] } }), 3),
     ] {

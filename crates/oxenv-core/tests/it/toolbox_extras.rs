@@ -170,6 +170,16 @@ async fn silence_panics_and_refusals_of_an_owner_are_told() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_toolset_that_does_not_start_is_not_waited_for_longer_than_for_an_answer() {
+    let starting = Set::new("starting", &[]).late();
+    let (starting, there) = (Arc::new(starting), with_extras("there", &["a://1"], &[], &[]));
+    let toolbox = Toolbox::new(mounts(&[&starting, &there])).with_deadline(Duration::from_secs(5));
+    let answered = by(&toolbox, "resources/read", json!({ "uri": "a://1" }));
+    let answered = tokio::time::timeout(Duration::from_secs(6), answered).await;
+    assert_eq!(answered.as_deref(), Ok("there"));
+}
+
 #[tokio::test]
 async fn policy_knows_them_by_name() {
     let set = with_extras("set", &["a://1"], &["t://{x}"], &["greet"]);

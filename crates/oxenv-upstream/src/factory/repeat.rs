@@ -4,7 +4,7 @@
 //! another result than the first time is a failure, never a fork in another state.
 
 use oxenv_core::{CallContext, Failure, ForkMode, Mount, Original, Principal, Toolbox};
-use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
+use oxenv_wire::{Delivered, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -25,13 +25,6 @@ pub(super) struct Repeat {
     pub(super) came: String,
 }
 
-/// Whether a call has reached its toolset.
-enum Reached {
-    No,
-    Yes,
-    Unknown,
-}
-
 /// The calls of the present episode to toolsets that are forked by replay.
 ///
 /// # Errors
@@ -43,8 +36,8 @@ pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Fa
     }
     let mut repeats = Vec::new();
     for (number, call) in (1..).zip(original.calls) {
-        let reached = reached(&call.outcome);
-        if matches!(reached, Reached::No) {
+        let delivered = call.outcome.as_ref().map_or_else(ToolError::delivered, |_| Delivered::Yes);
+        if delivered == Delivered::No {
             continue;
         }
         let Some((mount, tool)) = original.toolbox.find(&call.tool).place() else {
@@ -56,7 +49,7 @@ pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Fa
             continue;
         }
         let toolset = mounts[mount].toolset.name().to_owned();
-        if matches!(reached, Reached::Unknown) {
+        if delivered == Delivered::Maybe {
             let message =
                 format!("nobody knows what call {number}, of '{tool}' of toolset '{toolset}', has done");
             return Err(unrepeatable(&message));
@@ -101,16 +94,6 @@ pub(super) async fn again(repeats: &[Repeat], session_id: &str, toolbox: &Toolbo
 
 fn by_replay(mount: &Mount) -> bool {
     mount.toolset.fork() == ForkMode::Replay
-}
-
-fn reached(outcome: &Result<ToolResult, ToolError>) -> Reached {
-    let Err(error) = outcome else { return Reached::Yes };
-    match (error.code, error.error_type) {
-        (Some(ErrorCode::Denied | ErrorCode::RateLimited | ErrorCode::UpstreamUnavailable), _) => Reached::No,
-        (None, ToolErrorType::InvalidArgs | ToolErrorType::ToolNotFound) => Reached::No,
-        (None, ToolErrorType::ExecutionError) => Reached::Yes,
-        _ => Reached::Unknown,
-    }
 }
 
 /// An outcome as a text that two of them can be compared by.

@@ -86,9 +86,23 @@ impl EpisodeSlots {
         self.used();
     }
 
+    /// Does that as soon as it is known that the instances are the session's.
+    pub(super) fn begin_when_known(self: &Arc<Self>) {
+        if self.upstream.scope().is_some() {
+            return self.begin();
+        }
+        let (slots, stop, upstream) = (Arc::downgrade(self), self.stop.clone(), self.upstream.clone());
+        self.upstream.spawn(async move {
+            let scope = stop.run_until_cancelled(upstream.scope_known()).await;
+            if let (Some(Some(Scope::Session)), Some(slots)) = (scope, slots.upgrade()) {
+                slots.begin();
+            }
+        });
+    }
+
     /// Told that the present episode's instance is in use: the next episode's is started if it is of another seed.
     pub(super) fn used(&self) {
-        if !self.upstream.starts_ahead() || self.stop.is_cancelled() {
+        if !self.upstream.starts_ahead || self.stop.is_cancelled() {
             return;
         }
         let mut inner = self.inner.lock();
@@ -105,7 +119,7 @@ impl EpisodeSlots {
     /// Begins an episode with a new instance, of that seed where the server is told it. Waits for the end of an
     /// instance that a new one might meet.
     pub(super) async fn restart(&self, seeds: EpisodeSeeds) {
-        let Some(next) = self.upstream.follows_seed().then(|| self.slot(seeds)).flatten() else {
+        let Some(next) = self.upstream.follows_seed.then(|| self.slot(seeds)).flatten() else {
             self.present().renew().await;
             return self.begin_if_eager();
         };

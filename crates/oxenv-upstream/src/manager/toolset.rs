@@ -41,7 +41,7 @@ const MAX_META_VALUES: usize = 1 << 12;
 pub(super) struct UpstreamToolset {
     upstream: Arc<Upstream>,
     /// Where its instances are; nothing for the toolset of a session when there is no session.
-    slots: Option<EpisodeSlots>,
+    slots: Option<Arc<EpisodeSlots>>,
     watchers: Arc<Watchers>,
     /// Set where the session's agents know its folder by another path.
     view: Option<View>,
@@ -63,7 +63,7 @@ impl UpstreamToolset {
     /// The toolset of an upstream whose instances are in those slots.
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        slots: Option<EpisodeSlots>,
+        slots: Option<Arc<EpisodeSlots>>,
         watchers: Arc<Watchers>,
         view: Option<View>,
     ) -> Self {
@@ -92,13 +92,13 @@ impl UpstreamToolset {
 
     /// The slot of the present episode.
     fn slot(&self) -> Option<Arc<Slot>> {
-        self.slots.as_ref().map(EpisodeSlots::present)
+        self.slots.as_ref().map(|slots| slots.present())
     }
 
     /// The instance that a request is for, started if need be.
     async fn instance(&self) -> Result<Arc<Instance>, CallFault> {
         let scope = self.upstream.scope_found().await?;
-        let within = |slots: &&EpisodeSlots| scope == Scope::Server || slots.are_of_session();
+        let within = |slots: &&Arc<EpisodeSlots>| scope == Scope::Server || slots.are_of_session();
         let slots = self.slots.as_ref().filter(within).ok_or_else(|| {
             CallFault::Unavailable("each session has its own; call it within a session".to_owned())
         })?;

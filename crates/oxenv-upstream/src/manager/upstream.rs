@@ -58,6 +58,11 @@ pub(super) struct Upstream {
     scope: OnceLock<Scope>,
     /// The slot that all sessions share if it turns out to be theirs.
     shared: OnceLock<Weak<Slot>>,
+    /// Whether its server is told the seed of the episode, and so serves no other.
+    pub(super) follows_seed: bool,
+    /// Whether its server of the next episode can run beside that of the present one. One that runs in the
+    /// workspace cannot: a reset makes that anew.
+    pub(super) starts_ahead: bool,
 }
 
 /// What is known of an upstream.
@@ -76,6 +81,8 @@ struct Known {
 enum Discovery {
     /// May run from then on.
     Due(Option<Instant>),
+    /// Runs again at that time, by itself.
+    Waiting(Instant),
     Running,
 }
 
@@ -105,6 +112,8 @@ impl Upstream {
     ) -> Arc<Self> {
         let recipe = Recipe::new(kitchen.clone(), entry.clone());
         let warmable = recipe.is_process() && recipe.is_portable() && entry.scope == Scope::Session;
+        let follows_seed = entry.follows_seed();
+        let starts_ahead = follows_seed && !recipe.runs_in_workspace();
         Arc::new(Upstream {
             entry,
             manifest,
@@ -119,18 +128,9 @@ impl Upstream {
             handles: Handles::default(),
             scope: scope.map_or_else(OnceLock::new, OnceLock::from),
             shared: OnceLock::new(),
+            follows_seed,
+            starts_ahead,
         })
-    }
-
-    /// Whether its server is told the seed of the episode, and so serves no other.
-    pub(super) fn follows_seed(&self) -> bool {
-        self.entry.follows_seed()
-    }
-
-    /// Whether its server of the next episode can run beside that of the present one. One that runs in the
-    /// workspace cannot: a reset makes that anew.
-    pub(super) fn starts_ahead(&self) -> bool {
-        self.follows_seed() && !self.recipe.runs_in_workspace()
     }
 
     /// Runs a task that ends by itself when the manager does.
@@ -139,7 +139,7 @@ impl Upstream {
     }
 
     /// Runs a task that ends with the manager.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.kitchen.stop.clone();
         self.track(async move {
             tokio::select! {
@@ -220,19 +220,15 @@ impl Upstream {
             }
             let again = self.scope().is_none();
             let due = Instant::now() + if again { pause } else { REDISCOVERY };
-            *self.discovery.lock() = Discovery::Due(Some(due));
+            // Nobody else begins to ask meanwhile, so there is one who asks at any time.
+            *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);
             if !again {
                 return;
             }
             sleep_until(due).await;
             pause = (pause * 2).min(RETRY.1);
-            let mut discovery = self.discovery.lock();
-            // A call that came meanwhile may have begun to ask as well, and goes on with it.
-            if matches!(*discovery, Discovery::Running) {
-                return;
-            }
-            *discovery = Discovery::Running;
+            *self.discovery.lock() = Discovery::Running;
         }
     }
 
@@ -286,6 +282,13 @@ impl Upstream {
         self.scope().ok_or_else(|| {
             CallFault::Unavailable(self.problem().unwrap_or_else(|| "it cannot be reached".to_owned()))
         })
+    }
+
+    /// Waits until it is known whose its instances are, however long that takes.
+    pub(super) async fn scope_known(&self) -> Option<Scope> {
+        // The sender is this very upstream's.
+        let _ = self.known.subscribe().wait_for(|_| self.scope().is_some()).await;
+        self.scope()
     }
 
     /// Takes the scope from an instance, unless it is known.
@@ -355,9 +358,13 @@ impl Upstream {
         self.known.borrow().problem.clone()
     }
 
-    /// Whether a discovery runs.
+    /// Whether a discovery runs, or is about to.
     pub(super) fn is_discovering(&self) -> bool {
-        matches!(*self.discovery.lock(), Discovery::Running)
+        match *self.discovery.lock() {
+            Discovery::Due(_) => false,
+            Discovery::Waiting(due) => due <= Instant::now(),
+            Discovery::Running => true,
+        }
     }
 
     /// Whether its first list is known to its watchers, or known not to come.

@@ -75,8 +75,8 @@ fn toolset() -> Value {
             "timeout_s": seconds("How long a call may take, in seconds.", 30),
             "start_timeout_s": seconds("How long a start may take, in seconds.", 60),
             "on_reset": {
-                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: restart if one of \
-                    its texts holds ${seed}, else keep.",
+                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: restart \
+                    if one of its texts holds ${seed}, else keep.",
                 "type": "string",
                 "pattern": "^(keep|restart|call:\\s*\\S+)$",
             },

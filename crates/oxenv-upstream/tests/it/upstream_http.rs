@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
 use oxenv_core::{Caller, Changes, Note, RequestFault, Scope, Toolset, Work};
@@ -12,6 +13,7 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::upstream_support::*;
@@ -248,6 +250,56 @@ async fn sessions_that_were_there_before_their_server_have_one_of_its_each() {
     for session in &sessions {
         assert_eq!(say(session, "count").await, "1");
     }
+}
+
+#[tokio::test]
+async fn an_eager_session_has_one_of_its_own_as_soon_as_its_server_comes() {
+    let mut server = Server::of_sessions("127.0.0.1:0").await;
+    server.stop();
+    let stage = Stage::new(&[entry(server.address, "    start_timeout_s: 3\n    startup: eager\n")]);
+    stage.manager.start();
+    let session = stage.session(1).remove(0);
+    session.ready().await;
+    assert!(session.problem().unwrap().contains("onnection refused"));
+    let sessions = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sessions);
+    let make = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Fixture::new(OLD)
+    };
+    let _server = Server::of(make, &server.address.to_string(), false).await;
+    // One was asked whose its instances are, and one is the session's.
+    until("the session's own", || sessions.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(say(&session, "count").await, "1");
+    assert_eq!(sessions.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn calls_do_not_make_a_server_that_is_away_be_asked_more_often() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let stage = Stage::new(&[entry(address, "    start_timeout_s: 3\n")]);
+    stage.manager.start();
+    let session = stage.session(1).remove(0);
+    session.ready().await;
+    let at_once = asked.load(Ordering::SeqCst);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(2500) {
+        let error = call(&session, "count", json!({})).await.unwrap_err();
+        assert_eq!(error.code, Some(ErrorCode::UpstreamUnavailable), "{}", error.message);
+        yield_now().await;
+    }
+    // After 0, 0.2, 0.6 and 1.4 s.
+    let asked = asked.load(Ordering::SeqCst);
+    assert!(asked <= 4 * at_once, "{asked} connections, {at_once} at once");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! Reading a result of a tool, in either of its spellings.
 //!
-//! Invariant: the one reader of results. Every block but plain text, the value and the metadata keep
-//! their bytes.
+//! Invariant: the one reader of results. A key of one spelling says nothing in the other. Every block but plain
+//! text, the value and the metadata keep their bytes.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
@@ -13,25 +14,58 @@ use smallvec::smallvec;
 use super::{Content, Structured, ToolResult};
 use crate::json::RawJson;
 
-/// A result, read as far as its parts.
-#[derive(Deserialize)]
+/// A result, read as far as its parts, which are named as MCP names them.
+#[derive(Default, Deserialize)]
 struct Parts<'a> {
     #[serde(borrow, default)]
     content: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default, alias = "structured_content", rename = "structuredContent")]
+    #[serde(borrow, default, rename = "structuredContent")]
     structured: Option<&'a RawValue>,
-    /// The dialect's value without its wrapper.
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default, alias = "meta", rename = "_meta")]
+    #[serde(borrow, default, rename = "_meta")]
     meta: Option<&'a RawValue>,
-    #[serde(default, alias = "is_error", rename = "isError")]
+    #[serde(default, rename = "isError")]
     is_error: Option<bool>,
     #[serde(borrow, default, rename = "resultType")]
     result_type: Option<Cow<'a, str>>,
     /// What servers of 2024 answer where there is no content.
     #[serde(borrow, default, rename = "toolResult")]
     old_result: Option<&'a RawValue>,
+}
+
+/// The same in the dialect's words.
+#[derive(Deserialize)]
+struct DialectParts<'a> {
+    #[serde(borrow, default)]
+    content: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default, rename = "structured_content")]
+    structured: Option<&'a RawValue>,
+    /// The value without its wrapper.
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    meta: Option<&'a RawValue>,
+    #[serde(default)]
+    is_error: Option<bool>,
+}
+
+/// What tells the spellings apart.
+#[derive(Deserialize)]
+struct Spelling {
+    #[serde(default, rename = "structured_content")]
+    structured: Option<IgnoredAny>,
+    #[serde(default)]
+    is_error: Option<IgnoredAny>,
+    #[serde(default, rename = "structuredContent")]
+    mcp_structured: Option<IgnoredAny>,
+    #[serde(default, rename = "isError")]
+    mcp_is_error: Option<IgnoredAny>,
+}
+
+impl Spelling {
+    fn is_dialect(&self) -> bool {
+        let of_mcp = self.mcp_structured.is_some() || self.mcp_is_error.is_some();
+        !of_mcp && (self.structured.is_some() || self.is_error.is_some())
+    }
 }
 
 /// A block of text; annotations that are null say nothing.
@@ -56,9 +90,8 @@ struct Wrapper<'a> {
 }
 
 impl ToolResult {
-    /// Reads the result of a `tools/call` in MCP's spelling or the dialect's. A value is unwrapped
-    /// where the metadata or the dialect's `data` say that it is wrapped, unless the tool says that it
-    /// failed.
+    /// Reads the result of a `tools/call` as MCP spells it. A value is unwrapped where the metadata say that it is
+    /// wrapped, unless the tool says that it failed. A server's own keys are left out.
     ///
     /// # Errors
     /// When the text is no such result.
@@ -68,10 +101,27 @@ impl ToolResult {
             let whole = RawValue::from_string(text.to_owned())?;
             return Ok(ToolResult { input_required: Some(whole), ..ToolResult::default() });
         }
+        Ok(Self::of_parts(parts, None))
+    }
+
+    /// Reads a result in the dialect, known by its own `structured_content` or `is_error`, or else in MCP's spelling.
+    /// The dialect's `data` tells that a value is wrapped as well.
+    ///
+    /// # Errors
+    /// When the text is no such result.
+    pub fn parse_dialect(text: &str) -> Result<Self, serde_json::Error> {
+        if !serde_json::from_str::<Spelling>(text)?.is_dialect() {
+            return Self::parse(text);
+        }
+        let DialectParts { content, structured, data, meta, is_error } = serde_json::from_str(text)?;
+        Ok(Self::of_parts(Parts { content, structured, meta, is_error, ..Parts::default() }, data))
+    }
+
+    fn of_parts(parts: Parts<'_>, data: Option<&RawValue>) -> Self {
         let blocks = parts.content.unwrap_or_default();
         let mut result = ToolResult {
             content: blocks.into_iter().map(block).collect(),
-            structured: match parts.structured.or(parts.data) {
+            structured: match parts.structured.or(data) {
                 None => Structured::None,
                 Some(value) if value.get().starts_with('{') => Structured::Object(value.to_owned()),
                 Some(value) => Structured::Wrapped(value.to_owned()),
@@ -84,8 +134,8 @@ impl ToolResult {
             result.content = smallvec![Content::Text(old.get().to_owned())];
         }
         let is_wrapped = result.meta.as_deref().is_some_and(says_wrapped)
-            || parts.data.zip(parts.structured).is_some_and(|(data, structured)| is_within(data, structured));
-        Ok(if is_wrapped && !result.is_error { result.unwrapped() } else { result })
+            || data.zip(parts.structured).is_some_and(|(data, structured)| is_within(data, structured));
+        if is_wrapped && !result.is_error { result.unwrapped() } else { result }
     }
 
     /// The same with its value unwrapped, if that is what the tool's output schema says. FastMCP
@@ -150,7 +200,31 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> ToolResult {
-        ToolResult::parse(text).unwrap()
+        ToolResult::parse_dialect(text).unwrap()
+    }
+
+    #[test]
+    fn a_key_of_one_spelling_says_nothing_in_the_other() {
+        for text in [
+            r#"{"content":[{"type":"text","text":"ok"}],"data":[1],"isError":false}"#,
+            r#"{"content":[{"type":"text","text":"ok"}],"data":{"a":1}}"#,
+            r#"{"content":[{"type":"text","text":"ok"}],"_meta":{"k":1},"meta":{"k":2}}"#,
+            r#"{"content":[{"type":"text","text":"ok"}],"isError":false,"is_error":true}"#,
+            r#"{"content":[{"type":"text","text":"ok"}],"is_error":true,"structured_content":{}}"#,
+        ] {
+            let result = ToolResult::parse(text).unwrap();
+            assert_eq!(
+                (result.text().as_str(), result.data(), result.is_error),
+                ("ok", "null", false),
+                "{text}"
+            );
+            let meta = result.meta.map(|meta| meta.get().to_owned());
+            assert!(meta.is_none_or(|meta| meta == r#"{"k":1}"#), "{text}");
+        }
+        let both = r#"{"content":[],"isError":true,"is_error":false,"data":1}"#;
+        assert!(read(both).is_error, "a client reads it as MCP too");
+        let dialect = r#"{"content":[],"is_error":true,"_meta":{"k":1},"meta":{"k":2}}"#;
+        assert_eq!(read(dialect).meta.unwrap().get(), r#"{"k":2}"#);
     }
 
     #[test]

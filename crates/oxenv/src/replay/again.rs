@@ -11,7 +11,7 @@ use oxenv_core::{
 use oxenv_store::{
     StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories,
 };
-use oxenv_wire::{Action, ErrorCode};
+use oxenv_wire::{Action, Delivered, ErrorCode};
 
 use super::compare::{Names, compare};
 use super::stage::Stage;
@@ -228,19 +228,16 @@ async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> any
 fn unknown_effect(stage: &Stage, session: &Session, entries: &[StoredEntry]) -> Option<String> {
     let (entry, later) = entries.split_first()?;
     let StoredEvent::Step { calls, .. } = &entry.event else { return None };
-    let went_on = later
-        .iter()
-        .any(|later| later.epoch == entry.epoch && matches!(later.event, StoredEvent::Step { .. }));
     let unknown = |call: &&StoredCall| {
-        let cut_off = call.outcome.as_ref().is_err_and(|error| {
-            matches!(
-                error.code,
-                Some(ErrorCode::DeadlineExceeded | ErrorCode::Cancelled | ErrorCode::UpstreamLost)
-            )
-        });
-        cut_off && stage.tape.has_state(&session.toolbox().find(&call.tool))
+        // What has no code is the tool's own error.
+        let code = call.outcome.as_ref().err().and_then(|error| error.code);
+        code.is_some_and(|code| code.traits().delivered == Delivered::Maybe)
+            && stage.tape.has_state(&session.toolbox().find(&call.tool))
     };
-    calls.iter().find(unknown).filter(|_| went_on).map(|call| call.tool.clone())
+    let unknown = calls.iter().find(unknown)?;
+    let mut episode = later.iter().take_while(|later| later.epoch == entry.epoch);
+    let went_on = episode.any(|later| matches!(later.event, StoredEvent::Step { .. }));
+    went_on.then(|| unknown.tool.clone())
 }
 
 /// Whether it ended for a reason that lies outside of environment and tools.

@@ -4,9 +4,11 @@
 //! Times are not compared, nor why toolsets did not work; of failures the code and the kind are.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use oxenv_store::{LogError, StoredEntry, StoredEvent, StoredOutcome};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// So many characters before and behind a difference are shown.
 const CONTEXT: usize = 40;
@@ -86,9 +88,7 @@ fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Op
         return Ok(None);
     };
     let (mut one, mut two) = (one.text()?, Cow::from(names.spell(&two.text()?)));
-    if [&one, &two].iter().any(|reply| reply.contains("\"problems\":")) {
-        (one, two) = (without_problems(one), without_problems(two));
-    }
+    (one, two) = (without_problems(one), without_problems(two));
     if one != two {
         let at = one.bytes().zip(two.bytes()).take_while(|(one, two)| one == two).count();
         let what = format!("the reply, from byte {at} on");
@@ -101,26 +101,48 @@ fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Op
     Ok(None)
 }
 
-/// A reply without what did not work of its toolsets, which is the machine's state and not the episode's.
-fn without_problems(reply: Cow<'_, str>) -> Cow<'_, str> {
-    let Ok(mut read) = serde_json::from_str::<Value>(&reply) else { return reply };
-    for place in ["/observation/metadata", "/metadata"] {
-        let metadata = read.pointer_mut(place).and_then(Value::as_object_mut);
-        let Some(metadata) = metadata else { continue };
-        let Some(ours) = metadata.get_mut("oxenv").and_then(Value::as_object_mut) else { continue };
-        ours.remove("problems");
-        if ours.is_empty() {
-            metadata.remove("oxenv");
+/// A reply without what did not work of its toolsets, which is the machine's state and not the episode's. All else
+/// keeps its bytes.
+fn without_problems(mut reply: Cow<'_, str>) -> Cow<'_, str> {
+    if !reply.contains("\"problems\"") {
+        return reply;
+    }
+    for path in [&["observation", "metadata", "oxenv", "problems"][..], &["metadata", "oxenv", "problems"]] {
+        // Empty metadata stands within the observation only.
+        let vanishes = |key: &str| key == "oxenv" || key == path[0];
+        if let Some(cut) = without(&reply, path, &vanishes) {
+            reply = cut.into();
         }
     }
-    // Empty metadata stands within the observation only.
-    if let Some(read) = read.as_object_mut()
-        && read.get("metadata").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
-    {
-        read.remove("metadata");
-    }
-    read.to_string().into()
+    reply
 }
+
+/// An object's text without the member at the end of a path, if that is there, nor objects on the way that are empty
+/// then and are to vanish so.
+fn without(object: &str, path: &[&str], vanishes: &dyn Fn(&str) -> bool) -> Option<String> {
+    let (key, rest) = path.split_first()?;
+    let members: BTreeMap<Name<'_>, &RawValue> = serde_json::from_str(object).ok()?;
+    let (name, value) = members.get_key_value(&Name(Cow::Borrowed(key)))?;
+    // A name is borrowed unless it is written with escapes, as none of ours is.
+    let Name(Cow::Borrowed(name)) = name else { return None };
+    let at = |part: &str| part.as_ptr() as usize - object.as_ptr() as usize;
+    let (begin, from) = (at(name) - 1, at(value.get()));
+    let (before, behind) = (&object[..begin], &object[from + value.get().len()..]);
+    if !rest.is_empty() {
+        let value = without(value.get(), rest, vanishes)?;
+        if !(vanishes(key) && value[1..].trim_start() == "}") {
+            return Some(format!("{}{value}{behind}", &object[..from]));
+        }
+    }
+    Some(match behind.trim_start().strip_prefix(',') {
+        Some(behind) => format!("{before}{}", behind.trim_start()),
+        None => format!("{}{behind}", before.trim_end().trim_end_matches(',')),
+    })
+}
+
+/// The name of an object's member.
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn outcome(entry: &StoredEntry) -> Option<&StoredOutcome> {
     match &entry.event {
@@ -144,8 +166,6 @@ fn excerpt(text: &str, at: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -159,12 +179,40 @@ mod tests {
 
     #[test]
     fn what_did_not_work_is_no_difference() {
-        let broken = json!({ "oxenv": { "problems": [{ "toolset": "git" }] } });
-        let told =
-            json!({ "observation": { "metadata": broken, "a": 1 }, "metadata": broken, "done": false });
-        let works = json!({ "observation": { "metadata": {}, "a": 1 }, "done": false });
-        let text = |reply: Value| without_problems(reply.to_string().into()).into_owned();
-        assert_eq!(text(told), text(works));
+        let text = |reply: &str| without_problems(reply.into()).into_owned();
+        let problems = r#""problems":[{"toolset":"git"}]"#;
+        for (told, works) in [
+            (
+                format!(
+                    r#"{{"observation":{{"metadata":{{"oxenv":{{{problems}}}}},"a":1.0}},"metadata":{{"oxenv":{{{problems}}}}},"done":false}}"#
+                ),
+                r#"{"observation":{"metadata":{},"a":1.0},"done":false}"#,
+            ),
+            (
+                format!(r#"{{"done":false,"metadata":{{"oxenv":{{"scores":{{}},{problems}}},"a":1}}}}"#),
+                r#"{"done":false,"metadata":{"oxenv":{"scores":{}},"a":1}}"#,
+            ),
+            (
+                format!(r#"{{"done":false,"metadata":{{"b":2,"oxenv":{{{problems}}}}}}}"#),
+                r#"{"done":false,"metadata":{"b":2}}"#,
+            ),
+            // All else keeps its bytes.
+            (
+                format!(
+                    r#"{{"observation":{{"metadata":{{"oxenv":{{{problems},"b" : 1e2}}}}, "n":1.50,"a":12345678901234567890123}}}}"#
+                ),
+                r#"{"observation":{"metadata":{"oxenv":{"b" : 1e2}}, "n":1.50,"a":12345678901234567890123}}"#,
+            ),
+        ] {
+            assert_eq!(text(&told), works);
+            assert_eq!(text(works), works);
+        }
+        for other in [
+            r#"{"observation": {"problems":[1.50], "metadata":{"problems":[1e2]}}}"#,
+            r#"{"observation":"\"problems\":" ,"b":1, "a":[{"metadata":{"oxenv":{"problems":1}}}]}"#,
+        ] {
+            assert_eq!(text(other), other);
+        }
     }
 
     #[test]
