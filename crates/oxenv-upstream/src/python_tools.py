@@ -216,7 +216,19 @@ def load(path):
 
 
 def dump(value):
-    return json.dumps(value, allow_nan=False, default=plain)
+    made = json.dumps(value, allow_nan=False, default=plain)
+    if "\\ud" in made:
+        # Half a character is no text (RFC 8259, section 8.2). Raises UnicodeEncodeError, a ValueError.
+        json.dumps(value, allow_nan=False, default=plain, ensure_ascii=False).encode()
+    return made
+
+
+def is_text(value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plain(value):
@@ -249,6 +261,8 @@ def simplified(value, at):
     """What `plain` makes of a value and all in it, keys too. Raises Misfit, which says where."""
     if isinstance(value, float) and not math.isfinite(value):
         raise Misfit(f"{at} is {value}")
+    if isinstance(value, str) and not is_text(value):
+        raise Misfit(f"{at} has half a character, a lone surrogate")
     if isinstance(value, SCALARS):
         return value
     if isinstance(value, dict):
@@ -266,6 +280,8 @@ def key_of(key, at):
     made = key if isinstance(key, SCALARS) else simplified(key, f"a key of {at}")
     if not isinstance(made, SCALARS):
         raise Misfit(f"a key of {at} is of the type {type(key).__name__}")
+    if isinstance(made, str) and not is_text(made):
+        raise Misfit(f"a key of {at} has half a character, a lone surrogate")
     return made
 
 
@@ -285,7 +301,7 @@ def result_of(name, value):
     """A result of `tools/call`. A value that is no object is wrapped by oxenv."""
     if value is None:
         return {"content": []}
-    if isinstance(value, str):
+    if isinstance(value, str) and is_text(value):
         return {"content": [text(value)], "structuredContent": value}
     try:
         as_json = json_of(value)
@@ -297,6 +313,7 @@ def result_of(name, value):
 
 def error_of(error):
     says = traceback.format_exception_only(type(error), error)[-1].strip()
+    says = says.encode(errors="backslashreplace").decode()
     return {"content": [text(says)], "isError": True}
 
 

@@ -117,17 +117,10 @@ impl Session {
         tool: ResolvedTool<'_>,
         request: &CallRequest<'_>,
     ) -> Result<ToolResult, ToolError> {
-        let stateful = !tool.is_stateless();
-        let mut effect = stateful.then(|| PendingEffect {
-            session: self,
-            epoch: request.context.epoch,
-            tool: tool.name(),
-            known: false,
-        });
+        let (session, epoch, tool_name) = (self, request.context.epoch, tool.name());
+        let mut effect = PendingEffect { session, epoch, tool: tool_name, known: false };
         let outcome = tool.call(request).await;
-        if let Some(effect) = &mut effect {
-            effect.known = outcome.as_ref().err().is_none_or(|error| error.delivered() != Delivered::Maybe);
-        }
+        effect.known = outcome.as_ref().err().is_none_or(|error| error.delivered() != Delivered::Maybe);
         outcome
     }
 
@@ -287,7 +280,8 @@ impl GraphScore {
     }
 }
 
-/// A call of a toolset with a state, until it is known what became of it: dropped before, its effect is unknown.
+/// A call, until it is known what became of it: dropped before, its effect is unknown, unless its toolset has no
+/// state.
 struct PendingEffect<'a> {
     session: &'a Session,
     epoch: u64,
@@ -297,7 +291,7 @@ struct PendingEffect<'a> {
 
 impl Drop for PendingEffect<'_> {
     fn drop(&mut self) {
-        if !self.known {
+        if !self.known && !self.session.toolbox.find(self.tool).is_stateless() {
             let mut progress = self.session.progress.lock();
             if progress.epoch == self.epoch {
                 progress.unknown_effect.get_or_insert_with(|| self.tool.to_owned());

@@ -35,6 +35,8 @@ pub(super) struct RunningOperation<'a> {
     pub(super) calls: Vec<MadeCall>,
     /// How many of them are over.
     pub(super) finished_calls: usize,
+    /// Whether it has called a tool.
+    calls_tools: bool,
     /// The outcomes of calls that are not in a reply yet, by [`MadeCall::place`].
     pub(super) outcomes: Vec<Option<Result<ToolResult, ToolError>>>,
     /// A call that is over and waits for its score.
@@ -166,6 +168,7 @@ impl<'a> RunningOperation<'a> {
             stage: Stage::Waiting,
             calls: Vec::new(),
             finished_calls: 0,
+            calls_tools: false,
             outcomes: Vec::new(),
             scoring: None,
             lock: StepLock::default(),
@@ -289,6 +292,7 @@ impl<'a> RunningOperation<'a> {
         tool: &str,
         arguments: Option<&RawValue>,
     ) {
+        self.calls_tools = true;
         if self.session.keeps_actions() {
             let (id, arguments) = (id.map(str::to_owned), arguments.map(RawValue::to_owned));
             self.calls.push(MadeCall { id, tool: tool.to_owned(), arguments, place, made: true });
@@ -337,8 +341,8 @@ impl RunningOperation<'_> {
     pub(super) fn phase(&self) -> Phase {
         match self.input {
             Input::Reset(_) => Phase::Reset,
-            Input::Step(..) if self.calls.is_empty() => Phase::Step,
-            Input::Step(..) => Phase::Tool,
+            Input::Step(..) if self.calls_tools => Phase::Tool,
+            Input::Step(..) => Phase::Step,
         }
     }
 }

@@ -160,7 +160,7 @@ impl RunningOperation<'_> {
         scores: Option<RawJson>,
     ) -> Option<RecordWork> {
         if let (Err(failure), Ok(_)) = (progress.alive(), &outcome) {
-            let failure = failure.with(|detail| {
+            let failure = failure.in_phase(self.phase()).with(|detail| {
                 detail.delivered = Delivered::Maybe;
                 detail.retryable = false;
             });

@@ -179,8 +179,8 @@ impl<'a> ResolvedTool<'a> {
                 match Box::pin(until(end, pending)).await {
                     Some(outcome) => outcome,
                     None => {
-                        let seconds = end.map_or(limit, |end| end - began).as_secs_f64();
-                        let message = format!("tool '{name}' did not answer within {seconds} s");
+                        let waited = end.map_or(limit, |end| end - began);
+                        let message = format!("tool '{name}' did not answer within {} s", rounded(waited));
                         let error = ToolError::new(ToolErrorType::Timeout, message);
                         return Err(error.with_code(ErrorCode::DeadlineExceeded));
                     }
@@ -206,4 +206,9 @@ pub(super) async fn until<T>(end: Option<Instant>, work: impl Future<Output = T>
         Some(end) => tokio::time::timeout_at(end, work).await.ok(),
         None => Some(work.await),
     }
+}
+
+/// Seconds as people read them, to the millisecond.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e3).round() / 1e3
 }

@@ -12,6 +12,7 @@ use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::episodes::EpisodeSlots;
 use super::instance::Instance;
@@ -179,11 +180,12 @@ impl UpstreamToolset {
             OnReset::Call(_) if slots.present().running().is_none() && self.is_per_session() => Ok(()),
             OnReset::Call(tool) => {
                 let context = CallContext::sessionless(oxenv_core::Principal::Control);
-                let result = self.call_tool(context, tool, None).await;
-                let why = match result {
-                    Ok(result) if !result.is_error => return Ok(()),
-                    Ok(result) => result.text(),
-                    Err(error) => error.message,
+                let limit = self.upstream.entry.timeout;
+                let why = match timeout(limit, self.call_tool(context, tool, None)).await {
+                    Ok(Ok(result)) if !result.is_error => return Ok(()),
+                    Ok(Ok(result)) => result.text(),
+                    Ok(Err(error)) => error.message,
+                    Err(_) => format!("it did not answer within {} s", limit.as_secs_f64()),
                 };
                 let says =
                     format!("toolset '{}' could not be reset by its tool '{tool}': {why}", self.name());
