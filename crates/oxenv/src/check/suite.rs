@@ -36,7 +36,7 @@ pub(super) struct Local {
     pub(super) factory: Arc<dyn EnvironmentFactory>,
     /// Of each of a manifest's toolsets, whether it is another server's.
     pub(super) upstream: Vec<bool>,
-    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    /// Of the toolsets with `${seed}`, whether they are declared to be restarted with each episode's.
     pub(super) seeded: Vec<Seeded>,
     /// How long a reply may take.
     pub(super) timeout: Duration,
@@ -192,17 +192,20 @@ async fn contract(factory: &Arc<dyn EnvironmentFactory>, actions: &[Value]) -> V
     }
 }
 
-/// Whether the toolsets that are handed a seed are handed each episode's.
+/// Whether the toolsets that are handed a seed are declared to be handed each episode's. What their servers make of it
+/// is not looked at: only the manifest is.
 fn seed_of_tools(seeded: &[Seeded]) -> Verdict {
-    let kept: Vec<&str> =
-        seeded.iter().filter(|toolset| !toolset.follows).map(|toolset| toolset.toolset.as_str()).collect();
-    match (seeded.len(), kept.is_empty()) {
-        (0, _) => Verdict::NotOffered("no toolset has ${seed}".to_owned()),
-        (number, true) => Verdict::Holds(format!("{number} toolsets are restarted with each episode's seed")),
-        (_, false) => Verdict::Fails(format!(
-            "with their on_reset these toolsets keep the ${{seed}} that they were started with: {}; write on_reset: \
-             restart, or leave it out",
-            kept.join(", ")
+    let names = |follows: bool| {
+        let named = seeded.iter().filter(|toolset| toolset.follows == follows);
+        named.map(|toolset| toolset.toolset.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    match (seeded.is_empty(), names(false)) {
+        (true, _) => Verdict::NotOffered("no toolset has ${seed}".to_owned()),
+        (false, kept) if kept.is_empty() => {
+            Verdict::Holds(format!("declared to be restarted with each episode's seed: {}", names(true)))
+        }
+        (false, kept) => Verdict::Fails(format!(
+            "declared to keep the ${{seed}} that they were started with: {kept}; write on_reset: restart, or leave it out"
         )),
     }
 }
