@@ -28,8 +28,7 @@ pub struct Once {
     /// The number that the request is to have within its session (see [`crate::Session::seq`]); one
     /// that was given already is a repeat.
     pub seq: Option<u64>,
-    /// The number that the step is to have within its episode, compared before it is taken. A repeat within the
-    /// episode is the same request.
+    /// The number that the step is to have within its episode, compared before it is taken.
     pub expected_step: Option<u64>,
 }
 
@@ -115,11 +114,6 @@ pub(crate) enum Identity {
     /// A key among those of one owner, or for something that is done to one session, by its id.
     KeyFor(String, String),
     Seq(u64),
-    /// The number of a step within the episode of an epoch.
-    Step {
-        epoch: u64,
-        step: u64,
-    },
 }
 
 /// Something with a size, so that a memory of it can be bounded.
@@ -331,7 +325,6 @@ impl std::fmt::Display for Identity {
         match self {
             Identity::Key(key) | Identity::KeyFor(_, key) => write!(f, "the key '{key}'"),
             Identity::Seq(seq) => write!(f, "the number {seq}"),
-            Identity::Step { epoch, step } => write!(f, "the number {step} in epoch {epoch}"),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
 use super::{Expect, Principal, Session};
 use crate::observe::TraceContext;
-use crate::once::{Answer, Identity, Once};
+use crate::once::{Answer, Once};
 
 /// One request to a session.
 pub struct SessionRequest<'a> {
@@ -74,7 +74,7 @@ impl Session {
     /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A tool's own
     /// error is no failure but an observation. After a reset that failed the session demands another.
     pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Answer<StepReply<'a>> {
-        match self.identity(&request) {
+        match request.once.identity() {
             // Boxed, because most requests have no key.
             Some(identity) => Box::pin(self.submit_once(identity, request)).await,
             None => {
@@ -87,17 +87,9 @@ impl Session {
     /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend, while
     /// nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
     pub fn try_submit<'a>(self: &Arc<Self>, request: &SessionRequest<'a>) -> Option<Answer<StepReply<'a>>> {
-        let plain = self.identity(request).is_none();
+        let plain = request.once.identity().is_none();
         let settled = plain.then(|| self.step_inline(request)).flatten();
         settled.map(|Settled { outcome, seq }| Answer::own(outcome, seq))
-    }
-
-    /// What the request is told from its repeats by.
-    fn identity(&self, request: &SessionRequest<'_>) -> Option<Identity> {
-        let step =
-            request.once.expected_step.filter(|_| matches!(request.operation, SessionOperation::Step(_)));
-        let numbered = |step| Identity::Step { epoch: self.progress.lock().epoch, step };
-        request.once.identity().or_else(|| step.map(numbered))
     }
 
     async fn run<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Settled<'a> {

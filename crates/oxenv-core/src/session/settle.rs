@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use oxenv_wire::{Delivered, ErrorCode, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
@@ -177,6 +177,11 @@ impl RunningOperation<'_> {
             reply.set_done(progress.done);
         }
         if current {
+            let cut_off = outcome.as_ref().is_err_and(|failure| failure.delivered == Delivered::Maybe);
+            if cut_off && self.phase() == Phase::Tool {
+                // It may have had its effect, so its number in the episode is taken.
+                progress.step_count += 1;
+            }
             self.keep(progress, outcome);
         }
         let recorder = self.session.hooks.recorder.as_ref()?;

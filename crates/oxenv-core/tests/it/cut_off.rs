@@ -88,7 +88,7 @@ async fn a_call_whose_caller_goes_away_is_counted_and_recorded() {
                 running.abort();
             }
             eventually("it is counted", || session.seq() == 1).await;
-            assert_eq!((stage.cancelled(), session.info().step_count), (1, 0));
+            assert_eq!((stage.cancelled(), session.info().step_count), (1, 1));
             assert_eq!(*tape.calls.lock(), ["wait Some(Cancelled)"]);
             assert!(tape.lines.lock()[1].ends_with("calls 1 Cancelled"), "{:?}", tape.lines.lock());
             step(&session, tool_step("say", &json!({ "text": "on" }))).await.unwrap();
@@ -339,5 +339,30 @@ async fn calls_that_were_not_made_are_not_made_again() {
     assert_eq!(forks[0].state().await.unwrap(), session.state().await.unwrap());
     store.list().into_iter().for_each(close);
     drop((forks, session));
+    settled(&store, &stage).await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_off_has_taken_its_number_in_the_episode() {
+    let stage = Stage::default();
+    let store = store(forking(&stage, Execution::Inline, ForkMode::Native));
+    let session = store.create(SessionOptions::default()).await.unwrap();
+    let ask = || {
+        let session = Arc::clone(&session);
+        tokio::spawn(async move {
+            let action = raw(&waits_at("gate")).unwrap();
+            let once = Once { expected_step: Some(1), ..Once::default() };
+            let request = SessionRequest { once, ..SessionRequest::step(Action::parse(&action).unwrap()) };
+            session.submit(request).await.into_outcome().map(drop)
+        })
+    };
+    let first = ask();
+    stage.entered().await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let failure = ask().await.unwrap().unwrap_err();
+    assert_eq!((failure.code, failure.delivered), (ErrorCode::StepConflict, Delivered::No));
+    assert_eq!((session.info().step_count, session.seq(), stage.cancelled()), (1, 1, 1));
+    close(session);
     settled(&store, &stage).await;
 }

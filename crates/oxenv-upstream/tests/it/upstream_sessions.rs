@@ -88,6 +88,7 @@ async fn a_reset_does_as_the_entry_says() {
         odd("restart", "plain", "    on_reset: restart\n    on_fork: replay\n"),
         odd("call", "plain", "    on_reset: call:count\n"),
         odd("bad", "plain", "    on_reset: call:refuse\n"),
+        odd("slow", "plain", "    on_reset: call:wait\n    timeout_s: 0.3\n"),
     ];
     let stage = Stage::new(&entries);
     let toolsets = stage.session(1);
@@ -103,6 +104,11 @@ async fn a_reset_does_as_the_entry_says() {
     }
     let failure = toolsets[3].reset(EpisodeSeeds::before_reset(1)).await.unwrap_err();
     assert_eq!(failure.message, "toolset 'bad' could not be reset by its tool 'refuse': refused with ***");
+    let failure = toolsets[4].reset(EpisodeSeeds::before_reset(1)).await.unwrap_err();
+    assert_eq!(
+        failure.message,
+        "toolset 'slow' could not be reset by its tool 'wait': it did not answer within 0.3 s"
+    );
     assert_eq!((toolsets[0].fork(), toolsets[1].fork()), (ForkMode::None, ForkMode::Replay));
 }
 
@@ -170,6 +176,9 @@ async fn what_a_python_function_returns_is_json_or_a_typed_error() {
         ("bare", "it is of the type Opaque"),
         ("key", "a key of it is of the type tuple"),
         ("itself", "it is nested too deeply, or holds itself"),
+        ("half", "it has half a character, a lone surrogate"),
+        ("halves", "it['text'] has half a character, a lone surrogate"),
+        ("half_key", "a key of it has half a character, a lone surrogate"),
     ] {
         let error = call(&toolset, "refused", json!({ "which": which })).await.unwrap_err();
         assert_eq!(
@@ -308,5 +317,6 @@ def refused(which: str) -> dict:
     return {
         "nan": {"loss": float("nan")}, "array": {"losses": Array([1.0, float("inf")])}, "object": [Opaque()],
         "bare": Opaque(), "key": {(1, 2): 3}, "itself": itself,
+        "half": "\ud800", "halves": {"text": "\ud800"}, "half_key": {"\ud800": 1},
     }[which]
 "#;

@@ -205,7 +205,8 @@ fn seed_of_tools(seeded: &[Seeded]) -> Verdict {
             Verdict::Holds(format!("declared to be restarted with each episode's seed: {}", names(true)))
         }
         (false, kept) => Verdict::Fails(format!(
-            "declared to keep the ${{seed}} that they were started with: {kept}; write on_reset: restart, or leave it out"
+            "declared to keep the ${{seed}} that they were started with: {kept}; write on_reset: \
+             restart, or leave it out"
         )),
     }
 }

@@ -65,12 +65,12 @@ fn a_toolset_that_does_not_follow_the_seed_is_found() {
         folder.file(name, &text)
     };
     let report = run(&["check", &manifest("follows.yaml", "")]);
-    let told = "holds        seed of tools  declared to be restarted with each episode's seed: simulator\n";
+    let told = "holds        seed of tools    declared to be restarted with each episode's seed: simulator\n";
     assert!(report.succeeded().contains(told), "{report:#?}");
     let report = run(&["check", &manifest("keeps.yaml", "    on_reset: keep\n")]);
     assert_eq!(report.code, Some(1), "{report:#?}");
     let told =
-        "FAILS        seed of tools  declared to keep the ${seed} that they were started with: simulator;";
+        "FAILS        seed of tools    declared to keep the ${seed} that they were started with: simulator;";
     assert!(report.stdout.contains(told), "{report:#?}");
 }
 
