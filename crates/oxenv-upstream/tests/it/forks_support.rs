@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{
-    AgentCall, Boot, CallContext, CallRecord, EnvironmentFactory, Failure, ForkMode, Instance, Limits,
-    Original, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore, StepReply, Toolset, Work,
-    WorkspaceSource, Workspaces,
+    AgentCall, Boot, CallContext, CallRecord, EnvironmentFactory, Failure, ForkMode, Instance, KeySource,
+    Limits, Original, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore, SnapshotKey,
+    StepReply, Toolset, Work, WorkspaceSource, Workspaces,
 };
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
@@ -52,6 +52,9 @@ def write(path: str, text: str):
 def read(path: str):
     return pathlib.Path(path).read_text()
 "#;
+
+/// The key of the snapshots of all servers here.
+const KEY: &[u8] = b"a key that servers of tests share";
 
 /// A server of tools with a folder of its own.
 pub(crate) struct Tools {
@@ -109,7 +112,8 @@ impl Tools {
         let options = FactoryOptions { base, name: "tools".into(), workspaces, auditor: None };
         let factory = Arc::new(ToolFactory::new(&manifest, Arc::clone(&manager), options).unwrap());
         let limits = Limits { seed: Some(1), ..Limits::default() };
-        let store = SessionStore::new(Arc::clone(&factory) as Arc<dyn EnvironmentFactory>, limits);
+        let store = SessionStore::new(Arc::clone(&factory) as Arc<dyn EnvironmentFactory>, limits)
+            .with_snapshot_key(SnapshotKey::new(KEY, KeySource::File));
         Tools { factory, manager, store, folder }
     }
 
