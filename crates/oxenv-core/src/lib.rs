@@ -61,8 +61,8 @@ pub use session::{
 };
 pub use snapshot::{KeySource, SnapshotKey};
 pub use spec::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
-    Original, TaskFault, TaskSource,
+    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
+    Instance, Original, TaskFault, TaskSource,
 };
 pub use store::{Limits, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

@@ -291,8 +291,8 @@ async fn replay<'a>(environment: &mut dyn Environment, entries: impl Iterator<It
             Taped::Reset(reset) => drop(environment.reset(reset).await),
             Taped::Action(action) => drop(environment.step(action).await),
             // As when it was made: what gave no result is not scored.
-            Taped::Call(call) if call.outcome.is_err() => {}
-            Taped::Call(call) => drop(environment.after_call(call).await),
+            Taped::Call(call) if call.record.outcome.is_err() => {}
+            Taped::Call(call) => drop(environment.after_call(&call.record).await),
         }
     }
 }

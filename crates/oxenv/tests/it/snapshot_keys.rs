@@ -113,24 +113,32 @@ while read -r line; do
 done
 "#;
 
+/// The manifest of that server, with more rules.
+fn manifest(folder: &Folder, name: &str, rules: &str) -> String {
+    let (script, mark) = (folder.file("server.sh", SERVER), folder.path().to_owned() + "/mark");
+    let server =
+        format!("{{ transport: stdio, command: sh, args: [\"{script}\"], env: {{ MARK: \"{mark}\" }} }}");
+    let entry =
+        format!("  - name: s\n    mcp_server: {server}\n    on_fork: replay\n    on_reset: restart\n{rules}");
+    folder.file(name, &format!("tools:\n{entry}"))
+}
+
+/// A snapshot of a session that has called that tool.
+fn saved_after(server: &Serving, tool: &str) -> String {
+    let session = Session::open(server);
+    session.post("reset", &json!({}));
+    session.steps(&[json!({ "type": "call_tool", "tool_name": tool, "arguments": {} })]);
+    session.post("snapshot", &json!({}))["snapshot"].as_str().unwrap().to_owned()
+}
+
 /// A snapshot that is changed to make another call, and a digest that anybody can make.
 #[test]
 fn a_forged_snapshot_runs_no_tool_that_policy_denies() {
     let folder = Folder::new("forged");
-    let (script, mark) = (folder.file("server.sh", SERVER), folder.0.join("mark"));
-    let manifest = |name: &str, deny: &str| {
-        let mark = mark.display();
-        folder.file(name, &format!(
-            "tools:\n  - name: s\n    mcp_server: {{ transport: stdio, command: sh, args: [\"{script}\"], env: {{ MARK: \"{mark}\" }} }}\n    \
-             on_fork: replay\n    on_reset: restart\n{deny}"
-        ))
-    };
-    let strict = manifest("strict.yaml", "    deny: [evil]\n");
+    let mark = folder.0.join("mark");
+    let strict = manifest(&folder, "strict.yaml", "    deny: [evil]\n");
     let server = Serving::start(&["--tools", &strict]);
-    let session = Session::open(&server);
-    session.post("reset", &json!({}));
-    session.steps(&[json!({ "type": "call_tool", "tool_name": "fine", "arguments": {} })]);
-    let snapshot = session.post("snapshot", &json!({}))["snapshot"].as_str().unwrap().to_owned();
+    let snapshot = saved_after(&server, "fine");
     let bytes = URL_SAFE_NO_PAD.decode(&snapshot["oxs2.".len()..]).unwrap();
     let mut forged = bytes.clone();
     let name = b"\"fine\"";
@@ -146,4 +154,31 @@ fn a_forged_snapshot_runs_no_tool_that_policy_denies() {
     refused(&server, &format!("oxs1.{}", URL_SAFE_NO_PAD.encode(&forged)), "not authenticated");
     assert!(!mark.exists(), "the tool ran");
     assert_eq!(restore(&server, &snapshot).0, 201);
+}
+
+/// The key vouches for who made a snapshot, not for what the policy of this server is.
+#[test]
+fn a_genuine_snapshot_repeats_no_call_that_policy_denies_here() {
+    let folder = Folder::new("denied-here");
+    let mark = folder.0.join("mark");
+    let tools = manifest(&folder, "tools.yaml", "");
+    let key = folder.file("key", "0123456789abcdef0123456789abcdef");
+    let audit = folder.0.join("audit.jsonl").display().to_string();
+    let key = ["--snapshot-key-file", &key];
+    let one = Serving::start(&["--tools", &tools, "--audit", &audit, key[0], key[1]]);
+    let snapshot = saved_after(&one, "evil");
+    assert_eq!(restore(&one, &snapshot).0, 201);
+    one.stop();
+    fs::remove_file(&mark).unwrap();
+    let tools = manifest(&folder, "tools.yaml", "    deny: [evil]\n");
+    let other = Serving::start(&["--tools", &tools, "--audit", &audit, key[0], key[1]]);
+    let (status, reply) = restore(&other, &snapshot);
+    assert_eq!((status, &reply["oxenv"]["code"]), (501, &json!("UNSUPPORTED")), "{reply}");
+    assert!(reply["detail"].as_str().unwrap().contains("deny: evil"), "{reply}");
+    other.stop();
+    assert!(!mark.exists(), "the tool ran");
+    let audit = fs::read_to_string(&audit).unwrap();
+    let decisions: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let decisions: Vec<&str> = decisions.iter().map(|record| record["decision"].as_str().unwrap()).collect();
+    assert_eq!(decisions, ["allowed", "repeat", "denied"], "{audit}");
 }
