@@ -80,6 +80,8 @@ pub struct AuditRecord<'a> {
 pub enum Decision {
     /// It was.
     Allowed,
+    /// It was, as one that is made again for a fork or a restored session: no rate limit counts it.
+    Repeat,
     /// A rule about names or arguments refused it.
     Denied,
     /// It came too early.

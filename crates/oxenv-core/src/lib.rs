@@ -15,6 +15,7 @@ mod environment;
 mod failure;
 pub mod folders;
 mod graph;
+mod mac;
 mod native;
 mod observe;
 mod once;
@@ -40,6 +41,7 @@ mod workspace;
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
+pub use mac::MacKey;
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
 pub use once::{Answer, Once};
@@ -57,9 +59,10 @@ pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
     SessionOperation, SessionOptions, SessionRequest, StepReply,
 };
+pub use snapshot::{KeySource, SnapshotKey};
 pub use spec::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance,
-    Original, TaskFault, TaskSource,
+    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
+    Instance, Original, TaskFault, TaskSource,
 };
 pub use store::{Limits, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

@@ -1,23 +1,77 @@
-//! The text of a snapshot: a session's numbers and its environment's state, sealed.
+//! The text of a snapshot: a session's numbers and its environment's state, authenticated.
 //!
-//! Invariant: a text that was changed, cut or made by another version is refused before anything of
-//! it is used.
+//! Invariant: a text that was changed, cut, made up, or made with another key or by another version is
+//! refused before anything of it is read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oxenv_wire::{ErrorCode, RawJson};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
+use crate::mac::MacKey;
 use crate::seed::derive_seed;
 use crate::spec::EnvironmentSpec;
 
-/// What every snapshot begins with; the number is the version of the format.
-const MAGIC: &str = "oxs1.";
-const DIGEST: usize = 32;
-/// The digest keeps nobody from making a snapshot up, and numbers that nothing can be added to are of no use.
+/// What every snapshot begins with; the number is the version of the format. It is authenticated too.
+const MAGIC: &str = "oxs2.";
+/// What those of the version before begin with, which had a digest and no key.
+const WITHOUT_KEY: &str = "oxs1.";
+const MAC: usize = 32;
+/// Numbers that nothing can be added to are of no use.
 pub(crate) const MAX_NUMBER: u64 = 1 << 53;
+
+/// The key that snapshots are made with, and that those which are restored must have been made with.
+#[derive(Debug, Clone)]
+pub struct SnapshotKey {
+    key: MacKey,
+    source: KeySource,
+}
+
+/// Where a [`SnapshotKey`] comes from, and so which servers have the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySource {
+    /// A file that was named, which several servers may share.
+    File,
+    /// A file beside the record: servers with that record have it, one after the other.
+    Record,
+    /// Made at random for this process alone.
+    Process,
+}
+
+impl SnapshotKey {
+    /// The key of these bytes. They should be at least 32, and random.
+    #[must_use]
+    pub fn new(bytes: &[u8], source: KeySource) -> Self {
+        SnapshotKey { key: MacKey::new(bytes), source }
+    }
+
+    /// A random key of this process.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness.
+    #[must_use]
+    pub fn random() -> Self {
+        SnapshotKey { key: MacKey::random(), source: KeySource::Process }
+    }
+
+    /// The refusal of what was not made with this key.
+    fn refusal(&self) -> Failure {
+        let which = match self.source {
+            KeySource::File => "that of --snapshot-key-file, so only snapshots of servers with the same file",
+            KeySource::Record => {
+                "snapshot.key beside its record, so only snapshots of servers with that record"
+            }
+            KeySource::Process => {
+                "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots that \
+                 this process has made"
+            }
+        };
+        invalid(&format!(
+            "it is cut or changed, or was made with another key; the key of this server is {which} can be restored"
+        ))
+    }
+}
 
 /// What a snapshot tells beside the environment's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,8 +84,7 @@ pub(crate) struct Snapshot {
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
     pub(crate) episode_id: String,
-    /// The episode's seed; absent in snapshots of older servers.
-    #[serde(default)]
+    /// The episode's seed; absent: the one that is derived from the session's.
     pub(crate) episode_seed: Option<u64>,
     pub(crate) step_count: u64,
     pub(crate) done: bool,
@@ -40,18 +93,19 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The text: base64 of the header's length, the header, the state, and a digest of the three.
-    pub(crate) fn seal(&self, state: &[u8]) -> String {
+    /// The text: base64 of the header's length, the header, the state, and a code that only the key can make.
+    pub(crate) fn seal(&self, state: &[u8], key: &SnapshotKey) -> String {
         let header = serde_json::to_vec(self).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(4 + header.len() + state.len() + DIGEST);
+        let mut bytes = Vec::with_capacity(MAGIC.len() + 4 + header.len() + state.len() + MAC);
+        bytes.extend_from_slice(MAGIC.as_bytes());
         // A header of strings and numbers never comes near 4 GiB.
         bytes.extend_from_slice(&u32::try_from(header.len()).unwrap_or(u32::MAX).to_be_bytes());
         bytes.extend_from_slice(&header);
         bytes.extend_from_slice(state);
-        let digest = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&digest);
+        let mac = key.key.mac(&bytes);
+        bytes.extend_from_slice(&mac);
         let mut text = MAGIC.to_owned();
-        URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
+        URL_SAFE_NO_PAD.encode_string(&bytes[MAGIC.len()..], &mut text);
         text
     }
 
@@ -59,29 +113,37 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`ErrorCode::SnapshotInvalid`] says what is wrong with it.
-    pub(crate) fn open(text: &str) -> Result<(Self, Vec<u8>), Failure> {
-        let Some(body) = text.trim().strip_prefix(MAGIC) else {
-            return Err(match text.trim_start().starts_with("oxs") {
-                true => invalid("it was made by another version of this server"),
-                false => invalid("it does not begin as one"),
+    pub(crate) fn open(text: &str, key: &SnapshotKey) -> Result<(Self, Vec<u8>), Failure> {
+        let text = text.trim();
+        let Some(body) = text.strip_prefix(MAGIC) else {
+            return Err(match text {
+                old if old.starts_with(WITHOUT_KEY) => invalid(
+                    "it was made by an older version of this server, whose snapshots are not authenticated; \
+                     take a new one",
+                ),
+                other if other.starts_with("oxs") => invalid("it was made by another version of this server"),
+                _ => invalid("it does not begin as one"),
             });
         };
-        let mut bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| invalid("it is cut or changed"))?;
-        let Some(end) = bytes.len().checked_sub(DIGEST).filter(|end| *end >= 4) else {
+        let mut bytes = MAGIC.as_bytes().to_vec();
+        URL_SAFE_NO_PAD.decode_vec(body, &mut bytes).map_err(|_| invalid("it is cut or changed"))?;
+        let Some(end) = bytes.len().checked_sub(MAC).filter(|end| *end >= MAGIC.len() + 4) else {
             return Err(invalid("it is cut"));
         };
-        if Sha256::digest(&bytes[..end])[..] != bytes[end..] {
-            return Err(invalid("it is cut or changed"));
+        if !key.key.verifies(&bytes[..end], &bytes[end..]) {
+            return Err(key.refusal());
         }
         bytes.truncate(end);
-        let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
-        let header = bytes.get(4..4 + length).ok_or_else(|| invalid("its header is cut"))?;
+        let (length, rest) = bytes[MAGIC.len()..].split_first_chunk().ok_or_else(|| invalid("it is cut"))?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let header = rest.get(..length).ok_or_else(|| invalid("its header is cut"))?;
         let snapshot: Snapshot = serde_json::from_slice(header)
             .map_err(|error| invalid(&format!("its header cannot be read: {error}")))?;
         if snapshot.seq.max(snapshot.epoch).max(snapshot.step_count) > MAX_NUMBER {
             return Err(invalid("its numbers are none that a session comes to"));
         }
-        Ok((snapshot, bytes.split_off(4 + length)))
+        let state = bytes.split_off(MAGIC.len() + 4 + length);
+        Ok((snapshot, state))
     }
 
     /// The seed of the episode that it was taken in; where it does not tell, the one that is derived.
@@ -112,7 +174,7 @@ fn invalid(why: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn sealed() -> String {
+    fn sealed(key: &SnapshotKey) -> String {
         let snapshot = Snapshot {
             environment: "e".to_owned(),
             environment_version: "1".to_owned(),
@@ -127,30 +189,33 @@ mod tests {
             reward: Some(0.5),
             scores: None,
         };
-        snapshot.seal(b"state")
+        snapshot.seal(b"state", key)
     }
 
     #[test]
     fn what_is_sealed_opens_again() {
-        let (snapshot, state) = Snapshot::open(&sealed()).unwrap();
+        let key = SnapshotKey::random();
+        let (snapshot, state) = Snapshot::open(&sealed(&key), &key).unwrap();
         assert_eq!((snapshot.seq, snapshot.reward, state.as_slice()), (3, Some(0.5), &b"state"[..]));
     }
 
     #[test]
     fn one_that_does_not_tell_its_episodes_seed_is_of_the_derived_one() {
-        let (snapshot, _) = Snapshot::open(&sealed()).unwrap();
+        let key = SnapshotKey::random();
+        let (snapshot, _) = Snapshot::open(&sealed(&key), &key).unwrap();
         assert_eq!(snapshot.episode_seed(), 9);
-        let mut older = serde_json::to_value(&snapshot).unwrap();
-        older.as_object_mut().unwrap().remove("episode_seed");
-        let mut older: Snapshot = serde_json::from_value(older).unwrap();
-        assert_eq!(older.episode_seed(), derive_seed(7, 1));
-        older.epoch = 0;
-        assert_eq!(older.episode_seed(), 7);
+        let mut without = serde_json::to_value(&snapshot).unwrap();
+        without.as_object_mut().unwrap().remove("episode_seed");
+        let mut without: Snapshot = serde_json::from_value(without).unwrap();
+        assert_eq!(without.episode_seed(), derive_seed(7, 1));
+        without.epoch = 0;
+        assert_eq!(without.episode_seed(), 7);
     }
 
     #[test]
     fn numbers_that_no_session_comes_to_are_refused() {
-        let (snapshot, state) = Snapshot::open(&sealed()).unwrap();
+        let key = SnapshotKey::random();
+        let (snapshot, state) = Snapshot::open(&sealed(&key), &key).unwrap();
         for change in [
             |snapshot: &mut Snapshot| snapshot.epoch = u64::MAX,
             |snapshot: &mut Snapshot| snapshot.step_count = u64::MAX,
@@ -158,21 +223,72 @@ mod tests {
         ] {
             let mut made_up = snapshot.clone();
             change(&mut made_up);
-            let refusal = Snapshot::open(&made_up.seal(&state)).unwrap_err();
+            let refusal = Snapshot::open(&made_up.seal(&state, &key), &key).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
         }
     }
 
     #[test]
     fn every_change_and_every_cut_is_found() {
-        let text = sealed();
+        let key = SnapshotKey::random();
+        let text = sealed(&key);
         for at in 0..text.len() {
-            assert!(Snapshot::open(&text[..at]).is_err(), "cut at {at}");
+            assert!(Snapshot::open(&text[..at], &key).is_err(), "cut at {at}");
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert!(Snapshot::open(&String::from_utf8(changed).unwrap()).is_err(), "changed at {at}");
+            assert!(Snapshot::open(&String::from_utf8(changed).unwrap(), &key).is_err(), "changed at {at}");
         }
-        let message = Snapshot::open("oxs9.AAAA").unwrap_err().message.clone();
-        assert!(message.contains("another version"), "{message}");
+    }
+
+    #[test]
+    fn one_of_another_version_says_so() {
+        let key = SnapshotKey::random();
+        let current = sealed(&key);
+        for (text, says) in [
+            (current.replacen("oxs2.", "oxs1.", 1), "not authenticated; take a new one"),
+            ("oxs9.AAAA".to_owned(), "another version"),
+            ("AAAA".to_owned(), "does not begin as one"),
+        ] {
+            let refusal = Snapshot::open(&text, &key).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
+            assert!(refusal.message.contains(says), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn one_of_another_key_says_which_key_is_needed() {
+        let text = sealed(&SnapshotKey::random());
+        for (key, says) in [
+            (SnapshotKey::random(), "only snapshots that this process has made can be restored"),
+            (SnapshotKey::new(b"k", KeySource::File), "servers with the same file can be restored"),
+            (SnapshotKey::new(b"k", KeySource::Record), "servers with that record can be restored"),
+        ] {
+            let refusal = Snapshot::open(&text, &key).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
+            assert!(refusal.message.contains("another key") && refusal.message.contains(says), "{refusal}");
+        }
+        let of_file = |key: &[u8]| SnapshotKey::new(key, KeySource::File);
+        assert!(Snapshot::open(&sealed(&of_file(b"one")), &of_file(b"one")).is_ok());
+        assert!(Snapshot::open(&sealed(&of_file(b"one")), &of_file(b"two")).is_err());
+    }
+
+    /// What a digest without a key would let anybody make.
+    #[test]
+    fn a_forged_one_is_refused() {
+        use sha2::{Digest as _, Sha256};
+        let key = SnapshotKey::random();
+        let genuine = sealed(&key);
+        let mut bytes = URL_SAFE_NO_PAD.decode(&genuine[MAGIC.len()..]).unwrap();
+        let end = bytes.len() - MAC;
+        bytes[end - 1] ^= 1;
+        for digest in
+            [Sha256::digest(&bytes[..end]), Sha256::digest([MAGIC.as_bytes(), &bytes[..end]].concat())]
+        {
+            bytes[end..].copy_from_slice(&digest);
+            for magic in [MAGIC, WITHOUT_KEY] {
+                let forged = format!("{magic}{}", URL_SAFE_NO_PAD.encode(&bytes));
+                assert_eq!(Snapshot::open(&forged, &key).unwrap_err().code, ErrorCode::SnapshotInvalid);
+            }
+        }
     }
 }

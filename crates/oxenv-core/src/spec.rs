@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
+use crate::session::Principal;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -207,7 +208,16 @@ pub struct Original<'a> {
     /// Its folder, where it has one.
     pub workspace: Option<&'a Arc<Workspace>>,
     /// The tool calls of its epoch in order, if one of its toolsets is forked by replay.
-    pub calls: &'a [CallRecord],
+    pub calls: &'a [EpisodeCall],
+}
+
+/// A tool call of an episode, and who made it.
+#[derive(Debug, Clone)]
+pub struct EpisodeCall {
+    /// Through which door it came.
+    pub principal: Principal,
+    /// The call.
+    pub record: CallRecord,
 }
 
 /// Makes environments of one kind.

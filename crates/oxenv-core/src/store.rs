@@ -21,6 +21,7 @@ use crate::observe::Observer;
 use crate::once::{Replies, RunningLimit};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
+use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
 pub use copies::{SessionIds, SessionSource};
@@ -98,6 +99,7 @@ pub struct SessionStore {
     registry: Arc<Registry>,
     slots: Arc<Slots>,
     hooks: Hooks,
+    snapshot_key: SnapshotKey,
     /// What keyed requests have made.
     made: Replies<SessionIds>,
     default: RwLock<Option<Arc<Session>>>,
@@ -164,6 +166,7 @@ impl SessionStore {
             registry: Arc::default(),
             slots: Slots::new(limits.max_sessions, limits.max_per_owner, limits.memory),
             hooks: Hooks::default(),
+            snapshot_key: SnapshotKey::random(),
             made: Replies::new(MAX_KEYED),
             default: RwLock::new(None),
             making_default: tokio::sync::Mutex::new(()),
@@ -181,6 +184,14 @@ impl SessionStore {
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.hooks.observer = Some(observer);
+        self
+    }
+
+    /// Makes snapshots with that key, and restores only what was made with it. Default: a random one, so
+    /// that no other store restores what this one has saved.
+    #[must_use]
+    pub fn with_snapshot_key(mut self, key: SnapshotKey) -> Self {
+        self.snapshot_key = key;
         self
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use oxenv_wire::{RawJson, ToolError, ToolResult};
 
-use crate::environment::{CallRecord, Reset};
+use crate::environment::Reset;
+use crate::spec::EpisodeCall;
 
 /// Bytes that one session's tape may take.
 const LONGEST: usize = 16 << 20;
@@ -21,7 +22,7 @@ pub(crate) enum Taped {
     /// A typed action was taken, or refused by the environment.
     Action(RawJson),
     /// A tool was called.
-    Call(CallRecord),
+    Call(EpisodeCall),
 }
 
 /// An episode so far.
@@ -86,7 +87,9 @@ fn weight(entry: &Taped) -> usize {
     64 + match entry {
         Taped::Reset(reset) => raw(&reset.arguments),
         Taped::Action(action) => action.get().len(),
-        Taped::Call(call) => call.tool.len() + raw(&call.arguments) + outcome(&call.outcome),
+        Taped::Call(EpisodeCall { record, .. }) => {
+            record.tool.len() + raw(&record.arguments) + outcome(&record.outcome)
+        }
     }
 }
 

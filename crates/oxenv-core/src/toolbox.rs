@@ -9,6 +9,7 @@ mod extras;
 mod judge;
 mod mount;
 mod record;
+mod repeat;
 mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

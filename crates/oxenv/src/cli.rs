@@ -181,6 +181,12 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 
+    /// A file with the key that snapshots are made with, at least 32 random bytes: servers with the same one
+    /// restore each other's snapshots; see docs/forks.md [default: snapshot.key beside the record, which
+    /// is made; without --record a key of this process]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot_key_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) observing: ObservingArgs,
 

@@ -26,6 +26,7 @@ mod rubrics;
 mod serve;
 mod settings;
 mod slow_steps;
+mod snapshot_key;
 mod tokens;
 mod tools;
 mod tools_commands;

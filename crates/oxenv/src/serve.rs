@@ -15,7 +15,7 @@ use crate::exit::Problem;
 use crate::observing::Observing;
 use crate::settings::Settings;
 use crate::trajectories::Recorded;
-use crate::{exit, logging, record, rubrics, tools};
+use crate::{exit, logging, record, rubrics, snapshot_key, tools};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
@@ -31,7 +31,10 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         &served.factory.spec().name,
         recorder.as_ref().map(record::status),
     )?;
-    let mut store = SessionStore::new(Arc::clone(&served.factory), settings.limits);
+    let snapshot_key =
+        snapshot_key::of(settings.snapshot_key_file.as_deref(), settings.record.record.as_deref())?;
+    let mut store =
+        SessionStore::new(Arc::clone(&served.factory), settings.limits).with_snapshot_key(snapshot_key);
     if let Some(observer) = &observing.observer {
         store = store.with_observer(Arc::clone(observer));
     }

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) tools: ToolArgs,
     pub(crate) rubric: RubricArgs,
     pub(crate) record: RecordArgs,
+    /// The file with the key of snapshots; absent: that beside the record, or one of the process.
+    pub(crate) snapshot_key_file: Option<PathBuf>,
     pub(crate) observing: ObservingArgs,
     pub(crate) address: SocketAddr,
     /// A Unix socket to listen on as well.
@@ -72,6 +74,7 @@ struct File {
     record: Option<PathBuf>,
     record_sync: Option<Safety>,
     record_keep: Option<Keep>,
+    snapshot_key_file: Option<PathBuf>,
     metrics: Option<bool>,
     slow_step: Option<Time>,
     otlp: Option<Endpoint>,
@@ -236,6 +239,7 @@ impl Settings {
             tools,
             rubric,
             record,
+            snapshot_key_file: flags.snapshot_key_file.or(env.snapshot_key_file).or(file.snapshot_key_file),
             observing,
             address: SocketAddr::new(host, port),
             uds: flags.uds.or(env.uds).or(file.uds),

@@ -10,10 +10,9 @@ use super::Session;
 use super::calls::Shown;
 use super::drive::Guard;
 use super::operation::Exclusive;
-use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{Boot, Execution, Original};
+use crate::spec::{Boot, EpisodeCall, Execution, Original};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
@@ -23,7 +22,7 @@ pub(crate) struct Held<'a> {
     pub(crate) past: Past,
     /// The number of the last thing that the session did.
     pub(crate) seq: u64,
-    calls: Vec<CallRecord>,
+    calls: Vec<EpisodeCall>,
     _shown: Option<Shown<'a>>,
     guard: Guard,
     _still: Exclusive<'a>,
@@ -132,7 +131,7 @@ impl Held<'_> {
     }
 }
 
-fn calls<'a>(entries: impl Iterator<Item = &'a Taped>) -> Vec<CallRecord> {
+fn calls<'a>(entries: impl Iterator<Item = &'a Taped>) -> Vec<EpisodeCall> {
     let call = |entry: &Taped| match entry {
         Taped::Call(call) => Some(call.clone()),
         Taped::Reset(_) | Taped::Action(_) => None,

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::observe::Operation;
 use crate::record::{CallEntry, Entry, Event, Outcome, Recorder};
 use crate::render::{self, Envelope};
+use crate::spec::EpisodeCall;
 use crate::tape::{Tape, Taped};
 use crate::work::{Work, panic_text};
 
@@ -240,15 +241,16 @@ impl RunningOperation<'_> {
             (Input::Step(_, action), _) if self.calls.is_empty() => {
                 tape.extend(action.clone().map(Taped::Action));
             }
-            (Input::Step(..), _) => {
+            (Input::Step(principal, _), _) => {
                 let cut_off = cut_off_call();
                 tape.extend(self.calls.iter().filter(|call| call.made).map(|call| {
                     let entry = self.call_entry(call, outcome, &cut_off);
-                    Taped::Call(CallRecord {
+                    let record = CallRecord {
                         tool: entry.tool.to_owned(),
                         arguments: entry.arguments.map(ToOwned::to_owned),
                         outcome: entry.outcome.clone(),
-                    })
+                    };
+                    Taped::Call(EpisodeCall { principal: *principal, record })
                 }));
             }
         }

@@ -137,7 +137,7 @@ impl SessionStore {
     }
 
     /// The present state of a session as a text that [`SessionStore::restore`] takes, of this server
-    /// or of another of the same version.
+    /// or of another of the same version with the same [`SnapshotKey`](crate::SnapshotKey).
     ///
     /// # Errors
     /// As [`SessionStore::fork`].
@@ -168,17 +168,19 @@ impl SessionStore {
             reward: held.past.reward,
             scores: held.past.scores.clone(),
         };
-        on_a_thread(state.len(), move || snapshot.seal(&state)).await
+        let key = self.snapshot_key.clone();
+        on_a_thread(state.len(), move || snapshot.seal(&state, &key)).await
     }
 
     /// Makes a session that goes on from a saved state.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged, or of another environment or version;
+    /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key, environment or
+    /// version;
     /// and whatever making a session may fail with.
     pub async fn restore(&self, snapshot: &str, options: SessionOptions) -> Result<Arc<Session>, Failure> {
-        let text = snapshot.to_owned();
-        let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text)).await??;
+        let (text, key) = (snapshot.to_owned(), self.snapshot_key.clone());
+        let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text, &key)).await??;
         snapshot.fits(self.spec())?;
         let slot = self.take_slot(&options).await?;
         let seed = options.seed.unwrap_or(snapshot.seed);
@@ -289,8 +291,8 @@ async fn replay<'a>(environment: &mut dyn Environment, entries: impl Iterator<It
             Taped::Reset(reset) => drop(environment.reset(reset).await),
             Taped::Action(action) => drop(environment.step(action).await),
             // As when it was made: what gave no result is not scored.
-            Taped::Call(call) if call.outcome.is_err() => {}
-            Taped::Call(call) => drop(environment.after_call(call).await),
+            Taped::Call(call) if call.record.outcome.is_err() => {}
+            Taped::Call(call) => drop(environment.after_call(&call.record).await),
         }
     }
 }

@@ -87,13 +87,13 @@ impl<'a> ResolvedTool<'a> {
         self.all_owners(|mount| mount.toolset.fork() == ForkMode::Stateless)
     }
 
-    /// Where it is: the number of its toolset among the mounts, and the name that the toolset has for it.
+    /// The number of its toolset among the mounts.
     #[must_use]
-    pub fn place(&self) -> Option<(usize, String)> {
-        self.entry().map(|entry| (entry.mount, entry.own.to_string()))
+    pub fn mount(&self) -> Option<usize> {
+        self.entry().map(|entry| entry.mount)
     }
 
-    fn entry(&self) -> Option<&Entry> {
+    pub(super) fn entry(&self) -> Option<&Entry> {
         self.entry.map(|entry| self.catalogue.entry(entry))
     }
 
@@ -161,7 +161,7 @@ impl<'a> ResolvedTool<'a> {
     }
 
     /// The call itself, held to its deadline, its panics contained.
-    async fn run(
+    pub(super) async fn run(
         &self,
         entry: &Entry,
         mount: &Mount,

@@ -21,6 +21,7 @@ use crate::audit::Decision;
 use crate::schema::{
     CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
 };
+use crate::session::Principal;
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.
@@ -60,6 +61,13 @@ pub(super) fn needs_result_check(entry: &Entry, mount: &Mount, result: &ToolResu
 }
 
 impl ResolvedTool<'_> {
+    /// Whether a caller may call the tool at all.
+    #[inline]
+    pub(super) fn allowed(&self, entry: &Entry, principal: Principal) -> Result<(), Refusal> {
+        let Some(rule) = entry.denied_to(principal) else { return Ok(()) };
+        Err(Refusal::denied(rule, format!("tool '{}' is not allowed here: {rule}", self.name)))
+    }
+
     /// Whether a caller may call the tool now. Takes a token of its rate limits.
     pub(super) fn admit(
         &self,
@@ -67,10 +75,8 @@ impl ResolvedTool<'_> {
         mount: &Mount,
         context: CallContext<'_>,
     ) -> Result<(), Refusal> {
+        self.allowed(entry, context.principal)?;
         let tool = self.name;
-        if let Some(rule) = entry.denied_to(context.principal) {
-            return Err(Refusal::denied(rule, format!("tool '{tool}' is not allowed here: {rule}")));
-        }
         let (session, server) = (&self.toolbox.buckets[entry.mount], &mount.server_buckets);
         mount.policy.admit(context.principal, session, server, std::time::Instant::now()).map_err(|early| {
             let message = format!(

@@ -74,6 +74,13 @@ impl<'a> Recording<'a> {
         }
     }
 
+    /// Says that it is made again for a copy of its session.
+    pub(super) fn repeated(&mut self) {
+        if let Some(open) = &mut self.0 {
+            open.decision = Decision::Repeat;
+        }
+    }
+
     /// Says that the call is not made, and by which rule.
     pub(super) fn refused(&mut self, decision: Decision, rule: Option<String>) {
         if let Some(open) = &mut self.0 {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Execution, ForkMode, Limits, Session, SessionOptions, SessionSource};
+use oxenv_core::{
+    Execution, ForkMode, KeySource, Limits, Session, SessionOptions, SessionSource, SessionStore, SnapshotKey,
+};
 use oxenv_wire::ErrorCode;
 use serde_json::json;
 
@@ -166,6 +168,45 @@ async fn a_snapshot_is_a_new_session_that_goes_on() {
     settled(&store, &stage).await;
 }
 
+/// Whoever has the key can restore it; nothing of what others have made reaches the environment.
+#[tokio::test]
+async fn a_snapshot_is_restored_only_with_the_key_that_it_was_made_with() {
+    let stage = Stage::default();
+    let with = |key: SnapshotKey| {
+        let store = SessionStore::new(
+            Arc::new(forking(&stage, Execution::Inline, ForkMode::Native)),
+            Limits::default(),
+        );
+        Arc::new(store.with_snapshot_key(key))
+    };
+    let of_file = |key: &[u8]| SnapshotKey::new(key, KeySource::File);
+    let (one, same) = (with(of_file(b"one")), with(of_file(b"one")));
+    let others = [with(of_file(b"two")), with(SnapshotKey::random()), with(SnapshotKey::random())];
+    let session = open(&one).await;
+    reset(&session).await.unwrap();
+    let snapshot = one.snapshot(&session).await.unwrap();
+    let restored = same.restore(&snapshot, SessionOptions::default()).await.unwrap();
+    assert_eq!(shown(&restored).await, shown(&session).await);
+    for other in &others {
+        let failure = other.restore(&snapshot, SessionOptions::default()).await.err().unwrap();
+        assert_eq!(failure.code, ErrorCode::SnapshotInvalid);
+        assert!(failure.message.contains("another key"), "{failure}");
+    }
+    let middle = snapshot.len() / 2;
+    let flipped = if snapshot.as_bytes()[middle] == b'A' { "B" } else { "A" };
+    let changed = format!("{}{flipped}{}", &snapshot[..middle], &snapshot[middle + 1..]);
+    let older = snapshot.replacen("oxs2.", "oxs1.", 1);
+    for wrong in [&changed, &older, &snapshot[..snapshot.len() - 1], &snapshot[..middle]] {
+        let failure = one.restore(wrong, SessionOptions::default()).await.err().unwrap();
+        assert_eq!(failure.code, ErrorCode::SnapshotInvalid, "{failure}");
+    }
+    let counts = [&one, &same, &others[0]].map(|store| store.status().active);
+    assert_eq!(counts, [1, 1, 0]);
+    close(session);
+    close(restored);
+    settled(&one, &stage).await;
+}
+
 #[tokio::test]
 async fn forks_are_made_once_for_a_key() {
     let stage = Stage::default();
@@ -201,7 +242,7 @@ async fn a_large_snapshot_keeps_no_thread_from_others() {
             tokio::task::yield_now().await;
         }
     });
-    let large = format!("oxs1.{}", "A".repeat(8 << 20));
+    let large = format!("oxs2.{}", "A".repeat(8 << 20));
     let restored = store.restore(&large, SessionOptions::default()).await.map(drop);
     assert_eq!(code(restored), ErrorCode::SnapshotInvalid);
     assert!(turns.load(std::sync::atomic::Ordering::SeqCst) > 1, "nothing else had a turn");

@@ -4,10 +4,10 @@ use std::future::pending;
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, AuditSink, Auditor, CallContext, MemoryAudit, Mount, NativeToolset, Policy, Principal, Redact,
-    Rules, SessionOptions, Toolbox, Work,
+    AgentCall, AuditSink, Auditor, CallContext, CallRequest, MemoryAudit, Mount, NativeToolset, Policy,
+    Principal, Redact, RoleRules, Rules, SessionOptions, Toolbox, Work,
 };
-use oxenv_wire::{Content, ToolResult, raw};
+use oxenv_wire::{Content, ToolErrorType, ToolResult, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -61,6 +61,39 @@ async fn record_of(toolbox: &Toolbox, sink: &MemoryAudit, tool: &str, arguments:
     assert_eq!(record_fields.remove("epoch").unwrap(), json!(0));
     assert_eq!(record_fields.remove("tool").unwrap(), json!(tool));
     record
+}
+
+/// A call that is made again for a copy is judged as others are, but for rate limits.
+#[tokio::test]
+async fn a_repeat_is_judged_and_recorded_and_takes_no_token() {
+    let schema = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "required": ["n"] });
+    let set = Arc::new(Set::with_schemas("set", schema, None));
+    let agent = RoleRules { deny: vec!["tool".to_owned()], ..RoleRules::default() };
+    let rules = Rules {
+        rate_limit: Some("1/h".parse().unwrap()),
+        roles: [(Principal::Agent, agent)].into_iter().collect(),
+        ..Rules::default()
+    };
+    let (toolbox, sink) = audited(ruled(&set, rules), false);
+    let repeat = async |principal, tool: &str, arguments: &str| {
+        let arguments = RawValue::from_string(arguments.to_owned()).unwrap();
+        let request = CallRequest::new(CallContext::sessionless(principal), Some(&arguments));
+        let outcome = toolbox.find(tool).repeat(&request).await;
+        let record = sink.records().pop().unwrap();
+        (outcome.is_ok(), record["decision"].as_str().unwrap().to_owned())
+    };
+    let decided = |made: bool, decision: &str| (made, decision.to_owned());
+    assert_eq!(repeat(Principal::Agent, "tool", r#"{"n": 1}"#).await, decided(false, "denied"));
+    assert_eq!(repeat(Principal::Control, "tool", r#"{"n": "x"}"#).await, decided(false, "invalid"));
+    assert_eq!(repeat(Principal::Control, "nobodys", "{}").await, decided(false, "not_found"));
+    assert!(set.calls().is_empty(), "it ran");
+    for _ in 0..3 {
+        assert_eq!(repeat(Principal::Control, "tool", r#"{"n": 1}"#).await, decided(true, "repeat"));
+    }
+    assert_eq!((set.calls().len(), sink.records().len()), (3, 6));
+    let request = CallRequest::new(CallContext::sessionless(Principal::Control), None);
+    let call = toolbox.find("tool").call(&request).await.unwrap_err();
+    assert_eq!(call.error_type, ToolErrorType::InvalidArgs, "the hour's one call is there still");
 }
 
 #[tokio::test]

@@ -6,31 +6,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
+use oxenv_core::MacKey;
 use subtle::ConstantTimeEq;
 
-/// The bytes that SHA-256 takes at once.
-const BLOCK: usize = 64;
-
 /// Makes and reads agents' tokens.
-pub(super) struct AgentTokens {
-    /// HMAC-SHA256 (RFC 2104) with its key taken in already.
-    inner: Sha256,
-    outer: Sha256,
-}
+pub(super) struct AgentTokens(MacKey);
 
 impl AgentTokens {
     pub(super) fn new() -> Self {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).expect("the operating system has randomness");
-        Self::with_key(&key)
-    }
-
-    fn with_key(key: &[u8]) -> Self {
-        let mut block = [0; BLOCK];
-        block[..key.len()].copy_from_slice(key);
-        let padded = |pad: u8| Sha256::new_with_prefix(block.map(|byte| byte ^ pad));
-        AgentTokens { inner: padded(0x36), outer: padded(0x5c) }
+        AgentTokens(MacKey::random())
     }
 
     /// The token for a session: `ID.MAC`.
@@ -46,40 +30,13 @@ impl AgentTokens {
     }
 
     fn mac(&self, text: &str) -> String {
-        URL_SAFE_NO_PAD.encode(self.mac_bytes(text.as_bytes()))
-    }
-
-    fn mac_bytes(&self, bytes: &[u8]) -> [u8; 32] {
-        let inner = self.inner.clone().chain_update(bytes).finalize();
-        self.outer.clone().chain_update(inner).finalize().into()
+        URL_SAFE_NO_PAD.encode(self.0.mac(text.as_bytes()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: [u8; 32]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// RFC 4231, test cases 1 to 3.
-    #[test]
-    fn the_mac_is_hmac_sha_256() {
-        let mac = |key: &[u8], text: &[u8]| hex(AgentTokens::with_key(key).mac_bytes(text));
-        assert_eq!(
-            mac(&[0x0b; 20], b"Hi There"),
-            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
-        );
-        assert_eq!(
-            mac(b"Jefe", b"what do ya want for nothing?"),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-        assert_eq!(
-            mac(&[0xaa; 20], &[0xdd; 50]),
-            "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"
-        );
-    }
 
     #[test]
     fn a_token_is_for_its_session_and_from_its_server() {

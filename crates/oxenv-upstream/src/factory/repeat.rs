@@ -1,12 +1,12 @@
 //! Calls that are made again, to bring the state of a toolset back that was declared with `on_fork: replay`.
 //!
-//! Invariant: only a new instance of the toolset gets them, in the order they were made in; a call that comes to
-//! another result than the first time is a failure, never a fork in another state.
+//! Invariant: only a new instance of the toolset gets them, in the order they were made in, and only those that
+//! policy and schema let through now; a call that comes to another result than the first time is a failure, never a
+//! fork in another state.
 
-use oxenv_core::{CallContext, Failure, ForkMode, Mount, Original, Principal, Toolbox};
+use oxenv_core::{CallContext, CallRequest, EpisodeCall, Failure, ForkMode, Mount, Original, Toolbox};
 use oxenv_wire::{Delivered, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 /// Bytes of an error's message that are compared: a toolbox shortens longer ones.
 const COMPARED: usize = 8 << 10;
@@ -16,13 +16,15 @@ const COMPARED: usize = 8 << 10;
 #[serde(deny_unknown_fields)]
 pub(super) struct Repeat {
     /// Its number among the calls of the episode, from 1.
-    pub(super) number: usize,
+    number: usize,
+    /// Who made it: a role as policies name it.
+    principal: String,
     pub(super) toolset: String,
-    /// The name that the toolset has for the tool.
-    pub(super) tool: String,
-    pub(super) arguments: Option<RawJson>,
+    /// The tool's name as it was called.
+    tool: String,
+    arguments: Option<RawJson>,
     /// What came of it the first time.
-    pub(super) came: String,
+    came: String,
 }
 
 /// The calls of the present episode to toolsets that are forked by replay.
@@ -35,12 +37,12 @@ pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Fa
         return Ok(Vec::new());
     }
     let mut repeats = Vec::new();
-    for (number, call) in (1..).zip(original.calls) {
+    for (number, EpisodeCall { principal, record: call }) in (1..).zip(original.calls) {
         let delivered = call.outcome.as_ref().map_or_else(ToolError::delivered, |_| Delivered::Yes);
         if delivered == Delivered::No {
             continue;
         }
-        let Some((mount, tool)) = original.toolbox.find(&call.tool).place() else {
+        let Some(mount) = original.toolbox.find(&call.tool).mount() else {
             let tool = &call.tool;
             let message = format!("call {number} was of the tool '{tool}', which no toolset offers any more");
             return Err(unrepeatable(&message));
@@ -50,46 +52,81 @@ pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Fa
         }
         let toolset = mounts[mount].toolset.name().to_owned();
         if delivered == Delivered::Maybe {
+            let tool = &call.tool;
             let message =
                 format!("nobody knows what call {number}, of '{tool}' of toolset '{toolset}', has done");
             return Err(unrepeatable(&message));
         }
-        let (arguments, came) = (call.arguments.clone(), told(&call.outcome));
-        repeats.push(Repeat { number, toolset, tool, arguments, came });
+        repeats.push(Repeat {
+            number,
+            principal: principal.to_string(),
+            toolset,
+            tool: call.tool.clone(),
+            arguments: call.arguments.clone(),
+            came: told(&call.outcome),
+        });
     }
     Ok(repeats)
 }
 
-/// Makes the calls again. They were judged when they were made first, so no policy, rate limit or audit
-/// record is for them.
+/// Makes the calls again, each as who made it first. Their audit records say `repeat`, and no rate limit counts them.
 ///
 /// # Errors
-/// Names the first call that came to another result.
+/// Names the first call that is refused, or that came to another result.
 pub(super) async fn again(repeats: &[Repeat], session_id: &str, toolbox: &Toolbox) -> Result<(), Failure> {
     for repeat in repeats {
-        let Repeat { number, toolset, tool, arguments, came } = repeat;
+        repeat.once(session_id, toolbox).await?;
+    }
+    Ok(())
+}
+
+impl Repeat {
+    async fn once(&self, session_id: &str, toolbox: &Toolbox) -> Result<(), Failure> {
+        let Repeat { number, toolset, tool, .. } = self;
         let mount = toolbox.mounts().iter().find(|mount| mount.toolset.name() == toolset);
         let mount = mount.ok_or_else(|| unrepeatable(&format!("there is no toolset '{toolset}'")))?;
-        let context =
-            CallContext { session_id: Some(session_id), ..CallContext::sessionless(Principal::Control) };
-        let call = mount.toolset.call(context, tool, arguments.as_deref());
-        let deadline = mount.deadline.unwrap_or(Toolbox::DEFAULT_DEADLINE);
-        let outcome = timeout(deadline, call).await.map_err(|_| {
-            let limit = deadline.as_secs_f64();
-            Failure::infrastructure(format!(
-                "call {number}, of '{tool}' of toolset '{toolset}', did not answer within {limit} s when it was \
-                 made again for the fork"
-            ))
-        })?;
-        if told(&outcome) != *came {
-            return Err(Failure::environment(format!(
+        // Its tools have their names once it has started.
+        mount.toolset.ready().await;
+        let found = toolbox.find(tool);
+        if found.toolset().is_some_and(|owner| owner != toolset) {
+            let why =
+                format!("call {number} was of '{tool}' of toolset '{toolset}', which is another's here");
+            return Err(unrepeatable(&why));
+        }
+        let principal = self.principal.parse().map_err(|why: String| unrepeatable(&why))?;
+        let context = CallContext { session_id: Some(session_id), ..CallContext::sessionless(principal) };
+        let outcome = found.repeat(&CallRequest::new(context, self.arguments.as_deref())).await;
+        if told(&outcome) == self.came {
+            return Ok(());
+        }
+        Err(self.failure(&outcome))
+    }
+
+    /// What it means that the call came to another result.
+    fn failure(&self, outcome: &Result<ToolResult, ToolError>) -> Failure {
+        let Repeat { number, toolset, tool, .. } = self;
+        let refused = match outcome {
+            Err(error) if matches!(reached(outcome), Reached::No) => Some(error),
+            Err(error) if error.code == Some(ErrorCode::DeadlineExceeded) => {
+                return Failure::infrastructure(format!(
+                    "call {number}, of toolset '{toolset}', was made again for the fork: {}",
+                    error.message
+                ));
+            }
+            _ => None,
+        };
+        match refused {
+            Some(error) if error.code == Some(ErrorCode::UpstreamUnavailable) => {
+                Failure::new(ErrorCode::UpstreamUnavailable, error.message.clone())
+            }
+            Some(error) => unrepeatable(&format!("call {number} is refused now: {}", error.message)),
+            None => Failure::environment(format!(
                 "toolset '{toolset}' cannot be forked by replay: call {number}, of its tool '{tool}', came to \
                  another result when it was made again; declare another on_fork for tools that tell the time, \
                  draw lots, or keep something beyond a restart"
-            )));
+            )),
         }
     }
-    Ok(())
 }
 
 fn by_replay(mount: &Mount) -> bool {

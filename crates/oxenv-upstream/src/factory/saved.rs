@@ -15,7 +15,7 @@ use super::{ToolFactory, forks, modes};
 
 /// What the bytes begin with; the number is the format's version. A length of 8 bytes follows, then that much
 /// JSON, the environment's state and the workspace.
-const MAGIC: &[u8] = b"oxenv session of tools 1\n";
+const MAGIC: &[u8] = b"oxenv session of tools 2\n";
 /// The shortest path that agents may know a folder by. Anything shorter could be in a text by chance.
 const SHORTEST_PATH: usize = 16;
 

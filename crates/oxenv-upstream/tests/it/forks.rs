@@ -1,7 +1,8 @@
 //! Sessions of tools, forked, saved and restored, each toolset as its entry says.
 
 use oxenv_core::{
-    Boot, CallRecord, EndReason, EnvironmentFactory, ForkMode, SessionOptions, WorkspaceSource,
+    Boot, CallRecord, EndReason, EnvironmentFactory, EpisodeCall, ForkMode, Principal, SessionOptions,
+    WorkspaceSource,
 };
 use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::json;
@@ -74,6 +75,36 @@ async fn replay_brings_a_memory_back_and_forgets_what_was_never_run() {
     assert_eq!(call(&fresh, "add", json!({ "n": 1 })).await, 1);
 }
 
+/// Three calls an hour for the whole server: the fork's repeats take none, or this would not come to its end.
+#[tokio::test]
+async fn repeats_are_recorded_and_take_nothing_of_a_rate_limit() {
+    let limited = format!("{REPLAY}    rate_limit: {{ rate: 3/h, per: server }}\n");
+    let tools = Tools::new(&[functions("memory", &limited)]);
+    let session = tools.session().await;
+    call(&session, "add", json!({ "n": 5 })).await;
+    call(&session, "fail", json!({})).await;
+    let before = tools.audit.records().len();
+    let fork = tools.fork(&session, 1).await.remove(0);
+    let snapshot = tools.store.snapshot(&session).await.unwrap();
+    let restored = tools.store.restore(&snapshot, SessionOptions::default()).await.unwrap();
+    let records = tools.audit.records().split_off(before);
+    let made = |record: &serde_json::Value| {
+        (record["session_id"].clone(), record["tool"].clone(), record["decision"].clone())
+    };
+    let repeat = |session: &str, tool: &str| (json!(session), json!(tool), json!("repeat"));
+    let expected = [
+        repeat(fork.id(), "add"),
+        repeat(fork.id(), "fail"),
+        repeat(restored.id(), "add"),
+        repeat(restored.id(), "fail"),
+    ];
+    assert_eq!(records.iter().map(made).collect::<Vec<_>>(), expected);
+    assert!(records.iter().all(|record| record["principal"] == "agent"), "{records:?}");
+    // The third of three, and then no more.
+    assert_eq!(call(&restored, "add", json!({ "n": 1 })).await, 106);
+    assert!(call(&fork, "add", json!({ "n": 1 })).await.as_str().unwrap().contains("so often"));
+}
+
 #[tokio::test]
 async fn another_result_than_the_first_time_is_a_failure_that_leaves_nothing() {
     let tools = Tools::new(&[functions("memory", REPLAY)]);
@@ -98,10 +129,9 @@ async fn what_is_known_of_no_call_is_not_repeated() {
     let mut instance = tools.instance().await;
     instance.toolbox.settled().await;
     let lost = ToolError::new(ToolErrorType::Timeout, "late").with_code(ErrorCode::DeadlineExceeded);
-    let record = |tool: &str, outcome: Result<ToolResult, ToolError>| CallRecord {
-        tool: tool.to_owned(),
-        arguments: raw(&json!({ "n": 1 })).ok(),
-        outcome,
+    let record = |tool: &str, outcome: Result<ToolResult, ToolError>| EpisodeCall {
+        principal: Principal::Agent,
+        record: CallRecord { tool: tool.to_owned(), arguments: raw(&json!({ "n": 1 })).ok(), outcome },
     };
     let done = || Ok(ToolResult::from_value(&1).unwrap());
     for (calls, says) in [
@@ -178,11 +208,9 @@ async fn a_fork_that_is_given_up_leaves_nothing() {
     let session = tools.session().await;
     // Its second call is slow, and what is made again never comes that far.
     call(&session, "slow", json!({})).await;
-    let slow = CallRecord {
-        tool: "slow".to_owned(),
-        arguments: None,
-        outcome: Ok(ToolResult::from_value("done").unwrap()),
-    };
+    let outcome = Ok(ToolResult::from_value("done").unwrap());
+    let record = CallRecord { tool: "slow".to_owned(), arguments: None, outcome };
+    let slow = EpisodeCall { principal: Principal::Agent, record };
     let mut instance = tools.instance().await;
     let calls = [slow.clone(), slow];
     let boot = Boot::new(uuid(), 1);

@@ -78,7 +78,37 @@ async fn another_manifest_refuses_it_and_tells_the_difference() {
     assert_eq!(failure.code, ErrorCode::Unsupported, "{failure}");
 }
 
-/// The factory is given bytes that a digest has vouched for; it does not rely on that.
+/// The snapshot is genuine, and policy has changed since it was taken.
+#[tokio::test]
+async fn a_call_that_policy_denies_now_is_not_repeated() {
+    let tools = Tools::new(&[functions("memory", REPLAY)]);
+    let session = tools.session().await;
+    call(&session, "add", json!({ "n": 5 })).await;
+    let snapshot = tools.store.snapshot(&session).await.unwrap();
+    let role = "    roles:\n      agent: { deny: [add] }\n";
+    let argument = "    arguments:\n      add: { properties: { n: { maximum: 4 } } }\n";
+    for (rule, says) in [("    deny: [add]\n", "deny: add"), (role, "roles.agent.deny: add"), (argument, "n")]
+    {
+        let strict = Tools::new(&[functions("memory", &format!("{REPLAY}{rule}"))]);
+        let failure = strict.store.restore(&snapshot, SessionOptions::default()).await.map(drop).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::Unsupported, "{failure}");
+        assert!(
+            failure.message.contains("call 1 is refused now: ") && failure.message.contains(says),
+            "{failure}"
+        );
+        assert_eq!(decisions(&strict), [("add".to_owned(), "denied".to_owned())]);
+        assert_eq!((strict.workspaces(), strict.store.status().active), (0, 0));
+    }
+    // What is not allowed to another role is no matter.
+    let other = Tools::new(&[functions(
+        "memory",
+        &format!("{REPLAY}    roles:\n      control: {{ deny: [add] }}\n"),
+    )]);
+    let restored = other.store.restore(&snapshot, SessionOptions::default()).await.unwrap();
+    assert_eq!(call(&restored, "add", json!({ "n": 1 })).await, 6);
+}
+
+/// The factory is given bytes that a key has vouched for; it does not rely on that.
 #[tokio::test]
 async fn changed_bytes_are_a_failure_and_leave_nothing() {
     let tools = Tools::new(&[functions("files", WORKSPACE)]);
@@ -101,7 +131,7 @@ async fn changed_bytes_are_a_failure_and_leave_nothing() {
         let shorter = known.len() - other.len();
         let mut forged = bytes.clone();
         forged.splice(at..at + known.len(), other.bytes());
-        let length_at = b"oxenv session of tools 1\n".len();
+        let length_at = b"oxenv session of tools 2\n".len();
         let length = u64::from_le_bytes(forged[length_at..length_at + 8].try_into().unwrap());
         forged[length_at..length_at + 8].copy_from_slice(&(length - shorter as u64).to_le_bytes());
         assert_eq!(restore(&forged).await, Err(ErrorCode::SnapshotInvalid), "{other}");

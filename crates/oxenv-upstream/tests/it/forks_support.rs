@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{
-    AgentCall, Boot, CallContext, CallRecord, EnvironmentFactory, Failure, ForkMode, Instance, Limits,
-    Original, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore, StepReply, Toolset, Work,
-    WorkspaceSource, Workspaces,
+    AgentCall, AuditSink, Auditor, Boot, CallContext, EnvironmentFactory, EpisodeCall, Failure, ForkMode,
+    Instance, KeySource, Limits, MemoryAudit, Original, ResetOptions, Session, SessionOptions,
+    SessionRequest, SessionStore, SnapshotKey, StepReply, Toolset, Work, WorkspaceSource, Workspaces,
 };
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
@@ -53,12 +53,16 @@ def read(path: str):
     return pathlib.Path(path).read_text()
 "#;
 
+/// The key of the snapshots of all servers here.
+const KEY: &[u8] = b"a key that servers of tests share";
+
 /// A server of tools with a folder of its own.
 pub(crate) struct Tools {
     pub(crate) factory: Arc<ToolFactory>,
     pub(crate) manager: Arc<UpstreamManager>,
     pub(crate) store: SessionStore,
     pub(crate) folder: std::path::PathBuf,
+    pub(crate) audit: Arc<MemoryAudit>,
 }
 
 /// The entry of a toolset of these functions.
@@ -106,11 +110,16 @@ impl Tools {
         };
         let manager = UpstreamManager::new(manifest.clone(), options);
         let workspaces = Arc::new(Workspaces::new(&folder.join("sessions"), source).unwrap());
-        let options = FactoryOptions { base, name: "tools".into(), workspaces, auditor: None };
+        let audit = Arc::new(MemoryAudit::default());
+        let sink = Arc::clone(&audit) as Arc<dyn AuditSink>;
+        let auditor = Auditor::new(sink, false, Arc::new(ToOwned::to_owned));
+        let options =
+            FactoryOptions { base, name: "tools".into(), workspaces, auditor: Some(Arc::new(auditor)) };
         let factory = Arc::new(ToolFactory::new(&manifest, Arc::clone(&manager), options).unwrap());
         let limits = Limits { seed: Some(1), ..Limits::default() };
-        let store = SessionStore::new(Arc::clone(&factory) as Arc<dyn EnvironmentFactory>, limits);
-        Tools { factory, manager, store, folder }
+        let store = SessionStore::new(Arc::clone(&factory) as Arc<dyn EnvironmentFactory>, limits)
+            .with_snapshot_key(SnapshotKey::new(KEY, KeySource::File));
+        Tools { factory, manager, store, folder, audit }
     }
 
     pub(crate) async fn session(&self) -> Arc<Session> {
@@ -124,7 +133,7 @@ impl Tools {
     }
 
     /// Asks the factory itself for a fork, after these calls.
-    pub(crate) async fn refused(&self, instance: &mut Instance, calls: &[CallRecord]) -> (Failure, Failure) {
+    pub(crate) async fn refused(&self, instance: &mut Instance, calls: &[EpisodeCall]) -> (Failure, Failure) {
         let boot = || Boot::new(uuid(), 1);
         let forked = self.factory.fork(boot(), original(instance, calls)).await;
         let saved = self.factory.save(original(instance, calls)).await;
@@ -154,7 +163,7 @@ pub(crate) fn uuid() -> String {
     format!("00000000-0000-4000-8000-{:012}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn original<'a>(instance: &'a mut Instance, calls: &'a [CallRecord]) -> Original<'a> {
+pub(crate) fn original<'a>(instance: &'a mut Instance, calls: &'a [EpisodeCall]) -> Original<'a> {
     Original {
         session_id: "original",
         environment: instance.environment.as_mut(),
@@ -222,4 +231,10 @@ impl Toolset for Tally {
 /// A reset that must succeed.
 pub(crate) async fn reset(session: &Arc<Session>) {
     session.submit(SessionRequest::reset(ResetOptions::default())).await.into_outcome().unwrap();
+}
+
+/// Tool and decision of each call that was recorded.
+pub(crate) fn decisions(tools: &Tools) -> Vec<(String, String)> {
+    let part = |record: &Value, name: &str| record[name].as_str().unwrap().to_owned();
+    tools.audit.records().iter().map(|record| (part(record, "tool"), part(record, "decision"))).collect()
 }

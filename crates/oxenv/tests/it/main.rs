@@ -19,6 +19,7 @@ mod rescore;
 mod schemas;
 mod serve;
 mod signals;
+mod snapshot_keys;
 mod tidy;
 mod tokens;
 mod traces;

@@ -1,0 +1,81 @@
+//! The key that `serve` makes snapshots with: of a file, of the record, or of this process.
+//!
+//! Invariant: the key itself is never shown; a file that cannot be a key is refused before a port is bound.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use oxenv_core::{KeySource, SnapshotKey};
+
+use crate::exit::usage;
+
+/// The name of the file beside a record.
+const BESIDE_RECORD: &str = "snapshot.key";
+/// Bytes of a key: fewer could be guessed, and more are no key but some other file.
+const SHORTEST: usize = 32;
+const LONGEST: usize = 4096;
+
+/// The key of the named file; else that beside the record, which is made if it is not there; else a random one.
+pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<SnapshotKey> {
+    match (file, record) {
+        (Some(file), _) => Ok(SnapshotKey::new(&read(file)?, KeySource::File)),
+        (None, Some(record)) => Ok(SnapshotKey::new(&beside(record)?, KeySource::Record)),
+        (None, None) => Ok(SnapshotKey::random()),
+    }
+}
+
+/// Whoever has opened the record is alone with it, so the file is made by one process only.
+fn beside(record: &Path) -> anyhow::Result<Vec<u8>> {
+    let path = record.join(BESIDE_RECORD);
+    if !path.try_exists().map_err(|error| unreadable(&path, &error))? {
+        make(record, &path).map_err(|error| {
+            usage(format!("cannot make the key of snapshots {}: {error}", path.display()))
+        })?;
+    }
+    read(&path)
+}
+
+/// Makes the file as a whole or not at all.
+fn make(folder: &Path, path: &Path) -> io::Result<()> {
+    let mut key = [0; SHORTEST];
+    getrandom::fill(&mut key)?;
+    let unfinished = path.with_extension("key.new");
+    // What an earlier try has left may be open to others.
+    remove(&unfinished)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(folder)?.sync_all()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// The bytes of a key. A line's end behind them is not part of it.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut key = Vec::new();
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    file.take(LONGEST as u64 + 1).read_to_end(&mut key).map_err(|error| unreadable(path, &error))?;
+    if key.len() > SHORTEST && key.ends_with(b"\n") {
+        key.pop();
+    }
+    if (SHORTEST..=LONGEST).contains(&key.len()) {
+        return Ok(key);
+    }
+    let path = path.display();
+    Err(usage(format!(
+        "{path} is no key of snapshots: it must have from {SHORTEST} to {LONGEST} bytes; \
+         make one with: openssl rand -hex 32 > {path}"
+    )))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
+    usage(format!("cannot read the key of snapshots {}: {error}", path.display()))
+}
