@@ -11,6 +11,7 @@
 pub mod contract;
 
 mod audit;
+mod clock;
 mod environment;
 mod failure;
 pub mod folders;
@@ -38,6 +39,7 @@ mod work;
 mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
+pub use clock::after;
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use native::NativeToolset;

@@ -36,6 +36,7 @@ mod reply;
 mod result;
 mod reward;
 mod scan;
+mod seconds;
 mod shape;
 mod task;
 mod template;
@@ -71,6 +72,7 @@ pub use reply::{
 };
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
+pub use seconds::Seconds;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use template::{FillBudget, FillFault, MAX_REFERENCES, Reference, Template, TooManyReferences};
 pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling};

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use crate::issue::{MAX_ISSUES, ValidationIssue};
 use crate::json::{Json, Object, read};
+use crate::seconds::Seconds;
 
 /// A reader over one object; `loc` is the path to it.
 pub(crate) struct Shape<'o, 'a> {
@@ -102,12 +103,12 @@ impl<'o, 'a> Shape<'o, 'a> {
         read
     }
 
-    /// A finite number above 0 that may be absent or null.
-    pub(crate) fn optional_positive(&mut self, key: &'o str) -> Option<f64> {
+    /// A length of time above 0 that may be absent or null.
+    pub(crate) fn optional_seconds(&mut self, key: &'o str) -> Option<Seconds> {
         let value = self.object.get(key).filter(|value| !value.is_null())?;
         let number = read::<f64>(value).ok();
-        if let Some(number) = number.filter(|number| *number > 0.0 && number.is_finite()) {
-            return Some(number);
+        if let Some(seconds) = number.filter(|number| number.is_finite()).and_then(Seconds::new) {
+            return Some(seconds);
         }
         let loc = self.at(key);
         self.issues.push(match number {
