@@ -75,7 +75,7 @@ impl<'a> StepRequest<'a> {
         let timeout_s = shape.optional_seconds("timeout_s");
         let request_id = label(&mut shape, "request_id", &object);
         let expected_step = shape.optional_u64("expected_step");
-        let seq = shape.optional_u64("seq");
+        let seq = shape.optional_counted("seq");
         let key = label(&mut shape, "key", &object);
         let action = action.unwrap_or(Json::NULL);
         shape.finish(StepRequest { action, timeout_s, request_id, expected_step, seq, key })
@@ -246,6 +246,22 @@ pub(crate) fn label<'o, 'a>(
     object: &Object<'a>,
 ) -> Option<Cow<'a, str>> {
     let text = shape.optional_string(key)?;
+    short(shape, key, object, text)
+}
+
+/// A required string of at most 255 characters; an empty one stands in where an issue was noted.
+pub(crate) fn name<'o, 'a>(shape: &mut Shape<'o, 'a>, key: &'o str, object: &Object<'a>) -> Cow<'a, str> {
+    let text = shape.string(key);
+    short(shape, key, object, text).unwrap_or_default()
+}
+
+/// That text, unless it is too long, which is noted.
+fn short<'o, 'a>(
+    shape: &mut Shape<'o, 'a>,
+    key: &'o str,
+    object: &Object<'a>,
+    text: Cow<'a, str>,
+) -> Option<Cow<'a, str>> {
     if text.len() <= 255 || text.chars().count() <= 255 {
         return Some(text);
     }

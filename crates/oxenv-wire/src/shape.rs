@@ -82,6 +82,19 @@ impl<'o, 'a> Shape<'o, 'a> {
         read
     }
 
+    /// A number that is counted from 1, and may be absent or null.
+    pub(crate) fn optional_counted(&mut self, key: &'o str) -> Option<u64> {
+        let number = self.optional_u64(key)?;
+        if number > 0 {
+            return Some(number);
+        }
+        let (loc, value) = (self.at(key), self.object.get(key).unwrap_or(Json::NULL));
+        let msg = "Input should be greater than or equal to 1";
+        let issue = ValidationIssue::new("greater_than_equal", &loc, msg, value);
+        self.issues.push(issue.with_ctx(serde_json::json!({ "ge": 1 })));
+        None
+    }
+
     /// A required whole number; 0 stands in where an issue was noted.
     pub(crate) fn i64(&mut self, key: &'o str) -> i64 {
         let Some(value) = self.required(key) else { return 0 };

@@ -189,3 +189,25 @@ async fn a_session_is_made_once_for_a_key() {
     socket.ws.close().await;
     served.end().await;
 }
+
+#[tokio::test]
+async fn a_number_of_zero_is_no_number() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let id = socket.open().await;
+    let mut zero = step(&id, json!({}));
+    zero["seq"] = json!(0);
+    let reset = json!({ "type": "reset", "session": id, "seq": 0 });
+    for wrong in [zero, reset] {
+        let reply = socket.ask(wrong).await;
+        assert_eq!(refused(&reply), "VALIDATION_ERROR");
+        assert_eq!(reply["data"]["errors"][0]["type"], "greater_than_equal", "{reply}");
+    }
+    let body = json!({ "action": {}, "seq": 0 });
+    assert_eq!(post(served.address, &format!("/sessions/{id}/step"), &body).await.status, 422);
+    let mut one = step(&id, json!({}));
+    one["seq"] = json!(1);
+    assert_eq!(socket.ask(one).await["seq"], 1);
+    socket.ws.close().await;
+    served.end().await;
+}

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::json;
 
-use crate::body::{ResetRequest, SessionCreate, label};
+use crate::body::{ResetRequest, SessionCreate, label, name};
 use crate::fork::{ForkRequest, RestoreRequest};
 use crate::frame::FrameFault;
 use crate::issue::ValidationIssue;
@@ -247,9 +247,10 @@ fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a
         _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
     };
     let mut shape = Shape::new(object, &[]);
-    let session = if own.contains(&"session") { shape.string("session") } else { Cow::Borrowed("") };
+    let session =
+        if own.contains(&"session") { name(&mut shape, "session", object) } else { Cow::Borrowed("") };
     let key = label(&mut shape, "key", object);
-    let seq = shape.optional_u64("seq");
+    let seq = shape.optional_counted("seq");
     let expected_step = shape.optional_u64("expected_step");
     let timeout_s = shape.optional_seconds("timeout_s");
     let extra = |key: &&str| *key != "type" && !own.contains(key) && !envelope.contains(key);
