@@ -22,6 +22,7 @@ mod action;
 mod body;
 mod error;
 mod fault;
+mod fingerprint;
 mod fork;
 mod frame;
 mod graph;
@@ -49,6 +50,7 @@ pub use body::{
 };
 pub use error::{Delivered, ErrorCode, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
+pub use fingerprint::fingerprint;
 pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 pub use frame::{ClientFrame, FrameFault};
 pub use graph::{CallGraph, GraphCall, MAX_GRAPH_CALLS};
