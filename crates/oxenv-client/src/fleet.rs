@@ -16,6 +16,7 @@ mod manager;
 mod options;
 mod start;
 
+use oxenv_core::after;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -189,7 +190,7 @@ impl FleetEnvClient {
     pub async fn close(&self) -> Result<()> {
         self.life.close();
         drop(self.heartbeat.lock().take());
-        let end = async { self.claim.lock().await.end(Instant::now() + DELETION).await };
+        let end = async { self.claim.lock().await.end(after(Instant::now(), DELETION)).await };
         // An instance that hangs is deleted all the same.
         let (_, ended) = tokio::join!(timeout(FAREWELL, self.tools.close()), end);
         ended

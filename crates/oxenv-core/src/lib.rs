@@ -11,6 +11,7 @@
 pub mod contract;
 
 mod audit;
+mod clock;
 mod environment;
 mod failure;
 pub mod folders;
@@ -39,6 +40,7 @@ mod work;
 mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
+pub use clock::after;
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use mac::MacKey;

@@ -58,7 +58,7 @@ impl Clock {
 
     /// Lets so much time pass.
     pub(crate) async fn pass(&self, time: Duration) {
-        let until = self.now() + time;
+        let until = self.now().saturating_add(time);
         while self.now() < until {
             self.sleep_until(|| Some(until)).await;
         }

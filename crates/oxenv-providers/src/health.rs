@@ -2,6 +2,7 @@
 //!
 //! Invariant: healthy is `GET /health` with status 200 and nothing less.
 
+use oxenv_core::after;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,11 +32,11 @@ pub(crate) enum Address {
 
 /// Waits until the server there is healthy; else says what it did last.
 pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
+    let deadline = after(Instant::now(), limit);
     let mut last = "it was never asked".to_owned();
     let (mut pause, longest) = PAUSE;
     loop {
-        match timeout_at(deadline.min(Instant::now() + ANSWER), ask(address)).await {
+        match timeout_at(deadline.min(after(Instant::now(), ANSWER)), ask(address)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
             Ok(Ok(status)) => last = format!("GET /health answers {status}"),
             Ok(Err(problem)) => last = problem,
@@ -43,7 +44,7 @@ pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), Strin
             Err(_) if Instant::now() < deadline => "GET /health gets no answer".clone_into(&mut last),
             Err(_) => {}
         }
-        if Instant::now() + pause >= deadline {
+        if after(Instant::now(), pause) >= deadline {
             return Err(last);
         }
         sleep(pause).await;

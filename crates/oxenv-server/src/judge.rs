@@ -3,6 +3,7 @@
 //! Invariant: a question has one deadline, whatever happens on the way; a failure names the model and
 //! what happened, and holds neither the key nor anything that the endpoint wrote.
 
+use oxenv_core::after;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +110,7 @@ impl HttpJudge {
     }
 
     async fn within_deadline(&self, question: JudgeQuestion) -> Result<JudgeAnswer, Failure> {
-        let until = Instant::now() + self.options.deadline;
+        let until = after(Instant::now(), self.options.deadline);
         let asked = async {
             // Nobody closes it, so a turn comes.
             let _turn = self.turns.acquire().await;

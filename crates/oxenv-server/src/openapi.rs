@@ -271,7 +271,7 @@ fn schemas(spec: &EnvironmentSpec) -> Value {
                 "timeout_s": seconds(),
                 "request_id": label(), "key": label(),
                 "expected_step": { "type": ["integer", "null"], "minimum": 0 },
-                "seq": { "type": ["integer", "null"], "minimum": 0 },
+                "seq": { "type": ["integer", "null"], "minimum": 1 },
             },
             "additionalProperties": true,
         },

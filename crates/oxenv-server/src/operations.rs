@@ -7,16 +7,18 @@ mod batch;
 mod held;
 mod making;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
     Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, SessionRequest, StepReply,
 };
 use oxenv_wire::{
-    Action, ErrorCode, FrameFault, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest,
+    Action, ErrorCode, FrameFault, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
     SessionSnapshot, ToolSpelling, write_multi_reply,
 };
 use serde::Serialize;
@@ -89,8 +91,13 @@ impl Desk {
     }
 
     /// Begins a request, and does it if it takes no waiting, as most steps do not. `timeout_s` is the deadline of a
-    /// step that names none.
-    pub(crate) fn begin<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<f64>) -> Started<'a> {
+    /// step that names none. A panic is the failure of this request alone.
+    pub(crate) fn begin<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> Started<'a> {
+        catch_unwind(AssertUnwindSafe(|| self.begin_now(request, timeout_s)))
+            .unwrap_or_else(|_| Started::Done(Err(panicked())))
+    }
+
+    fn begin_now<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> Started<'a> {
         let operation = match &request.operation {
             Operation::Step(action) => match Action::from_object(action) {
                 Ok(action) => SessionRequest::step(action),
@@ -103,7 +110,7 @@ impl Desk {
             Ok(session) => session,
             Err(failure) => return self.done(request, Err(failure)),
         };
-        let timeout = timeout(request.timeout_s.or(timeout_s));
+        let timeout = request.timeout_s.or(timeout_s).map(Duration::from);
         let asked = SessionRequest { once: once(request), timeout, ..operation };
         match session.try_submit(&asked) {
             Some(answer) => self.done(request, Ok(Done::Answered(answer))),
@@ -111,8 +118,19 @@ impl Desk {
         }
     }
 
-    /// Waits for what takes waiting. Dropping the future cancels it, unless the request has a key or a number.
-    pub(crate) async fn finish<'a>(&self, request: &MultiRequest<'a>, started: Started<'a>) -> Outcome<'a> {
+    /// Waits for what takes waiting. Dropping the future cancels it, unless the request has a key or a number. A panic
+    /// is the failure of this request alone.
+    pub(crate) fn finish<'a>(
+        &self,
+        request: &MultiRequest<'a>,
+        started: Started<'a>,
+    ) -> impl Future<Output = Outcome<'a>> + Send {
+        AssertUnwindSafe(self.finish_now(request, started))
+            .catch_unwind()
+            .map(|ended| ended.unwrap_or_else(|_| Err(panicked())))
+    }
+
+    async fn finish_now<'a>(&self, request: &MultiRequest<'a>, started: Started<'a>) -> Outcome<'a> {
         let outcome = match started {
             Started::Done(outcome) => return outcome,
             Started::Waiting(session, asked) => Ok(Done::Answered(session.submit(asked).await)),
@@ -241,6 +259,13 @@ fn once(request: &MultiRequest<'_>) -> Once {
     }
 }
 
+/// What is told of a request that panicked here; the log has the panic.
+fn panicked() -> Failure {
+    Failure::infrastructure(
+        "the server panicked at this request, and nobody knows how far it came; its log says where",
+    )
+}
+
 /// The name by which a client called this server.
 pub(crate) fn host(headers: &HeaderMap) -> Option<String> {
     headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned)
@@ -253,9 +278,4 @@ pub(crate) fn reset(asked: &ResetRequest<'_>) -> ResetOptions {
         episode_id: asked.episode_id.as_deref().map(str::to_owned),
         arguments: asked.arguments.map(RawValue::to_owned),
     }
-}
-
-/// A timeout in seconds; one too long for a clock is none.
-pub(crate) fn timeout(seconds: Option<f64>) -> Option<Duration> {
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }

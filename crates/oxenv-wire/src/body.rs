@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::issue::ValidationIssue;
 use crate::json::{Json, Object};
+use crate::seconds::Seconds;
 use crate::shape::Shape;
 
 /// `POST /reset`, or the data of a `reset` frame.
@@ -46,7 +47,7 @@ pub struct StepRequest<'a> {
     /// The action, an object.
     pub action: Json<'a>,
     /// Deadline of the step in seconds, above 0; absent: none.
-    pub timeout_s: Option<f64>,
+    pub timeout_s: Option<Seconds>,
     /// The client's name for the request, for tracking only: it never replays anything.
     pub request_id: Option<Cow<'a, str>>,
     /// The session's step number that this step expects to become, if it says so.
@@ -71,10 +72,10 @@ impl<'a> StepRequest<'a> {
             Some(_) => shape.optional_object("action", false),
             None => shape.required("action"),
         };
-        let timeout_s = shape.optional_positive("timeout_s");
+        let timeout_s = shape.optional_seconds("timeout_s");
         let request_id = label(&mut shape, "request_id", &object);
         let expected_step = shape.optional_u64("expected_step");
-        let seq = shape.optional_u64("seq");
+        let seq = shape.optional_counted("seq");
         let key = label(&mut shape, "key", &object);
         let action = action.unwrap_or(Json::NULL);
         shape.finish(StepRequest { action, timeout_s, request_id, expected_step, seq, key })
@@ -89,9 +90,9 @@ pub struct SessionCreate<'a> {
     /// The id of its first episode.
     pub episode_id: Option<Cow<'a, str>>,
     /// Seconds that the session is kept while no socket is attached; absent: the server's lease.
-    pub resume_s: Option<f64>,
+    pub resume_s: Option<Seconds>,
     /// Seconds that the request may wait for a free slot; absent: the server's limit.
-    pub queue_s: Option<f64>,
+    pub queue_s: Option<Seconds>,
 }
 
 impl<'a> SessionCreate<'a> {
@@ -106,8 +107,8 @@ impl<'a> SessionCreate<'a> {
         let mut shape = Shape::new(&object, loc);
         let seed = shape.optional_u64("seed");
         let episode_id = label(&mut shape, "episode_id", &object);
-        let resume_s = shape.optional_positive("resume_s");
-        let queue_s = shape.optional_positive("queue_s");
+        let resume_s = shape.optional_seconds("resume_s");
+        let queue_s = shape.optional_seconds("queue_s");
         shape.only(&["seed", "episode_id", "resume_s", "queue_s"]);
         shape.finish(SessionCreate { seed, episode_id, resume_s, queue_s })
     }
@@ -245,6 +246,22 @@ pub(crate) fn label<'o, 'a>(
     object: &Object<'a>,
 ) -> Option<Cow<'a, str>> {
     let text = shape.optional_string(key)?;
+    short(shape, key, object, text)
+}
+
+/// A required string of at most 255 characters; an empty one stands in where an issue was noted.
+pub(crate) fn name<'o, 'a>(shape: &mut Shape<'o, 'a>, key: &'o str, object: &Object<'a>) -> Cow<'a, str> {
+    let text = shape.string(key);
+    short(shape, key, object, text).unwrap_or_default()
+}
+
+/// That text, unless it is too long, which is noted.
+fn short<'o, 'a>(
+    shape: &mut Shape<'o, 'a>,
+    key: &'o str,
+    object: &Object<'a>,
+    text: Cow<'a, str>,
+) -> Option<Cow<'a, str>> {
     if text.len() <= 255 || text.chars().count() <= 255 {
         return Some(text);
     }

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::body::SessionCreated;
 use crate::issue::ValidationIssue;
 use crate::json::{Json, Object};
+use crate::seconds::Seconds;
 use crate::shape::Shape;
 
 /// Most forks that one request may ask for.
@@ -22,7 +23,7 @@ pub struct ForkRequest {
     /// How many, 1 to 1024. Default 1.
     pub n: u64,
     /// Seconds that each is kept while no socket is attached; absent: the server's lease.
-    pub resume_s: Option<f64>,
+    pub resume_s: Option<Seconds>,
 }
 
 impl Default for ForkRequest {
@@ -58,7 +59,7 @@ impl ForkRequest {
             let sent = object.get("n").unwrap_or(Json::NULL);
             shape.issues.push(ValidationIssue::new(kind, &loc, msg, sent).with_ctx(ctx));
         }
-        let resume_s = shape.optional_positive("resume_s");
+        let resume_s = shape.optional_seconds("resume_s");
         shape.only(&["n", "resume_s"]);
         shape.finish(ForkRequest { n, resume_s })
     }
@@ -84,7 +85,7 @@ pub struct RestoreRequest<'a> {
     /// What [`SessionSnapshot`] held.
     pub snapshot: Cow<'a, str>,
     /// Seconds that the session is kept while no socket is attached; absent: the server's lease.
-    pub resume_s: Option<f64>,
+    pub resume_s: Option<Seconds>,
 }
 
 impl<'a> RestoreRequest<'a> {
@@ -98,7 +99,7 @@ impl<'a> RestoreRequest<'a> {
             Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
         let snapshot = shape.string("snapshot");
-        let resume_s = shape.optional_positive("resume_s");
+        let resume_s = shape.optional_seconds("resume_s");
         shape.only(&["snapshot", "resume_s"]);
         shape.finish(RestoreRequest { snapshot, resume_s })
     }

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use crate::issue::{MAX_ISSUES, ValidationIssue};
 use crate::json::{Json, Object, read};
+use crate::seconds::Seconds;
 
 /// A reader over one object; `loc` is the path to it.
 pub(crate) struct Shape<'o, 'a> {
@@ -81,6 +82,19 @@ impl<'o, 'a> Shape<'o, 'a> {
         read
     }
 
+    /// A number that is counted from 1, and may be absent or null.
+    pub(crate) fn optional_counted(&mut self, key: &'o str) -> Option<u64> {
+        let number = self.optional_u64(key)?;
+        if number > 0 {
+            return Some(number);
+        }
+        let (loc, value) = (self.at(key), self.object.get(key).unwrap_or(Json::NULL));
+        let msg = "Input should be greater than or equal to 1";
+        let issue = ValidationIssue::new("greater_than_equal", &loc, msg, value);
+        self.issues.push(issue.with_ctx(serde_json::json!({ "ge": 1 })));
+        None
+    }
+
     /// A required whole number; 0 stands in where an issue was noted.
     pub(crate) fn i64(&mut self, key: &'o str) -> i64 {
         let Some(value) = self.required(key) else { return 0 };
@@ -102,12 +116,12 @@ impl<'o, 'a> Shape<'o, 'a> {
         read
     }
 
-    /// A finite number above 0 that may be absent or null.
-    pub(crate) fn optional_positive(&mut self, key: &'o str) -> Option<f64> {
+    /// A length of time above 0 that may be absent or null.
+    pub(crate) fn optional_seconds(&mut self, key: &'o str) -> Option<Seconds> {
         let value = self.object.get(key).filter(|value| !value.is_null())?;
         let number = read::<f64>(value).ok();
-        if let Some(number) = number.filter(|number| *number > 0.0 && number.is_finite()) {
-            return Some(number);
+        if let Some(seconds) = number.filter(|number| number.is_finite()).and_then(Seconds::new) {
+            return Some(seconds);
         }
         let loc = self.at(key);
         self.issues.push(match number {

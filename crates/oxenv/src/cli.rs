@@ -3,6 +3,7 @@
 //! Invariant: no default of a setting stands here, because a flag that was not given must not hide
 //! what the environment or the file says; `settings` has the defaults.
 
+use oxenv_wire::Seconds;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -394,8 +395,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     match parsed {
         Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
-        Ok(time) => Ok(time),
+        Ok(time) => bounded(time),
         Err(error) => Err(format!("{error}; write 90s, 15m or 2h")),
+    }
+}
+
+/// That time, if a clock can hold it.
+pub(crate) fn bounded(time: Duration) -> Result<Duration, String> {
+    let longest = Seconds::LONGEST;
+    if time > longest {
+        Err(format!("must be at most {}s, which is 136 years", longest.as_secs()))
+    } else {
+        Ok(time)
     }
 }
 
@@ -453,6 +464,10 @@ mod tests {
         assert!(duration("0").is_err());
         assert!(duration("-1").is_err());
         assert!(duration("soon").is_err());
+        assert_eq!(duration("4294967296s"), Ok(Seconds::LONGEST));
+        for endless in ["4294967297s", "18446744073709551615s", "1e19", "1000years", "inf"] {
+            assert!(duration(endless).is_err() && patience(endless).is_err(), "{endless}");
+        }
         assert_eq!(patience("0s"), Ok(Duration::ZERO));
     }
 

@@ -10,7 +10,7 @@ mod view;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -270,7 +270,7 @@ fn since(text: &str) -> Result<u64, String> {
             .checked_sub(duration(text).map_err(|_| format!("'{text}': write 2h, or 2026-11-21T08:00:00Z"))?)
             .unwrap_or(SystemTime::UNIX_EPOCH),
     };
-    Ok(utc_micros(time.max(SystemTime::UNIX_EPOCH + Duration::ZERO)))
+    Ok(utc_micros(time.max(SystemTime::UNIX_EPOCH)))
 }
 
 #[cfg(test)]

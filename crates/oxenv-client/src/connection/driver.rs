@@ -3,6 +3,7 @@
 //! Invariant: the socket is always read, so pings are answered while nobody calls; what several callers ask is
 //! written together; the task ends soon after the connection's last user is gone, and answers everybody before.
 
+use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -310,7 +311,7 @@ impl From<SocketError> for Loss {
 }
 
 fn clock() -> Interval {
-    let mut clock = interval_at(Instant::now() + SILENCE, SILENCE);
+    let mut clock = interval_at(after(Instant::now(), SILENCE), SILENCE);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     clock
 }

@@ -91,7 +91,10 @@ mod tests {
         assert_eq!(frame.id.get(), "7");
         let MultiWork::One(request) = frame.work else { panic!("{text}") };
         assert_eq!((&*request.session, request.key.as_deref()), ("a\"b", Some("k")));
-        assert_eq!((request.expected_step, request.timeout_s), (Some(3), Some(1.5)));
+        assert_eq!(
+            (request.expected_step, request.timeout_s.map(oxenv_wire::Seconds::get)),
+            (Some(3), Some(1.5))
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Invariant: only a request that the server runs once is sent again, and only to sessions that this socket has
 //! again. What was never written says so; of what was, nobody knows.
 
+use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl Link {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let now = Instant::now();
-        let end = |within: Duration| since + within.min(FOREVER);
+        let end = |within: Duration| after(since, within.min(FOREVER));
         let message = format!("the connection was lost and did not come back in time: {}", last.message());
         let error = ClientError::new(Code::ConnectionLost, message);
         state.sessions.retain(|_, kept| {

@@ -10,6 +10,7 @@
 mod drive;
 mod places;
 
+use oxenv_core::after;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -284,7 +285,5 @@ impl Drop for Ticket<'_> {
 }
 
 fn deadline(within: Duration) -> Instant {
-    let now = Instant::now();
-    // A year stands for ever.
-    now.checked_add(within).unwrap_or(now + Duration::from_secs(365 * 24 * 3600))
+    after(Instant::now(), within)
 }

@@ -3,6 +3,7 @@
 //! Invariant: what is claimed is deleted, by [`Claim::end`] or by the drop, unless it is released. A request whose
 //! answer did not come counts as an instance until it is known that there is none.
 
+use oxenv_core::after;
 use std::sync::LazyLock;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -100,10 +101,10 @@ impl Claim {
 
     async fn end_stubbornly(mut self) {
         let time = if self.instance().is_some() { STUBBORN.0 } else { STUBBORN.1 };
-        let until = Instant::now() + time;
+        let until = after(Instant::now(), time);
         let mut pause = Duration::from_millis(200);
         while let Err(error) = self.end(until).await {
-            if Instant::now() + pause >= until || !worth_it(&error) {
+            if after(Instant::now(), pause) >= until || !worth_it(&error) {
                 let which = match self.instance() {
                     Some(id) => format!("the instance '{id}' may still run"),
                     None => "an instance may have been made and still run".to_owned(),

@@ -3,6 +3,7 @@
 //! Invariant: a logical request keeps its `X-Request-ID` across repeats; only statuses 429, 500, 502, 503 and 504
 //! (404 too, where one can pass) and broken connections are repeated, four times at most, within the deadline.
 
+use oxenv_core::after;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -207,7 +208,7 @@ impl FleetControl {
             let time = repeat.attempt.map_or(left, |attempt| attempt.min(left));
             sent.outcome = self.once(method.clone(), url, body, id, time).await;
             let Some(wait) = pause(attempt, &sent.outcome, repeat) else { break };
-            if attempt + 1 == ATTEMPTS || Instant::now() + wait >= repeat.deadline {
+            if attempt + 1 == ATTEMPTS || after(Instant::now(), wait) >= repeat.deadline {
                 break;
             }
             sent.first_maybe |= may_be_done(&sent.outcome);
@@ -244,7 +245,7 @@ pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
 }
 
 pub(super) fn within(time: Duration) -> Instant {
-    Instant::now() + time
+    after(Instant::now(), time)
 }
 
 fn base(text: &str) -> Result<Url> {

@@ -3,6 +3,7 @@
 //! Invariant: one logical create has one request id, whatever is repeated, so that Fleet makes one instance; what may
 //! have been made is noted in the [`Claim`] before anything is sent.
 
+use oxenv_core::after;
 use std::time::Duration;
 
 use reqwest::{Method, Url};
@@ -202,7 +203,7 @@ pub(super) async fn until_running(
                 .with_retry(true, None)
                 .with_data(json!({ "instance_id": id, "status": instance.status })));
         }
-        let next = Instant::now() + (began.elapsed() / PART).clamp(PAUSES.0, PAUSES.1);
+        let next = after(Instant::now(), (began.elapsed() / PART).clamp(PAUSES.0, PAUSES.1));
         if next >= deadline {
             sleep_until(deadline).await;
             let message =

@@ -3,6 +3,7 @@
 //! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner gate,
 //! which answers 404 to everybody that it does not know, is ruled out.
 
+use oxenv_core::after;
 use std::time::Duration;
 
 use oxenv_upstream::secret::Secret;
@@ -73,7 +74,7 @@ impl Manager {
     /// [`Code::FleetInstanceGone`], if the instance ended meanwhile. It has no deadline of its own.
     pub(super) async fn warm(&self) -> Result<()> {
         let began = Instant::now();
-        let mut look = began + LOOK;
+        let mut look = after(began, LOOK);
         loop {
             match self.ask(Method::GET, &["health"], None, READING).await {
                 Ok(Answer { status: 502..=504, .. }) => {}
@@ -83,7 +84,7 @@ impl Manager {
             }
             if Instant::now() >= look {
                 self.alive().await?;
-                look = Instant::now() + LOOK;
+                look = after(Instant::now(), LOOK);
             }
             sleep((began.elapsed() / 10).clamp(WARMING.0, WARMING.1)).await;
         }
@@ -96,7 +97,7 @@ impl Manager {
             body.insert("seed".to_owned(), seed.into());
         }
         let body = Value::Object(body);
-        let deadline = Instant::now() + timeout;
+        let deadline = after(Instant::now(), timeout);
         let mut answer = self.ask(Method::POST, &["reset"], Some(&body), timeout).await?;
         if answer.status == 404 && self.gate_refuses().await {
             // Tokens are exchanged now and then; the gate let nothing through, so that a repeat is the first.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: one deadline for all of it; whatever fails or is dropped, the [`Claim`] gives back what was made.
 
+use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub(super) async fn make(
     let (control, token) = control(api_key, options)?;
     let request = CreateRequest::new(env_key, options, &control)?;
     let timeout = options.timeout();
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Instant::now(), timeout);
     let mut claim = Claim::nothing_of(control.clone());
     let started = timeout_at(deadline, async {
         // The token is for later; an instance without it may still be of use.
@@ -70,7 +71,7 @@ pub(super) async fn attach(
     let (control, token) = control(api_key, options)?;
     let claim = Claim::nothing_of(control.clone());
     let timeout = options.timeout();
-    let deadline = Instant::now() + timeout;
+    let deadline = after(Instant::now(), timeout);
     let started = timeout_at(deadline, async {
         let instance = control.instance(instance_id).await?;
         if instance.is_over() {
@@ -146,7 +147,7 @@ async fn connected(
 
 /// Lists the tools, again while an endpoint is only beginning to work: answers as a proxy does before it is there.
 async fn listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
-    let until = Instant::now() + patience;
+    let until = after(Instant::now(), patience);
     let mut pause = Duration::from_millis(50);
     loop {
         let outcome = tools.list().await;
@@ -160,7 +161,7 @@ async fn listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
                 endpoints.is_some_and(|reports| reports.iter().any(code))
             }
         };
-        if !starting || Instant::now() + pause >= until {
+        if !starting || after(Instant::now(), pause) >= until {
             return outcome.map(drop);
         }
         sleep(pause).await;
@@ -190,7 +191,7 @@ fn timed_out(what: &str, timeout: Duration) -> ClientError {
 
 /// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the background.
 async fn given_up(error: ClientError, mut claim: Claim) -> ClientError {
-    let Err(left) = claim.end(Instant::now() + GIVING_UP).await else { return error };
+    let Err(left) = claim.end(after(Instant::now(), GIVING_UP)).await else { return error };
     let which = match claim.instance() {
         Some(id) => format!("the instance '{id}' may still run"),
         None => "whether an instance was made is not known".to_owned(),

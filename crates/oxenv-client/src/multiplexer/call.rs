@@ -2,6 +2,7 @@
 //!
 //! Invariant: a call is sent again only if it surely was not delivered, and once at most.
 
+use oxenv_core::after;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,7 +33,7 @@ impl Shared {
     /// Calls a tool at its owner.
     pub(super) async fn call(&self, tool: &str, arguments: Value) -> Result<ToolResult> {
         self.check_open()?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = after(Instant::now(), self.timeout);
         let seconds = self.timeout.as_secs_f64();
         let catalogue = timeout_at(deadline, self.until_closed(self.catalogue())).await;
         let catalogue = catalogue.unwrap_or_else(|_| Err(fault::unlisted(tool, seconds)))??;
@@ -82,7 +83,9 @@ impl Shared {
             call.sent.store(false, Ordering::Relaxed);
             self.check_open()?;
             match pause(&fault, endpoint, &link, is_new) {
-                Some(pause) if !is_repeat && Instant::now() + pause < call.deadline => sleep(pause).await,
+                Some(pause) if !is_repeat && after(Instant::now(), pause) < call.deadline => {
+                    sleep(pause).await;
+                }
                 _ => return Err(failed(&fault)),
             }
             is_repeat = true;

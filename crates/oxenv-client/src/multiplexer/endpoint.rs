@@ -2,6 +2,7 @@
 //!
 //! Invariant: at most one connection is being made at a time. What runs in the background ends with the endpoint.
 
+use oxenv_core::after;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -159,7 +160,7 @@ impl Endpoint {
         if wanted == Wanted::ByCall {
             self.wait_turn(deadline).await?;
         }
-        match self.remote.connect(deadline.min(Instant::now() + self.connect_timeout)).await {
+        match self.remote.connect(deadline.min(after(Instant::now(), self.connect_timeout))).await {
             Ok(_) if self.signals.stop.is_cancelled() => Err(late("was closed")),
             Ok(remote) => Ok((self.connected(remote), true)),
             Err(fault) => {
@@ -202,7 +203,7 @@ impl Endpoint {
         let mut state = self.state.lock();
         let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
         state.failures += 1;
-        state.down = Some(Down { fault: fault.clone(), due: Instant::now() + pause });
+        state.down = Some(Down { fault: fault.clone(), due: after(Instant::now(), pause) });
     }
 
     /// Gives up a connection, unless there is another one by now. Calls in flight over it go on.
@@ -230,7 +231,7 @@ impl Endpoint {
     }
 
     async fn list_once(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = after(Instant::now(), self.connect_timeout);
         loop {
             let (link, is_new) = self.link(Wanted::Now, deadline).await?;
             match link.remote.tools(deadline).await {

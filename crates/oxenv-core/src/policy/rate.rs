@@ -3,6 +3,7 @@
 //! Invariant: a call takes one token from every bucket that applies, or from none. Nothing here
 //! reads a clock: the caller says what time it is, and a time that lies back gives no tokens.
 
+use crate::clock::after;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -143,7 +144,7 @@ impl RateLimit {
     /// How long until a bucket that is full at that time has a token.
     fn wait(&self, full_at: Option<Instant>, now: Instant) -> Duration {
         let empty = full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        (empty + self.interval()).saturating_sub(self.interval() * self.burst)
+        empty.saturating_add(self.interval()).saturating_sub(self.interval().saturating_mul(self.burst))
     }
 }
 
@@ -200,6 +201,6 @@ fn look<'a>(
 
 fn spend(limits: &[Limit], slots: &mut [Option<Instant>], role: Principal, now: Instant) {
     for (limit, full_at) in limits.iter().zip(slots).filter(|(limit, _)| limit.counts(role)) {
-        *full_at = Some(full_at.map_or(now, |at| at.max(now)) + limit.rate.interval());
+        *full_at = Some(after(full_at.map_or(now, |at| at.max(now)), limit.rate.interval()));
     }
 }

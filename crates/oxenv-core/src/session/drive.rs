@@ -4,6 +4,8 @@
 //! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the environment's task
 //! aborts it, and the session then demands a reset, because nobody knows how far the task came.
 
+use crate::clock;
+use oxenv_wire::Seconds;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -29,7 +31,7 @@ use crate::work::{Work, panic_text};
 pub(super) type Guard = OwnedMutexGuard<Cell>;
 
 /// A limit that nobody will see pass: more than a century.
-const ENDLESS: Duration = Duration::from_secs(1 << 32);
+const ENDLESS: Duration = Seconds::LONGEST;
 
 /// What the environment is asked.
 #[derive(Clone, Copy)]
@@ -327,7 +329,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
 
 /// The deadline after that time; one beyond every clock is none.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
-    limit.filter(|limit| *limit < ENDLESS).map(|limit| Instant::now() + limit)
+    limit.filter(|limit| *limit < ENDLESS).map(|limit| clock::after(Instant::now(), limit))
 }
 
 /// The task of an environment: aborted if its operation ends before it is done.

@@ -41,13 +41,16 @@ impl Session {
         let (operation, fingerprint, bytes) = match request.operation {
             SessionOperation::Reset(asked) => {
                 let arguments = asked.arguments.as_deref().map(RawValue::get);
-                let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, arguments));
+                let said =
+                    asked.arguments.as_ref().map(|arguments| oxenv_wire::fingerprint(arguments.into()));
+                let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, said));
                 let bytes = arguments.map_or(0, str::len);
                 (OwnedOperation::Reset(asked), fingerprint, bytes)
             }
             SessionOperation::Step(action) => {
                 let action = action.to_raw();
-                let fingerprint = fingerprint(("step", action.get(), expect.step));
+                let said = oxenv_wire::fingerprint((&action).into());
+                let fingerprint = fingerprint(("step", said, expect.step));
                 let bytes = action.get().len();
                 (OwnedOperation::Step(action), fingerprint, bytes)
             }

@@ -13,11 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::memory::MemoryGauge;
+use crate::clock::after;
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const LONGEST_QUEUE: usize = 16_384;
-/// A longer wait, which a client may ask for, is one without an end: a clock cannot hold every time.
-const MAX_PATIENCE: Duration = Duration::from_secs(1 << 32);
 /// How often memory is looked at while somebody waits for it.
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
 
@@ -105,12 +104,12 @@ impl Slots {
 
     /// Waits for a slot for that long. Dropping the future leaves the queue.
     pub(super) async fn take(self: &Arc<Self>, owner: Owner, patience: Duration) -> Result<Permit, NoSlot> {
-        let deadline = Instant::now() + patience.min(MAX_PATIENCE);
+        let deadline = after(Instant::now(), patience);
         while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             if Instant::now() >= deadline {
                 return Err(NoSlot::Memory { used, budget });
             }
-            tokio::time::sleep_until(deadline.min(Instant::now() + MEMORY_EVERY)).await;
+            tokio::time::sleep_until(deadline.min(after(Instant::now(), MEMORY_EVERY))).await;
         }
         let receiver = match self.now_or_queue(owner.clone(), !patience.is_zero()) {
             Ok(permit) => return Ok(permit),

@@ -57,7 +57,7 @@ pub(super) async fn answer(
         Err(why) => return detail(StatusCode::BAD_REQUEST, why),
     };
     let max_wait = wanted.max_wait_seconds.map_or(MAX_WAIT, |seconds| Duration::from_secs(seconds.into()));
-    let until = world.clock.now() + max_wait.min(MAX_WAIT);
+    let until = world.clock.now().saturating_add(max_wait.min(MAX_WAIT));
     let request_id = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok());
     let make = |id| make(world, id, team, environment, version, wanted, fate);
     match world.claim(team, request_id, make) {

@@ -23,7 +23,7 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn new(now: Duration, delay: Duration, made: &Made) -> Self {
-        let ready_at = now + delay;
+        let ready_at = now.saturating_add(delay);
         Life {
             created: now,
             ready_at,

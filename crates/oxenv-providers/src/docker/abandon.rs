@@ -30,7 +30,7 @@ pub(super) fn abandon(endpoint: &Endpoint, id: &str, grace: Option<u64>) {
     let (endpoint, id) = (endpoint.clone(), id.to_owned());
     let (sent, is_sent) = mpsc::sync_channel(1);
     let ends = move || {
-        let limit = ANSWER + Duration::from_secs(grace.unwrap_or(0));
+        let limit = ANSWER.saturating_add(Duration::from_secs(grace.unwrap_or(0)));
         if let Some(grace) = grace {
             let stop = format!("POST /containers/{id}/stop?t={grace}");
             let _ = exchange(&endpoint, &stop, limit, &sent);

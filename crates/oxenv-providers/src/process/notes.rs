@@ -3,6 +3,7 @@
 //!
 //! Invariant: a note is there or not, never in part, and holds no value of a variable.
 
+use oxenv_core::after;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -110,7 +111,7 @@ impl Supervised {
     }
 
     async fn ends_within(self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = after(Instant::now(), limit);
         let (mut pause, longest) = LOOK;
         while self.is_alive() {
             if Instant::now() >= deadline {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -81,7 +82,7 @@ pub(super) async fn step_session(
     if let Some(request_id) = &request.request_id {
         tracing::debug!(session = session.id(), request_id = %request_id, "step");
     }
-    let timeout = operations::timeout(request.timeout_s);
+    let timeout = request.timeout_s.map(Duration::from);
     let once =
         Once { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
     let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);

@@ -96,7 +96,10 @@ fn limit(asked: Option<usize>) -> Result<usize, Refusal> {
 }
 
 fn unknown(id: &str) -> Failure {
-    Failure::new(ErrorCode::SessionNotFound, format!("no session {id} is in the record"))
+    Failure::new(
+        ErrorCode::SessionNotFound,
+        format!("no session {} is in the record", oxenv_wire::preview(id)),
+    )
 }
 
 /// A list, and from where on to ask for more.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use oxenv_core::{Answer, Failure, Session, SessionIds, SessionOptions, SessionSource};
 use oxenv_wire::{
-    ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, SessionCreate, SessionCreated, SessionProgress,
+    ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, Seconds, SessionCreate, SessionCreated,
+    SessionProgress,
 };
 use serde_json::json;
 
@@ -71,7 +72,7 @@ impl Desk {
         let options = SessionOptions {
             seed: asked.seed,
             episode_id: asked.episode_id.as_deref().map(str::to_owned),
-            queue: asked.queue_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+            queue: asked.queue_s.map(Duration::from),
             ..self.options(asked.resume_s)
         };
         made(self.app.store.open(SessionSource::Environment, options, key).await)
@@ -108,7 +109,7 @@ impl Desk {
         }
     }
 
-    fn opened(&self, ids: &[String], repeated: bool, resume_s: Option<f64>) -> Result<Told, Failure> {
+    fn opened(&self, ids: &[String], repeated: bool, resume_s: Option<Seconds>) -> Result<Told, Failure> {
         let Some(id) = ids.first() else {
             return Err(Failure::new(ErrorCode::SessionNotFound, "no session was made"));
         };
@@ -119,18 +120,14 @@ impl Desk {
         Ok(Told { session: session_id, repeated, ..Told::text(&session, ReplyKind::Opened, data) })
     }
 
-    fn keep(&self, session: &Arc<Session>, resume_s: Option<f64>) {
+    fn keep(&self, session: &Arc<Session>, resume_s: Option<Seconds>) {
         if let Some(held) = &self.held {
             held.take(session, resume_s.is_none());
         }
     }
 
-    fn options(&self, resume_s: Option<f64>) -> SessionOptions {
-        SessionOptions {
-            // A lease too long for a clock is one that never runs out.
-            lease: resume_s.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
-            ..self.caller.options()
-        }
+    fn options(&self, resume_s: Option<Seconds>) -> SessionOptions {
+        SessionOptions { lease: resume_s.map(Duration::from), ..self.caller.options() }
     }
 }
 

@@ -278,8 +278,8 @@ impl Socket {
             Some(Ok(Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => self.gone = true,
             Some(Err(error)) => {
-                if too_large(error) {
-                    self.close_with(close_code::SIZE, "the message is larger than this server takes").await;
+                if let Some((code, reason)) = broken(error) {
+                    self.close_with(code, reason).await;
                 }
                 self.gone = true;
             }
@@ -380,7 +380,16 @@ fn size(message: &Message) -> usize {
     }
 }
 
-fn too_large(error: Error) -> bool {
-    let inner = error.into_inner();
-    matches!(inner.downcast_ref::<tungstenite::Error>(), Some(tungstenite::Error::Capacity(_)))
+/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); not at all if the connection is gone.
+fn broken(error: Error) -> Option<(u16, &'static str)> {
+    use tungstenite::Error::{Capacity, Protocol, Utf8};
+    use tungstenite::error::ProtocolError::{ResetWithoutClosingHandshake, UnmaskedFrameFromClient};
+    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
+        Capacity(_) => Some((close_code::SIZE, "the message is larger than this server takes")),
+        Utf8(_) => Some((close_code::INVALID, "the text is not UTF-8")),
+        Protocol(UnmaskedFrameFromClient) => Some((close_code::PROTOCOL, "a client has to mask its frames")),
+        Protocol(ResetWithoutClosingHandshake) => None,
+        Protocol(_) => Some((close_code::PROTOCOL, "the frame breaks the WebSocket protocol")),
+        _ => None,
+    }
 }

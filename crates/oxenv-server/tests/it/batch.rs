@@ -1,7 +1,9 @@
 //! Batches, on a socket and over HTTP: results in order, failures in their place, the first that are
 //! ready.
 
-use oxenv_core::{Execution, Limits};
+use std::sync::Arc;
+
+use oxenv_core::{Entry, Event, Execution, Failure, Limits, Recorder, SessionStore, Work};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -239,6 +241,75 @@ async fn results_that_come_later_have_room_of_their_own() {
         let more = socket.reply(id).await;
         assert_eq!((&more["type"], &more["data"]["index"]), (&json!("batch_more"), &json!(index)), "{more}");
         assert_eq!(more["data"]["result"]["type"], "observation", "{more}");
+    }
+    socket.ws.close().await;
+    served.end().await;
+}
+
+/// Panics at the first step of an episode, as a mistake of ours would.
+struct Broken;
+
+impl Recorder for Broken {
+    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+        if let Event::Step { action, .. } = entry.event {
+            assert!(!action.get().contains("panic here"), "a mistake");
+        }
+        Work::done(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_the_error_of_its_item_alone() {
+    for execution in [Execution::Inline, Execution::Task] {
+        let stage = Stage::default();
+        let factory = Scripted::new(&stage, execution);
+        let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(Arc::new(Broken));
+        let address = "127.0.0.1:0".parse().unwrap();
+        let served = Served::over(address, &stage, store, ServerConfig::default()).await;
+        let mut socket = Multi::connect(&served).await;
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            ids.push(socket.open().await);
+        }
+        let bad = json!({ "do": "note", "text": "panic here" });
+        let items: Vec<Value> = ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| step(id, if index == 2 { bad.clone() } else { json!({}) }))
+            .collect();
+        let reply = socket.ask(batch(&items)).await;
+        for (index, result) in results(&reply).iter().enumerate() {
+            match index {
+                2 => assert_eq!(refused(result), "EXECUTION_ERROR", "{execution:?}"),
+                _ => assert_eq!(result["data"]["observation"]["count"], 1, "{execution:?}: {result}"),
+            }
+        }
+        // A frame of its own, and after it the socket and the other sessions.
+        assert_eq!(refused(&socket.step(&ids[3], bad).await), "EXECUTION_ERROR");
+        assert_eq!(socket.step(&ids[0], json!({})).await["data"]["observation"]["count"], 2);
+        socket.ws.close().await;
+        served.end().await;
+    }
+}
+
+#[tokio::test]
+async fn no_length_of_time_is_too_long() {
+    let stage = Stage::default();
+    let factory = Scripted::new(&stage, Execution::Task);
+    let limits = Limits { max_sessions: 51, ..Limits::default() };
+    let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
+    let mut socket = Multi::connect(&served).await;
+    for endless in ["1e19", "18446744073709551615", "1e300"] {
+        let endless: Value = serde_json::from_str(endless).unwrap();
+        let data = json!({ "queue_s": endless, "resume_s": endless });
+        let opened = socket.ask(batch(&vec![json!({ "type": "open", "data": data }); 50])).await;
+        for opened in results(&opened) {
+            let id = opened["session"].as_str().unwrap();
+            let mut timed = step(id, json!({}));
+            timed["timeout_s"] = endless.clone();
+            assert_eq!(socket.ask(timed).await["data"]["observation"]["count"], 1);
+            socket.ask(json!({ "type": "close", "session": id })).await;
+        }
     }
     socket.ws.close().await;
     served.end().await;

@@ -94,21 +94,27 @@ async fn frames_before_a_bad_one_are_answered_first() {
     served.end().await;
 }
 
-/// What breaks the WebSocket protocol itself ends the connection; a close frame is not owed.
+/// What breaks the WebSocket protocol itself ends the connection, and the close frame says what it was.
 #[tokio::test]
-async fn what_is_no_websocket_ends_the_connection() {
+async fn what_is_no_websocket_ends_the_connection_with_its_code() {
     let served = serve().await;
     let reserved = [(0x83, &b""[..]), (0x8b, b""), (0xc1, b"{}"), (0xf1, b"{}"), (0x80, b"tail")];
     let control = [(0x09, &b"fragment"[..]), (0x89, &[b'x'; 126])];
     let text = [(0x81, &b"\xff\xfe"[..]), (0x81, b"{\"type\":\"\xc3\x28\"}")];
-    for (first, payload) in reserved.into_iter().chain(control).chain(text) {
-        let mut socket = RawWs::connect(served.address, "/ws").await;
-        socket.send(first, payload).await;
-        socket.close_code().await;
+    let protocol = reserved.into_iter().chain(control).map(|(first, payload)| (first, payload, 1002));
+    for (first, payload, code) in protocol.chain(text.map(|(first, payload)| (first, payload, 1007))) {
+        for path in ["/ws", "/mcp"] {
+            let mut socket = RawWs::connect(served.address, path).await;
+            socket.send(first, payload).await;
+            assert_eq!(socket.close_code().await, Some(code), "{path} {first:#x} {payload:?}");
+        }
+        let mut many = RawWs::with_protocol(served.address, "/ws", "oxenv.1").await;
+        many.send(first, payload).await;
+        assert_eq!(many.close_code().await, Some(code), "oxenv.1 {first:#x} {payload:?}");
     }
     let mut unmasked = RawWs::connect(served.address, "/ws").await;
     tokio::io::AsyncWriteExt::write_all(&mut unmasked.0, b"\x81\x10{\"type\":\"state\"}").await.unwrap();
-    unmasked.close_code().await;
+    assert_eq!(unmasked.close_code().await, Some(1002));
     let mut close = RawWs::connect(served.address, "/ws").await;
     close.send(0x88, b"\x03").await;
     close.close_code().await;

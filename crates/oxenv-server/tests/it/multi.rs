@@ -425,3 +425,34 @@ async fn more_requests_than_may_be_in_flight_are_all_answered() {
     socket.ws.close().await;
     served.end().await;
 }
+
+#[tokio::test]
+async fn names_and_ids_are_bounded_before_anything_repeats_them() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let id = socket.open().await;
+    // 255 characters are a name, however many bytes they take.
+    let longest = "é".repeat(255);
+    assert_eq!(refused(&socket.step(&longest, json!({})).await), "SESSION_NOT_FOUND");
+    let long = "x".repeat(8 << 20);
+    let mut named = step(&id, json!({}));
+    named[&long] = json!(1);
+    for wrong in [
+        step(&long, json!({})),
+        json!({ "type": "state", "session": "é".repeat(256) }),
+        json!({ "type": "close", "session": long }),
+        json!({ "type": "step", "session": id, "key": long, "data": {} }),
+        json!({ "type": "reset", "session": id, "data": { "episode_id": long } }),
+        named,
+    ] {
+        let reply = socket.ask(wrong.clone()).await;
+        assert_eq!(refused(&reply), "VALIDATION_ERROR", "{}", &wrong.to_string()[..64]);
+        assert!(reply.to_string().len() < 4096, "{} bytes", reply.to_string().len());
+        let reply = socket.ask(json!({ "type": "batch", "data": { "items": [wrong] } })).await;
+        assert_eq!(refused(&reply["data"]["results"][0]), "VALIDATION_ERROR");
+        assert!(reply.to_string().len() < 4096, "{} bytes", reply.to_string().len());
+    }
+    assert_eq!(socket.step(&id, json!({})).await["data"]["observation"]["count"], 1);
+    socket.ws.close().await;
+    served.end().await;
+}

@@ -189,3 +189,78 @@ async fn a_session_is_made_once_for_a_key() {
     socket.ws.close().await;
     served.end().await;
 }
+
+#[tokio::test]
+async fn a_number_of_zero_is_no_number() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let id = socket.open().await;
+    let mut zero = step(&id, json!({}));
+    zero["seq"] = json!(0);
+    let reset = json!({ "type": "reset", "session": id, "seq": 0 });
+    for wrong in [zero, reset] {
+        let reply = socket.ask(wrong).await;
+        assert_eq!(refused(&reply), "VALIDATION_ERROR");
+        assert_eq!(reply["data"]["errors"][0]["type"], "greater_than_equal", "{reply}");
+    }
+    let body = json!({ "action": {}, "seq": 0 });
+    assert_eq!(post(served.address, &format!("/sessions/{id}/step"), &body).await.status, 422);
+    let mut one = step(&id, json!({}));
+    one["seq"] = json!(1);
+    assert_eq!(socket.ask(one).await["seq"], 1);
+    socket.ws.close().await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_repeat_may_be_spelled_otherwise() {
+    let served = serve().await;
+    let mut socket = Multi::connect(&served).await;
+    let id = socket.open().await;
+    let frame = |number: u32, data: &str| {
+        format!(r#"{{"id":"s{number}","type":"step","session":"{id}","key":"a","data":{data}}}"#)
+    };
+    let mut asked = 0;
+    let mut ask = async |data: &str| {
+        asked += 1;
+        socket.ws.send_text(&frame(asked, data)).await;
+        socket.recv().await
+    };
+    let first = ask(r#"{"do":"note","text":"é","x":[1,{"b":2,"a":1.0}]}"#).await;
+    assert_eq!(first["type"], "observation", "{first}");
+    for same in [
+        r#"{ "text" : "é", "x" : [ 1 , { "a" : 1.0 , "b" : 2 } ] , "do" : "note" }"#,
+        r#"{"\u0064o":"n\u006fte","text":"\u00e9","x":[1,{"b":2,"a":1.0}]}"#,
+    ] {
+        let again = ask(same).await;
+        assert_eq!((&again["data"], &again["repeated"]), (&first["data"], &json!(true)), "{same}");
+    }
+    for other in [
+        r#"{"do":"note","text":"é","x":[1,{"b":2,"a":1}]}"#,
+        r#"{"do":"note","text":"é","x":[1,{"b":2,"a":10e-1}]}"#,
+        r#"{"do":"note","text":"é","x":[{"b":2,"a":1.0},1]}"#,
+        r#"{"do":"note","text":"é","x":[1,{"a":2,"b":1.0}]}"#,
+        r#"{"do":"note","text":"e","x":[1,{"b":2,"a":1.0}]}"#,
+        r#"{"do":"note","text":"é","x":[1,{"b":"2","a":1.0}]}"#,
+        r#"{"do":"note","text":"é","x":[1,[{"b":2,"a":1.0}]]}"#,
+    ] {
+        assert_eq!(refused(&ask(other).await), "KEY_CONFLICT", "{other}");
+    }
+    assert_eq!(served.stage.notes(), ["é"]);
+    socket.ws.close().await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_reset_repeated_with_its_keys_in_another_order_is_the_same() {
+    let served = serve().await;
+    let post_text = async |body: &str| {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "r")];
+        http(served.address, "POST", "/reset", &headers, body.as_bytes()).await
+    };
+    assert_eq!(post_text(r#"{"seed":7,"level":{"a":1,"b":2}}"#).await.status, 200);
+    let again = post_text(r#" { "level" : {"b":2, "a":1}, "seed" : 7 } "#).await;
+    assert_eq!((again.status, again.header("oxenv-repeated")), (200, Some("true")));
+    assert_eq!(post_text(r#"{"seed":7,"level":{"a":2,"b":1}}"#).await.status, 409);
+    served.end().await;
+}

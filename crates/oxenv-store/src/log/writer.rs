@@ -3,6 +3,7 @@
 //! Invariant: what a batch left behind when it failed is cut off before the next one is written, so
 //! a segment holds whole batches and at most one torn end.
 
+use oxenv_core::after;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -104,7 +105,7 @@ impl Writer {
     /// When what was written has to be brought to the disk.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         let Durability::Interval(interval) = self.durability else { return None };
-        Some(self.unsynced? + interval)
+        Some(after(self.unsynced?, interval))
     }
 
     /// Brings what was written to the disk. A failure is told once: what the operating system has

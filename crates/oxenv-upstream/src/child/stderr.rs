@@ -3,6 +3,7 @@
 //! Invariant: stderr is always drained, however much comes, in bounded memory; and what is shown went
 //! through the redaction in one piece, so that no cut leaves a part of a secret.
 
+use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mut
     };
     loop {
         // While lines are hidden, their number is told when the second is over.
-        let until = if lines.hidden > 0 { lines.until } else { Instant::now() + Duration::from_secs(3600) };
+        let until =
+            if lines.hidden > 0 { lines.until } else { after(Instant::now(), Duration::from_secs(3600)) };
         match timeout_at(until, stderr.read(&mut chunk)).await {
             Err(_) => lines.turn(Instant::now(), &mut show),
             Ok(Err(_) | Ok(0)) => break,
@@ -124,7 +126,7 @@ impl Lines {
     /// Begins another second, if the current one is over.
     fn turn(&mut self, now: Instant, show: &mut dyn FnMut(Heard<'_>)) {
         if now >= self.until {
-            self.until = now + Duration::from_secs(1);
+            self.until = after(now, Duration::from_secs(1));
             self.shown = 0;
             if self.hidden > 0 {
                 show(Heard::Hidden(self.hidden));

@@ -5,7 +5,7 @@
 //! fork in another state.
 
 use oxenv_core::{CallContext, CallRequest, EpisodeCall, Failure, ForkMode, Mount, Original, Toolbox};
-use oxenv_wire::{Delivered, RawJson, ToolError, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an error's message that are compared: a toolbox shortens longer ones.
@@ -106,7 +106,7 @@ impl Repeat {
     fn failure(&self, outcome: &Result<ToolResult, ToolError>) -> Failure {
         let Repeat { number, toolset, tool, .. } = self;
         let refused = match outcome {
-            Err(error) if matches!(reached(outcome), Reached::No) => Some(error),
+            Err(error) if error.delivered() == Delivered::No => Some(error),
             Err(error) if error.code == Some(ErrorCode::DeadlineExceeded) => {
                 return Failure::infrastructure(format!(
                     "call {number}, of toolset '{toolset}', was made again for the fork: {}",

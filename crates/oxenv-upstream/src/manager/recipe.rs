@@ -2,6 +2,7 @@
 //!
 //! Invariant: an instance that was made for no session knows nothing of one, so any session may have it.
 
+use oxenv_core::after;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,7 @@ impl Recipe {
         place: Option<&SessionPlace>,
         known: Option<Lists>,
     ) -> Result<Instance, String> {
-        let deadline = Instant::now() + self.entry.start_timeout;
+        let deadline = after(Instant::now(), self.entry.start_timeout);
         let site = self.site(place).map_err(|error| error.to_string())?;
         let era = *self.era.lock();
         let started = match self.start(era, &site, deadline).await {

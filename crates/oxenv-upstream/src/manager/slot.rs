@@ -3,6 +3,7 @@
 //!
 //! Invariant: at most one start runs at a time; who waits for it learns how it ended.
 
+use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -326,6 +327,6 @@ impl Inner {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures += 1;
         self.problem = Some(why);
-        self.state = State::Down(now + pause);
+        self.state = State::Down(after(now, pause));
     }
 }

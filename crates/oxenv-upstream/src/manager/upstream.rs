@@ -2,6 +2,7 @@
 //!
 //! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
 
+use oxenv_core::after;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -219,7 +220,7 @@ impl Upstream {
                 self.failed(&why);
             }
             let again = self.scope().is_none();
-            let due = Instant::now() + if again { pause } else { REDISCOVERY };
+            let due = after(Instant::now(), if again { pause } else { REDISCOVERY });
             // Nobody else begins to ask meanwhile, so there is one who asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);

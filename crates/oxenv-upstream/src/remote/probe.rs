@@ -2,6 +2,7 @@
 //!
 //! Invariant: it asks once, and only who refused both greetings.
 
+use oxenv_core::after;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -16,7 +17,7 @@ const LONGEST: usize = 4 << 10;
 
 /// Whether it does.
 pub(super) async fn speaks_old_transport(endpoint: &Endpoint, deadline: Instant) -> bool {
-    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let deadline = deadline.min(after(Instant::now(), PATIENCE));
     timeout_at(deadline, first_event(endpoint)).await.ok().flatten().unwrap_or(false)
 }
 

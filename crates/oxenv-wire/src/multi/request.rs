@@ -7,11 +7,12 @@ use std::borrow::Cow;
 
 use serde_json::json;
 
-use crate::body::{ResetRequest, SessionCreate, label};
+use crate::body::{ResetRequest, SessionCreate, label, name};
 use crate::fork::{ForkRequest, RestoreRequest};
 use crate::frame::FrameFault;
 use crate::issue::ValidationIssue;
 use crate::json::{Items, Json, Object, ParseFault, python_preview};
+use crate::seconds::Seconds;
 use crate::shape::Shape;
 
 /// Most items that one batch may have.
@@ -54,7 +55,7 @@ pub struct MultiRequest<'a> {
     /// The number that the step is to have within its episode.
     pub expected_step: Option<u64>,
     /// Deadline of a step in seconds, above 0; absent: none.
-    pub timeout_s: Option<f64>,
+    pub timeout_s: Option<Seconds>,
     /// What is to be done.
     pub operation: Operation<'a>,
 }
@@ -94,7 +95,7 @@ pub struct BatchRequest<'a> {
     /// How many results the first reply waits for; absent: all.
     pub first: Option<usize>,
     /// Deadline in seconds of each step that names none; absent: none.
-    pub timeout_s: Option<f64>,
+    pub timeout_s: Option<Seconds>,
 }
 
 /// An item of a batch, or why it is none.
@@ -139,7 +140,7 @@ impl<'a> BatchRequest<'a> {
             .map_err(|fault| vec![ValidationIssue::from_parse(loc, &fault, value)])?;
         let mut shape = Shape::new(&object, loc);
         list_of_items(&mut shape, &object, &items);
-        let timeout_s = shape.optional_positive("timeout_s");
+        let timeout_s = shape.optional_seconds("timeout_s");
         shape.only(&["items", "timeout_s"]);
         shape.finish(BatchRequest { items, first: None, timeout_s })
     }
@@ -210,7 +211,7 @@ fn batch<'a>(object: &Object<'a>, items: Items<'a>) -> Result<BatchRequest<'a>, 
         let issue = ValidationIssue::new("out_of_range", &["data", "first"], msg, data.json());
         shape.issues.push(issue.without_url());
     }
-    let timeout_s = shape.optional_positive("timeout_s");
+    let timeout_s = shape.optional_seconds("timeout_s");
     shape.only(&["items", "first", "timeout_s"]);
     let first = first.and_then(|first| usize::try_from(first).ok());
     shape.finish(BatchRequest { items, first, timeout_s })
@@ -246,11 +247,12 @@ fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a
         _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
     };
     let mut shape = Shape::new(object, &[]);
-    let session = if own.contains(&"session") { shape.string("session") } else { Cow::Borrowed("") };
+    let session =
+        if own.contains(&"session") { name(&mut shape, "session", object) } else { Cow::Borrowed("") };
     let key = label(&mut shape, "key", object);
-    let seq = shape.optional_u64("seq");
+    let seq = shape.optional_counted("seq");
     let expected_step = shape.optional_u64("expected_step");
-    let timeout_s = shape.optional_positive("timeout_s");
+    let timeout_s = shape.optional_seconds("timeout_s");
     let extra = |key: &&str| *key != "type" && !own.contains(key) && !envelope.contains(key);
     if object.iter().any(|(key, _)| extra(&key)) {
         shape.only(&[&["type"], envelope, own].concat());

@@ -6,7 +6,7 @@
 use oxenv_wire::{
     BatchItem, BatchRequest, Delivered, ErrorCode, ErrorData, FailureKind, FrameFault, Json, MAX_BATCH_ITEMS,
     MultiError, MultiFrame, MultiReply, MultiRequest, MultiWork, Operation, Phase, ReplyHead, ReplyKind,
-    ValidationIssue, write_batch_data, write_multi_error, write_multi_reply,
+    Seconds, ValidationIssue, write_batch_data, write_multi_error, write_multi_reply,
 };
 use serde_json::value::RawValue;
 
@@ -241,5 +241,8 @@ fn items_are_split_as_they_stand() {
     let Operation::Step(action) = &items[0].operation else { panic!("no step") };
     assert_eq!(action.json().get(), r#"{"x":{"y":[{}]},"items":[{"z":1}]}"#);
     assert_eq!(action.get("x").map(Json::get), Some(r#"{"y":[{}]}"#));
-    assert_eq!((items[1].session.as_ref(), batch.timeout_s, batch.first), ("b", Some(1.0), Some(1)));
+    assert_eq!(
+        (items[1].session.as_ref(), batch.timeout_s.map(Seconds::get), batch.first),
+        ("b", Some(1.0), Some(1))
+    );
 }

@@ -158,7 +158,8 @@ impl BenchArgs {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+    let time = Duration::try_from_secs_f64(number).map_err(|error| error.to_string())?;
+    crate::cli::bounded(time)
 }
 
 fn positive_seconds(text: &str) -> Result<Duration, String> {

@@ -3,6 +3,7 @@
 //! The invariant: a thread owns its sessions and its tally, and nothing is shared while the load runs; this
 //! thread only sleeps, and reads `/proc` at the two edges.
 
+use oxenv_core::after;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,7 +139,7 @@ impl Worker {
 }
 
 async fn drive(session: Session, plan: Arc<Plan>, pace: Pace, recorder: Recorder) {
-    let deadline = recorder.window.until + GRACE;
+    let deadline = after(recorder.window.until, GRACE);
     match session {
         Session::Ws(socket) => Steps::new(socket, &plan, pace, recorder).run(deadline).await,
         Session::Many(many) => many.run(plan.depth, pace, recorder, deadline).await,
@@ -153,7 +154,7 @@ fn watch(plan: &Plan, window: Window, tallies: &[Arc<Mutex<Tally>>]) -> anyhow::
     sleep_until(window.from);
     let before = edge(plan)?;
     if std::io::stderr().is_terminal() {
-        while Instant::now() + Duration::from_millis(500) < window.until {
+        while after(Instant::now(), Duration::from_millis(500)) < window.until {
             thread::sleep(Duration::from_millis(500));
             progress(window, tallies);
         }

@@ -4,6 +4,8 @@
 //! reply, so latency counted from it holds the time a request waited for a slow server (no coordinated
 //! omission). In the closed loop a request is due as soon as the session is free.
 
+use oxenv_core::after;
+use oxenv_wire::Seconds;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +48,8 @@ pub(super) enum Pace {
 
 impl Window {
     pub(super) fn new(start: Instant, warmup: Duration, duration: Duration) -> Self {
-        Self { start, from: start + warmup, until: start + warmup + duration }
+        let from = after(start, warmup);
+        Self { start, from, until: after(from, duration) }
     }
 
     /// Whether an instant lies in the measured part.
@@ -62,7 +65,7 @@ impl Schedule {
 
     /// When request `k` of all sessions together is due.
     pub(super) fn at(&self, k: u64) -> Instant {
-        self.start + Duration::from_secs_f64(k as f64 / self.rate)
+        after(self.start, Seconds::new(k as f64 / self.rate).map(Duration::from).unwrap_or_default())
     }
 }
 
@@ -165,7 +168,7 @@ async fn wait_until(due: Instant) {
         if left.is_zero() {
             return;
         }
-        if left > SPIN + Duration::from_millis(1) {
+        if left > SPIN.saturating_add(Duration::from_millis(1)) {
             tokio::time::sleep(left - SPIN).await;
         } else {
             tokio::task::yield_now().await;

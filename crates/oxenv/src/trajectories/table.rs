@@ -2,6 +2,7 @@
 //!
 //! Invariant: no line is longer than its facts, however long an action is.
 
+use oxenv_core::after;
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
@@ -96,7 +97,7 @@ fn ended(session: &SessionView) -> String {
 }
 
 fn time(us: u64) -> String {
-    format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_micros(us)).to_string()
+    format_rfc3339_seconds(after(SystemTime::UNIX_EPOCH, Duration::from_micros(us))).to_string()
 }
 
 fn shortened(text: &str) -> String {

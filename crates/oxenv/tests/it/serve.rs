@@ -224,3 +224,14 @@ fn production_has_no_control() {
     assert!(server.post("/mcp", &list).1["result"]["tools"].is_array());
     server.stop();
 }
+
+/// A wait that no clock can hold used to be taken, and then every session panicked.
+#[test]
+fn a_time_that_no_clock_can_hold_is_refused_before_it_serves() {
+    for flag in ["--queue-timeout", "--idle-timeout", "--drain-timeout"] {
+        for endless in ["18446744073709551615s", "1e19"] {
+            let refused = run(&["serve", "echo", "--port", "0", flag, endless]);
+            refused.failed(2, &[flag, "must be at most 4294967296s"]);
+        }
+    }
+}

@@ -238,6 +238,57 @@ fn json_schemas_are_compiled_in_one_place() {
     }
 }
 
+/// Whether a line adds a length of time to a time: told by the names on both sides of the sign, for a text has no types.
+fn adds_to_a_time(line: &str) -> bool {
+    const TIMES: [&str; 9] =
+        ["now()", "now", "UNIX_EPOCH", "began", "since", "deadline", "until", "due", "started"];
+    const LENGTHS: [&str; 11] = [
+        "Duration::",
+        "timeout",
+        "patience",
+        "pause",
+        "grace",
+        "ttl",
+        "lease",
+        "interval",
+        "wait",
+        "warmup",
+        "within",
+    ];
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '(' || c == ')';
+    line.match_indices(" + ").chain(line.match_indices(" += ")).any(|(at, sign)| {
+        let left = line[..at].rsplit(|c| !word(c)).next().unwrap_or_default();
+        let right = line[at + sign.len()..].trim_start_matches("self.");
+        let counts = right.starts_with(|c: char| c.is_ascii_digit());
+        let other_counts = line[at..].contains("other.");
+        (TIMES.contains(&left) && !counts && !other_counts)
+            || LENGTHS.iter().any(|length| right.starts_with(length))
+    })
+}
+
+/// A length that somebody outside chose may be too long for a clock, and the sum then panics.
+#[test]
+fn times_are_added_to_in_one_place() {
+    // Each with the reason.
+    let allowed = [
+        // Here the length is bounded first.
+        "crates/oxenv-core/src/clock.rs",
+        // A program for measuring, whose lengths are its own flags.
+        "bench/src/bin/oxenv-rmcp/calls.rs",
+    ];
+    assert!(adds_to_a_time("let end = Instant::now() + self.timeout;"));
+    assert!(
+        adds_to_a_time("Some(self.unsynced? + interval)") && adds_to_a_time("start + Duration::from_secs(5)")
+    );
+    assert!(adds_to_a_time("self.until += pause;") && !adds_to_a_time("counts.opened += 1; epoch + 1"));
+    for path in sources().iter().filter(|path| !allowed.iter().any(|allowed| path.ends_with(allowed))) {
+        for (number, line) in code_lines(path).iter().enumerate() {
+            let place = format!("{}:{}", shown(path), number + 1);
+            assert!(!adds_to_a_time(line), "{place} adds to a time without oxenv_core::after: {line}");
+        }
+    }
+}
+
 #[test]
 fn statuses_of_failures_are_chosen_in_one_file() {
     for path in sources().iter().filter(|path| path.to_string_lossy().contains("oxenv-server")) {
