@@ -4,7 +4,9 @@ The servers are FastMCP over stdio and HTTP, the TypeScript SDK's `everything`, 
 """
 
 import asyncio
+import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -171,7 +173,7 @@ TABLE += [("python", kind) for kind in PYTHON]
 @pytest.mark.parametrize(("source", "kind"), TABLE, ids=lambda value: getattr(value, "tool", value))
 def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
     url, arguments = servers[source], kind.arguments or {}
-    stock = step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"]
+    stock = timeless(step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"])
     whole = stock["metadata"]["oxenv"]["result"] if kind.failed else stock["result"]
     assert [block["type"] for block in whole["content"]] == list(kind.blocks)
     assert (whole["data"], whole["is_error"]) == (kind.value, kind.failed)
@@ -180,17 +182,18 @@ def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
     error = {"error_type": "execution_error", "message": text} if kind.failed else None
     assert (stock["result"], stock["error"]) == (None if kind.failed else whole, error)
 
-    unified = step(url, {"action_type": "tool", "tool_name": kind.tool, "tool_args": arguments})["observation"]
+    action = {"action_type": "tool", "tool_name": kind.tool, "tool_args": arguments}
+    unified = timeless(step(url, action)["observation"])
     assert (unified["stdout"], unified["result"], unified["error"]) == (text, stock["result"], error)
     assert unified["metadata"] == stock["metadata"]
 
     calls = {"type": "call_tools", "calls": [{"id": "a", "tool_name": kind.tool, "arguments": arguments}]}
-    graph = step(url, calls)["observation"]
+    graph = timeless(step(url, calls)["observation"])
     assert graph["results"] == {"a": {"result": stock["result"], "error": error}}
     assert graph["metadata"] == ({"oxenv": {"calls": {"a": {"result": whole}}}} if kind.failed else {})
 
     action = {"type": "CallToolAction", "tool_name": kind.tool, "parameters": arguments}
-    journal = step(url, action)["observation"]["metadata"]
+    journal = timeless(step(url, action)["observation"]["metadata"])
     if kind.failed:
         assert journal == {"error": text, "oxenv": {"result": whole}}
     else:
@@ -198,11 +201,12 @@ def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
         assert journal == {"result": result} | ({"content": whole["content"]} if kind.more else {})
 
     for told in (newest(url, kind.tool, arguments), with_handshake(url, kind.tool, arguments)):
+        told = timeless(told)
         assert without_nulls(told["content"]) == without_nulls(whole["content"])
         assert told.get("structuredContent") == whole["structured_content"]
         assert (told.get("isError") or False) == kind.failed
 
-    dialect = rpc(url, "tools/call", {"name": kind.tool, "arguments": arguments})
+    dialect = timeless(rpc(url, "tools/call", {"name": kind.tool, "arguments": arguments}))
     if kind.failed:
         assert (dialect["error"]["code"], dialect["error"]["message"]) == (-32603, text)
     else:
@@ -225,6 +229,11 @@ def test_what_is_no_json_is_a_typed_error_in_every_spelling(servers):
     for told in (newest(url, "refused", {}), with_handshake(url, "refused", {})):
         assert told["isError"] and told["content"][0]["text"] == message
         assert told["_meta"]["oxenv"]["code"] == "INVALID_RESULT"
+
+
+def timeless(told: Any) -> Any:
+    """The same without the time of day that `everything` writes into a resource."""
+    return json.loads(re.sub(r"created at \d+:\d+:\d+ [AP]M", "created", json.dumps(told)))
 
 
 def newest(url: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
