@@ -180,6 +180,17 @@ fn every_file_says_what_it_is() {
 }
 
 #[test]
+fn every_page_is_in_the_index() {
+    let docs = root().join("docs");
+    let index = fs::read_to_string(docs.join("README.md")).unwrap();
+    let pages = fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let missing: Vec<String> = pages
+        .filter(|page| page.ends_with(".md") && page != "README.md" && !index.contains(&format!("({page})")))
+        .collect();
+    assert!(missing.is_empty(), "docs/README.md names none of {missing:?}");
+}
+
+#[test]
 fn what_is_left_to_do_has_an_issue() {
     for path in everything() {
         let text = fs::read_to_string(&path).unwrap();
