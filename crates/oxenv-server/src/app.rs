@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here knows a handler; `routes.rs` does.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{SessionStore, Toolbox};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,6 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Guard;
 use crate::config::{Mode, ServerConfig};
 use crate::mcp::Transports;
-use crate::openapi;
 
 /// The shared part of every handler.
 pub struct App {
@@ -31,7 +30,8 @@ pub struct App {
     pub(crate) killed: CancellationToken,
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
-    pub(crate) openapi: String,
+    /// The OpenAPI document of the routes, which the router writes.
+    pub(crate) openapi: OnceLock<String>,
     /// Who may do what; absent: everybody is control.
     pub(crate) guard: Option<Guard>,
 }
@@ -40,7 +40,6 @@ impl App {
     /// Puts sessions behind doors.
     #[must_use]
     pub fn new(store: SessionStore, config: ServerConfig) -> Arc<Self> {
-        let openapi = openapi::document(store.spec(), &config).to_string();
         let stopping = CancellationToken::new();
         let transports = Transports::new(config.max_mcp_sessions, config.mcp_idle, stopping.clone());
         Arc::new(App {
@@ -53,7 +52,7 @@ impl App {
             stopping,
             killed: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            openapi,
+            openapi: OnceLock::new(),
         })
     }
 

@@ -1,14 +1,12 @@
 //! Who calls, and whether they may: tokens in, a [`Caller`] out.
 //!
 //! Invariant: one layer, behind the choice of a route and before its handler, decides from the
-//! headers alone. A route that `auth/table.rs` does not have is refused to everybody, and a session's
-//! id is never a credential.
+//! headers alone by the access of that route. A session's id is never a credential.
 //!
 //! Without tokens there is no layer, and everybody is control, as on a machine of one's own.
 
 mod agents;
 mod presented;
-mod table;
 mod tokens;
 
 use std::sync::Arc;
@@ -23,10 +21,10 @@ use oxenv_wire::ErrorCode;
 
 use crate::app::App;
 use crate::error::Refusal;
+use crate::route::Access;
 
 use agents::AgentTokens;
 use presented::{Presented, presented};
-use table::Access;
 
 pub use tokens::{TokenFault, Tokens};
 
@@ -46,10 +44,14 @@ pub(crate) struct Guard {
     agents: AgentTokens,
 }
 
-/// The layer. It stands in front of the handlers of a server that has tokens.
-pub(crate) async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// The layer of one route. It stands in front of the handlers of a server that has tokens.
+pub(crate) async fn layer(
+    State((app, access)): State<(Arc<App>, Access)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (mut parts, body) = request.into_parts();
-    match admit(&app, &mut parts).await {
+    match admit(&app, access, &mut parts).await {
         Ok(caller) => {
             if let Some(caller) = caller {
                 parts.extensions.insert(caller);
@@ -64,21 +66,19 @@ pub(crate) async fn layer(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-/// Who calls, where that matters: not where everybody is let in, and not where nothing is.
-async fn admit(app: &App, parts: &mut Parts) -> Result<Option<Caller>, Failure> {
-    let Some(guard) = &app.guard else { return Ok(None) };
-    let Some(path) = parts.extensions.get::<MatchedPath>().cloned() else { return Ok(None) };
-    let access = table::access(parts.method.as_str(), path.as_str(), app.production());
-    if access == Access::Everybody {
-        return Ok(None);
-    }
+/// Who calls, where that matters: not where everybody is let in.
+async fn admit(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Caller>, Failure> {
+    let Some(guard) = app.guard.as_ref().filter(|_| access != Access::Everybody) else { return Ok(None) };
     let caller = guard.caller(app, &parts.headers)?;
     // Nothing behind this layer needs it, and so nothing can let it out.
     parts.headers.remove(header::AUTHORIZATION);
-    let allowed = access.takes(caller.principal) && is_its_own(&caller, parts).await;
+    let allowed = access.admits(caller.principal) && is_its_own(&caller, parts).await;
     match allowed {
         true => Ok(Some(caller)),
-        false => Err(caller.forbidden(&format!("{} {}", parts.method, path.as_str()))),
+        false => {
+            let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+            Err(caller.forbidden(&format!("{} {path}", parts.method)))
+        }
     }
 }
 

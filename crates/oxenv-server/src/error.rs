@@ -124,6 +124,17 @@ fn status(failure: &Failure) -> StatusCode {
     }
 }
 
+/// What a status of a failure means: the codes that have it, or HTTP's own words where none has.
+pub(crate) fn codes_with_status(of: u16) -> String {
+    let with_status = |code: &&ErrorCode| status(&Failure::new(**code, "")).as_u16() == of;
+    let codes: Vec<String> =
+        ErrorCode::ALL.iter().filter(with_status).map(|code| json!(code).to_string()).collect();
+    match StatusCode::from_u16(of).ok().and_then(|status| status.canonical_reason()) {
+        Some(reason) if codes.is_empty() => reason.to_owned(),
+        _ => codes.join(", ").replace('"', "`"),
+    }
+}
+
 /// The `/ws` frame of a failure.
 pub(crate) fn frame(failure: &Failure) -> String {
     note(failure);

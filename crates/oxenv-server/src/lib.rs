@@ -19,6 +19,7 @@ mod metrics;
 mod openapi;
 mod operations;
 mod patient;
+mod route;
 mod routes;
 mod server;
 mod shutdown;

@@ -1,66 +1,542 @@
-//! The routes: which path is which handler, in which mode.
+//! The routes: the one table from which the router, the access rules and the OpenAPI document are made.
 //!
-//! Invariant: production mode has no control route; a route that is absent answers 404 like any
-//! path that never was. `openapi.rs` lists the same routes, and a test compares the two.
+//! Invariant: a route cannot exist without an access rule, and production mode has no control route; a route that is
+//! absent answers 404 like any path that never was.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::on;
 
 use crate::app::App;
-use crate::{auth, http, mcp, ws};
+use crate::route::Access::{Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::route::Method::{Delete, Get, Post};
+use crate::route::{Access, Listed, QueryParameter, Reply, Route, RouteDocs};
+use crate::{auth, http, mcp, openapi, ws};
 
-/// The routes.
+/// The routes of a server.
 pub fn router(app: Arc<App>) -> Router {
-    let mut routes = Router::new()
-        .route("/health", get(http::info::health))
-        .route("/ready", get(http::info::ready))
-        .route("/metrics", get(http::metrics::page))
-        .route("/metadata", get(http::info::metadata))
-        .route("/schema", get(http::info::schema))
-        .route("/tools", get(http::info::tools))
-        .route("/openapi.json", get(http::info::openapi))
-        .route("/docs", get(http::docs::page))
-        .route("/redoc", get(http::docs::page))
-        .route("/list_environments", get(http::tasks::environments))
-        .route("/{environment}/splits", get(http::tasks::splits))
-        .route("/{environment}/tasks", post(http::tasks::tasks))
-        .route("/{environment}/num_tasks", post(http::tasks::num_tasks))
-        .route("/{environment}/task", post(http::tasks::task))
-        .route("/{environment}/task_range", post(http::tasks::task_range))
-        .route("/ws", get(ws::control::upgrade))
-        .route("/mcp", post(mcp::post).get(mcp::get).delete(mcp::delete))
-        .route("/sessions/{id}/mcp", session_mcp());
-    if !app.production() {
-        routes = routes
-            .route("/reset", post(http::control::reset))
-            .route("/step", post(http::control::step))
-            .route("/state", get(http::control::state))
-            .route("/sessions", post(http::sessions::create).get(http::sessions::list))
-            .route("/sessions/{id}", delete(http::sessions::close).get(http::sessions::show))
-            .route("/sessions/{id}/reset", post(http::sessions::reset))
-            .route("/sessions/{id}/step", post(http::sessions::step))
-            .route("/sessions/{id}/state", get(http::sessions::state))
-            .route("/sessions/{id}/fork", post(http::fork::fork))
-            .route("/sessions/{id}/snapshot", post(http::fork::snapshot))
-            .route("/sessions/{id}/keepalive", post(http::sessions::keep_alive))
-            .route("/restore", post(http::fork::restore))
-            .route("/batch", post(http::batch::run))
-            .route("/trajectories", get(http::trajectories::list))
-            .route("/trajectories/{id}", get(http::trajectories::show))
-            .route("/trajectories/{id}/steps", get(http::trajectories::steps));
+    let production = app.production();
+    let mut router = Router::new();
+    for route in ROUTES {
+        let access = route.access(production);
+        if access == Nobody {
+            continue;
+        }
+        let mut handler = (route.handler)(route.method.filter());
+        if app.guard.is_some() {
+            handler = handler.layer(from_fn_with_state((Arc::clone(&app), access), auth::layer));
+        }
+        router = router.route(route.path, handler);
     }
-    let mut routes = routes
+    let document = openapi::document(app.store.spec(), &app.config, ROUTES);
+    // Another router of the same application has the same document.
+    let _ = app.openapi.set(document.to_string());
+    router
         .fallback(http::fallback::not_found)
-        .method_not_allowed_fallback(http::fallback::method_not_allowed);
-    if app.guard.is_some() {
-        routes = routes.layer(from_fn_with_state(Arc::clone(&app), auth::layer));
-    }
-    routes.with_state(app)
+        .method_not_allowed_fallback(http::fallback::method_not_allowed)
+        .with_state(app)
 }
 
-fn session_mcp() -> MethodRouter<Arc<App>> {
-    post(mcp::post_session).get(mcp::get_session).delete(mcp::delete_session)
+/// Failures of a request that names a session.
+const SESSION: &[u16] = &[404, 410];
+/// Failures of a request with a body.
+const BODY: &[u16] = &[400, 408, 413, 422];
+/// Failures of a reset or a step of the default session.
+const EPISODE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+/// Failures of a reset or a step of a session that is named.
+const SESSION_EPISODE: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+/// Failures of making sessions.
+const CREATE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+/// Failures of copying a session.
+const COPY: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+/// Failures of the Task API.
+const TASKS: &[u16] = &[400, 404, 408, 413, 422, 500, 501];
+
+const LIMIT: QueryParameter =
+    QueryParameter { name: "limit", kind: "integer", description: "1 to 1000; by default 100" };
+const EPOCH: QueryParameter =
+    QueryParameter { name: "epoch", kind: "integer", description: "The epoch that calls are for" };
+
+const STEP_REPLY: &[Reply] = &[Reply::json(200, "StepResponse")];
+const RPC_REPLIES: &[Reply] = &[
+    Reply::json(200, "JsonRpcResponse"),
+    Reply::text("text/event-stream", "Events"),
+    Reply::json(202, "Nothing"),
+];
+
+/// Every route, in the order of docs/principals.md.
+const ROUTES: &[Route] = &[
+    route(
+        Get,
+        "/health",
+        |method| on(method, http::info::health),
+        Everybody,
+        Everybody,
+        RouteDocs::new(
+            "Health",
+            "Whether the server is alive",
+            &[Reply::json(200, "Health"), Reply::json(503, "Health")],
+        ),
+    ),
+    route(
+        Get,
+        "/ready",
+        |method| on(method, http::info::ready),
+        Everybody,
+        Everybody,
+        RouteDocs::new(
+            "Health",
+            "Whether the server can take one more session",
+            &[Reply::json(200, "Ready"), Reply::json(503, "Ready")],
+        ),
+    ),
+    route(
+        Get,
+        "/metrics",
+        |method| on(method, http::metrics::page),
+        Watchers,
+        Watchers,
+        RouteDocs::new(
+            "Health",
+            "The server in numbers, for Prometheus",
+            &[Reply::text("text/plain", "Page")],
+        )
+        .listed(Listed::WithMetrics),
+    ),
+    route(
+        Get,
+        "/metadata",
+        |method| on(method, http::info::metadata),
+        Holders,
+        Holders,
+        RouteDocs::new("Environment Info", "What the environment is", &[Reply::json(200, "Metadata")]),
+    ),
+    route(
+        Get,
+        "/schema",
+        |method| on(method, http::info::schema),
+        Holders,
+        Holders,
+        RouteDocs::new(
+            "Schema",
+            "JSON Schemas of actions, observations and state",
+            &[Reply::json(200, "Schemas")],
+        ),
+    ),
+    route(
+        Get,
+        "/tools",
+        |method| on(method, http::info::tools),
+        Holders,
+        Holders,
+        RouteDocs::new("Environment Info", "The environment's tools", &[Reply::json(200, "Tools")]),
+    ),
+    route(
+        Get,
+        "/openapi.json",
+        |method| on(method, http::info::openapi),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Environment Info", "This document", &[Reply::json(200, "Any")]),
+    ),
+    route(
+        Get,
+        "/docs",
+        |method| on(method, http::docs::page),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Environment Info", "This document for people", &[Reply::text("text/html", "Page")]),
+    ),
+    route(
+        Get,
+        "/redoc",
+        |method| on(method, http::docs::page),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Environment Info", "The same page", &[Reply::text("text/html", "Page")]),
+    ),
+    route(
+        Get,
+        "/list_environments",
+        |method| on(method, http::tasks::environments),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "The environment's name", &[Reply::json(200, "Names")]),
+    ),
+    route(
+        Get,
+        "/{environment}/splits",
+        |method| on(method, http::tasks::splits),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "The environment's task splits", &[Reply::json(200, "Splits")])
+            .failures(&[400, 404, 500, 501]),
+    ),
+    route(
+        Post,
+        "/{environment}/tasks",
+        |method| on(method, http::tasks::tasks),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "All tasks of a split", &[Reply::json(200, "EnvironmentTasks")])
+            .body("SplitRequest")
+            .failures(TASKS),
+    ),
+    route(
+        Post,
+        "/{environment}/num_tasks",
+        |method| on(method, http::tasks::num_tasks),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "How many tasks a split has", &[Reply::json(200, "NumTasks")])
+            .body("SplitRequest")
+            .failures(TASKS),
+    ),
+    route(
+        Post,
+        "/{environment}/task",
+        |method| on(method, http::tasks::task),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "One task", &[Reply::json(200, "OneTask")])
+            .body("TaskRequest")
+            .failures(TASKS),
+    ),
+    route(
+        Post,
+        "/{environment}/task_range",
+        |method| on(method, http::tasks::task_range),
+        Watchers,
+        Watchers,
+        RouteDocs::new("Task API", "A range of tasks", &[Reply::json(200, "Tasks")])
+            .body("RangeRequest")
+            .failures(TASKS),
+    ),
+    websocket("/ws", |method| on(method, ws::control::upgrade), Control, Agents),
+    route(
+        Post,
+        "/mcp",
+        |method| on(method, mcp::post),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "One message of MCP or of its OpenEnv dialect", RPC_REPLIES)
+            .body("JsonRpcRequest")
+            .failures(&[400, 404, 408, 413, 503]),
+    ),
+    route(
+        Get,
+        "/mcp",
+        |method| on(method, mcp::get),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
+            .failures(&[400, 404, 405]),
+    ),
+    route(
+        Delete,
+        "/mcp",
+        |method| on(method, mcp::delete),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
+            .failures(&[400, 404, 405]),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/mcp",
+        |method| on(method, mcp::post_session),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "The same to the tools of one session", RPC_REPLIES)
+            .body("JsonRpcRequest")
+            .query(&[EPOCH])
+            .failures(&[400, 404, 408, 410, 413, 503]),
+    ),
+    route(
+        Get,
+        "/sessions/{id}/mcp",
+        |method| on(method, mcp::get_session),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
+            .query(&[EPOCH])
+            .failures(&[400, 404, 405, 410]),
+    ),
+    route(
+        Delete,
+        "/sessions/{id}/mcp",
+        |method| on(method, mcp::delete_session),
+        Agents,
+        Agents,
+        RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
+            .query(&[EPOCH])
+            .failures(&[400, 404, 405, 410]),
+    ),
+    route(
+        Post,
+        "/reset",
+        |method| on(method, http::control::reset),
+        Control,
+        Nobody,
+        RouteDocs::new("Environment Control", "Begin an episode of the default session", STEP_REPLY)
+            .optional_body("ResetRequest")
+            .idempotent()
+            .failures(EPISODE),
+    ),
+    route(
+        Post,
+        "/step",
+        |method| on(method, http::control::step),
+        Control,
+        Nobody,
+        RouteDocs::new("Environment Control", "Take one action in the default session", STEP_REPLY)
+            .body("StepRequest")
+            .idempotent()
+            .failures(EPISODE),
+    ),
+    route(
+        Get,
+        "/state",
+        |method| on(method, http::control::state),
+        Watchers,
+        Nobody,
+        RouteDocs::new("State Management", "The default session's state", &[Reply::json(200, "State")])
+            .failures(&[500, 503]),
+    ),
+    route(
+        Post,
+        "/batch",
+        |method| on(method, http::batch::run),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Many requests to many sessions", &[Reply::json(200, "BatchResponse")])
+            .body("BatchRequest")
+            .failures(BODY),
+    ),
+    route(
+        Post,
+        "/restore",
+        |method| on(method, http::fork::restore),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Make a session of a snapshot", &[Reply::json(201, "SessionCreated")])
+            .body("RestoreRequest")
+            .idempotent()
+            .failures(CREATE),
+    ),
+    route(
+        Post,
+        "/sessions",
+        |method| on(method, http::sessions::create),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Make a session", &[Reply::json(201, "SessionCreated")])
+            .optional_body("SessionCreate")
+            .idempotent()
+            .failures(CREATE),
+    ),
+    route(
+        Get,
+        "/sessions",
+        |method| on(method, http::sessions::list),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Sessions", "All sessions", &[Reply::json(200, "SessionList")]),
+    ),
+    route(
+        Get,
+        "/sessions/{id}",
+        |method| on(method, http::sessions::show),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Sessions", "One session in numbers", &[Reply::json(200, "SessionInfo")])
+            .failures(SESSION),
+    ),
+    route(
+        Delete,
+        "/sessions/{id}",
+        |method| on(method, http::sessions::close),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Close a session", &[Reply::json(200, "SessionClosed")]).failures(SESSION),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/reset",
+        |method| on(method, http::sessions::reset),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Begin an episode of a session", STEP_REPLY)
+            .optional_body("ResetRequest")
+            .idempotent()
+            .failures(SESSION_EPISODE),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/step",
+        |method| on(method, http::sessions::step),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Take one action in a session", STEP_REPLY)
+            .body("StepRequest")
+            .idempotent()
+            .failures(SESSION_EPISODE),
+    ),
+    route(
+        Get,
+        "/sessions/{id}/state",
+        |method| on(method, http::sessions::state),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Sessions", "A session's state", &[Reply::json(200, "State")])
+            .failures(&[404, 410, 500]),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/fork",
+        |method| on(method, http::fork::fork),
+        Control,
+        Nobody,
+        RouteDocs::new(
+            "Sessions",
+            "Make sessions that go on from a session's present state",
+            &[Reply::json(201, "Forked")],
+        )
+        .optional_body("ForkRequest")
+        .idempotent()
+        .failures(COPY),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/snapshot",
+        |method| on(method, http::fork::snapshot),
+        Control,
+        Nobody,
+        RouteDocs::new("Sessions", "Save a session", &[Reply::json(200, "SessionSnapshot")]).failures(COPY),
+    ),
+    route(
+        Post,
+        "/sessions/{id}/keepalive",
+        |method| on(method, http::sessions::keep_alive),
+        Control,
+        Nobody,
+        RouteDocs::new(
+            "Sessions",
+            "Let a session's lease begin anew",
+            &[Reply::json(200, "SessionProgress")],
+        )
+        .failures(SESSION),
+    ),
+    route(
+        Get,
+        "/trajectories",
+        |method| on(method, http::trajectories::list),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Records", "Recorded sessions", &[Reply::json(200, "TrajectoryList")])
+            .listed(Listed::WithRecords)
+            .failures(&[422, 500])
+            .query(&[
+                QueryParameter {
+                    name: "environment",
+                    kind: "string",
+                    description: "Only sessions of that environment",
+                },
+                QueryParameter {
+                    name: "since_us",
+                    kind: "integer",
+                    description: "Only sessions opened since then, in microseconds since 1970",
+                },
+                QueryParameter {
+                    name: "after",
+                    kind: "string",
+                    description: "The `next` of the page before",
+                },
+                LIMIT,
+            ]),
+    ),
+    route(
+        Get,
+        "/trajectories/{id}",
+        |method| on(method, http::trajectories::show),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Records", "One recorded session", &[Reply::json(200, "Trajectory")])
+            .listed(Listed::WithRecords)
+            .failures(&[404, 500]),
+    ),
+    route(
+        Get,
+        "/trajectories/{id}/steps",
+        |method| on(method, http::trajectories::steps),
+        Watchers,
+        Nobody,
+        RouteDocs::new("Records", "What a recorded session did", &[Reply::json(200, "TrajectorySteps")])
+            .listed(Listed::WithRecords)
+            .failures(&[404, 422, 500])
+            .query(&[
+                QueryParameter {
+                    name: "after",
+                    kind: "integer",
+                    description: "The `next` of the page before",
+                },
+                LIMIT,
+            ]),
+    ),
+];
+
+type Handler = fn(axum::routing::MethodFilter) -> axum::routing::MethodRouter<Arc<App>>;
+
+const fn route(
+    method: crate::route::Method,
+    path: &'static str,
+    handler: Handler,
+    simulation: Access,
+    production: Access,
+    docs: RouteDocs,
+) -> Route {
+    Route { method, path, handler, simulation, production, docs: Some(docs) }
+}
+
+const fn websocket(path: &'static str, handler: Handler, simulation: Access, production: Access) -> Route {
+    Route { method: Get, path, handler, simulation, production, docs: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who may, as the page says it.
+    fn described(access: Access) -> &'static str {
+        match access {
+            Everybody => "everybody",
+            Holders => "control, observers, agents",
+            Watchers => "control, observers",
+            Agents => "control, agents",
+            Control => "control",
+            Nobody => "nobody",
+        }
+    }
+
+    #[test]
+    fn the_documentation_shows_this_table() {
+        let rows = ROUTES.iter().map(|route| {
+            let (simulation, production) = (described(route.simulation), described(route.production));
+            format!("| `{} {}` | {simulation} | {production} |\n", route.method.name(), route.path)
+        });
+        let table: String = rows.collect();
+        let documentation = include_str!("../../../docs/principals.md");
+        assert!(documentation.contains(&table), "docs/principals.md has another table than this:\n{table}");
+    }
+
+    #[test]
+    fn each_route_stands_once() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            let again =
+                ROUTES[..index].iter().any(|other| (other.method, other.path) == (route.method, route.path));
+            assert!(!again, "{} {}", route.method.name(), route.path);
+        }
+    }
 }

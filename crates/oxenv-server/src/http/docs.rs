@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::app::App;
 
 pub(crate) async fn page(State(app): State<Arc<App>>) -> Html<String> {
-    let document: Value = serde_json::from_str(&app.openapi).unwrap_or_default();
+    let document: Value =
+        app.openapi.get().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let mut rows = String::new();
     for (path, methods) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in methods.as_object().into_iter().flatten() {

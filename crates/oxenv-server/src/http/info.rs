@@ -78,5 +78,5 @@ pub(crate) async fn tools(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Response {
-    json_response(StatusCode::OK, app.openapi.clone())
+    json_response(StatusCode::OK, app.openapi.get().cloned().unwrap_or_default())
 }

@@ -11,6 +11,7 @@ mod auth;
 mod batch;
 mod churn;
 mod client;
+mod documented;
 mod drain;
 mod faults;
 mod floods;

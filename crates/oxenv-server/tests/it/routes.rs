@@ -57,24 +57,6 @@ async fn the_document_lists_the_routers_routes() {
     }
 }
 
-/// The other way around: every path in the router's source is in the document.
-#[tokio::test]
-async fn the_routers_paths_are_in_the_document() {
-    let source = include_str!("../../src/routes.rs");
-    let routed: BTreeSet<&str> =
-        source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert!(routed.len() > 20, "{routed:?}");
-    let served = serve().await;
-    let document = document(&served).await;
-    let listed: BTreeSet<&str> = paths(&document).keys().map(String::as_str).collect();
-    // OpenAPI has no word for a WebSocket, and this server counts and records nothing.
-    let records = ["/trajectories", "/trajectories/{id}", "/trajectories/{id}/steps"];
-    let absent: BTreeSet<&str> = ["/metrics", "/ws"].into_iter().chain(records).collect();
-    assert_eq!(routed.difference(&listed).copied().collect::<BTreeSet<_>>(), absent);
-    assert_eq!(listed.difference(&routed).count(), 0);
-    served.end().await;
-}
-
 /// What `openenv validate --url` looks at.
 #[tokio::test]
 async fn the_mode_shows_in_the_document() {
@@ -115,11 +97,9 @@ async fn the_document_is_sound() {
                     .as_array()
                     .into_iter()
                     .flatten()
+                    .filter(|parameter| parameter["in"] == "path")
                     .map(|parameter| {
-                        assert_eq!(
-                            (&parameter["in"], &parameter["required"]),
-                            (&"path".into(), &true.into())
-                        );
+                        assert_eq!(parameter["required"], true);
                         parameter["name"].as_str().unwrap()
                     })
                     .collect();

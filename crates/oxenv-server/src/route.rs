@@ -1,0 +1,203 @@
+//! A route: which request it answers, who may use it, and what the OpenAPI document says of it.
+
+use std::sync::Arc;
+
+use axum::routing::{MethodFilter, MethodRouter};
+use oxenv_core::Principal;
+
+use crate::app::App;
+
+/// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are made from it.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    /// The handler, for the method that the route answers.
+    pub(crate) handler: fn(MethodFilter) -> MethodRouter<Arc<App>>,
+    /// Who may use it in simulation.
+    pub(crate) simulation: Access,
+    /// Who may use it in production.
+    pub(crate) production: Access,
+    /// What the document says; absent for a WebSocket, for which OpenAPI has no word.
+    pub(crate) docs: Option<RouteDocs>,
+}
+
+/// The methods that routes answer. One for GET answers HEAD as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Post,
+    Delete,
+}
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Also callers without a token.
+    Everybody,
+    /// Callers with any token.
+    Holders,
+    /// Control and observers.
+    Watchers,
+    /// Control and agents. An agent comes to its own session, and to no path that names another.
+    Agents,
+    /// Control.
+    Control,
+    /// Nobody: the route does not exist in that mode.
+    Nobody,
+}
+
+/// What the OpenAPI document says of a route.
+#[derive(Clone, Copy)]
+pub(crate) struct RouteDocs {
+    pub(crate) tag: &'static str,
+    pub(crate) summary: &'static str,
+    /// When the document lists the route.
+    pub(crate) listed: Listed,
+    pub(crate) request: Option<RequestBody>,
+    /// Whether a key in a header makes a repeat of the request get its first reply.
+    pub(crate) idempotent: bool,
+    /// The parameters of its query, all of them optional.
+    pub(crate) query: &'static [QueryParameter],
+    pub(crate) replies: &'static [Reply],
+    /// The statuses of its failures, beside those of tokens; the bodies are `Failure`.
+    pub(crate) failures: &'static [u16],
+}
+
+/// When the document lists a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listed {
+    Always,
+    /// Where metrics are counted.
+    WithMetrics,
+    /// Where sessions are recorded.
+    WithRecords,
+}
+
+/// The body of a request, by the name of its schema.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestBody {
+    pub(crate) schema: &'static str,
+    pub(crate) required: bool,
+}
+
+/// A parameter of a query.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueryParameter {
+    pub(crate) name: &'static str,
+    /// The type of its value in JSON Schema.
+    pub(crate) kind: &'static str,
+    pub(crate) description: &'static str,
+}
+
+/// A reply that is not a failure, by the name of its body's schema.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) media: &'static str,
+    pub(crate) schema: &'static str,
+}
+
+impl Method {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+        }
+    }
+
+    pub(crate) const fn filter(self) -> MethodFilter {
+        match self {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+            Method::Delete => MethodFilter::DELETE,
+        }
+    }
+}
+
+impl Access {
+    /// Whether it lets in a caller with a token.
+    pub(crate) fn admits(self, principal: Principal) -> bool {
+        match self {
+            Access::Everybody | Access::Holders => true,
+            Access::Watchers => principal != Principal::Agent,
+            Access::Agents => principal != Principal::Observer,
+            Access::Control => principal == Principal::Control,
+            Access::Nobody => false,
+        }
+    }
+}
+
+impl Route {
+    /// Who may use it in a mode.
+    pub(crate) fn access(&self, production: bool) -> Access {
+        if production { self.production } else { self.simulation }
+    }
+}
+
+impl RouteDocs {
+    /// A route without a body, a query or failures of its own.
+    pub(crate) const fn new(tag: &'static str, summary: &'static str, replies: &'static [Reply]) -> Self {
+        RouteDocs {
+            tag,
+            summary,
+            listed: Listed::Always,
+            request: None,
+            idempotent: false,
+            query: &[],
+            replies,
+            failures: &[],
+        }
+    }
+
+    pub(crate) const fn listed(self, listed: Listed) -> Self {
+        RouteDocs { listed, ..self }
+    }
+
+    /// With a body that must be there.
+    pub(crate) const fn body(self, schema: &'static str) -> Self {
+        RouteDocs { request: Some(RequestBody { schema, required: true }), ..self }
+    }
+
+    /// With a body that may be absent.
+    pub(crate) const fn optional_body(self, schema: &'static str) -> Self {
+        RouteDocs { request: Some(RequestBody { schema, required: false }), ..self }
+    }
+
+    pub(crate) const fn idempotent(self) -> Self {
+        RouteDocs { idempotent: true, ..self }
+    }
+
+    pub(crate) const fn query(self, query: &'static [QueryParameter]) -> Self {
+        RouteDocs { query, ..self }
+    }
+
+    pub(crate) const fn failures(self, failures: &'static [u16]) -> Self {
+        RouteDocs { failures, ..self }
+    }
+}
+
+impl Reply {
+    /// A body of JSON.
+    pub(crate) const fn json(status: u16, schema: &'static str) -> Self {
+        Reply { status, media: "application/json", schema }
+    }
+
+    /// A body of status 200 in another format.
+    pub(crate) const fn text(media: &'static str, schema: &'static str) -> Self {
+        Reply { status: 200, media, schema }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_for_nobody_admits_nobody() {
+        for principal in [Principal::Control, Principal::Agent, Principal::Observer] {
+            assert!(!Access::Nobody.admits(principal));
+            assert!(Access::Holders.admits(principal));
+        }
+    }
+}
