@@ -4,11 +4,11 @@
 
 use std::fmt::Write;
 
-use super::report::{HeldReport, Report};
-use super::tally::Latency;
+use crate::report::{HeldReport, Report};
+use crate::tally::Latency;
 
 /// The table of a load.
-pub(super) fn load(report: &Report) -> String {
+pub(crate) fn load(report: &Report) -> String {
     let Report { sessions, opened, depth, duration_s, warmup_s, request_bytes, .. } = report;
     let mut rows = Rows::default();
     let mode = match report.rate_target {
@@ -40,7 +40,7 @@ pub(super) fn load(report: &Report) -> String {
 }
 
 /// The table of held sessions.
-pub(super) fn held(report: &HeldReport) -> String {
+pub(crate) fn held(report: &HeldReport) -> String {
     let HeldReport { opened, sessions, lost, open_s, hold_s, .. } = report;
     let mut rows = Rows::default();
     rows.row("bench", &format!("{} on {}", report.bench, report.url));
@@ -93,8 +93,8 @@ fn grouped(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::proc::Cpu;
-    use crate::bench::report::Server;
+    use crate::proc::Cpu;
+    use crate::report::Server;
 
     fn report() -> Report {
         let latency = Latency { p50: 530.2, p90: 600.0, p99: 990.1, p99_9: 1200.0, max: 4000.5, mean: 540.0 };

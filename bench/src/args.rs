@@ -6,12 +6,13 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use oxenv_wire::Seconds;
 
-use super::client::Spoken;
-use super::mcp::Protocol;
+use crate::client::Spoken;
+use crate::mcp::Protocol;
 
 /// What an echo server is asked unless `--message` says otherwise.
-pub(super) const ECHO: &str =
+pub(crate) const ECHO: &str =
     r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
 
 const EXAMPLES: &str = "\
@@ -37,14 +38,14 @@ which stalls cannot hide the requests that waited for it; those never sent are r
 /// Measures an OpenEnv server under load.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct BenchArgs {
+pub struct BenchArgs {
     /// Which door is measured, and how.
     #[command(subcommand)]
-    pub(super) load: Load,
+    pub(crate) load: Load,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Load {
+pub(crate) enum Load {
     /// Step over WebSockets: one session for each socket (64 unless --sessions says otherwise)
     Ws {
         #[command(flatten)]
@@ -85,66 +86,66 @@ pub(super) enum Load {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ActionArgs {
+pub(crate) struct ActionArgs {
     #[command(flatten)]
-    pub(super) load: LoadArgs,
+    pub(crate) load: LoadArgs,
     /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
     #[arg(long, value_name = "JSON", default_value = ECHO)]
-    pub(super) message: String,
+    pub(crate) message: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LoadArgs {
+pub(crate) struct LoadArgs {
     #[command(flatten)]
-    pub(super) server: ServerArgs,
+    pub(crate) server: ServerArgs,
     /// Concurrent sessions or connections
     #[arg(long, value_name = "N")]
-    pub(super) sessions: Option<NonZeroUsize>,
+    pub(crate) sessions: Option<NonZeroUsize>,
     /// How long is measured
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = positive_seconds)]
-    pub(super) duration: Duration,
+    pub(crate) duration: Duration,
     /// How long the load runs before anything is counted
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    pub(super) warmup: Duration,
+    pub(crate) warmup: Duration,
     /// Requests per second in total on a fixed schedule (open loop) instead of as fast as replies come
     #[arg(long, value_name = "R", value_parser = rate)]
-    pub(super) rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
     /// Threads of the load generator; more than one only helps where it has more than one core
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(super) threads: NonZeroUsize,
+    pub(crate) threads: NonZeroUsize,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct HeldArgs {
+pub(crate) struct HeldArgs {
     #[command(flatten)]
-    pub(super) server: ServerArgs,
+    pub(crate) server: ServerArgs,
     /// How many sessions are held
     #[arg(long, value_name = "N", default_value = "1000")]
-    pub(super) sessions: NonZeroUsize,
+    pub(crate) sessions: NonZeroUsize,
     /// How long they are held before the memory is read
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = positive_seconds)]
-    pub(super) duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// Where the server is
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub(super) url: String,
+    pub(crate) url: String,
     /// The server's process id on this machine: adds its CPU time and memory to the report
     #[arg(long, value_name = "PID")]
-    pub(super) pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// A header for every request and handshake, such as 'Authorization: Bearer TOKEN'; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
-    pub(super) headers: Vec<String>,
+    pub(crate) headers: Vec<String>,
     /// Print one JSON object instead of a table
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 impl BenchArgs {
     /// Whether the report is wanted as JSON.
-    pub(super) fn json(&self) -> bool {
+    pub(crate) fn json(&self) -> bool {
         match &self.load {
             Load::Ws { steps: actions, .. }
             | Load::Mcp { calls: actions, .. }
@@ -159,7 +160,11 @@ impl BenchArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
     let time = Duration::try_from_secs_f64(number).map_err(|error| error.to_string())?;
-    crate::cli::bounded(time)
+    let longest = Seconds::LONGEST;
+    if time > longest {
+        return Err(format!("must be at most {} s", longest.as_secs()));
+    }
+    Ok(time)
 }
 
 fn positive_seconds(text: &str) -> Result<Duration, String> {

@@ -13,15 +13,15 @@ const TICKS_PER_SECOND: u64 = 100;
 
 /// A process's use of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     /// CPU seconds, user and system, of all its threads.
-    pub(super) cpu_s: f64,
+    pub(crate) cpu_s: f64,
     /// The same as a share of one core.
-    pub(super) cpu_share: f64,
+    pub(crate) cpu_share: f64,
 }
 
 /// User and system time of all threads of a process so far, those that ended included.
-pub(super) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
+pub(crate) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let ticks = ticks(&stat).with_context(|| format!("cannot understand {path}"))?;
@@ -31,7 +31,7 @@ pub(super) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
 /// The resident memory of a process in bytes.
 ///
 /// From `smaps_rollup`, which counts pages; `statm` is only an estimate in newer kernels.
-pub(super) fn rss(pid: u32) -> anyhow::Result<u64> {
+pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     resident(&rollup).with_context(|| format!("cannot understand {path}"))
@@ -39,7 +39,7 @@ pub(super) fn rss(pid: u32) -> anyhow::Result<u64> {
 
 impl Cpu {
     /// What was used between two readings of [`cpu_time`].
-    pub(super) fn between(before: Duration, after: Duration, wall: Duration) -> Self {
+    pub(crate) fn between(before: Duration, after: Duration, wall: Duration) -> Self {
         let used = after.saturating_sub(before).as_secs_f64();
         Self { cpu_s: used, cpu_share: (used / wall.as_secs_f64() * 1000.0).round() / 1000.0 }
     }

@@ -8,17 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::args::{ActionArgs, ECHO, LoadArgs};
-use super::check::{Expect, Sample};
-use super::client::Spoken;
-use super::frame;
-use super::mcp::Protocol;
-use super::multi;
-use super::target::Target;
+use crate::args::{ActionArgs, ECHO, LoadArgs};
+use crate::check::{Expect, Sample};
+use crate::client::Spoken;
+use crate::frame;
+use crate::mcp::Protocol;
+use crate::multi;
+use crate::target::Target;
 
 /// Which door is under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Ws,
     /// Many sessions on one socket, a step in each frame.
     Multiplex,
@@ -39,29 +39,29 @@ pub(super) enum Kind {
 
 /// One run: where, what, how many, how long.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) kind: Kind,
-    pub(super) url: String,
-    pub(super) headers: Vec<String>,
-    pub(super) target: Target,
-    pub(super) pid: Option<u32>,
-    pub(super) sessions: usize,
-    pub(super) threads: usize,
-    pub(super) depth: usize,
-    pub(super) warmup: Duration,
-    pub(super) duration: Duration,
-    pub(super) rate: Option<f64>,
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<String>,
+    pub(crate) target: Target,
+    pub(crate) pid: Option<u32>,
+    pub(crate) sessions: usize,
+    pub(crate) threads: usize,
+    pub(crate) depth: usize,
+    pub(crate) warmup: Duration,
+    pub(crate) duration: Duration,
+    pub(crate) rate: Option<f64>,
     /// The bytes of one request: a masked WebSocket frame, or a whole HTTP request.
-    pub(super) request: Arc<[u8]>,
+    pub(crate) request: Arc<[u8]>,
     /// The action, for frames that are built once their sessions are known.
-    pub(super) action: Value,
+    pub(crate) action: Value,
     /// Where the first good reply is left for the report.
-    pub(super) sample: Sample,
+    pub(crate) sample: Sample,
 }
 
 impl Kind {
     /// The name of the subcommand.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
             Self::Multiplex => "ws-multiplex",
@@ -77,7 +77,7 @@ impl Kind {
     }
 
     /// What a good reply looks like.
-    pub(super) fn expect(self) -> Expect {
+    pub(crate) fn expect(self) -> Expect {
         match self {
             Self::Ws | Self::Churn => Expect::Frame,
             Self::Multiplex => Expect::Numbered,
@@ -91,7 +91,7 @@ impl Kind {
     }
 
     /// How MCP is spoken, if it is.
-    pub(super) fn protocol(self) -> Option<Protocol> {
+    pub(crate) fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Call(protocol) | Self::List(protocol) => Some(protocol),
             _ => None,
@@ -109,7 +109,7 @@ impl Kind {
 
 impl Plan {
     /// Checks the arguments of a load that sends an action, and builds the request.
-    pub(super) fn of(kind: Kind, args: ActionArgs) -> anyhow::Result<Self> {
+    pub(crate) fn of(kind: Kind, args: ActionArgs) -> anyhow::Result<Self> {
         let action: Value = serde_json::from_str(&args.message)
             .with_context(|| format!("--message is not JSON: `{}`", args.message))?;
         if !action.is_object() {
@@ -119,7 +119,7 @@ impl Plan {
     }
 
     /// Checks the arguments and builds the request.
-    pub(super) fn new(kind: Kind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
+    pub(crate) fn new(kind: Kind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
         let target = Target::parse(&args.server.url, &args.server.headers)?;
         let request = request(kind, &target, action)?;
         let sessions = args.sessions.map_or(kind.default_sessions(), std::num::NonZero::get);

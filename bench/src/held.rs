@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::args::HeldArgs;
-use super::frame;
-use super::open::{self, RESET};
-use super::proc;
-use super::report::{HeldReport, round};
-use super::socket::Socket;
-use super::target::Target;
+use crate::args::HeldArgs;
+use crate::frame;
+use crate::open::{self, RESET};
+use crate::proc;
+use crate::report::{HeldReport, round};
+use crate::socket::Socket;
+use crate::target::Target;
 
 /// How long the server is left alone before its memory is read the first time.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// Opens the sessions, holds them and reads the server's memory before and at the end.
-pub(super) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
+pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
     let pid = args.server.pid.context("held needs --pid: it reads the server's memory")?;
     let target = Target::parse(&args.server.url, &args.server.headers)?;
     proc::rss(pid).context("cannot measure the server")?;

@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::check::excerpt;
-use super::frame::{self, Opcode};
-use super::http_reply;
-use super::target::Target;
+use crate::check::excerpt;
+use crate::frame::{self, Opcode};
+use crate::http_reply;
+use crate::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
 const BUFFER: usize = 2048;
@@ -29,7 +29,7 @@ const MAX_UNSENT_PONGS: usize = 1024;
 
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     /// A text message, which lies at this place until the next read.
     Text(Range<usize>),
     /// A close frame: no more will come.
@@ -38,7 +38,7 @@ pub(super) enum Said {
 
 /// An open WebSocket.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     inbox: Vec<u8>,
     /// What of `inbox` is filled and not yet taken.
@@ -51,7 +51,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Connects and shakes hands at `path`.
-    pub(super) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = target.connect().await?;
         let inbox = vec![0; BUFFER];
         let mut socket = Self { stream, inbox, unread: 0..0, outbox: Vec::new(), sent: 0, pongs: 0 };
@@ -62,19 +62,19 @@ impl Socket {
     }
 
     /// Puts bytes behind those that wait to be sent.
-    pub(super) fn queue(&mut self, bytes: &[u8]) {
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
         self.outbox.extend_from_slice(bytes);
     }
 
     /// The payload of a message that [`Socket::next`] has just given.
-    pub(super) fn bytes(&self, place: Range<usize>) -> &[u8] {
+    pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
         &self.inbox[place]
     }
 
     /// Sends what is queued and waits until bytes have come; fails when the server has hung up.
     ///
     /// May be dropped and called again without losing anything.
-    pub(super) async fn pump(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn pump(&mut self) -> anyhow::Result<()> {
         match self.poll_pump().await.context("the connection broke")? {
             0 => bail!("the server hung up"),
             _ => Ok(()),
@@ -82,7 +82,7 @@ impl Socket {
     }
 
     /// Takes the next message out of what has been read; `None` when another [`Socket::pump`] is needed.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Said>> {
+    pub(crate) fn next(&mut self) -> anyhow::Result<Option<Said>> {
         loop {
             let filled = &self.inbox[..self.unread.end];
             let Some(frame) = frame::read(filled, self.unread.start)? else { return Ok(None) };
@@ -103,7 +103,7 @@ impl Socket {
     }
 
     /// Sends one frame and waits for the message that answers it.
-    pub(super) async fn ask(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
+    pub(crate) async fn ask(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
         self.queue(frame);
         loop {
             match self.next()? {
@@ -115,7 +115,7 @@ impl Socket {
     }
 
     /// Ends the session as a stock client does: `close`, the server's close frame, ours, end of stream.
-    pub(super) async fn close(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.queue(&frame::text(br#"{"type":"close"}"#));
         while self.next()? != Some(Said::Close) {
             self.pump().await?;
@@ -129,7 +129,7 @@ impl Socket {
     }
 
     /// Ends the socket as any WebSocket is ended: our close frame, the server's, end of stream.
-    pub(super) async fn hang_up(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn hang_up(mut self) -> anyhow::Result<()> {
         self.queue(&frame::close());
         while self.poll_pump().await? > 0 {
             self.unread = 0..0;

@@ -18,22 +18,22 @@ const SPIN: Duration = Duration::from_millis(2);
 
 /// When the load runs, and which part of that is measured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    pub(super) start: Instant,
-    pub(super) from: Instant,
-    pub(super) until: Instant,
+pub(crate) struct Window {
+    pub(crate) start: Instant,
+    pub(crate) from: Instant,
+    pub(crate) until: Instant,
 }
 
 /// The fixed schedule of an open loop: request `k` is due `k / rate` seconds after the start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     start: Instant,
     rate: f64,
 }
 
 /// The requests that are due on one session.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     due: Mutex<VecDeque<Instant>>,
     ended: AtomicBool,
     wake: Notify,
@@ -41,30 +41,30 @@ pub(super) struct Lane {
 
 /// Tells one session when to send.
 #[derive(Clone, Debug)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     Closed(Window),
     Open(Window, Arc<Lane>),
 }
 
 impl Window {
-    pub(super) fn new(start: Instant, warmup: Duration, duration: Duration) -> Self {
+    pub(crate) fn new(start: Instant, warmup: Duration, duration: Duration) -> Self {
         let from = after(start, warmup);
         Self { start, from, until: after(from, duration) }
     }
 
     /// Whether an instant lies in the measured part.
-    pub(super) fn holds(&self, instant: Instant) -> bool {
+    pub(crate) fn holds(&self, instant: Instant) -> bool {
         self.from <= instant && instant < self.until
     }
 }
 
 impl Schedule {
-    pub(super) fn new(start: Instant, rate: f64) -> Self {
+    pub(crate) fn new(start: Instant, rate: f64) -> Self {
         Self { start, rate }
     }
 
     /// When request `k` of all sessions together is due.
-    pub(super) fn at(&self, k: u64) -> Instant {
+    pub(crate) fn at(&self, k: u64) -> Instant {
         after(self.start, Seconds::new(k as f64 / self.rate).map(Duration::from).unwrap_or_default())
     }
 }
@@ -87,7 +87,7 @@ impl Lane {
 
 impl Pace {
     /// The instant from which the latency of a request that can be sent now counts; `None` if none is due.
-    pub(super) fn take(&self) -> Option<Instant> {
+    pub(crate) fn take(&self) -> Option<Instant> {
         let now = Instant::now();
         match self {
             Self::Closed(window) => (now < window.until).then_some(now),
@@ -97,7 +97,7 @@ impl Pace {
     }
 
     /// Whether nothing will be due any more.
-    pub(super) fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         match self {
             Self::Closed(window) => Instant::now() >= window.until,
             Self::Open(window, lane) => {
@@ -108,7 +108,7 @@ impl Pace {
     }
 
     /// Waits until something may have become due; it may wake for nothing, so look again with `take`.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         match self {
             // In the closed loop nothing becomes due by waiting: it is, or the load is over.
             Self::Closed(_) => std::future::pending().await,
@@ -117,7 +117,7 @@ impl Pace {
     }
 
     /// The next request for a session that has one in flight at a time; `None` once the load is over.
-    pub(super) async fn next(&self) -> Option<Instant> {
+    pub(crate) async fn next(&self) -> Option<Instant> {
         loop {
             match self.take() {
                 Some(due) => return Some(due),
@@ -128,7 +128,7 @@ impl Pace {
     }
 
     /// What was due and could not be sent before the end.
-    pub(super) fn leftover(&self) -> Vec<Instant> {
+    pub(crate) fn leftover(&self) -> Vec<Instant> {
         match self {
             Self::Closed(_) => Vec::new(),
             Self::Open(_, lane) => lane.queue().drain(..).collect(),
@@ -139,7 +139,7 @@ impl Pace {
 /// Hands out the schedule of `total` sessions to those of one thread, the first of which has number `first`.
 ///
 /// Spins between close instants, as this thread has a core to itself while it generates load.
-pub(super) async fn run(schedule: Schedule, until: Instant, lanes: &[Arc<Lane>], first: u64, total: u64) {
+pub(crate) async fn run(schedule: Schedule, until: Instant, lanes: &[Arc<Lane>], first: u64, total: u64) {
     let mut k = first;
     'schedule: loop {
         for (lane, number) in lanes.iter().zip(k..) {

@@ -8,15 +8,15 @@ use anyhow::{Context, bail};
 
 /// The head of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: u16,
+pub(crate) struct Head {
+    pub(crate) status: u16,
     /// How many bytes it has, with the empty line at its end.
-    pub(super) length: usize,
+    pub(crate) length: usize,
     body: Body,
     /// Whether another request may follow on the connection.
-    pub(super) keep_alive: bool,
+    pub(crate) keep_alive: bool,
     /// Whether the body is a stream of events.
-    pub(super) events: bool,
+    pub(crate) events: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,14 @@ enum Body {
 ///
 /// A chunked body keeps the chunk sizes inside that range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
-    pub(super) head: Head,
-    pub(super) body: Range<usize>,
-    pub(super) end: usize,
+pub(crate) struct Reply {
+    pub(crate) head: Head,
+    pub(crate) body: Range<usize>,
+    pub(crate) end: usize,
 }
 
 /// Reads the head at the front of `bytes`; `None` until all of it is there.
-pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
+pub(crate) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let status = lines.next().and_then(status).context("the reply is not HTTP/1")?;
@@ -61,7 +61,7 @@ pub(super) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
 }
 
 /// Reads the reply at the front of `bytes`; `None` until all of it is there.
-pub(super) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
+pub(crate) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
     let Some(head) = head(bytes)? else { return Ok(None) };
     let begin = head.length;
     let end = match head.body {
@@ -75,7 +75,7 @@ pub(super) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
 }
 
 /// The value of a header in the head at the front of `bytes`.
-pub(super) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a str> {
     let head = std::str::from_utf8(bytes.get(..head.length)?).ok()?;
     head.lines().skip(1).find_map(|line| {
         let (found, value) = line.split_once(':')?;
@@ -84,7 +84,7 @@ pub(super) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a
 }
 
 /// The body without chunk sizes.
-pub(super) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
     if reply.is_plain() {
         return Ok(bytes[reply.body.clone()].to_vec());
     }
@@ -99,7 +99,7 @@ pub(super) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
 
 impl Reply {
     /// Whether the bytes in `body` are the content as it was meant.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.head.body != Body::Chunked
     }
 }

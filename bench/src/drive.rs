@@ -14,15 +14,15 @@ use anyhow::{Context, anyhow, ensure};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::churn;
-use super::mcp::Protocol;
-use super::open::{self, Session};
-use super::pace::{self, Lane, Pace, Schedule, Window};
-use super::plan::Plan;
-use super::proc::{self, Cpu};
-use super::report::{Report, Server, round};
-use super::tally::{Recorder, Tally};
-use super::ws::Steps;
+use crate::churn;
+use crate::mcp::Protocol;
+use crate::open::{self, Session};
+use crate::pace::{self, Lane, Pace, Schedule, Window};
+use crate::plan::Plan;
+use crate::proc::{self, Cpu};
+use crate::report::{Report, Server, round};
+use crate::tally::{Recorder, Tally};
+use crate::ws::Steps;
 
 /// How long replies are waited for after the measured time.
 const GRACE: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ struct Edge {
 }
 
 /// Runs the plan to its end. Blocks.
-pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let plan = Arc::new(plan.clone());
     if let Some(pid) = plan.pid {
         proc::rss(pid).context("cannot measure the server")?;

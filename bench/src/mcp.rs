@@ -7,16 +7,16 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::check::excerpt;
-use super::http::{Client, Connection};
-use super::http_reply;
-use super::target::Target;
+use crate::check::excerpt;
+use crate::http::{Client, Connection};
+use crate::http_reply;
+use crate::target::Target;
 
 const PATH: &str = "/mcp";
 
 /// How MCP is spoken at `/mcp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     /// OpenEnv's dialect: JSON-RPC and nothing around it
     #[value(name = "openenv")]
     Dialect,
@@ -30,7 +30,7 @@ pub(super) enum Protocol {
 
 impl Protocol {
     /// Its name on the command line and in reports.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Dialect => "openenv",
             Self::Handshake => "2025-11-25",
@@ -39,7 +39,7 @@ impl Protocol {
     }
 
     /// The bytes of a request. One of a session still lacks the session's id.
-    pub(super) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
+    pub(crate) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
         let target = match self {
             Self::Dialect => target.clone(),
             Self::Handshake => accepting(target).with_header("MCP-Protocol-Version", self.name()),
@@ -64,7 +64,7 @@ impl Protocol {
 }
 
 /// Opens a connection and a session on it, whose id is added to `request`.
-pub(super) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<Client> {
+pub(crate) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<Client> {
     let target = accepting(target);
     let mut connection = Connection::open(&target).await?;
     let initialize = json!({

@@ -11,16 +11,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::check::{Checker, Expect, Sample};
-use super::client::{self, Clients};
-use super::frame;
-use super::http::{Client, Connection};
-use super::mcp::{self, Protocol};
-use super::multi::{self, Many};
-use super::plan::{Kind, Plan};
-use super::socket::Socket;
-use super::tally::Tally;
-use super::target::Target;
+use crate::check::{Checker, Expect, Sample};
+use crate::client::{self, Clients};
+use crate::frame;
+use crate::http::{Client, Connection};
+use crate::mcp::{self, Protocol};
+use crate::multi::{self, Many};
+use crate::plan::{Kind, Plan};
+use crate::socket::Socket;
+use crate::tally::Tally;
+use crate::target::Target;
 
 /// How many handshakes run at the same time; more would only overflow the server's listen queue.
 const AT_ONCE: usize = 64;
@@ -29,10 +29,10 @@ const AT_ONCE: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The reset that a session begins with.
-pub(super) const RESET: &[u8] = br#"{"type":"reset"}"#;
+pub(crate) const RESET: &[u8] = br#"{"type":"reset"}"#;
 
 /// Something a request can be sent on.
-pub(super) enum Session {
+pub(crate) enum Session {
     Ws(Socket),
     Many(Many),
     Clients(Clients),
@@ -43,7 +43,7 @@ pub(super) enum Session {
 
 impl Session {
     /// How many sessions of the environment it is.
-    pub(super) fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         match self {
             Session::Many(many) => many.sessions,
             Session::Clients(clients) => clients.sessions(),
@@ -55,7 +55,7 @@ impl Session {
 /// Opens `share` sessions, as many as possible; the rest are counted as errors.
 ///
 /// `first` is the number of the first one among those of all threads.
-pub(super) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mutex<Tally>) -> Vec<Session> {
+pub(crate) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mutex<Tally>) -> Vec<Session> {
     let shared = matches!(plan.kind, Kind::Multiplex | Kind::Batch(_) | Kind::ClientMany(_));
     // Many sessions on one socket are opened one after the other by whoever opens the socket.
     let last = if shared { first + 1 } else { first + share };
@@ -70,7 +70,7 @@ pub(super) async fn all(plan: &Arc<Plan>, first: usize, share: usize, tally: &Mu
 }
 
 /// Runs openings, a few at a time and each with a deadline; gives those that succeeded and why others did not.
-pub(super) async fn many<T, F>(openings: impl Iterator<Item = F>) -> (Vec<T>, Vec<anyhow::Error>)
+pub(crate) async fn many<T, F>(openings: impl Iterator<Item = F>) -> (Vec<T>, Vec<anyhow::Error>)
 where
     T: Send + 'static,
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
@@ -95,7 +95,7 @@ where
 }
 
 /// Opens a `/ws` session and resets it.
-pub(super) async fn session(target: &Target, reset: &[u8]) -> anyhow::Result<Socket> {
+pub(crate) async fn session(target: &Target, reset: &[u8]) -> anyhow::Result<Socket> {
     let mut socket = Socket::open(target, "/ws").await?;
     let reply = socket.ask(reset).await.context("no answer to the reset")?;
     Checker::new(Expect::Frame, Sample::default()).check(socket.bytes(reply)).context("the reset failed")?;
@@ -103,7 +103,7 @@ pub(super) async fn session(target: &Target, reset: &[u8]) -> anyhow::Result<Soc
 }
 
 /// Gives up on what takes longer than any client would wait.
-pub(super) async fn in_time<T>(opening: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) async fn in_time<T>(opening: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     timeout(DEADLINE, opening)
         .await
         .unwrap_or_else(|_| Err(anyhow!("a session could not be opened within {} s", DEADLINE.as_secs())))

@@ -20,7 +20,7 @@ const PONG: u8 = 0xa;
 
 /// What kind of frame a header announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opcode {
+pub(crate) enum Opcode {
     Text,
     Close,
     Ping,
@@ -29,23 +29,23 @@ pub(super) enum Opcode {
 
 /// A whole frame: its kind and where its payload lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) opcode: Opcode,
-    pub(super) payload: Range<usize>,
+pub(crate) struct Frame {
+    pub(crate) opcode: Opcode,
+    pub(crate) payload: Range<usize>,
 }
 
 /// A masked text frame.
-pub(super) fn text(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn text(payload: &[u8]) -> Vec<u8> {
     masked(TEXT, payload)
 }
 
 /// A masked pong that answers a ping.
-pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn pong(payload: &[u8]) -> Vec<u8> {
     masked(PONG, payload)
 }
 
 /// A masked close frame with code 1000.
-pub(super) fn close() -> Vec<u8> {
+pub(crate) fn close() -> Vec<u8> {
     masked(CLOSE, &1000_u16.to_be_bytes())
 }
 
@@ -53,7 +53,7 @@ pub(super) fn close() -> Vec<u8> {
 ///
 /// Fails on what a server must not send, or what no server under test sends: masked, fragmented, compressed
 /// or binary frames.
-pub(super) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> {
+pub(crate) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> {
     let Some(&[first, second]) = bytes.get(start..start + 2) else { return Ok(None) };
     if second & 0x80 != 0 {
         bail!("the server sent a masked frame");

@@ -12,13 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 
-use super::check::{Checker, excerpt};
-use super::events;
-use super::http_reply::{self, Reply};
-use super::pace::Pace;
-use super::plan::Plan;
-use super::tally::Recorder;
-use super::target::Target;
+use crate::check::{Checker, excerpt};
+use crate::events;
+use crate::http_reply::{self, Reply};
+use crate::pace::Pace;
+use crate::plan::Plan;
+use crate::tally::Recorder;
+use crate::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
 const BUFFER: usize = 4096;
@@ -26,14 +26,14 @@ const BUFFER: usize = 4096;
 const MAX_REPLY: usize = 100 << 20;
 
 /// A pause after a failure, so that a server that is gone is not flooded and the count of errors says something.
-pub(super) const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end of a session may take; it is not measured.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// One client under load: its connection and what it asks, again and again.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// `None` where the last one could not be used again.
     connection: Option<Connection>,
     request: Arc<[u8]>,
@@ -43,19 +43,19 @@ pub(super) struct Client {
 
 /// A connection and what it has read.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     inbox: Vec<u8>,
     filled: usize,
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> anyhow::Result<Self> {
+    pub(crate) async fn open(target: &Target) -> anyhow::Result<Self> {
         Ok(Self { stream: target.connect().await?, inbox: vec![0; BUFFER], filled: 0 })
     }
 
     /// Sends a request and waits for its whole reply, whose body lies in the inbox.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Reply> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Reply> {
         self.filled = 0;
         self.stream.write_all(request).await.context("the connection broke")?;
         loop {
@@ -76,12 +76,12 @@ impl Connection {
     }
 
     /// What was read last: the reply that `exchange` gave.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.inbox[..self.filled]
     }
 
     /// The message in that reply: its body, without chunk sizes and out of its event.
-    pub(super) fn content(&self, reply: &Reply) -> anyhow::Result<Cow<'_, [u8]>> {
+    pub(crate) fn content(&self, reply: &Reply) -> anyhow::Result<Cow<'_, [u8]>> {
         let whole = match reply.is_plain() {
             true => Cow::Borrowed(&self.inbox[reply.body.clone()]),
             false => Cow::Owned(http_reply::content(&self.inbox, reply)?),
@@ -102,17 +102,17 @@ impl Connection {
 }
 
 impl Client {
-    pub(super) fn new(connection: Connection, request: Arc<[u8]>) -> Self {
+    pub(crate) fn new(connection: Connection, request: Arc<[u8]>) -> Self {
         Self { connection: Some(connection), request, farewell: None }
     }
 
     /// Sends one more request at the end, whose reply does not matter.
-    pub(super) fn ending_with(self, farewell: Vec<u8>) -> Self {
+    pub(crate) fn ending_with(self, farewell: Vec<u8>) -> Self {
         Self { farewell: Some(farewell), ..self }
     }
 
     /// Sends requests until the load is over and the last reply is there, or until `deadline`.
-    pub(super) async fn run(mut self, plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
+    pub(crate) async fn run(mut self, plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
         if timeout_at(deadline.into(), self.requests(plan, &pace, &recorder)).await.is_err() {
             recorder.error(&anyhow!("no reply by the end of the load"));
         }

@@ -4,88 +4,88 @@
 
 use serde::Serialize;
 
-use super::proc::Cpu;
-use super::tally::Latency;
+use crate::proc::Cpu;
+use crate::tally::Latency;
 
 /// What every load but `held` reports.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// The subcommand.
-    pub(super) bench: &'static str,
+    pub(crate) bench: &'static str,
     /// How MCP was spoken; null where it was not.
-    pub(super) protocol: Option<&'static str>,
-    pub(super) url: String,
+    pub(crate) protocol: Option<&'static str>,
+    pub(crate) url: String,
     /// `closed` or `open`.
-    pub(super) mode: &'static str,
+    pub(crate) mode: &'static str,
     /// Sessions or connections that were asked for, and those that could be opened.
-    pub(super) sessions: usize,
-    pub(super) opened: usize,
-    pub(super) depth: usize,
-    pub(super) threads: usize,
+    pub(crate) sessions: usize,
+    pub(crate) opened: usize,
+    pub(crate) depth: usize,
+    pub(crate) threads: usize,
     /// The bytes of one request, with its framing.
-    pub(super) request_bytes: usize,
-    pub(super) rate_target: Option<f64>,
-    pub(super) warmup_s: f64,
-    pub(super) duration_s: f64,
+    pub(crate) request_bytes: usize,
+    pub(crate) rate_target: Option<f64>,
+    pub(crate) warmup_s: f64,
+    pub(crate) duration_s: f64,
     /// Requests that got a good reply in the measured time.
-    pub(super) requests: u64,
-    pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
     /// Requests of an open loop that were due and never sent; their latency is a lower bound.
-    pub(super) unsent: u64,
+    pub(crate) unsent: u64,
     /// The first good reply, cut where it is long, and the bytes that it had.
-    pub(super) reply: Option<String>,
-    pub(super) reply_bytes: Option<usize>,
+    pub(crate) reply: Option<String>,
+    pub(crate) reply_bytes: Option<usize>,
     /// Good replies per second.
-    pub(super) rate: f64,
-    pub(super) latency_us: Option<Latency>,
-    pub(super) server: Option<Server>,
+    pub(crate) rate: f64,
+    pub(crate) latency_us: Option<Latency>,
+    pub(crate) server: Option<Server>,
     /// The load generator's own use; near 1 per thread, it is the generator that was measured.
-    pub(super) load: Option<Cpu>,
+    pub(crate) load: Option<Cpu>,
 }
 
 /// The server's use of the machine in the measured time.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Server {
-    pub(super) pid: u32,
+pub(crate) struct Server {
+    pub(crate) pid: u32,
     #[serde(flatten)]
-    pub(super) cpu: Cpu,
+    pub(crate) cpu: Cpu,
     /// CPU microseconds for each good reply.
-    pub(super) cpu_us_per_request: Option<f64>,
+    pub(crate) cpu_us_per_request: Option<f64>,
     /// Resident memory at the end of the measured time.
-    pub(super) rss_bytes: u64,
+    pub(crate) rss_bytes: u64,
 }
 
 /// What `held` reports.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct HeldReport {
-    pub(super) bench: &'static str,
-    pub(super) url: String,
-    pub(super) sessions: usize,
+pub(crate) struct HeldReport {
+    pub(crate) bench: &'static str,
+    pub(crate) url: String,
+    pub(crate) sessions: usize,
     /// Sessions that were opened and reset, and those that the server ended while they were held.
-    pub(super) opened: usize,
-    pub(super) lost: usize,
-    pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
+    pub(crate) opened: usize,
+    pub(crate) lost: usize,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
     /// How long opening all of them took, and how long they were held.
-    pub(super) open_s: f64,
-    pub(super) hold_s: f64,
-    pub(super) pid: u32,
+    pub(crate) open_s: f64,
+    pub(crate) hold_s: f64,
+    pub(crate) pid: u32,
     /// Resident memory of the server before and with the sessions, and the difference for each.
-    pub(super) rss_before_bytes: u64,
-    pub(super) rss_held_bytes: u64,
-    pub(super) bytes_per_session: i64,
+    pub(crate) rss_before_bytes: u64,
+    pub(crate) rss_held_bytes: u64,
+    pub(crate) bytes_per_session: i64,
 }
 
 impl Server {
-    pub(super) fn new(pid: u32, cpu: Cpu, rss_bytes: u64, requests: u64) -> Self {
+    pub(crate) fn new(pid: u32, cpu: Cpu, rss_bytes: u64, requests: u64) -> Self {
         let each = (requests > 0).then(|| round(cpu.cpu_s * 1e6 / requests as f64, 100.0));
         Self { pid, cpu, cpu_us_per_request: each, rss_bytes }
     }
 }
 
 /// Rounds to a fraction, so that a report has no digits that mean nothing.
-pub(super) fn round(number: f64, parts: f64) -> f64 {
+pub(crate) fn round(number: f64, parts: f64) -> f64 {
     (number * parts).round() / parts
 }
 

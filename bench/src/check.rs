@@ -19,7 +19,7 @@ const SAMPLED: usize = 4096;
 
 /// What kind of reply is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expect {
+pub(crate) enum Expect {
     /// An observation frame of `/ws`.
     Frame,
     /// An observation frame of `oxenv.1`, in which numbers count up.
@@ -40,14 +40,14 @@ pub(super) enum Expect {
 
 /// Checks the replies of one connection.
 #[derive(Debug)]
-pub(super) struct Checker {
+pub(crate) struct Checker {
     expect: Expect,
     good: Vec<u8>,
     sample: Sample,
 }
 
 /// The beginning of the first good reply of a run and its length, so that a report shows what was measured.
-pub(super) type Sample = Arc<OnceLock<(String, usize)>>;
+pub(crate) type Sample = Arc<OnceLock<(String, usize)>>;
 
 /// `{"type":"observation","data":{…}}`
 #[derive(Deserialize)]
@@ -107,12 +107,12 @@ struct Listed<'a> {
 }
 
 impl Checker {
-    pub(super) fn new(expect: Expect, sample: Sample) -> Self {
+    pub(crate) fn new(expect: Expect, sample: Sample) -> Self {
         Self { expect, good: Vec::new(), sample }
     }
 
     /// Fails with the reason and the beginning of the reply if it is not what was asked for.
-    pub(super) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
         let known = match self.expect {
             Expect::Numbered | Expect::Batch => alike(&self.good, reply),
             _ => self.good == reply,
@@ -146,7 +146,7 @@ impl Checker {
 }
 
 /// The beginning of a reply, for an error message.
-pub(super) fn excerpt(reply: &[u8]) -> String {
+pub(crate) fn excerpt(reply: &[u8]) -> String {
     let text = String::from_utf8_lossy(reply);
     let mut short: String = text.trim().chars().take(300).collect();
     if short.len() < text.trim().len() {

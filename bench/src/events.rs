@@ -8,7 +8,7 @@ use anyhow::Context;
 /// The data of the last event that has any.
 ///
 /// Data over several lines is not put together; JSON-RPC messages are written on one.
-pub(super) fn message(stream: &[u8]) -> anyhow::Result<&[u8]> {
+pub(crate) fn message(stream: &[u8]) -> anyhow::Result<&[u8]> {
     stream
         .rsplit(|byte| *byte == b'\n')
         .filter_map(|line| line.strip_prefix(b"data:"))

@@ -13,10 +13,10 @@ use oxenv_wire::{RawJson, raw};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::check::Checker;
-use super::pace::Pace;
-use super::plan::{Kind, Plan};
-use super::tally::Recorder;
+use crate::check::Checker;
+use crate::pace::Pace;
+use crate::plan::{Kind, Plan};
+use crate::tally::Recorder;
 
 /// What the client is to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,13 +30,13 @@ pub(crate) enum Spoken {
 }
 
 /// Sessions of the client: one, or all those of a connection.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     clients: Vec<Arc<EnvClient>>,
     action: RawJson,
 }
 
 /// Opens and resets a session on a socket of its own.
-pub(super) async fn one(plan: &Plan, spoken: Spoken) -> anyhow::Result<Clients> {
+pub(crate) async fn one(plan: &Plan, spoken: Spoken) -> anyhow::Result<Clients> {
     let protocol = match spoken {
         Spoken::Auto => Protocol::Auto,
         Spoken::Stock => Protocol::Stock,
@@ -48,7 +48,7 @@ pub(super) async fn one(plan: &Plan, spoken: Spoken) -> anyhow::Result<Clients> 
 }
 
 /// Opens and resets that many sessions on one connection.
-pub(super) async fn many(plan: &Plan, sessions: usize) -> anyhow::Result<Clients> {
+pub(crate) async fn many(plan: &Plan, sessions: usize) -> anyhow::Result<Clients> {
     let connection = Connection::connect(&plan.url, &options(plan)).await?;
     let mut clients = Vec::with_capacity(sessions);
     for _ in 0..sessions {
@@ -72,12 +72,12 @@ impl Clients {
         Ok(Clients { clients: clients.into_iter().map(Arc::new).collect(), action })
     }
 
-    pub(super) fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         self.clients.len()
     }
 
     /// Steps until the load is over and the last reply is there, or until `deadline`.
-    pub(super) async fn run(self, plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
+    pub(crate) async fn run(self, plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
         let share = if let Kind::ClientMany(steps) = plan.kind { steps } else { 1 };
         // A batch of more steps than there are sessions goes round them.
         let round: Vec<_> = self.clients.iter().cycle().take(share.max(self.clients.len())).collect();
@@ -115,7 +115,7 @@ impl Lane {
                 Err(error) => {
                     recorder.error(&error);
                     // One that is gone for good would fail as fast as it can be asked.
-                    tokio::time::sleep(super::http::PAUSE).await;
+                    tokio::time::sleep(crate::http::PAUSE).await;
                 }
             }
         }

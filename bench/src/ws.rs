@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use tokio::time::{timeout, timeout_at};
 
-use super::check::Checker;
-use super::pace::Pace;
-use super::plan::Plan;
-use super::socket::{Said, Socket};
-use super::tally::Recorder;
+use crate::check::Checker;
+use crate::pace::Pace;
+use crate::plan::Plan;
+use crate::socket::{Said, Socket};
+use crate::tally::Recorder;
 
 /// How long a session may take to close; it is not measured.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// One session under load.
 #[derive(Debug)]
-pub(super) struct Steps {
+pub(crate) struct Steps {
     socket: Socket,
     checker: Checker,
     request: Arc<[u8]>,
@@ -33,14 +33,14 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(socket: Socket, plan: &Plan, pace: Pace, recorder: Recorder) -> Self {
+    pub(crate) fn new(socket: Socket, plan: &Plan, pace: Pace, recorder: Recorder) -> Self {
         let checker = Checker::new(plan.kind.expect(), plan.sample.clone());
         let (request, depth) = (plan.request.clone(), plan.depth);
         Self { socket, checker, request, depth, pace, recorder, sent: VecDeque::with_capacity(depth) }
     }
 
     /// Steps until the load is over and every reply is there, or until `deadline`; then closes the session.
-    pub(super) async fn run(mut self, deadline: Instant) {
+    pub(crate) async fn run(mut self, deadline: Instant) {
         let ended = timeout_at(deadline.into(), self.steps())
             .await
             .unwrap_or_else(|_| Err(anyhow!("no reply by the end of the load")));

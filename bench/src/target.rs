@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 /// A server that speaks plain HTTP/1.1.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     addr: SocketAddr,
     host: String,
     prefix: String,
@@ -18,7 +18,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Reads `http://host[:port][/prefix]` (or `ws://`) and resolves the host.
-    pub(super) fn parse(url: &str, headers: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str, headers: &[String]) -> anyhow::Result<Self> {
         let (host, prefix) = split(url)?;
         let named = if has_port(host) { host.to_owned() } else { format!("{host}:80") };
         let addr = std::net::ToSocketAddrs::to_socket_addrs(&named)
@@ -30,13 +30,13 @@ impl Target {
     }
 
     /// The same server, with another header for every request.
-    pub(super) fn with_header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
     /// Opens a connection with Nagle's algorithm off, as small requests would otherwise wait for each other.
-    pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
         let stream = match TcpStream::connect(self.addr).await {
             Ok(stream) => stream,
             // EMFILE is 24 on Linux; the bare text does not say what to do.
@@ -50,7 +50,7 @@ impl Target {
     }
 
     /// The bytes of a POST with a JSON body.
-    pub(super) fn post(&self, path: &str, body: &str) -> Vec<u8> {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         let length = body.len();
         format!(
@@ -61,13 +61,13 @@ impl Target {
     }
 
     /// The bytes of a request without a body.
-    pub(super) fn bare(&self, method: &str, path: &str) -> Vec<u8> {
+    pub(crate) fn bare(&self, method: &str, path: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes()
     }
 
     /// The bytes that ask for a WebSocket at `path`.
-    pub(super) fn upgrade(&self, path: &str, key: &str) -> Vec<u8> {
+    pub(crate) fn upgrade(&self, path: &str, key: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         format!(
             "GET {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -1,4 +1,4 @@
-//! `oxenv bench`: load for the doors of an OpenEnv server, and what came of it.
+//! What `oxenv bench` runs: load for the doors of an OpenEnv server, and what came of it.
 //!
 //! The invariant: the generator must stay lighter than what it measures, so each request is bytes that
 //! were built once, replies are compared before they are parsed, and one thread drives every session.
@@ -28,7 +28,7 @@ mod tally;
 mod target;
 mod ws;
 
-pub(crate) use args::BenchArgs;
+pub use args::BenchArgs;
 
 use std::io::Write;
 
@@ -42,7 +42,7 @@ use plan::{Kind, Plan};
 ///
 /// Fails if the arguments do not make sense, if no session can be opened, or if no request succeeded; a run
 /// in which only some requests failed succeeds, and its report says how many and why the first one did.
-pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
         Load::Ws { steps, depth, batch, multiplex, client } => {

@@ -10,22 +10,22 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use tokio::time::{timeout, timeout_at};
 
-use super::check::{Checker, excerpt};
-use super::frame;
-use super::pace::Pace;
-use super::plan::{Kind, Plan};
-use super::socket::{Said, Socket};
-use super::tally::Recorder;
+use crate::check::{Checker, excerpt};
+use crate::frame;
+use crate::pace::Pace;
+use crate::plan::{Kind, Plan};
+use crate::socket::{Said, Socket};
+use crate::tally::Recorder;
 
 /// How long the socket may take to close; it is not measured.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// The sessions of one socket, ready to be stepped.
 #[derive(Debug)]
-pub(super) struct Many {
+pub(crate) struct Many {
     socket: Socket,
     lanes: Vec<Lane>,
-    pub(super) sessions: usize,
+    pub(crate) sessions: usize,
 }
 
 /// One frame that is sent again and again; its id is its place.
@@ -39,7 +39,7 @@ struct Lane {
 }
 
 /// Opens and resets that many sessions on one socket.
-pub(super) async fn open(plan: &Plan, sessions: usize) -> anyhow::Result<Many> {
+pub(crate) async fn open(plan: &Plan, sessions: usize) -> anyhow::Result<Many> {
     let target = plan.target.clone().with_header("Sec-WebSocket-Protocol", "oxenv.1");
     let mut socket = Socket::open(&target, "/ws").await?;
     let mut ids = Vec::with_capacity(sessions);
@@ -60,7 +60,7 @@ pub(super) async fn open(plan: &Plan, sessions: usize) -> anyhow::Result<Many> {
 }
 
 /// The frame of a lane: one step, or a batch of one for each of the sessions.
-pub(super) fn payload(kind: Kind, index: usize, ids: &[&String], action: &Value) -> String {
+pub(crate) fn payload(kind: Kind, index: usize, ids: &[&String], action: &Value) -> String {
     let step = |id: &&String| json!({ "type": "step", "session": id, "data": action });
     let frame = match kind {
         Kind::Batch(_) => {
@@ -102,7 +102,7 @@ impl Lane {
 
 impl Many {
     /// Steps until the load is over and every reply is there, or until `deadline`; then closes the socket.
-    pub(super) async fn run(mut self, depth: usize, pace: Pace, recorder: Recorder, deadline: Instant) {
+    pub(crate) async fn run(mut self, depth: usize, pace: Pace, recorder: Recorder, deadline: Instant) {
         let ended = timeout_at(deadline.into(), self.steps(depth, &pace, &recorder))
             .await
             .unwrap_or_else(|_| Err(anyhow!("no reply by the end of the load")));

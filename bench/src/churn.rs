@@ -8,16 +8,16 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use tokio::time::timeout_at;
 
-use super::check::Checker;
-use super::frame;
-use super::http::PAUSE;
-use super::open;
-use super::pace::Pace;
-use super::plan::Plan;
-use super::tally::Recorder;
+use crate::check::Checker;
+use crate::frame;
+use crate::http::PAUSE;
+use crate::open;
+use crate::pace::Pace;
+use crate::plan::Plan;
+use crate::tally::Recorder;
 
 /// Runs short sessions until the load is over and the last has ended, or until `deadline`.
-pub(super) async fn run(plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
+pub(crate) async fn run(plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {
     if timeout_at(deadline.into(), sessions(plan, &pace, &recorder)).await.is_err() {
         recorder.error(&anyhow!("a session did not end by the end of the load"));
     }

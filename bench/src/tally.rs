@@ -10,49 +10,49 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::pace::Window;
+use crate::pace::Window;
 
 /// The longest latency that is told from longer ones, in nanoseconds: 100 s.
 const LONGEST: u64 = 100_000_000_000;
 
 /// Counts and latencies, in nanoseconds to three significant digits.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
-    pub(super) requests: u64,
-    pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
-    pub(super) unsent: u64,
+pub(crate) struct Tally {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
+    pub(crate) unsent: u64,
     latencies: Histogram<u64>,
 }
 
 /// Latencies in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Latency {
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) p99_9: f64,
-    pub(super) max: f64,
-    pub(super) mean: f64,
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p99_9: f64,
+    pub(crate) max: f64,
+    pub(crate) mean: f64,
 }
 
 /// Adds what one session sees to the tally of its thread.
 #[derive(Clone, Debug)]
-pub(super) struct Recorder {
-    pub(super) tally: Arc<Mutex<Tally>>,
-    pub(super) window: Window,
+pub(crate) struct Recorder {
+    pub(crate) tally: Arc<Mutex<Tally>>,
+    pub(crate) window: Window,
     /// Requests of an open loop count by when they were due, those of a closed loop by their reply.
-    pub(super) open_loop: bool,
+    pub(crate) open_loop: bool,
 }
 
 impl Tally {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let latencies = Histogram::new_with_bounds(1, LONGEST, 3).context("cannot build a histogram")?;
         Ok(Self { requests: 0, errors: 0, first_error: None, unsent: 0, latencies })
     }
 
     /// Adds what another thread saw.
-    pub(super) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
         self.requests += other.requests;
         self.errors += other.errors;
         self.unsent += other.unsent;
@@ -63,7 +63,7 @@ impl Tally {
     }
 
     /// The latencies of all requests; `None` if there were none.
-    pub(super) fn latency(&self) -> Option<Latency> {
+    pub(crate) fn latency(&self) -> Option<Latency> {
         let at = |quantile| micros(self.latencies.value_at_quantile(quantile) as f64);
         (!self.latencies.is_empty()).then(|| Latency {
             p50: at(0.5),
@@ -76,7 +76,7 @@ impl Tally {
     }
 
     /// Counts a failure and keeps the text of the first.
-    pub(super) fn error(&mut self, error: &anyhow::Error) {
+    pub(crate) fn error(&mut self, error: &anyhow::Error) {
         self.errors += 1;
         if self.first_error.is_none() {
             self.first_error = Some(format!("{error:#}"));
@@ -90,12 +90,12 @@ impl Tally {
 
 impl Recorder {
     /// A good reply has come to a request whose latency counts from `due`.
-    pub(super) fn reply(&self, due: Instant) {
+    pub(crate) fn reply(&self, due: Instant) {
         self.replies(due, 1);
     }
 
     /// A good reply has come that answers that many requests at once.
-    pub(super) fn replies(&self, due: Instant, requests: u64) {
+    pub(crate) fn replies(&self, due: Instant, requests: u64) {
         let now = Instant::now();
         if self.window.holds(if self.open_loop { due } else { now }) {
             let mut tally = self.lock();
@@ -105,12 +105,12 @@ impl Recorder {
     }
 
     /// A request failed, or a session did.
-    pub(super) fn error(&self, error: &anyhow::Error) {
+    pub(crate) fn error(&self, error: &anyhow::Error) {
         self.lock().error(error);
     }
 
     /// A request was due and not sent before the end: it has waited at least that long.
-    pub(super) fn unsent(&self, due: Instant) {
+    pub(crate) fn unsent(&self, due: Instant) {
         if self.window.holds(due) {
             let mut tally = self.lock();
             tally.unsent += 1;
