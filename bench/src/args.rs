@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use oxenv_wire::Seconds;
 
-use crate::client::Spoken;
+use crate::client_steps::Spoken;
 use crate::mcp::Protocol;
 
 /// What an echo server is asked unless `--message` says otherwise.

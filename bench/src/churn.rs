@@ -8,13 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use tokio::time::timeout_at;
 
-use crate::check::Checker;
 use crate::frame;
 use crate::http::PAUSE;
 use crate::open;
-use crate::pace::Pace;
+use crate::pacing::Pace;
 use crate::plan::Plan;
-use crate::tally::Recorder;
+use crate::reply_checker::Checker;
+use crate::statistics::Recorder;
 
 /// Runs short sessions until the load is over and the last has ended, or until `deadline`.
 pub(crate) async fn run(plan: &Plan, pace: Pace, recorder: Recorder, deadline: Instant) {

@@ -12,12 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 
-use crate::check::{Checker, excerpt};
-use crate::events;
-use crate::http_reply::{self, Reply};
-use crate::pace::Pace;
+use crate::http_response::{self, Reply};
+use crate::pacing::Pace;
 use crate::plan::Plan;
-use crate::tally::Recorder;
+use crate::reply_checker::{Checker, excerpt};
+use crate::sse;
+use crate::statistics::Recorder;
 use crate::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
@@ -69,7 +69,7 @@ impl Connection {
                 0 => bail!("the server hung up"),
                 read => self.filled += read,
             }
-            if let Some(reply) = http_reply::reply(&self.inbox[..self.filled])? {
+            if let Some(reply) = http_response::reply(&self.inbox[..self.filled])? {
                 return Ok(reply);
             }
         }
@@ -84,11 +84,11 @@ impl Connection {
     pub(crate) fn content(&self, reply: &Reply) -> anyhow::Result<Cow<'_, [u8]>> {
         let whole = match reply.is_plain() {
             true => Cow::Borrowed(&self.inbox[reply.body.clone()]),
-            false => Cow::Owned(http_reply::content(&self.inbox, reply)?),
+            false => Cow::Owned(http_response::content(&self.inbox, reply)?),
         };
         match (reply.head.events, &whole) {
             (false, _) => Ok(whole),
-            (true, stream) => Ok(Cow::Owned(events::message(stream)?.to_vec())),
+            (true, stream) => Ok(Cow::Owned(sse::message(stream)?.to_vec())),
         }
     }
 

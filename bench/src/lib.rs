@@ -6,27 +6,27 @@
 //! many sessions on one socket need a server that knows oxenv.1.
 
 mod args;
-mod check;
 mod churn;
-mod client;
-mod drive;
-mod events;
+mod client_steps;
 mod frame;
-mod held;
 mod http;
-mod http_reply;
+mod http_response;
+mod idle;
 mod mcp;
-mod multi;
+mod multiplexed;
 mod open;
-mod pace;
+mod pacing;
 mod plan;
-mod proc;
+mod procfs;
+mod reply_checker;
 mod report;
-mod socket;
+mod runner;
+mod sse;
+mod statistics;
 mod table;
-mod tally;
 mod target;
-mod ws;
+mod websocket;
+mod websocket_steps;
 
 pub use args::BenchArgs;
 
@@ -62,13 +62,13 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Load::Tools(load) => Plan::new(Kind::Tools, load, &Value::Null)?,
         Load::Churn(steps) => Plan::of(Kind::Churn, steps)?,
         Load::Held(held) => {
-            let report = held::run(&held).await?;
+            let report = idle::run(&held).await?;
             return print(json, &report, table::held);
         }
     };
     // The load has runtimes of its own, one per thread, so the caller's must not be blocked meanwhile.
     let report =
-        tokio::task::spawn_blocking(move || drive::run(&plan)).await.context("the load panicked")??;
+        tokio::task::spawn_blocking(move || runner::run(&plan)).await.context("the load panicked")??;
     print(json, &report, table::load)?;
     anyhow::ensure!(
         report.requests > 0,

@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::check::excerpt;
 use crate::http::{Client, Connection};
-use crate::http_reply;
+use crate::http_response;
+use crate::reply_checker::excerpt;
 use crate::target::Target;
 
 const PATH: &str = "/mcp";
@@ -99,7 +99,7 @@ async fn initialized(connection: &mut Connection, request: &[u8]) -> anyhow::Res
     if spoken != Some(Protocol::Handshake.name()) {
         bail!("the server speaks {spoken:?}: {}", excerpt(&content));
     }
-    let id = http_reply::header(connection.bytes(), &head, "mcp-session-id");
+    let id = http_response::header(connection.bytes(), &head, "mcp-session-id");
     Ok(id.context("the server made no session: `initialize` was answered without Mcp-Session-Id")?.to_owned())
 }
 

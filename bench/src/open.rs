@@ -11,16 +11,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::check::{Checker, Expect, Sample};
-use crate::client::{self, Clients};
+use crate::client_steps::{self, Clients};
 use crate::frame;
 use crate::http::{Client, Connection};
 use crate::mcp::{self, Protocol};
-use crate::multi::{self, Many};
+use crate::multiplexed::{self, Many};
 use crate::plan::{Kind, Plan};
-use crate::socket::Socket;
-use crate::tally::Tally;
+use crate::reply_checker::{Checker, Expect, Sample};
+use crate::statistics::Tally;
 use crate::target::Target;
+use crate::websocket::Socket;
 
 /// How many handshakes run at the same time; more would only overflow the server's listen queue.
 const AT_ONCE: usize = 64;
@@ -112,9 +112,9 @@ pub(crate) async fn in_time<T>(opening: impl Future<Output = anyhow::Result<T>>)
 async fn one(plan: &Plan, index: usize, share: usize) -> anyhow::Result<Session> {
     Ok(match plan.kind {
         Kind::Ws => Session::Ws(session(&plan.target, &frame::text(RESET)).await?),
-        Kind::Multiplex | Kind::Batch(_) => Session::Many(multi::open(plan, share).await?),
-        Kind::Client(spoken) => Session::Clients(client::one(plan, spoken).await?),
-        Kind::ClientMany(_) => Session::Clients(client::many(plan, share).await?),
+        Kind::Multiplex | Kind::Batch(_) => Session::Many(multiplexed::open(plan, share).await?),
+        Kind::Client(spoken) => Session::Clients(client_steps::one(plan, spoken).await?),
+        Kind::ClientMany(_) => Session::Clients(client_steps::many(plan, share).await?),
         Kind::Churn => Session::Churn,
         Kind::Call(Protocol::Handshake) | Kind::List(Protocol::Handshake) => {
             Session::Http(mcp::open(&plan.target, &plan.request).await?)

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::args::{ActionArgs, ECHO, LoadArgs};
-use crate::check::{Expect, Sample};
-use crate::client::Spoken;
+use crate::client_steps::Spoken;
 use crate::frame;
 use crate::mcp::Protocol;
-use crate::multi;
+use crate::multiplexed;
+use crate::reply_checker::{Expect, Sample};
 use crate::target::Target;
 
 /// Which door is under load.
@@ -151,7 +151,7 @@ fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8
         Kind::Multiplex | Kind::Batch(_) => {
             let id = "00000000-0000-4000-8000-000000000000".to_owned();
             let steps = if let Kind::Batch(steps) = kind { steps } else { 1 };
-            frame::text(multi::payload(kind, 0, &vec![&id; steps], action).as_bytes())
+            frame::text(multiplexed::payload(kind, 0, &vec![&id; steps], action).as_bytes())
         }
         // The client builds the frames.
         Kind::Client(_) | Kind::ClientMany(_) => action.to_string().into_bytes(),

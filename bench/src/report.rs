@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use crate::proc::Cpu;
-use crate::tally::Latency;
+use crate::procfs::Cpu;
+use crate::statistics::Latency;
 
 /// What every load but `held` reports.
 #[derive(Clone, Debug, Serialize)]

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use crate::report::{HeldReport, Report};
-use crate::tally::Latency;
+use crate::statistics::Latency;
 
 /// The table of a load.
 pub(crate) fn load(report: &Report) -> String {
@@ -93,7 +93,7 @@ fn grouped(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proc::Cpu;
+    use crate::procfs::Cpu;
     use crate::report::Server;
 
     fn report() -> Report {

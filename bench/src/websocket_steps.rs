@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use tokio::time::{timeout, timeout_at};
 
-use crate::check::Checker;
-use crate::pace::Pace;
+use crate::pacing::Pace;
 use crate::plan::Plan;
-use crate::socket::{Said, Socket};
-use crate::tally::Recorder;
+use crate::reply_checker::Checker;
+use crate::statistics::Recorder;
+use crate::websocket::{Said, Socket};
 
 /// How long a session may take to close; it is not measured.
 const CLOSING: Duration = Duration::from_secs(2);

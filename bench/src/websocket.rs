@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::check::excerpt;
 use crate::frame::{self, Opcode};
-use crate::http_reply;
+use crate::http_response;
+use crate::reply_checker::excerpt;
 use crate::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
@@ -139,7 +139,7 @@ impl Socket {
 
     async fn shake_hands(&mut self, accept: &str) -> anyhow::Result<()> {
         let length = loop {
-            match http_reply::head(&self.inbox[self.unread.clone()])? {
+            match http_response::head(&self.inbox[self.unread.clone()])? {
                 Some(head) => break head,
                 None if self.unread.len() > MAX_HEAD => bail!("the answer to the handshake has no end"),
                 None => self.pump().await.context("no answer to the handshake")?,

@@ -13,10 +13,10 @@ use oxenv_wire::{RawJson, raw};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use crate::check::Checker;
-use crate::pace::Pace;
+use crate::pacing::Pace;
 use crate::plan::{Kind, Plan};
-use crate::tally::Recorder;
+use crate::reply_checker::Checker;
+use crate::statistics::Recorder;
 
 /// What the client is to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

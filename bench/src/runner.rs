@@ -17,12 +17,12 @@ use tokio::task::JoinSet;
 use crate::churn;
 use crate::mcp::Protocol;
 use crate::open::{self, Session};
-use crate::pace::{self, Lane, Pace, Schedule, Window};
+use crate::pacing::{self, Lane, Pace, Schedule, Window};
 use crate::plan::Plan;
-use crate::proc::{self, Cpu};
+use crate::procfs::{self, Cpu};
 use crate::report::{Report, Server, round};
-use crate::tally::{Recorder, Tally};
-use crate::ws::Steps;
+use crate::statistics::{Recorder, Tally};
+use crate::websocket_steps::Steps;
 
 /// How long replies are waited for after the measured time.
 const GRACE: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ struct Edge {
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
     let plan = Arc::new(plan.clone());
     if let Some(pid) = plan.pid {
-        proc::rss(pid).context("cannot measure the server")?;
+        procfs::rss(pid).context("cannot measure the server")?;
     }
     let (opened, all_opened) = mpsc::channel();
     let workers = start(&plan, &opened)?;
@@ -76,7 +76,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
         tallies.push(worker.tally);
     }
     let edges = watch(&plan, window, &tallies)?;
-    let rss = plan.pid.map(proc::rss).transpose().context("the server is gone")?;
+    let rss = plan.pid.map(procfs::rss).transpose().context("the server is gone")?;
     for thread in threads {
         thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
     }
@@ -132,7 +132,7 @@ impl Worker {
         if let Some(rate) = self.plan.rate {
             let schedule = Schedule::new(window.start, rate);
             let (first, total) = (self.first as u64, self.plan.sessions as u64);
-            tasks.spawn(async move { pace::run(schedule, window.until, &lanes, first, total).await });
+            tasks.spawn(async move { pacing::run(schedule, window.until, &lanes, first, total).await });
         }
         tasks.join_all().await;
     }
@@ -168,8 +168,8 @@ fn sleep_until(instant: Instant) {
 }
 
 fn edge(plan: &Plan) -> anyhow::Result<Edge> {
-    let server = plan.pid.map(|pid| proc::cpu_time(&pid.to_string())).transpose();
-    let load = proc::cpu_time("self").ok();
+    let server = plan.pid.map(|pid| procfs::cpu_time(&pid.to_string())).transpose();
+    let load = procfs::cpu_time("self").ok();
     Ok(Edge { at: Instant::now(), server: server.context("the server is gone")?, load })
 }
 

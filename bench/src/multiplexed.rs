@@ -10,12 +10,12 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use tokio::time::{timeout, timeout_at};
 
-use crate::check::{Checker, excerpt};
 use crate::frame;
-use crate::pace::Pace;
+use crate::pacing::Pace;
 use crate::plan::{Kind, Plan};
-use crate::socket::{Said, Socket};
-use crate::tally::Recorder;
+use crate::reply_checker::{Checker, excerpt};
+use crate::statistics::Recorder;
+use crate::websocket::{Said, Socket};
 
 /// How long the socket may take to close; it is not measured.
 const CLOSING: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::pace::Window;
+use crate::pacing::Window;
 
 /// The longest latency that is told from longer ones, in nanoseconds: 100 s.
 const LONGEST: u64 = 100_000_000_000;

@@ -13,10 +13,10 @@ use tokio::time::{sleep, timeout};
 use crate::args::HeldArgs;
 use crate::frame;
 use crate::open::{self, RESET};
-use crate::proc;
+use crate::procfs;
 use crate::report::{HeldReport, round};
-use crate::socket::Socket;
 use crate::target::Target;
+use crate::websocket::Socket;
 
 /// How long the server is left alone before its memory is read the first time.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -28,11 +28,11 @@ const CLOSING: Duration = Duration::from_secs(5);
 pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
     let pid = args.server.pid.context("held needs --pid: it reads the server's memory")?;
     let target = Target::parse(&args.server.url, &args.server.headers)?;
-    proc::rss(pid).context("cannot measure the server")?;
+    procfs::rss(pid).context("cannot measure the server")?;
     let first = open::in_time(open::session(&target, &frame::text(RESET))).await?;
     first.close().await?;
     sleep(SETTLE).await;
-    let before = proc::rss(pid)?;
+    let before = procfs::rss(pid)?;
 
     let began = Instant::now();
     let (sockets, mut errors) = open_all(&target, args.sessions.get()).await;
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
         holding.spawn(hold(socket, stop.subscribe()));
     }
     sleep(args.duration).await;
-    let held = proc::rss(pid).context("the server is gone")?;
+    let held = procfs::rss(pid).context("the server is gone")?;
     stop.send_replace(true);
     let ended = holding.join_all().await;
     let lost = ended.iter().filter(|ended| ended.is_err()).count();
