@@ -8,11 +8,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use oxenv_wire::Seconds;
 
-use crate::client_steps::Spoken;
-use crate::mcp::Protocol;
+use crate::client_steps::ClientProtocol;
+use crate::mcp::McpProtocol;
 
 /// What an echo server is asked unless `--message` says otherwise.
-pub(crate) const ECHO: &str =
+pub(crate) const ECHO_ACTION: &str =
     r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
 
 const EXAMPLES: &str = "\
@@ -41,11 +41,11 @@ which stalls cannot hide the requests that waited for it; those never sent are r
 pub struct BenchArgs {
     /// Which door is measured, and how.
     #[command(subcommand)]
-    pub(crate) load: Load,
+    pub(crate) load: LoadCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Load {
+pub(crate) enum LoadCommand {
     /// Step over WebSockets: one session for each socket (64 unless --sessions says otherwise)
     Ws {
         #[command(flatten)]
@@ -62,7 +62,7 @@ pub(crate) enum Load {
         /// Step through the Rust client instead of raw sockets; with --multiplex or --batch over one connection
         #[arg(long, value_enum, value_name = "PROTOCOL", num_args = 0..=1, require_equals = true)]
         #[arg(default_missing_value = "auto")]
-        client: Option<Spoken>,
+        client: Option<ClientProtocol>,
     },
     /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
     Http(ActionArgs),
@@ -72,7 +72,7 @@ pub(crate) enum Load {
         calls: ActionArgs,
         /// How MCP is spoken; 2025-11-25 opens a session on each connection before anything is measured
         #[arg(long, value_enum, default_value = "openenv")]
-        protocol: Protocol,
+        protocol: McpProtocol,
         /// Ask for tools/list instead of calling a tool
         #[arg(long, conflicts_with = "message")]
         list: bool,
@@ -82,7 +82,7 @@ pub(crate) enum Load {
     /// Connect, reset, step and close over /ws, again and again (16 at a time unless --sessions says otherwise)
     Churn(ActionArgs),
     /// Open idle sessions, hold them, and say what memory each costs the server (needs --pid)
-    Held(HeldArgs),
+    Held(IdleArgs),
 }
 
 #[derive(Debug, Args)]
@@ -90,7 +90,7 @@ pub(crate) struct ActionArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
     /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
-    #[arg(long, value_name = "JSON", default_value = ECHO)]
+    #[arg(long, value_name = "JSON", default_value = ECHO_ACTION)]
     pub(crate) message: String,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct LoadArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct HeldArgs {
+pub(crate) struct IdleArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// How many sessions are held
@@ -147,12 +147,12 @@ impl BenchArgs {
     /// Whether the report is wanted as JSON.
     pub(crate) fn json(&self) -> bool {
         match &self.load {
-            Load::Ws { steps: actions, .. }
-            | Load::Mcp { calls: actions, .. }
-            | Load::Http(actions)
-            | Load::Churn(actions) => actions.load.server.json,
-            Load::Tools(load) => load.server.json,
-            Load::Held(held) => held.server.json,
+            LoadCommand::Ws { steps: actions, .. }
+            | LoadCommand::Mcp { calls: actions, .. }
+            | LoadCommand::Http(actions)
+            | LoadCommand::Churn(actions) => actions.load.server.json,
+            LoadCommand::Tools(load) => load.server.json,
+            LoadCommand::Held(held) => held.server.json,
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::bail;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A reply larger than this is taken for a framing error.
-const MAX_PAYLOAD: u64 = 100 << 20;
+const MAX_PAYLOAD_BYTES: u64 = 100 << 20;
 
 const TEXT: u8 = 0x1;
 const CLOSE: u8 = 0x8;
@@ -77,8 +77,8 @@ pub(crate) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> 
         0 => u64::from(second),
         _ => extended.iter().fold(0, |length, byte| (length << 8) | u64::from(*byte)),
     };
-    if length > MAX_PAYLOAD {
-        bail!("the server sent a frame of {length} bytes; at most {MAX_PAYLOAD} are understood");
+    if length > MAX_PAYLOAD_BYTES {
+        bail!("the server sent a frame of {length} bytes; at most {MAX_PAYLOAD_BYTES} are understood");
     }
     let begin = start + 2 + wide;
     let end = begin + usize::try_from(length)?;

@@ -8,11 +8,11 @@ use anyhow::{Context, bail};
 
 /// The head of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub(crate) status: u16,
     /// How many bytes it has, with the empty line at its end.
     pub(crate) length: usize,
-    body: Body,
+    body: BodyFraming,
     /// Whether another request may follow on the connection.
     pub(crate) keep_alive: bool,
     /// Whether the body is a stream of events.
@@ -20,7 +20,7 @@ pub(crate) struct Head {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Body {
+enum BodyFraming {
     Sized(usize),
     Chunked,
 }
@@ -29,27 +29,34 @@ enum Body {
 ///
 /// A chunked body keeps the chunk sizes inside that range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reply {
-    pub(crate) head: Head,
+pub(crate) struct HttpResponse {
+    pub(crate) head: ResponseHead,
     pub(crate) body: Range<usize>,
     pub(crate) end: usize,
 }
 
 /// Reads the head at the front of `bytes`; `None` until all of it is there.
-pub(crate) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
+pub(crate) fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<ResponseHead>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let status = lines.next().and_then(status).context("the reply is not HTTP/1")?;
-    let mut head = Head { status, length: end + 4, body: Body::Sized(0), keep_alive: true, events: false };
+    let mut head = ResponseHead {
+        status,
+        length: end + 4,
+        body: BodyFraming::Sized(0),
+        keep_alive: true,
+        events: false,
+    };
     for line in lines {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
             let length = length.filter(|length| *length < usize::MAX / 4);
-            head.body = Body::Sized(length.context("the reply has a content-length that is no number")?);
+            head.body =
+                BodyFraming::Sized(length.context("the reply has a content-length that is no number")?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            head.body = Body::Chunked;
+            head.body = BodyFraming::Chunked;
         } else if name.eq_ignore_ascii_case(b"connection") {
             head.keep_alive = !value.eq_ignore_ascii_case(b"close");
         } else if name.eq_ignore_ascii_case(b"content-type") {
@@ -61,21 +68,21 @@ pub(crate) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
 }
 
 /// Reads the reply at the front of `bytes`; `None` until all of it is there.
-pub(crate) fn reply(bytes: &[u8]) -> anyhow::Result<Option<Reply>> {
-    let Some(head) = head(bytes)? else { return Ok(None) };
+pub(crate) fn parse(bytes: &[u8]) -> anyhow::Result<Option<HttpResponse>> {
+    let Some(head) = parse_head(bytes)? else { return Ok(None) };
     let begin = head.length;
     let end = match head.body {
-        Body::Sized(length) => begin + length,
-        Body::Chunked => match chunks_end(bytes, begin)? {
+        BodyFraming::Sized(length) => begin + length,
+        BodyFraming::Chunked => match chunks_end(bytes, begin)? {
             Some(end) => end,
             None => return Ok(None),
         },
     };
-    Ok((end <= bytes.len()).then_some(Reply { head, body: begin..end, end }))
+    Ok((end <= bytes.len()).then_some(HttpResponse { head, body: begin..end, end }))
 }
 
 /// The value of a header in the head at the front of `bytes`.
-pub(crate) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(bytes: &'a [u8], head: &ResponseHead, name: &str) -> Option<&'a str> {
     let head = std::str::from_utf8(bytes.get(..head.length)?).ok()?;
     head.lines().skip(1).find_map(|line| {
         let (found, value) = line.split_once(':')?;
@@ -84,7 +91,7 @@ pub(crate) fn header<'a>(bytes: &'a [u8], head: &Head, name: &str) -> Option<&'a
 }
 
 /// The body without chunk sizes.
-pub(crate) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn decode_chunked(bytes: &[u8], reply: &HttpResponse) -> anyhow::Result<Vec<u8>> {
     if reply.is_plain() {
         return Ok(bytes[reply.body.clone()].to_vec());
     }
@@ -97,10 +104,10 @@ pub(crate) fn content(bytes: &[u8], reply: &Reply) -> anyhow::Result<Vec<u8>> {
     Ok(whole)
 }
 
-impl Reply {
+impl HttpResponse {
     /// Whether the bytes in `body` are the content as it was meant.
     pub(crate) fn is_plain(&self) -> bool {
-        self.head.body != Body::Chunked
+        self.head.body != BodyFraming::Chunked
     }
 }
 
@@ -142,9 +149,9 @@ mod tests {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx: y\r\n\r\n{}HTTP/1.1";
         let end = bytes.len() - 8;
         for cut in 0..end {
-            assert_eq!(reply(&bytes[..cut]).unwrap(), None, "at {cut}");
+            assert_eq!(parse(&bytes[..cut]).unwrap(), None, "at {cut}");
         }
-        let reply = reply(bytes).unwrap().unwrap();
+        let reply = parse(bytes).unwrap().unwrap();
         assert_eq!((reply.head.status, reply.head.keep_alive, reply.end), (200, true, end));
         assert_eq!(&bytes[reply.body.clone()], b"{}");
         assert!(reply.is_plain());
@@ -155,18 +162,18 @@ mod tests {
         let bytes = b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n\
                       3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
         for cut in 0..bytes.len() {
-            assert_eq!(reply(&bytes[..cut]).unwrap(), None, "at {cut}");
+            assert_eq!(parse(&bytes[..cut]).unwrap(), None, "at {cut}");
         }
-        let reply = reply(bytes).unwrap().unwrap();
+        let reply = parse(bytes).unwrap().unwrap();
         assert_eq!((reply.head.status, reply.head.keep_alive, reply.end), (500, false, bytes.len()));
-        assert_eq!(content(bytes, &reply).unwrap(), b"abcde");
+        assert_eq!(decode_chunked(bytes, &reply).unwrap(), b"abcde");
     }
 
     #[test]
     fn headers_are_found_by_name() {
         let bytes =
             b"HTTP/1.1 200 OK\r\nMCP-Session-Id: abc \r\ncontent-type: text/event-stream;x\r\n\r\nb: c\r\n";
-        let head = head(bytes).unwrap().unwrap();
+        let head = parse_head(bytes).unwrap().unwrap();
         assert!(head.events);
         assert_eq!(header(bytes, &head, "mcp-session-id"), Some("abc"));
         assert_eq!(header(bytes, &head, "b"), None);
@@ -174,8 +181,8 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_an_error() {
-        assert!(head(b"SSH-2.0\r\n\r\n").is_err());
-        assert!(head(b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n").is_err());
-        assert!(head(b"HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\n").is_err());
+        assert!(parse_head(b"SSH-2.0\r\n\r\n").is_err());
+        assert!(parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n").is_err());
+        assert!(parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551615\r\n\r\n").is_err());
     }
 }

@@ -10,29 +10,29 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::args::HeldArgs;
+use crate::args::IdleArgs;
 use crate::frame;
-use crate::open::{self, RESET};
+use crate::open::{self, RESET_MESSAGE};
 use crate::procfs;
-use crate::report::{HeldReport, round};
+use crate::report::{IdleReport, round};
 use crate::target::Target;
-use crate::websocket::Socket;
+use crate::websocket::WebSocket;
 
 /// How long the server is left alone before its memory is read the first time.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 /// How long a session may take to close; it is not measured.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the sessions, holds them and reads the server's memory before and at the end.
-pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
+pub(crate) async fn run(args: &IdleArgs) -> anyhow::Result<IdleReport> {
     let pid = args.server.pid.context("held needs --pid: it reads the server's memory")?;
     let target = Target::parse(&args.server.url, &args.server.headers)?;
-    procfs::rss(pid).context("cannot measure the server")?;
-    let first = open::in_time(open::session(&target, &frame::text(RESET))).await?;
+    procfs::resident_bytes(pid).context("cannot measure the server")?;
+    let first = open::within_timeout(open::websocket_session(&target, &frame::text(RESET_MESSAGE))).await?;
     first.close().await?;
-    sleep(SETTLE).await;
-    let before = procfs::rss(pid)?;
+    sleep(SETTLE_TIME).await;
+    let before = procfs::resident_bytes(pid)?;
 
     let began = Instant::now();
     let (sockets, mut errors) = open_all(&target, args.sessions.get()).await;
@@ -45,12 +45,12 @@ pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
         holding.spawn(hold(socket, stop.subscribe()));
     }
     sleep(args.duration).await;
-    let held = procfs::rss(pid).context("the server is gone")?;
+    let held = procfs::resident_bytes(pid).context("the server is gone")?;
     stop.send_replace(true);
     let ended = holding.join_all().await;
     let lost = ended.iter().filter(|ended| ended.is_err()).count();
     errors.extend(ended.into_iter().filter_map(Result::err));
-    Ok(HeldReport {
+    Ok(IdleReport {
         bench: "held",
         url: args.server.url.clone(),
         sessions: args.sessions.get(),
@@ -67,10 +67,10 @@ pub(crate) async fn run(args: &HeldArgs) -> anyhow::Result<HeldReport> {
     })
 }
 
-async fn open_all(target: &Target, sessions: usize) -> (Vec<Socket>, Vec<anyhow::Error>) {
-    open::many((0..sessions).map(|_| {
+async fn open_all(target: &Target, sessions: usize) -> (Vec<WebSocket>, Vec<anyhow::Error>) {
+    open::open_concurrently((0..sessions).map(|_| {
         let target = target.clone();
-        async move { open::session(&target, &frame::text(RESET)).await }
+        async move { open::websocket_session(&target, &frame::text(RESET_MESSAGE)).await }
     }))
     .await
 }
@@ -80,15 +80,15 @@ fn first_of(errors: &[anyhow::Error]) -> Option<String> {
 }
 
 /// Answers pings until told to stop, then closes the session; fails if the server ended it first.
-async fn hold(mut socket: Socket, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn hold(mut socket: WebSocket, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     loop {
-        if let Some(said) = socket.next()? {
-            bail!("the server ended or spoke on an idle session: {said:?}");
+        if let Some(message) = socket.next()? {
+            bail!("the server ended or spoke on an idle session: {message:?}");
         }
         tokio::select! {
-            read = socket.pump() => read.context("a held session was lost")?,
+            read = socket.flush_and_read() => read.context("a held session was lost")?,
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
-    timeout(CLOSING, socket.close()).await.map_err(|_| anyhow!("a held session did not close"))?
+    timeout(CLOSE_TIMEOUT, socket.close()).await.map_err(|_| anyhow!("a held session did not close"))?
 }

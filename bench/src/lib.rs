@@ -35,8 +35,8 @@ use std::io::Write;
 use anyhow::Context;
 use serde_json::Value;
 
-use args::Load;
-use plan::{Kind, Plan};
+use args::LoadCommand;
+use plan::{LoadKind, LoadPlan};
 
 /// Runs one measurement and prints its report on stdout.
 ///
@@ -45,31 +45,35 @@ use plan::{Kind, Plan};
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
-        Load::Ws { steps, depth, batch, multiplex, client } => {
+        LoadCommand::Ws { steps, depth, batch, multiplex, client } => {
             let many = batch.map(std::num::NonZero::get).or(multiplex.then_some(1));
             let kind = match (client, many) {
-                (Some(_), Some(steps)) => Kind::ClientMany(steps),
-                (Some(spoken), None) => Kind::Client(spoken),
-                (None, Some(_)) if multiplex => Kind::Multiplex,
-                (None, Some(steps)) => Kind::Batch(steps),
-                (None, None) => Kind::Ws,
+                (Some(_), Some(steps)) => LoadKind::ClientMany(steps),
+                (Some(protocol), None) => LoadKind::Client(protocol),
+                (None, Some(_)) if multiplex => LoadKind::Multiplex,
+                (None, Some(steps)) => LoadKind::Batch(steps),
+                (None, None) => LoadKind::Ws,
             };
-            Plan { depth: depth.get(), ..Plan::of(kind, steps)? }
+            LoadPlan { depth: depth.get(), ..LoadPlan::with_action(kind, steps)? }
         }
-        Load::Http(steps) => Plan::of(Kind::Http, steps)?,
-        Load::Mcp { calls, protocol, list: false } => Plan::of(Kind::Call(protocol), calls)?,
-        Load::Mcp { calls, protocol, list: true } => Plan::of(Kind::List(protocol), calls)?,
-        Load::Tools(load) => Plan::new(Kind::Tools, load, &Value::Null)?,
-        Load::Churn(steps) => Plan::of(Kind::Churn, steps)?,
-        Load::Held(held) => {
+        LoadCommand::Http(steps) => LoadPlan::with_action(LoadKind::Http, steps)?,
+        LoadCommand::Mcp { calls, protocol, list: false } => {
+            LoadPlan::with_action(LoadKind::Call(protocol), calls)?
+        }
+        LoadCommand::Mcp { calls, protocol, list: true } => {
+            LoadPlan::with_action(LoadKind::List(protocol), calls)?
+        }
+        LoadCommand::Tools(load) => LoadPlan::new(LoadKind::Tools, load, &Value::Null)?,
+        LoadCommand::Churn(steps) => LoadPlan::with_action(LoadKind::Churn, steps)?,
+        LoadCommand::Held(held) => {
             let report = idle::run(&held).await?;
-            return print(json, &report, table::held);
+            return print(json, &report, table::idle_table);
         }
     };
     // The load has runtimes of its own, one per thread, so the caller's must not be blocked meanwhile.
     let report =
         tokio::task::spawn_blocking(move || runner::run(&plan)).await.context("the load panicked")??;
-    print(json, &report, table::load)?;
+    print(json, &report, table::load_table)?;
     anyhow::ensure!(
         report.requests > 0,
         "no request succeeded: {}",

@@ -11,59 +11,64 @@ use serde_json::{Value, json};
 use tokio::time::{timeout, timeout_at};
 
 use crate::frame;
-use crate::pacing::Pace;
-use crate::plan::{Kind, Plan};
-use crate::reply_checker::{Checker, excerpt};
+use crate::pacing::Pacer;
+use crate::plan::{LoadKind, LoadPlan};
+use crate::reply_checker::{ReplyChecker, excerpt};
 use crate::statistics::Recorder;
-use crate::websocket::{Said, Socket};
+use crate::websocket::{Received, WebSocket};
 
 /// How long the socket may take to close; it is not measured.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sessions of one socket, ready to be stepped.
 #[derive(Debug)]
-pub(crate) struct Many {
-    socket: Socket,
-    lanes: Vec<Lane>,
+pub(crate) struct MultiplexedSessions {
+    socket: WebSocket,
+    frames: Vec<RepeatedFrame>,
     pub(crate) sessions: usize,
 }
 
 /// One frame that is sent again and again; its id is its place.
 #[derive(Debug)]
-struct Lane {
+struct RepeatedFrame {
     frame: Vec<u8>,
     steps: u64,
-    checker: Checker,
+    checker: ReplyChecker,
     /// When the requests in flight were sent, the oldest first.
-    sent: VecDeque<Instant>,
+    in_flight: VecDeque<Instant>,
 }
 
 /// Opens and resets that many sessions on one socket.
-pub(crate) async fn open(plan: &Plan, sessions: usize) -> anyhow::Result<Many> {
+pub(crate) async fn open(plan: &LoadPlan, sessions: usize) -> anyhow::Result<MultiplexedSessions> {
     let target = plan.target.clone().with_header("Sec-WebSocket-Protocol", "oxenv.1");
-    let mut socket = Socket::open(&target, "/ws").await?;
+    let mut socket = WebSocket::open(&target, "/ws").await?;
     let mut ids = Vec::with_capacity(sessions);
     for _ in 0..sessions {
-        let opened =
-            ask(&mut socket, &json!({ "id": 0, "type": "open" })).await.context("cannot open a session")?;
+        let opened = request(&mut socket, &json!({ "id": 0, "type": "open" }))
+            .await
+            .context("cannot open a session")?;
         let id = opened["session"].as_str().context("a session without an id")?.to_owned();
-        ask(&mut socket, &json!({ "id": 0, "type": "reset", "session": id }))
+        request(&mut socket, &json!({ "id": 0, "type": "reset", "session": id }))
             .await
             .context("the reset failed")?;
         ids.push(id);
     }
-    let share = if let Kind::Batch(items) = plan.kind { items } else { 1 };
+    let steps_per_frame = if let LoadKind::Batch(items) = plan.kind { items } else { 1 };
     // A batch of more steps than there are sessions goes round them.
-    let round: Vec<&String> = ids.iter().cycle().take(share.max(ids.len())).collect();
-    let lanes = round.chunks(share).enumerate().map(|(index, ids)| Lane::new(plan, index, ids)).collect();
-    Ok(Many { socket, lanes, sessions })
+    let round: Vec<&String> = ids.iter().cycle().take(steps_per_frame.max(ids.len())).collect();
+    let frames = round
+        .chunks(steps_per_frame)
+        .enumerate()
+        .map(|(index, ids)| RepeatedFrame::new(plan, index, ids))
+        .collect();
+    Ok(MultiplexedSessions { socket, frames, sessions })
 }
 
 /// The frame of a lane: one step, or a batch of one for each of the sessions.
-pub(crate) fn payload(kind: Kind, index: usize, ids: &[&String], action: &Value) -> String {
+pub(crate) fn frame_text(kind: LoadKind, index: usize, ids: &[&String], action: &Value) -> String {
     let step = |id: &&String| json!({ "type": "step", "session": id, "data": action });
     let frame = match kind {
-        Kind::Batch(_) => {
+        LoadKind::Batch(_) => {
             let items: Vec<Value> = ids.iter().map(step).collect();
             json!({ "id": index, "type": "batch", "data": { "items": items } })
         }
@@ -78,9 +83,9 @@ pub(crate) fn payload(kind: Kind, index: usize, ids: &[&String], action: &Value)
     frame.to_string()
 }
 
-async fn ask(socket: &mut Socket, request: &Value) -> anyhow::Result<Value> {
-    let place = socket.ask(&frame::text(request.to_string().as_bytes())).await?;
-    let bytes = socket.bytes(place);
+async fn request(socket: &mut WebSocket, request: &Value) -> anyhow::Result<Value> {
+    let range = socket.request(&frame::text(request.to_string().as_bytes())).await?;
+    let bytes = socket.bytes(range);
     let reply: Value = serde_json::from_slice(bytes).context("not JSON")?;
     if reply["type"] == "error" || reply.get("id").is_none() {
         bail!("{} (does the server speak oxenv.1?)", excerpt(bytes));
@@ -88,68 +93,69 @@ async fn ask(socket: &mut Socket, request: &Value) -> anyhow::Result<Value> {
     Ok(reply)
 }
 
-impl Lane {
-    fn new(plan: &Plan, index: usize, ids: &[&String]) -> Self {
-        let text = payload(plan.kind, index, ids, &plan.action);
-        Lane {
+impl RepeatedFrame {
+    fn new(plan: &LoadPlan, index: usize, ids: &[&String]) -> Self {
+        let text = frame_text(plan.kind, index, ids, &plan.action);
+        RepeatedFrame {
             frame: frame::text(text.as_bytes()),
             steps: ids.len() as u64,
-            checker: Checker::new(plan.kind.expect(), plan.sample.clone()),
-            sent: VecDeque::with_capacity(plan.depth),
+            checker: ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone()),
+            in_flight: VecDeque::with_capacity(plan.depth),
         }
     }
 }
 
-impl Many {
+impl MultiplexedSessions {
     /// Steps until the load is over and every reply is there, or until `deadline`; then closes the socket.
-    pub(crate) async fn run(mut self, depth: usize, pace: Pace, recorder: Recorder, deadline: Instant) {
-        let ended = timeout_at(deadline.into(), self.steps(depth, &pace, &recorder))
+    pub(crate) async fn run(mut self, depth: usize, pacer: Pacer, recorder: Recorder, deadline: Instant) {
+        let ended = timeout_at(deadline.into(), self.steps(depth, &pacer, &recorder))
             .await
             .unwrap_or_else(|_| Err(anyhow!("no reply by the end of the load")));
         match ended {
-            Ok(()) => drop(timeout(CLOSING, self.socket.hang_up()).await),
+            Ok(()) => drop(timeout(CLOSE_TIMEOUT, self.socket.close_handshake()).await),
             Err(error) => {
-                let lost: u64 = self.lanes.iter().map(|lane| lane.steps * lane.sent.len() as u64).sum();
+                let lost: u64 =
+                    self.frames.iter().map(|frame| frame.steps * frame.in_flight.len() as u64).sum();
                 (0..lost.max(1)).for_each(|_| recorder.error(&error));
             }
         }
     }
 
-    async fn steps(&mut self, depth: usize, pace: &Pace, recorder: &Recorder) -> anyhow::Result<()> {
-        for index in 0..self.lanes.len() {
-            self.top_up(index, depth, pace);
+    async fn steps(&mut self, depth: usize, pacer: &Pacer, recorder: &Recorder) -> anyhow::Result<()> {
+        for index in 0..self.frames.len() {
+            self.top_up(index, depth, pacer);
         }
-        while self.lanes.iter().any(|lane| !lane.sent.is_empty()) {
-            self.socket.pump().await?;
-            while let Some(said) = self.socket.next()? {
-                let Said::Text(place) = said else { bail!("the server closed the socket") };
-                let bytes = self.socket.bytes(place);
-                let index = id_of(bytes).with_context(|| format!("no id in {}", excerpt(bytes)))?;
-                let lane = self.lanes.get_mut(index).context("an id that nobody sent")?;
-                let due = lane.sent.pop_front().context("a message that nobody asked for")?;
-                match lane.checker.check(bytes) {
-                    Ok(()) => recorder.replies(due, lane.steps),
+        while self.frames.iter().any(|frame| !frame.in_flight.is_empty()) {
+            self.socket.flush_and_read().await?;
+            while let Some(message) = self.socket.next()? {
+                let Received::Text(range) = message else { bail!("the server closed the socket") };
+                let bytes = self.socket.bytes(range);
+                let index = frame_id(bytes).with_context(|| format!("no id in {}", excerpt(bytes)))?;
+                let frame = self.frames.get_mut(index).context("an id that nobody in_flight")?;
+                let due = frame.in_flight.pop_front().context("a message that nobody asked for")?;
+                match frame.checker.check(bytes) {
+                    Ok(()) => recorder.replies(due, frame.steps),
                     Err(error) => recorder.error(&error),
                 }
-                self.top_up(index, depth, pace);
+                self.top_up(index, depth, pacer);
             }
         }
         Ok(())
     }
 
-    fn top_up(&mut self, index: usize, depth: usize, pace: &Pace) {
-        let lane = &mut self.lanes[index];
-        while lane.sent.len() < depth
-            && let Some(due) = pace.take()
+    fn top_up(&mut self, index: usize, depth: usize, pacer: &Pacer) {
+        let frame = &mut self.frames[index];
+        while frame.in_flight.len() < depth
+            && let Some(due) = pacer.next_due()
         {
-            self.socket.queue(&lane.frame);
-            lane.sent.push_back(due);
+            self.socket.queue(&frame.frame);
+            frame.in_flight.push_back(due);
         }
     }
 }
 
 /// The number in `{"id":NUMBER,…`.
-fn id_of(reply: &[u8]) -> Option<usize> {
+fn frame_id(reply: &[u8]) -> Option<usize> {
     let rest = reply.strip_prefix(b"{\"id\":")?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     str::from_utf8(&rest[..digits]).ok()?.parse().ok()
@@ -163,17 +169,18 @@ mod tests {
     fn a_frame_is_a_step_or_a_batch_of_steps() {
         let (one, two) = ("a".to_owned(), "b".to_owned());
         let action = json!({ "x": 1 });
-        let step = payload(Kind::Multiplex, 3, &[&one], &action);
+        let step = frame_text(LoadKind::Multiplex, 3, &[&one], &action);
         assert_eq!(step, r#"{"id":3,"type":"step","session":"a","data":{"x":1}}"#);
-        let batch: Value = serde_json::from_str(&payload(Kind::Batch(2), 0, &[&one, &two], &action)).unwrap();
+        let batch: Value =
+            serde_json::from_str(&frame_text(LoadKind::Batch(2), 0, &[&one, &two], &action)).unwrap();
         assert_eq!(batch["data"]["items"][1], json!({ "type": "step", "session": "b", "data": { "x": 1 } }));
     }
 
     #[test]
     fn the_id_of_a_reply_is_its_first_number() {
-        assert_eq!(id_of(br#"{"id":42,"type":"batch"}"#), Some(42));
+        assert_eq!(frame_id(br#"{"id":42,"type":"batch"}"#), Some(42));
         for other in [&br#"{"id":null}"#[..], br#"{"type":"taken"}"#, b""] {
-            assert_eq!(id_of(other), None);
+            assert_eq!(frame_id(other), None);
         }
     }
 }

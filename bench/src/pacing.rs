@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// Timers of the runtime are good to a millisecond, so the pacer sleeps short of the instant and then spins.
-const SPIN: Duration = Duration::from_millis(2);
+const SPIN_TIME: Duration = Duration::from_millis(2);
 
 /// When the load runs, and which part of that is measured.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
+pub(crate) struct LoadWindow {
     pub(crate) start: Instant,
     pub(crate) from: Instant,
     pub(crate) until: Instant,
@@ -33,7 +33,7 @@ pub(crate) struct Schedule {
 
 /// The requests that are due on one session.
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct DueQueue {
     due: Mutex<VecDeque<Instant>>,
     ended: AtomicBool,
     wake: Notify,
@@ -41,19 +41,19 @@ pub(crate) struct Lane {
 
 /// Tells one session when to send.
 #[derive(Clone, Debug)]
-pub(crate) enum Pace {
-    Closed(Window),
-    Open(Window, Arc<Lane>),
+pub(crate) enum Pacer {
+    Closed(LoadWindow),
+    Open(LoadWindow, Arc<DueQueue>),
 }
 
-impl Window {
+impl LoadWindow {
     pub(crate) fn new(start: Instant, warmup: Duration, duration: Duration) -> Self {
         let from = after(start, warmup);
         Self { start, from, until: after(from, duration) }
     }
 
     /// Whether an instant lies in the measured part.
-    pub(crate) fn holds(&self, instant: Instant) -> bool {
+    pub(crate) fn contains(&self, instant: Instant) -> bool {
         self.from <= instant && instant < self.until
     }
 }
@@ -69,7 +69,7 @@ impl Schedule {
     }
 }
 
-impl Lane {
+impl DueQueue {
     fn push(&self, due: Instant) {
         self.queue().push_back(due);
         self.wake.notify_one();
@@ -85,53 +85,53 @@ impl Lane {
     }
 }
 
-impl Pace {
+impl Pacer {
     /// The instant from which the latency of a request that can be sent now counts; `None` if none is due.
-    pub(crate) fn take(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
         match self {
             Self::Closed(window) => (now < window.until).then_some(now),
-            Self::Open(window, lane) if now < window.until => lane.queue().pop_front(),
+            Self::Open(window, queue) if now < window.until => queue.queue().pop_front(),
             Self::Open(..) => None,
         }
     }
 
     /// Whether nothing will be due any more.
-    pub(crate) fn over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         match self {
             Self::Closed(window) => Instant::now() >= window.until,
-            Self::Open(window, lane) => {
+            Self::Open(window, queue) => {
                 Instant::now() >= window.until
-                    || (lane.ended.load(Ordering::Acquire) && lane.queue().is_empty())
+                    || (queue.ended.load(Ordering::Acquire) && queue.queue().is_empty())
             }
         }
     }
 
     /// Waits until something may have become due; it may wake for nothing, so look again with `take`.
-    pub(crate) async fn wait(&self) {
+    pub(crate) async fn wait_for_due(&self) {
         match self {
             // In the closed loop nothing becomes due by waiting: it is, or the load is over.
             Self::Closed(_) => std::future::pending().await,
-            Self::Open(_, lane) => lane.wake.notified().await,
+            Self::Open(_, queue) => queue.wake.notified().await,
         }
     }
 
     /// The next request for a session that has one in flight at a time; `None` once the load is over.
     pub(crate) async fn next(&self) -> Option<Instant> {
         loop {
-            match self.take() {
+            match self.next_due() {
                 Some(due) => return Some(due),
-                None if self.over() => return None,
-                None => self.wait().await,
+                None if self.is_over() => return None,
+                None => self.wait_for_due().await,
             }
         }
     }
 
     /// What was due and could not be sent before the end.
-    pub(crate) fn leftover(&self) -> Vec<Instant> {
+    pub(crate) fn take_unsent(&self) -> Vec<Instant> {
         match self {
             Self::Closed(_) => Vec::new(),
-            Self::Open(_, lane) => lane.queue().drain(..).collect(),
+            Self::Open(_, queue) => queue.queue().drain(..).collect(),
         }
     }
 }
@@ -139,26 +139,32 @@ impl Pace {
 /// Hands out the schedule of `total` sessions to those of one thread, the first of which has number `first`.
 ///
 /// Spins between close instants, as this thread has a core to itself while it generates load.
-pub(crate) async fn run(schedule: Schedule, until: Instant, lanes: &[Arc<Lane>], first: u64, total: u64) {
+pub(crate) async fn run(
+    schedule: Schedule,
+    until: Instant,
+    queues: &[Arc<DueQueue>],
+    first: u64,
+    total: u64,
+) {
     let mut k = first;
     'schedule: loop {
-        for (lane, number) in lanes.iter().zip(k..) {
+        for (queue, number) in queues.iter().zip(k..) {
             let due = schedule.at(number);
             if due >= until {
                 break 'schedule;
             }
             wait_until(due).await;
-            lane.push(due);
+            queue.push(due);
         }
         k += total;
     }
-    for lane in lanes {
-        lane.end();
+    for queue in queues {
+        queue.end();
     }
     // A session that waits with requests left over must see the end of the load.
     tokio::time::sleep_until(until.into()).await;
-    for lane in lanes {
-        lane.end();
+    for queue in queues {
+        queue.end();
     }
 }
 
@@ -168,8 +174,8 @@ async fn wait_until(due: Instant) {
         if left.is_zero() {
             return;
         }
-        if left > SPIN.saturating_add(Duration::from_millis(1)) {
-            tokio::time::sleep(left - SPIN).await;
+        if left > SPIN_TIME.saturating_add(Duration::from_millis(1)) {
+            tokio::time::sleep(left - SPIN_TIME).await;
         } else {
             tokio::task::yield_now().await;
         }
@@ -180,8 +186,8 @@ async fn wait_until(due: Instant) {
 mod tests {
     use super::*;
 
-    fn offsets(lane: &Lane, start: Instant) -> Vec<u128> {
-        lane.queue().iter().map(|due| (*due - start).as_millis()).collect()
+    fn offsets(queue: &DueQueue, start: Instant) -> Vec<u128> {
+        queue.queue().iter().map(|due| (*due - start).as_millis()).collect()
     }
 
     #[test]
@@ -197,40 +203,41 @@ mod tests {
         let start = Instant::now();
         let until = start + Duration::from_millis(50);
         let schedule = Schedule::new(start, 100.0);
-        let lanes = [Arc::new(Lane::default()), Arc::new(Lane::default())];
+        let queues = [Arc::new(DueQueue::default()), Arc::new(DueQueue::default())];
         // The second thread of two: sessions 2 and 3 of 4, one request each 10 ms.
-        run(schedule, until, &lanes, 2, 4).await;
-        assert_eq!(offsets(&lanes[0], start), [20]);
-        assert_eq!(offsets(&lanes[1], start), [30]);
+        run(schedule, until, &queues, 2, 4).await;
+        assert_eq!(offsets(&queues[0], start), [20]);
+        assert_eq!(offsets(&queues[1], start), [30]);
     }
 
     #[tokio::test]
     async fn latency_counts_from_the_instant_a_request_was_due() {
         let start = Instant::now();
-        let lane = Arc::new(Lane::default());
-        let pace = Pace::Open(Window::new(start, Duration::ZERO, Duration::from_secs(60)), lane.clone());
+        let queue = Arc::new(DueQueue::default());
+        let pacer =
+            Pacer::Open(LoadWindow::new(start, Duration::ZERO, Duration::from_secs(60)), queue.clone());
         let due = start.checked_sub(Duration::from_millis(7)).unwrap();
-        lane.push(due);
-        lane.end();
-        assert_eq!(pace.next().await, Some(due));
-        assert_eq!(pace.next().await, None);
+        queue.push(due);
+        queue.end();
+        assert_eq!(pacer.next().await, Some(due));
+        assert_eq!(pacer.next().await, None);
     }
 
     #[tokio::test]
     async fn what_is_due_after_the_end_is_left_over() {
         let now = Instant::now();
-        let lane = Arc::new(Lane::default());
-        let pace = Pace::Open(Window::new(now, Duration::ZERO, Duration::ZERO), lane.clone());
-        lane.push(now);
-        assert_eq!(pace.next().await, None);
-        assert_eq!(pace.leftover(), [now]);
+        let queue = Arc::new(DueQueue::default());
+        let pacer = Pacer::Open(LoadWindow::new(now, Duration::ZERO, Duration::ZERO), queue.clone());
+        queue.push(now);
+        assert_eq!(pacer.next().await, None);
+        assert_eq!(pacer.take_unsent(), [now]);
     }
 
     #[test]
     fn the_window_begins_after_the_warm_up() {
         let start = Instant::now();
-        let window = Window::new(start, Duration::from_secs(1), Duration::from_secs(2));
-        let inside = |ms| window.holds(start + Duration::from_millis(ms));
+        let window = LoadWindow::new(start, Duration::from_secs(1), Duration::from_secs(2));
+        let inside = |ms| window.contains(start + Duration::from_millis(ms));
         assert_eq!([999, 1000, 2999, 3000].map(inside), [false, true, true, false]);
     }
 }

@@ -8,39 +8,39 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::args::{ActionArgs, ECHO, LoadArgs};
-use crate::client_steps::Spoken;
+use crate::args::{ActionArgs, ECHO_ACTION, LoadArgs};
+use crate::client_steps::ClientProtocol;
 use crate::frame;
-use crate::mcp::Protocol;
+use crate::mcp::McpProtocol;
 use crate::multiplexed;
-use crate::reply_checker::{Expect, Sample};
+use crate::reply_checker::{ExpectedReply, Sample};
 use crate::target::Target;
 
 /// Which door is under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum LoadKind {
     Ws,
     /// Many sessions on one socket, a step in each frame.
     Multiplex,
     /// The same with that many steps in each frame.
     Batch(usize),
     /// Steps through the Rust client.
-    Client(Spoken),
+    Client(ClientProtocol),
     /// The same, many sessions on one connection, with that many steps in each frame.
     ClientMany(usize),
     Http,
     /// `tools/call` at `/mcp`.
-    Call(Protocol),
+    Call(McpProtocol),
     /// `tools/list` at `/mcp`.
-    List(Protocol),
+    List(McpProtocol),
     Tools,
     Churn,
 }
 
 /// One run: where, what, how many, how long.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) kind: Kind,
+pub(crate) struct LoadPlan {
+    pub(crate) kind: LoadKind,
     pub(crate) url: String,
     pub(crate) headers: Vec<String>,
     pub(crate) target: Target,
@@ -59,7 +59,7 @@ pub(crate) struct Plan {
     pub(crate) sample: Sample,
 }
 
-impl Kind {
+impl LoadKind {
     /// The name of the subcommand.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -77,21 +77,21 @@ impl Kind {
     }
 
     /// What a good reply looks like.
-    pub(crate) fn expect(self) -> Expect {
+    pub(crate) fn expected_reply(self) -> ExpectedReply {
         match self {
-            Self::Ws | Self::Churn => Expect::Frame,
-            Self::Multiplex => Expect::Numbered,
-            Self::Batch(_) => Expect::Batch,
-            Self::Http => Expect::Body,
-            Self::Client(_) | Self::ClientMany(_) => Expect::Observation,
-            Self::Call(_) => Expect::Result,
-            Self::List(_) => Expect::RpcTools,
-            Self::Tools => Expect::Tools,
+            Self::Ws | Self::Churn => ExpectedReply::Frame,
+            Self::Multiplex => ExpectedReply::Numbered,
+            Self::Batch(_) => ExpectedReply::Batch,
+            Self::Http => ExpectedReply::Body,
+            Self::Client(_) | Self::ClientMany(_) => ExpectedReply::Observation,
+            Self::Call(_) => ExpectedReply::Result,
+            Self::List(_) => ExpectedReply::RpcTools,
+            Self::Tools => ExpectedReply::Tools,
         }
     }
 
     /// How MCP is spoken, if it is.
-    pub(crate) fn protocol(self) -> Option<Protocol> {
+    pub(crate) fn protocol(self) -> Option<McpProtocol> {
         match self {
             Self::Call(protocol) | Self::List(protocol) => Some(protocol),
             _ => None,
@@ -107,19 +107,19 @@ impl Kind {
     }
 }
 
-impl Plan {
+impl LoadPlan {
     /// Checks the arguments of a load that sends an action, and builds the request.
-    pub(crate) fn of(kind: Kind, args: ActionArgs) -> anyhow::Result<Self> {
+    pub(crate) fn with_action(kind: LoadKind, args: ActionArgs) -> anyhow::Result<Self> {
         let action: Value = serde_json::from_str(&args.message)
             .with_context(|| format!("--message is not JSON: `{}`", args.message))?;
         if !action.is_object() {
-            bail!("--message must be a JSON object, such as {ECHO}");
+            bail!("--message must be a JSON object, such as {ECHO_ACTION}");
         }
         Self::new(kind, args.load, &action)
     }
 
     /// Checks the arguments and builds the request.
-    pub(crate) fn new(kind: Kind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
+    pub(crate) fn new(kind: LoadKind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
         let target = Target::parse(&args.server.url, &args.server.headers)?;
         let request = request(kind, &target, action)?;
         let sessions = args.sessions.map_or(kind.default_sessions(), std::num::NonZero::get);
@@ -142,23 +142,23 @@ impl Plan {
     }
 }
 
-fn request(kind: Kind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8>> {
+fn request(kind: LoadKind, target: &Target, action: &Value) -> anyhow::Result<Vec<u8>> {
     Ok(match kind {
-        Kind::Ws | Kind::Churn => {
+        LoadKind::Ws | LoadKind::Churn => {
             frame::text(json!({ "type": "step", "data": action }).to_string().as_bytes())
         }
         // What stands for the frames that name real sessions, whose ids are as long as this one.
-        Kind::Multiplex | Kind::Batch(_) => {
+        LoadKind::Multiplex | LoadKind::Batch(_) => {
             let id = "00000000-0000-4000-8000-000000000000".to_owned();
-            let steps = if let Kind::Batch(steps) = kind { steps } else { 1 };
-            frame::text(multiplexed::payload(kind, 0, &vec![&id; steps], action).as_bytes())
+            let steps = if let LoadKind::Batch(steps) = kind { steps } else { 1 };
+            frame::text(multiplexed::frame_text(kind, 0, &vec![&id; steps], action).as_bytes())
         }
         // The client builds the frames.
-        Kind::Client(_) | Kind::ClientMany(_) => action.to_string().into_bytes(),
-        Kind::Http => target.post("/step", &json!({ "action": action }).to_string()),
-        Kind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),
-        Kind::List(protocol) => protocol.request(target, "tools/list", json!({})),
-        Kind::Tools => target.bare("GET", "/tools"),
+        LoadKind::Client(_) | LoadKind::ClientMany(_) => action.to_string().into_bytes(),
+        LoadKind::Http => target.post("/step", &json!({ "action": action }).to_string()),
+        LoadKind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),
+        LoadKind::List(protocol) => protocol.request(target, "tools/list", json!({})),
+        LoadKind::Tools => target.bodyless("GET", "/tools"),
     })
 }
 
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_action_becomes_the_params_of_a_call() {
-        let action: Value = serde_json::from_str(ECHO).unwrap();
+        let action: Value = serde_json::from_str(ECHO_ACTION).unwrap();
         let expected = json!({ "name": "echo_message", "arguments": { "message": "hello" } });
         assert_eq!(call_params(&action).unwrap(), expected);
         assert_eq!(call_params(&expected).unwrap(), expected);

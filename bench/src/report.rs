@@ -4,12 +4,12 @@
 
 use serde::Serialize;
 
-use crate::procfs::Cpu;
-use crate::statistics::Latency;
+use crate::procfs::CpuUsage;
+use crate::statistics::LatencySummary;
 
 /// What every load but `held` reports.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct LoadReport {
     /// The subcommand.
     pub(crate) bench: &'static str,
     /// How MCP was spoken; null where it was not.
@@ -38,18 +38,18 @@ pub(crate) struct Report {
     pub(crate) reply_bytes: Option<usize>,
     /// Good replies per second.
     pub(crate) rate: f64,
-    pub(crate) latency_us: Option<Latency>,
-    pub(crate) server: Option<Server>,
+    pub(crate) latency_us: Option<LatencySummary>,
+    pub(crate) server: Option<ServerUsage>,
     /// The load generator's own use; near 1 per thread, it is the generator that was measured.
-    pub(crate) load: Option<Cpu>,
+    pub(crate) load: Option<CpuUsage>,
 }
 
 /// The server's use of the machine in the measured time.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Server {
+pub(crate) struct ServerUsage {
     pub(crate) pid: u32,
     #[serde(flatten)]
-    pub(crate) cpu: Cpu,
+    pub(crate) cpu: CpuUsage,
     /// CPU microseconds for each good reply.
     pub(crate) cpu_us_per_request: Option<f64>,
     /// Resident memory at the end of the measured time.
@@ -58,7 +58,7 @@ pub(crate) struct Server {
 
 /// What `held` reports.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct HeldReport {
+pub(crate) struct IdleReport {
     pub(crate) bench: &'static str,
     pub(crate) url: String,
     pub(crate) sessions: usize,
@@ -77,8 +77,8 @@ pub(crate) struct HeldReport {
     pub(crate) bytes_per_session: i64,
 }
 
-impl Server {
-    pub(crate) fn new(pid: u32, cpu: Cpu, rss_bytes: u64, requests: u64) -> Self {
+impl ServerUsage {
+    pub(crate) fn new(pid: u32, cpu: CpuUsage, rss_bytes: u64, requests: u64) -> Self {
         let each = (requests > 0).then(|| round(cpu.cpu_s * 1e6 / requests as f64, 100.0));
         Self { pid, cpu, cpu_us_per_request: each, rss_bytes }
     }
@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn cpu_per_request_is_microseconds() {
-        let cpu = Cpu { cpu_s: 2.0, cpu_share: 1.0 };
-        assert_eq!(Server::new(1, cpu, 0, 300_000).cpu_us_per_request, Some(6.67));
-        assert_eq!(Server::new(1, cpu, 0, 0).cpu_us_per_request, None);
+        let cpu = CpuUsage { cpu_s: 2.0, cpu_share: 1.0 };
+        assert_eq!(ServerUsage::new(1, cpu, 0, 300_000).cpu_us_per_request, Some(6.67));
+        assert_eq!(ServerUsage::new(1, cpu, 0, 0).cpu_us_per_request, None);
     }
 }

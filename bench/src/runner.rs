@@ -15,49 +15,49 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::churn;
-use crate::mcp::Protocol;
-use crate::open::{self, Session};
-use crate::pacing::{self, Lane, Pace, Schedule, Window};
-use crate::plan::Plan;
-use crate::procfs::{self, Cpu};
-use crate::report::{Report, Server, round};
-use crate::statistics::{Recorder, Tally};
-use crate::websocket_steps::Steps;
+use crate::mcp::McpProtocol;
+use crate::open::{self, OpenSession};
+use crate::pacing::{self, DueQueue, LoadWindow, Pacer, Schedule};
+use crate::plan::LoadPlan;
+use crate::procfs::{self, CpuUsage};
+use crate::report::{LoadReport, ServerUsage, round};
+use crate::statistics::{Recorder, Statistics};
+use crate::websocket_steps::WebSocketSession;
 
 /// How long replies are waited for after the measured time.
-const GRACE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One thread of the load generator.
 #[derive(Debug)]
 struct Worker {
-    plan: Arc<Plan>,
+    plan: Arc<LoadPlan>,
     /// The number of its first session among all, and how many it has.
     first: usize,
-    share: usize,
-    tally: Arc<Mutex<Tally>>,
+    session_count: usize,
+    statistics: Arc<Mutex<Statistics>>,
 }
 
 /// A thread that runs a [`Worker`], and what starts its load.
 #[derive(Debug)]
-struct Running {
+struct WorkerHandle {
     thread: JoinHandle<anyhow::Result<()>>,
-    start: oneshot::Sender<Window>,
-    tally: Arc<Mutex<Tally>>,
+    start: oneshot::Sender<LoadWindow>,
+    statistics: Arc<Mutex<Statistics>>,
 }
 
 /// Readings at one edge of the measured time.
 #[derive(Clone, Copy, Debug)]
-struct Edge {
+struct UsageReading {
     at: Instant,
     server: Option<Duration>,
     load: Option<Duration>,
 }
 
 /// Runs the plan to its end. Blocks.
-pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
+pub(crate) fn run(plan: &LoadPlan) -> anyhow::Result<LoadReport> {
     let plan = Arc::new(plan.clone());
     if let Some(pid) = plan.pid {
-        procfs::rss(pid).context("cannot measure the server")?;
+        procfs::resident_bytes(pid).context("cannot measure the server")?;
     }
     let (opened, all_opened) = mpsc::channel();
     let workers = start(&plan, &opened)?;
@@ -67,43 +67,43 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
         let first = total(&workers)?.first_error.unwrap_or_else(|| "a thread ended".to_owned());
         return Err(anyhow!("{opened} of {} sessions could be opened: {first}", plan.sessions));
     }
-    let window = Window::new(Instant::now(), plan.warmup, plan.duration);
-    let (mut threads, mut tallies) = (Vec::new(), Vec::new());
+    let window = LoadWindow::new(Instant::now(), plan.warmup, plan.duration);
+    let (mut threads, mut thread_statistics) = (Vec::new(), Vec::new());
     for worker in workers {
         // A thread that is gone says why when it is joined.
         let _ = worker.start.send(window);
         threads.push(worker.thread);
-        tallies.push(worker.tally);
+        thread_statistics.push(worker.statistics);
     }
-    let edges = watch(&plan, window, &tallies)?;
-    let rss = plan.pid.map(procfs::rss).transpose().context("the server is gone")?;
+    let readings = measure(&plan, window, &thread_statistics)?;
+    let rss = plan.pid.map(procfs::resident_bytes).transpose().context("the server is gone")?;
     for thread in threads {
         thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
     }
-    report(&plan, opened, &merge(&tallies)?, edges, rss)
+    report(&plan, opened, &merge(&thread_statistics)?, readings, rss)
 }
 
-fn start(plan: &Arc<Plan>, opened: &mpsc::Sender<usize>) -> anyhow::Result<Vec<Running>> {
+fn start(plan: &Arc<LoadPlan>, opened: &mpsc::Sender<usize>) -> anyhow::Result<Vec<WorkerHandle>> {
     let mut workers = Vec::with_capacity(plan.threads);
     let mut first = 0;
     for index in 0..plan.threads {
-        let share = plan.sessions / plan.threads + usize::from(index < plan.sessions % plan.threads);
-        let tally = Arc::new(Mutex::new(Tally::new()?));
-        let worker = Worker { plan: plan.clone(), first, share, tally: tally.clone() };
+        let session_count = plan.sessions / plan.threads + usize::from(index < plan.sessions % plan.threads);
+        let statistics = Arc::new(Mutex::new(Statistics::new()?));
+        let worker = Worker { plan: plan.clone(), first, session_count, statistics: statistics.clone() };
         let (start, started) = oneshot::channel();
         let opened = opened.clone();
         let thread = thread::Builder::new()
             .name(format!("load-{index}"))
             .spawn(move || worker.run(&opened, started))
             .context("cannot start a thread")?;
-        workers.push(Running { thread, start, tally });
-        first += share;
+        workers.push(WorkerHandle { thread, start, statistics });
+        first += session_count;
     }
     Ok(workers)
 }
 
 impl Worker {
-    fn run(self, opened: &mpsc::Sender<usize>, started: oneshot::Receiver<Window>) -> anyhow::Result<()> {
+    fn run(self, opened: &mpsc::Sender<usize>, started: oneshot::Receiver<LoadWindow>) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -111,8 +111,9 @@ impl Worker {
             .inspect_err(|_| _ = opened.send(0))
             .context("cannot start a runtime")?;
         runtime.block_on(async {
-            let sessions = open::all(&self.plan, self.first, self.share, &self.tally).await;
-            opened.send(sessions.iter().map(Session::sessions).sum()).context("the run was given up")?;
+            let sessions =
+                open::open_sessions(&self.plan, self.first, self.session_count, &self.statistics).await;
+            opened.send(sessions.iter().map(OpenSession::sessions).sum()).context("the run was given up")?;
             // Without a window the run was given up before it began.
             let Ok(window) = started.await else { return Ok(()) };
             self.load(sessions, window).await;
@@ -120,80 +121,84 @@ impl Worker {
         })
     }
 
-    async fn load(&self, sessions: Vec<Session>, window: Window) {
+    async fn load(&self, sessions: Vec<OpenSession>, window: LoadWindow) {
         let mut tasks = JoinSet::new();
         let open_loop = self.plan.rate.is_some();
-        let lanes: Vec<_> = sessions.iter().map(|_| Arc::new(Lane::default())).collect();
-        for (session, lane) in sessions.into_iter().zip(&lanes) {
-            let pace = if open_loop { Pace::Open(window, lane.clone()) } else { Pace::Closed(window) };
-            let recorder = Recorder { tally: self.tally.clone(), window, open_loop };
-            tasks.spawn(drive(session, self.plan.clone(), pace, recorder));
+        let queues: Vec<_> = sessions.iter().map(|_| Arc::new(DueQueue::default())).collect();
+        for (session, queue) in sessions.into_iter().zip(&queues) {
+            let pacer = if open_loop { Pacer::Open(window, queue.clone()) } else { Pacer::Closed(window) };
+            let recorder = Recorder { statistics: self.statistics.clone(), window, open_loop };
+            tasks.spawn(run_session(session, self.plan.clone(), pacer, recorder));
         }
         if let Some(rate) = self.plan.rate {
             let schedule = Schedule::new(window.start, rate);
             let (first, total) = (self.first as u64, self.plan.sessions as u64);
-            tasks.spawn(async move { pacing::run(schedule, window.until, &lanes, first, total).await });
+            tasks.spawn(async move { pacing::run(schedule, window.until, &queues, first, total).await });
         }
         tasks.join_all().await;
     }
 }
 
-async fn drive(session: Session, plan: Arc<Plan>, pace: Pace, recorder: Recorder) {
-    let deadline = after(recorder.window.until, GRACE);
+async fn run_session(session: OpenSession, plan: Arc<LoadPlan>, pacer: Pacer, recorder: Recorder) {
+    let deadline = after(recorder.window.until, REPLY_TIMEOUT);
     match session {
-        Session::Ws(socket) => Steps::new(socket, &plan, pace, recorder).run(deadline).await,
-        Session::Many(many) => many.run(plan.depth, pace, recorder, deadline).await,
-        Session::Clients(clients) => clients.run(&plan, pace, recorder, deadline).await,
-        Session::Http(client) => client.run(&plan, pace, recorder, deadline).await,
-        Session::Churn => churn::run(&plan, pace, recorder, deadline).await,
+        OpenSession::Ws(socket) => WebSocketSession::new(socket, &plan, pacer, recorder).run(deadline).await,
+        OpenSession::Multiplexed(many) => many.run(plan.depth, pacer, recorder, deadline).await,
+        OpenSession::Client(clients) => clients.run(&plan, pacer, recorder, deadline).await,
+        OpenSession::Http(client) => client.run(&plan, pacer, recorder, deadline).await,
+        OpenSession::Churn => churn::run(&plan, pacer, recorder, deadline).await,
     }
 }
 
 /// Sleeps through the load and reads the processes at both edges of the measured time.
-fn watch(plan: &Plan, window: Window, tallies: &[Arc<Mutex<Tally>>]) -> anyhow::Result<[Edge; 2]> {
+fn measure(
+    plan: &LoadPlan,
+    window: LoadWindow,
+    thread_statistics: &[Arc<Mutex<Statistics>>],
+) -> anyhow::Result<[UsageReading; 2]> {
     sleep_until(window.from);
-    let before = edge(plan)?;
+    let before = read_usage(plan)?;
     if std::io::stderr().is_terminal() {
         while after(Instant::now(), Duration::from_millis(500)) < window.until {
             thread::sleep(Duration::from_millis(500));
-            progress(window, tallies);
+            progress(window, thread_statistics);
         }
     }
     sleep_until(window.until);
-    Ok([before, edge(plan)?])
+    Ok([before, read_usage(plan)?])
 }
 
 fn sleep_until(instant: Instant) {
     thread::sleep(instant.saturating_duration_since(Instant::now()));
 }
 
-fn edge(plan: &Plan) -> anyhow::Result<Edge> {
+fn read_usage(plan: &LoadPlan) -> anyhow::Result<UsageReading> {
     let server = plan.pid.map(|pid| procfs::cpu_time(&pid.to_string())).transpose();
     let load = procfs::cpu_time("self").ok();
-    Ok(Edge { at: Instant::now(), server: server.context("the server is gone")?, load })
+    Ok(UsageReading { at: Instant::now(), server: server.context("the server is gone")?, load })
 }
 
-fn progress(window: Window, tallies: &[Arc<Mutex<Tally>>]) {
-    let requests: u64 = tallies.iter().map(|tally| lock(tally).requests).sum();
+fn progress(window: LoadWindow, thread_statistics: &[Arc<Mutex<Statistics>>]) {
+    let requests: u64 = thread_statistics.iter().map(|statistics| lock(statistics).requests).sum();
     let left = window.until.saturating_duration_since(Instant::now()).as_secs_f64();
     // Progress is a courtesy; a terminal that is gone must not end the run.
     let _ = write!(std::io::stderr(), "\r{requests} requests, {left:.0} s left \r");
 }
 
 fn report(
-    plan: &Plan,
+    plan: &LoadPlan,
     opened: usize,
-    tally: &Tally,
-    [before, after]: [Edge; 2],
+    statistics: &Statistics,
+    [before, after]: [UsageReading; 2],
     rss: Option<u64>,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<LoadReport> {
     let wall = after.at - before.at;
-    let used = |from: Option<Duration>, to: Option<Duration>| Some(Cpu::between(from?, to?, wall));
+    let used = |from: Option<Duration>, to: Option<Duration>| Some(CpuUsage::between(from?, to?, wall));
     let server = used(before.server, after.server).zip(plan.pid.zip(rss));
     ensure!(!wall.is_zero(), "nothing was measured");
-    Ok(Report {
+    Ok(LoadReport {
         bench: plan.kind.name(),
-        protocol: plan.kind.protocol().map(Protocol::name),
+        protocol: plan.kind.protocol().map(McpProtocol::name),
         url: plan.url.clone(),
         mode: if plan.rate.is_some() { "open" } else { "closed" },
         sessions: plan.sessions,
@@ -204,32 +209,32 @@ fn report(
         rate_target: plan.rate,
         warmup_s: plan.warmup.as_secs_f64(),
         duration_s: plan.duration.as_secs_f64(),
-        requests: tally.requests,
-        errors: tally.errors,
-        first_error: tally.first_error.clone(),
-        unsent: tally.unsent,
+        requests: statistics.requests,
+        errors: statistics.errors,
+        first_error: statistics.first_error.clone(),
+        unsent: statistics.unsent,
         reply: plan.sample.get().map(|(reply, _)| reply.clone()),
         reply_bytes: plan.sample.get().map(|(_, bytes)| *bytes),
-        rate: round(tally.requests as f64 / plan.duration.as_secs_f64(), 10.0),
-        latency_us: tally.latency(),
-        server: server.map(|(cpu, (pid, rss))| Server::new(pid, cpu, rss, tally.requests)),
+        rate: round(statistics.requests as f64 / plan.duration.as_secs_f64(), 10.0),
+        latency_us: statistics.latency_summary(),
+        server: server.map(|(cpu, (pid, rss))| ServerUsage::new(pid, cpu, rss, statistics.requests)),
         load: used(before.load, after.load),
     })
 }
 
-fn total(workers: &[Running]) -> anyhow::Result<Tally> {
-    let tallies: Vec<_> = workers.iter().map(|worker| worker.tally.clone()).collect();
-    merge(&tallies)
+fn total(workers: &[WorkerHandle]) -> anyhow::Result<Statistics> {
+    let thread_statistics: Vec<_> = workers.iter().map(|worker| worker.statistics.clone()).collect();
+    merge(&thread_statistics)
 }
 
-fn merge(tallies: &[Arc<Mutex<Tally>>]) -> anyhow::Result<Tally> {
-    let mut whole = Tally::new()?;
-    for tally in tallies {
-        whole.add(&lock(tally))?;
+fn merge(thread_statistics: &[Arc<Mutex<Statistics>>]) -> anyhow::Result<Statistics> {
+    let mut whole = Statistics::new()?;
+    for statistics in thread_statistics {
+        whole.add(&lock(statistics))?;
     }
     Ok(whole)
 }
 
-fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(statistics: &Mutex<Statistics>) -> std::sync::MutexGuard<'_, Statistics> {
+    statistics.lock().unwrap_or_else(PoisonError::into_inner)
 }

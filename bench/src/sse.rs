@@ -8,7 +8,7 @@ use anyhow::Context;
 /// The data of the last event that has any.
 ///
 /// Data over several lines is not put together; JSON-RPC messages are written on one.
-pub(crate) fn message(stream: &[u8]) -> anyhow::Result<&[u8]> {
+pub(crate) fn last_message(stream: &[u8]) -> anyhow::Result<&[u8]> {
     stream
         .rsplit(|byte| *byte == b'\n')
         .filter_map(|line| line.strip_prefix(b"data:"))
@@ -24,7 +24,7 @@ mod tests {
     #[test]
     fn the_last_event_with_data_is_the_message() {
         let stream = b"id: 0\nretry: 3000\ndata:\n\ndata: {\"n\":1}\n\nevent: message\r\ndata:{\"n\":2}\r\nid: 1\r\n\r\n:ping\n\n";
-        assert_eq!(message(stream).unwrap(), b"{\"n\":2}");
-        assert!(message(b"id: 0\ndata:\n\n").is_err());
+        assert_eq!(last_message(stream).unwrap(), b"{\"n\":2}");
+        assert!(last_message(b"id: 0\ndata:\n\n").is_err());
     }
 }

@@ -10,14 +10,14 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::pacing::Window;
+use crate::pacing::LoadWindow;
 
 /// The longest latency that is told from longer ones, in nanoseconds: 100 s.
-const LONGEST: u64 = 100_000_000_000;
+const MAX_LATENCY_NANOS: u64 = 100_000_000_000;
 
 /// Counts and latencies, in nanoseconds to three significant digits.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Statistics {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Tally {
 
 /// Latencies in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Latency {
+pub(crate) struct LatencySummary {
     pub(crate) p50: f64,
     pub(crate) p90: f64,
     pub(crate) p99: f64,
@@ -39,15 +39,16 @@ pub(crate) struct Latency {
 /// Adds what one session sees to the tally of its thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
-    pub(crate) tally: Arc<Mutex<Tally>>,
-    pub(crate) window: Window,
+    pub(crate) statistics: Arc<Mutex<Statistics>>,
+    pub(crate) window: LoadWindow,
     /// Requests of an open loop count by when they were due, those of a closed loop by their reply.
     pub(crate) open_loop: bool,
 }
 
-impl Tally {
+impl Statistics {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let latencies = Histogram::new_with_bounds(1, LONGEST, 3).context("cannot build a histogram")?;
+        let latencies =
+            Histogram::new_with_bounds(1, MAX_LATENCY_NANOS, 3).context("cannot build a histogram")?;
         Ok(Self { requests: 0, errors: 0, first_error: None, unsent: 0, latencies })
     }
 
@@ -63,9 +64,9 @@ impl Tally {
     }
 
     /// The latencies of all requests; `None` if there were none.
-    pub(crate) fn latency(&self) -> Option<Latency> {
+    pub(crate) fn latency_summary(&self) -> Option<LatencySummary> {
         let at = |quantile| micros(self.latencies.value_at_quantile(quantile) as f64);
-        (!self.latencies.is_empty()).then(|| Latency {
+        (!self.latencies.is_empty()).then(|| LatencySummary {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
@@ -83,8 +84,8 @@ impl Tally {
         }
     }
 
-    fn latency_of(&mut self, latency: Duration) {
-        self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LONGEST));
+    fn record_latency(&mut self, latency: Duration) {
+        self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(MAX_LATENCY_NANOS));
     }
 }
 
@@ -97,10 +98,10 @@ impl Recorder {
     /// A good reply has come that answers that many requests at once.
     pub(crate) fn replies(&self, due: Instant, requests: u64) {
         let now = Instant::now();
-        if self.window.holds(if self.open_loop { due } else { now }) {
-            let mut tally = self.lock();
-            tally.requests += requests;
-            tally.latency_of(now - due);
+        if self.window.contains(if self.open_loop { due } else { now }) {
+            let mut statistics = self.lock();
+            statistics.requests += requests;
+            statistics.record_latency(now - due);
         }
     }
 
@@ -111,15 +112,15 @@ impl Recorder {
 
     /// A request was due and not sent before the end: it has waited at least that long.
     pub(crate) fn unsent(&self, due: Instant) {
-        if self.window.holds(due) {
-            let mut tally = self.lock();
-            tally.unsent += 1;
-            tally.latency_of(self.window.until - due);
+        if self.window.contains(due) {
+            let mut statistics = self.lock();
+            statistics.unsent += 1;
+            statistics.record_latency(self.window.until - due);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Statistics> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,18 +135,18 @@ mod tests {
 
     fn recorder(open_loop: bool) -> Recorder {
         let start = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
-        let window = Window::new(start, Duration::from_secs(1), Duration::from_secs(60));
-        Recorder { tally: Arc::new(Mutex::new(Tally::new().unwrap())), window, open_loop }
+        let window = LoadWindow::new(start, Duration::from_secs(1), Duration::from_secs(60));
+        Recorder { statistics: Arc::new(Mutex::new(Statistics::new().unwrap())), window, open_loop }
     }
 
     #[test]
     fn percentiles_are_microseconds() {
-        let mut tally = Tally::new().unwrap();
-        assert_eq!(tally.latency(), None);
+        let mut statistics = Statistics::new().unwrap();
+        assert_eq!(statistics.latency_summary(), None);
         for micros in 1..=1000 {
-            tally.latency_of(Duration::from_micros(micros));
+            statistics.record_latency(Duration::from_micros(micros));
         }
-        let latency = tally.latency().unwrap();
+        let latency = statistics.latency_summary().unwrap();
         let close = |value: f64, wanted: f64| (value / wanted - 1.0).abs() < 0.001;
         assert!(close(latency.p50, 500.0) && close(latency.p99, 990.0), "{latency:?}");
         assert!(close(latency.max, 1000.0) && close(latency.mean, 500.5), "{latency:?}");
@@ -165,14 +166,14 @@ mod tests {
     fn unsent_requests_show_in_the_latencies() {
         let recorder = recorder(true);
         recorder.unsent(recorder.window.from);
-        let tally = recorder.lock();
-        assert_eq!((tally.requests, tally.unsent), (0, 1));
-        assert!(tally.latency().unwrap().max >= 59_900_000.0);
+        let statistics = recorder.lock();
+        assert_eq!((statistics.requests, statistics.unsent), (0, 1));
+        assert!(statistics.latency_summary().unwrap().max >= 59_900_000.0);
     }
 
     #[test]
     fn tallies_add_up_and_keep_the_first_error() {
-        let (mut one, mut two) = (Tally::new().unwrap(), Tally::new().unwrap());
+        let (mut one, mut two) = (Statistics::new().unwrap(), Statistics::new().unwrap());
         two.error(&anyhow::anyhow!("inner").context("outer"));
         two.error(&anyhow::anyhow!("second"));
         one.add(&two).unwrap();

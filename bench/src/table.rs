@@ -4,12 +4,12 @@
 
 use std::fmt::Write;
 
-use crate::report::{HeldReport, Report};
-use crate::statistics::Latency;
+use crate::report::{IdleReport, LoadReport};
+use crate::statistics::LatencySummary;
 
 /// The table of a load.
-pub(crate) fn load(report: &Report) -> String {
-    let Report { sessions, opened, depth, duration_s, warmup_s, request_bytes, .. } = report;
+pub(crate) fn load_table(report: &LoadReport) -> String {
+    let LoadReport { sessions, opened, depth, duration_s, warmup_s, request_bytes, .. } = report;
     let mut rows = Rows::default();
     let mode = match report.rate_target {
         Some(rate) => format!("open loop at {} /s", grouped(rate)),
@@ -40,8 +40,8 @@ pub(crate) fn load(report: &Report) -> String {
 }
 
 /// The table of held sessions.
-pub(crate) fn held(report: &HeldReport) -> String {
-    let HeldReport { opened, sessions, lost, open_s, hold_s, .. } = report;
+pub(crate) fn idle_table(report: &IdleReport) -> String {
+    let IdleReport { opened, sessions, lost, open_s, hold_s, .. } = report;
     let mut rows = Rows::default();
     rows.row("bench", &format!("{} on {}", report.bench, report.url));
     rows.row("sessions", &format!("{opened} of {sessions} opened in {open_s} s, {lost} lost"));
@@ -68,8 +68,8 @@ impl Rows {
     }
 }
 
-fn latencies(latency: &Latency) -> String {
-    let Latency { p50, p90, p99, p99_9, max, mean } = latency;
+fn latencies(latency: &LatencySummary) -> String {
+    let LatencySummary { p50, p90, p99, p99_9, max, mean } = latency;
     format!("p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p99_9}  max {max}  mean {mean} us")
 }
 
@@ -93,13 +93,14 @@ fn grouped(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::Cpu;
-    use crate::report::Server;
+    use crate::procfs::CpuUsage;
+    use crate::report::ServerUsage;
 
-    fn report() -> Report {
-        let latency = Latency { p50: 530.2, p90: 600.0, p99: 990.1, p99_9: 1200.0, max: 4000.5, mean: 540.0 };
-        let cpu = Cpu { cpu_s: 2.95, cpu_share: 0.983 };
-        Report {
+    fn report() -> LoadReport {
+        let latency =
+            LatencySummary { p50: 530.2, p90: 600.0, p99: 990.1, p99_9: 1200.0, max: 4000.5, mean: 540.0 };
+        let cpu = CpuUsage { cpu_s: 2.95, cpu_share: 0.983 };
+        LoadReport {
             bench: "ws",
             protocol: None,
             url: "http://127.0.0.1:8000".to_owned(),
@@ -120,7 +121,7 @@ mod tests {
             reply_bytes: None,
             rate: 104_133.3,
             latency_us: Some(latency),
-            server: Some(Server::new(42, cpu, 13 << 20, 312_400)),
+            server: Some(ServerUsage::new(42, cpu, 13 << 20, 312_400)),
             load: None,
         }
     }
@@ -137,7 +138,7 @@ latency   p50 530.2  p90 600  p99 990.1  p99.9 1200  max 4000.5  mean 540 us
 server    2.95 s cpu (98 % of a core), 9.44 us per request, 13.0 MiB resident
 errors    0
 ";
-        assert_eq!(load(&report()), expected);
+        assert_eq!(load_table(&report()), expected);
     }
 
     #[test]
@@ -145,7 +146,7 @@ errors    0
         let mut report = report();
         (report.errors, report.unsent) = (1234, 5);
         report.first_error = Some("not an observation".to_owned());
-        let table = load(&report);
+        let table = load_table(&report);
         assert!(table.contains("unsent    5 were due and never sent\n"));
         assert!(table.ends_with("errors    1,234, the first: not an observation\n"));
     }

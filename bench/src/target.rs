@@ -61,7 +61,7 @@ impl Target {
     }
 
     /// The bytes of a request without a body.
-    pub(crate) fn bare(&self, method: &str, path: &str) -> Vec<u8> {
+    pub(crate) fn bodyless(&self, method: &str, path: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes()
     }

@@ -21,15 +21,15 @@ use crate::reply_checker::excerpt;
 use crate::target::Target;
 
 /// Room for a few replies; it grows if one is larger.
-const BUFFER: usize = 2048;
+const BUFFER_BYTES: usize = 2048;
 /// The longest answer to a handshake that is read.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Pings of the server whose pongs may wait to be sent.
-const MAX_UNSENT_PONGS: usize = 1024;
+const MAX_QUEUED_PONGS: usize = 1024;
 
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Received {
     /// A text message, which lies at this place until the next read.
     Text(Range<usize>),
     /// A close frame: no more will come.
@@ -38,64 +38,65 @@ pub(crate) enum Said {
 
 /// An open WebSocket.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct WebSocket {
     stream: TcpStream,
-    inbox: Vec<u8>,
+    read_buffer: Vec<u8>,
     /// What of `inbox` is filled and not yet taken.
     unread: Range<usize>,
-    outbox: Vec<u8>,
+    write_buffer: Vec<u8>,
     sent: usize,
     /// Pongs since `outbox` was empty last.
     pongs: usize,
 }
 
-impl Socket {
+impl WebSocket {
     /// Connects and shakes hands at `path`.
     pub(crate) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = target.connect().await?;
-        let inbox = vec![0; BUFFER];
-        let mut socket = Self { stream, inbox, unread: 0..0, outbox: Vec::new(), sent: 0, pongs: 0 };
+        let read_buffer = vec![0; BUFFER_BYTES];
+        let mut socket =
+            Self { stream, read_buffer, unread: 0..0, write_buffer: Vec::new(), sent: 0, pongs: 0 };
         let key = generate_key();
         socket.queue(&target.upgrade(path, &key));
-        socket.shake_hands(&derive_accept_key(key.as_bytes())).await?;
+        socket.handshake(&derive_accept_key(key.as_bytes())).await?;
         Ok(socket)
     }
 
     /// Puts bytes behind those that wait to be sent.
     pub(crate) fn queue(&mut self, bytes: &[u8]) {
-        self.outbox.extend_from_slice(bytes);
+        self.write_buffer.extend_from_slice(bytes);
     }
 
-    /// The payload of a message that [`Socket::next`] has just given.
-    pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
-        &self.inbox[place]
+    /// The payload of a message that [`WebSocket::next`] has just given.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.read_buffer[range]
     }
 
     /// Sends what is queued and waits until bytes have come; fails when the server has hung up.
     ///
     /// May be dropped and called again without losing anything.
-    pub(crate) async fn pump(&mut self) -> anyhow::Result<()> {
-        match self.poll_pump().await.context("the connection broke")? {
+    pub(crate) async fn flush_and_read(&mut self) -> anyhow::Result<()> {
+        match self.poll_flush_and_read().await.context("the connection broke")? {
             0 => bail!("the server hung up"),
             _ => Ok(()),
         }
     }
 
-    /// Takes the next message out of what has been read; `None` when another [`Socket::pump`] is needed.
-    pub(crate) fn next(&mut self) -> anyhow::Result<Option<Said>> {
+    /// Takes the next message out of what has been read; `None` when another [`WebSocket::flush_and_read`] is needed.
+    pub(crate) fn next(&mut self) -> anyhow::Result<Option<Received>> {
         loop {
-            let filled = &self.inbox[..self.unread.end];
+            let filled = &self.read_buffer[..self.unread.end];
             let Some(frame) = frame::read(filled, self.unread.start)? else { return Ok(None) };
             self.unread.start = frame.payload.end;
             match frame.opcode {
-                Opcode::Text => return Ok(Some(Said::Text(frame.payload))),
-                Opcode::Close => return Ok(Some(Said::Close)),
+                Opcode::Text => return Ok(Some(Received::Text(frame.payload))),
+                Opcode::Close => return Ok(Some(Received::Close)),
                 Opcode::Ping => {
                     self.pongs += 1;
-                    if self.pongs > MAX_UNSENT_PONGS {
+                    if self.pongs > MAX_QUEUED_PONGS {
                         bail!("the server pings and takes no pongs");
                     }
-                    self.outbox.extend(frame::pong(&self.inbox[frame.payload]));
+                    self.write_buffer.extend(frame::pong(&self.read_buffer[frame.payload]));
                 }
                 Opcode::Pong => {}
             }
@@ -103,13 +104,13 @@ impl Socket {
     }
 
     /// Sends one frame and waits for the message that answers it.
-    pub(crate) async fn ask(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
+    pub(crate) async fn request(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
         self.queue(frame);
         loop {
             match self.next()? {
-                Some(Said::Text(place)) => return Ok(place),
-                Some(Said::Close) => bail!("the server closed the session"),
-                None => self.pump().await?,
+                Some(Received::Text(range)) => return Ok(range),
+                Some(Received::Close) => bail!("the server closed the session"),
+                None => self.flush_and_read().await?,
             }
         }
     }
@@ -117,35 +118,35 @@ impl Socket {
     /// Ends the session as a stock client does: `close`, the server's close frame, ours, end of stream.
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.queue(&frame::text(br#"{"type":"close"}"#));
-        while self.next()? != Some(Said::Close) {
-            self.pump().await?;
+        while self.next()? != Some(Received::Close) {
+            self.flush_and_read().await?;
         }
         self.queue(&frame::close());
         // The server may hang up at once or wait for our frame; either way the stream ends.
-        while self.poll_pump().await.is_ok_and(|read| read > 0) {
+        while self.poll_flush_and_read().await.is_ok_and(|read| read > 0) {
             self.unread = 0..0;
         }
         Ok(())
     }
 
     /// Ends the socket as any WebSocket is ended: our close frame, the server's, end of stream.
-    pub(crate) async fn hang_up(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn close_handshake(mut self) -> anyhow::Result<()> {
         self.queue(&frame::close());
-        while self.poll_pump().await? > 0 {
+        while self.poll_flush_and_read().await? > 0 {
             self.unread = 0..0;
         }
         Ok(())
     }
 
-    async fn shake_hands(&mut self, accept: &str) -> anyhow::Result<()> {
+    async fn handshake(&mut self, accept: &str) -> anyhow::Result<()> {
         let length = loop {
-            match http_response::head(&self.inbox[self.unread.clone()])? {
+            match http_response::parse_head(&self.read_buffer[self.unread.clone()])? {
                 Some(head) => break head,
-                None if self.unread.len() > MAX_HEAD => bail!("the answer to the handshake has no end"),
-                None => self.pump().await.context("no answer to the handshake")?,
+                None if self.unread.len() > MAX_HEAD_BYTES => bail!("the answer to the handshake has no end"),
+                None => self.flush_and_read().await.context("no answer to the handshake")?,
             }
         };
-        let head = &self.inbox[self.unread.start..self.unread.start + length.length];
+        let head = &self.read_buffer[self.unread.start..self.unread.start + length.length];
         let text = String::from_utf8_lossy(head);
         if length.status != 101 {
             bail!("the server refused the WebSocket: {}", excerpt(head));
@@ -157,22 +158,22 @@ impl Socket {
         Ok(())
     }
 
-    async fn poll_pump(&mut self) -> io::Result<usize> {
+    async fn poll_flush_and_read(&mut self) -> io::Result<usize> {
         self.make_room();
-        let Self { stream, inbox, unread, outbox, sent, pongs } = self;
+        let Self { stream, read_buffer, unread, write_buffer, sent, pongs } = self;
         poll_fn(|cx| {
-            while *sent < outbox.len() {
-                match Pin::new(&mut *stream).poll_write(cx, &outbox[*sent..]) {
+            while *sent < write_buffer.len() {
+                match Pin::new(&mut *stream).poll_write(cx, &write_buffer[*sent..]) {
                     Poll::Ready(Ok(written)) => *sent += written,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break,
                 }
             }
-            if *sent == outbox.len() {
-                outbox.clear();
+            if *sent == write_buffer.len() {
+                write_buffer.clear();
                 (*sent, *pongs) = (0, 0);
             }
-            let mut spare = ReadBuf::new(&mut inbox[unread.end..]);
+            let mut spare = ReadBuf::new(&mut read_buffer[unread.end..]);
             match Pin::new(&mut *stream).poll_read(cx, &mut spare) {
                 Poll::Ready(Ok(())) => {
                     let read = spare.filled().len();
@@ -189,11 +190,11 @@ impl Socket {
     /// Moves what is unread to the front, and grows the buffer when it is full of one message.
     fn make_room(&mut self) {
         if self.unread.start > 0 {
-            self.inbox.copy_within(self.unread.clone(), 0);
+            self.read_buffer.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
         }
-        if self.unread.end == self.inbox.len() {
-            self.inbox.resize(self.inbox.len() * 2, 0);
+        if self.unread.end == self.read_buffer.len() {
+            self.read_buffer.resize(self.read_buffer.len() * 2, 0);
         }
     }
 }

@@ -10,33 +10,33 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use tokio::time::{timeout, timeout_at};
 
-use crate::pacing::Pace;
-use crate::plan::Plan;
-use crate::reply_checker::Checker;
+use crate::pacing::Pacer;
+use crate::plan::LoadPlan;
+use crate::reply_checker::ReplyChecker;
 use crate::statistics::Recorder;
-use crate::websocket::{Said, Socket};
+use crate::websocket::{Received, WebSocket};
 
 /// How long a session may take to close; it is not measured.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One session under load.
 #[derive(Debug)]
-pub(crate) struct Steps {
-    socket: Socket,
-    checker: Checker,
+pub(crate) struct WebSocketSession {
+    socket: WebSocket,
+    checker: ReplyChecker,
     request: Arc<[u8]>,
     depth: usize,
-    pace: Pace,
+    pacer: Pacer,
     recorder: Recorder,
     /// When the requests in flight were due, the oldest first.
-    sent: VecDeque<Instant>,
+    in_flight: VecDeque<Instant>,
 }
 
-impl Steps {
-    pub(crate) fn new(socket: Socket, plan: &Plan, pace: Pace, recorder: Recorder) -> Self {
-        let checker = Checker::new(plan.kind.expect(), plan.sample.clone());
+impl WebSocketSession {
+    pub(crate) fn new(socket: WebSocket, plan: &LoadPlan, pacer: Pacer, recorder: Recorder) -> Self {
+        let checker = ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone());
         let (request, depth) = (plan.request.clone(), plan.depth);
-        Self { socket, checker, request, depth, pace, recorder, sent: VecDeque::with_capacity(depth) }
+        Self { socket, checker, request, depth, pacer, recorder, in_flight: VecDeque::with_capacity(depth) }
     }
 
     /// Steps until the load is over and every reply is there, or until `deadline`; then closes the session.
@@ -44,42 +44,42 @@ impl Steps {
         let ended = timeout_at(deadline.into(), self.steps())
             .await
             .unwrap_or_else(|_| Err(anyhow!("no reply by the end of the load")));
-        for due in self.pace.leftover() {
+        for due in self.pacer.take_unsent() {
             self.recorder.unsent(due);
         }
         match ended {
             // How a session that has done its work closes is not what is measured here.
-            Ok(()) => drop(timeout(CLOSING, self.socket.close()).await),
-            Err(error) => (0..self.sent.len().max(1)).for_each(|_| self.recorder.error(&error)),
+            Ok(()) => drop(timeout(CLOSE_TIMEOUT, self.socket.close()).await),
+            Err(error) => (0..self.in_flight.len().max(1)).for_each(|_| self.recorder.error(&error)),
         }
     }
 
     async fn steps(&mut self) -> anyhow::Result<()> {
         loop {
-            while self.sent.len() < self.depth
-                && let Some(due) = self.pace.take()
+            while self.in_flight.len() < self.depth
+                && let Some(due) = self.pacer.next_due()
             {
                 self.socket.queue(&self.request);
-                self.sent.push_back(due);
+                self.in_flight.push_back(due);
             }
-            if self.sent.is_empty() && self.pace.over() {
+            if self.in_flight.is_empty() && self.pacer.is_over() {
                 return Ok(());
             }
-            let room = self.sent.len() < self.depth;
+            let room = self.in_flight.len() < self.depth;
             tokio::select! {
                 biased;
-                read = self.socket.pump() => read?,
-                () = self.pace.wait(), if room => {}
+                read = self.socket.flush_and_read() => read?,
+                () = self.pacer.wait_for_due(), if room => {}
             }
-            self.take_replies()?;
+            self.read_replies()?;
         }
     }
 
-    fn take_replies(&mut self) -> anyhow::Result<()> {
-        while let Some(said) = self.socket.next()? {
-            let Said::Text(place) = said else { bail!("the server closed the session") };
-            let due = self.sent.pop_front().context("a message that nobody asked for")?;
-            match self.checker.check(self.socket.bytes(place)) {
+    fn read_replies(&mut self) -> anyhow::Result<()> {
+        while let Some(message) = self.socket.next()? {
+            let Received::Text(range) = message else { bail!("the server closed the session") };
+            let due = self.in_flight.pop_front().context("a message that nobody asked for")?;
+            match self.checker.check(self.socket.bytes(range)) {
                 Ok(()) => self.recorder.reply(due),
                 Err(error) => self.recorder.error(&error),
             }
