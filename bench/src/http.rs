@@ -86,15 +86,13 @@ impl HttpConnection {
     }
 
     /// The message in that reply: its body, without chunk sizes and out of its event.
-    pub(crate) fn content(&self, reply: &HttpResponse) -> anyhow::Result<Cow<'_, [u8]>> {
-        let whole = match reply.is_plain() {
-            true => Cow::Borrowed(&self.read_buffer[reply.body.clone()]),
-            false => Cow::Owned(http_response::decode_chunked(&self.read_buffer, reply)?),
+    pub(crate) fn content(&self, response: &HttpResponse) -> anyhow::Result<Cow<'_, [u8]>> {
+        let body = if response.is_chunked() {
+            Cow::Owned(http_response::decode_chunked(&self.read_buffer, response)?)
+        } else {
+            Cow::Borrowed(&self.read_buffer[response.body.clone()])
         };
-        match (reply.head.events, &whole) {
-            (false, _) => Ok(whole),
-            (true, stream) => Ok(Cow::Owned(sse::last_message(stream)?.to_vec())),
-        }
+        if response.head.event_stream { Ok(Cow::Owned(sse::last_message(&body)?.to_vec())) } else { Ok(body) }
     }
 
     fn check(&self, reply: &HttpResponse, checker: &mut ReplyChecker) -> anyhow::Result<()> {

@@ -99,7 +99,7 @@ async fn initialize(connection: &mut HttpConnection, request: &[u8]) -> anyhow::
     if spoken != Some(McpProtocol::Stateful.name()) {
         bail!("the server speaks {spoken:?}: {}", excerpt(&content));
     }
-    let id = http_response::header(connection.bytes(), &head, "mcp-session-id");
+    let id = http_response::header(connection.bytes(), "mcp-session-id")?;
     Ok(id.context("the server made no session: `initialize` was answered without Mcp-Session-Id")?.to_owned())
 }
 

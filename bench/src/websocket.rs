@@ -139,22 +139,21 @@ impl WebSocket {
     }
 
     async fn handshake(&mut self, accept: &str) -> anyhow::Result<()> {
-        let length = loop {
+        let head = loop {
             match http_response::parse_head(&self.read_buffer[self.unread.clone()])? {
                 Some(head) => break head,
                 None if self.unread.len() > MAX_HEAD_BYTES => bail!("the answer to the handshake has no end"),
                 None => self.flush_and_read().await.context("no answer to the handshake")?,
             }
         };
-        let head = &self.read_buffer[self.unread.start..self.unread.start + length.length];
-        let text = String::from_utf8_lossy(head);
-        if length.status != 101 {
-            bail!("the server refused the WebSocket: {}", excerpt(head));
+        let response = &self.read_buffer[self.unread.clone()];
+        if head.status != 101 {
+            bail!("the server refused the WebSocket: {}", excerpt(&response[..head.length]));
         }
-        if !text.contains(accept) {
+        if http_response::header(response, "sec-websocket-accept")? != Some(accept) {
             bail!("the server answered the handshake with a wrong Sec-WebSocket-Accept");
         }
-        self.unread.start += length.length;
+        self.unread.start += head.length;
         Ok(())
     }
 
