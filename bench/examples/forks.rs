@@ -1,7 +1,7 @@
 //! What a fork costs: of a session of connect4 in the middle of a game, in process and over HTTP.
 //!
-//! Invariant: each fork is a whole session, found by its id and ended before the next is made. Prints one JSON
-//! object with medians in microseconds.
+//! Invariant: each fork is a whole session, found by its id and ended before the next is made. Prints one
+//! JSON object with medians in microseconds.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,7 @@
 //! What `from_docker_image` takes until there is a session, beside `docker run` and the first healthy reply.
 //!
-//! Invariant: both start the same image on the same daemon and take turns; removing is not measured. Prints one JSON
-//! object with milliseconds, or says what is missing.
+//! Invariant: both start the same image on the same daemon and take turns; removing is not measured. Prints
+//! one JSON object with milliseconds, or says what is missing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,8 +1,10 @@
-//! What the multiplexer adds to a tool call: over two endpoints, beside the same call straight to one of them.
+//! What the multiplexer adds to a tool call: over two endpoints, beside the same call straight to one of
+//! them.
 //!
-//! Invariant: all go over HTTP to the same server and take turns, one in flight. Straight is the connection that the
-//! multiplexer has to each endpoint, by itself; the MCP SDK's client and bytes that were built once stand beside it.
-//! What is added is counted from the faster of the two clients. Prints one JSON object with medians in microseconds.
+//! Invariant: all go over HTTP to the same server and take turns, one in flight. Straight is the connection
+//! that the multiplexer has to each endpoint, by itself; the MCP SDK's client and bytes that were built once
+//! stand beside it. What is added is counted from the faster of the two clients. Prints one JSON object with
+//! medians in microseconds.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,7 +1,7 @@
 //! What the road of a call costs: a tool called through a toolbox of many, beside the same call without one.
 //!
-//! The invariant: both do the same work in the tool and take turns, so that the difference is what the toolbox
-//! does: finding the owner among all names, policy, rate limits, the watch over panics and deadlines.
+//! The invariant: both do the same work in the tool and take turns, so that the difference is what the
+//! toolbox does: finding the owner among all names, policy, rate limits, the watch over panics and deadlines.
 //!
 //! Run it with `cargo run --profile dist -p oxenv-bench --example road`; it prints one JSON object.
 

@@ -1,6 +1,6 @@
-//! The bare HTTP responder: axum and serde_json, and nothing between them.
+//! The bare HTTP responder: axum and serde_json.
 //!
-//! Every request is answered with 200, or with 400 where its JSON is not the one that is measured.
+//! The status is 200, or 400 if the JSON is not that of the measured requests.
 
 use std::io;
 
@@ -14,32 +14,32 @@ use tokio::net::TcpListener;
 
 use crate::payload::{self, Call, StepBody};
 
-/// What answers a call at `/mcp`, in one of its spellings.
-type Speller = fn(&Call<'_>) -> serde_json::Result<String>;
+/// Formats the reply to a call at `/mcp`.
+type ReplyFormat = fn(&Call<'_>) -> serde_json::Result<String>;
 
-/// The doors of OpenEnv.
+/// `POST /step`, and `POST /mcp` in OpenEnv's dialect.
 pub(crate) fn dialect() -> Router {
-    mcp_spelled(payload::result).route("/step", post(async |body: Bytes| json(step(&body))))
+    mcp_router(payload::result).route("/step", post(async |body: Bytes| json(step(&body))))
 }
 
-/// The door of MCP 2026-07-28.
+/// `POST /mcp` of MCP 2026-07-28.
 pub(crate) fn mcp() -> Router {
-    mcp_spelled(payload::mcp_result)
+    mcp_router(payload::mcp_result)
 }
 
 /// Answers every connection until the process is ended.
 pub(crate) async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
-        // Without it replies would wait for acknowledgements; a socket that refuses it still works.
+        // An error is ignored: replies are only slower without TCP_NODELAY.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router).await
 }
 
-fn mcp_spelled(spell: Speller) -> Router {
+fn mcp_router(format: ReplyFormat) -> Router {
     Router::new()
         .route("/health", get(async || json(Ok(r#"{"status":"healthy"}"#.to_owned()))))
-        .route("/mcp", post(async move |body: Bytes| json(call(&body, spell))))
+        .route("/mcp", post(async move |body: Bytes| json(call(&body, format))))
 }
 
 fn step(body: &[u8]) -> serde_json::Result<String> {
@@ -47,14 +47,14 @@ fn step(body: &[u8]) -> serde_json::Result<String> {
     payload::step(&request.action)
 }
 
-fn call(body: &[u8], spell: Speller) -> serde_json::Result<String> {
+fn call(body: &[u8], format: ReplyFormat) -> serde_json::Result<String> {
     let request: Call<'_> = serde_json::from_slice(body)?;
     if request.method != "tools/call" {
         return Ok(
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"Method not found"}}"#.to_owned()
         );
     }
-    spell(&request)
+    format(&request)
 }
 
 fn json(reply: serde_json::Result<String>) -> Response {
