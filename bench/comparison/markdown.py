@@ -98,7 +98,7 @@ def load_bound(run: Run, server: str, measure: str) -> bool:
 
 
 def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[str, Table]]:
-    apart = {"start", "held", "held-10k", *BESIDE, *ALONE}
+    apart = {"start", "idle", "idle-10k", *BESIDE, *ALONE}
     loads = [measure for measure in wanted if measure.name not in apart]
     chosen = {measure.name: measure for measure in wanted}
     made = [("Targets", judged_table(judged))]
@@ -115,10 +115,10 @@ def tables(run: Run, judged: list[Judged], wanted: list[Measure]) -> list[tuple[
     if start := chosen.get("start"):
         made.append(("Start, ms from spawn to the first healthy reply", figures_table(run, [start], "start_ms")))
         made.append(("Resident memory after the start, bytes", figures_table(run, [start], "rss_bytes")))
-    if held := chosen.get("held"):
-        made.append(("Memory of a held idle session, bytes", figures_table(run, [held], "bytes_per_session")))
-    if many := chosen.get("held-10k"):
-        made.append(("Resident memory with 10,000 held sessions, bytes", figures_table(run, [many], "rss_held_bytes")))
+    if idle := chosen.get("idle"):
+        made.append(("Memory of an idle session, bytes", figures_table(run, [idle], "bytes_per_session")))
+    if many := chosen.get("idle-10k"):
+        made.append(("Resident memory with 10,000 idle sessions, bytes", figures_table(run, [many], "rss_idle_bytes")))
     made += [(f"{chosen[name].title}: what each does", beside_table(run, name)) for name in BESIDE if name in chosen]
     made += [(title, alone_table(run, name, rows)) for name, (title, rows) in ALONE.items() if name in chosen]
     return made
@@ -215,7 +215,7 @@ def method(args: argparse.Namespace) -> str:
         "- `from_fleet` is timed until the tools are connected, against a simulator that holds each creation for 250 ms, "
         "which is taken away. `from_docker_image` is timed until there is a session, in turns with `docker run` of the "
         "same image up to the first healthy reply, asked for every millisecond.",
-        "- A held session is one that is connected, reset and idle. Its memory is the growth of the server's "
+        "- An idle session is connected and reset. Its memory is the growth of the server's "
         "resident set: 2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one session "
         "before. Memory that the kernel holds for sockets is not in it. KB are 1,000 bytes.",
         "- The start is timed from before the process is spawned (through `taskset`) to the reply of `GET /health`, "

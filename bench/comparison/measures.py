@@ -41,8 +41,8 @@ HANDSHAKE = ("mcp", "--protocol", "2025-11-25")
 # What needs a fresh server comes first: memory that an earlier load has left free would hide what a session costs.
 MEASURES = [
     Measure("start", "start", 0, "start to first healthy reply"),
-    Measure("held", "held", 0, "held idle session"),
-    Measure("held-10k", "held-10k", 0, "10,000 held idle sessions", ("held",)),
+    Measure("idle", "idle", 0, "idle session"),
+    Measure("idle-10k", "idle-10k", 0, "10,000 idle sessions", ("idle",)),
     Measure("ws-1", "ws", 1, "`/ws` step, 1 session"),
     Measure("ws-16", "ws", 16, "`/ws` step, 16 sessions"),
     Measure("ws-64", "ws", 64, "`/ws` step, 64 sessions"),
@@ -84,11 +84,11 @@ class Load:
         flags = running.server.flags
         command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, *flags, "--json"]
         command += ["--url", running.url, "--pid", str(running.process.pid), "--duration", str(self.seconds)]
-        if load == ("held",):
-            command += ["--sessions", str(running.server.held_sessions)]
+        if load == ("idle",):
+            command += ["--sessions", str(running.server.idle_sessions)]
         else:
             command += ["--sessions", str(measure.sessions), "--warmup", str(WARMUP_S)]
-        if load != ("held",) and measure.kind != "list":
+        if load != ("idle",) and measure.kind != "list":
             command += ["--message", compact(TYPED if running.server.typed else ECHO)]
         return self.reported(command)
 

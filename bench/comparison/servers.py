@@ -38,7 +38,7 @@ class Server:
     does: frozenset[str]
     """The kinds of measurements that it takes part in."""
     has_health: bool = True
-    held_sessions: int = 256
+    idle_sessions: int = 256
     typed: bool = False
     tools: int = 0
     """How many tools it must list before it is measured: servers of tools start in their own time."""
@@ -92,12 +92,12 @@ def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
         manifests / "many.yaml",
         [(f"set{number}", [rmcp, "stdio", str(TOOLS_EACH), f"set{number}"]) for number in range(TOOLSETS)],
     )
-    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    every = frozenset({"ws", "churn", "idle", "http", "mcp", "start"})
     proxy = frozenset({"proxy"})
     return [
         Server("oxenv", [*oxenv, "echo", "--max-sessions", "4096"], every | {"mcp-2026", "mcp-2025"},
-               held_sessions=2000),
-        Server("oxenv", [*oxenv, "echo", "--max-sessions", "12000"], frozenset({"held-10k"}), held_sessions=10_000),
+               idle_sessions=2000),
+        Server("oxenv", [*oxenv, "echo", "--max-sessions", "12000"], frozenset({"idle-10k"}), idle_sessions=10_000),
         Server("oxenv", [*oxenv, "echo"], frozenset({"hooks"})),
         Server("oxenv-recording", [*oxenv, "echo", "--record", "record"], frozenset({"hooks"})),
         Server("oxenv-metrics", [*oxenv, "echo", "--metrics"], frozenset({"hooks"})),
@@ -109,8 +109,8 @@ def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
         Program("oxenv", [str(facts.binaries / "examples" / "road")], frozenset({"road"})),
         *(Program("oxenv", [str(facts.binaries / "examples" / name)], frozenset({name}))
           for name in ("forks", "multiplexer", "from_fleet", "from_docker_image")),
-        Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
-               has_health=False, held_sessions=2000),
+        Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "idle"}),
+               has_health=False, idle_sessions=2000),
         Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),
         Server("bare", [bare, "mcp", "--port", "{port}"], frozenset({"mcp-2026"})),
         Server("bare", [rmcp, "forward", "{port}", rmcp, "stdio"], proxy),
@@ -123,7 +123,7 @@ def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
 
 
 def python_servers(root: Path, facts: Facts) -> list[Server]:
-    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    every = frozenset({"ws", "churn", "idle", "http", "mcp", "start"})
     kinds = {
         "fastmcp": ("fastmcp_echo.py", frozenset({"mcp-2026"})),
         "openenv-echo": ("echo_tools.py", every),

@@ -94,7 +94,7 @@ def session_targets() -> list[Target]:
         Target(f"{recording} --metrics, {metrics}", "hooks", RATE, "oxenv", at_least=0.97, of="oxenv-metrics"),
         Target("a fork of a native session, in process", "forks", ("in_process_us",), None, at_most=20, unit=" µs"),
         Target("a fork of a native session, over HTTP", "forks", ("http_us",), None, at_most=300, unit=" µs"),
-        Target("10,000 held sessions, the server's memory", "held-10k", ("rss_held_bytes",), None, at_most=320_000_000,
+        Target("10,000 idle sessions, the server's memory", "idle-10k", ("rss_idle_bytes",), None, at_most=320_000_000,
                unit=" bytes"),
     ]
 
@@ -127,7 +127,7 @@ TARGETS = [
     Target("`POST /step`, CPU per request, of bare axum + serde_json", "http", CPU, "bare", at_most=1.3),
     Target("connect + reset + step + close, of openenv 0.10.0 typed", "churn", RATE, "openenv-typed", at_least=15),
     Target("connect + reset + step + close, of openenv 0.10.0 echo", "churn", RATE, "openenv-echo", at_least=150),
-    Target("a held idle session", "held", ("bytes_per_session",), None, at_most=32_000, unit=" bytes"),
+    Target("an idle session", "idle", ("bytes_per_session",), None, at_most=32_000, unit=" bytes"),
     Target("start to first healthy reply", "start", ("start_ms",), None, at_most=30, unit=" ms"),
     *call_targets(),
     *proxy_targets(),

@@ -1,7 +1,7 @@
-//! Short sessions: connect, reset, step, close, again and again.
+//! Short sessions: connect, reset, step and close, repeatedly.
 //!
-//! The invariant: an iteration ends when the server has ended the connection, so its clean-up is measured
-//! too and sessions cannot pile up behind the figures.
+//! Invariant: an iteration ends when the server has closed the connection, so the server's clean-up is
+//! measured too.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::plan::LoadPlan;
 use crate::reply_checker::ReplyChecker;
 use crate::statistics::Recorder;
 
-/// Runs short sessions until the load is over and the last has ended, or until `deadline`.
+/// Runs short sessions one after the other until the load is over, at most until `deadline`.
 pub(crate) async fn run(plan: &LoadPlan, pacer: Pacer, recorder: Recorder, deadline: Instant) {
     if timeout_at(deadline.into(), sessions(plan, &pacer, &recorder)).await.is_err() {
         recorder.error(&anyhow!("a session did not end by the end of the load"));
@@ -27,7 +27,7 @@ pub(crate) async fn run(plan: &LoadPlan, pacer: Pacer, recorder: Recorder, deadl
 }
 
 async fn sessions(plan: &LoadPlan, pacer: &Pacer, recorder: &Recorder) {
-    let mut checker = ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone());
+    let mut checker = ReplyChecker::new(plan.kind.expected_reply(), plan.first_reply.clone());
     let reset = frame::text(open::RESET_MESSAGE);
     while let Some(due) = pacer.next().await {
         match session(plan, &reset, &mut checker).await {
@@ -42,7 +42,7 @@ async fn sessions(plan: &LoadPlan, pacer: &Pacer, recorder: &Recorder) {
 
 async fn session(plan: &LoadPlan, reset: &[u8], checker: &mut ReplyChecker) -> anyhow::Result<()> {
     let mut socket = open::websocket_session(&plan.target, reset).await?;
-    let reply = socket.request(&plan.request).await.context("no answer to the step")?;
+    let reply = socket.request(&plan.request).await.context("no reply to the step")?;
     checker.check(socket.bytes(reply))?;
     socket.close().await.context("the session did not close")
 }

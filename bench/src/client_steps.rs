@@ -1,7 +1,6 @@
-//! Steps through the Rust client, as the raw sockets take them, so that what the client costs shows.
+//! Steps through the Rust client, to compare it with raw sockets.
 //!
-//! The invariant: the same action, the same number in flight and the same check of what comes back as with raw
-//! sockets; only the frames are the client's own.
+//! Invariant: action, number of requests in flight and check of the replies are those of the raw sockets.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,10 +17,10 @@ use crate::plan::{LoadKind, LoadPlan};
 use crate::reply_checker::ReplyChecker;
 use crate::statistics::Recorder;
 
-/// What the client is to speak.
+/// The protocol that the client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ClientProtocol {
-    /// What the server offers
+    /// The best one that the server offers
     Auto,
     /// The stock dialect
     Stock,
@@ -29,13 +28,13 @@ pub(crate) enum ClientProtocol {
     Http,
 }
 
-/// Sessions of the client: one, or all those of a connection.
+/// One session of the client, or all sessions of a connection.
 pub(crate) struct ClientSessions {
     clients: Vec<Arc<EnvClient>>,
     action: RawJson,
 }
 
-/// Opens and resets a session on a socket of its own.
+/// Opens and resets one session on a connection of its own.
 pub(crate) async fn open(plan: &LoadPlan, protocol: ClientProtocol) -> anyhow::Result<ClientSessions> {
     let protocol = match protocol {
         ClientProtocol::Auto => Protocol::Auto,
@@ -47,7 +46,7 @@ pub(crate) async fn open(plan: &LoadPlan, protocol: ClientProtocol) -> anyhow::R
     ClientSessions::new(plan, vec![client]).await
 }
 
-/// Opens and resets that many sessions on one connection.
+/// Opens and resets `sessions` sessions on one connection.
 pub(crate) async fn open_shared(plan: &LoadPlan, sessions: usize) -> anyhow::Result<ClientSessions> {
     let connection = Connection::connect(&plan.url, &options(plan)).await?;
     let mut clients = Vec::with_capacity(sessions);
@@ -76,25 +75,25 @@ impl ClientSessions {
         self.clients.len()
     }
 
-    /// Steps until the load is over and the last reply is there, or until `deadline`.
+    /// Steps until the load is over and every reply has arrived, at most until `deadline`.
     pub(crate) async fn run(self, plan: &LoadPlan, pacer: Pacer, recorder: Recorder, deadline: Instant) {
         let steps_per_frame = if let LoadKind::ClientMany(steps) = plan.kind { steps } else { 1 };
-        // A batch of more steps than there are sessions goes round them.
-        let round: Vec<_> =
+        // A batch with more steps than there are sessions steps some of them more than once.
+        let stepped: Vec<_> =
             self.clients.iter().cycle().take(steps_per_frame.max(self.clients.len())).collect();
         let mut loops = JoinSet::new();
         for clients in
-            round.chunks(steps_per_frame).flat_map(|clients| std::iter::repeat_n(clients, plan.depth))
+            stepped.chunks(steps_per_frame).flat_map(|clients| std::iter::repeat_n(clients, plan.depth))
         {
             let request_loop = RequestLoop {
                 clients: clients.iter().copied().cloned().collect(),
                 action: self.action.clone(),
-                checker: ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone()),
+                checker: ReplyChecker::new(plan.kind.expected_reply(), plan.first_reply.clone()),
             };
             loops.spawn(request_loop.run(pacer.clone(), recorder.clone()));
         }
-        let over = async { while loops.join_next().await.is_some() {} };
-        if timeout_at(deadline.into(), over).await.is_err() {
+        let finished = async { while loops.join_next().await.is_some() {} };
+        if timeout_at(deadline.into(), finished).await.is_err() {
             recorder.error(&anyhow!("no reply by the end of the load"));
         }
         for due in pacer.take_unsent() {
@@ -103,7 +102,7 @@ impl ClientSessions {
     }
 }
 
-/// One request in flight: a step, or a batch of one for each of the sessions.
+/// One request in flight: a step, or a batch with one step for each of its sessions.
 struct RequestLoop {
     clients: Vec<Arc<EnvClient>>,
     action: RawJson,
@@ -117,7 +116,7 @@ impl RequestLoop {
                 Ok(()) => recorder.replies(due, self.clients.len() as u64),
                 Err(error) => {
                     recorder.error(&error);
-                    // One that is gone for good would fail as fast as it can be asked.
+                    // A client whose server is gone fails at once, each time.
                     tokio::time::sleep(crate::http::RETRY_PAUSE).await;
                 }
             }

@@ -1,7 +1,7 @@
-//! Requests on one kept-alive HTTP connection.
+//! Requests on one keep-alive HTTP connection.
 //!
-//! The invariant: one request is in flight at a time, and a connection that fails or that the server ends is
-//! opened again, which is counted as an error unless the server had said so.
+//! Invariant: one request is in flight at a time. A connection that fails is opened again and the failure
+//! counts as an error; one that the server closes with `Connection: close` is opened again without an error.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,28 +20,28 @@ use crate::sse;
 use crate::statistics::Recorder;
 use crate::target::Target;
 
-/// Room for a few replies; it grows if one is larger.
+/// Initial size of the read buffer; it grows for a larger response.
 const BUFFER_BYTES: usize = 4096;
-/// The longest reply that is read.
+/// Maximum length of a response.
 const MAX_RESPONSE_BYTES: usize = 100 << 20;
 
-/// A pause after a failure, so that a server that is gone is not flooded and the count of errors says something.
+/// Pause after a failure, so that a server that is gone is not flooded with connections.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long the end of a session may take; it is not measured.
+/// Maximum time for closing a session; it is not measured.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One client under load: its connection and what it asks, again and again.
+/// A connection and the request that is sent on it repeatedly.
 #[derive(Debug)]
 pub(crate) struct HttpSession {
-    /// `None` where the last one could not be used again.
+    /// `None` after a failure or `Connection: close`.
     connection: Option<HttpConnection>,
     request: Arc<[u8]>,
-    /// What ends its session.
+    /// Sent after the load, to end an MCP session.
     closing_request: Option<Vec<u8>>,
 }
 
-/// A connection and what it has read.
+/// A connection and its read buffer.
 #[derive(Debug)]
 pub(crate) struct HttpConnection {
     stream: TcpStream,
@@ -54,38 +54,35 @@ impl HttpConnection {
         Ok(Self { stream: target.connect().await?, read_buffer: vec![0; BUFFER_BYTES], filled: 0 })
     }
 
-    /// Sends a request and waits for its whole reply, whose body lies in the inbox.
+    /// Sends a request and waits for the response, whose body stays in the read buffer.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<HttpResponse> {
         self.filled = 0;
-        self.stream.write_all(request).await.context("the connection broke")?;
+        self.stream.write_all(request).await.context("the connection failed")?;
         loop {
             if self.filled == self.read_buffer.len() {
                 if self.filled > MAX_RESPONSE_BYTES {
-                    bail!("the server sent a reply of more than {MAX_RESPONSE_BYTES} bytes");
+                    bail!("the server sent a response of more than {MAX_RESPONSE_BYTES} bytes");
                 }
                 self.read_buffer.resize(self.read_buffer.len() * 2, 0);
             }
-            match self
-                .stream
-                .read(&mut self.read_buffer[self.filled..])
-                .await
-                .context("the connection broke")?
-            {
-                0 => bail!("the server hung up"),
-                read => self.filled += read,
+            let free = &mut self.read_buffer[self.filled..];
+            let read = self.stream.read(free).await.context("the connection failed")?;
+            if read == 0 {
+                bail!("the server closed the connection");
             }
-            if let Some(reply) = http_response::parse(&self.read_buffer[..self.filled])? {
-                return Ok(reply);
+            self.filled += read;
+            if let Some(response) = http_response::parse(&self.read_buffer[..self.filled])? {
+                return Ok(response);
             }
         }
     }
 
-    /// What was read last: the reply that `exchange` gave.
+    /// The bytes of the last response.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.read_buffer[..self.filled]
     }
 
-    /// The message in that reply: its body, without chunk sizes and out of its event.
+    /// The message in the last response: its body without chunk sizes, or the data of its last event.
     pub(crate) fn content(&self, response: &HttpResponse) -> anyhow::Result<Cow<'_, [u8]>> {
         let body = if response.is_chunked() {
             Cow::Owned(http_response::decode_chunked(&self.read_buffer, response)?)
@@ -95,10 +92,10 @@ impl HttpConnection {
         if response.head.event_stream { Ok(Cow::Owned(sse::last_message(&body)?.to_vec())) } else { Ok(body) }
     }
 
-    fn check(&self, reply: &HttpResponse, checker: &mut ReplyChecker) -> anyhow::Result<()> {
-        let content = self.content(reply)?;
-        if reply.head.status != 200 {
-            bail!("HTTP {}: {}", reply.head.status, excerpt(&content));
+    fn check(&self, response: &HttpResponse, checker: &mut ReplyChecker) -> anyhow::Result<()> {
+        let content = self.content(response)?;
+        if response.head.status != 200 {
+            bail!("HTTP {}: {}", response.head.status, excerpt(&content));
         }
         checker.check(&content)
     }
@@ -109,27 +106,27 @@ impl HttpSession {
         Self { connection: Some(connection), request, closing_request: None }
     }
 
-    /// Sends one more request at the end, whose reply does not matter.
+    /// Sends one more request after the load and ignores its response.
     pub(crate) fn with_closing_request(self, closing_request: Vec<u8>) -> Self {
         Self { closing_request: Some(closing_request), ..self }
     }
 
-    /// Sends requests until the load is over and the last reply is there, or until `deadline`.
+    /// Sends requests until the load is over and the last response has arrived, at most until `deadline`.
     pub(crate) async fn run(mut self, plan: &LoadPlan, pacer: Pacer, recorder: Recorder, deadline: Instant) {
-        if timeout_at(deadline.into(), self.requests(plan, &pacer, &recorder)).await.is_err() {
+        if timeout_at(deadline.into(), self.send_requests(plan, &pacer, &recorder)).await.is_err() {
             recorder.error(&anyhow!("no reply by the end of the load"));
         }
         for due in pacer.take_unsent() {
             recorder.unsent(due);
         }
         if let (Some(mut connection), Some(closing_request)) = (self.connection, self.closing_request) {
-            // How a session that has done its work ends is not what is measured here.
+            // Closing a session is not measured, so its failure is not reported.
             drop(timeout(CLOSE_TIMEOUT, connection.exchange(&closing_request)).await);
         }
     }
 
-    async fn requests(&mut self, plan: &LoadPlan, pacer: &Pacer, recorder: &Recorder) {
-        let mut checker = ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone());
+    async fn send_requests(&mut self, plan: &LoadPlan, pacer: &Pacer, recorder: &Recorder) {
+        let mut checker = ReplyChecker::new(plan.kind.expected_reply(), plan.first_reply.clone());
         while let Some(due) = pacer.next().await {
             match self.request(&plan.target, &mut checker).await {
                 Ok(()) => recorder.reply(due),
@@ -143,15 +140,15 @@ impl HttpSession {
         }
     }
 
-    /// One request, on a new connection where the last cannot be used again.
+    /// Sends one request, on a new connection if there is none.
     async fn request(&mut self, target: &Target, checker: &mut ReplyChecker) -> anyhow::Result<()> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => HttpConnection::open(target).await?,
         };
-        let reply = connection.exchange(&self.request).await?;
-        let checked = connection.check(&reply, checker);
-        if reply.head.keep_alive {
+        let response = connection.exchange(&self.request).await?;
+        let checked = connection.check(&response, checker);
+        if response.head.keep_alive {
             self.connection = Some(connection);
         }
         checked

@@ -1,6 +1,7 @@
 //! Parsing an HTTP/1.1 response in a read buffer, with `httparse`.
 //!
-//! Invariant: nothing is copied and nothing waits. A response is complete or it is not, and then the caller reads on.
+//! Invariant: nothing is copied and nothing waits. A response is complete or it is not, and then the caller
+//! reads on.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;

@@ -1,7 +1,8 @@
-//! Held sessions: what an open, idle session costs the server in memory.
+//! The server's memory per idle session.
 //!
-//! The invariant: one session is opened and closed before the first reading, so what a server sets up once
-//! is not charged to the sessions. Memory that the kernel holds for sockets is in no process's figure.
+//! Invariant: one session is opened and closed before the first reading, so that memory which the server
+//! allocates only once is not counted. The kernel's memory for sockets belongs to no process and is not
+//! counted either.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +13,21 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::IdleArgs;
 use crate::frame;
-use crate::open::{self, RESET_MESSAGE};
+use crate::open::{self, Opened, RESET_MESSAGE};
 use crate::procfs;
 use crate::report::{IdleReport, round};
 use crate::target::Target;
 use crate::websocket::WebSocket;
 
-/// How long the server is left alone before its memory is read the first time.
+/// Time between that first session and the first reading.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
 
-/// How long a session may take to close; it is not measured.
+/// Maximum time for closing a session; it is not measured.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the sessions, holds them and reads the server's memory before and at the end.
+/// Reads the server's memory, opens the sessions, leaves them idle and reads the memory again.
 pub(crate) async fn run(args: &IdleArgs) -> anyhow::Result<IdleReport> {
-    let pid = args.server.pid.context("held needs --pid: it reads the server's memory")?;
+    let pid = args.server.pid.context("idle needs --pid: it reads the server's memory")?;
     let target = Target::parse(&args.server.url, &args.server.headers)?;
     procfs::resident_bytes(pid).context("cannot measure the server")?;
     let first = open::within_timeout(open::websocket_session(&target, &frame::text(RESET_MESSAGE))).await?;
@@ -35,39 +36,39 @@ pub(crate) async fn run(args: &IdleArgs) -> anyhow::Result<IdleReport> {
     let before = procfs::resident_bytes(pid)?;
 
     let began = Instant::now();
-    let (sockets, mut errors) = open_all(&target, args.sessions.get()).await;
-    let (open_s, opened) = (began.elapsed().as_secs_f64(), sockets.len());
-    ensure!(opened > 0, "no session could be opened: {}", first_of(&errors).unwrap_or_default());
+    let Opened { sessions, mut errors } = open_all(&target, args.sessions.get()).await;
+    let (open_s, opened) = (began.elapsed().as_secs_f64(), sessions.len());
+    ensure!(opened > 0, "no session could be opened: {}", first_error(&errors).unwrap_or_default());
 
     let (stop, _) = watch::channel(false);
-    let mut holding = JoinSet::new();
-    for socket in sockets {
-        holding.spawn(hold(socket, stop.subscribe()));
+    let mut tasks = JoinSet::new();
+    for socket in sessions {
+        tasks.spawn(stay_idle(socket, stop.subscribe()));
     }
     sleep(args.duration).await;
-    let held = procfs::resident_bytes(pid).context("the server is gone")?;
+    let idle = procfs::resident_bytes(pid).context("the server is gone")?;
     stop.send_replace(true);
-    let ended = holding.join_all().await;
-    let lost = ended.iter().filter(|ended| ended.is_err()).count();
-    errors.extend(ended.into_iter().filter_map(Result::err));
+    let results = tasks.join_all().await;
+    let lost = results.iter().filter(|result| result.is_err()).count();
+    errors.extend(results.into_iter().filter_map(Result::err));
     Ok(IdleReport {
-        bench: "held",
+        bench: "idle",
         url: args.server.url.clone(),
         sessions: args.sessions.get(),
         opened,
         lost,
         errors: errors.len() as u64,
-        first_error: first_of(&errors),
+        first_error: first_error(&errors),
         open_s: round(open_s, 1000.0),
-        hold_s: args.duration.as_secs_f64(),
+        idle_s: args.duration.as_secs_f64(),
         pid,
         rss_before_bytes: before,
-        rss_held_bytes: held,
-        bytes_per_session: (held as i64 - before as i64) / opened as i64,
+        rss_idle_bytes: idle,
+        bytes_per_session: (idle as i64 - before as i64) / opened as i64,
     })
 }
 
-async fn open_all(target: &Target, sessions: usize) -> (Vec<WebSocket>, Vec<anyhow::Error>) {
+async fn open_all(target: &Target, sessions: usize) -> Opened<WebSocket> {
     open::open_concurrently((0..sessions).map(|_| {
         let target = target.clone();
         async move { open::websocket_session(&target, &frame::text(RESET_MESSAGE)).await }
@@ -75,20 +76,20 @@ async fn open_all(target: &Target, sessions: usize) -> (Vec<WebSocket>, Vec<anyh
     .await
 }
 
-fn first_of(errors: &[anyhow::Error]) -> Option<String> {
+fn first_error(errors: &[anyhow::Error]) -> Option<String> {
     errors.first().map(|error| format!("{error:#}"))
 }
 
-/// Answers pings until told to stop, then closes the session; fails if the server ended it first.
-async fn hold(mut socket: WebSocket, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+/// Answers pings until `stop`, then closes the session; fails if the server ends the session first.
+async fn stay_idle(mut socket: WebSocket, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     loop {
         if let Some(message) = socket.next()? {
-            bail!("the server ended or spoke on an idle session: {message:?}");
+            bail!("the server sent a message on an idle session: {message:?}");
         }
         tokio::select! {
-            read = socket.flush_and_read() => read.context("a held session was lost")?,
+            read = socket.flush_and_read() => read.context("an idle session was lost")?,
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
-    timeout(CLOSE_TIMEOUT, socket.close()).await.map_err(|_| anyhow!("a held session did not close"))?
+    timeout(CLOSE_TIMEOUT, socket.close()).await.map_err(|_| anyhow!("an idle session did not close"))?
 }

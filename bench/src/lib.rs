@@ -1,9 +1,10 @@
-//! What `oxenv bench` runs: load for the doors of an OpenEnv server, and what came of it.
+//! The load generator of `oxenv bench`. Entry point: [`run`].
 //!
-//! The invariant: the generator must stay lighter than what it measures, so each request is bytes that
-//! were built once, replies are compared before they are parsed, and one thread drives every session.
-//! It speaks the stock wire and MCP, so the same command measures any OpenEnv server and any MCP server; only
-//! many sessions on one socket need a server that knows oxenv.1.
+//! It measures any OpenEnv server and any MCP server; only many sessions on one socket need a server that
+//! speaks `oxenv.1`.
+//!
+//! Invariant: the generator must cost less than the server. Each request is built once, a reply that equals
+//! the last one is not parsed again, and a thread shares nothing with others while the load runs.
 
 mod args;
 mod churn;
@@ -40,14 +41,15 @@ use plan::{LoadKind, LoadPlan};
 
 /// Runs one measurement and prints its report on stdout.
 ///
-/// Fails if the arguments do not make sense, if no session can be opened, or if no request succeeded; a run
-/// in which only some requests failed succeeds, and its report says how many and why the first one did.
+/// # Errors
+/// If the arguments contradict each other, no session can be opened, or no request succeeds. If only some
+/// requests fail, the run succeeds; the report has their number and the first error.
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let json = args.json();
     let plan = match args.load {
         LoadCommand::Ws { steps, depth, batch, multiplex, client } => {
-            let many = batch.map(std::num::NonZero::get).or(multiplex.then_some(1));
-            let kind = match (client, many) {
+            let steps_per_frame = batch.map(std::num::NonZero::get).or(multiplex.then_some(1));
+            let kind = match (client, steps_per_frame) {
                 (Some(_), Some(steps)) => LoadKind::ClientMany(steps),
                 (Some(protocol), None) => LoadKind::Client(protocol),
                 (None, Some(_)) if multiplex => LoadKind::Multiplex,
@@ -65,24 +67,25 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         }
         LoadCommand::Tools(load) => LoadPlan::new(LoadKind::Tools, load, &Value::Null)?,
         LoadCommand::Churn(steps) => LoadPlan::with_action(LoadKind::Churn, steps)?,
-        LoadCommand::Held(held) => {
-            let report = idle::run(&held).await?;
+        LoadCommand::Idle(args) => {
+            let report = idle::run(&args).await?;
             return print(json, &report, table::idle_table);
         }
     };
-    // The load has runtimes of its own, one per thread, so the caller's must not be blocked meanwhile.
-    let report =
-        tokio::task::spawn_blocking(move || runner::run(&plan)).await.context("the load panicked")??;
+    // The load has runtimes of its own, one per thread; the caller's must not be blocked meanwhile.
+    let report = tokio::task::spawn_blocking(move || runner::run(&plan))
+        .await
+        .context("the load generator panicked")??;
     print(json, &report, table::load_table)?;
     anyhow::ensure!(
         report.requests > 0,
         "no request succeeded: {}",
-        report.first_error.as_deref().unwrap_or("no reply came within the measured time")
+        report.first_error.as_deref().unwrap_or("no reply arrived during the measurement")
     );
     Ok(())
 }
 
-/// Writes the report as one line of JSON or as a table.
+/// Prints the report as one line of JSON or as a table.
 fn print<R: serde::Serialize>(json: bool, report: &R, table: fn(&R) -> String) -> anyhow::Result<()> {
     let mut text = if json { serde_json::to_string(report)? } else { table(report) };
     if json {

@@ -1,7 +1,6 @@
-//! MCP as its clients speak it: the requests, and the handshake that a session begins with.
+//! Requests of MCP, and the handshake that opens an MCP session.
 //!
-//! The invariant: every header and key that a revision asks for is sent, so that a strict server is measured
-//! as its clients use it.
+//! Invariant: every header and key that a revision requires is sent, so that strict servers can be measured.
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -14,16 +13,16 @@ use crate::target::Target;
 
 const PATH: &str = "/mcp";
 
-/// How MCP is spoken at `/mcp`.
+/// A revision of MCP, or OpenEnv's dialect of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum McpProtocol {
-    /// OpenEnv's dialect: JSON-RPC and nothing around it
+    /// OpenEnv's dialect: plain JSON-RPC, without MCP's headers
     #[value(name = "openenv")]
     OpenEnv,
-    /// A session by handshake; replies are JSON or events, as the server likes
+    /// With sessions; the server replies with JSON or server-sent events
     #[value(name = "2025-11-25")]
     Stateful,
-    /// Each request stands alone
+    /// Without sessions
     #[value(name = "2026-07-28")]
     Stateless,
 }
@@ -38,7 +37,8 @@ impl McpProtocol {
         }
     }
 
-    /// The bytes of a request. One of a session still lacks the session's id.
+    /// The bytes of a request. For [`McpProtocol::Stateful`] the session id is still missing; [`open`] adds
+    /// it.
     pub(crate) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
         let target = match self {
             Self::OpenEnv => target.clone(),
@@ -63,7 +63,7 @@ impl McpProtocol {
     }
 }
 
-/// Opens a connection and a session on it, whose id is added to `request`.
+/// Opens a connection and an MCP session on it, and adds the session's id to `request`.
 pub(crate) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<HttpSession> {
     let target = accepting_json_and_sse(target);
     let mut connection = HttpConnection::open(&target).await?;
@@ -78,8 +78,8 @@ pub(crate) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<Http
     let target = target
         .with_header("MCP-Protocol-Version", McpProtocol::Stateful.name())
         .with_header("Mcp-Session-Id", &id);
-    let note = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    let reply = connection.exchange(&target.post(PATH, &note.to_string())).await?;
+    let notification = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let reply = connection.exchange(&target.post(PATH, &notification.to_string())).await?;
     if reply.head.status != 202 {
         bail!("`notifications/initialized` got HTTP {} instead of 202", reply.head.status);
     }
@@ -87,7 +87,7 @@ pub(crate) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<Http
     Ok(HttpSession::new(connection, request.into()).with_closing_request(target.bodyless("DELETE", PATH)))
 }
 
-/// Shakes hands; gives the session's id.
+/// Sends `initialize`; returns the session's id.
 async fn initialize(connection: &mut HttpConnection, request: &[u8]) -> anyhow::Result<String> {
     let reply = connection.exchange(request).await?;
     let (head, content) = (reply.head, connection.content(&reply)?);
@@ -97,13 +97,15 @@ async fn initialize(connection: &mut HttpConnection, request: &[u8]) -> anyhow::
     let result: Value = serde_json::from_slice(&content).context("the reply to `initialize` is not JSON")?;
     let spoken = result["result"]["protocolVersion"].as_str();
     if spoken != Some(McpProtocol::Stateful.name()) {
-        bail!("the server speaks {spoken:?}: {}", excerpt(&content));
+        bail!("the server speaks MCP {spoken:?}: {}", excerpt(&content));
     }
     let id = http_response::header(connection.bytes(), "mcp-session-id")?;
-    Ok(id.context("the server made no session: `initialize` was answered without Mcp-Session-Id")?.to_owned())
+    Ok(id
+        .context("the server opened no session: its reply to `initialize` has no Mcp-Session-Id")?
+        .to_owned())
 }
 
-/// What a client of MCP takes as a reply.
+/// Adds the `Accept` header that MCP requires of clients.
 fn accepting_json_and_sse(target: &Target) -> Target {
     target.clone().with_header("Accept", "application/json, text/event-stream")
 }
@@ -112,7 +114,7 @@ fn client_info() -> Value {
     json!({ "name": "oxenv bench", "version": env!("CARGO_PKG_VERSION") })
 }
 
-/// Adds a header line behind the request line.
+/// Inserts a header line after the request line.
 fn insert_header(request: &[u8], line: &str) -> anyhow::Result<Vec<u8>> {
     let end = request.windows(2).position(|two| two == b"\r\n").context("a request without a line")?;
     let (first, rest) = request.split_at(end);

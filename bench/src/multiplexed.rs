@@ -1,7 +1,7 @@
-//! Many sessions on one WebSocket of `oxenv.1`: a step in each frame, or many of them in a batch.
+//! Many sessions on one WebSocket of `oxenv.1`: one step per frame, or a batch of steps per frame.
 //!
-//! The invariant: frames are built when the sessions are known and are sent as they are from then on, so a
-//! step costs the generator no more than its share of a copy; each reply is told by its id.
+//! Invariant: frames are built when the sessions are open and are only copied from then on. A reply is
+//! matched to its frame by its id.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::reply_checker::{ReplyChecker, excerpt};
 use crate::statistics::Recorder;
 use crate::websocket::{Received, WebSocket};
 
-/// How long the socket may take to close; it is not measured.
+/// Maximum time for closing the socket; it is not measured.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The sessions of one socket, ready to be stepped.
+/// A socket and the open sessions on it.
 #[derive(Debug)]
 pub(crate) struct MultiplexedSessions {
     socket: WebSocket,
@@ -28,17 +28,17 @@ pub(crate) struct MultiplexedSessions {
     pub(crate) sessions: usize,
 }
 
-/// One frame that is sent again and again; its id is its place.
+/// A frame that is sent repeatedly. Its id is its index in [`MultiplexedSessions`].
 #[derive(Debug)]
 struct RepeatedFrame {
     frame: Vec<u8>,
     steps: u64,
     checker: ReplyChecker,
-    /// When the requests in flight were sent, the oldest first.
+    /// When the copies in flight were due, oldest first.
     in_flight: VecDeque<Instant>,
 }
 
-/// Opens and resets that many sessions on one socket.
+/// Opens and resets `sessions` sessions on one socket.
 pub(crate) async fn open(plan: &LoadPlan, sessions: usize) -> anyhow::Result<MultiplexedSessions> {
     let target = plan.target.clone().with_header("Sec-WebSocket-Protocol", "oxenv.1");
     let mut socket = WebSocket::open(&target, "/ws").await?;
@@ -54,9 +54,9 @@ pub(crate) async fn open(plan: &LoadPlan, sessions: usize) -> anyhow::Result<Mul
         ids.push(id);
     }
     let steps_per_frame = if let LoadKind::Batch(items) = plan.kind { items } else { 1 };
-    // A batch of more steps than there are sessions goes round them.
-    let round: Vec<&String> = ids.iter().cycle().take(steps_per_frame.max(ids.len())).collect();
-    let frames = round
+    // A batch with more steps than there are sessions steps some of them more than once.
+    let stepped: Vec<&String> = ids.iter().cycle().take(steps_per_frame.max(ids.len())).collect();
+    let frames = stepped
         .chunks(steps_per_frame)
         .enumerate()
         .map(|(index, ids)| RepeatedFrame::new(plan, index, ids))
@@ -64,7 +64,7 @@ pub(crate) async fn open(plan: &LoadPlan, sessions: usize) -> anyhow::Result<Mul
     Ok(MultiplexedSessions { socket, frames, sessions })
 }
 
-/// The frame of a lane: one step, or a batch of one for each of the sessions.
+/// The text of a frame: one step, or a batch with one step for each of `ids`.
 pub(crate) fn frame_text(kind: LoadKind, index: usize, ids: &[&String], action: &Value) -> String {
     let step = |id: &&String| json!({ "type": "step", "session": id, "data": action });
     let frame = match kind {
@@ -99,14 +99,15 @@ impl RepeatedFrame {
         RepeatedFrame {
             frame: frame::text(text.as_bytes()),
             steps: ids.len() as u64,
-            checker: ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone()),
+            checker: ReplyChecker::new(plan.kind.expected_reply(), plan.first_reply.clone()),
             in_flight: VecDeque::with_capacity(plan.depth),
         }
     }
 }
 
 impl MultiplexedSessions {
-    /// Steps until the load is over and every reply is there, or until `deadline`; then closes the socket.
+    /// Steps until the load is over and every reply has arrived, at most until `deadline`; then closes the
+    /// socket.
     pub(crate) async fn run(mut self, depth: usize, pacer: Pacer, recorder: Recorder, deadline: Instant) {
         let ended = timeout_at(deadline.into(), self.steps(depth, &pacer, &recorder))
             .await
@@ -132,7 +133,8 @@ impl MultiplexedSessions {
                 let bytes = self.socket.bytes(range);
                 let index = frame_id(bytes).with_context(|| format!("no id in {}", excerpt(bytes)))?;
                 let frame = self.frames.get_mut(index).context("an id that nobody in_flight")?;
-                let due = frame.in_flight.pop_front().context("a message that nobody asked for")?;
+                let due =
+                    frame.in_flight.pop_front().context("the server sent a message without a request")?;
                 match frame.checker.check(bytes) {
                     Ok(()) => recorder.replies(due, frame.steps),
                     Err(error) => recorder.error(&error),
@@ -154,7 +156,7 @@ impl MultiplexedSessions {
     }
 }
 
-/// The number in `{"id":NUMBER,…`.
+/// The number in `{"id":NUMBER,…}`.
 fn frame_id(reply: &[u8]) -> Option<usize> {
     let rest = reply.strip_prefix(b"{\"id\":")?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

@@ -1,7 +1,7 @@
-//! Opening sessions and connections before anything is measured.
+//! Opens sessions and connections before the load starts.
 //!
-//! The invariant: the measured time begins when every session is open, so handshakes and resets are never
-//! part of a step's latency; what cannot be opened is an error in the report.
+//! Invariant: the load starts when every session is open, so that handshakes and resets are in no step's
+//! latency. A session that cannot be opened is an error in the report.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,32 +17,38 @@ use crate::http::{HttpConnection, HttpSession};
 use crate::mcp::{self, McpProtocol};
 use crate::multiplexed::{self, MultiplexedSessions};
 use crate::plan::{LoadKind, LoadPlan};
-use crate::reply_checker::{ExpectedReply, ReplyChecker, Sample};
+use crate::reply_checker::{ExpectedReply, FirstReply, ReplyChecker};
 use crate::statistics::Statistics;
 use crate::target::Target;
 use crate::websocket::WebSocket;
 
-/// How many handshakes run at the same time; more would only overflow the server's listen queue.
+/// Maximum number of concurrent handshakes; more could overflow the server's listen queue.
 const MAX_CONCURRENT_OPENS: usize = 64;
 
-/// How long one session may take; a stock client waits that long for a reply.
+/// Maximum time for opening one session; a stock client waits as long for a reply.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The reset that a session begins with.
+/// The message that resets a session.
 pub(crate) const RESET_MESSAGE: &[u8] = br#"{"type":"reset"}"#;
 
-/// Something a request can be sent on.
+/// What requests are sent on.
 pub(crate) enum OpenSession {
     Ws(WebSocket),
     Multiplexed(MultiplexedSessions),
     Client(ClientSessions),
     Http(HttpSession),
-    /// Opens its own, again and again.
+    /// Nothing yet: a session is opened for each iteration.
     Churn,
 }
 
+/// The sessions that could be opened, and why others could not.
+pub(crate) struct Opened<T> {
+    pub(crate) sessions: Vec<T>,
+    pub(crate) errors: Vec<anyhow::Error>,
+}
+
 impl OpenSession {
-    /// How many sessions of the environment it is.
+    /// How many of the server's sessions it has.
     pub(crate) fn sessions(&self) -> usize {
         match self {
             OpenSession::Multiplexed(many) => many.sessions,
@@ -52,9 +58,9 @@ impl OpenSession {
     }
 }
 
-/// Opens `share` sessions, as many as possible; the rest are counted as errors.
+/// Opens `session_count` sessions, or as many of them as possible; failures are counted in `statistics`.
 ///
-/// `first` is the number of the first one among those of all threads.
+/// `first` is the index of the first session among those of all threads.
 pub(crate) async fn open_sessions(
     plan: &Arc<LoadPlan>,
     first: usize,
@@ -62,54 +68,54 @@ pub(crate) async fn open_sessions(
     statistics: &Mutex<Statistics>,
 ) -> Vec<OpenSession> {
     let shared = matches!(plan.kind, LoadKind::Multiplex | LoadKind::Batch(_) | LoadKind::ClientMany(_));
-    // Many sessions on one socket are opened one after the other by whoever opens the socket.
+    // Sessions that share a socket are opened by the one task that opens the socket.
     let last = if shared { first + 1 } else { first + session_count };
     let opening = (first..last).map(|index| {
         let plan = plan.clone();
         async move { open_session(&plan, index, session_count).await }
     });
-    let (sessions, errors) = open_concurrently(opening).await;
+    let Opened { sessions, errors } = open_concurrently(opening).await;
     let mut statistics = statistics.lock().unwrap_or_else(PoisonError::into_inner);
     errors.iter().for_each(|error| statistics.error(error));
     sessions
 }
 
-/// Runs openings, a few at a time and each with a deadline; gives those that succeeded and why others did not.
-pub(crate) async fn open_concurrently<T, F>(openings: impl Iterator<Item = F>) -> (Vec<T>, Vec<anyhow::Error>)
+/// Awaits all futures, up to [`MAX_CONCURRENT_OPENS`] at a time and each with [`OPEN_TIMEOUT`].
+pub(crate) async fn open_concurrently<T, F>(openings: impl Iterator<Item = F>) -> Opened<T>
 where
     T: Send + 'static,
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
 {
-    let gate = Arc::new(Semaphore::new(MAX_CONCURRENT_OPENS));
+    let semaphore = Arc::new(Semaphore::new(MAX_CONCURRENT_OPENS));
     let mut running = JoinSet::new();
     for opening in openings {
-        let gate = gate.clone();
+        let semaphore = semaphore.clone();
         running.spawn(async move {
-            let _turn = gate.acquire().await?;
+            let _permit = semaphore.acquire().await?;
             within_timeout(opening).await
         });
     }
-    let (mut opened, mut errors) = (Vec::new(), Vec::new());
+    let (mut sessions, mut errors) = (Vec::new(), Vec::new());
     for result in running.join_all().await {
         match result {
-            Ok(session) => opened.push(session),
+            Ok(session) => sessions.push(session),
             Err(error) => errors.push(error),
         }
     }
-    (opened, errors)
+    Opened { sessions, errors }
 }
 
 /// Opens a `/ws` session and resets it.
 pub(crate) async fn websocket_session(target: &Target, reset: &[u8]) -> anyhow::Result<WebSocket> {
     let mut socket = WebSocket::open(target, "/ws").await?;
-    let reply = socket.request(reset).await.context("no answer to the reset")?;
-    ReplyChecker::new(ExpectedReply::Frame, Sample::default())
+    let reply = socket.request(reset).await.context("no reply to the reset")?;
+    ReplyChecker::new(ExpectedReply::ObservationFrame, FirstReply::default())
         .check(socket.bytes(reply))
         .context("the reset failed")?;
     Ok(socket)
 }
 
-/// Gives up on what takes longer than any client would wait.
+/// Awaits the future for at most [`OPEN_TIMEOUT`].
 pub(crate) async fn within_timeout<T>(opening: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     timeout(OPEN_TIMEOUT, opening)
         .await
@@ -131,8 +137,8 @@ async fn open_session(plan: &LoadPlan, index: usize, session_count: usize) -> an
         LoadKind::Http | LoadKind::Call(_) | LoadKind::List(_) | LoadKind::Tools => {
             let mut connection = HttpConnection::open(&plan.target).await?;
             if plan.kind == LoadKind::Http && index == 0 {
-                // Steps over HTTP share the server's default session. Its reply does not matter: a server
-                // without that route needs no reset.
+                // Steps over HTTP share the server's default session. The response is ignored: a server
+                // without this route needs no reset.
                 connection.exchange(&plan.target.post("/reset", "{}")).await?;
             }
             OpenSession::Http(HttpSession::new(connection, plan.request.clone()))

@@ -1,27 +1,28 @@
 //! When the next request is due.
 //!
-//! The invariant of the open loop: the schedule is fixed before the first request and never waits for a
-//! reply, so latency counted from it holds the time a request waited for a slow server (no coordinated
-//! omission). In the closed loop a request is due as soon as the session is free.
+//! In the closed loop a request is due when the session is free. Invariant of the open loop: the schedule is
+//! fixed before the first request and never waits for a reply. Latency counts from the schedule, so it
+//! includes the time that a request waits for a slow server (no coordinated omission).
 
-use oxenv_core::after;
-use oxenv_wire::Seconds;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use oxenv_core::after;
+use oxenv_wire::Seconds;
 use tokio::sync::Notify;
 
-/// Timers of the runtime are good to a millisecond, so the pacer sleeps short of the instant and then spins.
+/// Tokio's timers have a resolution of 1 ms: this long before a request is due, the pacer yields instead of
+/// sleeping.
 const SPIN_TIME: Duration = Duration::from_millis(2);
 
-/// When the load runs, and which part of that is measured.
+/// When the load runs, and which part of it is measured: from `measured_from` to `end`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadWindow {
     pub(crate) start: Instant,
-    pub(crate) from: Instant,
-    pub(crate) until: Instant,
+    pub(crate) measured_from: Instant,
+    pub(crate) end: Instant,
 }
 
 /// The fixed schedule of an open loop: request `k` is due `k / rate` seconds after the start.
@@ -31,15 +32,15 @@ pub(crate) struct Schedule {
     rate: f64,
 }
 
-/// The requests that are due on one session.
+/// The requests that are due on one session and not yet sent.
 #[derive(Debug, Default)]
 pub(crate) struct DueQueue {
     due: Mutex<VecDeque<Instant>>,
-    ended: AtomicBool,
+    closed: AtomicBool,
     wake: Notify,
 }
 
-/// Tells one session when to send.
+/// Decides when one session sends its next request.
 #[derive(Clone, Debug)]
 pub(crate) enum Pacer {
     Closed(LoadWindow),
@@ -48,13 +49,13 @@ pub(crate) enum Pacer {
 
 impl LoadWindow {
     pub(crate) fn new(start: Instant, warmup: Duration, duration: Duration) -> Self {
-        let from = after(start, warmup);
-        Self { start, from, until: after(from, duration) }
+        let measured_from = after(start, warmup);
+        Self { start, measured_from, end: after(measured_from, duration) }
     }
 
-    /// Whether an instant lies in the measured part.
+    /// Whether an instant is in the measured part.
     pub(crate) fn contains(&self, instant: Instant) -> bool {
-        self.from <= instant && instant < self.until
+        self.measured_from <= instant && instant < self.end
     }
 }
 
@@ -63,7 +64,7 @@ impl Schedule {
         Self { start, rate }
     }
 
-    /// When request `k` of all sessions together is due.
+    /// When request `k` is due, counted over all sessions.
     pub(crate) fn at(&self, k: u64) -> Instant {
         after(self.start, Seconds::new(k as f64 / self.rate).map(Duration::from).unwrap_or_default())
     }
@@ -71,52 +72,52 @@ impl Schedule {
 
 impl DueQueue {
     fn push(&self, due: Instant) {
-        self.queue().push_back(due);
+        self.lock().push_back(due);
         self.wake.notify_one();
     }
 
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Instant>> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pacer {
-    /// The instant from which the latency of a request that can be sent now counts; `None` if none is due.
+    /// Takes a request that is due now: the instant from which its latency counts. `None` if none is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
         match self {
-            Self::Closed(window) => (now < window.until).then_some(now),
-            Self::Open(window, queue) if now < window.until => queue.queue().pop_front(),
+            Self::Closed(window) => (now < window.end).then_some(now),
+            Self::Open(window, queue) if now < window.end => queue.lock().pop_front(),
             Self::Open(..) => None,
         }
     }
 
-    /// Whether nothing will be due any more.
+    /// Whether no more requests will be due.
     pub(crate) fn is_over(&self) -> bool {
         match self {
-            Self::Closed(window) => Instant::now() >= window.until,
+            Self::Closed(window) => Instant::now() >= window.end,
             Self::Open(window, queue) => {
-                Instant::now() >= window.until
-                    || (queue.ended.load(Ordering::Acquire) && queue.queue().is_empty())
+                Instant::now() >= window.end
+                    || (queue.closed.load(Ordering::Acquire) && queue.lock().is_empty())
             }
         }
     }
 
-    /// Waits until something may have become due; it may wake for nothing, so look again with `take`.
+    /// Waits until a request may be due. Wake-ups can be spurious: call [`Pacer::next_due`] afterwards.
     pub(crate) async fn wait_for_due(&self) {
         match self {
-            // In the closed loop nothing becomes due by waiting: it is, or the load is over.
+            // In the closed loop a request is due at once, or never again.
             Self::Closed(_) => std::future::pending().await,
             Self::Open(_, queue) => queue.wake.notified().await,
         }
     }
 
-    /// The next request for a session that has one in flight at a time; `None` once the load is over.
+    /// Waits for the next request that is due; `None` when the load is over.
     pub(crate) async fn next(&self) -> Option<Instant> {
         loop {
             match self.next_due() {
@@ -127,21 +128,22 @@ impl Pacer {
         }
     }
 
-    /// What was due and could not be sent before the end.
+    /// Takes the requests that were due but not sent before the end.
     pub(crate) fn take_unsent(&self) -> Vec<Instant> {
         match self {
             Self::Closed(_) => Vec::new(),
-            Self::Open(_, queue) => queue.queue().drain(..).collect(),
+            Self::Open(_, queue) => queue.lock().drain(..).collect(),
         }
     }
 }
 
-/// Hands out the schedule of `total` sessions to those of one thread, the first of which has number `first`.
+/// Puts the requests of a schedule into the queues of one thread's sessions when they are due.
 ///
-/// Spins between close instants, as this thread has a core to itself while it generates load.
-pub(crate) async fn run(
+/// The schedule goes round `total` sessions; `first` is the index of this thread's first one. Between
+/// requests that are close in time the task yields in a loop: the thread has a core of its own.
+pub(crate) async fn run_schedule(
     schedule: Schedule,
-    until: Instant,
+    end: Instant,
     queues: &[Arc<DueQueue>],
     first: u64,
     total: u64,
@@ -150,7 +152,7 @@ pub(crate) async fn run(
     'schedule: loop {
         for (queue, number) in queues.iter().zip(k..) {
             let due = schedule.at(number);
-            if due >= until {
+            if due >= end {
                 break 'schedule;
             }
             wait_until(due).await;
@@ -159,12 +161,12 @@ pub(crate) async fn run(
         k += total;
     }
     for queue in queues {
-        queue.end();
+        queue.close();
     }
-    // A session that waits with requests left over must see the end of the load.
-    tokio::time::sleep_until(until.into()).await;
+    // Wakes sessions that wait, so that they see the end of the load.
+    tokio::time::sleep_until(end.into()).await;
     for queue in queues {
-        queue.end();
+        queue.close();
     }
 }
 
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     fn offsets(queue: &DueQueue, start: Instant) -> Vec<u128> {
-        queue.queue().iter().map(|due| (*due - start).as_millis()).collect()
+        queue.lock().iter().map(|due| (*due - start).as_millis()).collect()
     }
 
     #[test]
@@ -201,11 +203,11 @@ mod tests {
     #[tokio::test]
     async fn sessions_of_all_threads_share_one_schedule() {
         let start = Instant::now();
-        let until = start + Duration::from_millis(50);
+        let end = start + Duration::from_millis(50);
         let schedule = Schedule::new(start, 100.0);
         let queues = [Arc::new(DueQueue::default()), Arc::new(DueQueue::default())];
         // The second thread of two: sessions 2 and 3 of 4, one request each 10 ms.
-        run(schedule, until, &queues, 2, 4).await;
+        run_schedule(schedule, end, &queues, 2, 4).await;
         assert_eq!(offsets(&queues[0], start), [20]);
         assert_eq!(offsets(&queues[1], start), [30]);
     }
@@ -218,7 +220,7 @@ mod tests {
             Pacer::Open(LoadWindow::new(start, Duration::ZERO, Duration::from_secs(60)), queue.clone());
         let due = start.checked_sub(Duration::from_millis(7)).unwrap();
         queue.push(due);
-        queue.end();
+        queue.close();
         assert_eq!(pacer.next().await, Some(due));
         assert_eq!(pacer.next().await, None);
     }

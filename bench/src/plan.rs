@@ -1,6 +1,6 @@
-//! What one run does, with every byte it will send already built.
+//! What one run does, with the request already built.
 //!
-//! The invariant: a plan is checked before a socket is opened, so a typo in `--message` is no measurement.
+//! Invariant: a plan is validated before a socket is opened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,31 +13,35 @@ use crate::client_steps::ClientProtocol;
 use crate::frame;
 use crate::mcp::McpProtocol;
 use crate::multiplexed;
-use crate::reply_checker::{ExpectedReply, Sample};
+use crate::reply_checker::{ExpectedReply, FirstReply};
 use crate::target::Target;
 
-/// Which door is under load.
+/// Which requests are sent, and over what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoadKind {
+    /// Steps over `/ws`, one session per socket.
     Ws,
-    /// Many sessions on one socket, a step in each frame.
+    /// Steps of many sessions on one socket, one step per frame.
     Multiplex,
-    /// The same with that many steps in each frame.
+    /// Steps of many sessions on one socket, with this number of steps per frame.
     Batch(usize),
-    /// Steps through the Rust client.
+    /// Steps through the Rust client, one session per connection.
     Client(ClientProtocol),
-    /// The same, many sessions on one connection, with that many steps in each frame.
+    /// Steps through the Rust client, many sessions on one connection, with this number of steps per frame.
     ClientMany(usize),
+    /// `POST /step`.
     Http,
     /// `tools/call` at `/mcp`.
     Call(McpProtocol),
     /// `tools/list` at `/mcp`.
     List(McpProtocol),
+    /// `GET /tools`.
     Tools,
+    /// Short sessions over `/ws`: connect, reset, step, close.
     Churn,
 }
 
-/// One run: where, what, how many, how long.
+/// The parameters of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadPlan {
     pub(crate) kind: LoadKind,
@@ -51,16 +55,16 @@ pub(crate) struct LoadPlan {
     pub(crate) warmup: Duration,
     pub(crate) duration: Duration,
     pub(crate) rate: Option<f64>,
-    /// The bytes of one request: a masked WebSocket frame, or a whole HTTP request.
+    /// One request as sent: a masked WebSocket frame, or an HTTP request with its body.
     pub(crate) request: Arc<[u8]>,
-    /// The action, for frames that are built once their sessions are known.
+    /// The action, for frames that can be built only when session ids are known.
     pub(crate) action: Value,
-    /// Where the first good reply is left for the report.
-    pub(crate) sample: Sample,
+    /// The first successful reply, for the report.
+    pub(crate) first_reply: FirstReply,
 }
 
 impl LoadKind {
-    /// The name of the subcommand.
+    /// The value of `bench` in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
@@ -76,21 +80,21 @@ impl LoadKind {
         }
     }
 
-    /// What a good reply looks like.
+    /// What a successful reply looks like.
     pub(crate) fn expected_reply(self) -> ExpectedReply {
         match self {
-            Self::Ws | Self::Churn => ExpectedReply::Frame,
-            Self::Multiplex => ExpectedReply::Numbered,
-            Self::Batch(_) => ExpectedReply::Batch,
-            Self::Http => ExpectedReply::Body,
+            Self::Ws | Self::Churn => ExpectedReply::ObservationFrame,
+            Self::Multiplex => ExpectedReply::NumberedFrame,
+            Self::Batch(_) => ExpectedReply::BatchFrame,
+            Self::Http => ExpectedReply::StepBody,
             Self::Client(_) | Self::ClientMany(_) => ExpectedReply::Observation,
-            Self::Call(_) => ExpectedReply::Result,
-            Self::List(_) => ExpectedReply::RpcTools,
-            Self::Tools => ExpectedReply::Tools,
+            Self::Call(_) => ExpectedReply::ToolResult,
+            Self::List(_) => ExpectedReply::RpcToolList,
+            Self::Tools => ExpectedReply::ToolList,
         }
     }
 
-    /// How MCP is spoken, if it is.
+    /// The revision of MCP, if MCP is spoken.
     pub(crate) fn protocol(self) -> Option<McpProtocol> {
         match self {
             Self::Call(protocol) | Self::List(protocol) => Some(protocol),
@@ -108,7 +112,7 @@ impl LoadKind {
 }
 
 impl LoadPlan {
-    /// Checks the arguments of a load that sends an action, and builds the request.
+    /// A plan for a load that sends the action given by `--message`.
     pub(crate) fn with_action(kind: LoadKind, args: ActionArgs) -> anyhow::Result<Self> {
         let action: Value = serde_json::from_str(&args.message)
             .with_context(|| format!("--message is not JSON: `{}`", args.message))?;
@@ -118,7 +122,7 @@ impl LoadPlan {
         Self::new(kind, args.load, &action)
     }
 
-    /// Checks the arguments and builds the request.
+    /// Validates the arguments and builds the request.
     pub(crate) fn new(kind: LoadKind, args: LoadArgs, action: &Value) -> anyhow::Result<Self> {
         let target = Target::parse(&args.server.url, &args.server.headers)?;
         let request = request(kind, &target, action)?;
@@ -137,7 +141,7 @@ impl LoadPlan {
             rate: args.rate,
             request: request.into(),
             action: action.clone(),
-            sample: Sample::default(),
+            first_reply: FirstReply::default(),
         })
     }
 }
@@ -147,13 +151,13 @@ fn request(kind: LoadKind, target: &Target, action: &Value) -> anyhow::Result<Ve
         LoadKind::Ws | LoadKind::Churn => {
             frame::text(json!({ "type": "step", "data": action }).to_string().as_bytes())
         }
-        // What stands for the frames that name real sessions, whose ids are as long as this one.
+        // Only its length is used: the real frames have session ids, which are as long as this one.
         LoadKind::Multiplex | LoadKind::Batch(_) => {
             let id = "00000000-0000-4000-8000-000000000000".to_owned();
             let steps = if let LoadKind::Batch(steps) = kind { steps } else { 1 };
             frame::text(multiplexed::frame_text(kind, 0, &vec![&id; steps], action).as_bytes())
         }
-        // The client builds the frames.
+        // The client builds its own frames.
         LoadKind::Client(_) | LoadKind::ClientMany(_) => action.to_string().into_bytes(),
         LoadKind::Http => target.post("/step", &json!({ "action": action }).to_string()),
         LoadKind::Call(protocol) => protocol.request(target, "tools/call", call_params(action)?),
@@ -162,7 +166,7 @@ fn request(kind: LoadKind, target: &Target, action: &Value) -> anyhow::Result<Ve
     })
 }
 
-/// The params of `tools/call`, from those params or from a `call_tool` action.
+/// The params of `tools/call`; a `call_tool` action is converted.
 fn call_params(action: &Value) -> anyhow::Result<Value> {
     if action.get("name").is_some() {
         return Ok(action.clone());

@@ -1,7 +1,7 @@
 //! A process's CPU time and memory, from Linux's `/proc`.
 //!
-//! The kernel gives CPU time in clock ticks of USER_HZ, which is 100 per second on every Linux architecture
-//! this builds for; asking it would need libc. So a measured time of 3 s is good to 0.3 % of a core.
+//! CPU time is in ticks of USER_HZ, 100 per second on every architecture that this is built for. A
+//! measurement of 3 s is thus exact to 0.3 % of a core.
 
 use std::fs;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use serde::Serialize;
 
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A process's use of the machine.
+/// CPU time that a process used during a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct CpuUsage {
-    /// CPU seconds, user and system, of all its threads.
+    /// User and system time of all threads, in seconds.
     pub(crate) cpu_s: f64,
-    /// The same as a share of one core.
+    /// `cpu_s` as a share of one core.
     pub(crate) cpu_share: f64,
 }
 
-/// User and system time of all threads of a process so far, those that ended included.
+/// User and system time of a process so far, including threads that have ended.
 pub(crate) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -30,7 +30,7 @@ pub(crate) fn cpu_time(pid: &str) -> anyhow::Result<Duration> {
 
 /// The resident memory of a process in bytes.
 ///
-/// From `smaps_rollup`, which counts pages; `statm` is only an estimate in newer kernels.
+/// `smaps_rollup` counts pages; `statm` is an estimate in newer kernels.
 pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -38,14 +38,14 @@ pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
 }
 
 impl CpuUsage {
-    /// What was used between two readings of [`cpu_time`].
+    /// The use between two readings of [`cpu_time`].
     pub(crate) fn between(before: Duration, after: Duration, wall: Duration) -> Self {
         let used = after.saturating_sub(before).as_secs_f64();
         Self { cpu_s: used, cpu_share: (used / wall.as_secs_f64() * 1000.0).round() / 1000.0 }
     }
 }
 
-/// utime and stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, may hold spaces and brackets.
+/// utime and stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, can contain spaces and brackets.
 fn parse_cpu_ticks(stat: &str) -> anyhow::Result<u64> {
     let (_, after_name) = stat.rsplit_once(')').context("no process name")?;
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();

@@ -1,7 +1,7 @@
-//! Is a reply good?
+//! Checks that replies are successful.
 //!
-//! The invariant: a failed call is never counted as a request served. The first good reply is parsed; later
-//! ones that are the same bytes need only a comparison, and those that differ are parsed again.
+//! Invariant: a failed call never counts as a request. A reply is parsed unless it equals the last successful
+//! one.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -11,43 +11,52 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Replies up to this size are remembered for comparison: a list of a thousand tools is one of them.
+/// Longer replies are not kept for comparison. A list of 1,000 tools is shorter.
 const MAX_REMEMBERED_BYTES: usize = 1024 * 1024;
 
-/// How many characters of a reply a report shows.
+/// Length of the reply in the report.
 const SAMPLE_CHARS: usize = 4096;
 
-/// What kind of reply is good.
+/// What a successful reply is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExpectedReply {
     /// An observation frame of `/ws`.
-    Frame,
-    /// An observation frame of `oxenv.1`, in which numbers count up.
-    Numbered,
-    /// The frame of a batch whose results are all observations.
-    Batch,
+    ObservationFrame,
+    /// An observation frame of `oxenv.1`, whose sequence numbers differ from reply to reply.
+    NumberedFrame,
+    /// The reply to a batch, whose results are all observations.
+    BatchFrame,
     /// The body of `POST /step`.
-    Body,
-    /// An observation that the client has taken out of its frame.
+    StepBody,
+    /// An observation without its frame, as the Rust client returns it.
     Observation,
-    /// A JSON-RPC result that is not a tool's error.
-    Result,
-    /// A JSON-RPC result that lists tools.
-    RpcTools,
-    /// The body of `GET /tools`, with tools in it.
-    Tools,
+    /// A JSON-RPC result of `tools/call` that is not an error.
+    ToolResult,
+    /// A JSON-RPC result of `tools/list` with at least one tool.
+    RpcToolList,
+    /// The body of `GET /tools` with at least one tool.
+    ToolList,
 }
 
 /// Checks the replies of one connection.
 #[derive(Debug)]
 pub(crate) struct ReplyChecker {
     expected: ExpectedReply,
-    last_good: Vec<u8>,
-    sample: Sample,
+    last_accepted: Vec<u8>,
+    first_reply: FirstReply,
 }
 
-/// The beginning of the first good reply of a run and its length, so that a report shows what was measured.
-pub(crate) type Sample = Arc<OnceLock<(String, usize)>>;
+/// The first successful reply of a run, which all sessions share.
+pub(crate) type FirstReply = Arc<OnceLock<ReplySample>>;
+
+/// A reply as the report shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplySample {
+    /// The first [`SAMPLE_CHARS`] characters.
+    pub(crate) text: String,
+    /// The length of the whole reply in bytes.
+    pub(crate) bytes: usize,
+}
 
 /// `{"type":"observation","data":{…}}`
 #[derive(Deserialize)]
@@ -77,7 +86,7 @@ struct StepReply {
     observation: ObservationError,
 }
 
-/// The one field of an observation that says a call failed, in the shape of a stock `ToolError`.
+/// The field of an observation that is an object (`ToolError`) if the tool call failed.
 #[derive(Deserialize)]
 struct ObservationError {
     #[serde(default)]
@@ -92,7 +101,7 @@ struct RpcResponse<R> {
     result: Option<R>,
 }
 
-/// The result of `tools/call`, in either spelling.
+/// The result of `tools/call`, in MCP or in OpenEnv's dialect.
 #[derive(Deserialize)]
 struct ToolCallResult {
     #[serde(default, alias = "isError")]
@@ -107,40 +116,43 @@ struct ToolList<'a> {
 }
 
 impl ReplyChecker {
-    pub(crate) fn new(expected: ExpectedReply, sample: Sample) -> Self {
-        Self { expected, last_good: Vec::new(), sample }
+    pub(crate) fn new(expected: ExpectedReply, first_reply: FirstReply) -> Self {
+        Self { expected, last_accepted: Vec::new(), first_reply }
     }
 
-    /// Fails with the reason and the beginning of the reply if it is not what was asked for.
+    /// Fails with the reason and the beginning of the reply if it is not what was expected.
     pub(crate) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
         let known = match self.expected {
-            ExpectedReply::Numbered | ExpectedReply::Batch => equal_except_numbers(&self.last_good, reply),
-            _ => self.last_good == reply,
+            ExpectedReply::NumberedFrame | ExpectedReply::BatchFrame => {
+                equal_except_numbers(&self.last_accepted, reply)
+            }
+            _ => self.last_accepted == reply,
         };
-        if !self.last_good.is_empty() && known {
+        if !self.last_accepted.is_empty() && known {
             return Ok(());
         }
         match self.expected {
-            ExpectedReply::Numbered => check_numbered_frame(reply),
-            ExpectedReply::Batch => check_batch(reply),
-            ExpectedReply::Frame => check_frame(reply),
-            ExpectedReply::Body => check_step_body(reply),
+            ExpectedReply::NumberedFrame => check_numbered_frame(reply),
+            ExpectedReply::BatchFrame => check_batch(reply),
+            ExpectedReply::ObservationFrame => check_frame(reply),
+            ExpectedReply::StepBody => check_step_body(reply),
             ExpectedReply::Observation => serde_json::from_slice(reply)
                 .context("not an observation")
                 .and_then(|observed| check_observation(&observed)),
-            ExpectedReply::Result => check_tool_result(reply),
-            ExpectedReply::RpcTools => rpc_result(reply).and_then(|listed| check_not_empty(&listed)),
-            ExpectedReply::Tools => serde_json::from_slice(reply)
+            ExpectedReply::ToolResult => check_tool_result(reply),
+            ExpectedReply::RpcToolList => rpc_result(reply).and_then(|listed| check_not_empty(&listed)),
+            ExpectedReply::ToolList => serde_json::from_slice(reply)
                 .context("not a list of tools")
                 .and_then(|listed| check_not_empty(&listed)),
         }
         .map_err(|error| anyhow!("{error:#}: {}", excerpt(reply)))?;
-        self.sample.get_or_init(|| {
-            (String::from_utf8_lossy(reply).chars().take(SAMPLE_CHARS).collect(), reply.len())
+        self.first_reply.get_or_init(|| ReplySample {
+            text: String::from_utf8_lossy(reply).chars().take(SAMPLE_CHARS).collect(),
+            bytes: reply.len(),
         });
         if reply.len() <= MAX_REMEMBERED_BYTES {
-            self.last_good.clear();
-            self.last_good.extend_from_slice(reply);
+            self.last_accepted.clear();
+            self.last_accepted.extend_from_slice(reply);
         }
         Ok(())
     }
@@ -176,7 +188,7 @@ fn check_batch(reply: &[u8]) -> anyhow::Result<()> {
     reply.data.results.iter().try_for_each(|result| check_frame(result.get().as_bytes()))
 }
 
-/// Whether two replies are the same, their numbers aside.
+/// Whether two replies are equal when runs of digits are ignored.
 fn equal_except_numbers(mut one: &[u8], mut other: &[u8]) -> bool {
     let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     loop {
@@ -221,7 +233,7 @@ mod tests {
     use super::*;
 
     fn verdicts(expected: ExpectedReply, replies: &[&str]) -> Vec<bool> {
-        let mut checker = ReplyChecker::new(expected, Sample::default());
+        let mut checker = ReplyChecker::new(expected, FirstReply::default());
         replies.iter().map(|reply| checker.check(reply.as_bytes()).is_ok()).collect()
     }
 
@@ -233,7 +245,7 @@ mod tests {
         let refused = r#"{"type":"error","data":{"message":"no","code":"EXECUTION_ERROR"}}"#;
         let replies = [good, good, typed, failed, refused, good, "{", "[]"];
         let expected = [true, true, true, false, false, true, false, false];
-        assert_eq!(verdicts(ExpectedReply::Frame, &replies), expected);
+        assert_eq!(verdicts(ExpectedReply::ObservationFrame, &replies), expected);
         let observations = [r#"{"error":null}"#, r#"{"x":1}"#, r#"{"error":{"error_type":"x"}}"#, "{"];
         assert_eq!(verdicts(ExpectedReply::Observation, &observations), [true, true, false, false]);
     }
@@ -247,13 +259,16 @@ mod tests {
         };
         let refused = r#"{"id":0,"session":"a1","type":"error","data":{"message":"no"}}"#;
         let numbered = [&good(9), &good(10), refused, &good(1234)];
-        assert_eq!(verdicts(ExpectedReply::Numbered, &numbered), [true, true, false, true]);
+        assert_eq!(verdicts(ExpectedReply::NumberedFrame, &numbered), [true, true, false, true]);
         let batch = |items: &[&str]| {
             format!(r#"{{"id":0,"type":"batch","data":{{"results":[{}]}}}}"#, items.join(","))
         };
         let (all, one) = (batch(&[&good(99), &good(7)]), batch(&[&good(100), refused]));
         let none = batch(&[]);
-        assert_eq!(verdicts(ExpectedReply::Batch, &[&all, &all, &one, &none]), [true, true, false, false]);
+        assert_eq!(
+            verdicts(ExpectedReply::BatchFrame, &[&all, &all, &one, &none]),
+            [true, true, false, false]
+        );
     }
 
     #[test]
@@ -278,7 +293,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"no"}}"#,
             r#"{"jsonrpc":"2.0","id":1}"#,
         ];
-        assert_eq!(verdicts(ExpectedReply::Result, &replies), [true, false, false, false]);
+        assert_eq!(verdicts(ExpectedReply::ToolResult, &replies), [true, false, false, false]);
     }
 
     #[test]
@@ -288,23 +303,24 @@ mod tests {
         let empty = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#;
         let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}"#;
         assert_eq!(
-            verdicts(ExpectedReply::RpcTools, &[&result, empty, error, tools]),
+            verdicts(ExpectedReply::RpcToolList, &[&result, empty, error, tools]),
             [true, false, false, false]
         );
         assert_eq!(
-            verdicts(ExpectedReply::Tools, &[tools, r#"{"tools":[]}"#, &result]),
+            verdicts(ExpectedReply::ToolList, &[tools, r#"{"tools":[]}"#, &result]),
             [true, false, false]
         );
     }
 
     #[test]
-    fn the_first_good_reply_is_the_sample() {
-        let sample = Sample::default();
-        let mut checker = ReplyChecker::new(ExpectedReply::Result, sample.clone());
+    fn the_first_successful_reply_is_kept() {
+        let first = FirstReply::default();
+        let mut checker = ReplyChecker::new(ExpectedReply::ToolResult, first.clone());
         assert!(checker.check(b"{}").is_err());
         assert!(checker.check(br#"{"result":{"n":1}}"#).is_ok());
         assert!(checker.check(br#"{"result":{"n":2}}"#).is_ok());
-        assert_eq!(sample.get(), Some(&(r#"{"result":{"n":1}}"#.to_owned(), 18)));
+        let text = r#"{"result":{"n":1}}"#.to_owned();
+        assert_eq!(first.get(), Some(&ReplySample { text, bytes: 18 }));
     }
 
     #[test]

@@ -1,79 +1,79 @@
 //! The reports, as `--json` prints them.
 //!
-//! The keys are an interface: `bench/compare` and other people's scripts read them. Add, never rename.
+//! The keys are an interface that `bench/compare` and users' scripts read.
 
 use serde::Serialize;
 
 use crate::procfs::CpuUsage;
 use crate::statistics::LatencySummary;
 
-/// What every load but `held` reports.
+/// The report of every load except `idle`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LoadReport {
     /// The subcommand.
     pub(crate) bench: &'static str,
-    /// How MCP was spoken; null where it was not.
+    /// The revision of MCP; null if MCP was not spoken.
     pub(crate) protocol: Option<&'static str>,
     pub(crate) url: String,
     /// `closed` or `open`.
     pub(crate) mode: &'static str,
-    /// Sessions or connections that were asked for, and those that could be opened.
+    /// Sessions or connections: how many were requested, and how many could be opened.
     pub(crate) sessions: usize,
     pub(crate) opened: usize,
     pub(crate) depth: usize,
     pub(crate) threads: usize,
-    /// The bytes of one request, with its framing.
+    /// Length of one request, with its framing.
     pub(crate) request_bytes: usize,
     pub(crate) rate_target: Option<f64>,
     pub(crate) warmup_s: f64,
     pub(crate) duration_s: f64,
-    /// Requests that got a good reply in the measured time.
+    /// Requests with a successful reply during the measurement.
     pub(crate) requests: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
-    /// Requests of an open loop that were due and never sent; their latency is a lower bound.
+    /// Requests of an open loop that were due but never sent; their latency is a lower bound.
     pub(crate) unsent: u64,
-    /// The first good reply, cut where it is long, and the bytes that it had.
+    /// The beginning of the first successful reply, and its length in bytes.
     pub(crate) reply: Option<String>,
     pub(crate) reply_bytes: Option<usize>,
-    /// Good replies per second.
+    /// Successful replies per second.
     pub(crate) rate: f64,
     pub(crate) latency_us: Option<LatencySummary>,
     pub(crate) server: Option<ServerUsage>,
-    /// The load generator's own use; near 1 per thread, it is the generator that was measured.
+    /// The CPU use of the load generator. Near 1 per thread, the generator limits the rate.
     pub(crate) load: Option<CpuUsage>,
 }
 
-/// The server's use of the machine in the measured time.
+/// CPU time and memory of the server during the measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct ServerUsage {
     pub(crate) pid: u32,
     #[serde(flatten)]
     pub(crate) cpu: CpuUsage,
-    /// CPU microseconds for each good reply.
+    /// CPU microseconds per successful reply.
     pub(crate) cpu_us_per_request: Option<f64>,
-    /// Resident memory at the end of the measured time.
+    /// Resident memory at the end of the measurement.
     pub(crate) rss_bytes: u64,
 }
 
-/// What `held` reports.
+/// The report of `idle`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct IdleReport {
     pub(crate) bench: &'static str,
     pub(crate) url: String,
     pub(crate) sessions: usize,
-    /// Sessions that were opened and reset, and those that the server ended while they were held.
+    /// Sessions that were opened and reset, and how many of them the server ended while they were idle.
     pub(crate) opened: usize,
     pub(crate) lost: usize,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
-    /// How long opening all of them took, and how long they were held.
+    /// How long it took to open all sessions, and how long they were idle.
     pub(crate) open_s: f64,
-    pub(crate) hold_s: f64,
+    pub(crate) idle_s: f64,
     pub(crate) pid: u32,
-    /// Resident memory of the server before and with the sessions, and the difference for each.
+    /// Resident memory of the server before and with the sessions, and the difference per session.
     pub(crate) rss_before_bytes: u64,
-    pub(crate) rss_held_bytes: u64,
+    pub(crate) rss_idle_bytes: u64,
     pub(crate) bytes_per_session: i64,
 }
 
@@ -84,7 +84,7 @@ impl ServerUsage {
     }
 }
 
-/// Rounds to a fraction, so that a report has no digits that mean nothing.
+/// Rounds to a multiple of `1 / parts`.
 pub(crate) fn round(number: f64, parts: f64) -> f64 {
     (number * parts).round() / parts
 }

@@ -1,9 +1,8 @@
-//! Running a load: threads, the measured time, and the figures read at its edges.
+//! Runs a load on its threads and measures the processes meanwhile.
 //!
-//! The invariant: a thread owns its sessions and its tally, and nothing is shared while the load runs; this
-//! thread only sleeps, and reads `/proc` at the two edges.
+//! Invariant: a worker thread owns its sessions and its statistics, and shares nothing while the load runs.
+//! The calling thread sleeps, and reads `/proc` at the start and at the end of the measurement.
 
-use oxenv_core::after;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
+use oxenv_core::after;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -24,20 +24,20 @@ use crate::report::{LoadReport, ServerUsage, round};
 use crate::statistics::{Recorder, Statistics};
 use crate::websocket_steps::WebSocketSession;
 
-/// How long replies are waited for after the measured time.
+/// How long to wait for replies after the end of the load.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One thread of the load generator.
 #[derive(Debug)]
 struct Worker {
     plan: Arc<LoadPlan>,
-    /// The number of its first session among all, and how many it has.
+    /// The index of its first session among those of all threads, and the number of its sessions.
     first: usize,
     session_count: usize,
     statistics: Arc<Mutex<Statistics>>,
 }
 
-/// A thread that runs a [`Worker`], and what starts its load.
+/// A thread that runs a [`Worker`], and the sender that starts its load.
 #[derive(Debug)]
 struct WorkerHandle {
     thread: JoinHandle<anyhow::Result<()>>,
@@ -45,7 +45,7 @@ struct WorkerHandle {
     statistics: Arc<Mutex<Statistics>>,
 }
 
-/// Readings at one edge of the measured time.
+/// CPU time used so far by the server and by this process.
 #[derive(Clone, Copy, Debug)]
 struct UsageReading {
     at: Instant,
@@ -53,7 +53,7 @@ struct UsageReading {
     load: Option<Duration>,
 }
 
-/// Runs the plan to its end. Blocks.
+/// Runs a plan and returns its report. Blocks.
 pub(crate) fn run(plan: &LoadPlan) -> anyhow::Result<LoadReport> {
     let plan = Arc::new(plan.clone());
     if let Some(pid) = plan.pid {
@@ -64,13 +64,13 @@ pub(crate) fn run(plan: &LoadPlan) -> anyhow::Result<LoadReport> {
     drop(opened);
     let opened: usize = all_opened.iter().take(workers.len()).sum();
     if opened == 0 || (plan.rate.is_some() && opened < plan.sessions) {
-        let first = total(&workers)?.first_error.unwrap_or_else(|| "a thread ended".to_owned());
+        let first = total(&workers)?.first_error.unwrap_or_else(|| "a worker thread ended".to_owned());
         return Err(anyhow!("{opened} of {} sessions could be opened: {first}", plan.sessions));
     }
     let window = LoadWindow::new(Instant::now(), plan.warmup, plan.duration);
     let (mut threads, mut thread_statistics) = (Vec::new(), Vec::new());
     for worker in workers {
-        // A thread that is gone says why when it is joined.
+        // If the thread has failed, joining it returns its error.
         let _ = worker.start.send(window);
         threads.push(worker.thread);
         thread_statistics.push(worker.statistics);
@@ -78,7 +78,7 @@ pub(crate) fn run(plan: &LoadPlan) -> anyhow::Result<LoadReport> {
     let readings = measure(&plan, window, &thread_statistics)?;
     let rss = plan.pid.map(procfs::resident_bytes).transpose().context("the server is gone")?;
     for thread in threads {
-        thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
+        thread.join().map_err(|_| anyhow!("a worker thread panicked"))??;
     }
     report(&plan, opened, &merge(&thread_statistics)?, readings, rss)
 }
@@ -107,14 +107,14 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            // Who waits for this thread's sessions must not wait forever.
+            // The caller waits for this message.
             .inspect_err(|_| _ = opened.send(0))
             .context("cannot start a runtime")?;
         runtime.block_on(async {
             let sessions =
                 open::open_sessions(&self.plan, self.first, self.session_count, &self.statistics).await;
-            opened.send(sessions.iter().map(OpenSession::sessions).sum()).context("the run was given up")?;
-            // Without a window the run was given up before it began.
+            opened.send(sessions.iter().map(OpenSession::sessions).sum()).context("the run was cancelled")?;
+            // The sender is dropped if too few sessions could be opened.
             let Ok(window) = started.await else { return Ok(()) };
             self.load(sessions, window).await;
             Ok(())
@@ -133,14 +133,16 @@ impl Worker {
         if let Some(rate) = self.plan.rate {
             let schedule = Schedule::new(window.start, rate);
             let (first, total) = (self.first as u64, self.plan.sessions as u64);
-            tasks.spawn(async move { pacing::run(schedule, window.until, &queues, first, total).await });
+            tasks.spawn(
+                async move { pacing::run_schedule(schedule, window.end, &queues, first, total).await },
+            );
         }
         tasks.join_all().await;
     }
 }
 
 async fn run_session(session: OpenSession, plan: Arc<LoadPlan>, pacer: Pacer, recorder: Recorder) {
-    let deadline = after(recorder.window.until, REPLY_TIMEOUT);
+    let deadline = after(recorder.window.end, REPLY_TIMEOUT);
     match session {
         OpenSession::Ws(socket) => WebSocketSession::new(socket, &plan, pacer, recorder).run(deadline).await,
         OpenSession::Multiplexed(many) => many.run(plan.depth, pacer, recorder, deadline).await,
@@ -150,21 +152,21 @@ async fn run_session(session: OpenSession, plan: Arc<LoadPlan>, pacer: Pacer, re
     }
 }
 
-/// Sleeps through the load and reads the processes at both edges of the measured time.
+/// Sleeps until the end of the load; reads the CPU times at the start and at the end of the measurement.
 fn measure(
     plan: &LoadPlan,
     window: LoadWindow,
     thread_statistics: &[Arc<Mutex<Statistics>>],
 ) -> anyhow::Result<[UsageReading; 2]> {
-    sleep_until(window.from);
+    sleep_until(window.measured_from);
     let before = read_usage(plan)?;
     if std::io::stderr().is_terminal() {
-        while after(Instant::now(), Duration::from_millis(500)) < window.until {
+        while after(Instant::now(), Duration::from_millis(500)) < window.end {
             thread::sleep(Duration::from_millis(500));
             progress(window, thread_statistics);
         }
     }
-    sleep_until(window.until);
+    sleep_until(window.end);
     Ok([before, read_usage(plan)?])
 }
 
@@ -180,8 +182,8 @@ fn read_usage(plan: &LoadPlan) -> anyhow::Result<UsageReading> {
 
 fn progress(window: LoadWindow, thread_statistics: &[Arc<Mutex<Statistics>>]) {
     let requests: u64 = thread_statistics.iter().map(|statistics| lock(statistics).requests).sum();
-    let left = window.until.saturating_duration_since(Instant::now()).as_secs_f64();
-    // Progress is a courtesy; a terminal that is gone must not end the run.
+    let left = window.end.saturating_duration_since(Instant::now()).as_secs_f64();
+    // An error is ignored: the run does not depend on the terminal.
     let _ = write!(std::io::stderr(), "\r{requests} requests, {left:.0} s left \r");
 }
 
@@ -213,8 +215,8 @@ fn report(
         errors: statistics.errors,
         first_error: statistics.first_error.clone(),
         unsent: statistics.unsent,
-        reply: plan.sample.get().map(|(reply, _)| reply.clone()),
-        reply_bytes: plan.sample.get().map(|(_, bytes)| *bytes),
+        reply: plan.first_reply.get().map(|reply| reply.text.clone()),
+        reply_bytes: plan.first_reply.get().map(|reply| reply.bytes),
         rate: round(statistics.requests as f64 / plan.duration.as_secs_f64(), 10.0),
         latency_us: statistics.latency_summary(),
         server: server.map(|(cpu, (pid, rss))| ServerUsage::new(pid, cpu, rss, statistics.requests)),

@@ -1,7 +1,7 @@
-//! What came of the requests.
+//! Counts and latencies of the requests.
 //!
-//! The invariant: each request of the measured time ends up in exactly one of `requests`, `errors` and
-//! `unsent`, or was still in flight when a closed loop ended. Errors count whenever they happen.
+//! Invariant: each request of the measurement counts in exactly one of `requests`, `errors` and `unsent`, or
+//! is still in flight when a closed loop ends. Errors count also outside the measurement.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::pacing::LoadWindow;
 
-/// The longest latency that is told from longer ones, in nanoseconds: 100 s.
+/// Longer latencies are recorded as this one: 100 s.
 const MAX_LATENCY_NANOS: u64 = 100_000_000_000;
 
-/// Counts and latencies, in nanoseconds to three significant digits.
+/// Counts of requests, and a histogram of their latencies in nanoseconds with three significant digits.
 #[derive(Clone, Debug)]
 pub(crate) struct Statistics {
     pub(crate) requests: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Statistics {
     latencies: Histogram<u64>,
 }
 
-/// Latencies in microseconds.
+/// Percentiles, maximum and mean of the latencies, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct LatencySummary {
     pub(crate) p50: f64,
@@ -36,12 +36,13 @@ pub(crate) struct LatencySummary {
     pub(crate) mean: f64,
 }
 
-/// Adds what one session sees to the tally of its thread.
+/// Adds the requests of one session to the statistics of its thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     pub(crate) statistics: Arc<Mutex<Statistics>>,
     pub(crate) window: LoadWindow,
-    /// Requests of an open loop count by when they were due, those of a closed loop by their reply.
+    /// Whether a request is in the measurement by when it was due (open loop) or by when its reply came
+    /// (closed loop).
     pub(crate) open_loop: bool,
 }
 
@@ -52,7 +53,7 @@ impl Statistics {
         Ok(Self { requests: 0, errors: 0, first_error: None, unsent: 0, latencies })
     }
 
-    /// Adds what another thread saw.
+    /// Adds the statistics of another thread.
     pub(crate) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
         self.requests += other.requests;
         self.errors += other.errors;
@@ -63,7 +64,7 @@ impl Statistics {
         self.latencies.add(&other.latencies).context("cannot add histograms")
     }
 
-    /// The latencies of all requests; `None` if there were none.
+    /// A summary of all latencies; `None` if there are none.
     pub(crate) fn latency_summary(&self) -> Option<LatencySummary> {
         let at = |quantile| micros(self.latencies.value_at_quantile(quantile) as f64);
         (!self.latencies.is_empty()).then(|| LatencySummary {
@@ -76,7 +77,7 @@ impl Statistics {
         })
     }
 
-    /// Counts a failure and keeps the text of the first.
+    /// Counts an error and keeps the text of the first one.
     pub(crate) fn error(&mut self, error: &anyhow::Error) {
         self.errors += 1;
         if self.first_error.is_none() {
@@ -90,12 +91,12 @@ impl Statistics {
 }
 
 impl Recorder {
-    /// A good reply has come to a request whose latency counts from `due`.
+    /// Records a successful reply to a request whose latency counts from `due`.
     pub(crate) fn reply(&self, due: Instant) {
         self.replies(due, 1);
     }
 
-    /// A good reply has come that answers that many requests at once.
+    /// Records a successful reply to `requests` requests that were sent together.
     pub(crate) fn replies(&self, due: Instant, requests: u64) {
         let now = Instant::now();
         if self.window.contains(if self.open_loop { due } else { now }) {
@@ -105,17 +106,18 @@ impl Recorder {
         }
     }
 
-    /// A request failed, or a session did.
+    /// Records the failure of a request or of a session.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.lock().error(error);
     }
 
-    /// A request was due and not sent before the end: it has waited at least that long.
+    /// Records a request that was due but not sent. Its latency is counted up to the end of the load, at
+    /// least.
     pub(crate) fn unsent(&self, due: Instant) {
         if self.window.contains(due) {
             let mut statistics = self.lock();
             statistics.unsent += 1;
-            statistics.record_latency(self.window.until - due);
+            statistics.record_latency(self.window.end - due);
         }
     }
 
@@ -124,7 +126,7 @@ impl Recorder {
     }
 }
 
-/// Nanoseconds as microseconds, to a tenth.
+/// Nanoseconds as microseconds, rounded to tenths.
 fn micros(nanos: f64) -> f64 {
     (nanos / 100.0).round() / 10.0
 }
@@ -165,14 +167,14 @@ mod tests {
     #[test]
     fn unsent_requests_show_in_the_latencies() {
         let recorder = recorder(true);
-        recorder.unsent(recorder.window.from);
+        recorder.unsent(recorder.window.measured_from);
         let statistics = recorder.lock();
         assert_eq!((statistics.requests, statistics.unsent), (0, 1));
         assert!(statistics.latency_summary().unwrap().max >= 59_900_000.0);
     }
 
     #[test]
-    fn tallies_add_up_and_keep_the_first_error() {
+    fn statistics_add_up_and_keep_the_first_error() {
         let (mut one, mut two) = (Statistics::new().unwrap(), Statistics::new().unwrap());
         two.error(&anyhow::anyhow!("inner").context("outer"));
         two.error(&anyhow::anyhow!("second"));

@@ -1,7 +1,7 @@
 //! One WebSocket of the load generator.
 //!
-//! The invariant: reading and writing share one poll, so a full send buffer cannot keep replies from being
-//! read, however many requests were sent ahead; pings are answered on the way.
+//! Invariant: one poll both writes and reads, so that a full send buffer cannot keep replies from being read,
+//! however many requests are in flight. Pings are answered.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,19 +20,19 @@ use crate::http_response;
 use crate::reply_checker::excerpt;
 use crate::target::Target;
 
-/// Room for a few replies; it grows if one is larger.
+/// Initial size of the read buffer; it grows for a larger reply.
 const BUFFER_BYTES: usize = 2048;
-/// The longest answer to a handshake that is read.
+/// Maximum length of the response to the handshake.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Pings of the server whose pongs may wait to be sent.
+/// Maximum number of pongs that wait to be sent.
 const MAX_QUEUED_PONGS: usize = 1024;
 
-/// What the server said.
+/// What was received from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// A text message, which lies at this place until the next read.
+    /// A text message: where it is in the read buffer, until the next read.
     Text(Range<usize>),
-    /// A close frame: no more will come.
+    /// A close frame.
     Close,
 }
 
@@ -41,16 +41,16 @@ pub(crate) enum Received {
 pub(crate) struct WebSocket {
     stream: TcpStream,
     read_buffer: Vec<u8>,
-    /// What of `inbox` is filled and not yet taken.
+    /// The part of `read_buffer` that is filled and not yet parsed.
     unread: Range<usize>,
     write_buffer: Vec<u8>,
     sent: usize,
-    /// Pongs since `outbox` was empty last.
+    /// Pongs queued since `write_buffer` was last empty.
     pongs: usize,
 }
 
 impl WebSocket {
-    /// Connects and shakes hands at `path`.
+    /// Connects and opens a WebSocket at `path`.
     pub(crate) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = target.connect().await?;
         let read_buffer = vec![0; BUFFER_BYTES];
@@ -62,27 +62,29 @@ impl WebSocket {
         Ok(socket)
     }
 
-    /// Puts bytes behind those that wait to be sent.
+    /// Queues bytes for sending.
     pub(crate) fn queue(&mut self, bytes: &[u8]) {
         self.write_buffer.extend_from_slice(bytes);
     }
 
-    /// The payload of a message that [`WebSocket::next`] has just given.
+    /// The payload of the message that [`WebSocket::next`] returned last.
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.read_buffer[range]
     }
 
-    /// Sends what is queued and waits until bytes have come; fails when the server has hung up.
+    /// Sends the queued bytes and waits until some have been read; fails when the server has closed the
+    /// connection.
     ///
-    /// May be dropped and called again without losing anything.
+    /// Cancel safe.
     pub(crate) async fn flush_and_read(&mut self) -> anyhow::Result<()> {
-        match self.poll_flush_and_read().await.context("the connection broke")? {
-            0 => bail!("the server hung up"),
+        match self.poll_flush_and_read().await.context("the connection failed")? {
+            0 => bail!("the server closed the connection"),
             _ => Ok(()),
         }
     }
 
-    /// Takes the next message out of what has been read; `None` when another [`WebSocket::flush_and_read`] is needed.
+    /// Takes the next message from the read buffer; `None` if [`WebSocket::flush_and_read`] must be called
+    /// first.
     pub(crate) fn next(&mut self) -> anyhow::Result<Option<Received>> {
         loop {
             let filled = &self.read_buffer[..self.unread.end];
@@ -94,7 +96,7 @@ impl WebSocket {
                 Opcode::Ping => {
                     self.pongs += 1;
                     if self.pongs > MAX_QUEUED_PONGS {
-                        bail!("the server pings and takes no pongs");
+                        bail!("the server sends pings but does not read the pongs");
                     }
                     self.write_buffer.extend(frame::pong(&self.read_buffer[frame.payload]));
                 }
@@ -103,7 +105,7 @@ impl WebSocket {
         }
     }
 
-    /// Sends one frame and waits for the message that answers it.
+    /// Sends one frame and waits for the next message.
     pub(crate) async fn request(&mut self, frame: &[u8]) -> anyhow::Result<Range<usize>> {
         self.queue(frame);
         loop {
@@ -115,21 +117,22 @@ impl WebSocket {
         }
     }
 
-    /// Ends the session as a stock client does: `close`, the server's close frame, ours, end of stream.
+    /// Closes the session as a stock client does: a `close` message, the server's close frame, ours, end of
+    /// stream.
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.queue(&frame::text(br#"{"type":"close"}"#));
         while self.next()? != Some(Received::Close) {
             self.flush_and_read().await?;
         }
         self.queue(&frame::close());
-        // The server may hang up at once or wait for our frame; either way the stream ends.
+        // Some servers close the connection without waiting for this frame; the stream ends in both cases.
         while self.poll_flush_and_read().await.is_ok_and(|read| read > 0) {
             self.unread = 0..0;
         }
         Ok(())
     }
 
-    /// Ends the socket as any WebSocket is ended: our close frame, the server's, end of stream.
+    /// Closes the WebSocket with the closing handshake: our close frame, the server's, end of stream.
     pub(crate) async fn close_handshake(mut self) -> anyhow::Result<()> {
         self.queue(&frame::close());
         while self.poll_flush_and_read().await? > 0 {
@@ -142,8 +145,10 @@ impl WebSocket {
         let head = loop {
             match http_response::parse_head(&self.read_buffer[self.unread.clone()])? {
                 Some(head) => break head,
-                None if self.unread.len() > MAX_HEAD_BYTES => bail!("the answer to the handshake has no end"),
-                None => self.flush_and_read().await.context("no answer to the handshake")?,
+                None if self.unread.len() > MAX_HEAD_BYTES => {
+                    bail!("the response to the handshake has no end")
+                }
+                None => self.flush_and_read().await.context("no response to the handshake")?,
             }
         };
         let response = &self.read_buffer[self.unread.clone()];
@@ -186,7 +191,7 @@ impl WebSocket {
         .await
     }
 
-    /// Moves what is unread to the front, and grows the buffer when it is full of one message.
+    /// Moves unread bytes to the front, and grows the buffer if it is full.
     fn make_room(&mut self) {
         if self.unread.start > 0 {
             self.read_buffer.copy_within(self.unread.clone(), 0);

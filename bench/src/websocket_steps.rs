@@ -1,7 +1,7 @@
-//! Steps on one WebSocket session.
+//! Steps of one session on a WebSocket of its own.
 //!
-//! The invariant: replies come in the order of the requests, which is what the wire promises, so the oldest
-//! request in flight is the one that a reply answers.
+//! Invariant: a server replies in the order of the requests, so a reply belongs to the oldest request in
+//! flight.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::reply_checker::ReplyChecker;
 use crate::statistics::Recorder;
 use crate::websocket::{Received, WebSocket};
 
-/// How long a session may take to close; it is not measured.
+/// Maximum time for closing a session; it is not measured.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One session under load.
+/// One session and its requests in flight.
 #[derive(Debug)]
 pub(crate) struct WebSocketSession {
     socket: WebSocket,
@@ -28,18 +28,19 @@ pub(crate) struct WebSocketSession {
     depth: usize,
     pacer: Pacer,
     recorder: Recorder,
-    /// When the requests in flight were due, the oldest first.
+    /// When the requests in flight were due, oldest first.
     in_flight: VecDeque<Instant>,
 }
 
 impl WebSocketSession {
     pub(crate) fn new(socket: WebSocket, plan: &LoadPlan, pacer: Pacer, recorder: Recorder) -> Self {
-        let checker = ReplyChecker::new(plan.kind.expected_reply(), plan.sample.clone());
+        let checker = ReplyChecker::new(plan.kind.expected_reply(), plan.first_reply.clone());
         let (request, depth) = (plan.request.clone(), plan.depth);
         Self { socket, checker, request, depth, pacer, recorder, in_flight: VecDeque::with_capacity(depth) }
     }
 
-    /// Steps until the load is over and every reply is there, or until `deadline`; then closes the session.
+    /// Steps until the load is over and every reply has arrived, at most until `deadline`; then closes the
+    /// session.
     pub(crate) async fn run(mut self, deadline: Instant) {
         let ended = timeout_at(deadline.into(), self.steps())
             .await
@@ -48,7 +49,7 @@ impl WebSocketSession {
             self.recorder.unsent(due);
         }
         match ended {
-            // How a session that has done its work closes is not what is measured here.
+            // Closing a session is not measured, so its failure is not reported.
             Ok(()) => drop(timeout(CLOSE_TIMEOUT, self.socket.close()).await),
             Err(error) => (0..self.in_flight.len().max(1)).for_each(|_| self.recorder.error(&error)),
         }
@@ -65,11 +66,11 @@ impl WebSocketSession {
             if self.in_flight.is_empty() && self.pacer.is_over() {
                 return Ok(());
             }
-            let room = self.in_flight.len() < self.depth;
+            let can_send = self.in_flight.len() < self.depth;
             tokio::select! {
                 biased;
                 read = self.socket.flush_and_read() => read?,
-                () = self.pacer.wait_for_due(), if room => {}
+                () = self.pacer.wait_for_due(), if can_send => {}
             }
             self.read_replies()?;
         }
@@ -78,7 +79,7 @@ impl WebSocketSession {
     fn read_replies(&mut self) -> anyhow::Result<()> {
         while let Some(message) = self.socket.next()? {
             let Received::Text(range) = message else { bail!("the server closed the session") };
-            let due = self.in_flight.pop_front().context("a message that nobody asked for")?;
+            let due = self.in_flight.pop_front().context("the server sent a message without a request")?;
             match self.checker.check(self.socket.bytes(range)) {
                 Ok(()) => self.recorder.reply(due),
                 Err(error) => self.recorder.error(&error),
