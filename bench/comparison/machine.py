@@ -14,11 +14,12 @@ from pathlib import Path
 OPENENV = "0.10.0"
 FASTMCP = "4.1.6"
 STOCK = "openenv-typed"
+PLOT = "plot"
 
 
 @dataclass(frozen=True)
 class Venv:
-    """A virtual environment of a Python peer."""
+    """A virtual environment of a Python peer, or of the plot."""
 
     name: str
     install: tuple[str, ...]
@@ -36,6 +37,11 @@ def venvs(root: Path) -> dict[str, Venv]:
     return {"openenv-echo": openenv, "openenv-typed": openenv, "fastmcp": fastmcp}
 
 
+def plot_venv(root: Path) -> Venv:
+    """The virtual environment with matplotlib."""
+    return Venv(PLOT, ("-r", str(root / "bench" / "comparison" / "requirements.txt")), ())
+
+
 @dataclass(frozen=True)
 class Facts:
     target: Path
@@ -46,6 +52,8 @@ class Facts:
     """The interpreter that has the stock client."""
     wheel: Path | None
     """The interpreter that has our wheel, if it was built as the binaries are."""
+    plot: Path
+    """The interpreter that has matplotlib."""
     machine: list[tuple[str, str]]
     versions: list[tuple[str, str]]
 
@@ -61,10 +69,7 @@ def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
         subprocess.run([*cargo, "--examples"], cwd=root, check=True)
     # The stock client's is that of the stock servers.
     needed = {name: venv for name, venv in venvs(root).items() if name not in without or name == STOCK}
-    interpreters = {name: python_of(root, venv.name) for name, venv in needed.items()}
-    for name, venv in needed.items():
-        if not interpreters[name].exists():
-            make_venv(interpreters[name].parent.parent, venv)
+    interpreters = {name: interpreter(root, venv) for name, venv in {**needed, PLOT: plot_venv(root)}.items()}
     wanted = {name: venv for name, venv in needed.items() if name not in without}
     pythons = {name: interpreters[name] for name in wanted}
     return Facts(
@@ -73,9 +78,18 @@ def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
         pythons=pythons,
         stock_client=interpreters[STOCK],
         wheel=wheel(root, profile),
+        plot=interpreters[PLOT],
         machine=machine(),
         versions=versions(root, {pythons[name]: venv for name, venv in wanted.items()}),
     )
+
+
+def interpreter(root: Path, venv: Venv) -> Path:
+    """The interpreter of a virtual environment, which is made if it is not there."""
+    python = python_of(root, venv.name)
+    if not python.exists():
+        make_venv(python.parent.parent, venv)
+    return python
 
 
 def python_of(root: Path, venv: str) -> Path:
