@@ -34,8 +34,8 @@ Examples:
 Closed loop (the default): each session has one request in flight, or --depth of them on a WebSocket, and \
 sends the next when a reply arrives.
 Open loop (--rate): requests are due on a fixed schedule, and latency counts from the time a request was \
-due. A server that stalls therefore shows in the latencies. Requests that were due but never sent are reported \
-as unsent.";
+due. A server that stalls therefore shows in the latencies. Requests that were due but never sent are \
+reported as unsent.";
 
 /// Measure an OpenEnv or MCP server under load.
 #[derive(Debug, Args)]
