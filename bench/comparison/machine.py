@@ -1,4 +1,4 @@
-"""What is measured on and with: builds, the peers' virtual environments, and the facts for the report.
+"""What is measured on and with: builds, virtual environments, and the machine for the report.
 
 Nothing that names this machine's paths goes into the report.
 """
@@ -43,7 +43,9 @@ def plot_venv(root: Path) -> Venv:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Setup:
+    """What a run needs to start, and what its report says about the machine."""
+
     target: Path
     binaries: Path
     pythons: dict[str, Path]
@@ -58,8 +60,8 @@ class Facts:
     versions: list[tuple[str, str]]
 
 
-def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
-    """Builds what is missing and gathers the facts."""
+def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Setup:
+    """Builds what is missing and describes the machine."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")).resolve()
     profile = "debug" if debug else "dist"
     if build:
@@ -72,7 +74,7 @@ def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
     interpreters = {name: interpreter(root, venv) for name, venv in {**needed, PLOT: plot_venv(root)}.items()}
     wanted = {name: venv for name, venv in needed.items() if name not in without}
     pythons = {name: interpreters[name] for name in wanted}
-    return Facts(
+    return Setup(
         target=target,
         binaries=target / profile,
         pythons=pythons,
@@ -108,7 +110,8 @@ def make_venv(folder: Path, venv: Venv) -> None:
     """Makes it whole or not at all: a half of one would be taken for a whole one by the next run."""
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet",
+               "--disable-pip-version-check"]
         subprocess.run([*pip, *venv.install], check=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -133,7 +136,8 @@ def cpu_model() -> str:
 
 
 def versions(root: Path, interpreters: dict[Path, Venv]) -> list[tuple[str, str]]:
-    found = [("oxenv", revision(root)), ("rustc", output(["rustc", "--version"], root).removeprefix("rustc "))]
+    found = [("oxenv", revision(root)),
+             ("rustc", output(["rustc", "--version"], root).removeprefix("rustc "))]
     found.append(("rmcp", locked(root, "rmcp")))
     code = "import platform, importlib.metadata as m, sys; print(platform.python_version())\n"
     code += "for name in sys.argv[1:]: print(m.version(name))"
@@ -158,7 +162,8 @@ def revision(root: Path) -> str:
     if not commit:
         return "not committed"
     # The report itself is rewritten by each run, so it does not count as a change.
-    changed = output(["git", "status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!docs/benchmarks.svg"], root)
+    changed = output(["git", "status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!docs/benchmarks.svg"],
+                     root)
     return f"{commit} with changes" if changed else commit
 
 

@@ -1,7 +1,7 @@
 """The plot: requests per second of each server, as bars on a logarithmic scale.
 
-bench/compare runs it as `python -m comparison.plot RESULTS.json PLOT.svg` in a virtual environment with matplotlib.
-The background is transparent; the colours are readable on a light and on a dark page.
+bench/compare runs it as `python -m comparison.plot RESULTS.json PLOT.svg` in a virtual environment with
+matplotlib. The background is transparent; the colours are readable on a light and on a dark page.
 """
 
 import json
