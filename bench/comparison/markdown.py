@@ -47,7 +47,7 @@ PROGRAM_FIGURES = {
     "forks": ("A fork of a session of connect4, µs", {
         "in process": "in_process_us", "over HTTP, from the request to the reply": "http_us",
     }),
-    "road": ("The road of a call, µs per call", {
+    "toolbox": ("A tool call through a toolbox, µs per call", {
         "the tool, called by its toolset": "direct_us",
         "the tool, called through a toolbox of 50 toolsets": "toolbox_us",
         "what the toolbox adds": "added_us",
@@ -227,8 +227,8 @@ def method(args: argparse.Namespace) -> str:
         "- The lists are those of a manifest with 50 upstreams of 20 tools each. A reply is read and "
         "compared within "
         "its latency; the server's part of it is its CPU time.",
-        "- The road of a call is measured without a server, on core 0: 1,000 native tools in 50 toolsets, "
-        "each with "
+        "- A call through a toolbox is measured without a server, on core 0: 1,000 native tools in 50 "
+        "toolsets, each with "
         "patterns to allow and deny, a role's and a rate limit, called in an order without locality, in "
         "turns with "
         "calls of the toolsets themselves.",

@@ -67,7 +67,7 @@ MEASURES = [
     Measure("fleet", "from_fleet", 0, "`from_fleet` beyond the time that Fleet takes"),
     Measure("docker", "from_docker_image", 0, "`from_docker_image`, beside `docker run`"),
     Measure("forks", "forks", 0, "fork of a session of connect4, in process and over HTTP"),
-    Measure("road", "road", 0, "the road of a call: owner among 1,000 tools, policy, rate limits"),
+    Measure("toolbox", "toolbox", 0, "call through a toolbox: owner among 1,000 tools, policy, rate limits"),
 ]
 # Measurements in which upstreams use CPU time too.
 WITH_UPSTREAM = ("proxy-1", "proxy-16")

@@ -108,7 +108,7 @@ def participants(root: Path, setup: Setup) -> list[Server | Program | Missing]:
         Server("client-stock", [*oxenv, "echo"], frozenset({"client"}), flags=("--client=stock",)),
         Server("oxenv", [*oxenv, "--tools", one], proxy, tools=1),
         Server("oxenv", [*oxenv, "--tools", many], frozenset({"list"}), tools=TOOLSETS * TOOLS_EACH),
-        Program("oxenv", [str(setup.binaries / "examples" / "road")], frozenset({"road"})),
+        Program("oxenv", [str(setup.binaries / "examples" / "toolbox")], frozenset({"toolbox"})),
         *(Program("oxenv", [str(setup.binaries / "examples" / name)], frozenset({name}))
           for name in ("forks", "multiplexer", "from_fleet", "from_docker_image")),
         Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "idle"}),

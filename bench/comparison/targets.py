@@ -87,7 +87,7 @@ def list_targets() -> list[Target]:
     return [
         Target("`POST /mcp` tools/list of 1,000 tools, p50", "list", P50, None, at_most=1000, unit=" µs"),
         Target("`GET /tools` of 1,000 tools, p50", "tools", P50, None, at_most=1000, unit=" µs"),
-        Target("owner among 1,000 tools and policy, per call", "road", ("added_us",), None, at_most=3,
+        Target("owner among 1,000 tools and policy, per call", "toolbox", ("added_us",), None, at_most=3,
                unit=" µs"),
     ]
 
