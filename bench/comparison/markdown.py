@@ -183,84 +183,58 @@ def listing(facts: list[tuple[str, str]]) -> str:
 def method(args: argparse.Namespace) -> str:
     return "\n".join([
         f"- {args.rounds} round(s); every figure is the median of the rounds, with the lowest and the "
-        "highest in "
-        "brackets; a ratio is one of medians.",
+        "highest in brackets; a ratio is one of medians.",
         "- A round starts every server afresh. Each measurement then goes over all servers before the next "
-        "begins, "
-        "and each round begins with another server. The next server is measured when the last one is idle.",
-        "- Servers, and the upstreams that they start, run on core 0, the load generator (`oxenv bench`, one "
-        "thread) "
-        "on core 1, over loopback with TCP_NODELAY, built with the profile `dist`.",
+        "begins, and each round begins with another server. The next server is measured when the last one "
+        "is idle.",
+        "- Servers, and the upstreams that they start, run on core 0, the load generator (`oxenv bench`, "
+        "one thread) on core 1, over loopback with TCP_NODELAY, built with the profile `dist`.",
         f"- Closed loop: one request in flight for each session or connection; {args.seconds:g} s are "
-        "measured after "
-        f"{WARMUP_S:g} s of warm-up, with all sessions open and reset before. A reply that is an error is no "
-        "request.",
-        f"- Payload: `{compact(ECHO)}` and the same reply, byte for byte, from oxenv and the bare limit, and "
-        "the same "
-        "in content from the others, `_meta` apart (the run compares them and reports a difference under "
-        "warnings). "
-        "The typed environment has no tools: its action is "
-        f"`{{\"message\":…}}` with {len(TYPED['message'])} characters, which makes the requests as many "
-        "bytes long; "
-        "its reply is about 0.6 times as long as the others', which is in its favour. It has no `POST /mcp` "
-        "tools.",
-        "- The bare limit (`bench/`, not shipped) parses the JSON and formats the reply and does nothing "
-        "else: no "
-        "sessions, no validation. tokio-tungstenite for `/ws`, axum and serde_json for HTTP.",
+        f"measured after {WARMUP_S:g} s of warm-up, with all sessions open and reset before. A reply that "
+        "is an error is no request.",
+        f"- Payload: `{compact(ECHO)}` and the same reply, byte for byte, from oxenv and the bare limit, "
+        "and the same in content from the others, `_meta` apart (the run compares them and reports a "
+        f"difference under warnings). The typed environment has no tools: its action is `{{\"message\":…}}` "
+        f"with {len(TYPED['message'])} characters, which makes the requests as many bytes long; its reply "
+        "is about 0.6 times as long as the others', which is in its favour. It has no `POST /mcp` tools.",
+        "- The bare limit (`oxenv-bare`, not shipped) parses the JSON and formats the reply and does nothing "
+        "else: no sessions, no validation. tokio-tungstenite for `/ws`, axum and serde_json for HTTP.",
         "- openenv is what `pip install openenv==0.10.0` gives, served with uvicorn, 512 sessions at most; "
         "its `POST /step` and `POST /mcp` build an environment for each request, as it is designed to.",
         "- `POST /step` and `POST /mcp` of oxenv go to its one default session, on all connections, unless "
-        "MCP's "
-        "handshake made sessions.",
-        "- rmcp is the official Rust SDK with a handler written by hand: its `StreamableHttpService` behind "
-        "axum, "
-        "stateless with JSON replies for MCP 2026-07-28, with sessions and event streams (its default) for "
-        "2025-11-25. "
-        "fastmcp is served with uvicorn, stateless with JSON replies.",
-        "- A stdio upstream is rmcp's own server with an echo tool, one process for all calls. oxenv serves "
-        "it from a "
-        "manifest; the bare limit is an axum handler that forwards to rmcp's client; under rmcp stands that "
-        "client "
-        "alone, in one process with those who call, so that its calls cross no socket. Ratios to it hold the "
-        "whole "
-        "HTTP exchange. CPU figures are without the upstream's.",
+        "MCP's handshake made sessions.",
+        "- rmcp is the official Rust SDK with a handler written by hand: its `StreamableHttpService` "
+        "behind axum, stateless with JSON replies for MCP 2026-07-28, with sessions and event streams (its "
+        "default) for 2025-11-25. fastmcp is served with uvicorn, stateless with JSON replies.",
+        "- A stdio upstream is rmcp's own server with an echo tool, one process for all calls. oxenv "
+        "serves it from a manifest; the bare limit is an axum handler that forwards to rmcp's client; "
+        "rmcp is that client alone, in one process with its callers, so that its calls cross no socket. "
+        "Ratios to it include the whole HTTP exchange. CPU figures are without the upstream's.",
         "- The lists are those of a manifest with 50 upstreams of 20 tools each. A reply is read and "
-        "compared within "
-        "its latency; the server's part of it is its CPU time.",
+        "compared within its latency; the server's part of it is its CPU time.",
         "- A call through a toolbox is measured without a server, on core 0: 1,000 native tools in 50 "
-        "toolsets, each with "
-        "patterns to allow and deny, a role's and a rate limit, called in an order without locality, in "
-        "turns with "
-        "calls of the toolsets themselves.",
+        "toolsets, each with patterns to allow and deny, a role's and a rate limit, called in an order "
+        "without locality, in turns with calls of the toolsets themselves.",
         "- The Rust client and the raw load generator send the same steps to servers of their own, one of "
-        "each, from one "
-        "thread: one session for each socket in what the server offers (`oxenv.1`) and in the stock dialect, "
-        "or all of "
-        "them on one socket.",
-        "- From Python, one session steps for the same time by the wheel's client and by openenv's, each in "
-        "an "
-        "interpreter on core 1, first blocking, then in an event loop.",
+        "each, from one thread: one session for each socket in what the server offers (`oxenv.1`) and in "
+        "the stock dialect, or all of them on one socket.",
+        "- From Python, one session steps for the same time by the wheel's client and by openenv's, each "
+        "in an interpreter on core 1, first blocking, then in an event loop.",
         "- The multiplexer is measured over two servers on threads of their own, in turns with its own "
-        "client and the MCP "
-        "SDK's (`rmcp`) straight to one of them, one call in flight, all on core 0. What it adds is counted "
-        "from the "
-        "faster of the two.",
-        "- `from_fleet` is timed until the tools are connected, against a simulator that holds each creation "
-        "for 250 ms, "
-        "which is taken away. `from_docker_image` is timed until there is a session, in turns with `docker "
-        "run` of the "
-        "same image up to the first healthy reply, asked for every millisecond.",
-        "- An idle session is connected and reset. Its memory is the growth of the server's "
-        "resident set: 2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one "
-        "session "
+        "client and the MCP SDK's (`rmcp`) straight to one of them, one call in flight, all on core 0. "
+        "What it adds is counted from the faster of the two.",
+        "- `from_fleet` is timed until the tools are connected, against a simulator that holds each "
+        "creation for 250 ms, which is taken away. `from_docker_image` is timed until there is a session, "
+        "in turns with `docker run` of the same image up to the first healthy reply, asked for every "
+        "millisecond.",
+        "- An idle session is connected and reset. Its memory is the growth of the server's resident set: "
+        "2,000 sessions on oxenv and the bare limit, 256 on openenv, in a server that had one session "
         "before. Memory that the kernel holds for sockets is not in it. KB are 1,000 bytes.",
         "- The start is timed from before the process is spawned (through `taskset`) to the reply of `GET "
-        "/health`, "
-        "asked for without a pause.",
+        "/health`, asked for without a pause.",
         "- CPU time is what `/proc` says, in ticks of 10 ms.",
         f"- † the load generator used at least {MIN_SATURATED_SHARE:.0%} of its core and the server less: "
-        "the figure is the "
-        "load generator's.",
+        "the figure is the load generator's.",
     ])
 
 
