@@ -37,8 +37,7 @@ impl McpProtocol {
         }
     }
 
-    /// The bytes of a request. For [`McpProtocol::Stateful`] the session id is still missing; [`open`] adds
-    /// it.
+    /// The bytes of a request. [`open`] adds the session id that [`McpProtocol::Stateful`] needs.
     pub(crate) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
         let target = match self {
             Self::OpenEnv => target.clone(),
@@ -95,9 +94,9 @@ async fn initialize(connection: &mut HttpConnection, request: &[u8]) -> anyhow::
         bail!("`initialize` got HTTP {}: {}", head.status, excerpt(&content));
     }
     let result: Value = serde_json::from_slice(&content).context("the reply to `initialize` is not JSON")?;
-    let spoken = result["result"]["protocolVersion"].as_str();
-    if spoken != Some(McpProtocol::Stateful.name()) {
-        bail!("the server speaks MCP {spoken:?}: {}", excerpt(&content));
+    let version = result["result"]["protocolVersion"].as_str();
+    if version != Some(McpProtocol::Stateful.name()) {
+        bail!("the server speaks MCP {version:?}: {}", excerpt(&content));
     }
     let id = http_response::header(connection.bytes(), "mcp-session-id")?;
     Ok(id

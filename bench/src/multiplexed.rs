@@ -124,7 +124,7 @@ impl MultiplexedSessions {
 
     async fn steps(&mut self, depth: usize, pacer: &Pacer, recorder: &Recorder) -> anyhow::Result<()> {
         for index in 0..self.frames.len() {
-            self.top_up(index, depth, pacer);
+            self.queue_frames(index, depth, pacer);
         }
         while self.frames.iter().any(|frame| !frame.in_flight.is_empty()) {
             self.socket.flush_and_read().await?;
@@ -132,20 +132,20 @@ impl MultiplexedSessions {
                 let Received::Text(range) = message else { bail!("the server closed the socket") };
                 let bytes = self.socket.bytes(range);
                 let index = frame_id(bytes).with_context(|| format!("no id in {}", excerpt(bytes)))?;
-                let frame = self.frames.get_mut(index).context("an id that nobody in_flight")?;
+                let frame = self.frames.get_mut(index).context("the server sent an unknown id")?;
                 let due =
                     frame.in_flight.pop_front().context("the server sent a message without a request")?;
                 match frame.checker.check(bytes) {
                     Ok(()) => recorder.replies(due, frame.steps),
                     Err(error) => recorder.error(&error),
                 }
-                self.top_up(index, depth, pacer);
+                self.queue_frames(index, depth, pacer);
             }
         }
         Ok(())
     }
 
-    fn top_up(&mut self, index: usize, depth: usize, pacer: &Pacer) {
+    fn queue_frames(&mut self, index: usize, depth: usize, pacer: &Pacer) {
         let frame = &mut self.frames[index];
         while frame.in_flight.len() < depth
             && let Some(due) = pacer.next_due()
