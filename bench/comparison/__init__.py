@@ -1,1 +1,1 @@
-"""The parts of bench/compare: what is started, what is measured, how it is judged and shown."""
+"""The parts of bench/compare: what is started, what is measured, how it is evaluated and shown."""

@@ -1,4 +1,4 @@
-"""What is measured on and with: builds, the peers' virtual environments, and the facts for the report.
+"""What is measured on and with: builds, virtual environments, and the machine for the report.
 
 Nothing that names this machine's paths goes into the report.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 OPENENV = "0.10.0"
 FASTMCP = "4.1.6"
 STOCK = "openenv-typed"
+PLOT = "plot"
 
 
 @dataclass(frozen=True)
 class Venv:
-    """A virtual environment of a Python peer."""
+    """A virtual environment of a Python peer, or of the plot."""
 
     name: str
     install: tuple[str, ...]
@@ -36,8 +37,15 @@ def venvs(root: Path) -> dict[str, Venv]:
     return {"openenv-echo": openenv, "openenv-typed": openenv, "fastmcp": fastmcp}
 
 
+def plot_venv(root: Path) -> Venv:
+    """The virtual environment with matplotlib."""
+    return Venv(PLOT, ("-r", str(root / "bench" / "comparison" / "requirements.txt")), ())
+
+
 @dataclass(frozen=True)
-class Facts:
+class Setup:
+    """What a run needs to start, and what its report says about the machine."""
+
     target: Path
     binaries: Path
     pythons: dict[str, Path]
@@ -46,12 +54,14 @@ class Facts:
     """The interpreter that has the stock client."""
     wheel: Path | None
     """The interpreter that has our wheel, if it was built as the binaries are."""
+    plot: Path
+    """The interpreter that has matplotlib."""
     machine: list[tuple[str, str]]
     versions: list[tuple[str, str]]
 
 
-def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
-    """Builds what is missing and gathers the facts."""
+def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Setup:
+    """Builds what is missing and describes the machine."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target")).resolve()
     profile = "debug" if debug else "dist"
     if build:
@@ -61,21 +71,27 @@ def prepare(root: Path, build: bool, debug: bool, without: list[str]) -> Facts:
         subprocess.run([*cargo, "--examples"], cwd=root, check=True)
     # The stock client's is that of the stock servers.
     needed = {name: venv for name, venv in venvs(root).items() if name not in without or name == STOCK}
-    interpreters = {name: python_of(root, venv.name) for name, venv in needed.items()}
-    for name, venv in needed.items():
-        if not interpreters[name].exists():
-            make_venv(interpreters[name].parent.parent, venv)
+    interpreters = {name: interpreter(root, venv) for name, venv in {**needed, PLOT: plot_venv(root)}.items()}
     wanted = {name: venv for name, venv in needed.items() if name not in without}
     pythons = {name: interpreters[name] for name in wanted}
-    return Facts(
+    return Setup(
         target=target,
         binaries=target / profile,
         pythons=pythons,
         stock_client=interpreters[STOCK],
         wheel=wheel(root, profile),
+        plot=interpreters[PLOT],
         machine=machine(),
         versions=versions(root, {pythons[name]: venv for name, venv in wanted.items()}),
     )
+
+
+def interpreter(root: Path, venv: Venv) -> Path:
+    """The interpreter of a virtual environment, which is made if it is not there."""
+    python = python_of(root, venv.name)
+    if not python.exists():
+        make_venv(python.parent.parent, venv)
+    return python
 
 
 def python_of(root: Path, venv: str) -> Path:
@@ -94,7 +110,8 @@ def make_venv(folder: Path, venv: Venv) -> None:
     """Makes it whole or not at all: a half of one would be taken for a whole one by the next run."""
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet",
+               "--disable-pip-version-check"]
         subprocess.run([*pip, *venv.install], check=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +136,8 @@ def cpu_model() -> str:
 
 
 def versions(root: Path, interpreters: dict[Path, Venv]) -> list[tuple[str, str]]:
-    found = [("oxenv", revision(root)), ("rustc", output(["rustc", "--version"], root).removeprefix("rustc "))]
+    found = [("oxenv", revision(root)),
+             ("rustc", output(["rustc", "--version"], root).removeprefix("rustc "))]
     found.append(("rmcp", locked(root, "rmcp")))
     code = "import platform, importlib.metadata as m, sys; print(platform.python_version())\n"
     code += "for name in sys.argv[1:]: print(m.version(name))"
@@ -144,7 +162,8 @@ def revision(root: Path) -> str:
     if not commit:
         return "not committed"
     # The report itself is rewritten by each run, so it does not count as a change.
-    changed = output(["git", "status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!docs/benchmarks.svg"], root)
+    changed = output(["git", "status", "--porcelain", "--", ".", ":!BENCHMARKS.md", ":!docs/benchmarks.svg"],
+                     root)
     return f"{commit} with changes" if changed else commit
 
 

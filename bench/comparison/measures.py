@@ -28,21 +28,22 @@ TYPED = {"message": "x" * (len(compact(ECHO)) - len(compact({"message": ""})))}
 class Measure:
     name: str
     kind: str
-    """What must be done to take part. `start` is read off when a server starts; some need no server."""
+    """What a server must be able to do. `start` is measured when a server starts; some kinds need no "
+    "server."""
     sessions: int
     title: str
     load: tuple[str, ...] = ()
-    """The arguments of `oxenv bench`; none: its subcommand is the kind."""
+    """The arguments of `oxenv bench`; if empty, its subcommand is the kind."""
 
 
 STATELESS = ("mcp", "--protocol", "2026-07-28")
 HANDSHAKE = ("mcp", "--protocol", "2025-11-25")
 
-# What needs a fresh server comes first: memory that an earlier load has left free would hide what a session costs.
+# Measurements of memory come first: memory that an earlier load has freed would hide what a session costs.
 MEASURES = [
     Measure("start", "start", 0, "start to first healthy reply"),
-    Measure("held", "held", 0, "held idle session"),
-    Measure("held-10k", "held-10k", 0, "10,000 held idle sessions", ("held",)),
+    Measure("idle", "idle", 0, "idle session"),
+    Measure("idle-10k", "idle-10k", 0, "10,000 idle sessions", ("idle",)),
     Measure("ws-1", "ws", 1, "`/ws` step, 1 session"),
     Measure("ws-16", "ws", 16, "`/ws` step, 16 sessions"),
     Measure("ws-64", "ws", 64, "`/ws` step, 64 sessions"),
@@ -58,16 +59,17 @@ MEASURES = [
     Measure("tools", "list", 1, "`GET /tools`, 1,000 tools, 1 connection", ("tools",)),
     Measure("hooks", "hooks", 64, "`/ws` step, 64 sessions, beside records and metrics", ("ws",)),
     Measure("client-64", "client", 64, "`/ws` step, 64 sessions, raw and through the Rust client", ("ws",)),
-    Measure("client-many-64", "client-many", 64, "step, 64 sessions on one socket of `oxenv.1`, raw and through the "
-            "Rust client", ("ws", "--multiplex")),
+    Measure("client-many-64", "client-many", 64,
+            "step, 64 sessions on one socket of `oxenv.1`, raw and through the Rust client",
+            ("ws", "--multiplex")),
     Measure("python-1", "python", 1, "`/ws` step, 1 session, from Python"),
     Measure("multiplexer", "multiplexer", 0, "call of a tool through a multiplexer of two endpoints"),
     Measure("fleet", "from_fleet", 0, "`from_fleet` beyond the time that Fleet takes"),
     Measure("docker", "from_docker_image", 0, "`from_docker_image`, beside `docker run`"),
     Measure("forks", "forks", 0, "fork of a session of connect4, in process and over HTTP"),
-    Measure("road", "road", 0, "the road of a call: owner among 1,000 tools, policy, rate limits"),
+    Measure("toolbox", "toolbox", 0, "call through a toolbox: owner among 1,000 tools, policy, rate limits"),
 ]
-# Measures in which other processes than the server and the load work too.
+# Measurements in which upstreams use CPU time too.
 WITH_UPSTREAM = ("proxy-1", "proxy-16")
 
 
@@ -84,29 +86,31 @@ class Load:
         flags = running.server.flags
         command = ["taskset", "-c", str(LOAD_CORE), str(self.binary), "bench", *load, *flags, "--json"]
         command += ["--url", running.url, "--pid", str(running.process.pid), "--duration", str(self.seconds)]
-        if load == ("held",):
-            command += ["--sessions", str(running.server.held_sessions)]
+        if load == ("idle",):
+            command += ["--sessions", str(running.server.idle_sessions)]
         else:
             command += ["--sessions", str(measure.sessions), "--warmup", str(WARMUP_S)]
-        if load != ("held",) and measure.kind != "list":
+        if load != ("idle",) and measure.kind != "list":
             command += ["--message", compact(TYPED if running.server.typed else ECHO)]
-        return self.reported(command)
+        return self.run_command(command)
 
-    def run_alone(self, measure: Measure, program: Program) -> dict:
+    def run_program(self, measure: Measure, program: Program) -> dict:
         """The report of a program that measures itself, in the place of a server."""
         values = {"sessions": measure.sessions, "warmup": WARMUP_S, "seconds": self.seconds}
         command = [part.format(**values) for part in program.command]
-        return self.reported(["taskset", "-c", str(SERVER_CORE), *command])
+        return self.run_command(["taskset", "-c", str(SERVER_CORE), *command])
 
-    def reported(self, command: list[str]) -> dict:
+    def run_command(self, command: list[str]) -> dict:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=180 + self.seconds, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=180 + self.seconds,
+                                  check=False)
         except subprocess.TimeoutExpired:
-            return {"failed": "the load did not end in time"}
+            return {"failed": "the load generator did not end in time"}
         if done.returncode != 0:
             return {"failed": first_line(done.stderr)}
         return json.loads(done.stdout)
 
 
 def first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else "the load ended without a word"
+    lines = text.strip().splitlines()
+    return lines[0][:300] if lines else "the load generator failed without a message"

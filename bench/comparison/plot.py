@@ -1,25 +1,42 @@
 """The plot: requests per second of each server, as bars on a logarithmic scale.
 
-Drawn without a background, in colours that read on a light and on a dark page.
+bench/compare runs it as `python -m comparison.plot RESULTS.json PLOT.svg` in a virtual environment with
+matplotlib. The background is transparent; the colours are readable on a light and on a dark page.
 """
 
-import math
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
 
 from .results import Run
 
-WIDTH, HEIGHT = 1200, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 60, 60
-LOWEST, HIGHEST = 10, 1_000_000
-GROUPS = [
-    ("ws-64", "/ws step", "64 sessions"),
-    ("ws-256", "/ws step", "256 sessions"),
-    ("mcp", "POST /mcp", "32 connections"),
-    ("http", "POST /step", "32 connections"),
-    ("churn", "connect, reset,", "step, close"),
-    ("mcp-2026", "MCP 2026-07-28", "32 connections"),
-    ("mcp-2025", "MCP 2025-11-25", "32 sessions"),
-    ("proxy-16", "stdio upstream", "16 in flight"),
-]
+matplotlib.use("svg")
+matplotlib.rcParams.update({
+    # Text stays text; ids do not differ from run to run.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "oxenv",
+    "font.sans-serif": ["DejaVu Sans", "sans-serif"],
+    "font.size": 9,
+    "text.color": "#768390",
+    "axes.labelcolor": "#768390",
+    "xtick.color": "#768390",
+    "ytick.color": "#768390",
+})
+
+from matplotlib import pyplot  # noqa: E402
+
+GROUPS = {
+    "ws-64": "/ws step\n64 sessions",
+    "ws-256": "/ws step\n256 sessions",
+    "mcp": "POST /mcp\n32 connections",
+    "http": "POST /step\n32 connections",
+    "churn": "connect, reset,\nstep, close",
+    "mcp-2026": "MCP 2026-07-28\n32 connections",
+    "mcp-2025": "MCP 2025-11-25\n32 sessions",
+    "proxy-16": "stdio upstream\n16 in flight",
+}
 COLOURS = {
     "oxenv": "#2f81f7",
     "bare": "#8b949e",
@@ -36,74 +53,50 @@ LABELS = {
     "openenv-echo": "openenv 0.10.0 echo (MCP)",
     "openenv-typed": "openenv 0.10.0 typed",
 }
-STYLE = """
-  text { font: 12px system-ui, sans-serif; fill: #57606a }
-  .title { font-size: 15px; font-weight: 600 }
-  .value { font-size: 10px }
-  line { stroke: #8b949e; stroke-opacity: 0.35 }
-  @media (prefers-color-scheme: dark) { text { fill: #adbac7 } }
-"""
+MAX_BAR_WIDTH = 0.2
+"""Of the distance between two groups."""
 
 
-def svg(run: Run) -> str:
-    body = [text(LEFT, 20, "Requests per second, one core (logarithmic)", "start", "title"), *legend(run), *grid()]
-    for index, (measure, *names) in enumerate(GROUPS):
-        body += group(run, index, measure, names)
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        'aria-label="Requests per second of each server">',
-        f"<style>{STYLE}</style>",
-        *body,
-        "</svg>",
-    ]) + "\n"
+def draw(run: Run, path: Path) -> None:
+    """Writes the plot of all measurements that the run has."""
+    rates = {measure: rates_of(run, measure) for measure in GROUPS}
+    rates = {measure: of_servers for measure, of_servers in rates.items() if of_servers}
+    width = min(MAX_BAR_WIDTH, 0.9 / max(map(len, rates.values()), default=1))
+    figure, axes = pyplot.subplots(figsize=(max(2 * len(rates), 4), 4), layout="constrained")
+    for number, of_servers in enumerate(rates.values()):
+        for place, (server, rate) in enumerate(of_servers.items()):
+            position = number + width * (place - (len(of_servers) - 1) / 2)
+            bars = axes.bar(position, rate, width=width * 0.9, color=COLOURS[server])
+            axes.bar_label(bars, labels=[short(rate)], padding=1, fontsize=8)
+    axes.set_yscale("log")
+    axes.set_ylim(10, 1_000_000)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xticks(range(len(rates)), [GROUPS[measure] for measure in rates])
+    axes.set_title("Requests per second, one core (logarithmic)", loc="left", fontsize=11, pad=26)
+    axes.grid(axis="y", color="#8b949e", alpha=0.35, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.minorticks_off()
+    axes.spines[:].set_visible(False)
+    shown = [server for server in LABELS if any(server in of_servers for of_servers in rates.values())]
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[server]) for server in shown]
+    axes.legend(handles, [LABELS[server] for server in shown], loc="lower left", bbox_to_anchor=(-0.01, 1),
+                ncols=len(shown), frameon=False, handlelength=1, handleheight=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = "Requests per second of each server"
+    figure.savefig(path, transparent=True, metadata={"Title": title, "Date": None, "Creator": None})
 
 
-def group(run: Run, index: int, measure: str, names: list[str]) -> list[str]:
-    room = (WIDTH - LEFT - RIGHT) / len(GROUPS)
-    middle = LEFT + room * (index + 0.5)
-    drawn = [text(middle, HEIGHT - BOTTOM + 18 + 15 * line, name) for line, name in enumerate(names)]
-    bars = [(name, run.median(name, measure, "rate")) for name in LABELS]
-    bars = [(name, rate) for name, rate in bars if rate]
-    width = min(36.0, room * 0.9 / max(len(bars), 1))
-    left = middle - width * len(bars) / 2
-    for place, (name, rate) in enumerate(bars):
-        x, y = left + place * width, height_of(rate)
-        drawn.append(
-            f'<rect x="{x + 2:.1f}" y="{y:.1f}" width="{width - 4:.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
-            f'rx="2" fill="{COLOURS[name]}"><title>{LABELS[name]}: {rate:,.0f} per second</title></rect>'
-        )
-        drawn.append(text(x + width / 2, y - 4, short(rate), "middle", "value"))
-    return drawn
-
-
-def legend(run: Run) -> list[str]:
-    drawn, x = [], LEFT
-    for name in LABELS:
-        if name in run.raw:
-            drawn.append(f'<rect x="{x}" y="30" width="12" height="12" rx="2" fill="{COLOURS[name]}"/>')
-            drawn.append(text(x + 18, 40, LABELS[name], "start"))
-            x += 40 + 7 * len(LABELS[name])
-    return drawn
-
-
-def grid() -> list[str]:
-    drawn = []
-    for power in range(round(math.log10(LOWEST)), round(math.log10(HIGHEST)) + 1):
-        y = height_of(10**power)
-        drawn.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
-        drawn.append(text(LEFT - 8, y + 4, f"{10**power:,}", "end"))
-    return drawn
-
-
-def height_of(rate: float) -> float:
-    share = math.log10(min(max(rate, LOWEST), HIGHEST) / LOWEST) / math.log10(HIGHEST / LOWEST)
-    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+def rates_of(run: Run, measure: str) -> dict[str, float]:
+    rates = {server: run.median(server, measure, "rate") for server in LABELS}
+    return {server: rate for server, rate in rates.items() if rate}
 
 
 def short(rate: float) -> str:
-    return f"{rate / 1000:.0f}k" if rate >= 10_000 else f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
+    if rate >= 10_000:
+        return f"{rate / 1000:.0f}k"
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
 
 
-def text(x: float, y: float, content: str, anchor: str = "middle", kind: str = "") -> str:
-    styled = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{styled}>{content}</text>'
+if __name__ == "__main__":
+    draw(Run(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), Path(sys.argv[2]))

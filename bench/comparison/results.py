@@ -1,4 +1,4 @@
-"""Rounds, and what came of them.
+"""Rounds, and their reports.
 
 In a round each measurement goes over all servers before the next one starts, and each round begins with
 another server, so that a machine that gets slower or warmer does so for all of them.
@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from .measures import WITH_UPSTREAM, Load, Measure
-from .servers import Missing, Program, Running, Server, resident_bytes, settle, started
+from .servers import Missing, Program, Running, Server, resident_bytes, wait_until_idle, started
 
-MANY = 16
-BUSY = 0.85
+MIN_SESSIONS_OF_FULL_LOAD = 16
+MIN_BUSY_SHARE = 0.85
 
 
 @dataclass
@@ -45,18 +45,18 @@ class Run:
         values = self.values(server, measure, *keys)
         return statistics.median(values) if values else None
 
-    def troubles(self) -> list[str]:
-        """What a reader must know before trusting a figure."""
+    def warnings(self) -> list[str]:
+        """Errors, and reasons not to trust a figure."""
         found = [
-            f"{server}, {measure}: {trouble}"
+            f"{server}, {measure}: {warning}"
             for server, measures in self.raw.items()
             for measure, reports in measures.items()
-            for trouble in troubles_of(measure, reports)
+            for warning in warnings_of(measure, reports)
         ]
-        return found + list(self.other_payloads())
+        return found + list(self.payload_differences())
 
-    def other_payloads(self) -> Iterator[str]:
-        """Where the same request was not answered with the same reply."""
+    def payload_differences(self) -> Iterator[str]:
+        """Measurements in which servers replied differently to the same request."""
         for measure in self.raw.get("oxenv", {}):
             ours = self.reply("oxenv", measure)
             theirs = {name: self.reply(name, measure) for name in ("bare", "rmcp", "fastmcp", "openenv-echo")}
@@ -66,11 +66,12 @@ class Run:
                     yield f"{measure}: oxenv answers `{ours}` and {name} `{reply}`"
 
     def reply(self, server: str, measure: str) -> str | None:
-        return next((report["reply"] for report in self.reports(server, measure) if report.get("reply")), None)
+        replies = (report.get("reply") for report in self.reports(server, measure))
+        return next(filter(None, replies), None)
 
 
 def content(reply: str) -> dict:
-    """A reply without what each server tells about itself."""
+    """A reply without `_meta`, which names the server."""
     parsed = json.loads(reply)
     result = parsed.get("result")
     if isinstance(result, dict):
@@ -78,7 +79,7 @@ def content(reply: str) -> dict:
     return parsed
 
 
-def troubles_of(measure: str, reports: list[dict]) -> Iterator[str]:
+def warnings_of(measure: str, reports: list[dict]) -> Iterator[str]:
     if failed := [report["failed"] for report in reports if "failed" in report]:
         yield f"{len(failed)} round(s) failed: {failed[0]}"
     if skipped := next((report["skipped"] for report in reports if "skipped" in report), None):
@@ -87,30 +88,31 @@ def troubles_of(measure: str, reports: list[dict]) -> Iterator[str]:
         first = next(report["first_error"] for report in reports if report.get("errors"))
         yield f"{errors} error(s), the first: {first}"
     if disturbed := sum(not busy(report) for report in reports if measure not in WITH_UPSTREAM):
-        yield f"{disturbed} round(s) in which neither core was busy: something else was running on the machine"
+        yield (f"{disturbed} round(s) in which neither core was busy: something else was running on the "
+               "machine")
 
 
 def busy(report: dict) -> bool:
     """Whether the server or the load filled its core, as one of them must with many requests in flight."""
     shares = [report[key]["cpu_share"] for key in ("server", "load") if report.get(key)]
-    return not shares or report["sessions"] < MANY or max(shares) >= BUSY
+    return not shares or report["sessions"] < MIN_SESSIONS_OF_FULL_LOAD or max(shares) >= MIN_BUSY_SHARE
 
 
-def one_round(run: Run, number: int, rounds: int, taking_part: list[Server | Program | Missing],
+def run_round(run: Run, number: int, rounds: int, participants: list[Server | Program | Missing],
               measures: list[Measure], load: Load) -> None:
     with ExitStack() as stack:
         ready: list[Running | Program | Missing] = []
-        for one in rotated(taking_part, number):
+        for one in rotated(participants, number):
             if isinstance(one, Server):
-                say(f"round {number + 1} of {rounds}: starting {one.name}")
+                show_progress(f"round {number + 1} of {rounds}: starting {one.name}")
                 one = stack.enter_context(started(one))
-                read_start(run, one, measures)
-                settle(one)
+                record_start(run, one, measures)
+                wait_until_idle(one)
             ready.append(one)
         for measure in measures:
-            able = [one for one in ready if measure.kind in one.does and measure.kind != "start"]
+            able = [one for one in ready if measure.kind in one.kinds and measure.kind != "start"]
             for one in rotated(able, number):
-                say(f"round {number + 1} of {rounds}: {measure.name} on {one.name}")
+                show_progress(f"round {number + 1} of {rounds}: {measure.name} on {one.name}")
                 run.add(one.name, measure.name, measured(measure, one, load))
 
 
@@ -118,24 +120,24 @@ def measured(measure: Measure, one: Running | Program | Missing, load: Load) -> 
     if isinstance(one, Missing):
         return {"skipped": one.reason}
     if isinstance(one, Program):
-        return load.run_alone(measure, one)
+        return load.run_program(measure, one)
     report = load.run(measure, one)
-    settle(one)
+    wait_until_idle(one)
     return report
 
 
-def read_start(run: Run, one: Running, measures: list[Measure]) -> None:
-    if "start" in one.server.does and any(measure.kind == "start" for measure in measures):
+def record_start(run: Run, one: Running, measures: list[Measure]) -> None:
+    if "start" in one.server.kinds and any(measure.kind == "start" for measure in measures):
         report = {"start_ms": one.start_ms, "rss_bytes": resident_bytes(one.process.pid)}
         run.add(one.server.name, "start", report)
 
 
-def rotated(taking_part: list, number: int) -> list:
-    first = number % max(len(taking_part), 1)
-    return taking_part[first:] + taking_part[:first]
+def rotated(participants: list, number: int) -> list:
+    first = number % max(len(participants), 1)
+    return participants[first:] + participants[:first]
 
 
-def say(text: str) -> None:
+def show_progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
     else:

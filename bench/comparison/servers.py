@@ -16,53 +16,54 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .machine import Facts
+from .machine import Setup
 
 SERVER_CORE = 0
-START_DEADLINE_S = 60
-SETTLE_DEADLINE_S = 15
-TICK = 1 / os.sysconf("SC_CLK_TCK")
+START_TIMEOUT_S = 60
+IDLE_TIMEOUT_S = 15
+SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
-NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare", "rmcp",
+NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare",
+         "rmcp",
          "fastmcp", "openenv-echo", "openenv-typed")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
 @dataclass(frozen=True)
 class Server:
-    """How to start one process. Who has several of them has one for each kind of measurement."""
+    """How to start one server. A name can have several servers, for different kinds of measurements."""
 
     name: str
     command: list[str]
     """`{port}` stands for the port."""
-    does: frozenset[str]
+    kinds: frozenset[str]
     """The kinds of measurements that it takes part in."""
     has_health: bool = True
-    held_sessions: int = 256
+    idle_sessions: int = 256
     typed: bool = False
     tools: int = 0
     """How many tools it must list before it is measured: servers of tools start in their own time."""
     flags: tuple[str, ...] = ()
-    """What the load generator is told besides."""
+    """More arguments for the load generator."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What takes part without being a server: it is run, measures itself, and prints a report."""
+    """A program that measures itself and prints a report."""
 
     name: str
     command: list[str]
     """`{sessions}`, `{warmup}` and `{seconds}` stand for those of the measurement."""
-    does: frozenset[str]
+    kinds: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What would take part if it were there."""
+    """A participant that is not available, and why."""
 
     name: str
     reason: str
-    does: frozenset[str]
+    kinds: frozenset[str]
 
 
 @dataclass
@@ -78,26 +79,27 @@ class Running:
         return self.server.name
 
     @property
-    def does(self) -> frozenset[str]:
-        return self.server.does
+    def kinds(self) -> frozenset[str]:
+        return self.server.kinds
 
 
-def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
-    """All who can take part."""
-    bare, rmcp = str(facts.binaries / "oxenv-bare"), str(facts.binaries / "oxenv-rmcp")
-    oxenv = [str(facts.binaries / "oxenv"), "serve", "--host", "127.0.0.1", "--port", "{port}"]
-    manifests = facts.target / "compare"
+def participants(root: Path, setup: Setup) -> list[Server | Program | Missing]:
+    """All servers and programs that can take part."""
+    bare, rmcp = str(setup.binaries / "oxenv-bare"), str(setup.binaries / "oxenv-rmcp")
+    oxenv = [str(setup.binaries / "oxenv"), "serve", "--host", "127.0.0.1", "--port", "{port}"]
+    manifests = setup.target / "compare"
     one = manifest(manifests / "one.yaml", [("echo", [rmcp, "stdio"])])
     many = manifest(
         manifests / "many.yaml",
         [(f"set{number}", [rmcp, "stdio", str(TOOLS_EACH), f"set{number}"]) for number in range(TOOLSETS)],
     )
-    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
+    every = frozenset({"ws", "churn", "idle", "http", "mcp", "start"})
     proxy = frozenset({"proxy"})
     return [
         Server("oxenv", [*oxenv, "echo", "--max-sessions", "4096"], every | {"mcp-2026", "mcp-2025"},
-               held_sessions=2000),
-        Server("oxenv", [*oxenv, "echo", "--max-sessions", "12000"], frozenset({"held-10k"}), held_sessions=10_000),
+               idle_sessions=2000),
+        Server("oxenv", [*oxenv, "echo", "--max-sessions", "12000"], frozenset({"idle-10k"}),
+               idle_sessions=10_000),
         Server("oxenv", [*oxenv, "echo"], frozenset({"hooks"})),
         Server("oxenv-recording", [*oxenv, "echo", "--record", "record"], frozenset({"hooks"})),
         Server("oxenv-metrics", [*oxenv, "echo", "--metrics"], frozenset({"hooks"})),
@@ -106,45 +108,45 @@ def participants(root: Path, facts: Facts) -> list[Server | Program | Missing]:
         Server("client-stock", [*oxenv, "echo"], frozenset({"client"}), flags=("--client=stock",)),
         Server("oxenv", [*oxenv, "--tools", one], proxy, tools=1),
         Server("oxenv", [*oxenv, "--tools", many], frozenset({"list"}), tools=TOOLSETS * TOOLS_EACH),
-        Program("oxenv", [str(facts.binaries / "examples" / "road")], frozenset({"road"})),
-        *(Program("oxenv", [str(facts.binaries / "examples" / name)], frozenset({name}))
+        Program("oxenv", [str(setup.binaries / "examples" / "toolbox")], frozenset({"toolbox"})),
+        *(Program("oxenv", [str(setup.binaries / "examples" / name)], frozenset({name}))
           for name in ("forks", "multiplexer", "from_fleet", "from_docker_image")),
-        Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "held"}),
-               has_health=False, held_sessions=2000),
+        Server("bare", [bare, "ws", "--port", "{port}"], frozenset({"ws", "churn", "idle"}),
+               has_health=False, idle_sessions=2000),
         Server("bare", [bare, "http", "--port", "{port}"], frozenset({"http", "mcp", "start"})),
         Server("bare", [bare, "mcp", "--port", "{port}"], frozenset({"mcp-2026"})),
         Server("bare", [rmcp, "forward", "{port}", rmcp, "stdio"], proxy),
         Server("rmcp", [rmcp, "json", "{port}"], frozenset({"mcp-2026"})),
         Server("rmcp", [rmcp, "sse", "{port}"], frozenset({"mcp-2025"})),
         Program("rmcp", [rmcp, "calls", "{sessions}", "{warmup}", "{seconds}", rmcp, "stdio"], proxy),
-        *python_servers(root, facts),
-        *python_clients(root, facts),
+        *python_servers(root, setup),
+        *python_clients(root, setup),
     ]
 
 
-def python_servers(root: Path, facts: Facts) -> list[Server]:
-    every = frozenset({"ws", "churn", "held", "http", "mcp", "start"})
-    kinds = {
+def python_servers(root: Path, setup: Setup) -> list[Server]:
+    every = frozenset({"ws", "churn", "idle", "http", "mcp", "start"})
+    scripts = {
         "fastmcp": ("fastmcp_echo.py", frozenset({"mcp-2026"})),
         "openenv-echo": ("echo_tools.py", every),
         "openenv-typed": ("typed.py", every - {"mcp"}),
     }
     return [
-        Server(name, [str(python), str(root / "bench" / "peers" / kinds[name][0]), "--port", "{port}"],
-               kinds[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
-        for name, python in facts.pythons.items()
+        Server(name, [str(python), str(root / "bench" / "peers" / scripts[name][0]), "--port", "{port}"],
+               scripts[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
+        for name, python in setup.pythons.items()
     ]
 
 
-def python_clients(root: Path, facts: Facts) -> list[Program | Missing]:
+def python_clients(root: Path, setup: Setup) -> list[Program | Missing]:
     """The wheel's client and the stock one, each in a session of our server."""
-    does = frozenset({"python"})
-    script = [str(root / "bench" / "peers" / "python_session.py"), str(facts.binaries / "oxenv")]
+    kinds = frozenset({"python"})
+    script = [str(root / "bench" / "peers" / "python_session.py"), str(setup.binaries / "oxenv")]
     times = ["--warmup", "{warmup}", "--seconds", "{seconds}"]
-    stock = Program("openenv-client", [str(facts.stock_client), *script, "openenv.core", *times], does)
-    if facts.wheel is None:
-        return [Missing("client", "no wheel of this build: run scripts/wheel --dist", does), stock]
-    return [Program("client", [str(facts.wheel), *script, "oxenv", *times], does), stock]
+    stock = Program("openenv-client", [str(setup.stock_client), *script, "openenv.core", *times], kinds)
+    if setup.wheel is None:
+        return [Missing("client", "no wheel of this build: run scripts/wheel --dist", kinds), stock]
+    return [Program("client", [str(setup.wheel), *script, "oxenv", *times], kinds), stock]
 
 
 def manifest(path: Path, upstreams: list[tuple[str, list[str]]]) -> str:
@@ -174,7 +176,8 @@ def started(server: Server) -> Iterator[Running]:
         with log.open("wb") as output:
             began = time.perf_counter()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=folder
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                cwd=folder,
             )
         try:
             wait_until_healthy(server, process, port, log)
@@ -193,13 +196,13 @@ def free_port() -> int:
 
 def wait_until_healthy(server: Server, process: subprocess.Popen, port: int, log: Path) -> None:
     """Asks again and again without a pause: this core has nothing else to do until the server is there."""
-    deadline = time.monotonic() + START_DEADLINE_S
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if healthy(port, server.has_health):
             return
         if process.poll() is not None:
             raise RuntimeError(f"{server.name} ended with {process.returncode}: {tail(log)}")
-    raise RuntimeError(f"{server.name} was not healthy after {START_DEADLINE_S} s: {tail(log)}")
+    raise RuntimeError(f"{server.name} was not healthy after {START_TIMEOUT_S} s: {tail(log)}")
 
 
 def healthy(port: int, has_health: bool) -> bool:
@@ -215,9 +218,9 @@ def healthy(port: int, has_health: bool) -> bool:
 
 def wait_until_listed(server: Server, process: subprocess.Popen, port: int, log: Path) -> None:
     """Waits until all its tools are there, as its upstreams start in their own time."""
-    deadline, listed = time.monotonic() + START_DEADLINE_S, 0
+    deadline, listed = time.monotonic() + START_TIMEOUT_S, 0
     while server.tools and time.monotonic() < deadline and process.poll() is None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/tools", timeout=START_DEADLINE_S) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/tools", timeout=START_TIMEOUT_S) as reply:
             listed = len(json.load(reply)["tools"])
         if listed == server.tools:
             return
@@ -244,21 +247,21 @@ def end(process: subprocess.Popen) -> None:
         pass
 
 
-def settle(running: Running) -> None:
+def wait_until_idle(running: Running) -> None:
     """Waits until the server has cleaned up after a load, so that it does not disturb the next one's turn."""
-    deadline = time.monotonic() + SETTLE_DEADLINE_S
+    deadline = time.monotonic() + IDLE_TIMEOUT_S
     before = cpu_seconds(running.process.pid)
     while time.monotonic() < deadline:
         time.sleep(0.2)
         after = cpu_seconds(running.process.pid)
-        if after - before <= TICK:
+        if after - before <= SECONDS_PER_TICK:
             return
         before = after
 
 
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) * TICK
+    return (int(fields[11]) + int(fields[12])) * SECONDS_PER_TICK
 
 
 def resident_bytes(pid: int) -> int:

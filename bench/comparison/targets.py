@@ -1,7 +1,7 @@
-"""The figures that must be reached, and whether they are.
+"""The targets, and whether they are met.
 
-Every target is a ratio or a difference of medians, or a median against a limit; what was not measured is neither
-met nor missed.
+A target bounds a ratio or a difference of medians, or a median. One that was not measured is neither met nor
+missed.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ class Target:
     measure: str
     keys: tuple[str, ...]
     against: str | None
-    """The server that is compared with; none where the limit is absolute."""
+    """The server to compare with; none if the limit is absolute."""
     at_least: float | None = None
     at_most: float | None = None
     unit: str = "×"
     of: str = "oxenv"
     """Whose figure it is."""
     minus: bool = False
-    """Whether the other server's figure is taken away, instead of divided by."""
+    """Whether the other server's figure is subtracted, instead of divided by."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class TargetResult:
     target: Target
     figure: float | None
 
@@ -57,17 +57,22 @@ def call_targets() -> list[Target]:
     call, sessions = "tools/call of MCP 2026-07-28", "tools/call in sessions of MCP 2025-11-25"
     return [
         Target(f"{call}, CPU per request, of bare axum + serde_json", "mcp-2026", CPU, "bare", at_most=1.35),
-        Target(f"{call}, requests/s, of rmcp's service, stateless with JSON", "mcp-2026", RATE, "rmcp", at_least=1.7),
-        Target(f"{call}, requests/s, of fastmcp 4.1.6, stateless with JSON", "mcp-2026", RATE, "fastmcp", at_least=50),
-        Target(f"{sessions}, requests/s, of rmcp's service with event streams", "mcp-2025", RATE, "rmcp", at_least=0.9),
+        Target(f"{call}, requests/s, of rmcp's service, stateless with JSON", "mcp-2026", RATE, "rmcp",
+               at_least=1.7),
+        Target(f"{call}, requests/s, of fastmcp 4.1.6, stateless with JSON", "mcp-2026", RATE, "fastmcp",
+               at_least=50),
+        Target(f"{sessions}, requests/s, of rmcp's service with event streams", "mcp-2025", RATE, "rmcp",
+               at_least=0.9),
     ]
 
 
 def proxy_targets() -> list[Target]:
-    """Calls that go through to a stdio upstream. Only we and the forwarding handler carry them over HTTP first."""
+    """Calls that go through to a stdio upstream. Only we and the forwarding handler carry them over HTTP "
+    "first."""
     client, handler = "a bare rmcp client, which no HTTP leads to", "an axum handler that forwards to one"
     targets = [
-        Target(f"upstream's tool, {number} in flight, calls/s, of {whom}", f"proxy-{number}", RATE, name, at_least=0.9)
+        Target(f"upstream's tool, {number} in flight, calls/s, of {whom}", f"proxy-{number}", RATE, name,
+               at_least=0.9)
         for whom, name in ((client, "rmcp"), (handler, "bare"))
         for number in (1, 16)
     ]
@@ -82,7 +87,8 @@ def list_targets() -> list[Target]:
     return [
         Target("`POST /mcp` tools/list of 1,000 tools, p50", "list", P50, None, at_most=1000, unit=" µs"),
         Target("`GET /tools` of 1,000 tools, p50", "tools", P50, None, at_most=1000, unit=" µs"),
-        Target("owner among 1,000 tools and policy, per call", "road", ("added_us",), None, at_most=3, unit=" µs"),
+        Target("owner among 1,000 tools and policy, per call", "toolbox", ("added_us",), None, at_most=3,
+               unit=" µs"),
     ]
 
 
@@ -90,12 +96,15 @@ def session_targets() -> list[Target]:
     """What trainers rely on must not cost much."""
     recording, metrics = "`/ws` steps/s at 64 sessions with", "of without"
     return [
-        Target(f"{recording} --record, {metrics}", "hooks", RATE, "oxenv", at_least=0.8, of="oxenv-recording"),
-        Target(f"{recording} --metrics, {metrics}", "hooks", RATE, "oxenv", at_least=0.97, of="oxenv-metrics"),
-        Target("a fork of a native session, in process", "forks", ("in_process_us",), None, at_most=20, unit=" µs"),
+        Target(f"{recording} --record, {metrics}", "hooks", RATE, "oxenv", at_least=0.8,
+               of="oxenv-recording"),
+        Target(f"{recording} --metrics, {metrics}", "hooks", RATE, "oxenv", at_least=0.97,
+               of="oxenv-metrics"),
+        Target("a fork of a native session, in process", "forks", ("in_process_us",), None, at_most=20,
+               unit=" µs"),
         Target("a fork of a native session, over HTTP", "forks", ("http_us",), None, at_most=300, unit=" µs"),
-        Target("10,000 held sessions, the server's memory", "held-10k", ("rss_held_bytes",), None, at_most=320_000_000,
-               unit=" bytes"),
+        Target("10,000 idle sessions, the server's memory", "idle-10k", ("rss_idle_bytes",), None,
+               at_most=320_000_000, unit=" bytes"),
     ]
 
 
@@ -104,16 +113,22 @@ def client_targets() -> list[Target]:
     raw, stock = "of the raw load generator", "of the stock 0.10.0 client's"
     python = "one session from Python, p50 of a step"
     return [
-        Target(f"Rust client, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv", at_least=0.85, of="client"),
-        Target(f"Rust client, stock dialect, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv", at_least=0.85,
+        Target(f"Rust client, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv", at_least=0.85,
+               of="client"),
+        Target(f"Rust client, stock dialect, steps/s at 64 sessions, {raw}", "client-64", RATE, "oxenv",
+               at_least=0.85,
                of="client-stock"),
         Target(f"Rust client, 64 sessions on one socket, steps/s, {raw}", "client-many-64", RATE, "oxenv",
                at_least=0.85, of="client"),
-        Target(f"{python}, sync, {stock}", "python-1", ("sync_us",), "openenv-client", at_most=0.6, of="client"),
-        Target(f"{python}, asyncio, {stock}", "python-1", ("async_us",), "openenv-client", at_most=0.6, of="client"),
-        Target("multiplexer over two endpoints, added to a call's p50", "multiplexer", ("added_us",), None, at_most=60,
+        Target(f"{python}, sync, {stock}", "python-1", ("sync_us",), "openenv-client", at_most=0.6,
+               of="client"),
+        Target(f"{python}, asyncio, {stock}", "python-1", ("async_us",), "openenv-client", at_most=0.6,
+               of="client"),
+        Target("multiplexer over two endpoints, added to a call's p50", "multiplexer", ("added_us",), None,
+               at_most=60,
                unit=" µs"),
-        Target("`from_fleet` beyond the provisioning delay", "fleet", ("beyond_ms",), None, at_most=50, unit=" ms"),
+        Target("`from_fleet` beyond the provisioning delay", "fleet", ("beyond_ms",), None, at_most=50,
+               unit=" ms"),
         Target("`from_docker_image`, of `docker run` + health", "docker", ("ratio",), None, at_most=1.2),
     ]
 
@@ -125,9 +140,11 @@ TARGETS = [
     Target("`POST /mcp` tools/call in OpenEnv's dialect, CPU per request, of bare axum + serde_json",
            "mcp", CPU, "bare", at_most=1.3),
     Target("`POST /step`, CPU per request, of bare axum + serde_json", "http", CPU, "bare", at_most=1.3),
-    Target("connect + reset + step + close, of openenv 0.10.0 typed", "churn", RATE, "openenv-typed", at_least=15),
-    Target("connect + reset + step + close, of openenv 0.10.0 echo", "churn", RATE, "openenv-echo", at_least=150),
-    Target("a held idle session", "held", ("bytes_per_session",), None, at_most=32_000, unit=" bytes"),
+    Target("connect + reset + step + close, of openenv 0.10.0 typed", "churn", RATE, "openenv-typed",
+           at_least=15),
+    Target("connect + reset + step + close, of openenv 0.10.0 echo", "churn", RATE, "openenv-echo",
+           at_least=150),
+    Target("an idle session", "idle", ("bytes_per_session",), None, at_most=32_000, unit=" bytes"),
     Target("start to first healthy reply", "start", ("start_ms",), None, at_most=30, unit=" ms"),
     *call_targets(),
     *proxy_targets(),
@@ -137,8 +154,8 @@ TARGETS = [
 ]
 
 
-def judge(run: Run) -> list[Judged]:
-    return [Judged(target, figure(run, target)) for target in TARGETS]
+def evaluate(run: Run) -> list[TargetResult]:
+    return [TargetResult(target, figure(run, target)) for target in TARGETS]
 
 
 def figure(run: Run, target: Target) -> float | None:

@@ -1,7 +1,7 @@
 //! What a fork costs: of a session of connect4 in the middle of a game, in process and over HTTP.
 //!
-//! Invariant: each fork is a whole session, found by its id and ended before the next is made. Prints one JSON
-//! object with medians in microseconds.
+//! Invariant: each fork is a complete session, which is looked up by its id and ended before the next fork.
+//! Prints one JSON object with medians in microseconds.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -58,7 +58,7 @@ async fn step(session: &Arc<Session>, column: u32) {
     session.submit(SessionRequest::step(action)).await.into_outcome().expect("a step");
 }
 
-/// The server has a thread of its own; this one asks and waits.
+/// The server runs on a thread of its own; this one sends requests and waits.
 fn over_http() -> Vec<f64> {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -94,7 +94,7 @@ fn over_http() -> Vec<f64> {
     took
 }
 
-/// One kept-alive connection.
+/// One keep-alive connection.
 struct Http {
     reader: BufReader<TcpStream>,
 }

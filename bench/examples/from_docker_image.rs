@@ -1,7 +1,7 @@
-//! What `from_docker_image` takes until there is a session, beside `docker run` and the first healthy reply.
+//! Time from `from_docker_image` to a session, compared with `docker run` up to the first healthy reply.
 //!
-//! Invariant: both start the same image on the same daemon and take turns; removing is not measured. Prints one JSON
-//! object with milliseconds, or says what is missing.
+//! Invariant: both start the same image on the same daemon and take turns; removing is not measured. Prints
+//! one JSON object with milliseconds, or says what is missing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -34,10 +34,10 @@ async fn daemon() -> Result<DockerProvider, String> {
     Ok(provider)
 }
 
-/// The figures, or why there are none.
+/// The report, or the reason why there is none.
 async fn measure(provider: &DockerProvider) -> Result<Value, String> {
     let (mut ours, mut theirs) = (Vec::with_capacity(RUNS), Vec::with_capacity(RUNS));
-    // The first of each reads the image from the disk.
+    // The first start of each reads the image from the disk and is not measured.
     for run in 0..=RUNS {
         let (by_provider, by_hand) = (provided(provider).await?, run_by_hand()?);
         if run > 0 {
@@ -78,7 +78,7 @@ fn docker(arguments: &[&str]) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
 }
 
-/// Asks for `/health` until the answer is 200.
+/// Requests `/health` until its status is 200.
 fn wait(address: &str) -> Result<(), String> {
     let address = address.lines().next().unwrap_or_default();
     let began = Instant::now();

@@ -1,7 +1,7 @@
-//! What `from_fleet` takes beyond the time that Fleet takes to make an instance, against the simulator.
+//! What `from_fleet` adds to the time that Fleet takes to create an instance, against the simulator.
 //!
-//! Invariant: the simulator holds each create for the same delay, which is taken away; what is left is everything
-//! else until the tools are connected. Prints one JSON object with milliseconds.
+//! Invariant: the simulator delays each creation by the same time, which is subtracted; the rest is the time
+//! until the tools are connected. Prints one JSON object with milliseconds.
 
 use std::time::{Duration, Instant};
 

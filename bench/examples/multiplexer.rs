@@ -1,8 +1,9 @@
-//! What the multiplexer adds to a tool call: over two endpoints, beside the same call straight to one of them.
+//! What the multiplexer adds to a tool call: over two endpoints, compared with the same call to one of them.
 //!
-//! Invariant: all go over HTTP to the same server and take turns, one in flight. Straight is the connection that the
-//! multiplexer has to each endpoint, by itself; the MCP SDK's client and bytes that were built once stand beside it.
-//! What is added is counted from the faster of the two clients. Prints one JSON object with medians in microseconds.
+//! Invariant: all calls go over HTTP to the same server and take turns, one in flight. Direct calls are made
+//! with the multiplexer's own connection to an endpoint, with the MCP SDK's client, and with a request that
+//! is built once. What the multiplexer adds is counted from the faster of the two clients. Prints one JSON
+//! object with medians in microseconds.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -65,7 +66,7 @@ async fn main() {
     let _ = sdk.cancel().await;
 }
 
-/// A server with a thread of its own; gives the URL of its tools.
+/// Starts a server on a thread of its own; returns the URL of its tools.
 fn serve() -> String {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -109,7 +110,7 @@ async fn multiplexed_call(multiplexer: &Multiplexer, arguments: &Value) -> f64 {
     began.elapsed().as_secs_f64() * 1e6
 }
 
-/// A kept-alive connection and the bytes of one call.
+/// A keep-alive connection and the bytes of one call.
 struct Bare {
     stream: TcpStream,
     request: Vec<u8>,
@@ -146,7 +147,7 @@ impl Bare {
         Bare { stream, request: request.into_bytes(), reply: vec![0; 64 << 10] }
     }
 
-    /// The server has a thread of its own, so this one may wait.
+    /// Blocks; the server runs on a thread of its own.
     fn call(&mut self) -> f64 {
         let began = Instant::now();
         self.stream.write_all(&self.request).expect("the server reads");

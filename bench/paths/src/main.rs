@@ -2,9 +2,9 @@
 //! counted.
 //!
 //! `oxenv-paths PATH TIMES` serves in this process, over memory instead of a socket, on one thread. It prints
-//! one JSON object with the allocations of all walks together. `bench/counts` runs it under callgrind with two
-//! numbers of walks: the difference is what the path costs, without the start. `oxenv-paths` alone lists the
-//! paths.
+//! one JSON object with the allocations of all walks together. `bench/counts` runs it under callgrind with
+//! two numbers of walks: the difference is what the path costs, without the start. `oxenv-paths` alone lists
+//! the paths.
 
 mod connection;
 mod paths;

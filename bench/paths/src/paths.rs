@@ -26,7 +26,10 @@ pub(crate) const NAMES: [&str; 12] = [
 
 const ECHO_ACTION: &str =
     r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
-const ECHO_CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo_message","arguments":{"message":"hello"}}}"#;
+const ECHO_CALL: &str = concat!(
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","#,
+    r#""params":{"name":"echo_message","arguments":{"message":"hello"}}}"#,
+);
 const ACCEPT: (&str, &str) = ("Accept", "application/json, text/event-stream");
 
 /// A path that has been prepared.
@@ -165,7 +168,8 @@ fn stateless_call() -> Vec<u8> {
 async fn mcp_session(app: Arc<App>) -> Walk {
     let mut connection = Connection::open(&app);
     let initialize = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "counts", "version": "1" },
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "counts", "version": "1" },
     } });
     let greeted = connection.exchange(&post("/mcp", &[ACCEPT], &initialize.to_string())).await;
     let id = greeted.header("mcp-session-id").expect("a session").to_owned();

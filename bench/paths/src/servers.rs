@@ -64,7 +64,8 @@ pub(crate) fn judged() -> Arc<App> {
         Toolbox::new(vec![Mount { policy, ..Mount::new(Arc::new(talker())) }]).with_auditor(Some(auditor));
     let declared = json!({ "version": 1, "rubric": { "type": "sum", "parts": [
         { "type": "constant", "tool": "say", "value": 0.25 },
-        { "type": "tool_called", "tool": "say", "arguments": { "properties": { "message": { "const": "no" } } } },
+        { "type": "tool_called", "tool": "say",
+          "arguments": { "properties": { "message": { "const": "no" } } } },
     ] } });
     let rubric = RubricSpec::read(declared).and_then(|rubric| rubric.compile(&Judges::default()));
     let factory = scored(Arc::new(counters(toolbox)), rubric.expect("a rubric"), false);

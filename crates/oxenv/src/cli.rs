@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use oxenv_bench::BenchArgs;
 use serde::Deserialize;
 
-use crate::bench::BenchArgs;
 use crate::check::CheckArgs;
 use crate::fleet::FleetArgs;
 use crate::health::HealthArgs;

@@ -3,7 +3,6 @@
 //! A table of contents: arguments are read in `cli`, settings are put together in `settings`, the
 //! environment to serve is found in `registry`, and each subcommand has a file of its own.
 
-mod bench;
 mod check;
 mod cli;
 mod client;
@@ -70,7 +69,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Build(args) => image::run(&args).await,
         Command::Fleet(args) => fleet::run(args).await,
         Command::Health(args) => health::run(&args).await,
-        Command::Bench(args) => bench::run(args).await,
+        Command::Bench(args) => oxenv_bench::run(args).await,
         Command::Trajectories(args) => trajectories::run(&args).await,
         Command::Replay(args) => replay::run(*args).await,
         Command::Rescore(args) => rescore::run(args).await,

@@ -1,7 +1,7 @@
-//! The SDK's client under load: calls of one upstream, so many in flight.
+//! Calls an upstream through the SDK's client, with a fixed number of calls in flight.
 //!
-//! The invariant: the report has the keys of `oxenv bench --json`, with this process in the server's place: it
-//! does what a server in front of the upstream would do.
+//! The report has the keys of `oxenv bench --json`. `server` is this process, which does the work of a server
+//! that forwards calls to the upstream.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ use crate::echo::ECHO;
 const MESSAGE: &str = "hello";
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// When calls are counted.
+/// The measurement: calls count that end in it.
 #[derive(Clone, Copy)]
 struct Window {
     from: Instant,
     until: Instant,
 }
 
-/// Calls until the time is over and prints the report on stdout. A call that fails ends the run.
+/// Runs the measurement and prints its report on stdout. A call that fails ends the run.
 pub(crate) async fn run(
     upstream: Upstream,
     in_flight: usize,
@@ -73,7 +73,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// One caller: the next call when the last is answered.
+/// Calls the tool repeatedly, one call at a time.
 async fn calls(peer: Peer<RoleClient>, window: Window) -> Result<Histogram<u64>, String> {
     let mut latencies = histogram()?;
     let mut arguments = JsonObject::new();
@@ -96,7 +96,7 @@ async fn calls(peer: Peer<RoleClient>, window: Window) -> Result<Histogram<u64>,
     }
 }
 
-/// Nanoseconds up to 100 s, to three significant digits.
+/// A histogram of nanoseconds up to 100 s, with three significant digits.
 fn histogram() -> Result<Histogram<u64>, String> {
     Histogram::new_with_bounds(1, 100_000_000_000, 3).map_err(|error| error.to_string())
 }

@@ -1,6 +1,6 @@
-//! The handler behind every server here: tools that give back their message.
+//! The handler of every server here: tools that return their message.
 //!
-//! The invariant: the list is made once and a call reads one argument, so that what is measured is the SDK.
+//! Invariant: the list of tools is built once and a call reads one argument, so that the SDK is measured.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// The name of the one tool that is called.
 pub(crate) const ECHO: &str = "echo_message";
 
-/// Tools that give back their message.
+/// Tools that return their message.
 #[derive(Clone)]
 pub(crate) struct Echo {
     tools: Arc<[Tool]>,
@@ -28,7 +28,7 @@ impl Echo {
         Self { tools: [tool(ECHO.to_owned())].into() }
     }
 
-    /// So many tools, `PREFIX_0` and on.
+    /// `count` tools, named `PREFIX_0`, `PREFIX_1`, ….
     pub(crate) fn many(count: usize, prefix: &str) -> Self {
         Self { tools: (0..count).map(|number| tool(format!("{prefix}_{number}"))).collect() }
     }

@@ -1,7 +1,7 @@
-//! The least gateway: an axum handler that forwards `tools/call` to an upstream through the SDK's client.
+//! A minimal gateway: an axum handler that forwards `tools/call` to an upstream through the SDK's client.
 //!
-//! The invariant: JSON is read, the call is made, its result is written, and nothing else is done: no lookup,
-//! no validation, no policy, no sessions.
+//! Invariant: it parses the request, makes the call and writes the result. It has no lookup, validation,
+//! policy or sessions.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
-//! `oxenv-rmcp`: the official Rust SDK without us: its own service, its own client, and an upstream made of it.
+//! `oxenv-rmcp`: servers and a client built with the official Rust SDK alone, to compare oxenv with.
 //!
-//! The invariant: every part is used as the SDK's users use it, in its fastest setting, and does nothing but
-//! echo; what oxenv costs beside it is then oxenv's.
+//! Invariant: each part uses the SDK in its fastest configuration and only echoes.
 
 mod calls;
 mod echo;
@@ -17,7 +16,7 @@ use rmcp::service::RunningService;
 use tokio::process::{Child, Command};
 
 const USAGE: &str = "\
-usage: oxenv-rmcp stdio [TOOLS PREFIX]            an upstream over stdio: echo_message, or TOOLS tools named PREFIX_0…
+usage: oxenv-rmcp stdio [TOOLS PREFIX]            a stdio server of echo_message, or of TOOLS tools
        oxenv-rmcp json PORT                       the SDK's HTTP service, stateless with JSON replies
        oxenv-rmcp sse PORT                        the SDK's HTTP service, with sessions and event streams
        oxenv-rmcp forward PORT COMMAND…           an axum handler that forwards calls to an upstream

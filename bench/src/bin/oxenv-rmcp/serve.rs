@@ -1,6 +1,6 @@
 //! The SDK's own servers: over stdio, and over HTTP in its two modes.
 //!
-//! The invariant: TCP_NODELAY is set, without which event streams wait for acknowledgements.
+//! Invariant: TCP_NODELAY is set; without it event streams wait for acknowledgements.
 
 use axum::Router;
 use axum::routing::get;

@@ -22,7 +22,7 @@ fn load(url: &str, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn every_door_takes_load() {
+fn every_load_can_be_run() {
     let server = Serving::start(&[]);
     let url = server.url();
     for (door, says) in [("ws", "hello"), ("http", "hello"), ("churn", "hello"), ("tools", "echo_message")] {
@@ -36,6 +36,30 @@ fn every_door_takes_load() {
         let listed = load(&url, &["mcp", "--protocol", protocol, "--list"]);
         assert!(listed["reply_bytes"].as_u64() > called["reply_bytes"].as_u64(), "{listed}");
     }
+    server.stop();
+}
+
+#[test]
+fn idle_sessions_are_measured_in_the_memory_of_the_server() {
+    let server = Serving::start(&[]);
+    let (url, pid) = (server.url(), server.pid().to_string());
+    let report = run(&[
+        "bench",
+        "idle",
+        "--json",
+        "--url",
+        &url,
+        "--pid",
+        &pid,
+        "--sessions",
+        "3",
+        "--duration",
+        "0.1",
+    ]);
+    let report: Value = serde_json::from_str(report.succeeded()).unwrap();
+    assert_eq!((&report["bench"], &report["opened"]), (&json!("idle"), &json!(3)), "{report}");
+    assert_eq!((&report["lost"], &report["errors"]), (&json!(0), &json!(0)), "{report}");
+    assert!(report["rss_idle_bytes"].as_u64() > Some(0) && report["bytes_per_session"].is_i64(), "{report}");
     server.stop();
 }
 
@@ -185,9 +209,9 @@ fn a_server_that_sends_without_end_is_given_up() {
     let body =
         format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10000000\r\n{}", "x".repeat(1 << 20));
     for (door, address, says) in [
-        ("ws", flooding(true, ping), "the server pings and takes no pongs"),
-        ("ws", flooding(false, b"HTTP/1.1 101 and so on\r\n".repeat(100)), "has no end"),
-        ("http", flooding(false, body.into_bytes()), "a reply of more than"),
+        ("ws", flooding(true, ping), "the server sends pings but does not read the pongs"),
+        ("ws", flooding(false, b"HTTP/1.1 101 and so on ".repeat(100)), "has no end"),
+        ("http", flooding(false, body.into_bytes()), "a response of more than"),
     ] {
         let binary = env!("CARGO_BIN_EXE_oxenv");
         let asked =

@@ -4,7 +4,7 @@ use crate::process::run;
 
 #[test]
 fn every_help_text_has_examples() {
-    for command in ["serve", "call", "step", "replay", "rescore", "check", "completions"] {
+    for command in ["serve", "call", "step", "replay", "rescore", "check", "bench", "completions"] {
         let help = run(&[command, "--help"]);
         let text = help.succeeded();
         assert!(text.contains("Example") && text.contains(&format!("oxenv {command}")), "{text}");

@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     (
         "oxenv",
         &[
+            "oxenv-bench",
             "oxenv-client",
             "oxenv-core",
             "oxenv-envs",
@@ -33,7 +34,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("oxenv-py", &["oxenv-client", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
-    ("oxenv-bench", &[]),
+    ("oxenv-bench", &["oxenv-client", "oxenv-core", "oxenv-wire"]),
     ("oxenv-paths", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store"]),
 ];
 

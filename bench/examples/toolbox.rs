@@ -1,9 +1,9 @@
-//! What the road of a call costs: a tool called through a toolbox of many, beside the same call without one.
+//! What a toolbox adds to a tool call: a call through a toolbox of many tools, compared with a direct call.
 //!
-//! The invariant: both do the same work in the tool and take turns, so that the difference is what the toolbox
-//! does: finding the owner among all names, policy, rate limits, the watch over panics and deadlines.
+//! Invariant: both run the same tool and take turns, so that the difference is the work of the toolbox:
+//! finding the owner among all names, policy, rate limits, panics and deadlines.
 //!
-//! Run it with `cargo run --profile dist -p oxenv-bench --example road`; it prints one JSON object.
+//! Run it with `cargo run --profile dist -p oxenv-bench --example toolbox`; it prints one JSON object.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use serde_json::value::RawValue;
 const TOOLSETS: usize = 50;
 const TOOLS_EACH: usize = 20;
 const ALL: usize = TOOLSETS * TOOLS_EACH;
-/// How often a round calls every tool, and how many rounds are measured after one that is not.
+/// How often a round calls every tool, and the number of measured rounds after a first one that is not.
 const REPEATS: usize = 200;
 const ROUNDS: usize = 15;
-/// The next tool is this far away, so that every tool gets its turn and none follows its neighbour.
+/// Distance to the next tool: every tool is called, and never after its neighbour.
 const STRIDE: usize = 617;
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]
@@ -58,7 +58,7 @@ async fn measure() -> serde_json::Value {
     }
     let mut added: Vec<f64> = through.iter().zip(&direct).map(|(whole, alone)| whole - alone).collect();
     serde_json::json!({
-        "bench": "road",
+        "bench": "toolbox",
         "toolsets": TOOLSETS,
         "tools": ALL,
         "calls": ROUNDS * REPEATS * ALL,
@@ -74,7 +74,7 @@ fn toolsets() -> (Vec<Tool>, Vec<Mount>) {
         let mut toolset = NativeToolset::new(format!("set{set}"));
         let names: Vec<String> = (0..TOOLS_EACH).map(|tool| format!("set{set}_tool{tool}")).collect();
         for name in &names {
-            // A native tool's name is written in the program; these are made, and live as long as it.
+            // Names of native tools are static; these are leaked.
             let name: &'static str = name.clone().leak();
             toolset = toolset.tool(name, "Echo back the provided message.", |echo: Echo| Ok(echo.message));
         }
@@ -86,7 +86,7 @@ fn toolsets() -> (Vec<Tool>, Vec<Mount>) {
     (tools, mounts)
 }
 
-/// Every kind of rule but those about arguments; none of them ever refuses a call here.
+/// Every kind of rule except those about arguments. None of them refuses a call here.
 fn rules() -> Rules {
     let agent = RoleRules { deny: vec!["*_admin".to_owned()], ..RoleRules::default() };
     let per = std::time::Duration::from_secs(1);
@@ -100,7 +100,7 @@ fn rules() -> Rules {
     }
 }
 
-/// Microseconds of a call that goes to the toolset itself.
+/// Microseconds per direct call of the toolset.
 async fn without_toolbox(tools: &[Tool], arguments: &RawValue) -> f64 {
     let context = CallContext::sessionless(Principal::Agent);
     let began = Instant::now();
@@ -110,7 +110,7 @@ async fn without_toolbox(tools: &[Tool], arguments: &RawValue) -> f64 {
     each(began)
 }
 
-/// Microseconds of a call that takes the road.
+/// Microseconds per call through the toolbox.
 async fn with_toolbox(toolbox: &Toolbox, tools: &[Tool], arguments: &RawValue) -> f64 {
     let context = CallContext::sessionless(Principal::Agent);
     let began = Instant::now();

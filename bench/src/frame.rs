@@ -1,59 +1,60 @@
-//! The few WebSocket frames a load generator needs (RFC 6455, section 5).
+//! The WebSocket frames that a load generator needs (RFC 6455, section 5).
 //!
-//! Written by hand because the client's share of the machine would otherwise be part of the figures: a frame
-//! is masked once and sent many times, and a reply is read where it lies. The masking key is a constant,
-//! which is only right towards a server that is being measured: no proxy is to be protected from the content.
+//! tungstenite masks each message when it is sent. Here a frame is masked once and sent many times, so that the
+//! load generator costs less than the server. The masking key is constant: masking protects proxies, and none is
+//! measured.
 
 use std::ops::Range;
 
 use anyhow::bail;
 
-/// The key of the RFC's own example; not zero, so the server has the same work as with any other.
+/// The key of the RFC's example; it is not zero, so that the server has to unmask.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A reply larger than this is taken for a framing error.
-const MAX_PAYLOAD: u64 = 100 << 20;
+/// Maximum payload of a received frame; a longer one is taken for a framing error.
+const MAX_PAYLOAD_BYTES: u64 = 100 << 20;
 
 const TEXT: u8 = 0x1;
 const CLOSE: u8 = 0x8;
 const PONG: u8 = 0xa;
 
-/// What kind of frame a header announces.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opcode {
+pub(crate) enum Opcode {
     Text,
     Close,
     Ping,
     Pong,
 }
 
-/// A whole frame: its kind and where its payload lies.
+/// A complete frame: its kind, and where its payload is in the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) opcode: Opcode,
-    pub(super) payload: Range<usize>,
+pub(crate) struct Frame {
+    pub(crate) opcode: Opcode,
+    pub(crate) payload: Range<usize>,
 }
 
 /// A masked text frame.
-pub(super) fn text(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn text(payload: &[u8]) -> Vec<u8> {
     masked(TEXT, payload)
 }
 
 /// A masked pong that answers a ping.
-pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn pong(payload: &[u8]) -> Vec<u8> {
     masked(PONG, payload)
 }
 
 /// A masked close frame with code 1000.
-pub(super) fn close() -> Vec<u8> {
+pub(crate) fn close() -> Vec<u8> {
     masked(CLOSE, &1000_u16.to_be_bytes())
 }
 
-/// Reads the frame that begins at `start`; `None` until all of it is there.
+/// Parses the frame at `start`; `None` while it is incomplete.
 ///
-/// Fails on what a server must not send, or what no server under test sends: masked, fragmented, compressed
-/// or binary frames.
-pub(super) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> {
+/// # Errors
+/// For masked frames, which a server must not send, and for fragmented, compressed and binary ones, which are
+/// not supported.
+pub(crate) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> {
     let Some(&[first, second]) = bytes.get(start..start + 2) else { return Ok(None) };
     if second & 0x80 != 0 {
         bail!("the server sent a masked frame");
@@ -64,23 +65,25 @@ pub(super) fn read(bytes: &[u8], start: usize) -> anyhow::Result<Option<Frame>> 
         0x89 => Opcode::Ping,
         0x8a => Opcode::Pong,
         other => {
-            bail!("the server sent a frame that begins with {other:#04x}; only whole text is understood")
+            bail!(
+                "the server sent a frame that begins with {other:#04x}; only unfragmented text is supported"
+            )
         }
     };
-    let wide = match second {
+    let extended_bytes = match second {
         126 => 2,
         127 => 8,
         _ => 0,
     };
-    let Some(extended) = bytes.get(start + 2..start + 2 + wide) else { return Ok(None) };
-    let length = match wide {
+    let Some(extended) = bytes.get(start + 2..start + 2 + extended_bytes) else { return Ok(None) };
+    let length = match extended_bytes {
         0 => u64::from(second),
         _ => extended.iter().fold(0, |length, byte| (length << 8) | u64::from(*byte)),
     };
-    if length > MAX_PAYLOAD {
-        bail!("the server sent a frame of {length} bytes; at most {MAX_PAYLOAD} are understood");
+    if length > MAX_PAYLOAD_BYTES {
+        bail!("the server sent a frame of {length} bytes; at most {MAX_PAYLOAD_BYTES} are supported");
     }
-    let begin = start + 2 + wide;
+    let begin = start + 2 + extended_bytes;
     let end = begin + usize::try_from(length)?;
     Ok((end <= bytes.len()).then_some(Frame { opcode, payload: begin..end }))
 }

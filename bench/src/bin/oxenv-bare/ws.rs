@@ -1,6 +1,6 @@
 //! The bare WebSocket responder.
 //!
-//! One task for each socket; the buffers are small, as in a server that holds many idle sessions.
+//! One task per socket. The buffers are small, as in a server with many idle sessions.
 
 use std::io;
 
@@ -19,7 +19,7 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
-            // A client that breaks off has nobody to report it to.
+            // An error means that the client is gone.
             let _ = answer(stream).await;
         });
     }

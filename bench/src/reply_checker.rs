@@ -1,7 +1,7 @@
-//! Is a reply good?
+//! Checks that replies are successful.
 //!
-//! The invariant: a failed call is never counted as a request served. The first good reply is parsed; later
-//! ones that are the same bytes need only a comparison, and those that differ are parsed again.
+//! Invariant: a failed call never counts as a request. A reply is parsed unless it equals the last successful
+//! one.
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -11,43 +11,52 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Replies up to this size are remembered for comparison: a list of a thousand tools is one of them.
-const REMEMBERED: usize = 1024 * 1024;
+/// Longer replies are not kept for comparison. A list of 1,000 tools is shorter.
+const MAX_REMEMBERED_BYTES: usize = 1024 * 1024;
 
-/// How many characters of a reply a report shows.
-const SAMPLED: usize = 4096;
+/// Length of the reply in the report.
+const SAMPLE_CHARS: usize = 4096;
 
-/// What kind of reply is good.
+/// What a successful reply is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expect {
+pub(crate) enum ExpectedReply {
     /// An observation frame of `/ws`.
-    Frame,
-    /// An observation frame of `oxenv.1`, in which numbers count up.
-    Numbered,
-    /// The frame of a batch whose results are all observations.
-    Batch,
+    ObservationFrame,
+    /// An observation frame of `oxenv.1`, whose sequence numbers differ from reply to reply.
+    NumberedFrame,
+    /// The reply to a batch, whose results are all observations.
+    BatchFrame,
     /// The body of `POST /step`.
-    Body,
-    /// An observation that the client has taken out of its frame.
+    StepBody,
+    /// An observation without its frame, as the Rust client returns it.
     Observation,
-    /// A JSON-RPC result that is not a tool's error.
-    Result,
-    /// A JSON-RPC result that lists tools.
-    RpcTools,
-    /// The body of `GET /tools`, with tools in it.
-    Tools,
+    /// A JSON-RPC result of `tools/call` that is not an error.
+    ToolResult,
+    /// A JSON-RPC result of `tools/list` with at least one tool.
+    RpcToolList,
+    /// The body of `GET /tools` with at least one tool.
+    ToolList,
 }
 
 /// Checks the replies of one connection.
 #[derive(Debug)]
-pub(super) struct Checker {
-    expect: Expect,
-    good: Vec<u8>,
-    sample: Sample,
+pub(crate) struct ReplyChecker {
+    expected: ExpectedReply,
+    last_accepted: Vec<u8>,
+    first_reply: FirstReply,
 }
 
-/// The beginning of the first good reply of a run and its length, so that a report shows what was measured.
-pub(super) type Sample = Arc<OnceLock<(String, usize)>>;
+/// The first successful reply of a run, which all sessions share.
+pub(crate) type FirstReply = Arc<OnceLock<ReplySample>>;
+
+/// A reply as the report shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplySample {
+    /// The first [`SAMPLE_CHARS`] characters.
+    pub(crate) text: String,
+    /// The length of the whole reply in bytes.
+    pub(crate) bytes: usize,
+}
 
 /// `{"type":"observation","data":{…}}`
 #[derive(Deserialize)]
@@ -62,11 +71,11 @@ struct FrameReply<'a> {
 #[derive(Deserialize)]
 struct BatchReply<'a> {
     #[serde(borrow)]
-    data: Results<'a>,
+    data: BatchResults<'a>,
 }
 
 #[derive(Deserialize)]
-struct Results<'a> {
+struct BatchResults<'a> {
     #[serde(borrow)]
     results: Vec<&'a RawValue>,
 }
@@ -74,79 +83,83 @@ struct Results<'a> {
 /// `{"observation":{…},"reward":…,"done":…}`
 #[derive(Deserialize)]
 struct StepReply {
-    observation: Observed,
+    observation: ObservationError,
 }
 
-/// The one field of an observation that says a call failed, in the shape of a stock `ToolError`.
+/// The field of an observation that is an object (`ToolError`) if the tool call failed.
 #[derive(Deserialize)]
-struct Observed {
+struct ObservationError {
     #[serde(default)]
     error: Value,
 }
 
 /// A JSON-RPC reply.
 #[derive(Deserialize)]
-struct RpcReply<R> {
+struct RpcResponse<R> {
     #[serde(default)]
     error: Value,
     result: Option<R>,
 }
 
-/// The result of `tools/call`, in either spelling.
+/// The result of `tools/call`, in MCP or in OpenEnv's dialect.
 #[derive(Deserialize)]
-struct Called {
+struct ToolCallResult {
     #[serde(default, alias = "isError")]
     is_error: bool,
 }
 
 /// `{"tools":[…]}`
 #[derive(Deserialize)]
-struct Listed<'a> {
+struct ToolList<'a> {
     #[serde(borrow)]
     tools: Vec<&'a RawValue>,
 }
 
-impl Checker {
-    pub(super) fn new(expect: Expect, sample: Sample) -> Self {
-        Self { expect, good: Vec::new(), sample }
+impl ReplyChecker {
+    pub(crate) fn new(expected: ExpectedReply, first_reply: FirstReply) -> Self {
+        Self { expected, last_accepted: Vec::new(), first_reply }
     }
 
-    /// Fails with the reason and the beginning of the reply if it is not what was asked for.
-    pub(super) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
-        let known = match self.expect {
-            Expect::Numbered | Expect::Batch => alike(&self.good, reply),
-            _ => self.good == reply,
+    /// Fails with the reason and the beginning of the reply if it is not what was expected.
+    pub(crate) fn check(&mut self, reply: &[u8]) -> anyhow::Result<()> {
+        let known = match self.expected {
+            ExpectedReply::NumberedFrame | ExpectedReply::BatchFrame => {
+                equal_except_numbers(&self.last_accepted, reply)
+            }
+            _ => self.last_accepted == reply,
         };
-        if !self.good.is_empty() && known {
+        if !self.last_accepted.is_empty() && known {
             return Ok(());
         }
-        match self.expect {
-            Expect::Numbered => numbered(reply),
-            Expect::Batch => batch(reply),
-            Expect::Frame => frame(reply),
-            Expect::Body => body(reply),
-            Expect::Observation => serde_json::from_slice(reply)
+        match self.expected {
+            ExpectedReply::NumberedFrame => check_numbered_frame(reply),
+            ExpectedReply::BatchFrame => check_batch(reply),
+            ExpectedReply::ObservationFrame => check_frame(reply),
+            ExpectedReply::StepBody => check_step_body(reply),
+            ExpectedReply::Observation => serde_json::from_slice(reply)
                 .context("not an observation")
-                .and_then(|observed| seen(&observed)),
-            Expect::Result => called(reply),
-            Expect::RpcTools => result(reply).and_then(|listed| some(&listed)),
-            Expect::Tools => {
-                serde_json::from_slice(reply).context("not a list of tools").and_then(|listed| some(&listed))
-            }
+                .and_then(|observed| check_observation(&observed)),
+            ExpectedReply::ToolResult => check_tool_result(reply),
+            ExpectedReply::RpcToolList => rpc_result(reply).and_then(|listed| check_not_empty(&listed)),
+            ExpectedReply::ToolList => serde_json::from_slice(reply)
+                .context("not a list of tools")
+                .and_then(|listed| check_not_empty(&listed)),
         }
         .map_err(|error| anyhow!("{error:#}: {}", excerpt(reply)))?;
-        self.sample
-            .get_or_init(|| (String::from_utf8_lossy(reply).chars().take(SAMPLED).collect(), reply.len()));
-        if reply.len() <= REMEMBERED {
-            self.good.clear();
-            self.good.extend_from_slice(reply);
+        self.first_reply.get_or_init(|| ReplySample {
+            text: String::from_utf8_lossy(reply).chars().take(SAMPLE_CHARS).collect(),
+            bytes: reply.len(),
+        });
+        if reply.len() <= MAX_REMEMBERED_BYTES {
+            self.last_accepted.clear();
+            self.last_accepted.extend_from_slice(reply);
         }
         Ok(())
     }
 }
 
 /// The beginning of a reply, for an error message.
-pub(super) fn excerpt(reply: &[u8]) -> String {
+pub(crate) fn excerpt(reply: &[u8]) -> String {
     let text = String::from_utf8_lossy(reply);
     let mut short: String = text.trim().chars().take(300).collect();
     if short.len() < text.trim().len() {
@@ -155,28 +168,28 @@ pub(super) fn excerpt(reply: &[u8]) -> String {
     short
 }
 
-fn frame(reply: &[u8]) -> anyhow::Result<()> {
+fn check_frame(reply: &[u8]) -> anyhow::Result<()> {
     let reply: FrameReply<'_> = serde_json::from_slice(reply).context("not a message of /ws")?;
     if reply.kind != "observation" {
         bail!("not an observation");
     }
-    body(reply.data.get().as_bytes())
+    check_step_body(reply.data.get().as_bytes())
 }
 
-fn numbered(reply: &[u8]) -> anyhow::Result<()> {
-    frame(reply).context("not an observation of oxenv.1")
+fn check_numbered_frame(reply: &[u8]) -> anyhow::Result<()> {
+    check_frame(reply).context("not an observation of oxenv.1")
 }
 
-fn batch(reply: &[u8]) -> anyhow::Result<()> {
+fn check_batch(reply: &[u8]) -> anyhow::Result<()> {
     let reply: BatchReply<'_> = serde_json::from_slice(reply).context("not the reply to a batch")?;
     if reply.data.results.is_empty() {
         bail!("a batch without results");
     }
-    reply.data.results.iter().try_for_each(|result| frame(result.get().as_bytes()))
+    reply.data.results.iter().try_for_each(|result| check_frame(result.get().as_bytes()))
 }
 
-/// Whether two replies are the same, their numbers aside.
-fn alike(mut one: &[u8], mut other: &[u8]) -> bool {
+/// Whether two replies are equal when runs of digits are ignored.
+fn equal_except_numbers(mut one: &[u8], mut other: &[u8]) -> bool {
     let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     loop {
         let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
@@ -190,25 +203,25 @@ fn alike(mut one: &[u8], mut other: &[u8]) -> bool {
     }
 }
 
-fn body(reply: &[u8]) -> anyhow::Result<()> {
+fn check_step_body(reply: &[u8]) -> anyhow::Result<()> {
     let reply: StepReply = serde_json::from_slice(reply).context("not the reply to a step")?;
-    seen(&reply.observation)
+    check_observation(&reply.observation)
 }
 
-fn seen(observed: &Observed) -> anyhow::Result<()> {
+fn check_observation(observed: &ObservationError) -> anyhow::Result<()> {
     if observed.error.is_object() { bail!("the tool call failed") } else { Ok(()) }
 }
 
-fn called(reply: &[u8]) -> anyhow::Result<()> {
-    if result::<Called>(reply)?.is_error { bail!("the tool call failed") } else { Ok(()) }
+fn check_tool_result(reply: &[u8]) -> anyhow::Result<()> {
+    if rpc_result::<ToolCallResult>(reply)?.is_error { bail!("the tool call failed") } else { Ok(()) }
 }
 
-fn some(listed: &Listed<'_>) -> anyhow::Result<()> {
+fn check_not_empty(listed: &ToolList<'_>) -> anyhow::Result<()> {
     if listed.tools.is_empty() { bail!("no tools are listed") } else { Ok(()) }
 }
 
-fn result<'a, R: Deserialize<'a>>(reply: &'a [u8]) -> anyhow::Result<R> {
-    let reply: RpcReply<R> = serde_json::from_slice(reply).context("not a JSON-RPC reply")?;
+fn rpc_result<'a, R: Deserialize<'a>>(reply: &'a [u8]) -> anyhow::Result<R> {
+    let reply: RpcResponse<R> = serde_json::from_slice(reply).context("not a JSON-RPC reply")?;
     if !reply.error.is_null() {
         bail!("a JSON-RPC error");
     }
@@ -219,8 +232,8 @@ fn result<'a, R: Deserialize<'a>>(reply: &'a [u8]) -> anyhow::Result<R> {
 mod tests {
     use super::*;
 
-    fn verdicts(expect: Expect, replies: &[&str]) -> Vec<bool> {
-        let mut checker = Checker::new(expect, Sample::default());
+    fn verdicts(expected: ExpectedReply, replies: &[&str]) -> Vec<bool> {
+        let mut checker = ReplyChecker::new(expected, FirstReply::default());
         replies.iter().map(|reply| checker.check(reply.as_bytes()).is_ok()).collect()
     }
 
@@ -232,9 +245,9 @@ mod tests {
         let refused = r#"{"type":"error","data":{"message":"no","code":"EXECUTION_ERROR"}}"#;
         let replies = [good, good, typed, failed, refused, good, "{", "[]"];
         let expected = [true, true, true, false, false, true, false, false];
-        assert_eq!(verdicts(Expect::Frame, &replies), expected);
+        assert_eq!(verdicts(ExpectedReply::ObservationFrame, &replies), expected);
         let observations = [r#"{"error":null}"#, r#"{"x":1}"#, r#"{"error":{"error_type":"x"}}"#, "{"];
-        assert_eq!(verdicts(Expect::Observation, &observations), [true, true, false, false]);
+        assert_eq!(verdicts(ExpectedReply::Observation, &observations), [true, true, false, false]);
     }
 
     #[test]
@@ -246,13 +259,16 @@ mod tests {
         };
         let refused = r#"{"id":0,"session":"a1","type":"error","data":{"message":"no"}}"#;
         let numbered = [&good(9), &good(10), refused, &good(1234)];
-        assert_eq!(verdicts(Expect::Numbered, &numbered), [true, true, false, true]);
+        assert_eq!(verdicts(ExpectedReply::NumberedFrame, &numbered), [true, true, false, true]);
         let batch = |items: &[&str]| {
             format!(r#"{{"id":0,"type":"batch","data":{{"results":[{}]}}}}"#, items.join(","))
         };
         let (all, one) = (batch(&[&good(99), &good(7)]), batch(&[&good(100), refused]));
         let none = batch(&[]);
-        assert_eq!(verdicts(Expect::Batch, &[&all, &all, &one, &none]), [true, true, false, false]);
+        assert_eq!(
+            verdicts(ExpectedReply::BatchFrame, &[&all, &all, &one, &none]),
+            [true, true, false, false]
+        );
     }
 
     #[test]
@@ -265,7 +281,7 @@ mod tests {
             ("abc", "ab", false),
             ("1x", "2", false),
         ] {
-            assert_eq!(alike(one.as_bytes(), other.as_bytes()), same, "{one} and {other}");
+            assert_eq!(equal_except_numbers(one.as_bytes(), other.as_bytes()), same, "{one} and {other}");
         }
     }
 
@@ -277,7 +293,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"no"}}"#,
             r#"{"jsonrpc":"2.0","id":1}"#,
         ];
-        assert_eq!(verdicts(Expect::Result, &replies), [true, false, false, false]);
+        assert_eq!(verdicts(ExpectedReply::ToolResult, &replies), [true, false, false, false]);
     }
 
     #[test]
@@ -286,18 +302,25 @@ mod tests {
         let result = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{tools}}}"#);
         let empty = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#;
         let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}"#;
-        assert_eq!(verdicts(Expect::RpcTools, &[&result, empty, error, tools]), [true, false, false, false]);
-        assert_eq!(verdicts(Expect::Tools, &[tools, r#"{"tools":[]}"#, &result]), [true, false, false]);
+        assert_eq!(
+            verdicts(ExpectedReply::RpcToolList, &[&result, empty, error, tools]),
+            [true, false, false, false]
+        );
+        assert_eq!(
+            verdicts(ExpectedReply::ToolList, &[tools, r#"{"tools":[]}"#, &result]),
+            [true, false, false]
+        );
     }
 
     #[test]
-    fn the_first_good_reply_is_the_sample() {
-        let sample = Sample::default();
-        let mut checker = Checker::new(Expect::Result, sample.clone());
+    fn the_first_successful_reply_is_kept() {
+        let first = FirstReply::default();
+        let mut checker = ReplyChecker::new(ExpectedReply::ToolResult, first.clone());
         assert!(checker.check(b"{}").is_err());
         assert!(checker.check(br#"{"result":{"n":1}}"#).is_ok());
         assert!(checker.check(br#"{"result":{"n":2}}"#).is_ok());
-        assert_eq!(sample.get(), Some(&(r#"{"result":{"n":1}}"#.to_owned(), 18)));
+        let text = r#"{"result":{"n":1}}"#.to_owned();
+        assert_eq!(first.get(), Some(&ReplySample { text, bytes: 18 }));
     }
 
     #[test]

@@ -1,157 +1,161 @@
 //! The command line of `oxenv bench`.
 //!
-//! Entry point: [`BenchArgs`]. Nothing here opens a socket; `plan` turns these into what is run.
+//! Entry point: [`BenchArgs`]. No socket is opened here; `plan` turns the arguments into what is run.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use oxenv_wire::Seconds;
 
-use super::client::Spoken;
-use super::mcp::Protocol;
+use crate::client_steps::ClientProtocol;
+use crate::mcp::McpProtocol;
 
-/// What an echo server is asked unless `--message` says otherwise.
-pub(super) const ECHO: &str =
+/// The default of `--message`: a call of the echo environment's tool.
+pub(crate) const ECHO_ACTION: &str =
     r#"{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hello"}}"#;
 
 const EXAMPLES: &str = "\
 Examples:
-  oxenv bench ws                                  64 sessions, as fast as they can
-  oxenv bench ws --sessions 256 --pid 4242        also the server's CPU and memory
-  oxenv bench ws --depth 8                        8 requests ahead on each socket
-  oxenv bench ws --message '{\"message\":\"hi\"}'     any action
-  oxenv bench ws --batch 64                       64 steps in each frame of one socket (oxenv.1)
+  oxenv bench ws                                  64 sessions, as fast as replies come
+  oxenv bench ws --sessions 256 --pid 4242        with the server's CPU time and memory
+  oxenv bench ws --depth 8                        8 requests in flight on each socket
+  oxenv bench ws --message '{\"message\":\"hi\"}'     another action
+  oxenv bench ws --batch 64                       one socket (oxenv.1), 64 steps in each frame
   oxenv bench ws --client                         through the Rust client
-  oxenv bench http --rate 2000                    2,000 requests/s, open loop
-  oxenv bench mcp --sessions 32 --json            tools/call, one JSON object
-  oxenv bench mcp --protocol 2026-07-28           the same as MCP's newest clients ask
+  oxenv bench http --rate 2000                    2,000 requests per second, open loop
+  oxenv bench mcp --sessions 32 --json            tools/call, report as JSON
+  oxenv bench mcp --protocol 2026-07-28           tools/call without sessions
   oxenv bench mcp --list --sessions 1             tools/list
   oxenv bench churn --sessions 16                 connect, reset, step, close
-  oxenv bench held --sessions 2000 --pid 4242     memory of each idle session
-  taskset -c 1 oxenv bench ws                     load on core 1 only
+  oxenv bench idle --sessions 2000 --pid 4242     memory per idle session
+  taskset -c 1 oxenv bench ws                     load generator on core 1 only
 
-In the closed loop each session has one request in flight (--depth of them on a socket) and sends the next when \
-the reply is there. With --rate, latency counts from the instant a request was due, sent or not, so that a server \
-which stalls cannot hide the requests that waited for it; those never sent are reported as unsent.";
+Closed loop (the default): each session has one request in flight, or --depth of them on a WebSocket, and \
+sends the next when a reply arrives.
+Open loop (--rate): requests are due on a fixed schedule, and latency counts from the time a request was \
+due. A server that stalls therefore shows in the latencies. Requests that were due but never sent are \
+reported as unsent.";
 
-/// Measures an OpenEnv server under load.
+/// Measure an OpenEnv or MCP server under load.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct BenchArgs {
-    /// Which door is measured, and how.
+pub struct BenchArgs {
+    /// What to measure
     #[command(subcommand)]
-    pub(super) load: Load,
+    pub(crate) load: LoadCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Load {
-    /// Step over WebSockets: one session for each socket (64 unless --sessions says otherwise)
+pub(crate) enum LoadCommand {
+    /// Step over WebSockets, one session per socket (default: 64 sessions)
     Ws {
         #[command(flatten)]
         steps: ActionArgs,
-        /// Requests that are sent ahead on each socket
+        /// Requests in flight on each socket
         #[arg(long, value_name = "N", default_value = "1")]
         depth: NonZeroUsize,
-        /// All sessions on one socket of oxenv.1 for each thread, with N steps in each frame
+        /// Put the sessions of each thread on one socket (oxenv.1) and send N steps in each frame
         #[arg(long, value_name = "N", conflicts_with = "rate")]
         batch: Option<NonZeroUsize>,
-        /// All sessions on one socket of oxenv.1 for each thread, with one step in each frame
+        /// Put the sessions of each thread on one socket (oxenv.1) and send one step in each frame
         #[arg(long, conflicts_with_all = ["rate", "batch"])]
         multiplex: bool,
-        /// Step through the Rust client instead of raw sockets; with --multiplex or --batch over one connection
+        /// Step through the Rust client instead of raw sockets; with --multiplex or --batch over one
+        /// connection
         #[arg(long, value_enum, value_name = "PROTOCOL", num_args = 0..=1, require_equals = true)]
         #[arg(default_missing_value = "auto")]
-        client: Option<Spoken>,
+        client: Option<ClientProtocol>,
     },
-    /// POST /step over kept-alive connections (32 unless --sessions says otherwise)
+    /// Send POST /step over keep-alive connections (default: 32 connections)
     Http(ActionArgs),
-    /// POST /mcp with tools/call over kept-alive connections (32 unless --sessions says otherwise)
+    /// Send tools/call to POST /mcp over keep-alive connections (default: 32 connections)
     Mcp {
         #[command(flatten)]
         calls: ActionArgs,
-        /// How MCP is spoken; 2025-11-25 opens a session on each connection before anything is measured
+        /// Revision of MCP to speak; 2025-11-25 opens a session on each connection before the measurement
         #[arg(long, value_enum, default_value = "openenv")]
-        protocol: Protocol,
-        /// Ask for tools/list instead of calling a tool
+        protocol: McpProtocol,
+        /// Send tools/list instead of tools/call
         #[arg(long, conflicts_with = "message")]
         list: bool,
     },
-    /// GET /tools over kept-alive connections (32 unless --sessions says otherwise)
+    /// Send GET /tools over keep-alive connections (default: 32 connections)
     Tools(LoadArgs),
-    /// Connect, reset, step and close over /ws, again and again (16 at a time unless --sessions says otherwise)
+    /// Connect to /ws, reset, step and close, repeatedly (default: 16 sessions at a time)
     Churn(ActionArgs),
-    /// Open idle sessions, hold them, and say what memory each costs the server (needs --pid)
-    Held(HeldArgs),
+    /// Open sessions, leave them idle and measure the server's memory per session (needs --pid)
+    Idle(IdleArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ActionArgs {
+pub(crate) struct ActionArgs {
     #[command(flatten)]
-    pub(super) load: LoadArgs,
-    /// The action to send as JSON; for mcp a call_tool action or the params of tools/call
-    #[arg(long, value_name = "JSON", default_value = ECHO)]
-    pub(super) message: String,
+    pub(crate) load: LoadArgs,
+    /// The action to send, as JSON; for mcp a call_tool action or the params of tools/call
+    #[arg(long, value_name = "JSON", default_value = ECHO_ACTION)]
+    pub(crate) message: String,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LoadArgs {
+pub(crate) struct LoadArgs {
     #[command(flatten)]
-    pub(super) server: ServerArgs,
-    /// Concurrent sessions or connections
+    pub(crate) server: ServerArgs,
+    /// Number of concurrent sessions or connections
     #[arg(long, value_name = "N")]
-    pub(super) sessions: Option<NonZeroUsize>,
-    /// How long is measured
+    pub(crate) sessions: Option<NonZeroUsize>,
+    /// Length of the measurement
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = positive_seconds)]
-    pub(super) duration: Duration,
-    /// How long the load runs before anything is counted
+    pub(crate) duration: Duration,
+    /// Length of the load before the measurement
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    pub(super) warmup: Duration,
-    /// Requests per second in total on a fixed schedule (open loop) instead of as fast as replies come
-    #[arg(long, value_name = "R", value_parser = rate)]
-    pub(super) rate: Option<f64>,
-    /// Threads of the load generator; more than one only helps where it has more than one core
+    pub(crate) warmup: Duration,
+    /// Requests per second in total, on a fixed schedule (open loop)
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Threads of the load generator; more than one only helps if it has more than one core
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(super) threads: NonZeroUsize,
+    pub(crate) threads: NonZeroUsize,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct HeldArgs {
+pub(crate) struct IdleArgs {
     #[command(flatten)]
-    pub(super) server: ServerArgs,
-    /// How many sessions are held
+    pub(crate) server: ServerArgs,
+    /// Number of idle sessions
     #[arg(long, value_name = "N", default_value = "1000")]
-    pub(super) sessions: NonZeroUsize,
-    /// How long they are held before the memory is read
+    pub(crate) sessions: NonZeroUsize,
+    /// How long the sessions are idle before the memory is read
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = positive_seconds)]
-    pub(super) duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ServerArgs {
-    /// Where the server is
+pub(crate) struct ServerArgs {
+    /// Base URL of the server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub(super) url: String,
-    /// The server's process id on this machine: adds its CPU time and memory to the report
+    pub(crate) url: String,
+    /// Process id of the server, if it runs on this machine: adds its CPU time and memory to the report
     #[arg(long, value_name = "PID")]
-    pub(super) pid: Option<u32>,
-    /// A header for every request and handshake, such as 'Authorization: Bearer TOKEN'; may be repeated
+    pub(crate) pid: Option<u32>,
+    /// Header of every request and handshake, such as 'Authorization: Bearer TOKEN' (may be repeated)
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
-    pub(super) headers: Vec<String>,
+    pub(crate) headers: Vec<String>,
     /// Print one JSON object instead of a table
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 impl BenchArgs {
-    /// Whether the report is wanted as JSON.
-    pub(super) fn json(&self) -> bool {
+    /// Whether to print the report as JSON.
+    pub(crate) fn json(&self) -> bool {
         match &self.load {
-            Load::Ws { steps: actions, .. }
-            | Load::Mcp { calls: actions, .. }
-            | Load::Http(actions)
-            | Load::Churn(actions) => actions.load.server.json,
-            Load::Tools(load) => load.server.json,
-            Load::Held(held) => held.server.json,
+            LoadCommand::Ws { steps: actions, .. }
+            | LoadCommand::Mcp { calls: actions, .. }
+            | LoadCommand::Http(actions)
+            | LoadCommand::Churn(actions) => actions.load.server.json,
+            LoadCommand::Tools(load) => load.server.json,
+            LoadCommand::Idle(idle) => idle.server.json,
         }
     }
 }
@@ -159,7 +163,11 @@ impl BenchArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
     let time = Duration::try_from_secs_f64(number).map_err(|error| error.to_string())?;
-    crate::cli::bounded(time)
+    let longest = Seconds::LONGEST;
+    if time > longest {
+        return Err(format!("must be at most {} s", longest.as_secs()));
+    }
+    Ok(time)
 }
 
 fn positive_seconds(text: &str) -> Result<Duration, String> {
@@ -172,7 +180,7 @@ fn rate(text: &str) -> Result<f64, String> {
     if number.is_finite() && number > 0.0 { Ok(number) } else { Err("must be more than 0".to_owned()) }
 }
 
-/// Takes `Name: value` and refuses what would end the header early.
+/// Accepts `Name: value` without line breaks, which would start another header.
 fn header(text: &str) -> Result<String, String> {
     let name = text.split_once(':').map(|(name, _)| name.trim()).unwrap_or_default();
     if name.is_empty() || name.contains(char::is_whitespace) || text.contains(['\r', '\n']) {
@@ -227,7 +235,7 @@ mod tests {
 
     #[test]
     fn json_is_read_from_every_subcommand() {
-        for load in ["ws", "http", "mcp", "tools", "churn", "held"] {
+        for load in ["ws", "http", "mcp", "tools", "churn", "idle"] {
             let cli = Cli::try_parse_from(["bench", load, "--json"]).unwrap();
             assert!(cli.bench.json());
         }

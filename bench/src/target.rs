@@ -1,15 +1,15 @@
-//! Where the server is: its address, and the request bytes that name it.
+//! The server under test: its address, and requests to it.
 //!
-//! The address is resolved once, before anything is measured; no request afterwards allocates or looks up.
+//! The address is resolved once, before the load starts.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, bail, ensure};
 use tokio::net::TcpStream;
 
-/// A server that speaks plain HTTP/1.1.
+/// A server that speaks HTTP/1.1 without TLS.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     addr: SocketAddr,
     host: String,
     prefix: String,
@@ -17,8 +17,8 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads `http://host[:port][/prefix]` (or `ws://`) and resolves the host.
-    pub(super) fn parse(url: &str, headers: &[String]) -> anyhow::Result<Self> {
+    /// Parses `http://host[:port][/prefix]` (or `ws://`) and resolves the host.
+    pub(crate) fn parse(url: &str, headers: &[String]) -> anyhow::Result<Self> {
         let (host, prefix) = split(url)?;
         let named = if has_port(host) { host.to_owned() } else { format!("{host}:80") };
         let addr = std::net::ToSocketAddrs::to_socket_addrs(&named)
@@ -30,16 +30,16 @@ impl Target {
     }
 
     /// The same server, with another header for every request.
-    pub(super) fn with_header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    /// Opens a connection with Nagle's algorithm off, as small requests would otherwise wait for each other.
-    pub(super) async fn connect(&self) -> anyhow::Result<TcpStream> {
+    /// Opens a connection with TCP_NODELAY, so that small requests are sent at once.
+    pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
         let stream = match TcpStream::connect(self.addr).await {
             Ok(stream) => stream,
-            // EMFILE is 24 on Linux; the bare text does not say what to do.
+            // EMFILE is 24 on Linux.
             Err(error) if error.raw_os_error() == Some(24) => {
                 bail!("too many open files: raise the limit with `ulimit -n`")
             }
@@ -49,8 +49,8 @@ impl Target {
         Ok(stream)
     }
 
-    /// The bytes of a POST with a JSON body.
-    pub(super) fn post(&self, path: &str, body: &str) -> Vec<u8> {
+    /// A POST request with a JSON body.
+    pub(crate) fn post(&self, path: &str, body: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         let length = body.len();
         format!(
@@ -60,14 +60,14 @@ impl Target {
         .into_bytes()
     }
 
-    /// The bytes of a request without a body.
-    pub(super) fn bare(&self, method: &str, path: &str) -> Vec<u8> {
+    /// A request without a body.
+    pub(crate) fn bodyless(&self, method: &str, path: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes()
     }
 
-    /// The bytes that ask for a WebSocket at `path`.
-    pub(super) fn upgrade(&self, path: &str, key: &str) -> Vec<u8> {
+    /// A request to open a WebSocket at `path`.
+    pub(crate) fn upgrade(&self, path: &str, key: &str) -> Vec<u8> {
         let Self { host, prefix, headers, .. } = self;
         format!(
             "GET {prefix}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -80,7 +80,7 @@ impl Target {
 /// Splits a URL into its authority and its path without a trailing slash.
 fn split(url: &str) -> anyhow::Result<(&str, &str)> {
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("ws://")) else {
-        bail!("`{url}` must begin with http:// or ws:// (there is no TLS in the load generator)");
+        bail!("`{url}` must begin with http:// or ws:// (the load generator has no TLS)");
     };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     ensure!(!host.is_empty(), "`{url}` names no host");
@@ -89,7 +89,7 @@ fn split(url: &str) -> anyhow::Result<(&str, &str)> {
     Ok((host, path.trim_end_matches('/')))
 }
 
-/// Whether an authority ends in a port; an IPv6 address has colons of its own, inside brackets.
+/// Whether an authority ends in a port. The colons of an IPv6 address are inside brackets.
 fn has_port(host: &str) -> bool {
     host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
 }

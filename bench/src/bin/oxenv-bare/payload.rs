@@ -1,15 +1,18 @@
 //! The bytes of requests and replies, as in a recorded exchange of openenv 0.10.0's echo environment.
 //!
-//! The invariant: a reply is byte for byte what a full server answers to the same request, so that both are
-//! compared on the same payload.
+//! Invariant: a reply has the same bytes as oxenv's reply to the same request.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What `reset` is answered with.
-pub(crate) const RESET: &str = r#"{"type":"observation","data":{"observation":{"metadata":{"status":"ready","message":"Echo environment ready!"}},"reward":0.0,"done":false,"metadata":{"status":"ready","message":"Echo environment ready!"}}}"#;
+/// The reply to `reset`.
+pub(crate) const RESET: &str = concat!(
+    r#"{"type":"observation","data":{"observation":{"#,
+    r#""metadata":{"status":"ready","message":"Echo environment ready!"}},"reward":0.0,"done":false,"#,
+    r#""metadata":{"status":"ready","message":"Echo environment ready!"}}}"#,
+);
 
 /// A frame of `/ws`.
 #[derive(Deserialize)]
@@ -65,7 +68,7 @@ pub(crate) struct Arguments<'a> {
 pub(crate) fn frame(action: &Action<'_>) -> serde_json::Result<String> {
     let mut reply = String::with_capacity(512);
     reply.push_str(r#"{"type":"observation","data":{"#);
-    observation(&mut reply, action)?;
+    write_observation(&mut reply, action)?;
     reply.push_str("}}");
     Ok(reply)
 }
@@ -74,7 +77,7 @@ pub(crate) fn frame(action: &Action<'_>) -> serde_json::Result<String> {
 pub(crate) fn step(action: &Action<'_>) -> serde_json::Result<String> {
     let mut reply = String::with_capacity(512);
     reply.push('{');
-    observation(&mut reply, action)?;
+    write_observation(&mut reply, action)?;
     reply.push_str(r#","metadata":null}"#);
     Ok(reply)
 }
@@ -85,7 +88,7 @@ pub(crate) fn result(call: &Call<'_>) -> serde_json::Result<String> {
     reply.push_str(r#"{"jsonrpc":"2.0","id":"#);
     reply.push_str(call.id.get());
     reply.push_str(r#","result":"#);
-    called(&mut reply, &serde_json::to_string(&call.params.arguments.message)?);
+    write_tool_result(&mut reply, &serde_json::to_string(&call.params.arguments.message)?);
     reply.push('}');
     Ok(reply)
 }
@@ -108,17 +111,17 @@ pub(crate) fn mcp_result(call: &Call<'_>) -> serde_json::Result<String> {
     Ok(reply)
 }
 
-fn observation(reply: &mut String, action: &Action<'_>) -> serde_json::Result<()> {
+fn write_observation(reply: &mut String, action: &Action<'_>) -> serde_json::Result<()> {
     reply.push_str(r#""observation":{"metadata":{},"tool_name":"#);
     reply.push_str(&serde_json::to_string(&action.tool_name)?);
     reply.push_str(r#","result":"#);
-    called(reply, &serde_json::to_string(&action.arguments.message)?);
+    write_tool_result(reply, &serde_json::to_string(&action.arguments.message)?);
     reply.push_str(r#","error":null},"reward":null,"done":false"#);
     Ok(())
 }
 
 /// The result of the tool; `message` is already JSON.
-fn called(reply: &mut String, message: &str) {
+fn write_tool_result(reply: &mut String, message: &str) {
     for part in [
         r#"{"content":[{"type":"text","text":"#,
         message,
@@ -138,23 +141,48 @@ mod tests {
 
     #[test]
     fn replies_are_those_of_the_recorded_exchange() {
-        let request = r#"{"type": "step", "data": {"type": "call_tool", "tool_name": "echo_message", "arguments": {"message": "pre"}}}"#;
+        let request = concat!(
+            r#"{"type": "step", "data": {"type": "call_tool", "#,
+            r#""tool_name": "echo_message", "arguments": {"message": "pre"}}}"#,
+        );
         let parsed: Frame<'_> = serde_json::from_str(request).unwrap();
-        let recorded = r#"{"type":"observation","data":{"observation":{"metadata":{},"tool_name":"echo_message","result":{"content":[{"type":"text","text":"pre","annotations":null,"meta":null}],"structured_content":{"result":"pre"},"meta":{"fastmcp":{"wrap_result":true}},"data":"pre","is_error":false},"error":null},"reward":null,"done":false}}"#;
+        let recorded = concat!(
+            r#"{"type":"observation","data":{"observation":{"metadata":{},"tool_name":"echo_message","#,
+            r#""result":{"content":[{"type":"text","text":"pre","annotations":null,"meta":null}],"#,
+            r#""structured_content":{"result":"pre"},"meta":{"fastmcp":{"wrap_result":true}},"data":"pre","#,
+            r#""is_error":false},"error":null},"reward":null,"done":false}}"#,
+        );
         assert_eq!(frame(&parsed.data.unwrap()).unwrap(), recorded);
 
         let request =
             r#"{"action":{"type":"call_tool","tool_name":"echo_message","arguments":{"message":"hi"}}}"#;
         let parsed: StepBody<'_> = serde_json::from_str(request).unwrap();
-        let recorded = r#"{"observation":{"metadata":{},"tool_name":"echo_message","result":{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","is_error":false},"error":null},"reward":null,"done":false,"metadata":null}"#;
+        let recorded = concat!(
+            r#"{"observation":{"metadata":{},"tool_name":"echo_message","result":"#,
+            r#"{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"#,
+            r#""structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","#,
+            r#""is_error":false},"error":null},"reward":null,"done":false,"metadata":null}"#,
+        );
         assert_eq!(step(&parsed.action).unwrap(), recorded);
 
-        let request = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo_message","arguments":{"message":"hi"}}}"#;
+        let request = concat!(
+            r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","#,
+            r#""params":{"name":"echo_message","arguments":{"message":"hi"}}}"#,
+        );
         let parsed: Call<'_> = serde_json::from_str(request).unwrap();
-        let recorded = r#"{"jsonrpc":"2.0","id":2,"result":{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","is_error":false}}"#;
+        let recorded = concat!(
+            r#"{"jsonrpc":"2.0","id":2,"result":"#,
+            r#"{"content":[{"type":"text","text":"hi","annotations":null,"meta":null}],"#,
+            r#""structured_content":{"result":"hi"},"meta":{"fastmcp":{"wrap_result":true}},"data":"hi","#,
+            r#""is_error":false}}"#,
+        );
         assert_eq!(result(&parsed).unwrap(), recorded);
 
-        let spelled = r#"{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete","content":[{"type":"text","text":"hi"}],"structuredContent":{"result":"hi"},"isError":false}}"#;
-        assert_eq!(mcp_result(&parsed).unwrap(), spelled);
+        let expected = concat!(
+            r#"{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete","#,
+            r#""content":[{"type":"text","text":"hi"}],"#,
+            r#""structuredContent":{"result":"hi"},"isError":false}}"#,
+        );
+        assert_eq!(mcp_result(&parsed).unwrap(), expected);
     }
 }

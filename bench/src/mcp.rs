@@ -1,55 +1,54 @@
-//! MCP as its clients speak it: the requests, and the handshake that a session begins with.
+//! Requests of MCP, and the handshake that opens an MCP session.
 //!
-//! The invariant: every header and key that a revision asks for is sent, so that a strict server is measured
-//! as its clients use it.
+//! Invariant: every header and key that a revision requires is sent, so that strict servers can be measured.
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::check::excerpt;
-use super::http::{Client, Connection};
-use super::http_reply;
-use super::target::Target;
+use crate::http::{HttpConnection, HttpSession};
+use crate::http_response;
+use crate::reply_checker::excerpt;
+use crate::target::Target;
 
 const PATH: &str = "/mcp";
 
-/// How MCP is spoken at `/mcp`.
+/// A revision of MCP, or OpenEnv's dialect of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Protocol {
-    /// OpenEnv's dialect: JSON-RPC and nothing around it
+pub(crate) enum McpProtocol {
+    /// OpenEnv's dialect: plain JSON-RPC, without MCP's headers
     #[value(name = "openenv")]
-    Dialect,
-    /// A session by handshake; replies are JSON or events, as the server likes
+    OpenEnv,
+    /// With sessions; the server replies with JSON or server-sent events
     #[value(name = "2025-11-25")]
-    Handshake,
-    /// Each request stands alone
+    Stateful,
+    /// Without sessions
     #[value(name = "2026-07-28")]
     Stateless,
 }
 
-impl Protocol {
+impl McpProtocol {
     /// Its name on the command line and in reports.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Dialect => "openenv",
-            Self::Handshake => "2025-11-25",
+            Self::OpenEnv => "openenv",
+            Self::Stateful => "2025-11-25",
             Self::Stateless => "2026-07-28",
         }
     }
 
-    /// The bytes of a request. One of a session still lacks the session's id.
-    pub(super) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
+    /// The bytes of a request. [`open`] adds the session id that [`McpProtocol::Stateful`] needs.
+    pub(crate) fn request(self, target: &Target, method: &str, mut params: Value) -> Vec<u8> {
         let target = match self {
-            Self::Dialect => target.clone(),
-            Self::Handshake => accepting(target).with_header("MCP-Protocol-Version", self.name()),
+            Self::OpenEnv => target.clone(),
+            Self::Stateful => accepting_json_and_sse(target).with_header("MCP-Protocol-Version", self.name()),
             Self::Stateless => {
                 params["_meta"] = json!({
                     "io.modelcontextprotocol/protocolVersion": self.name(),
                     "io.modelcontextprotocol/clientInfo": client_info(),
                     "io.modelcontextprotocol/clientCapabilities": {},
                 });
-                let target = accepting(target)
+                let target = accepting_json_and_sse(target)
                     .with_header("MCP-Protocol-Version", self.name())
                     .with_header("Mcp-Method", method);
                 match params["name"].as_str() {
@@ -63,48 +62,50 @@ impl Protocol {
     }
 }
 
-/// Opens a connection and a session on it, whose id is added to `request`.
-pub(super) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<Client> {
-    let target = accepting(target);
-    let mut connection = Connection::open(&target).await?;
-    let initialize = json!({
+/// Opens a connection and an MCP session on it, and adds the session's id to `request`.
+pub(crate) async fn open(target: &Target, request: &[u8]) -> anyhow::Result<HttpSession> {
+    let target = accepting_json_and_sse(target);
+    let mut connection = HttpConnection::open(&target).await?;
+    let body = json!({
         "jsonrpc": "2.0", "id": 0, "method": "initialize",
         "params": {
-            "protocolVersion": Protocol::Handshake.name(), "capabilities": {}, "clientInfo": client_info(),
+            "protocolVersion": McpProtocol::Stateful.name(), "capabilities": {}, "clientInfo": client_info(),
         },
     });
-    let id = initialized(&mut connection, &target.post(PATH, &initialize.to_string())).await?;
+    let id = initialize(&mut connection, &target.post(PATH, &body.to_string())).await?;
 
     let target = target
-        .with_header("MCP-Protocol-Version", Protocol::Handshake.name())
+        .with_header("MCP-Protocol-Version", McpProtocol::Stateful.name())
         .with_header("Mcp-Session-Id", &id);
-    let note = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    let reply = connection.exchange(&target.post(PATH, &note.to_string())).await?;
+    let notification = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let reply = connection.exchange(&target.post(PATH, &notification.to_string())).await?;
     if reply.head.status != 202 {
         bail!("`notifications/initialized` got HTTP {} instead of 202", reply.head.status);
     }
-    let request = with_line(request, &format!("Mcp-Session-Id: {id}"))?;
-    Ok(Client::new(connection, request.into()).ending_with(target.bare("DELETE", PATH)))
+    let request = insert_header(request, &format!("Mcp-Session-Id: {id}"))?;
+    Ok(HttpSession::new(connection, request.into()).with_closing_request(target.bodyless("DELETE", PATH)))
 }
 
-/// Shakes hands; gives the session's id.
-async fn initialized(connection: &mut Connection, request: &[u8]) -> anyhow::Result<String> {
+/// Sends `initialize`; returns the session's id.
+async fn initialize(connection: &mut HttpConnection, request: &[u8]) -> anyhow::Result<String> {
     let reply = connection.exchange(request).await?;
     let (head, content) = (reply.head, connection.content(&reply)?);
     if head.status != 200 {
         bail!("`initialize` got HTTP {}: {}", head.status, excerpt(&content));
     }
     let result: Value = serde_json::from_slice(&content).context("the reply to `initialize` is not JSON")?;
-    let spoken = result["result"]["protocolVersion"].as_str();
-    if spoken != Some(Protocol::Handshake.name()) {
-        bail!("the server speaks {spoken:?}: {}", excerpt(&content));
+    let version = result["result"]["protocolVersion"].as_str();
+    if version != Some(McpProtocol::Stateful.name()) {
+        bail!("the server speaks MCP {version:?}: {}", excerpt(&content));
     }
-    let id = http_reply::header(connection.bytes(), &head, "mcp-session-id");
-    Ok(id.context("the server made no session: `initialize` was answered without Mcp-Session-Id")?.to_owned())
+    let id = http_response::header(connection.bytes(), "mcp-session-id")?;
+    Ok(id
+        .context("the server opened no session: its reply to `initialize` has no Mcp-Session-Id")?
+        .to_owned())
 }
 
-/// What a client of MCP takes as a reply.
-fn accepting(target: &Target) -> Target {
+/// Adds the `Accept` header that MCP requires of clients.
+fn accepting_json_and_sse(target: &Target) -> Target {
     target.clone().with_header("Accept", "application/json, text/event-stream")
 }
 
@@ -112,8 +113,8 @@ fn client_info() -> Value {
     json!({ "name": "oxenv bench", "version": env!("CARGO_PKG_VERSION") })
 }
 
-/// Adds a header line behind the request line.
-fn with_line(request: &[u8], line: &str) -> anyhow::Result<Vec<u8>> {
+/// Inserts a header line after the request line.
+fn insert_header(request: &[u8], line: &str) -> anyhow::Result<Vec<u8>> {
     let end = request.windows(2).position(|two| two == b"\r\n").context("a request without a line")?;
     let (first, rest) = request.split_at(end);
     Ok([first, b"\r\n", line.as_bytes(), rest].concat())
@@ -123,7 +124,7 @@ fn with_line(request: &[u8], line: &str) -> anyhow::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn request(protocol: Protocol, method: &str, params: Value) -> (String, Value) {
+    fn request(protocol: McpProtocol, method: &str, params: Value) -> (String, Value) {
         let target = Target::parse("http://127.0.0.1:9", &[]).unwrap();
         let text = String::from_utf8(protocol.request(&target, method, params)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn a_stateless_request_says_who_asks_and_for_what() {
         let params = json!({ "name": "echo_message", "arguments": {} });
-        let (head, body) = request(Protocol::Stateless, "tools/call", params);
+        let (head, body) = request(McpProtocol::Stateless, "tools/call", params);
         for line in ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/call", "Mcp-Name: echo_message"] {
             assert!(head.lines().any(|found| found == line), "{line} is not in {head}");
         }
@@ -141,20 +142,20 @@ mod tests {
         assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
         assert_eq!(meta.len(), 3);
 
-        let (head, body) = request(Protocol::Stateless, "tools/list", json!({}));
+        let (head, body) = request(McpProtocol::Stateless, "tools/list", json!({}));
         assert!(!head.contains("Mcp-Name") && body["params"]["_meta"].is_object(), "{head}");
     }
 
     #[test]
     fn the_dialect_sends_no_header_of_mcp() {
-        let (head, body) = request(Protocol::Dialect, "tools/list", json!({}));
+        let (head, body) = request(McpProtocol::OpenEnv, "tools/list", json!({}));
         assert!(!head.contains("Accept") && !head.to_lowercase().contains("mcp-"), "{head}");
         assert_eq!(body["params"], json!({}));
     }
 
     #[test]
     fn a_line_goes_behind_the_first() {
-        assert_eq!(with_line(b"A\r\nB: c\r\n\r\n{}", "X: y").unwrap(), b"A\r\nX: y\r\nB: c\r\n\r\n{}");
-        assert!(with_line(b"A", "X: y").is_err());
+        assert_eq!(insert_header(b"A\r\nB: c\r\n\r\n{}", "X: y").unwrap(), b"A\r\nX: y\r\nB: c\r\n\r\n{}");
+        assert!(insert_header(b"A", "X: y").is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! `oxenv-bare`: what the least server costs that gives the same replies, as the limit to measure against.
+//! `oxenv-bare`: a minimal server with the same replies as oxenv, as the limit to compare with.
 //!
-//! The invariant: each request is parsed as JSON and each reply is formatted, and nothing else is done: no
-//! sessions, no validation, no policy. What is not needed for the echo tool is not here.
+//! Invariant: it parses each request as JSON and formats each reply. It has no sessions, validation or
+//! policy, and only what the echo tool needs.
 
 mod http;
 mod payload;
@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &[String]) -> Result<(), String> {
-    let [door, flag, port] = arguments else { return Err(USAGE.to_owned()) };
+    let [protocol, flag, port] = arguments else { return Err(USAGE.to_owned()) };
     if flag != "--port" {
         return Err(USAGE.to_owned());
     }
@@ -34,11 +34,11 @@ async fn run(arguments: &[String]) -> Result<(), String> {
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await
         .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
-    match door.as_str() {
+    match protocol.as_str() {
         "ws" => ws::serve(listener).await,
         "http" => http::serve(listener, http::dialect()).await,
         "mcp" => http::serve(listener, http::mcp()).await,
-        other => return Err(format!("unknown door `{other}`; {USAGE}")),
+        other => return Err(format!("unknown protocol `{other}`; {USAGE}")),
     }
     .map_err(|error| format!("cannot accept connections: {error}"))
 }

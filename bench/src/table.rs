@@ -1,15 +1,15 @@
-//! The reports as text for people: one row for each figure, aligned.
+//! The reports as text tables.
 //!
-//! The invariant: nothing is shown that the JSON does not have, so a table never needs to be parsed.
+//! Invariant: the JSON report has every figure of the table, so that nobody needs to parse a table.
 
 use std::fmt::Write;
 
-use super::report::{HeldReport, Report};
-use super::tally::Latency;
+use crate::report::{IdleReport, LoadReport};
+use crate::statistics::LatencySummary;
 
-/// The table of a load.
-pub(super) fn load(report: &Report) -> String {
-    let Report { sessions, opened, depth, duration_s, warmup_s, request_bytes, .. } = report;
+/// The table of a load report.
+pub(crate) fn load_table(report: &LoadReport) -> String {
+    let LoadReport { sessions, opened, depth, duration_s, warmup_s, request_bytes, .. } = report;
     let mut rows = Rows::default();
     let mode = match report.rate_target {
         Some(rate) => format!("open loop at {} /s", grouped(rate)),
@@ -17,7 +17,7 @@ pub(super) fn load(report: &Report) -> String {
     };
     let protocol = report.protocol.map_or(String::new(), |protocol| format!(" ({protocol})"));
     rows.row("bench", &format!("{}{protocol} on {}, {mode}", report.bench, report.url));
-    rows.row("sessions", &format!("{opened} of {sessions}, depth {depth}, {} thread(s)", report.threads));
+    rows.row("sessions", &format!("{opened} of {sessions}, depth {depth}, threads {}", report.threads));
     rows.row("time", &format!("{duration_s} s after {warmup_s} s of warm-up"));
     rows.row("requests", &format!("{} of {request_bytes} bytes", grouped(report.requests as f64)));
     rows.row("rate", &format!("{} /s", grouped(report.rate)));
@@ -33,22 +33,22 @@ pub(super) fn load(report: &Report) -> String {
         rows.row("load", &format!("{:.2} s cpu ({:.0} % of a core)", load.cpu_s, load.cpu_share * 100.0));
     }
     if report.unsent > 0 {
-        rows.row("unsent", &format!("{} were due and never sent", grouped(report.unsent as f64)));
+        rows.row("unsent", &format!("{} were due but never sent", grouped(report.unsent as f64)));
     }
     rows.errors(report.errors, report.first_error.as_deref());
     rows.0
 }
 
-/// The table of held sessions.
-pub(super) fn held(report: &HeldReport) -> String {
-    let HeldReport { opened, sessions, lost, open_s, hold_s, .. } = report;
+/// The table of an idle report.
+pub(crate) fn idle_table(report: &IdleReport) -> String {
+    let IdleReport { opened, sessions, lost, open_s, idle_s, .. } = report;
     let mut rows = Rows::default();
     rows.row("bench", &format!("{} on {}", report.bench, report.url));
     rows.row("sessions", &format!("{opened} of {sessions} opened in {open_s} s, {lost} lost"));
-    rows.row("time", &format!("held for {hold_s} s"));
-    let (before, held) = (mebibytes(report.rss_before_bytes), mebibytes(report.rss_held_bytes));
-    rows.row("resident", &format!("{before} before, {held} with the sessions"));
-    rows.row("each", &format!("{} bytes", grouped(report.bytes_per_session as f64)));
+    rows.row("time", &format!("idle for {idle_s} s"));
+    let (before, idle) = (mebibytes(report.rss_before_bytes), mebibytes(report.rss_idle_bytes));
+    rows.row("resident", &format!("{before} before, {idle} with the sessions"));
+    rows.row("session", &format!("{} bytes", grouped(report.bytes_per_session as f64)));
     rows.errors(report.errors, report.first_error.as_deref());
     rows.0
 }
@@ -68,8 +68,8 @@ impl Rows {
     }
 }
 
-fn latencies(latency: &Latency) -> String {
-    let Latency { p50, p90, p99, p99_9, max, mean } = latency;
+fn latencies(latency: &LatencySummary) -> String {
+    let LatencySummary { p50, p90, p99, p99_9, max, mean } = latency;
     format!("p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p99_9}  max {max}  mean {mean} us")
 }
 
@@ -77,7 +77,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// A whole number with commas between thousands.
+/// A number rounded to an integer, with commas between thousands.
 fn grouped(number: f64) -> String {
     let digits = format!("{:.0}", number.abs());
     let mut text = if number <= -0.5 { "-".to_owned() } else { String::new() };
@@ -93,13 +93,14 @@ fn grouped(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::proc::Cpu;
-    use crate::bench::report::Server;
+    use crate::procfs::CpuUsage;
+    use crate::report::ServerUsage;
 
-    fn report() -> Report {
-        let latency = Latency { p50: 530.2, p90: 600.0, p99: 990.1, p99_9: 1200.0, max: 4000.5, mean: 540.0 };
-        let cpu = Cpu { cpu_s: 2.95, cpu_share: 0.983 };
-        Report {
+    fn report() -> LoadReport {
+        let latency =
+            LatencySummary { p50: 530.2, p90: 600.0, p99: 990.1, p99_9: 1200.0, max: 4000.5, mean: 540.0 };
+        let cpu = CpuUsage { cpu_s: 2.95, cpu_share: 0.983 };
+        LoadReport {
             bench: "ws",
             protocol: None,
             url: "http://127.0.0.1:8000".to_owned(),
@@ -120,7 +121,7 @@ mod tests {
             reply_bytes: None,
             rate: 104_133.3,
             latency_us: Some(latency),
-            server: Some(Server::new(42, cpu, 13 << 20, 312_400)),
+            server: Some(ServerUsage::new(42, cpu, 13 << 20, 312_400)),
             load: None,
         }
     }
@@ -129,7 +130,7 @@ mod tests {
     fn a_load_reads_as_rows() {
         let expected = "\
 bench     ws on http://127.0.0.1:8000, closed loop
-sessions  64 of 64, depth 1, 1 thread(s)
+sessions  64 of 64, depth 1, threads 1
 time      3 s after 1 s of warm-up
 requests  312,400 of 102 bytes
 rate      104,133 /s
@@ -137,7 +138,7 @@ latency   p50 530.2  p90 600  p99 990.1  p99.9 1200  max 4000.5  mean 540 us
 server    2.95 s cpu (98 % of a core), 9.44 us per request, 13.0 MiB resident
 errors    0
 ";
-        assert_eq!(load(&report()), expected);
+        assert_eq!(load_table(&report()), expected);
     }
 
     #[test]
@@ -145,8 +146,8 @@ errors    0
         let mut report = report();
         (report.errors, report.unsent) = (1234, 5);
         report.first_error = Some("not an observation".to_owned());
-        let table = load(&report);
-        assert!(table.contains("unsent    5 were due and never sent\n"));
+        let table = load_table(&report);
+        assert!(table.contains("unsent    5 were due but never sent\n"));
         assert!(table.ends_with("errors    1,234, the first: not an observation\n"));
     }
 
