@@ -13,7 +13,7 @@ use super::making::Made;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::observe::{Operation, OperationKind};
-use crate::once::{Answer, Claim, Identity, Weigh, fingerprint};
+use crate::once::{Answer, Claim, Identity, Weigh, fingerprint, lost};
 use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
 use crate::snapshot::Snapshot;
@@ -113,14 +113,14 @@ impl SessionStore {
         };
         let identity = source.identity(key, &options);
         let fingerprint = source.fingerprint(&options);
-        match self.made.claim(identity, fingerprint, source.bytes()) {
+        match self.made.claim(&identity, fingerprint, source.bytes()) {
             Err(refusal) => Answer::refused(refusal),
-            Ok(Claim::Repeat(waiting)) => waiting.answer().await.unwrap_or_else(Answer::refused),
+            Ok(Claim::Repeat(waiting)) => waiting.answer().await.unwrap_or_else(|| Answer::refused(lost())),
             Ok(Claim::First(ticket)) => {
                 let store = Arc::clone(self);
                 let ran = tokio::spawn(async move {
                     let made = store.open_now(source, options).await;
-                    store.made.settle(&ticket, made, 0)
+                    ticket.settle(made, 0)
                 });
                 ran.await.unwrap_or_else(|error| Answer::refused(Failure::infrastructure(error.to_string())))
             }
