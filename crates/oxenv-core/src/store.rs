@@ -24,7 +24,8 @@ use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
-pub use copies::{SessionIds, SessionSource};
+pub use copies::{OpenKey, SessionIds, SessionSource};
+pub(crate) use queue::Owner;
 use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
@@ -126,6 +127,11 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whose slot it is; absent for the default session, which takes none.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.permit.as_ref().map(|permit| permit.owner().clone())
     }
 
     /// Says why, for callers who come later.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    Answer, Execution, Once, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource, StepReply,
+    Answer, Execution, Once, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource,
+    StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::value::RawValue;
@@ -188,7 +189,8 @@ async fn a_hundred_repeats_at_once_run_one_step() {
 async fn sessions_are_made_once_for_a_key() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));
-    let open = async |options| store.open(SessionSource::Environment, options, Some("k")).await;
+    let key = OpenKey { key: "k", ends_with_caller: false };
+    let open = async |options| store.open(SessionSource::Environment, options, Some(key)).await;
     let first = open(SessionOptions::default()).await;
     let again = open(SessionOptions::default()).await;
     assert_eq!(first.outcome().unwrap(), again.outcome().unwrap());
