@@ -378,7 +378,7 @@ mod tests {
     const MAX: usize = 6;
 
     /// What happens to the queue.
-    #[derive(Debug, Clone)]
+    #[derive(Debug, Clone, Copy)]
     enum Event {
         Asks { owner: usize, count: usize, waits: bool },
         Leaves(usize),

@@ -33,6 +33,7 @@ mod metrics;
 mod multi;
 mod multi_support;
 mod once;
+mod opened;
 mod production;
 mod resume;
 mod routes;
