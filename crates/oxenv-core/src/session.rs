@@ -69,7 +69,7 @@ pub struct SessionOptions {
     /// Who asks, by name: slots are shared out fairly among owners, and an owner may have a cap.
     /// Absent: nobody in particular.
     pub owner: Option<Arc<str>>,
-    /// How long to wait for a free slot; absent: the store's limit.
+    /// How long to wait for a free slot, or for all that are asked for; absent: the store's limit.
     pub queue: Option<Duration>,
 }
 

@@ -90,9 +90,12 @@ impl Weigh for SessionIds {
 
 impl SessionStore {
     /// Makes `n` sessions that go on from the present state of another: its epoch, episode, step
-    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease.
+    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease. Their slots
+    /// are waited for together, and none is taken before; all are made by one deadline. Dropping the future leaves
+    /// nothing.
     ///
     /// # Errors
+    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are never so many slots;
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked; [`oxenv_wire::ErrorCode::ResetRequired`] while the
     /// state is unknown; and whatever making a session may fail with.
     pub async fn fork(
