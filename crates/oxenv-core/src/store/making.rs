@@ -139,9 +139,12 @@ impl SessionStore {
             false => ("this server has", max),
         };
         let original = if most < slots { ", one of which the original has" } else { "" };
-        let message = format!(
-            "{count} slots at once were asked for, and {whose} {slots}{original}: ask for {most} at most"
-        );
+        let message = match most {
+            0 => format!("a slot was asked for beside that of the original, and {whose} {slots}"),
+            _ => format!(
+                "{count} slots at once were asked for, and {whose} {slots}{original}: ask for {most} at most"
+            ),
+        };
         Failure::new(ErrorCode::CapacityReached, message)
             .in_phase(Phase::Boot)
             .with(|detail| detail.retryable = false)
