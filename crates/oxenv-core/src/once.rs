@@ -20,8 +20,8 @@ use crate::failure::Failure;
 
 /// Bytes of replies that one memory keeps.
 const KEPT_BYTES: usize = 1 << 20;
-/// Requests that it remembers at the least after their replies were let go, and half of what it does at the most.
-/// Twice as many take about a MiB.
+/// Requests of one generation. Two generations are remembered after their replies were let go, so that it is so many at
+/// the least; both take about a MiB.
 const REMEMBERED: usize = 25_000;
 
 /// How a request is told from its repeats. Nothing set: it is not.

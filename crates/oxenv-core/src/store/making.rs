@@ -109,8 +109,12 @@ impl SessionStore {
             NoSlot::Closed => return draining(),
             NoSlot::TooMany { most, capped } => return self.too_many(count, most, capped),
             NoSlot::Full { active, capped: false } => {
+                let kept = match active + count <= max {
+                    true => " The free ones are kept for who came before.",
+                    false => "",
+                };
                 let stock = format!(
-                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections."
+                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections.{kept}"
                 );
                 (stock, active)
             }

@@ -184,11 +184,10 @@ async fn a_group_that_leaves_keeps_nobody_waiting() {
     close(first);
     let passed = passed.into_iter().chain([at_once(&store).await.unwrap()]);
     close(second);
-    assert_eq!(
-        code(at_once(&store).await.map(drop)),
-        ErrorCode::CapacityReached,
-        "a slot is kept for the group"
-    );
+    let kept = at_once(&store).await.err().unwrap();
+    assert_eq!(kept.code, ErrorCode::CapacityReached);
+    assert!(kept.message.contains("3/4 sessions active"), "{kept}");
+    assert!(kept.message.ends_with("The free ones are kept for who came before."), "{kept}");
     let behind = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.create(SessionOptions::default()).await }
