@@ -66,7 +66,7 @@ pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
     Instance, Original, TaskFault, TaskSource,
 };
-pub use store::{Limits, SessionIds, SessionSource, SessionStore, StoreStatus};
+pub use store::{Limits, OpenKey, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{

@@ -3,11 +3,14 @@
 //! Invariant: a request that names a key, or a number, is run at most once. While the first runs,
 //! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
 //! is bounded in bytes, and so are the requests that run on without anybody who waits for them.
+//!
+//! What a request is known by is kept as a digest of 64 bits with a secret key. The chance that a new key has the digest
+//! of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new keys now and then,
+//! and no bounded memory knows all old ones: a key that is older than all that are remembered counts as new.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oxenv_wire::{Delivered, ErrorCode};
 use parking_lot::Mutex;
@@ -17,8 +20,9 @@ use crate::failure::Failure;
 
 /// Bytes of replies that one memory keeps.
 const KEPT_BYTES: usize = 1 << 20;
-/// Keys that it remembers after their replies were let go.
-const REMEMBERED: usize = 4096;
+/// Requests of one generation. Two generations are remembered after their replies were let go, so that it is so many at
+/// the least; both take about a MiB.
+const REMEMBERED: usize = 25_000;
 
 /// How a request is told from its repeats. Nothing set: it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -131,32 +135,45 @@ pub(crate) struct RunningLimit {
 }
 
 /// Replies by what their requests are known by.
-pub(crate) struct Replies<T> {
+pub(crate) struct Replies<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
     state: Mutex<State<T>>,
     limit: RunningLimit,
-    running: Arc<Running>,
+    /// Makes the digests.
+    digests: RandomState,
 }
 
-/// How many requests run, and their bytes.
-#[derive(Default)]
-struct Running {
-    requests: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// One request that runs; it counts until this is dropped.
-struct RunningPart {
-    running: Arc<Running>,
-    bytes: usize,
-}
+/// What a request is known by, in a number.
+type Digest = u64;
 
 struct State<T> {
-    known: HashMap<Identity, Known<T>>,
+    /// Requests that run, and those whose reply is kept.
+    known: HashMap<Digest, Known<T>>,
     /// Those whose reply is kept, the oldest first.
-    kept: VecDeque<(Identity, usize)>,
+    kept: VecDeque<Kept>,
     kept_bytes: usize,
-    /// Those that are only remembered, the oldest first.
-    remembered: VecDeque<Identity>,
+    /// Those that are only remembered: the latest, and those before them.
+    remembered: [Generation; 2],
+    /// The highest number of a request that is not even remembered.
+    unknown_up_to: u64,
+    running: usize,
+    running_bytes: usize,
+}
+
+struct Kept {
+    digest: Digest,
+    weight: usize,
+    seq: u64,
+}
+
+/// Requests that came one after the other, and are remembered for the same time.
+#[derive(Default)]
+struct Generation {
+    /// What each asked for.
+    fingerprints: HashMap<Digest, u64>,
+    /// The highest of their numbers.
+    last_seq: u64,
 }
 
 struct Known<T> {
@@ -170,12 +187,11 @@ type Given<T> = (Arc<Result<T, Failure>>, u64);
 enum Reply<T> {
     Running(watch::Receiver<Option<Given<T>>>),
     Kept(Given<T>),
-    Forgotten,
 }
 
 /// What is to be done about a request.
 pub(crate) enum Claim<T> {
-    /// It is new: run it, and tell the ticket.
+    /// It is new: run it, and settle the ticket.
     First(Ticket<T>),
     /// It runs, or has run: this is what came of it.
     Repeat(Waiting<T>),
@@ -183,9 +199,13 @@ pub(crate) enum Claim<T> {
 
 /// The right to run a request. Dropping it without a reply tells repeats that nobody knows.
 pub(crate) struct Ticket<T> {
-    identity: Identity,
+    shared: Arc<Shared<T>>,
+    digest: Digest,
+    bytes: usize,
     sender: watch::Sender<Option<Given<T>>>,
-    _part: RunningPart,
+    settled: bool,
+    /// Whether nothing has happened if it is dropped without a reply.
+    harmless: bool,
 }
 
 /// A reply that is there, or will be.
@@ -198,37 +218,19 @@ impl<T> Replies<T> {
             known: HashMap::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
-            remembered: VecDeque::new(),
+            remembered: Default::default(),
+            unknown_up_to: 0,
+            running: 0,
+            running_bytes: 0,
         });
-        Replies { state, limit, running: Arc::default() }
+        Replies(Arc::new(Shared { state, limit, digests: RandomState::new() }))
     }
 
-    /// Counts a request of that many bytes, unless there are too many. Callers hold the lock.
-    fn begin(&self, bytes: usize) -> Result<RunningPart, Failure> {
-        let running = &self.running;
-        let (requests, held) =
-            (running.requests.load(Ordering::Relaxed), running.bytes.load(Ordering::Relaxed));
-        if requests >= self.limit.requests || (requests > 0 && held + bytes > self.limit.bytes) {
-            let message = format!(
-                "{requests} requests with a key or a number are at work, and no more are taken; \
-                 ask again when some of them are done"
-            );
-            return Err(Failure::new(ErrorCode::CapacityReached, message));
-        }
-        running.requests.fetch_add(1, Ordering::Relaxed);
-        running.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(RunningPart { running: Arc::clone(running), bytes })
+    /// The highest number of a request that had a key and is not even remembered any more.
+    pub(crate) fn unknown_up_to(&self) -> u64 {
+        self.0.state.lock().unknown_up_to
     }
-}
 
-impl Drop for RunningPart {
-    fn drop(&mut self) {
-        self.running.requests.fetch_sub(1, Ordering::Relaxed);
-        self.running.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl<T: Weigh> Replies<T> {
     /// Asks whether a request is new. `fingerprint` is of all that it asks for, `bytes` are what it keeps
     /// while it runs.
     ///
@@ -237,66 +239,137 @@ impl<T: Weigh> Replies<T> {
     /// if too many run.
     pub(crate) fn claim(
         &self,
-        identity: Identity,
+        identity: &Identity,
         fingerprint: u64,
         bytes: usize,
     ) -> Result<Claim<T>, Failure> {
-        let mut state = self.state.lock();
-        let Some(known) = state.known.get(&identity) else {
-            let part = self.begin(bytes)?;
-            let (sender, receiver) = watch::channel(None);
-            let reply = Reply::Running(receiver);
-            state.known.insert(identity.clone(), Known { fingerprint, reply });
-            return Ok(Claim::First(Ticket { identity, sender, _part: part }));
-        };
-        if known.fingerprint != fingerprint {
-            let message = format!("{identity} was used for another request; use a new one for each request");
-            return Err(Failure::new(ErrorCode::KeyConflict, message));
+        let digest = self.0.digests.hash_one(identity);
+        let mut state = self.0.state.lock();
+        if let Some(known) = state.known.get(&digest) {
+            same(identity, known.fingerprint, fingerprint)?;
+            let reply = match &known.reply {
+                Reply::Running(receiver) => Reply::Running(receiver.clone()),
+                Reply::Kept(given) => Reply::Kept(given.clone()),
+            };
+            return Ok(Claim::Repeat(Waiting(reply)));
         }
-        match &known.reply {
-            Reply::Running(receiver) => Ok(Claim::Repeat(Waiting(Reply::Running(receiver.clone())))),
-            Reply::Kept(given) => Ok(Claim::Repeat(Waiting(Reply::Kept(given.clone())))),
-            Reply::Forgotten => Err(forgotten(&identity)),
+        let remembered = state.remembered.iter().find_map(|generation| generation.fingerprints.get(&digest));
+        if let Some(remembered) = remembered {
+            same(identity, *remembered, fingerprint)?;
+            return Err(forgotten(identity));
         }
+        state.begin(bytes, self.0.limit)?;
+        let (sender, receiver) = watch::channel(None);
+        state.known.insert(digest, Known { fingerprint, reply: Reply::Running(receiver) });
+        drop(state);
+        let shared = Arc::clone(&self.0);
+        Ok(Claim::First(Ticket { shared, digest, bytes, sender, settled: false, harmless: false }))
+    }
+}
+
+/// Refuses a key that was used for something else.
+fn same(identity: &Identity, known: u64, fingerprint: u64) -> Result<(), Failure> {
+    if known == fingerprint {
+        return Ok(());
+    }
+    let message = format!("{identity} was used for another request; use a new one for each request");
+    Err(Failure::new(ErrorCode::KeyConflict, message))
+}
+
+impl<T> Ticket<T> {
+    /// The same for a request that has done nothing if it does not come to its end: then it may be asked for again.
+    pub(crate) fn harmless(mut self) -> Self {
+        self.harmless = true;
+        self
     }
 
     /// Gives the reply to everybody who waits, and keeps it unless the request never ran: then it may
     /// be asked for again.
-    pub(crate) fn settle(&self, ticket: &Ticket<T>, outcome: Result<T, Failure>, seq: u64) -> Answer<T> {
-        let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
+    pub(crate) fn settle(mut self, outcome: Result<T, Failure>, seq: u64) -> Answer<T>
+    where
+        T: Weigh,
+    {
         let weight = outcome.as_ref().map_or_else(Failure::weight, Weigh::weight);
+        Answer::kept(self.end(outcome, weight, seq), false)
+    }
+
+    fn end(&mut self, outcome: Result<T, Failure>, weight: usize, seq: u64) -> Given<T> {
+        self.settled = true;
+        let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
         let given = (Arc::new(outcome), seq);
-        let mut state = self.state.lock();
-        if ran {
-            state.keep(&ticket.identity, given.clone(), weight);
-        } else {
-            state.known.remove(&ticket.identity);
+        let mut state = self.shared.state.lock();
+        state.end(self.bytes);
+        match ran {
+            true => state.keep(Kept { digest: self.digest, weight, seq }, given.clone()),
+            false => drop(state.known.remove(&self.digest)),
         }
         drop(state);
-        ticket.sender.send_replace(Some(given.clone()));
-        Answer::kept(given, false)
+        self.sender.send_replace(Some(given.clone()));
+        given
+    }
+}
+
+impl<T> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        if self.harmless {
+            // Those who wait see that nobody will answer, and ask again.
+            let mut state = self.shared.state.lock();
+            state.end(self.bytes);
+            state.known.remove(&self.digest);
+            return;
+        }
+        let failure = lost();
+        let weight = failure.weight();
+        self.end(Err(failure), weight, 0);
     }
 }
 
 impl<T> State<T> {
-    fn keep(&mut self, identity: &Identity, given: Given<T>, weight: usize) {
-        let Some(known) = self.known.get_mut(identity) else { return };
+    /// Counts a request of that many bytes, unless there are too many.
+    fn begin(&mut self, bytes: usize, limit: RunningLimit) -> Result<(), Failure> {
+        let requests = self.running;
+        if requests >= limit.requests || (requests > 0 && self.running_bytes + bytes > limit.bytes) {
+            let message = format!(
+                "{requests} requests with a key or a number are at work, and no more are taken; \
+                 ask again when some of them are done"
+            );
+            return Err(Failure::new(ErrorCode::CapacityReached, message));
+        }
+        self.running += 1;
+        self.running_bytes += bytes;
+        Ok(())
+    }
+
+    fn end(&mut self, bytes: usize) {
+        self.running -= 1;
+        self.running_bytes -= bytes;
+    }
+
+    fn keep(&mut self, kept: Kept, given: Given<T>) {
+        let Some(known) = self.known.get_mut(&kept.digest) else { return };
         known.reply = Reply::Kept(given);
-        self.kept.push_back((identity.clone(), weight));
-        self.kept_bytes += weight;
+        self.kept_bytes += kept.weight;
+        self.kept.push_back(kept);
         // The newest stays however large it is: its caller may just be losing its connection.
         while self.kept_bytes > KEPT_BYTES && self.kept.len() > 1 {
-            let Some((oldest, weight)) = self.kept.pop_front() else { break };
-            self.kept_bytes -= weight;
-            if let Some(known) = self.known.get_mut(&oldest) {
-                known.reply = Reply::Forgotten;
-            }
-            self.remembered.push_back(oldest);
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.kept_bytes -= oldest.weight;
+            self.remember(&oldest);
         }
-        while self.remembered.len() > REMEMBERED {
-            if let Some(oldest) = self.remembered.pop_front() {
-                self.known.remove(&oldest);
-            }
+    }
+
+    /// Lets a reply go.
+    fn remember(&mut self, kept: &Kept) {
+        let Some(known) = self.known.remove(&kept.digest) else { return };
+        let [latest, before] = &mut self.remembered;
+        latest.fingerprints.insert(kept.digest, known.fingerprint);
+        latest.last_seq = latest.last_seq.max(kept.seq);
+        if latest.fingerprints.len() == REMEMBERED {
+            let forgotten = std::mem::replace(before, std::mem::take(latest));
+            self.unknown_up_to = self.unknown_up_to.max(forgotten.last_seq);
         }
     }
 }
@@ -307,16 +380,16 @@ impl<T> Waiting<T> {
         Waiting(Reply::Running(ticket.sender.subscribe()))
     }
 
-    /// Waits for the reply. Dropping the future changes nothing for others.
-    pub(crate) async fn answer(self) -> Result<Answer<T>, Failure> {
+    /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the future
+    /// changes nothing for others.
+    pub(crate) async fn answer(self) -> Option<Answer<T>> {
         let given = match self.0 {
             Reply::Kept(given) => Some(given),
             Reply::Running(mut receiver) => {
                 receiver.wait_for(Option::is_some).await.ok().and_then(|given| given.clone())
             }
-            Reply::Forgotten => None,
         };
-        given.map(|given| Answer::kept(given, true)).ok_or_else(unknown)
+        given.map(|given| Answer::kept(given, true))
     }
 }
 
@@ -342,7 +415,7 @@ pub(crate) fn forgotten(identity: &Identity) -> Failure {
     Failure::new(ErrorCode::ReplyForgotten, message)
 }
 
-fn unknown() -> Failure {
+pub(crate) fn lost() -> Failure {
     let message = "the first request with this key was lost on its way, so nobody knows how far it came";
     Failure::new(ErrorCode::Cancelled, message)
 }
@@ -362,7 +435,7 @@ mod tests {
     #[test]
     fn what_runs_is_bounded_in_number_and_bytes() {
         let replies = Replies::<String>::new(LIMIT);
-        let claim = |name: usize, bytes: usize| match replies.claim(key(name), 1, bytes) {
+        let claim = |name: usize, bytes: usize| match replies.claim(&key(name), 1, bytes) {
             Ok(Claim::First(ticket)) => Ok(ticket),
             Ok(Claim::Repeat(_)) => panic!("{name} is not new"),
             Err(failure) => Err(failure),
@@ -370,8 +443,7 @@ mod tests {
         let long = claim(1, 1_000).ok().unwrap();
         let refused = claim(2, 1).err().unwrap();
         assert_eq!((refused.code, refused.delivered), (ErrorCode::CapacityReached, Delivered::No));
-        replies.settle(&long, Ok("done".to_owned()), 1);
-        drop(long);
+        long.settle(Ok("done".to_owned()), 1);
         let running: Vec<_> = (2..5).map(|name| claim(name, 1).ok().unwrap()).collect();
         assert!(claim(5, 1).is_err());
         // One that is dropped without a reply counts no more, either.
@@ -384,16 +456,16 @@ mod tests {
     }
 
     fn run(replies: &Replies<String>, name: usize, reply: String) {
-        let Ok(Claim::First(ticket)) = replies.claim(key(name), 1, 0) else { panic!("{name} is not new") };
-        replies.settle(&ticket, Ok(reply), name as u64);
+        let Ok(Claim::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!("{name} is not new") };
+        ticket.settle(Ok(reply), name as u64);
     }
 
     #[tokio::test]
     async fn a_repeat_waits_for_the_first_and_gets_its_reply() {
         let replies = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1, 0) else { panic!() };
-        replies.settle(&ticket, Ok("done".to_owned()), 7);
+        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        ticket.settle(Ok("done".to_owned()), 7);
         let answer = waiting.answer().await.unwrap();
         assert_eq!((answer.seq, answer.repeated), (7, true));
         assert_eq!(answer.outcome().unwrap(), "done");
@@ -402,50 +474,81 @@ mod tests {
     #[tokio::test]
     async fn a_ticket_that_is_lost_tells_who_waits() {
         let replies: Replies<String> = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(key(1), 1, 0) else { panic!() };
+        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
         drop(ticket);
-        assert_eq!(waiting.answer().await.unwrap_err().code, ErrorCode::Cancelled);
+        let lost = waiting.answer().await.unwrap();
+        let failure = lost.outcome().unwrap_err();
+        assert_eq!((failure.code, failure.delivered), (ErrorCode::Cancelled, Delivered::Maybe));
+        // It may have run, so it is not run again.
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::Repeat(_))));
+        let state = replies.0.state.lock();
+        assert_eq!((state.running, state.kept.len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_ticket_that_did_nothing_lets_the_next_one_run() {
+        let replies: Replies<String> = Replies::new(LIMIT);
+        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        drop(ticket.harmless());
+        assert!(waiting.answer().await.is_none());
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::First(_))));
+        assert_eq!(replies.0.state.lock().running, 0);
     }
 
     #[test]
     fn the_same_key_for_something_else_is_a_conflict() {
         let replies = Replies::new(LIMIT);
         run(&replies, 1, "a".to_owned());
-        assert_eq!(replies.claim(key(1), 2, 0).err().unwrap().code, ErrorCode::KeyConflict);
+        assert_eq!(replies.claim(&key(1), 2, 0).err().unwrap().code, ErrorCode::KeyConflict);
     }
 
     #[test]
     fn what_never_ran_may_be_asked_for_again() {
         let replies: Replies<String> = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(key(1), 1, 0) else { panic!() };
-        replies.settle(&ticket, Err(Failure::new(ErrorCode::Draining, "no")), 0);
-        assert!(matches!(replies.claim(key(1), 1, 0), Ok(Claim::First(_))));
+        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        ticket.settle(Err(Failure::new(ErrorCode::Draining, "no")), 0);
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::First(_))));
     }
 
     #[test]
     fn failures_count_by_what_they_say() {
         let replies: Replies<String> = Replies::new(LIMIT);
         for name in 0..100 {
-            let Ok(Claim::First(ticket)) = replies.claim(key(name), 1, 0) else { panic!() };
+            let Ok(Claim::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!() };
             let failure = Failure::environment("x".repeat(64 << 10));
-            replies.settle(&ticket, Err(failure), 0);
+            ticket.settle(Err(failure), 0);
         }
-        let state = replies.state.lock();
+        let state = replies.0.state.lock();
         assert!(state.kept.len() <= KEPT_BYTES / (64 << 10), "{} are kept", state.kept.len());
     }
 
     #[test]
     fn the_memory_is_bounded_and_a_forgotten_request_is_not_run_again() {
+        const KEPT: usize = KEPT_BYTES / 1024;
         let replies = Replies::new(LIMIT);
-        for name in 0..10_000 {
+        let last = 3 * REMEMBERED + KEPT;
+        for name in 1..=last {
             run(&replies, name, "x".repeat(1024));
         }
-        let state = replies.state.lock();
-        assert!(state.kept_bytes <= KEPT_BYTES);
-        assert!(state.known.len() <= REMEMBERED + KEPT_BYTES / 1024 + 1, "{}", state.known.len());
+        let state = replies.0.state.lock();
+        assert_eq!((state.kept_bytes, state.known.len()), (KEPT_BYTES, KEPT));
+        let remembered = state.remembered.iter().map(|generation| generation.fingerprints.len());
+        assert!((REMEMBERED..2 * REMEMBERED).contains(&remembered.sum()));
         drop(state);
-        assert!(matches!(replies.claim(key(9_999), 1, 0), Ok(Claim::Repeat(_))));
-        assert_eq!(replies.claim(key(8_000), 1, 0).err().unwrap().code, ErrorCode::ReplyForgotten);
+        for kept in [last, last - KEPT + 1] {
+            assert!(matches!(replies.claim(&key(kept), 1, 0), Ok(Claim::Repeat(_))));
+        }
+        for remembered in [last - KEPT, last - KEPT - REMEMBERED + 1] {
+            let refused = |fingerprint| replies.claim(&key(remembered), fingerprint, 0).err().unwrap().code;
+            assert_eq!(refused(1), ErrorCode::ReplyForgotten);
+            assert_eq!(refused(2), ErrorCode::KeyConflict);
+        }
+        // Of those before them only the numbers are known.
+        let up_to = usize::try_from(replies.unknown_up_to()).unwrap();
+        assert!((last - KEPT - 2 * REMEMBERED..=last - KEPT - REMEMBERED).contains(&up_to), "{up_to}");
+        assert!(matches!(replies.claim(&key(up_to), 1, 0), Ok(Claim::First(_))));
+        assert!(replies.claim(&key(up_to + 1), 1, 0).is_err());
     }
 }

@@ -32,13 +32,13 @@ use crate::observe::{Observer, TraceContext};
 use crate::once::{Replies, RunningLimit};
 use crate::record::{Entry, Event, Recorder};
 use crate::spec::{EnvironmentSpec, ForkMode, Instance};
-use crate::store::Slot;
+use crate::store::{Owner, Slot};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
 pub(crate) use hold::{Held, Past};
 pub use lease::Attachment;
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Busy, Lease};
 use progress::{Expect, Progress};
 pub use request::{SessionOperation, SessionRequest};
 pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepReply};
@@ -69,7 +69,7 @@ pub struct SessionOptions {
     /// Who asks, by name: slots are shared out fairly among owners, and an owner may have a cap.
     /// Absent: nobody in particular.
     pub owner: Option<Arc<str>>,
-    /// How long to wait for a free slot; absent: the store's limit.
+    /// How long to wait for a free slot, or for all that are asked for; absent: the store's limit.
     pub queue: Option<Duration>,
 }
 
@@ -321,6 +321,16 @@ impl Session {
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Keeps the lease from running until the guard is dropped.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        self.lease.busy()
+    }
+
+    /// Whose slot the session has; absent if it has none.
+    pub(crate) fn slot_owner(&self) -> Option<Owner> {
+        self.progress.lock().slot.as_ref().and_then(Slot::owner)
     }
 
     /// The number of the last thing that the session did: resets, steps and agents' calls are counted

@@ -24,7 +24,8 @@ use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
-pub use copies::{SessionIds, SessionSource};
+pub use copies::{OpenKey, SessionIds, SessionSource};
+pub(crate) use queue::Owner;
 use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
@@ -42,14 +43,14 @@ pub struct Limits {
     /// Bytes of memory that the process may use before no more sessions are made; absent (the
     /// default): any.
     pub memory: Option<u64>,
-    /// How long a new session waits for a free slot. Default 20 s, which is well inside the patience
-    /// of stock clients.
+    /// How long a request waits for a free slot, or for all that it asks for. Default 20 s, which is well
+    /// inside the patience of stock clients.
     pub queue: Duration,
     /// Lease of a session without a socket. Default 15 minutes.
     pub idle: Duration,
     /// Lease of the default session; absent (the default): none.
     pub default_idle: Option<Duration>,
-    /// Deadline for making an environment. Default 60 s.
+    /// Deadline for making an environment, or all that one request copies. Default 60 s.
     pub boot: Duration,
     /// Deadline of a reset. Default 60 s.
     pub reset: Duration,
@@ -126,6 +127,11 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whose slot it is; absent for the default session, which takes none.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.permit.as_ref().map(|permit| permit.owner().clone())
     }
 
     /// Says why, for callers who come later.

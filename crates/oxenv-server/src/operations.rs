@@ -152,18 +152,18 @@ impl Desk {
             Operation::Open(asked) => return self.open(asked, key).await.map(Done::Told),
             Operation::Restore(asked) => return self.restore(asked, key).await.map(Done::Told),
             Operation::Attach => return self.attach(&request.session).map(Done::Told),
+            Operation::Fork(asked) => return self.fork(&request.session, asked, key).await.map(Done::Told),
             _ => {}
         }
         let session = self.session(&request.session)?;
         Ok(Done::Told(match &request.operation {
-            Operation::Fork(asked) => self.fork(&session, asked, key).await?,
             Operation::State => Told::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
                 let snapshot = self.app.store.snapshot(&session).await?;
                 Told::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot })
             }
             Operation::Tools => {
-                session.toolbox().settled().await;
+                session.settled().await;
                 let tools = session.toolbox().listing(Principal::Control, ToolSpelling::Step);
                 Told::text(&session, ReplyKind::Tools, format!("{{\"tools\":{tools}}}"))
             }

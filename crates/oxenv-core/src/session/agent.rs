@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use oxenv_wire::{Action, Spelling, ToolCall, ToolSpelling};
+use oxenv_wire::{Action, RawJson, Spelling, ToolCall, ToolSpelling};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::operation::RunningOperation;
@@ -14,6 +15,7 @@ use super::steps::{AgentCall, Listing, StepReply};
 use super::{Expect, Principal, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
+use crate::toolset::{CallContext, RequestFault};
 
 impl Session {
     /// Calls a tool for an agent: a step of this session that is counted and scored, and that may overlap with
@@ -30,6 +32,28 @@ impl Session {
         let mut operation = RunningOperation::step(self, Principal::Agent, action, trace);
         let outcome = self.run_agent_call(&mut operation, call).await;
         operation.settle(outcome).await
+    }
+
+    /// Waits until the lists of its toolsets are known; its lease does not run meanwhile.
+    pub async fn settled(&self) {
+        let _busy = self.lease.busy();
+        self.toolbox.settled().await;
+    }
+
+    /// An agent's request about a resource or a prompt, as [`Toolbox::request`](crate::Toolbox::request) answers it; the
+    /// session's lease does not run meanwhile.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or why nobody answered it.
+    pub async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
+        let _busy = self.lease.busy();
+        let context = CallContext {
+            session_id: Some(&self.id),
+            epoch: self.epoch(),
+            request: Some(parameters),
+            ..CallContext::sessionless(Principal::Agent)
+        };
+        self.toolbox.request(context, method, parameters).await
     }
 
     async fn run_agent_call<'a>(

@@ -9,6 +9,7 @@ use oxenv_wire::{Delivered, ErrorCode, RawJson};
 use super::Session;
 use super::calls::Shown;
 use super::drive::Guard;
+use super::lease::Busy;
 use super::operation::Exclusive;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
@@ -26,6 +27,7 @@ pub(crate) struct Held<'a> {
     _shown: Option<Shown<'a>>,
     guard: Guard,
     _still: Exclusive<'a>,
+    _busy: Busy<'a>,
 }
 
 /// Where a session's history begins, if not at nothing.
@@ -45,7 +47,7 @@ pub(crate) struct Past {
 impl Session {
     /// Waits until nothing of the session runs. Dropping what is given lets it go on.
     pub(crate) async fn hold(&self) -> Result<Held<'_>, Failure> {
-        let _busy = self.lease.busy();
+        let busy = self.lease.busy();
         let token = self.progress.lock().token.clone();
         // The order of the two locks is that of a step that expects a number.
         let still = tokio::select! {
@@ -80,7 +82,7 @@ impl Session {
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };
-        Ok(Held { session: self, past, seq, calls, _shown: shown, guard, _still: still })
+        Ok(Held { session: self, past, seq, calls, _shown: shown, guard, _still: still, _busy: busy })
     }
 
     pub(crate) fn epoch(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Leases: how long a session lives when nobody is there.
 //!
-//! Invariant: a lease runs only while no socket is attached and no call is in flight.
+//! Invariant: a lease runs only while no socket is attached and nothing is in flight: no step or call, no list, no fork
+//! and no snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -47,7 +48,7 @@ impl Lease {
         self.in_flight.load(Ordering::Acquire) == 0 && !self.is_attached() && self.idle() >= limit
     }
 
-    /// Marks a call in flight until the guard is dropped.
+    /// Marks something in flight until the guard is dropped.
     pub(super) fn busy(&self) -> Busy<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         Busy(self)
@@ -59,7 +60,8 @@ impl Lease {
     }
 }
 
-pub(super) struct Busy<'a>(&'a Lease);
+/// Something that is done with a session. Its lease does not run meanwhile, and begins anew when this is dropped.
+pub(crate) struct Busy<'a>(&'a Lease);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {

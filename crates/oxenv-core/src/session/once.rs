@@ -18,7 +18,7 @@ use super::steps::{ResetOptions, StepReply};
 use super::{Expect, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
-use crate::once::{Answer, Claim, Identity, Once, Waiting, Weigh, fingerprint, forgotten};
+use crate::once::{Answer, Claim, Identity, Once, Ticket, Waiting, Weigh, fingerprint, forgotten, lost};
 
 type Running = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
@@ -60,7 +60,14 @@ impl Session {
         };
         let (session, timeout, trace) = (Arc::clone(self), request.timeout, request.trace);
         let run = Box::pin(async move { session.run_owned(operation, timeout, expect, trace).await });
-        self.once(identity, fingerprint, bytes, run).await.unwrap_or_else(Answer::refused)
+        let ticket = match self.claim(&identity, expect, fingerprint, bytes) {
+            Ok(Claim::First(ticket)) => ticket,
+            Ok(Claim::Repeat(waiting)) => {
+                return waiting.answer().await.unwrap_or_else(|| Answer::refused(lost()));
+            }
+            Err(refusal) => return Answer::refused(refusal),
+        };
+        run_once(ticket, run).await
     }
 
     async fn run_owned(
@@ -83,38 +90,44 @@ impl Session {
         }
     }
 
-    async fn once(
-        self: &Arc<Self>,
-        identity: Identity,
+    /// Asks whether a request is new. What its number tells it is known by as well, however long ago it ran.
+    fn claim(
+        &self,
+        identity: &Identity,
+        expect: Expect,
         fingerprint: u64,
         bytes: usize,
-        mut run: Running,
-    ) -> Result<Answer<StepReply<'static>>, Failure> {
-        let ticket = match self.replies.claim(identity.clone(), fingerprint, bytes)? {
-            Claim::Repeat(waiting) => return waiting.answer().await,
-            Claim::First(ticket) => ticket,
+    ) -> Result<Claim<StepReply<'static>>, Failure> {
+        let claim = self.replies.claim(identity, fingerprint, bytes)?;
+        let ran = match (identity, expect.seq) {
+            (Identity::Seq(seq), _) => *seq <= self.seq(),
+            (_, Some(seq)) => seq <= self.replies.unknown_up_to(),
+            _ => false,
         };
-        if let Identity::Seq(seq) = identity
-            && seq <= self.seq()
-        {
-            let refusal = forgotten(&identity);
-            self.replies.settle(&ticket, Err(refusal.clone().undelivered()), 0);
-            return Err(refusal);
+        match claim {
+            Claim::First(ticket) if ran => {
+                let refusal = forgotten(identity);
+                ticket.settle(Err(refusal.clone().undelivered()), 0);
+                Err(refusal)
+            }
+            claim => Ok(claim),
         }
-        // What is done at once, as most is, needs no task.
-        if let Poll::Ready(Settled { outcome, seq }) =
-            poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
-        {
-            return Ok(self.replies.settle(&ticket, outcome, seq));
-        }
-        let waiting = Waiting::of(&ticket);
-        let session = Arc::clone(self);
-        tokio::spawn(async move {
-            let Settled { outcome, seq } = run.await;
-            session.replies.settle(&ticket, outcome, seq);
-        });
-        waiting.answer().await.map(Answer::first)
     }
+}
+
+async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> Answer<StepReply<'static>> {
+    // What is done at once, as most is, needs no task.
+    if let Poll::Ready(Settled { outcome, seq }) =
+        poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
+    {
+        return ticket.settle(outcome, seq);
+    }
+    let waiting = Waiting::of(&ticket);
+    tokio::spawn(async move {
+        let Settled { outcome, seq } = run.await;
+        ticket.settle(outcome, seq);
+    });
+    waiting.answer().await.map_or_else(|| Answer::refused(lost()), Answer::first)
 }
 
 impl Expect {

@@ -2,18 +2,20 @@
 //!
 //! Invariant: a copy is always a new session with a slot of its own; the original is held still
 //! while it is copied, and goes on as if nothing had happened. Either all forks of a request are
-//! made, or none.
+//! made, or none, and what a request waits for has one deadline for all of them.
 
 use std::sync::Arc;
 
 use oxenv_wire::Phase;
+use tokio::time::Instant;
 
-use super::SessionStore;
-use super::making::Made;
+use super::making::{Made, Patience};
+use super::queue::NoSlot;
+use super::{SessionStore, Slot};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::observe::{Operation, OperationKind};
-use crate::once::{Answer, Claim, Identity, Weigh, fingerprint};
+use crate::once::{Answer, Claim, Identity, Ticket, Weigh, fingerprint};
 use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
 use crate::snapshot::Snapshot;
@@ -36,11 +38,48 @@ pub enum SessionSource {
     Snapshot(String),
     /// The present state of another session.
     Fork {
-        /// The session that is copied.
-        of: Arc<Session>,
+        /// The id of the session that is copied.
+        original: String,
+        /// The session itself, or why it cannot be had: a repeat does without it.
+        found: Result<Arc<Session>, Failure>,
         /// How many copies are made: all, or none.
         count: usize,
     },
+}
+
+/// How a request that makes sessions is told from its repeats.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenKey<'a> {
+    /// The client's key: a repeat with the same key is the same request.
+    pub key: &'a str,
+    /// Whether its sessions are for its caller alone. Then it is given up when the caller goes away before they are
+    /// made, and a repeat makes them. Else it runs to its end.
+    pub ends_with_caller: bool,
+}
+
+/// Sessions that were made, and what they go on from.
+struct Opened {
+    sessions: Vec<Arc<Session>>,
+    /// The number of the last thing that the original of forks had done; else 0.
+    seq: u64,
+}
+
+/// A session that is held still, and the slots of its copies.
+struct StillWithSlots<'a> {
+    held: Held<'a>,
+    slots: Vec<Slot>,
+}
+
+impl Opened {
+    fn ids(&self) -> SessionIds {
+        self.sessions.iter().map(|session| session.id().to_owned()).collect()
+    }
+}
+
+/// Answers a request that made sessions, or failed to.
+fn settle(ticket: Ticket<SessionIds>, opened: Result<Opened, Failure>) -> Answer<SessionIds> {
+    let seq = opened.as_ref().map_or(0, |opened| opened.seq);
+    ticket.settle(opened.map(|opened| opened.ids()), seq)
 }
 
 impl Weigh for SessionIds {
@@ -51,9 +90,12 @@ impl Weigh for SessionIds {
 
 impl SessionStore {
     /// Makes `n` sessions that go on from the present state of another: its epoch, episode, step
-    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease.
+    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease. Their slots
+    /// are waited for together, and none is taken before; all are made by one deadline. Dropping the future leaves
+    /// nothing.
     ///
     /// # Errors
+    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are never so many slots;
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked; [`oxenv_wire::ErrorCode::ResetRequired`] while the
     /// state is unknown; and whatever making a session may fail with.
     pub async fn fork(
@@ -62,6 +104,15 @@ impl SessionStore {
         n: usize,
         options: SessionOptions,
     ) -> Result<Vec<Arc<Session>>, Failure> {
+        Ok(self.fork_measured(session, n, options).await?.sessions)
+    }
+
+    async fn fork_measured(
+        &self,
+        session: &Arc<Session>,
+        n: usize,
+        options: SessionOptions,
+    ) -> Result<Opened, Failure> {
         let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
         let forked = self.fork_now(session, n, options).await;
         self.measured(session, OperationKind::Fork, began, forked.as_ref().err());
@@ -73,67 +124,110 @@ impl SessionStore {
         session: &Arc<Session>,
         n: usize,
         options: SessionOptions,
-    ) -> Result<Vec<Arc<Session>>, Failure> {
-        let mut slots = Vec::with_capacity(n);
-        for _ in 0..n {
-            slots.push(self.take_slot(&options).await?);
-        }
-        let mut held = session.hold().await?;
+    ) -> Result<Opened, Failure> {
+        let _busy = session.busy();
+        let StillWithSlots { mut held, slots } = self.hold_with_slots(session, n, &options).await?;
+        let deadline = self.boot_deadline();
         let origin = Origin::Fork { session_id: session.id(), seq: held.seq };
         let seed = options.seed.unwrap_or_else(|| session.seed());
         let mut forks = Vec::with_capacity(n);
         for slot in slots {
             let boot = held.past.boot(slot.id(), seed);
-            let instance = self.fork_instance(&mut held, boot).await?;
+            let instance = self.fork_instance(&mut held, boot, deadline).await?;
             let past = held.past.copy();
             forks.push(Made { slot, seed, instance, past, options: options.clone(), origin: Some(origin) });
         }
+        let seq = held.seq;
         drop(held);
-        let mut sessions = Vec::with_capacity(n);
+        let mut unlisted = Vec::with_capacity(n);
         for made in forks {
-            sessions.push(self.register(made).await?);
+            unlisted.push(self.record(made).await?);
         }
-        Ok(sessions)
+        let sessions = unlisted.into_iter().map(|session| self.list_now(session)).collect();
+        Ok(Opened { sessions, seq })
+    }
+
+    /// Waits until the session is still and so many slots are free, and has both at once: nobody is kept waiting by one
+    /// while the other is missing. The time to wait for slots is that of the whole request.
+    async fn hold_with_slots<'a>(
+        &self,
+        session: &'a Session,
+        n: usize,
+        options: &SessionOptions,
+    ) -> Result<StillWithSlots<'a>, Failure> {
+        self.refuse_if_draining()?;
+        let patience = Patience::new(options.queue.unwrap_or(self.limits.queue));
+        let no_slot = |refusal| self.no_slot(refusal, n, patience);
+        let beside = session.slot_owner();
+        self.slots.refuse_too_many(&options.owner, n, beside.as_ref()).map_err(no_slot)?;
+        let held = session.hold().await?;
+        let permit = match (self.slots.take(&options.owner, n, None).await, patience.until()) {
+            (Ok(permit), _) => Some(permit),
+            (Err(NoSlot::Full { .. } | NoSlot::Memory { .. }), Some(_)) => None,
+            (Err(refusal), _) => return Err(no_slot(refusal)),
+        };
+        let (held, permit) = match permit {
+            Some(permit) => (held, permit),
+            None => {
+                drop(held);
+                let permit = self.slots.take(&options.owner, n, patience.until()).await.map_err(no_slot)?;
+                (patience.bound(session.hold()).await??, permit)
+            }
+        };
+        let waited = patience.began.elapsed();
+        let slots = permit.singly().map(|permit| self.slot(Some(permit), waited)).collect();
+        Ok(StillWithSlots { held, slots })
     }
 
     /// Makes sessions and tells their ids; at most once for a key, which belongs to the original of forks, else to
-    /// the options' owner: a repeat gets the same sessions. With a key it runs to its end even if nobody waits for
-    /// it any more.
+    /// the options' owner: a repeat gets the same sessions, also when they have ended. The answer's number is that of
+    /// the last thing that the original of forks had done.
     ///
     /// The outcome fails as [`SessionStore::create`], [`SessionStore::restore`] and [`SessionStore::fork`] do, and
-    /// with [`oxenv_wire::ErrorCode::KeyConflict`].
+    /// with [`oxenv_wire::ErrorCode::KeyConflict`] and [`oxenv_wire::ErrorCode::ReplyForgotten`].
     pub async fn open(
         self: &Arc<Self>,
         source: SessionSource,
         options: SessionOptions,
-        key: Option<&str>,
+        key: Option<OpenKey<'_>>,
     ) -> Answer<SessionIds> {
-        let Some(key) = key else {
-            return Answer::own(self.open_now(source, options).await, 0);
+        let Some(OpenKey { key, ends_with_caller }) = key else {
+            let opened = self.open_now(source, options).await;
+            let seq = opened.as_ref().map_or(0, |opened| opened.seq);
+            return Answer::own(opened.map(|opened| opened.ids()), seq);
         };
         let identity = source.identity(key, &options);
         let fingerprint = source.fingerprint(&options);
-        match self.made.claim(identity, fingerprint, source.bytes()) {
-            Err(refusal) => Answer::refused(refusal),
-            Ok(Claim::Repeat(waiting)) => waiting.answer().await.unwrap_or_else(Answer::refused),
-            Ok(Claim::First(ticket)) => {
-                let store = Arc::clone(self);
-                let ran = tokio::spawn(async move {
-                    let made = store.open_now(source, options).await;
-                    store.made.settle(&ticket, made, 0)
-                });
-                ran.await.unwrap_or_else(|error| Answer::refused(Failure::infrastructure(error.to_string())))
+        let ticket = loop {
+            match self.made.claim(&identity, fingerprint, source.bytes()) {
+                Err(refusal) => return Answer::refused(refusal),
+                Ok(Claim::First(ticket)) => break ticket,
+                // None if whoever was first went away and its sessions with it: then this one is the first.
+                Ok(Claim::Repeat(waiting)) => {
+                    if let Some(answer) = waiting.answer().await {
+                        return answer;
+                    }
+                }
             }
+        };
+        if ends_with_caller {
+            let ticket = ticket.harmless();
+            return settle(ticket, self.open_now(source, options).await);
         }
+        let store = Arc::clone(self);
+        let ran = tokio::spawn(async move { settle(ticket, store.open_now(source, options).await) });
+        ran.await.unwrap_or_else(|error| Answer::refused(Failure::infrastructure(error.to_string())))
     }
 
-    async fn open_now(&self, source: SessionSource, options: SessionOptions) -> Result<SessionIds, Failure> {
-        let sessions = match source {
-            SessionSource::Environment => vec![self.create(options).await?],
-            SessionSource::Snapshot(snapshot) => vec![self.restore(&snapshot, options).await?],
-            SessionSource::Fork { of, count } => self.fork(&of, count, options).await?,
+    async fn open_now(&self, source: SessionSource, options: SessionOptions) -> Result<Opened, Failure> {
+        let session = match source {
+            SessionSource::Fork { found, count, .. } => {
+                return self.fork_measured(&found?, count, options).await;
+            }
+            SessionSource::Environment => self.create(options).await?,
+            SessionSource::Snapshot(snapshot) => self.restore(&snapshot, options).await?,
         };
-        Ok(sessions.iter().map(|session| session.id().to_owned()).collect())
+        Ok(Opened { sessions: vec![session], seq: 0 })
     }
 
     /// The present state of a session as a text that [`SessionStore::restore`] takes, of this server
@@ -152,7 +246,10 @@ impl SessionStore {
         let mut held = session.hold().await?;
         let original = held.original()?;
         let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
-        let state = self.contain(save).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        let state = self
+            .contain(save, self.boot_deadline())
+            .await?
+            .map_err(|failure| failure.in_phase(Phase::Boot))?;
         let spec = self.spec();
         let snapshot = Snapshot {
             environment: spec.name.clone(),
@@ -196,30 +293,41 @@ impl SessionStore {
         };
         let boot = past.boot(slot.id(), seed);
         let restore = std::panic::AssertUnwindSafe(|| self.factory.restore(boot, &state));
-        let instance = self.contain(restore).await?.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        let instance = self
+            .contain(restore, self.boot_deadline())
+            .await?
+            .map_err(|failure| failure.in_phase(Phase::Boot))?;
         let origin = Origin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
         self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
     }
 
-    async fn fork_instance(&self, held: &mut Held<'_>, boot: Boot) -> Result<Instance, Failure> {
+    async fn fork_instance(
+        &self,
+        held: &mut Held<'_>,
+        boot: Boot,
+        deadline: Instant,
+    ) -> Result<Instance, Failure> {
         let by_replay = self.spec().capabilities.fork == ForkMode::Replay;
         let tape = by_replay.then(|| held.past.tape.copy());
         if let Some(entries) = tape.as_ref().and_then(|tape| tape.entries()) {
-            let mut instance = self.make(boot).await?;
-            replay(instance.environment.as_mut(), entries).await;
+            let mut instance = self.make(boot, deadline).await?;
+            let environment = instance.environment.as_mut();
+            let again = std::panic::AssertUnwindSafe(|| Work::pending(replay(environment, entries)));
+            self.contain(again, deadline).await?;
             return Ok(instance);
         }
         let original = held.original()?;
         let fork = std::panic::AssertUnwindSafe(|| self.factory.fork(boot, original));
-        self.contain(fork).await?.map_err(|failure| failure.in_phase(Phase::Boot))
+        self.contain(fork, deadline).await?.map_err(|failure| failure.in_phase(Phase::Boot))
     }
 
-    /// Work of the factory, within the time for making an environment, its panics contained.
+    /// Work of the factory or of an environment that is being made, until the deadline, its panics contained.
     async fn contain<'a, T: Send + 'a>(
         &self,
-        begin: std::panic::AssertUnwindSafe<impl FnOnce() -> Work<'a, Result<T, Failure>>>,
-    ) -> Result<Result<T, Failure>, Failure> {
-        self.bounded(begin).await.map_err(|why| self.factory_failed(&why))
+        begin: std::panic::AssertUnwindSafe<impl FnOnce() -> Work<'a, T>>,
+        deadline: Instant,
+    ) -> Result<T, Failure> {
+        self.bounded(begin, deadline).await.map_err(|why| self.factory_failed(&why))
     }
 
     fn measured(
@@ -257,7 +365,7 @@ impl SessionSource {
     /// A key belongs to its owner, or to the session that is forked: nobody is told of another's sessions.
     fn identity(&self, key: &str, options: &SessionOptions) -> Identity {
         let owner = match self {
-            SessionSource::Fork { of, .. } => Some(of.id()),
+            SessionSource::Fork { original, .. } => Some(original.as_str()),
             SessionSource::Environment | SessionSource::Snapshot(_) => options.owner.as_deref(),
         };
         match owner {
@@ -278,7 +386,7 @@ impl SessionSource {
         let source = match self {
             SessionSource::Environment => ("create", "", 1),
             SessionSource::Snapshot(snapshot) => ("restore", snapshot.as_str(), 1),
-            SessionSource::Fork { of, count } => ("fork", of.id(), *count),
+            SessionSource::Fork { original, count, .. } => ("fork", original.as_str(), *count),
         };
         fingerprint((source, options.seed, &options.episode_id, options.lease, options.queue))
     }

@@ -5,13 +5,15 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use oxenv_wire::{ErrorCode, Phase};
+use tokio::time::Instant;
 
 use super::queue::{NoSlot, Permit};
 use super::{SessionStore, Slot, new_id};
 use crate::audit::utc_micros;
+use crate::clock::after;
 use crate::failure::Failure;
 use crate::record::{Entry, Event, Origin};
 use crate::seed::derive_seed;
@@ -29,6 +31,50 @@ pub(super) struct Made<'a> {
     pub(super) origin: Option<Origin<'a>>,
 }
 
+/// A session that nobody can find yet. Dropping it before that ends it.
+pub(super) struct Unlisted {
+    session: Arc<Session>,
+    listed: bool,
+}
+
+/// How long a request waits for all its slots together.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) began: Instant,
+    pub(super) length: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(length: Duration) -> Self {
+        Patience { began: Instant::now(), length }
+    }
+
+    /// Waits no longer than that for a session to be still.
+    pub(super) async fn bound<T>(self, still: impl Future<Output = T>) -> Result<T, Failure> {
+        let deadline = after(self.began, self.length);
+        tokio::time::timeout_at(deadline, still).await.map_err(|_| {
+            let message = format!(
+                "the session was still at work when the {} s for waiting were over",
+                self.length.as_secs_f64()
+            );
+            Failure::new(ErrorCode::DeadlineExceeded, message).in_phase(Phase::Boot).undelivered()
+        })
+    }
+
+    /// When it is over; absent when there is none.
+    pub(super) fn until(self) -> Option<Instant> {
+        (!self.length.is_zero()).then(|| after(self.began, self.length))
+    }
+}
+
+impl Drop for Unlisted {
+    fn drop(&mut self) {
+        if !self.listed {
+            self.session.end(EndReason::Closed);
+        }
+    }
+}
+
 impl SessionStore {
     pub(super) fn refuse_if_draining(&self) -> Result<(), Failure> {
         match self.draining.load(Ordering::Acquire) {
@@ -43,25 +89,32 @@ impl SessionStore {
 
     pub(super) async fn take_slot(&self, options: &SessionOptions) -> Result<Slot, Failure> {
         self.refuse_if_draining()?;
-        let began = Instant::now();
-        let patience = options.queue.unwrap_or(self.limits.queue);
-        match self.slots.take(options.owner.clone(), patience).await {
-            Ok(permit) => Ok(self.slot(Some(permit), began.elapsed())),
-            Err(refusal) => Err(self.no_slot(refusal, patience)),
+        let patience = Patience::new(options.queue.unwrap_or(self.limits.queue));
+        match self.slots.take(&options.owner, 1, patience.until()).await {
+            Ok(permit) => Ok(self.slot(Some(permit), patience.began.elapsed())),
+            Err(refusal) => Err(self.no_slot(refusal, 1, patience)),
         }
     }
 
-    pub(super) fn no_slot(&self, refusal: NoSlot, patience: Duration) -> Failure {
+    pub(super) fn no_slot(&self, refusal: NoSlot, count: usize, patience: Patience) -> Failure {
         let max = self.limits.max_sessions;
-        let waited = match patience.is_zero() {
+        let mut waited = match patience.length.is_zero() {
             true => String::new(),
-            false => format!(" Waited {} s in the queue; retry later.", patience.as_secs_f64()),
+            false => format!(" Waited {} s in the queue; retry later.", patience.length.as_secs_f64()),
         };
+        if count > 1 {
+            waited.insert_str(0, &format!(" {count} slots at once were asked for."));
+        }
         let (message, active) = match refusal {
             NoSlot::Closed => return draining(),
+            NoSlot::TooMany { most, capped } => return self.too_many(count, most, capped),
             NoSlot::Full { active, capped: false } => {
+                let kept = match active + count <= max {
+                    true => " The free ones are kept for who came before.",
+                    false => "",
+                };
                 let stock = format!(
-                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections."
+                    "Server at capacity: {active}/{max} sessions active. Cannot accept new connections.{kept}"
                 );
                 (stock, active)
             }
@@ -82,16 +135,40 @@ impl SessionStore {
             .with(|detail| detail.capacity = Some((active, max)))
     }
 
+    /// What will be no better later: whoever asks has to ask for fewer.
+    fn too_many(&self, count: usize, most: usize, capped: bool) -> Failure {
+        let max = self.limits.max_sessions;
+        let (whose, slots) = match capped {
+            true => ("your token may have", self.limits.max_per_owner.unwrap_or(max)),
+            false => ("this server has", max),
+        };
+        let original = if most < slots { ", one of which the original has" } else { "" };
+        let message = match most {
+            0 => format!("a slot was asked for beside that of the original, and {whose} {slots}"),
+            _ => format!(
+                "{count} slots at once were asked for, and {whose} {slots}{original}: ask for {most} at most"
+            ),
+        };
+        Failure::new(ErrorCode::CapacityReached, message)
+            .in_phase(Phase::Boot)
+            .with(|detail| detail.retryable = false)
+    }
+
     pub(super) async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
         let index = self.created.fetch_add(1, Ordering::Relaxed);
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
-        let instance = self.make(Boot::new(slot.id(), seed)).await?;
+        let instance = self.make(Boot::new(slot.id(), seed), self.boot_deadline()).await?;
         let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
         self.register(Made { slot, seed, instance, past, options, origin: None }).await
     }
 
     /// Makes the session, records that it is there, and lets it be found.
     pub(super) async fn register(&self, made: Made<'_>) -> Result<Arc<Session>, Failure> {
+        Ok(self.list_now(self.record(made).await?))
+    }
+
+    /// Makes the session and records that it is there.
+    pub(super) async fn record(&self, made: Made<'_>) -> Result<Unlisted, Failure> {
         let (is_default, waited) = (made.slot.permit.is_none(), made.slot.waited);
         let lease = match is_default {
             true => self.limits.default_idle,
@@ -109,36 +186,48 @@ impl SessionStore {
             waited,
             past: Some(made.past),
         });
-        if let Some(recorder) = &self.hooks.recorder {
-            let episode_id = session.info().episode_id;
-            let opened = recorder.append(&opened(&session, &episode_id, made.origin));
-            if let Err(failure) = opened.await {
-                session.end(EndReason::Closed);
-                return Err(failure.in_phase(Phase::Boot));
-            }
-        }
         if let Some(observer) = &self.hooks.observer {
             observer.opened(waited);
         }
-        self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
-        Ok(session)
+        let unlisted = Unlisted { session, listed: false };
+        if let Some(recorder) = &self.hooks.recorder {
+            let session = &unlisted.session;
+            let episode_id = session.info().episode_id;
+            let opened = recorder.append(&opened(session, &episode_id, made.origin));
+            opened.await.map_err(|failure| failure.in_phase(Phase::Boot))?;
+        }
+        Ok(unlisted)
     }
 
-    pub(super) async fn make(&self, boot: Boot) -> Result<Instance, Failure> {
-        match self.bounded(AssertUnwindSafe(|| self.factory.create(boot))).await {
+    /// Lets a session be found.
+    pub(super) fn list_now(&self, mut unlisted: Unlisted) -> Arc<Session> {
+        let session = Arc::clone(&unlisted.session);
+        self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
+        unlisted.listed = true;
+        session
+    }
+
+    /// By when an environment is to be made that is begun now.
+    pub(super) fn boot_deadline(&self) -> Instant {
+        after(Instant::now(), self.limits.boot)
+    }
+
+    pub(super) async fn make(&self, boot: Boot, deadline: Instant) -> Result<Instance, Failure> {
+        match self.bounded(AssertUnwindSafe(|| self.factory.create(boot)), deadline).await {
             Ok(made) => made.map_err(|failure| self.named(failure)),
             Err(why) => Err(self.factory_failed(&why)),
         }
     }
 
-    /// Work of the factory, within the time for making an environment; a panic is an error's text.
+    /// Work of the factory, until the deadline; a panic is an error's text.
     pub(super) async fn bounded<'a, T: Send + 'a>(
         &self,
         begin: AssertUnwindSafe<impl FnOnce() -> Work<'a, T>>,
+        deadline: Instant,
     ) -> Result<T, String> {
         match std::panic::catch_unwind(begin) {
             Ok(Work::Done(Some(made))) => Ok(made),
-            Ok(pending) => match tokio::time::timeout(self.limits.boot, CatchPanic(pending)).await {
+            Ok(pending) => match tokio::time::timeout_at(deadline, CatchPanic(pending)).await {
                 Ok(caught) => caught,
                 Err(_) => Err(format!("not ready within {} s", self.limits.boot.as_secs_f64())),
             },

@@ -1,8 +1,9 @@
-//! Slots for sessions, and the fair queue of who waits for one.
+//! Slots for sessions, and the fair queue of who waits for some.
 //!
-//! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit,
-//! and nobody who waits is passed over: owners take turns, and within one owner first come, first
-//! served.
+//! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request has all the
+//! slots that it asks for at once, or none. Owners take turns, and within one owner first come, first served. Whoever
+//! waits for more slots than are free is overtaken by those who wait for fewer, until they have had as many slots as it
+//! asks for; from then on free slots are kept for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const LONGEST_QUEUE: usize = 16_384;
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
 
 /// Who asks for a slot; nobody in particular has no name.
-pub(super) type Owner = Option<Arc<str>>;
+pub(crate) type Owner = Option<Arc<str>>;
 
 /// The slots of one store.
 pub(super) struct Slots {
@@ -39,28 +40,47 @@ struct State {
     owners: HashMap<Owner, Share>,
     /// Owners with somebody waiting, in the order of their turns.
     turns: VecDeque<Owner>,
+    /// Those who have waited so far.
+    numbers: u64,
 }
 
 /// An owner's part of the slots and of the queue.
 #[derive(Default)]
 struct Share {
     active: usize,
-    waiting: VecDeque<oneshot::Sender<Permit>>,
+    waiting: VecDeque<Waiting>,
 }
 
-/// One slot. Dropping it gives the slot to who waits longest.
+/// A request that waits.
+struct Waiting {
+    number: u64,
+    count: usize,
+    /// Slots that were given past it.
+    overtaken: usize,
+    sender: oneshot::Sender<Permit>,
+}
+
+/// The slots of one request. Dropping it gives them to who waits longest.
 pub(super) struct Permit {
     slots: Arc<Slots>,
     owner: Owner,
+    count: usize,
 }
 
 /// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSlot {
-    /// All are taken, or the owner has all that it may have.
+    /// So many are not free.
     Full {
         /// Slots that are taken.
         active: usize,
+        /// Whether it is the owner's own cap.
+        capped: bool,
+    },
+    /// So many will never be free.
+    TooMany {
+        /// How many there may be.
+        most: usize,
         /// Whether it is the owner's own cap.
         capped: bool,
     },
@@ -75,6 +95,28 @@ pub(super) enum NoSlot {
     Closed,
 }
 
+/// What becomes of a request at once.
+enum Entered {
+    Had(Permit),
+    Waits(Place, oneshot::Receiver<Permit>),
+}
+
+/// Where somebody stands in the queue.
+#[derive(Clone, Copy)]
+struct Spot {
+    /// The owner's turn.
+    turn: usize,
+    /// The place among the owner's own.
+    place: usize,
+}
+
+/// Who is next.
+struct Next {
+    spot: Spot,
+    /// Those who are overtaken by that.
+    passed: Vec<Spot>,
+}
+
 impl Slots {
     pub(super) fn new(max: usize, max_per_owner: Option<usize>, memory: Option<u64>) -> Arc<Self> {
         Arc::new(Slots {
@@ -85,7 +127,7 @@ impl Slots {
         })
     }
 
-    /// Slots that are taken, and those who wait for one.
+    /// Slots that are taken, and requests that wait for some.
     pub(super) fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.active, state.waiting)
@@ -102,121 +144,160 @@ impl Slots {
         drop(told);
     }
 
-    /// Waits for a slot for that long. Dropping the future leaves the queue.
-    pub(super) async fn take(self: &Arc<Self>, owner: Owner, patience: Duration) -> Result<Permit, NoSlot> {
-        let deadline = after(Instant::now(), patience);
-        while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
-            if Instant::now() >= deadline {
-                return Err(NoSlot::Memory { used, budget });
-            }
-            tokio::time::sleep_until(deadline.min(after(Instant::now(), MEMORY_EVERY))).await;
-        }
-        let receiver = match self.now_or_queue(owner.clone(), !patience.is_zero()) {
-            Ok(permit) => return Ok(permit),
-            Err(Ok(receiver)) => receiver,
-            Err(Err(refusal)) => return Err(refusal),
-        };
-        let _place = Place { slots: self, owner: owner.clone() };
-        match tokio::time::timeout_at(deadline, receiver).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(NoSlot::Closed),
-            Err(_) => Err(self.state.lock().full(&owner, self.max)),
+    /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner `beside` is.
+    pub(super) fn refuse_too_many(
+        &self,
+        owner: &Owner,
+        count: usize,
+        beside: Option<&Owner>,
+    ) -> Result<(), NoSlot> {
+        let most = self.max.saturating_sub(usize::from(beside.is_some()));
+        let most_own = self.max_per_owner.saturating_sub(usize::from(beside == Some(owner)));
+        match count > most.min(most_own) {
+            true => Err(NoSlot::TooMany { most: most.min(most_own), capped: most_own < most }),
+            false => Ok(()),
         }
     }
 
-    /// A slot, or a place in the queue, or neither.
-    fn now_or_queue(
+    /// Waits for so many slots until that time; absent: not at all. Dropping the future leaves the queue.
+    pub(super) async fn take(
         self: &Arc<Self>,
-        owner: Owner,
-        may_wait: bool,
-    ) -> Result<Permit, Result<oneshot::Receiver<Permit>, NoSlot>> {
+        owner: &Owner,
+        count: usize,
+        until: Option<Instant>,
+    ) -> Result<Permit, NoSlot> {
+        while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
+            match until.filter(|until| Instant::now() < *until) {
+                Some(until) => tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_EVERY))).await,
+                None => return Err(NoSlot::Memory { used, budget }),
+            }
+        }
+        let (_place, mut receiver) = match self.enter(owner, count)? {
+            Entered::Had(permit) => return Ok(permit),
+            Entered::Waits(place, receiver) => (place, receiver),
+        };
+        // Some may be free, though others wait: for more, or for their own cap.
+        self.hand_out();
+        let had = match until {
+            Some(until) => tokio::time::timeout_at(until, receiver).await.ok(),
+            None => receiver.try_recv().ok().map(Ok),
+        };
+        match had {
+            Some(Ok(permit)) => Ok(permit),
+            Some(Err(_)) => Err(NoSlot::Closed),
+            None => Err(self.state.lock().full(owner, count, self)),
+        }
+    }
+
+    /// Slots, or a place in the queue.
+    fn enter(self: &Arc<Self>, owner: &Owner, count: usize) -> Result<Entered, NoSlot> {
         let mut state = self.state.lock();
         if state.closed {
-            return Err(Err(NoSlot::Closed));
+            return Err(NoSlot::Closed);
         }
-        let share = state.owners.get(&owner);
-        let capped = share.is_some_and(|share| share.active >= self.max_per_owner);
-        let first = share.is_none_or(|share| share.waiting.is_empty());
-        // With a free slot nobody waits who could have it, apart from this owner's own.
-        if state.active < self.max && !capped && first {
-            state.active += 1;
-            state.owners.entry(owner.clone()).or_default().active += 1;
-            return Ok(Permit { slots: Arc::clone(self), owner });
+        let own = state.owners.get(owner).map_or(0, |share| share.active);
+        if state.turns.is_empty() && state.active + count <= self.max && own + count <= self.max_per_owner {
+            state.active += count;
+            state.owners.entry(owner.clone()).or_default().active += count;
+            return Ok(Entered::Had(Permit { slots: Arc::clone(self), owner: owner.clone(), count }));
         }
-        if !may_wait || state.waiting >= LONGEST_QUEUE {
-            return Err(Err(state.full(&owner, self.max)));
+        if state.waiting >= LONGEST_QUEUE {
+            return Err(state.full(owner, count, self));
         }
         let (sender, receiver) = oneshot::channel();
         state.waiting += 1;
+        state.numbers += 1;
+        let number = state.numbers;
         let share = state.owners.entry(owner.clone()).or_default();
-        share.waiting.push_back(sender);
+        share.waiting.push_back(Waiting { number, count, overtaken: 0, sender });
         if share.waiting.len() == 1 {
-            state.turns.push_back(owner);
+            state.turns.push_back(owner.clone());
         }
-        Err(Ok(receiver))
+        let place = Place { slots: Arc::clone(self), owner: owner.clone(), number };
+        Ok(Entered::Waits(place, receiver))
     }
 
     /// Gives free slots to those whose turn it is.
     fn hand_out(self: &Arc<Self>) {
-        let mut given = Vec::new();
-        {
-            let mut state = self.state.lock();
-            let mut passed = 0;
-            while state.active < self.max && passed < state.turns.len() {
-                let Some(owner) = state.turns.pop_front() else { break };
-                let Some(share) = state.owners.get_mut(&owner) else { continue };
-                if share.active >= self.max_per_owner {
-                    state.turns.push_back(owner);
-                    passed += 1;
-                    continue;
+        let mut left = Vec::new();
+        let mut state = self.state.lock();
+        while let Some(next) = state.next(self) {
+            let Some((owner, waiting)) = state.give(next) else { break };
+            let permit = Permit { slots: Arc::clone(self), owner, count: waiting.count };
+            left.extend(waiting.sender.send(permit).err());
+        }
+        drop(state);
+        // Who has just left gives the slots back, outside the lock.
+        drop(left);
+    }
+}
+
+impl State {
+    fn full(&self, owner: &Owner, count: usize, slots: &Slots) -> NoSlot {
+        let own = self.owners.get(owner).map_or(0, |share| share.active);
+        let capped = self.active + count <= slots.max && own + count > slots.max_per_owner;
+        NoSlot::Full { active: self.active, capped }
+    }
+
+    /// The first who can have what it waits for without overtaking anybody too often.
+    fn next(&self, slots: &Slots) -> Option<Next> {
+        let mut allowed = slots.max.saturating_sub(self.active);
+        if allowed == 0 {
+            return None;
+        }
+        let mut passed = Vec::new();
+        for (turn, owner) in self.turns.iter().enumerate() {
+            let share = self.owners.get(owner)?;
+            // Who waits for its owner's cap can be overtaken by that owner's others alone.
+            let mut own_allowed = slots.max_per_owner.saturating_sub(share.active);
+            let mut own_passed = Vec::new();
+            for (place, waiting) in share.waiting.iter().enumerate() {
+                if own_allowed == 0 {
+                    break;
                 }
-                let Some(sender) = share.waiting.pop_front() else { continue };
-                if sender.is_closed() {
-                    if !share.waiting.is_empty() {
-                        state.turns.push_front(owner);
-                    }
-                    continue;
+                let spot = Spot { turn, place };
+                if waiting.count <= allowed.min(own_allowed) {
+                    passed.append(&mut own_passed);
+                    return Some(Next { spot, passed });
                 }
-                share.active += 1;
-                if !share.waiting.is_empty() {
-                    state.turns.push_back(owner.clone());
+                let left = waiting.count.saturating_sub(waiting.overtaken);
+                if waiting.count > own_allowed {
+                    own_allowed = own_allowed.min(left);
+                    own_passed.push(spot);
+                } else {
+                    allowed = allowed.min(left);
+                    passed.push(spot);
                 }
-                state.active += 1;
-                passed = 0;
-                given.push((sender, Permit { slots: Arc::clone(self), owner }));
+                if allowed == 0 {
+                    return None;
+                }
             }
         }
-        // One who has just left gives the permit back by its drop, outside the lock.
-        for (sender, permit) in given {
-            drop(sender.send(permit));
+        None
+    }
+
+    /// Takes the next one out of the queue and counts its slots.
+    fn give(&mut self, next: Next) -> Option<(Owner, Waiting)> {
+        let Spot { turn, place } = next.spot;
+        let owner = self.turns.remove(turn)?;
+        let share = self.owners.get_mut(&owner)?;
+        let given = share.waiting.remove(place)?;
+        share.active += given.count;
+        self.active += given.count;
+        self.waiting -= 1;
+        for Spot { turn: other, place } in next.passed {
+            let owner = if other == turn { Some(&owner) } else { self.turns.get(other) };
+            let share = owner.and_then(|owner| self.owners.get_mut(owner));
+            if let Some(waiting) = share.and_then(|share| share.waiting.get_mut(place)) {
+                waiting.overtaken += given.count;
+            }
         }
-    }
-}
-
-impl State {
-    fn full(&self, owner: &Owner, max: usize) -> NoSlot {
-        NoSlot::Full { active: self.active, capped: self.active < max && self.owners.contains_key(owner) }
-    }
-}
-
-/// A place in the queue; its drop counts one less who waits.
-struct Place<'a> {
-    slots: &'a Arc<Slots>,
-    owner: Owner,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut state = self.slots.state.lock();
-        state.waiting = state.waiting.saturating_sub(1);
-        if let Some(share) = state.owners.get_mut(&self.owner) {
-            share.waiting.retain(|sender| !sender.is_closed());
-            state.forget(&self.owner);
+        if !self.owners[&owner].waiting.is_empty() {
+            self.turns.push_back(owner.clone());
         }
+        Some((owner, given))
     }
-}
 
-impl State {
     /// An owner without slots and without anybody waiting is nobody.
     fn forget(&mut self, owner: &Owner) {
         if self.owners.get(owner).is_some_and(|share| share.waiting.is_empty()) {
@@ -228,16 +309,229 @@ impl State {
     }
 }
 
+/// A place in the queue. Its drop leaves the queue, and lets those go on who waited behind it.
+struct Place {
+    slots: Arc<Slots>,
+    owner: Owner,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.slots.state.lock();
+        let share = state.owners.get_mut(&self.owner);
+        let left = share.and_then(|share| {
+            let place = share.waiting.iter().position(|waiting| waiting.number == self.number)?;
+            share.waiting.remove(place)
+        });
+        if left.is_none() {
+            return;
+        }
+        state.waiting -= 1;
+        state.forget(&self.owner);
+        drop(state);
+        self.slots.hand_out();
+    }
+}
+
+impl Permit {
+    /// Whose slots they are.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The same slots, one by one.
+    pub(super) fn singly(mut self) -> impl Iterator<Item = Permit> {
+        std::iter::from_fn(move || {
+            self.count = self.count.checked_sub(1)?;
+            Some(Permit { slots: Arc::clone(&self.slots), owner: self.owner.clone(), count: 1 })
+        })
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
         {
             let mut state = self.slots.state.lock();
-            state.active -= 1;
+            state.active -= self.count;
             if let Some(share) = state.owners.get_mut(&self.owner) {
-                share.active -= 1;
+                share.active -= self.count;
             }
             state.forget(&self.owner);
         }
         self.slots.hand_out();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: usize = 6;
+
+    /// What happens to the queue.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Asks { owner: usize, count: usize, waits: bool },
+        Leaves(usize),
+        GivesBack(usize),
+    }
+
+    fn event(owners: usize, most: usize) -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (0..owners, 1..=most, prop::bool::weighted(0.9))
+                .prop_map(|(owner, count, waits)| Event::Asks { owner, count, waits }),
+            1 => any::<usize>().prop_map(Event::Leaves),
+            4 => any::<usize>().prop_map(Event::GivesBack),
+        ]
+    }
+
+    type Taking = Pin<Box<dyn Future<Output = Result<Permit, NoSlot>>>>;
+
+    /// Somebody who waits, in the order of arrival.
+    struct Asker {
+        owner: usize,
+        count: usize,
+        /// Slots that went to those who came later.
+        overtaken: usize,
+        taking: Taking,
+    }
+
+    struct Model {
+        slots: Arc<Slots>,
+        cap: Option<usize>,
+        waiting: Vec<Asker>,
+        had: Vec<(usize, Permit)>,
+    }
+
+    impl Model {
+        fn new(cap: Option<usize>) -> Self {
+            Model { slots: Slots::new(MAX, cap, None), cap, waiting: Vec::new(), had: Vec::new() }
+        }
+
+        fn happens(&mut self, event: Event) {
+            match event {
+                Event::Asks { owner, count, waits } => {
+                    let slots = Arc::clone(&self.slots);
+                    let until = waits.then(|| after(Instant::now(), Duration::from_secs(1000)));
+                    let name: Owner = Some(owner.to_string().into());
+                    let taking: Taking = Box::pin(async move { slots.take(&name, count, until).await });
+                    self.waiting.push(Asker { owner, count, overtaken: 0, taking });
+                }
+                Event::Leaves(at) if !self.waiting.is_empty() => {
+                    drop(self.waiting.remove(at % self.waiting.len()));
+                }
+                Event::GivesBack(at) if !self.had.is_empty() => {
+                    drop(self.had.swap_remove(at % self.had.len()));
+                }
+                Event::Leaves(_) | Event::GivesBack(_) => {}
+            }
+            self.poll();
+            self.check();
+        }
+
+        /// Until nothing changes: one who comes may let another go on.
+        fn poll(&mut self) {
+            while self.poll_each() {}
+        }
+
+        fn poll_each(&mut self) -> bool {
+            let (before, mut at) = (self.waiting.len(), 0);
+            while at < self.waiting.len() {
+                let asker = &mut self.waiting[at];
+                match asker.taking.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Pending => at += 1,
+                    Poll::Ready(outcome) => {
+                        let asker = self.waiting.remove(at);
+                        let Ok(permit) = outcome else { continue };
+                        assert_eq!(permit.count, asker.count);
+                        for earlier in &mut self.waiting[..at] {
+                            earlier.overtaken += asker.count;
+                        }
+                        self.had.push((asker.owner, permit));
+                    }
+                }
+            }
+            self.waiting.len() < before
+        }
+
+        /// None is lost and none too many; who waits is counted and has nothing.
+        fn check(&self) {
+            let taken: usize = self.had.iter().map(|(_, permit)| permit.count).sum();
+            assert!(taken <= MAX);
+            assert_eq!(self.slots.counts(), (taken, self.waiting.len()));
+            for owner in 0..3 {
+                let own = self.had.iter().filter(|(other, _)| *other == owner);
+                assert!(own.map(|(_, permit)| permit.count).sum::<usize>() <= self.cap.unwrap_or(MAX));
+            }
+        }
+
+        /// Nobody is overtaken too often, and a slot is kept free only for who was overtaken often enough.
+        fn check_fairness(&self) {
+            let free = MAX - self.slots.counts().0;
+            for (place, asker) in self.waiting.iter().enumerate() {
+                assert!(asker.overtaken <= asker.count, "{} by {}", asker.count, asker.overtaken);
+                let kept_from = asker.count <= free;
+                let mut earlier = self.waiting[..place].iter();
+                assert!(
+                    !kept_from || earlier.any(|other| other.overtaken + asker.count > other.count),
+                    "{} waits, and {free} are free",
+                    asker.count
+                );
+            }
+        }
+
+        /// Everybody is served as long as slots are given back.
+        fn ends(mut self) {
+            while !self.waiting.is_empty() {
+                assert!(!self.had.is_empty(), "{} are left waiting", self.waiting.len());
+                self.happens(Event::GivesBack(0));
+            }
+            self.had.clear();
+            assert_eq!(self.slots.counts(), (0, 0));
+            assert!(self.slots.state.lock().owners.is_empty());
+        }
+    }
+
+    fn under_a_clock(test: impl FnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(async { test() });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn one_owner_is_served_in_order_but_for_a_bounded_overtaking(
+            events in prop::collection::vec(event(1, MAX), 0..120),
+        ) {
+            under_a_clock(|| {
+                let mut model = Model::new(None);
+                for event in events {
+                    model.happens(event);
+                    model.check_fairness();
+                }
+                model.ends();
+            });
+        }
+
+        #[test]
+        fn many_owners_with_caps_lose_no_slot_and_are_all_served(
+            events in prop::collection::vec(event(3, 4), 0..120),
+        ) {
+            under_a_clock(|| {
+                let mut model = Model::new(Some(4));
+                events.into_iter().for_each(|event| model.happens(event));
+                model.ends();
+            });
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Execution, ForkMode, KeySource, Limits, Session, SessionOptions, SessionSource, SessionStore, SnapshotKey,
+    Execution, ForkMode, KeySource, Limits, OpenKey, Session, SessionOptions, SessionSource, SessionStore,
+    SnapshotKey,
 };
 use oxenv_wire::ErrorCode;
 use serde_json::json;
@@ -213,19 +214,26 @@ async fn forks_are_made_once_for_a_key() {
     let store = store(forking(&stage, Execution::Inline, ForkMode::Native).tools(true));
     let session = open(&store).await;
     call(&session, "say", json!({ "text": "x" })).await.unwrap();
-    let open = async |source| store.open(source, SessionOptions::default(), Some("k")).await;
-    let first = open(SessionSource::Fork { of: Arc::clone(&session), count: 2 }).await;
-    let again = open(SessionSource::Fork { of: Arc::clone(&session), count: 2 }).await;
+    let key = OpenKey { key: "k", ends_with_caller: false };
+    let open = async |source| store.open(source, SessionOptions::default(), Some(key)).await;
+    let original = session.id().to_owned();
+    let fork = || SessionSource::Fork { original: original.clone(), found: store.get(&original), count: 2 };
+    let first = open(fork()).await;
+    let again = open(fork()).await;
     assert_eq!(first.outcome().unwrap(), again.outcome().unwrap());
-    assert_eq!((again.repeated, store.status().active), (true, 3));
+    assert_eq!((first.seq, again.seq, again.repeated, store.status().active), (1, 1, true, 3));
     let snapshot = store.snapshot(&session).await.unwrap();
     for repeated in [false, true] {
         let restored = open(SessionSource::Snapshot(snapshot.clone())).await;
         assert_eq!((restored.repeated, store.status().active), (repeated, 4));
     }
-    drop((first, again));
+    // It is no other fork when its original has ended.
+    close(session);
+    let ended = open(fork()).await;
+    assert_eq!((ended.outcome().unwrap(), ended.repeated), (first.outcome().unwrap(), true));
+    let other = SessionSource::Fork { original: original.clone(), found: store.get(&original), count: 3 };
+    assert_eq!(code(open(other).await.into_outcome()), ErrorCode::KeyConflict);
     store.list().into_iter().for_each(close);
-    drop(session);
     settled(&store, &stage).await;
 }
 

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Execution, Limits, Session, SessionOptions, SessionStore};
-use oxenv_wire::ErrorCode;
+use oxenv_core::{
+    CallContext, EndReason, Execution, Extras, Limits, RequestFault, Session, SessionOptions, SessionStore,
+    Toolbox, Toolset, Work,
+};
+use oxenv_wire::{ErrorCode, RawJson, Tool, ToolError, ToolResult, raw};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio::time::{advance, timeout};
 
@@ -234,4 +238,73 @@ async fn attaching_and_detaching_at_once_keeps_the_later_one() {
     }
     close(session);
     settled(&store, &stage).await;
+}
+
+/// Tools that take their time for their list, and for a resource.
+struct Slow;
+
+const LONG: Duration = Duration::from_secs(25);
+
+impl Toolset for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn list(&self) -> Arc<[Tool]> {
+        Arc::default()
+    }
+
+    fn ready(&self) -> Work<'_, ()> {
+        Work::pending(tokio::time::sleep(LONG))
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: CallContext<'a>,
+        _: &'a str,
+        _: Option<&'a RawValue>,
+    ) -> Work<'a, Result<ToolResult, ToolError>> {
+        Work::done(Ok(ToolResult::default()))
+    }
+
+    fn extras(&self) -> Arc<Extras> {
+        let resources = vec![json!({ "uri": "slow://it", "name": "it" })];
+        Arc::new(Extras { resources, ..Extras::default() })
+    }
+
+    fn request<'a>(
+        &'a self,
+        _: CallContext<'a>,
+        _: &'a str,
+        parameters: &'a RawValue,
+    ) -> Work<'a, Result<RawJson, RequestFault>> {
+        Work::pending(async {
+            tokio::time::sleep(LONG).await;
+            Ok(parameters.to_owned())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_does_not_run_while_lists_or_resources_are_waited_for() {
+    let stage = Stage::default();
+    let toolbox = Toolbox::of(vec![Arc::new(Slow)]).unwrap();
+    let store = store(Scripted::new(&stage, Execution::Inline).toolbox(toolbox));
+    let reaper = reaper(&store);
+    let short = SessionOptions { lease: Some(Duration::from_secs(5)), ..SessionOptions::default() };
+    for first in ["list", "resource"] {
+        let session = store.create(short.clone()).await.unwrap();
+        match first {
+            "list" => session.settled().await,
+            _ => {
+                let asked = raw(&json!({ "uri": "slow://it" })).unwrap();
+                session.request("resources/read", &asked).await.unwrap();
+            }
+        }
+        assert_eq!(session.ended(), None, "{first}");
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(expired(&session), "{first}");
+    }
+    settled(&store, &stage).await;
+    reaper.abort();
 }

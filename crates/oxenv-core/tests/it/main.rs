@@ -7,6 +7,7 @@ mod audit;
 mod capacity;
 mod changes;
 mod contracts;
+mod copies;
 mod cut_off;
 mod default_session;
 mod drain;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    Answer, Execution, Once, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource, StepReply,
+    Answer, Execution, Once, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource,
+    StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::value::RawValue;
@@ -188,7 +189,8 @@ async fn a_hundred_repeats_at_once_run_one_step() {
 async fn sessions_are_made_once_for_a_key() {
     let stage = Stage::default();
     let store = store(Scripted::new(&stage, Execution::Inline));
-    let open = async |options| store.open(SessionSource::Environment, options, Some("k")).await;
+    let key = OpenKey { key: "k", ends_with_caller: false };
+    let open = async |options| store.open(SessionSource::Environment, options, Some(key)).await;
     let first = open(SessionOptions::default()).await;
     let again = open(SessionOptions::default()).await;
     assert_eq!(first.outcome().unwrap(), again.outcome().unwrap());
@@ -223,6 +225,43 @@ async fn requests_that_run_on_without_their_callers_are_bounded() {
     let again = key("7");
     let repeat = once(&session, json!({ "do": "wait", "text": long }), &again);
     assert!(repeat.now_or_never().is_none());
+    close(session);
+    settled(&store, &stage).await;
+}
+
+/// A key is remembered for a number of later ones; what had a number is known for ever.
+#[tokio::test]
+async fn how_long_a_key_is_remembered() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Inline));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let action: &'static RawValue = Box::leak(raw(&json!({})).unwrap());
+    let ask = async |name: u64, seq: Option<u64>| {
+        let once = Once { seq, ..key(&name.to_string()) };
+        let step = SessionRequest::step(Action::parse(action).unwrap());
+        session.submit(SessionRequest { once, ..step }).await
+    };
+    // Each reply counts as 512 bytes at the least, so no more than 2,048 are kept.
+    let last = 2_048 + 2 * 25_000;
+    for name in 1..=last {
+        assert_eq!(ask(name, Some(name + 1)).await.seq, name + 1);
+    }
+    assert!(ask(last, None).await.repeated);
+    for remembered in [25_001, 40_000] {
+        assert_eq!(refusal(&ask(remembered, None).await), ErrorCode::ReplyForgotten);
+    }
+    for known_by_number in [1, 100, 25_000] {
+        let answer = ask(known_by_number, Some(known_by_number + 1)).await;
+        assert_eq!(refusal(&answer), ErrorCode::ReplyForgotten);
+    }
+    // A new key with a number that is taken has not run.
+    assert_eq!(refusal(&ask(last + 1, Some(40_000)).await), ErrorCode::StepConflict);
+    assert_eq!(session.seq(), last + 1);
+    let alone = once(&session, json!({}), &number(7)).await;
+    assert_eq!(refusal(&alone), ErrorCode::ReplyForgotten);
+    // One that is older and has nothing but its key counts as new.
+    assert_eq!(ask(25_000, None).await.seq, last + 2);
     close(session);
     settled(&store, &stage).await;
 }

@@ -203,6 +203,12 @@ impl Scripted {
         self
     }
 
+    /// Offers what a test has made.
+    pub(crate) fn toolbox(mut self, toolbox: Toolbox) -> Self {
+        self.toolbox = Arc::new(toolbox);
+        self
+    }
+
     /// Scores calls, as the script in their argument `after` says.
     pub(crate) fn scoring(self) -> Self {
         self.spec(|spec| spec.capabilities.observes_calls = true)

@@ -23,7 +23,6 @@ pub(crate) async fn fork(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
     let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
@@ -31,7 +30,7 @@ pub(crate) async fn fork(
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => ForkRequest::default(),
     };
-    let Made { ids, repeated } = desk.create_forks(&session, &asked, key.as_deref()).await?;
+    let Made { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
     let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
     Ok(once::marked(response, None, repeated))
@@ -52,6 +51,6 @@ pub(crate) async fn restore(
     let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = RestoreRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let Made { ids, repeated } = desk.create_restored(&asked, key.as_deref()).await?;
+    let Made { ids, repeated, .. } = desk.create_restored(&asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }

@@ -31,7 +31,7 @@ pub(crate) async fn create(
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let Made { ids, repeated } = desk.create(&asked, key.as_deref()).await?;
+    let Made { ids, repeated, .. } = desk.create(&asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }
 

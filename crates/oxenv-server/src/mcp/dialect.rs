@@ -59,7 +59,7 @@ async fn run(
 
 async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
     let reach = meant(app, door, &rpc.read_params()?).await?;
-    reach.toolbox().settled().await;
+    reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
     write_rpc_result(out, rpc.id, |out| {
         out.push_str("{\"tools\":");

@@ -90,7 +90,7 @@ impl ToolboxHandler {
     /// What the target is now, with its lists known.
     async fn reach(&self) -> Answer<Reach> {
         let reach = self.target.reach(&self.app).await.map_err(|failure| refused(error::rpc(&failure)))?;
-        reach.toolbox().settled().await;
+        reach.settled().await;
         Ok(reach)
     }
 

@@ -61,14 +61,24 @@ impl Reach {
         }
     }
 
+    /// Waits until the lists of the toolsets are known.
+    pub(crate) async fn settled(&self) {
+        match self {
+            Reach::Session(session) => session.settled().await,
+            Reach::Server { toolbox, .. } => toolbox.settled().await,
+        }
+    }
+
     /// A request about a resource or a prompt.
     pub(crate) async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
-        let mut context = CallContext::sessionless(Principal::Agent);
-        if let Reach::Session(session) = self {
-            context = CallContext { session_id: Some(session.id()), epoch: session.info().epoch, ..context };
+        match self {
+            Reach::Session(session) => session.request(method, parameters).await,
+            Reach::Server { toolbox, .. } => {
+                let context =
+                    CallContext { request: Some(parameters), ..CallContext::sessionless(Principal::Agent) };
+                toolbox.request(context, method, parameters).await
+            }
         }
-        context.request = Some(parameters);
-        self.toolbox().request(context, method, parameters).await
     }
 }
 

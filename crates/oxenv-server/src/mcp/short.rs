@@ -189,7 +189,7 @@ async fn list(
         return Ok(Short::No);
     }
     let reach = connected(app, door, params, plain).await?;
-    reach.toolbox().settled().await;
+    reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
     let mut out = String::with_capacity(tools.len() + 128);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_tools(out, plain.era, &tools));

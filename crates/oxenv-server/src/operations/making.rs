@@ -1,12 +1,12 @@
 //! Sessions that a request makes, or takes from where they were.
 //!
-//! Invariant: a session that was made for a socket alone ends with that socket; one with a time to
-//! resume within outlives it by that time.
+//! Invariant: a session that was made for a socket alone ends with that socket, also while it is still being made; one
+//! with a time to resume within outlives it by that time. A repeat gets the first reply, whatever has become of the
+//! sessions.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Answer, Failure, Session, SessionIds, SessionOptions, SessionSource};
+use oxenv_core::{Answer, Failure, OpenKey, Session, SessionIds, SessionOptions, SessionSource};
 use oxenv_wire::{
     ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, Seconds, SessionCreate, SessionCreated,
     SessionProgress,
@@ -18,14 +18,16 @@ use super::{Desk, Told};
 /// Sessions that were made for a request.
 pub(crate) struct Made {
     pub(crate) ids: SessionIds,
+    /// The number of the last thing that the original of forks had done; else 0.
+    pub(crate) seq: u64,
     /// Whether that was for an earlier request with the same key.
     pub(crate) repeated: bool,
 }
 
 impl Desk {
     pub(super) async fn open(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Told, Failure> {
-        let Made { ids, repeated } = self.create(asked, key).await?;
-        self.opened(&ids, repeated, asked.resume_s)
+        let made = self.create(asked, key).await?;
+        self.opened(made, asked.resume_s)
     }
 
     pub(super) async fn restore(
@@ -33,26 +35,23 @@ impl Desk {
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let Made { ids, repeated } = self.create_restored(asked, key).await?;
-        self.opened(&ids, repeated, asked.resume_s)
+        let made = self.create_restored(asked, key).await?;
+        self.opened(made, asked.resume_s)
     }
 
     pub(super) async fn fork(
         &self,
-        session: &Arc<Session>,
+        original: &str,
         asked: &ForkRequest,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let Made { ids, repeated } = self.create_forks(session, asked, key).await?;
+        let Made { ids, seq, repeated } = self.create_forks(original, asked, key).await?;
         for id in &ids {
-            // A repeat may come when some of them have ended.
-            if let Ok(fork) = self.app.store.get(id) {
-                self.keep(&fork, asked.resume_s);
-            }
+            self.keep(id, asked.resume_s);
         }
         let sessions = ids.iter().map(|id| self.created(id)).collect();
-        let told = Told::about(session, ReplyKind::Forked, &Forked { sessions });
-        Ok(Told { repeated, ..told })
+        let data = json!(Forked { sessions }).to_string();
+        Ok(Told { kind: ReplyKind::Forked, session: None, seq: Some(seq), repeated, data })
     }
 
     pub(super) fn attach(&self, id: &str) -> Result<Told, Failure> {
@@ -75,7 +74,7 @@ impl Desk {
             queue: asked.queue_s.map(Duration::from),
             ..self.options(asked.resume_s)
         };
-        made(self.app.store.open(SessionSource::Environment, options, key).await)
+        self.make(SessionSource::Environment, options, key).await
     }
 
     /// Makes a session of a snapshot.
@@ -85,19 +84,33 @@ impl Desk {
         key: Option<&str>,
     ) -> Result<Made, Failure> {
         let source = SessionSource::Snapshot(asked.snapshot.to_string());
-        made(self.app.store.open(source, self.options(asked.resume_s), key).await)
+        self.make(source, self.options(asked.resume_s), key).await
     }
 
     /// Makes sessions that go on from the state of another.
     pub(crate) async fn create_forks(
         &self,
-        session: &Arc<Session>,
+        original: &str,
         asked: &ForkRequest,
         key: Option<&str>,
     ) -> Result<Made, Failure> {
         let count = usize::try_from(asked.n).unwrap_or(usize::MAX);
-        let source = SessionSource::Fork { of: Arc::clone(session), count };
-        made(self.app.store.open(source, self.options(asked.resume_s), key).await)
+        let found = self.session(original);
+        let source = SessionSource::Fork { original: original.to_owned(), found, count };
+        self.make(source, self.options(asked.resume_s), key).await
+    }
+
+    async fn make(
+        &self,
+        source: SessionSource,
+        options: SessionOptions,
+        key: Option<&str>,
+    ) -> Result<Made, Failure> {
+        let ends_with_caller = self.held.is_some() && options.lease.is_none();
+        let key = key.map(|key| OpenKey { key, ends_with_caller });
+        let answer: Answer<SessionIds> = self.app.store.open(source, options, key).await;
+        let (seq, repeated) = (answer.seq, answer.repeated);
+        Ok(Made { ids: answer.into_outcome()?, seq, repeated })
     }
 
     /// What a client is told about a session that was made for it.
@@ -109,31 +122,28 @@ impl Desk {
         }
     }
 
-    fn opened(&self, ids: &[String], repeated: bool, resume_s: Option<Seconds>) -> Result<Told, Failure> {
-        let Some(id) = ids.first() else {
+    fn opened(&self, made: Made, resume_s: Option<Seconds>) -> Result<Told, Failure> {
+        let Made { ids, seq, repeated } = made;
+        let Some(id) = ids.into_iter().next() else {
             return Err(Failure::new(ErrorCode::SessionNotFound, "no session was made"));
         };
-        let session = self.app.store.get(id)?;
-        self.keep(&session, resume_s);
-        let data = json!(self.created(id)).to_string();
-        let session_id = Some(id.clone());
-        Ok(Told { session: session_id, repeated, ..Told::text(&session, ReplyKind::Opened, data) })
+        self.keep(&id, resume_s);
+        let data = json!(self.created(&id)).to_string();
+        Ok(Told { kind: ReplyKind::Opened, session: Some(id), seq: Some(seq), repeated, data })
     }
 
-    fn keep(&self, session: &Arc<Session>, resume_s: Option<Seconds>) {
-        if let Some(held) = &self.held {
-            held.take(session, resume_s.is_none());
+    /// Takes a session for the socket, if there is one. At a repeat it may have ended.
+    fn keep(&self, id: &str, resume_s: Option<Seconds>) {
+        if let Some(held) = &self.held
+            && let Ok(session) = self.app.store.get(id)
+        {
+            held.take(&session, resume_s.is_none());
         }
     }
 
     fn options(&self, resume_s: Option<Seconds>) -> SessionOptions {
         SessionOptions { lease: resume_s.map(Duration::from), ..self.caller.options() }
     }
-}
-
-fn made(answer: Answer<SessionIds>) -> Result<Made, Failure> {
-    let repeated = answer.repeated;
-    Ok(Made { ids: answer.into_outcome()?, repeated })
 }
 
 /// Where an agent finds a session's tools: absolute by the name that the client called us by.

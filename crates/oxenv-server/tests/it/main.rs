@@ -34,6 +34,7 @@ mod metrics;
 mod multi;
 mod multi_support;
 mod once;
+mod opened;
 mod production;
 mod resume;
 mod routes;
