@@ -17,7 +17,7 @@ use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
 use super::copying::{LeftOut, Marks, create_file, make_folder, too_large, within};
-use super::root::Place;
+use super::place::Place;
 use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
 
 /// What every archive begins with; the number is the format's version.

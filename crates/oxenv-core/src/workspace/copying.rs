@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, symlinkat
 use rustix::io::Errno;
 
 use super::WorkspaceLimits;
-use super::root::Place;
+use super::place::Place;
 use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
 
 /// A folder being copied.
