@@ -229,6 +229,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         seeds: EpisodeSeeds::before_reset(0),
         workspace: "/".into(),
         known_as: "/".into(),
+        running: tokio_util::task::TaskTracker::new(),
     };
     let toolsets = manager.open_session(place);
     assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one", "none"]);

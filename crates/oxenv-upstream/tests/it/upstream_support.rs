@@ -108,6 +108,7 @@ impl Stage {
             seeds: EpisodeSeeds::before_reset(number),
             workspace,
             known_as,
+            running: tokio_util::task::TaskTracker::new(),
         })
     }
 
