@@ -22,7 +22,7 @@ use crate::once::{Replies, RunningLimit};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
-use crate::spec::{EnvironmentFactory, EnvironmentSpec};
+use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
 
 pub use copies::{SessionIds, SessionSource};
 use queue::{Permit, Slots};
@@ -53,6 +53,8 @@ pub struct Limits {
     pub boot: Duration,
     /// Deadline of a reset. Default 60 s.
     pub reset: Duration,
+    /// Most bytes of a session's state that a snapshot holds. Default 256 MiB.
+    pub snapshot: u64,
     /// The server's seed, from which sessions' seeds come; absent: random.
     pub seed: Option<u64>,
 }
@@ -68,6 +70,7 @@ impl Default for Limits {
             default_idle: None,
             boot: Duration::from_secs(60),
             reset: Duration::from_secs(60),
+            snapshot: SnapshotRoom::default().bytes,
             seed: None,
         }
     }

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::folders::{OpenFolder, named};
+use crate::spec::SnapshotRoom;
 use copying::Copying;
 use place::Place;
 use root::Root;
@@ -51,13 +52,11 @@ pub struct WorkspaceLimits {
     pub copied_bytes: u64,
     /// Files, folders and links of a fork or an archive. Default 100,000.
     pub files: u64,
-    /// Bytes of an archive. Default 256 MiB.
-    pub saved_bytes: u64,
 }
 
 impl Default for WorkspaceLimits {
     fn default() -> Self {
-        WorkspaceLimits { copied_bytes: 1 << 30, files: 100_000, saved_bytes: 256 << 20 }
+        WorkspaceLimits { copied_bytes: 1 << 30, files: 100_000 }
     }
 }
 
@@ -245,12 +244,20 @@ impl Workspace {
     /// Its present contents as bytes for [`Workspaces::restore`]: the same contents give the same bytes. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit, before anything is read;
     /// [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of it.
     pub fn save(&self) -> io::Result<Vec<u8>> {
+        self.save_onto(Vec::new(), SnapshotRoom::default())
+    }
+
+    /// The same, behind bytes that are there already, all of which together have that room.
+    ///
+    /// # Errors
+    /// As [`Workspace::save`].
+    pub fn save_onto(&self, begun: Vec<u8>, room: SnapshotRoom) -> io::Result<Vec<u8>> {
         let place = self.own_place()?;
         let _alone = self.renewing.lock();
-        archive::pack(place, self.limits)
+        archive::pack(place, begun, self.limits, room)
     }
 
     /// Makes it what it was at first, for a new episode; a shared one stays as it is. Programs that go on writing into

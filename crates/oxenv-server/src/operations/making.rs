@@ -33,7 +33,7 @@ impl Desk {
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let Made { ids, repeated } = self.create_restored(asked, key).await?;
+        let Made { ids, repeated } = self.create_restored(asked.clone(), key).await?;
         self.opened(&ids, repeated, asked.resume_s)
     }
 
@@ -81,11 +81,12 @@ impl Desk {
     /// Makes a session of a snapshot.
     pub(crate) async fn create_restored(
         &self,
-        asked: &RestoreRequest<'_>,
+        asked: RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Made, Failure> {
-        let source = SessionSource::Snapshot(asked.snapshot.to_string());
-        made(self.app.store.open(source, self.options(asked.resume_s), key).await)
+        let options = self.options(asked.resume_s);
+        let source = SessionSource::Snapshot(asked.snapshot.into_owned());
+        made(self.app.store.open(source, options, key).await)
     }
 
     /// Makes sessions that go on from the state of another.
