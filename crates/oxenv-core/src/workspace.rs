@@ -269,8 +269,8 @@ impl Workspace {
         let Some(place) = &self.place else { return Ok(()) };
         let _alone = self.renewing.lock();
         match &self.source {
-            WorkspaceSource::CopyOf(_) => place.renew(Some(&|own| self.fill(own))),
-            WorkspaceSource::Empty | WorkspaceSource::Shared(_) => place.renew(None),
+            WorkspaceSource::CopyOf(_) => place.refilled(|folder| self.fill(folder)),
+            WorkspaceSource::Empty | WorkspaceSource::Shared(_) => place.emptied().map(drop),
         }
     }
 

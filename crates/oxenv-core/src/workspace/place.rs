@@ -88,25 +88,12 @@ impl Place {
         Err(io::Error::new(io::ErrorKind::NotADirectory, message))
     }
 
-    /// Makes it empty, then puts into it what `fill` puts into a folder. It stays the same folder, because processes
-    /// may have it as theirs, unless it was replaced. Programs that go on writing cannot make this fail: what they
-    /// keep from being deleted is moved aside.
+    /// Makes it empty. It stays the same folder, because processes may have it as theirs, unless it was replaced.
+    /// Programs that go on writing cannot make this fail: what they keep from being deleted is moved aside.
     ///
     /// # Errors
-    /// The file system's, with the path of the first thing that cannot be removed; those of `fill`.
-    pub(super) fn renew(&self, fill: Option<&dyn Fn(&OpenFolder) -> io::Result<()>>) -> io::Result<()> {
-        let folder = self.emptied()?;
-        let Some(fill) = fill else { return Ok(()) };
-        // Nobody knows of this one, so nothing meets what it is filled with.
-        let made = Temporary::new(self)?;
-        fill(&made.folder)?;
-        let in_the_way = Temporary::new(self)?;
-        Aside::new(&in_the_way.folder).replace_all(&made.folder, &folder)?;
-        let marks = Marks::of(&made.folder.stat()?);
-        marks.put_on(&*folder).map_err(|errno| failed(errno, "cannot make", &self.path))
-    }
-
-    fn emptied(&self) -> io::Result<Arc<OpenFolder>> {
+    /// The file system's, with the path of the first thing that cannot be removed.
+    pub(super) fn emptied(&self) -> io::Result<Arc<OpenFolder>> {
         let folder = Arc::clone(&self.held.lock().folder);
         if !self.has_in_place(&folder)? {
             self.remove_from_root(&folder)?;
@@ -122,6 +109,21 @@ impl Place {
             cleared => cleared?,
         }
         Ok(folder)
+    }
+
+    /// Makes it empty, and puts into it what `fill` puts into a folder, also beside programs that go on writing.
+    ///
+    /// # Errors
+    /// As [`Place::emptied`]; and those of `fill`.
+    pub(super) fn refilled(&self, fill: impl FnOnce(&OpenFolder) -> io::Result<()>) -> io::Result<()> {
+        let folder = self.emptied()?;
+        // Nobody knows of this one, so nothing meets what it is filled with.
+        let made = Temporary::new(self)?;
+        fill(&made.folder)?;
+        let in_the_way = Temporary::new(self)?;
+        Aside::new(&in_the_way.folder).replace_all(&made.folder, &folder)?;
+        let marks = Marks::of(&made.folder.stat()?);
+        marks.put_on(&*folder).map_err(|errno| failed(errno, "cannot make", &self.path))
     }
 
     /// Deletes it with everything in it. While a program still writes into it this is tried again, a few times. Blocks.
