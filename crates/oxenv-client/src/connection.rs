@@ -26,8 +26,8 @@ use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
 use crate::target::Target;
 
-/// Bytes that a frame has beside a snapshot, at most.
-const AROUND: usize = 1 << 10;
+/// Bytes of a snapshot that a frame has room for: servers take frames of 100 MiB.
+const LARGEST_SNAPSHOT: usize = (100 << 20) - (1 << 10);
 
 pub(crate) use self::session::MultiSession;
 
@@ -100,11 +100,11 @@ impl Connection {
     /// [`Code::InvalidOptions`], if there are others; and why there is none.
     pub async fn restore(&self, snapshot: &str, options: &OpenOptions) -> Result<EnvClient> {
         restorable(options)?;
-        let (bytes, frame) = (snapshot.len(), self.link().options.max_message);
-        if bytes > frame.saturating_sub(AROUND) {
+        let bytes = snapshot.len();
+        if bytes > LARGEST_SNAPSHOT {
             let message = format!(
-                "a snapshot of {bytes} bytes is too large for a frame of {frame} (max_message); restore it over HTTP, \
-                 with POST /restore or EnvClient::restore"
+                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST /restore or \
+                 EnvClient::restore"
             );
             return Err(ClientError::new(Code::InvalidOptions, message).with_delivered(Delivered::No));
         }

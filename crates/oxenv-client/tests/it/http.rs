@@ -120,7 +120,8 @@ async fn forks_go_on_from_the_present_state() {
     assert_eq!(restore(seeded).await.err().unwrap().code(), Code::InvalidOptions);
     let framed = ClientOptions { protocol: Protocol::Oxenv1, ..short.clone() };
     let framed = Connection::connect(url, &framed).await.unwrap();
-    let error = framed.restore(saved, &OpenOptions::default()).await.err().unwrap();
+    let huge = "A".repeat(100 << 20);
+    let error = framed.restore(&huge, &OpenOptions::default()).await.err().unwrap();
     assert_eq!((error.code(), error.delivered()), (Code::InvalidOptions, Delivered::No));
     assert!(error.message().contains("POST /restore"), "{error}");
     drop((forks, client, restored, framed));

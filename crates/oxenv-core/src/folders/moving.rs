@@ -80,7 +80,11 @@ impl<'a> Aside<'a> {
         }
     }
 
-    fn take(&mut self, from: &OpenFolder, name: &CStr) -> io::Result<()> {
+    /// Takes in the entry of that name, if it is there.
+    ///
+    /// # Errors
+    /// As [`Aside::take_all`].
+    pub(crate) fn take(&mut self, from: &OpenFolder, name: &CStr) -> io::Result<()> {
         self.moved += 1;
         // A number holds no zero byte.
         let number = CString::new(self.moved.to_string())?;

@@ -26,6 +26,11 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(1000),
 ];
 
+/// How often a folder is made again in the place of one that was replaced, while a program does the same.
+const MAX_ATTEMPTS: u32 = 16;
+/// The mode of a workspace, less what the process's mask takes.
+const OPEN_TO_ALL: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
+
 /// The folder of one workspace in a root, which may be gone or be somewhere else if a tool did that.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -56,7 +61,7 @@ impl Place {
         }
         let (path, real) = (root.folder().path().join(name), root.real().join(name));
         let name = c_name(name.as_ref())?;
-        let folder = Arc::new(make_folder(root, &name, Mode::RWXU | Mode::RWXG | Mode::RWXO)?);
+        let folder = Arc::new(make_folder(root, &name, OPEN_TO_ALL)?);
         let held = Mutex::new(Held { folder, aside: Vec::new() });
         Ok(Place { root: Arc::clone(root), name, path, real, held })
     }
@@ -96,11 +101,7 @@ impl Place {
     pub(super) fn emptied(&self) -> io::Result<Arc<OpenFolder>> {
         let folder = Arc::clone(&self.held.lock().folder);
         if !self.has_in_place(&folder)? {
-            self.remove_from_root(&folder)?;
-            let made = make_folder(&self.root, &self.name, Mode::RWXU | Mode::RWXG | Mode::RWXO)?;
-            let made = Arc::new(made);
-            self.held.lock().folder = Arc::clone(&made);
-            return Ok(made);
+            return self.remade(&folder);
         }
         match folders::clear(&folder, None) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
@@ -109,6 +110,28 @@ impl Place {
             cleared => cleared?,
         }
         Ok(folder)
+    }
+
+    /// Makes another folder in the place of one that was replaced.
+    fn remade(&self, folder: &OpenFolder) -> io::Result<Arc<OpenFolder>> {
+        let in_the_way = Temporary::new(self)?;
+        let mut aside = Aside::new(&in_the_way.folder);
+        if let Ok(Some(name)) = self.other_name(folder) {
+            aside.take(self.root.folder(), &name)?;
+        }
+        let mut attempts = 0;
+        let made = loop {
+            aside.take(self.root.folder(), &self.name)?;
+            match make_folder(&self.root, &self.name, OPEN_TO_ALL) {
+                // A program has made it again.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                }
+                made => break Arc::new(made?),
+            }
+        };
+        self.held.lock().folder = Arc::clone(&made);
+        Ok(made)
     }
 
     /// Makes it empty, and puts into it what `fill` puts into a folder, also beside programs that go on writing.
@@ -161,7 +184,8 @@ impl Place {
     /// The name that the folder has in the root by now.
     fn other_name(&self, folder: &OpenFolder) -> Result<Option<CString>, Errno> {
         let root = self.root.folder();
-        if !folder.parent()?.is(&rustix::fs::fstat(root)?)? {
+        // One that was deleted still tells its parent.
+        if rustix::fs::fstat(folder)?.st_nlink == 0 || !folder.parent()?.is(&rustix::fs::fstat(root)?)? {
             return Ok(None);
         }
         let mut names = Dir::read_from(root)?.flatten().map(|entry| entry.file_name().to_owned());

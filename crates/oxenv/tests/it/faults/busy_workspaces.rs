@@ -187,7 +187,7 @@ fn sessions_that_end_while_their_tools_write_leave_nothing() {
     server.stop();
     assert_eq!(stage.roots(), 0);
     // By the end of its lease.
-    let server = stage.serve(&["--idle-timeout", "1s"]);
+    let server = stage.serve(&["--idle-timeout", "5s"]);
     for _ in 0..tried / AT_ONCE {
         let sessions = busy(&stage, &server, AT_ONCE);
         until("its lease has run out", || sessions.iter().all(|(session, _)| !mentioned(&session.id)));
