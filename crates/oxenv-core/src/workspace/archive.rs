@@ -62,6 +62,7 @@ pub(super) fn pack(
         }
     }
     packing.out.push(END);
+    packing.fits(0)?;
     packing.left_out.warn("not saved");
     Ok(packing.out)
 }
