@@ -120,7 +120,7 @@ fn what_is_too_large_is_refused_before_it_is_made() {
     {
         assert!(refusal.contains(says), "{refusal}");
     }
-    assert!(peak(&server) - before < 4, "it was read");
+    assert!(peak(&server).saturating_sub(before) < 16, "it was read");
     // Nor is one taken that another server has made.
     let smaller = serve(&folder, &["--max-snapshot", "1MiB"]);
     let (status, refusal) = ask(&smaller, "/restore", &small);
