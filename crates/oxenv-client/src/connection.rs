@@ -14,17 +14,20 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{MULTI_PROTOCOL, RawJson, ReplyKind};
+use oxenv_wire::{Delivered, MULTI_PROTOCOL, RawJson, ReplyKind};
 
 use self::batch::Item;
 use self::frame::{Frame, quoted};
 use self::link::{Link, Making, Request, Whose};
 use crate::dial::{Dialled, dial};
-use crate::env_client::EnvClient;
+use crate::env_client::{EnvClient, restorable};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
 use crate::target::Target;
+
+/// Bytes of a snapshot that a frame has room for: servers take frames of 100 MiB.
+const LARGEST_SNAPSHOT: usize = (100 << 20) - (1 << 10);
 
 pub(crate) use self::session::MultiSession;
 
@@ -90,15 +93,20 @@ impl Connection {
         Ok(EnvClient::of_multi(session, &self.link().options))
     }
 
-    /// Makes a new session of a snapshot. Of the options it takes `resume` alone.
+    /// Makes a new session of a snapshot that fits into a frame ([`EnvClient::restore`] takes larger ones). Of the
+    /// options it takes `resume` alone.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if there are others; and why there is none.
     pub async fn restore(&self, snapshot: &str, options: &OpenOptions) -> Result<EnvClient> {
-        if options.seed.is_some() || options.episode_id.is_some() || options.queue.is_some() {
-            let message = "a session that is restored has its seed and its episode already, and does not queue: \
-                           leave those options out";
-            return Err(ClientError::new(Code::InvalidOptions, message));
+        restorable(options)?;
+        let bytes = snapshot.len();
+        if bytes > LARGEST_SNAPSHOT {
+            let message = format!(
+                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST /restore or \
+                 EnvClient::restore"
+            );
+            return Err(ClientError::new(Code::InvalidOptions, message).with_delivered(Delivered::No));
         }
         let mut data = serde_json::json!({ "snapshot": snapshot });
         if let Some(resume) = options.resume {

@@ -89,6 +89,22 @@ impl EnvClient {
         Ok(Self::of(Session::Stock(session), options))
     }
 
+    /// Makes a session of a snapshot, over HTTP, which has room for those that no frame of `oxenv.1` holds. Of the
+    /// options for opening it takes `resume` alone.
+    ///
+    /// # Errors
+    /// [`Code::InvalidOptions`], if there are others; and why there is none.
+    pub async fn restore(
+        url: &str,
+        snapshot: &str,
+        options: &ClientOptions,
+        open: &OpenOptions,
+    ) -> Result<Self> {
+        restorable(open)?;
+        let session = HttpSession::restore(Target::parse(url, options)?, options, snapshot, open).await?;
+        Ok(Self::of(Session::Http(Box::new(session)), options))
+    }
+
     pub(crate) fn of_multi(session: MultiSession, options: &ClientOptions) -> Self {
         Self::of(Session::Multi(session), options)
     }
@@ -339,6 +355,16 @@ impl fmt::Debug for EnvClient {
             .field("session_id", &self.session_id())
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses options that a session has already which is made of a snapshot.
+pub(crate) fn restorable(open: &OpenOptions) -> Result<()> {
+    if open.seed.is_some() || open.episode_id.is_some() || open.queue.is_some() {
+        let message = "a session that is restored has its seed and its episode already, and does not queue: leave \
+                       those options out";
+        return Err(ClientError::new(Code::InvalidOptions, message));
+    }
+    Ok(())
 }
 
 fn unsupported(what: &str) -> ClientError {

@@ -36,7 +36,7 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// How long a reply may take, where the call names nothing else: 60 s.
     pub timeout: Duration,
-    /// Largest reply that is read, in bytes: 100 MiB.
+    /// Largest reply that is read, in bytes: 100 MiB. A snapshot over HTTP may have 512 MiB if this is less.
     pub max_message: usize,
     /// Whether arguments of tool calls are checked against the tool's schema before they are sent: yes. The
     /// schemas are listed at the first call.

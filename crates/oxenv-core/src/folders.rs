@@ -4,8 +4,10 @@
 //! folder that the caller opened is read, changed or removed, whatever a program puts in the place of a part of it
 //! meanwhile. No call needs more stack, or more than a few descriptors, for a deeper folder.
 //!
-//! [`Walk`] reads a folder, [`remove`] deletes one; `folders/position.rs` goes down and up in one.
+//! [`Walk`] reads a folder, [`remove`] deletes one; `folders/position.rs` goes down and up in one,
+//! `folders/moving.rs` empties one beside programs that go on writing.
 
+mod moving;
 mod position;
 mod remove;
 mod walk;
@@ -19,9 +21,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+pub(crate) use moving::Aside;
 pub(crate) use position::Position;
 pub use remove::remove;
-pub(crate) use remove::{clear, clear_in, remove_in};
+pub(crate) use remove::{clear, remove_in};
 pub use walk::{Entry, EntryKind, Walk, WalkError, WalkEvent};
 
 /// How a folder is opened by its name in another.
@@ -58,6 +61,17 @@ impl OpenFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder that this one is in.
+    pub(crate) fn parent(&self) -> Result<Self, Errno> {
+        Ok(OpenFolder { fd: open_folder(self, c"..")?, path: self.path.join("..") })
+    }
+
+    /// Whether that is what was found of this very folder, and of no other that is there at the same time.
+    pub(crate) fn is(&self, found: &Stat) -> Result<bool, Errno> {
+        let own = rustix::fs::fstat(&self.fd)?;
+        Ok((own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
     }
 
     pub(crate) fn stat(&self) -> io::Result<Stat> {

@@ -61,10 +61,10 @@ pub use session::{
     AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
     SessionOperation, SessionOptions, SessionRequest, StepReply,
 };
-pub use snapshot::{KeySource, SnapshotKey};
+pub use snapshot::{KeySource, SealedSnapshot, SnapshotKey};
 pub use spec::{
     ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
-    Instance, Original, TaskFault, TaskSource,
+    Instance, Original, SnapshotRoom, TaskFault, TaskSource,
 };
 pub use store::{Limits, OpenKey, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

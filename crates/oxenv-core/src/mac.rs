@@ -44,8 +44,15 @@ impl MacKey {
     /// The code of a message.
     #[must_use]
     pub fn mac(&self, message: &[u8]) -> [u8; 32] {
-        let inner = self.inner.clone().chain_update(message).finalize();
-        self.outer.clone().chain_update(inner).finalize().into()
+        self.mac_of(&[message])
+    }
+
+    /// The code of a message that is in parts.
+    #[must_use]
+    pub fn mac_of(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut inner = self.inner.clone();
+        parts.iter().for_each(|part| inner.update(part));
+        self.outer.clone().chain_update(inner.finalize()).finalize().into()
     }
 
     /// Whether that is the code of a message.

@@ -18,6 +18,8 @@ const MAGIC: &str = "oxs2.";
 /// What those of the version before begin with, which had a digest and no key.
 const WITHOUT_KEY: &str = "oxs1.";
 const MAC: usize = 32;
+/// Bytes of the state in a piece of the text: a multiple of 3, so that each piece stands for itself.
+const PIECE: usize = 48 << 10;
 /// Numbers that nothing can be added to are of no use.
 pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 
@@ -73,6 +75,44 @@ impl SnapshotKey {
     }
 }
 
+/// A snapshot before it is written as a text, which is a third larger.
+pub struct SealedSnapshot {
+    /// What the text begins with.
+    head: String,
+    /// What follows it as base64.
+    body: Vec<u8>,
+}
+
+impl SealedSnapshot {
+    /// How many bytes the text has.
+    #[must_use]
+    pub fn text_len(&self) -> usize {
+        self.head.len() + (4 * self.body.len()).div_ceil(3)
+    }
+
+    /// The text in pieces of some 64 KiB, each made when it is asked for.
+    pub fn into_pieces(self) -> impl Iterator<Item = String> + Send {
+        let SealedSnapshot { head, body } = self;
+        let mut at = 0;
+        let rest = std::iter::from_fn(move || {
+            let end = (at + PIECE).min(body.len());
+            let piece = (at < end).then(|| URL_SAFE_NO_PAD.encode(&body[at..end]));
+            at = end;
+            piece
+        });
+        std::iter::once(head).chain(rest)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        let SealedSnapshot { head, body } = self;
+        let mut text = head;
+        URL_SAFE_NO_PAD.encode_string(&body, &mut text);
+        text
+    }
+}
+
 /// What a snapshot tells beside the environment's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,19 +134,18 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// The text: base64 of the header's length, the header, the state, and a code that only the key can make.
-    pub(crate) fn seal(&self, state: &[u8], key: &SnapshotKey) -> String {
-        let header = serde_json::to_vec(self).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(MAGIC.len() + 4 + header.len() + state.len() + MAC);
-        bytes.extend_from_slice(MAGIC.as_bytes());
+    pub(crate) fn seal(&self, state: Vec<u8>, key: &SnapshotKey) -> SealedSnapshot {
+        let mut header = serde_json::to_vec(self).unwrap_or_default();
+        // So that the base64 of what follows stands for itself.
+        header.resize((4 + header.len()).next_multiple_of(3) - 4, b' ');
         // A header of strings and numbers never comes near 4 GiB.
-        bytes.extend_from_slice(&u32::try_from(header.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(state);
-        let mac = key.key.mac(&bytes);
-        bytes.extend_from_slice(&mac);
-        let mut text = MAGIC.to_owned();
-        URL_SAFE_NO_PAD.encode_string(&bytes[MAGIC.len()..], &mut text);
-        text
+        let length = u32::try_from(header.len()).unwrap_or(u32::MAX).to_be_bytes();
+        let mac = key.key.mac_of(&[MAGIC.as_bytes(), &length, &header, &state]);
+        let mut head = MAGIC.to_owned();
+        URL_SAFE_NO_PAD.encode_string([&length[..], &header].concat(), &mut head);
+        let mut body = state;
+        body.extend(mac);
+        SealedSnapshot { head, body }
     }
 
     /// The snapshot in a text, and the environment's state.
@@ -142,8 +181,9 @@ impl Snapshot {
         if snapshot.seq.max(snapshot.epoch).max(snapshot.step_count) > MAX_NUMBER {
             return Err(invalid("its numbers are none that a session comes to"));
         }
-        let state = bytes.split_off(MAGIC.len() + 4 + length);
-        Ok((snapshot, state))
+        // In place, because it may be large.
+        bytes.drain(..MAGIC.len() + 4 + length);
+        Ok((snapshot, bytes))
     }
 
     /// The seed of the episode that it was taken in; where it does not tell, the one that is derived.
@@ -189,7 +229,7 @@ mod tests {
             reward: Some(0.5),
             scores: None,
         };
-        snapshot.seal(b"state", key)
+        snapshot.seal(b"state".to_vec(), key).into_text()
     }
 
     #[test]
@@ -197,6 +237,22 @@ mod tests {
         let key = SnapshotKey::random();
         let (snapshot, state) = Snapshot::open(&sealed(&key), &key).unwrap();
         assert_eq!((snapshot.seq, snapshot.reward, state.as_slice()), (3, Some(0.5), &b"state"[..]));
+    }
+
+    #[test]
+    fn its_pieces_are_the_text() {
+        let key = SnapshotKey::random();
+        let (snapshot, _) = Snapshot::open(&sealed(&key), &key).unwrap();
+        for length in [0, 1, PIECE - MAC - 1, PIECE - MAC, PIECE - MAC + 1, 3 * PIECE + 7] {
+            let state: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let seal = || snapshot.seal(state.clone(), &key);
+            let (sealed, text) = (seal(), seal().into_text());
+            assert_eq!(sealed.text_len(), text.len());
+            let pieces: Vec<String> = sealed.into_pieces().collect();
+            assert!(pieces.iter().all(|piece| piece.len() <= 64 << 10));
+            assert_eq!(pieces.concat(), text);
+            assert_eq!(Snapshot::open(&text, &key).unwrap().1, state);
+        }
     }
 
     #[test]
@@ -223,7 +279,7 @@ mod tests {
         ] {
             let mut made_up = snapshot.clone();
             change(&mut made_up);
-            let refusal = Snapshot::open(&made_up.seal(&state, &key), &key).unwrap_err();
+            let refusal = Snapshot::open(&made_up.seal(state.clone(), &key).into_text(), &key).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
         }
     }

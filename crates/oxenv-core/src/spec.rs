@@ -197,6 +197,38 @@ impl Instance {
     }
 }
 
+/// How many bytes may be saved of a session, and what whoever is refused for more can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotRoom {
+    /// Bytes of the environment's state, the workspace and the calls to make again, together. Default 256 MiB.
+    pub bytes: u64,
+    /// What allows more, for the refusal; may be empty.
+    pub more: &'static str,
+}
+
+impl Default for SnapshotRoom {
+    fn default() -> Self {
+        SnapshotRoom { bytes: 256 << 20, more: "the server's --max-snapshot allows more" }
+    }
+}
+
+impl SnapshotRoom {
+    /// Refuses a state for which there is no room.
+    ///
+    /// # Errors
+    /// [`oxenv_wire::ErrorCode::Unsupported`] with the size, the limit and what allows more.
+    pub fn holds(&self, bytes: u64) -> Result<(), Failure> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let limit = self.bytes;
+        let more = if self.more.is_empty() { String::new() } else { format!("; {}", self.more) };
+        Err(Failure::unsupported(format!(
+            "the session's state has {bytes} bytes, and a snapshot holds {limit} at most{more}"
+        )))
+    }
+}
+
 /// A session that is being forked or saved: nothing of it runs meanwhile.
 pub struct Original<'a> {
     /// The session's id.
@@ -209,6 +241,8 @@ pub struct Original<'a> {
     pub workspace: Option<&'a Arc<Workspace>>,
     /// The tool calls of its epoch in order, if one of its toolsets is forked by replay.
     pub calls: &'a [EpisodeCall],
+    /// The most that may be saved.
+    pub room: SnapshotRoom,
 }
 
 /// A tool call of an episode, and who made it.
@@ -246,10 +280,10 @@ pub trait EnvironmentFactory: Send + Sync {
     }
 
     /// The present state of a session as bytes for [`EnvironmentFactory::restore`]; the format is
-    /// the factory's own.
+    /// the factory's own. What is large is refused before it is made.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be saved.
+    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be saved, or has no room.
     fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::done(original.environment.snapshot())
     }

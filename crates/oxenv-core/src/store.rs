@@ -22,7 +22,7 @@ use crate::once::{Replies, RunningLimit};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
-use crate::spec::{EnvironmentFactory, EnvironmentSpec};
+use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
 
 pub use copies::{OpenKey, SessionIds, SessionSource};
 pub(crate) use queue::Owner;
@@ -54,6 +54,8 @@ pub struct Limits {
     pub boot: Duration,
     /// Deadline of a reset. Default 60 s.
     pub reset: Duration,
+    /// Most bytes of a session's state that a snapshot holds. Default 256 MiB.
+    pub snapshot: u64,
     /// The server's seed, from which sessions' seeds come; absent: random.
     pub seed: Option<u64>,
 }
@@ -69,6 +71,7 @@ impl Default for Limits {
             default_idle: None,
             boot: Duration::from_secs(60),
             reset: Duration::from_secs(60),
+            snapshot: SnapshotRoom::default().bytes,
             seed: None,
         }
     }

@@ -185,6 +185,15 @@ impl Toolbox {
         Self::new(mounts).with_deadline(self.deadline).with_auditor(self.auditor.clone())
     }
 
+    /// Ends what its toolsets do not take along into the next episode, all of them together, and waits for that.
+    pub async fn end_episode(&self, seeds: EpisodeSeeds) {
+        let ends = self.mounts.iter().map(|mount| contained(|| mount.toolset.end_episode(seeds)));
+        let ends: Vec<_> = ends.filter(|end| !matches!(end, Work::Done(Some(Ok(()))))).collect();
+        for panic in join_all(ends).await.into_iter().filter_map(Result::err) {
+            tracing::error!(panic, "a toolset panicked at the end of an episode");
+        }
+    }
+
     /// Makes every toolset ready for a new episode with that seed.
     ///
     /// # Errors

@@ -228,6 +228,13 @@ pub trait Toolset: Send + Sync {
         Err(Failure::unsupported(format!("toolset '{}' cannot copy itself", self.name())))
     }
 
+    /// Ends what a new episode with that seed does not go on with, if its author asked for that, and waits for it: the
+    /// session's folder is made fresh next, and nothing of the last episode is to write there any more.
+    fn end_episode(&self, seeds: EpisodeSeeds) -> Work<'_, ()> {
+        let _ = seeds;
+        Work::done(())
+    }
+
     /// Makes it ready for a new episode with that seed, as its author asked for.
     fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         let _ = seeds;

@@ -3,11 +3,12 @@
 //! Invariant: only folders that were made here are ever cleared or deleted. A folder that the user
 //! names is copied from, or shared as it is.
 //!
-//! `workspace/root.rs` has the folder that all are in; `workspace/copying.rs` copies folders, `workspace/archive.rs`
-//! makes bytes of them.
+//! `workspace/root.rs` has the folder that all are in, `workspace/place.rs` holds that of one;
+//! `workspace/copying.rs` copies folders, `workspace/archive.rs` makes bytes of them.
 
 mod archive;
 mod copying;
+mod place;
 mod root;
 
 use std::fs;
@@ -15,12 +16,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::folders::{OpenFolder, named};
+use crate::spec::SnapshotRoom;
 use copying::Copying;
-use root::{Place, Root};
+use place::Place;
+use root::Root;
+
+/// How long the end of what runs in a workspace is waited for before the workspace is deleted.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a fresh workspace holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,13 +52,11 @@ pub struct WorkspaceLimits {
     pub copied_bytes: u64,
     /// Files, folders and links of a fork or an archive. Default 100,000.
     pub files: u64,
-    /// Bytes of an archive. Default 256 MiB.
-    pub saved_bytes: u64,
 }
 
 impl Default for WorkspaceLimits {
     fn default() -> Self {
-        WorkspaceLimits { copied_bytes: 1 << 30, files: 100_000, saved_bytes: 256 << 20 }
+        WorkspaceLimits { copied_bytes: 1 << 30, files: 100_000 }
     }
 }
 
@@ -62,7 +70,8 @@ pub struct Workspaces {
     cannot_share: Arc<AtomicBool>,
 }
 
-/// One session's folder; dropping it deletes it, unless it is shared.
+/// One session's folder; dropping it deletes it, unless it is shared, as soon as what runs in it has ended. It holds
+/// one descriptor.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -73,6 +82,7 @@ pub struct Workspace {
     source: WorkspaceSource,
     limits: WorkspaceLimits,
     cannot_share: Arc<AtomicBool>,
+    running: TaskTracker,
     /// Held while it is made fresh: one that nobody waits for any more still has to end first.
     renewing: Mutex<()>,
 }
@@ -110,6 +120,13 @@ impl Workspaces {
         self
     }
 
+    /// The file whose lock says that their folder is in use. Whoever runs programs in workspaces, and may outlive
+    /// this process, holds a shared lock of it for as long.
+    #[must_use]
+    pub fn lock_path(&self) -> PathBuf {
+        self.root.lock_path()
+    }
+
     /// A workspace for one session, named after it. Blocks for as long as copying takes.
     ///
     /// # Errors
@@ -123,7 +140,8 @@ impl Workspaces {
         let place = Place::make(&self.root, name)?;
         let known_as = place.path().to_owned();
         let workspace = self.made(place, known_as, self.source.clone());
-        workspace.fill(&workspace.own_place()?.open()?)?;
+        let folder = workspace.own_place()?.open()?;
+        workspace.fill(&folder)?;
         Ok(workspace)
     }
 
@@ -139,7 +157,8 @@ impl Workspaces {
             return Err(shared(folder));
         }
         let workspace = self.made(Place::make(&self.root, name)?, known_as, self.source.clone());
-        archive::unpack(archive, &workspace.own_place()?.open()?, self.limits)?;
+        let folder = workspace.own_place()?.open()?;
+        archive::unpack(archive, &folder, self.limits)?;
         Ok(workspace)
     }
 
@@ -161,7 +180,16 @@ impl Workspaces {
         source: WorkspaceSource,
     ) -> Workspace {
         let (limits, cannot_share) = (self.limits, Arc::clone(&self.cannot_share));
-        Workspace { path, place, known_as, source, limits, cannot_share, renewing: Mutex::default() }
+        Workspace {
+            path,
+            place,
+            known_as,
+            source,
+            limits,
+            cannot_share,
+            running: TaskTracker::new(),
+            renewing: Mutex::default(),
+        }
     }
 }
 
@@ -187,6 +215,12 @@ impl Workspace {
         &self.known_as
     }
 
+    /// What runs in it: it is deleted when all of that has ended, or 10 seconds after it was dropped.
+    #[must_use]
+    pub fn running(&self) -> &TaskTracker {
+        &self.running
+    }
+
     /// A new workspace with the present contents of this one, for a session of that name; a reset makes it
     /// what a reset makes of this one. Files share their blocks until one of the two is written to where the
     /// file system can do that, else they are copied. Modes and times are kept, links are copied and never
@@ -210,22 +244,34 @@ impl Workspace {
     /// Its present contents as bytes for [`Workspaces::restore`]: the same contents give the same bytes. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit, before anything is read;
     /// [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of it.
     pub fn save(&self) -> io::Result<Vec<u8>> {
-        let place = self.own_place()?;
-        let _alone = self.renewing.lock();
-        archive::pack(place, self.limits)
+        self.save_onto(Vec::new(), SnapshotRoom::default())
     }
 
-    /// Makes it what it was at first, for a new episode; a shared one stays as it is. Blocks.
+    /// The same, behind bytes that are there already, all of which together have that room.
+    ///
+    /// # Errors
+    /// As [`Workspace::save`].
+    pub fn save_onto(&self, begun: Vec<u8>, room: SnapshotRoom) -> io::Result<Vec<u8>> {
+        let place = self.own_place()?;
+        let _alone = self.renewing.lock();
+        archive::pack(place, begun, self.limits, room)
+    }
+
+    /// Makes it what it was at first, for a new episode; a shared one stays as it is. Programs that go on writing into
+    /// it do not make this fail; what they write meanwhile may be in it. Blocks.
     ///
     /// # Errors
     /// The file system's, with the path of the first thing that cannot be removed; all the rest is removed.
     pub fn renew(&self) -> io::Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
         let _alone = self.renewing.lock();
-        self.fill(&place.clear()?)
+        match &self.source {
+            WorkspaceSource::CopyOf(_) => place.refilled(|folder| self.fill(folder)),
+            WorkspaceSource::Empty | WorkspaceSource::Shared(_) => place.emptied().map(drop),
+        }
     }
 
     /// Puts into it what it holds at first.
@@ -245,12 +291,25 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Some(place) = &self.place
-            && let Err(error) = place.remove()
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "could not remove a workspace");
+        let Some(place) = self.place.take() else { return };
+        let running = self.running.clone();
+        running.close();
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                // What has not ended by then cannot be ended.
+                let _ = timeout(END_PATIENCE, running.wait()).await;
+                // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
+                tokio::task::spawn_blocking(move || remove(&place));
+            })),
+            Err(_) => remove(&place),
         }
+    }
+}
+
+/// Deletes a workspace. Blocks.
+fn remove(place: &Place) {
+    if let Err(error) = place.remove() {
+        tracing::warn!(%error, "could not remove a workspace");
     }
 }
 

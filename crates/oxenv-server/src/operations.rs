@@ -15,7 +15,8 @@ use axum::http::{HeaderMap, header};
 use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, SessionRequest, StepReply,
+    Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, SessionRequest, SnapshotRoom,
+    StepReply,
 };
 use oxenv_wire::{
     Action, ErrorCode, FrameFault, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
@@ -28,6 +29,9 @@ use serde_json::value::RawValue;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error;
+
+/// Bytes that a reply with a snapshot has beside it, at most.
+const AROUND: usize = 1 << 10;
 
 pub(crate) use batch::Batch;
 pub(crate) use held::Held;
@@ -159,7 +163,7 @@ impl Desk {
         Ok(Done::Told(match &request.operation {
             Operation::State => Told::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
-                let snapshot = self.app.store.snapshot(&session).await?;
+                let snapshot = self.snapshot(&session).await?;
                 Told::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot })
             }
             Operation::Tools => {
@@ -177,6 +181,17 @@ impl Desk {
                 Told::about(&session, ReplyKind::KeptAlive, &progress(&session))
             }
         }))
+    }
+
+    /// A snapshot that fits into a frame, which a client can send back.
+    async fn snapshot(&self, session: &Arc<Session>) -> Result<String, Failure> {
+        let frame = self.app.config.max_message as u64;
+        let more = "a frame or a batch has no room for more, and POST /sessions/{id}/snapshot has";
+        let room = SnapshotRoom { bytes: frame / 4 * 3, more };
+        let sealed = self.app.store.sealed_snapshot(session, room).await?;
+        // Base64 takes a third more, and there is something around it.
+        SnapshotRoom { bytes: frame, more }.holds((sealed.text_len() + AROUND) as u64)?;
+        Ok(sealed.into_text())
     }
 
     /// The session of that id, if it is this caller's to name.

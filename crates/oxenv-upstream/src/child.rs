@@ -63,6 +63,7 @@ pub struct ChildSpec {
 pub struct Supervisor {
     program: PathBuf,
     arguments: Vec<OsString>,
+    holds: Option<PathBuf>,
 }
 
 /// A running command, with everything it starts.
@@ -104,7 +105,15 @@ impl Supervisor {
         program: impl Into<PathBuf>,
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Self {
-        Supervisor { program: program.into(), arguments: arguments.into_iter().map(Into::into).collect() }
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Supervisor { program: program.into(), arguments, holds: None }
+    }
+
+    /// The same, for commands that work in folders which are deleted by whoever gets this file's lock: while one of
+    /// them lives, its supervisor holds a shared lock. See [`oxenv_core::Workspaces::lock_path`].
+    #[must_use]
+    pub fn holding(self, lock: PathBuf) -> Self {
+        Supervisor { holds: Some(lock), ..self }
     }
 
     /// Starts a command; gives it with its stdin and stdout. Each line of its stderr becomes a debug event
@@ -117,7 +126,8 @@ impl Supervisor {
     ///
     /// If the folder does not exist, or the supervisor cannot be started.
     pub fn spawn(&self, spec: ChildSpec, redact: Redact) -> io::Result<(Child, ChildStdin, ChildStdout)> {
-        let order = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        let mut order = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        order.extend(self.holds.iter().flat_map(|lock| ["--hold".into(), lock.into()]));
         let mut process =
             self.start(in_own_group(&mut self.command(&spec, &order)?).envs(spec.environment))?;
         let pipes = (process.id(), process.stdin.take(), process.stdout.take(), process.stderr.take());

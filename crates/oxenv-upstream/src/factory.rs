@@ -113,6 +113,7 @@ impl ToolFactory {
             seeds: boot.episode,
             workspace: workspace.path().to_owned(),
             known_as: workspace.known_as().to_owned(),
+            running: workspace.running().clone(),
         })
     }
 
@@ -212,7 +213,10 @@ fn mounts(base: Vec<Mount>, toolsets: Vec<Arc<dyn Toolset>>, rules: &[MountRules
 /// What is wrong with a workspace: what it holds, the bytes it is to be made of, or the machine.
 fn workspace_failed(error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::Unsupported | io::ErrorKind::QuotaExceeded => Failure::unsupported(error.to_string()),
+        // The last one says that a tool has put something else in its place.
+        io::ErrorKind::Unsupported | io::ErrorKind::QuotaExceeded | io::ErrorKind::NotADirectory => {
+            Failure::unsupported(error.to_string())
+        }
         io::ErrorKind::InvalidData => Failure::new(ErrorCode::SnapshotInvalid, error.to_string()),
         _ => Failure::infrastructure(error.to_string()),
     }

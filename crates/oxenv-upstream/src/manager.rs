@@ -69,6 +69,9 @@ pub struct SessionPlace {
     pub workspace: PathBuf,
     /// The path that its agents know the folder by; another one for a session that was forked or restored.
     pub known_as: PathBuf,
+    /// Counts what is started for the session until it has ended with all that it started: see
+    /// [`oxenv_core::Workspace::running`].
+    pub running: TaskTracker,
 }
 
 /// What an upstream is at.

@@ -3,10 +3,10 @@
 //!
 //! It adopts the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`), so it has no child left exactly
 //! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
-//! `PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] -- COMMAND ARGUMENTS…` and
-//! starts itself once more, with `--exec`, for what must happen in the command's own process just before it
-//! runs: a session of its own, and a death signal from the kernel in case the supervisor is killed. Without a
-//! parent it has a session of its own as well, and ends only when it is told to or the command has ended.
+//! `PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] [--hold FILE] -- COMMAND
+//! ARGUMENTS…` and starts itself once more, with `--exec`, for what must happen in the command's own process just
+//! before it runs: a session of its own, and a death signal from the kernel in case the supervisor is killed. Without
+//! a parent it has a session of its own as well, and ends only when it is told to or the command has ended.
 //!
 //! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
 //! command's process group survives, and the server's end is noticed within half a second.
@@ -84,6 +84,8 @@ struct Order {
     patience: Duration,
     /// The file for what the command writes, where nobody else reads it.
     log: Option<PathBuf>,
+    /// The file whose lock is shared until nothing is left.
+    hold: Option<PathBuf>,
     /// Set in the second stage, which becomes the command: the supervisor.
     execute: Option<Pid>,
     /// Program and arguments; never empty.
@@ -112,6 +114,7 @@ impl Order {
             grace: DEFAULT_GRACE,
             patience: TERM_PATIENCE,
             log: None,
+            hold: None,
             execute: None,
             command: Vec::new(),
         };
@@ -131,6 +134,7 @@ impl Order {
                 (Some("--grace-ms"), Some(grace), _) => order.grace = Duration::from_millis(grace),
                 (Some("--patience-ms"), Some(time), _) => order.patience = Duration::from_millis(time),
                 (Some("--log"), _, _) => order.log = text.map(PathBuf::from),
+                (Some("--hold"), _, _) => order.hold = text.map(PathBuf::from),
                 (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
                 _ => return Err(Failure::own(&format!("cannot read its flag {}", flag.display()))),
             }
@@ -280,6 +284,7 @@ async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
         rustix::process::setsid()?;
     }
 
+    let _held = hold(order.hold.as_deref())?;
     let (command, log) = start(order, leading)?;
     let mut tree = Tree { command, patience: order.patience, status: None, child_signals };
     // Only the command holds its pipes, so each side sees the other's close.
@@ -303,6 +308,14 @@ async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
         let _ = timeout(TERM_PATIENCE, log).await;
     }
     Ok(tree.code())
+}
+
+/// Shares the lock of a file. Whoever has it alone deletes the folders that the command would work in.
+fn hold(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
+    // One that somebody has deleted keeps nobody from anything.
+    let Some(Ok(file)) = file.map(std::fs::File::open) else { return Ok(None) };
+    file.try_lock_shared().map_err(|_| std::io::Error::other("its server has ended"))?;
+    Ok(Some(file))
 }
 
 /// Starts the second stage, which becomes the command; gives it with who writes its log.

@@ -188,6 +188,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot_key_file: Option<PathBuf>,
 
+    /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it is
+    /// made [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub(crate) max_snapshot: Option<u64>,
+
     #[command(flatten)]
     pub(crate) observing: ObservingArgs,
 

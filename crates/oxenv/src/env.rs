@@ -104,6 +104,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             record_sync: with("OXENV_RECORD_SYNC", &get, Safety::parse)?,
             record_keep: with("OXENV_RECORD_KEEP", &get, Keep::parse)?,
         },
+        max_snapshot: with("OXENV_MAX_SNAPSHOT", &get, bytes)?,
         snapshot_key_file: get("OXENV_SNAPSHOT_KEY_FILE").map(PathBuf::from),
         observing: ObservingArgs {
             metrics: switch("OXENV_METRICS", &get)?,

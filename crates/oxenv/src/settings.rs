@@ -75,6 +75,7 @@ struct File {
     record_sync: Option<Safety>,
     record_keep: Option<Keep>,
     snapshot_key_file: Option<PathBuf>,
+    max_snapshot: Option<Size>,
     metrics: Option<bool>,
     slow_step: Option<Time>,
     otlp: Option<Endpoint>,
@@ -233,6 +234,7 @@ impl Settings {
         let limits = Limits::default();
         let queue = flags.queue_timeout.or(env.queue_timeout).or(file.queue_timeout.map(|time| time.0));
         let memory = flags.memory_budget.or(env.memory_budget).or(file.memory_budget.map(|size| size.0));
+        let snapshot = flags.max_snapshot.or(env.max_snapshot).or(file.max_snapshot.map(|size| size.0));
         let server = ServerConfig::default();
         Ok(Settings {
             environment: flags.environment.or(env.environment).or(file.env),
@@ -251,6 +253,7 @@ impl Settings {
                 idle: idle.unwrap_or(limits.idle),
                 default_idle: idle,
                 seed: flags.seed.or(env.seed).or(file.seed),
+                snapshot: snapshot.unwrap_or(limits.snapshot),
                 ..limits
             },
             server: ServerConfig {

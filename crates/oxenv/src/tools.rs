@@ -133,7 +133,7 @@ fn with_manifest(
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
         .map_err(|error| usage(error.to_string()))?;
     let options = ManagerOptions {
-        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]),
+        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]).holding(workspaces.lock_path()),
         base_environment: base_environment(&env::lookup),
         concurrency: STARTS_AT_ONCE,
         warm: KEPT_WARM,

@@ -29,6 +29,8 @@ use crate::target::Target;
 
 /// How long the deletion of a session that was dropped may take.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Bytes of a snapshot that is read whatever is said of other answers: those of a server with the usual limit, and more.
+const LARGEST_SNAPSHOT: usize = 512 << 20;
 
 pub(super) struct HttpSession {
     road: Road,
@@ -77,6 +79,29 @@ impl HttpSession {
             Err(ClientError::new(Code::TimedOut, message))
         });
         opened.map_err(|error| error.with_phase(Phase::Boot))
+    }
+
+    /// Makes a session of a snapshot. If nobody waits for it any more, it is deleted as soon as it is there.
+    pub(super) async fn restore(
+        target: Target,
+        options: &ClientOptions,
+        snapshot: &str,
+        open: &OpenOptions,
+    ) -> Result<Self> {
+        let mut body = json!({ "snapshot": snapshot });
+        if let Some(resume) = open.resume {
+            body["resume_s"] = json!(resume.as_secs_f64());
+        }
+        let asked = Asked::new(Method::POST, "/restore", "the session").body(&body)?.phase(Phase::Boot);
+        drop(body);
+        let (road, within) = (Road::new(target, options)?, options.timeout);
+        kept(async move {
+            let key = uuid::Uuid::new_v4().to_string();
+            let answer = routed(&road, road.ask(&asked.key(Some(&key)), within).await?)?;
+            let made = parse::<ForkedSession>(&answer, "the session")?;
+            Ok(Self::over(road, Some(made), FirstEpisode::default()))
+        })
+        .await
     }
 
     async fn make(road: Road, open: &OpenOptions, within: Duration) -> Result<Self> {
@@ -179,7 +204,8 @@ impl HttpSession {
 
     pub(super) async fn snapshot(&self, within: Duration) -> Result<String> {
         let path = self.path("/snapshot");
-        let answer = self.ask(&Asked::new(Method::POST, &path, "the snapshot"), within).await?;
+        let asked = Asked::new(Method::POST, &path, "the snapshot").large(LARGEST_SNAPSHOT);
+        let answer = self.ask(&asked, within).await?;
         Ok(parse::<Snapshot>(&answer, "the snapshot")?.snapshot)
     }
 

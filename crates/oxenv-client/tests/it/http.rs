@@ -9,7 +9,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use oxenv_client::{ClientOptions, Code, EnvClient, OpenOptions, Protocol, ResetOptions, StepOptions};
+use oxenv_client::{
+    ClientOptions, Code, Connection, EnvClient, OpenOptions, Protocol, ResetOptions, StepOptions,
+};
 use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
 use oxenv_wire::{Delivered, ErrorCode};
@@ -97,7 +99,8 @@ async fn a_step_that_nobody_waits_for_is_cancelled() {
 async fn forks_go_on_from_the_present_state() {
     let grid = oxenv_envs::grid_world::factory();
     let served = serve_factory(&Stage::default(), grid, Limits::default(), ServerConfig::default()).await;
-    let client = open(&served.url(), &http()).await.unwrap();
+    let url = served.url();
+    let client = open(&url, &http()).await.unwrap();
     reset(&client).await.unwrap();
     step(&client, json!({ "action": "DOWN" })).await.unwrap();
     let forks = client.fork(2).await.unwrap();
@@ -105,8 +108,23 @@ async fn forks_go_on_from_the_present_state() {
         step(client, json!({ "action": "DOWN" })).await.unwrap();
         assert_eq!(client.state().await.unwrap()["step_count"], 2);
     }
-    assert!(!client.snapshot().await.unwrap().is_empty());
-    drop((forks, client));
+    // What is said of other answers does not hold for snapshots, which no frame may have room for.
+    let saved = client.snapshot().await.unwrap();
+    let short = ClientOptions { max_message: saved.len(), ..http() };
+    let (url, saved, short) = (&url, &saved, &short);
+    let restore = async |open| EnvClient::restore(url, saved, short, &open).await;
+    let restored = restore(OpenOptions::default()).await.unwrap();
+    assert_eq!(restored.state().await.unwrap()["step_count"], 2);
+    assert_eq!(restored.snapshot().await.unwrap().len(), saved.len());
+    let seeded = OpenOptions { seed: Some(1), ..OpenOptions::default() };
+    assert_eq!(restore(seeded).await.err().unwrap().code(), Code::InvalidOptions);
+    let framed = ClientOptions { protocol: Protocol::Oxenv1, ..short.clone() };
+    let framed = Connection::connect(url, &framed).await.unwrap();
+    let huge = "A".repeat(100 << 20);
+    let error = framed.restore(&huge, &OpenOptions::default()).await.err().unwrap();
+    assert_eq!((error.code(), error.delivered()), (Code::InvalidOptions, Delivered::No));
+    assert!(error.message().contains("POST /restore"), "{error}");
+    drop((forks, client, restored, framed));
     served.end().await;
 }
 

@@ -68,24 +68,6 @@ pub(crate) fn remove_in(parent: &OpenFolder, name: &CStr) -> io::Result<()> {
     Err(cannot_remove(Errno::NOTEMPTY, &path, 0))
 }
 
-/// Removes what is in the folder of that name, which itself stays; what is no folder is removed itself. It need not be
-/// there.
-///
-/// # Errors
-/// Those of [`remove`].
-pub(crate) fn clear_in(parent: &OpenFolder, name: &CStr) -> io::Result<()> {
-    let path = parent.path.join(os_str(name));
-    let removed = match open_for_removal(parent.as_fd(), name) {
-        Ok(fd) => return clear(&OpenFolder { fd, path }, None),
-        Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::unlinkat(parent, name, AtFlags::empty()),
-        Err(errno) => Err(errno),
-    };
-    match removed {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(cannot_remove(errno, &path, 0)),
-    }
-}
-
 /// Removes everything in a folder but the entry of that name.
 ///
 /// # Errors
@@ -309,7 +291,8 @@ impl Level {
     }
 }
 
-fn add_rights(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Gives the owner of an open folder all rights to it.
+pub(super) fn add_rights(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(rustix::fs::fstat(folder)?.st_mode);
     rustix::fs::fchmod(folder, mode | Mode::RWXU)
 }
@@ -345,7 +328,7 @@ fn open_on_same_device(folder: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, E
 }
 
 /// Gives the owner of a folder all rights to it. It need not be readable for that, and a link is not followed.
-fn make_accessible(folder: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+pub(super) fn make_accessible(folder: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd as _;

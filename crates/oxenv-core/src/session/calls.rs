@@ -223,8 +223,8 @@ impl Session {
         scored
     }
 
-    /// What a reset does before the environment's own: a fresh workspace, then toolsets as their
-    /// authors asked for.
+    /// What a reset does before the environment's own: what is restarted ends, then comes a fresh workspace, then
+    /// toolsets as their authors asked for.
     pub(super) async fn renew(
         &self,
         operation: &mut RunningOperation<'_>,
@@ -234,6 +234,7 @@ impl Session {
         let seeds = EpisodeSeeds::in_epoch(self.seed, operation.epoch, seed);
         let workspace = operation.lock.guard.as_ref().and_then(|guard| guard.workspace.clone());
         let work = async {
+            self.toolbox.end_episode(seeds).await;
             if let Some(workspace) = workspace {
                 let renewed = tokio::task::spawn_blocking(move || workspace.renew()).await;
                 renewed.map_err(|error| Failure::infrastructure(error.to_string()))?.map_err(|error| {

@@ -254,12 +254,7 @@ impl Session {
 pub(super) fn discard(cell: &mut Cell) {
     let environment = cell.environment.take();
     let _ = catch_unwind(AssertUnwindSafe(|| drop(environment)));
-    let Some(workspace) = cell.workspace.take() else { return };
-    // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(workspace))),
-        Err(_) => drop(workspace),
-    }
+    cell.workspace = None;
 }
 
 fn locked(guard: &mut Option<Guard>) -> Result<&mut Guard, Failure> {

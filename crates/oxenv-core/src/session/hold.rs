@@ -13,7 +13,7 @@ use super::lease::Busy;
 use super::operation::Exclusive;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{Boot, EpisodeCall, Execution, Original};
+use crate::spec::{Boot, EpisodeCall, Execution, Original, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
@@ -129,6 +129,7 @@ impl Held<'_> {
             toolbox: &self.session.toolbox,
             workspace: cell.workspace.as_ref(),
             calls: &self.calls,
+            room: SnapshotRoom::default(),
         })
     }
 }

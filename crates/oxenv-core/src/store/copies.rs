@@ -18,8 +18,8 @@ use crate::observe::{Operation, OperationKind};
 use crate::once::{Answer, Claim, Identity, Ticket, Weigh, fingerprint};
 use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
-use crate::snapshot::Snapshot;
-use crate::spec::{Boot, ForkMode, Instance};
+use crate::snapshot::{SealedSnapshot, Snapshot};
+use crate::spec::{Boot, ForkMode, Instance, Original, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
@@ -225,7 +225,7 @@ impl SessionStore {
                 return self.fork_measured(&found?, count, options).await;
             }
             SessionSource::Environment => self.create(options).await?,
-            SessionSource::Snapshot(snapshot) => self.restore(&snapshot, options).await?,
+            SessionSource::Snapshot(snapshot) => self.restore(snapshot, options).await?,
         };
         Ok(Opened { sessions: vec![session], seq: 0 })
     }
@@ -236,20 +236,46 @@ impl SessionStore {
     /// # Errors
     /// As [`SessionStore::fork`].
     pub async fn snapshot(&self, session: &Arc<Session>) -> Result<String, Failure> {
+        let room = SnapshotRoom { bytes: u64::MAX, more: "" };
+        Ok(self.sealed_snapshot(session, room).await?.into_text())
+    }
+
+    /// The same before it is a text, for who has that room; never more than [`Limits::snapshot`](crate::Limits).
+    ///
+    /// # Errors
+    /// As [`SessionStore::snapshot`].
+    pub async fn sealed_snapshot(
+        &self,
+        session: &Arc<Session>,
+        room: SnapshotRoom,
+    ) -> Result<SealedSnapshot, Failure> {
         let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
-        let saved = self.snapshot_now(session).await;
+        let own = self.snapshot_room();
+        let room = if room.bytes < own.bytes { room } else { own };
+        let saved = self.snapshot_now(session, room).await;
         self.measured(session, OperationKind::Snapshot, began, saved.as_ref().err());
         saved
     }
 
-    async fn snapshot_now(&self, session: &Arc<Session>) -> Result<String, Failure> {
+    /// The room that every snapshot has here.
+    #[must_use]
+    pub fn snapshot_room(&self) -> SnapshotRoom {
+        SnapshotRoom { bytes: self.limits.snapshot, ..SnapshotRoom::default() }
+    }
+
+    async fn snapshot_now(
+        &self,
+        session: &Arc<Session>,
+        room: SnapshotRoom,
+    ) -> Result<SealedSnapshot, Failure> {
         let mut held = session.hold().await?;
-        let original = held.original()?;
+        let original = Original { room, ..held.original()? };
         let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
         let state = self
             .contain(save, self.boot_deadline())
             .await?
             .map_err(|failure| failure.in_phase(Phase::Boot))?;
+        room.holds(state.len() as u64)?;
         let spec = self.spec();
         let snapshot = Snapshot {
             environment: spec.name.clone(),
@@ -266,7 +292,7 @@ impl SessionStore {
             scores: held.past.scores.clone(),
         };
         let key = self.snapshot_key.clone();
-        on_a_thread(state.len(), move || snapshot.seal(&state, &key)).await
+        on_a_thread(state.len(), move || snapshot.seal(state, &key)).await
     }
 
     /// Makes a session that goes on from a saved state.
@@ -275,10 +301,15 @@ impl SessionStore {
     /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key, environment or
     /// version;
     /// and whatever making a session may fail with.
-    pub async fn restore(&self, snapshot: &str, options: SessionOptions) -> Result<Arc<Session>, Failure> {
-        let (text, key) = (snapshot.to_owned(), self.snapshot_key.clone());
+    pub async fn restore(
+        &self,
+        snapshot: impl Into<String>,
+        options: SessionOptions,
+    ) -> Result<Arc<Session>, Failure> {
+        let (text, key) = (snapshot.into(), self.snapshot_key.clone());
         let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text, &key)).await??;
         snapshot.fits(self.spec())?;
+        self.snapshot_room().holds(state.len() as u64)?;
         let slot = self.take_slot(&options).await?;
         let seed = options.seed.unwrap_or(snapshot.seed);
         let past = Past {

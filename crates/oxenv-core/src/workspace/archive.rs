@@ -16,12 +16,16 @@ use std::time::Duration;
 use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
-use super::copying::{LeftOut, Marks, create_file, make_folder, too_large, within};
-use super::root::Place;
+use super::copying::{LeftOut, Marks, Size, create_file, make_folder, too_large, within};
+use super::place::Place;
 use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
+use crate::spec::SnapshotRoom;
 
 /// What every archive begins with; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv workspace 1\n";
+
+/// Room for what entries take beside their contents, and for what follows an archive.
+const SPARE: usize = 64 << 10;
 
 const FOLDER: u8 = b'd';
 const FILE: u8 = b'f';
@@ -31,15 +35,25 @@ const LINK: u8 = b'l';
 const LINK_FROM_TOP: u8 = b'L';
 const END: u8 = b'.';
 
-/// Writes down what is in a workspace.
+/// Writes down what is in a workspace, behind what is there already.
 ///
 /// # Errors
 /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
 /// [`io::ErrorKind::Unsupported`] for a link that leads out of the folder.
-pub(super) fn pack(place: &Place, limits: WorkspaceLimits) -> io::Result<Vec<u8>> {
+pub(super) fn pack(
+    place: &Place,
+    begun: Vec<u8>,
+    limits: WorkspaceLimits,
+    room: SnapshotRoom,
+) -> io::Result<Vec<u8>> {
     let folder = place.open()?;
     let mut packing =
-        Packing { place, folder: &folder, limits, out: MAGIC.to_vec(), left_out: LeftOut::default() };
+        Packing { place, folder: &folder, limits, room, out: begun, left_out: LeftOut::default() };
+    let size = Size::of(&folder, limits.files);
+    packing.fits(MAGIC.len() as u64 + size.bytes)?;
+    // All at once, because a vector that grows is in memory twice. What an entry takes beside its content is little.
+    packing.out.reserve_exact(usize::try_from(size.bytes).unwrap_or(0) + SPARE);
+    packing.out.extend(MAGIC);
     let mut walk = Walk::new(&folder, limits.files).map_err(|error| packing.stopped(error))?;
     while let Some(event) = walk.next().map_err(|error| packing.stopped(error))? {
         match event {
@@ -48,6 +62,7 @@ pub(super) fn pack(place: &Place, limits: WorkspaceLimits) -> io::Result<Vec<u8>
         }
     }
     packing.out.push(END);
+    packing.fits(0)?;
     packing.left_out.warn("not saved");
     Ok(packing.out)
 }
@@ -56,14 +71,8 @@ pub(super) fn pack(place: &Place, limits: WorkspaceLimits) -> io::Result<Vec<u8>
 ///
 /// # Errors
 /// The file system's; [`io::ErrorKind::InvalidData`] if it is no archive, or one that nobody packed;
-/// [`io::ErrorKind::QuotaExceeded`] past a limit.
+/// [`io::ErrorKind::QuotaExceeded`] past the limit of files.
 pub(super) fn unpack(archive: &[u8], folder: &OpenFolder, limits: WorkspaceLimits) -> io::Result<()> {
-    if archive.len() as u64 > limits.saved_bytes {
-        let (size, limit) = (archive.len(), limits.saved_bytes);
-        let message =
-            format!("the archive of a workspace has {size} bytes, and no more than {limit} are taken");
-        return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
-    }
     let rest = archive.strip_prefix(MAGIC).ok_or_else(|| invalid("it does not begin like one"))?;
     let position = Position::at(folder);
     let mut unpacking = Unpacking { top: folder.path(), rest, position, marks: Vec::new(), files: 0 };
@@ -84,6 +93,7 @@ struct Packing<'a> {
     place: &'a Place,
     folder: &'a OpenFolder,
     limits: WorkspaceLimits,
+    room: SnapshotRoom,
     out: Vec<u8>,
     left_out: LeftOut,
 }
@@ -102,12 +112,15 @@ impl Packing<'_> {
             EntryKind::File => {
                 self.fits(entry.len())?;
                 let Some(file) = walk.open_file(entry)? else { return Ok(()) };
-                let mut content = Vec::new();
-                let read = file.take(entry.len()).read_to_end(&mut content);
-                read.map_err(|error| named(&error, "cannot read", &walk.path_of(entry)))?;
                 self.head(FILE, entry.name())?;
                 self.marks(entry);
-                self.bytes(&content)
+                self.fits(size_of::<u64>() as u64 + entry.len())?;
+                let at = self.out.len();
+                self.out.extend([0; size_of::<u64>()]);
+                let read = file.take(entry.len()).read_to_end(&mut self.out);
+                let read = read.map_err(|error| named(&error, "cannot read", &walk.path_of(entry)))?;
+                self.out[at..at + size_of::<u64>()].copy_from_slice(&(read as u64).to_le_bytes());
+                Ok(())
             }
             EntryKind::Link => match walk.read_link(entry)? {
                 Some(leads) => self.link(entry.name(), &leads, walk.depth()),
@@ -166,7 +179,7 @@ impl Packing<'_> {
 
     fn fits(&self, more: u64) -> io::Result<()> {
         let found = (self.out.len() as u64).saturating_add(more);
-        within(self.folder, "bytes", found, self.limits.saved_bytes, self.limits)
+        within(self.folder, "bytes", found, self.room.bytes, self.limits.files, self.room.more)
     }
 
     fn stopped(&self, error: WalkError) -> io::Error {

@@ -4,6 +4,7 @@
 //! was copied so far to whoever owns the target.
 
 use std::ffi::CStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +15,7 @@ use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, symlinkat
 use rustix::io::Errno;
 
 use super::WorkspaceLimits;
-use super::root::Place;
+use super::place::Place;
 use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
 
 /// A folder being copied.
@@ -55,7 +56,7 @@ impl<'a> Copying<'a> {
     /// The copy of a folder that the user named: all of it, each folder open to its owner, who has to be
     /// able to clear it.
     pub(super) fn of_source(from: &'a OpenFolder, to: &'a OpenFolder, cannot_share: &'a AtomicBool) -> Self {
-        let limits = WorkspaceLimits { copied_bytes: u64::MAX, files: u64::MAX, saved_bytes: u64::MAX };
+        let limits = WorkspaceLimits { copied_bytes: u64::MAX, files: u64::MAX };
         Copying { from, to, limits, session: None, cannot_share, bytes: 0, left_out: LeftOut::default() }
     }
 
@@ -131,7 +132,7 @@ impl<'a> Copying<'a> {
         if !self.shares(from, &to) {
             let room = self.limits.copied_bytes - self.bytes;
             self.bytes += copy_data(from, &to, &seen, room)?;
-            within(self.from, "bytes", self.bytes, self.limits.copied_bytes, self.limits)?;
+            within(self.from, "bytes", self.bytes, self.limits.copied_bytes, self.limits.files, "")?;
         }
         Ok(Marks::of(&seen).put_on(to)?)
     }
@@ -232,21 +233,23 @@ pub(super) fn create_file(folder: BorrowedFd<'_>, name: &CStr) -> Result<File, E
 /// Refuses what is more than it may be.
 ///
 /// # Errors
-/// [`io::ErrorKind::QuotaExceeded`] with the folder, its size and the limit.
+/// [`io::ErrorKind::QuotaExceeded`] with the folder, its size, the limit and what allows more.
 pub(super) fn within(
     folder: &OpenFolder,
     what: &str,
     found: u64,
     limit: u64,
-    limits: WorkspaceLimits,
+    max_files: u64,
+    more: &str,
 ) -> io::Result<()> {
     if found <= limit {
         return Ok(());
     }
-    let size = measure(folder, limits.files.saturating_mul(2));
+    let size = Size::of(folder, max_files.saturating_mul(2));
+    let more = if more.is_empty() { String::new() } else { format!("; {more}") };
     let message = format!(
         "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not needed, or \
-         keep it outside of the workspace",
+         keep it outside of the workspace{more}",
         folder.path().display()
     );
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
@@ -258,7 +261,7 @@ pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: Workspace
         WalkError::Io(error) => error,
         WalkError::TooManyEntries => {
             let found = limits.files.saturating_add(1);
-            within(folder, "files and folders", found, limits.files, limits)
+            within(folder, "files and folders", found, limits.files, limits.files, "")
                 .err()
                 .unwrap_or_else(|| error.into())
         }
@@ -300,25 +303,45 @@ fn copy_parts(from: &File, to: &File, length: u64, room: u64) -> io::Result<u64>
     Ok(copied)
 }
 
-/// How large a folder is, for a message. It is not read further than to that many entries.
-fn measure(folder: &OpenFolder, max_entries: u64) -> String {
-    let (mut bytes, mut entries) = (0_u64, 0_u64);
-    let mut count = || {
+/// How large a folder is.
+pub(super) struct Size {
+    /// Bytes of files, and of where links lead.
+    pub(super) bytes: u64,
+    entries: u64,
+    /// Why it was not counted to its end.
+    stopped: Option<WalkError>,
+}
+
+impl Size {
+    /// Counts a folder, no further than to that many entries.
+    pub(super) fn of(folder: &OpenFolder, max_entries: u64) -> Self {
+        let mut size = Size { bytes: 0, entries: 0, stopped: None };
+        size.stopped = size.count(folder, max_entries).err();
+        size
+    }
+
+    fn count(&mut self, folder: &OpenFolder, max_entries: u64) -> Result<(), WalkError> {
         let mut walk = Walk::new(folder, max_entries)?;
         while let Some(event) = walk.next()? {
             let WalkEvent::Entry(entry) = event else { continue };
-            entries += 1;
+            self.entries += 1;
             if entry.kind() == EntryKind::Folder {
                 walk.enter(&entry)?;
             } else {
-                bytes = bytes.saturating_add(entry.len());
+                self.bytes = self.bytes.saturating_add(entry.len());
             }
         }
-        Ok::<(), WalkError>(())
-    };
-    match count() {
-        Ok(()) => format!("{bytes} bytes in {entries} files and folders"),
-        Err(WalkError::TooManyEntries) => format!("more than {max_entries} files and folders"),
-        Err(WalkError::Io(_)) => format!("at least {bytes} bytes in {entries} files and folders"),
+        Ok(())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Size { bytes, entries, .. } = self;
+        match &self.stopped {
+            None => write!(f, "{bytes} bytes in {entries} files and folders"),
+            Some(WalkError::TooManyEntries) => write!(f, "more than {entries} files and folders"),
+            Some(WalkError::Io(_)) => write!(f, "at least {bytes} bytes in {entries} files and folders"),
+        }
     }
 }

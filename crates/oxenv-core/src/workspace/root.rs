@@ -1,23 +1,31 @@
-//! The folder that the workspaces of one server are in, and the place of each in it.
+//! The folder that the workspaces of one server are in, and the sweep of those that dead servers have left.
 //!
-//! Invariant: both are reached by the descriptors that were opened when the server started. So a tool that puts a link
-//! in the place of a workspace, or of the root, turns nothing to where that link leads.
+//! Invariant: it is reached by the descriptors that were opened when the server started, so a tool that puts a link in
+//! its place turns nothing to where that link leads. It goes when nobody holds its lock any more: the server does, and
+//! the supervisors of its tools do, which outlive a server that is killed.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode};
 use rustix::io::Errno;
 
-use crate::folders::{self, OpenFolder, c_name, failed, named};
+use crate::folders::{self, OpenFolder, c_name, failed, named, os_str};
 
 /// What the folders of all roots are called, before a server's own part.
 const ROOT_PREFIX: &str = "oxenv-workspaces-";
 const LOCK: &std::ffi::CStr = c"lock";
+/// How long the tools of a killed server are waited for, whose supervisors end them within two seconds.
+const SWEEP_TIME: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have ended.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of a server waits for the supervisors of its tools, which have been asked to end before.
+const LOCK_TIME: Duration = Duration::from_millis(200);
 
 /// The folder of one server.
 #[derive(Debug)]
@@ -28,17 +36,9 @@ pub(super) struct Root {
     /// Its path without links.
     real: PathBuf,
     /// Held while the server lives, which tells others that the folder is in use.
-    _lock: File,
-}
-
-/// The folder of one workspace in a root, which may be missing or be something else if a tool did that.
-#[derive(Debug)]
-pub(super) struct Place {
-    root: Arc<Root>,
-    name: CString,
-    path: PathBuf,
-    /// Its path without links, as the operating system tells it to programs that work there.
-    real: PathBuf,
+    lock: File,
+    /// Dropped with it, which ends the sweep.
+    _sweep: Option<Sender<()>>,
 }
 
 impl Root {
@@ -48,7 +48,7 @@ impl Root {
     /// The file system's, with the path in it.
     pub(super) fn new(parent: &Path) -> io::Result<Self> {
         let parent = OpenFolder::open(parent)?;
-        remove_abandoned(&parent);
+        let sweep = (remove_abandoned(&parent) > 0).then(|| sweep(parent.path())).transpose()?;
         let name = format!("{ROOT_PREFIX}{}", uuid::Uuid::new_v4().simple());
         let (path, name) = (parent.path().join(&name), c_name(name.as_ref())?);
         // Sessions' files are nobody else's business.
@@ -57,81 +57,37 @@ impl Root {
         let folder = folder.map_err(|errno| failed(errno, "cannot make", &path))?;
         let lock = lock(&folder).map_err(|error| named(&error, "cannot lock", &path))?;
         let real = path.canonicalize().map_err(|error| named(&error, "cannot find", &path))?;
-        Ok(Root { parent, name, folder, real, _lock: lock })
+        Ok(Root { parent, name, folder, real, lock, _sweep: sweep })
     }
 
-    /// Removes it with all workspaces. If something stays, it is tried again by the next server that starts here.
+    pub(super) fn folder(&self) -> &OpenFolder {
+        &self.folder
+    }
+
+    /// Its path without links.
+    pub(super) fn real(&self) -> &Path {
+        &self.real
+    }
+
+    /// The file whose lock keeps others from removing it.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.real.join(os_str(LOCK))
+    }
+
+    /// Removes it with all workspaces. If something stays, it is tried again by the next server that starts here; the
+    /// root itself stays while a supervisor of this server lives, whose tools could fill it again.
     ///
     /// # Errors
     /// The file system's, with the path of what cannot be removed.
     pub(super) fn remove(&self) -> io::Result<()> {
-        remove_root(&self.parent, &self.name, &self.folder)
-    }
-}
-
-impl Place {
-    /// A new folder in the root, and nowhere else, because it will be removed.
-    ///
-    /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::InvalidInput`] for what is no name of a folder.
-    pub(super) fn make(root: &Arc<Root>, name: &str) -> io::Result<Self> {
-        if Path::new(name).components().ne([Component::Normal(name.as_ref())]) {
-            let message = format!("'{name}' is no name of a workspace");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let (path, real) = (root.folder.path().join(name), root.real.join(name));
-        let made = Place { root: Arc::clone(root), name: c_name(name.as_ref())?, path, real };
-        made.make_folder().map_err(|errno| failed(errno, "cannot make", &made.path))?;
-        Ok(made)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What an absolute link to somewhere in it leads to, as a path from it.
-    pub(super) fn inside(&self, leads: &Path) -> Option<PathBuf> {
-        let inside = leads.strip_prefix(&self.path).or_else(|_| leads.strip_prefix(&self.real));
-        inside.ok().map(Path::to_owned)
-    }
-
-    /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::NotADirectory`] if a tool has replaced it.
-    pub(super) fn open(&self) -> io::Result<OpenFolder> {
-        self.root.folder.open_in(&self.name).map_err(|errno| match errno {
-            Errno::NOTDIR | Errno::LOOP => {
-                let message = format!(
-                    "the workspace {} is no folder any more, because a program has put something else in its \
-                     place; reset the session",
-                    self.path.display()
-                );
-                io::Error::new(io::ErrorKind::NotADirectory, message)
+        let began = Instant::now();
+        while self.lock.try_lock().is_err() {
+            if began.elapsed() > LOCK_TIME {
+                return folders::clear(&self.folder, Some(LOCK));
             }
-            errno => failed(errno, "cannot read", &self.path),
-        })
-    }
-
-    /// Removes what is in it, and opens it. The folder itself stays, because processes may have it as theirs; what
-    /// somebody put in its place goes.
-    ///
-    /// # Errors
-    /// The file system's, with the path of the first thing that cannot be removed.
-    pub(super) fn clear(&self) -> io::Result<OpenFolder> {
-        folders::clear_in(&self.root.folder, &self.name)?;
-        match self.make_folder() {
-            Ok(()) | Err(Errno::EXIST) => self.open(),
-            Err(errno) => Err(failed(errno, "cannot make", &self.path)),
+            std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// # Errors
-    /// The file system's, with the path of the first thing that cannot be removed.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        folders::remove_in(&self.root.folder, &self.name)
-    }
-
-    fn make_folder(&self) -> Result<(), Errno> {
-        rustix::fs::mkdirat(&self.root.folder, &*self.name, Mode::RWXU | Mode::RWXG | Mode::RWXO)
+        remove_root(&self.parent, &self.name, &self.folder)
     }
 }
 
@@ -141,7 +97,8 @@ fn lock(root: &OpenFolder) -> io::Result<File> {
     const UNNAMED: &str = "lock.new";
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock = File::from(rustix::fs::openat(root, UNNAMED, flags, Mode::RUSR | Mode::WUSR)?);
-    lock.lock()?;
+    // Shared with the supervisors of tools; who sweeps needs it alone.
+    lock.lock_shared()?;
     rustix::fs::renameat(root, UNNAMED, root, LOCK)?;
     Ok(lock)
 }
@@ -154,17 +111,35 @@ fn remove_root(parent: &OpenFolder, name: &CString, root: &OpenFolder) -> io::Re
     removed.map_err(|errno| failed(errno, "cannot remove", root.path()))
 }
 
-/// Removes roots that no server holds the lock of.
-fn remove_abandoned(parent: &OpenFolder) {
+/// Removes roots that nobody holds the lock of; gives how many there are whose lock is held.
+fn remove_abandoned(parent: &OpenFolder) -> usize {
+    let mut held = 0;
     for name in roots_in(parent).unwrap_or_default() {
         let Ok(root) = parent.open_in(&name) else { continue };
         let Ok(lock) = lock_of(&root) else { continue };
-        if lock.try_lock().is_ok()
-            && let Err(error) = remove_root(parent, &name, &root)
-        {
+        if lock.try_lock().is_err() {
+            held += 1;
+        } else if let Err(error) = remove_root(parent, &name, &root) {
             tracing::debug!(%error, root = %root.path().display(), "could not remove abandoned workspaces");
         }
     }
+    held
+}
+
+/// Removes abandoned roots once more while their tools end; over when the sender is dropped, or after a time.
+fn sweep(parent: &Path) -> io::Result<Sender<()>> {
+    let parent = OpenFolder::open(parent)?;
+    let (sender, ended): (Sender<()>, Receiver<()>) = channel();
+    let began = Instant::now();
+    let sweeping = move || {
+        // The root of this server itself is one of those that are held.
+        while ended.recv_timeout(SWEEP_PAUSE) == Err(RecvTimeoutError::Timeout)
+            && began.elapsed() < SWEEP_TIME
+            && remove_abandoned(&parent) > 1
+        {}
+    };
+    std::thread::Builder::new().name("oxenv-sweep".to_owned()).spawn(sweeping)?;
+    Ok(sender)
 }
 
 fn roots_in(parent: &OpenFolder) -> Result<Vec<CString>, Errno> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use oxenv_core::{Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};
+use oxenv_core::{SnapshotRoom, Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};
 use proptest::prelude::*;
 
 use crate::workspace::{Folder, listing, open, source, write};
@@ -97,11 +97,9 @@ fn limits_hold_for_saving_and_restoring() {
     let archive = one.save().unwrap();
     drop(one);
     let (limits, size) = (WorkspaceLimits::default(), archive.len() as u64);
-    for (limits, fits) in [
-        (WorkspaceLimits { files: 8, saved_bytes: size, ..limits }, true),
-        (WorkspaceLimits { files: 7, ..limits }, false),
-        (WorkspaceLimits { saved_bytes: size - 40, ..limits }, false),
-    ] {
+    for (limits, fits) in
+        [(WorkspaceLimits { files: 8, ..limits }, true), (WorkspaceLimits { files: 7, ..limits }, false)]
+    {
         let parent = Folder::new();
         let all = Workspaces::new(&parent.0, WorkspaceSource::Empty).unwrap().with_limits(limits);
         let one = match all.restore("one", KNOWN.into(), &archive) {
@@ -114,12 +112,23 @@ fn limits_hold_for_saving_and_restoring() {
         };
         assert_eq!(listing(one.path()).len(), if fits { 8 } else { 0 });
     }
-    let all = all.with_limits(WorkspaceLimits { saved_bytes: 1000, ..limits });
-    let one = all.open("one").unwrap();
+    // What is there already takes room too.
+    let one = all.restore("one", KNOWN.into(), &archive).unwrap();
+    let room = |bytes: u64| SnapshotRoom { bytes, more: "ask for more" };
+    let begun = vec![7; 10];
+    assert_eq!(one.save_onto(begun.clone(), room(10 + size)).unwrap(), [&begun[..], &archive].concat());
+    for bytes in [9 + size, 10] {
+        let error = one.save_onto(begun.clone(), room(bytes)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+        assert!(error.to_string().ends_with("; ask for more"), "{error}");
+    }
+    let one = all.open("two").unwrap();
     write(one.path(), "file", &"x".repeat(1000));
-    let error = one.save().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
+    let error = one.save_onto(Vec::new(), room(1000)).unwrap_err();
     assert!(error.to_string().contains("has 1000 bytes in 1 files and folders, and no more than 1000 bytes"));
+    // One that is far too large is not read at all, or this would take a minute and the memory of the machine.
+    std::fs::File::create(one.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(one.save().unwrap_err().kind(), ErrorKind::QuotaExceeded);
 }
 
 /// An archive by hand.

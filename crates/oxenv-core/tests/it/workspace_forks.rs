@@ -159,7 +159,7 @@ fn limits_are_told_with_the_size_and_nothing_half_made_stays() {
     assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
     assert!(error.to_string().contains("no more than 19999 bytes"), "{error}");
     assert_eq!(fs::read_dir(&root).unwrap().count(), 2, "the workspace and the lock");
-    let all = all.with_limits(WorkspaceLimits { copied_bytes: 20_000, files: 40, ..limits });
+    let all = all.with_limits(WorkspaceLimits { copied_bytes: 20_000, files: 40 });
     assert_eq!(listing(forked(&all, &one).path()), listing(one.path()));
     // A name that is taken is the other's, and stays.
     assert_eq!(one.fork(&all, "one").unwrap_err().kind(), ErrorKind::AlreadyExists);

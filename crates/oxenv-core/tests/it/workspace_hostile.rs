@@ -244,33 +244,80 @@ fn what_only_looks_like_an_abandoned_root_is_left_alone() {
     assert_eq!(others.join("session/file").exists(), is_root);
 }
 
-/// Programs that go on writing make a reset fail at worst, and after they have ended it succeeds.
+/// A tool that moves its folder away and puts a link, or another folder, in its place.
 #[test]
-fn a_removal_that_races_writers_comes_to_an_end() {
-    let parent = Folder::in_memory();
-    let (_all, one) = open(&parent, WorkspaceSource::Empty);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for writer in 0..2 {
-            let (done, path) = (&done, one.path());
-            scope.spawn(move || {
-                let deep = format!("{writer}/{}", "d/".repeat(20));
-                while !done.load(Ordering::Relaxed) {
-                    let _ = fs::create_dir_all(path.join(&deep));
-                    let _ = fs::write(path.join(&deep).join("file"), "text");
-                    let _ = fs::write(path.join(format!("{writer}/file")), "text");
-                    let _ = fs::write(path.join(format!("file-{writer}")), "text");
-                }
-            });
+fn a_workspace_that_was_replaced_is_the_folder_that_was_made() {
+    let (parent, outside, away) = (Folder::new(), source(), Folder::new());
+    let before = listing(&outside.0);
+    let (all, one) = open(&parent, WorkspaceSource::Empty);
+    let root = one.path().parent().unwrap().to_owned();
+    let replace = |moved: &Path, folder: bool| {
+        write(one.path(), "file", "made by a tool");
+        fs::rename(one.path(), moved).unwrap();
+        match folder {
+            true => write(one.path(), "file", "put there"),
+            false => symlink(&outside.0, one.path()).unwrap(),
         }
-        for _ in 0..200 {
-            if let Err(error) = one.renew() {
-                assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
-                assert!(error.to_string().contains("a program still writes into it"), "{error}");
+        for error in [one.fork(&all, "fork").map(drop).unwrap_err(), one.save().map(drop).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::NotADirectory);
+            assert!(error.to_string().contains("reset the session"), "{error}");
+        }
+    };
+    for folder in [false, true] {
+        // Within the root it is still ours; what a tool has taken out of there is the tool's.
+        for (moved, stays) in [(root.join("moved"), false), (away.0.join(format!("moved-{folder}")), true)] {
+            replace(&moved, folder);
+            one.renew().unwrap();
+            assert!(listing(one.path()).is_empty() && !one.path().is_symlink());
+            assert_eq!(moved.exists(), stays);
+            write(one.path(), "kept", "text");
+            assert_eq!(listing(one.fork(&all, "fork").unwrap().path()), ["kept: text"]);
+        }
+    }
+    replace(&root.join("moved"), false);
+    drop(one);
+    assert_eq!(listing(&root), ["lock: "]);
+    drop(all);
+    assert_eq!(listing(&outside.0), before);
+    assert_eq!(listing(&away.0).iter().filter(|entry| entry.ends_with("file: made by a tool")).count(), 2);
+}
+
+/// Programs that go on writing make no reset fail, and nothing of before the reset is left.
+#[test]
+fn a_reset_beside_writers_succeeds() {
+    let (parent, from) = (Folder::in_memory(), source());
+    write(&from.0, "file-0", "given");
+    write(&from.0, "0/d/given", "given");
+    for source in [WorkspaceSource::Empty, WorkspaceSource::CopyOf(from.0.clone())] {
+        let (all, one) = open(&parent, source);
+        let fresh = listing(one.path());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let (done, path) = (&done, one.path());
+                scope.spawn(move || {
+                    let deep = format!("{writer}/{}", "d/".repeat(20));
+                    while !done.load(Ordering::Relaxed) {
+                        let _ = fs::create_dir_all(path.join(&deep));
+                        let _ = fs::write(path.join(&deep).join("file"), "text");
+                        let _ = fs::write(path.join(format!("{writer}/file")), "text");
+                        let _ = fs::write(path.join(format!("file-{writer}")), "text");
+                    }
+                });
             }
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-    one.renew().unwrap();
-    assert!(listing(one.path()).is_empty());
+            for _ in 0..200 {
+                write(one.path(), "before", "the reset");
+                one.renew().unwrap();
+                assert!(!one.path().join("before").exists());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        one.renew().unwrap();
+        assert_eq!(listing(one.path()), fresh);
+        let root = one.path().parent().unwrap().to_owned();
+        drop(one);
+        assert_eq!(listing(&root), ["lock: "]);
+        drop(all);
+        assert!(listing(&parent.0).is_empty());
+    }
 }

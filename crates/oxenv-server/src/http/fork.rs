@@ -2,20 +2,30 @@
 //!
 //! Invariant: a copy is always a new session; the one that it was made of goes on as it was.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::iter::once;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use futures_util::stream;
 use oxenv_wire::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 use serde_json::json;
 
 use super::sessions::created;
-use super::{InPath, body, once};
+use super::{InPath, body, once as keys};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{Desk, Made};
+
+/// A snapshot of no more bytes is written at once.
+const AT_ONCE: usize = 64 << 10;
+/// Bytes of a request beside the state in its snapshot.
+const SPARE: usize = 1 << 20;
 
 pub(crate) async fn fork(
     State(app): State<Arc<App>>,
@@ -24,7 +34,7 @@ pub(crate) async fn fork(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::header_key(request.headers())?;
+    let key = keys::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
@@ -33,13 +43,26 @@ pub(crate) async fn fork(
     let Made { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
     let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
-    Ok(once::marked(response, None, repeated))
+    Ok(keys::marked(response, None, repeated))
 }
 
 pub(crate) async fn snapshot(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    let snapshot = app.store.snapshot(&session).await?;
-    Ok(json_response(StatusCode::OK, json!(SessionSnapshot { snapshot }).to_string()))
+    let sealed = app.store.sealed_snapshot(&session, app.store.snapshot_room()).await?;
+    let length = sealed.text_len();
+    if length <= AT_ONCE {
+        let snapshot = sealed.into_text();
+        return Ok(json_response(StatusCode::OK, json!(SessionSnapshot { snapshot }).to_string()));
+    }
+    // Base64 stands in JSON as it is, so the text is made while it is sent.
+    let (before, after) = (r#"{"snapshot":""#, r#""}"#);
+    let pieces = once(before.to_owned()).chain(sealed.into_pieces()).chain(once(after.to_owned()));
+    let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(before.len() + length + after.len()));
+    Ok(response)
 }
 
 pub(crate) async fn restore(
@@ -48,9 +71,21 @@ pub(crate) async fn restore(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::header_key(request.headers())?;
-    let body = body::text(&app, request).await?;
+    let key = keys::header_key(request.headers())?;
+    let room = app.store.snapshot_room();
+    let bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
+    let limit = bytes.div_ceil(3).saturating_mul(4).saturating_add(SPARE).max(app.config.max_message);
+    let body = body::large_text(&app, request, limit, room.more).await?;
     let asked = RestoreRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let Made { ids, repeated, .. } = desk.create_restored(&asked, key.as_deref()).await?;
+    let resume_s = asked.resume_s;
+    let snapshot = match asked.snapshot {
+        Cow::Owned(snapshot) => snapshot,
+        Cow::Borrowed(snapshot) => {
+            let place = body.place_of(snapshot);
+            body.into_part(place)
+        }
+    };
+    let asked = RestoreRequest { snapshot: snapshot.into(), resume_s };
+    let Made { ids, repeated, .. } = desk.create_restored(asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }

@@ -35,7 +35,7 @@ impl Desk {
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Told, Failure> {
-        let made = self.create_restored(asked, key).await?;
+        let made = self.create_restored(asked.clone(), key).await?;
         self.opened(made, asked.resume_s)
     }
 
@@ -80,11 +80,12 @@ impl Desk {
     /// Makes a session of a snapshot.
     pub(crate) async fn create_restored(
         &self,
-        asked: &RestoreRequest<'_>,
+        asked: RestoreRequest<'_>,
         key: Option<&str>,
     ) -> Result<Made, Failure> {
-        let source = SessionSource::Snapshot(asked.snapshot.to_string());
-        self.make(source, self.options(asked.resume_s), key).await
+        let options = self.options(asked.resume_s);
+        let source = SessionSource::Snapshot(asked.snapshot.into_owned());
+        self.make(source, options, key).await
     }
 
     /// Makes sessions that go on from the state of another.

@@ -46,8 +46,8 @@ impl ToolFactory {
 
 /// The same session as its environment alone knows it.
 pub(super) fn bare<'a>(original: &'a mut Original<'_>, toolbox: &'a Arc<Toolbox>) -> Original<'a> {
-    let Original { session_id, environment, calls, .. } = original;
-    Original { session_id, environment: &mut **environment, toolbox, workspace: None, calls }
+    let Original { session_id, environment, calls, room, .. } = original;
+    Original { session_id, environment: &mut **environment, toolbox, workspace: None, calls, room: *room }
 }
 
 /// Copies of the toolsets that copy themselves; nothing in the place of the others.

@@ -60,9 +60,12 @@ impl ToolFactory {
         let header = serde_json::to_vec(&header).map_err(|error| {
             Failure::infrastructure(format!("the session cannot be written down: {error}"))
         })?;
-        let files = self.blocking(move |_| workspace.save()).await?;
         let length = (header.len() as u64).to_le_bytes();
-        Ok([MAGIC, &length, &header, &state, &files].concat())
+        let begun = [MAGIC, &length, &header, &state].concat();
+        drop((header, state));
+        let room = original.room;
+        room.holds(begun.len() as u64)?;
+        self.blocking(move |_| workspace.save_onto(begun, room)).await
     }
 
     /// Makes what goes on from a saved state.

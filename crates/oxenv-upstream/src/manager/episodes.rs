@@ -116,12 +116,11 @@ impl EpisodeSlots {
         inner.ahead = Some(slot);
     }
 
-    /// Begins an episode with a new instance, of that seed where the server is told it. Waits for the end of an
-    /// instance that a new one might meet.
+    /// Begins an episode of which the instance is a new one, of that seed where the server is told it. Waits for the
+    /// end of an instance that a new one might meet.
     pub(super) async fn restart(&self, seeds: EpisodeSeeds) {
         let Some(next) = self.upstream.follows_seed.then(|| self.slot(seeds)).flatten() else {
-            self.present().renew().await;
-            return self.begin_if_eager();
+            return self.present().renew().await;
         };
         let (old, unused, was_ahead) = {
             let mut inner = self.inner.lock();
@@ -148,7 +147,6 @@ impl EpisodeSlots {
         if !matches!((shown, shows), (Some(old), Some(new)) if old.is(&new)) {
             self.watchers.bump();
         }
-        self.begin_if_eager();
     }
 
     /// Ends every instance of the session for good; nothing waits for that.
@@ -164,7 +162,8 @@ impl EpisodeSlots {
         }
     }
 
-    fn begin_if_eager(&self) {
+    /// Starts the new episode's instance in the background if it is not to wait until it is wanted.
+    pub(super) fn begin_if_eager(&self) {
         if self.place.is_some() && self.upstream.entry.startup == Startup::Eager {
             self.begin();
         }

@@ -142,6 +142,11 @@ impl Instance {
         let _ = timeout(END_PATIENCE, self.shared.gone.cancelled()).await;
     }
 
+    /// Counts it there until nothing of it is left.
+    pub(super) fn counts_in(&self, running: &TaskTracker) {
+        running.spawn(self.shared.gone.clone().cancelled_owned());
+    }
+
     /// Its lists, once they were read; an error if they cannot be.
     pub(super) fn lists(&self) -> Option<Result<Lists, String>> {
         self.shared.lists.borrow().clone()

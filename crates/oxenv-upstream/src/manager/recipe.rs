@@ -65,6 +65,8 @@ struct Site {
     folder: PathBuf,
     /// That folder, if it is the instance's own.
     scratch: Option<Arc<Scratch>>,
+    /// What counts the session's processes.
+    running: Option<TaskTracker>,
 }
 
 /// A process that is being greeted. If it is given up, its end is still seen to, as a task of the manager.
@@ -72,6 +74,7 @@ struct Starting {
     child: Option<Child>,
     scratch: Option<Arc<Scratch>>,
     tracker: TaskTracker,
+    running: Option<TaskTracker>,
 }
 
 /// A server that was started and greeted.
@@ -138,6 +141,7 @@ impl Recipe {
             self.kitchen.stop.child_token(),
         );
         if let Some(place) = place {
+            instance.counts_in(&place.running);
             self.settle(&instance, place).await?;
         }
         Ok(instance)
@@ -166,17 +170,18 @@ impl Recipe {
     /// asks for it when there is no session.
     fn site(&self, place: Option<&SessionPlace>) -> io::Result<Site> {
         let seed = place.map_or(0, |place| place.seeds.present);
+        let running = place.map(|place| place.running.clone());
         let per_session = self.is_process() && self.entry.scope == Scope::Session;
         if !per_session || (place.is_some() && self.names_workspace()) {
             let workspace = place.map_or(&self.kitchen.folder, |place| &place.workspace).clone();
-            return Ok(Site { folder: workspace.clone(), workspace, seed, scratch: None });
+            return Ok(Site { folder: workspace.clone(), workspace, seed, scratch: None, running });
         }
         let base = &self.kitchen.base_environment;
         let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| Path::new(value));
         let scratch = Scratch::new(within.unwrap_or(Path::new("/tmp")))?;
         let folder = scratch.path().to_owned();
         let workspace = place.map_or(&folder, |place| &place.workspace).clone();
-        Ok(Site { folder, workspace, seed, scratch: Some(Arc::new(scratch)) })
+        Ok(Site { folder, workspace, seed, scratch: Some(Arc::new(scratch)), running })
     }
 
     async fn start(&self, era: Era, site: &Site, deadline: Instant) -> Result<Started, Greeting> {
@@ -195,7 +200,8 @@ impl Recipe {
         let spawned = self.kitchen.supervisor.spawn(self.command(site), redact.clone());
         let (child, stdin, stdout) = spawned.map_err(|error| Greeting::failed(error.to_string()))?;
         let (scratch, tracker) = (site.scratch.clone(), self.kitchen.tracker.clone());
-        let mut starting = Starting { child: Some(child), scratch, tracker };
+        let running = site.running.clone();
+        let mut starting = Starting { child: Some(child), scratch, tracker, running };
         let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
         match greeted.unwrap_or_else(|_| Err(self.too_late())) {
             Ok(connection) => Ok(Started { connection, child: starting.child.take() }),
@@ -270,8 +276,10 @@ impl Drop for Starting {
     fn drop(&mut self) {
         if let (Some(child), Ok(runtime)) = (self.child.take(), Handle::try_current()) {
             let scratch = self.scratch.take();
+            let counted = self.running.as_ref().map(TaskTracker::token);
             let end = async move {
                 let _ = child.stop().await;
+                drop(counted);
                 Scratch::release(scratch).await;
             };
             self.tracker.spawn_on(end, &runtime);

@@ -235,10 +235,14 @@ impl Slot {
             State::Closed => return Next::GiveUp,
         }
         inner.state = State::Starting;
+        // From here on the session's folder waits for what is started, also if the slot is closed at this moment.
+        let counted = self.place.as_ref().map(|place| place.running.token());
         drop(inner);
         let slot = self.clone();
         self.upstream.track(async move {
+            let _counted = counted;
             tokio::select! {
+                biased;
                 () = slot.stop.cancelled() => slot.close(),
                 () = slot.run(lane) => {}
             }

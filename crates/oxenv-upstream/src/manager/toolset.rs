@@ -166,15 +166,21 @@ impl UpstreamToolset {
         outcome.await.map_err(|fault| fault.into_request_fault(self.name()))
     }
 
+    /// The slots that a reset of the session begins anew: the one that all sessions share is no session's to restart.
+    fn restarted(&self) -> Option<&Arc<EpisodeSlots>> {
+        let restarts = matches!(self.upstream.entry.on_reset, OnReset::Restart) && self.is_per_session();
+        self.slots.as_ref().filter(|_| restarts)
+    }
+
     /// Does what a reset of the session asks for. An instance that was never started is as new.
-    async fn make_ready(&self, seeds: EpisodeSeeds) -> Result<(), Failure> {
+    async fn make_ready(&self) -> Result<(), Failure> {
         let Some(slots) = &self.slots else { return Ok(()) };
         match &self.upstream.entry.on_reset {
             OnReset::Keep => Ok(()),
-            // The one that all sessions share is no session's to restart.
-            OnReset::Restart if !self.is_per_session() => Ok(()),
             OnReset::Restart => {
-                slots.restart(seeds).await;
+                if let Some(slots) = self.restarted() {
+                    slots.begin_if_eager();
+                }
                 Ok(())
             }
             OnReset::Call(_) if slots.present().running().is_none() && self.is_per_session() => Ok(()),
@@ -241,10 +247,17 @@ impl Toolset for UpstreamToolset {
         self.upstream.entry.on_fork
     }
 
-    fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
+    fn end_episode(&self, seeds: EpisodeSeeds) -> Work<'_, ()> {
+        match self.restarted() {
+            Some(slots) => Work::pending(slots.restart(seeds)),
+            None => Work::done(()),
+        }
+    }
+
+    fn reset(&self, _seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         match self.upstream.entry.on_reset {
             OnReset::Keep => Work::done(Ok(())),
-            _ => Work::pending(self.make_ready(seeds)),
+            _ => Work::pending(self.make_ready()),
         }
     }
 

@@ -161,6 +161,7 @@ impl Upstream {
     ) -> Result<Instance, String> {
         if let (Some(place), Some(instance)) = (place, self.take_warm()) {
             self.refill();
+            instance.counts_in(&place.running);
             self.recipe.settle(&instance, place).await?;
             return Ok(instance);
         }

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use oxenv_core::{
     AgentCall, AuditSink, Auditor, Boot, CallContext, EnvironmentFactory, EpisodeCall, Failure, ForkMode,
     Instance, KeySource, Limits, MemoryAudit, Original, ResetOptions, Session, SessionOptions,
-    SessionRequest, SessionStore, SnapshotKey, StepReply, Toolset, Work, WorkspaceSource, Workspaces,
+    SessionRequest, SessionStore, SnapshotKey, SnapshotRoom, StepReply, Toolset, Work, WorkspaceSource,
+    Workspaces,
 };
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
@@ -170,6 +171,7 @@ pub(crate) fn original<'a>(instance: &'a mut Instance, calls: &'a [EpisodeCall])
         toolbox: &instance.toolbox,
         workspace: instance.workspace.as_ref(),
         calls,
+        room: SnapshotRoom::default(),
     }
 }
 

@@ -31,17 +31,17 @@ async fn each_episode_has_a_server_of_its_seed_and_the_next_is_started_ahead() {
     let toolset = stage.session(1).remove(0);
     toolset.ready().await;
     let first = EpisodeSeeds::before_reset(1).next;
-    toolset.reset(EpisodeSeeds { present: first, next: 102 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: first, next: 102 }).await.unwrap();
     assert_eq!(seed_of(&toolset).await, format!("seed={first}"));
     until("the next episode's is there", || !servers(&stage, 102).is_empty()).await;
     let ahead = servers(&stage, 102);
-    toolset.reset(EpisodeSeeds { present: 102, next: 103 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: 102, next: 103 }).await.unwrap();
     assert_eq!(seed_of(&toolset).await, "seed=102");
     assert_eq!(say(&toolset, "pid").await, ahead[0].to_string());
     until("the last episode's has ended", || servers(&stage, first).is_empty()).await;
     // A seed that is given is followed as well, and what was started for another one ends.
     until("the next episode's is there", || !servers(&stage, 103).is_empty()).await;
-    toolset.reset(EpisodeSeeds { present: 7, next: 104 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: 7, next: 104 }).await.unwrap();
     assert_eq!(seed_of(&toolset).await, "seed=7");
     until("both have ended", || servers(&stage, 102).is_empty() && servers(&stage, 103).is_empty()).await;
     // Who gives a seed gives the next one too, so none is started ahead.
@@ -49,7 +49,7 @@ async fn each_episode_has_a_server_of_its_seed_and_the_next_is_started_ahead() {
     assert_eq!(servers(&stage, 104), Vec::<u32>::new());
     // The same seed again is another episode all the same.
     assert_eq!(say(&toolset, "count").await, "1");
-    toolset.reset(EpisodeSeeds { present: 7, next: 105 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: 7, next: 105 }).await.unwrap();
     assert_eq!((seed_of(&toolset).await, say(&toolset, "count").await), ("seed=7".into(), "1".into()));
     toolset.close();
     stage.manager.close().await;
@@ -62,7 +62,7 @@ async fn an_eager_one_is_there_before_the_first_reset_and_an_unused_one_ends() {
     let toolset = stage.session(1).remove(0);
     let first = EpisodeSeeds::before_reset(1);
     until("the first episode's is there", || !servers(&stage, first.next).is_empty()).await;
-    toolset.reset(EpisodeSeeds { present: first.next, next: 2 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: first.next, next: 2 }).await.unwrap();
     assert_eq!(seed_of(&toolset).await, format!("seed={}", first.next));
     until("the next episode's is there", || !servers(&stage, 2).is_empty()).await;
     drop(toolset);
@@ -75,7 +75,7 @@ async fn one_in_the_workspace_is_started_after_the_reset() {
     let stage = Stage::new(&[entry]);
     let toolset = stage.session(1).remove(0);
     for seed in [11, 12, 13] {
-        toolset.reset(EpisodeSeeds { present: seed, next: seed + 1 }).await.unwrap();
+        reset_toolset(&toolset, EpisodeSeeds { present: seed, next: seed + 1 }).await.unwrap();
         assert_eq!(seed_of(&toolset).await, format!("seed={seed}"));
         let others: Vec<_> =
             stage.commands().into_iter().filter(|line| !line.contains(&format!("seed={seed} "))).collect();
@@ -88,7 +88,7 @@ async fn one_that_is_kept_keeps_the_seed_that_it_was_started_with() {
     let stage = Stage::new(&[seeded("    on_reset: keep\n")]);
     let toolset = stage.session(5).remove(0);
     assert_eq!(seed_of(&toolset).await, "seed=5");
-    toolset.reset(EpisodeSeeds { present: 6, next: 7 }).await.unwrap();
+    reset_toolset(&toolset, EpisodeSeeds { present: 6, next: 7 }).await.unwrap();
     assert_eq!(seed_of(&toolset).await, "seed=5");
 }
 

@@ -95,16 +95,16 @@ async fn a_reset_does_as_the_entry_says() {
     for toolset in &toolsets {
         toolset.ready().await;
         // Nothing was started for the session, so nothing is to be reset.
-        toolset.reset(EpisodeSeeds::before_reset(1)).await.unwrap();
+        reset_toolset(toolset, EpisodeSeeds::before_reset(1)).await.unwrap();
         assert_eq!(say(toolset, "count").await, "1");
     }
     for (toolset, count) in toolsets[..3].iter().zip(["2", "1", "3"]) {
-        toolset.reset(EpisodeSeeds::before_reset(1)).await.unwrap();
+        reset_toolset(toolset, EpisodeSeeds::before_reset(1)).await.unwrap();
         assert_eq!(say(toolset, "count").await, count, "{}", toolset.name());
     }
-    let failure = toolsets[3].reset(EpisodeSeeds::before_reset(1)).await.unwrap_err();
+    let failure = reset_toolset(&toolsets[3], EpisodeSeeds::before_reset(1)).await.unwrap_err();
     assert_eq!(failure.message, "toolset 'bad' could not be reset by its tool 'refuse': refused with ***");
-    let failure = toolsets[4].reset(EpisodeSeeds::before_reset(1)).await.unwrap_err();
+    let failure = reset_toolset(&toolsets[4], EpisodeSeeds::before_reset(1)).await.unwrap_err();
     assert_eq!(
         failure.message,
         "toolset 'slow' could not be reset by its tool 'wait': it did not answer within 0.3 s"
@@ -229,6 +229,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         seeds: EpisodeSeeds::before_reset(0),
         workspace: "/".into(),
         known_as: "/".into(),
+        running: tokio_util::task::TaskTracker::new(),
     };
     let toolsets = manager.open_session(place);
     assert_eq!(toolsets.iter().map(|toolset| toolset.name()).collect::<Vec<_>>(), ["one", "none"]);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{CallContext, Caller, EpisodeSeeds, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_core::{CallContext, Caller, EpisodeSeeds, Failure, Note, Principal, RequestFault, Toolset, Work};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
@@ -108,6 +108,7 @@ impl Stage {
             seeds: EpisodeSeeds::before_reset(number),
             workspace,
             known_as,
+            running: tokio_util::task::TaskTracker::new(),
         })
     }
 
@@ -164,6 +165,12 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Does with a toolset what a session's reset does.
+pub(crate) async fn reset_toolset(toolset: &Arc<dyn Toolset>, seeds: EpisodeSeeds) -> Result<(), Failure> {
+    toolset.end_episode(seeds).await;
+    toolset.reset(seeds).await
 }
 
 /// Calls a tool without a caller that listens.

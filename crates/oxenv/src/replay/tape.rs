@@ -203,6 +203,10 @@ impl Toolset for TapedToolset {
         self.inner.copied()
     }
 
+    fn end_episode(&self, seeds: EpisodeSeeds) -> Work<'_, ()> {
+        if self.tape.live { self.inner.end_episode(seeds) } else { Work::done(()) }
+    }
+
     fn reset(&self, seeds: EpisodeSeeds) -> Work<'_, Result<(), Failure>> {
         if self.tape.live { self.inner.reset(seeds) } else { Work::done(Ok(())) }
     }

@@ -4,6 +4,7 @@
 //! Invariant: each test prints what it tried, what survived and what was lost, and nothing may be lost.
 //! `scripts/faults` asks for the full counts; a usual run makes do with few.
 
+mod busy_workspaces;
 mod churn;
 mod clocks;
 mod deep_workspace;

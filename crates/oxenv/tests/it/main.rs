@@ -11,6 +11,7 @@ mod fleet_simulate;
 mod help;
 mod hostile;
 mod instances;
+mod large_snapshots;
 mod policy;
 mod process;
 mod records;

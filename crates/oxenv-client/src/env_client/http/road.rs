@@ -47,6 +47,8 @@ pub(super) struct Asked<'a> {
     body: Option<Bytes>,
     key: Option<&'a str>,
     phase: Option<Phase>,
+    /// Bytes of an answer that may be larger than others.
+    large: usize,
 }
 
 /// An answer of status 2xx, or 404 or 405 without a failure that is ours.
@@ -59,7 +61,7 @@ pub(super) struct Answer {
 
 impl<'a> Asked<'a> {
     pub(super) fn new(method: Method, path: &'a str, what: &'a str) -> Self {
-        Asked { method, path, what, body: None, key: None, phase: None }
+        Asked { method, path, what, body: None, key: None, phase: None, large: 0 }
     }
 
     pub(super) fn body<T: Serialize>(mut self, body: &T) -> Result<Self> {
@@ -69,6 +71,12 @@ impl<'a> Asked<'a> {
 
     pub(super) fn key(mut self, key: Option<&'a str>) -> Self {
         self.key = key;
+        self
+    }
+
+    /// Takes an answer of so many bytes, whatever is said of others.
+    pub(super) fn large(mut self, bytes: usize) -> Self {
+        self.large = bytes;
         self
     }
 
@@ -148,16 +156,17 @@ impl Road {
 
     /// The body, unless it is larger than the caller wants.
     async fn read(&self, asked: &Asked<'_>, mut response: Response) -> Result<Bytes> {
+        let most = self.max_message.max(asked.large);
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= self.max_message => {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= most => {
                     body.extend_from_slice(&chunk);
                 }
                 Ok(Some(_)) => {
                     let message = format!(
-                        "the answer to {} is larger than {} bytes; allow more with max_message",
-                        asked.what, self.max_message
+                        "the answer to {} is larger than {most} bytes; allow more with max_message",
+                        asked.what
                     );
                     let error = ClientError::new(Code::InvalidReply, message);
                     return Err(error.with_delivered(Delivered::Yes));
