@@ -54,6 +54,36 @@ pub enum LogError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Segments are not there that neither retention nor anybody of ours removed.
+    Missing {
+        /// The first one's file.
+        path: PathBuf,
+        /// The last one's file.
+        last: PathBuf,
+    },
+    /// A segment is not as it was when its writer left it.
+    Changed {
+        /// The segment's file.
+        path: PathBuf,
+        /// In which way.
+        reason: String,
+    },
+    /// What tells where the log begins and ends is missing or cannot be read.
+    NoBounds {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A session is in the log, and the entry that opened it is not.
+    NoOpening {
+        /// The file of the first segment that has an entry of it.
+        path: PathBuf,
+        /// Where that entry begins, in bytes.
+        offset: u64,
+        /// The session.
+        session: String,
+        /// How many of its entries are missing before that one.
+        entries: u64,
+    },
     /// A blob is missing or damaged.
     Blob {
         /// The blob's file.
@@ -84,6 +114,10 @@ impl LogError {
             | LogError::Newer { path, .. }
             | LogError::NotALog { path }
             | LogError::Damaged { path, .. }
+            | LogError::Missing { path, .. }
+            | LogError::Changed { path, .. }
+            | LogError::NoBounds { path }
+            | LogError::NoOpening { path, .. }
             | LogError::Unreadable { path, .. }
             | LogError::Blob { path, .. }
             | LogError::Index { path, .. } => path,
@@ -116,6 +150,27 @@ impl fmt::Display for LogError {
             LogError::Unreadable { offset, reason, .. } => {
                 write!(f, "the record at byte {offset} of '{path}' is not understood: {reason}")
             }
+            LogError::Missing { last, .. } if last == self.path() => {
+                write!(f, "the segment '{path}' is missing; restore the file from a copy")
+            }
+            LogError::Missing { last, .. } => write!(
+                f,
+                "the segments from '{path}' to '{}' are missing; restore the files from a copy",
+                last.display()
+            ),
+            LogError::Changed { reason, .. } => {
+                write!(f, "'{path}' is not the file that was written: {reason}; restore the file from a copy")
+            }
+            LogError::NoBounds { .. } => write!(
+                f,
+                "'{path}' cannot be read, so nobody knows whether segments are missing; the next start of a server that \
+                 records makes it anew"
+            ),
+            LogError::NoOpening { offset, session, entries, .. } => write!(
+                f,
+                "the first {entries} entries of session '{session}' are missing before byte {offset} of '{path}', so it is \
+                 not listed"
+            ),
             LogError::Blob { reason, .. } => {
                 write!(f, "the blob '{path}' cannot be used: {reason}; restore the file from a copy")
             }
