@@ -105,6 +105,27 @@ impl LogError {
         move |source| LogError::Io { path: path.into(), source }
     }
 
+    /// Whether it is about something that the log should have and does not, rather than about reaching it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            LogError::Damaged { .. }
+            | LogError::Unreadable { .. }
+            | LogError::Missing { .. }
+            | LogError::Changed { .. }
+            | LogError::NoBounds { .. }
+            | LogError::NoOpening { .. }
+            | LogError::Blob { .. } => true,
+            LogError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
+            }
+            LogError::Locked { .. }
+            | LogError::Newer { .. }
+            | LogError::NotALog { .. }
+            | LogError::Index { .. } => false,
+        }
+    }
+
     /// The file or folder that it is about.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -9,7 +9,8 @@ use oxenv_core::{
     AgentCall, EndReason, Failure, Principal, ResetOptions, Session, SessionOptions, SessionRequest,
 };
 use oxenv_store::{
-    StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories,
+    Hole, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome,
+    Trajectories,
 };
 use oxenv_wire::{Action, Delivered, ErrorCode};
 
@@ -22,13 +23,17 @@ const DEEPEST: usize = 1000;
 
 /// A recorded session, as far as it is done again.
 pub(super) struct Link {
-    id: String,
+    pub(super) id: String,
     pub(super) environment: String,
     seed: u64,
     episode_id: String,
     /// How it was made, if not by the factory alone.
     origin: Option<StoredOrigin>,
     entries: Vec<StoredEntry>,
+    /// What is missing of it.
+    pub(super) holes: Vec<Hole>,
+    /// How many of its entries could not be written.
+    unwritten: u64,
 }
 
 /// An entry that was done again, or why it was not.
@@ -52,8 +57,11 @@ pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Res
     let mut chain: Vec<Link> = Vec::new();
     let (mut id, mut upto) = (id.to_owned(), u64::MAX);
     loop {
+        let Some(summary) = trajectories.session(&id)? else {
+            return Ok(Err(format!("the beginning of session {id} is not in the record")));
+        };
         let entries = trajectories.entries(&id)?;
-        let link = match link(&id, entries, upto) {
+        let link = match link(summary, entries, upto) {
             Ok(link) => link,
             Err(why) => return Ok(Err(why)),
         };
@@ -71,7 +79,8 @@ pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Res
     Ok(Ok(chain))
 }
 
-fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> {
+fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> {
+    let SessionSummary { id, unwritten, mut holes, .. } = summary;
     let mut entries = entries.into_iter();
     let opened = entries.next().map(|entry| entry.event);
     let Some(StoredEvent::Opened { environment, seed, episode_id, origin, .. }) = opened else {
@@ -86,7 +95,18 @@ fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> 
         }
         expected = entry.seq + 1;
     }
-    Ok(Link { id: id.to_owned(), environment, seed, episode_id, origin, entries })
+    if upto != u64::MAX {
+        // What came after the copy does not matter to it.
+        holes.retain(|hole| match hole {
+            Hole::Entries { first, .. } => *first <= upto,
+            Hole::End { last, .. } => *last < upto,
+            _ => true,
+        });
+        if expected <= upto && unwritten == 0 {
+            return Err(format!("what session {id} did after entry {} is not in the record", expected - 1));
+        }
+    }
+    Ok(Link { id, environment, seed, episode_id, origin, entries, holes, unwritten })
 }
 
 /// Does the last session of a chain again and compares it; those before it are only done.
@@ -96,13 +116,14 @@ fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> 
 pub(super) async fn replay(stage: &mut Stage, chain: &[Link]) -> anyhow::Result<Verdict> {
     let mut names = Names::default();
     let mut before: Option<Arc<Session>> = None;
-    let mut verdict = Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned() };
+    let mut verdict =
+        Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned(), damaged: false };
     for link in chain {
         let session = match begin(stage, link, before.as_ref()).await {
             Ok(session) => session,
             Err(failure) => {
                 let why = format!("session {} cannot be made: {failure}", link.id);
-                verdict = Verdict::CannotBeReplayed { why };
+                verdict = Verdict::CannotBeReplayed { why, damaged: false };
                 break;
             }
         };
@@ -265,7 +286,7 @@ fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) ->
                      what came after it in its episode is not proven",
                     recorded.seq
                 );
-                return Ok(Verdict::CannotBeReplayed { why });
+                return Ok(Verdict::CannotBeReplayed { why, damaged: false });
             }
         };
         entries += 1;
@@ -283,5 +304,5 @@ fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) ->
             return Ok(Verdict::Differs { seq: recorded.seq, what, recorded: one, replayed: two });
         }
     }
-    Ok(Verdict::Same { entries, cut_off })
+    Ok(Verdict::Same { entries, cut_off, unwritten: link.unwritten })
 }
