@@ -632,4 +632,45 @@ mod tests {
         drop(group);
         std::fs::remove_dir_all(&folder).unwrap();
     }
+    #[test]
+    fn what_could_not_be_written_is_told_and_is_no_hole() {
+        let folder = folder("unwritten");
+        let (group, _hear, troubles) = group(&folder, options(Durability::Process), None);
+        let opened = Event::Opened {
+            environment: "e",
+            version: "1",
+            deterministic: true,
+            seed: 1,
+            episode_id: "e",
+            origin: None,
+        };
+        let entry = |seq| Entry { session_id: "a", seq, epoch: 0, time_us: 1, event: opened };
+        let reset = |seq| Entry {
+            event: Event::Reset {
+                seed: 1,
+                seed_given: false,
+                episode_id: "e",
+                arguments: None,
+                outcome: oxenv_core::Outcome::Answered { reply: "{}", reward: None, done: false },
+                duration_us: 1,
+            },
+            ..entry(seq)
+        };
+        wait(group.append(&entry(0))).unwrap();
+        *troubles.lock() = [Some(Trouble::Full(20)), Some(Trouble::Full(0))].into();
+        assert!(wait(group.append(&reset(1))).is_err());
+        assert!(wait(group.append(&reset(2))).is_err());
+        wait(group.append(&reset(3))).unwrap();
+        *troubles.lock() = [Some(Trouble::Full(0))].into();
+        assert!(wait(group.append(&reset(4))).is_err());
+        wait(group.append(&reset(5))).unwrap();
+        drop(group);
+        let trajectories = crate::Trajectories::open(&folder).unwrap();
+        trajectories.refresh().unwrap();
+        let session = trajectories.session("a").unwrap().unwrap();
+        assert_eq!((session.unwritten, session.holes), (3, Vec::new()));
+        assert!(trajectories.faults().unwrap().is_empty());
+        assert_eq!(numbers(&folder), [0, 3, 5]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
