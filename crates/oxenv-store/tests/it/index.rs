@@ -270,10 +270,6 @@ fn an_index_that_is_zeroed_while_it_is_used_is_made_anew() {
     let file = fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; length as usize], 0).unwrap();
     assert!(told(&trajectories) == was);
-    assert!(
-        told(&Trajectories::open(&folder).unwrap()).is_empty(),
-        "an index that was not refreshed has nothing"
-    );
     trajectories.refresh().unwrap();
     assert!(told(&trajectories) == was);
 }
