@@ -31,11 +31,6 @@ pub enum LogError {
         /// The newest version that is understood here.
         known: u64,
     },
-    /// A file is named like a segment of a log and is none.
-    NotALog {
-        /// The file.
-        path: PathBuf,
-    },
     /// Bytes in the middle of a segment are damaged. What follows them can still be read.
     Damaged {
         /// The segment's file.
@@ -119,10 +114,7 @@ impl LogError {
             LogError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
             }
-            LogError::Locked { .. }
-            | LogError::Newer { .. }
-            | LogError::NotALog { .. }
-            | LogError::Index { .. } => false,
+            LogError::Locked { .. } | LogError::Newer { .. } | LogError::Index { .. } => false,
         }
     }
 
@@ -133,7 +125,6 @@ impl LogError {
             LogError::Locked { folder } => folder,
             LogError::Io { path, .. }
             | LogError::Newer { path, .. }
-            | LogError::NotALog { path }
             | LogError::Damaged { path, .. }
             | LogError::Missing { path, .. }
             | LogError::Changed { path, .. }
@@ -161,9 +152,6 @@ impl fmt::Display for LogError {
                 f,
                 "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
             ),
-            LogError::NotALog { .. } => {
-                write!(f, "'{path}' is named like a segment of a log and is none: move it away")
-            }
             LogError::Damaged { offset, bytes, .. } => write!(
                 f,
                 "'{path}' is damaged: {bytes} bytes from byte {offset} on cannot be read; restore the file from a copy"
@@ -184,8 +172,8 @@ impl fmt::Display for LogError {
             }
             LogError::NoBounds { .. } => write!(
                 f,
-                "'{path}' cannot be read, so nobody knows whether segments are missing; the next start of a server that \
-                 records makes it anew"
+                "'{path}' cannot be read, so nobody knows whether segments are missing; the next server that records \
+                 something here makes it anew"
             ),
             LogError::NoOpening { offset, session, entries, .. } => write!(
                 f,

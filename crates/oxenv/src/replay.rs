@@ -33,6 +33,8 @@ pub(crate) use tape::{Tape, taped};
 answered from the record: what is proven then is all that was done with their answers. --live
 calls them. Sessions of a manifest, or with a rubric, need the flags they were served with.
 
+Exit codes: 0 if all were the same, 1 if not, 6 if nothing but a hole in the record kept them from it.
+
 Examples:
   oxenv replay records                      every session
   oxenv replay records SESSION --json

@@ -29,7 +29,8 @@ use crate::trajectories::{self, Incomplete, is_damage};
 #[derive(Args)]
 #[command(
     after_help = "Failed steps are left out, as they are when a rubric scores a running episode. What a judge answered
-when the sessions were recorded is not asked again.
+when the sessions were recorded is not asked again. Exits with 6 if the record is incomplete or
+damaged; what can be read is scored.
 
 Examples:
   oxenv rescore records --rubric rubric.toml

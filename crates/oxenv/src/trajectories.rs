@@ -33,6 +33,9 @@ const PIECE: usize = 500;
 const MANY: u64 = 100_000;
 
 #[derive(Args)]
+#[command(
+    after_help = "What is missing from a record, or damaged, is told on stderr each time; the exit code is then 6."
+)]
 pub(crate) struct TrajectoriesArgs {
     #[command(subcommand)]
     command: TrajectoriesCommand,
@@ -44,7 +47,7 @@ enum TrajectoriesCommand {
     List(ListArgs),
     /// Show what a recorded session did.
     Show(ShowArgs),
-    /// Give recorded sessions to other programs.
+    /// Give recorded sessions to other programs; one that cannot be read is left out and named.
     Export(ExportArgs),
 }
 

@@ -92,34 +92,45 @@ pub(crate) fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("log-")?.strip_suffix(".oxl")?.parse().ok()
 }
 
-/// Opens a segment for reading behind its first line. None: the line is not whole yet.
-pub(crate) fn open(path: &Path) -> Result<Option<File>, LogError> {
+/// A segment that is open for reading.
+struct Opened {
+    file: File,
+    /// The line that tells the version; empty if it is damaged, so that it is read as what it is.
+    first_line: Vec<u8>,
+}
+
+/// None: the line that tells the version is not whole yet.
+fn open(path: &Path) -> Result<Option<Opened>, LogError> {
     let mut file = File::open(path).map_err(LogError::io(path))?;
     let mut head = Vec::new();
-    Read::by_ref(&mut file).take(64).read_to_end(&mut head).map_err(LogError::io(path))?;
-    let line = match head.iter().position(|byte| *byte == b'\n') {
-        Some(end) => &head[..end],
-        // The version is one digit so far.
-        None if head.len() < FIRST_LINE.len() && MAGIC.starts_with(&head[..head.len().min(MAGIC.len())]) => {
-            return Ok(None);
-        }
-        None => return Err(LogError::NotALog { path: path.to_owned() }),
-    };
-    let version = line.strip_prefix(MAGIC).and_then(|version| std::str::from_utf8(version).ok());
-    match version.and_then(|version| version.parse::<u64>().ok()) {
-        Some(OLDEST_VERSION..=FORMAT_VERSION) => {}
-        Some(found) if found > FORMAT_VERSION => {
-            return Err(LogError::Newer { path: path.to_owned(), found, known: FORMAT_VERSION });
-        }
-        _ => return Err(LogError::NotALog { path: path.to_owned() }),
+    let length = FIRST_LINE.len() as u64;
+    Read::by_ref(&mut file).take(length).read_to_end(&mut head).map_err(LogError::io(path))?;
+    if head.len() < FIRST_LINE.len() && MAGIC.starts_with(&head[..head.len().min(MAGIC.len())]) {
+        return Ok(None);
     }
-    file.seek(SeekFrom::Start(FIRST_LINE.len() as u64)).map_err(LogError::io(path))?;
-    Ok(Some(file))
+    let version = head.strip_prefix(MAGIC).and_then(|rest| std::str::from_utf8(rest).ok());
+    // A version of more digits has its line end behind.
+    let whole = version.is_some_and(|version| version.ends_with('\n'));
+    match version.and_then(|version| version.trim_end_matches('\n').parse::<u64>().ok()) {
+        Some(found) if found > FORMAT_VERSION => {
+            Err(LogError::Newer { path: path.to_owned(), found, known: FORMAT_VERSION })
+        }
+        Some(OLDEST_VERSION..=FORMAT_VERSION) if whole => Ok(Some(Opened { file, first_line: head })),
+        _ => Ok(Some(Opened { file, first_line: Vec::new() })),
+    }
+}
+
+/// That a program of this version may read a segment.
+///
+/// # Errors
+/// When it is of a newer format, or cannot be read.
+pub(super) fn check(path: &Path) -> Result<(), LogError> {
+    open(path).map(drop)
 }
 
 /// Opens a segment for reading behind what was read before. None: it does not reach that far.
 pub(crate) fn open_behind(path: &Path, before: Content) -> Result<Option<Frames<File>>, LogError> {
-    let Some(mut file) = open(path)? else { return Ok(None) };
+    let Some(Opened { mut file, .. }) = open(path)? else { return Ok(None) };
     let length = file.metadata().map_err(LogError::io(path))?.len();
     if length < before.bytes {
         return Ok(None);
@@ -130,10 +141,9 @@ pub(crate) fn open_behind(path: &Path, before: Content) -> Result<Option<Frames<
 
 /// The frames of a segment. None: its first line is not whole yet.
 pub(crate) fn frames(path: &Path) -> Result<Option<Frames<File>>, LogError> {
-    let Some(mut file) = open(path)? else { return Ok(None) };
-    let mut line = [0; FIRST_LINE.len()];
-    file.rewind().and_then(|()| file.read_exact(&mut line)).map_err(LogError::io(path))?;
-    Ok(Some(Frames::new(file, Content::NONE.with(&line))))
+    let Some(Opened { mut file, first_line }) = open(path)? else { return Ok(None) };
+    file.seek(SeekFrom::Start(first_line.len() as u64)).map_err(LogError::io(path))?;
+    Ok(Some(Frames::new(file, Content::NONE.with(&first_line))))
 }
 
 /// Where a segment's first frame begins, which tells about the segment.

@@ -71,7 +71,7 @@ impl Writer {
     ) -> Result<(Self, Recovery), LogError> {
         let segments = segment::list(folder)?;
         for number in &segments {
-            segment::open(&segment::path(folder, *number))?;
+            segment::check(&segment::path(folder, *number))?;
         }
         let last = segments.last().copied().unwrap_or(0);
         let first = segments.first().copied().unwrap_or(1);

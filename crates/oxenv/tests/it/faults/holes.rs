@@ -92,8 +92,8 @@ fn damage(kind: usize, dice: &mut Dice, files: &[PathBuf], ids: &[Vec<String>]) 
         }
         3 => {
             let mut bytes = fs::read(file).unwrap();
-            // The first line tells the format, and nothing of a file without it is read.
-            let at = 12 + dice.below(bytes.len() - 12);
+            // The digit that tells the format might tell of a newer one, which is refused.
+            let at = Some(dice.below(bytes.len())).filter(|at| *at != 10).unwrap_or(0);
             bytes[at] ^= 1 << dice.below(8);
             fs::write(file, bytes).unwrap();
             "a bit"
