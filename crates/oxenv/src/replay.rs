@@ -150,8 +150,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
                 lacking += 1;
                 incomplete.session(id, why);
             }
-            Verdict::CannotBeReplayed { .. } => lacking += u64::from(incomplete.has(id)),
-            Verdict::Differs { .. } => {}
+            Verdict::CannotBeReplayed { .. } | Verdict::Differs { .. } => {}
         }
         let line = Line { session_id: id, environment: &environment, verdict: &verdict };
         print(&if args.json { serde_json::to_string(&line)? } else { told(&line) })?;
@@ -206,7 +205,9 @@ impl<'a> Replayer<'a> {
         };
         let chain = match again::chain(self.trajectories, id) {
             Ok(Ok(chain)) => chain,
-            Ok(Err(why)) => return cannot("", why),
+            Ok(Err(again::Unknown { why, damaged })) => {
+                return Ok((String::new(), Verdict::CannotBeReplayed { why, damaged }));
+            }
             Err(error) => return unreadable("", error),
         };
         let environment = chain[0].environment.clone();

@@ -36,6 +36,13 @@ pub(super) struct Link {
     unwritten: u64,
 }
 
+/// Why it is not known what a session is made of.
+pub(super) struct Unknown {
+    pub(super) why: String,
+    /// Whether something is missing that the record should have.
+    pub(super) damaged: bool,
+}
+
 /// An entry that was done again, or why it was not.
 enum Done {
     /// Under that number; what it was refused for, if it was.
@@ -53,24 +60,25 @@ enum Done {
 ///
 /// # Errors
 /// When the record cannot be read at all.
-pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, String>> {
+pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, Unknown>> {
     let mut chain: Vec<Link> = Vec::new();
     let (mut id, mut upto) = (id.to_owned(), u64::MAX);
     loop {
         let Some(summary) = trajectories.session(&id)? else {
-            return Ok(Err(format!("the beginning of session {id} is not in the record")));
+            return Ok(Err(beginning(&id)));
         };
         let entries = trajectories.entries(&id)?;
         let link = match link(summary, entries, upto) {
             Ok(link) => link,
-            Err(why) => return Ok(Err(why)),
+            Err(unknown) => return Ok(Err(unknown)),
         };
         let origin = link.origin.clone();
         chain.push(link);
         match origin {
             None => break,
             Some(_) if chain.len() >= DEEPEST => {
-                return Ok(Err(format!("it was made of more than {DEEPEST} sessions, one after the other")));
+                let why = format!("it was made of more than {DEEPEST} sessions, one after the other");
+                return Ok(Err(Unknown { why, damaged: false }));
             }
             Some(origin) => (id, upto) = (origin.session_id, origin.seq),
         }
@@ -79,19 +87,20 @@ pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Res
     Ok(Ok(chain))
 }
 
-fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> {
+fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, Unknown> {
     let SessionSummary { id, unwritten, mut holes, .. } = summary;
     let mut entries = entries.into_iter();
     let opened = entries.next().map(|entry| entry.event);
     let Some(StoredEvent::Opened { environment, seed, episode_id, origin, .. }) = opened else {
-        return Err(format!("the beginning of session {id} is not in the record"));
+        return Err(beginning(&id));
     };
     let entries: Vec<StoredEntry> = entries.take_while(|entry| entry.seq <= upto).collect();
     let mut expected = 1;
     for entry in &entries {
         // After an entry that could not be written, nothing but a reset was allowed.
         if entry.seq != expected && matches!(entry.event, StoredEvent::Step { .. }) {
-            return Err(format!("entry {expected} of session {id} is not in the record"));
+            let why = format!("entry {expected} of session {id} is not in the record");
+            return Err(Unknown { why, damaged: !holes.is_empty() });
         }
         expected = entry.seq + 1;
     }
@@ -103,10 +112,15 @@ fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result
             _ => true,
         });
         if expected <= upto && unwritten == 0 {
-            return Err(format!("what session {id} did after entry {} is not in the record", expected - 1));
+            let why = format!("what session {id} did after entry {} is not in the record", expected - 1);
+            return Err(Unknown { why, damaged: true });
         }
     }
     Ok(Link { id, environment, seed, episode_id, origin, entries, holes, unwritten })
+}
+
+fn beginning(id: &str) -> Unknown {
+    Unknown { why: format!("the beginning of session {id} is not in the record"), damaged: false }
 }
 
 /// Does the last session of a chain again and compares it; those before it are only done.

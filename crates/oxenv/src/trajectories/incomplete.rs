@@ -36,11 +36,6 @@ impl Incomplete {
         holes.iter().for_each(|hole| self.session(id, hole));
     }
 
-    /// Whether that session lacks something.
-    pub(crate) fn has(&self, id: &str) -> bool {
-        self.sessions.contains(id)
-    }
-
     /// # Errors
     /// When anything is missing.
     pub(crate) fn outcome(&self) -> Result<(), Problem> {
