@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::error::LogError;
 use crate::stored::{StoredEntry, StoredOrigin};
-pub use holes::{Hole, Place};
+pub use holes::{Hole, Location};
 
 mod faults;
 mod holes;

@@ -31,7 +31,7 @@ const CHANGED: &str = "changed";
 const MISSING: &str = "missing";
 const NO_BOUNDS: &str = "no bounds";
 
-/// Keeps what was found while reading. True if it is kept and not thrown.
+/// Keeps what was found while reading. False if it is no fault of the record.
 pub(super) fn keep(transaction: &Transaction<'_>, fault: &LogError) -> rusqlite::Result<bool> {
     let Some(row) = Row::of(fault) else { return Ok(false) };
     row.put(transaction, true)?;
@@ -116,6 +116,7 @@ impl Row {
         match fault {
             LogError::Damaged { offset, bytes, .. } => row(DAMAGED, *offset, *bytes, ""),
             LogError::Unreadable { offset, reason, .. } => row(UNREADABLE, *offset, 0, reason),
+            // Behind every entry of it, for who asks what comes after one.
             LogError::Changed { reason, .. } => row(CHANGED, i64::MAX as u64, 0, reason),
             LogError::Missing { last, .. } => row(MISSING, 0, segment::number(last).unwrap_or(segment), ""),
             LogError::NoBounds { .. } => row(NO_BOUNDS, 0, 0, ""),

@@ -4,6 +4,7 @@
 //! tell; `docs/records.md` says how far that is.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -24,16 +25,16 @@ pub enum Hole {
         /// The number of the last one.
         last: u64,
         /// Where the entry before them is.
-        after: Place,
+        after: Location,
         /// Where the entry behind them is.
-        before: Place,
+        before: Location,
     },
     /// The session has no end, and behind its last entry something cannot be read that may be of it.
     End {
         /// The number of its last entry.
         last: u64,
         /// What cannot be read.
-        unreadable: Place,
+        unreadable: Location,
     },
     /// The entry of its end counted more entries before it.
     Count {
@@ -49,12 +50,12 @@ pub enum Hole {
     },
 }
 
-/// A place in a record.
+/// A place in a segment, or a segment as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Location {
     /// The name of the segment's file.
     pub file: String,
-    /// Bytes from its beginning.
+    /// Bytes from its beginning; 0 for all of it.
     pub offset: u64,
 }
 
@@ -62,15 +63,15 @@ pub struct Place {
 pub(super) fn keep(
     transaction: &Transaction<'_>,
     session: i64,
-    (first, last): (u64, u64),
+    missing: RangeInclusive<u64>,
     before: Position,
 ) -> rusqlite::Result<()> {
     let insert = "INSERT OR REPLACE INTO gaps
         SELECT ?1, ?2, ?3, last_segment, last_offset, ?4, ?5 FROM sessions WHERE number = ?1";
     transaction.prepare_cached(insert)?.execute(params![
         session,
-        stored_number(first),
-        stored_number(last),
+        stored_number(*missing.start()),
+        stored_number(*missing.end()),
         stored_number(before.segment),
         stored_number(before.offset),
     ])?;
@@ -94,8 +95,8 @@ fn gaps(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Resul
         Ok(Hole::Entries {
             first: number(row.get(0)?),
             last: number(row.get(1)?),
-            after: place(folder, number(row.get(2)?), number(row.get(3)?)),
-            before: place(folder, number(row.get(4)?), number(row.get(5)?)),
+            after: location(folder, number(row.get(2)?), number(row.get(3)?)),
+            before: location(folder, number(row.get(4)?), number(row.get(5)?)),
         })
     })?;
     rows.collect()
@@ -115,14 +116,16 @@ fn changed(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Re
     let find = "SELECT segment FROM faults WHERE kind = 'changed' AND EXISTS
         (SELECT 1 FROM entries WHERE entries.session = ?1 AND entries.segment = faults.segment)";
     let mut statement = connection.prepare_cached(find)?;
-    let rows = statement
-        .query_map([session], |row| Ok(Hole::Changed { file: place(folder, number(row.get(0)?), 0).file }))?;
+    let rows = statement.query_map([session], |row| {
+        Ok(Hole::Changed { file: location(folder, number(row.get(0)?), 0).file })
+    })?;
     rows.collect()
 }
 
 /// A session is written by one writer alone, so what others wrote is none of its.
 fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result<Option<Hole>> {
-    let find = "SELECT sessions.last_seq, faults.segment, faults.offset FROM sessions JOIN faults
+    let find = "SELECT sessions.last_seq, faults.segment,
+        CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults
         WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND faults.kind != 'no bounds'
         AND (faults.segment, faults.offset) > (sessions.last_segment, sessions.last_offset)
         AND (SELECT run FROM segments WHERE number <= faults.segment ORDER BY number DESC LIMIT 1)
@@ -130,23 +133,21 @@ fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result
         ORDER BY faults.segment, faults.offset LIMIT 1";
     let mut statement = connection.prepare_cached(find)?;
     let hole = |row: &rusqlite::Row<'_>| {
-        let unreadable = place(folder, number(row.get(1)?), number(row.get(2)?));
+        let unreadable = location(folder, number(row.get(1)?), number(row.get(2)?));
         Ok(Hole::End { last: number(row.get(0)?), unreadable })
     };
     statement.query_row([session], hole).optional()
 }
 
-fn place(folder: &Path, number: u64, offset: u64) -> Place {
+fn location(folder: &Path, number: u64, offset: u64) -> Location {
     let path = segment::path(folder, number);
-    Place { file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), offset }
+    Location { file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), offset }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.offset {
-            // A file as a whole.
             0 => write!(f, "'{}'", self.file),
-            offset if offset >= i64::MAX as u64 => write!(f, "'{}'", self.file),
             offset => write!(f, "byte {offset} of '{}'", self.file),
         }
     }

@@ -360,13 +360,13 @@ impl Arrival<'_> {
         while let Some(row) = rows.next()? {
             let (first, last) = (number(row.get(0)?).max(next), number(row.get(1)?).min(seq - 1));
             if first > next {
-                holes::keep(transaction, seen.number, (next, first - 1), self.at)?;
+                holes::keep(transaction, seen.number, next..=first - 1, self.at)?;
             }
             told += last + 1 - first;
             next = last + 1;
         }
         if next < seq {
-            holes::keep(transaction, seen.number, (next, seq - 1), self.at)?;
+            holes::keep(transaction, seen.number, next..=seq - 1, self.at)?;
         }
         let update = "UPDATE sessions SET unwritten = unwritten + ?2 WHERE number = ?1";
         transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(told)])?;
