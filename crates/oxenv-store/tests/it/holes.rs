@@ -9,21 +9,26 @@ use serde_json::Value;
 
 use crate::sample::{as_if_killed, entry, folder, open, put, raw, segments, session, step};
 
-/// What is known to be missing of a record, by a reader who was there before, twice, and by one who was not.
-fn missing(folder: &Path) -> (Vec<LogError>, Vec<(String, Vec<Hole>)>) {
-    let told = |trajectories: &Trajectories| {
-        trajectories.refresh().unwrap();
-        let sessions = trajectories.sessions(&oxenv_store::SessionFilter::default()).unwrap();
-        let holes = sessions.into_iter().filter(|session| !session.holes.is_empty());
-        let holes: Vec<_> = holes.map(|session| (session.id, session.holes)).collect();
-        (trajectories.faults().unwrap(), holes)
-    };
-    let first = told(&Trajectories::open(folder).unwrap());
-    let second = told(&Trajectories::open(folder).unwrap());
+/// What is known to be missing of a record.
+type Missing = (Vec<LogError>, Vec<(String, Vec<Hole>)>);
+
+/// As a reader finds it who may have been there before.
+fn told(folder: &Path) -> Missing {
+    let trajectories = Trajectories::open(folder).unwrap();
+    trajectories.refresh().unwrap();
+    let sessions = trajectories.sessions(&oxenv_store::SessionFilter::default()).unwrap();
+    let holes = sessions.into_iter().filter(|session| !session.holes.is_empty());
+    let holes = holes.map(|session| (session.id, session.holes)).collect();
+    (trajectories.faults().unwrap(), holes)
+}
+
+/// As it is found twice, and by a reader who was not there before.
+fn missing(folder: &Path) -> Missing {
+    let (first, second) = (told(folder), told(folder));
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(folder.join(format!("index.sqlite{suffix}")));
     }
-    let anew = told(&Trajectories::open(folder).unwrap());
+    let anew = told(folder);
     for other in [&second, &anew] {
         assert_eq!(format!("{first:?}"), format!("{other:?}"));
     }
@@ -236,7 +241,7 @@ async fn a_flipped_bit_in_the_last_line_is_told_and_kept() {
             if restarted {
                 ended(&open(&folder, LogOptions::default()), "d", 1).await;
             }
-            let (faults, holes) = missing(&folder);
+            let (faults, holes) = told(&folder);
             if bit / 8 == bytes.len() - 1 {
                 // Its text is whole, so the entry is.
                 assert_eq!(format!("{faults:?} {holes:?}"), "[] []", "{bit}");
