@@ -31,11 +31,6 @@ pub enum LogError {
         /// The newest version that is understood here.
         known: u64,
     },
-    /// A file is named like a segment of a log and is none.
-    NotALog {
-        /// The file.
-        path: PathBuf,
-    },
     /// Bytes in the middle of a segment are damaged. What follows them can still be read.
     Damaged {
         /// The segment's file.
@@ -53,6 +48,36 @@ pub enum LogError {
         offset: u64,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Segments are not there that neither retention nor anybody of ours removed.
+    Missing {
+        /// The first one's file.
+        path: PathBuf,
+        /// The last one's file.
+        last: PathBuf,
+    },
+    /// A segment is not as it was when its writer left it.
+    Changed {
+        /// The segment's file.
+        path: PathBuf,
+        /// In which way.
+        reason: String,
+    },
+    /// What tells where the log begins and ends is missing or cannot be read.
+    NoBounds {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A session is in the log, and the entry that opened it is not.
+    NoOpening {
+        /// The file of the first segment that has an entry of it.
+        path: PathBuf,
+        /// Where that entry begins, in bytes.
+        offset: u64,
+        /// The session.
+        session: String,
+        /// How many of its entries are missing before that one.
+        entries: u64,
     },
     /// A blob is missing or damaged.
     Blob {
@@ -75,6 +100,24 @@ impl LogError {
         move |source| LogError::Io { path: path.into(), source }
     }
 
+    /// Whether it is about something that the log should have and does not, rather than about reaching it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            LogError::Damaged { .. }
+            | LogError::Unreadable { .. }
+            | LogError::Missing { .. }
+            | LogError::Changed { .. }
+            | LogError::NoBounds { .. }
+            | LogError::NoOpening { .. }
+            | LogError::Blob { .. } => true,
+            LogError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
+            }
+            LogError::Locked { .. } | LogError::Newer { .. } | LogError::Index { .. } => false,
+        }
+    }
+
     /// The file or folder that it is about.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -82,8 +125,11 @@ impl LogError {
             LogError::Locked { folder } => folder,
             LogError::Io { path, .. }
             | LogError::Newer { path, .. }
-            | LogError::NotALog { path }
             | LogError::Damaged { path, .. }
+            | LogError::Missing { path, .. }
+            | LogError::Changed { path, .. }
+            | LogError::NoBounds { path }
+            | LogError::NoOpening { path, .. }
             | LogError::Unreadable { path, .. }
             | LogError::Blob { path, .. }
             | LogError::Index { path, .. } => path,
@@ -106,9 +152,6 @@ impl fmt::Display for LogError {
                 f,
                 "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
             ),
-            LogError::NotALog { .. } => {
-                write!(f, "'{path}' is named like a segment of a log and is none: move it away")
-            }
             LogError::Damaged { offset, bytes, .. } => write!(
                 f,
                 "'{path}' is damaged: {bytes} bytes from byte {offset} on cannot be read; restore the file from a copy"
@@ -116,6 +159,27 @@ impl fmt::Display for LogError {
             LogError::Unreadable { offset, reason, .. } => {
                 write!(f, "the record at byte {offset} of '{path}' is not understood: {reason}")
             }
+            LogError::Missing { last, .. } if last == self.path() => {
+                write!(f, "the segment '{path}' is missing; restore the file from a copy")
+            }
+            LogError::Missing { last, .. } => write!(
+                f,
+                "the segments from '{path}' to '{}' are missing; restore the files from a copy",
+                last.display()
+            ),
+            LogError::Changed { reason, .. } => {
+                write!(f, "'{path}' is not the file that was written: {reason}; restore the file from a copy")
+            }
+            LogError::NoBounds { .. } => write!(
+                f,
+                "'{path}' cannot be read, so nobody knows whether segments are missing; the next server that records \
+                 something here makes it anew"
+            ),
+            LogError::NoOpening { offset, session, entries, .. } => write!(
+                f,
+                "the first {entries} entries of session '{session}' are missing before byte {offset} of '{path}', so it is \
+                 not listed"
+            ),
             LogError::Blob { reason, .. } => {
                 write!(f, "the blob '{path}' cannot be used: {reason}; restore the file from a copy")
             }

@@ -1,7 +1,8 @@
 //! Gives recorded sessions to others: as lines of JSON, one a session, or as rows, one a step.
 //!
 //! Invariant: a session is written while it is read; no more than a piece of it is in memory. What
-//! the log has as JSON text is written as that text.
+//! the log has as JSON text is written as that text. A session of which something cannot be read is
+//! left out as a whole, and named; the others are written.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -21,6 +22,24 @@ const PAGE: usize = 100;
 /// So many entries are in memory at once.
 const PIECE: usize = 256;
 
+/// What an export has written.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// How many sessions.
+    pub sessions: u64,
+    /// The sessions that it left out, because something of them cannot be read.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A session that an export left out.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// Its id.
+    pub session: String,
+    /// What cannot be read.
+    pub why: LogError,
+}
+
 /// Why an export ended early.
 #[derive(Debug)]
 pub enum ExportError {
@@ -31,20 +50,20 @@ pub enum ExportError {
 }
 
 /// Writes the sessions that the filter lets through as JSON, one line each; the filter's limit is
-/// how many. Gives how many there were. The form is told in `docs/records.md`.
+/// how many. The form is told in `docs/records.md`.
 ///
 /// # Errors
-/// When the records cannot be read or the output cannot be written; whole lines stay.
+/// When the log cannot be used or the output cannot be written; whole lines stay.
 pub fn export_jsonl(
     trajectories: &Trajectories,
     out: &mut dyn Write,
     filter: &SessionFilter,
-) -> Result<u64, ExportError> {
+) -> Result<Exported, ExportError> {
     each_session(trajectories, filter, |session| jsonl::write(trajectories, session, out))
 }
 
-/// Writes the steps of the sessions that the filter lets through as rows of a Parquet file. Gives how
-/// many sessions there were. The columns are told in `docs/records.md`.
+/// Writes the steps of the sessions that the filter lets through as rows of a Parquet file. The columns
+/// are told in `docs/records.md`.
 ///
 /// # Errors
 /// As [`export_jsonl`]; the file is then of no use.
@@ -53,7 +72,7 @@ pub fn export_parquet(
     trajectories: &Trajectories,
     out: impl Write + Send,
     filter: &SessionFilter,
-) -> Result<u64, ExportError> {
+) -> Result<Exported, ExportError> {
     let mut rows = rows::Rows::begin(out)?;
     let written = each_session(trajectories, filter, |session| rows.write(trajectories, session))?;
     rows.end()?;
@@ -64,16 +83,24 @@ fn each_session(
     trajectories: &Trajectories,
     filter: &SessionFilter,
     mut each: impl FnMut(&SessionSummary) -> Result<(), ExportError>,
-) -> Result<u64, ExportError> {
+) -> Result<Exported, ExportError> {
     let mut filter = filter.clone();
     let mut left = filter.limit;
-    let mut written = 0;
+    let mut exported = Exported::default();
     while left > 0 {
         filter.limit = left.min(PAGE);
         let page = trajectories.sessions(&filter)?;
         for session in &page {
-            each(session)?;
-            written += 1;
+            match readable(trajectories, session) {
+                Ok(()) => {
+                    each(session)?;
+                    exported.sessions += 1;
+                }
+                Err(ExportError::Log(why)) => {
+                    exported.left_out.push(LeftOut { session: session.id.clone(), why });
+                }
+                Err(error) => return Err(error),
+            }
         }
         left -= page.len();
         match page.last() {
@@ -81,7 +108,12 @@ fn each_session(
             _ => break,
         }
     }
-    Ok(written)
+    Ok(exported)
+}
+
+/// Reads all of a session, so that none is written in part.
+fn readable(trajectories: &Trajectories, session: &SessionSummary) -> Result<(), ExportError> {
+    each_entry(trajectories, session, |entry| Ok(shown::readable(entry)?))
 }
 
 /// A session's entries in order.

@@ -1,17 +1,22 @@
 //! The index: finds sessions and their entries without reading the whole log.
 //!
-//! Invariant: the log is the truth and the index follows it; deleting `index.sqlite` loses nothing.
-//! No SQL leaves this module.
+//! Invariant: the log is the truth and the index follows it; deleting `index.sqlite` loses nothing, and
+//! neither an index that cannot be read nor one that cannot be written stops anybody. No SQL leaves
+//! this module.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use crate::error::LogError;
 use crate::stored::{StoredEntry, StoredOrigin};
+pub use holes::{Hole, Location};
 
+mod faults;
+mod holes;
 mod query;
 mod refresh;
 mod schema;
@@ -20,8 +25,31 @@ mod schema;
 /// them where blocking is allowed.
 pub struct Trajectories {
     folder: Arc<Path>,
-    connection: Mutex<Connection>,
+    index: Mutex<Index>,
 }
+
+/// The index as it is used now.
+struct Index {
+    connection: Connection,
+    /// Why it is in memory, and since when; none if it is the file.
+    in_memory: Option<InMemory>,
+}
+
+struct InMemory {
+    reason: String,
+    since: Instant,
+}
+
+/// Why a question to the index has no answer.
+enum Trouble {
+    /// The log cannot be read.
+    Log(LogError),
+    /// The index cannot be used.
+    Index(rusqlite::Error),
+}
+
+/// An index in memory is left for the file, if that works again, after so long.
+const IN_MEMORY: Duration = Duration::from_secs(60);
 
 /// What one wants to see. The default is everything, oldest first, 100 at a time.
 #[derive(Debug, Clone)]
@@ -75,6 +103,10 @@ pub struct SessionSummary {
     pub done: bool,
     /// When it last did something.
     pub last_us: u64,
+    /// How many of its entries could not be written when they happened; whoever asked was told so.
+    pub unwritten: u64,
+    /// What of it is missing from the record, or may be.
+    pub holes: Vec<Hole>,
 }
 
 /// What a refresh has done.
@@ -84,7 +116,7 @@ pub struct Refreshed {
     pub entries: u64,
     /// Whether the index was made anew.
     pub rebuilt: bool,
-    /// What could not be read, each told once.
+    /// What cannot be read and was not known before; [`Trajectories::faults`] tells all of it.
     pub faults: Vec<LogError>,
 }
 
@@ -103,15 +135,15 @@ impl Default for SessionFilter {
 }
 
 impl Trajectories {
-    /// Opens the records of a folder, and the index, which is made if it is not there or of another
-    /// version. Nothing is read yet: see [`Trajectories::refresh`].
+    /// Opens the records of a folder, and the index, which is made if it is not there or cannot be used.
+    /// Nothing is read yet: see [`Trajectories::refresh`].
     ///
     /// # Errors
-    /// When the folder or the index cannot be used.
+    /// When the folder cannot be used.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, LogError> {
         let folder: Arc<Path> = folder.into().into();
-        let connection = schema::open(&folder)?;
-        Ok(Trajectories { folder, connection: Mutex::new(connection) })
+        let index = Mutex::new(schema::open(&folder)?.into());
+        Ok(Trajectories { folder, index })
     }
 
     /// The folder.
@@ -120,34 +152,55 @@ impl Trajectories {
         &self.folder
     }
 
+    /// Why the index is in memory, so that each process reads the whole log; none if it is kept.
+    #[must_use]
+    pub fn in_memory(&self) -> Option<String> {
+        self.index.lock().in_memory.as_ref().map(|memory| memory.reason.clone())
+    }
+
     /// Takes in what was written to the log since the last time.
     ///
     /// # Errors
-    /// When the log or the index cannot be used; damage within the log is told in what is returned.
+    /// When the log cannot be used; damage within it is told in what is returned.
     pub fn refresh(&self) -> Result<Refreshed, LogError> {
-        refresh::refresh(&mut self.connection.lock(), &self.folder)
+        let mut index = self.index.lock();
+        if index.in_memory.as_ref().is_some_and(|memory| memory.since.elapsed() > IN_MEMORY) {
+            match schema::connect(&self.folder) {
+                Ok(connection) => *index = Index { connection, in_memory: None },
+                Err(_) => index.in_memory.iter_mut().for_each(|memory| memory.since = Instant::now()),
+            }
+        }
+        index.ask(&self.folder, |connection, _| refresh::refresh(connection, &self.folder))
+    }
+
+    /// What of the record is missing or cannot be read, without looking at sessions.
+    ///
+    /// # Errors
+    /// When the log cannot be used.
+    pub fn faults(&self) -> Result<Vec<LogError>, LogError> {
+        self.ask(|connection| Ok(faults::all(connection, &self.folder)?))
     }
 
     /// Sessions in the order in which they were opened.
     ///
     /// # Errors
-    /// When the index cannot be used.
+    /// When the log cannot be used.
     pub fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionSummary>, LogError> {
-        query::sessions(&self.connection.lock(), filter).map_err(self.index())
+        self.ask(|connection| Ok(query::sessions(connection, &self.folder, filter)?))
     }
 
     /// One session.
     ///
     /// # Errors
-    /// When the index cannot be used.
+    /// When the log cannot be used.
     pub fn session(&self, id: &str) -> Result<Option<SessionSummary>, LogError> {
-        query::session(&self.connection.lock(), id).map_err(self.index())
+        self.ask(|connection| Ok(query::session(connection, &self.folder, id)?))
     }
 
     /// A session's entries in the order of their numbers; none when it is not known.
     ///
     /// # Errors
-    /// When the index or the log cannot be used.
+    /// When the log cannot be used.
     pub fn entries(&self, id: &str) -> Result<Vec<StoredEntry>, LogError> {
         self.entries_from(id, 0, usize::MAX)
     }
@@ -157,11 +210,61 @@ impl Trajectories {
     /// # Errors
     /// As [`Trajectories::entries`].
     pub fn entries_from(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<StoredEntry>, LogError> {
-        let places = query::places(&self.connection.lock(), id, seq, limit).map_err(self.index())?;
+        let places = self.ask(|connection| Ok(query::places(connection, id, seq, limit)?))?;
         query::entries(&self.folder, &places)
     }
 
-    fn index(&self) -> impl FnOnce(rusqlite::Error) -> LogError {
-        schema::fault(&self.folder)
+    fn ask<T>(&self, question: impl Fn(&mut Connection) -> Result<T, Trouble>) -> Result<T, LogError> {
+        self.index.lock().ask(&self.folder, |connection, renewed| {
+            if renewed {
+                refresh::refresh(connection, &self.folder)?;
+            }
+            question(connection)
+        })
+    }
+}
+
+impl Index {
+    /// Asks, of another index if this one cannot be used: one that is made anew, then one in memory. The
+    /// question hears whether the index is another one, and so empty.
+    fn ask<T>(
+        &mut self,
+        folder: &Path,
+        question: impl Fn(&mut Connection, bool) -> Result<T, Trouble>,
+    ) -> Result<T, LogError> {
+        let mut asked = question(&mut self.connection, false);
+        for _ in 0..2 {
+            let Err(Trouble::Index(error)) = &asked else { break };
+            if self.in_memory.is_some() {
+                break;
+            }
+            *self = schema::anew(folder, error)?.into();
+            asked = question(&mut self.connection, true);
+        }
+        asked.map_err(|trouble| match trouble {
+            Trouble::Log(error) => error,
+            Trouble::Index(error) => {
+                LogError::Index { path: schema::path(folder), reason: error.to_string() }
+            }
+        })
+    }
+}
+
+impl From<schema::Opened> for Index {
+    fn from(opened: schema::Opened) -> Self {
+        let in_memory = opened.in_memory.map(|reason| InMemory { reason, since: Instant::now() });
+        Index { connection: opened.connection, in_memory }
+    }
+}
+
+impl From<LogError> for Trouble {
+    fn from(error: LogError) -> Self {
+        Trouble::Log(error)
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Trouble::Index(error)
     }
 }

@@ -17,8 +17,8 @@ mod stored;
 pub use error::LogError;
 #[cfg(feature = "parquet")]
 pub use export::export_parquet;
-pub use export::{ExportError, export_jsonl};
-pub use index::{Refreshed, SessionFilter, SessionSummary, Trajectories};
+pub use export::{ExportError, Exported, LeftOut, export_jsonl};
+pub use index::{Hole, Location, Refreshed, SessionFilter, SessionSummary, Trajectories};
 pub use jsonl::JsonlAudit;
 pub use log::{Durability, Lag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
 pub use stored::{

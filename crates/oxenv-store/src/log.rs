@@ -13,17 +13,19 @@ use std::time::Duration;
 use oxenv_core::{Entry, Failure, Recorder, Redact, Work};
 
 use crate::error::LogError;
-pub(crate) use reader::Cursor;
+pub(crate) use reader::{Cursor, Reading, checksum_at};
 pub use reader::{LogReader, Position};
 pub use retain::Retention;
 
 pub(crate) mod blobs;
+pub(crate) mod bounds;
 pub(crate) mod frame;
 mod group;
 pub(crate) mod line;
 mod reader;
 mod retain;
 pub(crate) mod segment;
+pub(crate) mod unwritten;
 mod writer;
 
 /// What an acknowledged entry survives.
@@ -72,11 +74,11 @@ pub struct LogRecorder {
 /// What was found when a log was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// The segment that was being written when the last writer ended; none in a new folder.
+    /// The segment that was written last; none in a new folder.
     pub segment: Option<PathBuf>,
-    /// How many bytes of a record that was never acknowledged were cut off its end.
+    /// How many bytes at its end are of a write that was never finished, and so never acknowledged.
     pub torn_bytes: u64,
-    /// How many bytes in the middle of it cannot be read. They were left alone.
+    /// How many bytes of it were written whole and cannot be read any more.
     pub damaged_bytes: u64,
 }
 
@@ -104,8 +106,8 @@ impl Default for LogOptions {
 }
 
 impl LogRecorder {
-    /// Opens the log in a folder, which is made if it is not there, and cuts off what a writer that
-    /// was ended left unfinished.
+    /// Opens the log in a folder, which is made if it is not there. What other writers left there stays
+    /// as it is; a new segment is begun behind it.
     ///
     /// # Errors
     /// When the folder cannot be used, when somebody writes to it already, when a newer version
@@ -150,7 +152,7 @@ impl Recovery {
         let Some(segment) = &self.segment else { return };
         let (segment, torn, damaged) = (segment.display(), self.torn_bytes, self.damaged_bytes);
         if torn > 0 {
-            tracing::warn!(%segment, bytes = torn, "the unfinished end of the log was cut off");
+            tracing::info!(%segment, bytes = torn, "the log ends with a write that was never finished");
         }
         if damaged > 0 {
             tracing::error!(%segment, bytes = damaged, "the log is damaged; what is whole is still read");

@@ -33,7 +33,8 @@ const EXIT_CODES: &str = "Exit codes:
   2  wrong usage or configuration
   3  the address cannot be listened on
   4  the server cannot be reached
-  5  ended by a signal before everything in it had ended";
+  5  ended by a signal before everything in it had ended
+  6  a record is incomplete or damaged";
 
 /// Serve environments for agents that learn, and talk to them.
 #[derive(Parser)]

@@ -1,7 +1,8 @@
 //! Exit codes, and how an error is shown.
 //!
 //! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address cannot be
-//! listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended.
+//! listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended ·
+//! 6 a record is incomplete or damaged.
 //! `oxenv --help` prints the same list.
 
 use std::fmt;
@@ -21,12 +22,17 @@ pub(crate) enum Problem {
     Unreachable(String),
     /// It ends although something in it has not.
     Unfinished,
+    /// A record is incomplete or damaged; what could be done with the rest was done.
+    Incomplete(String),
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::Usage(text) | Problem::Listen(text) | Problem::Unreachable(text) => f.write_str(text),
+            Problem::Usage(text)
+            | Problem::Listen(text)
+            | Problem::Unreachable(text)
+            | Problem::Incomplete(text) => f.write_str(text),
             Problem::Unfinished => {
                 f.write_str(
                     "something did not end in time, such as an environment that blocks its thread or a tool server \
@@ -65,5 +71,6 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
         Some(Problem::Listen(_)) => 3,
         Some(Problem::Unreachable(_)) => 4,
         Some(Problem::Unfinished) => Shutdown::EXIT_CODE as u8,
+        Some(Problem::Incomplete(_)) => 6,
     })
 }

@@ -52,15 +52,6 @@ pub(crate) fn open(args: &RecordArgs, redact: Option<Redact>) -> anyhow::Result<
         ..LogOptions::default()
     };
     let recorder = LogRecorder::open(folder, options).map_err(|error| usage(error.to_string()))?;
-    let recovery = recorder.recovery();
-    if recovery.torn_bytes > 0 {
-        let bytes = recovery.torn_bytes;
-        tracing::info!(folder = %folder.display(), bytes, "an entry that was never acknowledged was cut off the record");
-    }
-    if recovery.damaged_bytes > 0 {
-        let bytes = recovery.damaged_bytes;
-        tracing::warn!(folder = %folder.display(), bytes, "a part of the record cannot be read and was left as it is");
-    }
     Ok(Some(Arc::new(recorder)))
 }
 

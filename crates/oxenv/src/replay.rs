@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use oxenv_store::{SessionFilter, Trajectories};
+use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
 
 use crate::cli::ToolArgs;
 use crate::commands::print;
 use crate::exit::usage;
 use crate::rubrics::RubricArgs;
-use crate::trajectories;
+use crate::trajectories::{self, Incomplete, is_damage};
 use stage::Given;
 
 pub(crate) use stage::{Folder, Stage, remember_entry as remember};
@@ -32,6 +32,8 @@ pub(crate) use tape::{Tape, taped};
     after_help = "Tools of other servers, and those of environments that do not promise to be deterministic, are
 answered from the record: what is proven then is all that was done with their answers. --live
 calls them. Sessions of a manifest, or with a rubric, need the flags they were served with.
+
+Exit codes: 0 if all were the same, 1 if not, 6 if nothing but a hole in the record kept them from it.
 
 Examples:
   oxenv replay records                      every session
@@ -72,6 +74,16 @@ pub(crate) enum Verdict {
         /// How many were not, because they had been cut off from outside.
         #[serde(skip_serializing_if = "is_zero")]
         cut_off: u64,
+        /// How many could not be written when they happened, which whoever asked was told.
+        #[serde(skip_serializing_if = "is_zero")]
+        unwritten: u64,
+    },
+    /// Every byte was the same of what the record has; it is not complete.
+    Incomplete {
+        /// How many resets and steps were compared.
+        entries: u64,
+        /// What is missing, of it or of what it was made from.
+        holes: Vec<LinkHole>,
     },
     /// Something was not.
     Differs {
@@ -88,7 +100,18 @@ pub(crate) enum Verdict {
     CannotBeReplayed {
         /// Why.
         why: String,
+        /// Whether that is because the record cannot be read.
+        #[serde(skip)]
+        damaged: bool,
     },
+}
+
+/// Something that is missing of a session.
+#[derive(Debug, Serialize)]
+pub(crate) struct LinkHole {
+    pub(crate) session_id: String,
+    #[serde(flatten)]
+    pub(crate) hole: Hole,
 }
 
 #[derive(Serialize)]
@@ -100,18 +123,35 @@ struct Line<'a> {
 }
 
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
-    let trajectories = trajectories::open(&args.folder)?;
+    let mut incomplete = Incomplete::default();
+    let trajectories = trajectories::open(&args.folder, &mut incomplete)?;
     let ids =
         chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
     let given = Given { environment: args.environment, tools: args.tools, rubric, live: args.live };
-    let (total, mut same) = (ids.len(), 0);
+    let (total, mut same, mut lacking) = (ids.len() as u64, 0, 0);
     let mut replayer = Replayer::new(&trajectories, given);
     for (index, id) in ids.iter().enumerate() {
-        progress(index, total);
+        progress(index, ids.len());
         let (environment, verdict) = replayer.replay(id).await?;
-        same += u64::from(matches!(verdict, Verdict::Same { .. }));
         progress_over();
+        if let Some(session) = trajectories.session(id)? {
+            incomplete.holes(id, &session.holes);
+        }
+        match &verdict {
+            Verdict::Same { .. } => same += 1,
+            Verdict::Incomplete { holes, .. } => {
+                lacking += 1;
+                for LinkHole { session_id, hole } in holes.iter().filter(|hole| hole.session_id != *id) {
+                    incomplete.session(session_id, hole);
+                }
+            }
+            Verdict::CannotBeReplayed { why, damaged: true } => {
+                lacking += 1;
+                incomplete.session(id, why);
+            }
+            Verdict::CannotBeReplayed { .. } | Verdict::Differs { .. } => {}
+        }
         let line = Line { session_id: id, environment: &environment, verdict: &verdict };
         print(&if args.json { serde_json::to_string(&line)? } else { told(&line) })?;
     }
@@ -120,12 +160,14 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
         bail!("no session of '{}' was chosen, so nothing was replayed", args.folder.display());
     }
     if !args.json {
-        print(&format!("{same} of {total} the same"))?;
+        let lacking = if lacking > 0 { format!(", {lacking} incomplete or damaged") } else { String::new() };
+        print(&format!("{same} of {total} the same{lacking}"))?;
     }
-    if same < total as u64 {
-        bail!("{} of {total} sessions were not the same", total as u64 - same);
+    let other = total - same - lacking;
+    if other > 0 {
+        bail!("{other} of {total} sessions were not the same");
     }
-    Ok(())
+    Ok(incomplete.outcome()?)
 }
 
 /// Does sessions of one record again, with an environment of each kind that is made once.
@@ -151,11 +193,22 @@ impl<'a> Replayer<'a> {
     /// # Errors
     /// When the record cannot be read at all.
     pub(crate) async fn replay(&mut self, id: &str) -> anyhow::Result<(String, Verdict)> {
-        let cannot =
-            |environment: &str, why: String| Ok((environment.to_owned(), Verdict::CannotBeReplayed { why }));
-        let chain = match again::chain(self.trajectories, id)? {
-            Ok(chain) => chain,
-            Err(why) => return cannot("", why),
+        let cannot = |environment: &str, why: String| {
+            Ok((environment.to_owned(), Verdict::CannotBeReplayed { why, damaged: false }))
+        };
+        let unreadable = |environment: &str, error: anyhow::Error| match is_damage(&error) {
+            true => {
+                let verdict = Verdict::CannotBeReplayed { why: error.to_string(), damaged: true };
+                Ok((environment.to_owned(), verdict))
+            }
+            false => Err(error),
+        };
+        let chain = match again::chain(self.trajectories, id) {
+            Ok(Ok(chain)) => chain,
+            Ok(Err(again::Unknown { why, damaged })) => {
+                return Ok((String::new(), Verdict::CannotBeReplayed { why, damaged }));
+            }
+            Err(error) => return unreadable("", error),
         };
         let environment = chain[0].environment.clone();
         if !self.stages.contains_key(&environment) {
@@ -163,7 +216,10 @@ impl<'a> Replayer<'a> {
             self.stages.insert(environment.clone(), stage.map_err(|error| format!("{error:#}")));
         }
         match self.stages.get_mut(&environment) {
-            Some(Ok(stage)) => Ok((environment, again::replay(stage, &chain).await?)),
+            Some(Ok(stage)) => match again::replay(stage, &chain).await {
+                Ok(verdict) => Ok((environment, verdict.with_holes(&chain))),
+                Err(error) => unreadable(&environment, error),
+            },
             Some(Err(why)) => cannot(&environment, why.clone()),
             None => cannot(&environment, "its environment is not there".to_owned()),
         }
@@ -173,6 +229,21 @@ impl<'a> Replayer<'a> {
         for stage in self.stages.into_values().flatten() {
             stage.close().await;
         }
+    }
+}
+
+impl Verdict {
+    /// What is the same of a record that is not complete is not all.
+    fn with_holes(self, chain: &[again::Link]) -> Verdict {
+        let Verdict::Same { entries, .. } = self else { return self };
+        let holes: Vec<LinkHole> = chain
+            .iter()
+            .flat_map(|link| {
+                let session_id = |hole: &Hole| LinkHole { session_id: link.id.clone(), hole: hole.clone() };
+                link.holes.iter().map(session_id)
+            })
+            .collect();
+        if holes.is_empty() { self } else { Verdict::Incomplete { entries, holes } }
     }
 }
 
@@ -190,17 +261,8 @@ fn chosen(
         return Ok(named.to_vec());
     }
     let environment = environment.filter(|name| bundled && !Path::new(name).exists()).map(str::to_owned);
-    let mut filter = SessionFilter { environment, limit: 500, ..SessionFilter::default() };
-    let mut ids = Vec::new();
-    loop {
-        let page = trajectories.sessions(&filter)?;
-        let full = page.len() == filter.limit;
-        ids.extend(page.into_iter().map(|session| session.id));
-        match ids.last().filter(|_| full) {
-            Some(last) => filter.after = Some(last.clone()),
-            None => return Ok(ids),
-        }
-    }
+    let filter = SessionFilter { environment, limit: usize::MAX, ..SessionFilter::default() };
+    Ok(trajectories::sessions(trajectories, filter)?.into_iter().map(|session| session.id).collect())
 }
 
 fn unknown<'a>(trajectories: &Trajectories, named: &'a [String]) -> anyhow::Result<Option<&'a String>> {
@@ -215,16 +277,34 @@ fn unknown<'a>(trajectories: &Trajectories, named: &'a [String]) -> anyhow::Resu
 fn told(line: &Line<'_>) -> String {
     let Line { session_id, environment, verdict } = line;
     match verdict {
-        Verdict::Same { entries, cut_off: 0 } => {
-            format!("same     {session_id}  {environment}  {entries} entries")
+        Verdict::Same { entries, cut_off, unwritten } => {
+            let but = |count: &u64, what: &str| match count {
+                0 => String::new(),
+                count => format!(", {count} that {what}"),
+            };
+            let (cut_off, unwritten) = (
+                but(cut_off, "had been cut off were not compared"),
+                but(unwritten, "could not be written are not there"),
+            );
+            format!("same     {session_id}  {environment}  {entries} entries{cut_off}{unwritten}")
         }
-        Verdict::Same { entries, cut_off } => format!(
-            "same     {session_id}  {environment}  {entries} entries, {cut_off} that had been cut off were not compared"
-        ),
+        Verdict::Incomplete { entries, holes } => {
+            let told: Vec<String> = holes
+                .iter()
+                .map(|LinkHole { session_id: other, hole }| match other == session_id {
+                    true => hole.to_string(),
+                    false => format!("session {other}: {hole}"),
+                })
+                .collect();
+            format!(
+                "incomplete  {session_id}  {environment}  {entries} entries are the same, but {}",
+                told.join("; ")
+            )
+        }
         Verdict::Differs { seq, what, recorded, replayed } => format!(
             "differs at seq {seq}  {session_id}  {environment}  {what}\n  recorded: {recorded}\n  replayed: {replayed}"
         ),
-        Verdict::CannotBeReplayed { why } => {
+        Verdict::CannotBeReplayed { why, .. } => {
             format!("cannot be replayed: {why}  {session_id}  {environment}")
         }
     }

@@ -12,7 +12,7 @@ use clap::Args;
 use oxenv_core::rubric::{JudgeCache, RecordedEpisode, RecordedStep, Rescored, rescore};
 use oxenv_core::{CallRecord, Reset, RubricFactory};
 use oxenv_store::{
-    SessionFilter, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOutcome,
+    Hole, SessionFilter, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOutcome,
     Trajectories,
 };
 use oxenv_wire::{Action, Reward};
@@ -24,15 +24,13 @@ use crate::commands::print;
 use crate::exit::usage;
 use crate::replay::remember;
 use crate::rubrics::{self, RubricArgs};
-use crate::trajectories;
-
-/// How many sessions are looked up at once.
-const PIECE: usize = 500;
+use crate::trajectories::{self, Incomplete, is_damage};
 
 #[derive(Args)]
 #[command(
     after_help = "Failed steps are left out, as they are when a rubric scores a running episode. What a judge answered
-when the sessions were recorded is not asked again.
+when the sessions were recorded is not asked again. Exits with 6 if the record is incomplete or
+damaged; what can be read is scored.
 
 Examples:
   oxenv rescore records --rubric rubric.toml
@@ -70,6 +68,9 @@ struct Line<'a> {
     reward: Option<f64>,
     scores: Value,
     steps: Vec<StepLine>,
+    /// What of its session is missing from the record, or may be.
+    #[serde(skip_serializing_if = "<[Hole]>::is_empty")]
+    holes: &'a [Hole],
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -96,7 +97,8 @@ pub(crate) async fn run(mut args: RescoreArgs) -> anyhow::Result<()> {
     args.rubric.only_recorded = args.judge_recorded;
     let cache = Arc::new(JudgeCache::default());
     let rubric = rubrics::named(&args.rubric, &cache)?;
-    let trajectories = trajectories::open(&args.folder)?;
+    let mut incomplete = Incomplete::default();
+    let trajectories = trajectories::open(&args.folder, &mut incomplete)?;
     let mut out = match &args.out {
         Some(path) => {
             let file = std::fs::File::create(path);
@@ -106,8 +108,18 @@ pub(crate) async fn run(mut args: RescoreArgs) -> anyhow::Result<()> {
         None => None,
     };
     let (mut episodes, mut failed) = (0u64, 0u64);
-    for session in all(&trajectories, args.environment)? {
-        for episode in read(&trajectories, &session, &cache)? {
+    let filter =
+        SessionFilter { environment: args.environment, limit: usize::MAX, ..SessionFilter::default() };
+    for session in trajectories::sessions(&trajectories, filter)? {
+        incomplete.holes(&session.id, &session.holes);
+        let read = match read(&trajectories, &session, &cache) {
+            Err(error) if is_damage(&error) => {
+                incomplete.session(&session.id, &format_args!("it is left out: {error}"));
+                continue;
+            }
+            read => read?,
+        };
+        for episode in read {
             let line = scored(&rubric, &session, &episode).await;
             episodes += 1;
             failed += u64::from(line.error.is_some());
@@ -124,21 +136,7 @@ pub(crate) async fn run(mut args: RescoreArgs) -> anyhow::Result<()> {
     if failed > 0 {
         bail!("{failed} of {episodes} episodes could not be scored");
     }
-    Ok(())
-}
-
-fn all(trajectories: &Trajectories, environment: Option<String>) -> anyhow::Result<Vec<SessionSummary>> {
-    let mut filter = SessionFilter { environment, limit: PIECE, ..SessionFilter::default() };
-    let mut sessions: Vec<SessionSummary> = Vec::new();
-    loop {
-        let page = trajectories.sessions(&filter)?;
-        let full = page.len() == PIECE;
-        sessions.extend(page);
-        match sessions.last().filter(|_| full) {
-            Some(last) => filter.after = Some(last.id.clone()),
-            None => return Ok(sessions),
-        }
-    }
+    Ok(incomplete.outcome()?)
 }
 
 /// The episodes that a session has begun, those of its origin not among them.
@@ -214,6 +212,7 @@ async fn scored<'a>(rubric: &RubricFactory, session: &'a SessionSummary, episode
         reward: None,
         scores: Value::Null,
         steps: Vec::new(),
+        holes: &session.holes,
         error: None,
     };
     match rescore(rubric(), &episode.recorded).await {

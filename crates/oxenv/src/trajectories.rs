@@ -1,8 +1,9 @@
 //! `oxenv trajectories`: recorded sessions listed, shown and exported.
 //!
 //! Invariant: nothing here changes a log; what is read of a folder and what a server tells look the
-//! same.
+//! same. Where a record is incomplete is said each time.
 
+mod incomplete;
 mod remote;
 mod source;
 mod table;
@@ -15,7 +16,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use oxenv_core::utc_micros;
-use oxenv_store::{SessionFilter, Trajectories};
+use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
 
 use crate::cli::duration;
 use crate::commands::print;
@@ -23,12 +24,18 @@ use crate::exit::usage;
 use remote::Remote;
 use view::{EntryPage, SessionView};
 
+pub(crate) use incomplete::Incomplete;
 pub(crate) use source::Recorded;
 
 /// How many entries or sessions are read at once.
 const PIECE: usize = 500;
+/// Reading so many entries takes a while, so it is said if it has to be done each time.
+const MANY: u64 = 100_000;
 
 #[derive(Args)]
+#[command(
+    after_help = "What is missing from a record, or damaged, is told on stderr each time; the exit code is then 6."
+)]
 pub(crate) struct TrajectoriesArgs {
     #[command(subcommand)]
     command: TrajectoriesCommand,
@@ -40,7 +47,7 @@ enum TrajectoriesCommand {
     List(ListArgs),
     /// Show what a recorded session did.
     Show(ShowArgs),
-    /// Give recorded sessions to other programs.
+    /// Give recorded sessions to other programs; one that cannot be read is left out and named.
     Export(ExportArgs),
 }
 
@@ -136,8 +143,8 @@ pub(crate) async fn run(args: &TrajectoriesArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The records of a folder, with everything that was written to its log.
-pub(crate) fn open(folder: &Path) -> anyhow::Result<Trajectories> {
+/// The records of a folder, with everything that was written to its log. Says what of it is missing.
+pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result<Trajectories> {
     if !folder.is_dir() {
         return Err(usage(format!(
             "'{}' is no folder; name the one that was given to --record",
@@ -145,15 +152,20 @@ pub(crate) fn open(folder: &Path) -> anyhow::Result<Trajectories> {
         )));
     }
     let trajectories = Trajectories::open(folder).map_err(|error| usage(error.to_string()))?;
-    for fault in trajectories.refresh()?.faults {
-        // What can be read is shown all the same.
-        let _ = writeln!(std::io::stderr(), "warning: {fault}");
+    let entries = trajectories.refresh()?.entries;
+    if let Some(reason) = trajectories.in_memory().filter(|_| entries > MANY) {
+        let note =
+            format!("note: the index cannot be kept ({reason}), so all {entries} entries are read each time");
+        // Nobody is left to tell when stderr is gone.
+        let _ = writeln!(std::io::stderr(), "{note}");
     }
+    trajectories.faults()?.iter().for_each(|fault| incomplete.record(fault));
     Ok(trajectories)
 }
 
 async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let place = Place::open(&args.place, args.token.as_deref())?;
+    let mut incomplete = Incomplete::default();
+    let place = Place::open(&args.place, args.token.as_deref(), &mut incomplete)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut filter = SessionFilter {
         environment: args.environment.clone(),
@@ -173,19 +185,29 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
         sessions.extend(page);
     }
     match args.json {
-        true => sessions.iter().try_for_each(|session| print(&serde_json::to_string(session)?)),
-        false => print(&table::sessions(&sessions)),
+        true => sessions.iter().try_for_each(|session| print(&serde_json::to_string(session)?))?,
+        false => print(&table::sessions(&sessions))?,
     }
+    sessions.iter().for_each(|session| incomplete.holes(&session.session_id, &session.holes));
+    Ok(incomplete.outcome()?)
 }
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let place = Place::open(&args.place, args.token.as_deref())?;
+    let mut incomplete = Incomplete::default();
+    let place = Place::open(&args.place, args.token.as_deref(), &mut incomplete)?;
     let session = place.session(&args.session).await?;
     let session = session.with_context(|| format!("no session {} is in the record", args.session))?;
     print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;
+    incomplete.holes(&args.session, &session.holes);
     let mut after = None;
     loop {
-        let page = place.entries(&args.session, after, PIECE).await?;
+        let page = match place.entries(&args.session, after, PIECE).await {
+            Err(error) if is_damage(&error) => {
+                incomplete.session(&args.session, &error);
+                break;
+            }
+            page => page?,
+        };
         for entry in &page.entries {
             match args.json {
                 true => print(&serde_json::to_string(entry)?)?,
@@ -194,13 +216,15 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
         }
         match page.next {
             next @ Some(_) => after = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    Ok(incomplete.outcome()?)
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let trajectories = open(&args.folder)?;
+    let mut incomplete = Incomplete::default();
+    let trajectories = open(&args.folder, &mut incomplete)?;
     let filter = SessionFilter {
         environment: args.environment.clone(),
         since_us: args.since,
@@ -228,15 +252,49 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
         Err(oxenv_store::ExportError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(())
         }
-        written => written.map(drop).map_err(Into::into),
+        written => {
+            for LeftOut { session, why } in written?.left_out {
+                incomplete.session(&session, &format_args!("it is left out: {why}"));
+            }
+            for session in sessions(&trajectories, filter)? {
+                incomplete.holes(&session.id, &session.holes);
+            }
+            Ok(incomplete.outcome()?)
+        }
     }
 }
 
+/// Every session that the filter lets through.
+pub(crate) fn sessions(
+    trajectories: &Trajectories,
+    mut filter: SessionFilter,
+) -> Result<Vec<SessionSummary>, LogError> {
+    let mut left = filter.limit;
+    let mut sessions: Vec<SessionSummary> = Vec::new();
+    while left > 0 {
+        filter.limit = left.min(PIECE);
+        let page = trajectories.sessions(&filter)?;
+        left -= page.len().min(left);
+        let full = page.len() == filter.limit;
+        sessions.extend(page);
+        match sessions.last().filter(|_| full) {
+            Some(last) => filter.after = Some(last.id.clone()),
+            None => break,
+        }
+    }
+    Ok(sessions)
+}
+
+/// Whether something of the record is missing or damaged, rather than that it cannot be reached.
+pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<LogError>().is_some_and(LogError::is_damage)
+}
+
 impl Place {
-    fn open(place: &str, token: Option<&str>) -> anyhow::Result<Self> {
+    fn open(place: &str, token: Option<&str>, incomplete: &mut Incomplete) -> anyhow::Result<Self> {
         match place.contains("://") {
             true => Ok(Place::Server(Remote::new(place, token)?)),
-            false => Ok(Place::Folder(Recorded::new(open(Path::new(place))?))),
+            false => Ok(Place::Folder(Recorded::new(open(Path::new(place), incomplete)?))),
         }
     }
 

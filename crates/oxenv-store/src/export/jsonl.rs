@@ -89,6 +89,12 @@ pub(super) fn write(
     write_json(out, "],\"steps\":", &session.steps)?;
     write_json(out, ",\"failures\":", &session.failures)?;
     write_json(out, ",\"reward\":", &session.reward)?;
+    if session.unwritten > 0 {
+        write_json(out, ",\"unwritten\":", &session.unwritten)?;
+    }
+    if !session.holes.is_empty() {
+        write_json(out, ",\"holes\":", &session.holes)?;
+    }
     Ok(out.write_all(b"}\n")?)
 }
 

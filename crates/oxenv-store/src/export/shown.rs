@@ -6,7 +6,9 @@ use oxenv_wire::{RawJson, Reward};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LogError;
-use crate::stored::{StoredCall, StoredFailure, StoredJson, StoredOutcome, StoredToolError};
+use crate::stored::{
+    StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOutcome, StoredToolError,
+};
 
 /// What an outcome shows.
 #[derive(Default)]
@@ -33,6 +35,25 @@ pub(super) struct Call<'a> {
 struct Reply {
     observation: RawJson,
     metadata: Option<RawJson>,
+}
+
+/// Whether everything can be read that an export tells of an entry.
+pub(super) fn readable(entry: &StoredEntry) -> Result<(), LogError> {
+    match &entry.event {
+        StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => {}
+        StoredEvent::Reset { arguments, outcome, .. } => {
+            arguments.as_ref().map(StoredJson::raw).transpose()?;
+            shown(outcome)?;
+        }
+        StoredEvent::Step { action, calls, outcome, .. } => {
+            action.raw()?;
+            for made in calls {
+                call(made)?;
+            }
+            shown(outcome)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes an outcome apart.

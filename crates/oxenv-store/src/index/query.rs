@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::refresh::{number, stored_number};
-use super::{SessionFilter, SessionSummary};
+use super::{SessionFilter, SessionSummary, holes};
 use crate::error::LogError;
 use crate::log::{Position, frame, segment};
 use crate::stored::{self, StoredEntry, StoredOrigin};
@@ -25,10 +25,11 @@ pub(super) struct Place {
 
 const COLUMNS: &str =
     "id, environment, version, deterministic, seed, opened_us, closed_us, reason, origin_kind,
-    origin_session, origin_seq, epochs, steps, failures, reward, done, last_us";
+    origin_session, origin_seq, epochs, steps, failures, reward, done, last_us, unwritten, number";
 
 pub(super) fn sessions(
     connection: &Connection,
+    folder: &Path,
     filter: &SessionFilter,
 ) -> rusqlite::Result<Vec<SessionSummary>> {
     let after = match &filter.after {
@@ -61,14 +62,18 @@ pub(super) fn sessions(
             after,
             limit
         ],
-        summary,
+        |row| summary(connection, folder, row),
     )?;
     rows.collect()
 }
 
-pub(super) fn session(connection: &Connection, id: &str) -> rusqlite::Result<Option<SessionSummary>> {
+pub(super) fn session(
+    connection: &Connection,
+    folder: &Path,
+    id: &str,
+) -> rusqlite::Result<Option<SessionSummary>> {
     let find = format!("SELECT {COLUMNS} FROM sessions WHERE id = ?1");
-    connection.prepare_cached(&find)?.query_row([id], summary).optional()
+    connection.prepare_cached(&find)?.query_row([id], |row| summary(connection, folder, row)).optional()
 }
 
 pub(super) fn places(
@@ -113,7 +118,7 @@ pub(super) fn entries(folder: &Arc<Path>, places: &[Place]) -> Result<Vec<Stored
     Ok(entries)
 }
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<SessionSummary> {
+fn summary(connection: &Connection, folder: &Path, row: &Row<'_>) -> rusqlite::Result<SessionSummary> {
     let origin = match row.get::<_, Option<String>>(8)? {
         None => None,
         Some(kind) => Some(StoredOrigin { kind, session_id: row.get(9)?, seq: number(row.get(10)?) }),
@@ -134,5 +139,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<SessionSummary> {
         reward: row.get(14)?,
         done: row.get(15)?,
         last_us: number(row.get(16)?),
+        unwritten: number(row.get(17)?),
+        holes: holes::of(connection, folder, row.get(18)?)?,
     })
 }

@@ -4,26 +4,30 @@
 //! is not what it was (a record that was read is gone), the index is made anew.
 
 use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use oxenv_wire::Reward;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Refreshed, schema};
+use super::{Refreshed, Trouble, faults, holes, schema};
 use crate::error::LogError;
-use crate::log::{Cursor, Position, segment};
+use crate::log::bounds::{self, Extent};
+use crate::log::unwritten::Mark;
+use crate::log::{Cursor, Position, Reading, checksum_at, segment};
 use crate::stored::{self, Brief};
 
 /// So many records are taken in before others may look.
 const AT_ONCE: u64 = 50_000;
 
 /// How far the index has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Progress {
     /// The oldest segment.
     first: u64,
     /// Where to read on.
-    next: Position,
+    reading: Reading,
     /// Where the last record that was read begins, to know it again.
     last: Position,
     /// What it was.
@@ -36,15 +40,25 @@ struct Arrival<'a> {
     at: Position,
     /// Of its text.
     length: u32,
+    /// Whether everything that its session did is in segments that should be there.
+    complete: bool,
 }
 
-/// The numbers of sessions that were seen.
-type Numbers = HashMap<String, i64>;
+/// A session that was seen.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    number: i64,
+    /// The number of its last entry.
+    last_seq: u64,
+}
 
-pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<Refreshed, LogError> {
+/// The sessions that were seen.
+type Sessions = HashMap<String, Seen>;
+
+pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<Refreshed, Trouble> {
     let mut refreshed = Refreshed::default();
-    let mut numbers = Numbers::new();
-    while !part(connection, folder, &mut refreshed, &mut numbers)? {}
+    let mut sessions = Sessions::new();
+    while !part(connection, folder, &mut refreshed, &mut sessions)? {}
     Ok(refreshed)
 }
 
@@ -53,49 +67,119 @@ fn part(
     connection: &mut Connection,
     folder: &Path,
     refreshed: &mut Refreshed,
-    numbers: &mut Numbers,
-) -> Result<bool, LogError> {
-    let failed = || schema::fault(folder);
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed())?;
-    let Some(first) = segment::list(folder)?.first().copied() else {
-        schema::clear(&transaction).map_err(failed())?;
-        return transaction.commit().map_err(failed()).map(|()| true);
-    };
-    let progress = load(&transaction).map_err(failed())?;
-    let (mut cursor, mut progress) = match progress.map(|progress| known(folder, progress)).transpose()? {
-        Some(Some((cursor, progress))) => (cursor, progress),
-        other => {
-            refreshed.rebuilt |= other.is_some();
-            numbers.clear();
-            schema::clear(&transaction).map_err(failed())?;
-            let next = Position { segment: first, offset: 0 };
-            (Cursor::open(folder)?, Progress { first, next, last: Position::default(), checksum: 0 })
+    sessions: &mut Sessions,
+) -> Result<bool, Trouble> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let extent = bounds::extent(folder)?;
+    let first = extent.segments.first().copied();
+    let progress = load(&transaction)?;
+    let known = match progress {
+        None => None,
+        Some(progress) => {
+            let known = known(&transaction, folder, &extent, progress)?;
+            refreshed.rebuilt |= known.is_none();
+            known
         }
     };
-    if progress.first < first {
-        numbers.clear();
-        forget(&transaction, first).map_err(failed())?;
+    let (mut cursor, mut progress) = match known {
+        Some(known) => known,
+        None => {
+            sessions.clear();
+            schema::clear(&transaction)?;
+            let cursor = Cursor::open(folder)?;
+            let reading = cursor.reading();
+            let first = first.unwrap_or(reading.segment);
+            (cursor, Progress { first, reading, last: Position::default(), checksum: 0 })
+        }
+    };
+    if let Some(first) = first.filter(|first| progress.first < *first) {
+        sessions.clear();
+        forget(&transaction, first)?;
         progress.first = first;
     }
-    let more = take_in(&transaction, &mut cursor, &mut progress, refreshed, numbers, folder)?;
-    save(&transaction, &progress).map_err(failed())?;
-    transaction.commit().map_err(failed())?;
+    let more = take_in(&transaction, &mut cursor, &mut progress, refreshed, sessions, &extent)?;
+    if !more {
+        refreshed.faults.extend(faults::at_the_end(&transaction, folder, &extent, &cursor)?);
+        watch(&transaction, folder, &extent, &cursor)?;
+    }
+    save(&transaction, &progress)?;
+    transaction.commit()?;
     Ok(!more)
 }
 
-/// Where to read on, if the log still has the record that was read last.
-fn known(folder: &Path, progress: Progress) -> Result<Option<(Cursor, Progress)>, LogError> {
+/// Where to read on, if the log is still what it was.
+fn known(
+    transaction: &Transaction<'_>,
+    folder: &Path,
+    extent: &Extent,
+    progress: Progress,
+) -> Result<Option<(Cursor, Progress)>, Trouble> {
     let at = progress.last;
-    if at != Position::default() {
-        let Some(mut cursor) = Cursor::open_at(folder, at)? else { return Ok(None) };
-        match cursor.next() {
-            Ok(Some(found))
-                if found.at == at && crc32fast::hash(cursor.text(&found)) == progress.checksum => {}
-            _ => return Ok(None),
+    if at != Position::default() && checksum_at(folder, at)? != Some(progress.checksum) {
+        return Ok(None);
+    }
+    if !watched(transaction, folder, extent, &progress)? {
+        return Ok(None);
+    }
+    Ok(Cursor::resume(folder, progress.reading.clone())?.map(|cursor| (cursor, progress)))
+}
+
+/// Remembers how the files look that were read.
+fn watch(
+    transaction: &Transaction<'_>,
+    folder: &Path,
+    extent: &Extent,
+    cursor: &Cursor,
+) -> Result<(), Trouble> {
+    let reached = cursor.position().segment;
+    for number in extent.segments.iter().copied().filter(|number| *number <= reached) {
+        let Some((bytes, modified)) = look(folder, number)? else { continue };
+        transaction
+            .prepare_cached("UPDATE segments SET bytes = ?2, modified_ns = ?3 WHERE number = ?1")?
+            .execute(params![stored_number(number), stored_number(bytes), modified])?;
+    }
+    Ok(())
+}
+
+/// Whether the files that were read look as they did. The newest one may have grown.
+fn watched(
+    transaction: &Transaction<'_>,
+    folder: &Path,
+    extent: &Extent,
+    progress: &Progress,
+) -> Result<bool, Trouble> {
+    let mut statement =
+        transaction.prepare_cached("SELECT number, bytes, modified_ns FROM segments WHERE bytes > 0")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (segment, bytes, modified) = (number(row.get(0)?), number(row.get(1)?), row.get::<_, i64>(2)?);
+        let newest = segment == progress.reading.segment;
+        let same = match look(folder, segment)? {
+            // Retention says what it removes; of format 1 nobody does.
+            None => extent.bounds.is_none_or(|bounds| segment < bounds.first),
+            Some(now) if now == (bytes, modified) => true,
+            Some((now, _)) if newest && now > bytes => true,
+            Some((now, _)) if newest && now == bytes => progress.reading.still_holds(folder)?,
+            Some(_) => false,
+        };
+        if !same {
+            return Ok(false);
         }
     }
-    Ok(Cursor::open_at(folder, progress.next)?.map(|cursor| (cursor, progress)))
+    Ok(true)
+}
+
+/// How long a segment is and when it was changed; none if it is not there.
+fn look(folder: &Path, number: u64) -> Result<Option<(u64, i64)>, LogError> {
+    let path = segment::path(folder, number);
+    match fs::metadata(&path) {
+        Ok(about) => {
+            let modified = about.mtime().wrapping_mul(1_000_000_000).wrapping_add(about.mtime_nsec());
+            Ok(Some((about.len(), modified)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LogError::Io { path, source: error }),
+    }
 }
 
 /// True when there may be more.
@@ -104,69 +188,103 @@ fn take_in(
     cursor: &mut Cursor,
     progress: &mut Progress,
     refreshed: &mut Refreshed,
-    numbers: &mut Numbers,
-    folder: &Path,
-) -> Result<bool, LogError> {
-    for _ in 0..AT_ONCE {
+    sessions: &mut Sessions,
+    extent: &Extent,
+) -> Result<bool, Trouble> {
+    let mut taken = 0;
+    let mut more = true;
+    while more && (taken < AT_ONCE || cursor.has_more_to_tell()) {
+        taken += 1;
         let found = match cursor.next() {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(false),
-            Err(fault @ LogError::Damaged { .. }) => {
-                refreshed.faults.push(fault);
-                progress.next = cursor.position();
+            Ok(None) => {
+                more = false;
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(fault) => {
+                if !faults::keep(transaction, &fault)? {
+                    return Err(fault.into());
+                }
+                refreshed.faults.push(fault);
+                continue;
+            }
         };
+        if found.at.offset == segment::HEAD_OFFSET {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO segments (number, run) VALUES (?1, ?2)")?
+                .execute(params![stored_number(found.at.segment), cursor.run().map(stored_number)])?;
+        }
         let text = cursor.text(&found);
         (progress.last, progress.checksum) = (found.at, crc32fast::hash(text));
         match stored::read(text) {
             Ok(Some(brief)) => {
-                let arrival =
-                    Arrival { brief, at: found.at, length: u32::try_from(text.len()).unwrap_or(u32::MAX) };
-                arrival.put(transaction, numbers).map_err(schema::fault(folder))?;
+                let complete =
+                    cursor.run().is_some_and(|run| extent.bounds.is_some_and(|bounds| run >= bounds.first));
+                let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                Arrival { brief, at: found.at, length, complete }.put(transaction, sessions)?;
                 refreshed.entries += 1;
             }
-            Ok(None) => {}
-            Err(reason) => refreshed.faults.push(cursor.unreadable(&found, reason)),
+            Ok(None) => unwritten(transaction, found.at, text)?,
+            Err(reason) => {
+                let fault = cursor.unreadable(&found, reason);
+                faults::keep(transaction, &fault)?;
+                refreshed.faults.push(fault);
+            }
         }
-        progress.next = cursor.position();
     }
-    Ok(true)
+    progress.reading = cursor.reading();
+    Ok(more)
+}
+
+/// Takes in which entries could not be written, if that is what the record tells.
+fn unwritten(transaction: &Transaction<'_>, at: Position, text: &[u8]) -> rusqlite::Result<()> {
+    let Some(mark) = Mark::read(text) else { return Ok(()) };
+    for range in mark.entries {
+        let (first, last) = (stored_number(range.first), stored_number(range.last));
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO unwritten VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![stored_number(at.segment), range.session, first, last])?;
+    }
+    Ok(())
 }
 
 /// Forgets the sessions that were opened in segments that are gone.
 fn forget(transaction: &Transaction<'_>, first: u64) -> rusqlite::Result<()> {
-    for table in ["entries", "epochs", "steps", "calls"] {
+    for table in ["gaps", "entries", "epochs", "steps", "calls"] {
         let gone = "SELECT number FROM sessions WHERE segment < ?1";
         transaction
             .execute(&format!("DELETE FROM {table} WHERE session IN ({gone})"), [stored_number(first)])?;
     }
-    transaction.execute("DELETE FROM sessions WHERE segment < ?1", [stored_number(first)])?;
+    for table in ["sessions", "faults", "unwritten", "unopened"] {
+        transaction.execute(&format!("DELETE FROM {table} WHERE segment < ?1"), [stored_number(first)])?;
+    }
+    transaction.execute("DELETE FROM segments WHERE number < ?1", [stored_number(first)])?;
     Ok(())
 }
 
 fn load(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Progress>> {
-    let read = "SELECT first, segment, offset, last_segment, last_offset, checksum FROM progress";
+    let read = "SELECT first, reading, last_segment, last_offset, checksum FROM progress";
     let progress = transaction.query_row(read, [], |row| {
-        Ok(Progress {
+        let Ok(reading) = serde_json::from_str(&row.get::<_, String>(1)?) else { return Ok(None) };
+        Ok(Some(Progress {
             first: number(row.get(0)?),
-            next: Position { segment: number(row.get(1)?), offset: number(row.get(2)?) },
-            last: Position { segment: number(row.get(3)?), offset: number(row.get(4)?) },
-            checksum: row.get(5)?,
-        })
+            reading,
+            last: Position { segment: number(row.get(2)?), offset: number(row.get(3)?) },
+            checksum: row.get(4)?,
+        }))
     });
-    progress.optional()
+    Ok(progress.optional()?.flatten())
 }
 
 fn save(transaction: &Transaction<'_>, progress: &Progress) -> rusqlite::Result<()> {
-    let Progress { first, next, last, checksum } = *progress;
+    let Progress { first, reading, last, checksum } = progress;
+    let reading = serde_json::to_string(reading)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     transaction.execute(
-        "INSERT OR REPLACE INTO progress VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR REPLACE INTO progress VALUES (1, ?1, ?2, ?3, ?4, ?5)",
         params![
-            stored_number(first),
-            stored_number(next.segment),
-            stored_number(next.offset),
+            stored_number(*first),
+            reading,
             stored_number(last.segment),
             stored_number(last.offset),
             checksum
@@ -186,13 +304,18 @@ pub(super) fn number(stored: i64) -> u64 {
 }
 
 impl Arrival<'_> {
-    fn put(&self, transaction: &Transaction<'_>, numbers: &mut Numbers) -> rusqlite::Result<()> {
+    fn put(&self, transaction: &Transaction<'_>, sessions: &mut Sessions) -> rusqlite::Result<()> {
         if self.brief.event == "opened" {
-            self.opened(transaction, numbers)?;
+            self.opened(transaction, sessions)?;
         }
         // The session of an entry that nobody opened was opened in a segment that is gone.
-        let Some(session) = session(transaction, numbers, &self.brief.session)? else { return Ok(()) };
-        let brief = &self.brief;
+        let Some(seen) = session(transaction, sessions, &self.brief.session)? else {
+            return self.unopened(transaction);
+        };
+        let (brief, session) = (&self.brief, seen.number);
+        if brief.seq > seen.last_seq + 1 {
+            self.gap(transaction, seen)?;
+        }
         transaction
             .prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
             .execute(params![
@@ -204,9 +327,19 @@ impl Arrival<'_> {
                 stored_number(self.at.offset),
                 self.length
             ])?;
-        transaction
-            .prepare_cached("UPDATE sessions SET last_us = ?2 WHERE number = ?1")?
-            .execute(params![session, stored_number(brief.time_us)])?;
+        let last_seq = brief.seq.max(seen.last_seq);
+        let update = "UPDATE sessions SET last_us = ?2, last_seq = ?3, last_segment = ?4, last_offset = ?5
+             WHERE number = ?1";
+        transaction.prepare_cached(update)?.execute(params![
+            session,
+            stored_number(brief.time_us),
+            stored_number(last_seq),
+            stored_number(self.at.segment),
+            stored_number(self.at.offset)
+        ])?;
+        if let Some(seen) = sessions.get_mut(&brief.session) {
+            seen.last_seq = last_seq;
+        }
         match brief.event.as_str() {
             "reset" => self.reset(transaction, session),
             "step" => self.step(transaction, session),
@@ -215,17 +348,60 @@ impl Arrival<'_> {
         }
     }
 
-    fn opened(&self, transaction: &Transaction<'_>, numbers: &mut Numbers) -> rusqlite::Result<()> {
+    /// Entries are missing before this one, but for those that could not be written.
+    fn gap(&self, transaction: &Transaction<'_>, seen: Seen) -> rusqlite::Result<()> {
+        let find =
+            "SELECT first, last FROM unwritten WHERE id = ?1 AND last >= ?2 AND first < ?3 ORDER BY first";
+        let mut next = seen.last_seq + 1;
+        let mut told = 0;
+        let mut statement = transaction.prepare_cached(find)?;
+        let (id, seq) = (&self.brief.session, self.brief.seq);
+        let mut rows = statement.query(params![id, stored_number(next), stored_number(seq)])?;
+        while let Some(row) = rows.next()? {
+            let (first, last) = (number(row.get(0)?).max(next), number(row.get(1)?).min(seq - 1));
+            if first > next {
+                holes::keep(transaction, seen.number, next..=first - 1, self.at)?;
+            }
+            told += last + 1 - first;
+            next = last + 1;
+        }
+        if next < seq {
+            holes::keep(transaction, seen.number, next..=seq - 1, self.at)?;
+        }
+        let update = "UPDATE sessions SET unwritten = unwritten + ?2 WHERE number = ?1";
+        transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(told)])?;
+        Ok(())
+    }
+
+    /// Its opening is missing, unless retention has removed it or it could not be written.
+    fn unopened(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        if !self.complete {
+            return Ok(());
+        }
+        let insert = "INSERT OR IGNORE INTO unopened SELECT ?1, ?2, ?3, ?4
+             WHERE NOT EXISTS (SELECT 1 FROM unwritten WHERE id = ?1 AND first = 0)";
+        transaction.prepare_cached(insert)?.execute(params![
+            self.brief.session,
+            stored_number(self.at.segment),
+            stored_number(self.at.offset),
+            stored_number(self.brief.seq)
+        ])?;
+        Ok(())
+    }
+
+    fn opened(&self, transaction: &Transaction<'_>, sessions: &mut Sessions) -> rusqlite::Result<()> {
         let brief = &self.brief;
-        if let Some(old) = session(transaction, numbers, &brief.session)? {
-            for table in ["entries", "epochs", "steps", "calls"] {
+        if let Some(Seen { number: old, .. }) = session(transaction, sessions, &brief.session)? {
+            for table in ["gaps", "entries", "epochs", "steps", "calls"] {
                 transaction.execute(&format!("DELETE FROM {table} WHERE session = ?1"), [old])?;
             }
             transaction.execute("DELETE FROM sessions WHERE number = ?1", [old])?;
         }
         let origin = brief.origin.as_ref();
-        let insert = "INSERT INTO sessions (id, segment, environment, version, deterministic, seed, opened_us,
-             last_us, origin_kind, origin_session, origin_seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10)";
+        let insert =
+            "INSERT INTO sessions (id, segment, environment, version, deterministic, seed, opened_us,
+             last_us, origin_kind, origin_session, origin_seq, last_seq, last_segment, last_offset)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?2, ?12)";
         transaction.prepare_cached(insert)?.execute(params![
             brief.session,
             stored_number(self.at.segment),
@@ -237,8 +413,11 @@ impl Arrival<'_> {
             origin.map(|origin| &origin.kind),
             origin.map(|origin| &origin.session_id),
             origin.map(|origin| stored_number(origin.seq)),
+            stored_number(brief.seq),
+            stored_number(self.at.offset),
         ])?;
-        numbers.insert(brief.session.clone(), transaction.last_insert_rowid());
+        let seen = Seen { number: transaction.last_insert_rowid(), last_seq: brief.seq };
+        sessions.insert(brief.session.clone(), seen);
         Ok(())
     }
 
@@ -323,22 +502,27 @@ impl Arrival<'_> {
     }
 
     fn closed(&self, transaction: &Transaction<'_>, session: i64) -> rusqlite::Result<()> {
-        let update = "UPDATE sessions SET closed_us = ?2, reason = ?3 WHERE number = ?1";
-        let time = stored_number(self.brief.time_us);
-        transaction.prepare_cached(update)?.execute(params![session, time, self.brief.reason])?;
+        let update = "UPDATE sessions SET closed_us = ?2, reason = ?3, counted = ?4 WHERE number = ?1";
+        let (time, counted) = (stored_number(self.brief.time_us), self.brief.entries.map(stored_number));
+        transaction.prepare_cached(update)?.execute(params![session, time, self.brief.reason, counted])?;
         Ok(())
     }
 }
 
-/// A session's number in the index.
-fn session(transaction: &Transaction<'_>, numbers: &mut Numbers, id: &str) -> rusqlite::Result<Option<i64>> {
-    if let Some(number) = numbers.get(id) {
-        return Ok(Some(*number));
+/// A session, if the index has it.
+fn session(
+    transaction: &Transaction<'_>,
+    sessions: &mut Sessions,
+    id: &str,
+) -> rusqlite::Result<Option<Seen>> {
+    if let Some(seen) = sessions.get(id) {
+        return Ok(Some(*seen));
     }
-    let find = "SELECT number FROM sessions WHERE id = ?1";
-    let found = transaction.prepare_cached(find)?.query_row([id], |row| row.get(0)).optional()?;
-    if let Some(number) = found {
-        numbers.insert(id.to_owned(), number);
+    let find = "SELECT number, last_seq FROM sessions WHERE id = ?1";
+    let seen = |row: &rusqlite::Row<'_>| Ok(Seen { number: row.get(0)?, last_seq: number(row.get(1)?) });
+    let found = transaction.prepare_cached(find)?.query_row([id], seen).optional()?;
+    if let Some(seen) = found {
+        sessions.insert(id.to_owned(), seen);
     }
     Ok(found)
 }

@@ -1,10 +1,13 @@
 //! Frames: each record is one line, `LENGTH CRC32 JSON`, the numbers in 8 hexadecimal digits each.
 //!
 //! Invariant: a frame is given only when its length and its checksum fit; its text holds no line
-//! end, so after any damage reading goes on behind the next one.
+//! end, so after any damage reading goes on behind the next one. Only what has no line end yet can be
+//! a frame whose writing was cut off.
 
 use std::io::{self, Read};
 use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 
 /// `LENGTH CRC32 `, in bytes.
 const PREFIX: usize = 18;
@@ -40,6 +43,18 @@ pub(crate) struct Frames<R> {
     base: u64,
     /// Where damage began that was not told yet.
     damage: Option<u64>,
+    /// The checksum of everything before the next piece.
+    checksum: crc32fast::Hasher,
+}
+
+/// What a file, or its first part, holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    /// How many bytes.
+    pub(crate) bytes: u64,
+    /// Their CRC-32.
+    #[serde(with = "hex")]
+    pub(crate) crc32: u32,
 }
 
 /// What the first bytes of a text are.
@@ -82,20 +97,49 @@ pub(crate) fn only(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Whether these bytes, which end a file, can be the beginning of a frame that was never finished.
+pub(crate) fn is_unfinished(rest: &[u8]) -> bool {
+    let (head, text) = rest.split_at(rest.len().min(PREFIX));
+    let fits = |(at, byte): (usize, &u8)| match at {
+        8 | 17 => *byte == b' ',
+        _ => get_hex(std::slice::from_ref(byte)).is_some(),
+    };
+    if !head.iter().enumerate().all(fits) {
+        return false;
+    }
+    // Text has no control characters, such as the zeros of a lost page.
+    let Some((length, checksum)) = prefix(rest) else { return true };
+    text.iter().all(|byte| *byte >= b' ')
+        && (text.len() < length || text.len() == length && crc32fast::hash(text) == checksum)
+}
+
+impl Content {
+    /// Of a file that is empty.
+    pub(crate) const NONE: Content = Content { bytes: 0, crc32: 0 };
+
+    /// The same with more bytes at the end.
+    pub(crate) fn with(self, more: &[u8]) -> Content {
+        let mut checksum = crc32fast::Hasher::new_with_initial(self.crc32);
+        checksum.update(more);
+        Content { bytes: self.bytes + more.len() as u64, crc32: checksum.finalize() }
+    }
+}
+
 impl<R: Read> Frames<R> {
-    /// Reads on from where the source stands, which is `base` bytes into the file.
-    pub(crate) fn new(source: R, base: u64) -> Self {
-        Frames { source, buffer: Vec::new(), used: 0, base, damage: None }
+    /// Reads on from where the source stands, which is behind what was read before.
+    pub(crate) fn new(source: R, before: Content) -> Self {
+        let checksum = crc32fast::Hasher::new_with_initial(before.crc32);
+        Frames { source, buffer: Vec::new(), used: 0, base: before.bytes, damage: None, checksum }
     }
 
-    /// Where the next piece begins; after the last one, where what is whole ends.
-    pub(crate) fn offset(&self) -> u64 {
-        self.damage.unwrap_or(self.base + self.used as u64)
+    /// Everything before the next piece; after the last one, what is whole.
+    pub(crate) fn content(&self) -> Content {
+        Content { bytes: self.base + self.used as u64, crc32: self.checksum.clone().finalize() }
     }
 
-    /// How many bytes were read behind [`Frames::offset`]: at the end, the torn tail.
-    pub(crate) fn rest(&self) -> u64 {
-        self.base + self.buffer.len() as u64 - self.offset()
+    /// What was read behind [`Frames::content`]: at the end, the torn tail.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer[self.used..]
     }
 
     /// The next piece; none at the end and at a torn tail. Asked again, it looks for what has been
@@ -109,16 +153,21 @@ impl<R: Read> Frames<R> {
                         return Ok(Some(Piece::Damage { offset: begin, bytes: offset - begin }));
                     }
                     let text = self.used + PREFIX..self.used + length - 1;
-                    self.used += length;
+                    self.pass(length);
                     return Ok(Some(Piece::Frame { offset, text }));
                 }
                 Scan::Damage(length) => {
                     self.damage.get_or_insert(self.base + self.used as u64);
-                    self.used += length;
+                    self.pass(length);
                 }
                 Scan::Torn => {
                     if self.fill()? == 0 {
-                        return Ok(None);
+                        // A line that has its end was written whole, so it is damaged also where it is the last.
+                        let end = self.base + self.used as u64;
+                        return Ok(self
+                            .damage
+                            .take()
+                            .map(|offset| Piece::Damage { offset, bytes: end - offset }));
                     }
                 }
             }
@@ -128,6 +177,11 @@ impl<R: Read> Frames<R> {
     /// The text of the frame that was given last.
     pub(crate) fn text(&self, text: Range<usize>) -> &[u8] {
         &self.buffer[text]
+    }
+
+    fn pass(&mut self, length: usize) {
+        self.checksum.update(&self.buffer[self.used..self.used + length]);
+        self.used += length;
     }
 
     fn fill(&mut self) -> io::Result<usize> {
@@ -175,4 +229,18 @@ fn get_hex(digits: &[u8]) -> Option<u32> {
         };
         Some(number << 4 | u32::from(nibble))
     })
+}
+
+/// A checksum as 8 hexadecimal digits.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{number:08x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        super::get_hex(digits.as_bytes()).ok_or_else(|| D::Error::custom("no checksum in hexadecimal digits"))
+    }
 }

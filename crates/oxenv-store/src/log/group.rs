@@ -18,6 +18,7 @@ use oxenv_wire::ErrorCode;
 use parking_lot::Mutex;
 
 use super::blobs::Blob;
+use super::unwritten::Unwritten;
 use super::writer::{BETWEEN_COMPLAINTS, WriteFault, Writer};
 use super::{Lag, LogOptions, frame, line};
 use crate::error::LogError;
@@ -53,6 +54,8 @@ struct Next {
     lag: Lag,
     /// What of the lag the thread is writing now.
     writing: Lag,
+    /// What was refused and is not told in the log yet.
+    unwritten: Unwritten,
     batch: Arc<Batch>,
     closing: bool,
     /// Whether the thread ended although nobody asked.
@@ -86,7 +89,8 @@ impl Group {
             thread: OnceLock::new(),
             failed: AtomicU64::new(0),
         });
-        let body = Thread { shared: Arc::clone(&shared), writer, complained: None };
+        let body =
+            Thread { shared: Arc::clone(&shared), writer, unwritten: Unwritten::default(), complained: None };
         let thread = thread::Builder::new().name("oxenv-log".to_owned()).spawn(move || body.run());
         let thread = thread.map_err(LogError::io(folder))?;
         // Nobody else sets it.
@@ -119,15 +123,16 @@ impl Group {
             scratch.clear();
             let mut blobs = Vec::new();
             frame::append(scratch, |out| blobs = line::write(out, entry, &style));
-            let work = self.push(scratch, blobs);
+            let work = self.push(entry, scratch, blobs);
             scratch.shrink_to(USUAL);
             work
         })
     }
 
-    fn push(&self, frame: &[u8], blobs: Vec<Blob>) -> Work<'static, Result<(), Failure>> {
+    fn push(&self, entry: &Entry<'_>, frame: &[u8], blobs: Vec<Blob>) -> Work<'static, Result<(), Failure>> {
         let mut next = self.shared.next.lock();
         if next.lag.bytes as usize > self.behind_bytes || next.lost {
+            next.unwritten.add(entry.session_id, entry.seq);
             drop(next);
             self.shared.failed.fetch_add(1, Ordering::Relaxed);
             return Work::done(Err(refused(self.behind_bytes)));
@@ -214,6 +219,8 @@ impl Drop for Written {
 struct Thread {
     shared: Arc<Shared>,
     writer: Writer,
+    /// What could not be written and is not told in the log yet.
+    unwritten: Unwritten,
     complained: Option<Instant>,
 }
 
@@ -222,6 +229,8 @@ struct Taken {
     frames: Vec<u8>,
     blobs: Vec<Blob>,
     batch: Arc<Batch>,
+    /// What was refused since the last batch was taken.
+    refused: Unwritten,
 }
 
 /// What the thread has to do next.
@@ -240,9 +249,9 @@ impl Thread {
         let mut spare = Vec::new();
         loop {
             match self.take(&mut spare) {
-                Task::Write(taken) => {
+                Task::Write(mut taken) => {
                     watch.1 = Some(Arc::clone(&taken.batch));
-                    self.commit(&taken);
+                    self.commit(&mut taken);
                     watch.1 = None;
                     spare = taken.frames;
                 }
@@ -251,7 +260,7 @@ impl Thread {
             }
             self.sync_if_due(false);
         }
-        self.sync_if_due(true);
+        self.end();
     }
 
     /// Takes what has come together; if that is nothing, the thread counts as asleep from here on.
@@ -267,7 +276,8 @@ impl Thread {
         spare.shrink_to(USUAL);
         let frames = std::mem::replace(&mut next.frames, std::mem::take(spare));
         let (blobs, batch) = (std::mem::take(&mut next.blobs), std::mem::take(&mut next.batch));
-        Task::Write(Taken { frames, blobs, batch })
+        let refused = std::mem::take(&mut next.unwritten);
+        Task::Write(Taken { frames, blobs, batch, refused })
     }
 
     fn sleep(&self) {
@@ -277,8 +287,9 @@ impl Thread {
         }
     }
 
-    fn commit(&mut self, taken: &Taken) {
-        let outcome = self.writer.commit(&taken.frames, &taken.blobs);
+    fn commit(&mut self, taken: &mut Taken) {
+        self.unwritten.append(std::mem::take(&mut taken.refused));
+        let outcome = self.write(&taken.frames, &taken.blobs);
         let written = {
             let mut next = self.shared.next.lock();
             let written = std::mem::take(&mut next.writing);
@@ -291,6 +302,35 @@ impl Thread {
             failure(&fault)
         });
         taken.batch.finish(outcome);
+    }
+
+    /// Writes a batch, behind what could not be written before it.
+    fn write(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteFault> {
+        let outcome = if self.unwritten.is_empty() {
+            self.writer.commit(frames, blobs)
+        } else {
+            let told = [&self.unwritten.frame()[..], frames].concat();
+            self.writer.commit(&told, blobs)
+        };
+        match outcome {
+            Ok(()) => self.unwritten = Unwritten::default(),
+            Err(_) => self.unwritten.add_batch(frames),
+        }
+        outcome
+    }
+
+    /// Tells what is left to tell, now that nothing more comes.
+    fn end(&mut self) {
+        self.unwritten.append(std::mem::take(&mut self.shared.next.lock().unwritten));
+        if !self.unwritten.is_empty()
+            && let Err(fault) = self.write(&[], &[])
+        {
+            self.complain(&fault, 0);
+        }
+        self.sync_if_due(true);
+        if let Err(fault) = self.writer.end() {
+            self.complain(&fault, 0);
+        }
     }
 
     fn sync_if_due(&mut self, now: bool) {
@@ -536,10 +576,10 @@ mod tests {
         let mut options = options(Durability::Process);
         options.behind_bytes = 20_000;
         let (group, hear, _) = group(&folder, options, Some(gate));
-        assert_eq!(hear.recv(), Ok("write"));
-        // Nobody waits for this one, so the thread is told at once and meets the closed gate.
+        // Nobody waits for this one, so the thread is told at once and meets the closed gate, behind what the
+        // segment begins with.
         drop(group.append(&closed(0)));
-        assert_eq!(hear.recv(), Ok("write"));
+        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("write")]);
         let works: Vec<_> = (1..100).map(|seq| group.append(&closed(seq))).collect();
         assert_eq!(group.lag().records, 100);
         go.send(()).unwrap();
@@ -567,8 +607,9 @@ mod tests {
         let heard = |durability| {
             let folder = folder("durability");
             let (group, hear, _) = group(&folder, options(durability), None);
-            hear.try_iter().for_each(drop);
             wait(group.append(&closed(0))).unwrap();
+            hear.try_iter().for_each(drop);
+            wait(group.append(&closed(1))).unwrap();
             let before_the_reply: Vec<_> = hear.try_iter().collect();
             drop(group);
             std::fs::remove_dir_all(&folder).unwrap();
@@ -584,10 +625,52 @@ mod tests {
     fn an_interval_brings_entries_to_the_disk_while_nothing_happens() {
         let folder = folder("interval");
         let (group, hear, _) = group(&folder, options(Durability::Interval(Duration::from_millis(5))), None);
-        hear.try_iter().for_each(drop);
         wait(group.append(&closed(0))).unwrap();
+        // What the segment begins with is brought to the disk at once.
+        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("sync")]);
         assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("sync")]);
         drop(group);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    #[test]
+    fn what_could_not_be_written_is_told_and_is_no_hole() {
+        let folder = folder("unwritten");
+        let (group, _hear, troubles) = group(&folder, options(Durability::Process), None);
+        let opened = Event::Opened {
+            environment: "e",
+            version: "1",
+            deterministic: true,
+            seed: 1,
+            episode_id: "e",
+            origin: None,
+        };
+        let entry = |seq| Entry { session_id: "a", seq, epoch: 0, time_us: 1, event: opened };
+        let reset = |seq| Entry {
+            event: Event::Reset {
+                seed: 1,
+                seed_given: false,
+                episode_id: "e",
+                arguments: None,
+                outcome: oxenv_core::Outcome::Answered { reply: "{}", reward: None, done: false },
+                duration_us: 1,
+            },
+            ..entry(seq)
+        };
+        wait(group.append(&entry(0))).unwrap();
+        *troubles.lock() = [Some(Trouble::Full(20)), Some(Trouble::Full(0))].into();
+        assert!(wait(group.append(&reset(1))).is_err());
+        assert!(wait(group.append(&reset(2))).is_err());
+        wait(group.append(&reset(3))).unwrap();
+        *troubles.lock() = [Some(Trouble::Full(0))].into();
+        assert!(wait(group.append(&reset(4))).is_err());
+        wait(group.append(&reset(5))).unwrap();
+        drop(group);
+        let trajectories = crate::Trajectories::open(&folder).unwrap();
+        trajectories.refresh().unwrap();
+        let session = trajectories.session("a").unwrap().unwrap();
+        assert_eq!((session.unwritten, session.holes), (3, Vec::new()));
+        assert!(trajectories.faults().unwrap().is_empty());
+        assert_eq!(numbers(&folder), [0, 3, 5]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

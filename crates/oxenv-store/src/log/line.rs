@@ -40,6 +40,7 @@ pub(super) fn write(out: &mut Vec<u8>, entry: &Entry<'_>, style: &Style<'_>) -> 
         Event::Closed { reason } => {
             object.text("event", "closed");
             object.text("reason", reason);
+            object.number("entries", entry.seq);
         }
     }
     object.out.push(b'}');

@@ -1,16 +1,20 @@
 //! Reads a log, also while it is written.
 //!
 //! Invariant: only whole records are given, in the order in which they were written. Damage is told
-//! with its place, and reading goes on behind it; the torn end of the newest segment is no damage.
+//! with its place, and reading goes on behind it; so are segments that are not as they were left. A
+//! write that its writer never finished is no damage.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::frame::{Frames, Piece};
-use super::segment;
+use serde::{Deserialize, Serialize};
+
+use super::frame::{Content, Frames, Piece, is_unfinished};
+use super::segment::{self, Head, Written};
 use crate::error::LogError;
 use crate::stored::{self, StoredEntry};
 
@@ -33,9 +37,36 @@ pub struct Position {
 /// Goes from record to record.
 pub(crate) struct Cursor {
     folder: PathBuf,
-    /// The segment that is read, or will be read next.
-    segment: u64,
+    reading: Reading,
     current: Option<Current>,
+    /// What was found between two segments and is still to be told.
+    faults: VecDeque<LogError>,
+}
+
+/// How far a log was read, for who reads on later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reading {
+    /// The segment that is read, or will be read next.
+    pub(crate) segment: u64,
+    /// What of it was read.
+    pub(crate) content: Content,
+    /// Whether any of that could not be.
+    damaged: bool,
+    /// The segment that the writer of this one began with, where that is told.
+    pub(crate) run: Option<u64>,
+    /// The segment before, until this one has told about itself.
+    left: Option<Left>,
+}
+
+/// A segment that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Left {
+    written: Written,
+    damaged: bool,
+    /// How many bytes at its end are no whole line.
+    rest: u64,
+    /// Whether they can be a write that was never finished.
+    unfinished: bool,
 }
 
 struct Current {
@@ -92,62 +123,80 @@ impl Cursor {
     /// At the beginning of a log.
     pub(crate) fn open(folder: &Path) -> Result<Self, LogError> {
         let first = segment::list(folder)?.first().copied();
-        Ok(Cursor { folder: folder.to_owned(), segment: first.unwrap_or(1), current: None })
+        Ok(Self::at(folder, Reading::from(first.unwrap_or(1))))
     }
 
-    /// At a place where a record begins, or where the log ended once. None if the log does not reach
-    /// that far.
-    pub(crate) fn open_at(folder: &Path, at: Position) -> Result<Option<Self>, LogError> {
-        let path = segment::path(folder, at.segment);
-        if at.offset == 0 {
-            return Ok(Some(Cursor { folder: folder.to_owned(), segment: at.segment, current: None }));
+    /// Where somebody has read up to. None if the log does not reach that far.
+    pub(crate) fn resume(folder: &Path, reading: Reading) -> Result<Option<Self>, LogError> {
+        let mut cursor = Self::at(folder, reading);
+        if cursor.reading.content == Content::NONE {
+            return Ok(Some(cursor));
         }
-        let file = match segment::open_at(&path, at.offset) {
-            Ok(file) => file,
-            Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+        let path = segment::path(folder, cursor.reading.segment);
+        match segment::open_behind(&path, cursor.reading.content) {
+            Ok(Some(frames)) => cursor.current = Some(Current { path, frames }),
+            Ok(None) => return Ok(None),
+            Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
-        };
-        Ok(file.map(|file| Cursor {
-            folder: folder.to_owned(),
-            segment: at.segment,
-            current: Some(Current { path, frames: Frames::new(file, at.offset) }),
-        }))
+        }
+        Ok(Some(cursor))
+    }
+
+    fn at(folder: &Path, reading: Reading) -> Self {
+        Cursor { folder: folder.to_owned(), reading, current: None, faults: VecDeque::new() }
     }
 
     pub(crate) fn position(&self) -> Position {
-        let offset = self.current.as_ref().map_or(0, |current| current.frames.offset());
-        Position { segment: self.segment, offset }
+        Position { segment: self.reading.segment, offset: self.content().bytes }
+    }
+
+    /// How far it has come.
+    pub(crate) fn reading(&self) -> Reading {
+        Reading { content: self.content(), ..self.reading.clone() }
+    }
+
+    /// The segment that the writer of this one began with, where that is told.
+    pub(crate) fn run(&self) -> Option<u64> {
+        self.reading.run
+    }
+
+    /// Whether something was found that is still to be told.
+    pub(crate) fn has_more_to_tell(&self) -> bool {
+        !self.faults.is_empty()
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Found>, LogError> {
         loop {
+            if let Some(fault) = self.faults.pop_front() {
+                return Err(fault);
+            }
             if self.current.is_none() && !self.begin()? {
                 return Ok(None);
             }
-            match self.piece()? {
-                Some(Piece::Frame { offset, text }) => {
-                    return Ok(Some(Found { at: Position { segment: self.segment, offset }, text }));
-                }
-                Some(Piece::Damage { offset, bytes }) => return Err(self.damaged(offset, bytes)),
-                None => {}
+            if let Some(piece) = self.piece()? {
+                return self.found(piece).map(Some);
             }
             let Some(next) = self.later()? else { return Ok(None) };
             // Something may have been written between the end and the look at the folder.
-            match self.piece()? {
-                Some(Piece::Frame { offset, text }) => {
-                    return Ok(Some(Found { at: Position { segment: self.segment, offset }, text }));
-                }
-                Some(Piece::Damage { offset, bytes }) => return Err(self.damaged(offset, bytes)),
-                None => {}
+            if let Some(piece) = self.piece()? {
+                return self.found(piece).map(Some);
             }
-            let left = self.current.take();
-            let torn = left.map_or((0, 0), |left| (left.frames.offset(), left.frames.rest()));
-            let fault = (torn.1 > 0).then(|| self.damaged(torn.0, torn.1));
-            self.segment = next;
-            if let Some(fault) = fault {
-                return Err(fault);
-            }
+            self.leave(next);
         }
+    }
+
+    /// At the end: what is wrong with it, if `end` is what its writer says it is.
+    pub(crate) fn wrong_end(&self, end: Option<Written>) -> Option<LogError> {
+        let rest = self.current.as_ref().map_or(&[][..], |current| current.frames.rest());
+        let content = self.content().with(rest);
+        let end = end.filter(|end| end.segment == self.reading.segment);
+        if let Some(was) = end.filter(|end| end.content != content) {
+            let explained = self.reading.damaged && was.content.bytes == content.bytes;
+            return (!explained).then(|| changed(self.path(), was.content, content));
+        }
+        let whole = is_unfinished(rest);
+        let bytes = rest.len() as u64;
+        (!whole).then(|| LogError::Damaged { path: self.path(), offset: content.bytes - bytes, bytes })
     }
 
     /// The text of the record that was found last.
@@ -157,12 +206,15 @@ impl Cursor {
 
     /// What is wrong with the record that was found last.
     pub(crate) fn unreadable(&self, found: &Found, reason: String) -> LogError {
-        let path = segment::path(&self.folder, self.segment);
-        LogError::Unreadable { path, offset: found.at.offset, reason }
+        LogError::Unreadable { path: self.path(), offset: found.at.offset, reason }
     }
 
-    fn damaged(&self, offset: u64, bytes: u64) -> LogError {
-        LogError::Damaged { path: segment::path(&self.folder, self.segment), offset, bytes }
+    fn path(&self) -> PathBuf {
+        segment::path(&self.folder, self.reading.segment)
+    }
+
+    fn content(&self) -> Content {
+        self.current.as_ref().map_or(self.reading.content, |current| current.frames.content())
     }
 
     fn piece(&mut self) -> Result<Option<Piece>, LogError> {
@@ -170,27 +222,133 @@ impl Cursor {
         current.frames.next().map_err(LogError::io(&current.path))
     }
 
+    fn found(&mut self, piece: Piece) -> Result<Found, LogError> {
+        match piece {
+            Piece::Damage { offset, bytes } => {
+                self.reading.damaged = true;
+                Err(LogError::Damaged { path: self.path(), offset, bytes })
+            }
+            Piece::Frame { offset, text } => {
+                let found = Found { at: Position { segment: self.reading.segment, offset }, text };
+                if offset == segment::HEAD_OFFSET {
+                    self.join(&found);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// Takes in what a segment tells about itself and the one before it.
+    fn join(&mut self, found: &Found) {
+        let Ok(head) = serde_json::from_slice::<Head>(self.text(found)) else { return };
+        self.reading.run = head.run;
+        let Some(left) = self.reading.left.take() else { return };
+        let Written { segment, content } = left.written;
+        let path = segment::path(&self.folder, segment);
+        let begins_a_run = head.run == Some(head.segment);
+        let whole = left.rest == 0 || left.unfinished && begins_a_run;
+        if !whole {
+            let (offset, bytes) = (content.bytes - left.rest, left.rest);
+            self.faults.push_back(LogError::Damaged { path, offset, bytes });
+        } else if let Some(was) = head.previous.filter(|was| was.segment == segment)
+            && was.content != content
+            // Bytes that are damaged where they stand are told already.
+            && !(left.damaged && was.content.bytes == content.bytes)
+        {
+            self.faults.push_back(changed(path, was.content, content));
+        }
+    }
+
+    /// Goes on to a later segment.
+    fn leave(&mut self, next: u64) {
+        let segment = self.reading.segment;
+        if let Some(current) = self.current.take() {
+            let rest = current.frames.rest();
+            let content = current.frames.content().with(rest);
+            let (unfinished, rest) = (is_unfinished(rest), rest.len() as u64);
+            let (written, damaged) = (Written { segment, content }, self.reading.damaged);
+            self.reading.left = Some(Left { written, damaged, rest, unfinished });
+        }
+        self.reading =
+            Reading { left: self.reading.left.take(), run: self.reading.run, ..Reading::from(next) };
+    }
+
     /// Opens the segment that is next; false while there is none.
     fn begin(&mut self) -> Result<bool, LogError> {
-        let path = segment::path(&self.folder, self.segment);
-        match segment::open(&path) {
-            Ok(None) => Ok(false),
-            Ok(Some(file)) => {
-                self.current = Some(Current { path, frames: segment::frames(file) });
+        let path = self.path();
+        match segment::frames(&path) {
+            Ok(Some(frames)) => {
+                self.current = Some(Current { path, frames });
                 Ok(true)
             }
+            // It is still to be begun, unless somebody has gone on to the next one.
+            Ok(None) => self.skip(),
             // It was removed because it was old, or the log is still to be begun.
-            Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let Some(next) = self.later()? else { return Ok(false) };
-                self.segment = next;
-                self.begin()
-            }
+            Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.skip(),
             Err(error) => Err(error),
         }
     }
 
+    fn skip(&mut self) -> Result<bool, LogError> {
+        let Some(next) = self.later()? else { return Ok(false) };
+        self.reading = Reading::from(next);
+        self.begin()
+    }
+
     /// The number of the segment behind this one.
     fn later(&self) -> Result<Option<u64>, LogError> {
-        Ok(segment::list(&self.folder)?.into_iter().find(|number| *number > self.segment))
+        Ok(segment::list(&self.folder)?.into_iter().find(|number| *number > self.reading.segment))
     }
 }
+
+/// The checksum of the text of the record that begins there, if one does.
+pub(crate) fn checksum_at(folder: &Path, at: Position) -> Result<Option<u32>, LogError> {
+    let path = segment::path(folder, at.segment);
+    let mut frames = match segment::open_behind(&path, Content { bytes: at.offset, ..Content::NONE }) {
+        Ok(Some(frames)) => frames,
+        Ok(None) => return Ok(None),
+        Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match frames.next().map_err(LogError::io(&path))? {
+        Some(Piece::Frame { offset, text }) if offset == at.offset => {
+            Ok(Some(crc32fast::hash(frames.text(text))))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn changed(path: PathBuf, was: Content, is: Content) -> LogError {
+    let reason = format!(
+        "it had {} bytes with the CRC {:08x} and has {} with {:08x}",
+        was.bytes, was.crc32, is.bytes, is.crc32
+    );
+    LogError::Changed { path, reason }
+}
+
+impl Reading {
+    /// Nothing of that segment has been read.
+    fn from(segment: u64) -> Self {
+        Reading { segment, content: Content::NONE, damaged: false, run: None, left: None }
+    }
+
+    /// Whether the segment still holds what was read of it.
+    pub(crate) fn still_holds(&self, folder: &Path) -> Result<bool, LogError> {
+        let path = segment::path(folder, self.segment);
+        let file = File::open(&path).map_err(LogError::io(&path))?;
+        let mut checksum = crc32fast::Hasher::new();
+        let mut pieces = BufReader::with_capacity(PIECE, file.take(self.content.bytes));
+        loop {
+            let piece = pieces.fill_buf().map_err(LogError::io(&path))?;
+            if piece.is_empty() {
+                return Ok(checksum.finalize() == self.content.crc32);
+            }
+            checksum.update(piece);
+            let length = piece.len();
+            pieces.consume(length);
+        }
+    }
+}
+
+/// So many bytes are read at once to look whether they are the same.
+const PIECE: usize = 256 * 1024;

@@ -1,8 +1,8 @@
 //! Retention: which segments and blobs are removed.
 //!
-//! Invariant: only whole segments are removed, the oldest first, never the one that is written; a
-//! blob goes when no segment that stays names it. What is left to do after a crash is done at the
-//! next opening.
+//! Invariant: only whole segments are removed, the oldest first, never the one that is written, and the
+//! bounds say so before; a blob goes when no segment that stays names it. What is left to do after a
+//! crash is done at the next opening.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::bounds::Bounds;
 use super::{blobs, segment};
 use crate::error::LogError;
 
@@ -30,7 +31,13 @@ struct Old {
 }
 
 /// Removes what is not kept, in the folder of a log whose newest segment has that number.
-pub(super) fn retain(folder: &Path, newest: u64, retention: &Retention) -> Result<(), LogError> {
+pub(super) fn retain(
+    folder: &Path,
+    newest: u64,
+    retention: &Retention,
+    bounds: &mut Bounds,
+    durable: bool,
+) -> Result<(), LogError> {
     let mut segments = Vec::new();
     for number in segment::list(folder)? {
         let path = segment::path(folder, number);
@@ -48,6 +55,10 @@ pub(super) fn retain(folder: &Path, newest: u64, retention: &Retention) -> Resul
         let too_much = retention.bytes.is_some_and(|most| total > most);
         if *number >= newest || !(too_old || too_much) {
             break;
+        }
+        if *number >= bounds.first {
+            bounds.first = *number + 1;
+            bounds.write(folder, durable).map_err(LogError::io(folder))?;
         }
         fs::remove_file(&old.path).map_err(LogError::io(&old.path))?;
         total -= old.bytes;

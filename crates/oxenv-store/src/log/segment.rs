@@ -1,7 +1,8 @@
 //! Segments: the files of a log, numbered without gaps between those that are still there.
 //!
 //! Invariant: a segment begins with a line that tells the version of the format and a frame that
-//! tells about itself; whatever is newer than this program knows is refused, never guessed at.
+//! tells about itself and names the segment before it; whatever is newer than this program knows is
+//! refused, never guessed at.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,17 +11,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use oxenv_core::utc_micros;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use super::frame::{self, Frames, Piece};
+use super::frame::{self, Content, Frames, Piece, is_unfinished};
 use crate::error::LogError;
 
-/// The version of the format.
-pub(crate) const FORMAT_VERSION: u64 = 1;
+/// The version of the format that is written.
+pub(crate) const FORMAT_VERSION: u64 = 2;
+/// The oldest version that is read.
+const OLDEST_VERSION: u64 = 1;
 /// What the first line says before the version.
 const MAGIC: &[u8] = b"oxenv-log ";
 /// The first line of a segment of this version.
-const FIRST_LINE: &[u8] = b"oxenv-log 1\n";
+const FIRST_LINE: &[u8] = b"oxenv-log 2\n";
 
 /// A file that records are appended to. Tests have one that fails.
 pub(super) trait Sink: Send {
@@ -32,14 +35,39 @@ pub(super) trait Sink: Send {
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// What was found at the end of a segment that is to be written on.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a segment tells about itself. What is absent is so in format 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Head {
+    event: String,
+    pub(crate) segment: u64,
+    created_us: u64,
+    server: String,
+    /// The segment that its writer began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) run: Option<u64>,
+    /// The segment before it; absent in the first one, and where that segment was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Written>,
+}
+
+/// A segment that is not written any more, and what it held then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    pub(crate) segment: u64,
+    #[serde(flatten)]
+    pub(crate) content: Content,
+}
+
+/// What was found in the segment that was written last.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct End {
-    /// How long the whole part is.
-    pub(super) length: u64,
-    /// How many bytes stand behind it.
+    /// Everything in it.
+    pub(super) content: Content,
+    /// Whether the frame that tells about it, or anything behind it, is there.
+    pub(super) begun: bool,
+    /// How many bytes at its end are a write that was not finished.
     pub(super) torn: u64,
-    /// How many bytes before that cannot be read.
+    /// How many bytes cannot be read.
     pub(super) damaged: u64,
 }
 
@@ -53,77 +81,111 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u64>, LogError> {
     let entries = fs::read_dir(folder).map_err(LogError::io(folder))?;
     let mut numbers = Vec::new();
     for entry in entries {
-        let name = entry.map_err(LogError::io(folder))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("log-")?.strip_suffix(".oxl"));
-        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        numbers.extend(number(&entry.map_err(LogError::io(folder))?.path()));
     }
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-/// Opens a segment for reading behind its first line. None: the line is not whole yet.
-pub(crate) fn open(path: &Path) -> Result<Option<File>, LogError> {
+/// The number of the segment that a file is, if it is one.
+pub(crate) fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("log-")?.strip_suffix(".oxl")?.parse().ok()
+}
+
+/// A segment that is open for reading.
+struct Opened {
+    file: File,
+    /// The line that tells the version; empty if it is damaged, so that it is read as what it is.
+    first_line: Vec<u8>,
+}
+
+/// None: the line that tells the version is not whole yet.
+fn open(path: &Path) -> Result<Option<Opened>, LogError> {
     let mut file = File::open(path).map_err(LogError::io(path))?;
     let mut head = Vec::new();
-    Read::by_ref(&mut file).take(64).read_to_end(&mut head).map_err(LogError::io(path))?;
-    let line = match head.iter().position(|byte| *byte == b'\n') {
-        Some(end) => &head[..end],
-        None if FIRST_LINE.starts_with(&head) => return Ok(None),
-        None => return Err(LogError::NotALog { path: path.to_owned() }),
-    };
-    let version = line.strip_prefix(MAGIC).and_then(|version| std::str::from_utf8(version).ok());
-    match version.and_then(|version| version.parse::<u64>().ok()) {
-        Some(FORMAT_VERSION) => {}
-        Some(found) if found > FORMAT_VERSION => {
-            return Err(LogError::Newer { path: path.to_owned(), found, known: FORMAT_VERSION });
-        }
-        _ => return Err(LogError::NotALog { path: path.to_owned() }),
-    }
-    file.seek(SeekFrom::Start(FIRST_LINE.len() as u64)).map_err(LogError::io(path))?;
-    Ok(Some(file))
-}
-
-/// Opens a segment for reading at a place. None: it does not reach that far.
-pub(crate) fn open_at(path: &Path, offset: u64) -> Result<Option<File>, LogError> {
-    let Some(mut file) = open(path)? else { return Ok(None) };
-    let length = file.metadata().map_err(LogError::io(path))?.len();
-    if length < offset {
+    let length = FIRST_LINE.len() as u64;
+    Read::by_ref(&mut file).take(length).read_to_end(&mut head).map_err(LogError::io(path))?;
+    if head.len() < FIRST_LINE.len() && MAGIC.starts_with(&head[..head.len().min(MAGIC.len())]) {
         return Ok(None);
     }
-    file.seek(SeekFrom::Start(offset)).map_err(LogError::io(path))?;
-    Ok(Some(file))
+    let version = head.strip_prefix(MAGIC).and_then(|rest| std::str::from_utf8(rest).ok());
+    // A version of more digits has its line end behind.
+    let whole = version.is_some_and(|version| version.ends_with('\n'));
+    match version.and_then(|version| version.trim_end_matches('\n').parse::<u64>().ok()) {
+        Some(found) if found > FORMAT_VERSION => {
+            Err(LogError::Newer { path: path.to_owned(), found, known: FORMAT_VERSION })
+        }
+        Some(OLDEST_VERSION..=FORMAT_VERSION) if whole => Ok(Some(Opened { file, first_line: head })),
+        _ => Ok(Some(Opened { file, first_line: Vec::new() })),
+    }
 }
 
-/// The frames of a segment.
-pub(crate) fn frames(file: File) -> Frames<File> {
-    Frames::new(file, FIRST_LINE.len() as u64)
+/// That a program of this version may read a segment.
+///
+/// # Errors
+/// When it is of a newer format, or cannot be read.
+pub(super) fn check(path: &Path) -> Result<(), LogError> {
+    open(path).map(drop)
 }
 
-/// Finds the end of a segment that was written before; `each` hears the text of each frame.
+/// Opens a segment for reading behind what was read before. None: it does not reach that far.
+pub(crate) fn open_behind(path: &Path, before: Content) -> Result<Option<Frames<File>>, LogError> {
+    let Some(Opened { mut file, .. }) = open(path)? else { return Ok(None) };
+    let length = file.metadata().map_err(LogError::io(path))?.len();
+    if length < before.bytes {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(before.bytes)).map_err(LogError::io(path))?;
+    Ok(Some(Frames::new(file, before)))
+}
+
+/// The frames of a segment. None: its first line is not whole yet.
+pub(crate) fn frames(path: &Path) -> Result<Option<Frames<File>>, LogError> {
+    let Some(Opened { mut file, first_line }) = open(path)? else { return Ok(None) };
+    file.seek(SeekFrom::Start(first_line.len() as u64)).map_err(LogError::io(path))?;
+    Ok(Some(Frames::new(file, Content::NONE.with(&first_line))))
+}
+
+/// Where a segment's first frame begins, which tells about the segment.
+pub(crate) const HEAD_OFFSET: u64 = FIRST_LINE.len() as u64;
+
+/// Looks through a segment that was written before; `each` hears the text of each frame.
 pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<End, LogError> {
-    let Some(file) = open(path)? else {
-        let torn = fs::metadata(path).map_err(LogError::io(path))?.len();
-        return Ok(End { torn, ..End::default() });
+    let Some(mut frames) = frames(path)? else {
+        let rest = fs::read(path).map_err(LogError::io(path))?;
+        let torn = rest.len() as u64;
+        return Ok(End { content: Content::NONE.with(&rest), begun: false, torn, damaged: 0 });
     };
-    let mut frames = frames(file);
-    let mut damaged = 0;
+    let (mut damaged, mut begun) = (0, false);
     while let Some(piece) = frames.next().map_err(LogError::io(path))? {
+        begun = true;
         match piece {
             Piece::Frame { text, .. } => each(frames.text(text)),
             Piece::Damage { bytes, .. } => damaged += bytes,
         }
     }
-    Ok(End { length: frames.offset(), torn: frames.rest(), damaged })
+    let (rest, mut torn) = (frames.rest(), frames.rest().len() as u64);
+    if !is_unfinished(rest) {
+        damaged += std::mem::take(&mut torn);
+        begun = true;
+    }
+    Ok(End { content: frames.content().with(rest), begun, torn, damaged })
 }
 
-/// What a new segment begins with.
-pub(super) fn head(number: u64, server: &str) -> Vec<u8> {
-    let about = json!({
-        "event": "segment", "segment": number, "created_us": utc_micros(SystemTime::now()), "server": server,
-    });
-    let mut head = FIRST_LINE.to_vec();
-    frame::append(&mut head, |out| out.extend_from_slice(about.to_string().as_bytes()));
-    head
+impl Head {
+    pub(super) fn new(segment: u64, run: u64, previous: Option<Written>, server: &str) -> Self {
+        let (event, server) = ("segment".to_owned(), server.to_owned());
+        let created_us = utc_micros(SystemTime::now());
+        Head { event, segment, created_us, server, run: Some(run), previous }
+    }
+
+    /// What a new segment begins with.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let mut text = FIRST_LINE.to_vec();
+        // Writing to a vector cannot fail.
+        frame::append(&mut text, |out| drop(serde_json::to_writer(out, self)));
+        text
+    }
 }
 
 /// Opens a segment for appending, or makes one that only its owner may read.

@@ -1,7 +1,8 @@
 //! The writer of a log: whole batches of frames, at the end of the newest segment.
 //!
 //! Invariant: what a batch left behind when it failed is cut off before the next one is written, so
-//! a segment holds whole batches and at most one torn end.
+//! a segment holds whole batches and at most one torn end. What another writer left is never changed:
+//! each begins a segment of its own, with its first batch.
 
 use oxenv_core::after;
 use std::collections::HashSet;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::blobs::{self, Blob};
-use super::segment::{self, Sink};
+use super::bounds::{self, Bounds};
+use super::frame::Content;
+use super::segment::{self, Head, Sink, Written};
 use super::{Durability, LogOptions, Recovery, Retention, retain, sync_folder};
 use crate::error::LogError;
 
@@ -25,10 +28,16 @@ pub(super) struct Writer {
     segment_bytes: u64,
     retention: Retention,
     server: String,
+    bounds: Bounds,
+    /// The number of the first segment that is ours.
+    run: u64,
     number: u64,
-    file: Box<dyn Sink>,
-    /// How long the whole part of the segment is.
-    length: u64,
+    /// None until the first segment is begun.
+    file: Option<Box<dyn Sink>>,
+    /// The segment before this one.
+    previous: Option<Written>,
+    /// The whole part of the segment.
+    content: Content,
     /// Whether something may stand behind it.
     torn: bool,
     /// The blobs that the segment's list has.
@@ -47,7 +56,8 @@ pub(super) struct WriteFault {
 }
 
 impl Writer {
-    /// Opens the newest segment, or begins the first one. The caller holds the folder's lock.
+    /// Looks at what was written before; the first batch begins a new segment. The caller holds the
+    /// folder's lock.
     pub(super) fn open(folder: &Path, options: &LogOptions) -> Result<(Self, Recovery), LogError> {
         let opener = |path: &Path| Ok(Box::new(segment::append_to(path)?) as Box<dyn Sink>);
         Self::open_with(folder, options, Box::new(opener))
@@ -57,23 +67,15 @@ impl Writer {
     pub(super) fn open_with(
         folder: &Path,
         options: &LogOptions,
-        mut opener: Opener,
+        opener: Opener,
     ) -> Result<(Self, Recovery), LogError> {
         let segments = segment::list(folder)?;
         for number in &segments {
-            segment::open(&segment::path(folder, *number))?;
+            segment::check(&segment::path(folder, *number))?;
         }
-        let number = segments.last().copied().unwrap_or(1);
-        let path = segment::path(folder, number);
-        let mut named = HashSet::new();
-        let (end, recovery) = if segments.is_empty() {
-            (segment::End::default(), Recovery::default())
-        } else {
-            let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
-            let (torn_bytes, damaged_bytes) = (end.torn, end.damaged);
-            (end, Recovery { segment: Some(path.clone()), torn_bytes, damaged_bytes })
-        };
-        let file = opener(&path).map_err(LogError::io(&path))?;
+        let last = segments.last().copied().unwrap_or(0);
+        let first = segments.first().copied().unwrap_or(1);
+        let bounds = bounds::read(folder).unwrap_or(Bounds { first, last, end: None });
         let mut writer = Writer {
             folder: folder.to_owned(),
             opener,
@@ -81,16 +83,50 @@ impl Writer {
             segment_bytes: options.segment_bytes,
             retention: options.retention,
             server: options.server.clone(),
-            number,
-            file,
-            length: end.length,
-            torn: end.torn > 0,
-            listed: blobs::listed(&path).map_err(LogError::io(&path))?,
+            bounds,
+            run: 0,
+            number: bounds.last.max(last) + 1,
+            file: None,
+            previous: None,
+            content: Content::NONE,
+            torn: true,
+            listed: HashSet::new(),
             unsynced: None,
         };
-        writer.ready(&named).map_err(LogError::io(&path))?;
-        retain::retain(folder, writer.number, &writer.retention)?;
+        let recovery = writer.take_over(&segments)?;
+        // What its writer said of its end stands, whatever became of it since.
+        writer.previous = bounds.end.filter(|end| end.segment + 1 == writer.number).or(writer.previous);
+        writer.run = writer.number;
+        let durable = writer.durable();
+        retain::retain(folder, last, &writer.retention, &mut writer.bounds, durable)?;
         Ok((writer, recovery))
+    }
+
+    /// Looks at the segment that another writer wrote last.
+    fn take_over(&mut self, segments: &[u64]) -> Result<Recovery, LogError> {
+        let [before @ .., last] = segments else { return Ok(Recovery::default()) };
+        let path = segment::path(&self.folder, *last);
+        let mut named = HashSet::new();
+        let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
+        let mut previous = Some(Written { segment: *last, content: end.content });
+        if !end.begun {
+            // Nothing of it counts, so it is begun again.
+            self.number = *last;
+            previous = match before.last() {
+                None => None,
+                Some(before) => {
+                    let content = segment::end(&segment::path(&self.folder, *before), |_| ())?.content;
+                    Some(Written { segment: *before, content })
+                }
+            };
+        }
+        self.previous = previous.filter(|previous| previous.segment + 1 == self.number);
+        let listed = blobs::listed(&path).map_err(LogError::io(&path))?;
+        let missing: Vec<&str> = named.difference(&listed).map(String::as_str).collect();
+        if !missing.is_empty() {
+            blobs::enlist(&path, &missing, self.durable()).map_err(LogError::io(&path))?;
+        }
+        Ok(Recovery { segment: Some(path), torn_bytes: end.torn, damaged_bytes: end.damaged })
     }
 
     /// Writes a batch of frames and the blobs that they name. Afterwards it is as safe as was asked.
@@ -114,7 +150,19 @@ impl Writer {
         if self.unsynced.take().is_none() {
             return Ok(());
         }
-        self.file.sync().map_err(|error| WriteFault { path: self.path(), error })
+        self.sync_file().map_err(|error| WriteFault { path: self.path(), error })
+    }
+
+    /// Says what the log holds, now that nothing more is written.
+    pub(super) fn end(&mut self) -> Result<(), WriteFault> {
+        let fault = |path: PathBuf| move |error| WriteFault { path, error };
+        if self.content.bytes == 0 {
+            return Ok(());
+        }
+        self.cut().map_err(fault(self.path()))?;
+        self.bounds.end = Some(Written { segment: self.number, content: self.content });
+        let written = self.bounds.write(&self.folder, self.durable());
+        written.map_err(fault(bounds::path(&self.folder)))
     }
 
     fn path(&self) -> PathBuf {
@@ -123,10 +171,10 @@ impl Writer {
 
     fn write(&mut self, frames: &[u8], blobs: &[Blob]) -> io::Result<()> {
         self.cut()?;
-        if self.length >= self.segment_bytes {
+        if self.content.bytes >= self.segment_bytes {
             self.rotate()?;
         }
-        if self.length == 0 {
+        if self.content.bytes == 0 {
             self.begin()?;
         }
         self.keep(blobs)?;
@@ -136,27 +184,34 @@ impl Writer {
             Durability::Interval(_) => {
                 self.unsynced.get_or_insert_with(Instant::now);
             }
-            Durability::Machine => self.file.sync()?,
+            Durability::Machine => self.sync_file()?,
         }
         self.torn = false;
-        self.length += frames.len() as u64;
+        self.content = self.content.with(frames);
         Ok(())
     }
 
     /// Cuts off what does not count.
     fn cut(&mut self) -> io::Result<()> {
-        if self.torn {
-            self.file.truncate(self.length)?;
+        if self.torn
+            && let Some(file) = &mut self.file
+        {
+            file.truncate(self.content.bytes)?;
             self.torn = false;
         }
         Ok(())
     }
 
+    fn sync_file(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), |file| file.sync())
+    }
+
     /// Appends bytes, which do not count until the caller says so.
     fn append(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Err(ErrorKind::NotFound.into()) };
         self.torn = true;
         while !rest.is_empty() {
-            match self.file.write(rest) {
+            match file.write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -187,44 +242,42 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the opened segment ready to be written on: `named` is what its records name.
-    fn ready(&mut self, named: &HashSet<String>) -> io::Result<()> {
-        self.cut()?;
-        if self.length == 0 {
-            self.begin()?;
+    /// Goes on to the next segment, which is still to be begun.
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.unsynced.take().is_some() {
+            self.sync_file()?;
         }
-        let missing: Vec<&str> = named.difference(&self.listed).map(String::as_str).collect();
-        if !missing.is_empty() {
-            blobs::enlist(&self.path(), &missing, self.durable())?;
+        self.file = Some((self.opener)(&segment::path(&self.folder, self.number + 1))?);
+        // From here on there is no way back: readers may have gone on to the new file.
+        self.previous = Some(Written { segment: self.number, content: self.content });
+        (self.number, self.content, self.torn) = (self.number + 1, Content::NONE, true);
+        self.listed.clear();
+        let durable = self.durable();
+        let removed = retain::retain(&self.folder, self.number, &self.retention, &mut self.bounds, durable);
+        if let Err(error) = removed {
+            tracing::warn!(%error, "old records cannot be removed");
         }
         Ok(())
     }
 
-    /// Goes on to the next segment, which is still to be begun.
-    fn rotate(&mut self) -> io::Result<()> {
-        if self.unsynced.take().is_some() {
-            self.file.sync()?;
-        }
-        self.file = (self.opener)(&segment::path(&self.folder, self.number + 1))?;
-        // From here on there is no way back: readers may have gone on to the new file.
-        (self.number, self.length, self.torn) = (self.number + 1, 0, true);
-        self.listed.clear();
-        if let Err(error) = retain::retain(&self.folder, self.number, &self.retention) {
-            tracing::warn!(%error, "old records cannot be removed");
-        }
-        self.cut()
-    }
-
     /// Writes what a segment begins with.
     fn begin(&mut self) -> io::Result<()> {
-        let head = segment::head(self.number, &self.server);
+        if self.file.is_none() {
+            let path = self.path();
+            self.file = Some((self.opener)(&path)?);
+        }
+        self.cut()?;
+        let head = Head::new(self.number, self.run, self.previous, &self.server).text();
         self.append(&head)?;
-        if self.durable() {
-            self.file.sync()?;
+        let durable = self.durable();
+        if durable {
+            self.sync_file()?;
             sync_folder(&self.folder)?;
         }
+        (self.bounds.last, self.bounds.end) = (self.number, None);
+        self.bounds.write(&self.folder, durable)?;
         self.torn = false;
-        self.length = head.len() as u64;
+        self.content = Content::NONE.with(&head);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::{
     StoredToolError,
 };
 use crate::log::line::ENTRY_VERSION;
+use crate::log::unwritten;
 
 /// As much of a record as an index needs.
 #[derive(Debug, Deserialize)]
@@ -44,6 +45,7 @@ pub(crate) struct Brief<'a> {
     pub(crate) done: Option<bool>,
     pub(crate) failure: Option<StoredFailure>,
     pub(crate) reason: Option<String>,
+    pub(crate) entries: Option<u64>,
     #[serde(borrow, default)]
     pub(crate) calls: Vec<CallRecord<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -82,8 +84,12 @@ struct BlobName {
     bytes: u64,
 }
 
-/// What a record says; none for what a segment says about itself.
+/// What a record says of a session; none for what the log says about itself.
 pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<Brief<'a>>, String> {
+    // What tells of entries that could not be written has a list of them.
+    if unwritten::Mark::read(payload).is_some() {
+        return Ok(None);
+    }
     let brief: Brief<'a> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
     match brief.v {
         None if brief.event == "segment" => Ok(None),

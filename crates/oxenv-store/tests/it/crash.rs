@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use oxenv_store::{LogOptions, Trajectories};
+use oxenv_store::{LogOptions, SessionFilter, Trajectories};
 
 use crate::sample::{entry, folder, found, open, opened, put, raw, segments, step};
 
@@ -112,6 +112,12 @@ fn check(folder: &std::path::Path, acknowledged: &HashSet<(String, u64)>) {
     let trajectories = Trajectories::open(folder).unwrap();
     let refreshed = trajectories.refresh().unwrap();
     assert!(refreshed.faults.is_empty() && !refreshed.rebuilt, "{refreshed:?}");
+    // Nothing is missed that was not lost.
+    assert!(trajectories.faults().unwrap().is_empty());
+    let all = SessionFilter { limit: usize::MAX, ..SessionFilter::default() };
+    let holes: Vec<_> =
+        trajectories.sessions(&all).unwrap().into_iter().flat_map(|session| session.holes).collect();
+    assert!(holes.is_empty(), "{holes:?}");
     // The blobs that entries name are there too.
     let (id, _) = acknowledged.iter().next().unwrap();
     for entry in trajectories.entries(id).unwrap() {

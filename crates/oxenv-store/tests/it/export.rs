@@ -37,7 +37,7 @@ async fn a_session_is_a_line() {
     let trajectories = Trajectories::open(&folder).unwrap();
     trajectories.refresh().unwrap();
     let mut out = Vec::new();
-    assert_eq!(export_jsonl(&trajectories, &mut out, &SessionFilter::default()).unwrap(), 1);
+    assert_eq!(export_jsonl(&trajectories, &mut out, &SessionFilter::default()).unwrap().sessions, 1);
     let text = String::from_utf8(out).unwrap();
     assert_eq!(text.lines().count(), 1);
     let pretty: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -179,7 +179,7 @@ async fn an_export_of_many_sessions_has_each_once() {
     let export = |limit| {
         let mut out = Vec::new();
         let filter = SessionFilter { limit, ..SessionFilter::default() };
-        let written = export_jsonl(&trajectories, &mut out, &filter).unwrap();
+        let written = export_jsonl(&trajectories, &mut out, &filter).unwrap().sessions;
         let lines: Vec<serde_json::Value> =
             String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len() as u64, written);
@@ -216,7 +216,7 @@ async fn steps_are_rows() {
     trajectories.refresh().unwrap();
     let path = folder.join("steps.parquet");
     let file = std::fs::File::create(&path).unwrap();
-    assert_eq!(export_parquet(&trajectories, file, &SessionFilter::default()).unwrap(), 1);
+    assert_eq!(export_parquet(&trajectories, file, &SessionFilter::default()).unwrap().sessions, 1);
     let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
     let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
     expect![[r#"

@@ -8,6 +8,7 @@ use oxenv_store::{
     LogOptions, LogRecorder, Retention, SessionFilter, SessionSummary, StoredEntry, Trajectories,
 };
 use oxenv_wire::Reward;
+use proptest::prelude::*;
 
 use crate::sample::{entry, folder, open, opened, put, raw, segments, session};
 
@@ -186,7 +187,7 @@ async fn lists_are_given_in_pieces() {
 }
 
 #[tokio::test]
-async fn damage_is_told_once_and_passed_over() {
+async fn damage_is_passed_over_and_told_each_time() {
     let folder = folder("index-damage");
     let recorder = open(&folder, LogOptions { segment_bytes: 900, ..LogOptions::default() });
     session(&recorder, "a", 10).await;
@@ -206,6 +207,82 @@ async fn damage_is_told_once_and_passed_over() {
         put(&recorder, &entry("a", 100 + number, Event::Closed { reason: "closed" })).await;
         let refreshed = trajectories.refresh().unwrap();
         assert_eq!((refreshed.entries, refreshed.faults.len(), refreshed.rebuilt), (1, 0, false));
+        assert_eq!(trajectories.faults().unwrap().len(), 2);
     }
     assert_eq!(trajectories.entries("a").unwrap().len(), 13);
+}
+
+/// A folder with a log and its index, and what the index tells.
+fn indexed(name: &str) -> (std::path::PathBuf, Vec<(SessionSummary, Vec<String>)>) {
+    let folder = folder(name);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let recorder = open(&folder, LogOptions::default());
+    runtime.block_on(async {
+        for round in 0..40 {
+            session(&recorder, &format!("s{round}"), 10).await;
+        }
+    });
+    drop(recorder);
+    let told = anew(&folder);
+    (folder, told)
+}
+
+#[test]
+fn an_index_with_zeroed_pages_is_made_anew() {
+    const PAGE: usize = 4096;
+    let (folder, was) = indexed("index-zeroed");
+    let path = folder.join("index.sqlite");
+    let bytes = fs::read(&path).unwrap();
+    let pages = bytes.len() / PAGE;
+    assert!(pages > 20, "{pages}");
+    let check = |zeroed: &[usize]| {
+        let mut damaged = bytes.clone();
+        for page in zeroed {
+            damaged[page * PAGE..(page + 1) * PAGE].fill(0);
+        }
+        fs::write(&path, &damaged).unwrap();
+        let trajectories = Trajectories::open(&folder).unwrap();
+        trajectories.refresh().unwrap();
+        assert!(told(&trajectories) == was, "{zeroed:?}");
+        assert!(trajectories.faults().unwrap().is_empty(), "{zeroed:?}");
+        assert_eq!(trajectories.in_memory(), None, "{zeroed:?}");
+    };
+    for page in 0..pages {
+        check(&[page]);
+    }
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(60));
+    let some = prop::collection::vec(0..pages, 1..pages);
+    runner
+        .run(&some, |zeroed| {
+            check(&zeroed);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn an_index_that_is_zeroed_while_it_is_used_is_made_anew() {
+    let (folder, was) = indexed("index-zeroed-in-use");
+    let trajectories = Trajectories::open(&folder).unwrap();
+    trajectories.refresh().unwrap();
+    let path = folder.join("index.sqlite");
+    let length = fs::metadata(&path).unwrap().len();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; length as usize], 0).unwrap();
+    assert!(told(&trajectories) == was);
+    trajectories.refresh().unwrap();
+    assert!(told(&trajectories) == was);
+}
+
+#[test]
+fn an_index_that_cannot_be_written_is_made_in_memory() {
+    let (folder, was) = indexed("index-in-memory");
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(folder.join(format!("index.sqlite{suffix}")));
+    }
+    fs::create_dir_all(folder.join("index.sqlite-wal/something")).unwrap();
+    let trajectories = Trajectories::open(&folder).unwrap();
+    trajectories.refresh().unwrap();
+    assert!(told(&trajectories) == was);
+    assert!(trajectories.in_memory().is_some());
 }

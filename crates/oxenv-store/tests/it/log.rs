@@ -65,7 +65,7 @@ async fn records_are_lines_that_any_tool_can_read() {
         000000e2 ebfc3378 {"v":1,"session":"b","seq":1,"epoch":1,"time_us":1767225600000001,"event":"reset","seed":7,"seed_given":true,"episode_id":"e-1","duration_us":11,"reward":null,"done":false,"reply":{"observation":{},"reward":null,"done":false}}
         000001e8 8353b334 {"v":1,"session":"b","seq":2,"epoch":1,"time_us":1767225600000002,"event":"step","step":1,"principal":"control","duration_us":12,"action":{   "go": 1  },"calls":[{"tool":"add","arguments":{"a": 1},"result":{"content":[{"type":"text","text":"3"}],"structuredContent":{"result":3},"isError":false},"wrapped":true},{"tool":"add","arguments":{"a": 1},"error":{"error_type":"timeout","message":"late"}}],"reward":0.5,"done":false,"reply":{"observation":{"x":"é\n"},"reward":0.5,"done":false}}
         00000120 33b7d319 {"v":1,"session":"b","seq":3,"epoch":1,"time_us":1767225600000003,"event":"step","step":1,"principal":"agent","duration_us":5,"action":null,"failure":{"code":"DEADLINE_EXCEEDED","kind":"timeout","phase":"step","delivered":"maybe","retryable":false,"message":"the step took \"too\" long"}}
-        00000065 0ab15c18 {"v":1,"session":"b","seq":4,"epoch":1,"time_us":1767225600000004,"event":"closed","reason":"closed"}
+        00000071 34c22d4c {"v":1,"session":"b","seq":4,"epoch":1,"time_us":1767225600000004,"event":"closed","reason":"closed","entries":4}
     "#]].assert_eq(&lines(&segments(&folder)[0]));
 
     let read = entries(&folder);

@@ -3,6 +3,7 @@
 mod audit;
 mod crash;
 mod export;
+mod holes;
 mod index;
 mod log;
 mod recovery;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use oxenv_store::{LogError, LogOptions, LogReader, LogRecorder};
+use oxenv_store::{LogError, LogOptions, LogReader, LogRecorder, Trajectories};
 use proptest::prelude::*;
 
-use crate::sample::{entry, folder, found, open, opened, put, segments, session};
+use crate::sample::{as_if_killed, entry, folder, found, open, opened, put, segments, session};
 
 /// A small log, and where its frames end.
 fn small(folder: &Path) -> (Vec<u8>, Vec<usize>) {
@@ -27,21 +27,40 @@ fn numbers(folder: &Path) -> Vec<u64> {
 fn a_log_cut_off_anywhere_keeps_what_is_whole() {
     let folder = folder("recovery-cut");
     let (bytes, ends) = small(&folder);
+    as_if_killed(&folder);
+    let bounds = fs::read(folder.join("log-bounds.json")).unwrap();
     let path = segments(&folder).remove(0);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for length in 0..=bytes.len() {
+        let _ = fs::remove_file(folder.join("log-000002.oxl"));
+        fs::write(folder.join("log-bounds.json"), &bounds).unwrap();
         fs::write(&path, &bytes[..length]).unwrap();
         // The first two lines are the segment's own.
         let whole = ends.iter().filter(|end| **end <= length).count().saturating_sub(2) as u64;
         assert_eq!(found(&folder), ((0..whole).map(|seq| ("a".to_owned(), seq)).collect(), 0), "{length}");
         let recorder = open(&folder, LogOptions::default());
         let kept = ends.iter().copied().filter(|end| *end <= length).max().unwrap_or(0);
-        let kept = if ends[0] == kept { kept } else { kept.max(ends[0] * usize::from(length >= ends[0])) };
-        assert_eq!(recorder.recovery().torn_bytes, (length - kept) as u64, "{length}");
+        let found_at_start = recorder.recovery().clone();
+        assert_eq!(found_at_start.torn_bytes, (length - kept) as u64, "{length}");
+        assert_eq!(found_at_start.damaged_bytes, 0, "{length}");
         runtime.block_on(put(&recorder, &entry("b", 77, opened())));
         drop(recorder);
         assert_eq!(numbers(&folder), (0..whole).chain([77]).collect::<Vec<_>>(), "{length}");
-        assert_eq!(found(&folder).1, 0);
+        assert_eq!(found(&folder).1, 0, "{length}");
+        // What the last writer left stays as it is, if there was anything.
+        if length >= ends[1] {
+            assert_eq!(fs::read(&path).unwrap(), &bytes[..length], "{length}");
+        }
+        if length % 31 != 0 {
+            continue;
+        }
+        let trajectories = Trajectories::open(&folder).unwrap();
+        trajectories.refresh().unwrap();
+        assert!(trajectories.faults().unwrap().is_empty(), "{length}: {:?}", trajectories.faults());
+        assert!(
+            trajectories.session("a").unwrap().is_none_or(|session| session.holes.is_empty()),
+            "{length}"
+        );
     }
 }
 
@@ -60,10 +79,9 @@ fn a_changed_byte_costs_its_own_record_only() {
             }
             fs::write(&path, &changed).unwrap();
             let line = ends.iter().position(|end| at < *end).unwrap();
-            if line == 0 {
-                // The line that tells the version.
-                let first = LogReader::open(&folder).unwrap().next();
-                assert!(!matches!(first, Some(Ok(_))), "{at}");
+            if line == 0
+                && let Some(Err(LogError::Newer { .. })) = LogReader::open(&folder).unwrap().next()
+            {
                 continue;
             }
             let found = numbers(&folder);
@@ -95,14 +113,16 @@ fn damage_is_told_with_its_place_and_never_cut_off() {
 #[test]
 fn a_newer_format_is_refused() {
     let folder = folder("recovery-newer");
-    fs::write(folder.join("log-000007.oxl"), "oxenv-log 2\nwhatever").unwrap();
+    fs::write(folder.join("log-000007.oxl"), "oxenv-log 3\nwhatever").unwrap();
     let error = LogRecorder::open(&folder, LogOptions::default()).unwrap_err();
-    assert!(matches!(error, LogError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, LogError::Newer { found: 3, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("log-000007.oxl"), "{error}");
     assert!(matches!(LogReader::open(&folder).unwrap().next(), Some(Err(LogError::Newer { .. }))));
     fs::write(folder.join("log-000007.oxl"), "a letter\n").unwrap();
-    let error = LogRecorder::open(&folder, LogOptions::default()).unwrap_err();
-    assert!(matches!(error, LogError::NotALog { .. }), "{error}");
+    // What is no log at all is damaged as a whole, and stops nobody.
+    let recorder = open(&folder, LogOptions::default());
+    assert_eq!(recorder.recovery().damaged_bytes, 9);
+    assert!(matches!(LogReader::open(&folder).unwrap().next(), Some(Err(LogError::Damaged { .. }))));
 }
 
 proptest! {

@@ -22,7 +22,7 @@ use super::sample::Sampler;
 use crate::client::Client;
 use crate::replay::{self, Folder, Replayer, Stage};
 use crate::tools::Seeded;
-use crate::trajectories;
+use crate::trajectories::{self, Incomplete};
 
 /// How many actions an episode has that are made.
 const ACTIONS: usize = 8;
@@ -213,7 +213,9 @@ fn seed_of_tools(seeded: &[Seeded]) -> Verdict {
 
 /// Everything that the check has done, its forks and restored sessions too, is done again.
 async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
-    let recorded = trajectories::open(folder.path())?;
+    let mut incomplete = Incomplete::default();
+    let recorded = trajectories::open(folder.path(), &mut incomplete)?;
+    incomplete.outcome()?;
     let filter = SessionFilter { limit: usize::MAX, ..SessionFilter::default() };
     let sessions = recorded.sessions(&filter)?;
     let stage = Stage::over(local.factory, local.upstream)?;
@@ -226,7 +228,11 @@ async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
                 let why = format!("entry {seq}: {what}: recorded {recorded}, replayed {replayed}");
                 return Ok(Verdict::Fails(why));
             }
-            replay::Verdict::CannotBeReplayed { why } => return Ok(Verdict::Fails(why)),
+            replay::Verdict::Incomplete { holes, .. } => {
+                let why = holes.first().map_or(String::new(), |hole| hole.hole.to_string());
+                return Ok(Verdict::Fails(format!("the record is incomplete: {why}")));
+            }
+            replay::Verdict::CannotBeReplayed { why, .. } => return Ok(Verdict::Fails(why)),
         }
     }
     replayer.close().await;

@@ -9,7 +9,8 @@ use oxenv_core::{
     AgentCall, EndReason, Failure, Principal, ResetOptions, Session, SessionOptions, SessionRequest,
 };
 use oxenv_store::{
-    StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome, Trajectories,
+    Hole, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome,
+    Trajectories,
 };
 use oxenv_wire::{Action, Delivered, ErrorCode};
 
@@ -22,13 +23,24 @@ const DEEPEST: usize = 1000;
 
 /// A recorded session, as far as it is done again.
 pub(super) struct Link {
-    id: String,
+    pub(super) id: String,
     pub(super) environment: String,
     seed: u64,
     episode_id: String,
     /// How it was made, if not by the factory alone.
     origin: Option<StoredOrigin>,
     entries: Vec<StoredEntry>,
+    /// What is missing of it.
+    pub(super) holes: Vec<Hole>,
+    /// How many of its entries could not be written.
+    unwritten: u64,
+}
+
+/// Why it is not known what a session is made of.
+pub(super) struct Unknown {
+    pub(super) why: String,
+    /// Whether something is missing that the record should have.
+    pub(super) damaged: bool,
 }
 
 /// An entry that was done again, or why it was not.
@@ -48,21 +60,25 @@ enum Done {
 ///
 /// # Errors
 /// When the record cannot be read at all.
-pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, String>> {
+pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, Unknown>> {
     let mut chain: Vec<Link> = Vec::new();
     let (mut id, mut upto) = (id.to_owned(), u64::MAX);
     loop {
+        let Some(summary) = trajectories.session(&id)? else {
+            return Ok(Err(beginning(&id)));
+        };
         let entries = trajectories.entries(&id)?;
-        let link = match link(&id, entries, upto) {
+        let link = match link(summary, entries, upto) {
             Ok(link) => link,
-            Err(why) => return Ok(Err(why)),
+            Err(unknown) => return Ok(Err(unknown)),
         };
         let origin = link.origin.clone();
         chain.push(link);
         match origin {
             None => break,
             Some(_) if chain.len() >= DEEPEST => {
-                return Ok(Err(format!("it was made of more than {DEEPEST} sessions, one after the other")));
+                let why = format!("it was made of more than {DEEPEST} sessions, one after the other");
+                return Ok(Err(Unknown { why, damaged: false }));
             }
             Some(origin) => (id, upto) = (origin.session_id, origin.seq),
         }
@@ -71,22 +87,40 @@ pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Res
     Ok(Ok(chain))
 }
 
-fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> {
+fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, Unknown> {
+    let SessionSummary { id, unwritten, mut holes, .. } = summary;
     let mut entries = entries.into_iter();
     let opened = entries.next().map(|entry| entry.event);
     let Some(StoredEvent::Opened { environment, seed, episode_id, origin, .. }) = opened else {
-        return Err(format!("the beginning of session {id} is not in the record"));
+        return Err(beginning(&id));
     };
     let entries: Vec<StoredEntry> = entries.take_while(|entry| entry.seq <= upto).collect();
     let mut expected = 1;
     for entry in &entries {
         // After an entry that could not be written, nothing but a reset was allowed.
         if entry.seq != expected && matches!(entry.event, StoredEvent::Step { .. }) {
-            return Err(format!("entry {expected} of session {id} is not in the record"));
+            let why = format!("entry {expected} of session {id} is not in the record");
+            return Err(Unknown { why, damaged: !holes.is_empty() });
         }
         expected = entry.seq + 1;
     }
-    Ok(Link { id: id.to_owned(), environment, seed, episode_id, origin, entries })
+    if upto != u64::MAX {
+        // What came after the copy does not matter to it.
+        holes.retain(|hole| match hole {
+            Hole::Entries { first, .. } => *first <= upto,
+            Hole::End { last, .. } => *last < upto,
+            _ => true,
+        });
+        if expected <= upto && unwritten == 0 {
+            let why = format!("what session {id} did after entry {} is not in the record", expected - 1);
+            return Err(Unknown { why, damaged: true });
+        }
+    }
+    Ok(Link { id, environment, seed, episode_id, origin, entries, holes, unwritten })
+}
+
+fn beginning(id: &str) -> Unknown {
+    Unknown { why: format!("the beginning of session {id} is not in the record"), damaged: false }
 }
 
 /// Does the last session of a chain again and compares it; those before it are only done.
@@ -96,13 +130,14 @@ fn link(id: &str, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, String> 
 pub(super) async fn replay(stage: &mut Stage, chain: &[Link]) -> anyhow::Result<Verdict> {
     let mut names = Names::default();
     let mut before: Option<Arc<Session>> = None;
-    let mut verdict = Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned() };
+    let mut verdict =
+        Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned(), damaged: false };
     for link in chain {
         let session = match begin(stage, link, before.as_ref()).await {
             Ok(session) => session,
             Err(failure) => {
                 let why = format!("session {} cannot be made: {failure}", link.id);
-                verdict = Verdict::CannotBeReplayed { why };
+                verdict = Verdict::CannotBeReplayed { why, damaged: false };
                 break;
             }
         };
@@ -265,7 +300,7 @@ fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) ->
                      what came after it in its episode is not proven",
                     recorded.seq
                 );
-                return Ok(Verdict::CannotBeReplayed { why });
+                return Ok(Verdict::CannotBeReplayed { why, damaged: false });
             }
         };
         entries += 1;
@@ -283,5 +318,5 @@ fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) ->
             return Ok(Verdict::Differs { seq: recorded.seq, what, recorded: one, replayed: two });
         }
     }
-    Ok(Verdict::Same { entries, cut_off })
+    Ok(Verdict::Same { entries, cut_off, unwritten: link.unwritten })
 }

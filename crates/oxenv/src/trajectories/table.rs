@@ -89,11 +89,13 @@ fn came(entry: &EntryView) -> String {
 }
 
 fn ended(session: &SessionView) -> String {
-    match (&session.reason, session.closed_us) {
-        (Some(reason), _) => reason.clone(),
-        (None, Some(_)) => "ended".to_owned(),
-        (None, None) => "no end recorded".to_owned(),
-    }
+    let ended = match (&session.reason, session.closed_us) {
+        (Some(reason), _) => reason,
+        (None, Some(_)) => "ended",
+        (None, None) => "no end recorded",
+    };
+    let incomplete = if session.holes.is_empty() { "" } else { ", incomplete" };
+    format!("{ended}{incomplete}")
 }
 
 fn time(us: u64) -> String {

@@ -3,8 +3,8 @@
 //! Invariant: what the log has as JSON text is shown as that text; keys are only ever added.
 
 use oxenv_store::{
-    LogError, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin,
-    StoredOutcome, StoredToolError,
+    Hole, LogError, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson,
+    StoredOrigin, StoredOutcome, StoredToolError,
 };
 use oxenv_wire::{RawJson, Reward};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ pub(crate) struct SessionView {
     pub(crate) reward: f64,
     pub(crate) done: bool,
     pub(crate) last_us: u64,
+    /// How many entries could not be written when they happened.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) unwritten: u64,
+    /// What of it is missing from the record, or may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) holes: Vec<Hole>,
 }
 
 /// One thing that a session did.
@@ -105,8 +111,14 @@ impl From<SessionSummary> for SessionView {
             reward: summary.reward,
             done: summary.done,
             last_us: summary.last_us,
+            unwritten: summary.unwritten,
+            holes: summary.holes,
         }
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl EntryView {

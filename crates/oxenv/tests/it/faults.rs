@@ -11,6 +11,7 @@ mod deep_workspace;
 mod descriptors;
 mod drain;
 mod full_disk;
+mod holes;
 mod killed_clients;
 mod killed_server;
 mod socket;

@@ -9,6 +9,7 @@ mod faults;
 mod fleet;
 mod fleet_simulate;
 mod help;
+mod holes;
 mod hostile;
 mod instances;
 mod large_snapshots;

@@ -132,6 +132,10 @@ impl Serving {
         self.ask("POST", path, &body.to_string())
     }
 
+    pub(crate) fn delete(&self, path: &str) -> (u16, Value) {
+        self.ask("DELETE", path, "")
+    }
+
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = self.connect();
         write!(

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use oxenv_store::Trajectories;
 use serde_json::{Value, json};
 
 use super::socket::Socket;
@@ -89,6 +90,12 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
         let is_there = recorded.values().filter_map(reply).any(|reply| reply.contains(said.as_str()));
         assert!(!is_there, "{said} was refused, and is recorded as answered");
     }
+    // What could not be written is told, so that nothing is missed.
+    let trajectories = Trajectories::open(&record).unwrap();
+    trajectories.refresh().unwrap();
+    assert!(trajectories.faults().unwrap().is_empty());
+    let session = trajectories.session(&session).unwrap().unwrap();
+    assert!(session.holes.is_empty() && session.unwritten >= refused.len() as u64, "{session:?}");
     let note = format!(
         "acknowledged steps on a disk that was full {fills} times; {} steps failed with RECORD_FAILED, none of \
          them in the record, and the session went on when there was room",

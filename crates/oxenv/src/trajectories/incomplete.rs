@@ -1,0 +1,58 @@
+//! What of a record is missing or cannot be read: told on stderr each time, and by the exit code.
+//!
+//! Invariant: a command does what it can with the rest before it says so.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::Write;
+
+use oxenv_store::Hole;
+
+use crate::exit::Problem;
+
+/// What was told of a record.
+#[derive(Default)]
+pub(crate) struct Incomplete {
+    /// Whether the record as a whole lacks something.
+    record: bool,
+    /// The sessions that lack something.
+    sessions: BTreeSet<String>,
+}
+
+impl Incomplete {
+    /// Of the record as a whole.
+    pub(crate) fn record(&mut self, fault: &dyn Display) {
+        self.record = true;
+        warn(fault);
+    }
+
+    /// Of a session.
+    pub(crate) fn session(&mut self, id: &str, fault: &dyn Display) {
+        self.sessions.insert(id.to_owned());
+        warn(&format_args!("session {id}: {fault}"));
+    }
+
+    pub(crate) fn holes(&mut self, id: &str, holes: &[Hole]) {
+        holes.iter().for_each(|hole| self.session(id, hole));
+    }
+
+    /// # Errors
+    /// When anything is missing.
+    pub(crate) fn outcome(&self) -> Result<(), Problem> {
+        let told = match (self.sessions.len(), self.record) {
+            (0, false) => return Ok(()),
+            (0, true) => "the record is incomplete or damaged; the warnings above say where".to_owned(),
+            (1, _) => "1 session is incomplete or damaged; the warnings above say where".to_owned(),
+            (sessions, _) => {
+                format!("{sessions} sessions are incomplete or damaged; the warnings above say where")
+            }
+        };
+        Err(Problem::Incomplete(told))
+    }
+}
+
+/// What can be read is shown all the same.
+fn warn(what: &dyn Display) {
+    // Nobody is left to tell when stderr is gone.
+    let _ = writeln!(std::io::stderr(), "warning: {what}");
+}
