@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience, ratio};
+use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio};
 use crate::exit::usage;
 use crate::record::{Keep, RecordArgs, Safety};
 use crate::rubrics::RubricArgs;
@@ -78,7 +78,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             None => parsed("MAX_CONCURRENT_ENVS", &get)?,
         },
         queue_timeout: with("OXENV_QUEUE_TIMEOUT", &get, patience)?,
-        memory_budget: with("OXENV_MEMORY_BUDGET", &get, bytes)?,
+        memory_budget: parsed("OXENV_MEMORY_BUDGET", &get)?,
         idle_timeout: time("OXENV_IDLE_TIMEOUT", &get)?,
         drain_timeout: time("OXENV_DRAIN_TIMEOUT", &get)?,
         seed: parsed("OXENV_SEED", &get)?,
