@@ -32,7 +32,7 @@ pub use auth::{TokenFault, Tokens};
 pub use config::{Mode, ServerConfig};
 pub use judge::{HttpJudge, HttpJudgeOptions, JudgeKey};
 pub use mcp::{serve_pipe, serve_stdio};
-pub use metrics::{Metrics, RecordStatus};
+pub use metrics::{AuditStatus, Metrics, RecordStatus};
 pub use routes::router;
 pub use server::{Server, serve_connection};
 pub use shutdown::Shutdown;

@@ -30,6 +30,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         &settings.observing,
         &served.factory.spec().name,
         recorder.as_ref().map(record::status),
+        served.audit.clone(),
     )?;
     let snapshot_key =
         snapshot_key::of(settings.snapshot_key_file.as_deref(), settings.record.record.as_deref())?;

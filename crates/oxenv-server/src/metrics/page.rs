@@ -5,10 +5,10 @@
 use oxenv_wire::ToolsetProblem;
 use serde::Serialize;
 
-use super::RecordStatus;
 use super::counts::Counts;
 use super::process::{self, Process};
 use super::text::Page;
+use super::{AuditStatus, RecordStatus};
 
 /// What is looked up when the page is asked for, rather than counted before.
 #[derive(Debug, Default)]
@@ -25,19 +25,23 @@ pub(crate) struct Gauges {
     pub(crate) problems: Vec<ToolsetProblem>,
 }
 
-pub(super) fn render(
-    environment: &str,
-    counts: &Counts,
-    gauges: &Gauges,
-    record: Option<RecordStatus>,
-) -> String {
+/// What is written to files.
+pub(super) struct Files {
+    pub(super) record: Option<RecordStatus>,
+    pub(super) audit: Option<AuditStatus>,
+}
+
+pub(super) fn render(environment: &str, counts: &Counts, gauges: &Gauges, files: &Files) -> String {
     let mut page = Page::default();
     sessions(&mut page, counts, gauges);
     operations(&mut page, environment, counts);
     tools(&mut page, counts);
     state(&mut page, gauges);
-    if let Some(record) = record {
+    if let Some(record) = files.record {
         log(&mut page, record);
+    }
+    if let Some(status) = files.audit {
+        audit(&mut page, status);
     }
     this_process(&mut page, process::read());
     page.gauge("oxenv_build_info", "Always 1; the label tells the version.");
@@ -124,6 +128,18 @@ fn log(page: &mut Page, record: RecordStatus) {
     page.sample(&[], record.lag_records);
     page.counter("oxenv_log_failed_total", "Records that could not be written to the log.");
     page.sample(&[], record.failed);
+}
+
+fn audit(page: &mut Page, audit: AuditStatus) {
+    page.gauge("oxenv_audit_waiting_records", "Audit records that are not written yet.");
+    page.sample(&[], audit.waiting);
+    page.counter("oxenv_audit_failed_total", "Writes of the audit file that failed and were tried again.");
+    page.sample(&[], audit.failed);
+    page.counter(
+        "oxenv_audit_refused_total",
+        "Tool calls that were refused because they could not be audited.",
+    );
+    page.sample(&[], audit.refused);
 }
 
 fn this_process(page: &mut Page, process: Process) {
