@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Guard;
 use crate::config::{Mode, ServerConfig};
+use crate::connections::Connections;
 use crate::mcp::Transports;
 use crate::openapi;
 
@@ -29,6 +30,8 @@ pub struct App {
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,
+    /// Every connection that was accepted, and how many there may be.
+    pub(crate) accepted: Arc<Connections>,
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
     pub(crate) openapi: String,
@@ -52,6 +55,7 @@ impl App {
             transports,
             stopping,
             killed: CancellationToken::new(),
+            accepted: Connections::new(),
             tasks: TaskTracker::new(),
             openapi,
         })

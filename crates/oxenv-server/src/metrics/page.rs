@@ -18,6 +18,8 @@ pub(crate) struct Gauges {
     pub(crate) max_sessions: usize,
     pub(crate) stuck_environments: usize,
     pub(crate) connections: usize,
+    pub(crate) refused_connections: u64,
+    pub(crate) ended_connections: u64,
     pub(crate) mcp_sessions: usize,
     /// Every toolset, by name.
     pub(crate) toolsets: Vec<String>,
@@ -117,6 +119,14 @@ fn state(page: &mut Page, gauges: &Gauges) {
     page.sample(&[], gauges.stuck_environments);
     page.gauge("oxenv_connections", "Connections that are open.");
     page.sample(&[], gauges.connections);
+    let help = "Connections that were refused, because no descriptors were left for them.";
+    page.counter("oxenv_connections_refused_total", help);
+    page.sample(&[], gauges.refused_connections);
+    page.counter(
+        "oxenv_connections_ended_total",
+        "Idle connections that were ended to make room for others.",
+    );
+    page.sample(&[], gauges.ended_connections);
     page.gauge("oxenv_mcp_sessions", "MCP sessions of clients that shook hands.");
     page.sample(&[], gauges.mcp_sessions);
 }
@@ -149,6 +159,10 @@ fn this_process(page: &mut Page, process: Process) {
     }
     if let Some(descriptors) = process.open_descriptors {
         page.gauge("process_open_fds", "Descriptors that the process has open.");
+        page.sample(&[], descriptors);
+    }
+    if let Some(descriptors) = process.max_descriptors {
+        page.gauge("process_max_fds", "Descriptors that the process may have open.");
         page.sample(&[], descriptors);
     }
     if let Some(seconds) = process.cpu_seconds {

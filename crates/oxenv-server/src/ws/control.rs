@@ -29,7 +29,7 @@ use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
 use crate::mcp::{self, Door};
 use crate::operations;
-use crate::patient::Heard;
+use crate::peer::Peer;
 
 #[derive(Deserialize)]
 pub(crate) struct AttachQuery {
@@ -53,14 +53,14 @@ pub(crate) async fn upgrade(
         }
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            let heard = request.extensions().get().cloned().unwrap_or_default();
+            let peer = request.extensions().get().cloned().unwrap_or_default();
             // An agent's socket has one session, so it does not get the words for many.
             let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
             let upgrade = upgrade.protocols(protocols.iter().copied());
             if upgrade.selected_protocol().is_some() {
-                return many(app, caller, upgrade, heard, session_id.as_deref(), request.headers());
+                return many(app, caller, upgrade, peer, session_id.as_deref(), request.headers());
             }
-            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket, session_id))
+            socket::accept(app, upgrade, peer, |socket| serve(shared, caller, socket, session_id))
         }
         Err(_) => fallback::not_found(request).await,
     }
@@ -71,7 +71,7 @@ fn many(
     app: Arc<App>,
     caller: Caller,
     upgrade: WebSocketUpgrade,
-    heard: Heard,
+    peer: Peer,
     session_id: Option<&str>,
     headers: &HeaderMap,
 ) -> Response {
@@ -81,7 +81,7 @@ fn many(
     }
     let host = operations::host(headers);
     let shared = Arc::clone(&app);
-    socket::accept(app, upgrade, heard, |socket| multi::serve(shared, caller, host, socket))
+    socket::accept(app, upgrade, peer, |socket| multi::serve(shared, caller, host, socket))
 }
 
 /// A session in the hands of a socket.

@@ -27,8 +27,8 @@ pub(crate) fn upgrade(
     match upgrade {
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            let heard = request.extensions().get().cloned().unwrap_or_default();
-            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket))
+            let peer = request.extensions().get().cloned().unwrap_or_default();
+            socket::accept(app, upgrade, peer, |socket| serve(shared, caller, socket))
         }
         Err(refused) => Refusal::upgrade(&refused).into_response(),
     }
