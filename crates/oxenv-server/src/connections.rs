@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::peer::{Peer, WeakPeer};
 
 /// What sessions keep at the least, where the limit is not smaller than twice that.
-const LEAST_RESERVE: usize = 32;
+const LEAST_RESERVE: usize = 24;
 /// What they keep at the most. Descriptors that sessions have already count by themselves.
 const MOST_RESERVE: usize = 1024;
 /// How long a count of descriptors holds at the most.
