@@ -9,11 +9,13 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -29,7 +31,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::app::App;
 use crate::config::ServerConfig;
+use crate::error::Refusal;
 use crate::hosts::Hosts;
+use crate::operations::panicked;
 use crate::patient::Patient;
 use crate::peer::{Answer, Halves, Peer};
 use crate::routes::router;
@@ -281,7 +285,13 @@ where
         async move {
             let response = match door.hosts.refuse(&request) {
                 Some(refusal) => refusal,
-                None => door.routes.call(request).await?,
+                None => {
+                    let work = AssertUnwindSafe(async { door.routes.call(request).await });
+                    // A panic is the failure of its request alone; one of an environment is told by its session.
+                    work.catch_unwind()
+                        .await
+                        .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?
+                }
             };
             Ok::<_, Infallible>(response.map(|body| Answer::new(body, busy)))
         }

@@ -3,6 +3,7 @@
 //! Invariant: a session that the socket made is closed with it, unless another socket has taken it
 //! over; one that it attached to is given back. In production the socket is an agent's: it lists and calls tools and sees no reward.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,6 +11,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
     ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionRequest,
@@ -147,15 +149,18 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Op
         };
         // Boxed, because a step's future is kilobytes: on the heap those are the same warm ones for
         // every session, within this task they would be each session's own cold ones.
-        let next = socket.during(Box::pin(answer(&app, &mut hold, &text))).await;
+        let work = AssertUnwindSafe(Box::pin(answer(&app, &mut hold, &text)));
+        let next = socket.during(work.catch_unwind()).await;
         let sent = match next {
             None => return,
-            Some(Next::Reply(reply)) => socket.send(reply).await,
-            Some(Next::Last(reply)) => {
+            // A panic is the failure of its request alone; one of an environment is told by its session.
+            Some(Err(_)) => socket.send(error::frame(&operations::panicked())).await,
+            Some(Ok(Next::Reply(reply))) => socket.send(reply).await,
+            Some(Ok(Next::Last(reply))) => {
                 socket.send(reply).await;
                 return socket.close().await;
             }
-            Some(Next::Close) => return socket.close().await,
+            Some(Ok(Next::Close)) => return socket.close().await,
         };
         if !sent {
             return;
