@@ -176,54 +176,7 @@ async fn a_reader_that_takes_a_little_at_a_time_gets_everything() {
     served.end().await;
 }
 
-/// A request over HTTP whose step waits.
-fn waiting() -> Vec<u8> {
-    let body = json!({ "action": { "do": "wait" } }).to_string();
-    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
-    format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
-
-/// What a client sent behind its request, and the server does not read yet, hides its end from nobody.
-#[tokio::test]
-async fn a_client_with_bytes_behind_its_request_is_found_when_it_goes() {
-    let more = HEALTH.repeat(500);
-    let behind: [&[u8]; 5] = [b"", b"\r\n", HEALTH, b"half a li", &more];
-    let served = serve().await;
-    let mut cancelled = 0;
-    for behind in behind {
-        for how in ["closes", "resets", "stops writing"] {
-            // The step that was cut off demands it.
-            let mut other = TcpStream::connect(served.address).await.unwrap();
-            let reset =
-                "POST /reset HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            other.write_all(reset.as_bytes()).await.unwrap();
-            soon(other.read_to_end(&mut Vec::new())).await.unwrap();
-            let mut client = TcpStream::connect(served.address).await.unwrap();
-            client.write_all(&waiting()).await.unwrap();
-            served.stage.entered().await;
-            // As much of it as the server's machine takes.
-            let _ = client.try_write(behind);
-            let mut kept = Some(client);
-            match (how, &mut kept) {
-                ("stops writing", Some(client)) => client.shutdown().await.unwrap(),
-                ("resets", Some(client)) => {
-                    client.set_zero_linger().unwrap();
-                    kept = None;
-                }
-                _ => kept = None,
-            }
-            cancelled += 1;
-            let what =
-                format!("the step of a client that {how} with {} bytes behind is cancelled", behind.len());
-            until(&what, || served.stage.cancelled() == cancelled).await;
-            drop(kept);
-        }
-    }
-    until("each connection is closed", || served.app.connections() == 0).await;
-    served.end().await;
-}
 
 /// A client that has said all that it wants to say, and still listens, is answered what needs no waiting, as far as
 /// bytes behind its last request hide the end.
