@@ -13,9 +13,9 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use socket2::SockRef;
-#[cfg(target_os = "linux")]
-use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(target_os = "linux")]
+use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::Notify;
 
@@ -213,7 +213,7 @@ impl Writing {
             Writing::Tcp(socket) => socket.ready(Interest::PRIORITY).await,
             Writing::Unix(socket) => socket.ready(Interest::PRIORITY).await,
         };
-        if !ready.is_ok_and(|ready| ready.is_read_closed()) {
+        if !ready.is_ok_and(Ready::is_read_closed) {
             // Urgent bytes, which say nothing.
             pending::<()>().await;
         }
