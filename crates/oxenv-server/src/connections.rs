@@ -30,13 +30,13 @@ const TRIES: usize = 4;
 pub(crate) struct Connections {
     /// Descriptors that connections leave room for; none where they cannot be counted.
     limit: Option<usize>,
-    open: Mutex<Open>,
+    open: Mutex<Accepted>,
     left: Notify,
     refused: AtomicU64,
     ended: AtomicU64,
 }
 
-struct Open {
+struct Accepted {
     next: u64,
     /// In the order in which they came.
     peers: BTreeMap<u64, WeakPeer>,
@@ -53,12 +53,12 @@ struct Count {
 }
 
 /// A connection's place among the others, until it is closed.
-pub(crate) struct Entry {
+pub(crate) struct ConnectionPlace {
     connections: Weak<Connections>,
     number: u64,
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         if let Some(connections) = self.connections.upgrade() {
             connections.lock().peers.remove(&self.number);
@@ -85,7 +85,7 @@ impl Connections {
         let reserve = |limit: usize| (limit / 4).clamp(LEAST_RESERVE, MOST_RESERVE).min(limit / 2);
         Arc::new(Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
-            open: Mutex::new(Open { next: 0, peers: BTreeMap::new(), count: None }),
+            open: Mutex::new(Accepted { next: 0, peers: BTreeMap::new(), count: None }),
             left: Notify::new(),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -93,7 +93,7 @@ impl Connections {
     }
 
     /// A place for a connection that was accepted, if it need not be refused.
-    pub(crate) async fn enter(self: &Arc<Self>) -> Option<Entry> {
+    pub(crate) async fn enter(self: &Arc<Self>) -> Option<ConnectionPlace> {
         let mut tries = TRIES;
         while !self.has_room() {
             if tries == 0 || !self.make_room().await {
@@ -104,7 +104,7 @@ impl Connections {
         }
         let mut open = self.lock();
         open.next += 1;
-        Some(Entry { connections: Arc::downgrade(self), number: open.next })
+        Some(ConnectionPlace { connections: Arc::downgrade(self), number: open.next })
     }
 
     /// Keeps a peer in its place.
@@ -172,12 +172,12 @@ impl Connections {
         used <= limit
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, Accepted> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
+impl ConnectionPlace {
     /// Its number among all connections.
     pub(crate) fn number(&self) -> u64 {
         self.number

@@ -19,7 +19,7 @@ use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::Notify;
 
-use crate::connections::Entry;
+use crate::connections::ConnectionPlace;
 
 /// One connection, for all who have to do with it.
 #[derive(Clone, Default)]
@@ -39,16 +39,16 @@ struct Inner {
     told: AtomicBool,
     end: Notify,
     /// Behind the socket, which is closed first.
-    _entry: Option<Entry>,
+    _place: Option<ConnectionPlace>,
 }
 
 impl Peer {
     /// The peer behind a socket that was accepted, and the stream of its bytes.
-    pub(crate) fn of<S: Halves>(socket: S, entry: Option<Entry>) -> (Self, Joined<S::Read>) {
+    pub(crate) fn of<S: Halves>(socket: S, place: Option<ConnectionPlace>) -> (Self, Joined<S::Read>) {
         let (read, write) = socket.halves();
         let write = Arc::new(write);
         let peer =
-            Peer(Arc::new(Inner { socket: Some(Arc::clone(&write)), _entry: entry, ..Inner::default() }));
+            Peer(Arc::new(Inner { socket: Some(Arc::clone(&write)), _place: place, ..Inner::default() }));
         (peer, Joined { read, write })
     }
 
@@ -143,18 +143,18 @@ impl Drop for Busy {
 }
 
 /// The body of a response; its peer is busy until it was handed over.
-pub(crate) struct Answer {
+pub(crate) struct CountedBody {
     body: Body,
     _busy: Busy,
 }
 
-impl Answer {
+impl CountedBody {
     pub(crate) fn new(body: Body, busy: Busy) -> Self {
-        Answer { body, _busy: busy }
+        CountedBody { body, _busy: busy }
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -35,7 +35,7 @@ use crate::error::Refusal;
 use crate::hosts::Hosts;
 use crate::operations::panicked;
 use crate::patient::Patient;
-use crate::peer::{Answer, Halves, Peer};
+use crate::peer::{CountedBody, Halves, Peer};
 use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::timing::Events;
@@ -246,20 +246,20 @@ async fn accept(listener: &TcpListener, socket: Option<&Socket>, app: &Arc<App>,
 
 /// Serves a connection that was accepted, if there is room for it.
 async fn enter<S: Halves>(stream: S, app: &Arc<App>, door: &Arc<Door>) {
-    let Some(entry) = app.accepted.enter().await else {
+    let Some(place) = app.accepted.enter().await else {
         tracing::debug!("refused a connection: no descriptors are left for it");
         // As far as the peer takes it at once.
         let (_, stream) = Peer::of(stream, None);
         return stream.say(REFUSAL);
     };
-    let number = entry.number();
-    let (peer, stream) = Peer::of(stream, Some(entry));
+    let number = place.number();
+    let (peer, stream) = Peer::of(stream, Some(place));
     app.accepted.add(number, &peer);
     app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(door)));
 }
 
 /// What may happen beside requests.
-enum Event {
+enum ConnectionEvent {
     /// A stop was asked for.
     Stop,
     /// The time for finishing is over.
@@ -293,7 +293,7 @@ where
                         .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?
                 }
             };
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, busy)))
+            Ok::<_, Infallible>(response.map(|body| CountedBody::new(body, busy)))
         }
     });
     let mut connection = std::pin::pin!(
@@ -304,28 +304,28 @@ where
             .with_upgrades()
     );
     let mut events = Events::new();
-    events.watch(app.stopping.cancelled().map(|()| Event::Stop));
-    events.watch(peer.clone().lost().map(|()| Event::Lost));
-    events.watch(peer.clone().told_to_end().map(|()| Event::End));
+    events.watch(app.stopping.cancelled().map(|()| ConnectionEvent::Stop));
+    events.watch(peer.clone().lost().map(|()| ConnectionEvent::Lost));
+    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
     let mut lost = false;
     let outcome = loop {
         tokio::select! {
             biased;
             outcome = connection.as_mut() => break outcome,
             event = events.next() => match event {
-                Event::Stop => {
+                ConnectionEvent::Stop => {
                     connection.as_mut().graceful_shutdown();
-                    events.watch(app.killed.cancelled().map(|()| Event::Killed));
+                    events.watch(app.killed.cancelled().map(|()| ConnectionEvent::Killed));
                 }
-                Event::Killed => break Ok(()),
-                Event::Lost => lost = true,
-                Event::End if peer.is_idle() => {
+                ConnectionEvent::Killed => break Ok(()),
+                ConnectionEvent::Lost => lost = true,
+                ConnectionEvent::End if peer.is_idle() => {
                     app.accepted.ends();
                     break Ok(());
                 }
-                Event::End => {
+                ConnectionEvent::End => {
                     peer.stays();
-                    events.watch(peer.clone().told_to_end().map(|()| Event::End));
+                    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
                 }
             },
             // The connection reads nothing more while bytes wait behind the request that is being answered.

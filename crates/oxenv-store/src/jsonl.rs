@@ -46,7 +46,7 @@ pub struct JsonlAudit(Arc<Shared>);
 
 /// How the audit file does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AuditStatus {
+pub struct AuditFileStatus {
     /// Records that are not written yet.
     pub waiting: u64,
     /// Writes that failed and were tried again, since the start.
@@ -153,8 +153,8 @@ impl JsonlAudit {
 
     /// How it does.
     #[must_use]
-    pub fn status(&self) -> AuditStatus {
-        AuditStatus {
+    pub fn status(&self) -> AuditFileStatus {
+        AuditFileStatus {
             waiting: self.0.queue.lock().waiting,
             failed: self.0.failed.load(Ordering::Relaxed),
             refused: self.0.refused.load(Ordering::Relaxed),

@@ -19,7 +19,7 @@ pub use error::LogError;
 pub use export::export_parquet;
 pub use export::{ExportError, export_jsonl};
 pub use index::{Refreshed, SessionFilter, SessionSummary, Trajectories};
-pub use jsonl::{AuditStatus, JsonlAudit};
+pub use jsonl::{AuditFileStatus, JsonlAudit};
 pub use log::{Durability, Lag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
 pub use stored::{
     BlobRef, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin, StoredOutcome,

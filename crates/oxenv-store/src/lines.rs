@@ -24,7 +24,7 @@ impl<W: Write> Lines<W> {
     /// Writes lines, each with its end, in one piece if the writer takes them so. What was written is taken from
     /// `lines`; after an error the rest begins with the first line that is not whole.
     pub(crate) fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
-        if self.torn && !lines.is_empty() {
+        if self.torn {
             self.write_some(b"\n").1?;
             self.torn = false;
         }

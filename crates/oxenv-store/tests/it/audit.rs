@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{AuditOutcome, AuditRecord, AuditSink, Decision, Principal, Work};
-use oxenv_store::{AuditStatus, JsonlAudit};
+use oxenv_store::{AuditFileStatus, JsonlAudit};
 use oxenv_wire::{ErrorCode, ToolErrorType};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -166,7 +166,7 @@ fn nothing_is_lost_under_load() {
     assert!(audit.flush(SOON));
     let rate = (THREADS * EACH) as f64 / begun.elapsed().as_secs_f64();
     println!("{rate:.0} records a second");
-    assert_eq!(audit.status(), AuditStatus::default());
+    assert_eq!(audit.status(), AuditFileStatus::default());
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<Brief<'_>> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), THREADS * EACH);
@@ -248,7 +248,7 @@ fn a_stalled_disk_holds_nobody_up() {
     assert_eq!((refused.len(), &refused[0]["v"], &refused[0]["refused"]), (1, &1.into(), &3.into()));
     assert!(refused[0]["time_us"].as_u64().unwrap() > 1_767_225_600_000_000);
     assert!(audit.flush(SOON));
-    assert_eq!(audit.status(), AuditStatus { refused: 3, ..AuditStatus::default() });
+    assert_eq!(audit.status(), AuditFileStatus { refused: 3, ..AuditFileStatus::default() });
 }
 
 /// Long records take more places, so that what waits is bounded in bytes as well.
@@ -329,7 +329,7 @@ fn rotation_goes_on_in_a_new_file() {
     assert!(error.starts_with("cannot open the audit file '") && error.contains("rotation"), "{error}");
     put(&audit, "4");
     assert!(audit.flush(SOON));
-    assert_eq!(audit.status(), AuditStatus::default());
+    assert_eq!(audit.status(), AuditFileStatus::default());
 }
 
 #[test]
