@@ -12,18 +12,25 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::session::Principal;
+use crate::work::Work;
 
 /// Where audit records go.
 ///
 /// # Behavior
-/// - `record` is called exactly once for each call, when its outcome is known, from any thread and
-///   from several at once.
-/// - It must not wait for anything but its own medium, and not for long: the caller may be the
-///   thread that runs the session.
-/// - What it cannot keep it counts and says, in the log and in what it keeps later. A record is
-///   never lost silently, and never the reason why a call fails.
+/// - Each call takes a place before it is made or judged, and fills it with exactly one `record` when its
+///   outcome is known, from any thread and from several at once.
+/// - Neither waits for the medium on the thread of its caller, which runs sessions.
+/// - A record that cannot be kept in spite of its place is counted and said in the log, never lost silently.
 pub trait AuditSink: Send + Sync {
-    /// Keeps a record.
+    /// Takes a place for one record: at once, or when there is one. Dropping the work before takes none.
+    fn take_place(&self) -> Work<'_, ()> {
+        Work::done(())
+    }
+
+    /// Says that a call was not made, because it had no place in time.
+    fn refused(&self) {}
+
+    /// Keeps a record, in the place that its call has.
     fn record(&self, record: &AuditRecord<'_>);
 }
 

@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// It is moved ahead by so much at most, 136 years, so that a time can always be added to it.
+const FARTHEST: Duration = Duration::from_secs(1 << 32);
+
 /// A clock that begins at 0.
 pub(crate) struct Clock {
     began: Instant,
@@ -31,7 +34,7 @@ impl Clock {
 
     pub(crate) fn advance(&self, time: Duration) {
         let mut ahead = self.ahead.lock();
-        *ahead = ahead.saturating_add(time);
+        *ahead = ahead.saturating_add(time).min(FARTHEST);
         drop(ahead);
         self.touch();
     }
@@ -102,6 +105,15 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_jump_is_too_far() {
+        let clock = Clock::new();
+        for _ in 0..2 {
+            clock.advance(Duration::from_secs(u64::MAX));
+            assert!(clock.now() >= FARTHEST && clock.stamp(clock.now()).starts_with("21"));
+        }
+    }
 
     #[test]
     fn dates() {

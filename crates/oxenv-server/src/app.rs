@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Guard;
 use crate::config::{Mode, ServerConfig};
+use crate::connections::Connections;
 use crate::mcp::Transports;
 
 /// The shared part of every handler.
@@ -28,6 +29,8 @@ pub struct App {
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,
+    /// Every connection that was accepted, and how many there may be.
+    pub(crate) accepted: Arc<Connections>,
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
     /// The OpenAPI document of the routes, which the router writes.
@@ -51,6 +54,7 @@ impl App {
             transports,
             stopping,
             killed: CancellationToken::new(),
+            accepted: Connections::new(),
             tasks: TaskTracker::new(),
             openapi: OnceLock::new(),
         })

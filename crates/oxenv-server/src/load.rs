@@ -36,6 +36,11 @@ impl Load {
         self.requests.load(Ordering::Relaxed) < MAX_REQUESTS && self.bytes.load(Ordering::Relaxed) < MAX_BYTES
     }
 
+    /// Whether nothing is being worked on.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
     pub(crate) fn add(&self, requests: usize, bytes: usize) -> Part<&Load> {
         self.grow(requests, bytes);
         Part { load: self, requests, bytes }

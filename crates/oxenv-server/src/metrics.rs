@@ -19,6 +19,7 @@ use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
 
 use counts::Counts;
 
+use page::Files;
 pub(crate) use page::Gauges;
 
 /// Places to count in. More threads than that share them.
@@ -41,6 +42,17 @@ pub struct RecordStatus {
     pub failed: u64,
 }
 
+/// The state of an audit file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AuditStatus {
+    /// Records that are not written yet.
+    pub waiting: u64,
+    /// Writes that failed and were tried again, since the start.
+    pub failed: u64,
+    /// Calls that were refused because they could not be audited, since the start.
+    pub refused: u64,
+}
+
 /// Counts and measures the sessions of one store, and shows them as Prometheus reads them. Give it to
 /// the store as its observer, and to the server in its configuration.
 pub struct Metrics {
@@ -49,6 +61,7 @@ pub struct Metrics {
     /// Every tool that has series of its own, in any shard.
     tools: Mutex<HashSet<(Box<str>, Box<str>)>>,
     record: Option<Box<dyn Fn() -> RecordStatus + Send + Sync>>,
+    audit: Option<Box<dyn Fn() -> AuditStatus + Send + Sync>>,
 }
 
 /// Far enough apart that two threads do not pull at the same cache line.
@@ -65,6 +78,7 @@ impl Metrics {
             shards: Default::default(),
             tools: Mutex::default(),
             record: None,
+            audit: None,
         }
     }
 
@@ -75,13 +89,24 @@ impl Metrics {
         self
     }
 
+    /// Shows the state of an audit file as well; it is asked for at each scrape.
+    #[must_use]
+    pub fn with_audit_status(mut self, status: impl Fn() -> AuditStatus + Send + Sync + 'static) -> Self {
+        self.audit = Some(Box::new(status));
+        self
+    }
+
     /// Everything, in Prometheus's text format, version 0.0.4.
     pub(crate) fn page(&self, gauges: &Gauges) -> String {
         let mut all = Counts::default();
         for shard in &self.shards {
             all.add(&locked(&shard.0));
         }
-        page::render(&self.environment, &all, gauges, self.record.as_ref().map(|record| record()))
+        let files = Files {
+            record: self.record.as_ref().map(|record| record()),
+            audit: self.audit.as_ref().map(|audit| audit()),
+        };
+        page::render(&self.environment, &all, gauges, &files)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

@@ -275,7 +275,7 @@ fn once(request: &MultiRequest<'_>) -> Once {
 }
 
 /// What is told of a request that panicked here; the log has the panic.
-fn panicked() -> Failure {
+pub(crate) fn panicked() -> Failure {
     Failure::infrastructure(
         "the server panicked at this request, and nobody knows how far it came; its log says where",
     )

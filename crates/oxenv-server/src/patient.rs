@@ -1,5 +1,4 @@
-//! A connection that is patient with its peer, but not for ever: bytes that nobody takes end it, and
-//! whether bytes come can be asked.
+//! A connection that is patient with its peer, but not for ever: bytes that nobody takes end it.
 //!
 //! Invariant: a timer exists only while a write waits for the peer, so a peer that reads costs
 //! nothing.
@@ -7,36 +6,26 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Whether bytes came from a peer: a long message on its way is a sign of life before it is whole.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Heard(Arc<AtomicBool>);
-
-impl Heard {
-    /// Whether bytes came since the last time somebody asked.
-    pub(crate) fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
-    }
-}
+use crate::peer::Peer;
 
 /// A stream whose writes fail once the peer has taken nothing for a while.
 pub(crate) struct Patient<S> {
     stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
-    heard: Heard,
+    /// Behind the stream, which is closed first.
+    peer: Peer,
 }
 
 impl<S> Patient<S> {
-    pub(crate) fn new(stream: S, limit: Duration, heard: Heard) -> Self {
-        Patient { stream, limit, waiting: None, heard }
+    pub(crate) fn new(stream: S, limit: Duration, peer: Peer) -> Self {
+        Patient { stream, limit, waiting: None, peer }
     }
 
     fn bounded(
@@ -62,7 +51,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.heard.0.store(true, Ordering::Relaxed);
+        self.peer.is_heard();
         Poll::Ready(Ok(()))
     }
 }

@@ -3,14 +3,20 @@
 //! Invariant: when [`Server::run`] returns, every connection has been closed and every session has
 //! ended. A stop lets calls in flight finish for a bounded time; what is then cut off is answered.
 
+use std::convert::Infallible;
 use std::fs::Permissions;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
+use futures_util::FutureExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header;
@@ -25,8 +31,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::app::App;
 use crate::config::ServerConfig;
+use crate::error::Refusal;
 use crate::hosts::Hosts;
-use crate::patient::{Heard, Patient};
+use crate::operations::panicked;
+use crate::patient::Patient;
+use crate::peer::{CountedBody, Halves, Peer};
 use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::timing::Events;
@@ -37,6 +46,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a connection hears that there is no room for.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+content-type: application/json\r\ncontent-length: 52\r\n\r\n\
+{\"detail\":\"the server has no room for a connection\"}";
 
 /// A bound listener with an application behind it.
 pub struct Server {
@@ -155,7 +169,7 @@ where
     // Without an address to compare with, every host is allowed unless the configuration names some.
     let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &app.config);
     let routes = TowerToHyperService::new(router(Arc::clone(&app)));
-    serve(stream, app, Arc::new(Door { hosts, routes })).await;
+    serve(stream, Peer::default(), app, Arc::new(Door { hosts, routes })).await;
 }
 
 /// The routes, and who may come to them.
@@ -203,44 +217,83 @@ fn watch_peer(stream: &TcpStream) -> io::Result<()> {
 async fn accept(listener: &TcpListener, socket: Option<&Socket>, app: &Arc<App>, door: &Arc<Door>) {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted.map(|(stream, _)| {
-                if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
-                    tracing::debug!(%error, "could not set the options of a connection");
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
+                        tracing::debug!(%error, "could not set the options of a connection");
+                    }
+                    enter(stream, app, door).await;
+                    Ok(())
                 }
-                app.tasks.spawn(serve(stream, Arc::clone(app), Arc::clone(door)))
-            }),
-            accepted = local(socket) => {
-                accepted.map(|stream| app.tasks.spawn(serve(stream, Arc::clone(app), Arc::clone(door))))
-            }
+                Err(error) => Err(error),
+            },
+            accepted = local(socket) => match accepted {
+                Ok(stream) => {
+                    enter(stream, app, door).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
         };
-        match accepted {
-            Ok(_) => {}
-            // Out of descriptors, or a peer that left already: others go on, and so do we.
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        // Out of descriptors, or a peer that left already: others go on, and so do we.
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "could not accept a connection");
+            app.accepted.make_room().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-async fn serve<S>(stream: S, app: Arc<App>, door: Arc<Door>)
+/// Serves a connection that was accepted, if there is room for it.
+async fn enter<S: Halves>(stream: S, app: &Arc<App>, door: &Arc<Door>) {
+    let Some(place) = app.accepted.enter().await else {
+        tracing::debug!("refused a connection: no descriptors are left for it");
+        // As far as the peer takes it at once.
+        let (_, stream) = Peer::of(stream, None);
+        return stream.say(REFUSAL);
+    };
+    let number = place.number();
+    let (peer, stream) = Peer::of(stream, Some(place));
+    app.accepted.add(number, &peer);
+    app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(door)));
+}
+
+/// What may happen beside requests.
+enum ConnectionEvent {
+    /// A stop was asked for.
+    Stop,
+    /// The time for finishing is over.
+    Killed,
+    /// The peer has ended its side.
+    Lost,
+    /// Another connection needs the place of this one.
+    End,
+}
+
+async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, door: Arc<Door>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let heard = Heard::default();
-    let stream = Patient::new(stream, app.config.stall, heard.clone());
+    let stream = Patient::new(stream, app.config.stall, peer.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
+        let busy = peer.busy();
         // What becomes a WebSocket watches its connection.
         if request.headers().contains_key(header::UPGRADE) {
-            request.extensions_mut().insert(heard.clone());
+            request.extensions_mut().insert(peer.clone());
         }
         let door = Arc::clone(&door);
         async move {
-            match door.hosts.refuse(&request) {
-                Some(refusal) => Ok(refusal),
-                None => door.routes.call(request).await,
-            }
+            let response = match door.hosts.refuse(&request) {
+                Some(refusal) => refusal,
+                None => {
+                    let work = AssertUnwindSafe(async { door.routes.call(request).await });
+                    // A panic is the failure of its request alone; one of an environment is told by its session.
+                    work.catch_unwind()
+                        .await
+                        .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?
+                }
+            };
+            Ok::<_, Infallible>(response.map(|body| CountedBody::new(body, busy)))
         }
     });
     let mut connection = std::pin::pin!(
@@ -250,18 +303,33 @@ where
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
-    let mut stop = Events::new();
-    stop.watch(app.stopping.cancelled());
-    let outcome = tokio::select! {
-        biased;
-        outcome = connection.as_mut() => outcome,
-        () = stop.next() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                outcome = connection.as_mut() => outcome,
-                () = app.killed.cancelled() => Ok(()),
-            }
+    let mut events = Events::new();
+    events.watch(app.stopping.cancelled().map(|()| ConnectionEvent::Stop));
+    events.watch(peer.clone().lost().map(|()| ConnectionEvent::Lost));
+    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+    let mut lost = false;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            outcome = connection.as_mut() => break outcome,
+            event = events.next() => match event {
+                ConnectionEvent::Stop => {
+                    connection.as_mut().graceful_shutdown();
+                    events.watch(app.killed.cancelled().map(|()| ConnectionEvent::Killed));
+                }
+                ConnectionEvent::Killed => break Ok(()),
+                ConnectionEvent::Lost => lost = true,
+                ConnectionEvent::End if peer.is_idle() => {
+                    app.accepted.ends();
+                    break Ok(());
+                }
+                ConnectionEvent::End => {
+                    peer.stays();
+                    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+                }
+            },
+            // The connection reads nothing more while bytes wait behind the request that is being answered.
+            () = poll_fn(|_| if lost && peer.is_busy() { Poll::Ready(()) } else { Poll::Pending }) => break Ok(()),
         }
     };
     if let Err(error) = outcome {

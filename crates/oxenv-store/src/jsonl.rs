@@ -1,40 +1,93 @@
-//! Audit records as lines of JSON in a file.
+//! Audit records as lines of JSON in a file, which a thread of its own writes in groups.
 //!
-//! Invariant: one write for each record, behind everything that is in the file; a record that could
-//! not be written is counted, logged, and told in the file once writing works again.
+//! Invariant: whoever records waits for memory alone. A record that was taken is in the file once, whole and in its
+//! order, as soon as the file takes it; what cannot be written is kept and tried again. What is kept is bounded by
+//! places: a call has one before it is made.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use oxenv_core::{AuditRecord, AuditSink, utc_micros};
-use parking_lot::Mutex;
+use oxenv_core::{AuditRecord, AuditSink, Work, utc_micros};
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::lines::Lines;
 
 /// The version of the lines, which each of them carries as `v`.
 const VERSION: u32 = 1;
-/// The log hears of lost records so often at most.
+/// Records that may wait to be written, those of calls that are being made included.
+const MAX_PLACES: usize = 16 * 1024;
+/// A record takes another place for each of so many bytes.
+const PLACE_BYTES: usize = 1024;
+/// How soon a write that failed is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long the end waits for what is still to be written.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The log hears of trouble so often at most.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
-/// Most records are shorter.
-const USUAL_LENGTH: usize = 512;
+/// A buffer that had to grow beyond this is given back.
+const USUAL: usize = 256 * 1024;
 
 /// Appends audit records to a file, one JSON object a line.
 ///
-/// The file outlives a crash of the process with every record; after a crash of the machine it may
-/// lack the last seconds. Several processes may append to one file.
-pub struct JsonlAudit {
-    path: PathBuf,
-    state: Mutex<State>,
+/// A thread writes them, a moment after `record` returned; the end of the process costs those that are not written
+/// yet, unless the sink is dropped before. Several processes may append to one file.
+pub struct JsonlAudit(Arc<Shared>);
+
+/// How the audit file does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AuditFileStatus {
+    /// Records that are not written yet.
+    pub waiting: u64,
+    /// Writes that failed and were tried again, since the start.
+    pub failed: u64,
+    /// Calls that were refused because their record had no place, since the start.
+    pub refused: u64,
 }
 
-struct State {
+struct Shared {
+    path: PathBuf,
+    places: Semaphore,
+    queue: Mutex<Queue>,
+    /// The thread has something to do.
+    work: Condvar,
+    /// The thread has done something.
+    done: Condvar,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    complained: Mutex<Option<Instant>>,
+}
+
+/// What is to be written.
+#[derive(Default)]
+struct Queue {
+    lines: Vec<u8>,
+    /// Places that the lines take.
+    places: usize,
+    /// Records that are not written yet, those that the thread is writing included.
+    waiting: u64,
+    reopened: Option<(File, bool)>,
+    closing: bool,
+    /// Whether the thread has ended.
+    over: bool,
+}
+
+/// What the thread has.
+struct Writer {
+    shared: Arc<Shared>,
     lines: Lines<File>,
-    complained: Option<Instant>,
+    /// Refused calls that the file tells of.
+    told: u64,
 }
 
 #[derive(Serialize)]
@@ -44,71 +97,209 @@ struct Line<'a> {
     record: &'a AuditRecord<'a>,
 }
 
+/// Calls without a record.
 #[derive(Serialize)]
-struct Loss {
+struct Refused {
     v: u32,
     time_us: u64,
-    lost: u64,
+    refused: u64,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl JsonlAudit {
-    /// Opens the file, or makes one that only its owner may read.
+    /// Opens the file, or makes one that only its owner may read, and starts the thread that writes it.
     ///
     /// # Errors
     /// Names the file when it cannot be opened for reading and writing.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         let (file, torn) = open(&path)?;
-        Ok(JsonlAudit { path, state: Mutex::new(State { lines: Lines::new(file, torn), complained: None }) })
+        let shared = Arc::new(Shared {
+            path,
+            places: Semaphore::new(MAX_PLACES),
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            failed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            complained: Mutex::default(),
+        });
+        let writer = Writer { shared: Arc::clone(&shared), lines: Lines::new(file, torn), told: 0 };
+        thread::Builder::new().name("oxenv-audit".to_owned()).spawn(move || writer.run())?;
+        Ok(JsonlAudit(shared))
     }
 
-    /// Opens the path again, for when the file was moved away to be rotated; records go on to the new
-    /// file. On an error they stay with the old one.
+    /// Opens the path again, for when the file was moved away to be rotated. Records go on to the new file, as soon
+    /// as the old one has taken or refused what is being written. On an error they stay with the old one.
     ///
     /// # Errors
     /// As [`JsonlAudit::open`].
     pub fn reopen(&self) -> io::Result<()> {
-        let (file, torn) = open(&self.path)?;
-        self.state.lock().lines.replace(file, torn);
+        let opened = open(&self.0.path)?;
+        self.0.queue.lock().reopened = Some(opened);
+        self.0.work.notify_one();
         Ok(())
     }
 
-    /// How many records could not be written since the start.
+    /// Waits until everything is written, for that long at most; false if something is left. Blocks its thread.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.state.lock().lines.lost()
+    pub fn flush(&self, within: Duration) -> bool {
+        let mut queue = self.0.queue.lock();
+        !self.0.done.wait_while_for(&mut queue, |queue| queue.waiting > 0, within).timed_out()
     }
 
-    fn append(&self, line: &[u8]) {
-        let mut state = self.state.lock();
-        let Err(error) = state.lines.append(line, loss) else { return };
-        let lost = state.lines.lost();
-        let now = Instant::now();
-        if state.complained.is_some_and(|last| now.duration_since(last) < BETWEEN_COMPLAINTS) {
-            return;
+    /// How it does.
+    #[must_use]
+    pub fn status(&self) -> AuditFileStatus {
+        AuditFileStatus {
+            waiting: self.0.queue.lock().waiting,
+            failed: self.0.failed.load(Ordering::Relaxed),
+            refused: self.0.refused.load(Ordering::Relaxed),
         }
-        state.complained = Some(now);
-        drop(state);
-        tracing::error!(file = %self.path.display(), %error, lost, "audit records cannot be written");
     }
 }
 
 impl AuditSink for JsonlAudit {
+    fn take_place(&self) -> Work<'_, ()> {
+        let places = &self.0.places;
+        match places.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                Work::done(())
+            }
+            Err(_) => Work::pending(async {
+                match places.acquire().await {
+                    Ok(place) => place.forget(),
+                    // Nobody closes it.
+                    Err(_) => std::future::pending().await,
+                }
+            }),
+        }
+    }
+
+    fn refused(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        self.0.complain(|file, refused| {
+            tracing::error!(file, refused, "tool calls are refused: the audit file takes no more records");
+        });
+    }
+
     fn record(&self, record: &AuditRecord<'_>) {
-        self.append(&line(&Line { v: VERSION, record }));
+        SCRATCH.with_borrow_mut(|line| {
+            line.clear();
+            append_line(line, &Line { v: VERSION, record });
+            // What is long takes more than its own place, as far as there are any.
+            let places = 1 + self.0.places.forget_permits(line.len() / PLACE_BYTES);
+            let mut queue = self.0.queue.lock();
+            queue.lines.extend_from_slice(line);
+            queue.places += places;
+            queue.waiting += 1;
+            drop(queue);
+            self.0.work.notify_one();
+            line.shrink_to(USUAL);
+        });
     }
 }
 
 impl Drop for JsonlAudit {
     fn drop(&mut self) {
-        // A last try; whoever reads the log has heard of it.
-        let _ = self.state.get_mut().lines.tell_loss(loss);
+        let mut queue = self.0.queue.lock();
+        queue.closing = true;
+        self.0.work.notify_one();
+        self.0.done.wait_while_for(&mut queue, |queue| !queue.over, CLOSE_TIMEOUT);
+        if queue.waiting > 0 {
+            let (file, lost) = (self.0.path.display(), queue.waiting);
+            tracing::error!(%file, lost, "audit records are lost: they could not be written before the end");
+        }
     }
 }
 
 impl fmt::Debug for JsonlAudit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonlAudit").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("JsonlAudit").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Says something in the log, unless it was said just now.
+    fn complain(&self, say: impl FnOnce(&str, u64)) {
+        let now = Instant::now();
+        let mut complained = self.complained.lock();
+        if complained.is_none_or(|last| now.duration_since(last) >= BETWEEN_COMPLAINTS) {
+            *complained = Some(now);
+            drop(complained);
+            say(&self.path.to_string_lossy(), self.refused.load(Ordering::Relaxed));
+        }
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut group = Vec::new();
+        loop {
+            let mut queue = shared.queue.lock();
+            shared.work.wait_while(&mut queue, |queue| {
+                queue.lines.is_empty() && queue.reopened.is_none() && !queue.closing
+            });
+            self.turn(&mut queue);
+            mem::swap(&mut group, &mut queue.lines);
+            let (places, records, closing) = (mem::take(&mut queue.places), queue.waiting, queue.closing);
+            drop(queue);
+            self.tell_refused(&mut group);
+            let written = self.write(&mut group);
+            group.shrink_to(USUAL);
+            shared.places.add_permits(places);
+            let mut queue = shared.queue.lock();
+            if written {
+                queue.waiting -= records;
+            }
+            queue.over = !written || (closing && queue.lines.is_empty());
+            shared.done.notify_all();
+            if queue.over {
+                return;
+            }
+        }
+    }
+
+    /// Goes on with the file that was opened again, if one was.
+    fn turn(&mut self, queue: &mut Queue) {
+        if let Some((file, torn)) = queue.reopened.take() {
+            self.lines.replace(file, torn);
+        }
+    }
+
+    /// Writes a group, however often that takes; false if the end came before.
+    fn write(&mut self, group: &mut Vec<u8>) -> bool {
+        let shared = Arc::clone(&self.shared);
+        while let Err(error) = self.lines.write(group) {
+            shared.failed.fetch_add(1, Ordering::Relaxed);
+            shared.complain(|file, refused| {
+                tracing::error!(file, %error, refused, "audit records cannot be written, and are tried again");
+            });
+            let mut queue = shared.queue.lock();
+            if queue.closing {
+                return false;
+            }
+            shared.work.wait_while_for(&mut queue, |queue| queue.reopened.is_none() && !queue.closing, RETRY);
+            self.turn(&mut queue);
+        }
+        true
+    }
+
+    /// Puts a line about calls that were refused since the last one before the others.
+    fn tell_refused(&mut self, group: &mut Vec<u8>) {
+        let refused = self.shared.refused.load(Ordering::Relaxed);
+        if refused > self.told {
+            let mut line = Vec::new();
+            let time_us = utc_micros(SystemTime::now());
+            append_line(&mut line, &Refused { v: VERSION, time_us, refused: refused - self.told });
+            group.splice(..0, line);
+            self.told = refused;
+        }
     }
 }
 
@@ -135,21 +326,16 @@ fn lacks_line_end(file: &File) -> io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-fn loss(lost: u64) -> Vec<u8> {
-    line(&Loss { v: VERSION, time_us: utc_micros(SystemTime::now()), lost })
-}
-
-fn line(content: &impl Serialize) -> Vec<u8> {
-    let mut line = Vec::with_capacity(USUAL_LENGTH);
+fn append_line(lines: &mut Vec<u8>, content: &impl Serialize) {
+    let begin = lines.len();
     // Nothing in a record can fail to be JSON; if it did, the line would tell that much.
-    if serde_json::to_writer(&mut line, content).is_err() {
-        line.clear();
-        line.extend_from_slice(br#"{"v":1,"lost":1}"#);
+    if serde_json::to_writer(&mut *lines, content).is_err() {
+        lines.truncate(begin);
+        lines.extend_from_slice(br#"{"v":1,"lost":1}"#);
     }
     // Arguments keep the spaces that they were sent with. Within strings line ends are escaped.
-    for space in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+    for space in lines[begin..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *space = b' ';
     }
-    line.push(b'\n');
-    line
+    lines.push(b'\n');
 }

@@ -19,7 +19,7 @@ pub use error::LogError;
 pub use export::export_parquet;
 pub use export::{ExportError, Exported, LeftOut, export_jsonl};
 pub use index::{Hole, Location, Refreshed, SessionFilter, SessionSummary, Trajectories};
-pub use jsonl::JsonlAudit;
+pub use jsonl::{AuditFileStatus, JsonlAudit};
 pub use log::{Durability, Lag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
 pub use stored::{
     BlobRef, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin, StoredOutcome,

@@ -1,75 +1,54 @@
 //! Whole lines for a writer that may fail in the middle of one.
 //!
-//! Invariant: a line is written whole, or it is lost; how many were lost stands in a line of its own
-//! before the next one that is written. No line begins behind the rest of a torn one.
+//! Invariant: a line that was taken from the caller is whole, once. No line begins behind the rest of a torn one.
 
 use std::io::{self, ErrorKind, Write};
 
-/// A writer of lines that remembers what it could not write.
+/// A writer of lines that knows where it stopped.
 pub(crate) struct Lines<W> {
     writer: W,
     /// Whether the last line lacks its end.
     torn: bool,
-    lost: u64,
-    /// How many of those the writer's reader has been told of.
-    told: u64,
 }
 
 impl<W: Write> Lines<W> {
     pub(crate) fn new(writer: W, torn: bool) -> Self {
-        Lines { writer, torn, lost: 0, told: 0 }
+        Lines { writer, torn }
     }
 
-    /// How many lines were lost so far.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Writes on to another writer. What was lost and not told is told there.
+    /// Writes on to another writer.
     pub(crate) fn replace(&mut self, writer: W, torn: bool) {
         (self.writer, self.torn) = (writer, torn);
     }
 
-    /// Writes a line, which ends with its line end, in one piece; `loss` makes the line that tells
-    /// how many were lost.
-    pub(crate) fn append(&mut self, line: &[u8], loss: impl Fn(u64) -> Vec<u8>) -> io::Result<()> {
-        let written = self.tell_loss(loss).and_then(|()| self.write(line));
-        if written.is_err() {
-            self.lost += 1;
-        }
-        written
-    }
-
-    /// Tells what was lost since it was last told.
-    pub(crate) fn tell_loss(&mut self, loss: impl Fn(u64) -> Vec<u8>) -> io::Result<()> {
-        if self.lost > self.told {
-            self.write(&loss(self.lost - self.told))?;
-            self.told = self.lost;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Writes lines, each with its end, in one piece if the writer takes them so. What was written is taken from
+    /// `lines`; after an error the rest begins with the first line that is not whole.
+    pub(crate) fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         if self.torn {
-            self.write_whole(b"\n")?;
+            self.write_some(b"\n").1?;
             self.torn = false;
         }
-        self.write_whole(line)
+        let (taken, outcome) = self.write_some(lines);
+        let begun = lines[..taken].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.torn = begun < taken;
+        // A line of which only the end is missing is there; the end comes before the next one.
+        let whole = if self.torn && lines[taken] == b'\n' { taken + 1 } else { begun };
+        lines.drain(..whole);
+        outcome
     }
 
-    fn write_whole(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            match self.writer.write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    rest = &rest[written..];
-                    self.torn = !rest.is_empty();
-                }
+    /// How much was written, and what stopped it.
+    fn write_some(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.writer.write(&bytes[taken..]) {
+                Ok(0) => return (taken, Err(ErrorKind::WriteZero.into())),
+                Ok(count) => taken += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return (taken, Err(error)),
             }
         }
-        Ok(())
+        (taken, Ok(()))
     }
 }
 
@@ -103,41 +82,37 @@ mod tests {
         }
     }
 
-    fn loss(lost: u64) -> Vec<u8> {
-        format!("<lost {lost}>\n").into_bytes()
-    }
-
     proptest! {
-        /// Whatever fails: each line is there whole or was reported as lost, in order, and the losses
-        /// that are told add up.
+        /// Whatever fails: in the end each line is there whole, once and in order, beside what was torn.
         #[test]
-        fn every_line_is_there_or_told(
+        fn every_line_is_there_once(
             torn in any::<bool>(),
-            script in prop::collection::vec(prop::option::of(0_usize..12), 0..60),
+            script in prop::collection::vec(prop::option::of(0_usize..24), 0..60),
+            groups in prop::collection::vec(0_usize..6, 1..40),
         ) {
             let taken = if torn { b"<to".to_vec() } else { Vec::new() };
             let mut lines = Lines::new(Flaky { script: script.into(), taken }, torn);
-            let mut kept = Vec::new();
-            for number in 0..80 {
-                if lines.append(format!("<{number}>\n").as_bytes(), loss).is_ok() {
-                    kept.push(number);
+            let (mut waiting, mut number) = (Vec::new(), 0);
+            for group in groups {
+                for _ in 0..group {
+                    waiting.extend_from_slice(format!("<{number}>\n").as_bytes());
+                    number += 1;
                 }
+                let _ = lines.write(&mut waiting);
+                prop_assert!(waiting.is_empty() || waiting.starts_with(b"<"));
             }
-            // The script is over, so this one is written.
-            prop_assert!(lines.append(b"<80>\n", loss).is_ok());
-            prop_assert_eq!(lines.lost(), 80 - kept.len() as u64);
+            // Until the script is over.
+            waiting.extend_from_slice(b"<end>\n");
+            while lines.write(&mut waiting).is_err() {}
+            prop_assert!(waiting.is_empty());
 
             let text = String::from_utf8(lines.writer.taken).unwrap();
-            prop_assert!(text.ends_with("<80>\n"));
+            prop_assert!(text.ends_with("<end>\n"));
             let whole: Vec<&str> =
                 text.lines().filter_map(|line| line.strip_prefix('<')?.strip_suffix('>')).collect();
             prop_assert!(whole.iter().all(|line| !line.contains('<')), "{}", text);
-            let told = whole.iter().filter_map(|line| line.strip_prefix("lost ")?.parse::<u64>().ok()).sum::<u64>();
-            let found: Vec<usize> = whole.iter().filter_map(|line| line.parse().ok()).collect();
-            // A line of which only the end was missing is found although it counts as lost.
-            prop_assert!(kept.iter().all(|number| found.contains(number)));
-            prop_assert!(found.is_sorted());
-            prop_assert!(told >= 80 - kept.len() as u64);
+            let numbers = whole.iter().filter_map(|line| line.parse::<usize>().ok());
+            prop_assert!(numbers.eq(0..number), "{}", text);
         }
     }
 }

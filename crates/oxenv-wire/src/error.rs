@@ -68,6 +68,8 @@ pub enum ErrorCode {
     ReplyForgotten,
     /// The step was taken, but its record could not be written.
     RecordFailed,
+    /// The audit has no place for another call, because its file cannot be written; the call was not made.
+    AuditUnavailable,
     /// The snapshot is damaged, or of a kind or version that this server cannot restore.
     SnapshotInvalid,
     /// The request carries no token, or one that is not known here.
@@ -80,7 +82,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their definition.
-    pub const ALL: [ErrorCode; 32] = [
+    pub const ALL: [ErrorCode; 33] = [
         ErrorCode::InvalidJson,
         ErrorCode::UnknownType,
         ErrorCode::ValidationError,
@@ -109,6 +111,7 @@ impl ErrorCode {
         ErrorCode::StepConflict,
         ErrorCode::ReplyForgotten,
         ErrorCode::RecordFailed,
+        ErrorCode::AuditUnavailable,
         ErrorCode::SnapshotInvalid,
         ErrorCode::Unauthorized,
         ErrorCode::Forbidden,
@@ -154,7 +157,9 @@ impl ErrorCode {
             E::ReplyForgotten | E::RecordFailed => (Infrastructure, Yes, false),
             E::DeadlineExceeded => (Timeout, Maybe, false),
             E::Cancelled | E::UpstreamLost => (Infrastructure, Maybe, false),
-            E::CapacityReached | E::Draining | E::UpstreamUnavailable => (Infrastructure, No, true),
+            E::CapacityReached | E::Draining | E::UpstreamUnavailable | E::AuditUnavailable => {
+                (Infrastructure, No, true)
+            }
             E::SessionError | E::SessionNotFound | E::SessionEnded => (Infrastructure, No, false),
             E::FactoryError => (Environment, No, true),
             E::ExecutionError | E::NonFiniteReward | E::EnvironmentPanicked | E::InvalidResult => {

@@ -20,6 +20,7 @@
 
 mod action;
 mod body;
+mod byte_size;
 mod error;
 mod fault;
 mod fingerprint;
@@ -48,6 +49,7 @@ pub use body::{
     Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo,
     SessionProgress, StepRequest, ToolsetProblem,
 };
+pub use byte_size::ByteSize;
 pub use error::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonFault;
 pub use fingerprint::fingerprint;

@@ -20,6 +20,9 @@ use crate::result::{ToolResult, push_string};
 use crate::shape::Shape;
 use crate::tool::ToolError;
 
+/// Characters that an id may have.
+const MAX_ID: usize = 255;
+
 /// JSON-RPC's and MCP's error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -139,9 +142,16 @@ impl<'a> RpcRequest<'a> {
         let method = shape.string("method");
         let params = shape.optional_object("params", true);
         let id = object.get("id");
-        if let Some(value) = id.filter(|value| !is_id(*value)) {
-            let msg = "Input should be a string, an integer or null";
-            shape.issues.push(ValidationIssue::new("id_type", &["id"], msg, value));
+        match id {
+            Some(value) if !is_id(value) => {
+                let msg = "Input should be a string, an integer or null";
+                shape.issues.push(ValidationIssue::new("id_type", &["id"], msg, value));
+            }
+            Some(value) if is_long(value) => {
+                let msg = format!("String should have at most {MAX_ID} characters");
+                shape.issues.push(ValidationIssue::new("string_too_long", &["id"], msg, value));
+            }
+            _ => {}
         }
         shape.only(&["jsonrpc", "id", "method", "params"]);
         let id = id.map_or("null", Json::get);
@@ -295,6 +305,11 @@ fn write_failed_call(out: &mut String, error: &ToolError) {
     let ours = FailedCall { error_type: error.error_type, data: error.data() };
     out.push_str(raw(&ours).unwrap_or_default().get());
     out.push_str("}}");
+}
+
+/// Whether an id is longer than what is echoed. Numbers have 128 bits at most.
+fn is_long(id: Json<'_>) -> bool {
+    id.get().len() > MAX_ID && id.text().is_some_and(|text| text.chars().count() > MAX_ID)
 }
 
 fn is_id(value: Json<'_>) -> bool {

@@ -3,7 +3,7 @@
 //! Invariant: no default of a setting stands here, because a flag that was not given must not hide
 //! what the environment or the file says; `settings` has the defaults.
 
-use oxenv_wire::Seconds;
+use oxenv_wire::{ByteSize, Seconds};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,8 +145,8 @@ pub(crate) struct ServeArgs {
     pub(crate) queue_timeout: Option<Duration>,
 
     /// Make no more sessions while the process uses that much memory: 512MiB, 4GiB [default: no bound]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub(crate) memory_budget: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_budget: Option<ByteSize>,
 
     /// How long a session lives without a socket and without a call: 90s, 15m, 2h. If given, it
     /// holds for the default session too, which otherwise lives as long as the server [default: 15m]
@@ -191,8 +191,8 @@ pub(crate) struct ServeArgs {
 
     /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it is
     /// made [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub(crate) max_snapshot: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_snapshot: Option<ByteSize>,
 
     #[command(flatten)]
     pub(crate) observing: ObservingArgs,
@@ -421,31 +421,6 @@ pub(crate) fn patience(text: &str) -> Result<Duration, String> {
     if matches!(text.trim(), "0" | "0s") { Ok(Duration::ZERO) } else { duration(text) }
 }
 
-/// A number of bytes: `512MiB`, `4GiB`, `20GB`, or a plain number.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let at = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        _ => return Err(format!("'{text}' is no size; write 512MiB or 4GiB")),
-    };
-    let number: u64 = number.parse().map_err(|_| format!("'{text}' is no size; write 512MiB or 4GiB"))?;
-    match number.checked_mul(scale) {
-        Some(0) => Err("must be more than 0".to_owned()),
-        Some(bytes) => Ok(bytes),
-        None => Err(format!("'{text}' is more than a machine can have")),
-    }
-}
-
 /// A part of a whole, from 0 to 1.
 pub(crate) fn ratio(text: &str) -> Result<f64, String> {
     let ratio: Option<f64> = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
@@ -475,12 +450,5 @@ mod tests {
             assert!(duration(endless).is_err() && patience(endless).is_err(), "{endless}");
         }
         assert_eq!(patience("0s"), Ok(Duration::ZERO));
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(bytes("512MiB"), Ok(512 << 20));
-        assert_eq!(bytes("20 GB"), Ok(20_000_000_000));
-        assert!(bytes("0").is_err() && bytes("-1").is_err() && bytes("99999999999TiB").is_err());
     }
 }

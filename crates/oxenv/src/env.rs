@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience, ratio};
+use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio};
 use crate::exit::usage;
 use crate::record::{Keep, RecordArgs, Safety};
 use crate::rubrics::RubricArgs;
@@ -78,7 +78,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             None => parsed("MAX_CONCURRENT_ENVS", &get)?,
         },
         queue_timeout: with("OXENV_QUEUE_TIMEOUT", &get, patience)?,
-        memory_budget: with("OXENV_MEMORY_BUDGET", &get, bytes)?,
+        memory_budget: parsed("OXENV_MEMORY_BUDGET", &get)?,
         idle_timeout: time("OXENV_IDLE_TIMEOUT", &get)?,
         drain_timeout: time("OXENV_DRAIN_TIMEOUT", &get)?,
         seed: parsed("OXENV_SEED", &get)?,
@@ -104,7 +104,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             record_sync: with("OXENV_RECORD_SYNC", &get, Safety::parse)?,
             record_keep: with("OXENV_RECORD_KEEP", &get, Keep::parse)?,
         },
-        max_snapshot: with("OXENV_MAX_SNAPSHOT", &get, bytes)?,
+        max_snapshot: parsed("OXENV_MAX_SNAPSHOT", &get)?,
         snapshot_key_file: get("OXENV_SNAPSHOT_KEY_FILE").map(PathBuf::from),
         observing: ObservingArgs {
             metrics: switch("OXENV_METRICS", &get)?,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
-use oxenv_server::{Metrics, RecordStatus};
+use oxenv_server::{AuditStatus, Metrics, RecordStatus};
+use oxenv_store::JsonlAudit;
 
 use crate::cli::ObservingArgs;
 use crate::slow_steps::SlowSteps;
@@ -35,13 +36,20 @@ impl Observing {
         asked: &ObservingArgs,
         environment: &str,
         record: Option<RecordSource>,
+        audit: Option<Arc<JsonlAudit>>,
     ) -> anyhow::Result<Self> {
         let metrics = asked.metrics.then(|| {
-            let metrics = Metrics::new(environment);
-            Arc::new(match record {
-                Some(record) => metrics.with_record_status(record),
-                None => metrics,
-            })
+            let mut metrics = Metrics::new(environment);
+            if let Some(record) = record {
+                metrics = metrics.with_record_status(record);
+            }
+            if let Some(audit) = audit {
+                metrics = metrics.with_audit_status(move || {
+                    let status = audit.status();
+                    AuditStatus { waiting: status.waiting, failed: status.failed, refused: status.refused }
+                });
+            }
+            Arc::new(metrics)
         });
         let mut observers: Vec<Arc<dyn Observer>> = Vec::new();
         if let Some(metrics) = &metrics {

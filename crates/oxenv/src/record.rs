@@ -11,9 +11,10 @@ use clap::Args;
 use oxenv_core::Redact;
 use oxenv_server::RecordStatus;
 use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
+use oxenv_wire::ByteSize;
 use serde::{Deserialize, Deserializer};
 
-use crate::cli::{bytes, duration};
+use crate::cli::duration;
 use crate::exit::usage;
 use crate::observing::RecordSource;
 
@@ -134,7 +135,8 @@ fn age(part: &str) -> Option<Duration> {
 }
 
 fn size(part: &str) -> Option<u64> {
-    part.ends_with(|last: char| last.is_ascii_alphabetic()).then(|| bytes(part).ok()).flatten()
+    let size = part.ends_with(|last: char| last.is_ascii_alphabetic()).then(|| part.parse::<ByteSize>().ok());
+    size.flatten().map(ByteSize::get)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::{exit, logging, record, rubrics, snapshot_key, tools};
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
     logging::start(settings.log, settings.log_format);
+    oxenv_server::raise_descriptor_limit();
     // Before anything is begun that would have to be ended.
     let shutdown = Shutdown::on_signals(settings.server.drain)?;
     let mut served = tools::assemble(settings.environment.as_deref(), &settings.tools, settings.server.mode)?;
@@ -30,6 +31,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         &settings.observing,
         &served.factory.spec().name,
         recorder.as_ref().map(record::status),
+        served.audit.clone(),
     )?;
     let snapshot_key =
         snapshot_key::of(settings.snapshot_key_file.as_deref(), settings.record.record.as_deref())?;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use oxenv_core::Limits;
 use oxenv_server::{Mode, ServerConfig};
+use oxenv_wire::ByteSize;
 use serde::Deserialize;
 
 use crate::cli::{
-    LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, bytes, duration, patience,
-    ratio,
+    LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio,
 };
 use crate::exit::usage;
 use crate::record::{Keep, RecordArgs, Safety};
@@ -91,7 +91,7 @@ struct Time(Duration);
 struct Patience(Duration);
 
 /// A number of bytes in the file: `"4GiB"`, or a number.
-struct Size(u64);
+struct Size(ByteSize);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for Patience {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        bytes(&written(deserializer)?).map(Size).map_err(serde::de::Error::custom)
+        written(deserializer)?.parse().map(Size).map_err(serde::de::Error::custom)
     }
 }
 
@@ -248,12 +248,12 @@ impl Settings {
             limits: Limits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),
                 max_per_owner: token_args.max_sessions_per_token,
-                memory,
+                memory: memory.map(ByteSize::get),
                 queue: queue.unwrap_or(limits.queue),
                 idle: idle.unwrap_or(limits.idle),
                 default_idle: idle,
                 seed: flags.seed.or(env.seed).or(file.seed),
-                snapshot: snapshot.unwrap_or(limits.snapshot),
+                snapshot: snapshot.map_or(limits.snapshot, ByteSize::get),
                 ..limits
             },
             server: ServerConfig {

@@ -4,8 +4,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use oxenv_core::{Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_core::{AuditSink, Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
 use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
 use oxenv_upstream::child::{Supervisor, base_environment};
@@ -21,6 +22,8 @@ use crate::{env, registry};
 const STARTS_AT_ONCE: usize = 4;
 /// Instances of a server that are kept ready for the next session.
 const KEPT_WARM: usize = 1;
+/// How long the end waits for the audit file.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is served: an environment, and the servers of its tools.
 pub(crate) struct Served {
@@ -31,6 +34,8 @@ pub(crate) struct Served {
     pub(crate) upstream: Vec<bool>,
     /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
     pub(crate) seeded: Vec<Seeded>,
+    /// The audit file.
+    pub(crate) audit: Option<Arc<JsonlAudit>>,
     manager: Option<Arc<UpstreamManager>>,
 }
 
@@ -42,10 +47,18 @@ pub(crate) struct Seeded {
 }
 
 impl Served {
-    /// Ends the servers of tools.
+    /// Ends the servers of tools, and writes what is left to the audit file.
     pub(crate) async fn close(self) {
         if let Some(manager) = self.manager {
             manager.close().await;
+        }
+        if let Some(audit) = self.audit {
+            let file = Arc::clone(&audit);
+            let flushed = tokio::task::spawn_blocking(move || file.flush(FLUSH_TIMEOUT)).await;
+            if !flushed.unwrap_or(false) {
+                let waiting = audit.status().waiting;
+                tracing::error!(waiting, "the audit file does not take its last records in time");
+            }
         }
     }
 }
@@ -95,6 +108,7 @@ fn put_together(
                 redact: None,
                 upstream: Vec::new(),
                 seeded: Vec::new(),
+                audit: None,
                 manager: None,
             });
         }
@@ -123,13 +137,13 @@ fn with_manifest(
     }
     let redactor = manifest.secrets();
     let redact: Redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
-    let auditor = match &tools.audit {
+    let audit = match &tools.audit {
         None => None,
-        Some(file) => {
-            let sink = JsonlAudit::open(file).map_err(|error| usage(error.to_string()))?;
-            Some(Arc::new(Auditor::new(Arc::new(sink), tools.audit_arguments, Arc::clone(&redact))))
-        }
+        Some(file) => Some(Arc::new(JsonlAudit::open(file).map_err(|error| usage(error.to_string()))?)),
     };
+    let auditor = audit.clone().map(|sink| {
+        Arc::new(Auditor::new(sink as Arc<dyn AuditSink>, tools.audit_arguments, Arc::clone(&redact)))
+    });
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
         .map_err(|error| usage(error.to_string()))?;
     let options = ManagerOptions {
@@ -155,7 +169,7 @@ fn with_manifest(
     let seeded = seeded.map(|entry| Seeded { toolset: entry.name.clone(), follows: entry.follows_seed() });
     let seeded = seeded.collect();
     let factory = with_tape(Arc::new(factory), tape, upstream.clone());
-    Ok(Served { factory, redact: Some(redact), upstream, seeded, manager: Some(manager) })
+    Ok(Served { factory, redact: Some(redact), upstream, seeded, audit, manager: Some(manager) })
 }
 
 fn with_tape(

@@ -1,7 +1,8 @@
 //! The one road of a tool call: found once, judged once, made, told once.
 //!
-//! Invariant: a call sees one catalogue. It is judged in the order owner, name, rate, arguments; then come the call,
-//! the check of its result, and what is told of it: its audit record and its measure.
+//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is judged in the order owner,
+//! name, rate, arguments; then come the call, the check of its result, and what is told of it: its audit record and its
+//! measure.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -107,9 +108,10 @@ impl<'a> ResolvedTool<'a> {
     /// # Errors
     /// One of the five types of tool error, with a code of ours where that does not say enough:
     /// [`ErrorCode::Denied`], [`ErrorCode::RateLimited`], [`ErrorCode::InvalidResult`],
-    /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`], [`ErrorCode::DeadlineExceeded`].
+    /// [`ErrorCode::UpstreamUnavailable`], [`ErrorCode::UpstreamLost`], [`ErrorCode::DeadlineExceeded`],
+    /// [`ErrorCode::AuditUnavailable`].
     pub async fn call(mut self, request: &CallRequest<'_>) -> Result<ToolResult, ToolError> {
-        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), request, self.name);
+        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), request, self.name).await?;
         if self.entry.is_none() {
             // Boxed, because it is rare and its future is large.
             Box::pin(self.wait_for_owner(request.deadline)).await;

@@ -9,9 +9,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oxenv_wire::RawJson;
-use serde_json::Value;
+use oxenv_wire::{RawJson, ToolError};
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 
 use super::call::CallRequest;
 use super::mount::Mount;
@@ -91,7 +91,7 @@ impl Toolbox {
     ///
     /// # Errors
     /// JSON-RPC's: `-32602` for a prompt, `-32002` for a resource that nobody offers, `-32601` for
-    /// another method, and whatever the owner says.
+    /// another method, `-32603` where the request cannot be audited, and whatever the owner says.
     pub async fn request(
         &self,
         context: CallContext<'_>,
@@ -99,7 +99,8 @@ impl Toolbox {
         parameters: &RawValue,
     ) -> Result<RawJson, RequestFault> {
         let asked = CallRequest::new(context, Some(parameters));
-        let mut recording = Recording::begin(self.auditor.as_deref(), &asked, method);
+        let mut recording =
+            Recording::begin(self.auditor.as_deref(), &asked, method).await.map_err(request_fault)?;
         // Who has not started after as long as an answer may take has nothing.
         let _ = tokio::time::timeout(self.deadline, self.settled()).await;
         let answer = match self.addressee(context.principal, method, parameters) {
@@ -166,7 +167,7 @@ impl Toolbox {
             let missing = || RequestFault {
                 code: RESOURCE_NOT_FOUND,
                 message: format!("Resource not found: {wanted}"),
-                data: serde_json::json!({ "uri": wanted }),
+                data: json!({ "uri": wanted }),
             };
             let owner = owner.ok_or_else(|| self.nowhere(principal, "resources", missing()))?;
             return Ok((owner, parameters.to_owned()));
@@ -221,6 +222,12 @@ impl Toolbox {
 /// The address that a resource is known by.
 fn uri(resource: &Value) -> &str {
     resource["uri"].as_str().unwrap_or_default()
+}
+
+/// A tool error as the answer to a request that is no call.
+pub(super) fn request_fault(error: ToolError) -> RequestFault {
+    let data = json!({ "oxenv": error.data() });
+    RequestFault { code: INTERNAL_ERROR, message: error.message, data }
 }
 
 fn allowed(mount: &Mount, principal: Principal, what: &str) -> bool {

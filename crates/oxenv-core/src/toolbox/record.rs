@@ -1,12 +1,13 @@
 //! What is told of a call that is over: one audit record, and its measure.
 //!
-//! Invariant: it is told when the recording is finished or dropped: a call that was cancelled
-//! leaves a record too.
+//! Invariant: a call begins when its record has a place. It is told when the recording is finished or dropped: a call
+//! that was cancelled leaves a record too.
 
 use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
@@ -16,9 +17,13 @@ use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
 use crate::observe::{CallError, ObservedCall};
 use crate::toolset::RequestFault;
+use crate::work::Work;
 
 /// Removes what must not be written down.
 pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// How long a call waits for a place before it is refused.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where records go, and what is in them.
 pub struct Auditor {
@@ -34,6 +39,37 @@ impl Auditor {
     #[must_use]
     pub fn new(sink: Arc<dyn AuditSink>, arguments: bool, redact: Redact) -> Self {
         Auditor { sink, arguments, redact, calls: AtomicU64::new(0) }
+    }
+
+    /// Takes a place for the record of a call.
+    async fn place(&self) -> Result<(), ToolError> {
+        let place = self.sink.take_place();
+        if matches!(place, Work::Done(_)) {
+            return Ok(());
+        }
+        let refusal = Refusal(&*self.sink);
+        // Boxed, because the timer is large.
+        match Box::pin(tokio::time::timeout(PLACE_TIMEOUT, place)).await {
+            Ok(()) => {
+                mem::forget(refusal);
+                Ok(())
+            }
+            Err(_) => {
+                let message = "the call was not made, because it cannot be audited: the server's audit file takes no \
+                               more records; repeat it later";
+                let error = ToolError::new(ToolErrorType::TransportError, message);
+                Err(error.with_code(ErrorCode::AuditUnavailable))
+            }
+        }
+    }
+}
+
+/// A call that has no place, also if its caller goes away.
+struct Refusal<'a>(&'a dyn AuditSink);
+
+impl Drop for Refusal<'_> {
+    fn drop(&mut self) {
+        self.0.refused();
     }
 }
 
@@ -53,9 +89,19 @@ struct Open<'a> {
 
 impl<'a> Recording<'a> {
     /// Begins one; if nobody is to be told it costs nothing.
-    pub(super) fn begin(auditor: Option<&'a Auditor>, request: &'a CallRequest<'a>, tool: &'a str) -> Self {
+    ///
+    /// # Errors
+    /// [`ErrorCode::AuditUnavailable`] if its record has no place within a second.
+    pub(super) async fn begin(
+        auditor: Option<&'a Auditor>,
+        request: &'a CallRequest<'a>,
+        tool: &'a str,
+    ) -> Result<Self, ToolError> {
+        if let Some(auditor) = auditor {
+            auditor.place().await?;
+        }
         let told = auditor.is_some() || request.observer.is_some();
-        Recording(told.then(|| Open {
+        Ok(Recording(told.then(|| Open {
             auditor,
             request,
             tool,
@@ -64,7 +110,7 @@ impl<'a> Recording<'a> {
             rule: None,
             began: SystemTime::now(),
             clock: Instant::now(),
-        }))
+        })))
     }
 
     /// Says whose tool it is, and by which name.

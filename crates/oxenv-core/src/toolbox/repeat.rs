@@ -19,7 +19,7 @@ impl ResolvedTool<'_> {
     /// # Errors
     /// Those of [`ResolvedTool::call`], but for [`RateLimited`](oxenv_wire::ErrorCode::RateLimited).
     pub async fn repeat(self, request: &CallRequest<'_>) -> Result<ToolResult, ToolError> {
-        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), request, self.name);
+        let mut recording = Recording::begin(self.toolbox.auditor.as_deref(), request, self.name).await?;
         recording.repeated();
         let outcome = match self.entry() {
             Some(entry) => {

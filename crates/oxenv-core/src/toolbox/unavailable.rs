@@ -6,16 +6,13 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, preview};
-use serde_json::json;
 
+use super::extras::request_fault;
 use super::mount::{Mount, Naming};
 use super::{Toolbox, shortened};
 use crate::policy::Verdict;
 use crate::session::Principal;
 use crate::toolset::RequestFault;
-
-/// JSON-RPC's number for a fault of the server.
-const INTERNAL_ERROR: i32 = -32603;
 
 /// A toolset that has not told what it offers, and why.
 struct Silent<'a> {
@@ -60,9 +57,7 @@ impl Toolbox {
         if possible.is_empty() {
             return missing;
         }
-        let error = unavailable(format!("{}, but {}", missing.message, told(&possible)));
-        let data = json!({ "oxenv": error.data() });
-        RequestFault { code: INTERNAL_ERROR, message: error.message, data }
+        request_fault(unavailable(format!("{}, but {}", missing.message, told(&possible))))
     }
 
     fn silent(&self) -> Vec<Silent<'_>> {

@@ -2,12 +2,14 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, AuditSink, Auditor, CallContext, CallRequest, MemoryAudit, Mount, NativeToolset, Policy,
-    Principal, Redact, RoleRules, Rules, SessionOptions, Toolbox, Work,
+    AgentCall, AuditRecord, AuditSink, Auditor, CallContext, CallRequest, MemoryAudit, Mount, NativeToolset,
+    Policy, Principal, Redact, RoleRules, Rules, SessionOptions, Toolbox, Work,
 };
-use oxenv_wire::{Content, ToolErrorType, ToolResult, raw};
+use oxenv_wire::{Content, Delivered, ErrorCode, ToolErrorType, ToolResult, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -412,4 +414,68 @@ async fn arguments_that_a_toolset_refuses_itself_are_invalid_as_well() {
 #[derive(serde::Deserialize, schemars::JsonSchema)]
 struct Doubled {
     n: i64,
+}
+
+/// A sink with so many places, each of which is free again when the test says so.
+struct Few {
+    places: Semaphore,
+    refused: AtomicU64,
+    records: MemoryAudit,
+}
+
+impl AuditSink for Few {
+    fn take_place(&self) -> Work<'_, ()> {
+        match self.places.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                Work::done(())
+            }
+            Err(_) => Work::pending(async { self.places.acquire().await.unwrap().forget() }),
+        }
+    }
+
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn record(&self, record: &AuditRecord<'_>) {
+        self.records.record(record);
+    }
+}
+
+/// No call runs unaudited: without a place within a second it is refused, whatever it asks for.
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_place_is_not_made() {
+    let set = every_way();
+    let sink = Arc::new(Few {
+        places: Semaphore::new(1),
+        refused: AtomicU64::new(0),
+        records: MemoryAudit::default(),
+    });
+    let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, false, redact());
+    let toolbox = Toolbox::new(mounts(&[&set])).with_auditor(Some(Arc::new(auditor)));
+    assert!(ask(&toolbox, "ok", "{}").await.is_ok());
+    for tool in ["ok", "denied", "nobody has it"] {
+        let began = tokio::time::Instant::now();
+        let error = ask(&toolbox, tool, "{}").await.unwrap_err();
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+        assert_eq!(error.code, Some(ErrorCode::AuditUnavailable), "{tool}: {}", error.message);
+        assert_eq!((error.error_type, error.delivered()), (ToolErrorType::TransportError, Delivered::No));
+    }
+    let context = CallContext::sessionless(Principal::Agent);
+    let fault = toolbox.request(context, "prompts/get", &raw("{}").unwrap()).await.unwrap_err();
+    assert_eq!(fault.data["oxenv"]["code"], "AUDIT_UNAVAILABLE");
+    // One whose caller goes away was not made either.
+    let gone = tokio::time::timeout(Duration::from_millis(500), ask(&toolbox, "ok", "{}")).await;
+    assert!(gone.is_err());
+    assert_eq!((sink.refused.load(Ordering::Relaxed), sink.records.records().len()), (5, 1));
+    assert_eq!(set.calls().len(), 1);
+
+    let waiting = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        sink.places.add_permits(1);
+    };
+    let (outcome, ()) = tokio::join!(ask(&toolbox, "ok", "{}"), waiting);
+    assert!(outcome.is_ok());
+    assert_eq!((sink.refused.load(Ordering::Relaxed), sink.records.records().len()), (5, 2));
 }

@@ -15,6 +15,7 @@ from ._client import EnvClient, SyncEnvClient
 from ._connection import Connection
 from ._envs import CodingEnv, EchoEnv
 from ._errors import (
+    AuditUnavailable,
     Cancelled,
     CapacityReached,
     Closed,
@@ -95,6 +96,7 @@ from ._values import Conflict, Endpoint, Observation, State, StepResult, Tool, T
 from ._native import VERSION as __version__
 
 __all__ = [
+    "AuditUnavailable",
     "CallToolAction",
     "Cancelled",
     "CapacityReached",

@@ -240,6 +240,12 @@ class RecordFailed(ServerError):
     code = "RECORD_FAILED"
 
 
+class AuditUnavailable(ServerError):
+    """The audit has no place for another call, because its file cannot be written; the call was not made."""
+
+    code = "AUDIT_UNAVAILABLE"
+
+
 class SnapshotInvalid(ServerError):
     """The snapshot is damaged, or of a kind or version that this server cannot restore."""
 

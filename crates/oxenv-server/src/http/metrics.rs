@@ -31,6 +31,8 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response, Refusa
         max_sessions: store.max,
         stuck_environments: store.stuck,
         connections: app.connections(),
+        refused_connections: app.accepted.refused(),
+        ended_connections: app.accepted.ended(),
         mcp_sessions: app.mcp_sessions(),
         toolsets,
         problems: app.all_tools.problems(),

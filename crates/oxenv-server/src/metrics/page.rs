@@ -5,10 +5,10 @@
 use oxenv_wire::ToolsetProblem;
 use serde::Serialize;
 
-use super::RecordStatus;
 use super::counts::Counts;
 use super::process::{self, Process};
 use super::text::Page;
+use super::{AuditStatus, RecordStatus};
 
 /// What is looked up when the page is asked for, rather than counted before.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Gauges {
     pub(crate) max_sessions: usize,
     pub(crate) stuck_environments: usize,
     pub(crate) connections: usize,
+    pub(crate) refused_connections: u64,
+    pub(crate) ended_connections: u64,
     pub(crate) mcp_sessions: usize,
     /// Every toolset, by name.
     pub(crate) toolsets: Vec<String>,
@@ -25,19 +27,23 @@ pub(crate) struct Gauges {
     pub(crate) problems: Vec<ToolsetProblem>,
 }
 
-pub(super) fn render(
-    environment: &str,
-    counts: &Counts,
-    gauges: &Gauges,
-    record: Option<RecordStatus>,
-) -> String {
+/// What is written to files.
+pub(super) struct Files {
+    pub(super) record: Option<RecordStatus>,
+    pub(super) audit: Option<AuditStatus>,
+}
+
+pub(super) fn render(environment: &str, counts: &Counts, gauges: &Gauges, files: &Files) -> String {
     let mut page = Page::default();
     sessions(&mut page, counts, gauges);
     operations(&mut page, environment, counts);
     tools(&mut page, counts);
     state(&mut page, gauges);
-    if let Some(record) = record {
+    if let Some(record) = files.record {
         log(&mut page, record);
+    }
+    if let Some(status) = files.audit {
+        audit(&mut page, status);
     }
     this_process(&mut page, process::read());
     page.gauge("oxenv_build_info", "Always 1; the label tells the version.");
@@ -113,6 +119,14 @@ fn state(page: &mut Page, gauges: &Gauges) {
     page.sample(&[], gauges.stuck_environments);
     page.gauge("oxenv_connections", "Connections that are open.");
     page.sample(&[], gauges.connections);
+    let help = "Connections that were refused, because no descriptors were left for them.";
+    page.counter("oxenv_connections_refused_total", help);
+    page.sample(&[], gauges.refused_connections);
+    page.counter(
+        "oxenv_connections_ended_total",
+        "Idle connections that were ended to make room for others.",
+    );
+    page.sample(&[], gauges.ended_connections);
     page.gauge("oxenv_mcp_sessions", "MCP sessions of clients that shook hands.");
     page.sample(&[], gauges.mcp_sessions);
 }
@@ -126,6 +140,18 @@ fn log(page: &mut Page, record: RecordStatus) {
     page.sample(&[], record.failed);
 }
 
+fn audit(page: &mut Page, audit: AuditStatus) {
+    page.gauge("oxenv_audit_waiting_records", "Audit records that are not written yet.");
+    page.sample(&[], audit.waiting);
+    page.counter("oxenv_audit_failed_total", "Writes of the audit file that failed and were tried again.");
+    page.sample(&[], audit.failed);
+    page.counter(
+        "oxenv_audit_refused_total",
+        "Tool calls that were refused because they could not be audited.",
+    );
+    page.sample(&[], audit.refused);
+}
+
 fn this_process(page: &mut Page, process: Process) {
     if let Some(bytes) = process.resident_bytes {
         page.gauge("process_resident_memory_bytes", "Memory that the process holds.");
@@ -133,6 +159,10 @@ fn this_process(page: &mut Page, process: Process) {
     }
     if let Some(descriptors) = process.open_descriptors {
         page.gauge("process_open_fds", "Descriptors that the process has open.");
+        page.sample(&[], descriptors);
+    }
+    if let Some(descriptors) = process.max_descriptors {
+        page.gauge("process_max_fds", "Descriptors that the process may have open.");
         page.sample(&[], descriptors);
     }
     if let Some(seconds) = process.cpu_seconds {

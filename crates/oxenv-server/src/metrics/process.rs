@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use crate::connections;
+
 /// Ticks of the processor clock per second: what Linux shows to programs on every architecture of ours.
 const TICKS: f64 = 100.0;
 
@@ -12,6 +14,8 @@ const TICKS: f64 = 100.0;
 pub(super) struct Process {
     pub(super) resident_bytes: Option<u64>,
     pub(super) open_descriptors: Option<usize>,
+    /// None where there is no limit.
+    pub(super) max_descriptors: Option<usize>,
     pub(super) cpu_seconds: Option<f64>,
     /// Seconds of Unix time.
     pub(super) started: Option<f64>,
@@ -28,8 +32,8 @@ pub(super) fn read() -> Process {
             .ok()
             .and_then(|text| field(&text, "VmRSS:"))
             .map(|kibibytes| kibibytes * 1024),
-        // The folder that is being read has a descriptor too.
-        open_descriptors: fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1)),
+        open_descriptors: connections::descriptors(),
+        max_descriptors: connections::descriptor_limit(),
         cpu_seconds: times.map(|(used, _)| used),
         started: boot.zip(times).map(|(boot, (_, since_boot))| boot as f64 + since_boot),
     }

@@ -295,7 +295,7 @@ fn messages() -> Value {
                     "type": "object",
                     "required": ["code", "kind", "phase", "delivered", "retryable"],
                     "properties": {
-                        "code": { "enum": ErrorCode::ALL }, "kind": { "enum": ["action", "environment", "timeout", "infrastructure"] },
+                        "code": { "enum": ErrorCode::ALL.as_slice() }, "kind": { "enum": ["action", "environment", "timeout", "infrastructure"] },
                         "phase": { "enum": ["boot", "reset", "step", "tool", "verify"] }, "delivered": { "enum": ["yes", "no", "maybe"] },
                         "retryable": { "type": "boolean" },
                     },

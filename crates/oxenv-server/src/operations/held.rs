@@ -85,6 +85,11 @@ impl Held {
         self.lock().get(id).is_some_and(|hold| !hold.attachment.is_superseded())
     }
 
+    /// Whether the socket has no session.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Lets a session go that is of no use any more.
     pub(crate) fn forget(&self, id: &str) {
         let hold = self.lock().remove(id);

@@ -3,6 +3,7 @@
 //! Invariant: a session that the socket made is closed with it, unless another socket has taken it
 //! over; one that it attached to is given back. In production the socket is an agent's: it lists and calls tools and sees no reward.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,6 +11,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
     ActionSpace, AgentCall, Attachment, CallReply, EndReason, Failure, Principal, Session, SessionRequest,
@@ -29,7 +31,7 @@ use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
 use crate::mcp::{self, Door};
 use crate::operations;
-use crate::patient::Heard;
+use crate::peer::Peer;
 
 #[derive(Deserialize)]
 pub(crate) struct AttachQuery {
@@ -53,14 +55,14 @@ pub(crate) async fn upgrade(
         }
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            let heard = request.extensions().get().cloned().unwrap_or_default();
+            let peer = request.extensions().get().cloned().unwrap_or_default();
             // An agent's socket has one session, so it does not get the words for many.
             let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
             let upgrade = upgrade.protocols(protocols.iter().copied());
             if upgrade.selected_protocol().is_some() {
-                return many(app, caller, upgrade, heard, session_id.as_deref(), request.headers());
+                return many(app, caller, upgrade, peer, session_id.as_deref(), request.headers());
             }
-            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket, session_id))
+            socket::accept(app, upgrade, peer, |socket| serve(shared, caller, socket, session_id))
         }
         Err(_) => fallback::not_found(request).await,
     }
@@ -71,7 +73,7 @@ fn many(
     app: Arc<App>,
     caller: Caller,
     upgrade: WebSocketUpgrade,
-    heard: Heard,
+    peer: Peer,
     session_id: Option<&str>,
     headers: &HeaderMap,
 ) -> Response {
@@ -81,7 +83,7 @@ fn many(
     }
     let host = operations::host(headers);
     let shared = Arc::clone(&app);
-    socket::accept(app, upgrade, heard, |socket| multi::serve(shared, caller, host, socket))
+    socket::accept(app, upgrade, peer, |socket| multi::serve(shared, caller, host, socket))
 }
 
 /// A session in the hands of a socket.
@@ -147,15 +149,18 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Op
         };
         // Boxed, because a step's future is kilobytes: on the heap those are the same warm ones for
         // every session, within this task they would be each session's own cold ones.
-        let next = socket.during(Box::pin(answer(&app, &mut hold, &text))).await;
+        let work = AssertUnwindSafe(Box::pin(answer(&app, &mut hold, &text)));
+        let next = socket.during(work.catch_unwind()).await;
         let sent = match next {
             None => return,
-            Some(Next::Reply(reply)) => socket.send(reply).await,
-            Some(Next::Last(reply)) => {
+            // A panic is the failure of its request alone; one of an environment is told by its session.
+            Some(Err(_)) => socket.send(error::frame(&operations::panicked())).await,
+            Some(Ok(Next::Reply(reply))) => socket.send(reply).await,
+            Some(Ok(Next::Last(reply))) => {
                 socket.send(reply).await;
                 return socket.close().await;
             }
-            Some(Next::Close) => return socket.close().await,
+            Some(Ok(Next::Close)) => return socket.close().await,
         };
         if !sent {
             return;

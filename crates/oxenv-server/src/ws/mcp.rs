@@ -3,12 +3,14 @@
 //!
 //! Invariant: whatever text arrives is answered with one JSON-RPC message.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use oxenv_core::{EndReason, Failure, Session};
 use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
 
@@ -17,6 +19,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{self, Refusal};
 use crate::mcp::{self, Door};
+use crate::operations;
 
 pub(crate) fn upgrade(
     app: Arc<App>,
@@ -27,8 +30,8 @@ pub(crate) fn upgrade(
     match upgrade {
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
-            let heard = request.extensions().get().cloned().unwrap_or_default();
-            socket::accept(app, upgrade, heard, |socket| serve(shared, caller, socket))
+            let peer = request.extensions().get().cloned().unwrap_or_default();
+            socket::accept(app, upgrade, peer, |socket| serve(shared, caller, socket))
         }
         Err(refused) => Refusal::upgrade(&refused).into_response(),
     }
@@ -39,7 +42,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
         None => return,
         Some(Ok(session)) => session,
         Some(Err(failure)) => {
-            socket.send(fault_text(&error::rpc(&failure))).await;
+            socket.send(failed(RpcId::NULL, &failure)).await;
             return socket.close().await;
         }
     };
@@ -62,9 +65,11 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
-                    socket
-                        .during(Box::pin(mcp::answer(&app, Door::socket(&caller, &session), None, &rpc)))
-                        .await
+                    let door = Door::socket(&caller, &session);
+                    let work = AssertUnwindSafe(Box::pin(mcp::answer(&app, door, None, &rpc)));
+                    let answer = socket.during(work.catch_unwind()).await;
+                    // A panic is the failure of its request alone.
+                    answer.map(|answer| answer.unwrap_or_else(|_| failed(rpc.id, &operations::panicked())))
                 }
                 Err(fault) => Some(fault_text(&fault)),
             },
@@ -84,6 +89,12 @@ async fn open(app: &App, caller: &Caller) -> Result<Arc<Session>, Failure> {
         Some(session) => Ok(session),
         None => app.store.create(caller.options()).await,
     }
+}
+
+fn failed(id: RpcId<'_>, failure: &Failure) -> String {
+    let mut out = String::new();
+    write_rpc_error(&mut out, id, &error::rpc(failure));
+    out
 }
 
 fn fault_text(fault: &RpcFault) -> String {

@@ -38,6 +38,11 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
     let (held, mut frames) = Held::new();
     let desk = Arc::new(Desk { app, caller, host, held: Some(Arc::clone(&held)) });
     let load = Arc::new(Load::default());
+    let (of_socket, work) = (Arc::downgrade(&held), Arc::downgrade(&load));
+    socket.peer().useless_when(move || {
+        of_socket.upgrade().is_none_or(|held| held.is_empty())
+            && work.upgrade().is_none_or(|load| load.is_empty())
+    });
     let mut running = Running::new();
     let mut stopping = false;
     loop {
@@ -55,6 +60,14 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
         });
         let next = match turn.await {
             Turn::Done(next) => next,
+            Turn::ToldToEnd if held.is_empty() && running.is_empty() => {
+                desk.app.accepted.ends();
+                return socket.close_for_another().await;
+            }
+            Turn::ToldToEnd => {
+                socket.peer().stays();
+                continue;
+            }
             Turn::Came(Incoming::Text(text)) => {
                 let mut work = Box::pin(answer(Arc::clone(&desk), Arc::clone(&load), text));
                 match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {

@@ -19,7 +19,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite;
 
 use crate::app::App;
-use crate::patient::Heard;
+use crate::peer::{Busy, Peer};
 use crate::timing::{Events, within};
 
 /// How much is read at once; most requests fit.
@@ -51,6 +51,8 @@ pub(super) enum Turn<T> {
     Came(Incoming),
     /// Something that is done.
     Done(T),
+    /// Another connection needs the place of this one, if it is of no use.
+    ToldToEnd,
 }
 
 /// What may happen beside requests.
@@ -58,6 +60,8 @@ enum Event {
     Beat,
     Stop,
     Watched,
+    Lost,
+    End,
 }
 
 /// One accepted WebSocket.
@@ -73,15 +77,19 @@ pub(super) struct Socket {
     unsent: bool,
     /// Whether the library owes the peer a pong.
     owes_pong: bool,
-    /// Bytes count too, for a message may be long on its way.
-    heard: Heard,
+    /// Bytes of it count as heard too, for a message may be long on its way.
+    peer: Peer,
+    _busy: Busy,
+    /// Whether the peer has ended its side, behind what is still to be read.
+    lost: bool,
+    told_to_end: bool,
     gone: bool,
     stopping: bool,
     watched: bool,
 }
 
 /// Accepts a socket and runs `serve` on it in a task of its own.
-pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, heard: Heard, serve: F) -> Response
+pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, peer: Peer, serve: F) -> Response
 where
     F: FnOnce(Socket) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -100,7 +108,7 @@ where
             let _counted = token;
             let mut killed = Events::new();
             killed.watch(app.killed.clone().cancelled_owned());
-            let socket = Socket::new(inner, app, heard);
+            let socket = Socket::new(inner, app, peer);
             tokio::select! {
                 biased;
                 () = serve(socket) => {}
@@ -110,14 +118,17 @@ where
 }
 
 impl Socket {
-    fn new(inner: WebSocket, app: Arc<App>, heard: Heard) -> Self {
+    fn new(inner: WebSocket, app: Arc<App>, peer: Peer) -> Self {
         let mut socket = Socket {
             inner,
             app,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             events: Events::new(),
-            heard,
+            _busy: peer.busy(),
+            peer,
+            lost: false,
+            told_to_end: false,
             quiet: 0,
             unsent: false,
             owes_pong: false,
@@ -130,8 +141,22 @@ impl Socket {
             stopping.cancelled().await;
             Event::Stop
         });
+        let peer = socket.peer.clone();
+        socket.events.watch(async move {
+            peer.lost().await;
+            Event::Lost
+        });
+        socket.watch_end();
         socket.next_beat();
         socket
+    }
+
+    fn watch_end(&mut self) {
+        let told = self.peer.clone().told_to_end();
+        self.events.watch(async move {
+            told.await;
+            Event::End
+        });
     }
 
     /// Makes [`Socket::next`] return [`Incoming::Watched`] once that future is ready.
@@ -175,6 +200,11 @@ impl Socket {
         let mut work = pin!(work);
         loop {
             let room = self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES;
+            // Otherwise what is read comes to the end by itself.
+            self.gone |= self.lost && !room;
+            if self.gone {
+                return None;
+            }
             let Socket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
@@ -186,9 +216,6 @@ impl Socket {
                     Event::Beat if !room => self.knock().await,
                     event => self.happened(&event).await,
                 },
-            }
-            if self.gone {
-                return None;
             }
         }
     }
@@ -202,8 +229,12 @@ impl Socket {
         mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Turn<T> {
         loop {
+            self.gone |= self.lost && !room;
             if self.gone {
                 return Turn::Came(Incoming::Gone);
+            }
+            if std::mem::take(&mut self.told_to_end) {
+                return Turn::ToldToEnd;
             }
             if let Some(message) = self.ahead.pop_front() {
                 self.ahead_bytes -= size(&message);
@@ -239,6 +270,11 @@ impl Socket {
         fed
     }
 
+    /// The connection.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// Sends a reply; false when the peer is gone or takes nothing.
     pub(super) async fn send(&mut self, text: String) -> bool {
         self.write(Message::Text(text.into())).await
@@ -252,6 +288,13 @@ impl Socket {
     /// Closes the socket because the server is stopping.
     pub(super) async fn close_stopping(&mut self) {
         self.close_with(close_code::AWAY, "the server is shutting down").await;
+    }
+
+    /// Closes the socket because another connection needs its place, without waiting for the peer.
+    pub(super) async fn close_for_another(&mut self) {
+        let reason =
+            "the server needs the descriptor for another connection, and this one has no session".into();
+        self.write(Message::Close(Some(CloseFrame { code: close_code::AGAIN, reason }))).await;
     }
 
     async fn close_with(&mut self, code: u16, reason: &'static str) {
@@ -290,7 +333,7 @@ impl Socket {
         match event {
             Event::Stop => self.stopping = true,
             Event::Beat => {
-                if self.heard.take() {
+                if self.peer.take_heard() {
                     self.quiet = 0;
                 }
                 let silence = self.app.config.ping_every.saturating_mul(self.quiet);
@@ -306,6 +349,11 @@ impl Socket {
                 self.next_beat();
             }
             Event::Watched => self.watched = true,
+            Event::Lost => self.lost = true,
+            Event::End => {
+                self.told_to_end = true;
+                self.watch_end();
+            }
         }
     }
 

@@ -292,6 +292,35 @@ async fn a_panic_is_the_error_of_its_item_alone() {
     }
 }
 
+/// What goes wrong outside of the environment is one request's error at the stock doors, too.
+#[tokio::test]
+async fn a_panic_of_ours_is_the_error_of_its_request() {
+    for execution in [Execution::Inline, Execution::Task] {
+        let stage = Stage::default();
+        let factory = Scripted::new(&stage, execution).tools(true);
+        let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(Arc::new(Broken));
+        let address = "127.0.0.1:0".parse().unwrap();
+        let served = Served::over(address, &stage, store, ServerConfig::default()).await;
+        let bad = json!({ "do": "note", "text": "panic here" });
+        let mut socket = served.ws("/ws").await;
+        let reply = socket.step(&bad).await;
+        assert_eq!(
+            (&reply["type"], &reply["data"]["oxenv"]["kind"]),
+            (&json!("error"), &json!("infrastructure"))
+        );
+        assert_eq!(socket.step(&json!({})).await["type"], "observation", "{execution:?}");
+        let reply = post(served.address, "/step", &json!({ "action": bad })).await;
+        assert_eq!((reply.status, &reply.json()["oxenv"]["kind"]), (500, &json!("infrastructure")));
+        assert_eq!(
+            post(served.address, "/step", &json!({ "action": {} })).await.status,
+            200,
+            "{execution:?}"
+        );
+        socket.close().await;
+        served.end().await;
+    }
+}
+
 #[tokio::test]
 async fn no_length_of_time_is_too_long() {
     let stage = Stage::default();

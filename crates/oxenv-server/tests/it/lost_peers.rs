@@ -176,6 +176,55 @@ async fn a_reader_that_takes_a_little_at_a_time_gets_everything() {
     served.end().await;
 }
 
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+/// A client that has said all that it wants to say, and still listens, is answered what needs no waiting, as far as
+/// bytes behind its last request hide the end.
+#[tokio::test]
+async fn a_client_that_stops_writing_is_answered_what_is_done_at_once() {
+    let served = serve().await;
+    for (sent, statuses) in
+        [([HEALTH, b"\r\n"].concat(), &["200"][..]), ([&*HEALTH.repeat(3), b"\r\n"].concat(), &["200"; 3])]
+    {
+        let client = TcpStream::connect(served.address).await.unwrap();
+        let (mut read, mut write) = client.into_split();
+        let send = async move {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, received) = tokio::join!(send, soon(read.read_to_end(&mut got)));
+        received.unwrap();
+        let got = String::from_utf8(got).unwrap();
+        let told: Vec<&str> = got.split("HTTP/1.1 ").skip(1).map(|reply| &reply[..3]).collect();
+        assert_eq!(told, statuses);
+    }
+    served.end().await;
+}
+
+/// A socket is not read while so many requests wait that there is no room for more; its end is found all the same.
+#[tokio::test]
+async fn a_socket_with_many_requests_ahead_is_found_when_it_goes() {
+    for how in ["closes", "resets"] {
+        let served = serve().await;
+        let mut client = RawWs::connect(served.address, "/ws").await;
+        client.step(&json!({ "do": "wait" })).await;
+        served.stage.entered().await;
+        let step = frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
+        client.0.write_all(&step.repeat(1500)).await.unwrap();
+        if how == "resets" {
+            client.0.set_zero_linger().unwrap();
+        }
+        let began = std::time::Instant::now();
+        drop(client);
+        until("its step is cancelled", || served.stage.cancelled() == 1).await;
+        until("its session is gone", || served.active() == 0).await;
+        // Before the first ping, which is all that told it otherwise.
+        assert!(began.elapsed() < Duration::from_secs(5), "{how}: {:?}", began.elapsed());
+        served.end().await;
+    }
+}
+
 const ADDRESS: &str = "OXENV_TEST_SERVER";
 const SENDS: &str = "OXENV_TEST_SENDS";
 

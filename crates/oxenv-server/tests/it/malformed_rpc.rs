@@ -48,6 +48,34 @@ fn refused(reply: &Value, code: i64, message: &str) {
     assert_eq!((&reply["jsonrpc"], &reply["id"]), (&json!("2.0"), &Value::Null), "{message}");
 }
 
+/// An id is echoed, so it has a bound; one of 255 characters is echoed whole.
+#[tokio::test]
+async fn an_id_of_any_length_is_not_echoed() {
+    let served = serve().await;
+    let mut mcp = served.ws("/mcp").await;
+    let mut ws = served.ws("/ws").await;
+    for (id, taken) in [("é".repeat(255), true), ("é".repeat(256), false), ("x".repeat(10 << 20), false)] {
+        let message = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/list" });
+        let replies = [
+            post_text(served.address, "/mcp", &message.to_string()).await.json(),
+            mcp.ask(&message).await,
+            ws.ask(&json!({ "type": "mcp", "data": message })).await["data"].clone(),
+        ];
+        for reply in replies {
+            match taken {
+                true => assert_eq!(reply["id"], id.as_str()),
+                false => {
+                    refused(&reply, -32600, "a long id");
+                    assert!(reply.to_string().len() < 1000, "{} bytes", reply.to_string().len());
+                }
+            }
+        }
+    }
+    mcp.close().await;
+    ws.close().await;
+    served.end().await;
+}
+
 #[tokio::test]
 async fn every_wrong_message_gets_one_error_at_every_door() {
     let served = serve().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oxenv_core::{
     CallError, EndReason, Execution, Failure, Limits, ObservedCall, Observer, Operation, OperationKind,
 };
-use oxenv_server::{Metrics, Mode, RecordStatus, ServerConfig};
+use oxenv_server::{AuditStatus, Metrics, Mode, RecordStatus, ServerConfig};
 use oxenv_wire::{ErrorCode, Phase, ToolErrorType};
 
 use crate::client::get;
@@ -171,7 +171,9 @@ async fn tools_are_counted_by_name_up_to_a_bound() {
 #[tokio::test]
 async fn the_servers_state_is_looked_up() {
     let record = RecordStatus { lag_bytes: 70, lag_records: 7, failed: 1 };
-    let metrics = Metrics::new("scripted").with_record_status(move || record);
+    let audit = AuditStatus { waiting: 3, failed: 2, refused: 5 };
+    let metrics =
+        Metrics::new("scripted").with_record_status(move || record).with_audit_status(move || audit);
     let (served, _) = counting(metrics, Mode::Simulation).await;
     let socket = served.ws("/ws").await;
     crate::served::until("the socket has its session", || served.active() == 1).await;
@@ -185,6 +187,9 @@ async fn the_servers_state_is_looked_up() {
         ("oxenv_log_lag_bytes", 70.0),
         ("oxenv_log_lag_records", 7.0),
         ("oxenv_log_failed_total", 1.0),
+        ("oxenv_audit_waiting_records", 3.0),
+        ("oxenv_audit_failed_total", 2.0),
+        ("oxenv_audit_refused_total", 5.0),
         (concat!("oxenv_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
     ] {
         assert_eq!(page.value(series), value, "{series}");
@@ -199,7 +204,9 @@ async fn the_servers_state_is_looked_up() {
 /// The documentation names each metric at the beginning of a row, in backquotes.
 #[tokio::test]
 async fn the_documentation_lists_what_is_shown() {
-    let metrics = Metrics::new("scripted").with_record_status(RecordStatus::default);
+    let metrics = Metrics::new("scripted")
+        .with_record_status(RecordStatus::default)
+        .with_audit_status(AuditStatus::default);
     let (served, _) = counting(metrics, Mode::Simulation).await;
     let page = Page::of(&served).await;
     let document = include_str!("../../../../docs/observability.md");

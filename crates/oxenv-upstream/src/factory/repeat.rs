@@ -116,9 +116,11 @@ impl Repeat {
             _ => None,
         };
         match refused {
-            Some(error) if error.code == Some(ErrorCode::UpstreamUnavailable) => {
-                Failure::new(ErrorCode::UpstreamUnavailable, error.message.clone())
-            }
+            Some(ToolError {
+                code: Some(code @ (ErrorCode::UpstreamUnavailable | ErrorCode::AuditUnavailable)),
+                message,
+                ..
+            }) => Failure::new(*code, message.clone()),
             Some(error) => unrepeatable(&format!("call {number} is refused now: {}", error.message)),
             None => Failure::environment(format!(
                 "toolset '{toolset}' cannot be forked by replay: call {number}, of its tool '{tool}', came to \

@@ -10,7 +10,7 @@ use crate::golden::{Golden, check};
 use crate::pretty::{array, json, object, quoted};
 
 /// Every error code.
-pub(crate) const CODES: [ErrorCode; 32] = ErrorCode::ALL;
+pub(crate) const CODES: [ErrorCode; 33] = ErrorCode::ALL;
 const KINDS: [FailureKind; 4] =
     [FailureKind::Action, FailureKind::Environment, FailureKind::Timeout, FailureKind::Infrastructure];
 const DELIVERED: [Delivered; 3] = [Delivered::No, Delivered::Maybe, Delivered::Yes];

@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 use oxenv_providers::{
     Door, InstanceSpec, Limits, Provider, ProviderCode, ProviderError, PullPolicy, SecretText,
 };
+use oxenv_wire::ByteSize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{containers, problem, processes};
-use crate::cli::{bytes, duration};
+use crate::cli::duration;
 use crate::commands::print;
 use crate::env;
 use crate::exit::usage;
@@ -58,8 +59,8 @@ pub(crate) struct UpArgs {
     pub(crate) port: Option<u16>,
 
     /// Memory that a container may use: 512MiB, 4GiB [default: no bound]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
-    pub(crate) memory: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
 
     /// Processors that a container may use; 1.5 is one and a half [default: no bound]
     #[arg(long, value_name = "N")]
@@ -159,7 +160,7 @@ fn spec(args: &UpArgs, kind: ProviderName) -> anyhow::Result<InstanceSpec> {
         env: args.env.iter().map(|given| variable(given)).collect::<anyhow::Result<_>>()?,
         workspace: args.workspace.clone(),
         door: args.port.map_or(Door::FreePort, Door::Port),
-        limits: Limits { memory: args.memory, cpus: args.cpus, pids: args.pids },
+        limits: Limits { memory: args.memory.map(ByteSize::get), cpus: args.cpus, pids: args.pids },
         pull: match args.pull {
             Pull::Never => PullPolicy::Never,
             Pull::Missing => PullPolicy::Missing,

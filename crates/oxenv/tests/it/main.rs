@@ -1,5 +1,6 @@
 //! The built binary, as people and scripts run it, and the house rules of the whole repository.
 
+mod audit;
 mod bench;
 mod broken_tools;
 mod check;

@@ -136,7 +136,20 @@ impl Serving {
         self.ask("DELETE", path, "")
     }
 
+    /// What stands at a path that has no JSON.
+    pub(crate) fn text(&self, path: &str) -> String {
+        let reply = self.reply("GET", path, "");
+        reply.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let reply = self.reply(method, path, body);
+        let status =
+            reply.split(' ').nth(1).unwrap_or_else(|| panic!("no reply: {reply:?}")).parse().unwrap();
+        (status, serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap_or_default())
+    }
+
+    fn reply(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = self.connect();
         write!(
             stream,
@@ -148,9 +161,7 @@ impl Serving {
         .unwrap();
         let mut reply = String::new();
         stream.read_to_string(&mut reply).unwrap();
-        let status =
-            reply.split(' ').nth(1).unwrap_or_else(|| panic!("no reply: {reply:?}")).parse().unwrap();
-        (status, serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap_or_default())
+        reply
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

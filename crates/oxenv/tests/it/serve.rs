@@ -195,24 +195,24 @@ fn it_serves_on_when_nobody_reads_its_output() {
 #[test]
 fn it_lives_through_running_out_of_descriptors() {
     let binary = env!("CARGO_BIN_EXE_oxenv");
-    let script = format!("ulimit -n 40; exec '{binary}' serve --port 0");
+    let script = format!("ulimit -n 64; exec '{binary}' serve --port 0");
     let server = Serving::of(Command::new("/bin/sh").env_clear().args(["-c", &script]));
     for _ in 0..2 {
         let clients: Vec<_> = (0..80).map(|_| server.connect()).collect();
-        // Those that were accepted are served even now.
+        // The latest are served even now: the oldest idle ones have made room for them.
         let mut served = 0;
-        for mut client in clients.iter().take(10) {
+        for mut client in clients.iter().rev().take(5) {
             client.write_all(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").unwrap();
             let mut head = [0; 15];
             client.read_exact(&mut head).unwrap();
             served += usize::from(&head == b"HTTP/1.1 200 OK");
         }
-        assert_eq!(served, 10);
+        assert_eq!(served, 5);
         drop(clients);
         assert_eq!(server.get("/health").0, 200);
     }
     let ended: Ended = server.stop();
-    assert!(ended.stderr.contains("could not accept a connection"), "{ended:#?}");
+    assert!(!ended.stderr.contains("could not accept a connection"), "{ended:#?}");
 }
 
 #[test]

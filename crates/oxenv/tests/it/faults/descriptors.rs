@@ -1,59 +1,156 @@
-//! A server that has no descriptor left for one more connection.
+//! A server with few descriptors, and more connections than it has of them.
 
+use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::socket::Socket;
 use super::tally::{report, tries};
-use super::{Footprint, until};
+use super::{Folder, Footprint, until};
 use crate::process::Serving;
 
 /// Descriptors that the server may have.
 const LIMIT: usize = 64;
+/// What of them it keeps for its sessions.
+const RESERVE: usize = 24;
 /// Connections that come all the same.
 const FLOOD: usize = 100;
+/// Sessions that live meanwhile, each with a socket, a folder and an entry in the record per step.
+const SESSIONS: usize = 8;
+
+/// Tools that are compiled in; each session of them has a folder of its own.
+const MANIFEST: &str = "tools:\n  - name: echo\n    mcp_server: { transport: builtin, toolset: echo }\n";
+
+/// A server with so few descriptors, and where it keeps what it has.
+struct Few {
+    server: Serving,
+    temporary: Folder,
+    _files: Folder,
+}
+
+impl Few {
+    fn start() -> Self {
+        let (temporary, files) = (Folder::new("few-temporary"), Folder::new("few-files"));
+        let manifest = files.file("tools.yaml", MANIFEST);
+        let record = format!("{}/record", files.path());
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().env("TMPDIR", temporary.path()).args([
+            "-c",
+            &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_oxenv"),
+        ]);
+        command.args(["serve", "--port", "0", "--log", "error", "--metrics"]);
+        let server = Serving::of(command.args(["--tools", &manifest, "--record", &record]));
+        Few { server, temporary, _files: files }
+    }
+
+    fn descriptors(&self) -> usize {
+        Footprint::of(self.server.pid()).descriptors
+    }
+
+    /// Folders of sessions.
+    fn folders(&self) -> usize {
+        let roots = fs::read_dir(&self.temporary.0).unwrap().flatten();
+        roots
+            .flat_map(|root| fs::read_dir(root.path()).unwrap().flatten())
+            .filter(|at| at.path().is_dir())
+            .count()
+    }
+
+    fn metric(&self, name: &str) -> usize {
+        let page = self.server.text("/metrics");
+        let line = page.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    /// A connection that does nothing, after it has done what its number says.
+    fn idle(&self, number: usize) -> Option<Idle> {
+        match number % 3 {
+            0 => Some(Idle::Silent(self.server.connect())),
+            1 => {
+                let mut stream = self.server.connect();
+                // Another may need its place before it was heard.
+                stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").ok()?;
+                stream.read_exact(&mut [0; 15]).ok()?;
+                Some(Idle::Silent(stream))
+            }
+            _ => Socket::many(self.server.address).ok().map(Idle::WithoutSession),
+        }
+    }
+}
+
+#[expect(dead_code, reason = "they are held open")]
+enum Idle {
+    Silent(TcpStream),
+    WithoutSession(Socket),
+}
+
+/// A step whose entry in the record is kept beside it, for it is long.
+fn long_step(socket: &mut Socket, number: usize) -> bool {
+    let message = format!("{number} {}", "x".repeat(100 << 10));
+    let call =
+        json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": message } });
+    let reply = socket.ask(&json!({ "type": "step", "data": call }));
+    reply["type"] == "observation" && reply["data"]["observation"]["error"] == Value::Null
+}
 
 #[test]
-fn a_server_without_descriptors_serves_those_it_has_and_recovers() {
+fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
     let rounds = tries(5, 100);
-    let mut command = Command::new("/bin/sh");
-    command.env_clear().args([
-        "-c",
-        &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""),
-        env!("CARGO_BIN_EXE_oxenv"),
-    ]);
-    let server = Serving::of(command.args(["serve", "--port", "0", "--log", "error"]));
-    let mut sockets: Vec<Socket> = (0..8).map(|_| Socket::open(server.address, None).unwrap()).collect();
-    let step = json!({ "type": "step", "data": { "message": "still here" } });
-    for socket in &mut sockets {
-        assert_eq!(socket.ask(&step)["type"], "observation");
-    }
+    let few = Few::start();
+    let server = &few.server;
+    let mut sockets: Vec<Socket> =
+        (0..SESSIONS).map(|_| Socket::open(server.address, None).unwrap()).collect();
+    assert!(sockets.iter_mut().enumerate().all(|(number, socket)| long_step(socket, number)));
     let before = Footprint::of(server.pid());
-    let (mut tried, mut answered) = (0, 0);
-    for _ in 0..rounds {
-        // The operating system takes connections that the server does not; they wait.
-        let flood: Vec<TcpStream> = (0..FLOOD).map(|_| server.connect()).collect();
-        tried += flood.len();
-        until("the server has all that it may have", || Footprint::of(server.pid()).descriptors >= LIMIT - 1);
-        for socket in &mut sockets {
-            assert_eq!(socket.ask(&step)["type"], "observation");
-            answered += 1;
+    let folders = few.folders();
+    assert!(folders >= SESSIONS, "a session has no folder");
+    let (mut tried, mut stepped, mut made) = (0, 0, 0);
+    for round in 0..rounds {
+        let flood: Vec<Idle> = (0..FLOOD).filter_map(|number| few.idle(number)).collect();
+        tried += FLOOD;
+        assert!(few.descriptors() <= LIMIT - RESERVE + 1, "{} are taken", few.descriptors());
+        for (number, socket) in sockets.iter_mut().enumerate() {
+            stepped += usize::from(long_step(socket, 1000 + round * SESSIONS + number));
         }
+        // One that comes now is served as well, with all that a session needs.
+        let mut socket = Socket::open(server.address, None).unwrap();
+        made += usize::from(long_step(&mut socket, round));
+        assert!(few.folders() > folders);
+        drop(socket);
+        until("the folder of a session that ended is removed", || few.folders() == folders);
         drop(flood);
-        // One that comes now is served, without being asked twice.
         assert_eq!(server.get("/health").0, 200);
-        until("every descriptor is given back", || {
-            Footprint::of(server.pid()).descriptors <= before.descriptors
-        });
+        until("every descriptor is given back", || few.descriptors() <= before.descriptors);
     }
-    until("no thread is left", || Footprint::of(server.pid()).within(&before));
+    assert_eq!((stepped, made), (rounds * SESSIONS, rounds));
+    assert_eq!((few.metric("process_max_fds"), few.metric("oxenv_log_failed_total")), (LIMIT, 0));
+    let ended = few.metric("oxenv_connections_ended_total");
+    assert!(ended >= rounds * FLOOD / 2, "{ended}");
+    assert_eq!(few.metric("oxenv_connections_refused_total"), 0);
+
+    // Where every connection has a session, none of them ends: the next one is refused.
+    let mut more = Vec::new();
+    while let Ok(mut socket) = Socket::open(server.address, None) {
+        assert!(long_step(&mut socket, more.len()));
+        more.push(socket);
+        assert!(more.len() < LIMIT);
+    }
+    assert!(sockets.iter_mut().chain(&mut more).all(|socket| long_step(socket, 7)));
+    drop(more);
+    until("they are gone", || few.descriptors() <= before.descriptors);
+    assert_eq!(few.metric("oxenv_connections_refused_total"), 1);
     drop(sockets);
+    let Few { server, temporary, .. } = few;
     server.stop();
+    assert_eq!(fs::read_dir(&temporary.0).unwrap().count(), 0, "a folder is left");
     let note = format!(
-        "connections to a server with {LIMIT} descriptors, {FLOOD} at a time: {answered} steps of 8 sessions were \
-         answered meanwhile, and the first connection after each flood was served"
+        "idle connections to a server with {LIMIT} descriptors, {FLOOD} at a time: meanwhile {stepped} steps of \
+         {SESSIONS} sessions and of {made} new ones, each with a blob in the record and a folder that was removed at \
+         the end; {ended} idle ones ended for others"
     );
     report("descriptor exhaustion", tried, tried, &note);
 }

@@ -1,0 +1,202 @@
+//! How many connections there may be, and which has to go for another.
+//!
+//! Invariant: connections leave a part of the process's descriptors to sessions: their records, workspaces and
+//! children. For a new connection an idle one ends; where none is idle, the new one is refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Notify;
+
+use crate::peer::{Peer, WeakPeer};
+
+/// What sessions keep at the least, where the limit is not smaller than twice that.
+const LEAST_RESERVE: usize = 24;
+/// What they keep at the most. Descriptors that sessions have already count by themselves.
+const MOST_RESERVE: usize = 1024;
+/// How long a count of descriptors holds at the most.
+const COUNT_HOLDS: Duration = Duration::from_secs(1);
+/// How long an idle connection may take to end.
+const END_TIMEOUT: Duration = Duration::from_millis(50);
+/// Idle connections that are told to end for one new one, at the most.
+const TRIES: usize = 4;
+
+/// The connections of a server.
+pub(crate) struct Connections {
+    /// Descriptors that connections leave room for; none where they cannot be counted.
+    limit: Option<usize>,
+    open: Mutex<Accepted>,
+    left: Notify,
+    refused: AtomicU64,
+    ended: AtomicU64,
+}
+
+struct Accepted {
+    next: u64,
+    /// In the order in which they came.
+    peers: BTreeMap<u64, WeakPeer>,
+    count: Option<Count>,
+}
+
+/// Descriptors, when they were counted last.
+#[derive(Clone, Copy)]
+struct Count {
+    used: usize,
+    at: Instant,
+    /// Connections that came after.
+    since: usize,
+}
+
+/// A connection's place among the others, until it is closed.
+pub(crate) struct ConnectionPlace {
+    connections: Weak<Connections>,
+    number: u64,
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        if let Some(connections) = self.connections.upgrade() {
+            connections.lock().peers.remove(&self.number);
+            connections.left.notify_waiters();
+        }
+    }
+}
+
+/// Raises the soft limit of this process's descriptors to the hard one.
+pub fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // No limit, or one that is reached: nothing is to be raised.
+    if current.is_some()
+        && current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the limit of descriptors could not be raised");
+    }
+}
+
+impl Connections {
+    pub(crate) fn new() -> Arc<Self> {
+        let limit = descriptor_limit();
+        let reserve = |limit: usize| (limit / 4).clamp(LEAST_RESERVE, MOST_RESERVE).min(limit / 2);
+        Arc::new(Connections {
+            limit: limit.map(|limit| limit - reserve(limit)),
+            open: Mutex::new(Accepted { next: 0, peers: BTreeMap::new(), count: None }),
+            left: Notify::new(),
+            refused: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        })
+    }
+
+    /// A place for a connection that was accepted, if it need not be refused.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Option<ConnectionPlace> {
+        let mut tries = TRIES;
+        while !self.has_room() {
+            if tries == 0 || !self.make_room().await {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            tries -= 1;
+        }
+        let mut open = self.lock();
+        open.next += 1;
+        Some(ConnectionPlace { connections: Arc::downgrade(self), number: open.next })
+    }
+
+    /// Keeps a peer in its place.
+    pub(crate) fn add(&self, number: u64, peer: &Peer) {
+        self.lock().peers.insert(number, peer.weak());
+    }
+
+    /// Ends the connection that is missed least: the oldest that never asked for anything, or else the oldest that
+    /// asks for nothing now. False if there is none. Gives it a moment to end.
+    pub(crate) async fn make_room(&self) -> bool {
+        let Some(idle) = self.least_missed() else { return false };
+        let mut left = pin!(self.left.notified());
+        left.as_mut().enable();
+        idle.end();
+        drop(idle);
+        // One that is asked for something meanwhile stays.
+        let _ = tokio::time::timeout(END_TIMEOUT, left).await;
+        true
+    }
+
+    /// Counts an idle connection that ends for another.
+    pub(crate) fn ends(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Idle connections that were ended for others.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn least_missed(&self) -> Option<Peer> {
+        let mut oldest = None;
+        // Outside the lock: a peer that is the last one of its connection takes it at its end.
+        let peers: Vec<Peer> = self.lock().peers.values().filter_map(WeakPeer::get).collect();
+        for peer in peers {
+            if peer.may_end() {
+                if !peer.has_asked() {
+                    return Some(peer);
+                }
+                oldest.get_or_insert(peer);
+            }
+        }
+        oldest
+    }
+
+    /// Whether enough descriptors are left, the one of a connection that was just accepted included.
+    fn has_room(&self) -> bool {
+        let Some(limit) = self.limit else { return true };
+        let mut open = self.lock();
+        if let Some(count) = &mut open.count {
+            count.since += 1;
+            let room = limit.saturating_sub(count.used);
+            // Others have opened some meanwhile: the fewer are left, the sooner they are counted again.
+            if count.since <= room / 8 && count.at.elapsed() < COUNT_HOLDS {
+                return true;
+            }
+        }
+        let Some(used) = descriptors() else { return true };
+        open.count = Some(Count { used, at: Instant::now(), since: 0 });
+        used <= limit
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Accepted> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionPlace {
+    /// Its number among all connections.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// How many descriptors the process may have open, if that has an end.
+pub(crate) fn descriptor_limit() -> Option<usize> {
+    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
+}
+
+/// How many descriptors the process has open; unknown where there is no `/proc`.
+pub(crate) fn descriptors() -> Option<usize> {
+    const FOLDER: &str = "/proc/self/fd";
+    // Since Linux 6.2 it is the folder's size.
+    let size = fs::metadata(FOLDER).ok()?.len();
+    match usize::try_from(size) {
+        Ok(size) if size > 0 => Some(size),
+        // The folder that is being read has a descriptor too.
+        _ => Some(fs::read_dir(FOLDER).ok()?.count().saturating_sub(1)),
+    }
+}
