@@ -128,7 +128,9 @@ fn distrusting(arguments: &[&str]) -> Command {
 /// `http://` needs no certificates at all, as in an image that has none.
 #[test]
 fn plain_http_reads_no_certificates() {
-    let server = Serving::start(&[]);
+    let mut command = oxenv();
+    command.args(["serve", "--port", "0", "--otlp", "http://127.0.0.1:1"]).env("SSL_CERT_FILE", "/nowhere");
+    let server = Serving::of(&mut command);
     let run = oxenv().args(["health", &server.url()]).env("SSL_CERT_FILE", "/nowhere").output().unwrap();
     assert_eq!(Ended::of(run).succeeded(), "healthy\n");
     let mut command = oxenv();
