@@ -7,7 +7,6 @@ mod counts;
 mod histogram;
 mod page;
 mod process;
-mod text;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,6 +17,7 @@ use std::time::Duration;
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
 
 use counts::Counts;
+use page::Page;
 
 pub(crate) use page::Gauges;
 
@@ -76,12 +76,13 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus's text format, version 0.0.4.
-    pub(crate) fn page(&self, gauges: &Gauges) -> String {
+    pub(crate) fn page(&self, gauges: Gauges) -> String {
         let mut all = Counts::default();
         for shard in &self.shards {
             all.add(&locked(&shard.0));
         }
-        page::render(&self.environment, &all, gauges, self.record.as_ref().map(|record| record()))
+        let record = self.record.as_ref().map(|record| record());
+        page::render(Page { environment: self.environment.clone(), counts: all, gauges, record })
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
