@@ -7,7 +7,6 @@ mod counts;
 mod histogram;
 mod page;
 mod process;
-mod text;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,8 +17,8 @@ use std::time::Duration;
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
 
 use counts::Counts;
+use page::{Files, Page};
 
-use page::Files;
 pub(crate) use page::Gauges;
 
 /// Places to count in. More threads than that share them.
@@ -97,7 +96,7 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus's text format, version 0.0.4.
-    pub(crate) fn page(&self, gauges: &Gauges) -> String {
+    pub(crate) fn page(&self, gauges: Gauges) -> String {
         let mut all = Counts::default();
         for shard in &self.shards {
             all.add(&locked(&shard.0));
@@ -106,7 +105,7 @@ impl Metrics {
             record: self.record.as_ref().map(|record| record()),
             audit: self.audit.as_ref().map(|audit| audit()),
         };
-        page::render(&self.environment, &all, gauges, &files)
+        page::render(Page { environment: self.environment.clone(), counts: all, gauges, files })
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

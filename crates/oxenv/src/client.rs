@@ -1,67 +1,86 @@
-//! A small HTTP client for `call` and `step`: one request per connection, JSON both ways.
+//! The HTTP client of the commands that ask a server: JSON both ways, over `http://` and `https://`, and a WebSocket.
 //!
 //! Invariant: a failure says whether the server was reached, and what it answered; it never shows a
-//! token.
+//! token. What is asked goes to the server of the URL, through no proxy and no redirect.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
+use reqwest::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::env;
 use crate::exit::{Problem, usage};
 
-/// Largest reply that is read.
+/// Largest reply that is read, in bytes.
 const MAX_REPLY: usize = 100 << 20;
 
-/// A server that is talked to over plain HTTP.
+/// An open WebSocket.
+pub(crate) type Socket = WebSocketStream<Upgraded>;
+
+/// A server, or a place below one, that requests are sent to.
 pub(crate) struct Client {
-    host: String,
-    port: u16,
-    path: String,
-    authorization: Option<HeaderValue>,
+    http: reqwest::Client,
+    /// Scheme, host, port and the path before the routes, without a token and without a slash at its end.
+    base: String,
+    has_path: bool,
     timeout: Duration,
 }
 
 impl Client {
-    /// Reads a URL; the scheme may be left out. What is sent as a token is the given one, else what
-    /// stands in the URL, else `OXENV_TOKEN`.
+    /// Reads a URL; the scheme may be left out, and is `http` then. What is sent as a token is the given one, else
+    /// what stands in the URL, else `OXENV_TOKEN`. `timeout` is for each request, its reply included.
+    ///
+    /// # Errors
+    /// [`Problem::Usage`], if the URL or the token cannot be used, or this machine trusts nobody and the URL is
+    /// `https`.
     pub(crate) fn new(url: &str, timeout: Duration, token: Option<&str>) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let url = shown(url);
-        let uri: Uri = full.parse().map_err(|error| usage(format!("'{url}' is no URL: {error}")))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(usage(format!("'{url}': only http:// is spoken here")));
-        }
-        if uri.path().contains('@') {
+        let url = without_token(url);
+        let parsed = Url::parse(&full).map_err(|error| usage(format!("'{url}' is no URL: {error}")))?;
+        let (host, port) = match (parsed.scheme(), parsed.host_str(), parsed.port_or_known_default()) {
+            ("http" | "https", Some(host), Some(port)) => (host, port),
+            _ => return Err(usage(format!("'{url}': only http:// and https:// are spoken here"))),
+        };
+        let behind_host = [Some(parsed.path()), parsed.query(), parsed.fragment()];
+        if behind_host.into_iter().flatten().any(|part| part.contains('@')) {
             let problem = "an '@' stands behind the host: write %40 for it, and %2F for a '/' in a token";
             return Err(usage(format!("'{url}': {problem}")));
         }
-        let host = uri.host().ok_or_else(|| usage(format!("'{url}' names no host")))?;
-        Ok(Client {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: uri.port_u16().unwrap_or(80),
-            path: uri.path().trim_end_matches('/').to_owned(),
-            authorization: authorization(token, &uri)?,
-            timeout,
-        })
+        let path = parsed.path().trim_end_matches('/');
+        let mut headers =
+            HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        headers.extend(authorization(token, &parsed)?.map(|value| (AUTHORIZATION, value)));
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .redirect(Policy::none());
+        if parsed.scheme() == "http" {
+            // Who is trusted takes long to read, and an image may trust nobody.
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(|error| usage(format!("'{url}': {}", root_cause(&error))))?;
+        let base = format!("{}://{host}:{port}{path}", parsed.scheme());
+        Ok(Client { http, base, has_path: !path.is_empty(), timeout })
     }
 
     /// Whether the URL named more than a server.
     pub(crate) fn has_path(&self) -> bool {
-        !self.path.is_empty()
+        self.has_path
     }
 
     /// Posts JSON below the URL and gives back the JSON of a successful reply.
@@ -84,7 +103,7 @@ impl Client {
                 Value::String(detail) => detail.clone(),
                 detail => detail.to_string(),
             };
-            bail!("http://{}:{}{}{path}: {status}: {said}", self.host, self.port, shown(&self.path));
+            bail!("{}{path}: {status}: {said}", self.base);
         }
         Ok(text)
     }
@@ -97,8 +116,72 @@ impl Client {
         key: Option<&str>,
         body: String,
     ) -> anyhow::Result<(StatusCode, String)> {
-        let at = format!("http://{}:{}{}{path}", self.host, self.port, shown(&self.path));
-        tokio::time::timeout(self.timeout, self.exchange(method, path, key, body))
+        let mut request = self.http.request(method, self.at(path)).body(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        self.within_timeout(path, async {
+            let reply = self.execute(request).await?;
+            Ok((reply.status(), body_text(reply).await?))
+        })
+        .await
+    }
+
+    /// Opens a WebSocket below the URL.
+    pub(crate) async fn websocket(&self, path: &str) -> anyhow::Result<Socket> {
+        let key = generate_key();
+        let request = self
+            .http
+            .get(self.at(path))
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, &key);
+        let stream = self.within_timeout(path, async {
+            let reply = self.execute(request).await?;
+            if reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                bail!("it opens no WebSocket: {}: {}", reply.status(), body_text(reply).await?);
+            }
+            let accepted = reply.headers().get(SEC_WEBSOCKET_ACCEPT);
+            if accepted
+                .is_none_or(|accepted| accepted.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+            {
+                bail!("it opens no WebSocket: its Sec-WebSocket-Accept is not that of the request");
+            }
+            reply.upgrade().await.map_err(|error| anyhow!("it opens no WebSocket: {}", root_cause(&error)))
+        });
+        Ok(WebSocketStream::from_raw_socket(stream.await?, Role::Client, None).await)
+    }
+
+    /// Sends a request and waits for the head of its reply.
+    async fn execute(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.map_err(|error| {
+            let cause = root_cause(&error);
+            if !error.is_connect() {
+                return anyhow!("{cause}");
+            }
+            let hint = match self.base.starts_with("https:") {
+                true => {
+                    "is the server running, does it speak TLS on that port, and is its certificate trusted?"
+                }
+                false => "is the server running?",
+            };
+            Problem::Unreachable(format!("cannot connect ({cause}); {hint}")).into()
+        })
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Waits for what is asked of a path, and names that path if it fails.
+    async fn within_timeout<T>(
+        &self,
+        path: &str,
+        asked: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let at = self.at(path);
+        tokio::time::timeout(self.timeout, asked)
             .await
             .map_err(|_| {
                 let time = humantime::format_duration(self.timeout);
@@ -106,78 +189,46 @@ impl Client {
             })?
             .with_context(|| at)
     }
+}
 
-    /// Opens a WebSocket below the URL.
-    pub(crate) async fn websocket(&self, path: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
-        let stream = self.connect().await?;
-        let mut request = format!("ws://{}{}{path}", self.authority(), self.path).into_client_request()?;
-        if let Some(authorization) = &self.authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+/// The body of a reply.
+async fn body_text(mut reply: Response) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    loop {
+        match reply.chunk().await {
+            Ok(Some(chunk)) if bytes.len() + chunk.len() <= MAX_REPLY => bytes.extend_from_slice(&chunk),
+            Ok(Some(_)) => bail!("the reply is larger than {} MiB", MAX_REPLY >> 20),
+            Ok(None) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) => bail!("the reply broke off: {}", root_cause(&error)),
         }
-        Ok(tokio_tungstenite::client_async(request, stream).await?.0)
-    }
-
-    async fn connect(&self) -> anyhow::Result<TcpStream> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| {
-            Problem::Unreachable(format!("cannot connect ({error}); is the server running?"))
-        })?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-
-    fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        key: Option<&str>,
-        body: String,
-    ) -> anyhow::Result<(StatusCode, String)> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.path))
-            .header(HOST, self.authority())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))?;
-        if let Some(authorization) = &self.authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
-        }
-        if let Some(key) = key {
-            request.headers_mut().insert("idempotency-key", HeaderValue::try_from(key)?);
-        }
-        let reply = sender.send_request(request).await?;
-        let status = reply.status();
-        let bytes = Limited::new(reply.into_body(), MAX_REPLY)
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!("the reply broke off: {error}"))?
-            .to_bytes();
-        driver.abort();
-        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 
+/// What an error comes from. What stands above it names the URL again, and which part of the client failed.
+fn root_cause(error: &reqwest::Error) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
 /// The header that says who we are, if anything does.
-fn authorization(token: Option<&str>, uri: &Uri) -> anyhow::Result<Option<HeaderValue>> {
-    let in_url = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
-    let text = match (token.map(str::to_owned), in_url) {
-        (Some(token), _) => format!("Bearer {token}"),
-        (None, Some((user, _))) => {
-            format!("Basic {}", STANDARD.encode(percent_decode_str(user).collect::<Vec<u8>>()))
-        }
-        (None, None) => match env::token() {
+fn authorization(token: Option<&str>, url: &Url) -> anyhow::Result<Option<HeaderValue>> {
+    let text = match (token, url.username(), url.password()) {
+        (Some(token), ..) => format!("Bearer {token}"),
+        (None, "", None) => match env::token() {
             Some(token) => format!("Bearer {token}"),
             None => return Ok(None),
         },
+        (None, user, password) => {
+            let mut pair: Vec<u8> = percent_decode_str(user).collect();
+            if let Some(password) = password {
+                pair.push(b':');
+                pair.extend(percent_decode_str(password));
+            }
+            format!("Basic {}", STANDARD.encode(pair))
+        }
     };
     let mut value = HeaderValue::try_from(text)
         .map_err(|_| usage("the token has a character that no header can have: use the server's own"))?;
@@ -186,7 +237,7 @@ fn authorization(token: Option<&str>, uri: &Uri) -> anyhow::Result<Option<Header
 }
 
 /// A URL without what stands before an `@`: a token may.
-fn shown(url: &str) -> Cow<'_, str> {
+fn without_token(url: &str) -> Cow<'_, str> {
     match url.rsplit_once('@') {
         Some((before, after)) => {
             let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
@@ -201,8 +252,8 @@ mod tests {
     use super::*;
 
     fn sent(url: &str, token: Option<&str>) -> Option<String> {
-        let client = Client::new(url, Duration::from_secs(1), token).unwrap();
-        client.authorization.map(|value| value.to_str().unwrap().to_owned())
+        let value = authorization(token, &Url::parse(url).unwrap()).unwrap();
+        value.map(|value| value.to_str().unwrap().to_owned())
     }
 
     #[test]
@@ -210,19 +261,21 @@ mod tests {
         assert_eq!(sent("http://a:1", Some("t")), Some("Bearer t".to_owned()));
         assert_eq!(sent("http://oxenv:u@a:1", Some("t")), Some("Bearer t".to_owned()));
         // The base64 of "oxenv:u/v=".
-        assert_eq!(sent("oxenv:u%2Fv%3D@a:1/x", None), Some("Basic b3hlbnY6dS92PQ==".to_owned()));
+        assert_eq!(sent("http://oxenv:u%2Fv%3D@a:1/x", None), Some("Basic b3hlbnY6dS92PQ==".to_owned()));
         assert_eq!(sent("http://a:1", None), None);
-        let client = Client::new("oxenv:u@[::1]:1/x", Duration::from_secs(1), None).unwrap();
-        assert_eq!((client.host.as_str(), client.port, client.path.as_str()), ("::1", 1, "/x"));
+        let client = Client::new("oxenv:u@[::1]:1/x/", Duration::from_secs(1), None).unwrap();
+        assert_eq!((client.base.as_str(), client.has_path()), ("http://[::1]:1/x", true));
     }
 
     #[test]
     fn a_token_is_never_shown() {
         for url in [
-            "https://oxenv:secret@a",
+            "https://oxenv:secret@a:99999",
             "http://oxenv:secret@",
             "oxenv:secret@",
-            "http://oxenv:sec ret@a",
+            "http://oxenv:secret@a b",
+            "http://secret?secret@a",
+            "http://secret#secret@a",
             "http://oxenv:secret/secret@a",
             "ftp://secret@a@b",
         ] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use hyper::{Method, StatusCode};
+use reqwest::{Method, StatusCode};
 
 use crate::cli::duration;
 use crate::client::Client;

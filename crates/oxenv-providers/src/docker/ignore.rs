@@ -48,6 +48,7 @@ impl Ignored {
     }
 
     fn parse(own: &str) -> Self {
+        let own = own.strip_prefix('\u{feff}').unwrap_or(own);
         let patterns = USUAL.into_iter().chain(own.lines()).filter_map(Pattern::parse).collect();
         Ignored { patterns }
     }
@@ -80,6 +81,8 @@ impl Pattern {
         for part in path.split('/') {
             match part {
                 "" | "." => {}
+                // Above the folder there is nothing that could be sent.
+                ".." if parts.is_empty() && !path.starts_with('/') => return None,
                 ".." => drop(parts.pop()),
                 part => parts.push(part.to_owned()),
             }
@@ -196,6 +199,35 @@ mod tests {
             assert!(!ignored.holds(path), "{path}");
         }
         assert!(ignored.has_exceptions());
+    }
+
+    /// The examples of Docker's reference, and what its own reader does with each line.
+    #[test]
+    fn documented_patterns() {
+        for (patterns, path, stays_out) in [
+            ("*/temp*", "somedir/temporary.txt", true),
+            ("*/temp*", "somedir/subdir/temporary.txt", false),
+            ("*/*/temp*", "somedir/subdir/temporary.txt", true),
+            ("temp?", "tempa", true),
+            ("**/*.go", "main.go", true),
+            ("**/*.go", "a/b/main.go", true),
+            ("*.md\n!README.md", "README.md", false),
+            ("*.md\n!README*.md\nREADME-secret.md", "README-secret.md", true),
+            ("*.md\nREADME-secret.md\n!README*.md", "README-secret.md", false),
+            ("/foo/bar", "foo/bar", true),
+            ("foo/bar", "x/foo/bar", false),
+            ("docs\n!docs/keep.md", "docs/keep.md", false),
+            ("foo/", "foo", true),
+            ("a/../b", "b", true),
+            ("/../b", "b", true),
+            ("../b", "b", false),
+            ("a/../../b", "b", false),
+            ("[!a]x", "bx", false),
+            ("{a,b}", "a", false),
+            ("\u{feff}*.log", "a.log", true),
+        ] {
+            assert_eq!(Ignored::parse(patterns).holds(path), stays_out, "{patterns:?} and {path}");
+        }
     }
 
     #[test]

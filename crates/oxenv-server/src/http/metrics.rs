@@ -7,12 +7,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
 use crate::app::App;
 use crate::error::Refusal;
 use crate::metrics::Gauges;
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
 
 pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     let Some(metrics) = &app.config.metrics else {
@@ -37,5 +38,5 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response, Refusa
         toolsets,
         problems: app.all_tools.problems(),
     };
-    Ok(([(header::CONTENT_TYPE, TEXT)], metrics.page(&gauges)).into_response())
+    Ok(([(header::CONTENT_TYPE, TEXT)], metrics.page(gauges)).into_response())
 }

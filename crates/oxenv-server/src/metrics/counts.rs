@@ -10,7 +10,7 @@ use oxenv_wire::{ErrorCode, FailureKind, Phase, ToolErrorType};
 use super::histogram::Histogram;
 
 /// What a shard has counted, or all of them together.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) opened: u64,
     pub(super) session_wait: Histogram,
@@ -24,14 +24,14 @@ pub(super) struct Counts {
 }
 
 /// The operations of one kind.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Times {
     pub(super) waited: Histogram,
     pub(super) took: Histogram,
 }
 
 /// The calls of one tool.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct ToolCounts {
     pub(super) took: Histogram,
     /// By type; there are six.

@@ -1,13 +1,22 @@
-//! The page: every family of metrics, in order.
+//! The page: every family of metrics, in order. `prometheus-client` writes it; the numbers are ours.
 //!
-//! Invariant: docs/observability.md lists exactly these families; a test compares the two.
+//! Invariant: docs/observability.md lists exactly these families; a test compares the two. The names of counters get
+//! their `_total` when they are written.
+
+use std::fmt;
 
 use oxenv_wire::ToolsetProblem;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use super::counts::Counts;
+use super::histogram::Histogram;
 use super::process::{self, Process};
-use super::text::Page;
 use super::{AuditStatus, RecordStatus};
 
 /// What is looked up when the page is asked for, rather than counted before.
@@ -28,151 +37,216 @@ pub(crate) struct Gauges {
 }
 
 /// What is written to files.
+#[derive(Debug)]
 pub(super) struct Files {
     pub(super) record: Option<RecordStatus>,
     pub(super) audit: Option<AuditStatus>,
 }
 
-pub(super) fn render(environment: &str, counts: &Counts, gauges: &Gauges, files: &Files) -> String {
-    let mut page = Page::default();
-    sessions(&mut page, counts, gauges);
-    operations(&mut page, environment, counts);
-    tools(&mut page, counts);
-    state(&mut page, gauges);
-    if let Some(record) = files.record {
-        log(&mut page, record);
-    }
-    if let Some(status) = files.audit {
-        audit(&mut page, status);
-    }
-    this_process(&mut page, process::read());
-    page.gauge("oxenv_build_info", "Always 1; the label tells the version.");
-    page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-    page.into_text()
+/// All that a page shows, but for the process.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) environment: String,
+    pub(super) counts: Counts,
+    pub(super) gauges: Gauges,
+    pub(super) files: Files,
 }
 
-fn sessions(page: &mut Page, counts: &Counts, gauges: &Gauges) {
-    page.gauge("oxenv_sessions", "Sessions that take a slot, and callers that wait for one.");
-    page.sample(&[("state", "active")], gauges.active_sessions);
-    page.sample(&[("state", "waiting")], gauges.waiting_sessions);
-    page.gauge("oxenv_sessions_max", "Slots for sessions.");
-    page.sample(&[], gauges.max_sessions);
-    page.counter("oxenv_sessions_opened_total", "Sessions that were made.");
-    page.sample(&[], counts.opened);
-    page.counter("oxenv_sessions_refused_total", "Sessions that could not be made, by error code.");
-    for (code, count) in sorted(counts.refused.iter().map(|(code, count)| (name(code), *count))) {
-        page.sample(&[("code", &code)], count);
-    }
-    page.counter("oxenv_sessions_ended_total", "Sessions that ended, by reason.");
-    for (reason, count) in sorted(counts.ended.iter()) {
-        page.sample(&[("reason", reason)], count);
-    }
-    page.histogram("oxenv_session_wait_seconds", "How long sessions that were made had waited for a slot.");
-    page.times(&[], &counts.session_wait);
+/// The page in Prometheus's text format, version 0.0.4.
+pub(super) fn render(page: Page) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(page));
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = prometheus_text::encode(&mut text, &registry);
+    text
 }
 
-fn operations(page: &mut Page, environment: &str, counts: &Counts) {
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        sessions(&mut encoder, &self.counts, &self.gauges)?;
+        operations(&mut encoder, &self.environment, &self.counts)?;
+        tools(&mut encoder, &self.counts)?;
+        state(&mut encoder, &self.gauges)?;
+        if let Some(record) = self.files.record {
+            log(&mut encoder, record)?;
+        }
+        if let Some(status) = self.files.audit {
+            audit(&mut encoder, status)?;
+        }
+        this_process(&mut encoder, process::read())?;
+        let mut info = gauge(&mut encoder, "oxenv_build_info", "Always 1; the label tells the version.")?;
+        write_gauge(&mut info, &[("version", env!("CARGO_PKG_VERSION"))], 1_u64)
+    }
+}
+
+fn sessions(page: &mut DescriptorEncoder<'_>, counts: &Counts, gauges: &Gauges) -> fmt::Result {
+    let help = "Sessions that take a slot, and callers that wait for one.";
+    let mut sessions = gauge(page, "oxenv_sessions", help)?;
+    write_gauge(&mut sessions, &[("state", "active")], gauges.active_sessions)?;
+    write_gauge(&mut sessions, &[("state", "waiting")], gauges.waiting_sessions)?;
+    write_gauge(&mut gauge(page, "oxenv_sessions_max", "Slots for sessions.")?, &[], gauges.max_sessions)?;
+    let mut opened = counter(page, "oxenv_sessions_opened", "Sessions that were made.")?;
+    write_counter(&mut opened, &[], counts.opened)?;
+    let help = "Sessions that could not be made, by error code.";
+    let mut refused = counter(page, "oxenv_sessions_refused", help)?;
+    for (code, number) in sorted(counts.refused.iter().map(|(code, number)| (name(code), *number))) {
+        write_counter(&mut refused, &[("code", &code)], number)?;
+    }
+    let mut ended = counter(page, "oxenv_sessions_ended", "Sessions that ended, by reason.")?;
+    for (reason, number) in sorted(counts.ended.iter()) {
+        write_counter(&mut ended, &[("reason", reason)], *number)?;
+    }
+    let help = "How long sessions that were made had waited for a slot.";
+    let mut waited = histogram(page, "oxenv_session_wait_seconds", help)?;
+    write_histogram(&mut waited, &[], &counts.session_wait)
+}
+
+fn operations(page: &mut DescriptorEncoder<'_>, environment: &str, counts: &Counts) -> fmt::Result {
     let by_kind = sorted(counts.operations.iter().map(|(kind, times)| (kind.name(), times)));
     let help = "How long operations waited for earlier steps of their session before they ran.";
-    page.histogram("oxenv_operation_wait_seconds", help);
-    for (kind, times) in &by_kind {
-        page.times(&[("environment", environment), ("kind", kind)], &times.waited);
+    let mut waited = histogram(page, "oxenv_operation_wait_seconds", help)?;
+    for (kind, operations) in &by_kind {
+        write_histogram(&mut waited, &[("environment", environment), ("kind", kind)], &operations.waited)?;
     }
-    page.histogram("oxenv_operation_seconds", "How long operations took after they had waited.");
-    for (kind, times) in &by_kind {
-        page.times(&[("environment", environment), ("kind", kind)], &times.took);
+    let help = "How long operations took after they had waited.";
+    let mut took = histogram(page, "oxenv_operation_seconds", help)?;
+    for (kind, operations) in &by_kind {
+        write_histogram(&mut took, &[("environment", environment), ("kind", kind)], &operations.took)?;
     }
     let help = "Operations that failed and sessions that could not be made, by code, kind and phase.";
-    page.counter("oxenv_failures_total", help);
+    let mut failed = counter(page, "oxenv_failures", help)?;
     let failures = counts.failures.iter();
     let failures =
-        failures.map(|((code, kind, phase), count)| ((name(code), name(kind), name(phase)), *count));
-    for ((code, kind, phase), count) in sorted(failures) {
-        page.sample(&[("code", &code), ("kind", &kind), ("phase", &phase)], count);
+        failures.map(|((code, kind, phase), number)| ((name(code), name(kind), name(phase)), *number));
+    for ((code, kind, phase), number) in sorted(failures) {
+        write_counter(&mut failed, &[("code", &code), ("kind", &kind), ("phase", &phase)], number)?;
     }
+    Ok(())
 }
 
-fn tools(page: &mut Page, counts: &Counts) {
+fn tools(page: &mut DescriptorEncoder<'_>, counts: &Counts) -> fmt::Result {
     let by_toolset = counts.tools.iter();
     let all = by_toolset
         .flat_map(|(toolset, tools)| tools.iter().map(move |(tool, calls)| ((toolset, tool), calls)));
     let all = sorted(all);
-    page.histogram("oxenv_tool_call_seconds", "How long tool calls took.");
+    let mut took = histogram(page, "oxenv_tool_call_seconds", "How long tool calls took.")?;
     for ((toolset, tool), calls) in &all {
-        page.times(&[("tool", tool), ("toolset", toolset)], &calls.took);
+        write_histogram(&mut took, &[("tool", tool), ("toolset", toolset)], &calls.took)?;
     }
-    page.counter("oxenv_tool_errors_total", "Tool calls that gave an error, by its type.");
+    let help = "Tool calls that gave an error, by its type.";
+    let mut errors = counter(page, "oxenv_tool_errors", help)?;
     for ((toolset, tool), calls) in &all {
-        for (kind, count) in sorted(calls.errors.iter().copied()) {
-            page.sample(&[("tool", tool), ("toolset", toolset), ("type", kind)], count);
+        for (kind, number) in sorted(calls.errors.iter().copied()) {
+            write_counter(&mut errors, &[("tool", tool), ("toolset", toolset), ("type", kind)], number)?;
         }
     }
+    Ok(())
 }
 
-fn state(page: &mut Page, gauges: &Gauges) {
-    page.gauge("oxenv_toolset_up", "1 while a toolset works, 0 while it does not.");
+fn state(page: &mut DescriptorEncoder<'_>, gauges: &Gauges) -> fmt::Result {
+    let mut up = gauge(page, "oxenv_toolset_up", "1 while a toolset works, 0 while it does not.")?;
     for toolset in &gauges.toolsets {
         let down = gauges.problems.iter().any(|problem| problem.toolset.as_ref() == Some(toolset));
-        page.sample(&[("toolset", toolset)], u8::from(!down));
+        write_gauge(&mut up, &[("toolset", toolset)], u64::from(!down))?;
     }
-    page.gauge("oxenv_stuck_environments", "Abandoned environment calls that have not come back.");
-    page.sample(&[], gauges.stuck_environments);
-    page.gauge("oxenv_connections", "Connections that are open.");
-    page.sample(&[], gauges.connections);
+    let help = "Abandoned environment calls that have not come back.";
+    write_gauge(&mut gauge(page, "oxenv_stuck_environments", help)?, &[], gauges.stuck_environments)?;
+    write_gauge(
+        &mut gauge(page, "oxenv_connections", "Connections that are open.")?,
+        &[],
+        gauges.connections,
+    )?;
     let help = "Connections that were refused, because no descriptors were left for them.";
-    page.counter("oxenv_connections_refused_total", help);
-    page.sample(&[], gauges.refused_connections);
-    page.counter(
-        "oxenv_connections_ended_total",
-        "Idle connections that were ended to make room for others.",
-    );
-    page.sample(&[], gauges.ended_connections);
-    page.gauge("oxenv_mcp_sessions", "MCP sessions of clients that shook hands.");
-    page.sample(&[], gauges.mcp_sessions);
+    let mut refused = counter(page, "oxenv_connections_refused", help)?;
+    write_counter(&mut refused, &[], gauges.refused_connections)?;
+    let help = "Idle connections that were ended to make room for others.";
+    write_counter(&mut counter(page, "oxenv_connections_ended", help)?, &[], gauges.ended_connections)?;
+    let help = "MCP sessions of clients that shook hands.";
+    write_gauge(&mut gauge(page, "oxenv_mcp_sessions", help)?, &[], gauges.mcp_sessions)
 }
 
-fn log(page: &mut Page, record: RecordStatus) {
-    page.gauge("oxenv_log_lag_bytes", "Bytes handed to the log and not written yet.");
-    page.sample(&[], record.lag_bytes);
-    page.gauge("oxenv_log_lag_records", "Records handed to the log and not written yet.");
-    page.sample(&[], record.lag_records);
-    page.counter("oxenv_log_failed_total", "Records that could not be written to the log.");
-    page.sample(&[], record.failed);
+fn log(page: &mut DescriptorEncoder<'_>, record: RecordStatus) -> fmt::Result {
+    let help = "Bytes handed to the log and not written yet.";
+    write_gauge(&mut gauge(page, "oxenv_log_lag_bytes", help)?, &[], record.lag_bytes)?;
+    let help = "Records handed to the log and not written yet.";
+    write_gauge(&mut gauge(page, "oxenv_log_lag_records", help)?, &[], record.lag_records)?;
+    let help = "Records that could not be written to the log.";
+    write_counter(&mut counter(page, "oxenv_log_failed", help)?, &[], record.failed)
 }
 
-fn audit(page: &mut Page, audit: AuditStatus) {
-    page.gauge("oxenv_audit_waiting_records", "Audit records that are not written yet.");
-    page.sample(&[], audit.waiting);
-    page.counter("oxenv_audit_failed_total", "Writes of the audit file that failed and were tried again.");
-    page.sample(&[], audit.failed);
-    page.counter(
-        "oxenv_audit_refused_total",
-        "Tool calls that were refused because they could not be audited.",
-    );
-    page.sample(&[], audit.refused);
+fn audit(page: &mut DescriptorEncoder<'_>, audit: AuditStatus) -> fmt::Result {
+    let help = "Audit records that are not written yet.";
+    write_gauge(&mut gauge(page, "oxenv_audit_waiting_records", help)?, &[], audit.waiting)?;
+    let help = "Writes of the audit file that failed and were tried again.";
+    write_counter(&mut counter(page, "oxenv_audit_failed", help)?, &[], audit.failed)?;
+    let help = "Tool calls that were refused because they could not be audited.";
+    write_counter(&mut counter(page, "oxenv_audit_refused", help)?, &[], audit.refused)
 }
 
-fn this_process(page: &mut Page, process: Process) {
+fn this_process(page: &mut DescriptorEncoder<'_>, process: Process) -> fmt::Result {
     if let Some(bytes) = process.resident_bytes {
-        page.gauge("process_resident_memory_bytes", "Memory that the process holds.");
-        page.sample(&[], bytes);
+        let help = "Memory that the process holds.";
+        write_gauge(&mut gauge(page, "process_resident_memory_bytes", help)?, &[], bytes)?;
     }
     if let Some(descriptors) = process.open_descriptors {
-        page.gauge("process_open_fds", "Descriptors that the process has open.");
-        page.sample(&[], descriptors);
+        let help = "Descriptors that the process has open.";
+        write_gauge(&mut gauge(page, "process_open_fds", help)?, &[], descriptors)?;
     }
     if let Some(descriptors) = process.max_descriptors {
-        page.gauge("process_max_fds", "Descriptors that the process may have open.");
-        page.sample(&[], descriptors);
+        let help = "Descriptors that the process may have open.";
+        write_gauge(&mut gauge(page, "process_max_fds", help)?, &[], descriptors)?;
     }
     if let Some(seconds) = process.cpu_seconds {
-        page.counter("process_cpu_seconds_total", "Processor time that the process used.");
-        page.sample(&[], seconds);
+        let help = "Processor time that the process used.";
+        write_counter(&mut counter(page, "process_cpu_seconds", help)?, &[], seconds)?;
     }
     if let Some(started) = process.started {
-        page.gauge("process_start_time_seconds", "When the process started, in seconds of Unix time.");
-        page.sample(&[], started);
+        let help = "When the process started, in seconds of Unix time.";
+        write_gauge(&mut gauge(page, "process_start_time_seconds", help)?, &[], started)?;
     }
+    Ok(())
+}
+
+/// Names and values that tell a sample from the others of its family.
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+type Family<'a> = Result<MetricEncoder<'a>, fmt::Error>;
+
+fn counter<'a>(page: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Family<'a> {
+    page.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn gauge<'a>(page: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Family<'a> {
+    page.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+fn histogram<'a>(page: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Family<'a> {
+    page.encode_descriptor(name, help, None, MetricType::Histogram)
+}
+
+/// A sample of a counter.
+fn write_counter(
+    family: &mut MetricEncoder<'_>,
+    labels: Labels<'_>,
+    value: impl EncodeCounterValue + Copy,
+) -> fmt::Result {
+    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+/// A sample of a gauge.
+fn write_gauge(
+    family: &mut MetricEncoder<'_>,
+    labels: Labels<'_>,
+    value: impl EncodeGaugeValue + Copy,
+) -> fmt::Result {
+    family.encode_family(&labels)?.encode_gauge(&value)
+}
+
+/// The samples of one histogram.
+fn write_histogram(family: &mut MetricEncoder<'_>, labels: Labels<'_>, times: &Histogram) -> fmt::Result {
+    let mut samples = family.encode_family(&labels)?;
+    samples.encode_histogram::<NoLabelSet>(times.seconds(), times.count(), &times.buckets(), None)
 }
 
 /// The same in the same order at every scrape.

@@ -102,8 +102,8 @@ async fn waiting_and_running_are_told_apart() {
     let waited =
         |le: &str| page.value(&format!("oxenv_operation_wait_seconds_bucket{{{labels},le=\"{le}\"}}"));
     let took = |le: &str| page.value(&format!("oxenv_operation_seconds_bucket{{{labels},le=\"{le}\"}}"));
-    assert_eq!((waited("0.000005"), waited("1"), waited("2.5"), waited("+Inf")), (1.0, 1.0, 2.0, 2.0));
-    assert_eq!((took("0.000005"), took("0.00001"), took("0.025"), took("0.05")), (0.0, 1.0, 1.0, 2.0));
+    assert_eq!((waited("5e-06"), waited("1"), waited("2.5"), waited("+Inf")), (1.0, 1.0, 2.0, 2.0));
+    assert_eq!((took("5e-06"), took("1e-05"), took("0.025"), took("0.05")), (0.0, 1.0, 1.0, 2.0));
     assert_eq!(page.value(&format!("oxenv_operation_wait_seconds_sum{{{labels}}}")), 2.0);
     let sum = page.value(&format!("oxenv_operation_seconds_sum{{{labels}}}"));
     assert!((sum - 0.040_007).abs() < 1e-9, "{sum}");

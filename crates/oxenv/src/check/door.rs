@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::{SinkExt, StreamExt};
-use hyper::{Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::Client;
+use crate::client::{Client, Socket};
 
 /// The id that every episode gets, so that it is no difference.
 const EPISODE: &str = "check";
@@ -37,7 +35,7 @@ pub(super) enum Door {
 /// A session.
 pub(super) enum Player {
     Session(Arc<Client>, String),
-    Socket(Box<WebSocketStream<TcpStream>>),
+    Socket(Box<Socket>),
 }
 
 /// What was answered.
@@ -205,11 +203,11 @@ impl Player {
 }
 
 /// Sends a frame and waits for the one that answers it.
-async fn ask(socket: &mut WebSocketStream<TcpStream>, frame: &Value) -> anyhow::Result<Reply> {
+async fn ask(socket: &mut Socket, frame: &Value) -> anyhow::Result<Reply> {
     tokio::time::timeout(PATIENCE, exchange(socket, frame)).await.context("the server does not answer")?
 }
 
-async fn exchange(socket: &mut WebSocketStream<TcpStream>, frame: &Value) -> anyhow::Result<Reply> {
+async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<Reply> {
     socket.send(Message::text(frame.to_string())).await?;
     loop {
         let message = socket.next().await.context("the server closed the socket")??;

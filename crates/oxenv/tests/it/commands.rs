@@ -92,7 +92,7 @@ fn arguments_that_are_wrong_are_exit_code_2() {
         run(&["call", "127.0.0.1:1", "t", json]).failed(2, &["the arguments", says]);
         run(&["step", "127.0.0.1:1", json]).failed(2, &["the action", says]);
     }
-    for url in ["https://127.0.0.1:1", "ftp://a", "http://", "http://a b", ""] {
+    for url in ["ws://127.0.0.1:1", "ftp://a", "http://", "http://a b", ""] {
         run(&["call", url, "t"]).failed(2, &[url]);
     }
     run(&["call", "127.0.0.1:1", "t", "--timeout", "0"]).failed(2, &[]);

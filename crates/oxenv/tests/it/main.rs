@@ -24,6 +24,7 @@ mod serve;
 mod signals;
 mod snapshot_keys;
 mod tidy;
+mod tls;
 mod tokens;
 mod traces;
 mod validate;
