@@ -6,10 +6,10 @@
 mod batch;
 mod driver;
 mod frame;
-mod link;
 mod reply;
 mod resume;
 mod session;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use oxenv_wire::{MULTI_PROTOCOL, RawJson, ReplyKind};
 
 use self::batch::Item;
 use self::frame::{Frame, quoted};
-use self::link::{Link, Making, Request, Whose};
+use self::state::{Link, Making, Request, Whose};
 use crate::dial::{Dialled, dial};
 use crate::env_client::EnvClient;
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
-use crate::target::Target;
+use crate::server_address::Target;
 
 pub(crate) use self::session::MultiSession;
 

@@ -4,7 +4,7 @@
 //! offered is no failure, because stock servers select none and have one slot; so the handshake is made here, not by
 //! tungstenite, which refuses that.
 
-mod answer;
+mod handshake;
 pub(crate) mod tls;
 
 use std::io;
@@ -23,7 +23,7 @@ use oxenv_wire::{Delivered, Phase};
 
 use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
-pub(crate) use crate::target::Target;
+pub(crate) use crate::server_address::Target;
 
 /// Room for the answer to a handshake, its refusal included.
 const ANSWER: usize = 16 << 10;
@@ -143,18 +143,18 @@ fn request(target: &Target, path: &str, subprotocol: Option<&str>, key: &str) ->
 }
 
 /// Reads the answer's head, and of a refusal what explains it.
-async fn read_answer(target: &Target, stream: &mut Stream) -> Result<(Vec<u8>, answer::Head)> {
+async fn read_answer(target: &Target, stream: &mut Stream) -> Result<(Vec<u8>, handshake::Head)> {
     let mut bytes = Vec::with_capacity(1024);
     let mut head = loop {
-        if let Some(head) = answer::head(target, &bytes)? {
+        if let Some(head) = handshake::head(target, &bytes)? {
             break head;
         }
         if bytes.len() > ANSWER {
-            return Err(answer::not_a_server(target, "its answer has no end", &bytes));
+            return Err(handshake::not_a_server(target, "its answer has no end", &bytes));
         }
         match stream.read_buf(&mut bytes).await {
-            Ok(0) if bytes.is_empty() => return Err(answer::hung_up(target)),
-            Ok(0) => return Err(answer::not_a_server(target, "it hung up within its answer", &bytes)),
+            Ok(0) if bytes.is_empty() => return Err(handshake::hung_up(target)),
+            Ok(0) => return Err(handshake::not_a_server(target, "it hung up within its answer", &bytes)),
             Ok(_) => {}
             Err(error) => return Err(lost(target, &error)),
         }

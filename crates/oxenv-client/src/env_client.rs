@@ -4,7 +4,7 @@
 //! the next.
 
 mod http;
-mod line;
+mod ordered_socket;
 mod reply;
 mod schemas;
 mod stock;

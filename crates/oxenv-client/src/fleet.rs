@@ -3,16 +3,16 @@
 //! Invariant: an instance that was made is deleted: by [`FleetEnvClient::close`], by its drop, and on every path on
 //! which making it fails. The API key goes to Fleet and to the instance's own host, and to no log.
 
-mod bridge;
-mod claim;
+mod api_error;
 mod control;
 mod create;
-mod fault;
+mod guard;
 mod heartbeat;
 mod http;
 mod instance;
-mod life;
+mod lifecycle;
 mod manager;
+mod observation;
 mod options;
 mod start;
 
@@ -33,12 +33,12 @@ use crate::error::{ClientError, Code, Result};
 use crate::multiplexer::Multiplexer;
 use crate::options::ResetOptions;
 use crate::result::StepResult;
-use claim::Claim;
-pub use claim::deletions_done;
 pub use control::FleetControl;
+use guard::Claim;
+pub use guard::deletions_done;
 use heartbeat::Heartbeat;
 pub use instance::{FleetInstance, FleetManagerUrls, FleetUrls};
-use life::Life;
+use lifecycle::Life;
 use manager::Manager;
 pub use options::FleetOptions;
 
@@ -132,7 +132,7 @@ impl FleetEnvClient {
         let (resources, tools) = tokio::join!(self.manager.resources(), self.tools.list_tools());
         let names = |tools: &[oxenv_wire::Tool]| tools.iter().map(|tool| tool.name.as_ref().into()).collect();
         let tools = tools.map_or(Value::Null, |tools| Value::Array(names(&tools)));
-        bridge::reset_observation(&message, &resources.unwrap_or_default(), &tools)
+        observation::reset_observation(&message, &resources.unwrap_or_default(), &tools)
     }
 
     /// Takes an action: `ListToolsAction` and `CallToolAction`, in any spelling, go through the MCP endpoints, and the
@@ -151,7 +151,7 @@ impl FleetEnvClient {
         };
         let taken = match parsed {
             Action::ListTools(spelling) => match self.tools.list_tools().await {
-                Ok(tools) => bridge::listing(spelling, &tools),
+                Ok(tools) => observation::listing(spelling, &tools),
                 Err(error) => Err(error),
             },
             Action::CallTool(call) => self.call(&call).await,
@@ -209,14 +209,14 @@ impl FleetEnvClient {
             None => json!({}),
         };
         let outcome = self.tools.call_tool(&call.name, arguments).await;
-        bridge::called(call, outcome)
+        observation::called(call, outcome)
     }
 
     /// An action that is no tool call.
     async fn other(&self, action: &Value) -> Result<StepResult> {
         if !self.life.no_step.load(Ordering::Relaxed) {
             if let Some(answer) = self.manager.step(action, STEP).await? {
-                return bridge::read(&String::from_utf8_lossy(&answer.body));
+                return observation::read(&String::from_utf8_lossy(&answer.body));
             }
             self.life.no_step.store(true, Ordering::Relaxed);
         }

@@ -6,8 +6,8 @@
 mod call;
 mod catalogue;
 mod endpoint;
-mod fault;
-mod shared;
+mod endpoint_error;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio_util::sync::DropGuard;
 
 use crate::error::{Code, Result};
-use shared::Shared;
+use state::Shared;
 
 /// What becomes of a listing when an endpoint cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

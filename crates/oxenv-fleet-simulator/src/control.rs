@@ -2,9 +2,9 @@
 //!
 //! Invariant: a request meets its faults before anything is looked at, also before its key is.
 
+mod admin;
 mod create;
 mod environments;
-mod own;
 mod route;
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::fault::Plan;
 use crate::instance::Instance;
 use crate::log::{Addressee, Request};
 use crate::simulator::Status;
-use crate::world::World;
+use crate::state::World;
 pub(crate) use environments::Environment;
 use route::Route;
 
@@ -38,7 +38,7 @@ impl Control {
     async fn respond(&self, parts: Parts, body: Bytes) -> Result<Response, Hangup> {
         if let Some(path) = parts.uri.path().strip_prefix("/simulator/") {
             return Ok(match self.team(&parts) {
-                Some(_) => own::answer(&self.world, &parts.method, path, &body),
+                Some(_) => admin::answer(&self.world, &parts.method, path, &body),
                 None => unauthorized(),
             });
         }

@@ -3,18 +3,18 @@
 //! Invariant: a fault has one text form, and reading it gives the fault back (`text.rs`); one that could never happen
 //! where it is put is refused.
 
-mod book;
-mod meeting;
-mod place;
-mod text;
+mod apply;
+mod registry;
+mod syntax;
+mod target;
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use book::{FaultBook, Plan};
-pub use place::{McpMethod, Place};
-pub use text::FaultError;
+pub(crate) use registry::{FaultBook, Plan};
+pub use syntax::FaultError;
+pub use target::{McpMethod, Place};
 
 /// Something that goes wrong. Write one as text, `create:429*2`, or build it with [`Fault::new`].
 ///

@@ -4,7 +4,7 @@
 
 mod database;
 mod host;
-mod life;
+mod lifecycle;
 mod manager;
 mod mcp;
 mod route;
@@ -24,9 +24,9 @@ use crate::connections::Connections;
 use crate::control::Environment;
 use crate::fault::Fate;
 use crate::simulator::{InstanceView, Status};
-use crate::world::World;
+use crate::state::World;
 use host::Host;
-use life::Life;
+use lifecycle::Life;
 
 /// How an instance was made.
 pub(crate) struct Made {

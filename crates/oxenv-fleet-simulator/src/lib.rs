@@ -25,7 +25,7 @@ mod instance;
 mod log;
 mod options;
 mod simulator;
-mod world;
+mod state;
 
 pub use fault::{Body, Effect, Fate, Fault, FaultError, McpMethod, Place, Reply};
 pub use log::{Addressee, Request};

@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::fault::Fault;
 use crate::log::Request;
 use crate::options::SimulatorOptions;
-use crate::world::World;
+use crate::state::World;
 
 /// What an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,15 +2,15 @@
 //!
 //! Invariant: every container of ours carries our labels and no secret, and is removed when it has ended.
 
-mod abandon;
+mod background_stop;
 mod build;
 mod config;
+mod container;
 mod context;
-mod failure;
-mod found;
-mod held;
-mod ignore;
+mod daemon_error;
+mod dockerignore;
 mod images;
+mod list;
 mod start;
 
 use std::path::Path;
@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 
-use crate::checked::invalid;
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::{Instance, InstanceInfo, Provider, Running};
 use crate::spec::InstanceSpec;
-use abandon::Endpoint;
+use crate::validate::invalid;
+use background_stop::Endpoint;
 
 pub use build::BuildSpec;
-pub use ignore::Ignored;
+pub use dockerignore::Ignored;
 
 /// The daemon's socket, where nothing else is said.
 const USUAL_SOCKET: &str = "/var/run/docker.sock";
@@ -63,10 +63,10 @@ impl DockerProvider {
             }
             Endpoint::Tcp(address) => Docker::connect_with_http(address, seconds, API_DEFAULT_VERSION),
         };
-        let docker = connected.map_err(|error| failure::unavailable(&endpoint, &error))?;
+        let docker = connected.map_err(|error| daemon_error::unavailable(&endpoint, &error))?;
         match tokio::time::timeout(GREETING, docker.negotiate_version()).await {
             Ok(Ok(docker)) => Ok(DockerProvider { docker, endpoint }),
-            Ok(Err(error)) => Err(failure::unavailable(&endpoint, &error)),
+            Ok(Err(error)) => Err(daemon_error::unavailable(&endpoint, &error)),
             Err(_) => Err(ProviderError::new(
                 ProviderCode::ProviderUnavailable,
                 format!("the Docker daemon at {endpoint} does not answer; look at its log"),

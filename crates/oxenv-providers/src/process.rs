@@ -2,8 +2,8 @@
 //!
 //! Invariant: each runs under a supervisor of its own, so that its whole tree ends with it.
 
-mod held;
-mod notes;
+mod handle;
+mod registry;
 
 use std::ffi::OsString;
 use std::io;
@@ -18,15 +18,15 @@ use oxenv_upstream::supervise;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::bridge::Bridge;
-use crate::checked::{self, invalid};
 use crate::error::{ProviderCode, ProviderError};
 use crate::health::{self, Address};
 use crate::instance::{Instance, InstanceInfo, Provider, Running};
+use crate::logs;
+use crate::port_forward::Bridge;
 use crate::spec::{Door, InstanceSpec};
-use crate::words;
-use held::{Attached, Left, log_tail};
-use notes::{Note, Noted, Notes, Supervised};
+use crate::validate::{self, invalid};
+use handle::{Attached, Left, log_tail};
+use registry::{Note, Noted, Notes, Supervised};
 
 /// Where commands are looked for, if nothing else is said.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -88,16 +88,16 @@ impl ProcessProvider {
     }
 
     async fn plan(&self, spec: &InstanceSpec) -> Result<(Plan, ChildSpec), ProviderError> {
-        let name = checked::name(spec)?;
-        let folder = spec.workspace.as_deref().map(|path| checked::folder("workspace", path)).transpose()?;
+        let name = validate::name(spec)?;
+        let folder = spec.workspace.as_deref().map(|path| validate::folder("workspace", path)).transpose()?;
         let (address, bridge) = match &spec.door {
             Door::FreePort => (Address::Port(free_port().map_err(|error| no_port(&error))?), None),
             Door::Port(port) => {
-                checked::is_free(*port)?;
+                validate::is_free(*port)?;
                 (Address::Port(*port), None)
             }
             Door::Socket(folder) => {
-                let socket = socket_in(&checked::folder("folder of the socket", folder)?, &name)?;
+                let socket = socket_in(&validate::folder("folder of the socket", folder)?, &name)?;
                 let bridge = Bridge::open(socket.clone()).await.map_err(|error| no_port(&error))?;
                 (Address::Socket(socket), Some(bridge))
             }
@@ -126,7 +126,7 @@ impl ProcessProvider {
             folder,
             grace: spec.grace(),
         };
-        Ok((Plan { noted, address, bridge, redactor: words::redactor(spec) }, command))
+        Ok((Plan { noted, address, bridge, redactor: logs::redactor(spec) }, command))
     }
 
     fn variables(&self, spec: &InstanceSpec, address: &Address) -> Vec<(OsString, OsString)> {
@@ -278,7 +278,7 @@ impl Drop for Unfinished {
 
 /// Refuses what a process cannot have.
 fn refuse(spec: &InstanceSpec) -> Result<(), ProviderError> {
-    checked::variables(spec)?;
+    validate::variables(spec)?;
     let docker = "use the docker provider for that";
     if spec.image.is_some() {
         return Err(invalid(format!("a process is started from a command, not from an image; {docker}")));

@@ -15,12 +15,12 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::error::raised;
+use crate::launch::END_LIMIT;
 use crate::options::{EndpointOptions, InstanceOptions, some_seconds};
 use crate::reply::{Reply, value};
 use crate::request::Request;
 use crate::runtime::{Ending, Held, end_later, generation, hold};
 use crate::session::{reset_options, within};
-use crate::source::END_LIMIT;
 
 /// The orchestrator's side of an instance.
 #[pyclass(frozen, module = "oxenv._native")]

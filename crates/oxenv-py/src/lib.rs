@@ -3,17 +3,17 @@
 //! Invariant: nothing is decided here: values are translated, and the interpreter is let go while a call waits. No
 //! thread of ours ever takes the interpreter's lock, so a busy program delays no socket.
 
+mod completion_queue;
 mod connection;
 mod error;
 mod fleet;
-mod keeper;
-mod mailbox;
+mod launch;
 mod options;
 mod reply;
 mod request;
 mod runtime;
+mod runtime_driver;
 mod session;
-mod source;
 
 use pyo3::prelude::*;
 
@@ -28,11 +28,11 @@ mod _native {
     #[pymodule_export]
     use super::codes;
     #[pymodule_export]
+    use super::completion_queue::Mailbox;
+    #[pymodule_export]
     use super::connection::Connection;
     #[pymodule_export]
     use super::fleet::{Endpoints, Fleet, from_fleet};
-    #[pymodule_export]
-    use super::mailbox::Mailbox;
     #[pymodule_export]
     use super::request::Request;
     #[pymodule_export]

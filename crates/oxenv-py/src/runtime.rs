@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::keeper::Keeper;
+use crate::runtime_driver::Keeper;
 
 /// So many times may a process and its descendants fork one after the other.
 const GENERATIONS: usize = 64;

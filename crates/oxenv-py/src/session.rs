@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::error::raised;
+use crate::launch::{Source, Started};
 use crate::options::{SessionOptions, some_seconds};
 use crate::reply::{Reply, raw, value};
 use crate::request::Request;
 use crate::runtime::generation;
-use crate::source::{Source, Started};
 
 use self::state::{Live, Origin, Reopen, State};
 

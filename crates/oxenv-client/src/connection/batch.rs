@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::frame::{Frame, deadline};
-use super::link::{IN_FLIGHT, Link, Request, Whose};
 use super::reply::{Envelope, invalid, step};
 use super::session::MultiSession;
+use super::state::{IN_FLIGHT, Link, Request, Whose};
 use crate::error::{ClientError, Result};
 use crate::result::StepResult;
 

@@ -19,11 +19,11 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
 
-use super::link::{Kept, Link, Outgoing, Phase};
 use super::reply::{Envelope, id_of};
+use super::state::{Kept, Link, Outgoing, Phase};
 use crate::dial::{MAX_UNSENT_PONGS, Stream};
 use crate::error::{ClientError, Code};
-use crate::refusal::excerpt;
+use crate::server_error::excerpt;
 
 pub(super) type Socket = WebSocketStream<Stream>;
 

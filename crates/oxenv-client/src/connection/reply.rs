@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal;
 use crate::result::StepResult;
+use crate::server_error;
 
 /// A reply, whose data is not read yet.
 #[derive(Deserialize)]
@@ -55,7 +55,7 @@ impl<'a> Envelope<'a> {
         let data = self.data.map(RawValue::get).unwrap_or_default();
         match self.kind {
             found if found == kind => Ok(data),
-            ReplyKind::Error => Err(refusal::of_frame(data)),
+            ReplyKind::Error => Err(server_error::of_frame(data)),
             other => Err(invalid(data, &format!("{} was asked for, not {}", kind.name(), other.name()))),
         }
     }
@@ -121,7 +121,7 @@ fn attached(id: Cow<'_, str>) -> SessionCreated {
 
 /// A reply that is none.
 pub(super) fn invalid(text: &str, why: &str) -> ClientError {
-    let shown = refusal::excerpt(text.as_bytes());
+    let shown = server_error::excerpt(text.as_bytes());
     ClientError::new(Code::InvalidReply, format!("the server's reply cannot be read: {why}: {shown}"))
         .with_delivered(Delivered::Maybe)
 }

@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::driver::{Driver, Loss, Mend};
 use super::frame::Frame;
-use super::link::{Kept, Link, Outgoing, Phase, State, Whose};
 use super::reply::Envelope;
+use super::state::{Kept, Link, Outgoing, Phase, State, Whose};
 use crate::dial::dial;
 use crate::error::{ClientError, Code};
 

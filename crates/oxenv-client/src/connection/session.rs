@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use super::Connection;
 use super::frame::Frame;
-use super::link::{Hold, Making, Reply, Request, Whose, close, closed};
 use super::reply::{Envelope, invalid, parsed, step};
+use super::state::{Hold, Making, Reply, Request, Whose, close, closed};
 use crate::env_client::tools;
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ResetOptions, StepOptions};

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, ClientConfig, InvalidMessage};
 
 use crate::error::{ClientError, Code, Result};
-use crate::target::Target;
+use crate::server_address::Target;
 
 pub(super) async fn handshake(target: &Target, tcp: TcpStream) -> Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(target.host.clone())

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a session that was made here is deleted by its close or its drop.
 
-mod road;
+mod transport;
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use self::road::{Answer, Asked, Road};
+use self::transport::{Answer, Asked, Road};
 use super::stock::{FirstEpisode, refuse_keys};
 use super::tools;
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions, ResetOptions, StepOptions};
-use crate::refusal::excerpt;
 use crate::result::{ForkedSession, StepResult};
-use crate::target::Target;
+use crate::server_address::Target;
+use crate::server_error::excerpt;
 
 /// How long the deletion of a session that was dropped may take.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::{self, excerpt};
+use crate::server_error::{self, excerpt};
 
 /// How far the word `error` is looked for in a reply.
 const HEAD: usize = 48;
@@ -38,7 +38,7 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, kind: &str, phase: Option<Ph
         let message = format!("the server answers with {:?} instead of {kind:?}", frame.kind);
         return Err(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
     }
-    let error = refusal::of_frame(data);
+    let error = server_error::of_frame(data);
     Err(match (error.phase(), phase) {
         (None, Some(phase)) => error.with_phase(phase),
         _ => error,
@@ -55,7 +55,7 @@ pub(super) fn fatal(text: &str) -> Option<ClientError> {
     if frame.kind != "error" {
         return None;
     }
-    let error = refusal::of_frame(frame.data?.get());
+    let error = server_error::of_frame(frame.data?.get());
     let Code::Server(code) = error.code() else { return None };
     let ends = matches!(
         code.stock(),

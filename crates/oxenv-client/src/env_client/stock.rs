@@ -8,7 +8,7 @@ use oxenv_wire::{ErrorCode, Phase, RawJson, Tool};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::line::Line;
+use super::ordered_socket::Line;
 use super::{reply, tools};
 use crate::dial::{Dialled, Target};
 use crate::error::{ClientError, Code, Result};

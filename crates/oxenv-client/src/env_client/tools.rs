@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::{self, excerpt};
 use crate::result::StepResult;
+use crate::server_error::{self, excerpt};
 
 /// The action that asks for the tools.
 pub(crate) fn list() -> Result<RawJson> {
@@ -187,7 +187,7 @@ impl<'a> Called<'a> {
 fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
     let message = error.message.clone().unwrap_or_else(|| "the call of the tool failed".to_owned());
     let ours = ours.and_then(|ours| serde_json::from_str::<Value>(ours.get()).ok());
-    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(&ours, &message)) {
+    if let Some(error) = ours.and_then(|ours| server_error::of_metadata(&ours, &message)) {
         return error;
     }
     let (code, delivered) = match error.error_type.as_deref() {

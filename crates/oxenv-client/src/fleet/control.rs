@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::DEFAULT_BASE_URL;
-use super::fault::{may_be_done, refusal};
+use super::api_error::{may_be_done, refusal};
 use super::http::{Answer, Ask, Http, Secrets, hidden};
 use super::instance::FleetInstance;
 use crate::error::{ClientError, Code, Result};

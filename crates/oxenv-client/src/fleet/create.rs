@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::claim::Claim;
+use super::api_error::{detail, may_be_done, refusal};
 use super::control::{FleetControl, Repeat};
-use super::fault::{detail, may_be_done, refusal};
+use super::guard::Claim;
 use super::http::Answer;
 use super::instance::FleetInstance;
 use super::options::FleetOptions;

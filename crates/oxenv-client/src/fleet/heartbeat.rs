@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::control::FleetControl;
-use super::life::Life;
+use super::lifecycle::Life;
 use crate::error::Code;
 
 /// Between two tries of a heartbeat that failed, at most.

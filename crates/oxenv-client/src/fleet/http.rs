@@ -13,10 +13,10 @@ use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::fault::shortened;
-use crate::causes::{causes, hyper_says, is_tls};
+use super::api_error::shortened;
 use crate::dial::tls;
 use crate::error::{ClientError, Code, Result};
+use crate::http_error::{causes, hyper_says, is_tls};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::api_error::{of_instance, shortened};
 use super::control::{FleetControl, below};
-use super::fault::{of_instance, shortened};
 use super::http::{Answer, Ask, hidden};
 use super::instance::FleetInstance;
 use crate::error::{ClientError, Code, Result};

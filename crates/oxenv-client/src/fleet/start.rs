@@ -12,12 +12,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::FleetEnvClient;
-use super::claim::Claim;
 use super::control::FleetControl;
 use super::create::{self, CreateRequest};
+use super::guard::Claim;
 use super::heartbeat::{self, Heartbeat};
 use super::instance::FleetInstance;
-use super::life::Life;
+use super::lifecycle::Life;
 use super::manager::Manager;
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::catalogue::{Catalogue, Part};
 use super::endpoint::{Endpoint, Link, Wanted};
-use super::fault;
-use super::shared::Shared;
+use super::endpoint_error;
+use super::state::Shared;
 use crate::error::{ClientError, Code, Result};
 
 /// A call that has an owner.
@@ -36,7 +36,7 @@ impl Shared {
         let deadline = after(Instant::now(), self.timeout);
         let seconds = self.timeout.as_secs_f64();
         let catalogue = timeout_at(deadline, self.until_closed(self.catalogue())).await;
-        let catalogue = catalogue.unwrap_or_else(|_| Err(fault::unlisted(tool, seconds)))??;
+        let catalogue = catalogue.unwrap_or_else(|_| Err(endpoint_error::unlisted(tool, seconds)))??;
         let owned = catalogue.owner(tool).ok_or_else(|| unknown(tool, &catalogue))?;
         let arguments = if arguments.is_null() { json!({}) } else { arguments };
         owned.arguments.check(tool, &arguments).await?;
@@ -51,7 +51,8 @@ impl Shared {
         };
         let outcome = timeout_at(deadline, self.attempts(&call)).await;
         let sent = call.sent.load(Ordering::Relaxed);
-        let result = outcome.unwrap_or_else(|_| Err(fault::late(tool, &endpoint.url, sent, seconds)))?;
+        let result =
+            outcome.unwrap_or_else(|_| Err(endpoint_error::late(tool, &endpoint.url, sent, seconds)))?;
         match result.input_required {
             Some(_) => Err(wants_input(tool, &endpoint.url)),
             None => Ok(result),
@@ -61,7 +62,7 @@ impl Shared {
     /// Sends a call, and once more if it surely was not delivered.
     async fn attempts(&self, call: &Call<'_>) -> Result<ToolResult> {
         let endpoint = call.endpoint;
-        let failed = |fault: &RemoteFault| fault::of_call(fault, call.tool, &endpoint.url);
+        let failed = |fault: &RemoteFault| endpoint_error::of_call(fault, call.tool, &endpoint.url);
         let mut is_repeat = false;
         loop {
             let linked = self.until_closed(endpoint.link(Wanted::ByCall, call.deadline)).await?;
@@ -75,7 +76,7 @@ impl Shared {
                 Err(fault) => fault,
             };
             if fault.delivered != Delivered::No {
-                if fault::is_unknown_tool(&fault) {
+                if endpoint_error::is_unknown_tool(&fault) {
                     endpoint.note_change();
                 }
                 return Err(failed(&fault));

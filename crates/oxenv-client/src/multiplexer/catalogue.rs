@@ -10,7 +10,7 @@ use oxenv_upstream::remote::RemoteFault;
 use oxenv_wire::Tool;
 use serde_json::Value;
 
-use super::{Conflict, EndpointReport, ToolListing, fault};
+use super::{Conflict, EndpointReport, ToolListing, endpoint_error};
 use crate::arguments::Checker;
 
 /// What one endpoint offers.
@@ -63,7 +63,7 @@ impl Part {
             url: self.url.as_ref().to_owned(),
             tools: self.tools.as_ref().map_or(0, |tools| tools.len()),
             error: fault.map(|fault| fault.message.clone()),
-            code: fault.map(fault::code),
+            code: fault.map(endpoint_error::code),
             absent: self.is_absent(),
         }
     }

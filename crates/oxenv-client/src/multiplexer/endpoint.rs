@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::fault;
+use super::endpoint_error;
 
 /// The pause after a first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -223,7 +223,7 @@ impl Endpoint {
     pub(super) async fn list(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
         let outcome = self.list_once().await;
         if let Err(fault) = &outcome
-            && (fault::is_transient(fault) || self.was_connected.load(Ordering::Acquire))
+            && (endpoint_error::is_transient(fault) || self.was_connected.load(Ordering::Acquire))
         {
             self.revive();
         }

@@ -20,7 +20,7 @@ use crate::connections::Json;
 use crate::fault::Fate;
 use crate::instance::{Instance, Made};
 use crate::simulator::Status;
-use crate::world::{Claim, World};
+use crate::state::{Claim, World};
 
 /// The longest that a create is held.
 const MAX_WAIT: Duration = Duration::from_secs(3600);

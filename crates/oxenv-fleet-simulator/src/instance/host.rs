@@ -23,7 +23,7 @@ use crate::fault::{Effect, Plan};
 use crate::log::{Addressee, Request};
 use crate::options::McpAuth;
 use crate::simulator::Status;
-use crate::world::World;
+use crate::state::World;
 
 const RUNNER_TOKEN: &str = "x-runner-token";
 

@@ -10,12 +10,12 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as Mounted, MountType, PortBinding,
 };
 
-use super::abandon::Endpoint;
-use crate::checked::{self, invalid};
+use super::background_stop::Endpoint;
 use crate::error::ProviderError;
 use crate::owner::Owner;
 use crate::process::{now_us, socket_in};
 use crate::spec::{Door, InstanceSpec};
+use crate::validate::{self, invalid};
 
 /// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port is
 /// published, and when it was made.
@@ -65,11 +65,11 @@ impl Plan {
         port: u16,
         daemon: &Endpoint,
     ) -> Result<Self, ProviderError> {
-        let name = checked::name(spec)?;
+        let name = validate::name(spec)?;
         let mut folders = Vec::new();
         let mut owner = None;
         if let Some(workspace) = &spec.workspace {
-            let folder = checked::folder("workspace", workspace)?;
+            let folder = validate::folder("workspace", workspace)?;
             owner = Some(folder.clone());
             folders.push((folder, WORKSPACE.to_owned(), false));
         }
@@ -80,12 +80,12 @@ impl Plan {
                     mount.to.display()
                 )));
             }
-            let folder = checked::folder("folder", &mount.from)?;
+            let folder = validate::folder("folder", &mount.from)?;
             folders.push((folder, mount.to.to_string_lossy().into_owned(), mount.read_only));
         }
         let network = match &spec.door {
             Door::Socket(folder) => {
-                let folder = checked::folder("folder of the socket", folder)?;
+                let folder = validate::folder("folder of the socket", folder)?;
                 let socket = socket_in(&folder, &name)?;
                 folders.push((folder.clone(), SOCKETS.to_owned(), false));
                 owner.get_or_insert(folder);

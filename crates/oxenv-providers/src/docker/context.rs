@@ -12,7 +12,7 @@ use oxenv_core::folders::{Entry, EntryKind, OpenFolder, Walk, WalkEvent};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
-use super::ignore::Ignored;
+use super::dockerignore::Ignored;
 use crate::error::{ProviderCode, ProviderError};
 
 /// How much is sent at once, in bytes.

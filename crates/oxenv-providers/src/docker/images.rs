@@ -8,7 +8,7 @@ use bollard::models::ImageInspect;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::TryStreamExt;
 
-use super::failure;
+use super::daemon_error;
 use crate::error::{ProviderCode, ProviderError};
 use crate::spec::PullPolicy;
 
@@ -48,10 +48,12 @@ pub(super) fn missing(name: &str, why: &str) -> ProviderError {
 async fn inspect(docker: &Docker, name: &str) -> Result<Option<Image>, ProviderError> {
     match docker.inspect_image(name).await {
         Ok(found) => Ok(Some(Image { port: port(&found) })),
-        Err(error) if failure::status(&error) == Some(404) => Ok(None),
-        Err(error) => {
-            Err(failure::of(ProviderCode::InvalidSpec, &format!("the image '{name}' cannot be used"), &error))
-        }
+        Err(error) if daemon_error::status(&error) == Some(404) => Ok(None),
+        Err(error) => Err(daemon_error::of(
+            ProviderCode::InvalidSpec,
+            &format!("the image '{name}' cannot be used"),
+            &error,
+        )),
     }
 }
 
@@ -74,14 +76,14 @@ async fn pull(docker: &Docker, name: &str) -> Result<(), Error> {
 
 fn not_fetched(name: &str, error: &Error, is_here: bool) -> ProviderError {
     if is_here {
-        return failure::of(
+        return daemon_error::of(
             ProviderCode::ImageFailed,
             &format!("the image '{name}' cannot be fetched again; start the one that is here without that"),
             error,
         );
     }
     let what = format!("there is no image '{name}' here, and it cannot be fetched");
-    failure::of(ProviderCode::ImageNotFound, &what, error)
+    daemon_error::of(ProviderCode::ImageNotFound, &what, error)
 }
 
 /// A name and its tag, which is `latest` if there is none; a digest stays where it is.

@@ -10,18 +10,18 @@ use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::sync::oneshot;
 
-use super::abandon::{Endpoint, abandon};
+use super::background_stop::{Endpoint, abandon};
 use super::config::{Network, Plan, whole_seconds};
-use super::held::{self, Container};
-use super::{DockerProvider, failure, images};
-use crate::bridge::Bridge;
-use crate::checked::{self, invalid};
+use super::container::{self, Container};
+use super::{DockerProvider, daemon_error, images};
 use crate::error::{ProviderCode, ProviderError};
 use crate::health::{self, Address};
 use crate::instance::{Instance, InstanceInfo};
+use crate::logs;
+use crate::port_forward::Bridge;
 use crate::process::{now_us, unhealthy};
 use crate::spec::InstanceSpec;
-use crate::words;
+use crate::validate::{self, invalid};
 
 /// A container that was made and is not healthy yet. Dropped, it is removed.
 struct Begun {
@@ -49,8 +49,8 @@ impl DockerProvider {
     }
 
     async fn healthy(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
-        checked::variables(spec)?;
-        checked::limits(spec)?;
+        validate::variables(spec)?;
+        validate::limits(spec)?;
         let name = spec.image.as_deref().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| invalid("a container is started from an image, and none is named"))?;
         let image = images::ensure(&self.docker, name, spec.pull).await?;
@@ -61,7 +61,7 @@ impl DockerProvider {
                 return Err(invalid(why));
             }
             Network::Host(port) => {
-                checked::is_free(*port)?;
+                validate::is_free(*port)?;
                 (None, None)
             }
             Network::Socket(path) => {
@@ -79,7 +79,7 @@ impl DockerProvider {
             id: begun.id.clone(),
             name: plan.name.clone(),
             grace: whole_seconds(spec),
-            redactor: words::redactor(spec),
+            redactor: logs::redactor(spec),
             bridge,
             socket: socket.clone(),
         };
@@ -151,23 +151,23 @@ impl DockerProvider {
     /// Makes a container. Its name may be held by one that has ended, which then makes room.
     async fn made(&self, plan: &Plan, body: &ContainerCreateBody) -> Result<Begun, ProviderError> {
         let mut made = self.create(plan.container(), body.clone()).await?;
-        if matches!(&made, Err(error) if failure::status(error) == Some(409))
+        if matches!(&made, Err(error) if daemon_error::status(error) == Some(409))
             && self.make_room(&plan.name).await?
         {
             made = self.create(plan.container(), body.clone()).await?;
         }
-        made.map_err(|error| match failure::status(&error) {
+        made.map_err(|error| match daemon_error::status(&error) {
             Some(404) => images::missing(&plan.image, "it was removed just now"),
             Some(409) => {
                 invalid(format!("an instance called '{}' is there already; choose another name", plan.name))
             }
             Some(400) => {
                 let what = format!("a container for '{}' cannot be made", plan.name);
-                failure::of(ProviderCode::InvalidSpec, &what, &error)
+                daemon_error::of(ProviderCode::InvalidSpec, &what, &error)
             }
             _ => {
                 let what = format!("a container for '{}' cannot be made", plan.name);
-                failure::of(ProviderCode::StartFailed, &what, &error)
+                daemon_error::of(ProviderCode::StartFailed, &what, &error)
             }
         })
     }
@@ -194,7 +194,7 @@ impl DockerProvider {
     async fn published_port(&self, plan: &Plan, id: &str) -> Result<u16, ProviderError> {
         let what = format!("the container of '{}' cannot be seen", plan.name);
         let found = self.docker.inspect_container(id, None).await;
-        let found = found.map_err(|error| failure::of(ProviderCode::StartFailed, &what, &error))?;
+        let found = found.map_err(|error| daemon_error::of(ProviderCode::StartFailed, &what, &error))?;
         let ports = found.network_settings.and_then(|network| network.ports).unwrap_or_default();
         let bound = ports.get(&plan.port_key()).cloned().flatten().unwrap_or_default();
         let port = bound.iter().find_map(|binding| binding.host_port.as_ref()?.parse().ok());
@@ -206,7 +206,7 @@ impl DockerProvider {
 impl Begun {
     /// Removes it now.
     async fn remove(&mut self, provider: &DockerProvider, name: &str) {
-        if held::remove(&provider.docker, &self.id, name).await.is_ok() {
+        if container::remove(&provider.docker, &self.id, name).await.is_ok() {
             self.armed = false;
         }
     }
@@ -214,8 +214,8 @@ impl Begun {
 
 fn not_started(plan: &Plan, spec: &InstanceSpec, error: &Error) -> ProviderError {
     let what = format!("the container of '{}' cannot be started", plan.name);
-    let mut failed = failure::of(ProviderCode::StartFailed, &what, error);
-    failed.message = words::redactor(spec).redact(&failed.message).into_owned();
+    let mut failed = daemon_error::of(ProviderCode::StartFailed, &what, error);
+    failed.message = logs::redactor(spec).redact(&failed.message).into_owned();
     if failed.message.contains("network bridge not found") {
         failed.message.push_str("; this daemon has no network for containers: use the host's, or a socket");
     }

@@ -12,8 +12,8 @@ use oxenv_wire::{Delivered, ErrorCode};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::launch::{END_LIMIT, GOODBYE_LIMIT, Source};
 use crate::runtime::{Ending, Held, end_later, generation, hold};
-use crate::source::{END_LIMIT, GOODBYE_LIMIT, Source};
 
 /// How it is opened.
 pub(super) struct Origin {

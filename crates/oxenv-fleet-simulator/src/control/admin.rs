@@ -13,7 +13,7 @@ use super::detail;
 use crate::connections::Json;
 use crate::fault::Fault;
 use crate::log::{Addressee, Request};
-use crate::world::World;
+use crate::state::World;
 
 pub(super) fn answer(world: &World, method: &Method, path: &str, body: &Bytes) -> Response {
     let parts: Vec<&str> = path.split('/').collect();

@@ -4,7 +4,7 @@
 
 use bollard::errors::Error;
 
-use super::abandon::Endpoint;
+use super::background_stop::Endpoint;
 use crate::error::{ProviderCode, ProviderError};
 
 /// The failure of a request: `code`, if the daemon answered.

@@ -8,7 +8,7 @@ use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use super::config::{DETACHED, NAME, OWNER, PORT, STARTED};
-use super::{DockerProvider, failure, held};
+use super::{DockerProvider, container, daemon_error};
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::InstanceInfo;
 use crate::owner::Owner;
@@ -28,7 +28,7 @@ impl DockerProvider {
         let found = self.found(NAME).await?;
         let is_it = |one: &&ContainerSummary| one.id.as_deref() == Some(id) || label(one, NAME) == Some(id);
         match found.iter().find(is_it).and_then(|one| one.id.as_deref()) {
-            Some(container) => held::end(&self.docker, container, id).await,
+            Some(container) => container::end(&self.docker, container, id).await,
             None if id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
             None => Err(unknown(id)),
         }
@@ -44,7 +44,7 @@ impl DockerProvider {
             let left = owner.is_gone() && (!detached || one.state == Some(State::CREATED));
             let has_ended = matches!(one.state, Some(State::EXITED | State::DEAD));
             if left || (has_ended && (detached || owner.is_elsewhere())) {
-                held::remove(&self.docker, id, label(&one, NAME).unwrap_or_default()).await?;
+                container::remove(&self.docker, id, label(&one, NAME).unwrap_or_default()).await?;
                 swept.extend(left.then(|| id.clone()));
             }
         }
@@ -58,7 +58,7 @@ impl DockerProvider {
             let gone = label(one, OWNER).and_then(Owner::parse).is_some_and(|owner| owner.is_gone());
             let ended = matches!(one.state, Some(State::EXITED | State::DEAD)) || (gone && !is_detached(one));
             let (true, Some(id)) = (ended, &one.id) else { return Ok(false) };
-            held::remove(&self.docker, id, name).await?;
+            container::remove(&self.docker, id, name).await?;
         }
         Ok(!found.is_empty())
     }
@@ -68,7 +68,7 @@ impl DockerProvider {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let listed = self.docker.list_containers(Some(options)).await;
         listed.map_err(|error| {
-            failure::of(ProviderCode::ProviderUnavailable, "containers cannot be listed", &error)
+            daemon_error::of(ProviderCode::ProviderUnavailable, "containers cannot be listed", &error)
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::EndpointReport;
 use crate::error::{ClientError, Code};
-use crate::refusal;
+use crate::server_error;
 
 /// JSON-RPC's code for parameters that do not fit, which servers also have for names that they do not know.
 const INVALID_PARAMS: i32 = -32602;
@@ -81,7 +81,7 @@ pub(super) fn of_call(fault: &RemoteFault, tool: &str, url: &str) -> ClientError
 /// An endpoint that answered with a JSON-RPC error.
 fn refused(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientError {
     let says = format!("{url} refuses '{tool}': {}", fault.message);
-    if let Some(error) = fault.data.get("oxenv").and_then(|ours| refusal::of_metadata(ours, &says)) {
+    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::of_metadata(ours, &says)) {
         return error;
     }
     let error = match code {

@@ -13,12 +13,12 @@ use bollard::query_parameters::{
 use futures_util::{StreamExt, TryStreamExt};
 use oxenv_upstream::secret::Redactor;
 
-use super::abandon::abandon;
-use super::{DockerProvider, failure};
-use crate::bridge::Bridge;
+use super::background_stop::abandon;
+use super::{DockerProvider, daemon_error};
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::{Held, Running};
-use crate::words::{HEARD, last_lines};
+use crate::logs::{HEARD, last_lines};
+use crate::port_forward::Bridge;
 
 /// How many lines of a log are asked for.
 const LOG_LINES: &str = "200";
@@ -49,8 +49,10 @@ impl Container {
             let what = format!("the container of '{}' cannot be seen", self.name);
             let found = match docker.inspect_container(&self.id, None).await {
                 Ok(found) => found.state.unwrap_or_default(),
-                Err(error) if failure::status(&error) == Some(404) => return Ok("was removed".to_owned()),
-                Err(error) => return Err(failure::of(ProviderCode::InstanceNotFound, &what, &error)),
+                Err(error) if daemon_error::status(&error) == Some(404) => {
+                    return Ok("was removed".to_owned());
+                }
+                Err(error) => return Err(daemon_error::of(ProviderCode::InstanceNotFound, &what, &error)),
             };
             if found.running != Some(true) {
                 return Ok(in_words(&found));
@@ -71,7 +73,7 @@ impl Container {
                 Ok(None) => break,
                 Err(error) => {
                     let what = format!("the log of '{}' cannot be read", self.name);
-                    return Err(failure::of(ProviderCode::InstanceNotFound, &what, &error));
+                    return Err(daemon_error::of(ProviderCode::InstanceNotFound, &what, &error));
                 }
             }
             if raw.len() > 2 * HEARD {
@@ -120,12 +122,12 @@ impl Container {
 /// Asks a container to end, waits for its grace, ends it, and removes it with its volumes.
 pub(super) async fn end(docker: &Docker, id: &str, name: &str) -> Result<(), ProviderError> {
     let what = format!("the container of '{name}' cannot be ended");
-    let fine = |error: &bollard::errors::Error| matches!(failure::status(error), Some(304 | 404));
+    let fine = |error: &bollard::errors::Error| matches!(daemon_error::status(error), Some(304 | 404));
     // Without a time it is the one that it was made with.
     match docker.stop_container(id, Some(StopContainerOptionsBuilder::default().build())).await {
         Ok(()) => {}
         Err(error) if fine(&error) => {}
-        Err(error) => return Err(failure::of(ProviderCode::StopFailed, &what, &error)),
+        Err(error) => return Err(daemon_error::of(ProviderCode::StopFailed, &what, &error)),
     }
     remove(docker, id, name).await
 }
@@ -136,10 +138,10 @@ pub(super) async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), 
     match docker.remove_container(id, Some(options)).await {
         Ok(()) => Ok(()),
         // It is gone, or somebody removes it right now.
-        Err(error) if matches!(failure::status(&error), Some(404 | 409)) => Ok(()),
+        Err(error) if matches!(daemon_error::status(&error), Some(404 | 409)) => Ok(()),
         Err(error) => {
             let what = format!("the container of '{name}' cannot be removed");
-            Err(failure::of(ProviderCode::StopFailed, &what, &error))
+            Err(daemon_error::of(ProviderCode::StopFailed, &what, &error))
         }
     }
 }

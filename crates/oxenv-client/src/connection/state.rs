@@ -19,7 +19,7 @@ use super::frame::{Frame, quoted};
 use super::reply;
 use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
-use crate::target::Target;
+use crate::server_address::Target;
 
 /// Requests in flight: as many as a server reads before it has answered some.
 pub(super) const IN_FLIGHT: u32 = 1024;

@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::checked::invalid;
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::InstanceInfo;
 use crate::owner::{Owner, start_of};
+use crate::validate::invalid;
 
 /// How long an end may take beyond its grace.
 const STOP_MARGIN: Duration = Duration::from_secs(3);

@@ -13,11 +13,11 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::written;
-use crate::causes::{causes, hyper_says, is_tls};
 use crate::error::{ClientError, Code, Result};
+use crate::http_error::{causes, hyper_says, is_tls};
 use crate::options::ClientOptions;
-use crate::refusal::{self, excerpt};
-use crate::target::Target;
+use crate::server_address::Target;
+use crate::server_error::{self, excerpt};
 
 /// How often a request is sent at the most.
 const ATTEMPTS: u32 = 4;
@@ -185,7 +185,7 @@ impl Road {
     fn refused(&self, asked: &Asked<'_>, status: u16, headers: &HeaderMap, body: Bytes) -> Result<Answer> {
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let text = String::from_utf8_lossy(&body);
-        if let Some(error) = refusal::of_body(status, &text, retry_after) {
+        if let Some(error) = server_error::of_body(status, &text, retry_after) {
             return Err(error);
         }
         if matches!(status, 404 | 405) {
@@ -194,8 +194,8 @@ impl Road {
         let message =
             format!("{} answers {} with status {status}: {}", self.target, asked.what, excerpt(&body));
         Err(match status {
-            401 => refusal::of_code(oxenv_wire::ErrorCode::Unauthorized, message),
-            403 => refusal::of_code(oxenv_wire::ErrorCode::Forbidden, message),
+            401 => server_error::of_code(oxenv_wire::ErrorCode::Unauthorized, message),
+            403 => server_error::of_code(oxenv_wire::ErrorCode::Forbidden, message),
             300..=399 => {
                 let place = headers.get("location").map_or(&b""[..], |value| value.as_bytes());
                 let message = format!("{} redirects to {}; use that address", self.target, excerpt(place));
@@ -208,7 +208,7 @@ impl Road {
             }
             _ if is_page(headers, &body) => self.page(&body),
             // The reference answers so when the environment raises.
-            500 => refusal::of_code(oxenv_wire::ErrorCode::ExecutionError, message)
+            500 => server_error::of_code(oxenv_wire::ErrorCode::ExecutionError, message)
                 .with_delivered(Delivered::Maybe),
             _ => ClientError::new(Code::InvalidReply, message),
         })

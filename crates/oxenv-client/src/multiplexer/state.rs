@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::catalogue::{Catalogue, Part};
 use super::endpoint::{Endpoint, Signals};
-use super::{MultiplexOptions, Strictness, ToolListing, fault};
+use super::{MultiplexOptions, Strictness, ToolListing, endpoint_error};
 use crate::error::{ClientError, Code, Result};
 
 /// How long an endpoint has to be connected and listed.
@@ -132,7 +132,7 @@ impl Shared {
             Strictness::Strict => catalogue.all_well() && !catalogue.is_void(),
             Strictness::Degraded => !catalogue.is_void(),
         };
-        if enough { Ok(()) } else { Err(fault::unavailable(&catalogue.reports())) }
+        if enough { Ok(()) } else { Err(endpoint_error::unavailable(&catalogue.reports())) }
     }
 
     pub(super) async fn changed(&self) {

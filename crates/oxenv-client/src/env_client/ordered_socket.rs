@@ -7,8 +7,8 @@
 //! has for a while: pings are answered and a lost socket is noticed also while nobody calls, or while a caller's
 //! future is not polled.
 
-mod drive;
-mod places;
+mod driver;
+mod pending;
 
 use oxenv_core::after;
 use std::future::poll_fn;
@@ -26,12 +26,12 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError, Pro
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::drive::drive;
-use self::places::Places;
+use self::driver::drive;
+use self::pending::Places;
 use super::reply;
 use crate::dial::{MAX_UNSENT_PONGS, Stream};
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::excerpt;
+use crate::server_error::excerpt;
 
 /// The socket. Dropping it ends the session: what runs in it is cancelled.
 pub(super) struct Line {

@@ -8,8 +8,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::{self, excerpt};
-use crate::target::Target;
+use crate::server_address::Target;
+use crate::server_error::{self, excerpt};
 
 /// The first byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
@@ -97,7 +97,7 @@ impl Head {
 
     fn refused(&self, target: &Target) -> ClientError {
         let retry_after = self.header("retry-after").and_then(|value| value.parse().ok());
-        if let Some(error) = refusal::ours(&self.text, retry_after) {
+        if let Some(error) = server_error::ours(&self.text, retry_after) {
             return error;
         }
         let (status, said) = (self.status, excerpt(self.text.as_bytes()));

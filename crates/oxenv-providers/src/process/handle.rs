@@ -10,11 +10,11 @@ use oxenv_upstream::child::{Child, Detached, in_words};
 use oxenv_upstream::secret::Redactor;
 use parking_lot::Mutex;
 
-use super::notes::{Noted, Supervised};
-use crate::bridge::Bridge;
+use super::registry::{Noted, Supervised};
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::{Held, Running};
-use crate::words::{HEARD, last_lines};
+use crate::logs::{HEARD, last_lines};
+use crate::port_forward::Bridge;
 
 /// A process that ends with this one.
 pub(super) struct Attached {
