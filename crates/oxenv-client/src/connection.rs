@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use oxenv_wire::{MULTI_PROTOCOL, RawJson, ReplyKind};
 
-use self::batch::Item;
-use self::frame::{Frame, quoted};
-use self::state::{Link, Making, Request, Whose};
-use crate::dial::{Dialled, dial};
+use self::batch::BatchedStep;
+use self::frame::{FrameWriter, quote};
+use self::state::{ConnectionInner, OutgoingRequest, RequestScope, SessionCreation};
+use crate::dial::{OpenedSocket, dial};
 use crate::env_client::EnvClient;
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
-use crate::server_address::Target;
+use crate::server_address::ServerAddress;
 
 pub(crate) use self::session::MultiSession;
 
@@ -32,11 +32,11 @@ pub(crate) use self::session::MultiSession;
 ///
 /// After a lost socket it connects again for as long as a session with a [resume](OpenOptions::resume) is left, with
 /// growing pauses: each such session goes on, and what was in flight runs once. Sessions without one are lost with the
-/// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request whose
+/// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request scope
 /// future is dropped is not taken back; its late reply is thrown away.
 #[derive(Clone)]
 pub struct Connection {
-    user: Arc<User>,
+    owner: Arc<ReleaseOnDrop>,
 }
 
 /// One step of a batch.
@@ -50,8 +50,8 @@ pub struct BatchStep<'a> {
 }
 
 /// All users of a connection together. When they are gone, the task that drives the socket ends.
-struct User {
-    link: Arc<Link>,
+struct ReleaseOnDrop {
+    inner: Arc<ConnectionInner>,
 }
 
 impl Connection {
@@ -60,12 +60,12 @@ impl Connection {
     /// # Errors
     /// [`Code::VersionMismatch`], if it does not; and why it cannot be reached.
     pub async fn connect(url: &str, options: &ClientOptions) -> Result<Self> {
-        let target = Target::parse(url, options)?;
+        let target = ServerAddress::parse(url, options)?;
         let dialled = dial(&target, "/ws", Some(MULTI_PROTOCOL), options).await?;
         if dialled.subprotocol.as_deref() != Some(MULTI_PROTOCOL) {
-            return Err(not_spoken(&target));
+            return Err(protocol_not_offered(&target));
         }
-        Ok(Connection::over(dialled, target, options.clone()))
+        Ok(Connection::new(dialled, target, options.clone()))
     }
 
     /// Opens a session.
@@ -74,7 +74,7 @@ impl Connection {
     /// Why there is none.
     pub async fn open(&self, options: &OpenOptions) -> Result<EnvClient> {
         let session = self.open_session(options).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Attaches to a session that exists. When the client is dropped the session is not ended; the server has it back
@@ -83,11 +83,11 @@ impl Connection {
     /// # Errors
     /// Why it cannot be had.
     pub async fn attach(&self, session_id: &str) -> Result<EnvClient> {
-        let id = self.link().id();
-        let frame = Frame::request(id, "attach").with("session", &quoted(session_id));
-        let making = Making { resume: None, owned: false };
-        let session = self.make(id, frame, making, ReplyKind::Attached, Duration::ZERO).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        let id = self.inner().next_id();
+        let frame = FrameWriter::request(id, "attach").with("session", &quote(session_id));
+        let making = SessionCreation { resume: None, owned: false };
+        let session = self.send_creation(id, frame, making, ReplyKind::Attached, Duration::ZERO).await?;
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Makes a new session of a snapshot. Of the options it takes `resume` alone.
@@ -104,8 +104,8 @@ impl Connection {
         if let Some(resume) = options.resume {
             data["resume_s"] = resume.as_secs_f64().into();
         }
-        let session = self.create("restore", &data, options).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        let session = self.create_session("restore", &data, options).await?;
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with its own
@@ -118,23 +118,24 @@ impl Connection {
         let (mut items, mut refused) = (Vec::with_capacity(steps.len()), Vec::new());
         for (index, step) in steps.iter().enumerate() {
             let session =
-                step.client.multi().filter(|session| Arc::ptr_eq(&session.hold().link, self.link()));
+                step.client.multi().filter(|session| Arc::ptr_eq(&session.handle().inner, self.inner()));
             let session = session.ok_or_else(|| {
                 let message =
                     format!("step {index} of the batch is of a session that is not of this connection");
                 ClientError::new(Code::InvalidOptions, message)
             })?;
-            match session.hold().kept.usable() {
-                Ok(()) => items.push(Item { session, action: &step.action, key: step.key.as_deref() }),
+            match session.handle().entry.check_usable() {
+                Ok(()) => items.push(BatchedStep { session, action: &step.action, key: step.key.as_deref() }),
                 Err(error) => refused.push((index, error)),
             }
         }
         let mut results = Vec::new();
         if !items.is_empty() {
-            let timeout = self.link().options.timeout;
-            let request = batch::request(self.link(), &items, timeout);
-            let reply = self.link().ask(request, timeout.saturating_add(session::LAST_WORD)).await?;
-            results = batch::results(&reply.text, &items)?;
+            let timeout = self.inner().options.timeout;
+            let request = batch::request(self.inner(), &items, timeout);
+            let reply =
+                self.inner().send(request, timeout.saturating_add(session::SERVER_REPLY_MARGIN)).await?;
+            results = batch::parse_results(&reply.text, &items)?;
         }
         for (index, error) in refused {
             results.insert(index, Err(error));
@@ -143,10 +144,10 @@ impl Connection {
     }
 
     /// The connection over a socket that speaks `oxenv.1` already; `target` is where to dial again.
-    pub(crate) fn over(dialled: Dialled, target: Target, options: ClientOptions) -> Self {
-        let link = Link::new(target, options);
-        tokio::spawn(driver::run(Arc::clone(&link), dialled.socket));
-        Connection { user: Arc::new(User { link }) }
+    pub(crate) fn new(dialled: OpenedSocket, target: ServerAddress, options: ClientOptions) -> Self {
+        let inner = ConnectionInner::new(target, options);
+        tokio::spawn(driver::drive(Arc::clone(&inner), dialled.socket));
+        Connection { owner: Arc::new(ReleaseOnDrop { inner }) }
     }
 
     pub(crate) async fn open_session(&self, options: &OpenOptions) -> Result<MultiSession> {
@@ -160,51 +161,59 @@ impl Connection {
         put("episode_id", options.episode_id.as_deref().map(Into::into));
         put("resume_s", options.resume.map(|time| time.as_secs_f64().into()));
         put("queue_s", options.queue.map(|time| time.as_secs_f64().into()));
-        self.create("open", &data.into(), options).await
+        self.create_session("open", &data.into(), options).await
     }
 
     /// Makes a session, with a key if it is to outlive its socket.
-    async fn create(
+    async fn create_session(
         &self,
         kind: &str,
         data: &serde_json::Value,
         options: &OpenOptions,
     ) -> Result<MultiSession> {
-        let id = self.link().id();
-        let key = options.resume.map(|_| self.link().key(id));
-        let frame = Frame::request(id, kind).with_text("key", key.as_deref()).with("data", &data.to_string());
-        let making = Making { resume: options.resume, owned: true };
-        self.make(id, frame, making, ReplyKind::Opened, options.queue.unwrap_or_default()).await
+        let id = self.inner().next_id();
+        let key = options.resume.map(|_| self.inner().request_key(id));
+        let frame =
+            FrameWriter::request(id, kind).with_text("key", key.as_deref()).with("data", &data.to_string());
+        let making = SessionCreation { resume: options.resume, owned: true };
+        self.send_creation(id, frame, making, ReplyKind::Opened, options.queue.unwrap_or_default()).await
     }
 
-    async fn make(
+    async fn send_creation(
         &self,
         id: u64,
-        frame: Frame,
-        making: Making,
+        frame: FrameWriter,
+        making: SessionCreation,
         kind: ReplyKind,
         patience: Duration,
     ) -> Result<MultiSession> {
-        let (whose, again) = (Whose::Nobody, making.resume);
-        let request = Request { id, text: frame.end(), again, whose, makes: Some(making), weight: 1 };
-        let reply = self.link().ask(request, self.link().options.timeout.saturating_add(patience)).await?;
-        let mut sessions = MultiSession::of_reply(reply, kind, self)?;
+        let (scope, again) = (RequestScope::NoSession, making.resume);
+        let request = OutgoingRequest {
+            id,
+            text: frame.finish(),
+            resend_within: again,
+            scope,
+            creates: Some(making),
+            weight: 1,
+        };
+        let reply = self.inner().send(request, self.inner().options.timeout.saturating_add(patience)).await?;
+        let mut sessions = MultiSession::from_reply(reply, kind, self)?;
         Ok(sessions.swap_remove(0))
     }
 
-    fn link(&self) -> &Arc<Link> {
-        &self.user.link
+    fn inner(&self) -> &Arc<ConnectionInner> {
+        &self.owner.inner
     }
 }
 
-impl Drop for User {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
-        self.link.release();
+        self.inner.release();
     }
 }
 
 /// The server chose another protocol, or none.
-fn not_spoken(target: &Target) -> ClientError {
+fn protocol_not_offered(target: &ServerAddress) -> ClientError {
     let message =
         format!("the server at {target} does not speak {MULTI_PROTOCOL}: use one socket for each session");
     ClientError::new(Code::VersionMismatch, message)

@@ -18,10 +18,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::http::HttpSession;
-use self::schemas::Schemas;
+use self::schemas::ToolSchemas;
 use self::stock::StockSession;
 use crate::connection::{Connection, MultiSession};
-use crate::dial::{Target, dial};
+use crate::dial::{ServerAddress, dial};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions, Protocol, ResetOptions, StepOptions};
 use crate::result::StepResult;
@@ -34,14 +34,14 @@ const OXENV1: &str = "oxenv.1";
 /// A future of a client may be dropped at any time: a request that was not sent is not sent any more, and the late
 /// reply to one that was is thrown away. A step that was sent is still taken, but over HTTP, where it is cancelled.
 pub struct EnvClient {
-    session: Session,
+    session: AnySession,
     timeout: Duration,
     /// The tools' schemas, if arguments are to be checked.
-    schemas: Option<Schemas>,
+    schemas: Option<ToolSchemas>,
 }
 
 /// The session, in the protocol that it is spoken to.
-enum Session {
+enum AnySession {
     Stock(StockSession),
     Http(Box<HttpSession>),
     Multi(MultiSession),
@@ -63,19 +63,19 @@ impl EnvClient {
     /// # Errors
     /// As [`EnvClient::connect`].
     pub async fn connect_with(url: &str, options: &ClientOptions, open: &OpenOptions) -> Result<Self> {
-        let target = Target::parse(url, options)?;
+        let target = ServerAddress::parse(url, options)?;
         let offered = match options.protocol {
             Protocol::Http => {
                 let session = HttpSession::open(target, options, open).await?;
-                return Ok(Self::of(Session::Http(Box::new(session)), options));
+                return Ok(Self::new(AnySession::Http(Box::new(session)), options));
             }
             Protocol::Stock => None,
             Protocol::Auto | Protocol::Oxenv1 => Some(OXENV1),
         };
         let dialled = dial(&target, "/ws", offered, options).await?;
         if dialled.subprotocol.is_some() {
-            let connection = Connection::over(dialled, target, options.clone());
-            return Ok(Self::of_multi(connection.open_session(open).await?, options));
+            let connection = Connection::new(dialled, target, options.clone());
+            return Ok(Self::from_multi(connection.open_session(open).await?, options));
         }
         if options.protocol == Protocol::Oxenv1 {
             return Err(ClientError::new(
@@ -86,23 +86,23 @@ impl EnvClient {
             ));
         }
         let session = StockSession::over(dialled, &target, open)?;
-        Ok(Self::of(Session::Stock(session), options))
+        Ok(Self::new(AnySession::Stock(session), options))
     }
 
-    pub(crate) fn of_multi(session: MultiSession, options: &ClientOptions) -> Self {
-        Self::of(Session::Multi(session), options)
+    pub(crate) fn from_multi(session: MultiSession, options: &ClientOptions) -> Self {
+        Self::new(AnySession::Multi(session), options)
     }
 
     /// The session of a shared socket, if it is one.
     pub(crate) fn multi(&self) -> Option<&MultiSession> {
         match &self.session {
-            Session::Multi(session) => Some(session),
+            AnySession::Multi(session) => Some(session),
             _ => None,
         }
     }
 
-    fn of(session: Session, options: &ClientOptions) -> Self {
-        let schemas = options.validate_arguments.then(Schemas::default);
+    fn new(session: AnySession, options: &ClientOptions) -> Self {
+        let schemas = options.validate_arguments.then(ToolSchemas::default);
         EnvClient { session, timeout: options.timeout, schemas }
     }
 
@@ -110,9 +110,9 @@ impl EnvClient {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match &self.session {
-            Session::Stock(_) => Protocol::Stock,
-            Session::Http(_) => Protocol::Http,
-            Session::Multi(_) => Protocol::Oxenv1,
+            AnySession::Stock(_) => Protocol::Stock,
+            AnySession::Http(_) => Protocol::Http,
+            AnySession::Multi(_) => Protocol::Oxenv1,
         }
     }
 
@@ -120,9 +120,9 @@ impl EnvClient {
     #[must_use]
     pub fn session_id(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().map(|made| made.session_id.clone()),
-            Session::Multi(session) => Some(session.session_id().to_owned()),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => session.created().map(|made| made.session_id.clone()),
+            AnySession::Multi(session) => Some(session.session_id().to_owned()),
         }
     }
 
@@ -130,9 +130,11 @@ impl EnvClient {
     #[must_use]
     pub fn mcp_url(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().map(|made| session.target().absolute(&made.mcp_url)),
-            Session::Multi(session) => Some(session.mcp_url().to_owned()),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => {
+                session.created().map(|made| session.server().absolute_url(&made.mcp_url))
+            }
+            AnySession::Multi(session) => Some(session.mcp_url().to_owned()),
         }
     }
 
@@ -140,9 +142,9 @@ impl EnvClient {
     #[must_use]
     pub fn agent_token(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().and_then(|made| made.agent_token.clone()),
-            Session::Multi(session) => session.agent_token().map(str::to_owned),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => session.created().and_then(|made| made.agent_token.clone()),
+            AnySession::Multi(session) => session.agent_token().map(str::to_owned),
         }
     }
 
@@ -159,9 +161,9 @@ impl EnvClient {
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
         let within = options.timeout.unwrap_or(self.timeout);
         match &self.session {
-            Session::Stock(session) => session.reset(options, within).await,
-            Session::Http(session) => session.reset(options, within).await,
-            Session::Multi(session) => session.reset(options, within).await,
+            AnySession::Stock(session) => session.reset(options, within).await,
+            AnySession::Http(session) => session.reset(options, within).await,
+            AnySession::Multi(session) => session.reset(options, within).await,
         }
     }
 
@@ -195,9 +197,9 @@ impl EnvClient {
     /// Why it is not told.
     pub async fn state(&self) -> Result<Value> {
         let state = match &self.session {
-            Session::Stock(session) => session.state(self.timeout).await,
-            Session::Http(session) => session.state(self.timeout).await,
-            Session::Multi(session) => session.state(self.timeout).await,
+            AnySession::Stock(session) => session.state(self.timeout).await,
+            AnySession::Http(session) => session.state(self.timeout).await,
+            AnySession::Multi(session) => session.state(self.timeout).await,
         }?;
         serde_json::from_str(state.get()).map_err(|error| {
             let message = format!("the state cannot be read: {error}");
@@ -212,10 +214,10 @@ impl EnvClient {
     /// Why they are not told.
     pub async fn list_tools(&self) -> Result<Vec<Tool>> {
         let tools = match &self.session {
-            Session::Multi(session) => session.tools(self.timeout).await?,
+            AnySession::Multi(session) => session.tools(self.timeout).await?,
             _ => {
-                let step = self.step_raw(tools::list()?, &StepOptions::default()).await?;
-                tools::listed(step.observation.get())?
+                let step = self.step_raw(tools::list_action()?, &StepOptions::default()).await?;
+                tools::parse_tools(step.observation.get())?
             }
         };
         if let Some(schemas) = &self.schemas {
@@ -245,15 +247,17 @@ impl EnvClient {
         arguments: Value,
         options: &StepOptions,
     ) -> Result<ToolResult> {
-        let (arguments, text) = tools::arguments(arguments)?;
+        let (arguments, text) = tools::encode_arguments(arguments)?;
         if let Some(schemas) = &self.schemas {
             // The call itself was not sent, whatever came of the list.
-            self.learn(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
+            self.ensure_listed(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
             schemas.check(name, &arguments).await?;
         }
-        let called = tools::called(&self.step_raw(tools::call(name, &text)?, options).await?);
+        let called = tools::parse_call(&self.step_raw(tools::call_action(name, &text)?, options).await?);
         called.map_err(|error| match &self.schemas {
-            Some(schemas) if error.code() == Code::ToolNotFound => error.with_more(&schemas.offered()),
+            Some(schemas) if error.code() == Code::ToolNotFound => {
+                error.with_message_suffix(&schemas.describe_offered())
+            }
             _ => error,
         })
     }
@@ -263,14 +267,14 @@ impl EnvClient {
     /// # Errors
     /// [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if server or environment cannot.
     pub async fn fork(&self, n: usize) -> Result<Vec<EnvClient>> {
-        let sessions: Vec<Session> = match &self.session {
-            Session::Stock(_) => return Err(unsupported("forks")),
-            Session::Http(session) if session.made().is_none() => return Err(unsupported("forks")),
-            Session::Http(session) => {
-                session.fork(n, self.timeout).await?.into_iter().map(Box::new).map(Session::Http).collect()
+        let sessions: Vec<AnySession> = match &self.session {
+            AnySession::Stock(_) => return Err(unsupported("forks")),
+            AnySession::Http(session) if session.created().is_none() => return Err(unsupported("forks")),
+            AnySession::Http(session) => {
+                session.fork(n, self.timeout).await?.into_iter().map(Box::new).map(AnySession::Http).collect()
             }
-            Session::Multi(session) => {
-                session.fork(n, self.timeout).await?.into_iter().map(Session::Multi).collect()
+            AnySession::Multi(session) => {
+                session.fork(n, self.timeout).await?.into_iter().map(AnySession::Multi).collect()
             }
         };
         let of = |session| EnvClient { session, timeout: self.timeout, schemas: self.schemas.clone() };
@@ -283,10 +287,10 @@ impl EnvClient {
     /// As [`EnvClient::fork`].
     pub async fn snapshot(&self) -> Result<String> {
         match &self.session {
-            Session::Stock(_) => Err(unsupported("snapshots")),
-            Session::Http(session) if session.made().is_none() => Err(unsupported("snapshots")),
-            Session::Http(session) => session.snapshot(self.timeout).await,
-            Session::Multi(session) => session.snapshot(self.timeout).await,
+            AnySession::Stock(_) => Err(unsupported("snapshots")),
+            AnySession::Http(session) if session.created().is_none() => Err(unsupported("snapshots")),
+            AnySession::Http(session) => session.snapshot(self.timeout).await,
+            AnySession::Multi(session) => session.snapshot(self.timeout).await,
         }
     }
 
@@ -296,21 +300,21 @@ impl EnvClient {
     /// If the server does not say that it is closed.
     pub async fn close(&self) -> Result<()> {
         match &self.session {
-            Session::Stock(session) => session.close(self.timeout).await,
-            Session::Http(session) => session.close(self.timeout).await,
-            Session::Multi(session) => session.close(self.timeout).await,
+            AnySession::Stock(session) => session.close(self.timeout).await,
+            AnySession::Http(session) => session.close(self.timeout).await,
+            AnySession::Multi(session) => session.close(self.timeout).await,
         }
     }
 
     /// Lists the tools if that one is not known: in a way that is no step, where there is one.
-    async fn learn(&self, schemas: &Schemas, name: &str) -> Result<()> {
-        if schemas.know(name) {
+    async fn ensure_listed(&self, schemas: &ToolSchemas, name: &str) -> Result<()> {
+        if schemas.contains(name) {
             return Ok(());
         }
         let quietly = match &self.session {
-            Session::Stock(session) => session.tools(self.timeout).await?,
-            Session::Http(session) => session.tools(self.timeout).await?,
-            Session::Multi(_) => None,
+            AnySession::Stock(session) => session.tools(self.timeout).await?,
+            AnySession::Http(session) => session.tools(self.timeout).await?,
+            AnySession::Multi(_) => None,
         };
         match quietly {
             Some(tools) => schemas.add(&tools),
@@ -325,9 +329,9 @@ impl EnvClient {
         }
         let within = options.timeout.unwrap_or(self.timeout);
         match &self.session {
-            Session::Stock(session) => session.step(action, options, within).await,
-            Session::Http(session) => session.step(action, options, within).await,
-            Session::Multi(session) => session.step(action, options, within).await,
+            AnySession::Stock(session) => session.step(action, options, within).await,
+            AnySession::Http(session) => session.step(action, options, within).await,
+            AnySession::Multi(session) => session.step(action, options, within).await,
         }
     }
 }

@@ -80,10 +80,10 @@ pub enum Code {
 
 /// A failure. Cheap to move: the detail is boxed.
 #[derive(Debug, Clone)]
-pub struct ClientError(Box<Detail>);
+pub struct ClientError(Box<ErrorDetail>);
 
 #[derive(Debug, Clone)]
-struct Detail {
+struct ErrorDetail {
     code: Code,
     message: String,
     kind: FailureKind,
@@ -143,7 +143,7 @@ impl Code {
             },
             #[cfg(feature = "providers")]
             Code::Provider(code) => code.name().to_owned(),
-            own => screaming(&format!("{own:?}")),
+            own => screaming_snake_case(&format!("{own:?}")),
         }
     }
 
@@ -169,7 +169,7 @@ impl Code {
 }
 
 /// `ConnectionLost` as `CONNECTION_LOST`.
-fn screaming(name: &str) -> String {
+fn screaming_snake_case(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
     for (at, letter) in name.char_indices() {
         if at > 0 && letter.is_ascii_uppercase() {
@@ -184,7 +184,7 @@ impl ClientError {
     /// A failure with that code; whose fault it is, delivery and retry follow from the code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (kind, delivered, retryable) = code.traits();
-        let detail = Detail {
+        let detail = ErrorDetail {
             code,
             message: message.into(),
             kind,
@@ -234,7 +234,7 @@ impl ClientError {
     }
 
     /// The same with more for people.
-    pub(crate) fn with_more(mut self, more: &str) -> Self {
+    pub(crate) fn with_message_suffix(mut self, more: &str) -> Self {
         self.0.message.extend(["; ", more]);
         self
     }

@@ -7,7 +7,7 @@ use std::error::Error as _;
 use tokio_rustls::rustls;
 
 /// What caused it, without the URL.
-pub(crate) fn causes(error: &reqwest::Error) -> String {
+pub(crate) fn describe_causes(error: &reqwest::Error) -> String {
     let causes: Vec<String> = sources(error).map(ToString::to_string).collect();
     // An error often repeats its cause at its end.
     let mut told: Vec<&str> = Vec::new();
@@ -20,13 +20,13 @@ pub(crate) fn causes(error: &reqwest::Error) -> String {
 }
 
 /// Whether the HTTP library says that of it.
-pub(crate) fn hyper_says(error: &reqwest::Error, says: impl Fn(&hyper::Error) -> bool) -> bool {
+pub(crate) fn any_hyper_error(error: &reqwest::Error, says: impl Fn(&hyper::Error) -> bool) -> bool {
     sources(error).any(|source| source.downcast_ref::<hyper::Error>().is_some_and(&says))
 }
 
 /// Whether there is no safe connection.
 pub(crate) fn is_tls(error: &reqwest::Error) -> bool {
-    sources(error).any(|source| source.is::<rustls::Error>() || within_io(source).is_some())
+    sources(error).any(|source| source.is::<rustls::Error>() || tls_error_within(source).is_some())
 }
 
 fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -34,7 +34,7 @@ fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::
 }
 
 /// The TLS error that an IO error holds, however deep: its sources do not name it.
-fn within_io<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+fn tls_error_within<'a>(source: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let inner = source.downcast_ref::<std::io::Error>()?.get_ref()?;
-    inner.downcast_ref::<rustls::Error>().or_else(|| within_io(inner))
+    inner.downcast_ref::<rustls::Error>().or_else(|| tls_error_within(inner))
 }

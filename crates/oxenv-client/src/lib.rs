@@ -34,4 +34,4 @@ pub use typed::{TypedClient, TypedResult};
 /// The guide, whose code is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/client.md")]
-struct Guide;
+struct ClientGuide;

@@ -14,7 +14,7 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
 
 /// Headers that belong to the handshake, which nobody may set.
-const RESERVED: [&str; 8] = [
+const RESERVED_HEADERS: [&str; 8] = [
     "connection",
     "content-length",
     "host",
@@ -27,7 +27,7 @@ const RESERVED: [&str; 8] = [
 
 /// A server.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct ServerAddress {
     pub(crate) secure: bool,
     /// Without the brackets of an IPv6 address.
     pub(crate) host: String,
@@ -40,7 +40,7 @@ pub(crate) struct Target {
     pub(crate) headers: HeaderMap,
 }
 
-impl Target {
+impl ServerAddress {
     /// Reads a URL; `http` if it has no scheme.
     ///
     /// # Errors
@@ -48,26 +48,28 @@ impl Target {
     pub(crate) fn parse(url: &str, options: &ClientOptions) -> Result<Self> {
         let text = if url.contains("://") { url.trim().to_owned() } else { format!("http://{}", url.trim()) };
         let parsed =
-            Url::parse(&text).map_err(|error| invalid(format!("the URL cannot be read: {error}")))?;
+            Url::parse(&text).map_err(|error| invalid_options(format!("the URL cannot be read: {error}")))?;
         let secure = match parsed.scheme() {
             "http" | "ws" => false,
             "https" | "wss" => true,
             other => {
-                return Err(invalid(format!(
+                return Err(invalid_options(format!(
                     "the URL's scheme is {other:?}; use http, https, ws or wss, or none"
                 )));
             }
         };
         if parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(invalid("the URL has a query or a fragment; give the address of the server alone"));
+            return Err(invalid_options(
+                "the URL has a query or a fragment; give the address of the server alone",
+            ));
         }
         let host = parsed.host_str().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(|| invalid("the URL has no host"))?;
+        let host = host.ok_or_else(|| invalid_options("the URL has no host"))?;
         let authority = match parsed.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        Ok(Target {
+        Ok(ServerAddress {
             secure,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: parsed.port().unwrap_or(if secure { 443 } else { 80 }),
@@ -84,7 +86,7 @@ impl Target {
     }
 
     /// What the server told as an address, made absolute: a path is one of this server.
-    pub(crate) fn absolute(&self, address: &str) -> String {
+    pub(crate) fn absolute_url(&self, address: &str) -> String {
         if address.contains("://") {
             return address.to_owned();
         }
@@ -98,24 +100,30 @@ fn headers(url: &Url, options: &ClientOptions) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &options.headers {
         let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| invalid(format!("{name:?} is no name of a header")))?;
-        if RESERVED.contains(&key.as_str()) {
-            return Err(invalid(format!("the header {name:?} is the connection's own; leave it out")));
+            .map_err(|_| invalid_options(format!("{name:?} is no name of a header")))?;
+        if RESERVED_HEADERS.contains(&key.as_str()) {
+            return Err(invalid_options(format!(
+                "the header {name:?} is the connection's own; leave it out"
+            )));
         }
-        headers.append(key, secret(value).ok_or_else(|| unprintable(&format!("the header {name:?}")))?);
+        headers.append(
+            key,
+            sensitive_value(value).ok_or_else(|| invalid_header_value(&format!("the header {name:?}")))?,
+        );
     }
     let authorization = match &options.token {
         Some(token) => Some(format!("Bearer {token}")),
-        None => basic(url),
+        None => basic_credentials(url),
     };
     if let Some(text) = authorization {
-        headers.insert(AUTHORIZATION, secret(&text).ok_or_else(|| unprintable("the token"))?);
+        headers
+            .insert(AUTHORIZATION, sensitive_value(&text).ok_or_else(|| invalid_header_value("the token"))?);
     }
     Ok(headers)
 }
 
 /// The user and the password of a URL, as Basic authentication has them.
-fn basic(url: &Url) -> Option<String> {
+fn basic_credentials(url: &Url) -> Option<String> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
     }
@@ -126,27 +134,27 @@ fn basic(url: &Url) -> Option<String> {
     Some(format!("Basic {}", STANDARD.encode(pair)))
 }
 
-fn secret(value: &str) -> Option<HeaderValue> {
+fn sensitive_value(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-fn invalid(message: impl Into<String>) -> ClientError {
+fn invalid_options(message: impl Into<String>) -> ClientError {
     ClientError::new(Code::InvalidOptions, message)
 }
 
-fn unprintable(what: &str) -> ClientError {
-    invalid(format!("{what} has characters that no header may have"))
+fn invalid_header_value(what: &str) -> ClientError {
+    invalid_options(format!("{what} has characters that no header may have"))
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.http_url(""))
     }
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Target({self})")
     }
@@ -156,12 +164,12 @@ impl fmt::Debug for Target {
 mod tests {
     use super::*;
 
-    fn target(url: &str) -> Target {
-        Target::parse(url, &ClientOptions::default()).unwrap()
+    fn target(url: &str) -> ServerAddress {
+        ServerAddress::parse(url, &ClientOptions::default()).unwrap()
     }
 
     fn refused(url: &str) -> String {
-        let error = Target::parse(url, &ClientOptions::default()).unwrap_err();
+        let error = ServerAddress::parse(url, &ClientOptions::default()).unwrap_err();
         assert_eq!(error.code(), Code::InvalidOptions);
         error.to_string()
     }
@@ -177,7 +185,7 @@ mod tests {
         );
         let six = target("[::1]:9");
         assert_eq!((six.host.as_str(), six.authority.as_str(), six.port), ("::1", "[::1]:9", 9));
-        assert_eq!(wss.absolute("/sessions/a/mcp"), "https://h/sessions/a/mcp");
+        assert_eq!(wss.absolute_url("/sessions/a/mcp"), "https://h/sessions/a/mcp");
     }
 
     #[test]
@@ -192,7 +200,7 @@ mod tests {
     #[test]
     fn a_token_goes_before_what_the_url_has() {
         let options = ClientOptions { token: Some("tok".into()), ..ClientOptions::default() };
-        let target = Target::parse("http://a:b@h", &options).unwrap();
+        let target = ServerAddress::parse("http://a:b@h", &options).unwrap();
         assert_eq!(target.headers[AUTHORIZATION], "Bearer tok");
     }
 
@@ -206,7 +214,7 @@ mod tests {
         for (name, value) in headers {
             let headers = vec![(name.to_owned(), value.to_owned())];
             let options = ClientOptions { headers, ..ClientOptions::default() };
-            let error = Target::parse("h", &options).unwrap_err();
+            let error = ServerAddress::parse("h", &options).unwrap_err();
             assert_eq!(error.code(), Code::InvalidOptions);
             assert!(!error.to_string().contains("hunter"), "{error}");
         }

@@ -13,20 +13,20 @@ use serde_json::Value;
 use crate::error::{ClientError, Code};
 
 /// What is shown of something unexpected.
-const EXCERPT: usize = 120;
+const MAX_EXCERPT_CHARS: usize = 120;
 
 /// An HTTP body of one of our servers, or of FastAPI.
 #[derive(Deserialize)]
-struct Body {
+struct HttpErrorBody {
     detail: Value,
     #[serde(default)]
-    oxenv: Option<Told>,
+    oxenv: Option<ErrorFields>,
 }
 
 /// What an `error` frame has as its data, in the stock dialect and in `oxenv.1`; also what is ours within it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Told {
+struct ErrorFields {
     message: String,
     code: Option<String>,
     kind: Option<String>,
@@ -35,47 +35,47 @@ struct Told {
     retryable: Option<bool>,
     retry_after_s: Option<f64>,
     errors: Option<Value>,
-    oxenv: Option<Box<Told>>,
+    oxenv: Option<Box<ErrorFields>>,
 }
 
 /// The failure that an HTTP answer tells, if it is a server's that we know.
-pub(crate) fn of_body(status: u16, text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
-    if let Some(error) = ours(text, retry_after_s) {
+pub(crate) fn from_http_body(status: u16, text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
+    if let Some(error) = from_oxenv_body(text, retry_after_s) {
         return Some(error);
     }
-    let body: Body = serde_json::from_str(text).ok()?;
+    let body: HttpErrorBody = serde_json::from_str(text).ok()?;
     let code = match status {
         401 => ErrorCode::Unauthorized,
         403 => ErrorCode::Forbidden,
         422 => ErrorCode::ValidationError,
         _ => return None,
     };
-    let error = of_code(code, message_of(&body.detail));
+    let error = from_code(code, describe_detail(&body.detail));
     Some(if body.detail.is_array() { error.with_data(body.detail) } else { error })
 }
 
 /// The failure that an HTTP answer of one of our servers tells.
-pub(crate) fn ours(text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
-    let body: Body = serde_json::from_str(text).ok()?;
-    let error = body.oxenv?.failure(ErrorCode::ExecutionError, message_of(&body.detail));
+pub(crate) fn from_oxenv_body(text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
+    let body: HttpErrorBody = serde_json::from_str(text).ok()?;
+    let error = body.oxenv?.to_error(ErrorCode::ExecutionError, describe_detail(&body.detail));
     let retryable = error.is_retryable();
     Some(error.with_retry(retryable, retry_after_s.map(Duration::from_secs)))
 }
 
 /// The failure that an `error` frame tells by its data: of the stock dialect or of `oxenv.1`.
-pub(crate) fn of_frame(data: &str) -> ClientError {
-    let Ok(mut told) = serde_json::from_str::<Told>(data) else {
+pub(crate) fn from_frame(data: &str) -> ClientError {
+    let Ok(mut told) = serde_json::from_str::<ErrorFields>(data) else {
         let message = format!("the server tells a failure that cannot be read: {}", excerpt(data.as_bytes()));
         return ClientError::new(Code::InvalidReply, message);
     };
     let message = match &told.errors {
-        Some(errors @ Value::Array(_)) => format!("{}: {}", told.message, issues(errors)),
+        Some(errors @ Value::Array(_)) => format!("{}: {}", told.message, describe_issues(errors)),
         _ => told.message.clone(),
     };
     let stock = told.code().unwrap_or(ErrorCode::ExecutionError);
     let errors = told.errors.take();
     let ours = told.oxenv.take();
-    let error = ours.as_deref().unwrap_or(&told).failure(stock, message);
+    let error = ours.as_deref().unwrap_or(&told).to_error(stock, message);
     match errors {
         Some(errors) => error.with_data(errors),
         None => error,
@@ -83,27 +83,27 @@ pub(crate) fn of_frame(data: &str) -> ClientError {
 }
 
 /// The failure that is told under `oxenv` of a tool's error, if there is any.
-pub(crate) fn of_metadata(ours: &Value, message: &str) -> Option<ClientError> {
-    let told = Told::deserialize(ours).ok()?;
+pub(crate) fn from_metadata(ours: &Value, message: &str) -> Option<ClientError> {
+    let told = ErrorFields::deserialize(ours).ok()?;
     let code = told.code()?;
-    Some(told.failure(code, message.to_owned()))
+    Some(told.to_error(code, message.to_owned()))
 }
 
-impl Told {
+impl ErrorFields {
     fn code(&self) -> Option<ErrorCode> {
-        word(self.code.as_deref())
+        parse_word(self.code.as_deref())
     }
 
     /// A code that is not known here is read as the nearest one that is.
-    fn failure(&self, nearest: ErrorCode, message: String) -> ClientError {
+    fn to_error(&self, nearest: ErrorCode, message: String) -> ClientError {
         let mut error = ClientError::new(Code::Server(self.code().unwrap_or(nearest)), message);
-        if let Some(kind) = word(self.kind.as_deref()) {
+        if let Some(kind) = parse_word(self.kind.as_deref()) {
             error = error.with_kind(kind);
         }
-        if let Some(phase) = word(self.phase.as_deref()) {
+        if let Some(phase) = parse_word(self.phase.as_deref()) {
             error = error.with_phase(phase);
         }
-        if let Some(delivered) = word(self.delivered.as_deref()) {
+        if let Some(delivered) = parse_word(self.delivered.as_deref()) {
             error = error.with_delivered(delivered);
         }
         let after = self.retry_after_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -112,31 +112,31 @@ impl Told {
     }
 }
 
-fn word<T: DeserializeOwned>(text: Option<&str>) -> Option<T> {
+fn parse_word<T: DeserializeOwned>(text: Option<&str>) -> Option<T> {
     serde_json::from_value(Value::from(text?)).ok()
 }
 
 /// A failure with its code alone.
-pub(crate) fn of_code(code: ErrorCode, message: impl Into<String>) -> ClientError {
+pub(crate) fn from_code(code: ErrorCode, message: impl Into<String>) -> ClientError {
     ClientError::new(Code::Server(code), message)
 }
 
 /// A detail for people: the text, or each issue with its place.
-fn message_of(detail: &Value) -> String {
+fn describe_detail(detail: &Value) -> String {
     match detail {
         Value::String(text) => text.clone(),
-        Value::Array(_) => format!("the request is not valid: {}", issues(detail)),
+        Value::Array(_) => format!("the request is not valid: {}", describe_issues(detail)),
         other => excerpt(other.to_string().as_bytes()),
     }
 }
 
 /// Pydantic's issues in one line.
-fn issues(issues: &Value) -> String {
-    let lines: Vec<String> = issues.as_array().into_iter().flatten().take(8).map(issue).collect();
+fn describe_issues(issues: &Value) -> String {
+    let lines: Vec<String> = issues.as_array().into_iter().flatten().take(8).map(describe_issue).collect();
     lines.join("; ")
 }
 
-fn issue(issue: &Value) -> String {
+fn describe_issue(issue: &Value) -> String {
     let place: Vec<String> = issue["loc"]
         .as_array()
         .into_iter()
@@ -149,9 +149,9 @@ fn issue(issue: &Value) -> String {
 
 /// The beginning of something unexpected, quoted.
 pub(crate) fn excerpt(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT)]);
-    let mut short: String = text.chars().take(EXCERPT).collect();
-    if text.chars().count() > EXCERPT {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_EXCERPT_CHARS)]);
+    let mut short: String = text.chars().take(MAX_EXCERPT_CHARS).collect();
+    if text.chars().count() > MAX_EXCERPT_CHARS {
         short.push('…');
     }
     format!("{short:?}")

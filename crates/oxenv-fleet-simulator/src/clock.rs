@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A clock that begins at 0.
-pub(crate) struct Clock {
+pub(crate) struct SimulatedClock {
     began: Instant,
     /// When it began, since 1970.
     wall: Duration,
@@ -17,11 +17,11 @@ pub(crate) struct Clock {
     changed: Notify,
 }
 
-impl Clock {
+impl SimulatedClock {
     pub(crate) fn new() -> Self {
         // A machine that lives before 1970 gets wrong dates and nothing worse.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { began: Instant::now(), wall, ahead: Mutex::default(), changed: Notify::new() }
+        SimulatedClock { began: Instant::now(), wall, ahead: Mutex::default(), changed: Notify::new() }
     }
 
     /// The time since the beginning.
@@ -33,11 +33,11 @@ impl Clock {
         let mut ahead = self.ahead.lock();
         *ahead = ahead.saturating_add(time);
         drop(ahead);
-        self.touch();
+        self.wake_sleepers();
     }
 
     /// Wakes all that sleep, so that they look again.
-    pub(crate) fn touch(&self) {
+    pub(crate) fn wake_sleepers(&self) {
         self.changed.notify_waiters();
     }
 
@@ -57,7 +57,7 @@ impl Clock {
     }
 
     /// Lets so much time pass.
-    pub(crate) async fn pass(&self, time: Duration) {
+    pub(crate) async fn sleep(&self, time: Duration) {
         let until = self.now().saturating_add(time);
         while self.now() < until {
             self.sleep_until(|| Some(until)).await;
@@ -65,12 +65,12 @@ impl Clock {
     }
 
     /// Seconds since 1970.
-    pub(crate) fn unix(&self, at: Duration) -> f64 {
+    pub(crate) fn unix_seconds(&self, at: Duration) -> f64 {
         (self.wall + at).as_secs_f64()
     }
 
     /// As `2026-11-21T03:50:23.656716+00:00`.
-    pub(crate) fn stamp(&self, at: Duration) -> String {
+    pub(crate) fn timestamp(&self, at: Duration) -> String {
         let since = self.wall + at;
         let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);

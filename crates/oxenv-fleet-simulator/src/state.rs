@@ -12,130 +12,133 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
-use crate::fault::{Effect, Fault, FaultBook};
-use crate::instance::Instance;
-use crate::log::Log;
+use crate::clock::SimulatedClock;
+use crate::fault::{Effect, Fault, FaultRegistry};
+use crate::instance::SimulatedInstance;
+use crate::log::RequestLog;
 use crate::options::SimulatorOptions;
-use crate::simulator::{InstanceView, Status};
+use crate::simulator::{InstanceStatus, InstanceView};
 
 /// Instances that are known, those that have stopped among them.
 const MAX_INSTANCES: usize = 10_000;
 
 /// What the control plane and the instances share.
-pub(crate) struct World {
+pub(crate) struct SimulatorState {
     pub(crate) options: SimulatorOptions,
-    pub(crate) clock: Clock,
-    pub(crate) faults: FaultBook,
-    pub(crate) log: Log,
-    state: Mutex<State>,
+    pub(crate) clock: SimulatedClock,
+    pub(crate) faults: FaultRegistry,
+    pub(crate) log: RequestLog,
+    table: Mutex<InstanceTable>,
     ended: CancellationToken,
     tasks: TaskTracker,
 }
 
 #[derive(Default)]
-struct State {
-    instances: Vec<Arc<Instance>>,
+struct InstanceTable {
+    instances: Vec<Arc<SimulatedInstance>>,
     /// Which instance a team's request id made.
-    claims: HashMap<(String, String), String>,
-    made: u64,
+    requests: HashMap<(String, String), String>,
+    created: u64,
 }
 
-impl State {
+impl InstanceTable {
     /// Forgets the instance that stopped first, and its request, once too many are known.
     fn forget_oldest(&mut self, now: Duration) {
         if self.instances.len() <= MAX_INSTANCES {
             return;
         }
-        if let Some(oldest) = self.instances.iter().position(|one| one.status(now) == Status::Stopped) {
+        if let Some(oldest) = self.instances.iter().position(|one| one.status(now) == InstanceStatus::Stopped)
+        {
             let forgotten = self.instances.remove(oldest);
-            self.claims.retain(|_, id| *id != forgotten.id);
+            self.requests.retain(|_, id| *id != forgotten.id);
         }
     }
 }
 
 /// What became of a create.
-pub(crate) enum Claim {
+pub(crate) enum CreateOutcome {
     /// An instance was made.
-    Made(Arc<Instance>),
+    Created(Arc<SimulatedInstance>),
     /// That request made one before: this.
     Duplicate(String),
     /// The team has that many already.
-    Full(usize),
+    LimitReached(usize),
 }
 
-impl World {
+impl SimulatorState {
     /// With a task that ends instances whose time is over.
     pub(crate) fn new(options: SimulatorOptions) -> Arc<Self> {
-        let world = Arc::new(World {
-            clock: Clock::new(),
-            faults: FaultBook::default(),
-            log: Log::default(),
-            state: Mutex::default(),
+        let simulator = Arc::new(SimulatorState {
+            clock: SimulatedClock::new(),
+            faults: FaultRegistry::default(),
+            log: RequestLog::default(),
+            table: Mutex::default(),
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
             options,
         });
-        for fault in &world.options.faults {
-            world.faults.add(fault.clone());
+        for fault in &simulator.options.faults {
+            simulator.faults.add(fault.clone());
         }
-        let reaped = Arc::clone(&world);
-        world.tasks.spawn(async move {
+        let reaped = Arc::clone(&simulator);
+        simulator.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     biased;
                     () = reaped.ended.cancelled() => return,
-                    () = reaped.clock.sleep_until(|| reaped.reap()) => {}
+                    () = reaped.clock.sleep_until(|| reaped.end_expired()) => {}
                 }
             }
         });
-        world
+        simulator
     }
 
     /// Makes an instance, unless the request made one before or the team has too many. `make` is given the id.
-    pub(crate) fn claim(
+    pub(crate) fn create(
         &self,
         team: &str,
         request_id: Option<&str>,
-        make: impl FnOnce(String) -> io::Result<Arc<Instance>>,
-    ) -> io::Result<Claim> {
-        let mut state = self.state.lock();
+        make: impl FnOnce(String) -> io::Result<Arc<SimulatedInstance>>,
+    ) -> io::Result<CreateOutcome> {
+        let mut state = self.table.lock();
         // What is made from here on would not be ended.
         if self.ended.is_cancelled() {
             return Err(io::Error::other("the simulator has ended"));
         }
         let key = request_id.map(|id| (team.to_owned(), id.to_owned()));
-        if let Some(made) = key.as_ref().and_then(|key| state.claims.get(key)) {
-            return Ok(Claim::Duplicate(made.clone()));
+        if let Some(made) = key.as_ref().and_then(|key| state.requests.get(key)) {
+            return Ok(CreateOutcome::Duplicate(made.clone()));
         }
         let now = self.clock.now();
-        let held =
-            state.instances.iter().filter(|one| one.team == team && one.status(now) != Status::Stopped);
+        let held = state
+            .instances
+            .iter()
+            .filter(|one| one.team == team && one.status(now) != InstanceStatus::Stopped);
         let held = held.count();
         if held >= self.options.instance_limit {
-            return Ok(Claim::Full(held));
+            return Ok(CreateOutcome::LimitReached(held));
         }
-        let id = id_of(self.options.seed, state.made);
-        state.made += 1;
+        let id = instance_id(self.options.seed, state.created);
+        state.created += 1;
         let instance = make(id)?;
         if let Some(key) = key {
-            state.claims.insert(key, instance.id.clone());
+            state.requests.insert(key, instance.id.clone());
         }
         state.instances.push(Arc::clone(&instance));
         state.forget_oldest(now);
         // The reaper must know when its time will be over.
-        self.clock.touch();
-        Ok(Claim::Made(instance))
+        self.clock.wake_sleepers();
+        Ok(CreateOutcome::Created(instance))
     }
 
     /// A team's instance.
-    pub(crate) fn instance(&self, team: &str, id: &str) -> Option<Arc<Instance>> {
-        self.state.lock().instances.iter().find(|one| one.team == team && one.id == id).cloned()
+    pub(crate) fn instance(&self, team: &str, id: &str) -> Option<Arc<SimulatedInstance>> {
+        self.table.lock().instances.iter().find(|one| one.team == team && one.id == id).cloned()
     }
 
     /// A team's instances, oldest first.
-    pub(crate) fn of_team(&self, team: &str) -> Vec<Arc<Instance>> {
-        self.state.lock().instances.iter().filter(|one| one.team == team).cloned().collect()
+    pub(crate) fn of_team(&self, team: &str) -> Vec<Arc<SimulatedInstance>> {
+        self.table.lock().instances.iter().filter(|one| one.team == team).cloned().collect()
     }
 
     pub(crate) fn views(&self) -> Vec<InstanceView> {
@@ -146,10 +149,10 @@ impl World {
     pub(crate) fn inject(&self, fault: Fault) {
         let refuse = *fault.effect() == Effect::Refuse;
         self.faults.add(fault);
-        let listening = |one: &&Arc<Instance>| one.listens();
+        let listening = |one: &&Arc<SimulatedInstance>| one.is_listening();
         for instance in self.all().iter().filter(listening) {
-            if refuse && self.faults.refuses() {
-                instance.refuse();
+            if refuse && self.faults.take_refusal() {
+                instance.stop_listening();
             }
         }
     }
@@ -161,14 +164,14 @@ impl World {
 
     pub(crate) fn advance(&self, time: Duration) {
         self.clock.advance(time);
-        self.reap();
+        self.end_expired();
     }
 
     /// Ends everything and waits for that.
     pub(crate) async fn close(&self) {
         self.abort();
         for instance in self.all() {
-            instance.closed().await;
+            instance.close().await;
         }
         self.tasks.close();
         self.tasks.wait().await;
@@ -183,12 +186,12 @@ impl World {
         }
     }
 
-    fn all(&self) -> Vec<Arc<Instance>> {
-        self.state.lock().instances.clone()
+    fn all(&self) -> Vec<Arc<SimulatedInstance>> {
+        self.table.lock().instances.clone()
     }
 
     /// Ends those whose time is over; gives when the next one's will be.
-    fn reap(&self) -> Option<Duration> {
+    fn end_expired(&self) -> Option<Duration> {
         let now = self.clock.now();
         let mut next = None;
         for instance in self.all() {
@@ -203,7 +206,7 @@ impl World {
 }
 
 /// Twelve hexadecimal digits: a bijection of the count (SplitMix64's mixing), so no two are alike but by rare chance.
-fn id_of(seed: u64, count: u64) -> String {
+fn instance_id(seed: u64, count: u64) -> String {
     let mut mixed = seed.wrapping_add(count.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

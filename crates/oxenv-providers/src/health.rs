@@ -19,11 +19,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// The pause between two looks: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a server is asked.
 #[derive(Debug, Clone)]
-pub(crate) enum Address {
+pub(crate) enum LocalAddress {
     /// A port of the loopback address.
     Port(u16),
     /// A Unix socket.
@@ -31,12 +31,12 @@ pub(crate) enum Address {
 }
 
 /// Waits until the server there is healthy; else says what it did last.
-pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), String> {
+pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) -> Result<(), String> {
     let deadline = after(Instant::now(), limit);
     let mut last = "it was never asked".to_owned();
     let (mut pause, longest) = PAUSE;
     loop {
-        match timeout_at(deadline.min(after(Instant::now(), ANSWER)), ask(address)).await {
+        match timeout_at(deadline.min(after(Instant::now(), RESPONSE_TIMEOUT)), probe(address)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
             Ok(Ok(status)) => last = format!("GET /health answers {status}"),
             Ok(Err(problem)) => last = problem,
@@ -52,15 +52,15 @@ pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), Strin
     }
 }
 
-async fn ask(address: &Address) -> Result<StatusCode, String> {
+async fn probe(address: &LocalAddress) -> Result<StatusCode, String> {
     match address {
-        Address::Port(port) => {
+        LocalAddress::Port(port) => {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port))
                 .await
                 .map_err(|error| format!("nobody listens on port {port} ({error})"))?;
             get_health(stream).await
         }
-        Address::Socket(path) => {
+        LocalAddress::Socket(path) => {
             let stream = UnixStream::connect(path)
                 .await
                 .map_err(|error| format!("nobody listens on the socket {} ({error})", path.display()))?;

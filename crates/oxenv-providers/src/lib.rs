@@ -15,5 +15,5 @@ mod spec;
 mod validate;
 
 pub use error::{ProviderCode, ProviderError};
-pub use instance::{Instance, InstanceInfo, Provider, Running};
-pub use spec::{Door, InstanceSpec, Limits, Mount, PullPolicy, SecretText};
+pub use instance::{Instance, InstanceInfo, Provider, ProviderFuture};
+pub use spec::{InstanceSpec, ListenAddress, Mount, PullPolicy, ResourceLimits, SecretText};

@@ -12,17 +12,17 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// A port that leads to a socket.
-pub(crate) struct Bridge {
+pub(crate) struct PortForward {
     port: u16,
     task: JoinHandle<()>,
 }
 
-impl Bridge {
+impl PortForward {
     /// Opens a free port. The socket need not be there yet.
     pub(crate) async fn open(socket: PathBuf) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        Ok(Bridge { port, task: tokio::spawn(accept(listener, socket)) })
+        Ok(PortForward { port, task: tokio::spawn(accept(listener, socket)) })
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -30,7 +30,7 @@ impl Bridge {
     }
 }
 
-impl Drop for Bridge {
+impl Drop for PortForward {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -41,7 +41,7 @@ async fn accept(listener: TcpListener, socket: PathBuf) {
     loop {
         while open.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => drop(open.spawn(carry(stream, socket.clone()))),
+            Ok((stream, _)) => drop(open.spawn(forward(stream, socket.clone()))),
             // Out of descriptors: it may pass.
             Err(error) => {
                 tracing::debug!(%error, "could not accept a connection");
@@ -51,7 +51,7 @@ async fn accept(listener: TcpListener, socket: PathBuf) {
     }
 }
 
-async fn carry(mut stream: TcpStream, socket: PathBuf) {
+async fn forward(mut stream: TcpStream, socket: PathBuf) {
     let _ = stream.set_nodelay(true);
     // A caller sees a closed connection if nobody listens behind it.
     if let Ok(mut behind) = UnixStream::connect(socket).await {

@@ -13,54 +13,53 @@ use oxenv_client::{ClientError, Code};
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
-use crate::error::raised;
-use crate::reply::Reply;
-use crate::request::Request;
-use crate::runtime::{generation, lock, start};
-
-type Outcome = Result<Reply, ClientError>;
+use crate::error::to_exception;
+use crate::reply::ReplyResult;
+use crate::request::NativeRequest;
+use crate::runtime::{generation, lock, spawn};
 
 /// The replies that an event loop waits for.
 #[pyclass(frozen, module = "oxenv._native")]
-pub(crate) struct Mailbox {
-    shared: Arc<Shared>,
-    bell: UnixStream,
+pub(crate) struct CompletionQueue {
+    shared: Arc<QueueState>,
+    wake_reader: UnixStream,
     born: usize,
 }
 
-struct Shared {
-    arrived: Mutex<Vec<(u64, Outcome)>>,
-    running: Mutex<Running>,
-    rope: UnixStream,
+struct QueueState {
+    completed: Mutex<Vec<(u64, ReplyResult)>>,
+    running: Mutex<RunningTasks>,
+    wake_writer: UnixStream,
 }
 
 #[derive(Default)]
-struct Running {
-    last: u64,
+struct RunningTasks {
+    last_ticket: u64,
     tasks: HashMap<u64, AbortHandle>,
 }
 
 /// Puts the outcome of its request into the mailbox, and a failure if there is none.
-struct Delivery {
-    shared: Arc<Shared>,
+struct CompletionGuard {
+    shared: Arc<QueueState>,
     ticket: u64,
-    outcome: Option<Outcome>,
+    outcome: Option<ReplyResult>,
 }
 
 #[pymethods]
-impl Mailbox {
+impl CompletionQueue {
     #[new]
     fn new() -> PyResult<Self> {
-        let (bell, rope) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        rope.set_nonblocking(true)?;
-        let shared = Arc::new(Shared { arrived: Mutex::default(), running: Mutex::default(), rope });
-        Ok(Mailbox { shared, bell, born: generation() })
+        let (wake_reader, wake_writer) = UnixStream::pair()?;
+        wake_reader.set_nonblocking(true)?;
+        wake_writer.set_nonblocking(true)?;
+        let shared =
+            Arc::new(QueueState { completed: Mutex::default(), running: Mutex::default(), wake_writer });
+        Ok(CompletionQueue { shared, wake_reader, born: generation() })
     }
 
     /// The descriptor that is readable while there are replies.
     fn fileno(&self) -> i32 {
-        self.bell.as_raw_fd()
+        self.wake_reader.as_raw_fd()
     }
 
     /// Whether it was made by this process, not by one that forked it.
@@ -70,13 +69,13 @@ impl Mailbox {
     }
 
     /// Sends a request; gives the number that its reply will have.
-    fn start(&self, request: &Request) -> PyResult<u64> {
+    fn start(&self, request: &NativeRequest) -> PyResult<u64> {
         let work = request.take()?;
         let mut running = lock(&self.shared.running);
-        running.last += 1;
-        let ticket = running.last;
-        let delivery = Delivery { shared: self.shared.clone(), ticket, outcome: None };
-        let task = start(async move {
+        running.last_ticket += 1;
+        let ticket = running.last_ticket;
+        let delivery = CompletionGuard { shared: self.shared.clone(), ticket, outcome: None };
+        let task = spawn(async move {
             let mut delivery = delivery;
             let outcome = work.await;
             delivery.fill(outcome);
@@ -95,11 +94,12 @@ impl Mailbox {
 
     /// Takes the replies that are there: number, whether it is a reply, and the reply or the exception.
     fn take(&self, py: Python<'_>) -> PyResult<Vec<(u64, bool, Py<PyAny>)>> {
-        let mut rings = [0_u8; 64];
-        while matches!((&self.bell).read(&mut rings), Ok(n) if n == rings.len()) {}
-        let arrived = std::mem::take(&mut *lock(&self.shared.arrived));
-        let spelled = |(ticket, outcome): (u64, Outcome)| {
-            let reply = outcome.map_err(|error| raised(py, &error)).and_then(|reply| reply.into_python(py));
+        let mut bytes = [0_u8; 64];
+        while matches!((&self.wake_reader).read(&mut bytes), Ok(n) if n == bytes.len()) {}
+        let arrived = std::mem::take(&mut *lock(&self.shared.completed));
+        let spelled = |(ticket, outcome): (u64, ReplyResult)| {
+            let reply =
+                outcome.map_err(|error| to_exception(py, &error)).and_then(|reply| reply.into_python(py));
             match reply {
                 Ok(reply) => (ticket, true, reply),
                 Err(error) => (ticket, false, error.into_value(py).into_any()),
@@ -109,26 +109,26 @@ impl Mailbox {
     }
 }
 
-impl Delivery {
-    fn fill(&mut self, outcome: Outcome) {
+impl CompletionGuard {
+    fn fill(&mut self, outcome: ReplyResult) {
         self.outcome = Some(outcome);
     }
 }
 
-impl Drop for Delivery {
+impl Drop for CompletionGuard {
     fn drop(&mut self) {
         lock(&self.shared.running).tasks.remove(&self.ticket);
-        let outcome = self.outcome.take().unwrap_or_else(|| Err(broken()));
-        let mut arrived = lock(&self.shared.arrived);
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(no_reply()));
+        let mut arrived = lock(&self.shared.completed);
         arrived.push((self.ticket, outcome));
         if arrived.len() == 1 {
             // It can be full only if the loop does not look, and then one more byte tells it nothing.
-            let _ = (&self.shared.rope).write(&[1]);
+            let _ = (&self.shared.wake_writer).write(&[1]);
         }
     }
 }
 
 /// Nobody waits for the reply of a cancelled request; this is for one that ended without a reply by itself.
-fn broken() -> ClientError {
+fn no_reply() -> ClientError {
     ClientError::new(Code::InvalidReply, "the request ended without a reply: a fault of the client itself")
 }

@@ -8,14 +8,16 @@ use std::time::Duration;
 use oxenv_client::{ClientError, ClientOptions, EnvClient, OpenOptions};
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
-use oxenv_providers::{Door, Instance, InstanceSpec, Limits, Mount, Provider, PullPolicy, SecretText};
+use oxenv_providers::{
+    Instance, InstanceSpec, ListenAddress, Mount, Provider, PullPolicy, ResourceLimits, SecretText,
+};
 use oxenv_upstream::child::Supervisor;
 use serde::Deserialize;
 
-use crate::options::{refused, seconds};
+use crate::options::{invalid_options, parse_seconds};
 
 /// Where the server is.
-pub(crate) enum Source {
+pub(crate) enum ServerSource {
     Url(String),
     /// A container, started by the daemon at that address.
     Docker(InstanceSpec, Option<String>),
@@ -26,7 +28,7 @@ pub(crate) enum Source {
 /// A server that is to be started, as Python says it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Started {
+pub(crate) struct LaunchArguments {
     image: Option<String>,
     command: Vec<String>,
     name: Option<String>,
@@ -45,14 +47,16 @@ pub(crate) struct Started {
     supervisor: Option<PathBuf>,
 }
 
-impl Started {
+impl LaunchArguments {
     /// The source that this is.
-    pub(crate) fn source(self) -> Result<Source, ClientError> {
+    pub(crate) fn into_source(self) -> Result<ServerSource, ClientError> {
         let pull = match self.pull.as_str() {
             "never" => PullPolicy::Never,
             "missing" => PullPolicy::Missing,
             "always" => PullPolicy::Always,
-            other => return Err(refused(format!("pull {other:?}: use 'never', 'missing' or 'always'"))),
+            other => {
+                return Err(invalid_options(format!("pull {other:?}: use 'never', 'missing' or 'always'")));
+            }
         };
         let mount = |(from, to, read_only)| Mount { from, to, read_only };
         let spec = InstanceSpec {
@@ -62,22 +66,22 @@ impl Started {
             env: self.env.into_iter().map(|(name, value)| (name, SecretText::new(value))).collect(),
             workspace: self.workspace,
             mounts: self.mounts.into_iter().map(mount).collect(),
-            door: self.port.map_or(Door::FreePort, Door::Port),
-            limits: Limits { memory: self.memory, cpus: self.cpus, pids: self.pids },
+            listen: self.port.map_or(ListenAddress::FreePort, ListenAddress::Port),
+            limits: ResourceLimits { memory: self.memory, cpus: self.cpus, pids: self.pids },
             pull,
             privileged_root: self.privileged_root,
-            start_timeout: seconds("start_timeout_s", self.start_timeout_s)?,
-            stop_grace: seconds("stop_grace_s", self.stop_grace_s)?,
+            start_timeout: parse_seconds("start_timeout_s", self.start_timeout_s)?,
+            stop_grace: parse_seconds("stop_grace_s", self.stop_grace_s)?,
             ..InstanceSpec::default()
         };
         Ok(match self.supervisor {
-            Some(program) => Source::Process(spec, program),
-            None => Source::Docker(spec, self.docker_host),
+            Some(program) => ServerSource::Process(spec, program),
+            None => ServerSource::Docker(spec, self.docker_host),
         })
     }
 }
 
-impl Source {
+impl ServerSource {
     /// Opens a session, in an instance of its own if that is the source.
     pub(crate) async fn open(
         &self,
@@ -85,9 +89,11 @@ impl Source {
         open: &OpenOptions,
     ) -> Result<(EnvClient, Option<Instance>), ClientError> {
         let instance = match self {
-            Source::Url(url) => return Ok((EnvClient::connect_with(url, options, open).await?, None)),
-            Source::Docker(spec, host) => DockerProvider::connect(host.as_deref()).await?.start(spec).await?,
-            Source::Process(spec, program) => {
+            ServerSource::Url(url) => return Ok((EnvClient::connect_with(url, options, open).await?, None)),
+            ServerSource::Docker(spec, host) => {
+                DockerProvider::connect(host.as_deref()).await?.start(spec).await?
+            }
+            ServerSource::Process(spec, program) => {
                 let supervisor = Supervisor::new(program.clone(), ["supervise"]);
                 ProcessProvider::new(supervisor).start(spec).await?
             }
@@ -104,6 +110,6 @@ impl Source {
 }
 
 /// How long the end of an instance may take at the exit of a process, beyond the grace that it has.
-pub(crate) const END_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const INSTANCE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the goodbye of a session may take at that time.
-pub(crate) const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const SESSION_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -28,17 +28,17 @@ mod _native {
     #[pymodule_export]
     use super::codes;
     #[pymodule_export]
-    use super::completion_queue::Mailbox;
+    use super::completion_queue::CompletionQueue;
     #[pymodule_export]
-    use super::connection::Connection;
+    use super::connection::NativeConnection;
     #[pymodule_export]
-    use super::fleet::{Endpoints, Fleet, from_fleet};
+    use super::fleet::{NativeFleet, NativeMultiplexer, from_fleet};
     #[pymodule_export]
-    use super::request::Request;
+    use super::request::NativeRequest;
     #[pymodule_export]
     use super::runtime::{forked, shut_down};
     #[pymodule_export]
-    use super::session::Session;
+    use super::session::NativeSession;
 
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

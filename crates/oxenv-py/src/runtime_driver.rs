@@ -1,8 +1,8 @@
-//! Who drives the runtime of this process: the thread that waits for a reply, or else the keeper's own.
+//! Who drives the runtime of this process: the thread that waits for a reply, or else the driver's own.
 //!
 //! Invariant: the runtime is driven soon after anybody last drove it, so sockets are read and pings answered while
 //! nobody calls. A thread that waits drives it itself, which saves two changes of threads with each step; it leaves it
-//! to the keeper while something is under way that no thread waits for.
+//! to the driver while something is under way that no thread waits for.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -13,98 +13,104 @@ use tokio::sync::Notify;
 use crate::runtime::lock;
 
 /// For how long nobody drives the runtime after a thread that waited has its reply; twice as long at most.
-const PAUSE: Duration = Duration::from_millis(100);
+const TAKEOVER_DELAY: Duration = Duration::from_millis(100);
 
-/// The turns at a runtime.
-pub(crate) struct Keeper {
-    turns: Mutex<Turns>,
+/// The state at a runtime.
+pub(crate) struct RuntimeDriver {
+    state: Mutex<DriverState>,
     changed: Condvar,
-    /// Asks the keeper's thread to leave the runtime to others.
-    relieved: Notify,
+    /// Asks the driver's thread to leave the runtime to others.
+    yield_runtime: Notify,
 }
 
-struct Turns {
+struct DriverState {
     /// Threads that wait for replies.
-    waiting: usize,
+    waiting_threads: usize,
     /// What is under way without such a thread.
-    started: usize,
+    background_tasks: usize,
     /// When the last thread stopped waiting.
-    left: Instant,
-    /// Whether the keeper's thread drives the runtime.
-    keeping: bool,
+    last_wait_ended: Instant,
+    /// Whether the driver's thread drives the runtime.
+    is_driving: bool,
 }
 
 /// Something that is under way without a thread that waits for it.
-pub(crate) struct Started(&'static Keeper);
+pub(crate) struct BackgroundTask(&'static RuntimeDriver);
 
 /// A thread that waits.
-struct Waits<'a>(&'a Keeper);
+struct WaitingThread<'a>(&'a RuntimeDriver);
 
-impl Keeper {
+impl RuntimeDriver {
     pub(crate) fn new() -> Self {
-        let turns = Turns { waiting: 0, started: 0, left: Instant::now(), keeping: false };
-        Keeper { turns: Mutex::new(turns), changed: Condvar::new(), relieved: Notify::new() }
+        let state = DriverState {
+            waiting_threads: 0,
+            background_tasks: 0,
+            last_wait_ended: Instant::now(),
+            is_driving: false,
+        };
+        RuntimeDriver { state: Mutex::new(state), changed: Condvar::new(), yield_runtime: Notify::new() }
     }
 
     /// The keeper's thread: drives the runtime whenever nobody else does.
-    pub(crate) fn run(&self, runtime: &Runtime) -> ! {
+    pub(crate) fn drive(&self, runtime: &Runtime) -> ! {
         loop {
-            let mut turns = lock(&self.turns);
-            while !turns.free() {
-                let waited = self.changed.wait_timeout(turns, PAUSE);
-                turns = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            let mut state = lock(&self.state);
+            while !state.should_drive() {
+                let waited = self.changed.wait_timeout(state, TAKEOVER_DELAY);
+                state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
             }
-            turns.keeping = true;
-            drop(turns);
-            runtime.block_on(self.relieved.notified());
-            lock(&self.turns).keeping = false;
+            state.is_driving = true;
+            drop(state);
+            runtime.block_on(self.yield_runtime.notified());
+            lock(&self.state).is_driving = false;
         }
     }
 
     /// Waits for a future on this thread.
-    pub(crate) fn wait<F: Future>(&self, runtime: &Runtime, future: F) -> F::Output {
-        let _waits = self.begin();
+    pub(crate) fn block_on<F: Future>(&self, runtime: &Runtime, future: F) -> F::Output {
+        let _waits = self.enter();
         runtime.block_on(future)
     }
 
     /// Notes something that nobody waits for, until what is given back is dropped.
-    pub(crate) fn started(&'static self) -> Started {
-        lock(&self.turns).started += 1;
+    pub(crate) fn background_task(&'static self) -> BackgroundTask {
+        lock(&self.state).background_tasks += 1;
         self.changed.notify_one();
-        Started(self)
+        BackgroundTask(self)
     }
 
-    fn begin(&self) -> Waits<'_> {
-        let mut turns = lock(&self.turns);
-        turns.waiting += 1;
-        if turns.keeping && turns.started == 0 {
-            self.relieved.notify_one();
+    fn enter(&self) -> WaitingThread<'_> {
+        let mut state = lock(&self.state);
+        state.waiting_threads += 1;
+        if state.is_driving && state.background_tasks == 0 {
+            self.yield_runtime.notify_one();
         }
-        Waits(self)
+        WaitingThread(self)
     }
 }
 
-impl Turns {
-    /// Whether it is the keeper's turn.
-    fn free(&self) -> bool {
-        self.waiting == 0 && (self.started > 0 || self.left.elapsed() >= PAUSE)
+impl DriverState {
+    /// Whether it is the driver's turn.
+    fn should_drive(&self) -> bool {
+        self.waiting_threads == 0
+            && (self.background_tasks > 0 || self.last_wait_ended.elapsed() >= TAKEOVER_DELAY)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingThread<'_> {
     fn drop(&mut self) {
-        let mut turns = lock(&self.0.turns);
-        turns.waiting -= 1;
-        turns.left = Instant::now();
+        let mut state = lock(&self.0.state);
+        state.waiting_threads -= 1;
+        state.last_wait_ended = Instant::now();
         // Else its thread looks by itself soon, and is not woken with each step.
-        if turns.waiting == 0 && turns.started > 0 {
+        if state.waiting_threads == 0 && state.background_tasks > 0 {
             self.0.changed.notify_one();
         }
     }
 }
 
-impl Drop for Started {
+impl Drop for BackgroundTask {
     fn drop(&mut self) {
-        lock(&self.0.turns).started -= 1;
+        lock(&self.0.state).background_tasks -= 1;
     }
 }

@@ -15,257 +15,272 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
-use super::frame::{Frame, quoted};
+use super::frame::{FrameWriter, quote};
 use super::reply;
 use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
-use crate::server_address::Target;
+use crate::server_address::ServerAddress;
 
 /// Requests in flight: as many as a server reads before it has answered some.
-pub(super) const IN_FLIGHT: u32 = 1024;
+pub(super) const MAX_IN_FLIGHT: u32 = 1024;
 
 /// The shared part of a connection.
-pub(super) struct Link {
-    pub(super) target: Target,
+pub(super) struct ConnectionInner {
+    pub(super) target: ServerAddress,
     pub(super) options: ClientOptions,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<ConnectionState>,
     /// Wakes the task when there is something to write.
-    pub(super) driver: AtomicWaker,
+    pub(super) driver_waker: AtomicWaker,
     /// Told when the connection's last user is gone.
     pub(super) released: Notify,
-    room: Semaphore,
-    ids: AtomicU64,
+    in_flight: Semaphore,
+    next_id: AtomicU64,
     /// What the keys that are made here begin with.
-    prefix: String,
+    key_prefix: String,
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) phase: Phase,
+pub(super) struct ConnectionState {
+    pub(super) phase: ConnectionPhase,
     /// Frames that the task has not taken yet, in the order in which they are to be sent.
-    pub(super) outbox: VecDeque<Outgoing>,
-    pub(super) waiting: HashMap<u64, Waiting>,
-    pub(super) sessions: HashMap<String, Arc<Kept>>,
+    pub(super) outbox: VecDeque<OutgoingFrame>,
+    pub(super) pending: HashMap<u64, PendingRequest>,
+    pub(super) sessions: HashMap<String, Arc<SessionEntry>>,
     /// Whether the connection's last user is gone.
     pub(super) released: bool,
 }
 
 #[derive(Default)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     #[default]
-    Up,
+    Open,
     /// The socket is lost and there is something to come back for.
-    Lost,
+    Reconnecting,
     /// There is no socket and there will be none.
-    Over(ClientError),
+    Closed(ClientError),
 }
 
 /// A frame on its way out.
-pub(super) struct Outgoing {
+pub(super) struct OutgoingFrame {
     pub(super) id: u64,
     pub(super) text: Utf8Bytes,
 }
 
 /// A request whose answer is not there yet.
-pub(super) struct Waiting {
+pub(super) struct PendingRequest {
     /// Who waits; nobody any more, where the answer matters without its caller.
-    pub(super) answer: Option<oneshot::Sender<Result<Reply>>>,
-    pub(super) again: Option<Again>,
-    pub(super) whose: Whose,
-    pub(super) makes: Option<Making>,
+    pub(super) reply_sender: Option<oneshot::Sender<Result<ServerReply>>>,
+    pub(super) resend: Option<Resend>,
+    pub(super) scope: RequestScope,
+    pub(super) creates: Option<SessionCreation>,
     /// Whether it was written to a socket that is gone now.
     pub(super) written: bool,
 }
 
 /// How a request outlives its socket: the same frame is sent again, within that time.
-pub(super) struct Again {
+pub(super) struct Resend {
     pub(super) text: Utf8Bytes,
     pub(super) within: Duration,
 }
 
 /// Which sessions a request is about.
-pub(super) enum Whose {
-    Nobody,
-    One(Arc<Kept>),
-    Several,
+pub(super) enum RequestScope {
+    NoSession,
+    Session(Arc<SessionEntry>),
+    Batch,
 }
 
 /// A request whose answer brings sessions.
 #[derive(Clone, Copy)]
-pub(super) struct Making {
+pub(super) struct SessionCreation {
     pub(super) resume: Option<Duration>,
     /// Whether they end with whoever asked for them.
     pub(super) owned: bool,
 }
 
 /// An answer, and the sessions that came with it.
-pub(super) struct Reply {
+pub(super) struct ServerReply {
     pub(super) text: Utf8Bytes,
-    pub(super) holds: Vec<Hold>,
+    pub(super) sessions: Vec<SessionHandle>,
 }
 
 /// A session of the socket.
-pub(super) struct Kept {
+pub(super) struct SessionEntry {
     pub(super) id: String,
     /// The id as JSON.
-    pub(super) quoted: String,
+    pub(super) quoted_id: String,
     pub(super) mcp_url: String,
     pub(super) agent_token: Option<String>,
     pub(super) resume: Option<Duration>,
     /// Why it cannot be used any more.
-    pub(super) gone: OnceLock<ClientError>,
-    users: AtomicUsize,
+    pub(super) gone_error: OnceLock<ClientError>,
+    handles: AtomicUsize,
 }
 
 /// The use of a session. Dropping it ends the session if it is owned, without waiting for that.
-pub(super) struct Hold {
-    pub(super) link: Arc<Link>,
-    pub(super) kept: Arc<Kept>,
+pub(super) struct SessionHandle {
+    pub(super) inner: Arc<ConnectionInner>,
+    pub(super) entry: Arc<SessionEntry>,
     owned: bool,
 }
 
 /// A request that is ready to be sent.
-pub(super) struct Request {
+pub(super) struct OutgoingRequest {
     pub(super) id: u64,
     pub(super) text: String,
     /// Within what time it may be sent again after a lost socket.
-    pub(super) again: Option<Duration>,
-    pub(super) whose: Whose,
-    pub(super) makes: Option<Making>,
+    pub(super) resend_within: Option<Duration>,
+    pub(super) scope: RequestScope,
+    pub(super) creates: Option<SessionCreation>,
     /// How many requests it counts as.
     pub(super) weight: u32,
 }
 
 /// A request on its way, which is given up by being dropped.
-struct Ticket<'a> {
-    link: &'a Arc<Link>,
+struct PendingGuard<'a> {
+    inner: &'a Arc<ConnectionInner>,
     id: u64,
-    answer: oneshot::Receiver<Result<Reply>>,
+    reply: oneshot::Receiver<Result<ServerReply>>,
     /// Whether the request may have been delivered, told to whoever gives it up.
-    fate: &'a mut Delivered,
+    delivered: &'a mut Delivered,
     answered: bool,
 }
 
-impl Link {
-    pub(super) fn new(target: Target, options: ClientOptions) -> Arc<Self> {
-        Arc::new(Link {
+impl ConnectionInner {
+    pub(super) fn new(target: ServerAddress, options: ClientOptions) -> Arc<Self> {
+        Arc::new(ConnectionInner {
             target,
             options,
             state: Mutex::default(),
-            driver: AtomicWaker::new(),
+            driver_waker: AtomicWaker::new(),
             released: Notify::new(),
-            room: Semaphore::new(IN_FLIGHT as usize),
-            ids: AtomicU64::new(1),
-            prefix: Uuid::new_v4().simple().to_string(),
+            in_flight: Semaphore::new(MAX_IN_FLIGHT as usize),
+            next_id: AtomicU64::new(1),
+            key_prefix: Uuid::new_v4().simple().to_string(),
         })
     }
 
     /// The number of the next request.
-    pub(super) fn id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The key of a request that may be sent again.
-    pub(super) fn key(&self, id: u64) -> String {
-        format!("{}-{id}", self.prefix)
+    pub(super) fn request_key(&self, id: u64) -> String {
+        format!("{}-{id}", self.key_prefix)
     }
 
     /// Sends a request and waits for its answer.
     ///
     /// # Errors
     /// Why there is none; what the server refuses is an answer.
-    pub(super) async fn ask(self: &Arc<Self>, request: Request, limit: Duration) -> Result<Reply> {
-        let mut fate = Delivered::No;
-        let answer = tokio::time::timeout(limit, self.answer(request, &mut fate)).await;
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        request: OutgoingRequest,
+        limit: Duration,
+    ) -> Result<ServerReply> {
+        let mut delivered = Delivered::No;
+        let answer = tokio::time::timeout(limit, self.wait_for_reply(request, &mut delivered)).await;
         answer.unwrap_or_else(|_| {
             let message = format!("no answer came within {} s", limit.as_secs_f64());
-            Err(ClientError::new(Code::TimedOut, message).with_delivered(fate))
+            Err(ClientError::new(Code::TimedOut, message).with_delivered(delivered))
         })
     }
 
-    async fn answer(self: &Arc<Self>, request: Request, fate: &mut Delivered) -> Result<Reply> {
+    async fn wait_for_reply(
+        self: &Arc<Self>,
+        request: OutgoingRequest,
+        delivered: &mut Delivered,
+    ) -> Result<ServerReply> {
         // Without waiting where that can be done, so that requests go out in the order in which they were begun.
-        let _room = match self.room.try_acquire_many(request.weight) {
+        let _room = match self.in_flight.try_acquire_many(request.weight) {
             Ok(room) => Ok(room),
             // The semaphore is never closed.
-            Err(_) => self.room.acquire_many(request.weight).await,
+            Err(_) => self.in_flight.acquire_many(request.weight).await,
         };
         let id = request.id;
-        let answer = self.enlist(request)?;
-        let mut ticket = Ticket { link: self, id, answer, fate, answered: false };
-        let answer = (&mut ticket.answer).await;
+        let answer = self.enqueue(request)?;
+        let mut ticket = PendingGuard { inner: self, id, reply: answer, delivered, answered: false };
+        let answer = (&mut ticket.reply).await;
         ticket.answered = true;
         // Whoever drives the socket answers everything before it ends.
         answer.unwrap_or_else(|_| Err(ClientError::new(Code::Closed, "the connection is closed")))
     }
 
-    fn enlist(&self, request: Request) -> Result<oneshot::Receiver<Result<Reply>>> {
+    fn enqueue(&self, request: OutgoingRequest) -> Result<oneshot::Receiver<Result<ServerReply>>> {
         let (tell, answer) = oneshot::channel();
         let mut state = self.state.lock();
-        if let Phase::Over(error) = &state.phase {
+        if let ConnectionPhase::Closed(error) = &state.phase {
             return Err(error.clone().with_delivered(Delivered::No));
         }
-        if let Whose::One(kept) = &request.whose {
-            kept.usable()?;
+        if let RequestScope::Session(entry) = &request.scope {
+            entry.check_usable()?;
         }
         state.push(request, Some(tell));
         drop(state);
-        self.driver.wake();
+        self.driver_waker.wake();
         Ok(answer)
     }
 
     /// Answers a request; nothing happens if nobody waits for it.
     pub(super) fn deliver(self: &Arc<Self>, id: u64, text: Utf8Bytes) {
         let mut state = self.state.lock();
-        let Some(waiting) = state.waiting.remove(&id) else { return };
-        let holds = match (waiting.makes, &waiting.whose) {
-            (Some(making), _) => {
-                reply::made(&text).into_iter().map(|made| self.hold(&mut state, made, making)).collect()
-            }
-            (None, Whose::One(kept)) if waiting.answer.is_none() => {
+        let Some(waiting) = state.pending.remove(&id) else { return };
+        let holds = match (waiting.creates, &waiting.scope) {
+            (Some(making), _) => reply::created_sessions(&text)
+                .into_iter()
+                .map(|made| self.session_handle(&mut state, made, making))
+                .collect(),
+            (None, RequestScope::Session(entry)) if waiting.reply_sender.is_none() => {
                 // The answer to a close that nobody waits for.
-                state.forget(kept);
+                state.forget(entry);
                 Vec::new()
             }
             _ => Vec::new(),
         };
         drop(state);
-        let reply = Reply { text, holds };
+        let reply = ServerReply { text, sessions: holds };
         // What nobody takes is dropped, and its sessions are ended with it.
-        if let Some(answer) = waiting.answer {
+        if let Some(answer) = waiting.reply_sender {
             let _ = answer.send(Ok(reply));
         }
     }
 
-    fn hold(self: &Arc<Self>, state: &mut State, made: SessionCreated, making: Making) -> Hold {
-        let kept = match state.sessions.get(&made.session_id).filter(|kept| kept.gone.get().is_none()) {
-            Some(kept) => Arc::clone(kept),
-            None => {
-                let kept = Arc::new(Kept {
-                    quoted: quoted(&made.session_id),
-                    mcp_url: self.target.http_url(path_of(&made.mcp_url)),
-                    agent_token: made.agent_token,
-                    resume: making.resume,
-                    gone: OnceLock::new(),
-                    users: AtomicUsize::new(0),
-                    id: made.session_id,
-                });
-                state.sessions.insert(kept.id.clone(), Arc::clone(&kept));
-                kept
-            }
-        };
-        kept.users.fetch_add(1, Ordering::Relaxed);
-        Hold { link: Arc::clone(self), kept, owned: making.owned }
+    fn session_handle(
+        self: &Arc<Self>,
+        state: &mut ConnectionState,
+        made: SessionCreated,
+        making: SessionCreation,
+    ) -> SessionHandle {
+        let entry =
+            match state.sessions.get(&made.session_id).filter(|entry| entry.gone_error.get().is_none()) {
+                Some(entry) => Arc::clone(entry),
+                None => {
+                    let entry = Arc::new(SessionEntry {
+                        quoted_id: quote(&made.session_id),
+                        mcp_url: self.target.http_url(path_of(&made.mcp_url)),
+                        agent_token: made.agent_token,
+                        resume: making.resume,
+                        gone_error: OnceLock::new(),
+                        handles: AtomicUsize::new(0),
+                        id: made.session_id,
+                    });
+                    state.sessions.insert(entry.id.clone(), Arc::clone(&entry));
+                    entry
+                }
+            };
+        entry.handles.fetch_add(1, Ordering::Relaxed);
+        SessionHandle { inner: Arc::clone(self), entry, owned: making.owned }
     }
 
     /// Another client has taken a session.
-    pub(super) fn taken(&self, session: &str) {
+    pub(super) fn session_taken(&self, session: &str) {
         let mut state = self.state.lock();
-        if let Some(kept) = state.sessions.remove(session) {
+        if let Some(entry) = state.sessions.remove(session) {
             let message =
                 format!("another client took the session {session}: attach to it again to take it back");
             let code = Code::Server(oxenv_wire::ErrorCode::SessionError);
-            let _ = kept.gone.set(ClientError::new(code, message).with_delivered(Delivered::No));
+            let _ = entry.gone_error.set(ClientError::new(code, message).with_delivered(Delivered::No));
         }
     }
 
@@ -273,93 +288,103 @@ impl Link {
     pub(super) fn release(&self) {
         self.state.lock().released = true;
         self.released.notify_one();
-        self.driver.wake();
+        self.driver_waker.wake();
     }
 
-    fn let_go(&self, kept: &Arc<Kept>, end: bool) {
-        let last = kept.users.fetch_sub(1, Ordering::Relaxed) == 1;
+    fn release_session(&self, entry: &Arc<SessionEntry>, end: bool) {
+        let last = entry.handles.fetch_sub(1, Ordering::Relaxed) == 1;
         let mut state = self.state.lock();
-        let usable = kept.gone.get().is_none() && !matches!(state.phase, Phase::Over(_));
+        let usable = entry.gone_error.get().is_none() && !matches!(state.phase, ConnectionPhase::Closed(_));
         if end && usable {
-            let id = self.id();
-            let _ = kept.gone.set(closed(&kept.id));
-            state.push(close(id, kept), None);
+            let id = self.next_id();
+            let _ = entry.gone_error.set(session_closed(&entry.id));
+            state.push(close_request(id, entry), None);
             drop(state);
-            self.driver.wake();
+            self.driver_waker.wake();
         } else if last {
-            state.forget(kept);
+            state.forget(entry);
         }
     }
 }
 
-impl State {
-    fn push(&mut self, request: Request, answer: Option<oneshot::Sender<Result<Reply>>>) {
-        let Request { id, text, again, whose, makes, .. } = request;
+impl ConnectionState {
+    fn push(&mut self, request: OutgoingRequest, answer: Option<oneshot::Sender<Result<ServerReply>>>) {
+        let OutgoingRequest { id, text, resend_within: again, scope, creates: makes, .. } = request;
         let text = Utf8Bytes::from(text);
-        let again = again.map(|within| Again { text: text.clone(), within });
-        self.waiting.insert(id, Waiting { answer, again, whose, makes, written: false });
-        self.outbox.push_back(Outgoing { id, text });
+        let again = again.map(|within| Resend { text: text.clone(), within });
+        self.pending.insert(
+            id,
+            PendingRequest { reply_sender: answer, resend: again, scope, creates: makes, written: false },
+        );
+        self.outbox.push_back(OutgoingFrame { id, text });
     }
 
     /// Whether a request may have been delivered.
-    pub(super) fn fate(&self, id: u64) -> Delivered {
-        let written = self.waiting.get(&id).is_none_or(|waiting| waiting.written);
+    pub(super) fn delivery(&self, id: u64) -> Delivered {
+        let written = self.pending.get(&id).is_none_or(|waiting| waiting.written);
         let still_here = self.outbox.iter().any(|frame| frame.id == id);
         if still_here && !written { Delivered::No } else { Delivered::Maybe }
     }
 
-    fn forget(&mut self, kept: &Arc<Kept>) {
-        if self.sessions.get(&kept.id).is_some_and(|found| Arc::ptr_eq(found, kept)) {
-            self.sessions.remove(&kept.id);
+    fn forget(&mut self, entry: &Arc<SessionEntry>) {
+        if self.sessions.get(&entry.id).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+            self.sessions.remove(&entry.id);
         }
     }
 }
 
-impl Kept {
-    pub(super) fn usable(&self) -> Result<()> {
-        match self.gone.get() {
+impl SessionEntry {
+    pub(super) fn check_usable(&self) -> Result<()> {
+        match self.gone_error.get() {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
     }
 }
 
-impl Drop for Hold {
+impl Drop for SessionHandle {
     fn drop(&mut self) {
-        self.link.let_go(&self.kept, self.owned);
+        self.inner.release_session(&self.entry, self.owned);
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
-        let mut state = self.link.state.lock();
-        *self.fate = state.fate(self.id);
-        let sent = *self.fate != Delivered::No;
-        match state.waiting.get_mut(&self.id) {
+        let mut state = self.inner.state.lock();
+        *self.delivered = state.delivery(self.id);
+        let sent = *self.delivered != Delivered::No;
+        match state.pending.get_mut(&self.id) {
             // The sessions that it makes are to be ended when they are there.
-            Some(waiting) if sent && waiting.makes.is_some() => waiting.answer = None,
+            Some(waiting) if sent && waiting.creates.is_some() => waiting.reply_sender = None,
             _ => {
-                state.waiting.remove(&self.id);
+                state.pending.remove(&self.id);
                 state.outbox.retain(|frame| frame.id != self.id);
             }
         }
         drop(state);
         // An answer that came just now is dropped with its sessions, outside the lock.
-        self.answer.close();
-        drop(self.answer.try_recv());
+        self.reply.close();
+        drop(self.reply.try_recv());
     }
 }
 
 /// The request that ends a session.
-pub(super) fn close(id: u64, kept: &Arc<Kept>) -> Request {
-    let text = Frame::request(id, "close").with("session", &kept.quoted).end();
-    Request { id, text, again: kept.resume, whose: Whose::One(Arc::clone(kept)), makes: None, weight: 1 }
+pub(super) fn close_request(id: u64, entry: &Arc<SessionEntry>) -> OutgoingRequest {
+    let text = FrameWriter::request(id, "close").with("session", &entry.quoted_id).finish();
+    OutgoingRequest {
+        id,
+        text,
+        resend_within: entry.resume,
+        scope: RequestScope::Session(Arc::clone(entry)),
+        creates: None,
+        weight: 1,
+    }
 }
 
-pub(super) fn closed(session: &str) -> ClientError {
+pub(super) fn session_closed(session: &str) -> ClientError {
     ClientError::new(Code::Closed, format!("the session {session} was closed"))
 }
 

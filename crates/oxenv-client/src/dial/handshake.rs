@@ -8,25 +8,25 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 
 use crate::error::{ClientError, Code, Result};
-use crate::server_address::Target;
+use crate::server_address::ServerAddress;
 use crate::server_error::{self, excerpt};
 
 /// The first byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
 
 /// The head of an answer.
-pub(super) struct Head {
+pub(super) struct UpgradeResponse {
     pub(super) status: u16,
     /// Where it ends.
-    pub(super) length: usize,
+    pub(super) head_length: usize,
     /// How long what follows is, where the server says so.
-    pub(super) body: usize,
+    pub(super) body_length: usize,
     response: Response,
     text: String,
 }
 
 /// The head, if all of it is there.
-pub(super) fn head(target: &Target, bytes: &[u8]) -> Result<Option<Head>> {
+pub(super) fn parse_response(target: &ServerAddress, bytes: &[u8]) -> Result<Option<UpgradeResponse>> {
     if bytes.first() == Some(&TLS_ALERT) {
         let message = format!("{target} speaks TLS on that port; use https:// or wss://");
         return Err(ClientError::new(Code::TlsFailed, message));
@@ -37,38 +37,44 @@ pub(super) fn head(target: &Target, bytes: &[u8]) -> Result<Option<Head>> {
             let body = response.headers().get("content-length");
             let body = body.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
             let status = response.status().as_u16();
-            Ok(Some(Head { status, length, body, response, text: String::new() }))
+            Ok(Some(UpgradeResponse {
+                status,
+                head_length: length,
+                body_length: body,
+                response,
+                text: String::new(),
+            }))
         }
         Err(_) => Err(not_a_server(target, "it does not answer in HTTP/1.1", bytes)),
     }
 }
 
-pub(super) fn not_a_server(target: &Target, why: &str, bytes: &[u8]) -> ClientError {
+pub(super) fn not_a_server(target: &ServerAddress, why: &str, bytes: &[u8]) -> ClientError {
     let message = format!("{target} is no environment server: {why}: {}", excerpt(bytes));
     ClientError::new(Code::NotAServer, message)
 }
 
 /// The server ended the connection instead of answering.
-pub(super) fn hung_up(target: &Target) -> ClientError {
+pub(super) fn no_response(target: &ServerAddress) -> ClientError {
     let message = format!("{target} hung up without an answer; check the scheme and the port");
     ClientError::new(Code::ConnectionLost, message).with_retry(true, None)
 }
 
-impl Head {
+impl UpgradeResponse {
     /// Keeps what follows the head, to explain a refusal.
     pub(super) fn take_body(&mut self, bytes: &[u8]) {
-        self.text = String::from_utf8_lossy(bytes.get(self.length..).unwrap_or_default()).into_owned();
+        self.text = String::from_utf8_lossy(bytes.get(self.head_length..).unwrap_or_default()).into_owned();
     }
 
     /// The subprotocol that was selected, if this is the answer to the handshake with that key.
-    pub(super) fn accepted(
+    pub(super) fn check_accepted(
         &self,
-        target: &Target,
+        target: &ServerAddress,
         key: &str,
         offered: Option<&str>,
     ) -> Result<Option<String>> {
         if self.status != 101 {
-            return Err(self.refused(target));
+            return Err(self.refusal_error(target));
         }
         let is = |name: &str, wanted: &str| {
             self.header(name)
@@ -95,9 +101,9 @@ impl Head {
         self.response.headers().get(name)?.to_str().ok()
     }
 
-    fn refused(&self, target: &Target) -> ClientError {
+    fn refusal_error(&self, target: &ServerAddress) -> ClientError {
         let retry_after = self.header("retry-after").and_then(|value| value.parse().ok());
-        if let Some(error) = server_error::ours(&self.text, retry_after) {
+        if let Some(error) = server_error::from_oxenv_body(&self.text, retry_after) {
             return error;
         }
         let (status, said) = (self.status, excerpt(self.text.as_bytes()));

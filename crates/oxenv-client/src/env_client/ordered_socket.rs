@@ -27,68 +27,68 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::driver::drive;
-use self::pending::Places;
+use self::pending::PendingReplies;
 use super::reply;
-use crate::dial::{MAX_UNSENT_PONGS, Stream};
+use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream};
 use crate::error::{ClientError, Code, Result};
 use crate::server_error::excerpt;
 
 /// The socket. Dropping it ends the session: what runs in it is cancelled.
-pub(super) struct Line {
-    shared: Arc<Mutex<State>>,
+pub(super) struct OrderedSocket {
+    state: Arc<Mutex<SocketState>>,
     _driver: DropGuard,
 }
 
-struct State {
-    socket: WebSocketStream<Stream>,
+struct SocketState {
+    socket: WebSocketStream<MaybeTlsStream>,
     /// The server, for messages.
     server: String,
-    places: Places,
+    pending: PendingReplies,
     unflushed: bool,
     /// Pings since everything was sent last.
-    pongs: usize,
+    unsent_pongs: usize,
     /// The caller asked the server to close.
     closing: bool,
     /// Who waits for that.
-    closer: Option<Waker>,
+    close_waker: Option<Waker>,
     /// Why no more replies come.
     ended: Option<ClientError>,
 }
 
 /// A caller's hold on its place, which is given up when this is dropped.
-struct Ticket<'a> {
-    shared: &'a Mutex<State>,
+struct ReplyGuard<'a> {
+    state: &'a Mutex<SocketState>,
     number: Option<u64>,
 }
 
-impl Line {
+impl OrderedSocket {
     /// Takes a socket over; needs a runtime, which drives it from now on.
-    pub(super) fn over(socket: WebSocketStream<Stream>, server: String) -> Self {
-        let state = State {
+    pub(super) fn over(socket: WebSocketStream<MaybeTlsStream>, server: String) -> Self {
+        let state = SocketState {
             socket,
             server,
-            places: Places::default(),
+            pending: PendingReplies::default(),
             unflushed: false,
-            pongs: 0,
+            unsent_pongs: 0,
             closing: false,
-            closer: None,
+            close_waker: None,
             ended: None,
         };
         let shared = Arc::new(Mutex::new(state));
         let left = CancellationToken::new();
         tokio::spawn(drive(shared.clone(), left.clone()));
-        Line { shared, _driver: left.drop_guard() }
+        OrderedSocket { state: shared, _driver: left.drop_guard() }
     }
 
     /// Sends a text and waits for its reply.
     ///
     /// # Errors
     /// Why there is none, and whether the request was delivered.
-    pub(super) async fn ask(&self, request: String, within: Duration, what: &str) -> Result<Utf8Bytes> {
-        let mut ticket = Ticket { shared: &self.shared, number: None };
+    pub(super) async fn request(&self, request: String, within: Duration, what: &str) -> Result<Utf8Bytes> {
+        let mut ticket = ReplyGuard { state: &self.state, number: None };
         let mut request = Some(request);
         let answer = poll_fn(|cx| {
-            let mut state = self.shared.lock();
+            let mut state = self.state.lock();
             if let Some(request) = request.take() {
                 ticket.number = Some(state.send(request, cx)?);
             }
@@ -114,19 +114,19 @@ impl Line {
     /// If it does not say so in time.
     pub(super) async fn close(&self, request: &str, within: Duration) -> Result<()> {
         {
-            let mut state = self.shared.lock();
+            let mut state = self.state.lock();
             if state.ended.is_none() && !state.closing {
                 state.write(request.to_owned());
             }
             state.closing = true;
         }
         let ended = poll_fn(|cx| {
-            let mut state = self.shared.lock();
-            state.pump(cx, None);
+            let mut state = self.state.lock();
+            state.poll_io(cx, None);
             if state.ended.is_some() {
                 return Poll::Ready(());
             }
-            state.closer = Some(cx.waker().clone());
+            state.close_waker = Some(cx.waker().clone());
             Poll::Pending
         });
         timeout_at(deadline(within), ended).await.map_err(|_| {
@@ -136,63 +136,63 @@ impl Line {
     }
 }
 
-impl State {
+impl SocketState {
     /// Sends a request; its place's number. What the socket has to tell by now is read first, so that nothing is
     /// sent into a connection that is known to be lost.
     fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
         if self.closing {
             return Err(ClientError::new(Code::Closed, "the client was closed; make another"));
         }
-        if self.places.are_answered() {
-            self.pump(cx, None);
+        if self.pending.all_answered() {
+            self.poll_io(cx, None);
         }
         if let Some(ended) = &self.ended {
             return Err(ended.clone().with_delivered(Delivered::No));
         }
         self.write(request);
-        Ok(self.places.add())
+        Ok(self.pending.push())
     }
 
     fn write(&mut self, text: String) {
         self.unflushed = true;
         if let Err(error) = Pin::new(&mut self.socket).start_send(Message::text(text)) {
-            self.broken(&error);
+            self.handle_error(&error);
         }
     }
 
     fn poll_reply(&mut self, number: u64, cx: &mut Context<'_>) -> Poll<Result<Utf8Bytes>> {
         // A reply that is read here needs nobody to be woken.
-        let waker = self.places.stop_waiting(number);
-        self.pump(cx, Some(number));
-        if let Some(text) = self.places.take(number) {
+        let waker = self.pending.take_waker(number);
+        self.poll_io(cx, Some(number));
+        if let Some(text) = self.pending.take(number) {
             return Poll::Ready(Ok(text));
         }
         let Some(ended) = self.ended.clone() else {
-            self.places.wait(number, waker, cx);
+            self.pending.set_waker(number, waker, cx);
             return Poll::Pending;
         };
         // Only of the request whose reply was at hand may it be known that it was delivered.
         let delivered = match ended.delivered() {
-            Delivered::Yes if number > self.places.next() => Delivered::Maybe,
+            Delivered::Yes if number > self.pending.next_number() => Delivered::Maybe,
             known => known,
         };
         Poll::Ready(Err(ended.with_delivered(delivered)))
     }
 
     /// Writes and reads as far as the socket lets us, or until that place has its reply.
-    fn pump(&mut self, cx: &mut Context<'_>, until: Option<u64>) {
+    fn poll_io(&mut self, cx: &mut Context<'_>, until: Option<u64>) {
         while self.ended.is_none() {
             // What the server said before it broke the connection is still to be read.
             if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
-                (self.unflushed, self.pongs) = (false, 0);
+                (self.unflushed, self.unsent_pongs) = (false, 0);
             }
-            if until.is_some_and(|number| self.places.is_answered(number)) {
+            if until.is_some_and(|number| self.pending.is_answered(number)) {
                 return;
             }
             match Pin::new(&mut self.socket).poll_next(cx) {
-                Poll::Ready(Some(Ok(message))) => self.take(message),
-                Poll::Ready(Some(Err(error))) => self.broken(&error),
-                Poll::Ready(None) => self.lost("the server hung up"),
+                Poll::Ready(Some(Ok(message))) => self.handle_message(message),
+                Poll::Ready(Some(Err(error))) => self.handle_error(&error),
+                Poll::Ready(None) => self.connection_lost("the server hung up"),
                 Poll::Pending => return,
             }
         }
@@ -200,7 +200,7 @@ impl State {
         let _ = Pin::new(&mut self.socket).poll_flush(cx);
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle_message(&mut self, message: Message) {
         match message {
             Message::Text(text) => self.deliver(text),
             Message::Binary(bytes) => {
@@ -212,13 +212,13 @@ impl State {
                     || "without a reason".to_owned(),
                     |frame| format!("with code {} {:?}", u16::from(frame.code), frame.reason.as_str()),
                 );
-                self.lost(&format!("the server closed the session {said}"));
+                self.connection_lost(&format!("the server closed the session {said}"));
             }
             Message::Ping(_) => {
                 // The library has made the pong, and would keep any number of them.
-                (self.unflushed, self.pongs) = (true, self.pongs + 1);
-                if self.pongs > MAX_UNSENT_PONGS {
-                    self.lost("the server pings and takes no pongs");
+                (self.unflushed, self.unsent_pongs) = (true, self.unsent_pongs + 1);
+                if self.unsent_pongs > MAX_UNSENT_PONGS {
+                    self.connection_lost("the server pings and takes no pongs");
                 }
             }
             Message::Pong(_) | Message::Frame(_) => {}
@@ -227,14 +227,14 @@ impl State {
 
     /// Gives a reply to the next place. Some failures end the session; they may come unasked.
     fn deliver(&mut self, text: Utf8Bytes) {
-        let fatal = reply::fatal(&text);
-        self.places.deliver(text);
+        let fatal = reply::session_ending_error(&text);
+        self.pending.deliver(text);
         if let Some(error) = fatal {
             self.end(error);
         }
     }
 
-    fn broken(&mut self, error: &WsError) {
+    fn handle_error(&mut self, error: &WsError) {
         match error {
             WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
                 let message = format!(
@@ -243,17 +243,17 @@ impl State {
                 self.end(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
             }
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                self.lost("the server hung up");
+                self.connection_lost("the server hung up");
             }
             WsError::Protocol(_) | WsError::Utf8(_) => {
                 let message = format!("{} broke the rules of WebSocket: {error}", self.server);
                 self.end(ClientError::new(Code::InvalidReply, message));
             }
-            other => self.lost(&other.to_string()),
+            other => self.connection_lost(&other.to_string()),
         }
     }
 
-    fn lost(&mut self, how: &str) {
+    fn connection_lost(&mut self, how: &str) {
         let error = if self.closing {
             ClientError::new(Code::Closed, "the client was closed")
         } else {
@@ -269,17 +269,17 @@ impl State {
             return;
         }
         self.ended = Some(error);
-        if let Some(waker) = self.closer.take() {
+        if let Some(waker) = self.close_waker.take() {
             waker.wake();
         }
-        self.places.wake_all();
+        self.pending.wake_all();
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for ReplyGuard<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.shared.lock().places.give_up(number);
+            self.state.lock().pending.abandon(number);
         }
     }
 }

@@ -5,20 +5,20 @@
 use oxenv_wire::{Delivered, FailureKind};
 use serde_json::{Value, json};
 
-use super::http::{Answer, Secrets};
+use super::http::{FleetResponse, Secrets};
 use crate::error::{ClientError, Code, Result};
 
 /// What is shown of an answer.
-const SHOWN: usize = 300;
+const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Largest detail that a program is given.
-const DETAIL: usize = 8 << 10;
+const MAX_DETAIL_BYTES: usize = 8 << 10;
 
 /// The failure that an answer of the control plane tells. `what` is what was asked, as `make an instance of 'fira'`.
-pub(super) fn refusal(what: &str, answer: &Answer, secrets: &Secrets) -> ClientError {
+pub(super) fn control_error(what: &str, answer: &FleetResponse, secrets: &Secrets) -> ClientError {
     let detail = detail(answer);
-    let said = secrets.redact(&said(&detail, &answer.body));
-    let (code, help) = meaning(answer.status, &detail, &said.to_lowercase());
+    let said = secrets.redact(&summary(&detail, &answer.body));
+    let (code, help) = code_and_help(answer.status, &detail, &said.to_lowercase());
     let status = answer.status;
     let message = format!("Fleet did not {what} (status {status}): {said}{help}");
     let passes = detail["retryable"].as_bool().unwrap_or(matches!(status, 429 | 500 | 502 | 503 | 504));
@@ -31,16 +31,16 @@ pub(super) fn refusal(what: &str, answer: &Answer, secrets: &Secrets) -> ClientE
         .with_kind(kind)
         .with_delivered(delivered)
         .with_retry(passes, answer.retry_after)
-        .with_data(data(status, &detail, secrets))
+        .with_data(error_data(status, &detail, secrets))
 }
 
 /// The failure that an answer of an instance tells.
-pub(super) fn of_instance(what: &str, answer: &Answer, secrets: &Secrets) -> ClientError {
+pub(super) fn instance_error(what: &str, answer: &FleetResponse, secrets: &Secrets) -> ClientError {
     let detail = detail(answer);
-    let said = secrets.redact(&said(&detail, &answer.body));
+    let said = secrets.redact(&summary(&detail, &answer.body));
     let message = format!("the instance answered {what} with status {}: {said}", answer.status);
     let delivered = if answer.status >= 500 { Delivered::Maybe } else { Delivered::No };
-    ClientError::new(Code::FleetError, message).with_delivered(delivered).with_data(data(
+    ClientError::new(Code::FleetError, message).with_delivered(delivered).with_data(error_data(
         answer.status,
         &detail,
         secrets,
@@ -48,7 +48,7 @@ pub(super) fn of_instance(what: &str, answer: &Answer, secrets: &Secrets) -> Cli
 }
 
 /// What an answer tells beside its status: its `detail`, an object also where that was written into a text.
-pub(super) fn detail(answer: &Answer) -> Value {
+pub(super) fn detail(answer: &FleetResponse) -> Value {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = match body {
         Value::Object(mut object) => object.remove("detail").unwrap_or(Value::Object(object)),
@@ -63,7 +63,7 @@ pub(super) fn detail(answer: &Answer) -> Value {
 }
 
 /// Whether what was asked for may have been done.
-pub(super) fn may_be_done(outcome: &Result<Answer>) -> bool {
+pub(super) fn may_be_done(outcome: &Result<FleetResponse>) -> bool {
     match outcome {
         Ok(answer) => match answer.status {
             // The service itself says that it cannot; a proxy before it does not know.
@@ -80,14 +80,14 @@ pub(super) fn may_be_done(outcome: &Result<Answer>) -> bool {
 }
 
 /// The code of a status and a text, by the words that Fleet uses, and what to do.
-fn meaning(status: u16, detail: &Value, said: &str) -> (Code, &'static str) {
+fn code_and_help(status: u16, detail: &Value, said: &str) -> (Code, &'static str) {
     let has = |words: &[&str]| words.iter().all(|word| said.contains(word));
     if detail["error_type"] == "instance_limit_exceeded" {
-        return (Code::FleetInstanceLimit, LIMIT);
+        return (Code::FleetInstanceLimit, LIMIT_HELP);
     }
     match status {
         401 => (Code::FleetUnauthorized, "; check the API key"),
-        403 if has(&["instance limit"]) => (Code::FleetInstanceLimit, LIMIT),
+        403 if has(&["instance limit"]) => (Code::FleetInstanceLimit, LIMIT_HELP),
         403 if has(&["team not found"]) => (Code::FleetTeamNotFound, "; check whose key it is"),
         403 if has(&["does not have permission", "environment"]) => {
             (Code::FleetEnvironmentForbidden, "; ask for access, or use another environment")
@@ -107,32 +107,35 @@ fn meaning(status: u16, detail: &Value, said: &str) -> (Code, &'static str) {
     }
 }
 
-const LIMIT: &str = "; end instances (`oxenv fleet list`, `oxenv fleet down`), or wait until some end";
+const LIMIT_HELP: &str = "; end instances (`oxenv fleet list`, `oxenv fleet down`), or wait until some end";
 
-fn data(status: u16, detail: &Value, secrets: &Secrets) -> Value {
+fn error_data(status: u16, detail: &Value, secrets: &Secrets) -> Value {
     let text = secrets.redact(&detail.to_string());
-    let detail: Value =
-        if text.len() <= DETAIL { serde_json::from_str(&text).unwrap_or_default() } else { Value::Null };
+    let detail: Value = if text.len() <= MAX_DETAIL_BYTES {
+        serde_json::from_str(&text).unwrap_or_default()
+    } else {
+        Value::Null
+    };
     json!({ "status": status, "detail": detail })
 }
 
 /// A detail in one line.
-fn said(detail: &Value, body: &[u8]) -> String {
+fn summary(detail: &Value, body: &[u8]) -> String {
     let text = match detail {
         Value::String(text) => text.clone(),
-        Value::Array(issues) => issues.iter().take(8).map(issue).collect::<Vec<_>>().join("; "),
+        Value::Array(issues) => issues.iter().take(8).map(describe_issue).collect::<Vec<_>>().join("; "),
         Value::Object(object) => {
             let told =
                 ["message", "detail", "error", "msg"].iter().find_map(|key| object.get(*key)?.as_str());
             told.map_or_else(|| detail.to_string(), str::to_owned)
         }
-        _ => return shortened(body),
+        _ => return shorten(body),
     };
-    shortened(text.as_bytes())
+    shorten(text.as_bytes())
 }
 
 /// One of pydantic's issues with its place.
-fn issue(issue: &Value) -> String {
+fn describe_issue(issue: &Value) -> String {
     let Some(says) = issue["msg"].as_str() else { return issue.to_string() };
     let parts = issue["loc"].as_array().into_iter().flatten();
     let place: Vec<String> =
@@ -141,13 +144,13 @@ fn issue(issue: &Value) -> String {
 }
 
 /// A text in one line of at most 300 characters; of a page its words alone.
-pub(super) fn shortened(bytes: &[u8]) -> String {
+pub(super) fn shorten(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]);
     let is_page = text.trim_start().starts_with('<');
-    let words = if is_page { words_of_page(&text) } else { text.into_owned() };
+    let words = if is_page { page_text(&text) } else { text.into_owned() };
     let line = words.split(|letter: char| letter.is_whitespace() || letter.is_control());
     let line = line.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(SHOWN) {
+    match line.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None if line.is_empty() => "no text".to_owned(),
         None => line,
@@ -155,7 +158,7 @@ pub(super) fn shortened(bytes: &[u8]) -> String {
 }
 
 /// What stands outside of a page's tags.
-fn words_of_page(page: &str) -> String {
+fn page_text(page: &str) -> String {
     let mut words = String::new();
     let mut inside = false;
     for letter in page.chars() {
@@ -179,10 +182,10 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, body: &str) -> ClientError {
-        let answer = Answer { status, body: body.as_bytes().to_vec(), retry_after: None };
+        let answer = FleetResponse { status, body: body.as_bytes().to_vec(), retry_after: None };
         let secrets = Secrets::default();
         secrets.add(&Secret::new("sk_hunter22"));
-        refusal("make an instance of 'fira'", &answer, &secrets)
+        control_error("make an instance of 'fira'", &answer, &secrets)
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::control::FleetControl;
-use super::create::{CreateRequest, Recovered, recover};
+use super::create::{CreateRequest, RecoveredInstance, recover};
 use crate::blocking;
 use crate::error::{ClientError, Code, Result};
 
@@ -22,24 +22,24 @@ use crate::error::{ClientError, Code, Result};
 const STUBBORN: (Duration, Duration) = (Duration::from_mins(2), Duration::from_secs(15));
 
 /// How long a runtime that ends waits for a deletion.
-const FAREWELL: Duration = Duration::from_secs(5);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Deletions that are under way, in this process.
-static UNDER_WAY: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+static PENDING_DELETIONS: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
 /// What could not be deleted, in words, until somebody asks.
-static LEFT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static UNDELETED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What is ours.
-pub(super) struct Claim {
+pub(super) struct InstanceGuard {
     control: FleetControl,
-    holding: Holding,
+    state: GuardState,
 }
 
-enum Holding {
-    Nothing,
-    Perhaps(CreateRequest),
-    Instance(String),
+enum GuardState {
+    Empty,
+    Requested(CreateRequest),
+    Created(String),
 }
 
 /// Waits until no deletion is under way that a drop began, in this process, and gives what could not be deleted since
@@ -47,37 +47,37 @@ enum Holding {
 /// [`FleetEnvClient`](super::FleetEnvClient), or a future of [`from_fleet`](super::FleetEnvClient::from_fleet), wait
 /// for this first.
 pub async fn deletions_done() -> Vec<String> {
-    let mut under_way = UNDER_WAY.subscribe();
+    let mut under_way = PENDING_DELETIONS.subscribe();
     // The sender is never dropped.
     let _ = under_way.wait_for(|count| *count == 0).await;
-    std::mem::take(&mut *LEFT.lock())
+    std::mem::take(&mut *UNDELETED.lock())
 }
 
-impl Claim {
-    pub(super) fn nothing_of(control: FleetControl) -> Self {
-        Claim { control, holding: Holding::Nothing }
+impl InstanceGuard {
+    pub(super) fn empty(control: FleetControl) -> Self {
+        InstanceGuard { control, state: GuardState::Empty }
     }
 
     /// A request is to be sent: from now on there may be an instance.
-    pub(super) fn asked(&mut self, request: &CreateRequest) {
-        self.holding = Holding::Perhaps(request.clone());
+    pub(super) fn create_requested(&mut self, request: &CreateRequest) {
+        self.state = GuardState::Requested(request.clone());
     }
 
     /// There is that instance.
-    pub(super) fn holds(&mut self, id: &str) {
-        self.holding = Holding::Instance(id.to_owned());
+    pub(super) fn created(&mut self, id: &str) {
+        self.state = GuardState::Created(id.to_owned());
     }
 
     /// There surely is no instance, or it is somebody else's care now.
-    pub(super) fn nothing(&mut self) {
-        self.holding = Holding::Nothing;
+    pub(super) fn disarm(&mut self) {
+        self.state = GuardState::Empty;
     }
 
     /// The instance, as far as it is known.
-    pub(super) fn instance(&self) -> Option<&str> {
-        match &self.holding {
-            Holding::Instance(id) => Some(id),
-            Holding::Nothing | Holding::Perhaps(_) => None,
+    pub(super) fn instance_id(&self) -> Option<&str> {
+        match &self.state {
+            GuardState::Created(id) => Some(id),
+            GuardState::Empty | GuardState::Requested(_) => None,
         }
     }
 
@@ -85,84 +85,84 @@ impl Claim {
     ///
     /// # Errors
     /// If Fleet does not say that it is gone.
-    pub(super) async fn end(&mut self, deadline: Instant) -> Result<()> {
-        if let Holding::Perhaps(request) = &self.holding {
-            self.holding = match recover(&self.control, request, deadline).await? {
-                Recovered::Instance(id) => Holding::Instance(id),
-                Recovered::Nothing => Holding::Nothing,
+    pub(super) async fn delete(&mut self, deadline: Instant) -> Result<()> {
+        if let GuardState::Requested(request) = &self.state {
+            self.state = match recover(&self.control, request, deadline).await? {
+                RecoveredInstance::Created(id) => GuardState::Created(id),
+                RecoveredInstance::None => GuardState::Empty,
             };
         }
-        if let Holding::Instance(id) = &self.holding {
+        if let GuardState::Created(id) = &self.state {
             self.control.delete_until(id, deadline).await?;
-            self.holding = Holding::Nothing;
+            self.state = GuardState::Empty;
         }
         Ok(())
     }
 
-    async fn end_stubbornly(mut self) {
-        let time = if self.instance().is_some() { STUBBORN.0 } else { STUBBORN.1 };
+    async fn delete_with_retries(mut self) {
+        let time = if self.instance_id().is_some() { STUBBORN.0 } else { STUBBORN.1 };
         let until = after(Instant::now(), time);
         let mut pause = Duration::from_millis(200);
-        while let Err(error) = self.end(until).await {
-            if after(Instant::now(), pause) >= until || !worth_it(&error) {
-                let which = match self.instance() {
+        while let Err(error) = self.delete(until).await {
+            if after(Instant::now(), pause) >= until || !may_retry(&error) {
+                let which = match self.instance_id() {
                     Some(id) => format!("the instance '{id}' may still run"),
                     None => "an instance may have been made and still run".to_owned(),
                 };
                 tracing::error!(%error, "{which}");
-                LEFT.lock().push(format!("{which}: {error}"));
+                UNDELETED.lock().push(format!("{which}: {error}"));
                 break;
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
         // Whatever is left was told; its drop must not begin again.
-        self.nothing();
+        self.disarm();
     }
 }
 
-fn worth_it(error: &ClientError) -> bool {
+fn may_retry(error: &ClientError) -> bool {
     !matches!(error.code(), Code::FleetUnauthorized | Code::FleetForbidden | Code::InvalidOptions)
 }
 
-impl Drop for Claim {
+impl Drop for InstanceGuard {
     fn drop(&mut self) {
-        let holding = std::mem::replace(&mut self.holding, Holding::Nothing);
-        if matches!(holding, Holding::Nothing) {
+        let holding = std::mem::replace(&mut self.state, GuardState::Empty);
+        if matches!(holding, GuardState::Empty) {
             return;
         }
-        let mut claim = Claim { control: self.control.clone(), holding };
+        let mut guard = InstanceGuard { control: self.control.clone(), state: holding };
         let (finished, wait) = mpsc::channel();
-        let counted = Counted::new();
+        let counted = PendingDeletion::new();
         blocking::runtime().spawn(async move {
             // The caller's runtime may end before the deletion does, and its connections with it.
-            if let Ok(fresh) = claim.control.fresh() {
-                claim.control = fresh;
+            if let Ok(fresh) = guard.control.reconnected() {
+                guard.control = fresh;
             }
-            claim.end_stubbornly().await;
+            guard.delete_with_retries().await;
             drop(counted);
             let _: std::result::Result<(), _> = finished.send(());
         });
         if let Ok(handle) = Handle::try_current() {
             // A runtime that is dropped waits for its blocking tasks: so a program whose `main` ends by an error
             // does not end before its instance.
-            handle.spawn_blocking(move || wait.recv_timeout(FAREWELL));
+            handle.spawn_blocking(move || wait.recv_timeout(RUNTIME_SHUTDOWN_TIMEOUT));
         }
     }
 }
 
 /// One of the deletions under way.
-struct Counted;
+struct PendingDeletion;
 
-impl Counted {
+impl PendingDeletion {
     fn new() -> Self {
-        UNDER_WAY.send_modify(|count| *count += 1);
-        Counted
+        PENDING_DELETIONS.send_modify(|count| *count += 1);
+        PendingDeletion
     }
 }
 
-impl Drop for Counted {
+impl Drop for PendingDeletion {
     fn drop(&mut self) {
-        UNDER_WAY.send_modify(|count| *count -= 1);
+        PENDING_DELETIONS.send_modify(|count| *count -= 1);
     }
 }

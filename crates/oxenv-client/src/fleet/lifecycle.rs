@@ -13,49 +13,49 @@ use crate::error::{ClientError, Code, Result};
 
 /// What is known of an instance.
 #[derive(Default)]
-pub(super) struct Life {
-    gone: OnceLock<ClientError>,
+pub(super) struct InstanceLifecycle {
+    gone_error: OnceLock<ClientError>,
     closed: AtomicBool,
-    episode: Mutex<Episode>,
+    episode: Mutex<EpisodeCounter>,
     /// Whether its image was found to serve no step, or no state.
-    pub(super) no_step: AtomicBool,
-    pub(super) no_state: AtomicBool,
+    pub(super) step_unsupported: AtomicBool,
+    pub(super) state_unsupported: AtomicBool,
 }
 
 #[derive(Default)]
-struct Episode {
+struct EpisodeCounter {
     id: Option<String>,
     steps: u64,
 }
 
-impl Life {
+impl InstanceLifecycle {
     /// # Errors
     /// [`Code::Closed`], [`Code::FleetInstanceGone`].
-    pub(super) fn usable(&self) -> Result<()> {
+    pub(super) fn check_usable(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(ClientError::new(
                 Code::Closed,
                 "the client of the instance was closed; make another",
             ));
         }
-        self.gone.get().map_or(Ok(()), |gone| Err(gone.clone()))
+        self.gone_error.get().map_or(Ok(()), |gone| Err(gone.clone()))
     }
 
-    pub(super) fn end(&self, error: &ClientError) {
-        let _ = self.gone.set(error.clone());
+    pub(super) fn mark_gone(&self, error: &ClientError) {
+        let _ = self.gone_error.set(error.clone());
     }
 
-    pub(super) fn close(&self) {
+    pub(super) fn mark_closed(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
     /// Begins an episode of that name, or of one that is made.
-    pub(super) fn begin(&self, id: Option<&str>) {
+    pub(super) fn begin_episode(&self, id: Option<&str>) {
         let id = id.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        *self.episode.lock() = Episode { id: Some(id), steps: 0 };
+        *self.episode.lock() = EpisodeCounter { id: Some(id), steps: 0 };
     }
 
-    pub(super) fn step(&self) {
+    pub(super) fn count_step(&self) {
         self.episode.lock().steps += 1;
     }
 

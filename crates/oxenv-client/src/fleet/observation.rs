@@ -19,7 +19,7 @@ pub(super) fn reset_observation(message: &str, resources: &Value, tools: &Value)
 }
 
 /// The observation of `list_tools`.
-pub(super) fn listing(spelling: Spelling, tools: &[Tool]) -> Result<StepResult> {
+pub(super) fn tools_observation(spelling: Spelling, tools: &[Tool]) -> Result<StepResult> {
     let tools: Vec<RawJson> = tools.iter().map(Tool::for_step).collect();
     let list = tools.iter().map(|tool| tool.get()).collect::<Vec<_>>().join(",");
     let list = format!("{{\"tools\":[{list}]}}");
@@ -34,7 +34,7 @@ pub(super) fn listing(spelling: Spelling, tools: &[Tool]) -> Result<StepResult> 
 ///
 /// # Errors
 /// The failure, if it is not one of the call itself.
-pub(super) fn called(call: &ToolCall<'_>, outcome: Result<ToolResult>) -> Result<StepResult> {
+pub(super) fn call_observation(call: &ToolCall<'_>, outcome: Result<ToolResult>) -> Result<StepResult> {
     let outcome = match outcome {
         Ok(result) => Ok(result),
         Err(error) => Err(tool_error(&call.name, error)?),
@@ -58,11 +58,11 @@ fn observation(metadata: &str, fields: &str) -> Result<StepResult> {
     let mut text = String::with_capacity(metadata.len() + fields.len() + 96);
     let parts = ObservationParts { metadata, reward: None, done: false };
     write_observation_data(&mut text, &parts, |out| out.push_str(fields));
-    read(&text)
+    parse_step(&text)
 }
 
 /// What a server answers to a step.
-pub(super) fn read(text: &str) -> Result<StepResult> {
+pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     serde_json::from_str(text).map_err(|error| {
         ClientError::new(Code::InvalidReply, format!("a step's answer cannot be read: {error}"))
     })

@@ -16,7 +16,7 @@ const INVALID_PARAMS: i32 = -32602;
 const INTERNAL: i32 = -32603;
 
 /// Why an endpoint cannot be used.
-pub(super) fn code(fault: &RemoteFault) -> Code {
+pub(super) fn error_code(fault: &RemoteFault) -> Code {
     match fault.kind {
         Kind::Unreachable => Code::ConnectFailed,
         Kind::Tls => Code::TlsFailed,
@@ -57,7 +57,7 @@ pub(super) fn unavailable(reports: &[EndpointReport]) -> ClientError {
 }
 
 /// A call of a tool that has no result.
-pub(super) fn of_call(fault: &RemoteFault, tool: &str, url: &str) -> ClientError {
+pub(super) fn call_error(fault: &RemoteFault, tool: &str, url: &str) -> ClientError {
     let says = &fault.message;
     let error = match (fault.delivered, fault.kind) {
         (Delivered::No, _) => {
@@ -69,19 +69,19 @@ pub(super) fn of_call(fault: &RemoteFault, tool: &str, url: &str) -> ClientError
             let says = format!("{url} went away while '{tool}' may have run: {says}");
             ClientError::new(Code::ConnectionLost, says)
         }
-        (Delivered::Yes, Kind::Refused(code)) => return refused(fault, code, tool, url),
+        (Delivered::Yes, Kind::Refused(code)) => return rpc_error(fault, code, tool, url),
         (Delivered::Yes, _) => {
             let says = format!("{url} answers '{tool}' with what cannot be read: {says}");
             ClientError::new(Code::InvalidReply, says).with_delivered(Delivered::Yes)
         }
     };
-    error.with_data(json!({ "endpoint": url, "code": code(fault).name() }))
+    error.with_data(json!({ "endpoint": url, "code": error_code(fault).name() }))
 }
 
 /// An endpoint that answered with a JSON-RPC error.
-fn refused(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientError {
+fn rpc_error(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientError {
     let says = format!("{url} refuses '{tool}': {}", fault.message);
-    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::of_metadata(ours, &says)) {
+    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::from_metadata(ours, &says)) {
         return error;
     }
     let error = match code {
@@ -101,7 +101,7 @@ pub(super) fn is_unknown_tool(fault: &RemoteFault) -> bool {
 }
 
 /// The deadline of a call passed.
-pub(super) fn late(tool: &str, url: &str, sent: bool, seconds: f64) -> ClientError {
+pub(super) fn call_timed_out(tool: &str, url: &str, sent: bool, seconds: f64) -> ClientError {
     let (says, delivered) = if sent {
         (format!("{url} did not answer '{tool}' within {seconds} s"), Delivered::Maybe)
     } else {
@@ -114,7 +114,7 @@ pub(super) fn late(tool: &str, url: &str, sent: bool, seconds: f64) -> ClientErr
 }
 
 /// The deadline of a call passed before its owner was known.
-pub(super) fn unlisted(tool: &str, seconds: f64) -> ClientError {
+pub(super) fn listing_timed_out(tool: &str, seconds: f64) -> ClientError {
     let says = format!("'{tool}' was not called: no list came within {seconds} s");
     ClientError::new(Code::TimedOut, says).with_delivered(Delivered::No).with_retry(true, None)
 }

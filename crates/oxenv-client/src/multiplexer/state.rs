@@ -10,39 +10,39 @@ use futures_util::future::join_all;
 use oxenv_upstream::remote::RemoteEndpoint;
 use parking_lot::Mutex;
 
-use super::catalogue::{Catalogue, Part};
-use super::endpoint::{Endpoint, Signals};
+use super::catalogue::{EndpointTools, OwnerMap};
+use super::endpoint::{ChangeSignals, MultiplexedEndpoint};
 use super::{MultiplexOptions, Strictness, ToolListing, endpoint_error};
 use crate::error::{ClientError, Code, Result};
 
 /// How long an endpoint has to be connected and listed.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What all clones share.
-pub(super) struct Shared {
-    pub(super) endpoints: Vec<Arc<Endpoint>>,
-    pub(super) signals: Arc<Signals>,
+pub(super) struct MultiplexerState {
+    pub(super) endpoints: Vec<Arc<MultiplexedEndpoint>>,
+    pub(super) signals: Arc<ChangeSignals>,
     pub(super) timeout: Duration,
     strictness: Strictness,
-    catalogue: Mutex<Installed>,
+    catalogue: Mutex<InstalledCatalogue>,
     /// Numbers listings by their beginning.
     listings: AtomicU64,
     /// The count of changes at the beginning of the last listing that somebody asked for.
-    seen: AtomicU64,
+    listed_changes: AtomicU64,
     /// Held by the one call that lists.
-    turn: tokio::sync::Mutex<()>,
+    listing_lock: tokio::sync::Mutex<()>,
 }
 
 /// The owner map in force, and the number of its listing.
 #[derive(Default)]
-struct Installed {
-    catalogue: Option<Arc<Catalogue>>,
+struct InstalledCatalogue {
+    catalogue: Option<Arc<OwnerMap>>,
     listing: u64,
 }
 
-impl Shared {
+impl MultiplexerState {
     pub(super) fn new(urls: &[&str], options: MultiplexOptions) -> Result<Self> {
         let MultiplexOptions { strictness, headers, connect_timeout, timeout, optional } = options;
         let wrong = |says: String| ClientError::new(Code::InvalidOptions, says);
@@ -52,21 +52,22 @@ impl Shared {
         if let Some(at) = optional.iter().position(|url| !urls.contains(&url.as_str())) {
             return Err(wrong(format!("the optional url {} is none of the endpoints'", at + 1)));
         }
-        let connect_timeout = if connect_timeout.is_zero() { CONNECT_TIMEOUT } else { connect_timeout };
-        let signals = Arc::new(Signals::default());
+        let connect_timeout =
+            if connect_timeout.is_zero() { DEFAULT_CONNECT_TIMEOUT } else { connect_timeout };
+        let signals = Arc::new(ChangeSignals::default());
         let endpoint = |url: &&str| {
             let remote = RemoteEndpoint::new(url, &headers, connect_timeout).map_err(wrong)?;
             let optional = optional.iter().any(|optional| optional == url);
-            Ok(Arc::new(Endpoint::new(remote, optional, connect_timeout, signals.clone())))
+            Ok(Arc::new(MultiplexedEndpoint::new(remote, optional, connect_timeout, signals.clone())))
         };
-        Ok(Shared {
+        Ok(MultiplexerState {
             endpoints: urls.iter().map(endpoint).collect::<Result<_>>()?,
-            timeout: if timeout.is_zero() { TIMEOUT } else { timeout },
+            timeout: if timeout.is_zero() { DEFAULT_CALL_TIMEOUT } else { timeout },
             strictness,
             catalogue: Mutex::default(),
             listings: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            turn: tokio::sync::Mutex::new(()),
+            listed_changes: AtomicU64::new(0),
+            listing_lock: tokio::sync::Mutex::new(()),
             signals,
         })
     }
@@ -76,20 +77,20 @@ impl Shared {
         self.check_open()?;
         let changes = self.signals.changes();
         let listing = self.begin_listing();
-        let parts = self.until_closed(join_all(self.endpoints.iter().map(part))).await?;
-        let catalogue = Arc::new(Catalogue::new(parts, changes));
-        self.seen.fetch_max(changes, Ordering::AcqRel);
-        self.judge(&catalogue)?;
+        let parts = self.until_closed(join_all(self.endpoints.iter().map(list_endpoint))).await?;
+        let catalogue = Arc::new(OwnerMap::new(parts, changes));
+        self.listed_changes.fetch_max(changes, Ordering::AcqRel);
+        self.check_availability(&catalogue)?;
         self.install(catalogue.clone(), listing);
         Ok(catalogue.listing())
     }
 
     /// The owner map in force, made new where something has changed.
-    pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>> {
+    pub(super) async fn catalogue(&self) -> Result<Arc<OwnerMap>> {
         if let Some(catalogue) = self.current() {
             return Ok(catalogue);
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.listing_lock.lock().await;
         if let Some(catalogue) = self.current() {
             return Ok(catalogue);
         }
@@ -97,19 +98,19 @@ impl Shared {
         let listing = self.begin_listing();
         let old = self.catalogue.lock().catalogue.clone();
         let parts = self.endpoints.iter().enumerate().map(|(number, endpoint)| {
-            let old = old.as_ref().map(|old| old.parts[number].clone());
-            renewed(endpoint, old)
+            let old = old.as_ref().map(|old| old.endpoints[number].clone());
+            refresh_endpoint(endpoint, old)
         });
-        let catalogue = Arc::new(Catalogue::new(join_all(parts).await, changes));
+        let catalogue = Arc::new(OwnerMap::new(join_all(parts).await, changes));
         if old.is_none() {
-            self.judge(&catalogue)?;
+            self.check_availability(&catalogue)?;
         }
         self.install(catalogue.clone(), listing);
         Ok(catalogue)
     }
 
     /// The owner map in force, if nothing has changed since it was made.
-    fn current(&self) -> Option<Arc<Catalogue>> {
+    fn current(&self) -> Option<Arc<OwnerMap>> {
         let installed = self.catalogue.lock();
         installed.catalogue.as_ref().filter(|catalogue| catalogue.changes == self.signals.changes()).cloned()
     }
@@ -119,24 +120,24 @@ impl Shared {
     }
 
     /// Puts an owner map in force, unless a later listing has put one there.
-    fn install(&self, catalogue: Arc<Catalogue>, listing: u64) {
+    fn install(&self, catalogue: Arc<OwnerMap>, listing: u64) {
         let mut installed = self.catalogue.lock();
         if listing > installed.listing {
-            *installed = Installed { catalogue: Some(catalogue), listing };
+            *installed = InstalledCatalogue { catalogue: Some(catalogue), listing };
         }
     }
 
     /// Whether enough endpoints can be used.
-    fn judge(&self, catalogue: &Catalogue) -> Result<()> {
+    fn check_availability(&self, catalogue: &OwnerMap) -> Result<()> {
         let enough = match self.strictness {
-            Strictness::Strict => catalogue.all_well() && !catalogue.is_void(),
-            Strictness::Degraded => !catalogue.is_void(),
+            Strictness::Strict => catalogue.all_usable() && !catalogue.is_empty(),
+            Strictness::Degraded => !catalogue.is_empty(),
         };
         if enough { Ok(()) } else { Err(endpoint_error::unavailable(&catalogue.reports())) }
     }
 
     pub(super) async fn changed(&self) {
-        self.signals.changed_since(|| self.seen.load(Ordering::Acquire)).await;
+        self.signals.changed_since(|| self.listed_changes.load(Ordering::Acquire)).await;
     }
 
     pub(super) async fn close(&self) {
@@ -149,37 +150,37 @@ impl Shared {
         tokio::select! {
             biased;
             outcome = work => Ok(outcome),
-            () = self.signals.stop.cancelled() => Err(closed()),
+            () = self.signals.stop.cancelled() => Err(multiplexer_closed()),
         }
     }
 
     pub(super) fn check_open(&self) -> Result<()> {
-        if self.signals.stop.is_cancelled() { Err(closed()) } else { Ok(()) }
+        if self.signals.stop.is_cancelled() { Err(multiplexer_closed()) } else { Ok(()) }
     }
 }
 
 /// What an endpoint offers now.
-async fn part(endpoint: &Arc<Endpoint>) -> Part {
+async fn list_endpoint(endpoint: &Arc<MultiplexedEndpoint>) -> EndpointTools {
     let changes = endpoint.changes();
     let (tools, fault) = match endpoint.list().await {
         Ok(tools) => (Some(tools), None),
         Err(fault) => (None, Some(fault)),
     };
-    Part { url: endpoint.url.clone(), tools, fault, optional: endpoint.optional, changes }
+    EndpointTools { url: endpoint.url.clone(), tools, fault, optional: endpoint.optional, changes }
 }
 
 /// What an endpoint offers, asked only if that may have changed. One that cannot be asked keeps what it had, so
 /// that no other gets its calls.
-async fn renewed(endpoint: &Arc<Endpoint>, old: Option<Part>) -> Part {
-    let Some(old) = old else { return part(endpoint).await };
+async fn refresh_endpoint(endpoint: &Arc<MultiplexedEndpoint>, old: Option<EndpointTools>) -> EndpointTools {
+    let Some(old) = old else { return list_endpoint(endpoint).await };
     if old.changes == endpoint.changes() {
         return old;
     }
-    let new = part(endpoint).await;
+    let new = list_endpoint(endpoint).await;
     let tools = new.tools.or(old.tools);
-    Part { tools, ..new }
+    EndpointTools { tools, ..new }
 }
 
-fn closed() -> ClientError {
+fn multiplexer_closed() -> ClientError {
     ClientError::new(Code::Closed, "the multiplexer was closed")
 }

@@ -9,30 +9,30 @@ use axum::body::to_bytes;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Body, Effect, Plan, Reply};
-use crate::clock::Clock;
-use crate::connections::{Hangup, half};
+use super::{Effect, FaultResponse, RequestFaults, ResponseBody};
+use crate::clock::SimulatedClock;
+use crate::connections::{ConnectionClosed, truncated_body};
 
 /// What of an answer may be cut in the middle.
-const MAX_CUT: usize = 16 << 20;
+const MAX_CUT_BYTES: usize = 16 << 20;
 
-impl Plan {
+impl RequestFaults {
     /// Does what is to be done, with what goes wrong before and after it.
-    pub(crate) async fn around(
+    pub(crate) async fn apply(
         &self,
-        clock: &Clock,
+        clock: &SimulatedClock,
         act: impl Future<Output = Response>,
-    ) -> Result<Response, Hangup> {
-        clock.pass(self.slow).await;
+    ) -> Result<Response, ConnectionClosed> {
+        clock.sleep(self.delay).await;
         match &self.instead {
-            Some(Effect::Reply(reply)) => return Ok(reply.to_response()),
+            Some(Effect::Respond(reply)) => return Ok(reply.to_response()),
             Some(Effect::Hang) => return std::future::pending().await,
-            Some(_) => return Err(Hangup),
+            Some(_) => return Err(ConnectionClosed),
             None => {}
         }
         let response = act.await;
         if self.has(&Effect::DropAfter) || self.has(&Effect::LoseSessionInCall) {
-            return Err(Hangup);
+            return Err(ConnectionClosed);
         }
         if self.has(&Effect::HangAfter) {
             return std::future::pending().await;
@@ -41,18 +41,18 @@ impl Plan {
             return Ok(([(header::CONTENT_TYPE, "application/json")], "{\"oops\": <html>").into_response());
         }
         if self.has(&Effect::Cut) {
-            return cut(response).await;
+            return cut_response(response).await;
         }
         Ok(response)
     }
 }
 
-impl Reply {
+impl FaultResponse {
     fn to_response(&self) -> Response {
         let (kind, text) = match &self.body {
-            Body::Json(value) => ("application/json", value.to_string()),
-            Body::Text(text) => ("text/plain; charset=utf-8", text.clone()),
-            Body::Html(page) => ("text/html", page.clone()),
+            ResponseBody::Json(value) => ("application/json", value.to_string()),
+            ResponseBody::Text(text) => ("text/plain; charset=utf-8", text.clone()),
+            ResponseBody::Html(page) => ("text/html", page.clone()),
         };
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, [(header::CONTENT_TYPE, kind)], text).into_response();
@@ -64,9 +64,9 @@ impl Reply {
 }
 
 /// The answer's head says how long it is, and half of it comes.
-async fn cut(response: Response) -> Result<Response, Hangup> {
+async fn cut_response(response: Response) -> Result<Response, ConnectionClosed> {
     let (mut parts, body): (_, HttpBody) = response.into_parts();
-    let whole = to_bytes(body, MAX_CUT).await.map_err(|_| Hangup)?;
+    let whole = to_bytes(body, MAX_CUT_BYTES).await.map_err(|_| ConnectionClosed)?;
     parts.headers.insert(header::CONTENT_LENGTH, whole.len().into());
-    Ok(Response::from_parts(parts, half(&whole)))
+    Ok(Response::from_parts(parts, truncated_body(&whole)))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Body, Effect, Fate, Fault, Place, Reply};
+use super::{Effect, Fault, FaultResponse, FaultTarget, PendingOutcome, ResponseBody};
 
 /// Effects that are told by a name alone.
 const NAMES: [(&str, Effect); 22] = [
@@ -20,10 +20,10 @@ const NAMES: [(&str, Effect); 22] = [
     ("garbage", Effect::Garbage),
     ("refuse", Effect::Refuse),
     ("expire", Effect::Expire),
-    ("pending", Effect::Pending(Fate::Running)),
-    ("pending-then-error", Effect::Pending(Fate::Error)),
-    ("pending-then-stopped", Effect::Pending(Fate::Stopped)),
-    ("pending-for-ever", Effect::Pending(Fate::Pending)),
+    ("pending", Effect::Pending(PendingOutcome::Running)),
+    ("pending-then-error", Effect::Pending(PendingOutcome::Error)),
+    ("pending-then-stopped", Effect::Pending(PendingOutcome::Stopped)),
+    ("pending-for-ever", Effect::Pending(PendingOutcome::Pending)),
     ("lose-session", Effect::LoseSession),
     ("lose-session-in-call", Effect::LoseSessionInCall),
     ("empty-tools", Effect::EmptyTools),
@@ -41,8 +41,8 @@ const NAMES: [(&str, Effect); 22] = [
 pub struct FaultError(String);
 
 impl FaultError {
-    pub(super) fn misplaced(place: Place, effect: &Effect) -> Self {
-        let effect = shown(effect);
+    pub(super) fn misplaced(place: FaultTarget, effect: &Effect) -> Self {
+        let effect = effect_text(effect);
         FaultError(format!("'{effect}' cannot happen at '{place}'"))
     }
 }
@@ -63,7 +63,7 @@ impl FromStr for Fault {
         let (place, effect) = text.split_once(':').ok_or_else(|| {
             error("write PLACE:EFFECT or PLACE:EFFECT*TIMES, such as create:429*2".to_owned())
         })?;
-        let place = Place::parse(place).ok_or_else(|| error(format!("'{place}' is no place")))?;
+        let place = FaultTarget::parse(place).ok_or_else(|| error(format!("'{place}' is no place")))?;
         let (effect, times) = parse_effect(effect).map_err(error)?;
         let fault = Fault::new(place, effect)?;
         Ok(match times {
@@ -75,7 +75,7 @@ impl FromStr for Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.place, shown(&self.effect))?;
+        write!(f, "{}:{}", self.target, effect_text(&self.effect))?;
         match self.times {
             Some(times) => write!(f, "*{times}"),
             None => Ok(()),
@@ -84,9 +84,9 @@ impl fmt::Display for Fault {
 }
 
 fn parse_effect(text: &str) -> Result<(Effect, Option<u32>), String> {
-    if text.starts_with(|first: char| first.is_ascii_digit()) && !is_name(text) {
-        let (reply, rest) = parse_reply(text)?;
-        return Ok((Effect::Reply(reply), parse_times(rest)?));
+    if text.starts_with(|first: char| first.is_ascii_digit()) && !is_response_name(text) {
+        let (reply, rest) = parse_response(text)?;
+        return Ok((Effect::Respond(reply), parse_times(rest)?));
     }
     let at = text.find('*').unwrap_or(text.len());
     let (name, times) = text.split_at(at);
@@ -97,14 +97,14 @@ fn parse_effect(text: &str) -> Result<(Effect, Option<u32>), String> {
     if let Some((_, effect)) = NAMES.iter().find(|(known, _)| *known == name) {
         return Ok((effect.clone(), times));
     }
-    match named_reply(name) {
-        Some(reply) => Ok((Effect::Reply(reply), times)),
+    match named_response(name) {
+        Some(reply) => Ok((Effect::Respond(reply), times)),
         None => Err(format!("'{name}' is no effect; write a status, such as 503, or a name, such as drop")),
     }
 }
 
 /// Whether it is an answer's name although it begins with a status.
-fn is_name(text: &str) -> bool {
+fn is_response_name(text: &str) -> bool {
     text.get(3..4) == Some("-")
 }
 
@@ -129,7 +129,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 /// `STATUS[~SECONDS][=BODY]`, and what comes after it.
-fn parse_reply(text: &str) -> Result<(Reply, &str), String> {
+fn parse_response(text: &str) -> Result<(FaultResponse, &str), String> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (status, rest) = text.split_at(digits(text));
     let status: u16 = status
@@ -137,7 +137,7 @@ fn parse_reply(text: &str) -> Result<(Reply, &str), String> {
         .ok()
         .filter(|status| (200..=599).contains(status))
         .ok_or_else(|| format!("'{status}' is no status that a server answers with"))?;
-    let mut reply = canonical(status);
+    let mut reply = default_response(status);
     let mut rest = rest;
     if let Some(after) = rest.strip_prefix('~') {
         let (seconds, after) = after.split_at(digits(after));
@@ -152,7 +152,7 @@ fn parse_reply(text: &str) -> Result<(Reply, &str), String> {
     Ok((reply, rest))
 }
 
-fn parse_body(text: &str) -> Result<(Body, &str), String> {
+fn parse_body(text: &str) -> Result<(ResponseBody, &str), String> {
     let (html, json) = match text.strip_prefix("html") {
         Some(rest) => (true, rest),
         None => (false, text),
@@ -170,94 +170,98 @@ fn parse_body(text: &str) -> Result<(Body, &str), String> {
     };
     let rest = json.get(values.byte_offset()..).unwrap_or_default();
     match value {
-        Value::String(page) if html => Ok((Body::Html(page), rest)),
+        Value::String(page) if html => Ok((ResponseBody::Html(page), rest)),
         _ if html => Err("after html comes a JSON string".to_owned()),
-        Value::String(text) => Ok((Body::Text(text), rest)),
-        value => Ok((Body::Json(value), rest)),
+        Value::String(text) => Ok((ResponseBody::Text(text), rest)),
+        value => Ok((ResponseBody::Json(value), rest)),
     }
 }
 
-fn shown(effect: &Effect) -> String {
+fn effect_text(effect: &Effect) -> String {
     if let Some((name, _)) = NAMES.iter().find(|(_, known)| known == effect) {
         return (*name).to_owned();
     }
     match effect {
         Effect::Slow(time) if time.as_millis() % 1000 == 0 => format!("slow={}s", time.as_secs()),
         Effect::Slow(time) => format!("slow={}ms", time.as_millis()),
-        Effect::Reply(reply) => shown_reply(reply),
+        Effect::Respond(reply) => response_text(reply),
         // Every other has a name.
         _ => String::new(),
     }
 }
 
-fn shown_reply(reply: &Reply) -> String {
+fn response_text(reply: &FaultResponse) -> String {
     let mut text = reply.status.to_string();
     if let Some(seconds) = reply.retry_after {
         // A string takes all that is written to it.
         let _ = write!(text, "~{seconds}");
     }
-    if reply.body != canonical(reply.status).body {
+    if reply.body != default_response(reply.status).body {
         text.push('=');
         text += &match &reply.body {
-            Body::Json(value) => value.to_string(),
-            Body::Text(plain) => Value::from(plain.as_str()).to_string(),
-            Body::Html(page) => format!("html{}", Value::from(page.as_str())),
+            ResponseBody::Json(value) => value.to_string(),
+            ResponseBody::Text(plain) => Value::from(plain.as_str()).to_string(),
+            ResponseBody::Html(page) => format!("html{}", Value::from(page.as_str())),
         };
     }
     text
 }
 
-impl Reply {
+impl FaultResponse {
     fn json(status: u16, body: Value) -> Self {
-        Reply { status, retry_after: None, body: Body::Json(body) }
+        FaultResponse { status, retry_after: None, body: ResponseBody::Json(body) }
     }
 
     fn detail(status: u16, detail: &str) -> Self {
-        Reply::json(status, json!({ "detail": detail }))
+        FaultResponse::json(status, json!({ "detail": detail }))
     }
 }
 
 /// What a status comes with if nobody says otherwise.
-fn canonical(status: u16) -> Reply {
-    let reply = |body| Reply { status, retry_after: None, body };
+fn default_response(status: u16) -> FaultResponse {
+    let reply = |body| FaultResponse { status, retry_after: None, body };
     match status {
-        401 => Reply::detail(401, "Invalid API key"),
-        404 => Reply::detail(404, "Not Found"),
-        422 => Reply::json(
+        401 => FaultResponse::detail(401, "Invalid API key"),
+        404 => FaultResponse::detail(404, "Not Found"),
+        422 => FaultResponse::json(
             422,
             json!({"detail": [{"type": "missing", "loc": ["body", "env_key"], "msg": "Field required", "input": {}}]}),
         ),
-        429 => Reply::detail(429, "Rate limit exceeded"),
-        502 | 504 => reply(Body::Html(format!(
+        429 => FaultResponse::detail(429, "Rate limit exceeded"),
+        502 | 504 => reply(ResponseBody::Html(format!(
             "<html>\r\n<head><title>{status} Bad Gateway</title></head>\r\n<body></body>\r\n</html>\r\n"
         ))),
-        503 => reply(Body::Text("upstream connect error or disconnect/reset before headers".to_owned())),
-        _ => Reply::detail(status, &format!("Simulated failure with status {status}")),
+        503 => {
+            reply(ResponseBody::Text("upstream connect error or disconnect/reset before headers".to_owned()))
+        }
+        _ => FaultResponse::detail(status, &format!("Simulated failure with status {status}")),
     }
 }
 
-fn named_reply(name: &str) -> Option<Reply> {
+fn named_response(name: &str) -> Option<FaultResponse> {
     let limit = "You have 10 running instances out of a maximum of 10";
     Some(match name {
-        "limit" => Reply::json(
+        "limit" => FaultResponse::json(
             403,
             json!({"detail": {"error_type": "instance_limit_exceeded", "message": limit, "running_instances": 10,
                 "instance_limit": 10}}),
         ),
-        "403-limit" => Reply::detail(403, &format!("Instance limit reached. {limit}. Please stop one.")),
-        "403-team" => Reply::detail(403, "Team not found"),
-        "403-environment" => {
-            Reply::detail(403, "Team 'team-1' does not have permission for environment 'fira'")
+        "403-limit" => {
+            FaultResponse::detail(403, &format!("Instance limit reached. {limit}. Please stop one."))
         }
-        "403-permission" => Reply::detail(403, "Not allowed"),
-        "400-region" => Reply::detail(400, "Region mars-1 not supported. Please use ['us-west-1']"),
-        "400-environment" => Reply::detail(400, "Environment 'fira' not found"),
-        "400-version" => Reply::detail(400, "Version 'v9' not found for 'fira'"),
-        "400-retryable" => Reply::json(
+        "403-team" => FaultResponse::detail(403, "Team not found"),
+        "403-environment" => {
+            FaultResponse::detail(403, "Team 'team-1' does not have permission for environment 'fira'")
+        }
+        "403-permission" => FaultResponse::detail(403, "Not allowed"),
+        "400-region" => FaultResponse::detail(400, "Region mars-1 not supported. Please use ['us-west-1']"),
+        "400-environment" => FaultResponse::detail(400, "Environment 'fira' not found"),
+        "400-version" => FaultResponse::detail(400, "Version 'v9' not found for 'fira'"),
+        "400-retryable" => FaultResponse::json(
             400,
             json!({"detail": {"error": "capacity", "message": "no capacity right now", "retryable": true}}),
         ),
-        "400-retryable-text" => Reply::detail(
+        "400-retryable-text" => FaultResponse::detail(
             400,
             r#"{"error": "capacity", "message": "no capacity right now", "retryable": true}"#,
         ),
@@ -295,7 +299,7 @@ mod tests {
         }
         for (name, effect) in NAMES {
             let places =
-                ["create", "instance", "mcps", "resources"].map(|place| Place::parse(place).unwrap());
+                ["create", "instance", "mcps", "resources"].map(|place| FaultTarget::parse(place).unwrap());
             let fault = places.into_iter().find_map(|place| Fault::new(place, effect.clone()).ok()).unwrap();
             assert!(again(&fault.to_string()).to_string().ends_with(name));
         }

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// A request, or a kind of requests. In the text form those over MCP may name a method: `mcp.call`, `mcps.list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum FaultTarget {
     /// `control`: anything on the control plane.
     Control,
     /// `create`: an instance is to be made.
@@ -69,73 +69,72 @@ pub enum McpMethod {
 }
 
 /// All places but those over MCP, with their names.
-const NAMES: [(Place, &str); 20] = [
-    (Place::Control, "control"),
-    (Place::Create, "create"),
-    (Place::Get, "get"),
-    (Place::List, "list"),
-    (Place::Delete, "delete"),
-    (Place::DeleteAll, "delete-all"),
-    (Place::Heartbeat, "heartbeat"),
-    (Place::Environments, "environments"),
-    (Place::Regions, "regions"),
-    (Place::Account, "account"),
-    (Place::Token, "token"),
-    (Place::Instance, "instance"),
-    (Place::Manager, "manager"),
-    (Place::Reset, "reset"),
-    (Place::Health, "health"),
-    (Place::Resources, "resources"),
-    (Place::Describe, "describe"),
-    (Place::Query, "query"),
-    (Place::Verify, "verify"),
-    (Place::Cdp, "cdp"),
+const NAMES: [(FaultTarget, &str); 20] = [
+    (FaultTarget::Control, "control"),
+    (FaultTarget::Create, "create"),
+    (FaultTarget::Get, "get"),
+    (FaultTarget::List, "list"),
+    (FaultTarget::Delete, "delete"),
+    (FaultTarget::DeleteAll, "delete-all"),
+    (FaultTarget::Heartbeat, "heartbeat"),
+    (FaultTarget::Environments, "environments"),
+    (FaultTarget::Regions, "regions"),
+    (FaultTarget::Account, "account"),
+    (FaultTarget::Token, "token"),
+    (FaultTarget::Instance, "instance"),
+    (FaultTarget::Manager, "manager"),
+    (FaultTarget::Reset, "reset"),
+    (FaultTarget::Health, "health"),
+    (FaultTarget::Resources, "resources"),
+    (FaultTarget::Describe, "describe"),
+    (FaultTarget::Query, "query"),
+    (FaultTarget::Verify, "verify"),
+    (FaultTarget::Cdp, "cdp"),
 ];
 
 const METHODS: [(McpMethod, &str); 3] =
     [(McpMethod::Initialize, ".initialize"), (McpMethod::List, ".list"), (McpMethod::Call, ".call")];
 
-impl Place {
+impl FaultTarget {
     /// Whether a fault here happens to that request. The request is as narrow as can be.
-    pub(crate) fn covers(self, request: Place) -> bool {
+    pub(crate) fn covers(self, request: FaultTarget) -> bool {
         let method = |wanted: McpMethod, is: McpMethod| wanted == McpMethod::Any || wanted == is;
         match (self, request) {
-            (Place::Control, _) => !request.at_instance(),
-            (Place::Instance, _) => request.at_instance(),
-            (Place::Manager, _) => request.at_manager(),
-            (Place::Mcp(wanted), Place::Mcp(is)) | (Place::ApiMcp(wanted), Place::ApiMcp(is)) => {
-                method(wanted, is)
-            }
-            (Place::Mcps(wanted), Place::Mcp(is) | Place::ApiMcp(is)) => method(wanted, is),
+            (FaultTarget::Control, _) => !request.is_instance(),
+            (FaultTarget::Instance, _) => request.is_instance(),
+            (FaultTarget::Manager, _) => request.is_manager(),
+            (FaultTarget::Mcp(wanted), FaultTarget::Mcp(is))
+            | (FaultTarget::ApiMcp(wanted), FaultTarget::ApiMcp(is)) => method(wanted, is),
+            (FaultTarget::Mcps(wanted), FaultTarget::Mcp(is) | FaultTarget::ApiMcp(is)) => method(wanted, is),
             _ => self == request,
         }
     }
 
     /// Whether it is on an instance's host.
-    pub(crate) fn at_instance(self) -> bool {
-        self == Place::Instance || self.at_manager() || self.over_mcp()
+    pub(crate) fn is_instance(self) -> bool {
+        self == FaultTarget::Instance || self.is_manager() || self.is_mcp()
     }
 
-    fn at_manager(self) -> bool {
-        use Place::{Cdp, Describe, Health, Manager, Query, Reset, Resources, Verify};
+    fn is_manager(self) -> bool {
+        use FaultTarget::{Cdp, Describe, Health, Manager, Query, Reset, Resources, Verify};
         matches!(self, Manager | Reset | Health | Resources | Describe | Query | Verify | Cdp)
     }
 
-    pub(crate) fn over_mcp(self) -> bool {
-        matches!(self, Place::Mcp(_) | Place::ApiMcp(_) | Place::Mcps(_))
+    pub(crate) fn is_mcp(self) -> bool {
+        matches!(self, FaultTarget::Mcp(_) | FaultTarget::ApiMcp(_) | FaultTarget::Mcps(_))
     }
 
     /// Whether requests with that method are among those that it names.
-    pub(crate) fn reaches(self, method: McpMethod) -> bool {
+    pub(crate) fn includes_method(self, method: McpMethod) -> bool {
         match self {
-            Place::Mcp(named) | Place::ApiMcp(named) | Place::Mcps(named) => {
+            FaultTarget::Mcp(named) | FaultTarget::ApiMcp(named) | FaultTarget::Mcps(named) => {
                 named == McpMethod::Any || named == method
             }
             _ => false,
         }
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Place> {
+    pub(crate) fn parse(text: &str) -> Option<FaultTarget> {
         if let Some((place, _)) = NAMES.iter().find(|(_, name)| *name == text) {
             return Some(*place);
         }
@@ -144,20 +143,20 @@ impl Place {
             .find_map(|(method, suffix)| text.strip_suffix(suffix).map(|name| (name, *method)))
             .unwrap_or((text, McpMethod::Any));
         match name {
-            "mcp" => Some(Place::Mcp(method)),
-            "api/v1/mcp" => Some(Place::ApiMcp(method)),
-            "mcps" => Some(Place::Mcps(method)),
+            "mcp" => Some(FaultTarget::Mcp(method)),
+            "api/v1/mcp" => Some(FaultTarget::ApiMcp(method)),
+            "mcps" => Some(FaultTarget::Mcps(method)),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FaultTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, method) = match self {
-            Place::Mcp(method) => ("mcp", *method),
-            Place::ApiMcp(method) => ("api/v1/mcp", *method),
-            Place::Mcps(method) => ("mcps", *method),
+            FaultTarget::Mcp(method) => ("mcp", *method),
+            FaultTarget::ApiMcp(method) => ("api/v1/mcp", *method),
+            FaultTarget::Mcps(method) => ("mcps", *method),
             other => {
                 let name = NAMES.iter().find(|(place, _)| place == other).map_or("", |(_, name)| name);
                 return f.write_str(name);

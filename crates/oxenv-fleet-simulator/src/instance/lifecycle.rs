@@ -4,49 +4,49 @@
 
 use std::time::Duration;
 
-use super::Made;
-use crate::fault::Fate;
-use crate::simulator::Status;
+use super::InstanceConfig;
+use crate::fault::PendingOutcome;
+use crate::simulator::InstanceStatus;
 
 /// The life of an instance, in the times of the clock.
-pub(super) struct Life {
+pub(super) struct SimulatedLifecycle {
     created: Duration,
     ready_at: Duration,
     expires_at: Duration,
     /// What becomes of it once somebody has asked for it.
-    fate: Option<Fate>,
-    asked: bool,
+    outcome: Option<PendingOutcome>,
+    was_requested: bool,
     ended: Option<Duration>,
     /// The interval of its heartbeats in seconds, and the last one.
     beats: Option<(u32, Duration)>,
 }
 
-impl Life {
-    pub(super) fn new(now: Duration, delay: Duration, made: &Made) -> Self {
+impl SimulatedLifecycle {
+    pub(super) fn new(now: Duration, delay: Duration, config: &InstanceConfig) -> Self {
         let ready_at = now.saturating_add(delay);
-        Life {
+        SimulatedLifecycle {
             created: now,
             ready_at,
             // What is being made has not yet begun to live.
-            expires_at: ready_at.saturating_add(made.ttl),
-            fate: made.fate,
-            asked: false,
+            expires_at: ready_at.saturating_add(config.ttl),
+            outcome: config.outcome,
+            was_requested: false,
             ended: None,
-            beats: made.heartbeat_interval.map(|interval| (interval, ready_at)),
+            beats: config.heartbeat_interval.map(|interval| (interval, ready_at)),
         }
     }
 
-    pub(super) fn status(&self, now: Duration) -> Status {
+    pub(super) fn status(&self, now: Duration) -> InstanceStatus {
         if self.ended.is_some() {
-            return Status::Stopped;
+            return InstanceStatus::Stopped;
         }
-        match self.fate {
-            Some(_) if !self.asked => Status::Pending,
-            Some(Fate::Pending) => Status::Pending,
-            Some(Fate::Error) => Status::Error,
-            Some(Fate::Stopped) => Status::Stopped,
-            Some(Fate::Running) | None if now < self.ready_at => Status::Pending,
-            Some(Fate::Running) | None => Status::Running,
+        match self.outcome {
+            Some(_) if !self.was_requested => InstanceStatus::Pending,
+            Some(PendingOutcome::Pending) => InstanceStatus::Pending,
+            Some(PendingOutcome::Error) => InstanceStatus::Error,
+            Some(PendingOutcome::Stopped) => InstanceStatus::Stopped,
+            Some(PendingOutcome::Running) | None if now < self.ready_at => InstanceStatus::Pending,
+            Some(PendingOutcome::Running) | None => InstanceStatus::Running,
         }
     }
 
@@ -62,12 +62,12 @@ impl Life {
     }
 
     /// Notes that somebody asked; gives what becomes of it by that.
-    pub(super) fn asked(&mut self) -> Option<Fate> {
-        self.asked = true;
-        self.fate
+    pub(super) fn note_request(&mut self) -> Option<PendingOutcome> {
+        self.was_requested = true;
+        self.outcome
     }
 
-    pub(super) fn beat(&mut self, now: Duration) -> Option<(u32, Duration)> {
+    pub(super) fn heartbeat(&mut self, now: Duration) -> Option<(u32, Duration)> {
         let (interval, last) = self.beats.as_mut()?;
         *last = now.max(*last);
         Some((*interval, due((*interval, *last))))

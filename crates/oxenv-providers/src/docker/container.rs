@@ -13,17 +13,17 @@ use bollard::query_parameters::{
 use futures_util::{StreamExt, TryStreamExt};
 use oxenv_upstream::secret::Redactor;
 
-use super::background_stop::abandon;
+use super::background_stop::stop_in_background;
 use super::{DockerProvider, daemon_error};
 use crate::error::{ProviderCode, ProviderError};
-use crate::instance::{Held, Running};
-use crate::logs::{HEARD, last_lines};
-use crate::port_forward::Bridge;
+use crate::instance::{InstanceBackend, ProviderFuture};
+use crate::logs::{MAX_READ_BYTES, last_lines};
+use crate::port_forward::PortForward;
 
 /// How many lines of a log are asked for.
-const LOG_LINES: &str = "200";
+const MAX_LOG_LINES: &str = "200";
 /// The pause before a container is looked at again whose end the daemon does not tell.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A container that this process started.
 pub(super) struct Container {
@@ -34,13 +34,13 @@ pub(super) struct Container {
     pub(super) grace: u64,
     pub(super) redactor: Redactor,
     #[expect(dead_code, reason = "it is held for its drop")]
-    pub(super) bridge: Option<Bridge>,
+    pub(super) port_forward: Option<PortForward>,
     pub(super) socket: Option<PathBuf>,
 }
 
 impl Container {
     /// Waits until it does not run; says how it ended.
-    pub(super) async fn over(&self) -> Result<String, ProviderError> {
+    pub(super) async fn wait_for_exit(&self) -> Result<String, ProviderError> {
         let docker = &self.provider.docker;
         loop {
             // Its status is told by what is asked next; a daemon that breaks off is asked again.
@@ -52,19 +52,21 @@ impl Container {
                 Err(error) if daemon_error::status(&error) == Some(404) => {
                     return Ok("was removed".to_owned());
                 }
-                Err(error) => return Err(daemon_error::of(ProviderCode::InstanceNotFound, &what, &error)),
+                Err(error) => {
+                    return Err(daemon_error::from_docker(ProviderCode::InstanceNotFound, &what, &error));
+                }
             };
             if found.running != Some(true) {
-                return Ok(in_words(&found));
+                return Ok(describe_exit(&found));
             }
             tracing::debug!(name = self.name, ?waited, "a container runs still");
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// What it wrote last.
-    pub(super) async fn last_words(&self) -> Result<String, ProviderError> {
-        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(LOG_LINES).build();
+    pub(super) async fn last_lines(&self) -> Result<String, ProviderError> {
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(MAX_LOG_LINES).build();
         let mut parts = self.provider.docker.logs(&self.id, Some(options));
         let (mut raw, mut cut) = (Vec::new(), false);
         loop {
@@ -73,11 +75,11 @@ impl Container {
                 Ok(None) => break,
                 Err(error) => {
                     let what = format!("the log of '{}' cannot be read", self.name);
-                    return Err(daemon_error::of(ProviderCode::InstanceNotFound, &what, &error));
+                    return Err(daemon_error::from_docker(ProviderCode::InstanceNotFound, &what, &error));
                 }
             }
-            if raw.len() > 2 * HEARD {
-                raw.drain(..raw.len() - HEARD);
+            if raw.len() > 2 * MAX_READ_BYTES {
+                raw.drain(..raw.len() - MAX_READ_BYTES);
                 cut = true;
             }
         }
@@ -86,8 +88,8 @@ impl Container {
     }
 }
 
-impl Held for Container {
-    fn stop(&self) -> Running<'_, ()> {
+impl InstanceBackend for Container {
+    fn stop(&self) -> ProviderFuture<'_, ()> {
         let (docker, id, name) = (self.provider.docker.clone(), self.id.clone(), self.name.clone());
         let ending = tokio::spawn(async move { end(&docker, &id, &name).await });
         Box::pin(async move {
@@ -97,17 +99,17 @@ impl Held for Container {
         })
     }
 
-    fn abandon(&self) {
-        abandon(&self.provider.endpoint, &self.id, Some(self.grace));
+    fn begin_stop(&self) {
+        stop_in_background(&self.provider.daemon, &self.id, Some(self.grace));
         self.remove_socket();
     }
 
-    fn logs(&self) -> Running<'_, String> {
-        Box::pin(self.last_words())
+    fn logs(&self) -> ProviderFuture<'_, String> {
+        Box::pin(self.last_lines())
     }
 
-    fn ended(&self) -> Running<'_, String> {
-        Box::pin(self.over())
+    fn ended(&self) -> ProviderFuture<'_, String> {
+        Box::pin(self.wait_for_exit())
     }
 }
 
@@ -127,7 +129,7 @@ pub(super) async fn end(docker: &Docker, id: &str, name: &str) -> Result<(), Pro
     match docker.stop_container(id, Some(StopContainerOptionsBuilder::default().build())).await {
         Ok(()) => {}
         Err(error) if fine(&error) => {}
-        Err(error) => return Err(daemon_error::of(ProviderCode::StopFailed, &what, &error)),
+        Err(error) => return Err(daemon_error::from_docker(ProviderCode::StopFailed, &what, &error)),
     }
     remove(docker, id, name).await
 }
@@ -141,13 +143,13 @@ pub(super) async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), 
         Err(error) if matches!(daemon_error::status(&error), Some(404 | 409)) => Ok(()),
         Err(error) => {
             let what = format!("the container of '{name}' cannot be removed");
-            Err(daemon_error::of(ProviderCode::StopFailed, &what, &error))
+            Err(daemon_error::from_docker(ProviderCode::StopFailed, &what, &error))
         }
     }
 }
 
 /// How a container ended.
-fn in_words(state: &ContainerState) -> String {
+fn describe_exit(state: &ContainerState) -> String {
     let code = state.exit_code.unwrap_or_default();
     let problem = state.error.as_deref().filter(|error| !error.is_empty());
     match (state.oom_killed, code, problem) {
@@ -169,8 +171,8 @@ mod tests {
             exit_code: Some(exit_code),
             ..ContainerState::default()
         };
-        assert_eq!(in_words(&state(false, 0)), "exited with code 0");
-        assert_eq!(in_words(&state(false, 137)), "was ended by signal 9");
-        assert!(in_words(&state(true, 137)).contains("more memory"));
+        assert_eq!(describe_exit(&state(false, 0)), "exited with code 0");
+        assert_eq!(describe_exit(&state(false, 137)), "was ended by signal 9");
+        assert!(describe_exit(&state(true, 137)).contains("more memory"));
     }
 }

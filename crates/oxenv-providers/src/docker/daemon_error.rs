@@ -4,28 +4,28 @@
 
 use bollard::errors::Error;
 
-use super::background_stop::Endpoint;
+use super::background_stop::DaemonAddress;
 use crate::error::{ProviderCode, ProviderError};
 
 /// The failure of a request: `code`, if the daemon answered.
-pub(super) fn of(code: ProviderCode, what: &str, error: &Error) -> ProviderError {
+pub(super) fn from_docker(code: ProviderCode, what: &str, error: &Error) -> ProviderError {
     match error {
         Error::DockerResponseServerError { message, .. } => {
             ProviderError::new(code, format!("{what}: {}", message.trim()))
         }
-        error if is_silence(error) => ProviderError::new(
+        error if is_connection_error(error) => ProviderError::new(
             ProviderCode::ProviderUnavailable,
-            format!("{what}: the Docker daemon does not answer any more ({})", root(error)),
+            format!("{what}: the Docker daemon does not answer any more ({})", root_cause(error)),
         ),
         error => ProviderError::new(code, format!("{what}: {error}")),
     }
 }
 
 /// That there is no daemon.
-pub(super) fn unavailable(endpoint: &Endpoint, error: &Error) -> ProviderError {
+pub(super) fn unavailable(endpoint: &DaemonAddress, error: &Error) -> ProviderError {
     let why = match error {
         Error::SocketNotFoundError(_) => "there is no such socket".to_owned(),
-        error => root(error),
+        error => root_cause(error),
     };
     let says =
         format!("no Docker daemon answers at {endpoint} ({why}); start one, or name another in DOCKER_HOST");
@@ -40,7 +40,7 @@ pub(super) fn status(error: &Error) -> Option<u16> {
     }
 }
 
-fn is_silence(error: &Error) -> bool {
+fn is_connection_error(error: &Error) -> bool {
     matches!(
         error,
         Error::RequestTimeoutError
@@ -52,7 +52,7 @@ fn is_silence(error: &Error) -> bool {
 }
 
 /// The innermost cause, which says most.
-fn root(error: &Error) -> String {
+fn root_cause(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

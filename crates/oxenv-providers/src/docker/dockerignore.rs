@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 /// What stays out of images unless `.dockerignore` lets it in with a `!`.
-const USUAL: [&str; 12] = [
+const DEFAULT_PATTERNS: [&str; 12] = [
     "**/.git",
     "**/.env",
     "**/.env.*",
@@ -24,49 +24,50 @@ const USUAL: [&str; 12] = [
 
 /// The patterns of a folder.
 #[derive(Debug, Clone, Default)]
-pub struct Ignored {
-    patterns: Vec<Pattern>,
+pub struct DockerIgnore {
+    patterns: Vec<IgnorePattern>,
 }
 
 #[derive(Debug, Clone)]
-struct Pattern {
-    lets_in: bool,
+struct IgnorePattern {
+    negated: bool,
     parts: Vec<String>,
 }
 
-impl Ignored {
+impl DockerIgnore {
     /// Reads the `.dockerignore` of a folder; where there is none, only the usual stays out.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn of(folder: &Path) -> io::Result<Self> {
+    pub fn read(folder: &Path) -> io::Result<Self> {
         let own = match std::fs::read_to_string(folder.join(".dockerignore")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        Ok(Ignored::parse(&own))
+        Ok(DockerIgnore::parse(&own))
     }
 
     fn parse(own: &str) -> Self {
-        let patterns = USUAL.into_iter().chain(own.lines()).filter_map(Pattern::parse).collect();
-        Ignored { patterns }
+        let patterns =
+            DEFAULT_PATTERNS.into_iter().chain(own.lines()).filter_map(IgnorePattern::parse).collect();
+        DockerIgnore { patterns }
     }
 
     /// Whether a path, relative to the folder and with `/` between its parts, stays out.
     #[must_use]
-    pub fn holds(&self, path: &str) -> bool {
+    pub fn excludes(&self, path: &str) -> bool {
         let parts: Vec<&str> = path.split('/').collect();
-        let fitting = self.patterns.iter().rev().find(|pattern| pattern.fits(&parts));
-        fitting.is_some_and(|pattern| !pattern.lets_in)
+        let fitting = self.patterns.iter().rev().find(|pattern| pattern.matches(&parts));
+        fitting.is_some_and(|pattern| !pattern.negated)
     }
 
     /// Whether a file in a folder that stays out may be let in again.
     pub(super) fn has_exceptions(&self) -> bool {
-        self.patterns.iter().any(|pattern| pattern.lets_in)
+        self.patterns.iter().any(|pattern| pattern.negated)
     }
 }
 
-impl Pattern {
+impl IgnorePattern {
     fn parse(line: &str) -> Option<Self> {
         if line.starts_with('#') {
             return None;
@@ -84,11 +85,11 @@ impl Pattern {
                 part => parts.push(part.to_owned()),
             }
         }
-        (!parts.is_empty()).then_some(Pattern { lets_in, parts })
+        (!parts.is_empty()).then_some(IgnorePattern { negated: lets_in, parts })
     }
 
     /// Whether it names the path, or a folder that the path is in. Takes as many steps as the two have parts, multiplied.
-    fn fits(&self, path: &[&str]) -> bool {
+    fn matches(&self, path: &[&str]) -> bool {
         let end = self.parts.len();
         // How many parts of the pattern may stand for the path so far.
         let (mut reached, mut next) = (vec![false; end + 1], vec![false; end + 1]);
@@ -99,7 +100,7 @@ impl Pattern {
             for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| reached[*at]) {
                 match part.as_str() {
                     "**" => next[at] = true,
-                    part => next[at + 1] |= name_fits(part.as_bytes(), name.as_bytes()),
+                    part => next[at + 1] |= name_matches(part.as_bytes(), name.as_bytes()),
                 }
             }
             self.skip_wildcards(&mut next);
@@ -120,7 +121,7 @@ impl Pattern {
 }
 
 /// Whether a name fits a pattern with `*`, `?`, `[a-z]`, `[^a-z]` and `\`.
-fn name_fits(mut pattern: &[u8], mut name: &[u8]) -> bool {
+fn name_matches(mut pattern: &[u8], mut name: &[u8]) -> bool {
     // What stands behind the last `*`, and the part of the name that it has not been tried on.
     let mut behind: Option<(&[u8], &[u8])> = None;
     loop {
@@ -129,7 +130,7 @@ fn name_fits(mut pattern: &[u8], mut name: &[u8]) -> bool {
             continue;
         }
         if let [first, others @ ..] = name
-            && let Some(rest) = fits_byte(pattern, *first)
+            && let Some(rest) = match_byte(pattern, *first)
         {
             (pattern, name) = (rest, others);
             continue;
@@ -143,17 +144,17 @@ fn name_fits(mut pattern: &[u8], mut name: &[u8]) -> bool {
 }
 
 /// What stands behind the beginning of a pattern that stands for one byte, if it stands for that byte.
-fn fits_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+fn match_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     match pattern {
         [b'?', rest @ ..] => Some(rest),
-        [b'[', rest @ ..] => class(rest, byte).and_then(|(fits, rest)| fits.then_some(rest)),
+        [b'[', rest @ ..] => match_class(rest, byte).and_then(|(fits, rest)| fits.then_some(rest)),
         [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte).then_some(rest),
         [] => None,
     }
 }
 
 /// Whether a byte is in the class that begins behind the `[`, and what stands behind the class.
-fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
+fn match_class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
     let end = pattern.iter().skip(1).position(|byte| *byte == b']')? + 1;
     let (inside, rest) = (&pattern[..end], &pattern[end + 1..]);
     let (negated, mut inside) = match inside {
@@ -184,30 +185,30 @@ mod tests {
 
     #[test]
     fn patterns_are_read_as_docker_reads_them() {
-        let ignored = Ignored::parse(
+        let ignored = DockerIgnore::parse(
             "# a comment\n*.log\n/build/\n**/cache\ndocs/*\n!docs/keep.md\ntmp?\nv[0-9]\n  ./notes  \n",
         );
         for path in
             ["a.log", "build", "build/deep/file", "x/y/cache/z", "docs/other.md", "tmp1", "v7", "notes"]
         {
-            assert!(ignored.holds(path), "{path}");
+            assert!(ignored.excludes(path), "{path}");
         }
         for path in ["sub/a.log", "builder", "docs", "docs/keep.md", "tmp", "vx", "# a comment", "x/notes"] {
-            assert!(!ignored.holds(path), "{path}");
+            assert!(!ignored.excludes(path), "{path}");
         }
         assert!(ignored.has_exceptions());
     }
 
     #[test]
     fn files_of_secrets_stay_out_unless_they_are_let_in() {
-        let usual = Ignored::parse("");
+        let usual = DockerIgnore::parse("");
         for path in
             [".env", "server/.env.local", ".git/config", "keys/host.pem", "web/node_modules/x/index.js"]
         {
-            assert!(usual.holds(path), "{path}");
+            assert!(usual.excludes(path), "{path}");
         }
-        assert!(!usual.holds("tools.yaml") && !usual.has_exceptions());
-        assert!(!Ignored::parse("!.env.example").holds(".env.example"));
+        assert!(!usual.excludes("tools.yaml") && !usual.has_exceptions());
+        assert!(!DockerIgnore::parse("!.env.example").excludes(".env.example"));
     }
 
     /// A pattern that could be tried in more ways than there is time for, on a name and on a path.
@@ -215,13 +216,15 @@ mod tests {
     fn no_pattern_takes_long() {
         let name = "a".repeat(255);
         let stars = format!("{}b", "*a".repeat(60));
-        assert!(!Ignored::parse(&stars).holds(&name));
-        assert!(Ignored::parse(&stars).holds(&format!("{name}b")));
+        assert!(!DockerIgnore::parse(&stars).excludes(&name));
+        assert!(DockerIgnore::parse(&stars).excludes(&format!("{name}b")));
         let deep = "a/".repeat(2000);
         let wildcards = format!("{}b", "**/a/".repeat(60));
-        assert!(!Ignored::parse(&wildcards).holds(&format!("{deep}a")));
-        assert!(Ignored::parse(&wildcards).holds(&format!("{deep}b/c")));
-        assert!(Ignored::parse("a\\*b\\").holds("a*b\\") && !Ignored::parse("[a").holds("[a"));
+        assert!(!DockerIgnore::parse(&wildcards).excludes(&format!("{deep}a")));
+        assert!(DockerIgnore::parse(&wildcards).excludes(&format!("{deep}b/c")));
+        assert!(
+            DockerIgnore::parse("a\\*b\\").excludes("a*b\\") && !DockerIgnore::parse("[a").excludes("[a")
+        );
     }
 
     /// What fits is defined by trying everything, as slow as that may be.
@@ -231,7 +234,7 @@ mod tests {
             ([b'*', rest @ ..], _) => (0..=name.len()).any(|skipped| defined_name(rest, &name[skipped..])),
             ([b'?', rest @ ..], [_, others @ ..]) => defined_name(rest, others),
             ([b'[', rest @ ..], [first, others @ ..]) => {
-                class(rest, *first).is_some_and(|(fits, rest)| fits && defined_name(rest, others))
+                match_class(rest, *first).is_some_and(|(fits, rest)| fits && defined_name(rest, others))
             }
             ([b'\\', literal, rest @ ..] | [literal, rest @ ..], [first, others @ ..]) => {
                 literal == first && defined_name(rest, others)
@@ -263,14 +266,14 @@ mod tests {
             let parts: Vec<String> = pattern.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
             let path: Vec<&str> = path.split('/').collect();
             let defined = (1..=path.len()).any(|end| defined_path(&parts, &path[..end]));
-            prop_assert_eq!(Pattern { lets_in: false, parts }.fits(&path), defined);
+            prop_assert_eq!(IgnorePattern { negated: false, parts }.matches(&path), defined);
         }
     }
 
     #[test]
     fn everything_but_a_few() {
-        let ignored = Ignored::parse("*\n!src\nsrc/*.pyc");
-        assert!(ignored.holds("README.md") && ignored.holds("src/a.pyc"));
-        assert!(!ignored.holds("src") && !ignored.holds("src/a.py"));
+        let ignored = DockerIgnore::parse("*\n!src\nsrc/*.pyc");
+        assert!(ignored.excludes("README.md") && ignored.excludes("src/a.pyc"));
+        assert!(!ignored.excludes("src") && !ignored.excludes("src/a.py"));
     }
 }

@@ -10,70 +10,72 @@ use oxenv_upstream::child::{Child, Detached, in_words};
 use oxenv_upstream::secret::Redactor;
 use parking_lot::Mutex;
 
-use super::registry::{Noted, Supervised};
+use super::registry::{RecordGuard, SupervisorId};
 use crate::error::{ProviderCode, ProviderError};
-use crate::instance::{Held, Running};
-use crate::logs::{HEARD, last_lines};
-use crate::port_forward::Bridge;
+use crate::instance::{InstanceBackend, ProviderFuture};
+use crate::logs::{MAX_READ_BYTES, last_lines};
+use crate::port_forward::PortForward;
 
 /// A process that ends with this one.
-pub(super) struct Attached {
+pub(super) struct AttachedProcess {
     pub(super) child: Child,
-    pub(super) noted: Mutex<Option<Noted>>,
+    pub(super) record: Mutex<Option<RecordGuard>>,
     #[expect(dead_code, reason = "it is held for its drop")]
-    pub(super) bridge: Option<Bridge>,
+    pub(super) port_forward: Option<PortForward>,
 }
 
 /// A process that goes on without this one.
-pub(super) struct Left {
+pub(super) struct DetachedProcess {
     pub(super) process: tokio::sync::Mutex<Detached>,
-    pub(super) supervisor: Supervised,
-    pub(super) noted: Noted,
+    pub(super) supervisor: SupervisorId,
+    pub(super) record: RecordGuard,
     pub(super) redactor: Redactor,
 }
 
-impl Held for Attached {
-    fn stop(&self) -> Running<'_, ()> {
+impl InstanceBackend for AttachedProcess {
+    fn stop(&self) -> ProviderFuture<'_, ()> {
         Box::pin(async {
             let ended = self.child.finish().await;
-            drop(self.noted.lock().take());
+            drop(self.record.lock().take());
             ended.map(drop).map_err(|error| ProviderError::new(ProviderCode::StopFailed, error.to_string()))
         })
     }
 
-    fn abandon(&self) {
-        drop(self.noted.lock().take());
+    fn begin_stop(&self) {
+        drop(self.record.lock().take());
         self.child.end();
     }
 
-    fn logs(&self) -> Running<'_, String> {
+    fn logs(&self) -> ProviderFuture<'_, String> {
         Box::pin(async { Ok(self.child.stderr_tail()) })
     }
 
-    fn ended(&self) -> Running<'_, String> {
+    fn ended(&self) -> ProviderFuture<'_, String> {
         Box::pin(async { Ok(in_words(self.child.over().await)) })
     }
 }
 
-impl Held for Left {
-    fn stop(&self) -> Running<'_, ()> {
+impl InstanceBackend for DetachedProcess {
+    fn stop(&self) -> ProviderFuture<'_, ()> {
         Box::pin(async {
-            let name = &self.noted.note.info.name;
-            self.supervisor.end(name, self.noted.note.grace()).await?;
-            self.noted.notes().remove(name);
+            let name = &self.record.record.info.name;
+            self.supervisor.end(name, self.record.record.grace()).await?;
+            self.record.registry().remove(name);
             Ok(())
         })
     }
 
-    fn abandon(&self) {
-        self.supervisor.ask_to_end();
+    fn begin_stop(&self) {
+        self.supervisor.request_end();
     }
 
-    fn logs(&self) -> Running<'_, String> {
-        Box::pin(async { Ok(log_tail(&self.noted.notes().log(&self.noted.note.info.name), &self.redactor)) })
+    fn logs(&self) -> ProviderFuture<'_, String> {
+        Box::pin(async {
+            Ok(log_tail(&self.record.registry().log_path(&self.record.record.info.name), &self.redactor))
+        })
     }
 
-    fn ended(&self) -> Running<'_, String> {
+    fn ended(&self) -> ProviderFuture<'_, String> {
         Box::pin(async { Ok(in_words(self.process.lock().await.wait().await)) })
     }
 }
@@ -82,7 +84,7 @@ impl Held for Left {
 pub(super) fn log_tail(path: &Path, redactor: &Redactor) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
-        let from = file.metadata()?.len().saturating_sub(HEARD as u64);
+        let from = file.metadata()?.len().saturating_sub(MAX_READ_BYTES as u64);
         file.seek(SeekFrom::Start(from))?;
         let mut raw = Vec::new();
         file.read_to_end(&mut raw)?;

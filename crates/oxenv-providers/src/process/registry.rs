@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{ProviderCode, ProviderError};
 use crate::instance::InstanceInfo;
-use crate::owner::{Owner, start_of};
-use crate::validate::invalid;
+use crate::owner::{OwnerProcess, process_start_time};
+use crate::validate::invalid_spec;
 
 /// How long an end may take beyond its grace.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
@@ -25,12 +25,12 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mil
 
 /// What is known of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(super) struct InstanceRecord {
     pub(super) info: InstanceInfo,
     /// Who started it.
     owner: String,
     /// Its supervisor, once there is one.
-    pub(super) supervisor: Option<Supervised>,
+    pub(super) supervisor: Option<SupervisorId>,
     /// Whether it has been healthy.
     pub(super) ready: bool,
     grace_ms: u64,
@@ -38,28 +38,34 @@ pub(super) struct Note {
 
 /// A supervisor, told apart from a later process with its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Supervised {
+pub(super) struct SupervisorId {
     pid: u32,
     start: u64,
 }
 
 /// The folder of notes.
 #[derive(Debug, Clone)]
-pub(super) struct Notes {
+pub(super) struct InstanceRegistry {
     folder: PathBuf,
 }
 
 /// A note that is removed when this is dropped, unless it is kept.
-pub(super) struct Noted {
-    notes: Notes,
-    pub(super) note: Note,
+pub(super) struct RecordGuard {
+    registry: InstanceRegistry,
+    pub(super) record: InstanceRecord,
     kept: bool,
 }
 
-impl Note {
+impl InstanceRecord {
     pub(super) fn new(info: InstanceInfo, grace: Duration) -> Self {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        Note { info, owner: Owner::this().to_string(), supervisor: None, ready: false, grace_ms }
+        InstanceRecord {
+            info,
+            owner: OwnerProcess::current().to_string(),
+            supervisor: None,
+            ready: false,
+            grace_ms,
+        }
     }
 
     /// Whether it runs, or is about to.
@@ -71,7 +77,7 @@ impl Note {
     }
 
     /// Whether nobody is left who would end it.
-    pub(super) fn is_left(&self) -> bool {
+    pub(super) fn is_orphaned(&self) -> bool {
         self.owner_is_gone() && !(self.info.detached && self.ready)
     }
 
@@ -80,21 +86,21 @@ impl Note {
     }
 
     fn owner_is_gone(&self) -> bool {
-        Owner::parse(&self.owner).is_none_or(|owner| owner.is_gone() || owner.is_elsewhere())
+        OwnerProcess::parse(&self.owner).is_none_or(|owner| owner.is_gone() || owner.is_other_boot())
     }
 }
 
-impl Supervised {
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        Some(Supervised { pid, start: start_of(pid)? })
+impl SupervisorId {
+    pub(super) fn for_process(pid: u32) -> Option<Self> {
+        Some(SupervisorId { pid, start: process_start_time(pid)? })
     }
 
     pub(super) fn is_alive(self) -> bool {
-        start_of(self.pid) == Some(self.start)
+        process_start_time(self.pid) == Some(self.start)
     }
 
     /// Asks it to end its tree.
-    pub(super) fn ask_to_end(self) {
+    pub(super) fn request_end(self) {
         if self.is_alive() {
             oxenv_upstream::child::end_detached(self.pid);
         }
@@ -102,7 +108,7 @@ impl Supervised {
 
     /// Asks it to end its tree, and waits for that.
     pub(super) async fn end(self, name: &str, grace: Duration) -> Result<(), ProviderError> {
-        self.ask_to_end();
+        self.request_end();
         if self.ends_within(grace.saturating_add(STOP_MARGIN)).await {
             return Ok(());
         }
@@ -124,12 +130,12 @@ impl Supervised {
     }
 }
 
-impl Notes {
+impl InstanceRegistry {
     /// The notes in a folder, which is made if it is not there; without one, in a folder of the user that goes with
     /// the machine's present run.
     pub(super) fn open(folder: Option<&Path>) -> Result<Self, ProviderError> {
         let user = rustix::process::geteuid().as_raw();
-        let folder = folder.map_or_else(|| usual_folder(user), Path::to_owned);
+        let folder = folder.map_or_else(|| default_folder(user), Path::to_owned);
         let unusable = |why: &dyn std::fmt::Display| {
             let says = format!("instances cannot be noted in '{}': {why}", folder.display());
             ProviderError::new(ProviderCode::ProviderUnavailable, says)
@@ -144,39 +150,39 @@ impl Notes {
         if !found.is_dir() || found.uid() != user || found.mode() & 0o022 != 0 {
             return Err(unusable(&"it is not a folder that only this user may write; remove it"));
         }
-        Ok(Notes { folder })
+        Ok(InstanceRegistry { folder })
     }
 
     /// Every note.
-    pub(super) fn all(&self) -> Vec<Note> {
+    pub(super) fn all(&self) -> Vec<InstanceRecord> {
         let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
         let paths = entries.flatten().map(|entry| entry.path());
-        let mut notes: Vec<Note> = paths
+        let mut registry: Vec<InstanceRecord> = paths
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
             .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
             .collect();
-        notes.sort_by_key(|note| note.info.started_us);
-        notes
+        registry.sort_by_key(|record| record.info.started_us);
+        registry
     }
 
     /// Takes the note's name for it; no two instances that run have the same.
-    pub(super) fn reserve(&self, note: Note) -> Result<Noted, ProviderError> {
-        let name = note.info.name.clone();
-        let taken = || invalid(format!("an instance called '{name}' runs already; choose another name"));
+    pub(super) fn reserve(&self, record: InstanceRecord) -> Result<RecordGuard, ProviderError> {
+        let name = record.info.name.clone();
+        let taken = || invalid_spec(format!("an instance called '{name}' runs already; choose another name"));
         if let Some(other) = self.all().into_iter().find(|other| other.info.name == name) {
             if other.is_alive() {
                 return Err(taken());
             }
             self.remove(&name);
         }
-        let mut noted = Noted { notes: self.clone(), note, kept: true };
-        match noted.place(|from, to| fs::hard_link(from, to)) {
+        let mut guard = RecordGuard { registry: self.clone(), record, kept: true };
+        match guard.write_atomically(|from, to| fs::hard_link(from, to)) {
             Ok(()) => {
-                noted.kept = false;
-                Ok(noted)
+                guard.kept = false;
+                Ok(guard)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(record_error(&error)),
         }
     }
 
@@ -188,16 +194,16 @@ impl Notes {
     }
 
     /// Where a detached instance's words are kept.
-    pub(super) fn log(&self, name: &str) -> PathBuf {
+    pub(super) fn log_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
     }
 }
 
-impl Noted {
+impl RecordGuard {
     /// Writes down what has changed.
-    pub(super) fn update(&mut self, change: impl FnOnce(&mut Note)) -> Result<(), ProviderError> {
-        change(&mut self.note);
-        self.place(|from, to| fs::rename(from, to)).map_err(|error| failed(&error))
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut InstanceRecord)) -> Result<(), ProviderError> {
+        change(&mut self.record);
+        self.write_atomically(|from, to| fs::rename(from, to)).map_err(|error| record_error(&error))
     }
 
     /// Leaves the note where it is.
@@ -205,36 +211,36 @@ impl Noted {
         self.kept = true;
     }
 
-    pub(super) fn notes(&self) -> &Notes {
-        &self.notes
+    pub(super) fn registry(&self) -> &InstanceRegistry {
+        &self.registry
     }
 
     /// Writes the note beside its place, then puts it there.
-    fn place(&self, put: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
-        let Note { info, .. } = &self.note;
-        let beside = self.notes.folder.join(format!("{}.{}.part", info.name, info.id));
-        fs::write(&beside, serde_json::to_vec(&self.note)?)?;
-        let placed = put(&beside, &self.notes.folder.join(format!("{}.json", info.name)));
+    fn write_atomically(&self, put: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        let InstanceRecord { info, .. } = &self.record;
+        let beside = self.registry.folder.join(format!("{}.{}.part", info.name, info.id));
+        fs::write(&beside, serde_json::to_vec(&self.record)?)?;
+        let placed = put(&beside, &self.registry.folder.join(format!("{}.json", info.name)));
         let _ = fs::remove_file(&beside);
         placed
     }
 }
 
-impl Drop for Noted {
+impl Drop for RecordGuard {
     fn drop(&mut self) {
         if !self.kept {
-            self.notes.remove(&self.note.info.name);
+            self.registry.remove(&self.record.info.name);
         }
     }
 }
 
 /// `/run/user/N/oxenv` where the user has such a folder, else one among the temporary files.
-fn usual_folder(user: u32) -> PathBuf {
+fn default_folder(user: u32) -> PathBuf {
     let runtime = PathBuf::from(format!("/run/user/{user}"));
     let own = fs::metadata(&runtime).is_ok_and(|found| found.uid() == user);
     if own { runtime.join("oxenv") } else { std::env::temp_dir().join(format!("oxenv-{user}")) }
 }
 
-fn failed(error: &io::Error) -> ProviderError {
+fn record_error(error: &io::Error) -> ProviderError {
     ProviderError::new(ProviderCode::ProviderUnavailable, format!("the instance cannot be noted: {error}"))
 }

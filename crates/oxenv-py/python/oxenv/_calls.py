@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from ._native import Mailbox, Request, forked, shut_down
+from ._native import CompletionQueue, Request, forked, shut_down
 
 T = TypeVar("T")
 
@@ -22,16 +22,16 @@ EXIT_LIMIT_S = 15.0
 running_loop = asyncio._get_running_loop
 
 
-class _Box:
-    """The mailbox of one event loop, and the futures that wait for what comes in."""
+class _LoopQueue:
+    """The completions of one event loop, and the futures that wait for what comes in."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.mailbox = Mailbox()
+        self.completions = CompletionQueue()
         self.waiting: dict[int, asyncio.Future[Any]] = {}
-        loop.add_reader(self.mailbox.fileno(), self.deliver)
+        loop.add_reader(self.completions.fileno(), self.deliver)
 
     def deliver(self) -> None:
-        for ticket, good, value in self.mailbox.take():
+        for ticket, good, value in self.completions.take():
             future = self.waiting.pop(ticket, None)
             if future is None or future.done():
                 continue
@@ -41,23 +41,23 @@ class _Box:
                 future.set_exception(value)
 
 
-_boxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Box] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopQueue] = WeakKeyDictionary()
 
 
 async def awaited(request: Request, convert: Callable[[Any], T]) -> T:
     """Starts a request and awaits its reply. Cancelling the task cancels the request."""
     loop = asyncio.get_running_loop()
-    box = _boxes.get(loop)
-    if box is None or not box.mailbox.ours:
-        box = _boxes[loop] = _Box(loop)
-    ticket = box.mailbox.start(request)
+    queue = _queues.get(loop)
+    if queue is None or not queue.completions.ours:
+        queue = _queues[loop] = _LoopQueue(loop)
+    ticket = queue.completions.start(request)
     future: asyncio.Future[Any] = loop.create_future()
-    box.waiting[ticket] = future
+    queue.waiting[ticket] = future
     try:
         reply = await future
     finally:
-        if box.waiting.pop(ticket, None) is not None:
-            box.mailbox.cancel(ticket)
+        if queue.waiting.pop(ticket, None) is not None:
+            queue.completions.cancel(ticket)
     return convert(reply)
 
 

@@ -58,10 +58,10 @@ class FleetMCPTools:
             "timeout_s": timeout_s,
             "optional": list(optional),
         }
-        self._native = _native.Endpoints(list(mcp_urls), to_json(options))
+        self._native = _native.Multiplexer(list(mcp_urls), to_json(options))
 
     @classmethod
-    def _of(cls, native: _native.Endpoints) -> FleetMCPTools:
+    def _of(cls, native: _native.Multiplexer) -> FleetMCPTools:
         tools = cls.__new__(cls)
         tools._native = native
         return tools
@@ -221,7 +221,7 @@ class FleetEnvClient(HTTPEnvClient):
         return await awaited(_request({"api_key": api_key, "env_key": env_key, **options}), cls._parts)
 
     @classmethod
-    def _parts(cls, made: tuple[_native.Fleet, _native.Endpoints]) -> tuple[FleetEnvClient, FleetMCPTools]:
+    def _parts(cls, made: tuple[_native.Fleet, _native.Multiplexer]) -> tuple[FleetEnvClient, FleetMCPTools]:
         orchestrator = cls._of(made[0], blocking=False)
         orchestrator._tools = FleetMCPTools._of(made[1])
         return orchestrator, orchestrator._tools

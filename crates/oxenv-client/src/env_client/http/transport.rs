@@ -12,34 +12,34 @@ use reqwest::{Client, Method, Response};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::written;
+use super::json_body;
 use crate::error::{ClientError, Code, Result};
-use crate::http_error::{causes, hyper_says, is_tls};
+use crate::http_error::{any_hyper_error, describe_causes, is_tls};
 use crate::options::ClientOptions;
-use crate::server_address::Target;
+use crate::server_address::ServerAddress;
 use crate::server_error::{self, excerpt};
 
 /// How often a request is sent at the most.
-const ATTEMPTS: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 
 /// The pause before the second attempt, doubled with each further one.
-const PAUSE: Duration = Duration::from_millis(100);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Our header that names a reply's number.
-const SEQ: &str = "oxenv-seq";
+const SEQ_HEADER: &str = "oxenv-seq";
 
 /// Our header that marks the reply to a repeated request.
-const REPEATED: &str = "oxenv-repeated";
+const REPEATED_HEADER: &str = "oxenv-repeated";
 
 #[derive(Clone)]
-pub(super) struct Road {
+pub(super) struct HttpTransport {
     client: Client,
-    target: Target,
+    server: ServerAddress,
     max_message: usize,
 }
 
 /// A request.
-pub(super) struct Asked<'a> {
+pub(super) struct HttpRequest<'a> {
     method: Method,
     path: &'a str,
     /// For messages: `the step`.
@@ -50,20 +50,20 @@ pub(super) struct Asked<'a> {
 }
 
 /// An answer of status 2xx, or 404 or 405 without a failure that is ours.
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub(super) status: u16,
     pub(super) body: Bytes,
     pub(super) seq: Option<u64>,
     pub(super) repeated: bool,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> HttpRequest<'a> {
     pub(super) fn new(method: Method, path: &'a str, what: &'a str) -> Self {
-        Asked { method, path, what, body: None, key: None, phase: None }
+        HttpRequest { method, path, what, body: None, key: None, phase: None }
     }
 
     pub(super) fn body<T: Serialize>(mut self, body: &T) -> Result<Self> {
-        self.body = Some(written(body)?);
+        self.body = Some(json_body(body)?);
         Ok(self)
     }
 
@@ -78,8 +78,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl Road {
-    pub(super) fn new(target: Target, options: &ClientOptions) -> Result<Self> {
+impl HttpTransport {
+    pub(super) fn new(target: ServerAddress, options: &ClientOptions) -> Result<Self> {
         let client = Client::builder()
             .default_headers(target.headers.clone())
             .connect_timeout(options.connect_timeout)
@@ -89,32 +89,32 @@ impl Road {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| ClientError::new(Code::InvalidOptions, format!("no HTTP client: {error}")))?;
-        Ok(Road { client, target, max_message: options.max_message })
+        Ok(HttpTransport { client, server: target, max_message: options.max_message })
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.target
+    pub(super) fn server(&self) -> &ServerAddress {
+        &self.server
     }
 
     /// # Errors
     /// The failure that the server tells, or why there is no answer within that time.
-    pub(super) async fn ask(&self, asked: &Asked<'_>, within: Duration) -> Result<Answer> {
+    pub(super) async fn send(&self, request: &HttpRequest<'_>, within: Duration) -> Result<HttpResponse> {
         let start = Instant::now();
         let mut attempt = 1;
         loop {
             let left = within.saturating_sub(start.elapsed());
-            let sent = timeout(left, self.once(asked)).await.unwrap_or_else(|_| {
-                let message = format!("no answer to {} within {} s", asked.what, within.as_secs_f64());
+            let sent = timeout(left, self.send_once(request)).await.unwrap_or_else(|_| {
+                let message = format!("no answer to {} within {} s", request.what, within.as_secs_f64());
                 Err(ClientError::new(Code::TimedOut, message))
             });
             let error = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let pause = error.retry_after().unwrap_or(PAUSE * 2_u32.pow(attempt - 1));
+            let pause = error.retry_after().unwrap_or(INITIAL_BACKOFF * 2_u32.pow(attempt - 1));
             let in_time = start.elapsed().saturating_add(pause) < within;
-            if attempt == ATTEMPTS || !in_time || !again(asked, &error) {
-                return Err(match (error.phase(), asked.phase) {
+            if attempt == MAX_ATTEMPTS || !in_time || !may_retry(request, &error) {
+                return Err(match (error.phase(), request.phase) {
                     (None, Some(phase)) => error.with_phase(phase),
                     _ => error,
                 });
@@ -124,30 +124,30 @@ impl Road {
         }
     }
 
-    async fn once(&self, asked: &Asked<'_>) -> Result<Answer> {
-        let mut request = self.client.request(asked.method.clone(), self.target.http_url(asked.path));
-        if let Some(body) = &asked.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+    async fn send_once(&self, request: &HttpRequest<'_>) -> Result<HttpResponse> {
+        let mut builder = self.client.request(request.method.clone(), self.server.http_url(request.path));
+        if let Some(body) = &request.body {
+            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        if let Some(key) = asked.key {
-            request = request.header("idempotency-key", key);
+        if let Some(key) = request.key {
+            builder = builder.header("idempotency-key", key);
         }
-        let response = request.send().await.map_err(|error| self.unsent(asked, &error))?;
+        let response = builder.send().await.map_err(|error| self.send_error(request, &error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = self.read(asked, response).await?;
+        let body = self.read_body(request, response).await?;
         if (200..300).contains(&status) {
             if is_page(&headers, &body) {
-                return Err(self.page(&body));
+                return Err(self.page_error(&body));
             }
             let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
-            let repeated = headers.contains_key(REPEATED);
-            return Ok(Answer { status, body, seq: number(SEQ), repeated });
+            let repeated = headers.contains_key(REPEATED_HEADER);
+            return Ok(HttpResponse { status, body, seq: number(SEQ_HEADER), repeated });
         }
-        self.refused(asked, status, &headers, body)
+        self.read_refusal(request, status, &headers, body)
     }
 
     /// The body, unless it is larger than the caller wants.
-    async fn read(&self, asked: &Asked<'_>, mut response: Response) -> Result<Bytes> {
+    async fn read_body(&self, request: &HttpRequest<'_>, mut response: Response) -> Result<Bytes> {
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -157,7 +157,7 @@ impl Road {
                 Ok(Some(_)) => {
                     let message = format!(
                         "the answer to {} is larger than {} bytes; allow more with max_message",
-                        asked.what, self.max_message
+                        request.what, self.max_message
                     );
                     let error = ClientError::new(Code::InvalidReply, message);
                     return Err(error.with_delivered(Delivered::Yes));
@@ -166,9 +166,9 @@ impl Road {
                 Err(error) => {
                     let message = format!(
                         "{} broke off within its answer to {}: {}",
-                        self.target,
-                        asked.what,
-                        causes(&error)
+                        self.server,
+                        request.what,
+                        describe_causes(&error)
                     );
                     return Err(ClientError::new(Code::ConnectionLost, message));
                 }
@@ -176,52 +176,58 @@ impl Road {
         }
     }
 
-    fn page(&self, body: &[u8]) -> ClientError {
+    fn page_error(&self, body: &[u8]) -> ClientError {
         let message =
-            format!("{} is no environment server: it answers with a page: {}", self.target, excerpt(body));
+            format!("{} is no environment server: it answers with a page: {}", self.server, excerpt(body));
         ClientError::new(Code::NotAServer, message)
     }
 
-    fn refused(&self, asked: &Asked<'_>, status: u16, headers: &HeaderMap, body: Bytes) -> Result<Answer> {
+    fn read_refusal(
+        &self,
+        request: &HttpRequest<'_>,
+        status: u16,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<HttpResponse> {
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let text = String::from_utf8_lossy(&body);
-        if let Some(error) = server_error::of_body(status, &text, retry_after) {
+        if let Some(error) = server_error::from_http_body(status, &text, retry_after) {
             return Err(error);
         }
         if matches!(status, 404 | 405) {
-            return Ok(Answer { status, body, seq: None, repeated: false });
+            return Ok(HttpResponse { status, body, seq: None, repeated: false });
         }
         let message =
-            format!("{} answers {} with status {status}: {}", self.target, asked.what, excerpt(&body));
+            format!("{} answers {} with status {status}: {}", self.server, request.what, excerpt(&body));
         Err(match status {
-            401 => server_error::of_code(oxenv_wire::ErrorCode::Unauthorized, message),
-            403 => server_error::of_code(oxenv_wire::ErrorCode::Forbidden, message),
+            401 => server_error::from_code(oxenv_wire::ErrorCode::Unauthorized, message),
+            403 => server_error::from_code(oxenv_wire::ErrorCode::Forbidden, message),
             300..=399 => {
                 let place = headers.get("location").map_or(&b""[..], |value| value.as_bytes());
-                let message = format!("{} redirects to {}; use that address", self.target, excerpt(place));
+                let message = format!("{} redirects to {}; use that address", self.server, excerpt(place));
                 ClientError::new(Code::NotAServer, message)
             }
             502..=504 => {
                 let message =
-                    format!("the way to {} is broken (status {status}): {}", self.target, excerpt(&body));
+                    format!("the way to {} is broken (status {status}): {}", self.server, excerpt(&body));
                 ClientError::new(Code::ConnectionLost, message)
             }
-            _ if is_page(headers, &body) => self.page(&body),
+            _ if is_page(headers, &body) => self.page_error(&body),
             // The reference answers so when the environment raises.
-            500 => server_error::of_code(oxenv_wire::ErrorCode::ExecutionError, message)
+            500 => server_error::from_code(oxenv_wire::ErrorCode::ExecutionError, message)
                 .with_delivered(Delivered::Maybe),
             _ => ClientError::new(Code::InvalidReply, message),
         })
     }
 
-    fn unsent(&self, asked: &Asked<'_>, error: &reqwest::Error) -> ClientError {
-        let causes = causes(error);
+    fn send_error(&self, request: &HttpRequest<'_>, error: &reqwest::Error) -> ClientError {
+        let causes = describe_causes(error);
         if error.is_builder() {
-            let message = format!("{} cannot be asked for: {causes}", asked.what);
+            let message = format!("{} cannot be asked for: {causes}", request.what);
             return ClientError::new(Code::InvalidOptions, message);
         }
         if error.is_connect() && error.is_timeout() {
-            let message = format!("reaching {} took too long: {causes}", self.target);
+            let message = format!("reaching {} took too long: {causes}", self.server);
             return ClientError::new(Code::TimedOut, message)
                 .with_delivered(Delivered::No)
                 .with_retry(true, None);
@@ -229,17 +235,17 @@ impl Road {
         if error.is_connect() && is_tls(error) {
             return ClientError::new(
                 Code::TlsFailed,
-                format!("no safe connection to {}: {causes}", self.target),
+                format!("no safe connection to {}: {causes}", self.server),
             );
         }
         if error.is_connect() {
             return ClientError::new(
                 Code::ConnectFailed,
-                format!("cannot connect to {}: {causes}", self.target),
+                format!("cannot connect to {}: {causes}", self.server),
             );
         }
-        let message = format!("no answer to {} from {}: {causes}", asked.what, self.target);
-        let garbage = hyper_says(error, hyper::Error::is_parse);
+        let message = format!("no answer to {} from {}: {causes}", request.what, self.server);
+        let garbage = any_hyper_error(error, hyper::Error::is_parse);
         let code = if garbage { Code::NotAServer } else { Code::ConnectionLost };
         ClientError::new(code, message).with_delivered(Delivered::Maybe)
     }
@@ -252,9 +258,9 @@ fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
 }
 
 /// Whether a request may be sent again after that.
-fn again(asked: &Asked<'_>, error: &ClientError) -> bool {
+fn may_retry(request: &HttpRequest<'_>, error: &ClientError) -> bool {
     // Who opens a session hears at once that nobody listens.
-    let told_at_once = error.code() == Code::ConnectFailed && asked.phase == Some(Phase::Boot);
+    let told_at_once = error.code() == Code::ConnectFailed && request.phase == Some(Phase::Boot);
     let undelivered = error.delivered() == Delivered::No && error.is_retryable() && !told_at_once;
-    undelivered || (asked.key.is_some() && error.code() == Code::ConnectionLost)
+    undelivered || (request.key.is_some() && error.code() == Code::ConnectionLost)
 }

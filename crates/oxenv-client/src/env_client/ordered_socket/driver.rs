@@ -13,22 +13,22 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::State;
+use super::SocketState;
 
 /// How often the driver looks after a socket that callers may have left.
-const TICK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a socket that nobody has any more may take to close.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Looks after the socket until it has ended or nobody has the line any more, and then closes it.
-pub(super) async fn drive(shared: Arc<Mutex<State>>, left: CancellationToken) {
-    let mut tick = interval(TICK);
+pub(super) async fn drive(shared: Arc<Mutex<SocketState>>, left: CancellationToken) {
+    let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = poll_fn(|cx| {
         while tick.poll_tick(cx).is_ready() {}
         let mut state = shared.lock();
-        state.pump(cx, None);
+        state.poll_io(cx, None);
         if state.ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
     });
     tokio::select! {
@@ -51,5 +51,5 @@ pub(super) async fn drive(shared: Arc<Mutex<State>>, left: CancellationToken) {
         })
         .await;
     };
-    let _ = timeout(FAREWELL, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
 }

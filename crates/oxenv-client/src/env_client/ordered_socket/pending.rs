@@ -9,55 +9,55 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// The requests without a reply, and the replies that nobody has taken yet.
 #[derive(Default)]
-pub(super) struct Places {
-    places: VecDeque<Place>,
+pub(super) struct PendingReplies {
+    entries: VecDeque<PendingReply>,
     /// The number of the first place.
     first: u64,
     /// How many of the places have got their reply.
     answered: usize,
 }
 
-enum Place {
+enum PendingReply {
     Waiting(Option<Waker>),
     /// Nobody waits any more.
-    GivenUp,
+    Abandoned,
     Answered(Utf8Bytes),
     Taken,
 }
 
-impl Places {
+impl PendingReplies {
     /// A place behind all others; its number.
-    pub(super) fn add(&mut self) -> u64 {
-        self.places.push_back(Place::Waiting(None));
-        self.first + self.places.len() as u64 - 1
+    pub(super) fn push(&mut self) -> u64 {
+        self.entries.push_back(PendingReply::Waiting(None));
+        self.first + self.entries.len() as u64 - 1
     }
 
     /// Whether no reply is missing.
-    pub(super) fn are_answered(&self) -> bool {
-        self.answered == self.places.len()
+    pub(super) fn all_answered(&self) -> bool {
+        self.answered == self.entries.len()
     }
 
     /// Whether that place has got its reply.
     pub(super) fn is_answered(&self, number: u64) -> bool {
-        number < self.next()
+        number < self.next_number()
     }
 
     /// Whose reply comes next.
-    pub(super) fn next(&self) -> u64 {
+    pub(super) fn next_number(&self) -> u64 {
         self.first + self.answered as u64
     }
 
     /// Whom to wake; nobody until it waits again.
-    pub(super) fn stop_waiting(&mut self, number: u64) -> Option<Waker> {
-        match self.place(number) {
-            Some(Place::Waiting(waker)) => waker.take(),
+    pub(super) fn take_waker(&mut self, number: u64) -> Option<Waker> {
+        match self.entry(number) {
+            Some(PendingReply::Waiting(waker)) => waker.take(),
             _ => None,
         }
     }
 
     /// Waits; `before` is whom it had to wake.
-    pub(super) fn wait(&mut self, number: u64, before: Option<Waker>, cx: &Context<'_>) {
-        if let Some(Place::Waiting(waker)) = self.place(number) {
+    pub(super) fn set_waker(&mut self, number: u64, before: Option<Waker>, cx: &Context<'_>) {
+        if let Some(PendingReply::Waiting(waker)) = self.entry(number) {
             let before = before.filter(|waker| waker.will_wake(cx.waker()));
             *waker = Some(before.unwrap_or_else(|| cx.waker().clone()));
         }
@@ -65,41 +65,41 @@ impl Places {
 
     /// Gives a reply to the next place, and wakes who waits there.
     pub(super) fn deliver(&mut self, text: Utf8Bytes) {
-        let Some(place) = self.places.get_mut(self.answered) else { return };
+        let Some(place) = self.entries.get_mut(self.answered) else { return };
         self.answered += 1;
-        if let Place::Waiting(waker) = std::mem::replace(place, Place::Taken) {
-            *place = Place::Answered(text);
+        if let PendingReply::Waiting(waker) = std::mem::replace(place, PendingReply::Taken) {
+            *place = PendingReply::Answered(text);
             if let Some(waker) = waker {
                 waker.wake();
             }
         }
-        self.forget();
+        self.drop_taken();
     }
 
     /// Takes the reply of a place, which is left with it.
     pub(super) fn take(&mut self, number: u64) -> Option<Utf8Bytes> {
-        let place = self.place(number)?;
-        if !matches!(place, Place::Answered(_)) {
+        let place = self.entry(number)?;
+        if !matches!(place, PendingReply::Answered(_)) {
             return None;
         }
-        let Place::Answered(text) = std::mem::replace(place, Place::Taken) else { return None };
-        self.leave();
+        let PendingReply::Answered(text) = std::mem::replace(place, PendingReply::Taken) else { return None };
+        self.wake_next_reader();
         Some(text)
     }
 
     /// Leaves a place. It still takes its reply, if that is to come.
-    pub(super) fn give_up(&mut self, number: u64) {
-        let left = if self.is_answered(number) { Place::Taken } else { Place::GivenUp };
-        if let Some(place) = self.place(number) {
+    pub(super) fn abandon(&mut self, number: u64) {
+        let left = if self.is_answered(number) { PendingReply::Taken } else { PendingReply::Abandoned };
+        if let Some(place) = self.entry(number) {
             *place = left;
         }
-        self.leave();
+        self.wake_next_reader();
     }
 
     /// No more replies come: wakes all.
     pub(super) fn wake_all(&mut self) {
-        for place in &mut self.places {
-            if let Place::Waiting(waker) = place
+        for place in &mut self.entries {
+            if let PendingReply::Waiting(waker) = place
                 && let Some(waker) = waker.take()
             {
                 waker.wake();
@@ -108,10 +108,10 @@ impl Places {
     }
 
     /// Who leaves lets another who waits read the socket.
-    fn leave(&mut self) {
-        self.forget();
-        let waiting = self.places.iter().skip(self.answered).find_map(|place| match place {
-            Place::Waiting(Some(waker)) => Some(waker),
+    fn wake_next_reader(&mut self) {
+        self.drop_taken();
+        let waiting = self.entries.iter().skip(self.answered).find_map(|place| match place {
+            PendingReply::Waiting(Some(waker)) => Some(waker),
             _ => None,
         });
         if let Some(waker) = waiting {
@@ -120,15 +120,15 @@ impl Places {
     }
 
     /// Drops the first places as long as nobody needs them.
-    fn forget(&mut self) {
-        while self.answered > 0 && matches!(self.places.front(), Some(Place::Taken)) {
-            self.places.pop_front();
+    fn drop_taken(&mut self) {
+        while self.answered > 0 && matches!(self.entries.front(), Some(PendingReply::Taken)) {
+            self.entries.pop_front();
             self.answered -= 1;
             self.first += 1;
         }
     }
 
-    fn place(&mut self, number: u64) -> Option<&mut Place> {
-        self.places.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    fn entry(&mut self, number: u64) -> Option<&mut PendingReply> {
+        self.entries.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 }
