@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use oxenv_upstream::backoff::Backoff;
 use oxenv_upstream::remote::{Remote, RemoteEndpoint, RemoteFault, RemoteFaultKind};
 use oxenv_wire::{Delivered, Tool};
 use parking_lot::Mutex;
@@ -17,13 +18,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint_error;
-
-/// The pause after a first failure; it doubles with each further one.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
-/// The longest pause.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// How long a call waits for the next try; it fails at once if that is later.
-const MAX_BACKOFF_WAIT: Duration = Duration::from_secs(1);
 
 /// What endpoints tell their multiplexer.
 #[derive(Default)]
@@ -54,7 +48,7 @@ pub(super) struct MultiplexedEndpoint {
 struct EndpointState {
     connection: Option<Arc<EndpointConnection>>,
     failure: Option<ConnectFailure>,
-    failure_count: u32,
+    backoff: Backoff,
     reconnect_task: Option<JoinHandle<()>>,
 }
 
@@ -68,6 +62,13 @@ struct ConnectFailure {
 pub(super) struct EndpointConnection {
     pub(super) remote: Arc<Remote>,
     watcher: JoinHandle<()>,
+}
+
+/// A connection that can be used.
+pub(super) struct AcquiredConnection {
+    pub(super) connection: Arc<EndpointConnection>,
+    /// Whether it was made just now, so that it has served nothing yet.
+    pub(super) is_new: bool,
 }
 
 /// Who wants a connection.
@@ -139,7 +140,7 @@ impl MultiplexedEndpoint {
         state.connection.as_ref().filter(|connection| !connection.remote.is_over()).cloned()
     }
 
-    /// Its connection, made if need be; and whether it is a new one.
+    /// Its connection, made if need be.
     ///
     /// # Errors
     /// Why there is none. Nothing was run there.
@@ -147,22 +148,22 @@ impl MultiplexedEndpoint {
         self: &Arc<Self>,
         wanted: ConnectUrgency,
         deadline: Instant,
-    ) -> Result<(Arc<EndpointConnection>, bool), RemoteFault> {
+    ) -> Result<AcquiredConnection, RemoteFault> {
         if let Some(connection) = self.live_connection() {
-            return Ok((connection, false));
+            return Ok(AcquiredConnection { connection, is_new: false });
         }
         let Ok(_turn) = timeout_at(deadline, self.connect_lock.lock()).await else {
             return Err(timed_out("is still being connected"));
         };
         if let Some(connection) = self.live_connection() {
-            return Ok((connection, false));
+            return Ok(AcquiredConnection { connection, is_new: false });
         }
         if wanted == ConnectUrgency::AfterBackoff {
             self.wait_backoff(deadline).await?;
         }
         match self.remote.connect(deadline.min(after(Instant::now(), self.connect_timeout))).await {
             Ok(_) if self.signals.stop.is_cancelled() => Err(timed_out("was closed")),
-            Ok(remote) => Ok((self.store_connection(remote), true)),
+            Ok(remote) => Ok(AcquiredConnection { connection: self.store_connection(remote), is_new: true }),
             Err(fault) => {
                 self.record_failure(&fault);
                 Err(fault)
@@ -176,7 +177,7 @@ impl MultiplexedEndpoint {
             let state = self.state.lock();
             let Some(down) = &state.failure else { return Ok(()) };
             let pause = down.retry_at.saturating_duration_since(Instant::now());
-            if pause > MAX_BACKOFF_WAIT || down.retry_at > deadline {
+            if pause > Backoff::MAX_CALL_WAIT || down.retry_at > deadline {
                 let mut fault = down.fault.clone();
                 fault.message = format!("{}; the next try is in {:.1} s", fault.message, pause.as_secs_f64());
                 return Err(fault);
@@ -196,14 +197,13 @@ impl MultiplexedEndpoint {
         let mut state = self.state.lock();
         state.connection = Some(connection.clone());
         state.failure = None;
-        state.failure_count = 0;
+        state.backoff.reset();
         connection
     }
 
     fn record_failure(&self, fault: &RemoteFault) {
         let mut state = self.state.lock();
-        let pause = INITIAL_BACKOFF.saturating_mul(1 << state.failure_count.min(16)).min(MAX_BACKOFF);
-        state.failure_count += 1;
+        let pause = state.backoff.next_pause();
         state.failure = Some(ConnectFailure { fault: fault.clone(), retry_at: after(Instant::now(), pause) });
     }
 
@@ -234,7 +234,8 @@ impl MultiplexedEndpoint {
     async fn list_once(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
         let deadline = after(Instant::now(), self.connect_timeout);
         loop {
-            let (connection, is_new) = self.connection(ConnectUrgency::Now, deadline).await?;
+            let AcquiredConnection { connection, is_new } =
+                self.connection(ConnectUrgency::Now, deadline).await?;
             match connection.remote.tools(deadline).await {
                 Ok(tools) => return Ok(tools),
                 Err(fault) => {
@@ -307,11 +308,11 @@ async fn watch_changes(remote: Arc<Remote>, endpoint: Weak<MultiplexedEndpoint>,
 }
 
 async fn reconnect(endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken) {
-    let mut pause = INITIAL_BACKOFF;
+    let mut backoff = Backoff::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep(pause) => {}
+            () = sleep(backoff.next_pause()) => {}
         }
         let Some(endpoint) = endpoint.upgrade() else { return };
         let listed = tokio::select! {
@@ -321,7 +322,6 @@ async fn reconnect(endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken)
         if listed.is_ok() {
             return endpoint.note_change();
         }
-        pause = (pause * 2).min(MAX_BACKOFF);
     }
 }
 
