@@ -168,9 +168,9 @@ impl ControlPlane {
         // The deadline has moved, and who waits for it must know.
         clock.wake_sleepers();
         let document = match beat {
-            Some((interval, deadline)) => {
+            Some(beats) => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": clock.timestamp(now),
-                "deadline_timestamp": clock.unix_seconds(deadline), "interval_seconds": interval})
+                "deadline_timestamp": clock.unix_seconds(beats.deadline()), "interval_seconds": beats.interval_seconds})
             }
             None => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": null, "deadline_timestamp": null,

@@ -26,7 +26,7 @@ use crate::fault::PendingOutcome;
 use crate::simulator::{InstanceStatus, InstanceView};
 use crate::state::SimulatorState;
 use host::InstanceHost;
-use lifecycle::SimulatedLifecycle;
+use lifecycle::{Heartbeats, SimulatedLifecycle};
 
 /// How an instance was config.
 pub(crate) struct InstanceConfig {
@@ -98,7 +98,7 @@ impl SimulatedInstance {
     }
 
     /// It is still used. The interval in seconds, and the next deadline, if it wants to know.
-    pub(crate) fn heartbeat(&self, now: Duration) -> Option<(u32, Duration)> {
+    pub(crate) fn heartbeat(&self, now: Duration) -> Option<Heartbeats> {
         self.lifecycle.lock().heartbeat(now)
     }
 
@@ -141,7 +141,10 @@ impl SimulatedInstance {
     /// As the control plane tells it.
     pub(crate) fn document(&self, clock: &SimulatedClock) -> Value {
         let (now, config) = (clock.now(), &self.config);
-        let (created, ended) = self.lifecycle.lock().span();
+        let (created, ended) = {
+            let lifecycle = self.lifecycle.lock();
+            (lifecycle.created(), lifecycle.ended())
+        };
         let status = self.status(now);
         let name = match status {
             InstanceStatus::Pending => "pending",

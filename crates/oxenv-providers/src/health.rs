@@ -16,8 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The pause between two looks: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// The pause after the first probe; each later one is half as long again.
+const INITIAL_INTERVAL: Duration = Duration::from_millis(5);
+/// The longest pause between two probes.
+const MAX_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,7 +36,7 @@ pub(crate) enum LocalAddress {
 pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) -> Result<(), String> {
     let deadline = after(Instant::now(), limit);
     let mut last = "it was never asked".to_owned();
-    let (mut pause, longest) = PAUSE;
+    let mut pause = INITIAL_INTERVAL;
     loop {
         match timeout_at(deadline.min(after(Instant::now(), RESPONSE_TIMEOUT)), probe(address)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
@@ -48,7 +50,7 @@ pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) 
             return Err(last);
         }
         sleep(pause).await;
-        pause = (pause * 3 / 2).min(longest);
+        pause = (pause * 3 / 2).min(MAX_INTERVAL);
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
 
 use super::reply::{ReplyEnvelope, reply_id};
+use super::resume::Reattachment;
 use super::state::{ConnectionInner, ConnectionPhase, OutgoingFrame, SessionEntry};
 use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream};
 use crate::error::{ClientError, Code};
@@ -112,7 +113,8 @@ impl Driver {
     /// Goes on with a new socket.
     pub(super) fn replace_socket(&mut self, socket: ClientSocket) {
         self.socket = socket;
-        (self.sending, self.attaching) = self.inner.reattach();
+        let Reattachment { frames, sessions } = self.inner.reattach();
+        (self.sending, self.attaching) = (frames, sessions);
         (self.unflushed, self.has_delivered, self.unsent_pongs) = (false, false, 0);
         self.ping_timer = ping_timer();
         (self.has_received, self.has_pinged, self.ping_due) = (true, false, false);

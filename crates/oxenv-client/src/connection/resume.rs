@@ -29,6 +29,14 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// Nobody's time is longer; clocks end somewhere.
 const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// What a new socket begins with.
+pub(super) struct Reattachment {
+    /// An `attach` for each session that is left.
+    pub(super) frames: VecDeque<OutgoingFrame>,
+    /// The sessions, by the ids of those frames.
+    pub(super) sessions: HashMap<u64, Arc<SessionEntry>>,
+}
+
 impl Driver {
     /// Comes back after a lost socket; whether there is another one.
     pub(super) async fn reconnect(&mut self, loss: SocketLoss) -> bool {
@@ -151,8 +159,8 @@ impl ConnectionInner {
         next
     }
 
-    /// The frames that ask for all sessions again, and whose they are.
-    pub(super) fn reattach(&self) -> (VecDeque<OutgoingFrame>, HashMap<u64, Arc<SessionEntry>>) {
+    /// The frames that ask for all sessions again.
+    pub(super) fn reattach(&self) -> Reattachment {
         let state = self.state.lock();
         let asked = state.sessions.values().map(|entry| (self.next_id(), Arc::clone(entry)));
         let attaching: HashMap<u64, Arc<SessionEntry>> = asked.collect();
@@ -160,7 +168,7 @@ impl ConnectionInner {
             let text = FrameWriter::request(*id, "attach").with("session", &entry.quoted_id).finish();
             OutgoingFrame { id: *id, text: text.into() }
         });
-        (frames.collect(), attaching)
+        Reattachment { frames: frames.collect(), sessions: attaching }
     }
 
     /// Reads the answer to an `attach` of a session that was there before.

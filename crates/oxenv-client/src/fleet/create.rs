@@ -22,8 +22,11 @@ use crate::error::{ClientError, Code, Result};
 /// Regions whose instances are made at hosts of their own.
 const REGIONS: [&str; 4] = ["us-west-1", "us-east-1", "eu-west-2", "staging"];
 
-/// Pauses between two looks at an instance that does not run yet: the shortest, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The shortest pause between two polls of an instance that does not run yet.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The longest pause between two such polls.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What part of the wait so far a pause is, so that it lengthens the wait by no more than that.
 const POLL_FRACTION: u32 = 20;
@@ -209,7 +212,10 @@ pub(super) async fn wait_until_running(
                 .with_retry(true, None)
                 .with_data(json!({ "instance_id": id, "status": instance.status })));
         }
-        let next = after(Instant::now(), (began.elapsed() / POLL_FRACTION).clamp(PAUSES.0, PAUSES.1));
+        let next = after(
+            Instant::now(),
+            (began.elapsed() / POLL_FRACTION).clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL),
+        );
         if next >= deadline {
             sleep_until(deadline).await;
             let message =

@@ -18,8 +18,11 @@ use super::create::{CreateRequest, RecoveredInstance, recover};
 use crate::blocking;
 use crate::error::{ClientError, Code, Result};
 
-/// How long a deletion that nobody waits for is tried: of an instance, and of what may be none.
-const STUBBORN: (Duration, Duration) = (Duration::from_mins(2), Duration::from_secs(15));
+/// How long the deletion of an instance is tried in the background.
+const BACKGROUND_DELETE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// How long it is tried while it is not known whether there is an instance.
+const UNCERTAIN_DELETE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a runtime that ends waits for a deletion.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,7 +103,8 @@ impl InstanceGuard {
     }
 
     async fn delete_with_retries(mut self) {
-        let time = if self.instance_id().is_some() { STUBBORN.0 } else { STUBBORN.1 };
+        let time =
+            if self.instance_id().is_some() { BACKGROUND_DELETE_TIMEOUT } else { UNCERTAIN_DELETE_TIMEOUT };
         let until = after(Instant::now(), time);
         let mut pause = Duration::from_millis(200);
         while let Err(error) = self.delete(until).await {

@@ -25,8 +25,11 @@ use crate::options::ResetOptions;
 /// How long a request may take that only reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pauses between two questions to an instance that warms up: the shortest, and the longest; a tenth of the wait so far.
-const WARMING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// The shortest pause between two health checks of a new instance; it is a tenth of the wait so far.
+const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The longest pause between two such checks.
+const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often Fleet is asked meanwhile whether the instance still lives.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -37,8 +40,17 @@ pub(super) struct InstanceManager {
     control: FleetControl,
     instance_id: String,
     token: Mutex<Option<Secret>>,
-    /// Whether the token is the caller's own, so that there is no other.
+    /// Whether the caller gave the token, so that there is no other.
     token_is_callers: bool,
+}
+
+/// The token of the instance's runner.
+#[derive(Clone)]
+pub(super) struct RunnerToken {
+    /// `None` if there is none.
+    pub(super) secret: Option<Secret>,
+    /// Whether the caller gave it; Fleet has no other then.
+    pub(super) is_callers: bool,
 }
 
 #[derive(Deserialize)]
@@ -49,12 +61,7 @@ struct ResetResponse {
 }
 
 impl InstanceManager {
-    pub(super) fn new(
-        control: &FleetControl,
-        instance: &FleetInstance,
-        token: Option<Secret>,
-        given: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(control: &FleetControl, instance: &FleetInstance, token: RunnerToken) -> Result<Self> {
         let url = instance.manager_url()?;
         let base = Url::parse(&url).ok().filter(Url::has_host).ok_or_else(|| {
             ClientError::new(Code::InvalidReply, format!("Fleet tells a manager URL that is none: {url}"))
@@ -63,8 +70,8 @@ impl InstanceManager {
             base,
             control: control.clone(),
             instance_id: instance.instance_id.clone(),
-            token: Mutex::new(token),
-            token_is_callers: given,
+            token: Mutex::new(token.secret),
+            token_is_callers: token.is_callers,
         })
     }
 
@@ -86,7 +93,7 @@ impl InstanceManager {
                 self.check_alive().await?;
                 look = after(Instant::now(), LIVENESS_INTERVAL);
             }
-            sleep((began.elapsed() / 10).clamp(WARMING.0, WARMING.1)).await;
+            sleep((began.elapsed() / 10).clamp(MIN_HEALTH_INTERVAL, MAX_HEALTH_INTERVAL)).await;
         }
     }
 

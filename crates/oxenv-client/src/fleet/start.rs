@@ -18,7 +18,7 @@ use super::guard::InstanceGuard;
 use super::heartbeat::{self, Heartbeat};
 use super::instance::FleetInstance;
 use super::lifecycle::InstanceLifecycle;
-use super::manager::InstanceManager;
+use super::manager::{InstanceManager, RunnerToken};
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};
 use crate::multiplexer::{MultiplexOptions, Multiplexer};
@@ -100,16 +100,16 @@ fn connect_control(api_key: &str, options: &FleetOptions) -> Result<(FleetContro
     Ok((control, token))
 }
 
-/// The token, and whether it is the caller's own.
-async fn optional_token(control: &FleetControl, given: Option<Secret>) -> (Option<Secret>, bool) {
+/// The caller's token, or the one that Fleet gives.
+async fn optional_token(control: &FleetControl, given: Option<Secret>) -> RunnerToken {
     if given.is_some() {
-        return (given, true);
+        return RunnerToken { secret: given, is_callers: true };
     }
     match control.runner_token().await {
-        Ok(token) => (Some(token), false),
+        Ok(token) => RunnerToken { secret: Some(token), is_callers: false },
         Err(error) => {
             tracing::debug!(%error, "there is no runner token");
-            (None, false)
+            RunnerToken { secret: None, is_callers: false }
         }
     }
 }
@@ -117,7 +117,7 @@ async fn optional_token(control: &FleetControl, given: Option<Secret>) -> (Optio
 async fn connect_instance(
     control: &FleetControl,
     instance: FleetInstance,
-    (token, given): (Option<Secret>, bool),
+    token: RunnerToken,
     api_key: &str,
     options: &FleetOptions,
     patience: Duration,
@@ -129,8 +129,8 @@ async fn connect_instance(
     });
     let urls = instance.mcp_urls();
     let mut headers = vec![("Authorization".to_owned(), Secret::new(format!("Bearer {api_key}")))];
-    headers.extend(token.clone().map(|token| ("X-Runner-Token".to_owned(), token)));
-    let manager = InstanceManager::new(control, &instance, token, given)?;
+    headers.extend(token.secret.clone().map(|token| ("X-Runner-Token".to_owned(), token)));
+    let manager = InstanceManager::new(control, &instance, token)?;
     let multiplex = MultiplexOptions {
         strictness: options.strictness,
         headers,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::catalogue::{EndpointTools, OwnerMap};
-use super::endpoint::{ConnectUrgency, EndpointConnection, MultiplexedEndpoint};
+use super::endpoint::{AcquiredConnection, ConnectUrgency, EndpointConnection, MultiplexedEndpoint};
 use super::endpoint_error;
 use super::state::MultiplexerState;
 use crate::error::{ClientError, Code, Result};
@@ -68,7 +68,7 @@ impl MultiplexerState {
         loop {
             let linked =
                 self.until_closed(endpoint.connection(ConnectUrgency::AfterBackoff, call.deadline)).await?;
-            let (connection, is_new) = linked.map_err(|fault| {
+            let AcquiredConnection { connection, is_new } = linked.map_err(|fault| {
                 endpoint.reconnect_in_background();
                 failed(&fault)
             })?;

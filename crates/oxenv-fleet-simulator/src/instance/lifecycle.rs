@@ -17,8 +17,21 @@ pub(super) struct SimulatedLifecycle {
     outcome: Option<PendingOutcome>,
     was_requested: bool,
     ended: Option<Duration>,
-    /// The interval of its heartbeats in seconds, and the last one.
-    beats: Option<(u32, Duration)>,
+    heartbeats: Option<Heartbeats>,
+}
+
+/// When an instance that wants heartbeats had the last one.
+#[derive(Clone, Copy)]
+pub(crate) struct Heartbeats {
+    pub(crate) interval_seconds: u32,
+    last: Duration,
+}
+
+impl Heartbeats {
+    /// When the instance ends without another; a heartbeat may be late by as much as the interval.
+    pub(crate) fn deadline(self) -> Duration {
+        self.last.saturating_add(2 * Duration::from_secs(self.interval_seconds.into()))
+    }
 }
 
 impl SimulatedLifecycle {
@@ -32,7 +45,9 @@ impl SimulatedLifecycle {
             outcome: config.outcome,
             was_requested: false,
             ended: None,
-            beats: config.heartbeat_interval.map(|interval| (interval, ready_at)),
+            heartbeats: config
+                .heartbeat_interval
+                .map(|interval_seconds| Heartbeats { interval_seconds, last: ready_at }),
         }
     }
 
@@ -58,7 +73,7 @@ impl SimulatedLifecycle {
         if self.ended.is_some() {
             return None;
         }
-        Some(self.beats.map_or(self.expires_at, |beats| due(beats).min(self.expires_at)))
+        Some(self.heartbeats.map_or(self.expires_at, |beats| beats.deadline().min(self.expires_at)))
     }
 
     /// Notes that somebody asked; gives what becomes of it by that.
@@ -67,10 +82,10 @@ impl SimulatedLifecycle {
         self.outcome
     }
 
-    pub(super) fn heartbeat(&mut self, now: Duration) -> Option<(u32, Duration)> {
-        let (interval, last) = self.beats.as_mut()?;
-        *last = now.max(*last);
-        Some((*interval, due((*interval, *last))))
+    pub(super) fn heartbeat(&mut self, now: Duration) -> Option<Heartbeats> {
+        let beats = self.heartbeats.as_mut()?;
+        beats.last = now.max(beats.last);
+        Some(*beats)
     }
 
     /// False if it had ended.
@@ -80,13 +95,11 @@ impl SimulatedLifecycle {
         first
     }
 
-    /// When it was made, and when it ended.
-    pub(super) fn span(&self) -> (Duration, Option<Duration>) {
-        (self.created, self.ended)
+    pub(super) fn created(&self) -> Duration {
+        self.created
     }
-}
 
-/// A heartbeat may be late by as much as the interval.
-fn due((interval, last): (u32, Duration)) -> Duration {
-    last.saturating_add(2 * Duration::from_secs(interval.into()))
+    pub(super) fn ended(&self) -> Option<Duration> {
+        self.ended
+    }
 }

@@ -38,13 +38,19 @@ const MAX_LOG_SIZE: &str = "10m";
 pub(super) struct ContainerConfig {
     pub(super) name: String,
     pub(super) image: String,
-    /// Folders here, where they are seen, and whether they can only be read.
-    folders: Vec<(PathBuf, String, bool)>,
+    folders: Vec<BoundFolder>,
     has_workspace: bool,
     user: Option<String>,
     pub(super) network: ContainerNetwork,
     /// The port that the server listens on.
     port: u16,
+}
+
+/// A folder of this machine that the container sees.
+struct BoundFolder {
+    host: PathBuf,
+    target: String,
+    read_only: bool,
 }
 
 /// How the server is reached.
@@ -71,7 +77,7 @@ impl ContainerConfig {
         if let Some(workspace) = &spec.workspace {
             let folder = validate::resolve_folder("workspace", workspace)?;
             owner = Some(folder.clone());
-            folders.push((folder, WORKSPACE_PATH.to_owned(), false));
+            folders.push(BoundFolder { host: folder, target: WORKSPACE_PATH.to_owned(), read_only: false });
         }
         for mount in &spec.mounts {
             if !mount.to.is_absolute() {
@@ -81,13 +87,15 @@ impl ContainerConfig {
                 )));
             }
             let folder = validate::resolve_folder("folder", &mount.from)?;
-            folders.push((folder, mount.to.to_string_lossy().into_owned(), mount.read_only));
+            let target = mount.to.to_string_lossy().into_owned();
+            folders.push(BoundFolder { host: folder, target, read_only: mount.read_only });
         }
         let network = match &spec.listen {
             ListenAddress::Socket(folder) => {
                 let folder = validate::resolve_folder("folder of the socket", folder)?;
                 let socket = socket_in(&folder, &name)?;
-                folders.push((folder.clone(), SOCKET_FOLDER.to_owned(), false));
+                let (host, target) = (folder.clone(), SOCKET_FOLDER.to_owned());
+                folders.push(BoundFolder { host, target, read_only: false });
                 owner.get_or_insert(folder);
                 ContainerNetwork::Socket(socket)
             }
@@ -188,15 +196,15 @@ impl ContainerConfig {
         let mut mounts: Vec<Mounted> = self
             .folders
             .iter()
-            .map(|(from, to, read_only)| Mounted {
-                source: Some(from.to_string_lossy().into_owned()),
-                target: Some(to.clone()),
+            .map(|folder| Mounted {
+                source: Some(folder.host.to_string_lossy().into_owned()),
+                target: Some(folder.target.clone()),
                 typ: Some(MountType::BIND),
-                read_only: Some(*read_only),
+                read_only: Some(folder.read_only),
                 ..Mounted::default()
             })
             .collect();
-        if !self.has_workspace && !self.folders.iter().any(|(_, to, _)| to == WORKSPACE_PATH) {
+        if !self.has_workspace && !self.folders.iter().any(|folder| folder.target == WORKSPACE_PATH) {
             mounts.push(Mounted {
                 target: Some(WORKSPACE_PATH.to_owned()),
                 typ: Some(MountType::VOLUME),

@@ -30,6 +30,12 @@ struct UnreadyContainer {
     armed: bool,
 }
 
+/// What the daemon did when it was asked for a container.
+enum CreateOutcome {
+    Created(UnreadyContainer),
+    Refused(Error),
+}
+
 impl Drop for UnreadyContainer {
     fn drop(&mut self) {
         if self.armed {
@@ -157,12 +163,16 @@ impl DockerProvider {
         body: &ContainerCreateBody,
     ) -> Result<UnreadyContainer, ProviderError> {
         let mut made = self.create(config.container_name(), body.clone()).await?;
-        if matches!(&made, Err(error) if daemon_error::status(error) == Some(409))
+        if matches!(&made, CreateOutcome::Refused(error) if daemon_error::status(error) == Some(409))
             && self.free_name(&config.name).await?
         {
             made = self.create(config.container_name(), body.clone()).await?;
         }
-        made.map_err(|error| match daemon_error::status(&error) {
+        let error = match made {
+            CreateOutcome::Created(container) => return Ok(container),
+            CreateOutcome::Refused(error) => error,
+        };
+        Err(match daemon_error::status(&error) {
             Some(404) => images::image_not_found(&config.image, "it was removed just now"),
             Some(409) => invalid_spec(format!(
                 "an instance called '{}' is there already; choose another name",
@@ -180,19 +190,19 @@ impl DockerProvider {
     }
 
     /// Asks for a container in a task of its own: if this future is dropped, the task removes what it gets.
-    async fn create(
-        &self,
-        name: String,
-        body: ContainerCreateBody,
-    ) -> Result<Result<UnreadyContainer, Error>, ProviderError> {
+    async fn create(&self, name: String, body: ContainerCreateBody) -> Result<CreateOutcome, ProviderError> {
         let (tell, told) = oneshot::channel();
         let (docker, endpoint) = (self.docker.clone(), self.daemon.clone());
         tokio::spawn(async move {
             let options = CreateContainerOptionsBuilder::default().name(&name).build();
             let created = docker.create_container(Some(options), body).await;
             // If nobody takes it, it is dropped here.
-            let _ =
-                tell.send(created.map(|created| UnreadyContainer { endpoint, id: created.id, armed: true }));
+            let _ = tell.send(match created {
+                Ok(created) => {
+                    CreateOutcome::Created(UnreadyContainer { endpoint, id: created.id, armed: true })
+                }
+                Err(error) => CreateOutcome::Refused(error),
+            });
         });
         told.await.map_err(|_| {
             ProviderError::new(ProviderCode::StartFailed, "the runtime ended while a container was made")

@@ -20,8 +20,10 @@ use crate::validate::invalid_spec;
 
 /// How long an end may take beyond its grace.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
-/// The pause between two looks whether a process has ended: at first, and at most.
-const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// The first pause between two checks whether a process has ended; it doubles.
+const INITIAL_INTERVAL: Duration = Duration::from_millis(5);
+/// The longest pause between two such checks.
+const MAX_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What is known of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,13 +120,13 @@ impl SupervisorId {
 
     async fn ends_within(self, limit: Duration) -> bool {
         let deadline = after(Instant::now(), limit);
-        let (mut pause, longest) = LOOK;
+        let mut pause = INITIAL_INTERVAL;
         while self.is_alive() {
             if Instant::now() >= deadline {
                 return false;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(longest);
+            pause = (pause * 2).min(MAX_INTERVAL);
         }
         true
     }
