@@ -1,7 +1,7 @@
 //! [`Connection`]: many sessions over one socket of `oxenv.1`.
 //!
-//! Invariant: a reply finds its request by its id, whatever the order; after a lost socket, sessions with a resume
-//! are attached to again and what was in flight is asked for again with its key.
+//! Invariant: a reply is matched to its request by id, in any order. After a lost socket, sessions with a resume are
+//! attached to again, and their requests in flight are sent again with their keys.
 
 mod batch;
 mod driver;
@@ -32,8 +32,23 @@ pub(crate) use self::session::MultiSession;
 ///
 /// After a lost socket it connects again for as long as a session with a [resume](OpenOptions::resume) is left, with
 /// growing pauses: each such session goes on, and what was in flight runs once. Sessions without one are lost with the
-/// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request scope
+/// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request whose
 /// future is dropped is not taken back; its late reply is thrown away.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{ClientOptions, Connection, OpenOptions, ResetOptions};
+/// use serde_json::json;
+///
+/// let connection = Connection::connect("http://localhost:8000", &ClientOptions::default()).await?;
+/// for seed in 0..4 {
+///     let env = connection.open(&OpenOptions { seed: Some(seed), ..OpenOptions::default() }).await?;
+///     env.reset(&ResetOptions::default()).await?;
+///     println!("{}", env.step(&json!({ "action": "DOWN" })).await?.observation);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
     owner: Arc<ReleaseOnDrop>,
@@ -49,7 +64,7 @@ pub struct BatchStep<'a> {
     pub key: Option<String>,
 }
 
-/// All users of a connection together. When they are gone, the task that drives the socket ends.
+/// Ends the task that drives the socket when the last clone of the connection is dropped.
 struct ReleaseOnDrop {
     inner: Arc<ConnectionInner>,
 }
@@ -71,7 +86,7 @@ impl Connection {
     /// Opens a session.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is none, by its code.
     pub async fn open(&self, options: &OpenOptions) -> Result<EnvClient> {
         let session = self.open_session(options).await?;
         Ok(EnvClient::from_multi(session, &self.inner().options))
@@ -110,6 +125,24 @@ impl Connection {
 
     /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with its own
     /// failure.
+    ///
+    /// ```no_run
+    /// # async fn run(connection: oxenv_client::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// use oxenv_client::{BatchStep, OpenOptions};
+    /// use serde_json::value::to_raw_value;
+    ///
+    /// let (one, two) = (
+    ///     connection.open(&OpenOptions::default()).await?,
+    ///     connection.open(&OpenOptions::default()).await?,
+    /// );
+    /// let action = to_raw_value(&serde_json::json!({ "action": "DOWN" }))?;
+    /// let steps = [&one, &two].map(|client| BatchStep { client, action: action.clone(), key: None });
+    /// for result in connection.step_batch(steps.into()).await? {
+    ///     println!("{:?}", result?.reward);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if a session is not of this connection; and if the
@@ -212,7 +245,7 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-/// The server chose another protocol, or none.
+/// The error for a server that did not select `oxenv.1`.
 fn protocol_not_offered(target: &ServerAddress) -> ClientError {
     let message =
         format!("the server at {target} does not speak {MULTI_PROTOCOL}: use one socket for each session");

@@ -1,7 +1,7 @@
 //! Making a WebSocket: TCP, TLS, handshake, in one connection.
 //!
 //! Invariant: one connection, whatever the server answers. A server that selects no subprotocol although one was
-//! offered is no failure, because stock servers select none and have one slot; so the handshake is made here, not by
+//! offered is not a failure, because stock servers select none and have one slot; so the handshake is made here, not by
 //! tungstenite, which refuses that.
 
 mod handshake;
@@ -25,10 +25,10 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
 pub(crate) use crate::server_address::ServerAddress;
 
-/// Room for the answer to a handshake, its refusal included.
+/// Largest response to a handshake, the body of a refusal included.
 const MAX_RESPONSE_BYTES: usize = 16 << 10;
 
-/// What of a refusal is waited for behind its head.
+/// How long the body of a refusal is waited for.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because

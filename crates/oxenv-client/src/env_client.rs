@@ -33,6 +33,22 @@ const OXENV1: &str = "oxenv.1";
 ///
 /// A future of a client may be dropped at any time: a request that was not sent is not sent any more, and the late
 /// reply to one that was is thrown away. A step that was sent is still taken, but over HTTP, where it is cancelled.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{EnvClient, ResetOptions};
+/// use serde_json::json;
+///
+/// let env = EnvClient::connect("http://localhost:8000").await?;
+/// env.reset(&ResetOptions { seed: Some(7), ..ResetOptions::default() }).await?;
+/// let step = env.step(&json!({ "message": "hi" })).await?;
+/// println!("{} {:?} {}", step.observation, step.reward, step.done);
+/// let echoed = env.call_tool("echo_message", json!({ "message": "hi" })).await?;
+/// println!("{}", echoed.text());
+/// env.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct EnvClient {
     session: AnySession,
     timeout: Duration,
@@ -40,7 +56,7 @@ pub struct EnvClient {
     schemas: Option<ToolSchemas>,
 }
 
-/// The session, in the protocol that it is spoken to.
+/// The session, by protocol.
 enum AnySession {
     Stock(StockSession),
     Http(Box<HttpSession>),
@@ -116,7 +132,7 @@ impl EnvClient {
         }
     }
 
-    /// The session's id, where the protocol tells it.
+    /// The session's id, if the protocol reports it.
     #[must_use]
     pub fn session_id(&self) -> Option<String> {
         match &self.session {
@@ -126,7 +142,7 @@ impl EnvClient {
         }
     }
 
-    /// Where an agent finds the session's tools, absolute, where the protocol tells it.
+    /// Where an agent finds the session's tools, absolute, if the protocol reports it.
     #[must_use]
     pub fn mcp_url(&self) -> Option<String> {
         match &self.session {
@@ -157,7 +173,7 @@ impl EnvClient {
     /// Begins an episode.
     ///
     /// # Errors
-    /// Why there is none. A failure has no reward.
+    /// Why there is none, by its code. A failure has no reward.
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
         let within = options.timeout.unwrap_or(self.timeout);
         match &self.session {
@@ -175,7 +191,7 @@ impl EnvClient {
         self.step_with(action, &StepOptions::default()).await
     }
 
-    /// The same with a deadline, a key or a number.
+    /// Takes an action with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
     /// As [`EnvClient::step`]; [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if the protocol has no
@@ -191,10 +207,10 @@ impl EnvClient {
         self.step_raw(action, options).await
     }
 
-    /// The state, as the environment tells it.
+    /// The state, as the environment reports it.
     ///
     /// # Errors
-    /// Why it is not told.
+    /// Why it cannot be read.
     pub async fn state(&self) -> Result<Value> {
         let state = match &self.session {
             AnySession::Stock(session) => session.state(self.timeout).await,
@@ -211,7 +227,7 @@ impl EnvClient {
     /// may count.
     ///
     /// # Errors
-    /// Why they are not told.
+    /// Why they cannot be listed.
     pub async fn list_tools(&self) -> Result<Vec<Tool>> {
         let tools = match &self.session {
             AnySession::Multi(session) => session.tools(self.timeout).await?,
@@ -237,7 +253,7 @@ impl EnvClient {
         self.call_tool_with(name, arguments, &StepOptions::default()).await
     }
 
-    /// The same with a deadline, a key or a number.
+    /// Calls a tool with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
     /// As [`EnvClient::call_tool`] and [`EnvClient::step_with`].
@@ -294,7 +310,7 @@ impl EnvClient {
         }
     }
 
-    /// Ends the session and waits for that. To close twice is no error.
+    /// Ends the session and waits for that. Closing twice is not an error.
     ///
     /// # Errors
     /// If the server does not say that it is closed.

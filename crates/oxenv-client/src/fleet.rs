@@ -56,6 +56,23 @@ const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The orchestrator's side of an instance on Fleet. Its drop deletes the instance, in the background: see
 /// [`deletions_done`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use oxenv_client::ResetOptions;
+/// use oxenv_client::fleet::{FleetEnvClient, FleetOptions};
+/// use serde_json::json;
+///
+/// let key = std::env::var("FLEET_API_KEY")?;
+/// let (orchestrator, tools) =
+///     FleetEnvClient::from_fleet(&key, "fira:1.3.1", FleetOptions::default()).await?;
+/// orchestrator.reset(&ResetOptions::default()).await?;
+/// let result = tools.call_tool("computer", json!({ "action": "screenshot" })).await?;
+/// println!("{}", result.text());
+/// orchestrator.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct FleetEnvClient {
     instance: FleetInstance,
     manager: InstanceManager,
@@ -107,13 +124,13 @@ impl FleetEnvClient {
         self.instance.root().unwrap_or_default()
     }
 
-    /// The instance, as Fleet told it when it began to run.
+    /// The instance, as Fleet reported it when it began to run.
     #[must_use]
     pub fn instance(&self) -> &FleetInstance {
         &self.instance
     }
 
-    /// Begins an episode. The observation is made by the client, because Fleet tells none: `message` (the reset's),
+    /// Begins an episode. The observation is made by the client, because Fleet reports none: `message` (the reset's),
     /// `resources` (as Fleet lists them), `tools` (their names); the last two are null if they could not be read.
     ///
     /// Of the options, `seed` and `extra` (such as `timestamp`) go to the instance. It is sent once.
@@ -170,7 +187,7 @@ impl FleetEnvClient {
     /// `instance_id` as the client counts them.
     ///
     /// # Errors
-    /// Why it is not told.
+    /// Why it cannot be read.
     pub async fn state(&self) -> Result<Value> {
         self.lifecycle.check_usable()?;
         if !self.lifecycle.state_unsupported.load(Ordering::Relaxed) {
@@ -183,7 +200,7 @@ impl FleetEnvClient {
         Ok(self.lifecycle.state(self.instance_id()))
     }
 
-    /// Deletes the instance and waits for that. To close twice is no error.
+    /// Deletes the instance and waits for that. Closing twice is not an error.
     ///
     /// # Errors
     /// If Fleet does not say that it is gone; the message names it.
@@ -212,7 +229,7 @@ impl FleetEnvClient {
         observation::call_observation(call, outcome)
     }
 
-    /// An action that is no tool call.
+    /// Sends an action that is no tool call to the instance's own `/step`.
     async fn step_instance(&self, action: &Value) -> Result<StepResult> {
         if !self.lifecycle.step_unsupported.load(Ordering::Relaxed) {
             if let Some(answer) = self.manager.step(action, STEP_TIMEOUT).await? {

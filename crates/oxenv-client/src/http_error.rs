@@ -1,6 +1,6 @@
-//! What stands behind a failure of the HTTP client.
+//! The causes of an error of the HTTP client.
 //!
-//! Invariant: no URL is told, because it may hold a password.
+//! Invariant: no URL is shown, because it may hold a password.
 
 use std::error::Error as _;
 

@@ -42,7 +42,7 @@ pub struct MultiplexOptions {
     pub connect_timeout: Duration,
     /// How long a call may take, with all that it waits for; 0: 60 s.
     pub timeout: Duration,
-    /// Those of the URLs that may be absent: status 404 there is no failure even if all are demanded.
+    /// Those of the URLs that may be absent: status 404 there is not a failure even if all are demanded.
     pub optional: Vec<String>,
 }
 
@@ -160,7 +160,7 @@ impl Multiplexer {
         self.state.changed().await;
     }
 
-    /// Ends all connections; calls in flight are lost. To close twice is no error.
+    /// Ends all connections; calls in flight are lost. Closing twice is not an error.
     pub async fn close(&self) {
         self.state.close().await;
     }

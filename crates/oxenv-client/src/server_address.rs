@@ -1,4 +1,4 @@
-//! [`Target`]: which server a URL names, and what it is to be shown.
+//! [`ServerAddress`]: the server that a URL names, and the headers that every request to it carries.
 //!
 //! Invariant: neither `Display` nor `Debug` shows a user, a password, a token or the value of a header.
 
@@ -25,7 +25,7 @@ const RESERVED_HEADERS: [&str; 8] = [
     "upgrade",
 ];
 
-/// A server.
+/// Where a server is, and how to authenticate there.
 #[derive(Clone)]
 pub(crate) struct ServerAddress {
     pub(crate) secure: bool,

@@ -1,4 +1,4 @@
-//! Failures that servers tell, read: frames, HTTP bodies, and those of the tools.
+//! Errors that servers send, parsed: in frames, in HTTP bodies, in the results of tools.
 //!
 //! Invariant: what a server says of a failure goes before what its code says by itself; a server that says little
 //! gets the traits of the nearest code.
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::{ClientError, Code};
 
-/// What is shown of something unexpected.
+/// How many characters of an unexpected text a message shows.
 const MAX_EXCERPT_CHARS: usize = 120;
 
 /// An HTTP body of one of our servers, or of FastAPI.
@@ -38,7 +38,7 @@ struct ErrorFields {
     oxenv: Option<Box<ErrorFields>>,
 }
 
-/// The failure that an HTTP answer tells, if it is a server's that we know.
+/// The error in an HTTP response, if a known server sent it.
 pub(crate) fn from_http_body(status: u16, text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
     if let Some(error) = from_oxenv_body(text, retry_after_s) {
         return Some(error);
@@ -54,7 +54,7 @@ pub(crate) fn from_http_body(status: u16, text: &str, retry_after_s: Option<u64>
     Some(if body.detail.is_array() { error.with_data(body.detail) } else { error })
 }
 
-/// The failure that an HTTP answer of one of our servers tells.
+/// The error in an HTTP response of one of our servers.
 pub(crate) fn from_oxenv_body(text: &str, retry_after_s: Option<u64>) -> Option<ClientError> {
     let body: HttpErrorBody = serde_json::from_str(text).ok()?;
     let error = body.oxenv?.to_error(ErrorCode::ExecutionError, describe_detail(&body.detail));
@@ -62,7 +62,7 @@ pub(crate) fn from_oxenv_body(text: &str, retry_after_s: Option<u64>) -> Option<
     Some(error.with_retry(retryable, retry_after_s.map(Duration::from_secs)))
 }
 
-/// The failure that an `error` frame tells by its data: of the stock dialect or of `oxenv.1`.
+/// The error in the data of an `error` frame, of the stock dialect or of `oxenv.1`.
 pub(crate) fn from_frame(data: &str) -> ClientError {
     let Ok(mut told) = serde_json::from_str::<ErrorFields>(data) else {
         let message = format!("the server tells a failure that cannot be read: {}", excerpt(data.as_bytes()));
@@ -82,7 +82,7 @@ pub(crate) fn from_frame(data: &str) -> ClientError {
     }
 }
 
-/// The failure that is told under `oxenv` of a tool's error, if there is any.
+/// The error in the `oxenv` metadata of a tool's error, if there is one.
 pub(crate) fn from_metadata(ours: &Value, message: &str) -> Option<ClientError> {
     let told = ErrorFields::deserialize(ours).ok()?;
     let code = told.code()?;

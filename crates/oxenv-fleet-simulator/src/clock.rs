@@ -56,7 +56,7 @@ impl SimulatedClock {
         }
     }
 
-    /// Lets so much time pass.
+    /// Sleeps for a time of this clock.
     pub(crate) async fn sleep(&self, time: Duration) {
         let until = self.now().saturating_add(time);
         while self.now() < until {

@@ -28,9 +28,9 @@ use tokio_util::task::TaskTracker;
 /// The longest body that is read.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// Who answers requests: the control plane, or an instance.
+/// Handles requests: the control plane, or an instance.
 pub(crate) trait RequestHandler: Send + Sync + 'static {
-    /// An answer, or none, and then the connection is closed.
+    /// The response, or an error, and then the connection is closed without one.
     fn handle(
         self: Arc<Self>,
         parts: Parts,
@@ -92,7 +92,7 @@ impl Connections {
         self.tasks.close();
     }
 
-    /// The same, and waits until they are gone.
+    /// Stops listening, and waits until all connections are closed.
     pub(crate) async fn close(&self) {
         self.abort();
         self.tasks.wait().await;

@@ -87,7 +87,7 @@ impl ControlPlane {
         }
     }
 
-    /// Whose the key is.
+    /// The team of the request's key.
     fn team(&self, parts: &Parts) -> Option<&str> {
         let key = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
         self.state.options.keys.iter().find(|known| known.key == key).map(|known| known.team.as_str())
@@ -202,7 +202,7 @@ impl RequestHandler for ControlPlane {
     }
 }
 
-/// An error as Fleet tells it.
+/// An error as Fleet reports it.
 pub(crate) fn error_response(status: StatusCode, detail: impl Into<Value>) -> Response {
     (status, JsonResponse(json!({"detail": detail.into()}))).into_response()
 }

@@ -40,7 +40,7 @@ impl Fault {
         }
     }
 
-    /// The same, for the first `times` requests alone.
+    /// Limits the fault to the first `times` requests.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Fault { times: Some(times), ..self }
@@ -121,9 +121,9 @@ pub enum PendingOutcome {
     Pending,
 }
 
-/// An answer: `STATUS`, `STATUS~RETRY_AFTER_SECONDS`, `STATUS=BODY`, both, or a name:
-/// `limit`, `403-limit`, `403-team`, `403-environment`, `403-permission`, `400-region`, `400-environment`, `400-version`,
-/// `400-retryable`, `400-retryable-text`.
+/// A response: `STATUS`, `STATUS~RETRY_AFTER_SECONDS`, `STATUS=BODY`, both, or a name:
+/// `limit`, `403-limit`, `403-team`, `403-environment`, `403-permission`, `400-region`, `400-environment`,
+/// `400-version`, `400-retryable`, `400-retryable-text`.
 ///
 /// In the text form a body is JSON for JSON, a JSON string for plain text, and `html` before a JSON string for HTML.
 /// A status alone has the body that Fleet, or a proxy before it, was seen to send.

@@ -1,4 +1,4 @@
-//! An instance: its life as the control plane tells it.
+//! An instance: its life as the control plane reports it.
 //!
 //! Invariant: its listener exists from the moment it was made until it is ended, and answers 503 until it runs.
 
@@ -138,7 +138,7 @@ impl SimulatedInstance {
         }
     }
 
-    /// As the control plane tells it.
+    /// As the control plane reports it.
     pub(crate) fn document(&self, clock: &SimulatedClock) -> Value {
         let (now, config) = (clock.now(), &self.config);
         let (created, ended) = {

@@ -1,4 +1,4 @@
-//! What came: every request, to the control plane and to instances.
+//! The log of requests to the control plane and to instances.
 //!
 //! Invariant: `Debug` shows no header and no body, because they hold keys.
 
@@ -14,7 +14,7 @@ const MAX_REQUESTS: usize = 10_000;
 /// Bytes of them that are kept; the newest is kept in any case.
 const MAX_LOG_BYTES: usize = 64 << 20;
 
-/// Whom a request came to.
+/// Where a request was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// The control plane.

@@ -1,4 +1,4 @@
-//! What the simulated Fleet knows: its instances, who made them, and the time.
+//! The state of the simulated Fleet: its instances, their create requests, and the clock.
 //!
 //! Invariant: an instance is counted from the moment its create was accepted until it is ended, whether or not anybody
 //! heard of it; its listener ends with it.
@@ -55,7 +55,7 @@ impl InstanceTable {
     }
 }
 
-/// What became of a create.
+/// The result of a create request.
 pub(crate) enum CreateOutcome {
     /// An instance was made.
     Created(Arc<SimulatedInstance>),

@@ -23,8 +23,8 @@ pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderE
 /// - An instance that ends before it is healthy is told at once, with its last lines; it is not waited for.
 /// - Dropping the future of `start` leaves nothing running.
 /// - `list` names each instance of this provider that runs, also those of other processes, and no other.
-/// - `stop` asks the instance to end, waits for its grace, then ends it; to stop an id that has ended is no error, a
-///   name that nothing has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
+/// - `stop` asks the instance to end, waits for its grace, then ends it. Stopping an id that has ended is not an
+///   error; a name that no instance has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
 /// - Dropping an [`Instance`] that is not detached ends it, without waiting.
 /// - `sweep` ends what was left by processes that are gone, and nothing else, and says how many those were.
 /// - No value of a variable is in a listing, a label, an error or a log.
@@ -41,7 +41,7 @@ pub trait Provider: Send + Sync {
     /// Ends the instance with that id or name.
     fn stop<'a>(&'a self, id: &'a str) -> ProviderFuture<'a, ()>;
 
-    /// Ends what was left behind; gives the ids.
+    /// Ends orphaned instances, and returns their ids.
     fn sweep(&self) -> ProviderFuture<'_, Vec<String>>;
 }
 
@@ -70,15 +70,15 @@ pub struct Instance {
     backend: Option<Arc<dyn InstanceBackend>>,
 }
 
-/// What a provider keeps of an instance.
+/// The part of an instance that its provider implements.
 pub(crate) trait InstanceBackend: Send + Sync {
     /// Ends it and waits for that.
     fn stop(&self) -> ProviderFuture<'_, ()>;
     /// Begins its end without waiting.
     fn begin_stop(&self);
-    /// What it wrote last, without secrets.
+    /// The last lines of its output, without secrets.
     fn logs(&self) -> ProviderFuture<'_, String>;
-    /// Waits until it has ended by itself; says how.
+    /// Waits until it has ended by itself, and describes how.
     fn ended(&self) -> ProviderFuture<'_, String>;
 }
 
@@ -108,7 +108,7 @@ impl Instance {
         backend.stop().await
     }
 
-    /// What it wrote last, without secrets.
+    /// The last lines of its output, without secrets.
     ///
     /// # Errors
     /// If the provider cannot tell.
@@ -119,7 +119,7 @@ impl Instance {
         }
     }
 
-    /// Waits until it has ended by itself; says how.
+    /// Waits until it has ended by itself, and describes how.
     ///
     /// # Errors
     /// If the provider cannot tell any more.

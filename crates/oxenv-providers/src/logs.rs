@@ -1,4 +1,4 @@
-//! What an instance wrote last, as it may be shown.
+//! The last lines of an instance's output, without secrets.
 //!
 //! Invariant: secrets are taken out of a text in one piece, so that no cut leaves a part of one.
 
@@ -6,14 +6,14 @@ use oxenv_upstream::secret::Redactor;
 
 use crate::spec::InstanceSpec;
 
-/// How much of what was written is looked at, in bytes.
+/// How much of the output is read from its end, in bytes.
 pub(crate) const MAX_READ_BYTES: usize = 32 << 10;
 /// The longest secret, in bytes: what is left out behind a cut.
 const MAX_SECRET_BYTES: usize = 8 << 10;
 const MAX_TAIL_LINES: usize = 20;
 const MAX_TAIL_BYTES: usize = 4 << 10;
 
-/// What takes the values of an instance's variables out of texts.
+/// Removes the values of an instance's variables from texts.
 pub(crate) fn redactor(spec: &InstanceSpec) -> Redactor {
     Redactor::new(spec.env.iter().map(|(_, value)| value))
 }

@@ -1,6 +1,6 @@
-//! A port of the loopback address in front of a Unix socket, for clients that know ports alone.
+//! A port of the loopback address that forwards to a Unix socket, for clients that only speak TCP.
 //!
-//! Invariant: dropping a [`Bridge`] closes the port and everything that goes over it.
+//! Invariant: dropping a [`PortForward`] closes the port and everything that goes over it.
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -42,7 +42,7 @@ pub struct ProcessProvider {
     folder: Option<PathBuf>,
 }
 
-/// An instance about to be started.
+/// What is needed to start a process.
 struct PreparedProcess {
     record: RecordGuard,
     address: LocalAddress,
@@ -59,14 +59,14 @@ impl ProcessProvider {
         ProcessProvider { supervisor, environment: base_environment(&path), folder: None }
     }
 
-    /// The same, whose commands start from this environment.
+    /// Sets the environment that commands start from.
     #[must_use]
     pub fn with_environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
         self.environment = environment;
         self
     }
 
-    /// The same, with its notes in this folder. Providers see each other's instances if they have the same.
+    /// Keeps the registry in this folder. Providers with the same folder see each other's instances.
     #[must_use]
     pub fn with_registry(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
@@ -154,7 +154,7 @@ impl ProcessProvider {
         all
     }
 
-    /// Starts what ends with this process.
+    /// Starts a process that ends with this one.
     async fn start_attached(
         &self,
         spec: &InstanceSpec,
@@ -188,7 +188,7 @@ impl ProcessProvider {
         Ok(Instance::new(info, Arc::new(backend)))
     }
 
-    /// Starts what goes on without this process.
+    /// Starts a process that outlives this one.
     async fn start_detached(
         &self,
         spec: &InstanceSpec,
@@ -290,7 +290,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Refuses what a process cannot have.
+/// Refuses a spec that a process cannot meet.
 fn check_spec(spec: &InstanceSpec) -> Result<(), ProviderError> {
     validate::check_variables(spec)?;
     let docker = "use the docker provider for that";

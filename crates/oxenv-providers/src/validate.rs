@@ -1,4 +1,4 @@
-//! What is wrong with a spec, before anything is started.
+//! Checks of a spec before anything is started.
 //!
 //! Invariant: no value of a variable is in a message.
 
@@ -13,7 +13,7 @@ use crate::spec::InstanceSpec;
 /// The longest name, in bytes; with what is put before it, a host's name may be 63.
 const MAX_NAME_BYTES: usize = 56;
 
-/// That a spec cannot be started, and why.
+/// The error for a spec that cannot be started.
 pub(crate) fn invalid_spec(why: impl Into<String>) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, why)
 }
@@ -74,7 +74,7 @@ pub(crate) fn resolve_folder(what: &str, path: &Path) -> Result<PathBuf, Provide
     }
 }
 
-/// Whether nobody listens on a port of the loopback address: else that server would be taken for the new one.
+/// Checks that a port of the loopback address is free, so that no other server is taken for the new one.
 pub(crate) fn check_port_free(port: u16) -> Result<(), ProviderError> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Replies for an event loop: a list, and a descriptor that is readable while there are some.
+//! Completed requests for an event loop: a list, and a descriptor that is readable while there are some.
 //!
 //! Invariant: whoever puts a reply here never waits for the interpreter; one wake-up serves all replies that came
 //! until it is answered.
@@ -18,7 +18,7 @@ use crate::reply::ReplyResult;
 use crate::request::NativeRequest;
 use crate::runtime::{generation, lock, spawn};
 
-/// The replies that an event loop waits for.
+/// The completed requests of one event loop.
 #[pyclass(frozen, module = "oxenv._native")]
 pub(crate) struct CompletionQueue {
     shared: Arc<QueueState>,
@@ -38,7 +38,7 @@ struct RunningTasks {
     tasks: HashMap<u64, AbortHandle>,
 }
 
-/// Puts the outcome of its request into the mailbox, and a failure if there is none.
+/// Adds the result of its request to the queue; an error if it was dropped without one.
 struct CompletionGuard {
     shared: Arc<QueueState>,
     ticket: u64,

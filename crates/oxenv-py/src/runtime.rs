@@ -66,7 +66,7 @@ pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHan
     task.abort_handle()
 }
 
-/// Notes something that is to be ended before the process exits.
+/// Registers something that is to be ended before the process exits.
 pub(crate) fn register_exit_hook(held: &Arc<impl ExitHook + 'static>) {
     let weak: Weak<dyn ExitHook> = Arc::downgrade(held) as Weak<dyn ExitHook>;
     let mut list = lock(&process_runtime().exit_hooks);

@@ -1,4 +1,4 @@
-//! Who drives the runtime of this process: the thread that waits for a reply, or else the driver's own.
+//! Which thread drives the runtime of this process: one that waits for a reply, or else the driver's own.
 //!
 //! Invariant: the runtime is driven soon after anybody last drove it, so sockets are read and pings answered while
 //! nobody calls. A thread that waits drives it itself, which saves two changes of threads with each step; it leaves it
@@ -51,7 +51,7 @@ impl RuntimeDriver {
         RuntimeDriver { state: Mutex::new(state), changed: Condvar::new(), yield_runtime: Notify::new() }
     }
 
-    /// The keeper's thread: drives the runtime whenever nobody else does.
+    /// The driver's thread: drives the runtime whenever no other thread does.
     pub(crate) fn drive(&self, runtime: &Runtime) -> ! {
         loop {
             let mut state = lock(&self.state);

@@ -28,7 +28,7 @@ struct BatchResults<'a> {
     results: Vec<&'a RawValue>,
 }
 
-/// The frame of a batch; within what time it may be sent again is the shortest of its sessions' times.
+/// The frame of a batch. It may be sent again within the shortest of its sessions' resume times.
 pub(super) fn request(
     inner: &ConnectionInner,
     items: &[BatchedStep<'_>],

@@ -1,7 +1,7 @@
-//! The task that owns a connection's socket: it writes what callers ask, and gives each the reply with its id.
+//! The task that owns a connection's socket. It writes requests and hands each reply to the caller with its id.
 //!
-//! Invariant: the socket is always read, so pings are answered while nobody calls; what several callers ask is
-//! written together; the task ends soon after the connection's last user is gone, and answers everybody before.
+//! Invariant: the socket is always read, so pings are answered while nobody calls. Requests of several callers are
+//! written together. The task ends soon after the last user is gone, and answers every request before.
 
 use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};
@@ -28,26 +28,26 @@ use crate::server_error::excerpt;
 
 pub(super) type ClientSocket = WebSocketStream<MaybeTlsStream>;
 
-/// After that much silence the server is pinged; after as much again it is given up.
+/// A server that is silent this long is pinged; after as long again the socket counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the server may take to say that it has closed the socket.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages that are read before others get their turn.
+/// The most messages that one poll reads, so that writes get their turn.
 const MAX_READS_PER_POLL: usize = 256;
 
-/// The task's own part of a connection.
+/// The state of the task.
 pub(super) struct Driver {
     pub(super) inner: Arc<ConnectionInner>,
     pub(super) socket: ClientSocket,
-    /// Frames that were taken, and are not written yet.
+    /// Frames taken from the outbox and not written yet.
     pub(super) sending: VecDeque<OutgoingFrame>,
-    /// Sessions that the socket is still to have again; until then nothing else is sent.
+    /// Sessions whose `attach` has no reply yet, by request id. Nothing else is sent before.
     pub(super) attaching: HashMap<u64, Arc<SessionEntry>>,
-    /// When the socket was lost that this one stands for; none once all is as it was.
+    /// When the connection was lost; `None` once all sessions are attached again.
     pub(super) lost_at: Option<Instant>,
-    /// Whether the socket has brought an answer.
+    /// Whether this socket has brought a reply.
     pub(super) has_delivered: bool,
-    /// How long to wait before the next attempt to come back.
+    /// How long to wait before the next attempt to reconnect.
     pub(super) backoff: Duration,
     unflushed: bool,
     /// Pings since everything was sent last.
@@ -64,14 +64,14 @@ pub(super) struct SocketLoss {
     pub(super) recovery: LossRecovery,
 }
 
-/// What may be done about it.
+/// What to do about a lost socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum LossRecovery {
-    /// Come back and ask again.
+    /// Reconnect and send the requests in flight again.
     Resend,
-    /// Come back; to ask again would end the same way.
+    /// Reconnect, but fail the requests in flight: sent again they would break the connection again.
     Reconnect,
-    /// Nothing: the server does not speak the protocol.
+    /// Do not reconnect: the server does not speak the protocol.
     GiveUp,
 }
 
@@ -130,7 +130,7 @@ impl Driver {
         }
     }
 
-    /// Does what can be done now; whether that was the last.
+    /// Does what can be done now; true when the connection is released and everything is written.
     fn poll_once(&mut self, context: &mut Context<'_>) -> Result<bool, SocketLoss> {
         self.poll_ping_timer(context)?;
         self.poll_read(context)?;
@@ -210,7 +210,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets the callers' frames go if all sessions are there again.
+    /// Sends callers' frames again once all sessions are attached.
     fn resume_if_attached(&mut self) {
         if self.attaching.is_empty() {
             self.inner.resume_requests();
@@ -256,7 +256,7 @@ impl Driver {
         }
     }
 
-    /// Says goodbye. The server answers when it has read everything, the last requests too.
+    /// Closes the socket. The server answers when it has read all requests.
     async fn close(&mut self) {
         let goodbye = async {
             self.socket.close(None).await?;

@@ -1,4 +1,4 @@
-//! What comes back over a socket of `oxenv.1`, read.
+//! Replies of a socket of `oxenv.1`, parsed.
 //!
 //! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and never
 //! half a result.
@@ -37,7 +37,7 @@ struct ObservationReply {
     data: StepResult,
 }
 
-/// The reply's id alone.
+/// The id of a reply, and nothing else.
 #[derive(Deserialize)]
 struct ReplyId {
     #[serde(default)]
@@ -89,7 +89,7 @@ pub(super) fn reply_id(text: &str) -> Option<u64> {
     serde_json::from_str::<ReplyId>(text).ok()?.id
 }
 
-/// Data as its type.
+/// Parses the data of a reply.
 pub(super) fn parse_data<T: DeserializeOwned>(data: &str) -> Result<T> {
     serde_json::from_str(data).map_err(|error| invalid_reply(data, &error.to_string()))
 }
@@ -121,7 +121,7 @@ fn attached_session(id: Cow<'_, str>) -> SessionCreated {
     SessionCreated { session_id: id.into_owned(), mcp_url, agent_token: None }
 }
 
-/// A reply that is none.
+/// The error for a reply that cannot be read.
 pub(super) fn invalid_reply(text: &str, why: &str) -> ClientError {
     let shown = server_error::excerpt(text.as_bytes());
     ClientError::new(Code::InvalidReply, format!("the server's reply cannot be read: {why}: {shown}"))

@@ -1,7 +1,7 @@
-//! What happens when a socket is lost: who is told at once, who is come back for, and what is asked again.
+//! Reconnecting after a lost socket: which requests fail, which sessions are attached again, what is sent again.
 //!
-//! Invariant: only a request that the server runs once is sent again, and only to sessions that this socket has
-//! again. What was never written says so; of what was, nobody knows.
+//! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A request
+//! that was never written fails as not delivered; one that was written as maybe delivered.
 
 use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,11 +22,11 @@ use super::state::{
 use crate::dial::dial;
 use crate::error::{ClientError, Code};
 
-/// The second attempt comes that long after the first; each later one after twice as long.
+/// The pause before the second attempt; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(25);
-/// No attempt is further from the last one.
+/// The longest pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// Nobody's time is longer; clocks end somewhere.
+/// The longest time that a session is kept, so that deadlines do not overflow.
 const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// What a new socket begins with.
@@ -38,7 +38,7 @@ pub(super) struct Reattachment {
 }
 
 impl Driver {
-    /// Comes back after a lost socket; whether there is another one.
+    /// Reconnects after a lost socket; false if that is not worth it or not possible in time.
     pub(super) async fn reconnect(&mut self, loss: SocketLoss) -> bool {
         let unwritten = std::mem::take(&mut self.sending);
         let unwritten = if self.attaching.is_empty() { unwritten } else { VecDeque::new() };
@@ -80,14 +80,14 @@ impl Driver {
     fn next_backoff(&mut self) -> Duration {
         let pause = self.backoff;
         self.backoff = (2 * pause).clamp(INITIAL_BACKOFF, MAX_BACKOFF);
-        // Not all clients of a server that comes back are to meet at its door.
+        // Jitter, so that the clients of a restarted server do not all reconnect at once.
         let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
         pause.mul_f64(0.75 + 0.25 * share)
     }
 }
 
 impl ConnectionInner {
-    /// Tells everybody that the socket does not outlive; whether there is anything to come back for.
+    /// Fails what cannot outlive the socket; true if something is left to reconnect for.
     fn handle_loss(&self, loss: &SocketLoss, unwritten: VecDeque<OutgoingFrame>) -> bool {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -127,7 +127,7 @@ impl ConnectionInner {
         recovery != LossRecovery::GiveUp
     }
 
-    /// Gives up what has been lost for too long; when the next one's time is over, if anybody is left.
+    /// Fails what has been lost for too long; gives the next deadline, or `None` if nothing is left.
     fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -186,7 +186,7 @@ impl ConnectionInner {
         fail_requests(guard, &given_up, &error);
     }
 
-    /// All is as it was: what was in flight goes first, in the order in which it was asked.
+    /// Queues the requests in flight before newer ones, in their original order.
     pub(super) fn resume_requests(&self) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -202,7 +202,7 @@ impl ConnectionInner {
         state.phase = ConnectionPhase::Open;
     }
 
-    /// Tells everybody that there is no socket any more.
+    /// Fails every request: there is no socket any more.
     pub(super) fn fail_all(&self, error: &ClientError) {
         let mut guard = self.state.lock();
         let all: Vec<u64> = guard.pending.keys().copied().collect();
@@ -213,7 +213,7 @@ impl ConnectionInner {
     }
 }
 
-/// Tells those requests that they failed, once the lock is released.
+/// Fails these requests; callers are told after the lock is released.
 fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
     let mut told = Vec::with_capacity(ids.len());
     for id in ids {

@@ -19,7 +19,7 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::{ResetOptions, StepOptions};
 use crate::result::StepResult;
 
-/// After its own deadline the client waits that long for the server's word about it, which knows more.
+/// How much longer than its own deadline the client waits for the server's reply, which says more.
 pub(super) const SERVER_REPLY_MARGIN: Duration = Duration::from_millis(500);
 
 /// One session of a connection. Dropping it ends the session, unless it was attached to.

@@ -1,7 +1,7 @@
-//! What the callers of a connection and the task that drives its socket share.
+//! The state that callers of a connection share with the task that drives its socket.
 //!
-//! Invariant: each request is in one place, `waiting`, from the moment that it is made until its answer is there or
-//! its caller gives up; the lock is never held across an await, nor while an answer is dropped.
+//! Invariant: each request is in `pending` from its creation until its reply came or its caller gave up. The lock is
+//! never held across an await, nor while a reply is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
 use crate::server_address::ServerAddress;
 
-/// Requests in flight: as many as a server reads before it has answered some.
+/// The most requests in flight: as many as a server reads before it has answered some.
 pub(super) const MAX_IN_FLIGHT: u32 = 1024;
 
 /// The shared part of a connection.
@@ -35,14 +35,14 @@ pub(super) struct ConnectionInner {
     pub(super) released: Notify,
     in_flight: Semaphore,
     next_id: AtomicU64,
-    /// What the keys that are made here begin with.
+    /// The prefix of the idempotency keys that are made here.
     key_prefix: String,
 }
 
 #[derive(Default)]
 pub(super) struct ConnectionState {
     pub(super) phase: ConnectionPhase,
-    /// Frames that the task has not taken yet, in the order in which they are to be sent.
+    /// Frames that the task has not taken yet, in the order of sending.
     pub(super) outbox: VecDeque<OutgoingFrame>,
     pub(super) pending: HashMap<u64, PendingRequest>,
     pub(super) sessions: HashMap<String, Arc<SessionEntry>>,
@@ -54,21 +54,21 @@ pub(super) struct ConnectionState {
 pub(super) enum ConnectionPhase {
     #[default]
     Open,
-    /// The socket is lost and there is something to come back for.
+    /// The socket is lost, and a session or a request makes reconnecting worth it.
     Reconnecting,
-    /// There is no socket and there will be none.
+    /// There is no socket, and there will be none.
     Closed(ClientError),
 }
 
-/// A frame on its way out.
+/// A frame that is to be written.
 pub(super) struct OutgoingFrame {
     pub(super) id: u64,
     pub(super) text: Utf8Bytes,
 }
 
-/// A request whose answer is not there yet.
+/// A request without a reply yet.
 pub(super) struct PendingRequest {
-    /// Who waits; nobody any more, where the answer matters without its caller.
+    /// Gets the reply; `None` if the caller is gone and the reply still has to be handled.
     pub(super) reply_sender: Option<oneshot::Sender<Result<ServerReply>>>,
     pub(super) resend: Option<Resend>,
     pub(super) scope: RequestScope,
@@ -77,34 +77,34 @@ pub(super) struct PendingRequest {
     pub(super) written: bool,
 }
 
-/// How a request outlives its socket: the same frame is sent again, within that time.
+/// The frame that is sent again on the next socket, if that is open within `within`.
 pub(super) struct Resend {
     pub(super) text: Utf8Bytes,
     pub(super) within: Duration,
 }
 
-/// Which sessions a request is about.
+/// The sessions that a request is about.
 pub(super) enum RequestScope {
     NoSession,
     Session(Arc<SessionEntry>),
     Batch,
 }
 
-/// A request whose answer brings sessions.
+/// What becomes of the sessions that a reply creates.
 #[derive(Clone, Copy)]
 pub(super) struct SessionCreation {
     pub(super) resume: Option<Duration>,
-    /// Whether they end with whoever asked for them.
+    /// Whether they end when their handles are dropped.
     pub(super) owned: bool,
 }
 
-/// An answer, and the sessions that came with it.
+/// A reply, and the sessions that it created.
 pub(super) struct ServerReply {
     pub(super) text: Utf8Bytes,
     pub(super) sessions: Vec<SessionHandle>,
 }
 
-/// A session of the socket.
+/// A session of this connection.
 pub(super) struct SessionEntry {
     pub(super) id: String,
     /// The id as JSON.
@@ -117,7 +117,7 @@ pub(super) struct SessionEntry {
     handles: AtomicUsize,
 }
 
-/// The use of a session. Dropping it ends the session if it is owned, without waiting for that.
+/// A handle of a session. Its drop ends an owned session, without waiting for that.
 pub(super) struct SessionHandle {
     pub(super) inner: Arc<ConnectionInner>,
     pub(super) entry: Arc<SessionEntry>,
@@ -136,12 +136,12 @@ pub(super) struct OutgoingRequest {
     pub(super) weight: u32,
 }
 
-/// A request on its way, which is given up by being dropped.
+/// A request that its caller waits for. Its drop takes the request back if it was not sent.
 struct PendingGuard<'a> {
     inner: &'a Arc<ConnectionInner>,
     id: u64,
     reply: oneshot::Receiver<Result<ServerReply>>,
-    /// Whether the request may have been delivered, told to whoever gives it up.
+    /// Set by the drop: whether the request may have been delivered.
     delivered: &'a mut Delivered,
     answered: bool,
 }
@@ -170,10 +170,10 @@ impl ConnectionInner {
         format!("{}-{id}", self.key_prefix)
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its reply.
     ///
     /// # Errors
-    /// Why there is none; what the server refuses is an answer.
+    /// Why there is none, by its code. A refusal by the server is a reply.
     pub(super) async fn send(
         self: &Arc<Self>,
         request: OutgoingRequest,
@@ -222,7 +222,7 @@ impl ConnectionInner {
         Ok(answer)
     }
 
-    /// Answers a request; nothing happens if nobody waits for it.
+    /// Hands a reply to its caller. A reply that nobody waits for is dropped.
     pub(super) fn deliver(self: &Arc<Self>, id: u64, text: Utf8Bytes) {
         let mut state = self.state.lock();
         let Some(waiting) = state.pending.remove(&id) else { return };
@@ -388,7 +388,7 @@ pub(super) fn session_closed(session: &str) -> ClientError {
     ClientError::new(Code::Closed, format!("the session {session} was closed"))
 }
 
-/// The path of an address that a server told: it may not know the name that it is called by from here.
+/// The path of an address that a server sent: it may not know the host name that clients use.
 fn path_of(address: &str) -> &str {
     match address.split_once("://") {
         Some((_, rest)) => rest.find('/').map_or("", |at| &rest[at..]),

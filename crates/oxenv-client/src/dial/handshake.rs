@@ -1,4 +1,4 @@
-//! What a server answers to a WebSocket's handshake, and what that means.
+//! The response to a WebSocket handshake, parsed and judged.
 //!
 //! Invariant: what is shown of an answer is short, and its control characters are escaped.
 
@@ -14,7 +14,7 @@ use crate::server_error::{self, excerpt};
 /// The first byte of a TLS alert.
 const TLS_ALERT: u8 = 0x15;
 
-/// The head of an answer.
+/// The head of a response, and of a refusal its body.
 pub(super) struct UpgradeResponse {
     pub(super) status: u16,
     /// Where it ends.

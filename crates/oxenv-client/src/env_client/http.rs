@@ -32,7 +32,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct HttpSession {
     transport: HttpTransport,
-    /// What our servers told of the session; none on a stock server, which has one for all.
+    /// The session that `POST /sessions` made; `None` on a stock server, which has one for all clients.
     created: Option<ForkedSession>,
     /// What the first reset is to have, where the server has no place for it but a reset.
     first_reset: Mutex<FirstReset>,
@@ -239,7 +239,7 @@ impl Drop for HttpSession {
     }
 }
 
-/// Runs something to its end even if nobody waits for it, so that the sessions it makes are dropped, and so deleted.
+/// Runs a future to its end even if the caller gives up, so that sessions it creates are dropped and deleted.
 async fn run_detached<T: Send + 'static>(
     making: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
@@ -294,7 +294,7 @@ fn parse<T: DeserializeOwned>(response: &HttpResponse, what: &str) -> Result<T> 
     })
 }
 
-/// A body, made once for all attempts.
+/// A JSON body, encoded once for all attempts.
 fn json_body<T: Serialize>(body: &T) -> Result<Bytes> {
     serde_json::to_vec(body)
         .map(Bytes::from)

@@ -1,11 +1,10 @@
-//! [`Line`]: a WebSocket whose replies come in the order of its requests, as the stock dialect has it.
+//! [`OrderedSocket`]: a WebSocket whose replies come in the order of its requests, as in the stock dialect.
 //!
-//! Invariant: each request has a place, and the first place without a reply gets the next one. A request that is
-//! given up keeps its place, so that its late reply is thrown away and never shifts the others.
+//! Invariant: the next reply belongs to the oldest request without one. A request that is given up keeps its place in
+//! the queue, so that its late reply is thrown away and never goes to another request.
 //!
-//! Who waits for a reply reads the socket itself, so that a step wakes no other task. The driver reads it when nobody
-//! has for a while: pings are answered and a lost socket is noticed also while nobody calls, or while a caller's
-//! future is not polled.
+//! A caller that waits for a reply reads the socket itself, so that a step wakes no other task. The driver reads it
+//! while no caller does: it answers pings and notices a lost socket.
 
 mod driver;
 mod pending;
@@ -33,7 +32,7 @@ use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream};
 use crate::error::{ClientError, Code, Result};
 use crate::server_error::excerpt;
 
-/// The socket. Dropping it ends the session: what runs in it is cancelled.
+/// The socket. Its drop ends the session and cancels what runs in it.
 pub(super) struct OrderedSocket {
     state: Arc<Mutex<SocketState>>,
     _driver: DropGuard,
@@ -55,7 +54,7 @@ struct SocketState {
     ended: Option<ClientError>,
 }
 
-/// A caller's hold on its place, which is given up when this is dropped.
+/// A caller's entry in the queue. Its drop abandons the entry.
 struct ReplyGuard<'a> {
     state: &'a Mutex<SocketState>,
     number: Option<u64>,
@@ -137,8 +136,8 @@ impl OrderedSocket {
 }
 
 impl SocketState {
-    /// Sends a request; its place's number. What the socket has to tell by now is read first, so that nothing is
-    /// sent into a connection that is known to be lost.
+    /// Sends a request and gives its number. The socket is read first, so that nothing is sent into a connection that
+    /// is known to be lost.
     fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
         if self.closing {
             return Err(ClientError::new(Code::Closed, "the client was closed; make another"));
@@ -179,7 +178,7 @@ impl SocketState {
         Poll::Ready(Err(ended.with_delivered(delivered)))
     }
 
-    /// Writes and reads as far as the socket lets us, or until that place has its reply.
+    /// Writes and reads as far as the socket is ready, or until request `until` has its reply.
     fn poll_io(&mut self, cx: &mut Context<'_>, until: Option<u64>) {
         while self.ended.is_none() {
             // What the server said before it broke the connection is still to be read.
@@ -225,7 +224,7 @@ impl SocketState {
         }
     }
 
-    /// Gives a reply to the next place. Some failures end the session; they may come unasked.
+    /// Hands a reply to the oldest request without one. Some errors end the session; they may come unasked.
     fn deliver(&mut self, text: Utf8Bytes) {
         let fatal = reply::session_ending_error(&text);
         self.pending.deliver(text);
@@ -263,7 +262,7 @@ impl SocketState {
         self.end(error.with_delivered(Delivered::Maybe));
     }
 
-    /// No more replies come. All who wait are told.
+    /// No more replies come. All waiting callers are woken.
     fn end(&mut self, error: ClientError) {
         if self.ended.is_some() {
             return;

@@ -27,7 +27,7 @@ struct StockReply<'a> {
 /// Reads the data of a reply that has that type.
 ///
 /// # Errors
-/// The failure that the server tells, or that this is no such reply.
+/// The error that the server sends, or that this is no such reply.
 pub(super) fn read<T: DeserializeOwned>(text: &str, kind: &str, phase: Option<Phase>) -> Result<T> {
     let frame: StockReply<'_> = serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
     let data = frame.data.map_or("{}", RawValue::get);
@@ -45,7 +45,7 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, kind: &str, phase: Option<Ph
     })
 }
 
-/// The failure that a frame tells, if the server closes the session after it.
+/// The error in a frame, if the server closes the session after it.
 pub(super) fn session_ending_error(text: &str) -> Option<ClientError> {
     let head = text.as_bytes().get(..ERROR_SEARCH_BYTES).unwrap_or(text.as_bytes());
     if !head.windows(7).any(|word| word == b"\"error\"") {

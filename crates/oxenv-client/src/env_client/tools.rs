@@ -156,7 +156,7 @@ struct OxenvMetadata<'a> {
     result: Option<&'a RawValue>,
 }
 
-/// The error of a call as a step tells it.
+/// The error of a call as a step reports it.
 #[derive(Deserialize)]
 struct StepError {
     error_type: Option<String>,

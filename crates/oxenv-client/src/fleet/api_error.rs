@@ -14,7 +14,7 @@ const MAX_MESSAGE_CHARS: usize = 300;
 /// Largest detail that a program is given.
 const MAX_DETAIL_BYTES: usize = 8 << 10;
 
-/// The failure that an answer of the control plane tells. `what` is what was asked, as `make an instance of 'fira'`.
+/// The error for a response of the control plane. `what` is what was asked, as `make an instance of 'fira'`.
 pub(super) fn control_error(what: &str, answer: &FleetResponse, secrets: &Secrets) -> ClientError {
     let detail = detail(answer);
     let said = secrets.redact(&summary(&detail, &answer.body));
@@ -34,7 +34,7 @@ pub(super) fn control_error(what: &str, answer: &FleetResponse, secrets: &Secret
         .with_data(error_data(status, &detail, secrets))
 }
 
-/// The failure that an answer of an instance tells.
+/// The error for a response of an instance.
 pub(super) fn instance_error(what: &str, answer: &FleetResponse, secrets: &Secrets) -> ClientError {
     let detail = detail(answer);
     let said = secrets.redact(&summary(&detail, &answer.body));
@@ -47,7 +47,7 @@ pub(super) fn instance_error(what: &str, answer: &FleetResponse, secrets: &Secre
     ))
 }
 
-/// What an answer tells beside its status: its `detail`, an object also where that was written into a text.
+/// What a response holds beside its status: its `detail`, an object also where that was written into a text.
 pub(super) fn detail(answer: &FleetResponse) -> Value {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let detail = match body {

@@ -22,7 +22,7 @@ use super::http::{FleetHttp, FleetRequest, FleetResponse, Secrets, sensitive_hea
 use super::instance::FleetInstance;
 use crate::error::{ClientError, Code, Result};
 
-/// How often a request is sent, the first time included.
+/// The most times that a request is sent.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// How long one attempt at a request other than a create may take.
@@ -32,6 +32,18 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Fleet's control plane, as one API key sees it. Cheap to clone.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::fleet::FleetControl;
+///
+/// let fleet = FleetControl::new("sk_key", None)?;
+/// for instance in fleet.instances(Some("nightly")).await? {
+///     fleet.delete(&instance.instance_id).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct FleetControl {
     http: Arc<FleetHttp>,
@@ -95,7 +107,7 @@ impl FleetControl {
     /// The instances that are there, of one run if one is named.
     ///
     /// # Errors
-    /// Why they are not told.
+    /// Why they cannot be listed.
     pub async fn instances(&self, run_id: Option<&str>) -> Result<Vec<FleetInstance>> {
         let mut url = self.url(&["v1", "env", "instances"]);
         if let Some(run_id) = run_id {
@@ -110,7 +122,7 @@ impl FleetControl {
     /// An instance.
     ///
     /// # Errors
-    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it is not told.
+    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it cannot be read.
     pub async fn instance(&self, id: &str) -> Result<FleetInstance> {
         let url = self.url(&["v1", "env", "instances", id]);
         let what = format!("tell the instance '{id}'");
@@ -118,7 +130,7 @@ impl FleetControl {
         answer.map_err(|error| gone_if_missing(error, id))?.json("the request for an instance", &self.secrets)
     }
 
-    /// Ends an instance and waits for that. One that is gone already is no error.
+    /// Ends an instance and waits for that. One that is gone already is not an error.
     ///
     /// # Errors
     /// If Fleet does not say that it is gone; the message names it.
@@ -176,7 +188,7 @@ impl FleetControl {
         &self.secrets
     }
 
-    /// The same with connections of its own, for another runtime.
+    /// A clone with connections of its own, for another runtime.
     pub(super) fn reconnected(&self) -> Result<Self> {
         Ok(FleetControl { http: Arc::new(FleetHttp::new()?), ..self.clone() })
     }

@@ -1,7 +1,7 @@
-//! [`Claim`]: what of Fleet's is ours and has to be given back.
+//! [`InstanceGuard`]: deletes an instance that this process created.
 //!
-//! Invariant: what is claimed is deleted, by [`Claim::end`] or by the drop, unless it is released. A request whose
-//! answer did not come counts as an instance until it is known that there is none.
+//! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is disarmed. A
+//! create request without an answer counts as an instance until it is known that there is none.
 
 use oxenv_core::after;
 use std::sync::LazyLock;
@@ -33,7 +33,7 @@ static PENDING_DELETIONS: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watc
 /// What could not be deleted, in words, until somebody asks.
 static UNDELETED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// What is ours.
+/// Deletes its instance when it is dropped.
 pub(super) struct InstanceGuard {
     control: FleetControl,
     state: GuardState,
@@ -61,17 +61,17 @@ impl InstanceGuard {
         InstanceGuard { control, state: GuardState::Empty }
     }
 
-    /// A request is to be sent: from now on there may be an instance.
+    /// A create request is about to be sent: from now on there may be an instance.
     pub(super) fn create_requested(&mut self, request: &CreateRequest) {
         self.state = GuardState::Requested(request.clone());
     }
 
-    /// There is that instance.
+    /// The request created this instance.
     pub(super) fn created(&mut self, id: &str) {
         self.state = GuardState::Created(id.to_owned());
     }
 
-    /// There surely is no instance, or it is somebody else's care now.
+    /// There is nothing to delete, or the caller does it.
     pub(super) fn disarm(&mut self) {
         self.state = GuardState::Empty;
     }
@@ -84,7 +84,7 @@ impl InstanceGuard {
         }
     }
 
-    /// Deletes what is claimed. What could not be deleted stays claimed.
+    /// Deletes the instance. After a failure it is still guarded.
     ///
     /// # Errors
     /// If Fleet does not say that it is gone.
@@ -155,7 +155,7 @@ impl Drop for InstanceGuard {
     }
 }
 
-/// One of the deletions under way.
+/// Counts a deletion that is under way.
 struct PendingDeletion;
 
 impl PendingDeletion {

@@ -1,4 +1,4 @@
-//! Telling Fleet that an instance is still used.
+//! Heartbeats: they keep an instance on Fleet alive.
 //!
 //! Invariant: it ends with its owner; a heartbeat that fails is said and tried again, and does no other harm.
 
@@ -15,11 +15,11 @@ use crate::error::Code;
 /// Between two tries of a heartbeat that failed, at most.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// The task that tells it. Its drop ends it.
+/// The task that sends heartbeats. Its drop ends it.
 pub(super) struct Heartbeat(AbortHandle);
 
 impl Heartbeat {
-    /// Begins to tell it at once, and then twice in each interval.
+    /// Sends the first heartbeat at once, and then two in each interval.
     pub(super) fn start(
         control: FleetControl,
         id: String,
@@ -54,7 +54,7 @@ impl Heartbeat {
     }
 }
 
-/// An interval as Fleet tells it.
+/// An interval as Fleet reports it.
 pub(super) fn parse_interval(told: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(told).ok().filter(|interval| *interval >= Duration::from_millis(10))
 }

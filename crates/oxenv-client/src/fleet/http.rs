@@ -88,7 +88,7 @@ impl FleetHttp {
     ///
     /// # Errors
     /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: what answered,
-    /// with whatever status, is no error here.
+    /// with whatever status, is not an error here.
     pub(super) async fn send(&self, ask: FleetRequest<'_>) -> Result<FleetResponse> {
         let what = format!("{} {}", ask.method, display_url(&ask.url));
         let mut request = self.0.request(ask.method, ask.url).timeout(ask.timeout).headers(ask.headers);

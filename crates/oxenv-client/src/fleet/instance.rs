@@ -1,6 +1,6 @@
-//! An instance as Fleet tells it.
+//! An instance as Fleet reports it.
 //!
-//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are no error.
+//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::error::{ClientError, Code, Result};
 /// Where an instance's MCP endpoints are below its root, in the order of their precedence.
 const MCP_PATHS: [&str; 2] = ["api/v1/mcp", "mcp"];
 
-/// An instance as Fleet tells it.
+/// An instance as Fleet reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FleetInstance {
     /// Its id.

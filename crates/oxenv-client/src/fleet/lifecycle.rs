@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::error::{ClientError, Code, Result};
 
-/// What is known of an instance.
+/// Whether an instance can be used, and the episode as the client counts it.
 #[derive(Default)]
 pub(super) struct InstanceLifecycle {
     gone_error: OnceLock<ClientError>,

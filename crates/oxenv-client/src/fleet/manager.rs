@@ -190,7 +190,7 @@ impl InstanceManager {
         }
     }
 
-    /// Asks Fleet whether the instance still runs; that Fleet does not say it is no failure here.
+    /// Asks Fleet whether the instance still runs; that Fleet does not say it is not a failure here.
     async fn check_alive(&self) -> Result<()> {
         match self.control.instance(&self.instance_id).await {
             Ok(instance) if instance.has_ended() => {

@@ -1,7 +1,7 @@
 //! Observations that the client makes: of resets, and of actions that are tool calls.
 //!
 //! Invariant: an observation has the shape of the spelling that it was asked in, as one of our servers gives it; it has
-//! no reward, because Fleet tells none.
+//! no reward, because Fleet reports none.
 
 use oxenv_wire::{
     CallOutcome, ObservationParts, RawJson, Spelling, Tool, ToolCall, ToolError, ToolErrorType, ToolResult,

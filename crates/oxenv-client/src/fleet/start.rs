@@ -1,6 +1,6 @@
-//! Making an instance usable: it is made, warm, and its tools are connected.
+//! Starting an instance: it is created, healthy, and its tools are connected.
 //!
-//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`Claim`] gives back what was made.
+//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what was created.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub(super) async fn create(
     }
 }
 
-/// Connects to an instance of somebody else's.
+/// Connects to an instance that another caller created.
 pub(super) async fn attach(
     api_key: &str,
     instance_id: &str,

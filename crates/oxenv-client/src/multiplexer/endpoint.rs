@@ -1,4 +1,4 @@
-//! One endpoint: its connection, made when it is wanted and again after it was lost, with growing pauses.
+//! One endpoint and its connection, which is made on demand and again after a loss, with growing pauses.
 //!
 //! Invariant: at most one connection is being made at a time. What runs in the background ends with the endpoint.
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoint_error;
 
-/// What endpoints tell their multiplexer.
+/// The changes that endpoints report to their multiplexer.
 #[derive(Default)]
 pub(super) struct ChangeSignals {
     /// How many changes there were.
@@ -143,7 +143,7 @@ impl MultiplexedEndpoint {
     /// Its connection, made if need be.
     ///
     /// # Errors
-    /// Why there is none. Nothing was run there.
+    /// Why there is none, by its code. Nothing was run there.
     pub(super) async fn connection(
         self: &Arc<Self>,
         wanted: ConnectUrgency,
@@ -282,7 +282,7 @@ impl Drop for EndpointConnection {
     }
 }
 
-/// Follows what a server tells of its list.
+/// Follows the list changes that a server announces.
 async fn watch_changes(remote: Arc<Remote>, endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken) {
     let note = || {
         if let Some(endpoint) = endpoint.upgrade() {

@@ -1,4 +1,4 @@
-//! What failures of endpoints are to callers.
+//! The errors of endpoints as callers see them.
 //!
 //! Invariant: a failure names its endpoint, and says whether a call was delivered.
 

@@ -1,4 +1,4 @@
-//! What all clones of a multiplexer share: its endpoints, and the owner map in force.
+//! The state that all clones of a multiplexer share: its endpoints and the current owner map.
 //!
 //! Invariant: no lock but that of the one listing for calls is held while something is waited for.
 

@@ -1,4 +1,4 @@
-//! What Fleet does not have: the simulator's own routes, below `/simulator/`, for tests in other processes.
+//! The simulator's own routes, below `/simulator/`, for tests in other processes; Fleet has none of them.
 //!
 //! Invariant: they need a key like all others, and are neither logged nor met by faults.
 

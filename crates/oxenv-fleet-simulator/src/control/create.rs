@@ -1,6 +1,6 @@
 //! Making an instance.
 //!
-//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: the claim is made
+//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is recorded
 //! before anything is waited for.
 
 use std::io;

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 
 use crate::fault::FaultTarget;
 
-/// What is asked for.
+/// A route.
 pub(super) enum ControlRoute<'a> {
     Create,
     Get(&'a str),
@@ -45,7 +45,7 @@ impl<'a> ControlRoute<'a> {
         }
     }
 
-    /// Where its faults are.
+    /// The target of its faults.
     pub(super) fn fault_target(&self) -> FaultTarget {
         match self {
             ControlRoute::Create => FaultTarget::Create,

@@ -1,4 +1,4 @@
-//! A request meets its faults.
+//! Applying faults to a request.
 //!
 //! Invariant: what happens instead of a request happens before anything of it is done.
 
@@ -17,7 +17,7 @@ use crate::connections::{ConnectionClosed, truncated_body};
 const MAX_CUT_BYTES: usize = 16 << 20;
 
 impl RequestFaults {
-    /// Does what is to be done, with what goes wrong before and after it.
+    /// Runs the handler of a request with the faults before, instead of and after it.
     pub(crate) async fn apply(
         &self,
         clock: &SimulatedClock,

@@ -1,4 +1,4 @@
-//! The faults that are to be met, and what they make of one request.
+//! The injected faults, and those that apply to one request.
 //!
 //! Invariant: a fault that is used up never happens again, however many requests come at once.
 
@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 
 use super::{Effect, Fault, FaultTarget, PendingOutcome};
 
-/// The faults that are to be met.
+/// The injected faults, oldest first.
 #[derive(Default)]
 pub(crate) struct FaultRegistry {
     faults: Mutex<Vec<Fault>>,
 }
 
-/// What happens to one request.
+/// The faults that apply to one request.
 #[derive(Debug, Default)]
 pub(crate) struct RequestFaults {
     /// How long it waits before anything else.

@@ -1,6 +1,6 @@
-//! Where something goes wrong.
+//! The requests that a fault applies to.
 //!
-//! Invariant: a place covers requests by what they are, never by how a path ends: `/mcp` is a suffix of `/api/v1/mcp`.
+//! Invariant: a target covers requests by what they are, never by how a path ends: `/mcp` is a suffix of `/api/v1/mcp`.
 
 use std::fmt;
 

@@ -146,7 +146,7 @@ impl Database {
     }
 }
 
-/// Where a piece of work is.
+/// The state of a job on a database thread.
 #[derive(PartialEq)]
 enum JobState {
     Queued,
@@ -154,7 +154,7 @@ enum JobState {
     Done,
 }
 
-/// Who waits for a piece of work; its drop interrupts that, and nobody else's.
+/// Interrupts its job when it is dropped, and no other job.
 struct InterruptOnDrop {
     database: Arc<Database>,
     state: Arc<Mutex<JobState>>,

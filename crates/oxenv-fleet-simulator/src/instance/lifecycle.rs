@@ -1,4 +1,4 @@
-//! When an instance is what.
+//! The status of an instance over time.
 //!
 //! Invariant: it ends once, and stays ended.
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fault::{FaultTarget, McpMethod};
 
-/// What is asked for.
+/// A route.
 #[derive(Clone, Copy)]
 pub(super) enum InstanceRoute<'a> {
     Reset,
@@ -58,7 +58,7 @@ impl<'a> InstanceRoute<'a> {
         }
     }
 
-    /// Where its faults are.
+    /// The target of its faults.
     pub(super) fn fault_target(self) -> FaultTarget {
         match self {
             InstanceRoute::Reset => FaultTarget::Reset,

@@ -121,7 +121,7 @@ fn build_options(spec: &BuildSpec, file: &str) -> BuildImageOptions {
 /// A line that grows longer than this is taken for ended, in bytes.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// What the daemon told.
+/// The output of a build.
 #[derive(Default)]
 struct BuildLog {
     /// The step that runs, as the daemon names it: `Step 2/5 : RUN true`.

@@ -34,7 +34,7 @@ const DEFAULT_TMP_BYTES: u64 = 1 << 30;
 /// How much a container's log may take on the daemon's disk: this twice.
 const MAX_LOG_SIZE: &str = "10m";
 
-/// A container to make: what its spec says, judged.
+/// The checked configuration of a container.
 pub(super) struct ContainerConfig {
     pub(super) name: String,
     pub(super) image: String,
@@ -123,7 +123,7 @@ impl ContainerConfig {
         format!("{}/tcp", self.port)
     }
 
-    /// What the daemon is sent. `reached_at` is the port of this machine, where it is known before; `init` says
+    /// The request body for the daemon. `reached_at` is the port of this machine, where it is known before; `init` says
     /// whether a process of Docker's is the container's first.
     pub(super) fn body(
         &self,
@@ -260,7 +260,7 @@ pub(super) fn grace_seconds(spec: &InstanceSpec) -> u64 {
     spec.grace().as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
-/// Whom a container runs as so that it and the folder's owner can touch each other's files.
+/// The user of a container, so that it and the folder's owner can use each other's files.
 fn container_user(folder: &Path, daemon: &DaemonAddress) -> Result<String, ProviderError> {
     let found = std::fs::metadata(folder).map_err(|error| {
         invalid_spec(format!("the folder '{}' cannot be read: {error}", folder.display()))

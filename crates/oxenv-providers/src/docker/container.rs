@@ -1,4 +1,4 @@
-//! What is held of a container that runs.
+//! The handle of a running container.
 //!
 //! Invariant: what a container wrote is shown without the values of its variables.
 
@@ -64,7 +64,7 @@ impl Container {
         }
     }
 
-    /// What it wrote last.
+    /// The last lines of its output.
     pub(super) async fn last_lines(&self) -> Result<String, ProviderError> {
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(MAX_LOG_LINES).build();
         let mut parts = self.provider.docker.logs(&self.id, Some(options));

@@ -1,4 +1,4 @@
-//! What a daemon's refusals and silences mean.
+//! Errors of the daemon as provider errors.
 //!
 //! Invariant: a daemon that cannot be reached is [`ProviderCode::ProviderUnavailable`] whatever was asked.
 
@@ -21,7 +21,7 @@ pub(super) fn from_docker(code: ProviderCode, what: &str, error: &Error) -> Prov
     }
 }
 
-/// That there is no daemon.
+/// The error for a daemon that cannot be reached.
 pub(super) fn unavailable(endpoint: &DaemonAddress, error: &Error) -> ProviderError {
     let why = match error {
         Error::SocketNotFoundError(_) => "there is no such socket".to_owned(),

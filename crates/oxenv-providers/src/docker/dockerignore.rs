@@ -88,7 +88,8 @@ impl IgnorePattern {
         (!parts.is_empty()).then_some(IgnorePattern { negated: lets_in, parts })
     }
 
-    /// Whether it names the path, or a folder that the path is in. Takes as many steps as the two have parts, multiplied.
+    /// Whether it names the path, or a folder that the path is in. The number of steps is at most the product of the
+    /// lengths of both.
     fn matches(&self, path: &[&str]) -> bool {
         let end = self.parts.len();
         // How many parts of the pattern may stand for the path so far.

@@ -40,7 +40,7 @@ pub(super) async fn ensure(docker: &Docker, name: &str, policy: PullPolicy) -> R
     Err(image_not_found(name, "it may not be fetched; build or fetch it, or allow that"))
 }
 
-/// That an image is not here.
+/// The error for a missing image.
 pub(super) fn image_not_found(name: &str, why: &str) -> ProviderError {
     ProviderError::new(ProviderCode::ImageNotFound, format!("there is no image '{name}' here, and {why}"))
 }

@@ -1,4 +1,4 @@
-//! Containers of ours, whoever started them.
+//! Finding, stopping and sweeping containers by their labels, whichever process started them.
 //!
 //! Invariant: only what carries our labels is listed, ended or removed.
 

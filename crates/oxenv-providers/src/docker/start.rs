@@ -23,7 +23,7 @@ use crate::process::{now_us, unhealthy};
 use crate::spec::InstanceSpec;
 use crate::validate::{self, invalid_spec};
 
-/// A container that was made and is not healthy yet. Dropped, it is removed.
+/// A container that was created and is not healthy yet. Its drop removes it.
 struct UnreadyContainer {
     endpoint: DaemonAddress,
     id: String,
@@ -120,7 +120,7 @@ impl DockerProvider {
         Ok(Instance::new(info, Arc::new(container)))
     }
 
-    /// Makes a container and starts it; gives the port where it is reached.
+    /// Creates a container and starts it.
     async fn create_and_start(
         &self,
         spec: &InstanceSpec,
@@ -156,7 +156,7 @@ impl DockerProvider {
         Err(ProviderError::new(ProviderCode::StartFailed, format!("'{}' cannot be started", config.name)))
     }
 
-    /// Makes a container. Its name may be held by one that has ended, which then makes room.
+    /// Creates a container, and removes one of the same name that has ended.
     async fn create_named(
         &self,
         config: &ContainerConfig,

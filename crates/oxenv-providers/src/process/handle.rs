@@ -1,6 +1,6 @@
-//! What is held of a process that runs.
+//! Handles of running processes.
 //!
-//! Invariant: dropping [`Attached`] ends the process, dropping [`Left`] does not.
+//! Invariant: dropping [`AttachedProcess`] ends the process, dropping [`DetachedProcess`] does not.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

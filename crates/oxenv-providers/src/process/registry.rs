@@ -1,7 +1,6 @@
-//! What is noted of each process that was started, so that other processes find it: a file per instance in a folder
-//! of the user.
+//! The registry of started processes, so that other processes find them: a file per instance in a folder of the user.
 //!
-//! Invariant: a note is there or not, never in part, and holds no value of a variable.
+//! Invariant: a record is there or not, never in part, and holds no value of a variable.
 
 use oxenv_core::after;
 use std::fs::{self, DirBuilder};
@@ -25,7 +24,7 @@ const INITIAL_INTERVAL: Duration = Duration::from_millis(5);
 /// The longest pause between two such checks.
 const MAX_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is known of an instance.
+/// The record of one instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct InstanceRecord {
     pub(super) info: InstanceInfo,
@@ -38,20 +37,20 @@ pub(super) struct InstanceRecord {
     grace_ms: u64,
 }
 
-/// A supervisor, told apart from a later process with its number.
+/// The identity of a supervisor: its process id and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SupervisorId {
     pid: u32,
     start: u64,
 }
 
-/// The folder of notes.
+/// The folder of records.
 #[derive(Debug, Clone)]
 pub(super) struct InstanceRegistry {
     folder: PathBuf,
 }
 
-/// A note that is removed when this is dropped, unless it is kept.
+/// Removes its record when it is dropped, unless that is kept.
 pub(super) struct RecordGuard {
     registry: InstanceRegistry,
     pub(super) record: InstanceRecord,
@@ -78,7 +77,7 @@ impl InstanceRecord {
         }
     }
 
-    /// Whether nobody is left who would end it.
+    /// Whether no process is left that would end it.
     pub(super) fn is_orphaned(&self) -> bool {
         self.owner_is_gone() && !(self.info.detached && self.ready)
     }
@@ -167,7 +166,7 @@ impl InstanceRegistry {
         registry
     }
 
-    /// Takes the note's name for it; no two instances that run have the same.
+    /// Reserves the name of a record; no two running instances have the same.
     pub(super) fn reserve(&self, record: InstanceRecord) -> Result<RecordGuard, ProviderError> {
         let name = record.info.name.clone();
         let taken = || invalid_spec(format!("an instance called '{name}' runs already; choose another name"));
@@ -195,7 +194,7 @@ impl InstanceRegistry {
         }
     }
 
-    /// Where a detached instance's words are kept.
+    /// The log file of a detached instance.
     pub(super) fn log_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
     }
@@ -208,7 +207,7 @@ impl RecordGuard {
         self.write_atomically(|from, to| fs::rename(from, to)).map_err(|error| record_error(&error))
     }
 
-    /// Leaves the note where it is.
+    /// Keeps the record after the drop.
     pub(super) fn keep(&mut self) {
         self.kept = true;
     }
@@ -217,7 +216,7 @@ impl RecordGuard {
         &self.registry
     }
 
-    /// Writes the note beside its place, then puts it there.
+    /// Writes the record to a temporary file, then moves it into place.
     fn write_atomically(&self, put: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
         let InstanceRecord { info, .. } = &self.record;
         let beside = self.registry.folder.join(format!("{}.{}.part", info.name, info.id));

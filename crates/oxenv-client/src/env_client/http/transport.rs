@@ -1,4 +1,4 @@
-//! [`Road`]: requests to one server, each answered once.
+//! [`HttpTransport`]: requests to one server, each answered once.
 //!
 //! Invariant: a request is sent again only if it surely was not delivered, or carries a key; and never beyond the
 //! caller's deadline.
@@ -19,7 +19,7 @@ use crate::options::ClientOptions;
 use crate::server_address::ServerAddress;
 use crate::server_error::{self, excerpt};
 
-/// How often a request is sent at the most.
+/// The most times that a request is sent.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// The pause before the second attempt, doubled with each further one.
@@ -97,7 +97,7 @@ impl HttpTransport {
     }
 
     /// # Errors
-    /// The failure that the server tells, or why there is no answer within that time.
+    /// The error that the server sends, or why there is no answer within that time.
     pub(super) async fn send(&self, request: &HttpRequest<'_>, within: Duration) -> Result<HttpResponse> {
         let start = Instant::now();
         let mut attempt = 1;

@@ -1,6 +1,7 @@
-//! The driver of a [`Line`](super::Line): it keeps a socket that nobody reads, and closes one that nobody has.
+//! The driver of an [`OrderedSocket`](super::OrderedSocket): it reads a socket that no caller reads, and closes it
+//! after its last user is gone.
 //!
-//! Invariant: it ends with the line's last user, within a short farewell.
+//! Invariant: it ends at most `CLOSE_TIMEOUT` after the socket's last user is gone.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,7 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a socket that nobody has any more may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Looks after the socket until it has ended or nobody has the line any more, and then closes it.
+/// Polls the socket until it has ended or is released, and then closes it.
 pub(super) async fn drive(shared: Arc<Mutex<SocketState>>, left: CancellationToken) {
     let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

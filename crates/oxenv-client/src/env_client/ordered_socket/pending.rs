@@ -1,6 +1,6 @@
-//! [`Places`]: who waits for which reply.
+//! [`PendingReplies`]: the queue of requests that wait for a reply.
 //!
-//! Invariant: replies go to the places in the order of the requests; a place that was given up takes its reply, too.
+//! Invariant: replies are handed out in the order of the requests; an abandoned request takes its reply, too.
 
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
@@ -11,9 +11,9 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 #[derive(Default)]
 pub(super) struct PendingReplies {
     entries: VecDeque<PendingReply>,
-    /// The number of the first place.
+    /// The number of the first entry.
     first: u64,
-    /// How many of the places have got their reply.
+    /// How many entries have their reply.
     answered: usize,
 }
 
@@ -26,7 +26,7 @@ enum PendingReply {
 }
 
 impl PendingReplies {
-    /// A place behind all others; its number.
+    /// Adds a request and gives its number.
     pub(super) fn push(&mut self) -> u64 {
         self.entries.push_back(PendingReply::Waiting(None));
         self.first + self.entries.len() as u64 - 1
@@ -37,17 +37,17 @@ impl PendingReplies {
         self.answered == self.entries.len()
     }
 
-    /// Whether that place has got its reply.
+    /// Whether that request has its reply.
     pub(super) fn is_answered(&self, number: u64) -> bool {
         number < self.next_number()
     }
 
-    /// Whose reply comes next.
+    /// The number of the request whose reply comes next.
     pub(super) fn next_number(&self) -> u64 {
         self.first + self.answered as u64
     }
 
-    /// Whom to wake; nobody until it waits again.
+    /// Takes the waker of a request.
     pub(super) fn take_waker(&mut self, number: u64) -> Option<Waker> {
         match self.entry(number) {
             Some(PendingReply::Waiting(waker)) => waker.take(),
@@ -55,7 +55,7 @@ impl PendingReplies {
         }
     }
 
-    /// Waits; `before` is whom it had to wake.
+    /// Sets the waker of a request; `before` is its earlier one, which is kept if it wakes the same task.
     pub(super) fn set_waker(&mut self, number: u64, before: Option<Waker>, cx: &Context<'_>) {
         if let Some(PendingReply::Waiting(waker)) = self.entry(number) {
             let before = before.filter(|waker| waker.will_wake(cx.waker()));
@@ -63,7 +63,7 @@ impl PendingReplies {
         }
     }
 
-    /// Gives a reply to the next place, and wakes who waits there.
+    /// Hands a reply to the next request, and wakes its caller.
     pub(super) fn deliver(&mut self, text: Utf8Bytes) {
         let Some(place) = self.entries.get_mut(self.answered) else { return };
         self.answered += 1;
@@ -76,7 +76,7 @@ impl PendingReplies {
         self.drop_taken();
     }
 
-    /// Takes the reply of a place, which is left with it.
+    /// Takes the reply of a request, if it is there.
     pub(super) fn take(&mut self, number: u64) -> Option<Utf8Bytes> {
         let place = self.entry(number)?;
         if !matches!(place, PendingReply::Answered(_)) {
@@ -87,7 +87,7 @@ impl PendingReplies {
         Some(text)
     }
 
-    /// Leaves a place. It still takes its reply, if that is to come.
+    /// Abandons a request. Its reply is thrown away when it comes.
     pub(super) fn abandon(&mut self, number: u64) {
         let left = if self.is_answered(number) { PendingReply::Taken } else { PendingReply::Abandoned };
         if let Some(place) = self.entry(number) {
@@ -107,7 +107,7 @@ impl PendingReplies {
         }
     }
 
-    /// Who leaves lets another who waits read the socket.
+    /// Wakes another caller that waits, to read the socket.
     fn wake_next_reader(&mut self) {
         self.drop_taken();
         let waiting = self.entries.iter().skip(self.answered).find_map(|place| match place {
@@ -119,7 +119,7 @@ impl PendingReplies {
         }
     }
 
-    /// Drops the first places as long as nobody needs them.
+    /// Drops the leading entries that nobody needs.
     fn drop_taken(&mut self) {
         while self.answered > 0 && matches!(self.entries.front(), Some(PendingReply::Taken)) {
             self.entries.pop_front();
