@@ -38,6 +38,12 @@ pub(crate) const MAX_UNSENT_PONGS: usize = 1024;
 /// A connection, safe or not.
 pub(crate) type MaybeTlsStream = Either<TcpStream, TlsStream<TcpStream>>;
 
+/// A response, and the bytes that were read so far: its head and what came after it.
+struct ReceivedResponse {
+    head: handshake::UpgradeResponse,
+    bytes: Vec<u8>,
+}
+
 /// An open WebSocket.
 pub(crate) struct OpenedSocket {
     pub(crate) socket: WebSocketStream<MaybeTlsStream>,
@@ -85,7 +91,7 @@ async fn connect(
     let key = generate_key();
     let request = upgrade_request(target, path, subprotocol, &key);
     stream.write_all(&request).await.map_err(|error| handshake_lost(target, &error))?;
-    let (bytes, head) = read_response(target, &mut stream).await?;
+    let ReceivedResponse { head, bytes } = read_response(target, &mut stream).await?;
     let selected = head.check_accepted(target, &key, subprotocol)?;
     let rest = bytes[head.head_length..].to_vec();
     let config = WebSocketConfig::default()
@@ -143,10 +149,7 @@ fn upgrade_request(target: &ServerAddress, path: &str, subprotocol: Option<&str>
 }
 
 /// Reads the answer's head, and of a refusal what explains it.
-async fn read_response(
-    target: &ServerAddress,
-    stream: &mut MaybeTlsStream,
-) -> Result<(Vec<u8>, handshake::UpgradeResponse)> {
+async fn read_response(target: &ServerAddress, stream: &mut MaybeTlsStream) -> Result<ReceivedResponse> {
     let mut bytes = Vec::with_capacity(1024);
     let mut head = loop {
         if let Some(head) = handshake::parse_response(target, &bytes)? {
@@ -171,7 +174,7 @@ async fn read_response(
         let _ = timeout(REFUSAL_BODY_TIMEOUT, whole).await;
         head.take_body(&bytes);
     }
-    Ok((bytes, head))
+    Ok(ReceivedResponse { head, bytes })
 }
 
 fn handshake_lost(target: &ServerAddress, error: &io::Error) -> ClientError {

@@ -13,7 +13,7 @@ pub(crate) mod tools;
 use std::fmt;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, RawJson, Tool, ToolResult, raw};
+use oxenv_wire::{Delivered, ErrorCode, MULTI_PROTOCOL, RawJson, Tool, ToolResult, raw};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,9 +25,6 @@ use crate::dial::{ServerAddress, dial};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions, Protocol, ResetOptions, StepOptions};
 use crate::result::StepResult;
-
-/// The subprotocol of many sessions on one socket.
-const OXENV1: &str = "oxenv.1";
 
 /// One session of an environment, over any protocol. Dropping it ends the session.
 ///
@@ -86,7 +83,7 @@ impl EnvClient {
                 return Ok(Self::new(AnySession::Http(Box::new(session)), options));
             }
             Protocol::Stock => None,
-            Protocol::Auto | Protocol::Oxenv1 => Some(OXENV1),
+            Protocol::Auto | Protocol::Oxenv1 => Some(MULTI_PROTOCOL),
         };
         let dialled = dial(&target, "/ws", offered, options).await?;
         if dialled.subprotocol.is_some() {
@@ -101,7 +98,7 @@ impl EnvClient {
                 ),
             ));
         }
-        let session = StockSession::over(dialled, &target, open)?;
+        let session = StockSession::new(dialled, &target, open)?;
         Ok(Self::new(AnySession::Stock(session), options))
     }
 
@@ -263,13 +260,14 @@ impl EnvClient {
         arguments: Value,
         options: &StepOptions,
     ) -> Result<ToolResult> {
-        let (arguments, text) = tools::encode_arguments(arguments)?;
+        let arguments = tools::encode_arguments(arguments)?;
         if let Some(schemas) = &self.schemas {
             // The call itself was not sent, whatever came of the list.
             self.ensure_listed(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
-            schemas.check(name, &arguments).await?;
+            schemas.check(name, &arguments.value).await?;
         }
-        let called = tools::parse_call(&self.step_raw(tools::call_action(name, &text)?, options).await?);
+        let called =
+            tools::parse_call(&self.step_raw(tools::call_action(name, &arguments.json)?, options).await?);
         called.map_err(|error| match &self.schemas {
             Some(schemas) if error.code() == Code::ToolNotFound => {
                 error.with_message_suffix(&schemas.describe_offered())

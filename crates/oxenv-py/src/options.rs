@@ -7,6 +7,7 @@ use std::time::Duration;
 use oxenv_client::fleet::FleetOptions;
 use oxenv_client::{ClientError, ClientOptions, Code, MultiplexOptions, OpenOptions, Protocol, Strictness};
 use oxenv_upstream::secret::Secret;
+use oxenv_wire::MULTI_PROTOCOL;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -63,7 +64,7 @@ impl SessionArguments {
         let protocol = match self.protocol.as_str() {
             "auto" => Protocol::Auto,
             "stock" => Protocol::Stock,
-            "oxenv.1" => Protocol::Oxenv1,
+            MULTI_PROTOCOL => Protocol::Oxenv1,
             "http" => Protocol::Http,
             other => {
                 return Err(invalid_options(format!(

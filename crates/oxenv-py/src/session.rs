@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use oxenv_client::{ClientError, Code, EnvClient, Protocol, ResetOptions, StepOptions};
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, MULTI_PROTOCOL};
 use pyo3::prelude::*;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
@@ -186,7 +186,7 @@ impl NativeSession {
         let protocol = match client.protocol() {
             Protocol::Auto => "auto",
             Protocol::Stock => "stock",
-            Protocol::Oxenv1 => "oxenv.1",
+            Protocol::Oxenv1 => MULTI_PROTOCOL,
             Protocol::Http => "http",
         };
         let url = instance.as_ref().map(|instance| instance.url().to_owned());

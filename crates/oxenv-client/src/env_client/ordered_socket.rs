@@ -62,7 +62,7 @@ struct ReplyGuard<'a> {
 
 impl OrderedSocket {
     /// Takes a socket over; needs a runtime, which drives it from now on.
-    pub(super) fn over(socket: WebSocketStream<MaybeTlsStream>, server: String) -> Self {
+    pub(super) fn new(socket: WebSocketStream<MaybeTlsStream>, server: String) -> Self {
         let state = SocketState {
             socket,
             server,

@@ -31,12 +31,12 @@ pub(super) struct FirstReset {
 impl StockSession {
     /// # Errors
     /// [`Code::VersionMismatch`], if the session is to outlive its socket.
-    pub(super) fn over(dialled: OpenedSocket, target: &ServerAddress, open: &OpenOptions) -> Result<Self> {
+    pub(super) fn new(dialled: OpenedSocket, target: &ServerAddress, open: &OpenOptions) -> Result<Self> {
         if open.resume.is_some() {
             let message = format!("{target} does not speak oxenv.1, so its sessions cannot be resumed");
             return Err(ClientError::new(Code::VersionMismatch, message));
         }
-        let line = OrderedSocket::over(dialled.socket, target.to_string());
+        let line = OrderedSocket::new(dialled.socket, target.to_string());
         Ok(StockSession { socket: line, first_reset: Mutex::new(FirstReset::from_options(open)) })
     }
 

@@ -19,8 +19,16 @@ pub(crate) fn list_action() -> Result<RawJson> {
         .map_err(|error| ClientError::new(Code::InvalidOptions, error.to_string()))
 }
 
-/// Arguments as a value and as the text that is sent. Null stands for none.
-pub(crate) fn encode_arguments(arguments: Value) -> Result<(Value, RawJson)> {
+/// The arguments of a call.
+pub(crate) struct EncodedArguments {
+    /// What is checked against the tool's schema.
+    pub(crate) value: Value,
+    /// What is sent.
+    pub(crate) json: RawJson,
+}
+
+/// Encodes arguments, which must be an object; null stands for an empty one.
+pub(crate) fn encode_arguments(arguments: Value) -> Result<EncodedArguments> {
     let arguments = if arguments.is_null() { json!({}) } else { arguments };
     let text =
         raw(&arguments).map_err(|error| ClientError::new(Code::InvalidArguments, error.to_string()))?;
@@ -28,7 +36,7 @@ pub(crate) fn encode_arguments(arguments: Value) -> Result<(Value, RawJson)> {
         let message = format!("arguments must be an object, not {}", excerpt(text.get().as_bytes()));
         return Err(ClientError::new(Code::InvalidArguments, message));
     }
-    Ok((arguments, text))
+    Ok(EncodedArguments { value: arguments, json: text })
 }
 
 /// The action that calls a tool.

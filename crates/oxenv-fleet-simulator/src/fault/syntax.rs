@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn again(text: &str) -> Fault {
+    fn round_trip(text: &str) -> Fault {
         let fault: Fault = text.parse().unwrap();
         assert_eq!(fault.to_string().parse::<Fault>().as_ref(), Ok(&fault), "{fault}");
         fault
@@ -283,25 +283,25 @@ mod tests {
     #[test]
     fn every_form_is_read_as_it_is_written() {
         for text in ["create:429*2", "create:429~1*1", "mcp.list:502", "api/v1/mcp.call:slow=250ms*3"] {
-            assert_eq!(again(text).to_string(), text);
+            assert_eq!(round_trip(text).to_string(), text);
         }
         for name in ["limit", "403-limit", "403-team", "403-environment", "403-permission", "400-region"] {
-            again(&format!("create:{name}*1"));
+            round_trip(&format!("create:{name}*1"));
         }
         for name in ["400-environment", "400-version", "400-retryable", "400-retryable-text", "503", "504~7"]
         {
-            again(&format!("create:{name}"));
+            round_trip(&format!("create:{name}"));
         }
         for body in [r#""a*3""#, r#"{"detail":[1,2.5,null]}"#, r#"html"<b>*2""#, "7", "null", r#"" ~=\n""#] {
             for times in ["", "*4"] {
-                again(&format!("reset:500={body}{times}"));
+                round_trip(&format!("reset:500={body}{times}"));
             }
         }
         for (name, effect) in NAMES {
             let places =
                 ["create", "instance", "mcps", "resources"].map(|place| FaultTarget::parse(place).unwrap());
             let fault = places.into_iter().find_map(|place| Fault::new(place, effect.clone()).ok()).unwrap();
-            assert!(again(&fault.to_string()).to_string().ends_with(name));
+            assert!(round_trip(&fault.to_string()).to_string().ends_with(name));
         }
     }
 

@@ -224,7 +224,7 @@ impl ContainerConfig {
         match &self.network {
             ContainerNetwork::Published(_) => {}
             ContainerNetwork::Host(port) => {
-                all.extend([format!("PORT={port}"), format!("OXENV_PORT={port}")])
+                all.extend([format!("PORT={port}"), format!("OXENV_PORT={port}")]);
             }
             ContainerNetwork::Socket(_) => all.push(format!("OXENV_UDS={SOCKET_FOLDER}/{}.sock", self.name)),
         }

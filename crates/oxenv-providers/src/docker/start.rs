@@ -30,6 +30,12 @@ struct UnreadyContainer {
     armed: bool,
 }
 
+/// A container that runs and is not healthy yet, and the port of this machine that reaches it.
+struct StartedContainer {
+    container: UnreadyContainer,
+    port: u16,
+}
+
 /// What the daemon did when it was asked for a container.
 enum CreateOutcome {
     Created(UnreadyContainer),
@@ -80,7 +86,7 @@ impl DockerProvider {
             }
             ContainerNetwork::Published(_) => (None, None),
         };
-        let (mut unready, port) =
+        let StartedContainer { container: mut unready, port } =
             self.create_and_start(spec, &config, port_forward.as_ref().map(PortForward::port)).await?;
         let container = Container {
             provider: self.clone(),
@@ -126,7 +132,7 @@ impl DockerProvider {
         spec: &InstanceSpec,
         config: &ContainerConfig,
         bridged: Option<u16>,
-    ) -> Result<(UnreadyContainer, u16), ProviderError> {
+    ) -> Result<StartedContainer, ProviderError> {
         let known = match config.network {
             ContainerNetwork::Host(port) => Some(port),
             _ => bridged,
@@ -146,7 +152,7 @@ impl DockerProvider {
                 Err(error) => Err(start_failed(config, spec, &error)),
             };
             match port {
-                Ok(port) => return Ok((unready, port)),
+                Ok(port) => return Ok(StartedContainer { container: unready, port }),
                 Err(error) => {
                     unready.remove(self, &config.name).await;
                     return Err(error);
