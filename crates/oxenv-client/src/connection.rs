@@ -100,8 +100,8 @@ impl Connection {
     pub async fn attach(&self, session_id: &str) -> Result<EnvClient> {
         let id = self.inner().next_id();
         let frame = FrameWriter::request(id, "attach").with("session", &quote(session_id));
-        let making = SessionCreation { resume: None, owned: false };
-        let session = self.send_creation(id, frame, making, ReplyKind::Attached, Duration::ZERO).await?;
+        let creation = SessionCreation { resume: None, owned: false };
+        let session = self.send_creation(id, frame, creation, ReplyKind::Attached, Duration::ZERO).await?;
         Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
@@ -208,25 +208,25 @@ impl Connection {
         let key = options.resume.map(|_| self.inner().request_key(id));
         let frame =
             FrameWriter::request(id, kind).with_text("key", key.as_deref()).with("data", &data.to_string());
-        let making = SessionCreation { resume: options.resume, owned: true };
-        self.send_creation(id, frame, making, ReplyKind::Opened, options.queue.unwrap_or_default()).await
+        let creation = SessionCreation { resume: options.resume, owned: true };
+        self.send_creation(id, frame, creation, ReplyKind::Opened, options.queue.unwrap_or_default()).await
     }
 
     async fn send_creation(
         &self,
         id: u64,
         frame: FrameWriter,
-        making: SessionCreation,
+        creation: SessionCreation,
         kind: ReplyKind,
         patience: Duration,
     ) -> Result<MultiSession> {
-        let (scope, again) = (RequestScope::NoSession, making.resume);
+        let (scope, again) = (RequestScope::NoSession, creation.resume);
         let request = OutgoingRequest {
             id,
             text: frame.finish(),
             resend_within: again,
             scope,
-            creates: Some(making),
+            creates: Some(creation),
             weight: 1,
         };
         let reply = self.inner().send(request, self.inner().options.timeout.saturating_add(patience)).await?;

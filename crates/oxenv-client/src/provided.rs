@@ -104,7 +104,7 @@ impl ProvidedEnv {
     /// use oxenv_client::ProvidedEnv;
     /// use oxenv_upstream::child::Supervisor;
     ///
-    /// let supervisor = Supervisor::new("oxenv".into(), ["supervise"]);
+    /// let supervisor = Supervisor::new("oxenv", ["supervise"]);
     /// let command = ["oxenv", "serve", "echo", "--port", "{port}"];
     /// let env = ProvidedEnv::from_command(supervisor, command).await?;
     /// println!("{}", env.instance().url());

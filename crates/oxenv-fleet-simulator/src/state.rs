@@ -100,17 +100,17 @@ impl SimulatorState {
         request_id: Option<&str>,
         make: impl FnOnce(String) -> io::Result<Arc<SimulatedInstance>>,
     ) -> io::Result<CreateOutcome> {
-        let mut state = self.table.lock();
+        let mut table = self.table.lock();
         // What is made from here on would not be ended.
         if self.ended.is_cancelled() {
             return Err(io::Error::other("the simulator has ended"));
         }
         let key = request_id.map(|id| (team.to_owned(), id.to_owned()));
-        if let Some(made) = key.as_ref().and_then(|key| state.requests.get(key)) {
+        if let Some(made) = key.as_ref().and_then(|key| table.requests.get(key)) {
             return Ok(CreateOutcome::Duplicate(made.clone()));
         }
         let now = self.clock.now();
-        let held = state
+        let held = table
             .instances
             .iter()
             .filter(|one| one.team == team && one.status(now) != InstanceStatus::Stopped);
@@ -118,14 +118,14 @@ impl SimulatorState {
         if held >= self.options.instance_limit {
             return Ok(CreateOutcome::LimitReached(held));
         }
-        let id = instance_id(self.options.seed, state.created);
-        state.created += 1;
+        let id = instance_id(self.options.seed, table.created);
+        table.created += 1;
         let instance = make(id)?;
         if let Some(key) = key {
-            state.requests.insert(key, instance.id.clone());
+            table.requests.insert(key, instance.id.clone());
         }
-        state.instances.push(Arc::clone(&instance));
-        state.forget_oldest(now);
+        table.instances.push(Arc::clone(&instance));
+        table.forget_oldest(now);
         // The reaper must know when its time will be over.
         self.clock.wake_sleepers();
         Ok(CreateOutcome::Created(instance))

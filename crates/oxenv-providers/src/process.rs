@@ -44,7 +44,7 @@ pub struct ProcessProvider {
 
 /// What is needed to start a process.
 struct PreparedProcess {
-    record: RecordGuard,
+    guard: RecordGuard,
     address: LocalAddress,
     port_forward: Option<PortForward>,
     redactor: Redactor,
@@ -121,7 +121,7 @@ impl ProcessProvider {
             started_us: now_us(),
             detached: spec.detached,
         };
-        let noted = self.registry()?.reserve(InstanceRecord::new(info, spec.grace()))?;
+        let guard = self.registry()?.reserve(InstanceRecord::new(info, spec.grace()))?;
         let command = ChildSpec {
             label: name,
             program: words[0].clone(),
@@ -130,10 +130,7 @@ impl ProcessProvider {
             folder,
             grace: spec.grace(),
         };
-        Ok((
-            PreparedProcess { record: noted, address, port_forward, redactor: logs::redactor(spec) },
-            command,
-        ))
+        Ok((PreparedProcess { guard, address, port_forward, redactor: logs::redactor(spec) }, command))
     }
 
     fn variables(&self, spec: &InstanceSpec, address: &LocalAddress) -> Vec<(OsString, OsString)> {
@@ -164,8 +161,8 @@ impl ProcessProvider {
         let redactor = prepared.redactor.clone();
         let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
         let child = self.supervisor.spawn_server(command, redact).map_err(|error| start_failed(&error))?;
-        prepared.record.update(|record| record.supervisor = SupervisorId::for_process(child.pid()))?;
-        let name = &prepared.record.record.info.name;
+        prepared.guard.update(|record| record.supervisor = SupervisorId::for_process(child.pid()))?;
+        let name = &prepared.guard.record.info.name;
         let ended = tokio::select! {
             biased;
             status = child.over() => Err(exited_early(name, status)),
@@ -178,11 +175,11 @@ impl ProcessProvider {
             let _ = child.finish().await;
             return Err(error.with_logs(child.stderr_tail()));
         }
-        prepared.record.update(|record| record.ready = true)?;
-        let info = prepared.record.record.info.clone();
+        prepared.guard.update(|record| record.ready = true)?;
+        let info = prepared.guard.record.info.clone();
         let backend = AttachedProcess {
             child,
-            record: Mutex::new(Some(prepared.record)),
+            guard: Mutex::new(Some(prepared.guard)),
             port_forward: prepared.port_forward,
         };
         Ok(Instance::new(info, Arc::new(backend)))
@@ -195,13 +192,13 @@ impl ProcessProvider {
         mut prepared: PreparedProcess,
         command: ChildSpec,
     ) -> Result<Instance, ProviderError> {
-        let info = prepared.record.record.info.clone();
-        let log = prepared.record.registry().log_path(&info.name);
+        let info = prepared.guard.record.info.clone();
+        let log = prepared.guard.registry().log_path(&info.name);
         let mut process =
             self.supervisor.spawn_detached(command, &log).map_err(|error| start_failed(&error))?;
         let supervisor = SupervisorId::for_process(process.pid());
         let mut unfinished = StopOnDrop(supervisor);
-        prepared.record.update(|record| record.supervisor = supervisor)?;
+        prepared.guard.update(|record| record.supervisor = supervisor)?;
         let outcome = tokio::select! {
             biased;
             status = process.wait() => Err(exited_early(&info.name, status)),
@@ -216,12 +213,12 @@ impl ProcessProvider {
             let error = outcome.err().unwrap_or_else(|| start_failed(&io::Error::other("it ended at once")));
             return Err(error.with_logs(log_tail(&log, &prepared.redactor)));
         };
-        prepared.record.update(|record| record.ready = true)?;
-        prepared.record.keep();
+        prepared.guard.update(|record| record.ready = true)?;
+        prepared.guard.keep();
         unfinished.0 = None;
         let process = tokio::sync::Mutex::new(process);
         let backend =
-            DetachedProcess { process, supervisor, record: prepared.record, redactor: prepared.redactor };
+            DetachedProcess { process, supervisor, guard: prepared.guard, redactor: prepared.redactor };
         Ok(Instance::new(info, Arc::new(backend)))
     }
 }

@@ -200,9 +200,9 @@ impl ConnectionInner {
         };
         let id = request.id;
         let answer = self.enqueue(request)?;
-        let mut ticket = PendingGuard { inner: self, id, reply: answer, delivered, answered: false };
-        let answer = (&mut ticket.reply).await;
-        ticket.answered = true;
+        let mut guard = PendingGuard { inner: self, id, reply: answer, delivered, answered: false };
+        let answer = (&mut guard.reply).await;
+        guard.answered = true;
         // Whoever drives the socket answers everything before it ends.
         answer.unwrap_or_else(|_| Err(ClientError::new(Code::Closed, "the connection is closed")))
     }
@@ -225,13 +225,13 @@ impl ConnectionInner {
     /// Hands a reply to its caller. A reply that nobody waits for is dropped.
     pub(super) fn deliver(self: &Arc<Self>, id: u64, text: Utf8Bytes) {
         let mut state = self.state.lock();
-        let Some(waiting) = state.pending.remove(&id) else { return };
-        let holds = match (waiting.creates, &waiting.scope) {
-            (Some(making), _) => reply::created_sessions(&text)
+        let Some(pending) = state.pending.remove(&id) else { return };
+        let sessions = match (pending.creates, &pending.scope) {
+            (Some(creation), _) => reply::created_sessions(&text)
                 .into_iter()
-                .map(|made| self.session_handle(&mut state, made, making))
+                .map(|made| self.session_handle(&mut state, made, creation))
                 .collect(),
-            (None, RequestScope::Session(entry)) if waiting.reply_sender.is_none() => {
+            (None, RequestScope::Session(entry)) if pending.reply_sender.is_none() => {
                 // The answer to a close that nobody waits for.
                 state.forget(entry);
                 Vec::new()
@@ -239,9 +239,9 @@ impl ConnectionInner {
             _ => Vec::new(),
         };
         drop(state);
-        let reply = ServerReply { text, sessions: holds };
+        let reply = ServerReply { text, sessions };
         // What nobody takes is dropped, and its sessions are ended with it.
-        if let Some(answer) = waiting.reply_sender {
+        if let Some(answer) = pending.reply_sender {
             let _ = answer.send(Ok(reply));
         }
     }
@@ -250,7 +250,7 @@ impl ConnectionInner {
         self: &Arc<Self>,
         state: &mut ConnectionState,
         made: SessionCreated,
-        making: SessionCreation,
+        creation: SessionCreation,
     ) -> SessionHandle {
         let entry =
             match state.sessions.get(&made.session_id).filter(|entry| entry.gone_error.get().is_none()) {
@@ -260,7 +260,7 @@ impl ConnectionInner {
                         quoted_id: quote(&made.session_id),
                         mcp_url: self.target.http_url(path_of(&made.mcp_url)),
                         agent_token: made.agent_token,
-                        resume: making.resume,
+                        resume: creation.resume,
                         gone_error: OnceLock::new(),
                         handles: AtomicUsize::new(0),
                         id: made.session_id,
@@ -270,7 +270,7 @@ impl ConnectionInner {
                 }
             };
         entry.handles.fetch_add(1, Ordering::Relaxed);
-        SessionHandle { inner: Arc::clone(self), entry, owned: making.owned }
+        SessionHandle { inner: Arc::clone(self), entry, owned: creation.owned }
     }
 
     /// Another client has taken a session.
@@ -309,19 +309,17 @@ impl ConnectionInner {
 
 impl ConnectionState {
     fn push(&mut self, request: OutgoingRequest, answer: Option<oneshot::Sender<Result<ServerReply>>>) {
-        let OutgoingRequest { id, text, resend_within: again, scope, creates: makes, .. } = request;
+        let OutgoingRequest { id, text, resend_within, scope, creates, .. } = request;
         let text = Utf8Bytes::from(text);
-        let again = again.map(|within| Resend { text: text.clone(), within });
-        self.pending.insert(
-            id,
-            PendingRequest { reply_sender: answer, resend: again, scope, creates: makes, written: false },
-        );
+        let resend = resend_within.map(|within| Resend { text: text.clone(), within });
+        self.pending
+            .insert(id, PendingRequest { reply_sender: answer, resend, scope, creates, written: false });
         self.outbox.push_back(OutgoingFrame { id, text });
     }
 
     /// Whether a request may have been delivered.
     pub(super) fn delivery(&self, id: u64) -> Delivered {
-        let written = self.pending.get(&id).is_none_or(|waiting| waiting.written);
+        let written = self.pending.get(&id).is_none_or(|pending| pending.written);
         let still_here = self.outbox.iter().any(|frame| frame.id == id);
         if still_here && !written { Delivered::No } else { Delivered::Maybe }
     }
@@ -358,7 +356,7 @@ impl Drop for PendingGuard<'_> {
         let sent = *self.delivered != Delivered::No;
         match state.pending.get_mut(&self.id) {
             // The sessions that it makes are to be ended when they are there.
-            Some(waiting) if sent && waiting.creates.is_some() => waiting.reply_sender = None,
+            Some(pending) if sent && pending.creates.is_some() => pending.reply_sender = None,
             _ => {
                 state.pending.remove(&self.id);
                 state.outbox.retain(|frame| frame.id != self.id);

@@ -19,7 +19,7 @@ use crate::port_forward::PortForward;
 /// A process that ends with this one.
 pub(super) struct AttachedProcess {
     pub(super) child: Child,
-    pub(super) record: Mutex<Option<RecordGuard>>,
+    pub(super) guard: Mutex<Option<RecordGuard>>,
     #[expect(dead_code, reason = "it is held for its drop")]
     pub(super) port_forward: Option<PortForward>,
 }
@@ -28,7 +28,7 @@ pub(super) struct AttachedProcess {
 pub(super) struct DetachedProcess {
     pub(super) process: tokio::sync::Mutex<Detached>,
     pub(super) supervisor: SupervisorId,
-    pub(super) record: RecordGuard,
+    pub(super) guard: RecordGuard,
     pub(super) redactor: Redactor,
 }
 
@@ -36,13 +36,13 @@ impl InstanceBackend for AttachedProcess {
     fn stop(&self) -> ProviderFuture<'_, ()> {
         Box::pin(async {
             let ended = self.child.finish().await;
-            drop(self.record.lock().take());
+            drop(self.guard.lock().take());
             ended.map(drop).map_err(|error| ProviderError::new(ProviderCode::StopFailed, error.to_string()))
         })
     }
 
     fn begin_stop(&self) {
-        drop(self.record.lock().take());
+        drop(self.guard.lock().take());
         self.child.end();
     }
 
@@ -58,9 +58,9 @@ impl InstanceBackend for AttachedProcess {
 impl InstanceBackend for DetachedProcess {
     fn stop(&self) -> ProviderFuture<'_, ()> {
         Box::pin(async {
-            let name = &self.record.record.info.name;
-            self.supervisor.end(name, self.record.record.grace()).await?;
-            self.record.registry().remove(name);
+            let name = &self.guard.record.info.name;
+            self.supervisor.end(name, self.guard.record.grace()).await?;
+            self.guard.registry().remove(name);
             Ok(())
         })
     }
@@ -71,7 +71,7 @@ impl InstanceBackend for DetachedProcess {
 
     fn logs(&self) -> ProviderFuture<'_, String> {
         Box::pin(async {
-            Ok(log_tail(&self.record.registry().log_path(&self.record.record.info.name), &self.redactor))
+            Ok(log_tail(&self.guard.registry().log_path(&self.guard.record.info.name), &self.redactor))
         })
     }
 
