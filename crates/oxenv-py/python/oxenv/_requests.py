@@ -44,7 +44,7 @@ class _LoopQueue:
 _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopQueue] = WeakKeyDictionary()
 
 
-async def awaited(request: Request, convert: Callable[[Any], T]) -> T:
+async def await_request(request: Request, convert: Callable[[Any], T]) -> T:
     """Starts a request and awaits its reply. Cancelling the task cancels the request."""
     loop = asyncio.get_running_loop()
     queue = _queues.get(loop)
@@ -61,14 +61,14 @@ async def awaited(request: Request, convert: Callable[[Any], T]) -> T:
     return convert(reply)
 
 
-def run(request: Request, convert: Callable[[Any], T], blocking: bool) -> T | Coroutine[Any, Any, T]:
+def run_request(request: Request, convert: Callable[[Any], T], blocking: bool) -> T | Coroutine[Any, Any, T]:
     """Waits for the reply, or gives a coroutine for it if this thread runs an event loop and may not be blocked."""
     if blocking or running_loop() is None:
         return convert(request.wait())
-    return awaited(request, convert)
+    return await_request(request, convert)
 
 
-def nothing(reply: None) -> None:
+def no_result(reply: None) -> None:
     """For requests that give nothing."""
 
 
