@@ -58,14 +58,13 @@ const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 /// [`deletions_done`].
 ///
 /// ```no_run
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run(api_key: &str) -> oxenv_client::Result<()> {
 /// use oxenv_client::ResetOptions;
 /// use oxenv_client::fleet::{FleetEnvClient, FleetOptions};
 /// use serde_json::json;
 ///
-/// let key = std::env::var("FLEET_API_KEY")?;
 /// let (orchestrator, tools) =
-///     FleetEnvClient::from_fleet(&key, "fira:1.3.1", FleetOptions::default()).await?;
+///     FleetEnvClient::from_fleet(api_key, "fira:1.3.1", FleetOptions::default()).await?;
 /// orchestrator.reset(&ResetOptions::default()).await?;
 /// let result = tools.call_tool("computer", json!({ "action": "screenshot" })).await?;
 /// println!("{}", result.text());

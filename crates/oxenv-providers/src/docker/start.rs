@@ -37,7 +37,7 @@ struct StartedContainer {
 }
 
 /// What the daemon did when it was asked for a container.
-enum CreateOutcome {
+enum ContainerCreation {
     Created(UnreadyContainer),
     Refused(Error),
 }
@@ -169,14 +169,14 @@ impl DockerProvider {
         body: &ContainerCreateBody,
     ) -> Result<UnreadyContainer, ProviderError> {
         let mut made = self.create(config.container_name(), body.clone()).await?;
-        if matches!(&made, CreateOutcome::Refused(error) if daemon_error::status(error) == Some(409))
+        if matches!(&made, ContainerCreation::Refused(error) if daemon_error::status(error) == Some(409))
             && self.free_name(&config.name).await?
         {
             made = self.create(config.container_name(), body.clone()).await?;
         }
         let error = match made {
-            CreateOutcome::Created(container) => return Ok(container),
-            CreateOutcome::Refused(error) => error,
+            ContainerCreation::Created(container) => return Ok(container),
+            ContainerCreation::Refused(error) => error,
         };
         Err(match daemon_error::status(&error) {
             Some(404) => images::image_not_found(&config.image, "it was removed just now"),
@@ -196,7 +196,11 @@ impl DockerProvider {
     }
 
     /// Asks for a container in a task of its own: if this future is dropped, the task removes what it gets.
-    async fn create(&self, name: String, body: ContainerCreateBody) -> Result<CreateOutcome, ProviderError> {
+    async fn create(
+        &self,
+        name: String,
+        body: ContainerCreateBody,
+    ) -> Result<ContainerCreation, ProviderError> {
         let (tell, told) = oneshot::channel();
         let (docker, endpoint) = (self.docker.clone(), self.daemon.clone());
         tokio::spawn(async move {
@@ -205,9 +209,9 @@ impl DockerProvider {
             // If nobody takes it, it is dropped here.
             let _ = tell.send(match created {
                 Ok(created) => {
-                    CreateOutcome::Created(UnreadyContainer { endpoint, id: created.id, armed: true })
+                    ContainerCreation::Created(UnreadyContainer { endpoint, id: created.id, armed: true })
                 }
-                Err(error) => CreateOutcome::Refused(error),
+                Err(error) => ContainerCreation::Refused(error),
             });
         });
         told.await.map_err(|_| {
