@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = ClientOptions { protocol, ..ClientOptions::default() };
     let steps: Vec<String> = arguments.collect();
     if let Err(error) = play(&url, &options, &steps).await {
-        println!("{}", told(&error));
+        println!("{}", error_json(&error));
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ async fn play(url: &str, options: &ClientOptions, steps: &[String]) -> Result<()
                 let arguments = serde_json::from_str(arguments).unwrap_or(Value::Null);
                 match env.call_tool(tool, arguments).await {
                     Ok(result) => println!("{}", json!({"text": result.text(), "is_error": result.is_error})),
-                    Err(error) => println!("{}", told(&error)),
+                    Err(error) => println!("{}", error_json(&error)),
                 }
             }
             _ => {
@@ -49,7 +49,7 @@ async fn play(url: &str, options: &ClientOptions, steps: &[String]) -> Result<()
                             json!({"step": step.observation, "reward": step.reward, "done": step.done})
                         );
                     }
-                    Err(error) => println!("{}", told(&error)),
+                    Err(error) => println!("{}", error_json(&error)),
                 }
             }
         }
@@ -58,6 +58,6 @@ async fn play(url: &str, options: &ClientOptions, steps: &[String]) -> Result<()
     env.close().await
 }
 
-fn told(error: &ClientError) -> Value {
+fn error_json(error: &ClientError) -> Value {
     json!({"error": error.code().name(), "message": error.message(), "delivered": error.delivered()})
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    match list_and_call().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}: {error}", error.code().name());
@@ -17,7 +17,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<(), ClientError> {
+async fn list_and_call() -> Result<(), ClientError> {
     let mut options = MultiplexOptions::default();
     let (mut urls, mut call) = (Vec::new(), None);
     let mut words = std::env::args().skip(1);

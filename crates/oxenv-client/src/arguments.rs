@@ -1,4 +1,4 @@
-//! [`Checker`]: whether arguments fit a tool's schema, said before anything is sent.
+//! [`ArgumentChecker`]: checks arguments against a tool's schema before anything is sent.
 //!
 //! Invariant: every mistake is told with its place, as our servers tell it; a schema that is none keeps nobody from
 //! calling, since the tool itself still judges. The same holds for what is too large or too deep to check here.
@@ -15,14 +15,14 @@ use crate::error::{ClientError, Code, Result};
 const DOES_NOT_FIT: &str = "they do not fit its schema";
 
 /// The check of one tool's arguments. The schema is compiled when it is first wanted.
-pub(crate) struct Checker {
+pub(crate) struct ArgumentChecker {
     schema: Value,
     compiled: LazySchema,
 }
 
-impl Checker {
+impl ArgumentChecker {
     pub(crate) fn new(schema: &Value) -> Self {
-        Checker { schema: schema.clone(), compiled: LazySchema::default() }
+        ArgumentChecker { schema: schema.clone(), compiled: LazySchema::default() }
     }
 
     /// Checks arguments: at once where that is quick.
@@ -31,7 +31,7 @@ impl Checker {
     /// [`Code::InvalidArguments`], with the issues as its data.
     pub(crate) async fn check(self: &Arc<Self>, tool: &str, arguments: &Value) -> Result<()> {
         if !arguments.is_object() {
-            return refused(tool, "they are no object", Value::Null);
+            return invalid_arguments(tool, "they are no object", Value::Null);
         }
         let quick = is_small(arguments) && self.compiled.get_quickly(&self.schema).is_some();
         let issues = match quick.then(|| self.issues(tool, arguments, &CheckBudget::inline())) {
@@ -50,8 +50,8 @@ impl Checker {
         if issues.is_empty() {
             return Ok(());
         }
-        let told: Vec<String> = issues.iter().map(told).collect();
-        refused(tool, &told.join("; "), json!(issues))
+        let told: Vec<String> = issues.iter().map(describe_issue).collect();
+        invalid_arguments(tool, &told.join("; "), json!(issues))
     }
 
     /// What is wrong with arguments; nothing where there is no schema to hold them against.
@@ -74,12 +74,12 @@ impl Checker {
     }
 }
 
-fn refused(tool: &str, told: &str, issues: Value) -> Result<()> {
+fn invalid_arguments(tool: &str, told: &str, issues: Value) -> Result<()> {
     let message = format!("the arguments do not fit the tool {tool:?}: {told}");
     Err(ClientError::new(Code::InvalidArguments, message).with_data(issues))
 }
 
-fn told(issue: &ValidationIssue) -> String {
+fn describe_issue(issue: &ValidationIssue) -> String {
     let place: Vec<String> = issue
         .loc
         .iter()
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    async fn check(checker: &Arc<Checker>, arguments: Value) -> Result<()> {
+    async fn check(checker: &Arc<ArgumentChecker>, arguments: Value) -> Result<()> {
         checker.check("t", &arguments).await
     }
 
@@ -105,7 +105,7 @@ mod tests {
     async fn every_mistake_is_told_with_its_place() {
         let schema = json!({"type": "object", "required": ["a", "b"], "additionalProperties": false, "properties": {
             "a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "string"}}}});
-        let checker = Arc::new(Checker::new(&schema));
+        let checker = Arc::new(ArgumentChecker::new(&schema));
         let error = check(&checker, json!({"a": "x", "b": ["y", 1], "c": 0})).await.unwrap_err();
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::No));
         for place in ["a: ", "b.1: ", "c: "] {
@@ -127,12 +127,12 @@ mod tests {
             json!({"properties": {"tree": {"$ref": "#/$defs/node"}}, "$defs": {"node": {"anyOf": shapes}}});
         let text = format!("{}\"wrong\"{}", "{\"child\":".repeat(60), "}".repeat(60));
         let wrong = json!({"tree": serde_json::from_str::<Value>(&text).unwrap()});
-        let error = check(&Arc::new(Checker::new(&schema)), wrong).await.unwrap_err();
+        let error = check(&Arc::new(ArgumentChecker::new(&schema)), wrong).await.unwrap_err();
         assert!(error.message().contains("tree: "), "{error}");
     }
 
     #[tokio::test]
     async fn a_schema_that_is_none_lets_everything_through() {
-        check(&Arc::new(Checker::new(&json!({"type": 5}))), json!({"x": 1})).await.unwrap();
+        check(&Arc::new(ArgumentChecker::new(&json!({"type": 5}))), json!({"x": 1})).await.unwrap();
     }
 }

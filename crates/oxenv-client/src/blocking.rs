@@ -1,4 +1,4 @@
-//! The same clients for callers without a runtime: each call waits.
+//! Clients for callers without an async runtime: each call blocks.
 //!
 //! Invariant: nothing is implemented here; one background thread drives the clients, so that sockets are read and
 //! pings answered also while nobody calls.
@@ -36,11 +36,15 @@ pub fn runtime() -> &'static Runtime {
 ///
 /// # Panics
 /// On a thread that runs a runtime already; [`wait_for`] refuses that instead.
+///
+/// ```
+/// assert_eq!(oxenv_client::blocking::wait(async { 1 + 1 }), 2);
+/// ```
 pub fn wait<F: Future>(future: F) -> F::Output {
     runtime().block_on(future)
 }
 
-/// The same for what can fail.
+/// Waits as [`wait`] does, for a future that can fail.
 ///
 /// # Errors
 /// [`Code::InvalidOptions`] on a thread of a runtime, which must not wait: its tasks would stand still. Also within
@@ -56,6 +60,19 @@ pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// One session of an environment, each of whose calls waits. It may be shared among threads; the calls of one session
 /// are answered in their order.
+///
+/// ```no_run
+/// # fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::ResetOptions;
+/// use oxenv_client::blocking::EnvClient;
+///
+/// let env = EnvClient::connect("localhost:8000")?;
+/// env.reset(&ResetOptions::default())?;
+/// println!("{:?}", env.step(&serde_json::json!({ "action": "DOWN" }))?.reward);
+/// env.close()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EnvClient {
     client: env_client::EnvClient,
@@ -78,7 +95,7 @@ impl EnvClient {
         wait_for(env_client::EnvClient::connect_with(url, options, open)).map(Self::new)
     }
 
-    /// The same session, waited for. It must have been opened by [`runtime`] or by a runtime that runs on.
+    /// Wraps a session of the async client. Its runtime, [`runtime`] or another, must go on running.
     #[must_use]
     pub fn new(client: env_client::EnvClient) -> Self {
         EnvClient { client }

@@ -1,30 +1,30 @@
 //! [`Connection`]: many sessions over one socket of `oxenv.1`.
 //!
-//! Invariant: a reply finds its request by its id, whatever the order; after a lost socket, sessions with a resume
-//! are attached to again and what was in flight is asked for again with its key.
+//! Invariant: a reply is matched to its request by id, in any order. After a lost socket, sessions with a resume are
+//! attached to again, and their requests in flight are sent again with their keys.
 
 mod batch;
 mod driver;
 mod frame;
-mod link;
 mod reply;
 mod resume;
 mod session;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_wire::{Delivered, MULTI_PROTOCOL, RawJson, ReplyKind};
 
-use self::batch::Item;
-use self::frame::{Frame, quoted};
-use self::link::{Link, Making, Request, Whose};
-use crate::dial::{Dialled, dial};
+use self::batch::BatchedStep;
+use self::frame::{FrameWriter, quote};
+use self::state::{ConnectionInner, OutgoingRequest, RequestScope, SessionCreation};
+use crate::dial::{OpenedSocket, dial};
 use crate::env_client::{EnvClient, restorable};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
-use crate::target::Target;
+use crate::server_address::ServerAddress;
 
 /// Bytes of a snapshot that a frame has room for: servers take frames of 100 MiB.
 const LARGEST_SNAPSHOT: usize = (100 << 20) - (1 << 10);
@@ -37,9 +37,24 @@ pub(crate) use self::session::MultiSession;
 /// growing pauses: each such session goes on, and what was in flight runs once. Sessions without one are lost with the
 /// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request whose
 /// future is dropped is not taken back; its late reply is thrown away.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{ClientOptions, Connection, OpenOptions, ResetOptions};
+/// use serde_json::json;
+///
+/// let connection = Connection::connect("http://localhost:8000", &ClientOptions::default()).await?;
+/// for seed in 0..4 {
+///     let env = connection.open(&OpenOptions { seed: Some(seed), ..OpenOptions::default() }).await?;
+///     env.reset(&ResetOptions::default()).await?;
+///     println!("{}", env.step(&json!({ "action": "DOWN" })).await?.observation);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Connection {
-    user: Arc<User>,
+    owner: Arc<ReleaseOnDrop>,
 }
 
 /// One step of a batch.
@@ -52,9 +67,9 @@ pub struct BatchStep<'a> {
     pub key: Option<String>,
 }
 
-/// All users of a connection together. When they are gone, the task that drives the socket ends.
-struct User {
-    link: Arc<Link>,
+/// Ends the task that drives the socket when the last clone of the connection is dropped.
+struct ReleaseOnDrop {
+    inner: Arc<ConnectionInner>,
 }
 
 impl Connection {
@@ -63,21 +78,21 @@ impl Connection {
     /// # Errors
     /// [`Code::VersionMismatch`], if it does not; and why it cannot be reached.
     pub async fn connect(url: &str, options: &ClientOptions) -> Result<Self> {
-        let target = Target::parse(url, options)?;
+        let target = ServerAddress::parse(url, options)?;
         let dialled = dial(&target, "/ws", Some(MULTI_PROTOCOL), options).await?;
         if dialled.subprotocol.as_deref() != Some(MULTI_PROTOCOL) {
-            return Err(not_spoken(&target));
+            return Err(protocol_not_offered(&target));
         }
-        Ok(Connection::over(dialled, target, options.clone()))
+        Ok(Connection::new(dialled, target, options.clone()))
     }
 
     /// Opens a session.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is none, by its code.
     pub async fn open(&self, options: &OpenOptions) -> Result<EnvClient> {
         let session = self.open_session(options).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Attaches to a session that exists. When the client is dropped the session is not ended; the server has it back
@@ -86,11 +101,11 @@ impl Connection {
     /// # Errors
     /// Why it cannot be had.
     pub async fn attach(&self, session_id: &str) -> Result<EnvClient> {
-        let id = self.link().id();
-        let frame = Frame::request(id, "attach").with("session", &quoted(session_id));
-        let making = Making { resume: None, owned: false };
-        let session = self.make(id, frame, making, ReplyKind::Attached, Duration::ZERO).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        let id = self.inner().next_id();
+        let frame = FrameWriter::request(id, "attach").with("session", &quote(session_id));
+        let creation = SessionCreation { resume: None, owned: false };
+        let session = self.send_creation(id, frame, creation, ReplyKind::Attached, Duration::ZERO).await?;
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Makes a new session of a snapshot that fits into a frame ([`EnvClient::restore`] takes larger ones). Of the
@@ -112,12 +127,30 @@ impl Connection {
         if let Some(resume) = options.resume {
             data["resume_s"] = resume.as_secs_f64().into();
         }
-        let session = self.create("restore", &data, options).await?;
-        Ok(EnvClient::of_multi(session, &self.link().options))
+        let session = self.create_session("restore", &data, options).await?;
+        Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
     /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with its own
     /// failure.
+    ///
+    /// ```no_run
+    /// # async fn run(connection: oxenv_client::Connection) -> Result<(), Box<dyn std::error::Error>> {
+    /// use oxenv_client::{BatchStep, OpenOptions};
+    /// use serde_json::value::to_raw_value;
+    ///
+    /// let (one, two) = (
+    ///     connection.open(&OpenOptions::default()).await?,
+    ///     connection.open(&OpenOptions::default()).await?,
+    /// );
+    /// let action = to_raw_value(&serde_json::json!({ "action": "DOWN" }))?;
+    /// let steps = [&one, &two].map(|client| BatchStep { client, action: action.clone(), key: None });
+    /// for result in connection.step_batch(steps.into()).await? {
+    ///     println!("{:?}", result?.reward);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if a session is not of this connection; and if the
@@ -126,23 +159,24 @@ impl Connection {
         let (mut items, mut refused) = (Vec::with_capacity(steps.len()), Vec::new());
         for (index, step) in steps.iter().enumerate() {
             let session =
-                step.client.multi().filter(|session| Arc::ptr_eq(&session.hold().link, self.link()));
+                step.client.multi().filter(|session| Arc::ptr_eq(&session.handle().inner, self.inner()));
             let session = session.ok_or_else(|| {
                 let message =
                     format!("step {index} of the batch is of a session that is not of this connection");
                 ClientError::new(Code::InvalidOptions, message)
             })?;
-            match session.hold().kept.usable() {
-                Ok(()) => items.push(Item { session, action: &step.action, key: step.key.as_deref() }),
+            match session.handle().entry.check_usable() {
+                Ok(()) => items.push(BatchedStep { session, action: &step.action, key: step.key.as_deref() }),
                 Err(error) => refused.push((index, error)),
             }
         }
         let mut results = Vec::new();
         if !items.is_empty() {
-            let timeout = self.link().options.timeout;
-            let request = batch::request(self.link(), &items, timeout);
-            let reply = self.link().ask(request, timeout.saturating_add(session::LAST_WORD)).await?;
-            results = batch::results(&reply.text, &items)?;
+            let timeout = self.inner().options.timeout;
+            let request = batch::request(self.inner(), &items, timeout);
+            let reply =
+                self.inner().send(request, timeout.saturating_add(session::SERVER_REPLY_MARGIN)).await?;
+            results = batch::parse_results(&reply.text, &items)?;
         }
         for (index, error) in refused {
             results.insert(index, Err(error));
@@ -151,10 +185,10 @@ impl Connection {
     }
 
     /// The connection over a socket that speaks `oxenv.1` already; `target` is where to dial again.
-    pub(crate) fn over(dialled: Dialled, target: Target, options: ClientOptions) -> Self {
-        let link = Link::new(target, options);
-        tokio::spawn(driver::run(Arc::clone(&link), dialled.socket));
-        Connection { user: Arc::new(User { link }) }
+    pub(crate) fn new(dialled: OpenedSocket, target: ServerAddress, options: ClientOptions) -> Self {
+        let inner = ConnectionInner::new(target, options);
+        tokio::spawn(driver::drive(Arc::clone(&inner), dialled.socket));
+        Connection { owner: Arc::new(ReleaseOnDrop { inner }) }
     }
 
     pub(crate) async fn open_session(&self, options: &OpenOptions) -> Result<MultiSession> {
@@ -168,51 +202,59 @@ impl Connection {
         put("episode_id", options.episode_id.as_deref().map(Into::into));
         put("resume_s", options.resume.map(|time| time.as_secs_f64().into()));
         put("queue_s", options.queue.map(|time| time.as_secs_f64().into()));
-        self.create("open", &data.into(), options).await
+        self.create_session("open", &data.into(), options).await
     }
 
     /// Makes a session, with a key if it is to outlive its socket.
-    async fn create(
+    async fn create_session(
         &self,
         kind: &str,
         data: &serde_json::Value,
         options: &OpenOptions,
     ) -> Result<MultiSession> {
-        let id = self.link().id();
-        let key = options.resume.map(|_| self.link().key(id));
-        let frame = Frame::request(id, kind).with_text("key", key.as_deref()).with("data", &data.to_string());
-        let making = Making { resume: options.resume, owned: true };
-        self.make(id, frame, making, ReplyKind::Opened, options.queue.unwrap_or_default()).await
+        let id = self.inner().next_id();
+        let key = options.resume.map(|_| self.inner().request_key(id));
+        let frame =
+            FrameWriter::request(id, kind).with_text("key", key.as_deref()).with("data", &data.to_string());
+        let creation = SessionCreation { resume: options.resume, owned: true };
+        self.send_creation(id, frame, creation, ReplyKind::Opened, options.queue.unwrap_or_default()).await
     }
 
-    async fn make(
+    async fn send_creation(
         &self,
         id: u64,
-        frame: Frame,
-        making: Making,
+        frame: FrameWriter,
+        creation: SessionCreation,
         kind: ReplyKind,
         patience: Duration,
     ) -> Result<MultiSession> {
-        let (whose, again) = (Whose::Nobody, making.resume);
-        let request = Request { id, text: frame.end(), again, whose, makes: Some(making), weight: 1 };
-        let reply = self.link().ask(request, self.link().options.timeout.saturating_add(patience)).await?;
-        let mut sessions = MultiSession::of_reply(reply, kind, self)?;
+        let (scope, again) = (RequestScope::NoSession, creation.resume);
+        let request = OutgoingRequest {
+            id,
+            text: frame.finish(),
+            resend_within: again,
+            scope,
+            creates: Some(creation),
+            weight: 1,
+        };
+        let reply = self.inner().send(request, self.inner().options.timeout.saturating_add(patience)).await?;
+        let mut sessions = MultiSession::from_reply(reply, kind, self)?;
         Ok(sessions.swap_remove(0))
     }
 
-    fn link(&self) -> &Arc<Link> {
-        &self.user.link
+    fn inner(&self) -> &Arc<ConnectionInner> {
+        &self.owner.inner
     }
 }
 
-impl Drop for User {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
-        self.link.release();
+        self.inner.release();
     }
 }
 
-/// The server chose another protocol, or none.
-fn not_spoken(target: &Target) -> ClientError {
+/// The error for a server that did not select `oxenv.1`.
+fn protocol_not_offered(target: &ServerAddress) -> ClientError {
     let message =
         format!("the server at {target} does not speak {MULTI_PROTOCOL}: use one socket for each session");
     ClientError::new(Code::VersionMismatch, message)

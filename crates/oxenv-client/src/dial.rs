@@ -1,10 +1,10 @@
 //! Making a WebSocket: TCP, TLS, handshake, in one connection.
 //!
 //! Invariant: one connection, whatever the server answers. A server that selects no subprotocol although one was
-//! offered is no failure, because stock servers select none and have one slot; so the handshake is made here, not by
+//! offered is not a failure, because stock servers select none and have one slot; so the handshake is made here, not by
 //! tungstenite, which refuses that.
 
-mod answer;
+mod handshake;
 pub(crate) mod tls;
 
 use std::io;
@@ -23,24 +23,30 @@ use oxenv_wire::{Delivered, Phase};
 
 use crate::error::{ClientError, Code, Result};
 use crate::options::ClientOptions;
-pub(crate) use crate::target::Target;
+pub(crate) use crate::server_address::ServerAddress;
 
-/// Room for the answer to a handshake, its refusal included.
-const ANSWER: usize = 16 << 10;
+/// Largest response to a handshake, the body of a refusal included.
+const MAX_RESPONSE_BYTES: usize = 16 << 10;
 
-/// What of a refusal is waited for behind its head.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// How long the body of a refusal is waited for.
+const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because
 /// a server may take nothing before its replies are read.
 pub(crate) const MAX_UNSENT_PONGS: usize = 1024;
 
 /// A connection, safe or not.
-pub(crate) type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+pub(crate) type MaybeTlsStream = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// A response, and the bytes that were read so far: its head and what came after it.
+struct ReceivedResponse {
+    head: handshake::UpgradeResponse,
+    bytes: Vec<u8>,
+}
 
 /// An open WebSocket.
-pub(crate) struct Dialled {
-    pub(crate) socket: WebSocketStream<Stream>,
+pub(crate) struct OpenedSocket {
+    pub(crate) socket: WebSocketStream<MaybeTlsStream>,
     /// What the server selected of what was offered.
     pub(crate) subprotocol: Option<String>,
 }
@@ -51,11 +57,11 @@ pub(crate) struct Dialled {
 /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::NotAServer`], [`Code::VersionMismatch`],
 /// [`Code::ConnectionLost`], [`Code::TimedOut`], or the server's own refusal. Nothing was delivered.
 pub(crate) async fn dial(
-    target: &Target,
+    target: &ServerAddress,
     path: &str,
     subprotocol: Option<&str>,
     options: &ClientOptions,
-) -> Result<Dialled> {
+) -> Result<OpenedSocket> {
     let mut stage = "finding and reaching";
     let dialled =
         timeout(options.connect_timeout, connect(target, path, subprotocol, options, &mut stage)).await;
@@ -68,13 +74,13 @@ pub(crate) async fn dial(
 }
 
 async fn connect(
-    target: &Target,
+    target: &ServerAddress,
     path: &str,
     subprotocol: Option<&str>,
     options: &ClientOptions,
     stage: &mut &'static str,
-) -> Result<Dialled> {
-    let tcp = reach(target).await?;
+) -> Result<OpenedSocket> {
+    let tcp = connect_tcp(target).await?;
     let mut stream = if target.secure {
         *stage = "the TLS handshake with";
         Either::Right(tls::handshake(target, tcp).await?)
@@ -83,11 +89,11 @@ async fn connect(
     };
     *stage = "the WebSocket handshake with";
     let key = generate_key();
-    let request = request(target, path, subprotocol, &key);
-    stream.write_all(&request).await.map_err(|error| lost(target, &error))?;
-    let (bytes, head) = read_answer(target, &mut stream).await?;
-    let selected = head.accepted(target, &key, subprotocol)?;
-    let rest = bytes[head.length..].to_vec();
+    let request = upgrade_request(target, path, subprotocol, &key);
+    stream.write_all(&request).await.map_err(|error| handshake_lost(target, &error))?;
+    let ReceivedResponse { head, bytes } = read_response(target, &mut stream).await?;
+    let selected = head.check_accepted(target, &key, subprotocol)?;
+    let rest = bytes[head.head_length..].to_vec();
     let config = WebSocketConfig::default()
         // It is filled with zeros before each read, so a large one costs more than it saves.
         .read_buffer_size(8 << 10)
@@ -96,10 +102,10 @@ async fn connect(
         .max_message_size(Some(options.max_message))
         .max_frame_size(Some(options.max_message));
     let socket = WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config)).await;
-    Ok(Dialled { socket, subprotocol: selected })
+    Ok(OpenedSocket { socket, subprotocol: selected })
 }
 
-async fn reach(target: &Target) -> Result<TcpStream> {
+async fn connect_tcp(target: &ServerAddress) -> Result<TcpStream> {
     let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
     let addresses: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
     if addresses.is_empty() {
@@ -119,7 +125,7 @@ async fn reach(target: &Target) -> Result<TcpStream> {
 }
 
 /// The handshake of RFC 6455, section 4.1.
-fn request(target: &Target, path: &str, subprotocol: Option<&str>, key: &str) -> Vec<u8> {
+fn upgrade_request(target: &ServerAddress, path: &str, subprotocol: Option<&str>, key: &str) -> Vec<u8> {
     let mut request = format!(
         "GET {}{path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
@@ -143,35 +149,35 @@ fn request(target: &Target, path: &str, subprotocol: Option<&str>, key: &str) ->
 }
 
 /// Reads the answer's head, and of a refusal what explains it.
-async fn read_answer(target: &Target, stream: &mut Stream) -> Result<(Vec<u8>, answer::Head)> {
+async fn read_response(target: &ServerAddress, stream: &mut MaybeTlsStream) -> Result<ReceivedResponse> {
     let mut bytes = Vec::with_capacity(1024);
     let mut head = loop {
-        if let Some(head) = answer::head(target, &bytes)? {
+        if let Some(head) = handshake::parse_response(target, &bytes)? {
             break head;
         }
-        if bytes.len() > ANSWER {
-            return Err(answer::not_a_server(target, "its answer has no end", &bytes));
+        if bytes.len() > MAX_RESPONSE_BYTES {
+            return Err(handshake::not_a_server(target, "its answer has no end", &bytes));
         }
         match stream.read_buf(&mut bytes).await {
-            Ok(0) if bytes.is_empty() => return Err(answer::hung_up(target)),
-            Ok(0) => return Err(answer::not_a_server(target, "it hung up within its answer", &bytes)),
+            Ok(0) if bytes.is_empty() => return Err(handshake::no_response(target)),
+            Ok(0) => return Err(handshake::not_a_server(target, "it hung up within its answer", &bytes)),
             Ok(_) => {}
-            Err(error) => return Err(lost(target, &error)),
+            Err(error) => return Err(handshake_lost(target, &error)),
         }
     };
     if head.status != 101 {
         let whole = async {
-            let end = (head.length + head.body).min(ANSWER);
+            let end = (head.head_length + head.body_length).min(MAX_RESPONSE_BYTES);
             while bytes.len() < end && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
         };
         // A refusal is told with what came of it.
-        let _ = timeout(REFUSAL, whole).await;
+        let _ = timeout(REFUSAL_BODY_TIMEOUT, whole).await;
         head.take_body(&bytes);
     }
-    Ok((bytes, head))
+    Ok(ReceivedResponse { head, bytes })
 }
 
-fn lost(target: &Target, error: &io::Error) -> ClientError {
+fn handshake_lost(target: &ServerAddress, error: &io::Error) -> ClientError {
     let message = format!("{target} broke the connection in the handshake: {error}");
     ClientError::new(Code::ConnectionLost, message).with_retry(true, None)
 }

@@ -4,7 +4,7 @@
 //! the next.
 
 mod http;
-mod line;
+mod ordered_socket;
 mod reply;
 mod schemas;
 mod stock;
@@ -13,35 +13,48 @@ pub(crate) mod tools;
 use std::fmt;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, RawJson, Tool, ToolResult, raw};
+use oxenv_wire::{Delivered, ErrorCode, MULTI_PROTOCOL, RawJson, Tool, ToolResult, raw};
 use serde::Serialize;
 use serde_json::Value;
 
 use self::http::HttpSession;
-use self::schemas::Schemas;
+use self::schemas::ToolSchemas;
 use self::stock::StockSession;
 use crate::connection::{Connection, MultiSession};
-use crate::dial::{Target, dial};
+use crate::dial::{ServerAddress, dial};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions, Protocol, ResetOptions, StepOptions};
 use crate::result::StepResult;
-
-/// The subprotocol of many sessions on one socket.
-const OXENV1: &str = "oxenv.1";
 
 /// One session of an environment, over any protocol. Dropping it ends the session.
 ///
 /// A future of a client may be dropped at any time: a request that was not sent is not sent any more, and the late
 /// reply to one that was is thrown away. A step that was sent is still taken, but over HTTP, where it is cancelled.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{EnvClient, ResetOptions};
+/// use serde_json::json;
+///
+/// let env = EnvClient::connect("http://localhost:8000").await?;
+/// env.reset(&ResetOptions { seed: Some(7), ..ResetOptions::default() }).await?;
+/// let step = env.step(&json!({ "message": "hi" })).await?;
+/// println!("{} {:?} {}", step.observation, step.reward, step.done);
+/// let echoed = env.call_tool("echo_message", json!({ "message": "hi" })).await?;
+/// println!("{}", echoed.text());
+/// env.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct EnvClient {
-    session: Session,
+    session: AnySession,
     timeout: Duration,
     /// The tools' schemas, if arguments are to be checked.
-    schemas: Option<Schemas>,
+    schemas: Option<ToolSchemas>,
 }
 
-/// The session, in the protocol that it is spoken to.
-enum Session {
+/// The session, by protocol.
+enum AnySession {
     Stock(StockSession),
     Http(Box<HttpSession>),
     Multi(MultiSession),
@@ -63,19 +76,19 @@ impl EnvClient {
     /// # Errors
     /// As [`EnvClient::connect`].
     pub async fn connect_with(url: &str, options: &ClientOptions, open: &OpenOptions) -> Result<Self> {
-        let target = Target::parse(url, options)?;
+        let target = ServerAddress::parse(url, options)?;
         let offered = match options.protocol {
             Protocol::Http => {
                 let session = HttpSession::open(target, options, open).await?;
-                return Ok(Self::of(Session::Http(Box::new(session)), options));
+                return Ok(Self::new(AnySession::Http(Box::new(session)), options));
             }
             Protocol::Stock => None,
-            Protocol::Auto | Protocol::Oxenv1 => Some(OXENV1),
+            Protocol::Auto | Protocol::Oxenv1 => Some(MULTI_PROTOCOL),
         };
         let dialled = dial(&target, "/ws", offered, options).await?;
         if dialled.subprotocol.is_some() {
-            let connection = Connection::over(dialled, target, options.clone());
-            return Ok(Self::of_multi(connection.open_session(open).await?, options));
+            let connection = Connection::new(dialled, target, options.clone());
+            return Ok(Self::from_multi(connection.open_session(open).await?, options));
         }
         if options.protocol == Protocol::Oxenv1 {
             return Err(ClientError::new(
@@ -85,8 +98,8 @@ impl EnvClient {
                 ),
             ));
         }
-        let session = StockSession::over(dialled, &target, open)?;
-        Ok(Self::of(Session::Stock(session), options))
+        let session = StockSession::new(dialled, &target, open)?;
+        Ok(Self::new(AnySession::Stock(session), options))
     }
 
     /// Makes a session of a snapshot, over HTTP, which has room for those that no frame of `oxenv.1` holds. Of the
@@ -101,24 +114,25 @@ impl EnvClient {
         open: &OpenOptions,
     ) -> Result<Self> {
         restorable(open)?;
-        let session = HttpSession::restore(Target::parse(url, options)?, options, snapshot, open).await?;
-        Ok(Self::of(Session::Http(Box::new(session)), options))
+        let session =
+            HttpSession::restore(ServerAddress::parse(url, options)?, options, snapshot, open).await?;
+        Ok(Self::new(AnySession::Http(Box::new(session)), options))
     }
 
-    pub(crate) fn of_multi(session: MultiSession, options: &ClientOptions) -> Self {
-        Self::of(Session::Multi(session), options)
+    pub(crate) fn from_multi(session: MultiSession, options: &ClientOptions) -> Self {
+        Self::new(AnySession::Multi(session), options)
     }
 
     /// The session of a shared socket, if it is one.
     pub(crate) fn multi(&self) -> Option<&MultiSession> {
         match &self.session {
-            Session::Multi(session) => Some(session),
+            AnySession::Multi(session) => Some(session),
             _ => None,
         }
     }
 
-    fn of(session: Session, options: &ClientOptions) -> Self {
-        let schemas = options.validate_arguments.then(Schemas::default);
+    fn new(session: AnySession, options: &ClientOptions) -> Self {
+        let schemas = options.validate_arguments.then(ToolSchemas::default);
         EnvClient { session, timeout: options.timeout, schemas }
     }
 
@@ -126,29 +140,31 @@ impl EnvClient {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match &self.session {
-            Session::Stock(_) => Protocol::Stock,
-            Session::Http(_) => Protocol::Http,
-            Session::Multi(_) => Protocol::Oxenv1,
+            AnySession::Stock(_) => Protocol::Stock,
+            AnySession::Http(_) => Protocol::Http,
+            AnySession::Multi(_) => Protocol::Oxenv1,
         }
     }
 
-    /// The session's id, where the protocol tells it.
+    /// The session's id, if the protocol reports it.
     #[must_use]
     pub fn session_id(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().map(|made| made.session_id.clone()),
-            Session::Multi(session) => Some(session.session_id().to_owned()),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => session.created().map(|made| made.session_id.clone()),
+            AnySession::Multi(session) => Some(session.session_id().to_owned()),
         }
     }
 
-    /// Where an agent finds the session's tools, absolute, where the protocol tells it.
+    /// Where an agent finds the session's tools, absolute, if the protocol reports it.
     #[must_use]
     pub fn mcp_url(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().map(|made| session.target().absolute(&made.mcp_url)),
-            Session::Multi(session) => Some(session.mcp_url().to_owned()),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => {
+                session.created().map(|made| session.server().absolute_url(&made.mcp_url))
+            }
+            AnySession::Multi(session) => Some(session.mcp_url().to_owned()),
         }
     }
 
@@ -156,9 +172,9 @@ impl EnvClient {
     #[must_use]
     pub fn agent_token(&self) -> Option<String> {
         match &self.session {
-            Session::Stock(_) => None,
-            Session::Http(session) => session.made().and_then(|made| made.agent_token.clone()),
-            Session::Multi(session) => session.agent_token().map(str::to_owned),
+            AnySession::Stock(_) => None,
+            AnySession::Http(session) => session.created().and_then(|made| made.agent_token.clone()),
+            AnySession::Multi(session) => session.agent_token().map(str::to_owned),
         }
     }
 
@@ -171,13 +187,13 @@ impl EnvClient {
     /// Begins an episode.
     ///
     /// # Errors
-    /// Why there is none. A failure has no reward.
+    /// Why there is none, by its code. A failure has no reward.
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
         let within = options.timeout.unwrap_or(self.timeout);
         match &self.session {
-            Session::Stock(session) => session.reset(options, within).await,
-            Session::Http(session) => session.reset(options, within).await,
-            Session::Multi(session) => session.reset(options, within).await,
+            AnySession::Stock(session) => session.reset(options, within).await,
+            AnySession::Http(session) => session.reset(options, within).await,
+            AnySession::Multi(session) => session.reset(options, within).await,
         }
     }
 
@@ -189,7 +205,7 @@ impl EnvClient {
         self.step_with(action, &StepOptions::default()).await
     }
 
-    /// The same with a deadline, a key or a number.
+    /// Takes an action with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
     /// As [`EnvClient::step`]; [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if the protocol has no
@@ -205,15 +221,15 @@ impl EnvClient {
         self.step_raw(action, options).await
     }
 
-    /// The state, as the environment tells it.
+    /// The state, as the environment reports it.
     ///
     /// # Errors
-    /// Why it is not told.
+    /// Why it cannot be read.
     pub async fn state(&self) -> Result<Value> {
         let state = match &self.session {
-            Session::Stock(session) => session.state(self.timeout).await,
-            Session::Http(session) => session.state(self.timeout).await,
-            Session::Multi(session) => session.state(self.timeout).await,
+            AnySession::Stock(session) => session.state(self.timeout).await,
+            AnySession::Http(session) => session.state(self.timeout).await,
+            AnySession::Multi(session) => session.state(self.timeout).await,
         }?;
         serde_json::from_str(state.get()).map_err(|error| {
             let message = format!("the state cannot be read: {error}");
@@ -225,13 +241,13 @@ impl EnvClient {
     /// may count.
     ///
     /// # Errors
-    /// Why they are not told.
+    /// Why they cannot be listed.
     pub async fn list_tools(&self) -> Result<Vec<Tool>> {
         let tools = match &self.session {
-            Session::Multi(session) => session.tools(self.timeout).await?,
+            AnySession::Multi(session) => session.tools(self.timeout).await?,
             _ => {
-                let step = self.step_raw(tools::list()?, &StepOptions::default()).await?;
-                tools::listed(step.observation.get())?
+                let step = self.step_raw(tools::list_action()?, &StepOptions::default()).await?;
+                tools::parse_tools(step.observation.get())?
             }
         };
         if let Some(schemas) = &self.schemas {
@@ -251,7 +267,7 @@ impl EnvClient {
         self.call_tool_with(name, arguments, &StepOptions::default()).await
     }
 
-    /// The same with a deadline, a key or a number.
+    /// Calls a tool with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
     /// As [`EnvClient::call_tool`] and [`EnvClient::step_with`].
@@ -261,15 +277,18 @@ impl EnvClient {
         arguments: Value,
         options: &StepOptions,
     ) -> Result<ToolResult> {
-        let (arguments, text) = tools::arguments(arguments)?;
+        let arguments = tools::encode_arguments(arguments)?;
         if let Some(schemas) = &self.schemas {
             // The call itself was not sent, whatever came of the list.
-            self.learn(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
-            schemas.check(name, &arguments).await?;
+            self.ensure_listed(schemas, name).await.map_err(|error| error.with_delivered(Delivered::No))?;
+            schemas.check(name, &arguments.value).await?;
         }
-        let called = tools::called(&self.step_raw(tools::call(name, &text)?, options).await?);
+        let called =
+            tools::parse_call(&self.step_raw(tools::call_action(name, &arguments.json)?, options).await?);
         called.map_err(|error| match &self.schemas {
-            Some(schemas) if error.code() == Code::ToolNotFound => error.with_more(&schemas.offered()),
+            Some(schemas) if error.code() == Code::ToolNotFound => {
+                error.with_message_suffix(&schemas.describe_offered())
+            }
             _ => error,
         })
     }
@@ -279,14 +298,14 @@ impl EnvClient {
     /// # Errors
     /// [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if server or environment cannot.
     pub async fn fork(&self, n: usize) -> Result<Vec<EnvClient>> {
-        let sessions: Vec<Session> = match &self.session {
-            Session::Stock(_) => return Err(unsupported("forks")),
-            Session::Http(session) if session.made().is_none() => return Err(unsupported("forks")),
-            Session::Http(session) => {
-                session.fork(n, self.timeout).await?.into_iter().map(Box::new).map(Session::Http).collect()
+        let sessions: Vec<AnySession> = match &self.session {
+            AnySession::Stock(_) => return Err(unsupported("forks")),
+            AnySession::Http(session) if session.created().is_none() => return Err(unsupported("forks")),
+            AnySession::Http(session) => {
+                session.fork(n, self.timeout).await?.into_iter().map(Box::new).map(AnySession::Http).collect()
             }
-            Session::Multi(session) => {
-                session.fork(n, self.timeout).await?.into_iter().map(Session::Multi).collect()
+            AnySession::Multi(session) => {
+                session.fork(n, self.timeout).await?.into_iter().map(AnySession::Multi).collect()
             }
         };
         let of = |session| EnvClient { session, timeout: self.timeout, schemas: self.schemas.clone() };
@@ -299,34 +318,34 @@ impl EnvClient {
     /// As [`EnvClient::fork`].
     pub async fn snapshot(&self) -> Result<String> {
         match &self.session {
-            Session::Stock(_) => Err(unsupported("snapshots")),
-            Session::Http(session) if session.made().is_none() => Err(unsupported("snapshots")),
-            Session::Http(session) => session.snapshot(self.timeout).await,
-            Session::Multi(session) => session.snapshot(self.timeout).await,
+            AnySession::Stock(_) => Err(unsupported("snapshots")),
+            AnySession::Http(session) if session.created().is_none() => Err(unsupported("snapshots")),
+            AnySession::Http(session) => session.snapshot(self.timeout).await,
+            AnySession::Multi(session) => session.snapshot(self.timeout).await,
         }
     }
 
-    /// Ends the session and waits for that. To close twice is no error.
+    /// Ends the session and waits for that. Closing twice is not an error.
     ///
     /// # Errors
     /// If the server does not say that it is closed.
     pub async fn close(&self) -> Result<()> {
         match &self.session {
-            Session::Stock(session) => session.close(self.timeout).await,
-            Session::Http(session) => session.close(self.timeout).await,
-            Session::Multi(session) => session.close(self.timeout).await,
+            AnySession::Stock(session) => session.close(self.timeout).await,
+            AnySession::Http(session) => session.close(self.timeout).await,
+            AnySession::Multi(session) => session.close(self.timeout).await,
         }
     }
 
     /// Lists the tools if that one is not known: in a way that is no step, where there is one.
-    async fn learn(&self, schemas: &Schemas, name: &str) -> Result<()> {
-        if schemas.know(name) {
+    async fn ensure_listed(&self, schemas: &ToolSchemas, name: &str) -> Result<()> {
+        if schemas.contains(name) {
             return Ok(());
         }
         let quietly = match &self.session {
-            Session::Stock(session) => session.tools(self.timeout).await?,
-            Session::Http(session) => session.tools(self.timeout).await?,
-            Session::Multi(_) => None,
+            AnySession::Stock(session) => session.tools(self.timeout).await?,
+            AnySession::Http(session) => session.tools(self.timeout).await?,
+            AnySession::Multi(_) => None,
         };
         match quietly {
             Some(tools) => schemas.add(&tools),
@@ -341,9 +360,9 @@ impl EnvClient {
         }
         let within = options.timeout.unwrap_or(self.timeout);
         match &self.session {
-            Session::Stock(session) => session.step(action, options, within).await,
-            Session::Http(session) => session.step(action, options, within).await,
-            Session::Multi(session) => session.step(action, options, within).await,
+            AnySession::Stock(session) => session.step(action, options, within).await,
+            AnySession::Http(session) => session.step(action, options, within).await,
+            AnySession::Multi(session) => session.step(action, options, within).await,
         }
     }
 }

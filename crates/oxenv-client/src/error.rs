@@ -79,11 +79,19 @@ pub enum Code {
 }
 
 /// A failure. Cheap to move: the detail is boxed.
+///
+/// ```
+/// use oxenv_client::{ClientError, Code};
+/// use oxenv_wire::Delivered;
+///
+/// let error = ClientError::new(Code::ConnectionLost, "the connection was lost");
+/// assert_eq!((error.code(), error.delivered()), (Code::ConnectionLost, Delivered::Maybe));
+/// ```
 #[derive(Debug, Clone)]
-pub struct ClientError(Box<Detail>);
+pub struct ClientError(Box<ErrorDetail>);
 
 #[derive(Debug, Clone)]
-struct Detail {
+struct ErrorDetail {
     code: Code,
     message: String,
     kind: FailureKind,
@@ -143,7 +151,7 @@ impl Code {
             },
             #[cfg(feature = "providers")]
             Code::Provider(code) => code.name().to_owned(),
-            own => screaming(&format!("{own:?}")),
+            own => screaming_snake_case(&format!("{own:?}")),
         }
     }
 
@@ -169,7 +177,7 @@ impl Code {
 }
 
 /// `ConnectionLost` as `CONNECTION_LOST`.
-fn screaming(name: &str) -> String {
+fn screaming_snake_case(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
     for (at, letter) in name.char_indices() {
         if at > 0 && letter.is_ascii_uppercase() {
@@ -184,7 +192,7 @@ impl ClientError {
     /// A failure with that code; whose fault it is, delivery and retry follow from the code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let (kind, delivered, retryable) = code.traits();
-        let detail = Detail {
+        let detail = ErrorDetail {
             code,
             message: message.into(),
             kind,
@@ -197,28 +205,28 @@ impl ClientError {
         ClientError(Box::new(detail))
     }
 
-    /// The same, of that kind.
+    /// Sets the kind.
     #[must_use]
     pub fn with_kind(mut self, kind: FailureKind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// The same, in that phase.
+    /// Sets the phase.
     #[must_use]
     pub fn with_phase(mut self, phase: Phase) -> Self {
         self.0.phase = Some(phase);
         self
     }
 
-    /// The same, delivered or not.
+    /// Sets whether the request was delivered.
     #[must_use]
     pub fn with_delivered(mut self, delivered: Delivered) -> Self {
         self.0.delivered = delivered;
         self
     }
 
-    /// The same, worth a repeat or not, and after how long if that is known.
+    /// Sets whether a repeat is worth it, and after how long if that is known.
     #[must_use]
     pub fn with_retry(mut self, retryable: bool, after: Option<Duration>) -> Self {
         self.0.retryable = retryable;
@@ -226,15 +234,15 @@ impl ClientError {
         self
     }
 
-    /// The same with what a program may read besides.
+    /// Sets the data for programs.
     #[must_use]
     pub fn with_data(mut self, data: Value) -> Self {
         self.0.data = data;
         self
     }
 
-    /// The same with more for people.
-    pub(crate) fn with_more(mut self, more: &str) -> Self {
+    /// Appends to the message.
+    pub(crate) fn with_message_suffix(mut self, more: &str) -> Self {
         self.0.message.extend(["; ", more]);
         self
     }

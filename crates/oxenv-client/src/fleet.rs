@@ -3,16 +3,16 @@
 //! Invariant: an instance that was made is deleted: by [`FleetEnvClient::close`], by its drop, and on every path on
 //! which making it fails. The API key goes to Fleet and to the instance's own host, and to no log.
 
-mod bridge;
-mod claim;
+mod api_error;
 mod control;
 mod create;
-mod fault;
+mod guard;
 mod heartbeat;
 mod http;
 mod instance;
-mod life;
+mod lifecycle;
 mod manager;
+mod observation;
 mod options;
 mod start;
 
@@ -33,38 +33,54 @@ use crate::error::{ClientError, Code, Result};
 use crate::multiplexer::Multiplexer;
 use crate::options::ResetOptions;
 use crate::result::StepResult;
-use claim::Claim;
-pub use claim::deletions_done;
 pub use control::FleetControl;
+use guard::InstanceGuard;
+pub use guard::deletions_done;
 use heartbeat::Heartbeat;
 pub use instance::{FleetInstance, FleetManagerUrls, FleetUrls};
-use life::Life;
-use manager::Manager;
+use lifecycle::InstanceLifecycle;
+use manager::InstanceManager;
 pub use options::FleetOptions;
 
 /// Where Fleet's control plane is.
 pub const DEFAULT_BASE_URL: &str = "https://orchestrator.fleetai.com";
 
 /// How long deleting an instance may take.
-const DELETION: Duration = Duration::from_secs(30);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the tools' connections may take to close.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a step may take that the instance itself serves.
-const STEP: Duration = Duration::from_mins(1);
+const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The orchestrator's side of an instance on Fleet. Its drop deletes the instance, in the background: see
 /// [`deletions_done`].
+///
+/// ```no_run
+/// # async fn run(api_key: &str) -> oxenv_client::Result<()> {
+/// use oxenv_client::ResetOptions;
+/// use oxenv_client::fleet::{FleetEnvClient, FleetOptions};
+/// use serde_json::json;
+///
+/// let (orchestrator, tools) =
+///     FleetEnvClient::from_fleet(api_key, "fira:1.3.1", FleetOptions::default()).await?;
+/// orchestrator.reset(&ResetOptions::default()).await?;
+/// let result = tools.call_tool("computer", json!({ "action": "screenshot" })).await?;
+/// println!("{}", result.text());
+/// orchestrator.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct FleetEnvClient {
     instance: FleetInstance,
-    manager: Manager,
+    manager: InstanceManager,
     tools: Multiplexer,
-    life: Arc<Life>,
+    lifecycle: Arc<InstanceLifecycle>,
     reset_timeout: Duration,
     // Ends before the instance does.
     heartbeat: parking_lot::Mutex<Option<Heartbeat>>,
-    claim: Mutex<Claim>,
+    guard: Mutex<InstanceGuard>,
 }
 
 impl FleetEnvClient {
@@ -79,7 +95,7 @@ impl FleetEnvClient {
         env_key: &str,
         options: FleetOptions,
     ) -> Result<(FleetEnvClient, Multiplexer)> {
-        start::make(api_key, env_key, &options).await
+        start::create(api_key, env_key, &options).await
     }
 
     /// Connects to an instance that runs, and leaves it to whoever made it: neither drop nor close deletes it.
@@ -107,13 +123,13 @@ impl FleetEnvClient {
         self.instance.root().unwrap_or_default()
     }
 
-    /// The instance, as Fleet told it when it began to run.
+    /// The instance, as Fleet reported it when it began to run.
     #[must_use]
     pub fn instance(&self) -> &FleetInstance {
         &self.instance
     }
 
-    /// Begins an episode. The observation is made by the client, because Fleet tells none: `message` (the reset's),
+    /// Begins an episode. The observation is made by the client, because Fleet reports none: `message` (the reset's),
     /// `resources` (as Fleet lists them), `tools` (their names); the last two are null if they could not be read.
     ///
     /// Of the options, `seed` and `extra` (such as `timestamp`) go to the instance. It is sent once.
@@ -122,17 +138,17 @@ impl FleetEnvClient {
     /// [`Code::TimedOut`] after the reset's deadline, [`Code::FleetRunnerRefused`], [`Code::FleetInstanceGone`], and
     /// others that say why there is none.
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
-        self.life.usable()?;
+        self.lifecycle.check_usable()?;
         let limit = options.timeout.unwrap_or(self.reset_timeout);
         let message = match self.manager.reset(options, limit).await {
             Ok(message) => message,
-            Err(error) => return Err(self.explained(error, Phase::Reset).await),
+            Err(error) => return Err(self.explain(error, Phase::Reset).await),
         };
-        self.life.begin(options.episode_id.as_deref());
+        self.lifecycle.begin_episode(options.episode_id.as_deref());
         let (resources, tools) = tokio::join!(self.manager.resources(), self.tools.list_tools());
         let names = |tools: &[oxenv_wire::Tool]| tools.iter().map(|tool| tool.name.as_ref().into()).collect();
         let tools = tools.map_or(Value::Null, |tools| Value::Array(names(&tools)));
-        bridge::reset_observation(&message, &resources.unwrap_or_default(), &tools)
+        observation::reset_observation(&message, &resources.unwrap_or_default(), &tools)
     }
 
     /// Takes an action: `ListToolsAction` and `CallToolAction`, in any spelling, go through the MCP endpoints, and the
@@ -142,27 +158,27 @@ impl FleetEnvClient {
     /// [`ErrorCode::Unsupported`] for any other, while Fleet serves no `/step`;
     /// [`Code::FleetInstanceGone`]; and why nothing is known of a call.
     pub async fn step(&self, action: &Value) -> Result<StepResult> {
-        self.life.usable()?;
+        self.lifecycle.check_usable()?;
         let text = raw(action).unwrap_or_default();
-        let parsed = match Action::parse(&*text).map_err(|issues| invalid(&issues))? {
+        let parsed = match Action::parse(&*text).map_err(|issues| invalid_action(&issues))? {
             // An environment of tools alone takes a call without its `type`.
             Action::Typed(typed) => default_call(typed).map_or(Action::Typed(typed), Action::CallTool),
             parsed => parsed,
         };
         let taken = match parsed {
             Action::ListTools(spelling) => match self.tools.list_tools().await {
-                Ok(tools) => bridge::listing(spelling, &tools),
+                Ok(tools) => observation::tools_observation(spelling, &tools),
                 Err(error) => Err(error),
             },
-            Action::CallTool(call) => self.call(&call).await,
-            Action::CallTools(_) | Action::Code(_) | Action::Typed(_) => self.other(action).await,
+            Action::CallTool(call) => self.call_tool(&call).await,
+            Action::CallTools(_) | Action::Code(_) | Action::Typed(_) => self.step_instance(action).await,
         };
         match taken {
             Ok(result) => {
-                self.life.step();
+                self.lifecycle.count_step();
                 Ok(result)
             }
-            Err(error) => Err(self.explained(error, Phase::Step).await),
+            Err(error) => Err(self.explain(error, Phase::Step).await),
         }
     }
 
@@ -170,55 +186,55 @@ impl FleetEnvClient {
     /// `instance_id` as the client counts them.
     ///
     /// # Errors
-    /// Why it is not told.
+    /// Why it cannot be read.
     pub async fn state(&self) -> Result<Value> {
-        self.life.usable()?;
-        if !self.life.no_state.load(Ordering::Relaxed) {
+        self.lifecycle.check_usable()?;
+        if !self.lifecycle.state_unsupported.load(Ordering::Relaxed) {
             match self.manager.state().await {
                 Ok(Some(state)) => return Ok(state),
-                Ok(None) => self.life.no_state.store(true, Ordering::Relaxed),
-                Err(error) => return Err(self.explained(error, Phase::Step).await),
+                Ok(None) => self.lifecycle.state_unsupported.store(true, Ordering::Relaxed),
+                Err(error) => return Err(self.explain(error, Phase::Step).await),
             }
         }
-        Ok(self.life.state(self.instance_id()))
+        Ok(self.lifecycle.state(self.instance_id()))
     }
 
-    /// Deletes the instance and waits for that. To close twice is no error.
+    /// Deletes the instance and waits for that. Closing twice is not an error.
     ///
     /// # Errors
     /// If Fleet does not say that it is gone; the message names it.
     pub async fn close(&self) -> Result<()> {
-        self.life.close();
+        self.lifecycle.mark_closed();
         drop(self.heartbeat.lock().take());
-        let end = async { self.claim.lock().await.end(after(Instant::now(), DELETION)).await };
+        let end = async { self.guard.lock().await.delete(after(Instant::now(), DELETE_TIMEOUT)).await };
         // An instance that hangs is deleted all the same.
-        let (_, ended) = tokio::join!(timeout(FAREWELL, self.tools.close()), end);
+        let (_, ended) = tokio::join!(timeout(CLOSE_TIMEOUT, self.tools.close()), end);
         ended
     }
 
     /// Leaves the instance running and gives its id: from now on its end is the caller's care, or its time to live's.
     #[must_use]
     pub fn detach(mut self) -> String {
-        self.claim.get_mut().nothing();
+        self.guard.get_mut().disarm();
         self.instance.instance_id.clone()
     }
 
-    async fn call(&self, call: &ToolCall<'_>) -> Result<StepResult> {
+    async fn call_tool(&self, call: &ToolCall<'_>) -> Result<StepResult> {
         let arguments = match call.arguments {
             Some(arguments) => serde_json::from_str(arguments.get()).unwrap_or_default(),
             None => json!({}),
         };
         let outcome = self.tools.call_tool(&call.name, arguments).await;
-        bridge::called(call, outcome)
+        observation::call_observation(call, outcome)
     }
 
-    /// An action that is no tool call.
-    async fn other(&self, action: &Value) -> Result<StepResult> {
-        if !self.life.no_step.load(Ordering::Relaxed) {
-            if let Some(answer) = self.manager.step(action, STEP).await? {
-                return bridge::read(&String::from_utf8_lossy(&answer.body));
+    /// Sends an action that is no tool call to the instance's own `/step`.
+    async fn step_instance(&self, action: &Value) -> Result<StepResult> {
+        if !self.lifecycle.step_unsupported.load(Ordering::Relaxed) {
+            if let Some(answer) = self.manager.step(action, STEP_TIMEOUT).await? {
+                return observation::parse_step(&String::from_utf8_lossy(&answer.body));
             }
-            self.life.no_step.store(true, Ordering::Relaxed);
+            self.lifecycle.step_unsupported.store(true, Ordering::Relaxed);
         }
         Err(manager::unsupported(
             "Fleet serves no /step, so that only actions that list or call tools can be taken: \
@@ -226,10 +242,10 @@ impl FleetEnvClient {
         ))
     }
 
-    async fn explained(&self, error: ClientError, phase: Phase) -> ClientError {
-        let error = self.manager.explained(error).await;
+    async fn explain(&self, error: ClientError, phase: Phase) -> ClientError {
+        let error = self.manager.explain(error).await;
         if error.code() == Code::FleetInstanceGone {
-            self.life.end(&error);
+            self.lifecycle.mark_gone(&error);
         }
         match error.phase() {
             None => error.with_phase(phase),
@@ -244,7 +260,7 @@ impl fmt::Debug for FleetEnvClient {
     }
 }
 
-fn invalid(issues: &[oxenv_wire::ValidationIssue]) -> ClientError {
+fn invalid_action(issues: &[oxenv_wire::ValidationIssue]) -> ClientError {
     let data = serde_json::to_value(issues).unwrap_or_default();
     ClientError::new(Code::Server(ErrorCode::ValidationError), render_issues("action", issues))
         .with_kind(FailureKind::Action)
@@ -255,4 +271,4 @@ fn invalid(issues: &[oxenv_wire::ValidationIssue]) -> ClientError {
 /// The guide's own code, compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/fleet.md")]
-struct Guide;
+struct FleetGuide;

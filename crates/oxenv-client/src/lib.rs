@@ -6,19 +6,19 @@
 
 mod arguments;
 pub mod blocking;
-mod causes;
 mod connection;
 mod dial;
 mod env_client;
 mod error;
 pub mod fleet;
+mod http_error;
 mod multiplexer;
 mod options;
 #[cfg(feature = "providers")]
 mod provided;
-mod refusal;
 mod result;
-mod target;
+mod server_address;
+mod server_error;
 mod typed;
 
 pub use connection::{BatchStep, Connection};
@@ -34,4 +34,4 @@ pub use typed::{TypedClient, TypedResult};
 /// The guide, whose code is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/client.md")]
-struct Guide;
+struct ClientGuide;

@@ -6,8 +6,8 @@
 mod call;
 mod catalogue;
 mod endpoint;
-mod fault;
-mod shared;
+mod endpoint_error;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio_util::sync::DropGuard;
 
 use crate::error::{Code, Result};
-use shared::Shared;
+use state::MultiplexerState;
 
 /// What becomes of a listing when an endpoint cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +42,7 @@ pub struct MultiplexOptions {
     pub connect_timeout: Duration,
     /// How long a call may take, with all that it waits for; 0: 60 s.
     pub timeout: Duration,
-    /// Those of the URLs that may be absent: status 404 there is no failure even if all are demanded.
+    /// Those of the URLs that may be absent: status 404 there is not a failure even if all are demanded.
     pub optional: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ pub struct EndpointReport {
     /// Why it cannot be used, if it cannot.
     pub error: Option<String>,
     /// The same for programs; written as its name, such as `CONNECT_FAILED`.
-    #[serde(serialize_with = "named")]
+    #[serde(serialize_with = "serialize_code_name")]
     pub code: Option<Code>,
     /// Whether it answered that there is nothing (status 404).
     pub absent: bool,
@@ -104,7 +104,7 @@ pub struct ToolListing {
 /// ```
 #[derive(Clone)]
 pub struct Multiplexer {
-    shared: Arc<Shared>,
+    state: Arc<MultiplexerState>,
     /// Ends what runs in the background.
     _stop: Arc<DropGuard>,
 }
@@ -116,9 +116,9 @@ impl Multiplexer {
     /// [`Code::InvalidOptions`], if a URL or a header is wrong, or there is no URL.
     pub fn new(urls: &[impl AsRef<str>], options: MultiplexOptions) -> Result<Self> {
         let urls: Vec<&str> = urls.iter().map(AsRef::as_ref).collect();
-        let shared = Shared::new(&urls, options)?;
+        let shared = MultiplexerState::new(&urls, options)?;
         let stop = Arc::new(shared.signals.stop.clone().drop_guard());
-        Ok(Multiplexer { shared: Arc::new(shared), _stop: stop })
+        Ok(Multiplexer { state: Arc::new(shared), _stop: stop })
     }
 
     /// Connects where that is not done yet, lists all endpoints together, and replaces the owner map. An endpoint
@@ -128,7 +128,7 @@ impl Multiplexer {
     /// [`Code::EndpointUnavailable`], if none can be used, or not all and all are demanded; its data has the
     /// `endpoints`. The owner map stays as it was then. [`Code::Closed`].
     pub async fn list(&self) -> Result<ToolListing> {
-        self.shared.list().await
+        self.state.list().await
     }
 
     /// The tools of [`Multiplexer::list`].
@@ -151,21 +151,24 @@ impl Multiplexer {
     /// [`Code::ToolFailed`] if the endpoint answered with an error instead of a result, [`Code::InvalidReply`],
     /// [`Code::Closed`]. Where the failure is an endpoint's, the data has its `endpoint`.
     pub async fn call_tool(&self, name: &str, arguments: Value) -> Result<ToolResult> {
-        self.shared.call(name, arguments).await
+        self.state.call(name, arguments).await
     }
 
     /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint said so, went
     /// away, or came back. Returns at once if that was before, and when the multiplexer is closed.
     pub async fn changed(&self) {
-        self.shared.changed().await;
+        self.state.changed().await;
     }
 
-    /// Ends all connections; calls in flight are lost. To close twice is no error.
+    /// Ends all connections; calls in flight are lost. Closing twice is not an error.
     pub async fn close(&self) {
-        self.shared.close().await;
+        self.state.close().await;
     }
 }
 
-fn named<S: Serializer>(code: &Option<Code>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn serialize_code_name<S: Serializer>(
+    code: &Option<Code>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     code.map(Code::name).serialize(serializer)
 }

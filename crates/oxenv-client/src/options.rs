@@ -24,6 +24,20 @@ pub enum Protocol {
 }
 
 /// How to connect.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use oxenv_client::{ClientOptions, Protocol};
+///
+/// let options = ClientOptions {
+///     protocol: Protocol::Http,
+///     token: Some("secret".to_owned()),
+///     timeout: Duration::from_secs(5),
+///     ..ClientOptions::default()
+/// };
+/// assert!(!format!("{options:?}").contains("secret"));
+/// ```
 #[derive(Clone)]
 pub struct ClientOptions {
     /// How the server is talked to.

@@ -15,6 +15,17 @@ use crate::error::Result;
 use crate::options::{ClientOptions, OpenOptions};
 
 /// A session together with the instance that serves it.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{ProvidedEnv, ResetOptions};
+///
+/// let env = ProvidedEnv::from_docker_image("echo-env:latest", None, &[]).await?;
+/// env.client().reset(&ResetOptions::default()).await?;
+/// env.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct ProvidedEnv {
     // Before the instance, so that a drop closes the session first.
     client: EnvClient,
@@ -23,6 +34,25 @@ pub struct ProvidedEnv {
 
 impl ProvidedEnv {
     /// Starts an instance and opens a session in it.
+    ///
+    /// ```no_run
+    /// # async fn run() -> oxenv_client::Result<()> {
+    /// use oxenv_client::{ClientOptions, OpenOptions, ProvidedEnv};
+    /// use oxenv_providers::docker::DockerProvider;
+    /// use oxenv_providers::{InstanceSpec, ResourceLimits};
+    ///
+    /// let provider = DockerProvider::connect(None).await?;
+    /// let spec = InstanceSpec {
+    ///     image: Some("echo-env:latest".to_owned()),
+    ///     limits: ResourceLimits { memory: Some(512 << 20), ..ResourceLimits::default() },
+    ///     ..InstanceSpec::default()
+    /// };
+    /// let env =
+    ///     ProvidedEnv::start(&provider, &spec, &ClientOptions::default(), &OpenOptions::default()).await?;
+    /// env.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Why there is none; then nothing is left running.
@@ -68,6 +98,20 @@ impl ProvidedEnv {
     /// `uvicorn module:app --port {port}`; `{port}` stands for a free port. The supervisor is the program that ends
     /// it: `oxenv` with the argument `supervise`. The command has the usual PATH and no other variable of ours; to give
     /// it more, start it by a `ProcessProvider` of your own.
+    ///
+    /// ```no_run
+    /// # async fn run() -> oxenv_client::Result<()> {
+    /// use oxenv_client::ProvidedEnv;
+    /// use oxenv_upstream::child::Supervisor;
+    ///
+    /// let supervisor = Supervisor::new("oxenv", ["supervise"]);
+    /// let command = ["oxenv", "serve", "echo", "--port", "{port}"];
+    /// let env = ProvidedEnv::from_command(supervisor, command).await?;
+    /// println!("{}", env.instance().url());
+    /// env.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`ProvidedEnv::start`].

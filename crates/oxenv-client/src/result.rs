@@ -48,6 +48,20 @@ impl StepResult {
     ///
     /// # Errors
     /// [`Code::InvalidReply`], if it does not fit.
+    ///
+    /// ```
+    /// use oxenv_client::StepResult;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Echo {
+    ///     message: String,
+    /// }
+    ///
+    /// let text = r#"{"observation":{"message":"hi"},"reward":1,"done":false}"#;
+    /// let step: StepResult = serde_json::from_str(text)?;
+    /// assert_eq!(step.observation_as::<Echo>()?.message, "hi");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn observation_as<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.observation.get()).map_err(|error| {
             ClientError::new(

@@ -17,6 +17,28 @@ use crate::result::StepResult;
 ///
 /// Observations that do not need all fields need not name them; unknown ones are left alone, unless the type refuses
 /// them itself.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::{EnvClient, ResetOptions, TypedClient};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize)]
+/// struct Move {
+///     column: u8,
+/// }
+///
+/// #[derive(Deserialize)]
+/// struct Board {
+///     legal_actions: Vec<u8>,
+/// }
+///
+/// let env: TypedClient<Move, Board> = TypedClient::new(EnvClient::connect("localhost:8000").await?);
+/// let start = env.reset(&ResetOptions::default()).await?;
+/// env.step(&Move { column: start.observation.legal_actions[0] }).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct TypedClient<A, O, S = serde_json::Value> {
     client: EnvClient,
     types: PhantomData<fn(A) -> (O, S)>,
@@ -40,7 +62,7 @@ pub struct TypedResult<O> {
 }
 
 impl<A, O, S> TypedClient<A, O, S> {
-    /// The same session with types.
+    /// Adds types to a session.
     #[must_use]
     pub fn new(client: EnvClient) -> Self {
         TypedClient { client, types: PhantomData }
@@ -76,7 +98,7 @@ impl<A: Serialize, O: DeserializeOwned, S: DeserializeOwned> TypedClient<A, O, S
         self.step_with(action, &StepOptions::default()).await
     }
 
-    /// The same with a deadline, a key or a number.
+    /// Takes an action with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
     /// As [`TypedClient::step`] and [`EnvClient::step_with`].

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const FARTHEST: Duration = Duration::from_secs(1 << 32);
 
 /// A clock that begins at 0.
-pub(crate) struct Clock {
+pub(crate) struct SimulatedClock {
     began: Instant,
     /// When it began, since 1970.
     wall: Duration,
@@ -20,11 +20,11 @@ pub(crate) struct Clock {
     changed: Notify,
 }
 
-impl Clock {
+impl SimulatedClock {
     pub(crate) fn new() -> Self {
         // A machine that lives before 1970 gets wrong dates and nothing worse.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { began: Instant::now(), wall, ahead: Mutex::default(), changed: Notify::new() }
+        SimulatedClock { began: Instant::now(), wall, ahead: Mutex::default(), changed: Notify::new() }
     }
 
     /// The time since the beginning.
@@ -36,15 +36,15 @@ impl Clock {
         let mut ahead = self.ahead.lock();
         *ahead = ahead.saturating_add(time).min(FARTHEST);
         drop(ahead);
-        self.touch();
+        self.wake_sleepers();
     }
 
     /// Wakes all that sleep, so that they look again.
-    pub(crate) fn touch(&self) {
+    pub(crate) fn wake_sleepers(&self) {
         self.changed.notify_waiters();
     }
 
-    /// Sleeps until the time that `until` gives, or until somebody calls [`Clock::touch`] after it was asked; without
+    /// Sleeps until the time that `until` gives, or until somebody calls [`SimulatedClock::wake_sleepers`] after it was asked; without
     /// a time only the latter.
     pub(crate) async fn sleep_until(&self, until: impl FnOnce() -> Option<Duration>) {
         let changed = self.changed.notified();
@@ -59,8 +59,8 @@ impl Clock {
         }
     }
 
-    /// Lets so much time pass.
-    pub(crate) async fn pass(&self, time: Duration) {
+    /// Sleeps for a time of this clock.
+    pub(crate) async fn sleep(&self, time: Duration) {
         let until = self.now().saturating_add(time);
         while self.now() < until {
             self.sleep_until(|| Some(until)).await;
@@ -68,12 +68,12 @@ impl Clock {
     }
 
     /// Seconds since 1970.
-    pub(crate) fn unix(&self, at: Duration) -> f64 {
+    pub(crate) fn unix_seconds(&self, at: Duration) -> f64 {
         (self.wall + at).as_secs_f64()
     }
 
     /// As `2026-11-21T03:50:23.656716+00:00`.
-    pub(crate) fn stamp(&self, at: Duration) -> String {
+    pub(crate) fn timestamp(&self, at: Duration) -> String {
         let since = self.wall + at;
         let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);
@@ -108,10 +108,10 @@ mod tests {
 
     #[tokio::test]
     async fn no_jump_is_too_far() {
-        let clock = Clock::new();
+        let clock = SimulatedClock::new();
         for _ in 0..2 {
             clock.advance(Duration::from_secs(u64::MAX));
-            assert!(clock.now() >= FARTHEST && clock.stamp(clock.now()).starts_with("21"));
+            assert!(clock.now() >= FARTHEST && clock.timestamp(clock.now()).starts_with("21"));
         }
     }
 

@@ -26,25 +26,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The longest body that is read.
-const MAX_BODY: usize = 16 << 20;
+const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// Who answers requests: the control plane, or an instance.
-pub(crate) trait Answers: Send + Sync + 'static {
-    /// An answer, or none, and then the connection is closed.
-    fn answer(self: Arc<Self>, parts: Parts, body: Bytes) -> BoxFuture<'static, Result<Response, Hangup>>;
+/// Handles requests: the control plane, or an instance.
+pub(crate) trait RequestHandler: Send + Sync + 'static {
+    /// The response, or an error, and then the connection is closed without one.
+    fn handle(
+        self: Arc<Self>,
+        parts: Parts,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Response, ConnectionClosed>>;
 }
 
 /// The connection is closed without an answer.
 #[derive(Debug)]
-pub(crate) struct Hangup;
+pub(crate) struct ConnectionClosed;
 
-impl fmt::Display for Hangup {
+impl fmt::Display for ConnectionClosed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the connection is closed without an answer")
     }
 }
 
-impl std::error::Error for Hangup {}
+impl std::error::Error for ConnectionClosed {}
 
 /// A listener and what it accepted.
 pub(crate) struct Connections {
@@ -54,7 +58,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn serve(listener: TcpListener, by: Arc<dyn Answers>) -> Self {
+    pub(crate) fn serve(listener: TcpListener, by: Arc<dyn RequestHandler>) -> Self {
         let listener = Arc::new(Mutex::new(Some(listener)));
         let connections = Connections {
             listener: Arc::clone(&listener),
@@ -69,7 +73,7 @@ impl Connections {
                     tokio::select! {
                         biased;
                         () = ended.cancelled() => {}
-                        () = converse(stream, by) => {}
+                        () = serve_connection(stream, by) => {}
                     }
                 });
             }
@@ -77,7 +81,7 @@ impl Connections {
         connections
     }
 
-    pub(crate) fn listens(&self) -> bool {
+    pub(crate) fn is_listening(&self) -> bool {
         self.listener.lock().is_some()
     }
 
@@ -88,7 +92,7 @@ impl Connections {
         self.tasks.close();
     }
 
-    /// The same, and waits until they are gone.
+    /// Stops listening, and waits until all connections are closed.
     pub(crate) async fn close(&self) {
         self.abort();
         self.tasks.wait().await;
@@ -123,7 +127,7 @@ async fn accept(listener: &Mutex<Option<TcpListener>>, ended: &CancellationToken
     }
 }
 
-async fn converse(stream: TcpStream, by: Arc<dyn Answers>) {
+async fn serve_connection(stream: TcpStream, by: Arc<dyn RequestHandler>) {
     // Without it a reply may wait 40 ms for an acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
@@ -136,9 +140,9 @@ async fn converse(stream: TcpStream, by: Arc<dyn Answers>) {
             if parts.headers.contains_key(header::ORIGIN) {
                 return Ok((StatusCode::FORBIDDEN, "a simulated Fleet is not for web pages").into_response());
             }
-            match to_bytes(Body::new(body), MAX_BODY).await {
-                Ok(body) => by.answer(parts, body).await,
-                Err(_) => Err(Hangup),
+            match to_bytes(Body::new(body), MAX_BODY_BYTES).await {
+                Ok(body) => by.handle(parts, body).await,
+                Err(_) => Err(ConnectionClosed),
             }
         }
     });
@@ -148,9 +152,9 @@ async fn converse(stream: TcpStream, by: Arc<dyn Answers>) {
 }
 
 /// A JSON document as an answer.
-pub(crate) struct Json<T>(pub(crate) T);
+pub(crate) struct JsonResponse<T>(pub(crate) T);
 
-impl<T: Serialize> IntoResponse for Json<T> {
+impl<T: Serialize> IntoResponse for JsonResponse<T> {
     fn into_response(self) -> Response {
         match serde_json::to_vec(&self.0) {
             Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
@@ -160,7 +164,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// The first half of a text, and then the end of the connection.
-pub(crate) fn half(bytes: &Bytes) -> Body {
-    let first = Ok::<_, Hangup>(bytes.slice(..bytes.len() / 2));
-    Body::from_stream(futures_util::stream::iter([first, Err(Hangup)]))
+pub(crate) fn truncated_body(bytes: &Bytes) -> Body {
+    let first = Ok::<_, ConnectionClosed>(bytes.slice(..bytes.len() / 2));
+    Body::from_stream(futures_util::stream::iter([first, Err(ConnectionClosed)]))
 }

@@ -3,18 +3,18 @@
 //! Invariant: a fault has one text form, and reading it gives the fault back (`text.rs`); one that could never happen
 //! where it is put is refused.
 
-mod book;
-mod meeting;
-mod place;
-mod text;
+mod apply;
+mod registry;
+mod syntax;
+mod target;
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use book::{FaultBook, Plan};
-pub use place::{McpMethod, Place};
-pub use text::FaultError;
+pub(crate) use registry::{FaultRegistry, RequestFaults};
+pub use syntax::FaultError;
+pub use target::{FaultTarget, McpMethod};
 
 /// Something that goes wrong. Write one as text, `create:429*2`, or build it with [`Fault::new`].
 ///
@@ -22,7 +22,7 @@ pub use text::FaultError;
 /// one place, the first that was injected is met until it is used up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
-    place: Place,
+    target: FaultTarget,
     effect: Effect,
     times: Option<u32>,
 }
@@ -32,15 +32,15 @@ impl Fault {
     ///
     /// # Errors
     /// If the effect cannot happen at that place.
-    pub fn new(place: Place, effect: Effect) -> Result<Self, FaultError> {
+    pub fn new(place: FaultTarget, effect: Effect) -> Result<Self, FaultError> {
         if effect.fits(place) {
-            Ok(Fault { place, effect, times: None })
+            Ok(Fault { target: place, effect, times: None })
         } else {
             Err(FaultError::misplaced(place, &effect))
         }
     }
 
-    /// The same, for the first `times` requests alone.
+    /// Limits the fault to the first `times` requests.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         Fault { times: Some(times), ..self }
@@ -48,8 +48,8 @@ impl Fault {
 
     /// Where it happens.
     #[must_use]
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn target(&self) -> FaultTarget {
+        self.target
     }
 
     /// What happens.
@@ -63,7 +63,7 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// It is answered with this, and nothing else is done.
-    Reply(Reply),
+    Respond(FaultResponse),
     /// `drop`: the connection is closed, and nothing was done.
     Drop,
     /// `drop-after`: it is done, and the connection is closed instead of an answer.
@@ -84,8 +84,8 @@ pub enum Effect {
     /// `expire`, at an instance: the time of the instance is over as the request comes.
     Expire,
     /// `pending` and others, at `create` alone: the create is answered at once, with `pending`; the instance is still
-    /// pending when it is asked for the first time, and after that what its fate is.
-    Pending(Fate),
+    /// pending when it is asked for the first time, and after that what its outcome is.
+    Pending(PendingOutcome),
     /// `lose-session`, over MCP: the session is forgotten as the request comes, which is answered with 404.
     LoseSession,
     /// `lose-session-in-call`, over MCP: it is done, then the connection and the session are gone.
@@ -110,7 +110,7 @@ pub enum Effect {
 
 /// What becomes of an instance that is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum PendingOutcome {
     /// `pending`: it runs.
     Running,
     /// `pending-then-error`: it failed.
@@ -121,25 +121,25 @@ pub enum Fate {
     Pending,
 }
 
-/// An answer: `STATUS`, `STATUS~RETRY_AFTER_SECONDS`, `STATUS=BODY`, both, or a name:
-/// `limit`, `403-limit`, `403-team`, `403-environment`, `403-permission`, `400-region`, `400-environment`, `400-version`,
-/// `400-retryable`, `400-retryable-text`.
+/// A response: `STATUS`, `STATUS~RETRY_AFTER_SECONDS`, `STATUS=BODY`, both, or a name:
+/// `limit`, `403-limit`, `403-team`, `403-environment`, `403-permission`, `400-region`, `400-environment`,
+/// `400-version`, `400-retryable`, `400-retryable-text`.
 ///
 /// In the text form a body is JSON for JSON, a JSON string for plain text, and `html` before a JSON string for HTML.
 /// A status alone has the body that Fleet, or a proxy before it, was seen to send.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
+pub struct FaultResponse {
     /// The status.
     pub status: u16,
     /// The seconds of a `Retry-After` header.
     pub retry_after: Option<u32>,
     /// The body.
-    pub body: Body,
+    pub body: ResponseBody,
 }
 
 /// The body of an answer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Body {
+pub enum ResponseBody {
     /// A JSON document.
     Json(Value),
     /// Plain text.
@@ -150,10 +150,10 @@ pub enum Body {
 
 impl Effect {
     /// Whether it ends a request, so that nothing else can happen to it.
-    fn answers(&self) -> bool {
+    fn ends_request(&self) -> bool {
         matches!(
             self,
-            Effect::Reply(_)
+            Effect::Respond(_)
                 | Effect::Drop
                 | Effect::Hang
                 | Effect::Refuse
@@ -162,18 +162,18 @@ impl Effect {
         )
     }
 
-    fn fits(&self, place: Place) -> bool {
+    fn fits(&self, place: FaultTarget) -> bool {
         match self {
-            Effect::Reply(_) | Effect::Drop | Effect::DropAfter | Effect::Hang | Effect::HangAfter => true,
+            Effect::Respond(_) | Effect::Drop | Effect::DropAfter | Effect::Hang | Effect::HangAfter => true,
             Effect::Cut | Effect::Slow(_) | Effect::Garbage => true,
-            Effect::Refuse => place == Place::Instance,
-            Effect::Expire => place.at_instance(),
-            Effect::Pending(_) => place == Place::Create,
-            Effect::OldResources => place == Place::Resources,
-            Effect::EmptyTools => place.reaches(McpMethod::List),
-            Effect::IsError | Effect::NullImage | Effect::McpImage => place.reaches(McpMethod::Call),
-            Effect::NoSession => place.reaches(McpMethod::Initialize),
-            Effect::LoseSession | Effect::LoseSessionInCall | Effect::Json | Effect::Sse => place.over_mcp(),
+            Effect::Refuse => place == FaultTarget::Instance,
+            Effect::Expire => place.is_instance(),
+            Effect::Pending(_) => place == FaultTarget::Create,
+            Effect::OldResources => place == FaultTarget::Resources,
+            Effect::EmptyTools => place.includes_method(McpMethod::List),
+            Effect::IsError | Effect::NullImage | Effect::McpImage => place.includes_method(McpMethod::Call),
+            Effect::NoSession => place.includes_method(McpMethod::Initialize),
+            Effect::LoseSession | Effect::LoseSessionInCall | Effect::Json | Effect::Sse => place.is_mcp(),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! An instance: its life as the control plane tells it.
+//! An instance: its life as the control plane reports it.
 //!
 //! Invariant: its listener exists from the moment it was made until it is ended, and answers 503 until it runs.
 
 mod database;
 mod host;
-mod life;
+mod lifecycle;
 mod manager;
 mod mcp;
 mod route;
@@ -19,18 +19,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use crate::clock::Clock;
+use crate::clock::SimulatedClock;
 use crate::connections::Connections;
-use crate::control::Environment;
-use crate::fault::Fate;
-use crate::simulator::{InstanceView, Status};
-use crate::world::World;
-use host::Host;
-use life::Life;
+use crate::control::SimulatedEnvironment;
+use crate::fault::PendingOutcome;
+use crate::simulator::{InstanceStatus, InstanceView};
+use crate::state::SimulatorState;
+use host::InstanceHost;
+use lifecycle::{Heartbeats, SimulatedLifecycle};
 
-/// How an instance was made.
-pub(crate) struct Made {
-    pub(crate) environment: &'static Environment,
+/// How an instance was config.
+pub(crate) struct InstanceConfig {
+    pub(crate) environment: &'static SimulatedEnvironment,
     pub(crate) version: String,
     pub(crate) region: String,
     pub(crate) data_key: Option<String>,
@@ -40,83 +40,89 @@ pub(crate) struct Made {
     pub(crate) heartbeat_interval: Option<u32>,
     pub(crate) ttl: Duration,
     pub(crate) seed: i64,
-    pub(crate) fate: Option<Fate>,
+    pub(crate) outcome: Option<PendingOutcome>,
 }
 
 /// An instance.
-pub(crate) struct Instance {
+pub(crate) struct SimulatedInstance {
     pub(crate) id: String,
     pub(crate) team: String,
-    pub(crate) made: Made,
+    pub(crate) config: InstanceConfig,
     root: String,
-    life: Mutex<Life>,
+    lifecycle: Mutex<SimulatedLifecycle>,
     connections: Mutex<Option<Arc<Connections>>>,
 }
 
-impl Instance {
+impl SimulatedInstance {
     /// Begins to listen.
-    pub(crate) fn start(world: &Arc<World>, id: String, team: String, made: Made) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(
+        simulator: &Arc<SimulatorState>,
+        id: String,
+        team: String,
+        config: InstanceConfig,
+    ) -> io::Result<Arc<Self>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let root = format!("http://{}/", listener.local_addr()?);
-        let life = Life::new(world.clock.now(), world.options.provisioning_delay, &made);
+        let life =
+            SimulatedLifecycle::new(simulator.clock.now(), simulator.options.provisioning_delay, &config);
         let (life, connections) = (Mutex::new(life), Mutex::default());
-        let instance = Arc::new(Instance { id, team, made, root, life, connections });
-        if !world.faults.refuses() {
+        let instance = Arc::new(SimulatedInstance { id, team, config, root, lifecycle: life, connections });
+        if !simulator.faults.take_refusal() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let host = Host::new(Arc::clone(&instance), Arc::clone(world))?;
+            let host = InstanceHost::new(Arc::clone(&instance), Arc::clone(simulator))?;
             *instance.connections.lock() = Some(Arc::new(Connections::serve(listener, Arc::new(host))));
         }
         Ok(instance)
     }
 
-    pub(crate) fn status(&self, now: Duration) -> Status {
-        self.life.lock().status(now)
+    pub(crate) fn status(&self, now: Duration) -> InstanceStatus {
+        self.lifecycle.lock().status(now)
     }
 
     /// When it is no longer pending, if only time passes.
     pub(crate) fn ready_at(&self) -> Duration {
-        self.life.lock().ready_at()
+        self.lifecycle.lock().ready_at()
     }
 
     /// When it ends by itself, if it still lives.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.life.lock().deadline()
+        self.lifecycle.lock().deadline()
     }
 
-    /// Somebody asked for it: a pending one with a fate meets it now.
-    pub(crate) fn asked(&self, now: Duration) {
-        if self.life.lock().asked() == Some(Fate::Stopped) {
+    /// Somebody asked for it: a pending one with a outcome meets it now.
+    pub(crate) fn note_request(&self, now: Duration) {
+        if self.lifecycle.lock().note_request() == Some(PendingOutcome::Stopped) {
             self.end(now);
         }
     }
 
     /// It is still used. The interval in seconds, and the next deadline, if it wants to know.
-    pub(crate) fn beat(&self, now: Duration) -> Option<(u32, Duration)> {
-        self.life.lock().beat(now)
+    pub(crate) fn heartbeat(&self, now: Duration) -> Option<Heartbeats> {
+        self.lifecycle.lock().heartbeat(now)
     }
 
     /// Ends it; false if it has ended.
     pub(crate) fn end(&self, now: Duration) -> bool {
-        let first = self.life.lock().end(now);
-        self.refuse();
+        let first = self.lifecycle.lock().end(now);
+        self.stop_listening();
         first
     }
 
     /// Whether it can be connected to.
-    pub(crate) fn listens(&self) -> bool {
-        self.connections.lock().as_ref().is_some_and(|connections| connections.listens())
+    pub(crate) fn is_listening(&self) -> bool {
+        self.connections.lock().as_ref().is_some_and(|connections| connections.is_listening())
     }
 
     /// Stops listening and lets go of its connections.
-    pub(crate) fn refuse(&self) {
+    pub(crate) fn stop_listening(&self) {
         if let Some(connections) = &*self.connections.lock() {
             connections.abort();
         }
     }
 
     /// Waits until none of its connections is left.
-    pub(crate) async fn closed(&self) {
+    pub(crate) async fn close(&self) {
         let connections = self.connections.lock().take();
         if let Some(connections) = connections {
             connections.close().await;
@@ -126,30 +132,33 @@ impl Instance {
     pub(crate) fn view(&self, now: Duration) -> InstanceView {
         InstanceView {
             id: self.id.clone(),
-            env_key: self.made.environment.key.to_owned(),
+            env_key: self.config.environment.key.to_owned(),
             status: self.status(now),
             root: self.root.clone(),
         }
     }
 
-    /// As the control plane tells it.
-    pub(crate) fn document(&self, clock: &Clock) -> Value {
-        let (now, made) = (clock.now(), &self.made);
-        let (created, ended) = self.life.lock().span();
+    /// As the control plane reports it.
+    pub(crate) fn document(&self, clock: &SimulatedClock) -> Value {
+        let (now, config) = (clock.now(), &self.config);
+        let (created, ended) = {
+            let lifecycle = self.lifecycle.lock();
+            (lifecycle.created(), lifecycle.ended())
+        };
         let status = self.status(now);
         let name = match status {
-            Status::Pending => "pending",
-            Status::Running => "running",
-            Status::Stopped => "stopped",
-            Status::Error => "error",
+            InstanceStatus::Pending => "pending",
+            InstanceStatus::Running => "running",
+            InstanceStatus::Stopped => "stopped",
+            InstanceStatus::Error => "error",
         };
         json!({
-            "instance_id": self.id, "env_key": made.environment.key, "version": made.version, "status": name,
-            "subdomain": self.id, "created_at": clock.stamp(created), "updated_at": clock.stamp(ended.unwrap_or(created)),
-            "terminated_at": ended.map(|at| clock.stamp(at)), "team_id": self.team, "region": made.region,
-            "env_variables": made.env_variables, "data_key": made.data_key, "data_version": made.data_version,
-            "urls": self.urls(), "health": status == Status::Running, "run_id": made.run_id, "profile_id": null,
-            "heartbeat_interval": made.heartbeat_interval, "heartbeat_region": null,
+            "instance_id": self.id, "env_key": config.environment.key, "version": config.version, "status": name,
+            "subdomain": self.id, "created_at": clock.timestamp(created), "updated_at": clock.timestamp(ended.unwrap_or(created)),
+            "terminated_at": ended.map(|at| clock.timestamp(at)), "team_id": self.team, "region": config.region,
+            "env_variables": config.env_variables, "data_key": config.data_key, "data_version": config.data_version,
+            "urls": self.urls(), "health": status == InstanceStatus::Running, "run_id": config.run_id, "profile_id": null,
+            "heartbeat_interval": config.heartbeat_interval, "heartbeat_region": null,
         })
     }
 

@@ -25,9 +25,11 @@ mod instance;
 mod log;
 mod options;
 mod simulator;
-mod world;
+mod state;
 
-pub use fault::{Body, Effect, Fate, Fault, FaultError, McpMethod, Place, Reply};
-pub use log::{Addressee, Request};
+pub use fault::{
+    Effect, Fault, FaultError, FaultResponse, FaultTarget, McpMethod, PendingOutcome, ResponseBody,
+};
+pub use log::{Destination, LoggedRequest};
 pub use options::{ApiKey, Framing, McpAuth, SimulatorOptions};
-pub use simulator::{InstanceView, Simulator, Status};
+pub use simulator::{InstanceStatus, InstanceView, Simulator};

@@ -1,4 +1,4 @@
-//! What came: every request, to the control plane and to instances.
+//! The log of requests to the control plane and to instances.
 //!
 //! Invariant: `Debug` shows no header and no body, because they hold keys.
 
@@ -10,13 +10,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Requests that are kept; older ones are forgotten.
-const KEPT: usize = 10_000;
+const MAX_REQUESTS: usize = 10_000;
 /// Bytes of them that are kept; the newest is kept in any case.
-const KEPT_BYTES: usize = 64 << 20;
+const MAX_LOG_BYTES: usize = 64 << 20;
 
-/// Whom a request came to.
+/// Where a request was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Addressee {
+pub enum Destination {
     /// The control plane.
     Control,
     /// The instance of that id.
@@ -25,9 +25,9 @@ pub enum Addressee {
 
 /// A request that came.
 #[derive(Clone)]
-pub struct Request {
+pub struct LoggedRequest {
     /// To whom.
-    pub to: Addressee,
+    pub to: Destination,
     /// `GET`, `POST` or `DELETE`.
     pub method: String,
     /// The path with its query.
@@ -38,7 +38,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-impl Request {
+impl LoggedRequest {
     /// The first header of that name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -52,11 +52,11 @@ impl Request {
         serde_json::from_slice(&self.body).ok()
     }
 
-    pub(crate) fn new(to: Addressee, parts: &Parts, body: Bytes) -> Self {
+    pub(crate) fn new(to: Destination, parts: &Parts, body: Bytes) -> Self {
         let header = |(name, value): (&axum::http::HeaderName, &axum::http::HeaderValue)| {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        Request {
+        LoggedRequest {
             to,
             method: parts.method.to_string(),
             path: parts.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
@@ -66,15 +66,15 @@ impl Request {
     }
 }
 
-impl Request {
+impl LoggedRequest {
     /// Roughly its bytes.
-    fn weight(&self) -> usize {
+    fn size_bytes(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64);
         self.path.len() + self.body.len() + headers.sum::<usize>() + 256
     }
 }
 
-impl fmt::Debug for Request {
+impl fmt::Debug for LoggedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {} {}", self.to, self.method, self.path)
     }
@@ -82,26 +82,26 @@ impl fmt::Debug for Request {
 
 /// The requests that came.
 #[derive(Default)]
-pub(crate) struct Log(Mutex<Kept>);
+pub(crate) struct RequestLog(Mutex<LogEntries>);
 
 #[derive(Default)]
-struct Kept {
-    requests: VecDeque<Request>,
+struct LogEntries {
+    requests: VecDeque<LoggedRequest>,
     bytes: usize,
 }
 
-impl Log {
-    pub(crate) fn add(&self, request: Request) {
+impl RequestLog {
+    pub(crate) fn add(&self, request: LoggedRequest) {
         let mut kept = self.0.lock();
-        kept.bytes += request.weight();
+        kept.bytes += request.size_bytes();
         kept.requests.push_back(request);
-        while kept.requests.len() > KEPT || (kept.bytes > KEPT_BYTES && kept.requests.len() > 1) {
+        while kept.requests.len() > MAX_REQUESTS || (kept.bytes > MAX_LOG_BYTES && kept.requests.len() > 1) {
             let oldest = kept.requests.pop_front();
-            kept.bytes -= oldest.map_or(0, |oldest| oldest.weight());
+            kept.bytes -= oldest.map_or(0, |oldest| oldest.size_bytes());
         }
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<LoggedRequest> {
         self.0.lock().requests.iter().cloned().collect()
     }
 }
@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_in_bytes() {
-        let log = Log::default();
-        let request = |length: usize| Request {
-            to: Addressee::Control,
+        let log = RequestLog::default();
+        let request = |length: usize| LoggedRequest {
+            to: Destination::Control,
             method: "POST".to_owned(),
             path: "/".to_owned(),
             headers: Vec::new(),
@@ -124,12 +124,12 @@ mod tests {
             log.add(request(16 << 20));
         }
         assert_eq!(log.requests().len(), 3);
-        log.add(request(KEPT_BYTES));
+        log.add(request(MAX_LOG_BYTES));
         assert_eq!(log.requests().len(), 1);
-        for _ in 0..KEPT + 10 {
+        for _ in 0..MAX_REQUESTS + 10 {
             log.add(request(0));
         }
-        assert_eq!(log.requests().len(), KEPT);
-        assert_eq!(log.0.lock().bytes, KEPT * request(0).weight());
+        assert_eq!(log.requests().len(), MAX_REQUESTS);
+        assert_eq!(log.0.lock().bytes, MAX_REQUESTS * request(0).size_bytes());
     }
 }

@@ -9,15 +9,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::connections::Connections;
-use crate::control::Control;
+use crate::control::ControlPlane;
 use crate::fault::Fault;
-use crate::log::Request;
+use crate::log::LoggedRequest;
 use crate::options::SimulatorOptions;
-use crate::world::World;
+use crate::state::SimulatorState;
 
 /// What an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum InstanceStatus {
     /// It is being made.
     Pending,
     /// It runs.
@@ -36,14 +36,14 @@ pub struct InstanceView {
     /// What of.
     pub env_key: String,
     /// What it is now.
-    pub status: Status,
+    pub status: InstanceStatus,
     /// Its root URL, which ends in a `/`.
     pub root: String,
 }
 
 /// A Fleet on this machine.
 pub struct Simulator {
-    world: Arc<World>,
+    state: Arc<SimulatorState>,
     control: Connections,
     url: String,
 }
@@ -56,9 +56,9 @@ impl Simulator {
     pub async fn start(options: SimulatorOptions) -> io::Result<Simulator> {
         let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let world = World::new(options);
-        let control = Connections::serve(listener, Control::new(Arc::clone(&world)));
-        Ok(Simulator { world, control, url })
+        let simulator = SimulatorState::new(options);
+        let control = Connections::serve(listener, ControlPlane::new(Arc::clone(&simulator)));
+        Ok(Simulator { state: simulator, control, url })
     }
 
     /// The URL of the control plane, without a `/` at its end: what `FLEET_BASE_URL` is to be.
@@ -70,58 +70,58 @@ impl Simulator {
     /// The first key.
     #[must_use]
     pub fn api_key(&self) -> &str {
-        self.world.options.keys.first().map_or("", |key| &key.key)
+        self.state.options.keys.first().map_or("", |key| &key.key)
     }
 
     /// How many instances were made and not ended: those that are pending, run, or failed. A client that left one of
     /// them behind would pay for it.
     #[must_use]
     pub fn instances(&self) -> usize {
-        self.views().iter().filter(|instance| instance.status != Status::Stopped).count()
+        self.views().iter().filter(|instance| instance.status != InstanceStatus::Stopped).count()
     }
 
     /// Every instance that was ever made, oldest first.
     #[must_use]
     pub fn views(&self) -> Vec<InstanceView> {
-        self.world.views()
+        self.state.views()
     }
 
     /// Every request that came, oldest first, also those that met a fault.
     #[must_use]
-    pub fn requests(&self) -> Vec<Request> {
-        self.world.log.requests()
+    pub fn requests(&self) -> Vec<LoggedRequest> {
+        self.state.log.requests()
     }
 
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
-        self.world.inject(fault);
+        self.state.inject(fault);
     }
 
     /// Takes all faults back. Instances that do not listen stay so.
     pub fn clear_faults(&self) {
-        self.world.faults.clear();
+        self.state.faults.clear();
     }
 
     /// Ends the time of an instance now; false if there is none that could end.
     pub fn expire(&self, id: &str) -> bool {
-        self.world.expire(id)
+        self.state.expire(id)
     }
 
     /// Lets time pass at once, for provisioning, time to live and heartbeats.
     pub fn advance(&self, time: Duration) {
-        self.world.advance(time);
+        self.state.advance(time);
     }
 
     /// Ends everything and waits for that.
     pub async fn shutdown(self) {
         self.control.close().await;
-        self.world.close().await;
+        self.state.close().await;
     }
 }
 
 impl Drop for Simulator {
     fn drop(&mut self) {
         self.control.abort();
-        self.world.abort();
+        self.state.abort();
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! Invariant: every container of ours carries our labels and no secret, and is removed when it has ended.
 
-mod abandon;
+mod background_stop;
 mod build;
 mod config;
+mod container;
 mod context;
-mod failure;
-mod found;
-mod held;
-mod ignore;
+mod daemon_error;
+mod dockerignore;
 mod images;
+mod list;
 mod start;
 
 use std::path::Path;
@@ -18,21 +18,21 @@ use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 
-use crate::checked::invalid;
 use crate::error::{ProviderCode, ProviderError};
-use crate::instance::{Instance, InstanceInfo, Provider, Running};
+use crate::instance::{Instance, InstanceInfo, Provider, ProviderFuture};
 use crate::spec::InstanceSpec;
-use abandon::Endpoint;
+use crate::validate::invalid_spec;
+use background_stop::DaemonAddress;
 
 pub use build::BuildSpec;
-pub use ignore::Ignored;
+pub use dockerignore::DockerIgnore;
 
 /// The daemon's socket, where nothing else is said.
-const USUAL_SOCKET: &str = "/var/run/docker.sock";
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// How long a daemon has to say who it is.
-const GREETING: Duration = Duration::from_secs(10);
+const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the head of any other answer may take.
-const ANSWER: Duration = Duration::from_secs(120);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Starts containers.
 ///
@@ -44,7 +44,7 @@ const ANSWER: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct DockerProvider {
     docker: Docker,
-    endpoint: Endpoint,
+    daemon: DaemonAddress,
 }
 
 impl DockerProvider {
@@ -55,18 +55,18 @@ impl DockerProvider {
     /// [`ProviderCode::ProviderUnavailable`], if none answers; [`ProviderCode::InvalidSpec`], if `host` is neither
     /// `unix://PATH` nor `tcp://HOST:PORT`.
     pub async fn connect(host: Option<&str>) -> Result<Self, ProviderError> {
-        let endpoint = endpoint(host)?;
-        let seconds = ANSWER.as_secs();
+        let endpoint = parse_daemon_address(host)?;
+        let seconds = RESPONSE_TIMEOUT.as_secs();
         let connected = match &endpoint {
-            Endpoint::Unix(path) => {
+            DaemonAddress::Unix(path) => {
                 Docker::connect_with_unix(&path.to_string_lossy(), seconds, API_DEFAULT_VERSION)
             }
-            Endpoint::Tcp(address) => Docker::connect_with_http(address, seconds, API_DEFAULT_VERSION),
+            DaemonAddress::Tcp(address) => Docker::connect_with_http(address, seconds, API_DEFAULT_VERSION),
         };
-        let docker = connected.map_err(|error| failure::unavailable(&endpoint, &error))?;
-        match tokio::time::timeout(GREETING, docker.negotiate_version()).await {
-            Ok(Ok(docker)) => Ok(DockerProvider { docker, endpoint }),
-            Ok(Err(error)) => Err(failure::unavailable(&endpoint, &error)),
+        let docker = connected.map_err(|error| daemon_error::unavailable(&endpoint, &error))?;
+        match tokio::time::timeout(NEGOTIATION_TIMEOUT, docker.negotiate_version()).await {
+            Ok(Ok(docker)) => Ok(DockerProvider { docker, daemon: endpoint }),
+            Ok(Err(error)) => Err(daemon_error::unavailable(&endpoint, &error)),
             Err(_) => Err(ProviderError::new(
                 ProviderCode::ProviderUnavailable,
                 format!("the Docker daemon at {endpoint} does not answer; look at its log"),
@@ -80,33 +80,33 @@ impl Provider for DockerProvider {
         "docker"
     }
 
-    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Running<'a, Instance> {
-        Box::pin(self.begin(spec))
+    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> ProviderFuture<'a, Instance> {
+        Box::pin(self.start_instance(spec))
     }
 
-    fn list(&self) -> Running<'_, Vec<InstanceInfo>> {
-        Box::pin(self.running())
+    fn list(&self) -> ProviderFuture<'_, Vec<InstanceInfo>> {
+        Box::pin(self.list_running())
     }
 
-    fn stop<'a>(&'a self, id: &'a str) -> Running<'a, ()> {
-        Box::pin(self.stop_found(id))
+    fn stop<'a>(&'a self, id: &'a str) -> ProviderFuture<'a, ()> {
+        Box::pin(self.stop_container(id))
     }
 
-    fn sweep(&self) -> Running<'_, Vec<String>> {
-        Box::pin(self.sweep_left())
+    fn sweep(&self) -> ProviderFuture<'_, Vec<String>> {
+        Box::pin(self.sweep_containers())
     }
 }
 
-fn endpoint(host: Option<&str>) -> Result<Endpoint, ProviderError> {
+fn parse_daemon_address(host: Option<&str>) -> Result<DaemonAddress, ProviderError> {
     let Some(host) = host.filter(|host| !host.is_empty()) else {
-        return Ok(Endpoint::Unix(Path::new(USUAL_SOCKET).to_owned()));
+        return Ok(DaemonAddress::Unix(Path::new(DEFAULT_SOCKET).to_owned()));
     };
     if let Some(path) = host.strip_prefix("unix://").or_else(|| host.starts_with('/').then_some(host)) {
-        return Ok(Endpoint::Unix(path.into()));
+        return Ok(DaemonAddress::Unix(path.into()));
     }
     match host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")) {
-        Some(address) => Ok(Endpoint::Tcp(address.trim_end_matches('/').to_owned())),
-        None => Err(invalid(format!(
+        Some(address) => Ok(DaemonAddress::Tcp(address.trim_end_matches('/').to_owned())),
+        None => Err(invalid_spec(format!(
             "'{host}' is no address of a Docker daemon that is spoken to here; use unix://PATH or tcp://HOST:PORT"
         ))),
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn addresses_of_daemons() {
-        let shown = |host| endpoint(host).map(|endpoint| endpoint.to_string());
+        let shown = |host| parse_daemon_address(host).map(|endpoint| endpoint.to_string());
         assert_eq!(shown(None).unwrap(), "unix:///var/run/docker.sock");
         assert_eq!(shown(Some("")).unwrap(), "unix:///var/run/docker.sock");
         assert_eq!(shown(Some("unix:///a/b")).unwrap(), "unix:///a/b");

@@ -82,7 +82,7 @@ impl ProviderError {
         ProviderError { code, message: message.into(), logs: None }
     }
 
-    /// The same with what the instance wrote last.
+    /// Adds the last lines of the instance.
     #[must_use]
     pub fn with_logs(mut self, logs: impl Into<String>) -> Self {
         self.logs = Some(logs.into()).filter(|logs| !logs.is_empty());

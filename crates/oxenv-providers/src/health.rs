@@ -16,14 +16,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The pause between two looks: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// The pause after the first probe; each later one is half as long again.
+const INITIAL_INTERVAL: Duration = Duration::from_millis(5);
+/// The longest pause between two probes.
+const MAX_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a server is asked.
 #[derive(Debug, Clone)]
-pub(crate) enum Address {
+pub(crate) enum LocalAddress {
     /// A port of the loopback address.
     Port(u16),
     /// A Unix socket.
@@ -31,12 +33,12 @@ pub(crate) enum Address {
 }
 
 /// Waits until the server there is healthy; else says what it did last.
-pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), String> {
+pub(crate) async fn wait_until_healthy(address: &LocalAddress, limit: Duration) -> Result<(), String> {
     let deadline = after(Instant::now(), limit);
     let mut last = "it was never asked".to_owned();
-    let (mut pause, longest) = PAUSE;
+    let mut pause = INITIAL_INTERVAL;
     loop {
-        match timeout_at(deadline.min(after(Instant::now(), ANSWER)), ask(address)).await {
+        match timeout_at(deadline.min(after(Instant::now(), RESPONSE_TIMEOUT)), probe(address)).await {
             Ok(Ok(StatusCode::OK)) => return Ok(()),
             Ok(Ok(status)) => last = format!("GET /health answers {status}"),
             Ok(Err(problem)) => last = problem,
@@ -48,19 +50,19 @@ pub(crate) async fn wait(address: &Address, limit: Duration) -> Result<(), Strin
             return Err(last);
         }
         sleep(pause).await;
-        pause = (pause * 3 / 2).min(longest);
+        pause = (pause * 3 / 2).min(MAX_INTERVAL);
     }
 }
 
-async fn ask(address: &Address) -> Result<StatusCode, String> {
+async fn probe(address: &LocalAddress) -> Result<StatusCode, String> {
     match address {
-        Address::Port(port) => {
+        LocalAddress::Port(port) => {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port))
                 .await
                 .map_err(|error| format!("nobody listens on port {port} ({error})"))?;
             get_health(stream).await
         }
-        Address::Socket(path) => {
+        LocalAddress::Socket(path) => {
             let stream = UnixStream::connect(path)
                 .await
                 .map_err(|error| format!("nobody listens on the socket {} ({error})", path.display()))?;

@@ -13,7 +13,7 @@ use crate::error::ProviderError;
 use crate::spec::InstanceSpec;
 
 /// A future of a provider.
-pub type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + Send + 'a>>;
+pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + Send + 'a>>;
 
 /// A way to start environment servers.
 ///
@@ -23,8 +23,8 @@ pub type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> 
 /// - An instance that ends before it is healthy is told at once, with its last lines; it is not waited for.
 /// - Dropping the future of `start` leaves nothing running.
 /// - `list` names each instance of this provider that runs, also those of other processes, and no other.
-/// - `stop` asks the instance to end, waits for its grace, then ends it; to stop an id that has ended is no error, a
-///   name that nothing has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
+/// - `stop` asks the instance to end, waits for its grace, then ends it. Stopping an id that has ended is not an
+///   error; a name that no instance has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
 /// - Dropping an [`Instance`] that is not detached ends it, without waiting.
 /// - `sweep` ends what was left by processes that are gone, and nothing else, and says how many those were.
 /// - No value of a variable is in a listing, a label, an error or a log.
@@ -33,16 +33,16 @@ pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Starts an instance and waits until it is healthy.
-    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Running<'a, Instance>;
+    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> ProviderFuture<'a, Instance>;
 
     /// The instances that run.
-    fn list(&self) -> Running<'_, Vec<InstanceInfo>>;
+    fn list(&self) -> ProviderFuture<'_, Vec<InstanceInfo>>;
 
     /// Ends the instance with that id or name.
-    fn stop<'a>(&'a self, id: &'a str) -> Running<'a, ()>;
+    fn stop<'a>(&'a self, id: &'a str) -> ProviderFuture<'a, ()>;
 
-    /// Ends what was left behind; gives the ids.
-    fn sweep(&self) -> Running<'_, Vec<String>>;
+    /// Ends orphaned instances, and returns their ids.
+    fn sweep(&self) -> ProviderFuture<'_, Vec<String>>;
 }
 
 /// An instance, for people and scripts.
@@ -67,24 +67,24 @@ pub struct InstanceInfo {
 /// An instance that this process started. Its drop ends it, unless it is detached.
 pub struct Instance {
     info: InstanceInfo,
-    held: Option<Arc<dyn Held>>,
+    backend: Option<Arc<dyn InstanceBackend>>,
 }
 
-/// What a provider keeps of an instance.
-pub(crate) trait Held: Send + Sync {
+/// The part of an instance that its provider implements.
+pub(crate) trait InstanceBackend: Send + Sync {
     /// Ends it and waits for that.
-    fn stop(&self) -> Running<'_, ()>;
+    fn stop(&self) -> ProviderFuture<'_, ()>;
     /// Begins its end without waiting.
-    fn abandon(&self);
-    /// What it wrote last, without secrets.
-    fn logs(&self) -> Running<'_, String>;
-    /// Waits until it has ended by itself; says how.
-    fn ended(&self) -> Running<'_, String>;
+    fn begin_stop(&self);
+    /// The last lines of its output, without secrets.
+    fn logs(&self) -> ProviderFuture<'_, String>;
+    /// Waits until it has ended by itself, and describes how.
+    fn ended(&self) -> ProviderFuture<'_, String>;
 }
 
 impl Instance {
-    pub(crate) fn new(info: InstanceInfo, held: Arc<dyn Held>) -> Self {
-        Instance { info, held: Some(held) }
+    pub(crate) fn new(info: InstanceInfo, backend: Arc<dyn InstanceBackend>) -> Self {
+        Instance { info, backend: Some(backend) }
     }
 
     /// What it is.
@@ -104,28 +104,28 @@ impl Instance {
     /// # Errors
     /// [`ProviderCode::StopFailed`](crate::ProviderCode::StopFailed), if it may still run.
     pub async fn stop(mut self) -> Result<(), ProviderError> {
-        let Some(held) = self.held.take() else { return Ok(()) };
-        held.stop().await
+        let Some(backend) = self.backend.take() else { return Ok(()) };
+        backend.stop().await
     }
 
-    /// What it wrote last, without secrets.
+    /// The last lines of its output, without secrets.
     ///
     /// # Errors
     /// If the provider cannot tell.
     pub async fn logs(&self) -> Result<String, ProviderError> {
-        match &self.held {
-            Some(held) => held.logs().await,
+        match &self.backend {
+            Some(backend) => backend.logs().await,
             None => Ok(String::new()),
         }
     }
 
-    /// Waits until it has ended by itself; says how.
+    /// Waits until it has ended by itself, and describes how.
     ///
     /// # Errors
     /// If the provider cannot tell any more.
     pub async fn ended(&self) -> Result<String, ProviderError> {
-        match &self.held {
-            Some(held) => held.ended().await,
+        match &self.backend {
+            Some(backend) => backend.ended().await,
             None => Ok("stopped".to_owned()),
         }
     }
@@ -133,10 +133,10 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take()
+        if let Some(backend) = self.backend.take()
             && !self.info.detached
         {
-            held.abandon();
+            backend.begin_stop();
         }
     }
 }

@@ -2,18 +2,18 @@
 //!
 //! Invariant: an instance that was started is ended exactly once: by [`Instance::stop`], or by its drop.
 
-mod bridge;
-mod checked;
 #[cfg(feature = "docker")]
 pub mod docker;
 mod error;
 mod health;
 mod instance;
+mod logs;
 mod owner;
+mod port_forward;
 pub mod process;
 mod spec;
-mod words;
+mod validate;
 
 pub use error::{ProviderCode, ProviderError};
-pub use instance::{Instance, InstanceInfo, Provider, Running};
-pub use spec::{Door, InstanceSpec, Limits, Mount, PullPolicy, SecretText};
+pub use instance::{Instance, InstanceInfo, Provider, ProviderFuture};
+pub use spec::{InstanceSpec, ListenAddress, Mount, PullPolicy, ResourceLimits, SecretText};

@@ -2,8 +2,8 @@
 //!
 //! Invariant: each runs under a supervisor of its own, so that its whole tree ends with it.
 
-mod held;
-mod notes;
+mod handle;
+mod registry;
 
 use std::ffi::OsString;
 use std::io;
@@ -18,18 +18,18 @@ use oxenv_upstream::supervise;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::bridge::Bridge;
-use crate::checked::{self, invalid};
 use crate::error::{ProviderCode, ProviderError};
-use crate::health::{self, Address};
-use crate::instance::{Instance, InstanceInfo, Provider, Running};
-use crate::spec::{Door, InstanceSpec};
-use crate::words;
-use held::{Attached, Left, log_tail};
-use notes::{Note, Noted, Notes, Supervised};
+use crate::health::{self, LocalAddress};
+use crate::instance::{Instance, InstanceInfo, Provider, ProviderFuture};
+use crate::logs;
+use crate::port_forward::PortForward;
+use crate::spec::{InstanceSpec, ListenAddress};
+use crate::validate::{self, invalid_spec};
+use handle::{AttachedProcess, DetachedProcess, log_tail};
+use registry::{InstanceRecord, InstanceRegistry, RecordGuard, SupervisorId};
 
 /// Where commands are looked for, if nothing else is said.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts commands.
 ///
@@ -42,11 +42,11 @@ pub struct ProcessProvider {
     folder: Option<PathBuf>,
 }
 
-/// An instance about to be started.
-struct Plan {
-    noted: Noted,
-    address: Address,
-    bridge: Option<Bridge>,
+/// What is needed to start a process.
+struct PreparedProcess {
+    guard: RecordGuard,
+    address: LocalAddress,
+    port_forward: Option<PortForward>,
     redactor: Redactor,
 }
 
@@ -55,69 +55,73 @@ impl ProcessProvider {
     /// (`/run/user/N`, else the temporary files).
     #[must_use]
     pub fn new(supervisor: Supervisor) -> Self {
-        let path = |name: &str| (name == "PATH").then(|| USUAL_PATH.to_owned());
+        let path = |name: &str| (name == "PATH").then(|| DEFAULT_PATH.to_owned());
         ProcessProvider { supervisor, environment: base_environment(&path), folder: None }
     }
 
-    /// The same, whose commands start from this environment.
+    /// Sets the environment that commands start from.
     #[must_use]
     pub fn with_environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
         self.environment = environment;
         self
     }
 
-    /// The same, with its notes in this folder. Providers see each other's instances if they have the same.
+    /// Keeps the registry in this folder. Providers with the same folder see each other's instances.
     #[must_use]
-    pub fn with_notes_in(mut self, folder: impl Into<PathBuf>) -> Self {
+    pub fn with_registry(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    fn notes(&self) -> Result<Notes, ProviderError> {
-        Notes::open(self.folder.as_deref())
+    fn registry(&self) -> Result<InstanceRegistry, ProviderError> {
+        InstanceRegistry::open(self.folder.as_deref())
     }
 
-    async fn begin(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
-        refuse(spec)?;
-        let (plan, command) = self.plan(spec).await?;
+    async fn start_instance(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
+        check_spec(spec)?;
+        let (prepared, command) = self.prepare(spec).await?;
         if spec.detached {
-            self.leave(spec, plan, command).await
+            self.start_detached(spec, prepared, command).await
         } else {
-            self.attach(spec, plan, command).await
+            self.start_attached(spec, prepared, command).await
         }
     }
 
-    async fn plan(&self, spec: &InstanceSpec) -> Result<(Plan, ChildSpec), ProviderError> {
-        let name = checked::name(spec)?;
-        let folder = spec.workspace.as_deref().map(|path| checked::folder("workspace", path)).transpose()?;
-        let (address, bridge) = match &spec.door {
-            Door::FreePort => (Address::Port(free_port().map_err(|error| no_port(&error))?), None),
-            Door::Port(port) => {
-                checked::is_free(*port)?;
-                (Address::Port(*port), None)
+    async fn prepare(&self, spec: &InstanceSpec) -> Result<(PreparedProcess, ChildSpec), ProviderError> {
+        let name = validate::instance_name(spec)?;
+        let folder =
+            spec.workspace.as_deref().map(|path| validate::resolve_folder("workspace", path)).transpose()?;
+        let (address, port_forward) = match &spec.listen {
+            ListenAddress::FreePort => {
+                (LocalAddress::Port(free_port().map_err(|error| port_unavailable(&error))?), None)
             }
-            Door::Socket(folder) => {
-                let socket = socket_in(&checked::folder("folder of the socket", folder)?, &name)?;
-                let bridge = Bridge::open(socket.clone()).await.map_err(|error| no_port(&error))?;
-                (Address::Socket(socket), Some(bridge))
+            ListenAddress::Port(port) => {
+                validate::check_port_free(*port)?;
+                (LocalAddress::Port(*port), None)
+            }
+            ListenAddress::Socket(folder) => {
+                let socket = socket_in(&validate::resolve_folder("folder of the socket", folder)?, &name)?;
+                let port_forward =
+                    PortForward::open(socket.clone()).await.map_err(|error| port_unavailable(&error))?;
+                (LocalAddress::Socket(socket), Some(port_forward))
             }
         };
-        let port = match (&address, &bridge) {
-            (Address::Port(port), _) => *port,
-            (_, Some(bridge)) => bridge.port(),
-            (Address::Socket(_), None) => 0,
+        let port = match (&address, &port_forward) {
+            (LocalAddress::Port(port), _) => *port,
+            (_, Some(port_forward)) => port_forward.port(),
+            (LocalAddress::Socket(_), None) => 0,
         };
-        let words = spec.command.iter().map(|word| fill(word, &address)).collect::<Vec<_>>();
+        let words = spec.command.iter().map(|word| fill_placeholders(word, &address)).collect::<Vec<_>>();
         let info = InstanceInfo {
             id: Uuid::new_v4().to_string(),
             name: name.clone(),
             provider: "process".to_owned(),
             url: format!("http://127.0.0.1:{port}"),
-            source: source(&spec.command),
+            source: command_line(&spec.command),
             started_us: now_us(),
             detached: spec.detached,
         };
-        let noted = self.notes()?.reserve(Note::new(info, spec.grace()))?;
+        let guard = self.registry()?.reserve(InstanceRecord::new(info, spec.grace()))?;
         let command = ChildSpec {
             label: name,
             program: words[0].clone(),
@@ -126,15 +130,15 @@ impl ProcessProvider {
             folder,
             grace: spec.grace(),
         };
-        Ok((Plan { noted, address, bridge, redactor: words::redactor(spec) }, command))
+        Ok((PreparedProcess { guard, address, port_forward, redactor: logs::redactor(spec) }, command))
     }
 
-    fn variables(&self, spec: &InstanceSpec, address: &Address) -> Vec<(OsString, OsString)> {
+    fn variables(&self, spec: &InstanceSpec, address: &LocalAddress) -> Vec<(OsString, OsString)> {
         let given = spec.env.iter().map(|(name, value)| (name.into(), value.expose().into()));
         let mut all: Vec<(OsString, OsString)> = self.environment.iter().cloned().chain(given).collect();
         let mut set = |name: &str, value: OsString| all.push((name.into(), value));
         match address {
-            Address::Port(port) => {
+            LocalAddress::Port(port) => {
                 for name in ["HOST", "OXENV_HOST"] {
                     set(name, "127.0.0.1".into());
                 }
@@ -142,27 +146,27 @@ impl ProcessProvider {
                     set(name, port.to_string().into());
                 }
             }
-            Address::Socket(path) => set("OXENV_UDS", path.into()),
+            LocalAddress::Socket(path) => set("OXENV_UDS", path.into()),
         }
         all
     }
 
-    /// Starts what ends with this process.
-    async fn attach(
+    /// Starts a process that ends with this one.
+    async fn start_attached(
         &self,
         spec: &InstanceSpec,
-        mut plan: Plan,
+        mut prepared: PreparedProcess,
         command: ChildSpec,
     ) -> Result<Instance, ProviderError> {
-        let redactor = plan.redactor.clone();
+        let redactor = prepared.redactor.clone();
         let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
-        let child = self.supervisor.spawn_server(command, redact).map_err(|error| not_started(&error))?;
-        plan.noted.update(|note| note.supervisor = Supervised::of(child.pid()))?;
-        let name = &plan.noted.note.info.name;
+        let child = self.supervisor.spawn_server(command, redact).map_err(|error| start_failed(&error))?;
+        prepared.guard.update(|record| record.supervisor = SupervisorId::for_process(child.pid()))?;
+        let name = &prepared.guard.record.info.name;
         let ended = tokio::select! {
             biased;
-            status = child.over() => Err(ended_early(name, status)),
-            healthy = health::wait(&plan.address, spec.start_deadline()) => {
+            status = child.over() => Err(exited_early(name, status)),
+            healthy = health::wait_until_healthy(&prepared.address, spec.start_deadline()) => {
                 healthy.map_err(|last| unhealthy(name, spec, &last))
             }
         };
@@ -171,30 +175,34 @@ impl ProcessProvider {
             let _ = child.finish().await;
             return Err(error.with_logs(child.stderr_tail()));
         }
-        plan.noted.update(|note| note.ready = true)?;
-        let info = plan.noted.note.info.clone();
-        let held = Attached { child, noted: Mutex::new(Some(plan.noted)), bridge: plan.bridge };
-        Ok(Instance::new(info, Arc::new(held)))
+        prepared.guard.update(|record| record.ready = true)?;
+        let info = prepared.guard.record.info.clone();
+        let backend = AttachedProcess {
+            child,
+            guard: Mutex::new(Some(prepared.guard)),
+            port_forward: prepared.port_forward,
+        };
+        Ok(Instance::new(info, Arc::new(backend)))
     }
 
-    /// Starts what goes on without this process.
-    async fn leave(
+    /// Starts a process that outlives this one.
+    async fn start_detached(
         &self,
         spec: &InstanceSpec,
-        mut plan: Plan,
+        mut prepared: PreparedProcess,
         command: ChildSpec,
     ) -> Result<Instance, ProviderError> {
-        let info = plan.noted.note.info.clone();
-        let log = plan.noted.notes().log(&info.name);
+        let info = prepared.guard.record.info.clone();
+        let log = prepared.guard.registry().log_path(&info.name);
         let mut process =
-            self.supervisor.spawn_detached(command, &log).map_err(|error| not_started(&error))?;
-        let supervisor = Supervised::of(process.pid());
-        let mut unfinished = Unfinished(supervisor);
-        plan.noted.update(|note| note.supervisor = supervisor)?;
+            self.supervisor.spawn_detached(command, &log).map_err(|error| start_failed(&error))?;
+        let supervisor = SupervisorId::for_process(process.pid());
+        let mut unfinished = StopOnDrop(supervisor);
+        prepared.guard.update(|record| record.supervisor = supervisor)?;
         let outcome = tokio::select! {
             biased;
-            status = process.wait() => Err(ended_early(&info.name, status)),
-            healthy = health::wait(&plan.address, spec.start_deadline()) => {
+            status = process.wait() => Err(exited_early(&info.name, status)),
+            healthy = health::wait_until_healthy(&prepared.address, spec.start_deadline()) => {
                 healthy.map_err(|last| unhealthy(&info.name, spec, &last))
             }
         };
@@ -202,15 +210,16 @@ impl ProcessProvider {
             if let Some(supervisor) = supervisor {
                 supervisor.end(&info.name, spec.grace()).await?;
             }
-            let error = outcome.err().unwrap_or_else(|| not_started(&io::Error::other("it ended at once")));
-            return Err(error.with_logs(log_tail(&log, &plan.redactor)));
+            let error = outcome.err().unwrap_or_else(|| start_failed(&io::Error::other("it ended at once")));
+            return Err(error.with_logs(log_tail(&log, &prepared.redactor)));
         };
-        plan.noted.update(|note| note.ready = true)?;
-        plan.noted.keep();
+        prepared.guard.update(|record| record.ready = true)?;
+        prepared.guard.keep();
         unfinished.0 = None;
         let process = tokio::sync::Mutex::new(process);
-        let held = Left { process, supervisor, noted: plan.noted, redactor: plan.redactor };
-        Ok(Instance::new(info, Arc::new(held)))
+        let backend =
+            DetachedProcess { process, supervisor, guard: prepared.guard, redactor: prepared.redactor };
+        Ok(Instance::new(info, Arc::new(backend)))
     }
 }
 
@@ -219,46 +228,48 @@ impl Provider for ProcessProvider {
         "process"
     }
 
-    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> Running<'a, Instance> {
-        Box::pin(self.begin(spec))
+    fn start<'a>(&'a self, spec: &'a InstanceSpec) -> ProviderFuture<'a, Instance> {
+        Box::pin(self.start_instance(spec))
     }
 
-    fn list(&self) -> Running<'_, Vec<InstanceInfo>> {
+    fn list(&self) -> ProviderFuture<'_, Vec<InstanceInfo>> {
         Box::pin(async {
-            let running = self.notes()?.all().into_iter().filter(|note| note.ready && note.is_alive());
-            Ok(running.map(|note| note.info).collect())
+            let running =
+                self.registry()?.all().into_iter().filter(|record| record.ready && record.is_alive());
+            Ok(running.map(|record| record.info).collect())
         })
     }
 
-    fn stop<'a>(&'a self, id: &'a str) -> Running<'a, ()> {
+    fn stop<'a>(&'a self, id: &'a str) -> ProviderFuture<'a, ()> {
         Box::pin(async move {
-            let notes = self.notes()?;
-            let found = notes.all().into_iter().find(|note| note.info.id == id || note.info.name == id);
-            let Some(note) = found else {
-                return if Uuid::parse_str(id).is_ok() { Ok(()) } else { Err(unknown(id)) };
+            let registry = self.registry()?;
+            let found =
+                registry.all().into_iter().find(|record| record.info.id == id || record.info.name == id);
+            let Some(record) = found else {
+                return if Uuid::parse_str(id).is_ok() { Ok(()) } else { Err(instance_not_found(id)) };
             };
-            if let Some(supervisor) = note.supervisor {
-                supervisor.end(&note.info.name, note.grace()).await?;
+            if let Some(supervisor) = record.supervisor {
+                supervisor.end(&record.info.name, record.grace()).await?;
             }
-            notes.remove(&note.info.name);
+            registry.remove(&record.info.name);
             Ok(())
         })
     }
 
-    fn sweep(&self) -> Running<'_, Vec<String>> {
+    fn sweep(&self) -> ProviderFuture<'_, Vec<String>> {
         Box::pin(async {
-            let notes = self.notes()?;
+            let registry = self.registry()?;
             let mut swept = Vec::new();
-            for note in notes.all() {
-                let left = note.is_left();
-                if let (true, Some(supervisor)) = (left, note.supervisor) {
-                    supervisor.end(&note.info.name, note.grace()).await?;
+            for record in registry.all() {
+                let left = record.is_orphaned();
+                if let (true, Some(supervisor)) = (left, record.supervisor) {
+                    supervisor.end(&record.info.name, record.grace()).await?;
                 }
                 // Of what has ended by itself only the note is left.
-                if left || !note.is_alive() {
-                    notes.remove(&note.info.name);
+                if left || !record.is_alive() {
+                    registry.remove(&record.info.name);
                 }
-                swept.extend(left.then_some(note.info.id));
+                swept.extend(left.then_some(record.info.id));
             }
             Ok(swept)
         })
@@ -266,35 +277,37 @@ impl Provider for ProcessProvider {
 }
 
 /// A detached instance that is not healthy yet: dropped, it ends.
-struct Unfinished(Option<Supervised>);
+struct StopOnDrop(Option<SupervisorId>);
 
-impl Drop for Unfinished {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         if let Some(supervisor) = self.0 {
-            supervisor.ask_to_end();
+            supervisor.request_end();
         }
     }
 }
 
-/// Refuses what a process cannot have.
-fn refuse(spec: &InstanceSpec) -> Result<(), ProviderError> {
-    checked::variables(spec)?;
+/// Refuses a spec that a process cannot meet.
+fn check_spec(spec: &InstanceSpec) -> Result<(), ProviderError> {
+    validate::check_variables(spec)?;
     let docker = "use the docker provider for that";
     if spec.image.is_some() {
-        return Err(invalid(format!("a process is started from a command, not from an image; {docker}")));
+        return Err(invalid_spec(format!(
+            "a process is started from a command, not from an image; {docker}"
+        )));
     }
     if spec.command.is_empty() {
-        return Err(invalid("no command is given"));
+        return Err(invalid_spec("no command is given"));
     }
     let limits = spec.limits;
     if limits.memory.is_some() || limits.cpus.is_some() || limits.pids.is_some() {
-        return Err(invalid(format!("a process of this machine cannot be limited; {docker}")));
+        return Err(invalid_spec(format!("a process of this machine cannot be limited; {docker}")));
     }
     if !spec.mounts.is_empty() {
-        return Err(invalid(format!("a process sees this machine's folders where they are; {docker}")));
+        return Err(invalid_spec(format!("a process sees this machine's folders where they are; {docker}")));
     }
-    if spec.detached && matches!(spec.door, Door::Socket(_)) {
-        return Err(invalid(
+    if spec.detached && matches!(spec.listen, ListenAddress::Socket(_)) {
+        return Err(invalid_spec(
             "what is reached over a socket ends with the process that bridges it; use a port",
         ));
     }
@@ -306,7 +319,7 @@ pub(crate) fn socket_in(folder: &std::path::Path, name: &str) -> Result<PathBuf,
     let path = folder.join(format!("{name}.sock"));
     // sun_path has 108 bytes with its end.
     if path.as_os_str().len() > 107 {
-        return Err(invalid(format!(
+        return Err(invalid_spec(format!(
             "the path '{}' is too long for a socket; use a shorter folder",
             path.display()
         )));
@@ -315,11 +328,11 @@ pub(crate) fn socket_in(folder: &std::path::Path, name: &str) -> Result<PathBuf,
     Ok(path)
 }
 
-fn fill(word: &OsString, address: &Address) -> OsString {
+fn fill_placeholders(word: &OsString, address: &LocalAddress) -> OsString {
     let Some(text) = word.to_str() else { return word.clone() };
     match address {
-        Address::Port(port) => text.replace("{port}", &port.to_string()).into(),
-        Address::Socket(path) => text.replace("{socket}", &path.to_string_lossy()).into(),
+        LocalAddress::Port(port) => text.replace("{port}", &port.to_string()).into(),
+        LocalAddress::Socket(path) => text.replace("{socket}", &path.to_string_lossy()).into(),
     }
 }
 
@@ -328,7 +341,7 @@ fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn source(command: &[OsString]) -> String {
+fn command_line(command: &[OsString]) -> String {
     command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
@@ -337,18 +350,18 @@ pub(crate) fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn no_port(error: &io::Error) -> ProviderError {
+fn port_unavailable(error: &io::Error) -> ProviderError {
     ProviderError::new(
         ProviderCode::StartFailed,
         format!("no port of the loopback address can be had: {error}"),
     )
 }
 
-fn not_started(error: &io::Error) -> ProviderError {
+fn start_failed(error: &io::Error) -> ProviderError {
     ProviderError::new(ProviderCode::StartFailed, error.to_string())
 }
 
-fn ended_early(name: &str, status: ExitStatus) -> ProviderError {
+fn exited_early(name: &str, status: ExitStatus) -> ProviderError {
     let unusable = [supervise::NOT_FOUND, supervise::NOT_RUNNABLE].map(i32::from);
     if status.code().is_some_and(|code| unusable.contains(&code)) {
         return ProviderError::new(ProviderCode::StartFailed, format!("'{name}' cannot be started"));
@@ -363,7 +376,7 @@ pub(crate) fn unhealthy(name: &str, spec: &InstanceSpec, last: &str) -> Provider
     ProviderError::new(ProviderCode::InstanceUnhealthy, says)
 }
 
-pub(crate) fn unknown(name: &str) -> ProviderError {
+pub(crate) fn instance_not_found(name: &str) -> ProviderError {
     ProviderError::new(
         ProviderCode::InstanceNotFound,
         format!("no instance is called '{name}'; see oxenv ps"),

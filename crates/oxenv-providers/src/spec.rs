@@ -11,7 +11,7 @@ pub use oxenv_upstream::secret::Secret as SecretText;
 
 /// How an instance is talked to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Door {
+pub enum ListenAddress {
     /// A free port of the loopback address.
     #[default]
     FreePort,
@@ -37,7 +37,7 @@ pub enum PullPolicy {
 
 /// What an instance may use. `None` is no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// Bytes of memory.
     pub memory: Option<u64>,
     /// Processors; 1.5 is one and a half.
@@ -74,9 +74,9 @@ pub struct InstanceSpec {
     /// More folders.
     pub mounts: Vec<Mount>,
     /// How it is talked to.
-    pub door: Door,
+    pub listen: ListenAddress,
     /// What it may use.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// Whether an image may be fetched.
     pub pull: PullPolicy,
     /// Let a container write outside its workspace and `/tmp`, keep its capabilities, and run as the image's own user,

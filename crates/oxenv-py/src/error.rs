@@ -8,17 +8,17 @@ use pyo3::prelude::*;
 use serde::Serialize;
 
 /// The exception for a failure.
-pub(crate) fn raised(py: Python<'_>, error: &ClientError) -> PyErr {
+pub(crate) fn to_exception(py: Python<'_>, error: &ClientError) -> PyErr {
     let made = || {
         let make = py.import("oxenv._errors")?.getattr("_from_native")?;
         make.call1((
             error.code().name(),
             error.message(),
-            word(&error.kind()),
-            word(&error.delivered()),
+            wire_name(&error.kind()),
+            wire_name(&error.delivered()),
             error.is_retryable(),
             error.retry_after().map(|after| after.as_secs_f64()),
-            error.phase().map(|phase: Phase| word(&phase)),
+            error.phase().map(|phase: Phase| wire_name(&phase)),
             error.data().to_string(),
         ))
     };
@@ -26,7 +26,7 @@ pub(crate) fn raised(py: Python<'_>, error: &ClientError) -> PyErr {
 }
 
 /// The spelling that the wire has.
-fn word(value: &impl Serialize) -> String {
+fn wire_name(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

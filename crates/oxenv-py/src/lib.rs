@@ -3,17 +3,17 @@
 //! Invariant: nothing is decided here: values are translated, and the interpreter is let go while a call waits. No
 //! thread of ours ever takes the interpreter's lock, so a busy program delays no socket.
 
+mod completion_queue;
 mod connection;
 mod error;
 mod fleet;
-mod keeper;
-mod mailbox;
+mod launch;
 mod options;
 mod reply;
 mod request;
 mod runtime;
+mod runtime_driver;
 mod session;
-mod source;
 
 use pyo3::prelude::*;
 
@@ -28,17 +28,17 @@ mod _native {
     #[pymodule_export]
     use super::codes;
     #[pymodule_export]
-    use super::connection::Connection;
+    use super::completion_queue::CompletionQueue;
     #[pymodule_export]
-    use super::fleet::{Endpoints, Fleet, from_fleet};
+    use super::connection::NativeConnection;
     #[pymodule_export]
-    use super::mailbox::Mailbox;
+    use super::fleet::{NativeFleet, NativeMultiplexer, from_fleet};
     #[pymodule_export]
-    use super::request::Request;
+    use super::request::NativeRequest;
     #[pymodule_export]
     use super::runtime::{forked, shut_down};
     #[pymodule_export]
-    use super::session::Session;
+    use super::session::NativeSession;
 
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

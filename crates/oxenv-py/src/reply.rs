@@ -9,11 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use serde_json::Value;
 
-use crate::fleet::{Endpoints, Fleet};
-use crate::session::Session;
+use crate::fleet::{NativeFleet, NativeMultiplexer};
+use crate::session::NativeSession;
 
 /// What a request gives.
-pub(crate) enum Reply {
+pub(crate) enum NativeReply {
     Nothing,
     Text(String),
     Json(Value),
@@ -26,28 +26,32 @@ pub(crate) enum Reply {
     Fleet(Box<(oxenv_client::fleet::FleetEnvClient, Multiplexer)>),
 }
 
-impl Reply {
+/// A reply, or why there is none.
+pub(crate) type ReplyResult = Result<NativeReply, oxenv_client::ClientError>;
+
+impl NativeReply {
     /// The reply as Python has it.
     pub(crate) fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(match self {
-            Reply::Nothing => py.None(),
-            Reply::Text(text) => text.into_pyobject(py)?.into_any().unbind(),
-            Reply::Json(value) => value.to_string().into_pyobject(py)?.into_any().unbind(),
-            Reply::Step(result) => step(py, &result)?.into_any().unbind(),
-            Reply::Steps(results) => steps(py, &results)?.into_any().unbind(),
-            Reply::Tool(result) => tool_result(py, &result)?.into_any().unbind(),
-            Reply::Tools(list) => tools(py, &list)?.into_any().unbind(),
-            Reply::Listing(listing) => {
+            NativeReply::Nothing => py.None(),
+            NativeReply::Text(text) => text.into_pyobject(py)?.into_any().unbind(),
+            NativeReply::Json(value) => value.to_string().into_pyobject(py)?.into_any().unbind(),
+            NativeReply::Step(result) => step(py, &result)?.into_any().unbind(),
+            NativeReply::Steps(results) => steps(py, &results)?.into_any().unbind(),
+            NativeReply::Tool(result) => tool_result(py, &result)?.into_any().unbind(),
+            NativeReply::Tools(list) => tools(py, &list)?.into_any().unbind(),
+            NativeReply::Listing(listing) => {
                 let parts = (tools(py, &listing.tools)?, json(&listing.conflicts), json(&listing.endpoints));
                 parts.into_pyobject(py)?.into_any().unbind()
             }
-            Reply::Sessions(clients) => {
-                let sessions = clients.into_iter().map(|client| Py::new(py, Session::opened(client)));
+            NativeReply::Sessions(clients) => {
+                let sessions =
+                    clients.into_iter().map(|client| Py::new(py, NativeSession::from_client(client)));
                 PyList::new(py, sessions.collect::<PyResult<Vec<_>>>()?)?.into_any().unbind()
             }
-            Reply::Fleet(parts) => {
+            NativeReply::Fleet(parts) => {
                 let (orchestrator, multiplexer) = *parts;
-                let parts = (Fleet::made(orchestrator), Endpoints::of(multiplexer));
+                let parts = (NativeFleet::new(orchestrator), NativeMultiplexer::of(multiplexer));
                 parts.into_pyobject(py)?.into_any().unbind()
             }
         })
@@ -70,7 +74,7 @@ fn step<'py>(py: Python<'py>, result: &StepResult) -> PyResult<Bound<'py, PyTupl
 fn steps<'py>(py: Python<'py>, results: &[oxenv_client::Result<StepResult>]) -> PyResult<Bound<'py, PyList>> {
     let spelled = results.iter().map(|result| match result {
         Ok(result) => step(py, result).map(Bound::into_any),
-        Err(error) => Ok(crate::error::raised(py, error).into_value(py).into_bound(py).into_any()),
+        Err(error) => Ok(crate::error::to_exception(py, error).into_value(py).into_bound(py).into_any()),
     });
     PyList::new(py, spelled.collect::<PyResult<Vec<_>>>()?)
 }
@@ -104,7 +108,7 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 /// JSON text from Python as raw JSON.
-pub(crate) fn raw(text: String) -> Result<RawJson, oxenv_client::ClientError> {
+pub(crate) fn raw_json(text: String) -> Result<RawJson, oxenv_client::ClientError> {
     serde_json::value::RawValue::from_string(text).map_err(|error| {
         oxenv_client::ClientError::new(
             oxenv_client::Code::InvalidOptions,
@@ -114,7 +118,7 @@ pub(crate) fn raw(text: String) -> Result<RawJson, oxenv_client::ClientError> {
 }
 
 /// JSON text from Python as a value; `what` names it in the failure.
-pub(crate) fn value<T: serde::de::DeserializeOwned>(
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(
     what: &str,
     text: &str,
 ) -> Result<T, oxenv_client::ClientError> {

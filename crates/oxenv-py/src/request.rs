@@ -12,50 +12,50 @@ use oxenv_client::{ClientError, Code};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::error::raised;
-use crate::reply::Reply;
-use crate::runtime::{generation, lock, runtime, wait};
+use crate::error::to_exception;
+use crate::reply::ReplyResult;
+use crate::runtime::{block_on, generation, lock, runtime};
 
 /// How often a waiting thread looks for signals.
-const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What is done for a request.
-pub(crate) type Work = Pin<Box<dyn Future<Output = Result<Reply, ClientError>> + Send>>;
+pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = ReplyResult> + Send>>;
 
 /// A request that was not sent yet.
-#[pyclass(frozen, module = "oxenv._native")]
-pub(crate) struct Request {
-    work: Mutex<Option<Work>>,
+#[pyclass(frozen, name = "Request", module = "oxenv._native")]
+pub(crate) struct NativeRequest {
+    future: Mutex<Option<RequestFuture>>,
 }
 
-impl Request {
+impl NativeRequest {
     /// A request of something that was made in this generation; else one that fails.
-    pub(crate) fn of(
+    pub(crate) fn of_generation(
         born: usize,
-        work: impl Future<Output = Result<Reply, ClientError>> + Send + 'static,
+        work: impl Future<Output = ReplyResult> + Send + 'static,
     ) -> Self {
-        if born == generation() { Self::new(work) } else { Self::new(async { Err(of_the_parent()) }) }
+        if born == generation() { Self::new(work) } else { Self::new(async { Err(made_before_fork()) }) }
     }
 
     /// A request.
-    pub(crate) fn new(work: impl Future<Output = Result<Reply, ClientError>> + Send + 'static) -> Self {
-        Request { work: Mutex::new(Some(Box::pin(work))) }
+    pub(crate) fn new(work: impl Future<Output = ReplyResult> + Send + 'static) -> Self {
+        NativeRequest { future: Mutex::new(Some(Box::pin(work))) }
     }
 
     /// What is to be done, once.
-    pub(crate) fn take(&self) -> PyResult<Work> {
-        lock(&self.work).take().ok_or_else(|| PyRuntimeError::new_err("a request can be awaited once only"))
+    pub(crate) fn take(&self) -> PyResult<RequestFuture> {
+        lock(&self.future).take().ok_or_else(|| PyRuntimeError::new_err("a request can be awaited once only"))
     }
 }
 
 #[pymethods]
-impl Request {
+impl NativeRequest {
     /// Waits for the reply. A signal's handler that raises, as Ctrl-C does, cancels the request.
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut waiting = Waiting { work: Some(self.take()?) };
+        let mut waiting = BlockingWait { future: Some(self.take()?) };
         loop {
-            if let Some(outcome) = py.detach(|| waiting.slice(SIGNALS_EVERY)) {
-                return outcome.map_err(|error| raised(py, &error))?.into_python(py);
+            if let Some(outcome) = py.detach(|| waiting.wait_for(SIGNAL_CHECK_INTERVAL)) {
+                return outcome.map_err(|error| to_exception(py, &error))?.into_python(py);
             }
             if let Err(interrupted) = py.check_signals() {
                 py.detach(|| drop(waiting));
@@ -66,32 +66,32 @@ impl Request {
 }
 
 /// A future that this thread waits for.
-struct Waiting {
-    work: Option<Work>,
+struct BlockingWait {
+    future: Option<RequestFuture>,
 }
 
-impl Waiting {
+impl BlockingWait {
     /// Waits until the reply is there or the time has passed.
-    fn slice(&mut self, limit: Duration) -> Option<Result<Reply, ClientError>> {
-        let work = self.work.as_mut()?;
-        let outcome = wait(async { tokio::time::timeout(limit, work).await });
+    fn wait_for(&mut self, limit: Duration) -> Option<ReplyResult> {
+        let work = self.future.as_mut()?;
+        let outcome = block_on(async { tokio::time::timeout(limit, work).await });
         if outcome.is_ok() {
-            self.work = None;
+            self.future = None;
         }
         outcome.ok()
     }
 }
 
-impl Drop for Waiting {
+impl Drop for BlockingWait {
     fn drop(&mut self) {
         // What is dropped may have to start its end in the background.
         let _runtime = runtime().enter();
-        self.work = None;
+        self.future = None;
     }
 }
 
 /// Why what a parent made cannot be used by the child that it forked.
-pub(crate) fn of_the_parent() -> ClientError {
+pub(crate) fn made_before_fork() -> ClientError {
     ClientError::new(
         Code::Closed,
         "this client was made before the process was forked, and belongs to the parent; make another one here",

@@ -14,29 +14,29 @@ use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::keeper::Keeper;
+use crate::runtime_driver::RuntimeDriver;
 
 /// So many times may a process and its descendants fork one after the other.
-const GENERATIONS: usize = 64;
+const MAX_GENERATIONS: usize = 64;
 
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 /// One per generation, because a lock that another thread held at the fork stays locked in the child.
-static SLOTS: [OnceLock<Slot>; GENERATIONS] = [const { OnceLock::new() }; GENERATIONS];
+static RUNTIMES: [OnceLock<ProcessRuntime>; MAX_GENERATIONS] = [const { OnceLock::new() }; MAX_GENERATIONS];
 
 /// What ends on its own: its session, its instance.
-pub(crate) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type ExitFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What is to be ended before the process exits.
-pub(crate) trait Held: Send + Sync {
+pub(crate) trait ExitHook: Send + Sync {
     /// Ends it and waits for that.
-    fn end(self: Arc<Self>) -> Ending;
+    fn end(self: Arc<Self>) -> ExitFuture;
 }
 
-struct Slot {
+struct ProcessRuntime {
     runtime: Runtime,
-    keeper: Keeper,
-    held: Mutex<Vec<Weak<dyn Held>>>,
-    endings: Mutex<JoinSet<()>>,
+    driver: RuntimeDriver,
+    exit_hooks: Mutex<Vec<Weak<dyn ExitHook>>>,
+    cleanups: Mutex<JoinSet<()>>,
 }
 
 /// The number of forks between the first process and this one.
@@ -46,30 +46,30 @@ pub(crate) fn generation() -> usize {
 
 /// The runtime of this process.
 pub(crate) fn runtime() -> &'static Runtime {
-    &slot().runtime
+    &process_runtime().runtime
 }
 
 /// Waits for a future on this thread, which drives the runtime meanwhile.
-pub(crate) fn wait<F: Future>(future: F) -> F::Output {
-    let slot = slot();
-    slot.keeper.wait(&slot.runtime, future)
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let process_runtime = process_runtime();
+    process_runtime.driver.block_on(&process_runtime.runtime, future)
 }
 
 /// Starts what no thread waits for.
-pub(crate) fn start(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-    let slot = slot();
-    let started = slot.keeper.started();
-    let task = slot.runtime.spawn(async move {
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    let process_runtime = process_runtime();
+    let started = process_runtime.driver.background_task();
+    let task = process_runtime.runtime.spawn(async move {
         let _started = started;
         work.await;
     });
     task.abort_handle()
 }
 
-/// Notes something that is to be ended before the process exits.
-pub(crate) fn hold(held: &Arc<impl Held + 'static>) {
-    let weak: Weak<dyn Held> = Arc::downgrade(held) as Weak<dyn Held>;
-    let mut list = lock(&slot().held);
+/// Registers something that is to be ended before the process exits.
+pub(crate) fn register_exit_hook(held: &Arc<impl ExitHook + 'static>) {
+    let weak: Weak<dyn ExitHook> = Arc::downgrade(held) as Weak<dyn ExitHook>;
+    let mut list = lock(&process_runtime().exit_hooks);
     // Only when it would grow, so that many sessions are not gone through for each new one.
     if list.len() == list.capacity() {
         list.retain(|other| other.strong_count() > 0);
@@ -78,11 +78,11 @@ pub(crate) fn hold(held: &Arc<impl Held + 'static>) {
 }
 
 /// Runs an end in the background; [`shut_down`] waits for it.
-pub(crate) fn end_later(ending: impl Future<Output = ()> + Send + 'static) {
-    let slot = slot();
-    let mut endings = lock(&slot.endings);
+pub(crate) fn spawn_cleanup(ending: impl Future<Output = ()> + Send + 'static) {
+    let process_runtime = process_runtime();
+    let mut endings = lock(&process_runtime.cleanups);
     while endings.try_join_next().is_some() {}
-    endings.spawn_on(ending, slot.runtime.handle());
+    endings.spawn_on(ending, process_runtime.runtime.handle());
 }
 
 /// Locks, whatever a panicking thread left behind: the data is a list in a valid state at any time.
@@ -93,7 +93,7 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Called in a child that was forked.
 #[pyfunction]
 pub(crate) fn forked() -> PyResult<()> {
-    if generation() + 1 >= GENERATIONS {
+    if generation() + 1 >= MAX_GENERATIONS {
         return Err(pyo3::exceptions::PyRuntimeError::new_err(
             "oxenv: too many forks one after the other; start processes with the spawn method",
         ));
@@ -106,37 +106,40 @@ pub(crate) fn forked() -> PyResult<()> {
 /// Says whether all have ended.
 #[pyfunction]
 pub(crate) fn shut_down(py: Python<'_>, seconds: f64) -> bool {
-    let Some(slot) = SLOTS.get(generation()).and_then(OnceLock::get) else { return true };
+    let Some(process_runtime) = RUNTIMES.get(generation()).and_then(OnceLock::get) else { return true };
     let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
     py.detach(|| {
-        for held in std::mem::take(&mut *lock(&slot.held)) {
+        for held in std::mem::take(&mut *lock(&process_runtime.exit_hooks)) {
             if let Some(held) = held.upgrade() {
-                end_later(held.end());
+                spawn_cleanup(held.end());
             }
         }
-        let mut endings = std::mem::take(&mut *lock(&slot.endings));
+        let mut endings = std::mem::take(&mut *lock(&process_runtime.cleanups));
         let all = async {
             while endings.join_next().await.is_some() {}
             // Those of requests that were given up.
             oxenv_client::fleet::deletions_done().await;
         };
-        slot.keeper.wait(&slot.runtime, async { tokio::time::timeout(limit, all).await }).is_ok()
+        process_runtime
+            .driver
+            .block_on(&process_runtime.runtime, async { tokio::time::timeout(limit, all).await })
+            .is_ok()
     })
 }
 
-fn slot() -> &'static Slot {
-    let own = &SLOTS[generation()];
+fn process_runtime() -> &'static ProcessRuntime {
+    let own = &RUNTIMES[generation()];
     own.get_or_init(|| {
         let keep = || {
-            let slot = own.wait();
-            slot.keeper.run(&slot.runtime)
+            let process_runtime = own.wait();
+            process_runtime.driver.drive(&process_runtime.runtime)
         };
         thread::Builder::new().name("oxenv-client".to_owned()).spawn(keep).expect("a thread can be started");
-        Slot {
+        ProcessRuntime {
             runtime: Builder::new_current_thread().enable_all().build().expect("a runtime can be made"),
-            keeper: Keeper::new(),
-            held: Mutex::default(),
-            endings: Mutex::default(),
+            driver: RuntimeDriver::new(),
+            exit_hooks: Mutex::default(),
+            cleanups: Mutex::default(),
         }
     })
 }

@@ -8,71 +8,73 @@ use std::future::Future;
 use std::sync::Arc;
 
 use oxenv_client::{ClientError, Code, EnvClient, Protocol, ResetOptions, StepOptions};
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, MULTI_PROTOCOL};
 use pyo3::prelude::*;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
-use crate::error::raised;
-use crate::options::{SessionOptions, some_seconds};
-use crate::reply::{Reply, raw, value};
-use crate::request::Request;
+use crate::error::to_exception;
+use crate::launch::{LaunchArguments, ServerSource};
+use crate::options::{SessionArguments, optional_seconds};
+use crate::reply::{NativeReply, ReplyResult, parse_json, raw_json};
+use crate::request::NativeRequest;
 use crate::runtime::generation;
-use crate::source::{Source, Started};
 
-use self::state::{Live, Origin, Reopen, State};
+use self::state::{Reopen, SessionConnection, SessionOrigin, SessionState};
 
 /// One session.
-#[pyclass(frozen, module = "oxenv._native")]
-pub(crate) struct Session {
-    state: Arc<State>,
+#[pyclass(frozen, name = "Session", module = "oxenv._native")]
+pub(crate) struct NativeSession {
+    state: Arc<SessionState>,
 }
 
-/// The outcome of a client's function as a reply.
-type Outcome = Result<Reply, ClientError>;
-
 #[pymethods]
-impl Session {
+impl NativeSession {
     /// A session at an address, or in an instance that is started for it. Nothing is connected yet.
     #[new]
     fn new(py: Python<'_>, url: Option<String>, options: &str, started: Option<&str>) -> PyResult<Self> {
         let source = || {
             let source = match (url, started) {
-                (Some(url), _) => Source::Url(url),
-                (None, Some(started)) => value::<Started>("instance", started)?.source()?,
+                (Some(url), _) => ServerSource::Url(url),
+                (None, Some(started)) => parse_json::<LaunchArguments>("instance", started)?.into_source()?,
                 (None, None) => {
                     return Err(ClientError::new(Code::InvalidOptions, "give a base_url to connect to"));
                 }
             };
-            let (client, open) = value::<SessionOptions>("options", options)?.split()?;
-            Ok(Origin { source, client, open })
+            let (client, open) = parse_json::<SessionArguments>("options", options)?.into_options()?;
+            Ok(SessionOrigin { source, client, open })
         };
-        Ok(Session { state: State::new(Some(source().map_err(|error| raised(py, &error))?), Live::NotYet) })
+        Ok(NativeSession {
+            state: SessionState::new(
+                Some(source().map_err(|error| to_exception(py, &error))?),
+                SessionConnection::NotConnected,
+            ),
+        })
     }
 
     /// Connects, if that is not done; also after a close.
-    fn connect(&self) -> Request {
+    fn connect(&self) -> NativeRequest {
         self.request(|state| async move {
             state.client(Reopen::Always).await?;
-            Ok(Reply::Nothing)
+            Ok(NativeReply::Nothing)
         })
     }
 
     /// Begins an episode. `options` is an object of seed, `episode_id` and what the environment takes.
-    fn reset(&self, options: String, timeout_s: Option<f64>) -> Request {
+    fn reset(&self, options: String, timeout_s: Option<f64>) -> NativeRequest {
         self.request(move |state| async move {
-            let mut options = reset_options(&options)?;
-            options.timeout = some_seconds("timeout_s", timeout_s)?;
+            let mut options = parse_reset_options(&options)?;
+            options.timeout = optional_seconds("timeout_s", timeout_s)?;
             let client = state.client(Reopen::IfLost).await?;
             let mut outcome = client.reset(&options).await;
             if let Err(error) = &outcome
-                && state.judge(&client, error).await
+                && state.note_failure(&client, error).await
                 && error.delivered() == Delivered::No
                 && state.can_reopen()
             {
                 outcome = state.client(Reopen::IfLost).await?.reset(&options).await;
             }
-            outcome.map(|result| Reply::Step(Box::new(result)))
+            outcome.map(|result| NativeReply::Step(Box::new(result)))
         })
     }
 
@@ -84,31 +86,32 @@ impl Session {
         timeout_s: Option<f64>,
         key: Option<String>,
         expected_step: Option<u64>,
-    ) -> Request {
+    ) -> NativeRequest {
         self.request(move |state| async move {
-            let options = StepOptions { timeout: some_seconds("timeout_s", timeout_s)?, key, expected_step };
-            let action = raw(action)?;
+            let options =
+                StepOptions { timeout: optional_seconds("timeout_s", timeout_s)?, key, expected_step };
+            let action = raw_json(action)?;
             let client = state.client(Reopen::Never).await?;
             let outcome = client.step_with(&action, &options).await;
-            state.judged(&client, outcome).await.map(|result| Reply::Step(Box::new(result)))
+            state.noting_failure(&client, outcome).await.map(|result| NativeReply::Step(Box::new(result)))
         })
     }
 
     /// The environment's state.
-    fn state(&self) -> Request {
+    fn state(&self) -> NativeRequest {
         self.request(|state| async move {
             let client = state.client(Reopen::Never).await?;
             let outcome = client.state().await;
-            state.judged(&client, outcome).await.map(Reply::Json)
+            state.noting_failure(&client, outcome).await.map(NativeReply::Json)
         })
     }
 
     /// The environment's tools.
-    fn list_tools(&self) -> Request {
+    fn list_tools(&self) -> NativeRequest {
         self.request(|state| async move {
             let client = state.client(Reopen::Never).await?;
             let outcome = client.list_tools().await;
-            state.judged(&client, outcome).await.map(Reply::Tools)
+            state.noting_failure(&client, outcome).await.map(NativeReply::Tools)
         })
     }
 
@@ -120,52 +123,54 @@ impl Session {
         arguments: String,
         timeout_s: Option<f64>,
         key: Option<String>,
-    ) -> Request {
+    ) -> NativeRequest {
         self.request(move |state| async move {
-            let arguments = value("arguments", &arguments)?;
-            let timeout = some_seconds("timeout_s", timeout_s)?;
+            let arguments = parse_json("arguments", &arguments)?;
+            let timeout = optional_seconds("timeout_s", timeout_s)?;
             let options = StepOptions { timeout, key, ..StepOptions::default() };
             let client = state.client(Reopen::Never).await?;
             // The deadline is for the listing of the schemas too.
-            let outcome = within(timeout_s, client.call_tool_with(&name, arguments, &options)).await;
-            state.judged(&client, outcome).await.map(|result| Reply::Tool(Box::new(result)))
+            let outcome = with_timeout(timeout_s, client.call_tool_with(&name, arguments, &options)).await;
+            state.noting_failure(&client, outcome).await.map(|result| NativeReply::Tool(Box::new(result)))
         })
     }
 
     /// New sessions that start from the present state.
-    fn fork(&self, n: usize) -> Request {
+    fn fork(&self, n: usize) -> NativeRequest {
         self.request(move |state| async move {
             let client = state.client(Reopen::Never).await?;
             let outcome = client.fork(n).await;
-            state.judged(&client, outcome).await.map(Reply::Sessions)
+            state.noting_failure(&client, outcome).await.map(NativeReply::Sessions)
         })
     }
 
     /// The session as one opaque text.
-    fn snapshot(&self) -> Request {
+    fn snapshot(&self) -> NativeRequest {
         self.request(|state| async move {
             let client = state.client(Reopen::Never).await?;
             let outcome = client.snapshot().await;
-            state.judged(&client, outcome).await.map(Reply::Text)
+            state.noting_failure(&client, outcome).await.map(NativeReply::Text)
         })
     }
 
     /// Ends the session, and the instance that was started for it.
-    fn close(&self) -> Request {
+    fn close(&self) -> NativeRequest {
         self.request(|state| async move {
             state.close().await?;
-            Ok(Reply::Nothing)
+            Ok(NativeReply::Nothing)
         })
     }
 
     /// What the instance that was started for it wrote last.
-    fn logs(&self) -> Request {
+    fn logs(&self) -> NativeRequest {
         self.request(|state| async move {
-            let logs = match &*state.live.lock().await {
-                Live::Open(_, Some(instance)) | Live::Lost(Some(instance)) => instance.logs().await?,
+            let logs = match &*state.connection.lock().await {
+                SessionConnection::Open(_, Some(instance)) | SessionConnection::Lost(Some(instance)) => {
+                    instance.logs().await?
+                }
                 _ => String::new(),
             };
-            Ok(Reply::Text(logs))
+            Ok(NativeReply::Text(logs))
         })
     }
 
@@ -174,12 +179,14 @@ impl Session {
         if self.state.born != generation() {
             return (None, [const { None }; 5]);
         }
-        let Ok(live) = self.state.live.try_lock() else { return (None, [const { None }; 5]) };
-        let Live::Open(client, instance) = &*live else { return (None, [const { None }; 5]) };
+        let Ok(connection) = self.state.connection.try_lock() else { return (None, [const { None }; 5]) };
+        let SessionConnection::Open(client, instance) = &*connection else {
+            return (None, [const { None }; 5]);
+        };
         let protocol = match client.protocol() {
             Protocol::Auto => "auto",
             Protocol::Stock => "stock",
-            Protocol::Oxenv1 => "oxenv.1",
+            Protocol::Oxenv1 => MULTI_PROTOCOL,
             Protocol::Http => "http",
         };
         let url = instance.as_ref().map(|instance| instance.url().to_owned());
@@ -188,33 +195,33 @@ impl Session {
     }
 }
 
-impl Session {
+impl NativeSession {
     /// A session that is open already.
-    pub(crate) fn opened(client: EnvClient) -> Self {
-        Session { state: State::new(None, Live::Open(Arc::new(client), None)) }
+    pub(crate) fn from_client(client: EnvClient) -> Self {
+        NativeSession { state: SessionState::new(None, SessionConnection::Open(Arc::new(client), None)) }
     }
 
     /// The client, if the session is open.
-    pub(crate) async fn open_client(state: &Arc<State>) -> Result<Arc<EnvClient>, ClientError> {
+    pub(crate) async fn open_client(state: &Arc<SessionState>) -> Result<Arc<EnvClient>, ClientError> {
         state.client(Reopen::Never).await
     }
 
     /// What its requests share.
-    pub(crate) fn shared(&self) -> Arc<State> {
+    pub(crate) fn shared(&self) -> Arc<SessionState> {
         self.state.clone()
     }
 
-    fn request<F>(&self, work: impl FnOnce(Arc<State>) -> F) -> Request
+    fn request<F>(&self, work: impl FnOnce(Arc<SessionState>) -> F) -> NativeRequest
     where
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = ReplyResult> + Send + 'static,
     {
-        Request::of(self.state.born, work(self.state.clone()))
+        NativeRequest::of_generation(self.state.born, work(self.state.clone()))
     }
 }
 
 /// What a reset is given; what the client has no field for goes to the environment as it is.
-pub(crate) fn reset_options(text: &str) -> Result<ResetOptions, ClientError> {
-    let mut extra: Map<String, Value> = value("reset options", text)?;
+pub(crate) fn parse_reset_options(text: &str) -> Result<ResetOptions, ClientError> {
+    let mut extra: Map<String, Value> = parse_json("reset options", text)?;
     let mut options = ResetOptions::default();
     match extra.shift_remove("seed") {
         Some(Value::Null) | None => {}
@@ -234,11 +241,11 @@ pub(crate) fn reset_options(text: &str) -> Result<ResetOptions, ClientError> {
 }
 
 /// A deadline of the caller's, beside the client's own.
-pub(crate) async fn within<T>(
+pub(crate) async fn with_timeout<T>(
     limit_s: Option<f64>,
     call: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
-    match some_seconds("timeout_s", limit_s)? {
+    match optional_seconds("timeout_s", limit_s)? {
         None => call.await,
         Some(limit) => timeout(limit, call).await.unwrap_or_else(|_| {
             let message = format!("no result within {} s; the call was given up", limit.as_secs_f64());

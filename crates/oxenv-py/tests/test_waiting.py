@@ -205,7 +205,7 @@ def test_many_tasks_of_one_loop(serve: Any) -> None:
         return await asyncio.gather(*[play() for _ in range(64)])
 
     assert asyncio.run(main()) == [20] * 64
-    # A second loop has a mailbox of its own.
+    # A second loop has a queue of its own.
     assert asyncio.run(main()) == [20] * 64
 
 

@@ -4,6 +4,7 @@
 //! Invariant: only `child.rs` spawns processes, and it ends them; a call that may have been
 //! delivered is never repeated.
 
+pub mod backoff;
 pub mod child;
 mod client;
 mod factory;

@@ -137,7 +137,7 @@ fn processes() -> anyhow::Result<ProcessProvider> {
     let provider = ProcessProvider::new(supervisor).with_environment(base_environment(&env::lookup));
     let runtime = env::lookup("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
     Ok(match runtime {
-        Some(folder) => provider.with_notes_in(folder.join("oxenv")),
+        Some(folder) => provider.with_registry(folder.join("oxenv")),
         None => provider,
     })
 }

@@ -1,7 +1,7 @@
-//! The task that owns a connection's socket: it writes what callers ask, and gives each the reply with its id.
+//! The task that owns a connection's socket. It writes requests and hands each reply to the caller with its id.
 //!
-//! Invariant: the socket is always read, so pings are answered while nobody calls; what several callers ask is
-//! written together; the task ends soon after the connection's last user is gone, and answers everybody before.
+//! Invariant: the socket is always read, so pings are answered while nobody calls. Requests of several callers are
+//! written together. The task ends soon after the last user is gone, and answers every request before.
 
 use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};
@@ -19,88 +19,89 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
 
-use super::link::{Kept, Link, Outgoing, Phase};
-use super::reply::{Envelope, id_of};
-use crate::dial::{MAX_UNSENT_PONGS, Stream};
+use super::reply::{ReplyEnvelope, reply_id};
+use super::resume::Reattachment;
+use super::state::{ConnectionInner, ConnectionPhase, OutgoingFrame, SessionEntry};
+use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream};
 use crate::error::{ClientError, Code};
-use crate::refusal::excerpt;
+use crate::server_error::excerpt;
 
-pub(super) type Socket = WebSocketStream<Stream>;
+pub(super) type ClientSocket = WebSocketStream<MaybeTlsStream>;
 
-/// After that much silence the server is pinged; after as much again it is given up.
-const SILENCE: Duration = Duration::from_secs(20);
+/// A server that is silent this long is pinged; after as long again the socket counts as lost.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the server may take to say that it has closed the socket.
-const CLOSING: Duration = Duration::from_secs(2);
-/// Messages that are read before others get their turn.
-const AT_ONCE: usize = 256;
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most messages that one poll reads, so that writes get their turn.
+const MAX_READS_PER_POLL: usize = 256;
 
-/// The task's own part of a connection.
+/// The state of the task.
 pub(super) struct Driver {
-    pub(super) link: Arc<Link>,
-    pub(super) socket: Socket,
-    /// Frames that were taken, and are not written yet.
-    pub(super) sending: VecDeque<Outgoing>,
-    /// Sessions that the socket is still to have again; until then nothing else is sent.
-    pub(super) attaching: HashMap<u64, Arc<Kept>>,
-    /// When the socket was lost that this one stands for; none once all is as it was.
-    pub(super) lost: Option<Instant>,
-    /// Whether the socket has brought an answer.
-    pub(super) useful: bool,
-    /// How long to wait before the next attempt to come back.
-    pub(super) pause: Duration,
+    pub(super) inner: Arc<ConnectionInner>,
+    pub(super) socket: ClientSocket,
+    /// Frames taken from the outbox and not written yet.
+    pub(super) sending: VecDeque<OutgoingFrame>,
+    /// Sessions whose `attach` has no reply yet, by request id. Nothing else is sent before.
+    pub(super) attaching: HashMap<u64, Arc<SessionEntry>>,
+    /// When the connection was lost; `None` once all sessions are attached again.
+    pub(super) lost_at: Option<Instant>,
+    /// Whether this socket has brought a reply.
+    pub(super) has_delivered: bool,
+    /// How long to wait before the next attempt to reconnect.
+    pub(super) backoff: Duration,
     unflushed: bool,
     /// Pings since everything was sent last.
-    pongs: usize,
-    clock: Interval,
-    heard: bool,
-    pinged: bool,
-    ping: bool,
+    unsent_pongs: usize,
+    ping_timer: Interval,
+    has_received: bool,
+    has_pinged: bool,
+    ping_due: bool,
 }
 
 /// Why a socket is not used any more.
-pub(super) struct Loss {
+pub(super) struct SocketLoss {
     pub(super) error: ClientError,
-    pub(super) mend: Mend,
+    pub(super) recovery: LossRecovery,
 }
 
-/// What may be done about it.
+/// What to do about a lost socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mend {
-    /// Come back and ask again.
-    Repeat,
-    /// Come back; to ask again would end the same way.
-    Return,
-    /// Nothing: the server does not speak the protocol.
-    Nothing,
+pub(super) enum LossRecovery {
+    /// Reconnect and send the requests in flight again.
+    Resend,
+    /// Reconnect, but fail the requests in flight: sent again they would break the connection again.
+    Reconnect,
+    /// Do not reconnect: the server does not speak the protocol.
+    GiveUp,
 }
 
-enum End {
+enum DriverExit {
     Released,
-    Lost(Loss),
+    Lost(SocketLoss),
 }
 
 /// Drives a socket until nobody needs it any more.
-pub(super) async fn run(link: Arc<Link>, socket: Socket) {
+pub(super) async fn drive(inner: Arc<ConnectionInner>, socket: ClientSocket) {
     let mut driver = Driver {
-        link,
+        inner,
         socket,
         sending: VecDeque::new(),
         attaching: HashMap::new(),
-        lost: None,
-        useful: false,
-        pause: Duration::ZERO,
+        lost_at: None,
+        has_delivered: false,
+        backoff: Duration::ZERO,
         unflushed: false,
-        pongs: 0,
-        clock: clock(),
-        heard: true,
-        pinged: false,
-        ping: false,
+        unsent_pongs: 0,
+        ping_timer: ping_timer(),
+        has_received: true,
+        has_pinged: false,
+        ping_due: false,
     };
     loop {
         match poll_fn(|context| driver.poll(context)).await {
-            End::Released => return driver.hang_up().await,
-            End::Lost(loss) => {
-                if !driver.come_back(loss).await {
+            DriverExit::Released => return driver.close().await,
+            DriverExit::Lost(loss) => {
+                if !driver.reconnect(loss).await {
                     return;
                 }
             }
@@ -110,51 +111,55 @@ pub(super) async fn run(link: Arc<Link>, socket: Socket) {
 
 impl Driver {
     /// Goes on with a new socket.
-    pub(super) fn renew(&mut self, socket: Socket) {
+    pub(super) fn replace_socket(&mut self, socket: ClientSocket) {
         self.socket = socket;
-        (self.sending, self.attaching) = self.link.attachments();
-        (self.unflushed, self.useful, self.pongs) = (false, false, 0);
-        self.clock = clock();
-        (self.heard, self.pinged, self.ping) = (true, false, false);
-        self.attached();
+        let Reattachment { frames, sessions } = self.inner.reattach();
+        (self.sending, self.attaching) = (frames, sessions);
+        (self.unflushed, self.has_delivered, self.unsent_pongs) = (false, false, 0);
+        self.ping_timer = ping_timer();
+        (self.has_received, self.has_pinged, self.ping_due) = (true, false, false);
+        self.resume_if_attached();
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        self.link.driver.register(context.waker());
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<DriverExit> {
+        self.inner.driver_waker.register(context.waker());
         match self.poll_once(context) {
-            Ok(true) => Poll::Ready(End::Released),
+            Ok(true) => Poll::Ready(DriverExit::Released),
             Ok(false) => Poll::Pending,
-            Err(loss) => Poll::Ready(End::Lost(loss)),
+            Err(loss) => Poll::Ready(DriverExit::Lost(loss)),
         }
     }
 
-    /// Does what can be done now; whether that was the last.
-    fn poll_once(&mut self, context: &mut Context<'_>) -> Result<bool, Loss> {
-        self.poll_clock(context)?;
+    /// Does what can be done now; true when the connection is released and everything is written.
+    fn poll_once(&mut self, context: &mut Context<'_>) -> Result<bool, SocketLoss> {
+        self.poll_ping_timer(context)?;
         self.poll_read(context)?;
         self.poll_write(context)?;
-        Ok(self.attaching.is_empty() && self.sending.is_empty() && !self.unflushed && self.link.is_released())
+        Ok(self.attaching.is_empty()
+            && self.sending.is_empty()
+            && !self.unflushed
+            && self.inner.is_released())
     }
 
-    fn poll_clock(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
-        while self.clock.poll_tick(context).is_ready() {
-            if self.pinged && !self.heard {
-                let why = format!("the server has said nothing for {} s", 2 * SILENCE.as_secs());
-                return Err(Loss::of(&why, Mend::Repeat));
+    fn poll_ping_timer(&mut self, context: &mut Context<'_>) -> Result<(), SocketLoss> {
+        while self.ping_timer.poll_tick(context).is_ready() {
+            if self.has_pinged && !self.has_received {
+                let why = format!("the server has said nothing for {} s", 2 * PING_INTERVAL.as_secs());
+                return Err(SocketLoss::new(&why, LossRecovery::Resend));
             }
-            self.ping = !self.heard;
-            self.pinged = self.ping;
-            self.heard = false;
+            self.ping_due = !self.has_received;
+            self.has_pinged = self.ping_due;
+            self.has_received = false;
         }
         Ok(())
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
-        for _ in 0..AT_ONCE {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Result<(), SocketLoss> {
+        for _ in 0..MAX_READS_PER_POLL {
             match Pin::new(&mut self.socket).poll_next(context) {
-                Poll::Ready(Some(Ok(message))) => self.read(message)?,
-                Poll::Ready(Some(Err(error))) => return Err(Loss::from(error)),
-                Poll::Ready(None) => return Err(Loss::of("it was closed", Mend::Repeat)),
+                Poll::Ready(Some(Ok(message))) => self.handle_message(message)?,
+                Poll::Ready(Some(Err(error))) => return Err(SocketLoss::from(error)),
+                Poll::Ready(None) => return Err(SocketLoss::new("it was closed", LossRecovery::Resend)),
                 Poll::Pending => return Ok(()),
             }
         }
@@ -162,29 +167,29 @@ impl Driver {
         Ok(())
     }
 
-    fn read(&mut self, message: Message) -> Result<(), Loss> {
-        self.heard = true;
+    fn handle_message(&mut self, message: Message) -> Result<(), SocketLoss> {
+        self.has_received = true;
         match message {
-            Message::Text(text) => match id_of(&text) {
+            Message::Text(text) => match reply_id(&text) {
                 Some(id) => match self.attaching.remove(&id) {
-                    Some(kept) => {
-                        self.link.attached(&kept, &text);
-                        self.attached();
+                    Some(entry) => {
+                        self.inner.handle_attached(&entry, &text);
+                        self.resume_if_attached();
                     }
                     None => {
-                        self.useful = true;
-                        self.link.deliver(id, text);
+                        self.has_delivered = true;
+                        self.inner.deliver(id, text);
                     }
                 },
-                None => self.event(&text)?,
+                None => self.handle_event(&text)?,
             },
-            Message::Close(frame) => return Err(Loss::closed(frame)),
-            Message::Binary(_) => return Err(Loss::nonsense("a binary frame")),
+            Message::Close(frame) => return Err(SocketLoss::closed(frame)),
+            Message::Binary(_) => return Err(SocketLoss::protocol_violation("a binary frame")),
             Message::Ping(_) => {
                 // The library has made the pong, and would keep any number of them.
-                (self.unflushed, self.pongs) = (true, self.pongs + 1);
-                if self.pongs > MAX_UNSENT_PONGS {
-                    return Err(Loss::of("the server pings and takes no pongs", Mend::Nothing));
+                (self.unflushed, self.unsent_pongs) = (true, self.unsent_pongs + 1);
+                if self.unsent_pongs > MAX_UNSENT_PONGS {
+                    return Err(SocketLoss::new("the server pings and takes no pongs", LossRecovery::GiveUp));
                 }
             }
             _ => {}
@@ -192,10 +197,11 @@ impl Driver {
         Ok(())
     }
 
-    fn event(&self, text: &Utf8Bytes) -> Result<(), Loss> {
-        let envelope = Envelope::read(text).map_err(|error| Loss::nonsense(error.message()))?;
+    fn handle_event(&self, text: &Utf8Bytes) -> Result<(), SocketLoss> {
+        let envelope =
+            ReplyEnvelope::parse(text).map_err(|error| SocketLoss::protocol_violation(error.message()))?;
         match (envelope.kind, &envelope.session) {
-            (ReplyKind::Taken, Some(session)) => self.link.taken(session),
+            (ReplyKind::Taken, Some(session)) => self.inner.session_taken(session),
             (ReplyKind::Error, _) => {
                 tracing::warn!(reply = excerpt(text.as_bytes()), "the server could not read a request");
             }
@@ -204,20 +210,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets the callers' frames go if all sessions are there again.
-    fn attached(&mut self) {
+    /// Sends callers' frames again once all sessions are attached.
+    fn resume_if_attached(&mut self) {
         if self.attaching.is_empty() {
-            self.link.up();
-            self.lost = None;
+            self.inner.resume_requests();
+            self.lost_at = None;
         }
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Result<(), SocketLoss> {
         loop {
             if self.sending.is_empty() && self.attaching.is_empty() {
-                std::mem::swap(&mut self.sending, &mut self.link.state.lock().outbox);
+                std::mem::swap(&mut self.sending, &mut self.inner.state.lock().outbox);
             }
-            if self.sending.is_empty() && !self.ping {
+            if self.sending.is_empty() && !self.ping_due {
                 break;
             }
             if self.poll_frames(context)?.is_pending() {
@@ -225,20 +231,20 @@ impl Driver {
             }
         }
         if self.unflushed && Pin::new(&mut self.socket).poll_flush(context)?.is_ready() {
-            (self.unflushed, self.pongs) = (false, 0);
+            (self.unflushed, self.unsent_pongs) = (false, 0);
         }
         Ok(())
     }
 
-    fn poll_frames(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Loss> {
+    fn poll_frames(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, SocketLoss> {
         loop {
-            if !self.ping && self.sending.is_empty() {
+            if !self.ping_due && self.sending.is_empty() {
                 return Ok(Poll::Ready(()));
             }
             if Pin::new(&mut self.socket).poll_ready(context)?.is_pending() {
                 return Ok(Poll::Pending);
             }
-            let message = match std::mem::take(&mut self.ping) {
+            let message = match std::mem::take(&mut self.ping_due) {
                 true => Message::Ping(Bytes::new()),
                 false => match self.sending.pop_front() {
                     Some(frame) => Message::Text(frame.text),
@@ -250,68 +256,70 @@ impl Driver {
         }
     }
 
-    /// Says goodbye. The server answers when it has read everything, the last requests too.
-    async fn hang_up(&mut self) {
+    /// Closes the socket. The server answers when it has read all requests.
+    async fn close(&mut self) {
         let goodbye = async {
             self.socket.close(None).await?;
             while self.socket.next().await.is_some_and(|message| message.is_ok()) {}
             Ok::<(), SocketError>(())
         };
-        let _ = timeout(CLOSING, goodbye).await;
+        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
     }
 }
 
 impl Drop for Driver {
     /// Also when the runtime ends that the task runs in.
     fn drop(&mut self) {
-        self.link.over(&ClientError::new(Code::Closed, "the connection is closed"));
+        self.inner.fail_all(&ClientError::new(Code::Closed, "the connection is closed"));
     }
 }
 
-impl Link {
+impl ConnectionInner {
     fn is_released(&self) -> bool {
         let state = self.state.lock();
-        state.released && state.outbox.is_empty() && matches!(state.phase, Phase::Up)
+        state.released && state.outbox.is_empty() && matches!(state.phase, ConnectionPhase::Open)
     }
 }
 
-impl Loss {
-    fn of(why: &str, mend: Mend) -> Self {
+impl SocketLoss {
+    fn new(why: &str, recovery: LossRecovery) -> Self {
         let message = format!("the connection was lost: {why}");
-        Loss { error: ClientError::new(Code::ConnectionLost, message), mend }
+        SocketLoss { error: ClientError::new(Code::ConnectionLost, message), recovery }
     }
 
-    fn nonsense(what: &str) -> Self {
+    fn protocol_violation(what: &str) -> Self {
         let message = format!("the server does not keep to oxenv.1: {what}");
-        Loss { error: ClientError::new(Code::InvalidReply, message), mend: Mend::Nothing }
+        SocketLoss { error: ClientError::new(Code::InvalidReply, message), recovery: LossRecovery::GiveUp }
     }
 
     fn closed(frame: Option<CloseFrame>) -> Self {
         let Some(frame) = frame else {
-            return Loss::of("the server closed it", Mend::Repeat);
+            return SocketLoss::new("the server closed it", LossRecovery::Resend);
         };
         let code = u16::from(frame.code);
         // 1009: a frame was too long for the server, and would be again.
-        let mend = if code == 1009 { Mend::Return } else { Mend::Repeat };
+        let recovery = if code == 1009 { LossRecovery::Reconnect } else { LossRecovery::Resend };
         let what = if code == 1009 { ": a request was longer than it takes" } else { "" };
-        Loss::of(&format!("the server closed it with {code} {}{what}", frame.reason), mend)
+        SocketLoss::new(&format!("the server closed it with {code} {}{what}", frame.reason), recovery)
     }
 }
 
-impl From<SocketError> for Loss {
+impl From<SocketError> for SocketLoss {
     fn from(error: SocketError) -> Self {
-        let mend = match &error {
-            SocketError::Capacity(_) => Mend::Return,
-            SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Mend::Repeat,
-            SocketError::Protocol(_) | SocketError::Utf8(_) => return Loss::nonsense(&error.to_string()),
-            _ => Mend::Repeat,
+        let recovery = match &error {
+            SocketError::Capacity(_) => LossRecovery::Reconnect,
+            SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => LossRecovery::Resend,
+            SocketError::Protocol(_) | SocketError::Utf8(_) => {
+                return SocketLoss::protocol_violation(&error.to_string());
+            }
+            _ => LossRecovery::Resend,
         };
-        Loss::of(&error.to_string(), mend)
+        SocketLoss::new(&error.to_string(), recovery)
     }
 }
 
-fn clock() -> Interval {
-    let mut clock = interval_at(after(Instant::now(), SILENCE), SILENCE);
+fn ping_timer() -> Interval {
+    let mut clock = interval_at(after(Instant::now(), PING_INTERVAL), PING_INTERVAL);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     clock
 }

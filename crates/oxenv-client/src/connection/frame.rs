@@ -6,25 +6,25 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Bytes of a small request.
-const ROOM: usize = 256;
+const INITIAL_CAPACITY: usize = 256;
 
 /// A request that is being written.
-pub(super) struct Frame(String);
+pub(super) struct FrameWriter(String);
 
-impl Frame {
+impl FrameWriter {
     /// A request with that id.
     pub(super) fn request(id: u64, kind: &str) -> Self {
-        let mut text = String::with_capacity(ROOM);
+        let mut text = String::with_capacity(INITIAL_CAPACITY);
         // Writing to a string does not fail.
         let _ = write!(text, "{{\"id\":{id},\"type\":\"{kind}\"");
-        Frame(text)
+        FrameWriter(text)
     }
 
     /// An item of a batch: a request without an id.
     pub(super) fn item(kind: &str) -> Self {
-        let mut text = String::with_capacity(ROOM);
+        let mut text = String::with_capacity(INITIAL_CAPACITY);
         let _ = write!(text, "{{\"type\":\"{kind}\"");
-        Frame(text)
+        FrameWriter(text)
     }
 
     /// With a key whose value is JSON.
@@ -36,7 +36,7 @@ impl Frame {
     /// With a key whose value is text, if there is one.
     pub(super) fn with_text(self, key: &str, text: Option<&str>) -> Self {
         match text {
-            Some(text) => self.with(key, &quoted(text)),
+            Some(text) => self.with(key, &quote(text)),
             None => self,
         }
     }
@@ -51,24 +51,24 @@ impl Frame {
 
     /// With a deadline in seconds.
     pub(super) fn with_deadline(mut self, timeout: Duration) -> Self {
-        let _ = write!(self.0, ",\"timeout_s\":{}", deadline(timeout));
+        let _ = write!(self.0, ",\"timeout_s\":{}", timeout_seconds(timeout));
         self
     }
 
     /// The whole frame.
-    pub(super) fn end(mut self) -> String {
+    pub(super) fn finish(mut self) -> String {
         self.0.push('}');
         self.0
     }
 }
 
 /// A deadline in seconds. One of 0 is refused by servers; one so near has passed anyhow.
-pub(super) fn deadline(timeout: Duration) -> f64 {
+pub(super) fn timeout_seconds(timeout: Duration) -> f64 {
     timeout.as_secs_f64().max(0.001)
 }
 
 /// A text as JSON.
-pub(super) fn quoted(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
@@ -80,13 +80,13 @@ mod tests {
 
     #[test]
     fn a_step_reads_as_what_it_is() {
-        let text = Frame::request(7, "step")
-            .with("session", &quoted("a\"b"))
+        let text = FrameWriter::request(7, "step")
+            .with("session", &quote("a\"b"))
             .with_text("key", Some("k"))
             .with_number("expected_step", Some(3))
             .with_deadline(Duration::from_millis(1500))
             .with("data", r#"{"x":1}"#)
-            .end();
+            .finish();
         let frame = MultiFrame::parse(&text).expect(&text);
         assert_eq!(frame.id.get(), "7");
         let MultiWork::One(request) = frame.work else { panic!("{text}") };
@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn no_deadline_is_0_or_endless() {
         for timeout in [Duration::ZERO, Duration::MAX] {
-            let text = Frame::request(1, "step").with("session", "\"a\"").with_deadline(timeout);
-            let text = text.with("data", "{}").end();
+            let text = FrameWriter::request(1, "step").with("session", "\"a\"").with_deadline(timeout);
+            let text = text.with("data", "{}").finish();
             assert!(MultiFrame::parse(&text).is_ok(), "{text}");
         }
     }

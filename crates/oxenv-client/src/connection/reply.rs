@@ -1,4 +1,4 @@
-//! What comes back over a socket of `oxenv.1`, read.
+//! Replies of a socket of `oxenv.1`, parsed.
 //!
 //! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and never
 //! half a result.
@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal;
 use crate::result::StepResult;
+use crate::server_error;
 
 /// A reply, whose data is not read yet.
 #[derive(Deserialize)]
-pub(super) struct Envelope<'a> {
+pub(super) struct ReplyEnvelope<'a> {
     #[serde(default, borrow)]
     pub(super) session: Option<Cow<'a, str>>,
     #[serde(rename = "type")]
@@ -27,7 +27,7 @@ pub(super) struct Envelope<'a> {
 
 /// A reply that is what a reset or a step gives, read in one pass.
 #[derive(Deserialize)]
-struct Stepped {
+struct ObservationReply {
     #[serde(default)]
     seq: Option<u64>,
     #[serde(rename = "type")]
@@ -37,17 +37,17 @@ struct Stepped {
     data: StepResult,
 }
 
-/// The reply's id alone.
+/// The id of a reply, and nothing else.
 #[derive(Deserialize)]
-struct Numbered {
+struct ReplyId {
     #[serde(default)]
     id: Option<u64>,
 }
 
-impl<'a> Envelope<'a> {
+impl<'a> ReplyEnvelope<'a> {
     /// Reads a reply.
-    pub(super) fn read(text: &'a str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| invalid(text, &error.to_string()))
+    pub(super) fn parse(text: &'a str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| invalid_reply(text, &error.to_string()))
     }
 
     /// The data of a reply of that kind, or the failure that came instead.
@@ -55,28 +55,30 @@ impl<'a> Envelope<'a> {
         let data = self.data.map(RawValue::get).unwrap_or_default();
         match self.kind {
             found if found == kind => Ok(data),
-            ReplyKind::Error => Err(refusal::of_frame(data)),
-            other => Err(invalid(data, &format!("{} was asked for, not {}", kind.name(), other.name()))),
+            ReplyKind::Error => Err(server_error::from_frame(data)),
+            other => {
+                Err(invalid_reply(data, &format!("{} was asked for, not {}", kind.name(), other.name())))
+            }
         }
     }
 }
 
 /// What a reset or a step gave, or the failure that came instead.
-pub(super) fn step(text: &str) -> Result<StepResult> {
-    match serde_json::from_str::<Stepped>(text) {
-        Ok(Stepped { seq, kind: ReplyKind::Observation, repeated, data }) => {
+pub(super) fn parse_step(text: &str) -> Result<StepResult> {
+    match serde_json::from_str::<ObservationReply>(text) {
+        Ok(ObservationReply { seq, kind: ReplyKind::Observation, repeated, data }) => {
             Ok(StepResult { seq, repeated, ..data })
         }
         _ => {
-            let data = Envelope::read(text)?.data(ReplyKind::Observation)?;
-            let half = parsed::<StepResult>(data).err();
-            Err(half.unwrap_or_else(|| invalid(text, "what stands around it")))
+            let data = ReplyEnvelope::parse(text)?.data(ReplyKind::Observation)?;
+            let half = parse_data::<StepResult>(data).err();
+            Err(half.unwrap_or_else(|| invalid_reply(text, "what stands around it")))
         }
     }
 }
 
 /// The number of the request that a reply answers; none for what was not asked for.
-pub(super) fn id_of(text: &str) -> Option<u64> {
+pub(super) fn reply_id(text: &str) -> Option<u64> {
     if let Some(rest) = text.strip_prefix("{\"id\":")
         && let Some((digits, _)) = rest.split_once(',')
         && let Ok(id) = digits.parse()
@@ -84,44 +86,44 @@ pub(super) fn id_of(text: &str) -> Option<u64> {
         return Some(id);
     }
     // Another server may order the keys as it likes.
-    serde_json::from_str::<Numbered>(text).ok()?.id
+    serde_json::from_str::<ReplyId>(text).ok()?.id
 }
 
-/// Data as its type.
-pub(super) fn parsed<T: DeserializeOwned>(data: &str) -> Result<T> {
-    serde_json::from_str(data).map_err(|error| invalid(data, &error.to_string()))
+/// Parses the data of a reply.
+pub(super) fn parse_data<T: DeserializeOwned>(data: &str) -> Result<T> {
+    serde_json::from_str(data).map_err(|error| invalid_reply(data, &error.to_string()))
 }
 
 /// The sessions that a reply brings; none if it says anything else.
-pub(super) fn made(text: &str) -> Vec<SessionCreated> {
+pub(super) fn created_sessions(text: &str) -> Vec<SessionCreated> {
     #[derive(Deserialize)]
-    struct Forked {
+    struct ForkedData {
         sessions: Vec<SessionCreated>,
     }
-    let Ok(envelope) = Envelope::read(text) else { return Vec::new() };
+    let Ok(envelope) = ReplyEnvelope::parse(text) else { return Vec::new() };
     match envelope.kind {
         ReplyKind::Opened => {
-            envelope.data(ReplyKind::Opened).and_then(parsed).map(|one| vec![one]).unwrap_or_default()
+            envelope.data(ReplyKind::Opened).and_then(parse_data).map(|one| vec![one]).unwrap_or_default()
         }
         ReplyKind::Forked => envelope
             .data(ReplyKind::Forked)
-            .and_then(parsed::<Forked>)
+            .and_then(parse_data::<ForkedData>)
             .map(|forked| forked.sessions)
             .unwrap_or_default(),
-        ReplyKind::Attached => envelope.session.map(attached).into_iter().collect(),
+        ReplyKind::Attached => envelope.session.map(attached_session).into_iter().collect(),
         _ => Vec::new(),
     }
 }
 
 /// A session that was there before. Its agent's token is told to whoever made it alone.
-fn attached(id: Cow<'_, str>) -> SessionCreated {
+fn attached_session(id: Cow<'_, str>) -> SessionCreated {
     let mcp_url = format!("/sessions/{id}/mcp");
     SessionCreated { session_id: id.into_owned(), mcp_url, agent_token: None }
 }
 
-/// A reply that is none.
-pub(super) fn invalid(text: &str, why: &str) -> ClientError {
-    let shown = refusal::excerpt(text.as_bytes());
+/// The error for a reply that cannot be read.
+pub(super) fn invalid_reply(text: &str, why: &str) -> ClientError {
+    let shown = server_error::excerpt(text.as_bytes());
     ClientError::new(Code::InvalidReply, format!("the server's reply cannot be read: {why}: {shown}"))
         .with_delivered(Delivered::Maybe)
 }
@@ -132,10 +134,10 @@ mod tests {
 
     #[test]
     fn ids_are_found_in_any_order_of_keys() {
-        assert_eq!(id_of(r#"{"id":12,"type":"state","data":{}}"#), Some(12));
-        assert_eq!(id_of(r#"{"type":"state", "id": 12}"#), Some(12));
+        assert_eq!(reply_id(r#"{"id":12,"type":"state","data":{}}"#), Some(12));
+        assert_eq!(reply_id(r#"{"type":"state", "id": 12}"#), Some(12));
         for other in [r#"{"session":"a","type":"taken"}"#, r#"{"id":null,"type":"error"}"#, "x", ""] {
-            assert_eq!(id_of(other), None, "{other}");
+            assert_eq!(reply_id(other), None, "{other}");
         }
     }
 
@@ -143,7 +145,7 @@ mod tests {
     fn a_step_keeps_its_number_and_whether_it_was_repeated() {
         let text = r#"{"id":1,"session":"a","seq":4,"type":"observation","repeated":true,
             "data":{"observation":{"x": 1},"reward":1,"done":true}}"#;
-        let result = step(text).unwrap();
+        let result = parse_step(text).unwrap();
         assert_eq!((result.seq, result.repeated, result.done), (Some(4), true, true));
         assert_eq!(result.observation.get(), r#"{"x": 1}"#);
     }
@@ -151,21 +153,21 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_a_failure() {
         let error = r#"{"id":1,"type":"error","data":{"message":"no","code":"SESSION_ENDED","kind":"infrastructure","phase":"step","delivered":"no","retryable":false}}"#;
-        let failure = step(error).unwrap_err();
+        let failure = parse_step(error).unwrap_err();
         assert_eq!(failure.code(), Code::Server(oxenv_wire::ErrorCode::SessionEnded));
         assert_eq!(failure.delivered(), Delivered::No);
         let state = r#"{"id":1,"type":"state","data":{}}"#;
-        assert_eq!(step(state).unwrap_err().code(), Code::InvalidReply);
+        assert_eq!(parse_step(state).unwrap_err().code(), Code::InvalidReply);
         let half = r#"{"id":1,"type":"observation","data":{"reward":1}}"#;
-        assert_eq!(step(half).unwrap_err().code(), Code::InvalidReply);
+        assert_eq!(parse_step(half).unwrap_err().code(), Code::InvalidReply);
     }
 
     #[test]
     fn sessions_that_were_made_are_read_from_either_reply() {
         let opened = r#"{"id":1,"session":"a","seq":0,"type":"opened","data":{"session_id":"a","mcp_url":"/a","agent_token":null}}"#;
-        assert_eq!(made(opened)[0].session_id, "a");
+        assert_eq!(created_sessions(opened)[0].session_id, "a");
         let forked = r#"{"id":1,"type":"forked","data":{"sessions":[{"session_id":"b","mcp_url":"/b","agent_token":"t"}]}}"#;
-        assert_eq!(made(forked)[0].agent_token.as_deref(), Some("t"));
-        assert!(made(r#"{"id":1,"type":"error","data":{}}"#).is_empty());
+        assert_eq!(created_sessions(forked)[0].agent_token.as_deref(), Some("t"));
+        assert!(created_sessions(r#"{"id":1,"type":"error","data":{}}"#).is_empty());
     }
 }

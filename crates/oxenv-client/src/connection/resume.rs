@@ -1,7 +1,7 @@
-//! What happens when a socket is lost: who is told at once, who is come back for, and what is asked again.
+//! Reconnecting after a lost socket: which requests fail, which sessions are attached again, what is sent again.
 //!
-//! Invariant: only a request that the server runs once is sent again, and only to sessions that this socket has
-//! again. What was never written says so; of what was, nobody knows.
+//! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A request
+//! that was never written fails as not delivered; one that was written as maybe delivered.
 
 use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,53 +13,63 @@ use parking_lot::MutexGuard;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-use super::driver::{Driver, Loss, Mend};
-use super::frame::Frame;
-use super::link::{Kept, Link, Outgoing, Phase, State, Whose};
-use super::reply::Envelope;
+use super::driver::{Driver, LossRecovery, SocketLoss};
+use super::frame::FrameWriter;
+use super::reply::ReplyEnvelope;
+use super::state::{
+    ConnectionInner, ConnectionPhase, ConnectionState, OutgoingFrame, RequestScope, SessionEntry,
+};
 use crate::dial::dial;
 use crate::error::{ClientError, Code};
 
-/// The second attempt comes that long after the first; each later one after twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// No attempt is further from the last one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Nobody's time is longer; clocks end somewhere.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The pause before the second attempt; it doubles with each further one.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(25);
+/// The longest pause between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// The longest time that a session is kept, so that deadlines do not overflow.
+const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// What a new socket begins with.
+pub(super) struct Reattachment {
+    /// An `attach` for each session that is left.
+    pub(super) frames: VecDeque<OutgoingFrame>,
+    /// The sessions, by the ids of those frames.
+    pub(super) sessions: HashMap<u64, Arc<SessionEntry>>,
+}
 
 impl Driver {
-    /// Comes back after a lost socket; whether there is another one.
-    pub(super) async fn come_back(&mut self, loss: Loss) -> bool {
+    /// Reconnects after a lost socket; false if that is not worth it or not possible in time.
+    pub(super) async fn reconnect(&mut self, loss: SocketLoss) -> bool {
         let unwritten = std::mem::take(&mut self.sending);
         let unwritten = if self.attaching.is_empty() { unwritten } else { VecDeque::new() };
         self.attaching.clear();
-        if !self.link.lose(&loss, unwritten) {
+        if !self.inner.handle_loss(&loss, unwritten) {
             return false;
         }
-        if self.useful {
-            self.pause = Duration::ZERO;
+        if self.has_delivered {
+            self.backoff = Duration::ZERO;
         }
-        let since = *self.lost.get_or_insert_with(Instant::now);
-        let link = Arc::clone(&self.link);
+        let since = *self.lost_at.get_or_insert_with(Instant::now);
+        let inner = Arc::clone(&self.inner);
         let mut last = loss.error;
         loop {
-            let Some(until) = link.expire(since, &last) else { return false };
-            let pause = self.next_pause();
+            let Some(until) = inner.expire_requests(since, &last) else { return false };
+            let pause = self.next_backoff();
             let attempt = async {
                 sleep(pause).await;
-                dial(&link.target, "/ws", Some(MULTI_PROTOCOL), &link.options).await
+                dial(&inner.target, "/ws", Some(MULTI_PROTOCOL), &inner.options).await
             };
             let dialled = tokio::select! {
                 biased;
-                () = link.released.notified() => return false,
+                () = inner.released.notified() => return false,
                 dialled = timeout_at(until, attempt) => dialled,
             };
             match dialled {
                 Ok(Ok(dialled)) if dialled.subprotocol.as_deref() == Some(MULTI_PROTOCOL) => {
-                    self.renew(dialled.socket);
+                    self.replace_socket(dialled.socket);
                     return true;
                 }
-                Ok(Ok(_)) => last = super::not_spoken(&link.target),
+                Ok(Ok(_)) => last = super::protocol_not_offered(&inner.target),
                 Ok(Err(error)) => last = error,
                 // Somebody's time is over; the others' may not be.
                 Err(_) => {}
@@ -67,144 +77,149 @@ impl Driver {
         }
     }
 
-    fn next_pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        // Not all clients of a server that comes back are to meet at its door.
+    fn next_backoff(&mut self) -> Duration {
+        let pause = self.backoff;
+        self.backoff = (2 * pause).clamp(INITIAL_BACKOFF, MAX_BACKOFF);
+        // Jitter, so that the clients of a restarted server do not all reconnect at once.
         let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
         pause.mul_f64(0.75 + 0.25 * share)
     }
 }
 
-impl Link {
-    /// Tells everybody that the socket does not outlive; whether there is anything to come back for.
-    fn lose(&self, loss: &Loss, unwritten: VecDeque<Outgoing>) -> bool {
+impl ConnectionInner {
+    /// Fails what cannot outlive the socket; true if something is left to reconnect for.
+    fn handle_loss(&self, loss: &SocketLoss, unwritten: VecDeque<OutgoingFrame>) -> bool {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         for frame in unwritten.into_iter().rev() {
             state.outbox.push_front(frame);
         }
         let unwritten: HashSet<u64> = state.outbox.iter().map(|frame| frame.id).collect();
-        for (id, waiting) in &mut state.waiting {
+        for (id, waiting) in &mut state.pending {
             waiting.written |= !unwritten.contains(id);
         }
-        state.sessions.retain(|_, kept| {
-            if kept.resume.is_none() {
-                let _ = kept.gone.set(loss.error.clone().with_delivered(Delivered::No));
+        state.sessions.retain(|_, entry| {
+            if entry.resume.is_none() {
+                let _ = entry.gone_error.set(loss.error.clone().with_delivered(Delivered::No));
             }
-            kept.resume.is_some()
+            entry.resume.is_some()
         });
-        let wanted = !state.sessions.is_empty() || state.waiting.values().any(|one| one.again.is_some());
-        let mend = if wanted && !state.released { loss.mend } else { Mend::Nothing };
+        let wanted = !state.sessions.is_empty() || state.pending.values().any(|one| one.resend.is_some());
+        let recovery = if wanted && !state.released { loss.recovery } else { LossRecovery::GiveUp };
         let given_up: Vec<u64> = state
-            .waiting
+            .pending
             .iter()
-            .filter(|(_, waiting)| match (mend, &waiting.again) {
-                (Mend::Nothing, _) => true,
-                (Mend::Return, Some(_)) => waiting.written,
-                (Mend::Repeat, Some(_)) => false,
+            .filter(|(_, waiting)| match (recovery, &waiting.resend) {
+                (LossRecovery::GiveUp, _) => true,
+                (LossRecovery::Reconnect, Some(_)) => waiting.written,
+                (LossRecovery::Resend, Some(_)) => false,
                 // An `open` that was never sent can as well be sent later.
-                (_, None) => waiting.written || !matches!(waiting.whose, Whose::Nobody),
+                (_, None) => waiting.written || !matches!(waiting.scope, RequestScope::NoSession),
             })
             .map(|(id, _)| *id)
             .collect();
-        state.phase = if mend == Mend::Nothing { Phase::Over(loss.error.clone()) } else { Phase::Lost };
-        fail(guard, &given_up, &loss.error);
-        mend != Mend::Nothing
+        state.phase = if recovery == LossRecovery::GiveUp {
+            ConnectionPhase::Closed(loss.error.clone())
+        } else {
+            ConnectionPhase::Reconnecting
+        };
+        fail_requests(guard, &given_up, &loss.error);
+        recovery != LossRecovery::GiveUp
     }
 
-    /// Gives up what has been lost for too long; when the next one's time is over, if anybody is left.
-    fn expire(&self, since: Instant, last: &ClientError) -> Option<Instant> {
+    /// Fails what has been lost for too long; gives the next deadline, or `None` if nothing is left.
+    fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let now = Instant::now();
-        let end = |within: Duration| after(since, within.min(FOREVER));
+        let end = |within: Duration| after(since, within.min(MAX_RESUME));
         let message = format!("the connection was lost and did not come back in time: {}", last.message());
         let error = ClientError::new(Code::ConnectionLost, message);
-        state.sessions.retain(|_, kept| {
-            let left = kept.resume.is_some_and(|resume| end(resume) > now);
+        state.sessions.retain(|_, entry| {
+            let left = entry.resume.is_some_and(|resume| end(resume) > now);
             if !left {
-                let _ = kept.gone.set(error.clone().with_delivered(Delivered::No));
+                let _ = entry.gone_error.set(error.clone().with_delivered(Delivered::No));
             }
             left
         });
         let mut given_up = Vec::new();
-        let mut next = state.sessions.values().filter_map(|kept| kept.resume).map(end).min();
-        for (id, waiting) in &state.waiting {
-            match waiting.again.as_ref().map(|again| end(again.within)) {
+        let mut next = state.sessions.values().filter_map(|entry| entry.resume).map(end).min();
+        for (id, waiting) in &state.pending {
+            match waiting.resend.as_ref().map(|again| end(again.within)) {
                 Some(end) if end <= now => given_up.push(*id),
                 Some(end) => next = Some(next.map_or(end, |next| next.min(end))),
                 None => {}
             }
         }
         if next.is_none() {
-            state.phase = Phase::Over(error.clone());
-            given_up = state.waiting.keys().copied().collect();
+            state.phase = ConnectionPhase::Closed(error.clone());
+            given_up = state.pending.keys().copied().collect();
         }
-        fail(guard, &given_up, &error);
+        fail_requests(guard, &given_up, &error);
         next
     }
 
-    /// The frames that ask for all sessions again, and whose they are.
-    pub(super) fn attachments(&self) -> (VecDeque<Outgoing>, HashMap<u64, Arc<Kept>>) {
+    /// The frames that ask for all sessions again.
+    pub(super) fn reattach(&self) -> Reattachment {
         let state = self.state.lock();
-        let asked = state.sessions.values().map(|kept| (self.id(), Arc::clone(kept)));
-        let attaching: HashMap<u64, Arc<Kept>> = asked.collect();
-        let frames = attaching.iter().map(|(id, kept)| {
-            let text = Frame::request(*id, "attach").with("session", &kept.quoted).end();
-            Outgoing { id: *id, text: text.into() }
+        let asked = state.sessions.values().map(|entry| (self.next_id(), Arc::clone(entry)));
+        let attaching: HashMap<u64, Arc<SessionEntry>> = asked.collect();
+        let frames = attaching.iter().map(|(id, entry)| {
+            let text = FrameWriter::request(*id, "attach").with("session", &entry.quoted_id).finish();
+            OutgoingFrame { id: *id, text: text.into() }
         });
-        (frames.collect(), attaching)
+        Reattachment { frames: frames.collect(), sessions: attaching }
     }
 
     /// Reads the answer to an `attach` of a session that was there before.
-    pub(super) fn attached(&self, kept: &Arc<Kept>, text: &str) {
-        let Err(error) = Envelope::read(text).and_then(|reply| reply.data(ReplyKind::Attached)) else {
+    pub(super) fn handle_attached(&self, entry: &Arc<SessionEntry>, text: &str) {
+        let Err(error) = ReplyEnvelope::parse(text).and_then(|reply| reply.data(ReplyKind::Attached)) else {
             return;
         };
         let mut guard = self.state.lock();
-        let _ = kept.gone.set(error.clone().with_delivered(Delivered::No));
-        guard.sessions.remove(&kept.id);
-        let theirs = |whose: &Whose| matches!(whose, Whose::One(one) if Arc::ptr_eq(one, kept));
-        let waiting = guard.waiting.iter().filter(|(_, waiting)| theirs(&waiting.whose));
+        let _ = entry.gone_error.set(error.clone().with_delivered(Delivered::No));
+        guard.sessions.remove(&entry.id);
+        let theirs =
+            |scope: &RequestScope| matches!(scope, RequestScope::Session(one) if Arc::ptr_eq(one, entry));
+        let waiting = guard.pending.iter().filter(|(_, waiting)| theirs(&waiting.scope));
         let given_up: Vec<u64> = waiting.map(|(id, _)| *id).collect();
-        fail(guard, &given_up, &error);
+        fail_requests(guard, &given_up, &error);
     }
 
-    /// All is as it was: what was in flight goes first, in the order in which it was asked.
-    pub(super) fn up(&self) {
+    /// Queues the requests in flight before newer ones, in their original order.
+    pub(super) fn resume_requests(&self) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut frames: Vec<Outgoing> = state.outbox.drain(..).collect();
-        let written = state.waiting.iter().filter(|(_, waiting)| waiting.written);
+        let mut frames: Vec<OutgoingFrame> = state.outbox.drain(..).collect();
+        let written = state.pending.iter().filter(|(_, waiting)| waiting.written);
         frames.extend(written.filter_map(|(id, waiting)| {
-            let text = waiting.again.as_ref()?.text.clone();
-            Some(Outgoing { id: *id, text })
+            let text = waiting.resend.as_ref()?.text.clone();
+            Some(OutgoingFrame { id: *id, text })
         }));
         frames.sort_by_key(|frame| frame.id);
         frames.dedup_by_key(|frame| frame.id);
         state.outbox = frames.into();
-        state.phase = Phase::Up;
+        state.phase = ConnectionPhase::Open;
     }
 
-    /// Tells everybody that there is no socket any more.
-    pub(super) fn over(&self, error: &ClientError) {
+    /// Fails every request: there is no socket any more.
+    pub(super) fn fail_all(&self, error: &ClientError) {
         let mut guard = self.state.lock();
-        let all: Vec<u64> = guard.waiting.keys().copied().collect();
-        if !matches!(guard.phase, Phase::Over(_)) {
-            guard.phase = Phase::Over(error.clone());
+        let all: Vec<u64> = guard.pending.keys().copied().collect();
+        if !matches!(guard.phase, ConnectionPhase::Closed(_)) {
+            guard.phase = ConnectionPhase::Closed(error.clone());
         }
-        fail(guard, &all, error);
+        fail_requests(guard, &all, error);
     }
 }
 
-/// Tells those requests that they failed, once the lock is released.
-fn fail(mut state: MutexGuard<'_, State>, ids: &[u64], error: &ClientError) {
+/// Fails these requests; callers are told after the lock is released.
+fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
     let mut told = Vec::with_capacity(ids.len());
     for id in ids {
-        let delivered = state.fate(*id);
-        let waiting = state.waiting.remove(id);
-        told.extend(waiting.and_then(|waiting| waiting.answer).map(|answer| (answer, delivered)));
+        let delivered = state.delivery(*id);
+        let waiting = state.pending.remove(id);
+        told.extend(waiting.and_then(|waiting| waiting.reply_sender).map(|answer| (answer, delivered)));
     }
     let gone: HashSet<u64> = ids.iter().copied().collect();
     state.outbox.retain(|frame| !gone.contains(&frame.id));

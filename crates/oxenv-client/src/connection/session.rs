@@ -9,35 +9,41 @@ use oxenv_wire::{ErrorCode, RawJson, ReplyKind, SessionSnapshot, Tool};
 use serde_json::value::RawValue;
 
 use super::Connection;
-use super::frame::Frame;
-use super::link::{Hold, Making, Reply, Request, Whose, close, closed};
-use super::reply::{Envelope, invalid, parsed, step};
+use super::frame::FrameWriter;
+use super::reply::{ReplyEnvelope, invalid_reply, parse_data, parse_step};
+use super::state::{
+    OutgoingRequest, RequestScope, ServerReply, SessionCreation, SessionHandle, close_request, session_closed,
+};
 use crate::env_client::tools;
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ResetOptions, StepOptions};
 use crate::result::StepResult;
 
-/// After its own deadline the client waits that long for the server's word about it, which knows more.
-pub(super) const LAST_WORD: Duration = Duration::from_millis(500);
+/// How much longer than its own deadline the client waits for the server's reply, which says more.
+pub(super) const SERVER_REPLY_MARGIN: Duration = Duration::from_millis(500);
 
 /// One session of a connection. Dropping it ends the session, unless it was attached to.
 pub(crate) struct MultiSession {
-    hold: Hold,
+    handle: SessionHandle,
     connection: Connection,
 }
 
 impl MultiSession {
-    pub(super) fn new(hold: Hold, connection: Connection) -> Self {
-        MultiSession { hold, connection }
+    pub(super) fn new(hold: SessionHandle, connection: Connection) -> Self {
+        MultiSession { handle: hold, connection }
     }
 
     /// The sessions that came with a reply of that kind.
-    pub(super) fn of_reply(reply: Reply, kind: ReplyKind, connection: &Connection) -> Result<Vec<Self>> {
-        let data = Envelope::read(&reply.text)?.data(kind)?;
-        if reply.holds.is_empty() {
-            return Err(invalid(data, "it names no session"));
+    pub(super) fn from_reply(
+        reply: ServerReply,
+        kind: ReplyKind,
+        connection: &Connection,
+    ) -> Result<Vec<Self>> {
+        let data = ReplyEnvelope::parse(&reply.text)?.data(kind)?;
+        if reply.sessions.is_empty() {
+            return Err(invalid_reply(data, "it names no session"));
         }
-        Ok(reply.holds.into_iter().map(|hold| MultiSession::new(hold, connection.clone())).collect())
+        Ok(reply.sessions.into_iter().map(|hold| MultiSession::new(hold, connection.clone())).collect())
     }
 
     pub(crate) async fn reset(&self, options: &ResetOptions, timeout: Duration) -> Result<StepResult> {
@@ -45,8 +51,8 @@ impl MultiSession {
             ClientError::new(Code::InvalidOptions, format!("the reset's options: {error}"))
         })?;
         let request = self.request("reset", |frame, key| frame.with_text("key", key).with("data", &data));
-        let reply = self.ask(request, options.timeout.unwrap_or(timeout)).await?;
-        step(&reply.text)
+        let reply = self.send(request, options.timeout.unwrap_or(timeout)).await?;
+        parse_step(&reply.text)
     }
 
     pub(crate) async fn step(
@@ -63,91 +69,97 @@ impl MultiSession {
                 .with_deadline(limit)
                 .with("data", action.get())
         });
-        let reply = self.ask(request, limit.saturating_add(LAST_WORD)).await?;
-        step(&reply.text)
+        let reply = self.send(request, limit.saturating_add(SERVER_REPLY_MARGIN)).await?;
+        parse_step(&reply.text)
     }
 
     pub(crate) async fn state(&self, timeout: Duration) -> Result<RawJson> {
-        let reply = self.ask(self.request("state", |frame, _| frame), timeout).await?;
-        let data = Envelope::read(&reply.text)?.data(ReplyKind::State)?;
-        RawValue::from_string(data.to_owned()).map_err(|error| invalid(data, &error.to_string()))
+        let reply = self.send(self.request("state", |frame, _| frame), timeout).await?;
+        let data = ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::State)?;
+        RawValue::from_string(data.to_owned()).map_err(|error| invalid_reply(data, &error.to_string()))
     }
 
     pub(crate) async fn tools(&self, timeout: Duration) -> Result<Vec<Tool>> {
-        let reply = self.ask(self.request("tools", |frame, _| frame), timeout).await?;
-        tools::listed(Envelope::read(&reply.text)?.data(ReplyKind::Tools)?)
+        let reply = self.send(self.request("tools", |frame, _| frame), timeout).await?;
+        tools::parse_tools(ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::Tools)?)
     }
 
     pub(crate) async fn fork(&self, n: usize, timeout: Duration) -> Result<Vec<MultiSession>> {
-        let resume = self.hold.kept.resume;
+        let resume = self.handle.entry.resume;
         let mut request = self.request("fork", |frame, key| {
             let seconds = resume.map(|resume| format!(",\"resume_s\":{}", resume.as_secs_f64()));
             let data = format!("{{\"n\":{n}{}}}", seconds.unwrap_or_default());
             frame.with_text("key", key).with("data", &data)
         });
-        request.makes = Some(Making { resume, owned: true });
-        let reply = self.ask(request, timeout).await?;
-        MultiSession::of_reply(reply, ReplyKind::Forked, &self.connection)
+        request.creates = Some(SessionCreation { resume, owned: true });
+        let reply = self.send(request, timeout).await?;
+        MultiSession::from_reply(reply, ReplyKind::Forked, &self.connection)
     }
 
     pub(crate) async fn snapshot(&self, timeout: Duration) -> Result<String> {
-        let reply = self.ask(self.request("snapshot", |frame, _| frame), timeout).await?;
-        let saved: SessionSnapshot = parsed(Envelope::read(&reply.text)?.data(ReplyKind::Snapshot)?)?;
+        let reply = self.send(self.request("snapshot", |frame, _| frame), timeout).await?;
+        let saved: SessionSnapshot =
+            parse_data(ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::Snapshot)?)?;
         Ok(saved.snapshot)
     }
 
     /// Ends the session and waits for that, even if it was attached to.
     pub(crate) async fn close(&self, timeout: Duration) -> Result<()> {
-        let link = &self.hold.link;
-        let asked = self.ask(close(link.id(), &self.hold.kept), timeout).await;
-        let told = asked.and_then(|reply| Envelope::read(&reply.text)?.data(ReplyKind::Closed).map(drop));
+        let inner = &self.handle.inner;
+        let asked = self.send(close_request(inner.next_id(), &self.handle.entry), timeout).await;
+        let told =
+            asked.and_then(|reply| ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::Closed).map(drop));
         match told {
             Err(error) if !has_ended(&error) => Err(error),
             _ => {
-                let _ = self.hold.kept.gone.set(closed(&self.hold.kept.id));
+                let _ = self.handle.entry.gone_error.set(session_closed(&self.handle.entry.id));
                 Ok(())
             }
         }
     }
 
     pub(crate) fn session_id(&self) -> &str {
-        &self.hold.kept.id
+        &self.handle.entry.id
     }
 
     pub(crate) fn mcp_url(&self) -> &str {
-        &self.hold.kept.mcp_url
+        &self.handle.entry.mcp_url
     }
 
     pub(crate) fn agent_token(&self) -> Option<&str> {
-        self.hold.kept.agent_token.as_deref()
+        self.handle.entry.agent_token.as_deref()
     }
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    pub(super) fn hold(&self) -> &Hold {
-        &self.hold
+    pub(super) fn handle(&self) -> &SessionHandle {
+        &self.handle
     }
 
     /// A request about this session; `fill` gets the key that it is to carry if it has a resume.
-    fn request(&self, kind: &str, fill: impl FnOnce(Frame, Option<&str>) -> Frame) -> Request {
-        let kept = &self.hold.kept;
-        let id = self.hold.link.id();
-        let key = kept.resume.map(|_| self.hold.link.key(id));
-        let frame = Frame::request(id, kind).with("session", &kept.quoted);
-        Request {
+    fn request(
+        &self,
+        kind: &str,
+        fill: impl FnOnce(FrameWriter, Option<&str>) -> FrameWriter,
+    ) -> OutgoingRequest {
+        let entry = &self.handle.entry;
+        let id = self.handle.inner.next_id();
+        let key = entry.resume.map(|_| self.handle.inner.request_key(id));
+        let frame = FrameWriter::request(id, kind).with("session", &entry.quoted_id);
+        OutgoingRequest {
             id,
-            text: fill(frame, key.as_deref()).end(),
-            again: kept.resume,
-            whose: Whose::One(kept.clone()),
-            makes: None,
+            text: fill(frame, key.as_deref()).finish(),
+            resend_within: entry.resume,
+            scope: RequestScope::Session(entry.clone()),
+            creates: None,
             weight: 1,
         }
     }
 
-    async fn ask(&self, request: Request, limit: Duration) -> Result<Reply> {
-        self.hold.link.ask(request, limit).await
+    async fn send(&self, request: OutgoingRequest, limit: Duration) -> Result<ServerReply> {
+        self.handle.inner.send(request, limit).await
     }
 }
 

@@ -15,17 +15,17 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, ClientConfig, InvalidMessage};
 
 use crate::error::{ClientError, Code, Result};
-use crate::target::Target;
+use crate::server_address::ServerAddress;
 
-pub(super) async fn handshake(target: &Target, tcp: TcpStream) -> Result<TlsStream<TcpStream>> {
+pub(super) async fn handshake(target: &ServerAddress, tcp: TcpStream) -> Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(target.host.clone())
-        .map_err(|_| failed(target, "the host is no name that a certificate can have"))?;
-    let config = config().map_err(|error| failed(target, &error))?;
-    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| failed(target, &explained(&error)))
+        .map_err(|_| tls_failed(target, "the host is no name that a certificate can have"))?;
+    let config = client_config().map_err(|error| tls_failed(target, &error))?;
+    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| tls_failed(target, &describe(&error)))
 }
 
 /// Made once: reading the roots takes milliseconds.
-pub(crate) fn config() -> std::result::Result<Arc<ClientConfig>, String> {
+pub(crate) fn client_config() -> std::result::Result<Arc<ClientConfig>, String> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
         return Ok(config.clone());
@@ -38,7 +38,7 @@ pub(crate) fn config() -> std::result::Result<Arc<ClientConfig>, String> {
     Ok(CONFIG.get_or_init(|| Arc::new(made)).clone())
 }
 
-fn explained(error: &io::Error) -> String {
+fn describe(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
@@ -55,6 +55,6 @@ fn explained(error: &io::Error) -> String {
     }
 }
 
-fn failed(target: &Target, why: &str) -> ClientError {
+fn tls_failed(target: &ServerAddress, why: &str) -> ClientError {
     ClientError::new(Code::TlsFailed, format!("no safe connection to {target}: {why}"))
 }

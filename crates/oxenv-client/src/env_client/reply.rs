@@ -11,13 +11,13 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::{self, excerpt};
+use crate::server_error::{self, excerpt};
 
 /// How far the word `error` is looked for in a reply.
-const HEAD: usize = 48;
+const ERROR_SEARCH_BYTES: usize = 48;
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct StockReply<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -27,9 +27,9 @@ struct Frame<'a> {
 /// Reads the data of a reply that has that type.
 ///
 /// # Errors
-/// The failure that the server tells, or that this is no such reply.
+/// The error that the server sends, or that this is no such reply.
 pub(super) fn read<T: DeserializeOwned>(text: &str, kind: &str, phase: Option<Phase>) -> Result<T> {
-    let frame: Frame<'_> = serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
+    let frame: StockReply<'_> = serde_json::from_str(text).map_err(|error| unreadable(text, &error))?;
     let data = frame.data.map_or("{}", RawValue::get);
     if frame.kind == kind {
         return serde_json::from_str(data).map_err(|error| unreadable(text, &error));
@@ -38,24 +38,24 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, kind: &str, phase: Option<Ph
         let message = format!("the server answers with {:?} instead of {kind:?}", frame.kind);
         return Err(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
     }
-    let error = refusal::of_frame(data);
+    let error = server_error::from_frame(data);
     Err(match (error.phase(), phase) {
         (None, Some(phase)) => error.with_phase(phase),
         _ => error,
     })
 }
 
-/// The failure that a frame tells, if the server closes the session after it.
-pub(super) fn fatal(text: &str) -> Option<ClientError> {
-    let head = text.as_bytes().get(..HEAD).unwrap_or(text.as_bytes());
+/// The error in a frame, if the server closes the session after it.
+pub(super) fn session_ending_error(text: &str) -> Option<ClientError> {
+    let head = text.as_bytes().get(..ERROR_SEARCH_BYTES).unwrap_or(text.as_bytes());
     if !head.windows(7).any(|word| word == b"\"error\"") {
         return None;
     }
-    let frame: Frame<'_> = serde_json::from_str(text).ok()?;
+    let frame: StockReply<'_> = serde_json::from_str(text).ok()?;
     if frame.kind != "error" {
         return None;
     }
-    let error = refusal::of_frame(frame.data?.get());
+    let error = server_error::from_frame(frame.data?.get());
     let Code::Server(code) = error.code() else { return None };
     let ends = matches!(
         code.stock(),
@@ -132,11 +132,17 @@ mod tests {
     #[test]
     fn only_some_failures_end_a_session() {
         let full = r#"{"type":"error","data":{"message":"Server at capacity","code":"CAPACITY_REACHED"}}"#;
-        let error = fatal(full).unwrap();
+        let error = session_ending_error(full).unwrap();
         assert_eq!((error.delivered(), error.is_retryable()), (Delivered::No, true));
-        assert!(fatal(r#"{"type":"error","data":{"message":"","code":"EXECUTION_ERROR"}}"#).is_none());
         assert!(
-            fatal(r#"{"type":"observation","data":{"observation":{"error":"SESSION_ERROR"}}}"#).is_none()
+            session_ending_error(r#"{"type":"error","data":{"message":"","code":"EXECUTION_ERROR"}}"#)
+                .is_none()
+        );
+        assert!(
+            session_ending_error(
+                r#"{"type":"observation","data":{"observation":{"error":"SESSION_ERROR"}}}"#
+            )
+            .is_none()
         );
     }
 }

@@ -9,18 +9,18 @@ use oxenv_wire::Tool;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::arguments::Checker;
+use crate::arguments::ArgumentChecker;
 use crate::error::Result;
 
 /// Cheap to clone; a clone shares the list.
 #[derive(Clone, Default)]
-pub(super) struct Schemas(Arc<Mutex<Arc<Checkers>>>);
+pub(super) struct ToolSchemas(Arc<Mutex<Arc<CheckersByName>>>);
 
-type Checkers = HashMap<String, Arc<Checker>>;
+type CheckersByName = HashMap<String, Arc<ArgumentChecker>>;
 
-impl Schemas {
+impl ToolSchemas {
     /// Whether that tool was listed.
-    pub(super) fn know(&self, name: &str) -> bool {
+    pub(super) fn contains(&self, name: &str) -> bool {
         self.0.lock().contains_key(name)
     }
 
@@ -32,14 +32,14 @@ impl Schemas {
     /// Takes what agents are shown. What else was listed stays: an orchestrator may be shown more.
     pub(super) fn add(&self, tools: &[Tool]) {
         let mut all = self.0.lock();
-        let more: Checkers = checkers(tools).collect();
+        let more: CheckersByName = checkers(tools).collect();
         let before = all.iter().filter(|(name, _)| !more.contains_key(*name));
         let before: Vec<_> = before.map(|(name, checker)| (name.clone(), Arc::clone(checker))).collect();
         *all = Arc::new(before.into_iter().chain(more).collect());
     }
 
     /// What was listed, for who asked for something else.
-    pub(super) fn offered(&self) -> String {
+    pub(super) fn describe_offered(&self) -> String {
         let checkers = self.0.lock().clone();
         let mut names: Vec<&str> = checkers.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -64,6 +64,6 @@ impl Schemas {
     }
 }
 
-fn checkers(tools: &[Tool]) -> impl Iterator<Item = (String, Arc<Checker>)> {
-    tools.iter().map(|tool| (tool.name.to_string(), Arc::new(Checker::new(&tool.input_schema))))
+fn checkers(tools: &[Tool]) -> impl Iterator<Item = (String, Arc<ArgumentChecker>)> {
+    tools.iter().map(|tool| (tool.name.to_string(), Arc::new(ArgumentChecker::new(&tool.input_schema))))
 }

@@ -8,22 +8,22 @@ use oxenv_wire::{ErrorCode, Phase, RawJson, Tool};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::line::Line;
+use super::ordered_socket::OrderedSocket;
 use super::{reply, tools};
-use crate::dial::{Dialled, Target};
+use crate::dial::{OpenedSocket, ServerAddress};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{OpenOptions, ResetOptions, StepOptions};
 use crate::result::StepResult;
 
 pub(super) struct StockSession {
-    line: Line,
+    socket: OrderedSocket,
     /// What the first reset is to have, if it has nothing of its own.
-    first: Mutex<FirstEpisode>,
+    first_reset: Mutex<FirstReset>,
 }
 
 /// The seed and the name that a session was opened with, where the protocol has no place for them but a reset.
 #[derive(Default)]
-pub(super) struct FirstEpisode {
+pub(super) struct FirstReset {
     seed: Option<u64>,
     episode_id: Option<String>,
 }
@@ -31,18 +31,18 @@ pub(super) struct FirstEpisode {
 impl StockSession {
     /// # Errors
     /// [`Code::VersionMismatch`], if the session is to outlive its socket.
-    pub(super) fn over(dialled: Dialled, target: &Target, open: &OpenOptions) -> Result<Self> {
+    pub(super) fn new(dialled: OpenedSocket, target: &ServerAddress, open: &OpenOptions) -> Result<Self> {
         if open.resume.is_some() {
             let message = format!("{target} does not speak oxenv.1, so its sessions cannot be resumed");
             return Err(ClientError::new(Code::VersionMismatch, message));
         }
-        let line = Line::over(dialled.socket, target.to_string());
-        Ok(StockSession { line, first: Mutex::new(FirstEpisode::of(open)) })
+        let line = OrderedSocket::new(dialled.socket, target.to_string());
+        Ok(StockSession { socket: line, first_reset: Mutex::new(FirstReset::from_options(open)) })
     }
 
     pub(super) async fn reset(&self, options: &ResetOptions, within: Duration) -> Result<StepResult> {
-        let options = self.first.lock().take(options);
-        let text = self.line.ask(frame("reset", &options)?, within, "the reset").await?;
+        let options = self.first_reset.lock().merge_into(options);
+        let text = self.socket.request(stock_request("reset", &options)?, within, "the reset").await?;
         reply::read(&text, "observation", Some(Phase::Reset))
     }
 
@@ -57,35 +57,39 @@ impl StockSession {
         request.push_str("{\"type\":\"step\",\"data\":");
         request.push_str(action.get());
         request.push('}');
-        let text = self.line.ask(request, within, "the step").await?;
+        let text = self.socket.request(request, within, "the step").await?;
         reply::read(&text, "observation", Some(Phase::Step))
     }
 
     pub(super) async fn state(&self, within: Duration) -> Result<RawJson> {
-        let text =
-            self.line.ask(r#"{"type":"state"}"#.to_owned(), within, "the question for the state").await?;
+        let text = self
+            .socket
+            .request(r#"{"type":"state"}"#.to_owned(), within, "the question for the state")
+            .await?;
         reply::read(&text, "state", None)
     }
 
     /// The tools without a step; none if the server does not tell them so.
     pub(super) async fn tools(&self, within: Duration) -> Result<Option<Vec<Tool>>> {
-        let request = format!(r#"{{"type":"mcp","data":{}}}"#, tools::LIST_RPC);
-        let text = self.line.ask(request, within, "the question for the tools").await?;
-        Ok(reply::read::<RawJson>(&text, "mcp", None).ok().and_then(|data| tools::listed_rpc(data.get())))
+        let request = format!(r#"{{"type":"mcp","data":{}}}"#, tools::LIST_TOOLS_RPC);
+        let text = self.socket.request(request, within, "the question for the tools").await?;
+        Ok(reply::read::<RawJson>(&text, "mcp", None)
+            .ok()
+            .and_then(|data| tools::parse_tools_rpc(data.get())))
     }
 
     pub(super) async fn close(&self, within: Duration) -> Result<()> {
-        self.line.close(r#"{"type":"close"}"#, within).await
+        self.socket.close(r#"{"type":"close"}"#, within).await
     }
 }
 
-impl FirstEpisode {
-    pub(super) fn of(open: &OpenOptions) -> Self {
-        FirstEpisode { seed: open.seed, episode_id: open.episode_id.clone() }
+impl FirstReset {
+    pub(super) fn from_options(open: &OpenOptions) -> Self {
+        FirstReset { seed: open.seed, episode_id: open.episode_id.clone() }
     }
 
     /// The options with what is left for the first episode.
-    pub(super) fn take(&mut self, options: &ResetOptions) -> ResetOptions {
+    pub(super) fn merge_into(&mut self, options: &ResetOptions) -> ResetOptions {
         let first = std::mem::take(self);
         let mut options = options.clone();
         options.seed = options.seed.or(first.seed);
@@ -104,14 +108,14 @@ pub(super) fn refuse_keys(options: &StepOptions) -> Result<()> {
     Err(ClientError::new(Code::Server(ErrorCode::Unsupported), message))
 }
 
-fn frame<T: Serialize>(kind: &str, data: &T) -> Result<String> {
+fn stock_request<T: Serialize>(kind: &str, data: &T) -> Result<String> {
     #[derive(Serialize)]
-    struct Frame<'a, T> {
+    struct StockRequest<'a, T> {
         #[serde(rename = "type")]
         kind: &'a str,
         data: &'a T,
     }
-    serde_json::to_string(&Frame { kind, data }).map_err(|error| {
+    serde_json::to_string(&StockRequest { kind, data }).map_err(|error| {
         ClientError::new(Code::InvalidOptions, format!("the {kind} cannot be JSON: {error}"))
     })
 }

@@ -10,17 +10,25 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::error::{ClientError, Code, Result};
-use crate::refusal::{self, excerpt};
 use crate::result::StepResult;
+use crate::server_error::{self, excerpt};
 
 /// The action that asks for the tools.
-pub(crate) fn list() -> Result<RawJson> {
+pub(crate) fn list_action() -> Result<RawJson> {
     raw(&json!({ "type": "list_tools" }))
         .map_err(|error| ClientError::new(Code::InvalidOptions, error.to_string()))
 }
 
-/// Arguments as a value and as the text that is sent. Null stands for none.
-pub(crate) fn arguments(arguments: Value) -> Result<(Value, RawJson)> {
+/// The arguments of a call.
+pub(crate) struct EncodedArguments {
+    /// What is checked against the tool's schema.
+    pub(crate) value: Value,
+    /// What is sent.
+    pub(crate) json: RawJson,
+}
+
+/// Encodes arguments, which must be an object; null stands for an empty one.
+pub(crate) fn encode_arguments(arguments: Value) -> Result<EncodedArguments> {
     let arguments = if arguments.is_null() { json!({}) } else { arguments };
     let text =
         raw(&arguments).map_err(|error| ClientError::new(Code::InvalidArguments, error.to_string()))?;
@@ -28,52 +36,52 @@ pub(crate) fn arguments(arguments: Value) -> Result<(Value, RawJson)> {
         let message = format!("arguments must be an object, not {}", excerpt(text.get().as_bytes()));
         return Err(ClientError::new(Code::InvalidArguments, message));
     }
-    Ok((arguments, text))
+    Ok(EncodedArguments { value: arguments, json: text })
 }
 
 /// The action that calls a tool.
-pub(crate) fn call(name: &str, arguments: &RawValue) -> Result<RawJson> {
+pub(crate) fn call_action(name: &str, arguments: &RawValue) -> Result<RawJson> {
     #[derive(Serialize)]
-    struct Call<'a> {
+    struct CallToolAction<'a> {
         #[serde(rename = "type")]
         kind: &'a str,
         tool_name: &'a str,
         arguments: &'a RawValue,
     }
-    raw(&Call { kind: "call_tool", tool_name: name, arguments })
+    raw(&CallToolAction { kind: "call_tool", tool_name: name, arguments })
         .map_err(|error| ClientError::new(Code::InvalidArguments, error.to_string()))
 }
 
 /// The tools of an observation, or of any object that has `tools`.
-pub(crate) fn listed(observation: &str) -> Result<Vec<Tool>> {
-    let listing: Listing = serde_json::from_str(observation).map_err(|error| {
+pub(crate) fn parse_tools(observation: &str) -> Result<Vec<Tool>> {
+    let listing: ToolsObservation = serde_json::from_str(observation).map_err(|error| {
         let message =
             format!("the list of tools cannot be read: {error}: {}", excerpt(observation.as_bytes()));
         ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
     })?;
     if let (None, Some(error)) = (&listing.tools, &listing.error) {
-        return Err(failure(error, None));
+        return Err(call_error(error, None));
     }
     Ok(listing.tools.unwrap_or_default().into_iter().map(Tool::from).collect())
 }
 
 /// The request for the tools in the MCP dialect, which is no step.
-pub(crate) const LIST_RPC: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
+pub(crate) const LIST_TOOLS_RPC: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
 
 /// The tools that a JSON-RPC answer lists; none if it lists nothing.
-pub(crate) fn listed_rpc(answer: &str) -> Option<Vec<Tool>> {
+pub(crate) fn parse_tools_rpc(answer: &str) -> Option<Vec<Tool>> {
     #[derive(Deserialize)]
-    struct Answer<'a> {
+    struct RpcResponse<'a> {
         #[serde(borrow)]
         result: &'a RawValue,
     }
-    let answer: Answer<'_> = serde_json::from_str(answer).ok()?;
-    listed(answer.result.get()).ok()
+    let answer: RpcResponse<'_> = serde_json::from_str(answer).ok()?;
+    parse_tools(answer.result.get()).ok()
 }
 
 /// The result of a call, out of its step.
-pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
-    let observation: Called<'_> = serde_json::from_str(step.observation.get()).map_err(|error| {
+pub(crate) fn parse_call(step: &StepResult) -> Result<ToolResult> {
+    let observation: CallObservation<'_> = serde_json::from_str(step.observation.get()).map_err(|error| {
         let message = format!(
             "what the tool gave cannot be read: {error}: {}",
             excerpt(step.observation.get().as_bytes())
@@ -87,9 +95,9 @@ pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
         }
         let code = ours.filter(|ours| ours.code.is_some());
         if error.error_type.as_deref() == Some("execution_error") && code.is_none() {
-            return Ok(said_to_have_failed(error.message.as_deref().unwrap_or("the tool failed")));
+            return Ok(error_result(error.message.as_deref().unwrap_or("the tool failed")));
         }
-        return Err(failure(error, observation.metadata.and_then(|metadata| metadata.oxenv)));
+        return Err(call_error(error, observation.metadata.and_then(|metadata| metadata.oxenv)));
     }
     match observation.result {
         Some(result) => read_result(result),
@@ -97,7 +105,7 @@ pub(crate) fn called(step: &StepResult) -> Result<ToolResult> {
     }
 }
 
-fn said_to_have_failed(message: &str) -> ToolResult {
+fn error_result(message: &str) -> ToolResult {
     ToolResult {
         content: std::iter::once(Content::Text(message.to_owned())).collect(),
         is_error: true,
@@ -106,7 +114,7 @@ fn said_to_have_failed(message: &str) -> ToolResult {
 }
 
 #[derive(Deserialize)]
-struct Listing {
+struct ToolsObservation {
     tools: Option<Vec<ListedTool>>,
     #[serde(default)]
     error: Option<StepError>,
@@ -130,25 +138,25 @@ struct ListedTool {
 }
 
 #[derive(Deserialize)]
-struct Called<'a> {
+struct CallObservation<'a> {
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
     #[serde(default)]
     error: Option<StepError>,
     #[serde(borrow, default)]
-    metadata: Option<Metadata<'a>>,
+    metadata: Option<CallMetadata<'a>>,
 }
 
 /// What is ours of the metadata of a call.
 #[derive(Deserialize)]
-struct Metadata<'a> {
+struct CallMetadata<'a> {
     #[serde(borrow, default)]
     oxenv: Option<&'a RawValue>,
 }
 
 /// What our servers say of an error.
 #[derive(Deserialize)]
-struct Ours<'a> {
+struct OxenvMetadata<'a> {
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
     /// What a tool gave that said that it failed.
@@ -156,7 +164,7 @@ struct Ours<'a> {
     result: Option<&'a RawValue>,
 }
 
-/// The error of a call as a step tells it.
+/// The error of a call as a step reports it.
 #[derive(Deserialize)]
 struct StepError {
     error_type: Option<String>,
@@ -177,17 +185,17 @@ impl From<ListedTool> for Tool {
     }
 }
 
-impl<'a> Called<'a> {
-    fn oxenv(&self) -> Option<Ours<'a>> {
+impl<'a> CallObservation<'a> {
+    fn oxenv(&self) -> Option<OxenvMetadata<'a>> {
         serde_json::from_str(self.metadata.as_ref()?.oxenv?.get()).ok()
     }
 }
 
 /// Why a call did not happen, or nothing is known of it.
-fn failure(error: &StepError, ours: Option<&RawValue>) -> ClientError {
+fn call_error(error: &StepError, ours: Option<&RawValue>) -> ClientError {
     let message = error.message.clone().unwrap_or_else(|| "the call of the tool failed".to_owned());
     let ours = ours.and_then(|ours| serde_json::from_str::<Value>(ours.get()).ok());
-    if let Some(error) = ours.and_then(|ours| refusal::of_metadata(&ours, &message)) {
+    if let Some(error) = ours.and_then(|ours| server_error::from_metadata(&ours, &message)) {
         return error;
     }
     let (code, delivered) = match error.error_type.as_deref() {
@@ -205,11 +213,11 @@ fn read_result(text: &RawValue) -> Result<ToolResult> {
     let has_content = Object::from_raw(text).is_ok_and(|result| result.get("content").is_some());
     match ToolResult::parse_dialect(text.get()) {
         Ok(result) if has_content => Ok(result),
-        _ => bare(text),
+        _ => value_result(text),
     }
 }
 
-fn bare(value: &RawValue) -> Result<ToolResult> {
+fn value_result(value: &RawValue) -> Result<ToolResult> {
     ToolResult::from_value(value).map_err(|error| {
         ClientError::new(Code::InvalidReply, error.to_string()).with_delivered(Delivered::Yes)
     })
@@ -231,22 +239,22 @@ mod tests {
             "data": "hi", "is_error": false}});
         let camel = json!({"result": {"content": [{"type": "text", "text": "hi"}],
             "structuredContent": {"n": 2}, "_meta": {"k": 1}, "isError": true}});
-        let snake = called(&step(&snake)).unwrap();
+        let snake = parse_call(&step(&snake)).unwrap();
         assert_eq!((snake.text().as_str(), snake.data(), snake.is_error), ("hi", "\"hi\"", false));
-        let camel = called(&step(&camel)).unwrap();
+        let camel = parse_call(&step(&camel)).unwrap();
         assert_eq!((camel.text().as_str(), camel.data(), camel.is_error), ("hi", "{\"n\":2}", true));
     }
 
     #[test]
     fn a_value_without_an_envelope() {
-        assert_eq!(called(&step(&json!({"result": [1]}))).unwrap().data(), "[1]");
-        assert_eq!(called(&step(&json!({"result": null}))).unwrap().data(), "null");
+        assert_eq!(parse_call(&step(&json!({"result": [1]}))).unwrap().data(), "[1]");
+        assert_eq!(parse_call(&step(&json!({"result": null}))).unwrap().data(), "null");
     }
 
     #[test]
     fn errors_by_their_type() {
         let told = |kind: &str| {
-            called(&step(&json!({"result": null, "error": {"error_type": kind, "message": "no"}})))
+            parse_call(&step(&json!({"result": null, "error": {"error_type": kind, "message": "no"}})))
         };
         let failed = told("execution_error").unwrap();
         assert_eq!((failed.is_error, failed.text().as_str()), (true, "no"));
@@ -264,12 +272,12 @@ mod tests {
             "metadata": {"oxenv": {"scores": {"a": 0.0}, "result": {"content": [{"type": "text", "text": "no"},
                 {"type": "image", "data": "AA==", "mimeType": "image/png"}], "structured_content": {"at": 7},
                 "meta": null, "data": {"at": 7}, "is_error": true}}}});
-        let failed = called(&step(&observation)).unwrap();
+        let failed = parse_call(&step(&observation)).unwrap();
         assert_eq!((failed.is_error, failed.data(), failed.content.len()), (true, "{\"at\":7}", 2));
         // A native tool's error has nothing beside its message, though a rubric may have scored the step.
         let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
             "metadata": {"oxenv": {"scores": {"a": 0.0}}}});
-        assert!(called(&step(&observation)).unwrap().is_error);
+        assert!(parse_call(&step(&observation)).unwrap().is_error);
     }
 
     #[test]
@@ -277,20 +285,20 @@ mod tests {
         let observation = json!({"result": null, "error": {"error_type": "transport_error", "message": "down"},
             "metadata": {"oxenv": {"code": "UPSTREAM_UNAVAILABLE", "kind": "infrastructure", "phase": "tool",
                                    "delivered": "no", "retryable": true}}});
-        let error = called(&step(&observation)).unwrap_err();
+        let error = parse_call(&step(&observation)).unwrap_err();
         assert_eq!(error.code(), Code::Server(ErrorCode::UpstreamUnavailable));
         assert_eq!((error.delivered(), error.is_retryable()), (Delivered::No, true));
     }
 
     #[test]
     fn tools_in_both_spellings() {
-        let tools = listed(
+        let tools = parse_tools(
             r#"{"tools":[{"name":"a","description":null,"input_schema":{"type":"object"}},
             {"name":"b","inputSchema":{"x":1},"_meta":{}}],"done":false}"#,
         )
         .unwrap();
         assert_eq!(tools[0].description, "");
         assert_eq!((tools[1].name.as_ref(), &tools[1].input_schema), ("b", &json!({"x":1})));
-        assert_eq!(listed("[]").unwrap_err().code(), Code::InvalidReply);
+        assert_eq!(parse_tools("[]").unwrap_err().code(), Code::InvalidReply);
     }
 }

@@ -17,24 +17,36 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::DEFAULT_BASE_URL;
-use super::fault::{may_be_done, refusal};
-use super::http::{Answer, Ask, Http, Secrets, hidden};
+use super::api_error::{control_error, may_be_done};
+use super::http::{FleetHttp, FleetRequest, FleetResponse, Secrets, sensitive_header};
 use super::instance::FleetInstance;
 use crate::error::{ClientError, Code, Result};
 
-/// How often a request is sent, the first time included.
-const ATTEMPTS: u32 = 4;
+/// The most times that a request is sent.
+const MAX_ATTEMPTS: u32 = 4;
 
 /// How long one attempt at a request other than a create may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a request other than a create may take, repeats included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Fleet's control plane, as one API key sees it. Cheap to clone.
+///
+/// ```no_run
+/// # async fn run() -> oxenv_client::Result<()> {
+/// use oxenv_client::fleet::FleetControl;
+///
+/// let fleet = FleetControl::new("sk_key", None)?;
+/// for instance in fleet.instances(Some("nightly")).await? {
+///     fleet.delete(&instance.instance_id).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct FleetControl {
-    http: Arc<Http>,
+    http: Arc<FleetHttp>,
     /// What every request is sent with.
     headers: HeaderMap,
     base: Url,
@@ -43,32 +55,32 @@ pub struct FleetControl {
 
 /// How a request is repeated.
 #[derive(Clone, Copy)]
-pub(super) struct Repeat {
+pub(super) struct RetryPolicy {
     /// Whether a 404 may pass.
-    pub(super) missing: bool,
+    pub(super) retry_not_found: bool,
     /// How long one attempt may take, if another is worth it after that; else all the time that is left.
-    pub(super) attempt: Option<Duration>,
+    pub(super) attempt_timeout: Option<Duration>,
     /// Until when.
     pub(super) deadline: Instant,
 }
 
 /// What came of a request and its repeats.
-pub(super) struct Sent {
-    pub(super) outcome: Result<Answer>,
+pub(super) struct RetriedRequest {
+    pub(super) outcome: Result<FleetResponse>,
     /// Whether one before the last may have been delivered and done.
-    pub(super) first_maybe: bool,
+    pub(super) earlier_may_be_done: bool,
 }
 
 /// What a heartbeat is answered with.
 #[derive(Deserialize)]
-pub(super) struct Beat {
+pub(super) struct HeartbeatReply {
     #[serde(default)]
     pub(super) interval_seconds: Option<f64>,
 }
 
-impl Repeat {
+impl RetryPolicy {
     pub(super) fn until(deadline: Instant) -> Self {
-        Repeat { missing: false, attempt: None, deadline }
+        RetryPolicy { retry_not_found: false, attempt_timeout: None, deadline }
     }
 }
 
@@ -83,75 +95,84 @@ impl FleetControl {
             return Err(ClientError::new(Code::InvalidOptions, message));
         }
         let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, hidden("the API key", &format!("Bearer {api_key}"))?);
+        headers.insert(AUTHORIZATION, sensitive_header("the API key", &format!("Bearer {api_key}"))?);
         headers.insert("x-fleet-sdk-language", HeaderValue::from_static("rust"));
         headers.insert("x-fleet-sdk-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         let secrets = Arc::new(Secrets::default());
         secrets.add(&Secret::new(api_key));
-        let base = base(base_url.unwrap_or(DEFAULT_BASE_URL))?;
-        Ok(FleetControl { http: Arc::new(Http::new()?), headers, base, secrets })
+        let base = parse_base_url(base_url.unwrap_or(DEFAULT_BASE_URL))?;
+        Ok(FleetControl { http: Arc::new(FleetHttp::new()?), headers, base, secrets })
     }
 
     /// The instances that are there, of one run if one is named.
     ///
     /// # Errors
-    /// Why they are not told.
+    /// Why they cannot be listed.
     pub async fn instances(&self, run_id: Option<&str>) -> Result<Vec<FleetInstance>> {
         let mut url = self.url(&["v1", "env", "instances"]);
         if let Some(run_id) = run_id {
             url.query_pairs_mut().append_pair("run_id", run_id);
         }
-        let answer = self.asked("list the instances", Method::GET, &url, None, within(PATIENCE)).await?;
+        let answer = self
+            .request("list the instances", Method::GET, &url, None, deadline_after(REQUEST_TIMEOUT))
+            .await?;
         answer.json("the request for the instances", &self.secrets)
     }
 
     /// An instance.
     ///
     /// # Errors
-    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it is not told.
+    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it cannot be read.
     pub async fn instance(&self, id: &str) -> Result<FleetInstance> {
         let url = self.url(&["v1", "env", "instances", id]);
         let what = format!("tell the instance '{id}'");
-        let answer = self.asked(&what, Method::GET, &url, None, within(PATIENCE)).await;
+        let answer = self.request(&what, Method::GET, &url, None, deadline_after(REQUEST_TIMEOUT)).await;
         answer.map_err(|error| gone_if_missing(error, id))?.json("the request for an instance", &self.secrets)
     }
 
-    /// Ends an instance and waits for that. One that is gone already is no error.
+    /// Ends an instance and waits for that. One that is gone already is not an error.
     ///
     /// # Errors
     /// If Fleet does not say that it is gone; the message names it.
     pub async fn delete(&self, id: &str) -> Result<()> {
-        self.delete_until(id, within(PATIENCE)).await
+        self.delete_until(id, deadline_after(REQUEST_TIMEOUT)).await
     }
 
     pub(super) async fn delete_until(&self, id: &str, deadline: Instant) -> Result<()> {
         let url = self.url(&["v1", "env", "instances", id]);
         let what = format!("end the instance '{id}'");
-        match self.asked(&what, Method::DELETE, &url, None, deadline).await {
+        match self.request(&what, Method::DELETE, &url, None, deadline).await {
             Err(error) if !is_missing(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
-    pub(super) async fn heartbeat(&self, id: &str) -> Result<Beat> {
+    pub(super) async fn heartbeat(&self, id: &str) -> Result<HeartbeatReply> {
         let url = self.url(&["v1", "env", "instances", id, "heartbeat"]);
         let what = format!("take a heartbeat of the instance '{id}'");
-        let answer = self.asked(&what, Method::POST, &url, Some(&json!({})), within(PATIENCE)).await;
+        let answer =
+            self.request(&what, Method::POST, &url, Some(&json!({})), deadline_after(REQUEST_TIMEOUT)).await;
         answer.map_err(|error| gone_if_missing(error, id))?.json("a heartbeat", &self.secrets)
     }
 
     /// The token of the runners, if this Fleet has any.
     pub(super) async fn runner_token(&self) -> Result<Secret> {
         #[derive(Deserialize)]
-        struct Told {
+        struct RunnerTokenReply {
             token: String,
         }
         let url = self.url(&["v1", "runner-auth", "token"]);
         let answer = self
-            .asked("tell the runner token", Method::GET, &url, None, within(Duration::from_secs(10)))
+            .request(
+                "tell the runner token",
+                Method::GET,
+                &url,
+                None,
+                deadline_after(Duration::from_secs(10)),
+            )
             .await?;
         // What came is a secret even if it cannot be read, so the answer itself is not shown.
-        let told = serde_json::from_slice::<Told>(&answer.body);
+        let told = serde_json::from_slice::<RunnerTokenReply>(&answer.body);
         let told =
             told.map_err(|_| ClientError::new(Code::InvalidReply, "Fleet's runner token cannot be read"))?;
         let token = Secret::new(told.token);
@@ -159,7 +180,7 @@ impl FleetControl {
         Ok(token)
     }
 
-    pub(super) fn http(&self) -> &Arc<Http> {
+    pub(super) fn http(&self) -> &Arc<FleetHttp> {
         &self.http
     }
 
@@ -167,9 +188,9 @@ impl FleetControl {
         &self.secrets
     }
 
-    /// The same with connections of its own, for another runtime.
-    pub(super) fn fresh(&self) -> Result<Self> {
-        Ok(FleetControl { http: Arc::new(Http::new()?), ..self.clone() })
+    /// A clone with connections of its own, for another runtime.
+    pub(super) fn reconnected(&self) -> Result<Self> {
+        Ok(FleetControl { http: Arc::new(FleetHttp::new()?), ..self.clone() })
     }
 
     pub(super) fn is_default(&self) -> bool {
@@ -177,65 +198,65 @@ impl FleetControl {
     }
 
     pub(super) fn url(&self, segments: &[&str]) -> Url {
-        below(&self.base, segments)
+        join_url(&self.base, segments)
     }
 
-    async fn asked(
+    async fn request(
         &self,
         what: &str,
         method: Method,
         url: &Url,
         body: Option<&Value>,
         deadline: Instant,
-    ) -> Result<Answer> {
-        let repeat = Repeat { attempt: Some(ATTEMPT), ..Repeat::until(deadline) };
-        let answer = self.repeated(method, url, body, Uuid::new_v4(), repeat).await.outcome?;
-        if answer.is_success() { Ok(answer) } else { Err(refusal(what, &answer, &self.secrets)) }
+    ) -> Result<FleetResponse> {
+        let repeat = RetryPolicy { attempt_timeout: Some(ATTEMPT_TIMEOUT), ..RetryPolicy::until(deadline) };
+        let answer = self.send_with_retries(method, url, body, Uuid::new_v4(), repeat).await.outcome?;
+        if answer.is_success() { Ok(answer) } else { Err(control_error(what, &answer, &self.secrets)) }
     }
 
     /// Sends a request that has an id, and again where that may help.
-    pub(super) async fn repeated(
+    pub(super) async fn send_with_retries(
         &self,
         method: Method,
         url: &Url,
         body: Option<&Value>,
         id: Uuid,
-        repeat: Repeat,
-    ) -> Sent {
-        let mut sent = Sent { outcome: Err(expired()), first_maybe: false };
-        for attempt in 0..ATTEMPTS {
+        repeat: RetryPolicy,
+    ) -> RetriedRequest {
+        let mut sent = RetriedRequest { outcome: Err(deadline_passed()), earlier_may_be_done: false };
+        for attempt in 0..MAX_ATTEMPTS {
             let left = repeat.deadline.saturating_duration_since(Instant::now());
-            let time = repeat.attempt.map_or(left, |attempt| attempt.min(left));
-            sent.outcome = self.once(method.clone(), url, body, id, time).await;
-            let Some(wait) = pause(attempt, &sent.outcome, repeat) else { break };
-            if attempt + 1 == ATTEMPTS || after(Instant::now(), wait) >= repeat.deadline {
+            let time = repeat.attempt_timeout.map_or(left, |attempt| attempt.min(left));
+            sent.outcome = self.send_once(method.clone(), url, body, id, time).await;
+            let Some(wait) = retry_delay(attempt, &sent.outcome, repeat) else { break };
+            if attempt + 1 == MAX_ATTEMPTS || after(Instant::now(), wait) >= repeat.deadline {
                 break;
             }
-            sent.first_maybe |= may_be_done(&sent.outcome);
+            sent.earlier_may_be_done |= may_be_done(&sent.outcome);
             tracing::debug!(%method, path = url.path(), attempt, ?wait, "Fleet is asked again");
             sleep(wait).await;
         }
         sent
     }
 
-    async fn once(
+    async fn send_once(
         &self,
         method: Method,
         url: &Url,
         body: Option<&Value>,
         id: Uuid,
         timeout: Duration,
-    ) -> Result<Answer> {
+    ) -> Result<FleetResponse> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let mut headers = self.headers.clone();
-        headers.insert("x-request-id", hidden("the request id", &id.to_string())?);
-        headers.insert("x-request-timestamp", hidden("the time", &now.to_string())?);
-        self.http.ask(Ask { method, url: url.clone(), headers, body, timeout }).await
+        headers.insert("x-request-id", sensitive_header("the request id", &id.to_string())?);
+        headers.insert("x-request-timestamp", sensitive_header("the time", &now.to_string())?);
+        self.http.send(FleetRequest { method, url: url.clone(), headers, body, timeout }).await
     }
 }
 
 /// A URL below another.
-pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
+pub(super) fn join_url(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
     // Only URLs without a host have no path, and those are refused before.
     if let Ok(mut path) = url.path_segments_mut() {
@@ -244,11 +265,11 @@ pub(super) fn below(base: &Url, segments: &[&str]) -> Url {
     url
 }
 
-pub(super) fn within(time: Duration) -> Instant {
+pub(super) fn deadline_after(time: Duration) -> Instant {
     after(Instant::now(), time)
 }
 
-fn base(text: &str) -> Result<Url> {
+fn parse_base_url(text: &str) -> Result<Url> {
     let bad =
         |why: &str| ClientError::new(Code::InvalidOptions, format!("Fleet's base URL cannot be used: {why}"));
     let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
@@ -267,15 +288,15 @@ fn base(text: &str) -> Result<Url> {
 
 /// How long to wait before the next attempt, if one may help: half a second, doubled each time, of which a random
 /// part; or longer, if Fleet asks for it.
-fn pause(attempt: u32, outcome: &Result<Answer>, repeat: Repeat) -> Option<Duration> {
+fn retry_delay(attempt: u32, outcome: &Result<FleetResponse>, repeat: RetryPolicy) -> Option<Duration> {
     let asked = match outcome {
         Ok(answer) => match answer.status {
             429 | 500 | 502 | 503 | 504 => answer.retry_after,
-            404 if repeat.missing => answer.retry_after,
+            404 if repeat.retry_not_found => answer.retry_after,
             _ => return None,
         },
         Err(error) if matches!(error.code(), Code::ConnectFailed | Code::ConnectionLost) => None,
-        Err(error) if error.code() == Code::TimedOut && repeat.attempt.is_some() => None,
+        Err(error) if error.code() == Code::TimedOut && repeat.attempt_timeout.is_some() => None,
         Err(_) => return None,
     };
     let whole = Duration::from_millis(500 << attempt.min(6));
@@ -284,7 +305,7 @@ fn pause(attempt: u32, outcome: &Result<Answer>, repeat: Repeat) -> Option<Durat
     Some(whole.mul_f64(part).max(asked.unwrap_or_default()))
 }
 
-fn expired() -> ClientError {
+fn deadline_passed() -> ClientError {
     ClientError::new(Code::TimedOut, "the time was over before Fleet was asked").with_delivered(Delivered::No)
 }
 

@@ -1,7 +1,7 @@
 //! Making an instance: the request, its recovery, and the wait until it runs.
 //!
 //! Invariant: one logical create has one request id, whatever is repeated, so that Fleet makes one instance; what may
-//! have been made is noted in the [`Claim`] before anything is sent.
+//! have been made is noted in the [`InstanceGuard`] before anything is sent.
 
 use oxenv_core::after;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::claim::Claim;
-use super::control::{FleetControl, Repeat};
-use super::fault::{detail, may_be_done, refusal};
-use super::http::Answer;
+use super::api_error::{control_error, detail, may_be_done};
+use super::control::{FleetControl, RetryPolicy};
+use super::guard::InstanceGuard;
+use super::http::FleetResponse;
 use super::instance::FleetInstance;
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};
@@ -22,17 +22,20 @@ use crate::error::{ClientError, Code, Result};
 /// Regions whose instances are made at hosts of their own.
 const REGIONS: [&str; 4] = ["us-west-1", "us-east-1", "eu-west-2", "staging"];
 
-/// Pauses between two looks at an instance that does not run yet: the shortest, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The shortest pause between two polls of an instance that does not run yet.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The longest pause between two such polls.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What part of the wait so far a pause is, so that it lengthens the wait by no more than that.
-const PART: u32 = 20;
+const POLL_FRACTION: u32 = 20;
 
 /// How long one attempt at the recovery of a create may take: Fleet has nothing to wait for then.
-const RECOVERY: Duration = Duration::from_secs(5);
+const RECOVERY_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often an instance that was just made may be unknown.
-const UNKNOWN: u32 = 4;
+const MAX_NOT_FOUND: u32 = 4;
 
 /// A request to make an instance. A clone is the same request.
 #[derive(Clone)]
@@ -45,9 +48,9 @@ pub(super) struct CreateRequest {
 }
 
 /// What came of a request that is sent again: the instance's id, or that there surely is none.
-pub(super) enum Recovered {
-    Instance(String),
-    Nothing,
+pub(super) enum RecoveredInstance {
+    Created(String),
+    None,
 }
 
 impl CreateRequest {
@@ -62,11 +65,11 @@ impl CreateRequest {
         let regional =
             region.filter(|_| control.is_default()).map(|region| format!("https://{region}.fleetai.com"));
         let url = match regional.and_then(|base| Url::parse(&base).ok()) {
-            Some(base) => super::control::below(&base, &["v1", "env", "instances"]),
+            Some(base) => super::control::join_url(&base, &["v1", "env", "instances"]),
             None => control.url(&["v1", "env", "instances"]),
         };
         let what = format!("make an instance of '{env_key}'");
-        Ok(CreateRequest { id: Uuid::new_v4(), url, body: body(env_key, options), what })
+        Ok(CreateRequest { id: Uuid::new_v4(), url, body: create_body(env_key, options), what })
     }
 
     /// The body if the answer may take that long.
@@ -78,18 +81,18 @@ impl CreateRequest {
 }
 
 /// What is absent is left out, never null.
-fn body(env_key: &str, options: &FleetOptions) -> Map<String, Value> {
+fn create_body(env_key: &str, options: &FleetOptions) -> Map<String, Value> {
     let mut body = options.extra.clone();
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
             body.insert(name.to_owned(), value);
         }
     };
-    let (key, version) = versioned(env_key);
+    let (key, version) = split_version(env_key);
     put("env_key", Some(key.into()));
     put("env_version", version.map(Value::from));
     if let Some(data) = &options.data_key {
-        let (key, version) = versioned(data);
+        let (key, version) = split_version(data);
         put("data_key", Some(key.into()));
         put("data_version", version.map(Value::from));
     }
@@ -105,7 +108,7 @@ fn body(env_key: &str, options: &FleetOptions) -> Map<String, Value> {
 }
 
 /// `fira:1.3.1` as `fira` and `v1.3.1`.
-fn versioned(key: &str) -> (&str, Option<String>) {
+fn split_version(key: &str) -> (&str, Option<String>) {
     let Some((key, version)) = key.split_once(':') else { return (key, None) };
     let digits = version.starts_with(|letter: char| letter.is_ascii_digit());
     (key, Some(if digits { format!("v{version}") } else { version.to_owned() }))
@@ -118,68 +121,74 @@ fn whole_seconds(time: Duration) -> Value {
 }
 
 /// How long Fleet may hold the request, by how long we wait for it.
-fn held(timeout: Duration) -> u64 {
+fn max_wait_seconds(timeout: Duration) -> u64 {
     timeout.as_secs().saturating_sub(30).min(3600)
 }
 
 /// Makes an instance and waits until it runs.
-pub(super) async fn make(
+pub(super) async fn create(
     control: &FleetControl,
     request: &CreateRequest,
-    claim: &mut Claim,
+    guard: &mut InstanceGuard,
     timeout: Duration,
     deadline: Instant,
 ) -> Result<FleetInstance> {
-    claim.asked(request);
-    let body = request.body(held(timeout));
-    let repeat = Repeat { missing: true, ..Repeat::until(deadline) };
-    let sent = control.repeated(Method::POST, &request.url, Some(&body), request.id, repeat).await;
-    if !(sent.first_maybe || may_be_done(&sent.outcome)) {
-        claim.nothing();
+    guard.create_requested(request);
+    let body = request.body(max_wait_seconds(timeout));
+    let repeat = RetryPolicy { retry_not_found: true, ..RetryPolicy::until(deadline) };
+    let sent = control.send_with_retries(Method::POST, &request.url, Some(&body), request.id, repeat).await;
+    if !(sent.earlier_may_be_done || may_be_done(&sent.outcome)) {
+        guard.disarm();
     }
     let answer = sent.outcome?;
-    if let Some(id) = duplicate(&answer) {
-        claim.holds(&id);
+    if let Some(id) = duplicate_id(&answer) {
+        guard.created(&id);
         let made_before =
             FleetInstance { instance_id: id, status: "pending".to_owned(), ..FleetInstance::default() };
-        return until_running(control, made_before, deadline).await;
+        return wait_until_running(control, made_before, deadline).await;
     }
     if !answer.is_success() {
-        return Err(refusal(&request.what, &answer, control.secrets()));
+        return Err(control_error(&request.what, &answer, control.secrets()));
     }
     let instance: FleetInstance =
         answer.json(&format!("the request to {}", request.what), control.secrets())?;
-    claim.holds(&instance.instance_id);
-    until_running(control, instance, deadline).await
+    guard.created(&instance.instance_id);
+    wait_until_running(control, instance, deadline).await
 }
 
-/// Finds out what became of a request whose answer was lost, by sending it again under the same id. Fleet is told not to
-/// wait until the instance runs.
+/// Finds out what became of a request whose answer was lost, by sending it again under the same id. It asks Fleet not
+/// to wait until the instance runs.
 pub(super) async fn recover(
     control: &FleetControl,
     request: &CreateRequest,
     deadline: Instant,
-) -> Result<Recovered> {
+) -> Result<RecoveredInstance> {
     let body = request.body(0);
-    let repeat = Repeat { missing: true, attempt: Some(RECOVERY), ..Repeat::until(deadline) };
-    let answer =
-        control.repeated(Method::POST, &request.url, Some(&body), request.id, repeat).await.outcome?;
-    if let Some(id) = duplicate(&answer) {
-        return Ok(Recovered::Instance(id));
+    let repeat = RetryPolicy {
+        retry_not_found: true,
+        attempt_timeout: Some(RECOVERY_ATTEMPT_TIMEOUT),
+        ..RetryPolicy::until(deadline)
+    };
+    let answer = control
+        .send_with_retries(Method::POST, &request.url, Some(&body), request.id, repeat)
+        .await
+        .outcome?;
+    if let Some(id) = duplicate_id(&answer) {
+        return Ok(RecoveredInstance::Created(id));
     }
     if answer.is_success() {
         let instance: FleetInstance = answer.json("the repeated request", control.secrets())?;
-        return Ok(Recovered::Instance(instance.instance_id));
+        return Ok(RecoveredInstance::Created(instance.instance_id));
     }
     // What is refused now for what it asks for was not made before either.
     match answer.status {
-        400 | 422 => Ok(Recovered::Nothing),
-        _ => Err(refusal(&request.what, &answer, control.secrets())),
+        400 | 422 => Ok(RecoveredInstance::None),
+        _ => Err(control_error(&request.what, &answer, control.secrets())),
     }
 }
 
 /// The id of the instance that the same request made before.
-fn duplicate(answer: &Answer) -> Option<String> {
+fn duplicate_id(answer: &FleetResponse) -> Option<String> {
     if answer.status != 409 {
         return None;
     }
@@ -188,7 +197,7 @@ fn duplicate(answer: &Answer) -> Option<String> {
     is.then(|| detail["instance_id"].as_str().map(str::to_owned)).flatten()
 }
 
-pub(super) async fn until_running(
+pub(super) async fn wait_until_running(
     control: &FleetControl,
     mut instance: FleetInstance,
     deadline: Instant,
@@ -196,14 +205,17 @@ pub(super) async fn until_running(
     let id = instance.instance_id.clone();
     let (began, mut unknown) = (Instant::now(), 0);
     while !instance.is_running() {
-        if instance.is_over() {
+        if instance.has_ended() {
             let message =
                 format!("the instance '{id}' did not come to run: Fleet says '{}'", instance.status);
             return Err(ClientError::new(Code::FleetInstanceFailed, message)
                 .with_retry(true, None)
                 .with_data(json!({ "instance_id": id, "status": instance.status })));
         }
-        let next = after(Instant::now(), (began.elapsed() / PART).clamp(PAUSES.0, PAUSES.1));
+        let next = after(
+            Instant::now(),
+            (began.elapsed() / POLL_FRACTION).clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL),
+        );
         if next >= deadline {
             sleep_until(deadline).await;
             let message =
@@ -214,7 +226,7 @@ pub(super) async fn until_running(
         match control.instance(&id).await {
             Ok(seen) => instance = seen,
             // It may take a moment until what was made is known everywhere.
-            Err(error) if error.code() == Code::FleetInstanceGone && unknown < UNKNOWN => unknown += 1,
+            Err(error) if error.code() == Code::FleetInstanceGone && unknown < MAX_NOT_FOUND => unknown += 1,
             Err(error) => return Err(error),
         }
     }
@@ -240,23 +252,26 @@ mod tests {
             run_id: Some("r1".to_owned()),
             ..FleetOptions::default()
         };
-        let body = request("fira:1.3.1", &options).body(held(Duration::from_secs(900)));
+        let body = request("fira:1.3.1", &options).body(max_wait_seconds(Duration::from_secs(900)));
         let wanted = json!({
             "env_key": "fira", "env_version": "v1.3.1", "data_key": "base", "data_version": "v2", "run_id": "r1",
             "env_variables": { "A": 1 }, "image_type": "mcp", "created_from": "sdk", "ttl_seconds": 600,
             "max_wait_seconds": 870
         });
         assert_eq!(body, wanted);
-        let body = request("fira", &FleetOptions::default()).body(held(Duration::from_secs(900)));
+        let body = request("fira", &FleetOptions::default()).body(max_wait_seconds(Duration::from_secs(900)));
         assert_eq!(body, json!({ "env_key": "fira", "created_from": "sdk", "max_wait_seconds": 870 }));
     }
 
     #[test]
     fn keys_are_split_and_waits_bounded() {
-        assert_eq!(versioned("fira:v2:x"), ("fira", Some("v2:x".to_owned())));
-        assert_eq!(versioned("fira:latest"), ("fira", Some("latest".to_owned())));
-        assert_eq!(versioned("fira"), ("fira", None));
-        assert_eq!((held(Duration::from_secs(10)), held(Duration::from_secs(9000))), (0, 3600));
+        assert_eq!(split_version("fira:v2:x"), ("fira", Some("v2:x".to_owned())));
+        assert_eq!(split_version("fira:latest"), ("fira", Some("latest".to_owned())));
+        assert_eq!(split_version("fira"), ("fira", None));
+        assert_eq!(
+            (max_wait_seconds(Duration::from_secs(10)), max_wait_seconds(Duration::from_secs(9000))),
+            (0, 3600)
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Telling Fleet that an instance is still used.
+//! Heartbeats: they keep an instance on Fleet alive.
 //!
 //! Invariant: it ends with its owner; a heartbeat that fails is said and tried again, and does no other harm.
 
@@ -9,18 +9,23 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::control::FleetControl;
-use super::life::Life;
+use super::lifecycle::InstanceLifecycle;
 use crate::error::Code;
 
 /// Between two tries of a heartbeat that failed, at most.
-const AGAIN: Duration = Duration::from_secs(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// The task that tells it. Its drop ends it.
+/// The task that sends heartbeats. Its drop ends it.
 pub(super) struct Heartbeat(AbortHandle);
 
 impl Heartbeat {
-    /// Begins to tell it at once, and then twice in each interval.
-    pub(super) fn start(control: FleetControl, id: String, interval: Duration, life: Arc<Life>) -> Self {
+    /// Sends the first heartbeat at once, and then two in each interval.
+    pub(super) fn start(
+        control: FleetControl,
+        id: String,
+        interval: Duration,
+        lifecycle: Arc<InstanceLifecycle>,
+    ) -> Self {
         let task = tokio::spawn(async move {
             let mut interval = interval;
             loop {
@@ -28,18 +33,18 @@ impl Heartbeat {
                     Ok(beat) => {
                         interval = beat
                             .interval_seconds
-                            .and_then(seconds)
+                            .and_then(parse_interval)
                             .map_or(interval, |told| told.min(interval));
                         interval / 2
                     }
                     Err(error) if error.code() == Code::FleetInstanceGone => {
                         tracing::warn!(instance = id, "the instance on Fleet is gone");
-                        life.end(&error);
+                        lifecycle.mark_gone(&error);
                         return;
                     }
                     Err(error) => {
                         tracing::warn!(instance = id, %error, "Fleet did not take a heartbeat");
-                        (interval / 2).min(AGAIN)
+                        (interval / 2).min(MAX_RETRY_DELAY)
                     }
                 };
                 sleep(wait).await;
@@ -49,8 +54,8 @@ impl Heartbeat {
     }
 }
 
-/// An interval as Fleet tells it.
-pub(super) fn seconds(told: f64) -> Option<Duration> {
+/// An interval as Fleet reports it.
+pub(super) fn parse_interval(told: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(told).ok().filter(|interval| *interval >= Duration::from_millis(10))
 }
 

@@ -1,6 +1,6 @@
-//! An instance as Fleet tells it.
+//! An instance as Fleet reports it.
 //!
-//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are no error.
+//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::error::{ClientError, Code, Result};
 /// Where an instance's MCP endpoints are below its root, in the order of their precedence.
 const MCP_PATHS: [&str; 2] = ["api/v1/mcp", "mcp"];
 
-/// An instance as Fleet tells it.
+/// An instance as Fleet reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FleetInstance {
     /// Its id.
@@ -67,18 +67,18 @@ impl FleetInstance {
     #[must_use]
     pub fn mcp_urls(&self) -> Vec<String> {
         let Some(root) = self.root() else { return Vec::new() };
-        MCP_PATHS.iter().map(|path| below(root, path)).collect()
+        MCP_PATHS.iter().map(|path| join_url(root, path)).collect()
     }
 
     /// The URL of its manager.
-    pub(super) fn manager(&self) -> Result<String> {
+    pub(super) fn manager_url(&self) -> Result<String> {
         let urls = self.urls.as_ref().filter(|urls| !urls.root.is_empty()).ok_or_else(|| {
             let message =
                 format!("Fleet tells no URLs of the instance '{}', although it runs", self.instance_id);
             ClientError::new(Code::InvalidReply, message)
         })?;
         let told = urls.manager.as_ref().map(|manager| manager.api.trim_end_matches('/').to_owned());
-        Ok(told.filter(|api| !api.is_empty()).unwrap_or_else(|| below(&urls.root, "api/v1/env")))
+        Ok(told.filter(|api| !api.is_empty()).unwrap_or_else(|| join_url(&urls.root, "api/v1/env")))
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -86,12 +86,12 @@ impl FleetInstance {
     }
 
     /// Whether it will never run again.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         matches!(self.status.as_str(), "stopped" | "error")
     }
 }
 
-fn below(root: &str, path: &str) -> String {
+fn join_url(root: &str, path: &str) -> String {
     format!("{}/{path}", root.trim_end_matches('/'))
 }
 
@@ -108,9 +108,9 @@ mod tests {
                 instance.mcp_urls(),
                 ["http://127.0.0.1:4611/api/v1/mcp", "http://127.0.0.1:4611/mcp"]
             );
-            assert_eq!(instance.manager().unwrap(), "http://127.0.0.1:4611/api/v1/env");
+            assert_eq!(instance.manager_url().unwrap(), "http://127.0.0.1:4611/api/v1/env");
         }
-        assert!(FleetInstance::default().manager().is_err());
+        assert!(FleetInstance::default().manager_url().is_err());
     }
 
     #[test]

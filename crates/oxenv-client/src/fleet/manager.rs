@@ -15,56 +15,63 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::control::{FleetControl, below};
-use super::fault::{of_instance, shortened};
-use super::http::{Answer, Ask, hidden};
+use super::api_error::{instance_error, shorten};
+use super::control::{FleetControl, join_url};
+use super::http::{FleetRequest, FleetResponse, sensitive_header};
 use super::instance::FleetInstance;
 use crate::error::{ClientError, Code, Result};
 use crate::options::ResetOptions;
 
 /// How long a request may take that only reads.
-const READING: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pauses between two questions to an instance that warms up: the shortest, and the longest; a tenth of the wait so far.
-const WARMING: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// The shortest pause between two health checks of a new instance; it is a tenth of the wait so far.
+const MIN_HEALTH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The longest pause between two such checks.
+const MAX_HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often Fleet is asked meanwhile whether the instance still lives.
-const LOOK: Duration = Duration::from_secs(5);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An instance's manager.
-pub(super) struct Manager {
+pub(super) struct InstanceManager {
     base: Url,
     control: FleetControl,
     instance_id: String,
     token: Mutex<Option<Secret>>,
-    /// Whether the token is the caller's own, so that there is no other.
-    given: bool,
+    /// Whether the caller gave the token, so that there is no other.
+    token_is_callers: bool,
+}
+
+/// The token of the instance's runner.
+#[derive(Clone)]
+pub(super) struct RunnerToken {
+    /// `None` if there is none.
+    pub(super) secret: Option<Secret>,
+    /// Whether the caller gave it; Fleet has no other then.
+    pub(super) is_callers: bool,
 }
 
 #[derive(Deserialize)]
-struct ResetAnswer {
+struct ResetResponse {
     success: bool,
     #[serde(default)]
     message: Option<String>,
 }
 
-impl Manager {
-    pub(super) fn new(
-        control: &FleetControl,
-        instance: &FleetInstance,
-        token: Option<Secret>,
-        given: bool,
-    ) -> Result<Self> {
-        let url = instance.manager()?;
+impl InstanceManager {
+    pub(super) fn new(control: &FleetControl, instance: &FleetInstance, token: RunnerToken) -> Result<Self> {
+        let url = instance.manager_url()?;
         let base = Url::parse(&url).ok().filter(Url::has_host).ok_or_else(|| {
             ClientError::new(Code::InvalidReply, format!("Fleet tells a manager URL that is none: {url}"))
         })?;
-        Ok(Manager {
+        Ok(InstanceManager {
             base,
             control: control.clone(),
             instance_id: instance.instance_id.clone(),
-            token: Mutex::new(token),
-            given,
+            token: Mutex::new(token.secret),
+            token_is_callers: token.is_callers,
         })
     }
 
@@ -72,21 +79,21 @@ impl Manager {
     ///
     /// # Errors
     /// [`Code::FleetInstanceGone`], if the instance ended meanwhile. It has no deadline of its own.
-    pub(super) async fn warm(&self) -> Result<()> {
+    pub(super) async fn wait_until_healthy(&self) -> Result<()> {
         let began = Instant::now();
-        let mut look = after(began, LOOK);
+        let mut look = after(began, LIVENESS_INTERVAL);
         loop {
-            match self.ask(Method::GET, &["health"], None, READING).await {
-                Ok(Answer { status: 502..=504, .. }) => {}
+            match self.send(Method::GET, &["health"], None, READ_TIMEOUT).await {
+                Ok(FleetResponse { status: 502..=504, .. }) => {}
                 Ok(_) => return Ok(()),
                 Err(error) if error.code() == Code::TlsFailed => return Err(error),
                 Err(_) => {}
             }
             if Instant::now() >= look {
-                self.alive().await?;
-                look = after(Instant::now(), LOOK);
+                self.check_alive().await?;
+                look = after(Instant::now(), LIVENESS_INTERVAL);
             }
-            sleep((began.elapsed() / 10).clamp(WARMING.0, WARMING.1)).await;
+            sleep((began.elapsed() / 10).clamp(MIN_HEALTH_INTERVAL, MAX_HEALTH_INTERVAL)).await;
         }
     }
 
@@ -98,16 +105,16 @@ impl Manager {
         }
         let body = Value::Object(body);
         let deadline = after(Instant::now(), timeout);
-        let mut answer = self.ask(Method::POST, &["reset"], Some(&body), timeout).await?;
-        if answer.status == 404 && self.gate_refuses().await {
+        let mut answer = self.send(Method::POST, &["reset"], Some(&body), timeout).await?;
+        if answer.status == 404 && self.is_gate_closed().await {
             // Tokens are exchanged now and then; the gate let nothing through, so that a repeat is the first.
             if !self.renew_token().await {
-                return Err(self.refused("reset"));
+                return Err(self.runner_refused("reset"));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            answer = self.ask(Method::POST, &["reset"], Some(&body), left).await?;
-            if answer.status == 404 && self.gate_refuses().await {
-                return Err(self.refused("reset"));
+            answer = self.send(Method::POST, &["reset"], Some(&body), left).await?;
+            if answer.status == 404 && self.is_gate_closed().await {
+                return Err(self.runner_refused("reset"));
             }
         }
         if answer.status == 404 {
@@ -116,14 +123,14 @@ impl Manager {
             ));
         }
         if !answer.is_success() {
-            return Err(of_instance("POST /reset", &answer, self.control.secrets()));
+            return Err(instance_error("POST /reset", &answer, self.control.secrets()));
         }
-        let told: ResetAnswer = answer.json("the reset", self.control.secrets())?;
+        let told: ResetResponse = answer.json("the reset", self.control.secrets())?;
         let message = told.message.unwrap_or_default();
         if told.success {
             return Ok(message);
         }
-        let said = self.control.secrets().redact(&shortened(message.as_bytes()));
+        let said = self.control.secrets().redact(&shorten(message.as_bytes()));
         Err(ClientError::new(Code::Server(ErrorCode::ExecutionError), format!("the reset failed: {said}"))
             .with_kind(FailureKind::Environment)
             .with_delivered(Delivered::Yes))
@@ -131,9 +138,9 @@ impl Manager {
 
     /// The resources, in either of their shapes.
     pub(super) async fn resources(&self) -> Result<Value> {
-        let answer = self.ask(Method::GET, &["resources"], None, READING).await?;
+        let answer = self.send(Method::GET, &["resources"], None, READ_TIMEOUT).await?;
         if !answer.is_success() {
-            return Err(of_instance("GET /resources", &answer, self.control.secrets()));
+            return Err(instance_error("GET /resources", &answer, self.control.secrets()));
         }
         match answer.json("the request for the resources", self.control.secrets())? {
             Value::Object(mut told) => Ok(told.remove("resources").unwrap_or(json!([]))),
@@ -143,28 +150,28 @@ impl Manager {
 
     /// The state, if the image serves it.
     pub(super) async fn state(&self) -> Result<Option<Value>> {
-        let answer = self.ask(Method::GET, &["state"], None, READING).await?;
+        let answer = self.send(Method::GET, &["state"], None, READ_TIMEOUT).await?;
         match answer.status {
             404 | 405 => Ok(None),
             200..300 => answer.json("the request for the state", self.control.secrets()).map(Some),
-            _ => Err(of_instance("GET /state", &answer, self.control.secrets())),
+            _ => Err(instance_error("GET /state", &answer, self.control.secrets())),
         }
     }
 
     /// Takes a step, if the image serves that.
-    pub(super) async fn step(&self, action: &Value, timeout: Duration) -> Result<Option<Answer>> {
+    pub(super) async fn step(&self, action: &Value, timeout: Duration) -> Result<Option<FleetResponse>> {
         let body = json!({ "action": action });
-        let answer = self.ask(Method::POST, &["step"], Some(&body), timeout).await?;
+        let answer = self.send(Method::POST, &["step"], Some(&body), timeout).await?;
         match answer.status {
-            404 | 405 if self.gate_refuses().await => Err(self.refused("step")),
+            404 | 405 if self.is_gate_closed().await => Err(self.runner_refused("step")),
             404 | 405 => Ok(None),
             200..300 => Ok(Some(answer)),
-            _ => Err(of_instance("POST /step", &answer, self.control.secrets())),
+            _ => Err(instance_error("POST /step", &answer, self.control.secrets())),
         }
     }
 
     /// A failure, or that the instance is gone, if Fleet says so.
-    pub(super) async fn explained(&self, error: ClientError) -> ClientError {
+    pub(super) async fn explain(&self, error: ClientError) -> ClientError {
         let suspicious = matches!(
             error.code(),
             Code::ConnectFailed
@@ -177,16 +184,16 @@ impl Manager {
         if !suspicious {
             return error;
         }
-        match tokio::time::timeout(READING, self.alive()).await {
+        match tokio::time::timeout(READ_TIMEOUT, self.check_alive()).await {
             Ok(Err(gone)) if gone.code() == Code::FleetInstanceGone => gone.with_delivered(error.delivered()),
             _ => error,
         }
     }
 
-    /// Asks Fleet whether the instance still runs; that Fleet does not say it is no failure here.
-    async fn alive(&self) -> Result<()> {
+    /// Asks Fleet whether the instance still runs; that Fleet does not say it is not a failure here.
+    async fn check_alive(&self) -> Result<()> {
         match self.control.instance(&self.instance_id).await {
-            Ok(instance) if instance.is_over() => {
+            Ok(instance) if instance.has_ended() => {
                 let (id, status) = (&self.instance_id, &instance.status);
                 let message = format!(
                     "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody ended it; make another"
@@ -199,9 +206,9 @@ impl Manager {
     }
 
     /// Whether what every manager serves is answered with 404 as well.
-    async fn gate_refuses(&self) -> bool {
+    async fn is_gate_closed(&self) -> bool {
         for path in ["health", "resources"] {
-            match self.ask(Method::GET, &[path], None, READING).await {
+            match self.send(Method::GET, &[path], None, READ_TIMEOUT).await {
                 Ok(answer) if answer.status == 404 => return true,
                 Ok(answer) if answer.is_success() => return false,
                 _ => {}
@@ -212,7 +219,7 @@ impl Manager {
 
     /// Asks for the token again; false if there is no other than that which was used.
     async fn renew_token(&self) -> bool {
-        if self.given {
+        if self.token_is_callers {
             return false;
         }
         let Ok(token) = self.control.runner_token().await else { return false };
@@ -220,7 +227,7 @@ impl Manager {
         known.as_ref() != Some(&token)
     }
 
-    fn refused(&self, what: &str) -> ClientError {
+    fn runner_refused(&self, what: &str) -> ClientError {
         let had = if self.token.lock().is_some() {
             "the runner token that was sent"
         } else {
@@ -234,19 +241,22 @@ impl Manager {
         ClientError::new(Code::FleetRunnerRefused, message)
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         path: &[&str],
         body: Option<&Value>,
         timeout: Duration,
-    ) -> Result<Answer> {
+    ) -> Result<FleetResponse> {
         let mut headers = HeaderMap::new();
         let token = self.token.lock().clone();
         if let Some(token) = token {
-            headers.insert("x-runner-token", hidden("the runner token", token.expose())?);
+            headers.insert("x-runner-token", sensitive_header("the runner token", token.expose())?);
         }
-        self.control.http().ask(Ask { method, url: below(&self.base, path), headers, body, timeout }).await
+        self.control
+            .http()
+            .send(FleetRequest { method, url: join_url(&self.base, path), headers, body, timeout })
+            .await
     }
 }
 

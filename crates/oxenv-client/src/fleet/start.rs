@@ -1,6 +1,6 @@
-//! Making an instance usable: it is made, warm, and its tools are connected.
+//! Starting an instance: it is created, healthy, and its tools are connected.
 //!
-//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`Claim`] gives back what was made.
+//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what was created.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -12,81 +12,81 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::FleetEnvClient;
-use super::claim::Claim;
 use super::control::FleetControl;
 use super::create::{self, CreateRequest};
+use super::guard::InstanceGuard;
 use super::heartbeat::{self, Heartbeat};
 use super::instance::FleetInstance;
-use super::life::Life;
-use super::manager::Manager;
+use super::lifecycle::InstanceLifecycle;
+use super::manager::{InstanceManager, RunnerToken};
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};
 use crate::multiplexer::{MultiplexOptions, Multiplexer};
 
 /// How long the MCP endpoints of a new instance may answer that they are not there yet, once its manager is.
-const WARMING: Duration = Duration::from_secs(5);
+const MCP_STARTUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a caller that got nothing waits until what was made is deleted.
-const GIVING_UP: Duration = Duration::from_secs(10);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What runs, before it has an owner.
-struct Started {
+struct ReadyInstance {
     instance: FleetInstance,
-    manager: Manager,
+    manager: InstanceManager,
     tools: Multiplexer,
-    life: Arc<Life>,
+    lifecycle: Arc<InstanceLifecycle>,
     heartbeat: Option<Heartbeat>,
 }
 
 /// Makes an instance.
-pub(super) async fn make(
+pub(super) async fn create(
     api_key: &str,
     env_key: &str,
     options: &FleetOptions,
 ) -> Result<(FleetEnvClient, Multiplexer)> {
-    let (control, token) = control(api_key, options)?;
+    let (control, token) = connect_control(api_key, options)?;
     let request = CreateRequest::new(env_key, options, &control)?;
     let timeout = options.timeout();
     let deadline = after(Instant::now(), timeout);
-    let mut claim = Claim::nothing_of(control.clone());
+    let mut guard = InstanceGuard::empty(control.clone());
     let started = timeout_at(deadline, async {
         // The token is for later; an instance without it may still be of use.
         let token = async { Ok(optional_token(&control, token).await) };
-        let made = create::make(&control, &request, &mut claim, timeout, deadline);
+        let made = create::create(&control, &request, &mut guard, timeout, deadline);
         let (instance, token) = tokio::try_join!(made, token)?;
-        connected(&control, instance, token, api_key, options, WARMING).await
+        connect_instance(&control, instance, token, api_key, options, MCP_STARTUP_TIMEOUT).await
     });
-    match started.await.unwrap_or_else(|_| Err(timed_out(env_key, timeout))) {
-        Ok(started) => Ok(owned(started, claim, options)),
-        Err(error) => Err(given_up(error, claim).await.with_phase(Phase::Boot)),
+    match started.await.unwrap_or_else(|_| Err(not_ready(env_key, timeout))) {
+        Ok(started) => Ok(into_client(started, guard, options)),
+        Err(error) => Err(clean_up(error, guard).await.with_phase(Phase::Boot)),
     }
 }
 
-/// Connects to an instance of somebody else's.
+/// Connects to an instance that another caller created.
 pub(super) async fn attach(
     api_key: &str,
     instance_id: &str,
     options: &FleetOptions,
 ) -> Result<(FleetEnvClient, Multiplexer)> {
-    let (control, token) = control(api_key, options)?;
-    let claim = Claim::nothing_of(control.clone());
+    let (control, token) = connect_control(api_key, options)?;
+    let guard = InstanceGuard::empty(control.clone());
     let timeout = options.timeout();
     let deadline = after(Instant::now(), timeout);
     let started = timeout_at(deadline, async {
         let instance = control.instance(instance_id).await?;
-        if instance.is_over() {
+        if instance.has_ended() {
             let message = format!("the instance '{instance_id}' is gone: Fleet says '{}'", instance.status);
             return Err(ClientError::new(Code::FleetInstanceGone, message));
         }
-        let instance = create::until_running(&control, instance, deadline).await?;
+        let instance = create::wait_until_running(&control, instance, deadline).await?;
         let token = optional_token(&control, token).await;
-        connected(&control, instance, token, api_key, options, Duration::ZERO).await
+        connect_instance(&control, instance, token, api_key, options, Duration::ZERO).await
     });
-    let started = started.await.unwrap_or_else(|_| Err(timed_out(instance_id, timeout)));
-    Ok(owned(started.map_err(|error| error.with_phase(Phase::Boot))?, claim, options))
+    let started = started.await.unwrap_or_else(|_| Err(not_ready(instance_id, timeout)));
+    Ok(into_client(started.map_err(|error| error.with_phase(Phase::Boot))?, guard, options))
 }
 
-fn control(api_key: &str, options: &FleetOptions) -> Result<(FleetControl, Option<Secret>)> {
+fn connect_control(api_key: &str, options: &FleetOptions) -> Result<(FleetControl, Option<Secret>)> {
     let control = FleetControl::new(api_key, options.base_url.as_deref())?;
     // Fleet may tell a variable back in a refusal, and some are secrets.
     for value in options.env_variables.values().filter_map(serde_json::Value::as_str) {
@@ -94,43 +94,43 @@ fn control(api_key: &str, options: &FleetOptions) -> Result<(FleetControl, Optio
     }
     let token = options.runner_token.as_deref().filter(|token| !token.is_empty()).map(Secret::new);
     if let Some(token) = &token {
-        super::http::hidden("the runner token", token.expose())?;
+        super::http::sensitive_header("the runner token", token.expose())?;
         control.secrets().add(token);
     }
     Ok((control, token))
 }
 
-/// The token, and whether it is the caller's own.
-async fn optional_token(control: &FleetControl, given: Option<Secret>) -> (Option<Secret>, bool) {
+/// The caller's token, or the one that Fleet gives.
+async fn optional_token(control: &FleetControl, given: Option<Secret>) -> RunnerToken {
     if given.is_some() {
-        return (given, true);
+        return RunnerToken { secret: given, is_callers: true };
     }
     match control.runner_token().await {
-        Ok(token) => (Some(token), false),
+        Ok(token) => RunnerToken { secret: Some(token), is_callers: false },
         Err(error) => {
             tracing::debug!(%error, "there is no runner token");
-            (None, false)
+            RunnerToken { secret: None, is_callers: false }
         }
     }
 }
 
-async fn connected(
+async fn connect_instance(
     control: &FleetControl,
     instance: FleetInstance,
-    (token, given): (Option<Secret>, bool),
+    token: RunnerToken,
     api_key: &str,
     options: &FleetOptions,
     patience: Duration,
-) -> Result<Started> {
-    let life = Arc::new(Life::default());
-    let told = instance.heartbeat_interval.and_then(heartbeat::seconds);
+) -> Result<ReadyInstance> {
+    let lifecycle = Arc::new(InstanceLifecycle::default());
+    let told = instance.heartbeat_interval.and_then(heartbeat::parse_interval);
     let heartbeat = options.heartbeat.or(told).map(|interval| {
-        Heartbeat::start(control.clone(), instance.instance_id.clone(), interval, life.clone())
+        Heartbeat::start(control.clone(), instance.instance_id.clone(), interval, lifecycle.clone())
     });
     let urls = instance.mcp_urls();
     let mut headers = vec![("Authorization".to_owned(), Secret::new(format!("Bearer {api_key}")))];
-    headers.extend(token.clone().map(|token| ("X-Runner-Token".to_owned(), token)));
-    let manager = Manager::new(control, &instance, token, given)?;
+    headers.extend(token.secret.clone().map(|token| ("X-Runner-Token".to_owned(), token)));
+    let manager = InstanceManager::new(control, &instance, token)?;
     let multiplex = MultiplexOptions {
         strictness: options.strictness,
         headers,
@@ -138,15 +138,15 @@ async fn connected(
         ..MultiplexOptions::default()
     };
     let tools = Multiplexer::new(&urls, multiplex)?;
-    manager.warm().await?;
-    if let Err(error) = listed(&tools, patience).await {
-        return Err(manager.explained(error).await);
+    manager.wait_until_healthy().await?;
+    if let Err(error) = wait_until_listed(&tools, patience).await {
+        return Err(manager.explain(error).await);
     }
-    Ok(Started { instance, manager, tools, life, heartbeat })
+    Ok(ReadyInstance { instance, manager, tools, lifecycle, heartbeat })
 }
 
 /// Lists the tools, again while an endpoint is only beginning to work: answers as a proxy does before it is there.
-async fn listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
+async fn wait_until_listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
     let until = after(Instant::now(), patience);
     let mut pause = Duration::from_millis(50);
     loop {
@@ -169,30 +169,34 @@ async fn listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
     }
 }
 
-fn owned(started: Started, claim: Claim, options: &FleetOptions) -> (FleetEnvClient, Multiplexer) {
-    let Started { instance, manager, tools, life, heartbeat } = started;
+fn into_client(
+    started: ReadyInstance,
+    guard: InstanceGuard,
+    options: &FleetOptions,
+) -> (FleetEnvClient, Multiplexer) {
+    let ReadyInstance { instance, manager, tools, lifecycle, heartbeat } = started;
     let client = FleetEnvClient {
         instance,
         manager,
         tools: tools.clone(),
-        life,
+        lifecycle,
         reset_timeout: options.reset_timeout(),
         heartbeat: parking_lot::Mutex::new(heartbeat),
-        claim: tokio::sync::Mutex::new(claim),
+        guard: tokio::sync::Mutex::new(guard),
     };
     (client, tools)
 }
 
-fn timed_out(what: &str, timeout: Duration) -> ClientError {
+fn not_ready(what: &str, timeout: Duration) -> ClientError {
     let seconds = timeout.as_secs_f64();
     let message = format!("'{what}' was not ready on Fleet within {seconds:.1} s; give it a longer timeout");
     ClientError::new(Code::TimedOut, message)
 }
 
 /// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the background.
-async fn given_up(error: ClientError, mut claim: Claim) -> ClientError {
-    let Err(left) = claim.end(after(Instant::now(), GIVING_UP)).await else { return error };
-    let which = match claim.instance() {
+async fn clean_up(error: ClientError, mut guard: InstanceGuard) -> ClientError {
+    let Err(left) = guard.delete(after(Instant::now(), CLEANUP_TIMEOUT)).await else { return error };
+    let which = match guard.instance_id() {
         Some(id) => format!("the instance '{id}' may still run"),
         None => "whether an instance was made is not known".to_owned(),
     };
@@ -202,7 +206,7 @@ async fn given_up(error: ClientError, mut claim: Claim) -> ClientError {
         .with_delivered(error.delivered())
         .with_retry(error.is_retryable(), error.retry_after())
         .with_data(match error.data() {
-            serde_json::Value::Null => json!({ "instance_id": claim.instance() }),
+            serde_json::Value::Null => json!({ "instance_id": guard.instance_id() }),
             data => data.clone(),
         })
 }

@@ -1,4 +1,4 @@
-//! One endpoint: its connection, made when it is wanted and again after it was lost, with growing pauses.
+//! One endpoint and its connection, which is made on demand and again after a loss, with growing pauses.
 //!
 //! Invariant: at most one connection is being made at a time. What runs in the background ends with the endpoint.
 
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use oxenv_upstream::backoff::Backoff;
 use oxenv_upstream::remote::{Remote, RemoteEndpoint, RemoteFault, RemoteFaultKind};
 use oxenv_wire::{Delivered, Tool};
 use parking_lot::Mutex;
@@ -16,18 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::fault;
+use super::endpoint_error;
 
-/// The pause after a first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a call waits for the next try; it fails at once if that is later.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What endpoints tell their multiplexer.
+/// The changes that endpoints report to their multiplexer.
 #[derive(Default)]
-pub(super) struct Signals {
+pub(super) struct ChangeSignals {
     /// How many changes there were.
     changes: AtomicU64,
     changed: Notify,
@@ -36,50 +30,57 @@ pub(super) struct Signals {
 }
 
 /// One endpoint.
-pub(super) struct Endpoint {
+pub(super) struct MultiplexedEndpoint {
     pub(super) remote: RemoteEndpoint,
     pub(super) url: Arc<str>,
     pub(super) optional: bool,
     connect_timeout: Duration,
-    signals: Arc<Signals>,
-    state: Mutex<State>,
+    signals: Arc<ChangeSignals>,
+    state: Mutex<EndpointState>,
     /// Held by who connects.
-    turn: tokio::sync::Mutex<()>,
+    connect_lock: tokio::sync::Mutex<()>,
     /// How many changes of its list there were.
     changes: AtomicU64,
     was_connected: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
-    link: Option<Arc<Link>>,
-    down: Option<Down>,
-    failures: u32,
-    reviver: Option<JoinHandle<()>>,
+struct EndpointState {
+    connection: Option<Arc<EndpointConnection>>,
+    failure: Option<ConnectFailure>,
+    backoff: Backoff,
+    reconnect_task: Option<JoinHandle<()>>,
 }
 
 /// Why there is no connection, and when calls may try again.
-struct Down {
+struct ConnectFailure {
     fault: RemoteFault,
-    due: Instant,
+    retry_at: Instant,
 }
 
 /// A connection with who follows its changes.
-pub(super) struct Link {
+pub(super) struct EndpointConnection {
     pub(super) remote: Arc<Remote>,
-    keeper: JoinHandle<()>,
+    watcher: JoinHandle<()>,
+}
+
+/// A connection that can be used.
+pub(super) struct AcquiredConnection {
+    pub(super) connection: Arc<EndpointConnection>,
+    /// Whether it was made just now, so that it has served nothing yet.
+    pub(super) is_new: bool,
 }
 
 /// Who wants a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum ConnectUrgency {
     /// A call, which waits its turn after failures.
-    ByCall,
+    AfterBackoff,
     /// A listing, which somebody asked for.
     Now,
 }
 
-impl Signals {
+impl ChangeSignals {
     /// How many changes there were.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
@@ -101,21 +102,21 @@ impl Signals {
     }
 }
 
-impl Endpoint {
+impl MultiplexedEndpoint {
     pub(super) fn new(
         remote: RemoteEndpoint,
         optional: bool,
         connect_timeout: Duration,
-        signals: Arc<Signals>,
+        signals: Arc<ChangeSignals>,
     ) -> Self {
-        Endpoint {
+        MultiplexedEndpoint {
             url: remote.url().into(),
             remote,
             optional,
             connect_timeout,
             signals,
             state: Mutex::default(),
-            turn: tokio::sync::Mutex::new(()),
+            connect_lock: tokio::sync::Mutex::new(()),
             changes: AtomicU64::new(0),
             was_connected: AtomicBool::new(false),
         }
@@ -134,83 +135,83 @@ impl Endpoint {
     }
 
     /// Its connection, if there is one.
-    fn current(&self) -> Option<Arc<Link>> {
+    fn live_connection(&self) -> Option<Arc<EndpointConnection>> {
         let state = self.state.lock();
-        state.link.as_ref().filter(|link| !link.remote.is_over()).cloned()
+        state.connection.as_ref().filter(|connection| !connection.remote.is_over()).cloned()
     }
 
-    /// Its connection, made if need be; and whether it is a new one.
+    /// Its connection, made if need be.
     ///
     /// # Errors
-    /// Why there is none. Nothing was run there.
-    pub(super) async fn link(
+    /// Why there is none, by its code. Nothing was run there.
+    pub(super) async fn connection(
         self: &Arc<Self>,
-        wanted: Wanted,
+        wanted: ConnectUrgency,
         deadline: Instant,
-    ) -> Result<(Arc<Link>, bool), RemoteFault> {
-        if let Some(link) = self.current() {
-            return Ok((link, false));
+    ) -> Result<AcquiredConnection, RemoteFault> {
+        if let Some(connection) = self.live_connection() {
+            return Ok(AcquiredConnection { connection, is_new: false });
         }
-        let Ok(_turn) = timeout_at(deadline, self.turn.lock()).await else {
-            return Err(late("is still being connected"));
+        let Ok(_turn) = timeout_at(deadline, self.connect_lock.lock()).await else {
+            return Err(timed_out("is still being connected"));
         };
-        if let Some(link) = self.current() {
-            return Ok((link, false));
+        if let Some(connection) = self.live_connection() {
+            return Ok(AcquiredConnection { connection, is_new: false });
         }
-        if wanted == Wanted::ByCall {
-            self.wait_turn(deadline).await?;
+        if wanted == ConnectUrgency::AfterBackoff {
+            self.wait_backoff(deadline).await?;
         }
         match self.remote.connect(deadline.min(after(Instant::now(), self.connect_timeout))).await {
-            Ok(_) if self.signals.stop.is_cancelled() => Err(late("was closed")),
-            Ok(remote) => Ok((self.connected(remote), true)),
+            Ok(_) if self.signals.stop.is_cancelled() => Err(timed_out("was closed")),
+            Ok(remote) => Ok(AcquiredConnection { connection: self.store_connection(remote), is_new: true }),
             Err(fault) => {
-                self.fail(&fault);
+                self.record_failure(&fault);
                 Err(fault)
             }
         }
     }
 
     /// Waits until a call may try to connect.
-    async fn wait_turn(&self, deadline: Instant) -> Result<(), RemoteFault> {
+    async fn wait_backoff(&self, deadline: Instant) -> Result<(), RemoteFault> {
         let due = {
             let state = self.state.lock();
-            let Some(down) = &state.down else { return Ok(()) };
-            let pause = down.due.saturating_duration_since(Instant::now());
-            if pause > PATIENCE || down.due > deadline {
+            let Some(down) = &state.failure else { return Ok(()) };
+            let pause = down.retry_at.saturating_duration_since(Instant::now());
+            if pause > Backoff::MAX_CALL_WAIT || down.retry_at > deadline {
                 let mut fault = down.fault.clone();
                 fault.message = format!("{}; the next try is in {:.1} s", fault.message, pause.as_secs_f64());
                 return Err(fault);
             }
-            down.due
+            down.retry_at
         };
         sleep_until(due).await;
         Ok(())
     }
 
-    fn connected(self: &Arc<Self>, remote: Remote) -> Arc<Link> {
+    fn store_connection(self: &Arc<Self>, remote: Remote) -> Arc<EndpointConnection> {
         let remote = Arc::new(remote);
-        let keeper = tokio::spawn(keep(remote.clone(), Arc::downgrade(self), self.signals.stop.clone()));
-        let link = Arc::new(Link { remote, keeper });
+        let watcher =
+            tokio::spawn(watch_changes(remote.clone(), Arc::downgrade(self), self.signals.stop.clone()));
+        let connection = Arc::new(EndpointConnection { remote, watcher });
         self.was_connected.store(true, Ordering::Release);
         let mut state = self.state.lock();
-        state.link = Some(link.clone());
-        state.down = None;
-        state.failures = 0;
-        link
+        state.connection = Some(connection.clone());
+        state.failure = None;
+        state.backoff.reset();
+        connection
     }
 
-    fn fail(&self, fault: &RemoteFault) {
+    fn record_failure(&self, fault: &RemoteFault) {
         let mut state = self.state.lock();
-        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
-        state.failures += 1;
-        state.down = Some(Down { fault: fault.clone(), due: after(Instant::now(), pause) });
+        let pause = state.backoff.next_pause();
+        state.failure = Some(ConnectFailure { fault: fault.clone(), retry_at: after(Instant::now(), pause) });
     }
 
     /// Gives up a connection, unless there is another one by now. Calls in flight over it go on.
-    pub(super) fn drop_link(&self, link: &Arc<Link>) -> bool {
+    pub(super) fn discard_connection(&self, connection: &Arc<EndpointConnection>) -> bool {
         let mut state = self.state.lock();
-        if state.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            state.link = None;
+        if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
+            state.connection = None;
             return true;
         }
         false
@@ -223,9 +224,9 @@ impl Endpoint {
     pub(super) async fn list(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
         let outcome = self.list_once().await;
         if let Err(fault) = &outcome
-            && (fault::is_transient(fault) || self.was_connected.load(Ordering::Acquire))
+            && (endpoint_error::is_transient(fault) || self.was_connected.load(Ordering::Acquire))
         {
-            self.revive();
+            self.reconnect_in_background();
         }
         outcome
     }
@@ -233,13 +234,14 @@ impl Endpoint {
     async fn list_once(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
         let deadline = after(Instant::now(), self.connect_timeout);
         loop {
-            let (link, is_new) = self.link(Wanted::Now, deadline).await?;
-            match link.remote.tools(deadline).await {
+            let AcquiredConnection { connection, is_new } =
+                self.connection(ConnectUrgency::Now, deadline).await?;
+            match connection.remote.tools(deadline).await {
                 Ok(tools) => return Ok(tools),
                 Err(fault) => {
-                    self.drop_link(&link);
+                    self.discard_connection(&connection);
                     if is_new || Instant::now() >= deadline {
-                        self.fail(&fault);
+                        self.record_failure(&fault);
                         return Err(fault);
                     }
                 }
@@ -248,39 +250,40 @@ impl Endpoint {
     }
 
     /// Tries it again and again in the background, until it lists its tools.
-    pub(super) fn revive(self: &Arc<Self>) {
+    pub(super) fn reconnect_in_background(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if state.reviver.as_ref().is_none_or(JoinHandle::is_finished) {
-            state.reviver = Some(tokio::spawn(revive(Arc::downgrade(self), self.signals.stop.clone())));
+        if state.reconnect_task.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.reconnect_task =
+                Some(tokio::spawn(reconnect(Arc::downgrade(self), self.signals.stop.clone())));
         }
     }
 
     /// Ends its connection and what runs in the background.
     pub(super) async fn close(&self) {
         self.remote.close();
-        let (link, reviver) = {
+        let (connection, task) = {
             let mut state = self.state.lock();
-            (state.link.take(), state.reviver.take())
+            (state.connection.take(), state.reconnect_task.take())
         };
-        if let Some(reviver) = reviver {
-            reviver.abort();
-            let _ = reviver.await;
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
         }
-        if let Some(link) = link {
-            link.keeper.abort();
-            link.remote.close().await;
+        if let Some(connection) = connection {
+            connection.watcher.abort();
+            connection.remote.close().await;
         }
     }
 }
 
-impl Drop for Link {
+impl Drop for EndpointConnection {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.watcher.abort();
     }
 }
 
-/// Follows what a server tells of its list.
-async fn keep(remote: Arc<Remote>, endpoint: Weak<Endpoint>, stop: CancellationToken) {
+/// Follows the list changes that a server announces.
+async fn watch_changes(remote: Arc<Remote>, endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken) {
     let note = || {
         if let Some(endpoint) = endpoint.upgrade() {
             endpoint.note_change();
@@ -297,19 +300,19 @@ async fn keep(remote: Arc<Remote>, endpoint: Weak<Endpoint>, stop: CancellationT
         () = remote.over() => {
             if let Some(endpoint) = endpoint.upgrade().filter(|_| !stop.is_cancelled()) {
                 endpoint.note_change();
-                endpoint.revive();
+                endpoint.reconnect_in_background();
             }
         }
         () = async { tokio::join!(follow, remote.subscribe()); } => {}
     }
 }
 
-async fn revive(endpoint: Weak<Endpoint>, stop: CancellationToken) {
-    let mut pause = FIRST_PAUSE;
+async fn reconnect(endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep(pause) => {}
+            () = sleep(backoff.next_pause()) => {}
         }
         let Some(endpoint) = endpoint.upgrade() else { return };
         let listed = tokio::select! {
@@ -319,11 +322,10 @@ async fn revive(endpoint: Weak<Endpoint>, stop: CancellationToken) {
         if listed.is_ok() {
             return endpoint.note_change();
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-fn late(says: &str) -> RemoteFault {
+fn timed_out(says: &str) -> RemoteFault {
     RemoteFault {
         kind: RemoteFaultKind::TimedOut,
         message: says.to_owned(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::multi_support::{serve, serve_factory};
 use crate::stage::Stage;
-use crate::support::{Stocklike, http, open, stock};
+use crate::support::{FakeStockServer, http, open, stock};
 
 #[tokio::test]
 async fn tools_are_listed_and_called_over_every_protocol() {
@@ -132,7 +132,7 @@ async fn a_tool_that_fails_is_a_result() {
 
 #[tokio::test]
 async fn a_stock_servers_list_is_asked_for_once() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     let play = async {
         assert!(peer.text().await.contains(r#""method":"tools/list""#));
@@ -168,7 +168,7 @@ async fn a_stock_servers_list_is_asked_for_once() {
 
 #[tokio::test]
 async fn a_list_that_does_not_come_says_that_the_call_was_not_sent() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let options = ClientOptions { timeout: Duration::from_millis(20), ..stock() };
     let (client, _peer) = server.pair(&options).await;
     let late = client.call_tool("t", json!({})).await.unwrap_err();

@@ -16,15 +16,15 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::multi_support::{serve, serve_with};
-use crate::support::{Stocklike, http, listen, mute, open, refused, says, stock};
+use crate::support::{FakeStockServer, http, listen, open, refused, server_answering, silent_server, stock};
 
 /// Both ways to a server, each of which has to name a fault alike.
-fn ways() -> [ClientOptions; 2] {
+fn protocols() -> [ClientOptions; 2] {
     [stock(), http()]
 }
 
-async fn expect(url: &str, code: Code, says: &str) {
-    for options in ways() {
+async fn expect_error(url: &str, code: Code, says: &str) {
+    for options in protocols() {
         let error = refused(url, &options).await;
         assert_eq!(error.code(), code, "{:?}: {error}", options.protocol);
         assert!(error.message().contains(says), "{:?}: {error}", options.protocol);
@@ -35,9 +35,9 @@ async fn expect(url: &str, code: Code, says: &str) {
 #[tokio::test]
 async fn nobody_there() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    expect(&format!("http://{gone}"), Code::ConnectFailed, &gone.to_string()).await;
-    expect("http://no-such-host.invalid", Code::ConnectFailed, "no-such-host.invalid").await;
-    for options in ways() {
+    expect_error(&format!("http://{gone}"), Code::ConnectFailed, &gone.to_string()).await;
+    expect_error("http://no-such-host.invalid", Code::ConnectFailed, "no-such-host.invalid").await;
+    for options in protocols() {
         let error = refused(&format!("http://{gone}"), &options).await;
         assert_eq!((error.delivered(), error.is_retryable()), (Delivered::No, true));
         assert_eq!(refused("ftp://h", &options).await.code(), Code::InvalidOptions);
@@ -52,42 +52,43 @@ async fn what_answers_is_no_environment_server() {
             format!("HTTP/1.1 {status}\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n", page.len());
         [head.as_bytes(), page].concat()
     };
-    expect(&says(html("200 OK")).await, Code::NotAServer, "It works!").await;
-    expect(&says(html("404 Not Found")).await, Code::NotAServer, "It works!").await;
+    expect_error(&server_answering(html("200 OK")).await, Code::NotAServer, "It works!").await;
+    expect_error(&server_answering(html("404 Not Found")).await, Code::NotAServer, "It works!").await;
     let bare =
         [format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", page.len()).as_bytes(), page].concat();
-    expect(&says(bare).await, Code::NotAServer, "It works!").await;
-    expect(&says("SSH-2.0-OpenSSH_9.6\r\n").await, Code::NotAServer, "").await;
-    expect(&says(vec![0xff; 64]).await, Code::NotAServer, "").await;
-    expect(&says(html("501 Unsupported")).await, Code::NotAServer, "It works!").await;
+    expect_error(&server_answering(bare).await, Code::NotAServer, "It works!").await;
+    expect_error(&server_answering("SSH-2.0-OpenSSH_9.6\r\n").await, Code::NotAServer, "").await;
+    expect_error(&server_answering(vec![0xff; 64]).await, Code::NotAServer, "").await;
+    expect_error(&server_answering(html("501 Unsupported")).await, Code::NotAServer, "It works!").await;
     let elsewhere = "HTTP/1.1 301 Moved\r\nlocation: https://other.example/\r\ncontent-length: 0\r\n\r\n";
-    expect(&says(elsewhere).await, Code::NotAServer, "https://other.example/").await;
+    expect_error(&server_answering(elsewhere).await, Code::NotAServer, "https://other.example/").await;
     let h2c = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
-    assert_eq!(refused(&says(h2c).await, &stock()).await.code(), Code::NotAServer);
+    assert_eq!(refused(&server_answering(h2c).await, &stock()).await.code(), Code::NotAServer);
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: AAAA\r\n\r\n";
-    assert_eq!(refused(&says(wrong).await, &stock()).await.code(), Code::NotAServer);
+    assert_eq!(refused(&server_answering(wrong).await, &stock()).await.code(), Code::NotAServer);
     let version = "HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 8\r\ncontent-length: 0\r\n\r\n";
-    assert_eq!(refused(&says(version).await, &stock()).await.code(), Code::VersionMismatch);
+    assert_eq!(refused(&server_answering(version).await, &stock()).await.code(), Code::VersionMismatch);
 }
 
 #[tokio::test]
 async fn an_address_below_the_servers() {
     let served = serve().await;
-    expect(&format!("{}/ws", served.url()), Code::NotAServer, "/ws").await;
+    expect_error(&format!("{}/ws", served.url()), Code::NotAServer, "/ws").await;
     served.end().await;
 }
 
 #[tokio::test]
 async fn half_an_answer() {
-    let half = refused(&says("HTTP/1.1 101 Switching Pro").await, &stock()).await;
+    let half = refused(&server_answering("HTTP/1.1 101 Switching Pro").await, &stock()).await;
     assert_eq!(half.code(), Code::NotAServer);
-    let silent = says("").await;
-    for options in ways() {
+    let silent = server_answering("").await;
+    for options in protocols() {
         assert_eq!(refused(&silent, &options).await.code(), Code::ConnectionLost);
     }
-    let body =
-        says("HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"se")
-            .await;
+    let body = server_answering(
+        "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"se",
+    )
+    .await;
     let half = refused(&body, &http()).await;
     assert_eq!((half.code(), half.delivered()), (Code::ConnectionLost, Delivered::Maybe));
 }
@@ -97,7 +98,7 @@ async fn a_token_that_is_missing_or_wrong_and_one_that_is_right() {
     let mut tokens = Tokens::default();
     tokens.add_control("right-secret").unwrap();
     let served = serve_with(Limits::default(), ServerConfig { tokens, ..ServerConfig::default() }).await;
-    for options in ways() {
+    for options in protocols() {
         for token in [None, Some("wrong-secret".to_owned())] {
             let error = refused(&served.url(), &ClientOptions { token, ..options.clone() }).await;
             assert_eq!(error.code(), Code::Server(ErrorCode::Unauthorized), "{error}");
@@ -138,12 +139,12 @@ fn acceptor() -> TlsAcceptor {
 #[tokio::test]
 async fn tls_that_nobody_trusts_or_that_one_side_does_not_speak() {
     let url = tls().await;
-    expect(&url, Code::TlsFailed, "certificate").await;
+    expect_error(&url, Code::TlsFailed, "certificate").await;
     let plain_to_tls = refused(&url.replace("https:", "http:"), &stock()).await;
     assert_eq!(plain_to_tls.code(), Code::TlsFailed);
     assert!(plain_to_tls.message().contains("https://"), "{plain_to_tls}");
     let served = serve().await;
-    expect(&served.url().replace("http:", "https:"), Code::TlsFailed, "").await;
+    expect_error(&served.url().replace("http:", "https:"), Code::TlsFailed, "").await;
     served.end().await;
 }
 
@@ -194,18 +195,18 @@ fn timed_out(error: &ClientError, delivered: Delivered) {
 #[tokio::test]
 async fn a_reply_that_never_comes_in_each_phase() {
     let short = Duration::from_millis(30);
-    for options in ways() {
+    for options in protocols() {
         let hasty = ClientOptions { connect_timeout: short, timeout: short, ..options };
         let delivered = if hasty.protocol == Protocol::Http { Delivered::Maybe } else { Delivered::No };
-        timed_out(&refused(&mute().await, &hasty).await, delivered);
+        timed_out(&refused(&silent_server().await, &hasty).await, delivered);
     }
     let hasty = ClientOptions { connect_timeout: short, ..stock() };
-    let tls = mute().await.replace("http:", "https:");
+    let tls = silent_server().await.replace("http:", "https:");
     let error = refused(&tls, &hasty).await;
     timed_out(&error, Delivered::No);
     assert!(error.message().contains("TLS"), "{error}");
 
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, _peer) = server.pair(&ClientOptions { timeout: short, ..stock() }).await;
     timed_out(&client.reset(&ResetOptions::default()).await.unwrap_err(), Delivered::Maybe);
     timed_out(&client.step(&json!({})).await.unwrap_err(), Delivered::Maybe);
@@ -218,7 +219,7 @@ async fn a_reply_that_never_comes_in_each_phase() {
 #[tokio::test]
 async fn a_future_that_is_dropped_in_each_phase_leaves_nothing() {
     let served = serve().await;
-    for options in ways() {
+    for options in protocols() {
         // While it connects, at every point at which it waits.
         for polls in 1..12 {
             let url = served.url();
@@ -244,7 +245,7 @@ async fn a_future_that_is_dropped_in_each_phase_leaves_nothing() {
 
 #[tokio::test]
 async fn a_server_that_ends_within_a_step() {
-    for options in ways() {
+    for options in protocols() {
         let config = ServerConfig { drain: Duration::ZERO, ..ServerConfig::default() };
         let served = serve_with(Limits::default(), config).await;
         let client = open(&served.url(), &options).await.unwrap();

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::stage::{PATIENCE, Scripted, Stage};
 
 /// A running server.
-pub(crate) struct Served {
+pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     pub(crate) app: Arc<App>,
     pub(crate) stage: Stage,
@@ -24,12 +24,12 @@ pub(crate) struct Served {
 }
 
 /// A server of scripted environments.
-pub(crate) async fn serve() -> Served {
+pub(crate) async fn serve() -> TestServer {
     serve_with(Limits::default(), ServerConfig::default()).await
 }
 
 /// The same with limits and times of the test's choice.
-pub(crate) async fn serve_with(limits: Limits, config: ServerConfig) -> Served {
+pub(crate) async fn serve_with(limits: Limits, config: ServerConfig) -> TestServer {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     serve_factory(&stage, Arc::new(factory), limits, config).await
@@ -41,7 +41,7 @@ pub(crate) async fn serve_factory(
     factory: Arc<dyn EnvironmentFactory>,
     limits: Limits,
     config: ServerConfig,
-) -> Served {
+) -> TestServer {
     let store = SessionStore::new(factory, limits);
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), store, config).await.unwrap();
     let (address, app) = (server.address().unwrap(), Arc::clone(server.app()));
@@ -49,10 +49,10 @@ pub(crate) async fn serve_factory(
     let running = tokio::spawn(server.run(async {
         let _ = stopped.await;
     }));
-    Served { address, app, stage: stage.clone(), stop, running }
+    TestServer { address, app, stage: stage.clone(), stop, running }
 }
 
-impl Served {
+impl TestServer {
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -45,7 +45,7 @@ async fn two_servers_of_ours_are_one() {
     mux.close().await;
     for (stop, running) in stops {
         stop.send(()).unwrap();
-        soon(running).await.unwrap();
+        within_limit(running).await.unwrap();
     }
 }
 
@@ -55,7 +55,7 @@ async fn both_eras_tell_of_their_changes() {
         let before = alive();
         {
             let server = Rmcp::start(versions, "127.0.0.1:0").await;
-            let fake = Fake::start(|seen| well(seen, &["mine", "echo"])).await;
+            let fake = Fake::start(|seen| well_behaved(seen, &["mine", "echo"])).await;
             let mux = multiplexer(&[server.url(), fake.url()], Strictness::Strict);
             let listing = mux.list().await.unwrap();
             assert_eq!(listing.conflicts[0].owner, server.url());
@@ -68,15 +68,15 @@ async fn both_eras_tell_of_their_changes() {
             assert_eq!(fault(&mux, "added_0").await.code(), Code::ToolNotFound);
             assert!(tokio::time::timeout(Duration::from_millis(50), mux.changed()).await.is_err());
             assert_eq!(say(&mux, "change").await, "changed");
-            soon(mux.changed()).await;
+            within_limit(mux.changed()).await;
             // The next call lists by itself; who waits for a change is told still.
             let error = fault(&mux, "added_0").await;
             assert_eq!(error.code(), Code::ToolNotFound, "{error}");
             assert!(error.message().contains("nknown tool: added_0"), "{error}");
-            soon(mux.changed()).await;
+            within_limit(mux.changed()).await;
             assert!(names(&mux.list().await.unwrap()).contains(&"added_0"));
         }
-        gone(before).await;
+        wait_until_gone(before).await;
     }
 }
 
@@ -96,7 +96,7 @@ async fn results_keep_their_bytes_in_each_framing() {
         let text = result.clone();
         let fake = Fake::framed(framing, session, move |seen| match &*seen.rpc {
             "tools/call" => Act::Text(text.clone()),
-            _ => well(seen, &["shot"]),
+            _ => well_behaved(seen, &["shot"]),
         })
         .await;
         let mux = multiplexer(&[fake.url()], Strictness::Strict);
@@ -118,7 +118,7 @@ async fn results_keep_their_bytes_in_each_framing() {
 
 #[tokio::test]
 async fn what_a_schema_forbids_is_not_sent() {
-    let fake = Fake::start(|seen| well(seen, &["tool"])).await;
+    let fake = Fake::start(|seen| well_behaved(seen, &["tool"])).await;
     let mux = multiplexer(&[fake.url()], Strictness::Strict);
     for arguments in [json!({ "n": "1" }), json!({ "m": 1 }), json!([]), json!("text")] {
         let error = mux.call_tool("tool", arguments).await.unwrap_err();
@@ -133,13 +133,13 @@ async fn what_a_schema_forbids_is_not_sent() {
 
 #[tokio::test]
 async fn headers_go_to_the_endpoint_alone() {
-    let other = Fake::start(|seen| well(seen, &["stolen"])).await;
+    let other = Fake::start(|seen| well_behaved(seen, &["stolen"])).await;
     let elsewhere: &'static str = Box::leak(other.url().into_boxed_str());
     let headers: &'static [(&str, &str)] = Box::leak(Box::new([("location", elsewhere)]));
     let turns_away = Fake::start(move |_| Act::Status(307, headers, "")).await;
     let within = Fake::start(|seen| match &*seen.path {
         "/mcp" => Act::Status(308, &[("location", "/there")], ""),
-        _ => well(seen, &["tool"]),
+        _ => well_behaved(seen, &["tool"]),
     })
     .await;
     let options = MultiplexOptions {
@@ -160,7 +160,7 @@ async fn headers_go_to_the_endpoint_alone() {
 async fn nothing_is_left_of_one_that_was_dropped() {
     let fake = Fake::framed(Framing::Events, Some("a-session"), |seen| match (&*seen.http, &*seen.rpc) {
         ("GET", _) | (_, "tools/call") => Act::Hang,
-        _ => well(seen, &["tool"]),
+        _ => well_behaved(seen, &["tool"]),
     })
     .await;
     let before = alive();
@@ -172,7 +172,7 @@ async fn nothing_is_left_of_one_that_was_dropped() {
     until("the call is cancelled", || fake.seen("notifications/cancelled").len() == 1).await;
     assert!(alive().0 > before.0);
     drop(mux);
-    gone(before).await;
+    wait_until_gone(before).await;
     assert!(fake.everything().iter().any(|seen| seen.http == "DELETE"));
 }
 
@@ -180,7 +180,7 @@ async fn nothing_is_left_of_one_that_was_dropped() {
 async fn one_that_was_closed_says_so() {
     let fake = Fake::start(|seen| match &*seen.rpc {
         "tools/call" => Act::Hang,
-        _ => well(seen, &["tool"]),
+        _ => well_behaved(seen, &["tool"]),
     })
     .await;
     let before = alive();
@@ -193,12 +193,12 @@ async fn one_that_was_closed_says_so() {
     until("the call is sent", || fake.seen("tools/call").len() == 1).await;
     mux.close().await;
     mux.close().await;
-    let error = soon(calling).await.unwrap();
+    let error = within_limit(calling).await.unwrap();
     assert_eq!((error.code(), error.delivered()), (Code::ConnectionLost, Delivered::Maybe), "{error}");
     assert_eq!(fault(&mux, "tool").await.code(), Code::Closed);
     assert_eq!(mux.list().await.unwrap_err().code(), Code::Closed);
-    soon(mux.changed()).await;
-    gone(before).await;
+    within_limit(mux.changed()).await;
+    wait_until_gone(before).await;
 }
 
 #[test]

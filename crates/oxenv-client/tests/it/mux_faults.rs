@@ -20,7 +20,7 @@ const EVENTS: &[(&str, &str)] = &[("content-type", "text/event-stream")];
 async fn outcome(bad: &str, code: Option<Code>, says: &str) {
     let before = alive();
     {
-        let good = Fake::start(|seen| well(seen, &["good"])).await;
+        let good = Fake::start(|seen| well_behaved(seen, &["good"])).await;
         let urls = [bad.to_owned(), good.url()];
         let listing = multiplexer(&urls, Strictness::Degraded).list().await.unwrap();
         assert_eq!(names(&listing), ["good"]);
@@ -38,7 +38,7 @@ async fn outcome(bad: &str, code: Option<Code>, says: &str) {
             }
         }
     }
-    gone(before).await;
+    wait_until_gone(before).await;
 }
 
 #[tokio::test]
@@ -70,24 +70,24 @@ async fn each_endpoint_that_cannot_be_used_says_why() {
     outcome(&fake.url(), Some(Code::NotAServer), says).await;
     let fake = Fake::start(|seen| match &*seen.rpc {
         "tools/list" => Act::Status(502, HTML, "<html>Bad Gateway</html>"),
-        _ => well(seen, &[]),
+        _ => well_behaved(seen, &[]),
     })
     .await;
     outcome(&fake.url(), unavailable, "HTTP 502").await;
     let fake = Fake::start(|seen| match &*seen.rpc {
         "tools/list" => Act::Result(json!({ "tools": 5 })),
-        _ => well(seen, &[]),
+        _ => well_behaved(seen, &[]),
     })
     .await;
     outcome(&fake.url(), Some(Code::InvalidReply), "no list").await;
-    let fake = Fake::start(|seen| well(seen, &[])).await;
+    let fake = Fake::start(|seen| well_behaved(seen, &[])).await;
     outcome(&fake.url(), None, "").await;
 }
 
 #[tokio::test]
 async fn a_certificate_that_nobody_knows_is_refused() {
     // Whoever answers a TLS greeting with plain HTTP has none at all.
-    let fake = Fake::start(|seen| well(seen, &["tool"])).await;
+    let fake = Fake::start(|seen| well_behaved(seen, &["tool"])).await;
     let url = fake.url().replace("http:", "https:");
     outcome(&url, Some(Code::TlsFailed), "no safe connection").await;
     assert!(fake.everything().is_empty());
@@ -96,7 +96,7 @@ async fn a_certificate_that_nobody_knows_is_refused() {
 #[tokio::test]
 async fn an_optional_endpoint_may_be_absent_but_not_broken() {
     let absent = Fake::start(|_| Act::Status(404, &[], "")).await;
-    let good = Fake::start(|seen| well(seen, &["good"])).await;
+    let good = Fake::start(|seen| well_behaved(seen, &["good"])).await;
     let options = |optional: String| MultiplexOptions {
         strictness: Strictness::Strict,
         optional: vec![optional],
@@ -128,9 +128,11 @@ async fn an_optional_endpoint_may_be_absent_but_not_broken() {
 #[tokio::test]
 async fn one_that_hangs_holds_up_nobody_beyond_its_deadline() {
     for hangs_at in ["initialize", "tools/list"] {
-        let hung =
-            Fake::start(move |seen| if seen.rpc == hangs_at { Act::Hang } else { well(seen, &["a"]) }).await;
-        let good = Fake::start(|seen| well(seen, &["good"])).await;
+        let hung = Fake::start(
+            move |seen| if seen.rpc == hangs_at { Act::Hang } else { well_behaved(seen, &["a"]) },
+        )
+        .await;
+        let good = Fake::start(|seen| well_behaved(seen, &["good"])).await;
         let before = alive();
         let options =
             MultiplexOptions { connect_timeout: Duration::from_millis(300), ..MultiplexOptions::default() };
@@ -141,14 +143,15 @@ async fn one_that_hangs_holds_up_nobody_beyond_its_deadline() {
         assert_eq!((names(&listing), listing.endpoints[0].code), (vec!["good"], Some(Code::TimedOut)));
         assert_eq!(say(&mux, "good").await, "good");
         drop(mux);
-        gone(before).await;
+        wait_until_gone(before).await;
     }
 }
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_cancelled() {
     let fake =
-        Fake::start(|seen| if seen.rpc == "tools/call" { Act::Hang } else { well(seen, &["a"]) }).await;
+        Fake::start(|seen| if seen.rpc == "tools/call" { Act::Hang } else { well_behaved(seen, &["a"]) })
+            .await;
     let options = MultiplexOptions { timeout: Duration::from_millis(200), ..MultiplexOptions::default() };
     let mux = Multiplexer::new(&[fake.url()], options).unwrap();
     mux.list().await.unwrap();
@@ -175,7 +178,7 @@ async fn a_call_that_may_have_run_is_not_sent_again() {
         for (act, code, delivered) in faults {
             let fake = Fake::framed(framing, Some("s"), move |seen| match &*seen.rpc {
                 "tools/call" if seen.before == 0 => act(),
-                _ => well(seen, &["a"]),
+                _ => well_behaved(seen, &["a"]),
             })
             .await;
             let mux = multiplexer(&[fake.url()], Strictness::Strict);
@@ -194,19 +197,19 @@ async fn a_call_that_was_not_delivered_is_sent_once_more() {
     // The session was forgotten: there is another, and with it perhaps another list.
     let fake = Fake::framed(Framing::Json, Some("s"), |seen| match &*seen.rpc {
         "tools/call" if seen.before == 0 => Act::Status(404, &[], "Session not found"),
-        _ => well(seen, &["a"]),
+        _ => well_behaved(seen, &["a"]),
     })
     .await;
     let mux = multiplexer(&[fake.url()], Strictness::Strict);
     assert_eq!(say(&mux, "a").await, "a");
     assert_eq!((fake.seen("tools/call").len(), fake.seen("initialize").len()), (2, 2));
-    soon(mux.changed()).await;
+    within_limit(mux.changed()).await;
     assert_eq!(say(&mux, "a").await, "a");
     assert_eq!(fake.seen("tools/list").len(), 2);
     // It stays forgotten.
     let fake = Fake::framed(Framing::Json, Some("s"), |seen| match &*seen.rpc {
         "tools/call" => Act::Status(404, &[], "Session not found"),
-        _ => well(seen, &["a"]),
+        _ => well_behaved(seen, &["a"]),
     })
     .await;
     let mux = multiplexer(&[fake.url()], Strictness::Strict);
@@ -218,7 +221,7 @@ async fn a_call_that_was_not_delivered_is_sent_once_more() {
         let headers: &'static [(&str, &str)] = Box::leak(Box::new([("retry-after", after)]));
         let fake = Fake::start(move |seen| match &*seen.rpc {
             "tools/call" if seen.before == 0 => Act::Status(429, headers, ""),
-            _ => well(seen, &["a"]),
+            _ => well_behaved(seen, &["a"]),
         })
         .await;
         let mux = multiplexer(&[fake.url()], Strictness::Strict);
@@ -245,7 +248,7 @@ async fn an_endpoint_that_comes_back_is_found() {
     assert!(error.message().contains(&server.url()) && error.is_retryable(), "{error}");
     assert_eq!(mux.list().await.unwrap_err().code(), Code::EndpointUnavailable);
     let _server = Rmcp::start(KNOWN, &server.address.to_string()).await;
-    soon(mux.changed()).await;
+    within_limit(mux.changed()).await;
     assert_eq!(say(&mux, "count").await, "1");
     assert!(mux.list().await.is_ok());
 }
@@ -257,10 +260,10 @@ async fn one_that_restarts_is_noticed_without_a_call() {
         let mux = multiplexer(&[server.url()], Strictness::Strict);
         mux.list().await.unwrap();
         server.stop();
-        soon(mux.changed()).await;
+        within_limit(mux.changed()).await;
         assert_eq!(mux.list().await.unwrap_err().code(), Code::EndpointUnavailable);
         let _server = Rmcp::start(versions, &server.address.to_string()).await;
-        soon(mux.changed()).await;
+        within_limit(mux.changed()).await;
         assert_eq!(say(&mux, "count").await, "1");
     }
 }
@@ -272,17 +275,17 @@ async fn many_calls_share_one_new_connection() {
     let fake = Fake::framed(Framing::Json, Some("s"), move |seen| match &*seen.rpc {
         "initialize" => {
             made.fetch_add(1, Ordering::SeqCst);
-            well(seen, &["a"])
+            well_behaved(seen, &["a"])
         }
         // The first session is forgotten.
         "tools/call" if made.load(Ordering::SeqCst) == 1 => Act::Status(404, &[], ""),
-        _ => well(seen, &["a"]),
+        _ => well_behaved(seen, &["a"]),
     })
     .await;
     let mux = multiplexer(&[fake.url()], Strictness::Strict);
     mux.list().await.unwrap();
     let calls = (0..32).map(|_| say(&mux, "a"));
-    assert!(soon(futures_util::future::join_all(calls)).await.iter().all(|text| text == "a"));
+    assert!(within_limit(futures_util::future::join_all(calls)).await.iter().all(|text| text == "a"));
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
@@ -291,7 +294,7 @@ async fn the_schema_and_the_call_are_of_one_endpoint() {
     let is_away = Arc::new(AtomicBool::new(false));
     let away = is_away.clone();
     let first = Fake::framed(Framing::Json, Some("s"), move |seen| {
-        if away.load(Ordering::SeqCst) { Act::Status(503, &[], "") } else { well(seen, &["both"]) }
+        if away.load(Ordering::SeqCst) { Act::Status(503, &[], "") } else { well_behaved(seen, &["both"]) }
     })
     .await;
     let second = Fake::start(|seen| match &*seen.rpc {
@@ -300,7 +303,7 @@ async fn the_schema_and_the_call_are_of_one_endpoint() {
             other["inputSchema"] = json!({ "type": "object", "required": ["other"] });
             Act::Result(json!({ "tools": [other] }))
         }
-        _ => well(seen, &["both"]),
+        _ => well_behaved(seen, &["both"]),
     })
     .await;
     let mux = multiplexer(&[first.url(), second.url()], Strictness::Degraded);
@@ -320,7 +323,7 @@ async fn the_schema_and_the_call_are_of_one_endpoint() {
     assert_eq!((first.seen("tools/call").len(), second.seen("tools/call").len()), (2, 1));
     // Once it is back, the next call lists it, and its schema is the one that counts.
     is_away.store(false, Ordering::SeqCst);
-    soon(mux.changed()).await;
+    within_limit(mux.changed()).await;
     assert_eq!(
         mux.call_tool("both", json!({ "other": 1 })).await.unwrap_err().code(),
         Code::InvalidArguments

@@ -201,7 +201,7 @@ pub(crate) fn events(
 }
 
 /// What a well-behaved endpoint with these tools answers; each tool gives back its name.
-pub(crate) fn well(seen: &Seen, tools: &[&str]) -> Act {
+pub(crate) fn well_behaved(seen: &Seen, tools: &[&str]) -> Act {
     match (&*seen.http, &*seen.rpc) {
         ("GET", _) => Act::Status(405, &[], ""),
         ("DELETE", _) => Act::Status(204, &[], ""),
@@ -312,7 +312,7 @@ pub(crate) fn alive() -> (usize, usize) {
 }
 
 /// Waits until no more is alive than before.
-pub(crate) async fn gone(before: (usize, usize)) {
+pub(crate) async fn wait_until_gone(before: (usize, usize)) {
     until("nothing is left", || {
         let now = alive();
         now.0 <= before.0 && (now.1 <= before.1 || std::env::var_os("NEXTEST").is_none())
@@ -320,6 +320,6 @@ pub(crate) async fn gone(before: (usize, usize)) {
     .await;
 }
 
-pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within_limit<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }

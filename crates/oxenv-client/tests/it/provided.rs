@@ -7,7 +7,7 @@ use std::os::unix::fs::chown;
 
 use oxenv_client::{ClientOptions, Code, OpenOptions, ProvidedEnv, ResetOptions};
 use oxenv_providers::docker::DockerProvider;
-use oxenv_providers::{Door, InstanceSpec, Provider, ProviderCode, PullPolicy, SecretText};
+use oxenv_providers::{InstanceSpec, ListenAddress, Provider, ProviderCode, PullPolicy, SecretText};
 use serde_json::json;
 
 async fn provider(what: &str) -> Option<DockerProvider> {
@@ -71,7 +71,7 @@ async fn a_container_without_a_network() {
     chown(&sockets, Some(12345), Some(12345)).unwrap();
     let spec = InstanceSpec {
         image: Some("echo-env:latest".to_owned()),
-        door: Door::Socket(sockets.clone()),
+        listen: ListenAddress::Socket(sockets.clone()),
         pull: PullPolicy::Never,
         ..InstanceSpec::default()
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::multi_support::{serve, serve_with, until};
-use crate::support::{Stocklike, open, reset, step, stock};
+use crate::support::{FakeStockServer, open, reset, step, stock};
 
 fn n(result: &oxenv_client::StepResult) -> Option<u64> {
     result.observation_value()["n"].as_u64()
@@ -108,7 +108,7 @@ async fn a_full_server_is_told_with_the_first_reset() {
 
 #[tokio::test]
 async fn one_connection_is_made_also_if_the_server_selects_no_subprotocol() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&ClientOptions::default()).await;
     assert_eq!(client.protocol(), Protocol::Stock);
     let (reset, ()) = tokio::join!(reset(&client), async {
@@ -123,7 +123,7 @@ async fn one_connection_is_made_also_if_the_server_selects_no_subprotocol() {
 
 #[tokio::test]
 async fn a_late_reply_is_never_the_next_requests() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     let hasty = StepOptions { timeout: Some(Duration::from_millis(20)), ..StepOptions::default() };
     let late = client.step_with(&json!({}), &hasty).await.unwrap_err();
@@ -148,7 +148,7 @@ async fn a_late_reply_is_never_the_next_requests() {
 
 #[tokio::test]
 async fn what_is_dropped_in_any_phase_leaves_the_others_their_replies() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     {
         let mut dropped: Vec<futures_util::future::BoxFuture<'_, ()>> = vec![
@@ -183,7 +183,7 @@ async fn what_is_dropped_in_any_phase_leaves_the_others_their_replies() {
 
 #[tokio::test]
 async fn many_callers_of_one_session_get_their_own_replies() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     let calls = (0..64).map(|number| {
         let client = &client;
@@ -209,7 +209,7 @@ async fn many_callers_of_one_session_get_their_own_replies() {
 
 #[tokio::test]
 async fn pings_are_answered_while_nobody_calls_and_while_a_call_is_not_polled() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     let ping = async |peer: &mut crate::support::Peer, word: &'static str| {
         peer.socket.send(Message::Ping(word.into())).await.unwrap();
@@ -229,7 +229,7 @@ async fn pings_are_answered_while_nobody_calls_and_while_a_call_is_not_polled() 
 
 #[tokio::test]
 async fn a_lost_server_is_said_to_be_lost_and_what_is_known_of_the_request() {
-    let mut server = Stocklike::start().await;
+    let mut server = FakeStockServer::start().await;
     let (client, mut peer) = server.pair(&stock()).await;
     let (step, ()) = tokio::join!(step(&client, json!({})), async {
         peer.text().await;
@@ -248,7 +248,7 @@ async fn replies_that_are_none() {
         r#"{"type":"state","data":{}}"#,
         r#"{"type":"observation","data":{"observation":1,"done":"x"}}"#,
     ] {
-        let mut server = Stocklike::start().await;
+        let mut server = FakeStockServer::start().await;
         let (client, mut peer) = server.pair(&stock()).await;
         let (step, ()) = tokio::join!(step(&client, json!({})), async {
             peer.text().await;

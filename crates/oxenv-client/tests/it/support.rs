@@ -22,7 +22,7 @@ pub(crate) struct Peer {
 }
 
 /// A server that a test plays: each socket that is opened comes to it.
-pub(crate) struct Stocklike {
+pub(crate) struct FakeStockServer {
     pub(crate) url: String,
     peers: mpsc::Receiver<Peer>,
 }
@@ -54,7 +54,7 @@ pub(crate) async fn reset(client: &EnvClient) -> Result<StepResult> {
     client.reset(&ResetOptions::default()).await
 }
 
-impl Stocklike {
+impl FakeStockServer {
     pub(crate) async fn start() -> Self {
         let (sender, peers) = mpsc::channel(16);
         let url = listen(move |stream| {
@@ -65,7 +65,7 @@ impl Stocklike {
             }
         })
         .await;
-        Stocklike { url, peers }
+        FakeStockServer { url, peers }
     }
 
     /// The next socket that is opened.
@@ -126,7 +126,7 @@ where
 }
 
 /// A server that reads a request's head, answers with these bytes and hangs up.
-pub(crate) async fn says(answer: impl Into<Vec<u8>>) -> String {
+pub(crate) async fn server_answering(answer: impl Into<Vec<u8>>) -> String {
     let answer: Arc<[u8]> = answer.into().into();
     listen(move |mut stream| {
         let answer = Arc::clone(&answer);
@@ -146,7 +146,7 @@ pub(crate) async fn says(answer: impl Into<Vec<u8>>) -> String {
 }
 
 /// A server that takes connections and never says anything.
-pub(crate) async fn mute() -> String {
+pub(crate) async fn silent_server() -> String {
     listen(|mut stream| async move {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })

@@ -1,6 +1,6 @@
 //! Making an instance.
 //!
-//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: the claim is made
+//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is recorded
 //! before anything is waited for.
 
 use std::io;
@@ -15,19 +15,19 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::environments::{self, REGIONS};
-use super::{Environment, detail};
-use crate::connections::Json;
-use crate::fault::Fate;
-use crate::instance::{Instance, Made};
-use crate::simulator::Status;
-use crate::world::{Claim, World};
+use super::{SimulatedEnvironment, error_response};
+use crate::connections::JsonResponse;
+use crate::fault::PendingOutcome;
+use crate::instance::{InstanceConfig, SimulatedInstance};
+use crate::simulator::InstanceStatus;
+use crate::state::{CreateOutcome, SimulatorState};
 
 /// The longest that a create is held.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+const MAX_CREATE_WAIT: Duration = Duration::from_secs(3600);
 
 /// What a create asks for, of what matters here.
 #[derive(Deserialize)]
-struct Wanted {
+struct CreateBody {
     env_key: String,
     env_version: Option<String>,
     data_key: Option<String>,
@@ -41,62 +41,63 @@ struct Wanted {
     seed: Option<i64>,
 }
 
-pub(super) async fn answer(
-    world: &Arc<World>,
+pub(super) async fn create(
+    simulator: &Arc<SimulatorState>,
     team: &str,
     parts: &Parts,
     body: &Bytes,
-    fate: Option<Fate>,
+    outcome: Option<PendingOutcome>,
 ) -> Response {
-    let wanted: Wanted = match serde_json::from_slice(body) {
+    let wanted: CreateBody = match serde_json::from_slice(body) {
         Ok(wanted) => wanted,
-        Err(error) => return unprocessable(&error.to_string()),
+        Err(error) => return unprocessable_body(&error.to_string()),
     };
-    let (environment, version) = match choose(&wanted) {
+    let (environment, version) = match choose_environment(&wanted) {
         Ok(chosen) => chosen,
-        Err(why) => return detail(StatusCode::BAD_REQUEST, why),
+        Err(why) => return error_response(StatusCode::BAD_REQUEST, why),
     };
-    let max_wait = wanted.max_wait_seconds.map_or(MAX_WAIT, |seconds| Duration::from_secs(seconds.into()));
-    let until = world.clock.now().saturating_add(max_wait.min(MAX_WAIT));
+    let max_wait =
+        wanted.max_wait_seconds.map_or(MAX_CREATE_WAIT, |seconds| Duration::from_secs(seconds.into()));
+    let until = simulator.clock.now().saturating_add(max_wait.min(MAX_CREATE_WAIT));
     let request_id = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok());
-    let make = |id| make(world, id, team, environment, version, wanted, fate);
-    match world.claim(team, request_id, make) {
-        Ok(Claim::Made(instance)) => {
-            if fate.is_none() {
-                hold(world, &instance, until).await;
+    let make = |id| create_instance(simulator, id, team, environment, version, wanted, outcome);
+    match simulator.create(team, request_id, make) {
+        Ok(CreateOutcome::Created(instance)) => {
+            if outcome.is_none() {
+                wait_until_ready(simulator, &instance, until).await;
             }
-            Json(instance.document(&world.clock)).into_response()
+            JsonResponse(instance.document(&simulator.clock)).into_response()
         }
-        Ok(Claim::Duplicate(id)) => detail(
+        Ok(CreateOutcome::Duplicate(id)) => error_response(
             StatusCode::CONFLICT,
             json!({"error": "duplicate_request_id", "instance_id": id,
                 "message": "A create with this request id was already accepted"}),
         ),
-        Ok(Claim::Full(held)) => {
-            let limit = world.options.instance_limit;
-            detail(
+        Ok(CreateOutcome::LimitReached(held)) => {
+            let limit = simulator.options.instance_limit;
+            error_response(
                 StatusCode::FORBIDDEN,
                 json!({"error_type": "instance_limit_exceeded", "running_instances": held, "instance_limit": limit,
                     "message": format!("You have {held} running instances out of a maximum of {limit}")}),
             )
         }
-        Err(error) => detail(StatusCode::INTERNAL_SERVER_ERROR, format!("no listener: {error}")),
+        Err(error) => error_response(StatusCode::INTERNAL_SERVER_ERROR, format!("no listener: {error}")),
     }
 }
 
 /// Waits until the instance is no longer pending, at most until then.
-async fn hold(world: &World, instance: &Instance, until: Duration) {
-    let clock = &world.clock;
+async fn wait_until_ready(simulator: &SimulatorState, instance: &SimulatedInstance, until: Duration) {
+    let clock = &simulator.clock;
     loop {
         let now = clock.now();
-        if instance.status(now) != Status::Pending || now >= until {
+        if instance.status(now) != InstanceStatus::Pending || now >= until {
             return;
         }
         clock.sleep_until(|| Some(instance.ready_at().min(until))).await;
     }
 }
 
-fn choose(wanted: &Wanted) -> Result<(&'static Environment, String), String> {
+fn choose_environment(wanted: &CreateBody) -> Result<(&'static SimulatedEnvironment, String), String> {
     let key = &wanted.env_key;
     let environment = environments::find(key).ok_or_else(|| format!("Environment '{key}' not found"))?;
     let version = wanted.env_version.clone().unwrap_or_else(|| environment.default_version().to_owned());
@@ -111,16 +112,16 @@ fn choose(wanted: &Wanted) -> Result<(&'static Environment, String), String> {
     }
 }
 
-fn make(
-    world: &Arc<World>,
+fn create_instance(
+    simulator: &Arc<SimulatorState>,
     id: String,
     team: &str,
-    environment: &'static Environment,
+    environment: &'static SimulatedEnvironment,
     version: String,
-    wanted: Wanted,
-    fate: Option<Fate>,
-) -> io::Result<Arc<Instance>> {
-    let made = Made {
+    wanted: CreateBody,
+    outcome: Option<PendingOutcome>,
+) -> io::Result<Arc<SimulatedInstance>> {
+    let made = InstanceConfig {
         environment,
         version,
         region: wanted.region.unwrap_or_else(|| REGIONS[0].to_owned()),
@@ -129,18 +130,18 @@ fn make(
         env_variables: wanted.env_variables,
         run_id: wanted.run_id,
         heartbeat_interval: wanted.heartbeat_interval,
-        ttl: wanted.ttl_seconds.map_or(world.options.ttl, |seconds| Duration::from_secs(seconds.into())),
+        ttl: wanted.ttl_seconds.map_or(simulator.options.ttl, |seconds| Duration::from_secs(seconds.into())),
         seed: wanted.seed.unwrap_or_default(),
-        fate,
+        outcome,
     };
-    Instance::start(world, id, team.to_owned(), made)
+    SimulatedInstance::start(simulator, id, team.to_owned(), made)
 }
 
 /// A body that does not fit, in the words of the framework that Fleet is built with.
-fn unprocessable(why: &str) -> Response {
+fn unprocessable_body(why: &str) -> Response {
     let kind = if why.starts_with("missing field") { "missing" } else { "value_error" };
     let field = why.split('`').nth(1).unwrap_or("body");
-    detail(
+    error_response(
         StatusCode::UNPROCESSABLE_ENTITY,
         json!([{"type": kind, "loc": ["body", field], "msg": why, "input": null}]),
     )

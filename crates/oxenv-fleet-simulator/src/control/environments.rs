@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 pub(crate) const REGIONS: [&str; 4] = ["us-west-1", "us-east-1", "eu-west-2", "staging"];
 
 /// An environment.
-pub(crate) struct Environment {
+pub(crate) struct SimulatedEnvironment {
     pub(crate) key: &'static str,
     name: &'static str,
     description: &'static str,
@@ -20,8 +20,8 @@ pub(crate) struct Environment {
     pub(crate) aggregator: bool,
 }
 
-const ENVIRONMENTS: [Environment; 3] = [
-    Environment {
+const ENVIRONMENTS: [SimulatedEnvironment; 3] = [
+    SimulatedEnvironment {
         key: "fira",
         name: "Fira",
         description: "An issue tracker with an API and a browser",
@@ -29,7 +29,7 @@ const ENVIRONMENTS: [Environment; 3] = [
         own_mcp: true,
         aggregator: true,
     },
-    Environment {
+    SimulatedEnvironment {
         key: "echo",
         name: "Echo",
         description: "An API alone: there is no browser, and no aggregator",
@@ -37,7 +37,7 @@ const ENVIRONMENTS: [Environment; 3] = [
         own_mcp: true,
         aggregator: false,
     },
-    Environment {
+    SimulatedEnvironment {
         key: "desk",
         name: "Desk",
         description: "A browser alone: the environment has no MCP server of its own",
@@ -47,15 +47,15 @@ const ENVIRONMENTS: [Environment; 3] = [
     },
 ];
 
-pub(crate) fn find(key: &str) -> Option<&'static Environment> {
+pub(crate) fn find(key: &str) -> Option<&'static SimulatedEnvironment> {
     ENVIRONMENTS.iter().find(|known| known.key == key)
 }
 
 pub(crate) fn all() -> Vec<Value> {
-    ENVIRONMENTS.iter().map(Environment::document).collect()
+    ENVIRONMENTS.iter().map(SimulatedEnvironment::document).collect()
 }
 
-impl Environment {
+impl SimulatedEnvironment {
     pub(crate) fn default_version(&self) -> &'static str {
         self.versions.last().copied().unwrap_or_default()
     }

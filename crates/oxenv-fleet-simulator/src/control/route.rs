@@ -4,10 +4,10 @@
 
 use axum::http::{Method, StatusCode};
 
-use crate::fault::Place;
+use crate::fault::FaultTarget;
 
-/// What is asked for.
-pub(super) enum Route<'a> {
+/// A route.
+pub(super) enum ControlRoute<'a> {
     Create,
     Get(&'a str),
     List,
@@ -21,23 +21,23 @@ pub(super) enum Route<'a> {
     Token,
 }
 
-impl<'a> Route<'a> {
+impl<'a> ControlRoute<'a> {
     /// The route of a path, or why there is none.
-    pub(super) fn of(method: &Method, path: &'a str) -> Result<Self, StatusCode> {
+    pub(super) fn parse(method: &Method, path: &'a str) -> Result<Self, StatusCode> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let verb = method.as_str();
         match (verb, parts.as_slice()) {
-            ("POST", ["v1", "env", "instances"]) => Ok(Route::Create),
-            ("GET", ["v1", "env", "instances"]) => Ok(Route::List),
-            ("DELETE", ["v1", "env", "instances", "batch"]) => Ok(Route::DeleteAll),
-            ("GET", ["v1", "env", "instances", id]) => Ok(Route::Get(id)),
-            ("DELETE", ["v1", "env", "instances", id]) => Ok(Route::Delete(id)),
-            ("POST", ["v1", "env", "instances", id, "heartbeat"]) => Ok(Route::Heartbeat(id)),
-            ("GET", ["v1", "env", ""]) => Ok(Route::Environments),
-            ("GET", ["v1", "env", key]) => Ok(Route::Environment(key)),
-            ("GET", ["v1", "regions"]) => Ok(Route::Regions),
-            ("GET", ["v1", "account"]) => Ok(Route::Account),
-            ("GET", ["v1", "runner-auth", "token"]) => Ok(Route::Token),
+            ("POST", ["v1", "env", "instances"]) => Ok(ControlRoute::Create),
+            ("GET", ["v1", "env", "instances"]) => Ok(ControlRoute::List),
+            ("DELETE", ["v1", "env", "instances", "batch"]) => Ok(ControlRoute::DeleteAll),
+            ("GET", ["v1", "env", "instances", id]) => Ok(ControlRoute::Get(id)),
+            ("DELETE", ["v1", "env", "instances", id]) => Ok(ControlRoute::Delete(id)),
+            ("POST", ["v1", "env", "instances", id, "heartbeat"]) => Ok(ControlRoute::Heartbeat(id)),
+            ("GET", ["v1", "env", ""]) => Ok(ControlRoute::Environments),
+            ("GET", ["v1", "env", key]) => Ok(ControlRoute::Environment(key)),
+            ("GET", ["v1", "regions"]) => Ok(ControlRoute::Regions),
+            ("GET", ["v1", "account"]) => Ok(ControlRoute::Account),
+            ("GET", ["v1", "runner-auth", "token"]) => Ok(ControlRoute::Token),
             (_, ["v1", "env", "instances", ..] | ["v1", "regions" | "account"]) => {
                 Err(StatusCode::METHOD_NOT_ALLOWED)
             }
@@ -45,19 +45,19 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Where its faults are.
-    pub(super) fn place(&self) -> Place {
+    /// The target of its faults.
+    pub(super) fn fault_target(&self) -> FaultTarget {
         match self {
-            Route::Create => Place::Create,
-            Route::Get(_) => Place::Get,
-            Route::List => Place::List,
-            Route::Delete(_) => Place::Delete,
-            Route::DeleteAll => Place::DeleteAll,
-            Route::Heartbeat(_) => Place::Heartbeat,
-            Route::Environments | Route::Environment(_) => Place::Environments,
-            Route::Regions => Place::Regions,
-            Route::Account => Place::Account,
-            Route::Token => Place::Token,
+            ControlRoute::Create => FaultTarget::Create,
+            ControlRoute::Get(_) => FaultTarget::Get,
+            ControlRoute::List => FaultTarget::List,
+            ControlRoute::Delete(_) => FaultTarget::Delete,
+            ControlRoute::DeleteAll => FaultTarget::DeleteAll,
+            ControlRoute::Heartbeat(_) => FaultTarget::Heartbeat,
+            ControlRoute::Environments | ControlRoute::Environment(_) => FaultTarget::Environments,
+            ControlRoute::Regions => FaultTarget::Regions,
+            ControlRoute::Account => FaultTarget::Account,
+            ControlRoute::Token => FaultTarget::Token,
         }
     }
 }

@@ -12,10 +12,10 @@ use rusqlite::types::{ToSqlOutput, Value as Sql, ValueRef};
 use rusqlite::{Connection, InterruptHandle, Row, params_from_iter};
 use serde_json::{Map, Value, json};
 
-use super::manager::Query;
+use super::manager::QueryBody;
 
 /// The longest that a query may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SCHEMA: &str = "
     CREATE TABLE issues (id INTEGER PRIMARY KEY, title TEXT NOT NULL, status TEXT NOT NULL, assignee TEXT);
@@ -48,7 +48,7 @@ struct Database {
 }
 
 impl Databases {
-    pub(super) fn seeded(seed: i64) -> rusqlite::Result<Self> {
+    pub(super) fn new(seed: i64) -> rusqlite::Result<Self> {
         Ok(Databases { current: Database::new(true, seed)?, seed: Database::new(false, seed)? })
     }
 
@@ -63,14 +63,14 @@ impl Databases {
     /// What a seed says, in both.
     pub(super) async fn reset(&self, seed: i64) -> rusqlite::Result<()> {
         for database in [&self.current, &self.seed] {
-            database.on_thread(move |connection| fill(connection, seed)).await?;
+            database.on_thread(move |connection| seed_database(connection, seed)).await?;
         }
         Ok(())
     }
 
     /// The tables of one of them.
     pub(super) async fn describe(&self, name: &str) -> Option<Value> {
-        let tables = self.named(name)?.on_thread(|connection| tables(connection)).await;
+        let tables = self.named(name)?.on_thread(|connection| describe_tables(connection)).await;
         Some(match tables {
             Ok(tables) => json!({"success": true, "resource_name": name, "tables": tables, "error": null,
                 "message": "Schema described"}),
@@ -80,11 +80,11 @@ impl Databases {
     }
 
     /// Does a query in one of them.
-    pub(super) async fn query(&self, name: &str, query: Query) -> Option<Value> {
+    pub(super) async fn query(&self, name: &str, query: QueryBody) -> Option<Value> {
         let database = self.named(name)?;
         let read_only = query.read_only.unwrap_or(true) || !database.writable;
         let work = move |connection: &mut Connection| {
-            let outcome = ask(connection, &query, read_only);
+            let outcome = run_query(connection, &query, read_only);
             // A transaction does not go beyond its query: a reset could not begin one.
             if !connection.is_autocommit() {
                 connection.execute_batch("ROLLBACK")?;
@@ -99,13 +99,14 @@ impl Databases {
     }
 
     /// Does a statement of ours in `current`.
-    pub(super) async fn change(&self, sql: &'static str, args: Vec<Value>) -> rusqlite::Result<Vec<Value>> {
-        self.current.on_thread(move |connection| objects(connection, sql, &args)).await
+    pub(super) async fn execute(&self, sql: &'static str, args: Vec<Value>) -> rusqlite::Result<Vec<Value>> {
+        self.current.on_thread(move |connection| query_objects(connection, sql, &args)).await
     }
 
     /// All that is in them, so that another process can have them.
     pub(super) async fn contents(&self) -> rusqlite::Result<Value> {
-        let (before, after) = (self.seed.on_thread(dump).await?, self.current.on_thread(dump).await?);
+        let (before, after) =
+            (self.seed.on_thread(dump_tables).await?, self.current.on_thread(dump_tables).await?);
         Ok(json!({"seed": before, "current": after}))
     }
 }
@@ -117,7 +118,7 @@ impl Database {
             AuthAction::Attach { .. } => Authorization::Deny,
             _ => Authorization::Allow,
         }))?;
-        fill(&mut connection, seed)?;
+        seed_database(&mut connection, seed)?;
         let interrupt = connection.get_interrupt_handle();
         Ok(Arc::new(Database { connection: Mutex::new(connection), interrupt, writable }))
     }
@@ -126,46 +127,46 @@ impl Database {
         self: &Arc<Self>,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
-        let turn = Arc::new(Mutex::new(Turn::Waits));
-        let _caller = Caller { database: Arc::clone(self), turn: Arc::clone(&turn) };
+        let turn = Arc::new(Mutex::new(JobState::Queued));
+        let _caller = InterruptOnDrop { database: Arc::clone(self), state: Arc::clone(&turn) };
         let database = Arc::clone(self);
         let task = tokio::task::spawn_blocking(move || {
             let mut connection = database.connection.lock();
-            if std::mem::replace(&mut *turn.lock(), Turn::Runs) == Turn::Over {
+            if std::mem::replace(&mut *turn.lock(), JobState::Running) == JobState::Done {
                 return Err(interrupted());
             }
             let outcome = work(&mut connection);
-            *turn.lock() = Turn::Over;
+            *turn.lock() = JobState::Done;
             outcome
         });
-        match tokio::time::timeout(PATIENCE, task).await {
+        match tokio::time::timeout(QUERY_TIMEOUT, task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(interrupted()),
         }
     }
 }
 
-/// Where a piece of work is.
+/// The state of a job on a database thread.
 #[derive(PartialEq)]
-enum Turn {
-    Waits,
-    Runs,
-    Over,
+enum JobState {
+    Queued,
+    Running,
+    Done,
 }
 
-/// Who waits for a piece of work; its drop interrupts that, and nobody else's.
-struct Caller {
+/// Interrupts its job when it is dropped, and no other job.
+struct InterruptOnDrop {
     database: Arc<Database>,
-    turn: Arc<Mutex<Turn>>,
+    state: Arc<Mutex<JobState>>,
 }
 
-impl Drop for Caller {
+impl Drop for InterruptOnDrop {
     fn drop(&mut self) {
-        let mut turn = self.turn.lock();
-        if *turn == Turn::Runs {
+        let mut turn = self.state.lock();
+        if *turn == JobState::Running {
             self.database.interrupt.interrupt();
         }
-        *turn = Turn::Over;
+        *turn = JobState::Done;
     }
 }
 
@@ -175,9 +176,9 @@ fn interrupted() -> rusqlite::Error {
 }
 
 /// Empties the database and puts in what the seed says.
-fn fill(connection: &mut Connection, seed: i64) -> rusqlite::Result<()> {
+fn seed_database(connection: &mut Connection, seed: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for (kind, name, _) in things(&transaction)? {
+    for (kind, name, _) in schema_objects(&transaction)? {
         transaction.execute(&format!("DROP {kind} \"{}\"", name.replace('"', "\"\"")), [])?;
     }
     transaction.execute_batch(SCHEMA)?;
@@ -199,7 +200,7 @@ fn fill(connection: &mut Connection, seed: i64) -> rusqlite::Result<()> {
 }
 
 /// Views, then tables: what each is, its name and its text.
-fn things(connection: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
+fn schema_objects(connection: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
     let mut statement = connection.prepare(
         "SELECT type, name, sql FROM sqlite_schema
          WHERE type IN ('view', 'table') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type DESC, rowid",
@@ -209,29 +210,29 @@ fn things(connection: &Connection) -> rusqlite::Result<Vec<(String, String, Stri
 }
 
 fn user_tables(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
-    let things = things(connection)?.into_iter();
+    let things = schema_objects(connection)?.into_iter();
     Ok(things.filter(|(kind, ..)| kind == "table").map(|(_, name, sql)| (name, sql)).collect())
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<Value>> {
+fn describe_tables(connection: &Connection) -> rusqlite::Result<Vec<Value>> {
     let described = user_tables(connection)?.into_iter().map(|(name, sql)| {
-        let columns = objects(connection, "SELECT * FROM pragma_table_info(?)", &[json!(name)])?;
+        let columns = query_objects(connection, "SELECT * FROM pragma_table_info(?)", &[json!(name)])?;
         Ok(json!({"name": name, "sql": sql, "columns": columns}))
     });
     described.collect()
 }
 
-fn dump(connection: &mut Connection) -> rusqlite::Result<Vec<Value>> {
+fn dump_tables(connection: &mut Connection) -> rusqlite::Result<Vec<Value>> {
     let tables = user_tables(connection)?.into_iter().map(|(name, sql)| {
         let mut statement =
             connection.prepare(&format!("SELECT * FROM \"{}\"", name.replace('"', "\"\"")))?;
-        let rows = rows(&mut statement, &[])?;
+        let rows = query_rows(&mut statement, &[])?;
         Ok(json!({"name": name, "sql": sql, "rows": rows}))
     });
     tables.collect()
 }
 
-fn ask(connection: &Connection, query: &Query, read_only: bool) -> rusqlite::Result<Value> {
+fn run_query(connection: &Connection, query: &QueryBody, read_only: bool) -> rusqlite::Result<Value> {
     let mut statement = connection.prepare(&query.query)?;
     if read_only && !statement.readonly() {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
@@ -241,7 +242,7 @@ fn ask(connection: &Connection, query: &Query, read_only: bool) -> rusqlite::Res
     let args = query.args.as_deref().unwrap_or_default();
     let writes = !statement.readonly();
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    let rows = rows(&mut statement, args)?;
+    let rows = query_rows(&mut statement, args)?;
     let (affected, last) = (connection.changes(), connection.last_insert_rowid());
     Ok(json!({
         "success": true, "columns": columns, "rows": rows, "rows_affected": if writes { affected } else { 0 },
@@ -250,24 +251,24 @@ fn ask(connection: &Connection, query: &Query, read_only: bool) -> rusqlite::Res
 }
 
 /// Rows as objects.
-fn objects(connection: &Connection, sql: &str, args: &[Value]) -> rusqlite::Result<Vec<Value>> {
+fn query_objects(connection: &Connection, sql: &str, args: &[Value]) -> rusqlite::Result<Vec<Value>> {
     let mut statement = connection.prepare(sql)?;
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    let objects = rows(&mut statement, args)?.into_iter().map(|row| {
+    let objects = query_rows(&mut statement, args)?.into_iter().map(|row| {
         let pairs: Map<String, Value> = names.iter().cloned().zip(row).collect();
         Value::Object(pairs)
     });
     Ok(objects.collect())
 }
 
-fn rows(statement: &mut rusqlite::Statement<'_>, args: &[Value]) -> rusqlite::Result<Vec<Vec<Value>>> {
+fn query_rows(statement: &mut rusqlite::Statement<'_>, args: &[Value]) -> rusqlite::Result<Vec<Vec<Value>>> {
     let width = statement.column_count();
-    let cells = |row: &Row<'_>| (0..width).map(|at| row.get_ref(at).map(json_of)).collect();
-    let rows = statement.query_map(params_from_iter(args.iter().map(sql_of)), cells)?;
+    let cells = |row: &Row<'_>| (0..width).map(|at| row.get_ref(at).map(to_json)).collect();
+    let rows = statement.query_map(params_from_iter(args.iter().map(to_sql)), cells)?;
     rows.collect()
 }
 
-fn json_of(value: ValueRef<'_>) -> Value {
+fn to_json(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => json!(number),
@@ -277,7 +278,7 @@ fn json_of(value: ValueRef<'_>) -> Value {
     }
 }
 
-fn sql_of(value: &Value) -> ToSqlOutput<'_> {
+fn to_sql(value: &Value) -> ToSqlOutput<'_> {
     ToSqlOutput::Owned(match value {
         Value::Null => Sql::Null,
         Value::Bool(flag) => Sql::Integer((*flag).into()),

@@ -13,100 +13,113 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use super::Instance;
+use super::SimulatedInstance;
 use super::database::Databases;
-use super::mcp::{Endpoint, Which};
-use super::route::{Route, is_manager};
-use crate::connections::{Answers, Hangup, Json};
-use crate::control::detail;
-use crate::fault::{Effect, Plan};
-use crate::log::{Addressee, Request};
+use super::mcp::{McpEndpoint, McpServerKind};
+use super::route::{InstanceRoute, is_manager};
+use crate::connections::{ConnectionClosed, JsonResponse, RequestHandler};
+use crate::control::error_response;
+use crate::fault::{Effect, RequestFaults};
+use crate::log::{Destination, LoggedRequest};
 use crate::options::McpAuth;
-use crate::simulator::Status;
-use crate::world::World;
+use crate::simulator::InstanceStatus;
+use crate::state::SimulatorState;
 
 const RUNNER_TOKEN: &str = "x-runner-token";
 
 /// The host of an instance.
-pub(super) struct Host {
-    pub(super) instance: Arc<Instance>,
-    pub(super) world: Arc<World>,
+pub(super) struct InstanceHost {
+    pub(super) instance: Arc<SimulatedInstance>,
+    pub(super) state: Arc<SimulatorState>,
     pub(super) databases: Arc<Databases>,
-    mcp: Endpoint,
-    aggregator: Endpoint,
+    mcp: McpEndpoint,
+    aggregator: McpEndpoint,
 }
 
-impl Host {
-    pub(super) fn new(instance: Arc<Instance>, world: Arc<World>) -> io::Result<Self> {
-        let databases = Databases::seeded(instance.made.seed).map_err(io::Error::other)?;
-        let (mcp, aggregator) = (Endpoint::new(Which::Own), Endpoint::new(Which::Aggregator));
-        Ok(Host { instance, world, databases: Arc::new(databases), mcp, aggregator })
+impl InstanceHost {
+    pub(super) fn new(instance: Arc<SimulatedInstance>, simulator: Arc<SimulatorState>) -> io::Result<Self> {
+        let databases = Databases::new(instance.config.seed).map_err(io::Error::other)?;
+        let (mcp, aggregator) =
+            (McpEndpoint::new(McpServerKind::Environment), McpEndpoint::new(McpServerKind::Aggregator));
+        Ok(InstanceHost { instance, state: simulator, databases: Arc::new(databases), mcp, aggregator })
     }
 
-    async fn respond(&self, parts: Parts, body: Bytes) -> Result<Response, Hangup> {
-        let to = Addressee::Instance(self.instance.id.clone());
-        self.world.log.add(Request::new(to, &parts, body.clone()));
-        let (clock, path) = (&self.world.clock, parts.uri.path());
-        let route = Route::of(&parts.method, path, &body);
-        let place = route.map_or(crate::fault::Place::Instance, Route::place);
-        let plan = self.world.faults.meet(place);
-        match plan.instead {
+    async fn respond(&self, parts: Parts, body: Bytes) -> Result<Response, ConnectionClosed> {
+        let to = Destination::Instance(self.instance.id.clone());
+        self.state.log.add(LoggedRequest::new(to, &parts, body.clone()));
+        let (clock, path) = (&self.state.clock, parts.uri.path());
+        let route = InstanceRoute::parse(&parts.method, path, &body);
+        let place = route.map_or(crate::fault::FaultTarget::Instance, InstanceRoute::fault_target);
+        let faults = self.state.faults.take_for(place);
+        match faults.instead {
             Some(Effect::Expire) => {
                 self.instance.end(clock.now());
-                return Err(Hangup);
+                return Err(ConnectionClosed);
             }
             Some(Effect::LoseSession) => {
                 self.forget_sessions();
-                return Ok(super::mcp::no_session());
+                return Ok(super::mcp::session_not_found());
             }
             _ => {}
         }
-        if plan.has(&Effect::LoseSessionInCall) {
-            let outcome = plan.around(clock, self.act(route, &parts, &body, &plan)).await;
+        if faults.has(&Effect::LoseSessionInCall) {
+            let outcome = faults.apply(clock, self.dispatch(route, &parts, &body, &faults)).await;
             self.forget_sessions();
             return outcome;
         }
-        plan.around(clock, self.act(route, &parts, &body, &plan)).await
+        faults.apply(clock, self.dispatch(route, &parts, &body, &faults)).await
     }
 
-    async fn act(
+    async fn dispatch(
         &self,
-        route: Result<Route<'_>, StatusCode>,
+        route: Result<InstanceRoute<'_>, StatusCode>,
         parts: &Parts,
         body: &Bytes,
-        plan: &Plan,
+        faults: &RequestFaults,
     ) -> Response {
-        if self.instance.status(self.world.clock.now()) != Status::Running {
+        if self.instance.status(self.state.clock.now()) != InstanceStatus::Running {
             return (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response();
         }
-        let gated = self.world.options.runner_gate && is_manager(parts.uri.path());
+        let gated = self.state.options.runner_gate && is_manager(parts.uri.path());
         if gated && !self.has_runner_token(parts) {
-            return detail(StatusCode::NOT_FOUND, "Not Found");
+            return error_response(StatusCode::NOT_FOUND, "Not Found");
         }
-        let environment = self.instance.made.environment;
+        let environment = self.instance.config.environment;
         match route {
-            Err(status) => detail(status, status.canonical_reason().unwrap_or_default()),
-            Ok(Route::Mcp(_)) if environment.own_mcp => self.mcp(&self.mcp, parts, body, plan).await,
-            Ok(Route::ApiMcp(_)) if environment.aggregator => {
-                self.mcp(&self.aggregator, parts, body, plan).await
+            Err(status) => error_response(status, status.canonical_reason().unwrap_or_default()),
+            Ok(InstanceRoute::Mcp(_)) if environment.own_mcp => {
+                self.mcp(&self.mcp, parts, body, faults).await
             }
-            Ok(Route::Mcp(_) | Route::ApiMcp(_)) => detail(StatusCode::NOT_FOUND, "Not Found"),
-            Ok(Route::App) => {
+            Ok(InstanceRoute::ApiMcp(_)) if environment.aggregator => {
+                self.mcp(&self.aggregator, parts, body, faults).await
+            }
+            Ok(InstanceRoute::Mcp(_) | InstanceRoute::ApiMcp(_)) => {
+                error_response(StatusCode::NOT_FOUND, "Not Found")
+            }
+            Ok(InstanceRoute::App) => {
                 let path = parts.uri.path();
-                Json(json!({"application": environment.key, "path": path})).into_response()
+                JsonResponse(json!({"application": environment.key, "path": path})).into_response()
             }
-            Ok(route) => self.manager(route, body, plan).await,
+            Ok(route) => self.manager(route, body, faults).await,
         }
     }
 
-    async fn mcp(&self, endpoint: &Endpoint, parts: &Parts, body: &Bytes, plan: &Plan) -> Response {
-        match self.world.options.mcp_auth {
+    async fn mcp(
+        &self,
+        endpoint: &McpEndpoint,
+        parts: &Parts,
+        body: &Bytes,
+        faults: &RequestFaults,
+    ) -> Response {
+        match self.state.options.mcp_auth {
             McpAuth::Bearer if !self.has_key(parts) => {
                 let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-                (challenge, detail(StatusCode::UNAUTHORIZED, "Invalid API key")).into_response()
+                (challenge, error_response(StatusCode::UNAUTHORIZED, "Invalid API key")).into_response()
             }
-            McpAuth::Runner if !self.has_runner_token(parts) => detail(StatusCode::NOT_FOUND, "Not Found"),
-            _ => endpoint.answer(self, parts, body, plan).await,
+            McpAuth::Runner if !self.has_runner_token(parts) => {
+                error_response(StatusCode::NOT_FOUND, "Not Found")
+            }
+            _ => endpoint.handle(self, parts, body, faults).await,
         }
     }
 
@@ -117,18 +130,22 @@ impl Host {
 
     fn has_runner_token(&self, parts: &Parts) -> bool {
         let token = parts.headers.get(RUNNER_TOKEN).and_then(|token| token.to_str().ok());
-        token == Some(self.world.options.runner_token.as_str())
+        token == Some(self.state.options.runner_token.as_str())
     }
 
     fn has_key(&self, parts: &Parts) -> bool {
         let sent = parts.headers.get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
         let Some(key) = sent.and_then(|sent| sent.strip_prefix("Bearer ")) else { return false };
-        self.world.options.keys.iter().any(|known| known.key == key && known.team == self.instance.team)
+        self.state.options.keys.iter().any(|known| known.key == key && known.team == self.instance.team)
     }
 }
 
-impl Answers for Host {
-    fn answer(self: Arc<Self>, parts: Parts, body: Bytes) -> BoxFuture<'static, Result<Response, Hangup>> {
+impl RequestHandler for InstanceHost {
+    fn handle(
+        self: Arc<Self>,
+        parts: Parts,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Response, ConnectionClosed>> {
         Box::pin(async move { self.respond(parts, body).await })
     }
 }

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::host::Host;
+use super::host::InstanceHost;
 use super::tools;
-use crate::connections::Json;
-use crate::fault::{Effect, Plan};
+use crate::connections::JsonResponse;
+use crate::fault::{Effect, RequestFaults};
 use crate::options::Framing;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -24,18 +24,18 @@ const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-
 
 /// Which server an endpoint is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum McpServerKind {
     /// The environment's own, `/mcp`.
-    Own,
+    Environment,
     /// `/api/v1/mcp`.
     Aggregator,
 }
 
-impl Which {
+impl McpServerKind {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Which::Own => "mcp",
-            Which::Aggregator => "api/v1/mcp",
+            McpServerKind::Environment => "mcp",
+            McpServerKind::Aggregator => "api/v1/mcp",
         }
     }
 }
@@ -44,13 +44,13 @@ impl Which {
 const MAX_SESSIONS: u64 = 10_000;
 
 /// An endpoint, and its sessions.
-pub(super) struct Endpoint {
-    which: Which,
-    sessions: Mutex<Sessions>,
+pub(super) struct McpEndpoint {
+    kind: McpServerKind,
+    sessions: Mutex<McpSessions>,
 }
 
 #[derive(Default)]
-struct Sessions {
+struct McpSessions {
     live: HashSet<String>,
     made: u64,
 }
@@ -67,16 +67,22 @@ impl RpcError {
     }
 }
 
-impl Endpoint {
-    pub(super) fn new(which: Which) -> Self {
-        Endpoint { which, sessions: Mutex::default() }
+impl McpEndpoint {
+    pub(super) fn new(which: McpServerKind) -> Self {
+        McpEndpoint { kind: which, sessions: Mutex::default() }
     }
 
     pub(super) fn forget_sessions(&self) {
         self.sessions.lock().live.clear();
     }
 
-    pub(super) async fn answer(&self, host: &Host, parts: &Parts, body: &Bytes, plan: &Plan) -> Response {
+    pub(super) async fn handle(
+        &self,
+        host: &InstanceHost,
+        parts: &Parts,
+        body: &Bytes,
+        faults: &RequestFaults,
+    ) -> Response {
         let session = parts.headers.get(SESSION_ID).and_then(|id| id.to_str().ok());
         let known = session.is_none_or(|id| self.sessions.lock().live.contains(id));
         match parts.method {
@@ -84,7 +90,7 @@ impl Endpoint {
             Method::DELETE if session.is_some_and(|id| self.sessions.lock().live.remove(id)) => {
                 return StatusCode::NO_CONTENT.into_response();
             }
-            Method::DELETE => return no_session(),
+            Method::DELETE => return session_not_found(),
             _ => return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST, DELETE")]).into_response(),
         }
         let message = match serde_json::from_slice::<Value>(body) {
@@ -94,7 +100,7 @@ impl Endpoint {
         };
         // A session that is asked for anew needs none before.
         if !known && message["method"] != "initialize" {
-            return no_session();
+            return session_not_found();
         }
         let (Some(method), id) = (message["method"].as_str(), &message["id"]) else {
             return StatusCode::ACCEPTED.into_response();
@@ -102,42 +108,42 @@ impl Endpoint {
         if id.is_null() {
             return StatusCode::ACCEPTED.into_response();
         }
-        let outcome = self.outcome(host, method, &message["params"], plan).await;
+        let outcome = self.call_method(host, method, &message["params"], faults).await;
         let reply = match outcome {
             Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
             Err(error) => json!({"jsonrpc": "2.0", "id": id,
                 "error": {"code": error.code, "message": error.message}}),
         };
-        let mut response = framed(&reply, host.world.options.framing, plan);
-        let sessions = host.world.options.mcp_sessions && !plan.has(&Effect::NoSession);
+        let mut response = frame_reply(&reply, host.state.options.framing, faults);
+        let sessions = host.state.options.mcp_sessions && !faults.has(&Effect::NoSession);
         if method == "initialize"
             && sessions
-            && let Ok(id) = HeaderValue::from_str(&self.session(&host.instance.id))
+            && let Ok(id) = HeaderValue::from_str(&self.open_session(&host.instance.id))
         {
             response.headers_mut().insert(SESSION_ID, id);
         }
         response
     }
 
-    async fn outcome(
+    async fn call_method(
         &self,
-        host: &Host,
+        host: &InstanceHost,
         method: &str,
         params: &Value,
-        plan: &Plan,
+        faults: &RequestFaults,
     ) -> Result<Value, RpcError> {
         match method {
             "initialize" => Ok(self.initialize(params)),
             "ping" => Ok(json!({})),
-            "tools/list" if plan.has(&Effect::EmptyTools) => Ok(json!({"tools": []})),
-            "tools/list" => Ok(json!({"tools": tools::list(self.which)})),
+            "tools/list" if faults.has(&Effect::EmptyTools) => Ok(json!({"tools": []})),
+            "tools/list" => Ok(json!({"tools": tools::list(self.kind)})),
             "tools/call" => {
                 let Some(name) = params["name"].as_str() else {
                     return Err(RpcError::new(-32602, "a call names a tool"));
                 };
                 let result =
-                    tools::call(self.which, &host.databases, name, &params["arguments"], plan).await?;
-                if plan.has(&Effect::IsError) {
+                    tools::call(self.kind, &host.databases, name, &params["arguments"], faults).await?;
+                if faults.has(&Effect::IsError) {
                     let text = format!("{name} failed, as it was told to");
                     return Ok(json!({"content": [{"type": "text", "text": text}], "isError": true}));
                 }
@@ -152,10 +158,10 @@ impl Endpoint {
         let newest = VERSIONS[VERSIONS.len() - 1];
         let version = VERSIONS.into_iter().find(|known| wanted == Some(known)).unwrap_or(newest);
         json!({"protocolVersion": version, "capabilities": {"tools": {"listChanged": false}},
-            "serverInfo": {"name": self.which.name(), "version": "1.0.0"}})
+            "serverInfo": {"name": self.kind.name(), "version": "1.0.0"}})
     }
 
-    fn session(&self, instance: &str) -> String {
+    fn open_session(&self, instance: &str) -> String {
         let mut sessions = self.sessions.lock();
         sessions.made += 1;
         let id = format!("{instance}-{}", sessions.made);
@@ -168,7 +174,7 @@ impl Endpoint {
 }
 
 /// That there is no such session: the client is to begin another.
-pub(super) fn no_session() -> Response {
+pub(super) fn session_not_found() -> Response {
     rpc_failure(StatusCode::NOT_FOUND, -32001, "Session not found")
 }
 
@@ -178,17 +184,17 @@ fn bad_request(code: i32, message: impl Into<String>) -> Response {
 
 fn rpc_failure(status: StatusCode, code: i32, message: impl Into<String>) -> Response {
     let error = json!({"code": code, "message": message.into()});
-    (status, Json(json!({"jsonrpc": "2.0", "id": null, "error": error}))).into_response()
+    (status, JsonResponse(json!({"jsonrpc": "2.0", "id": null, "error": error}))).into_response()
 }
 
-fn framed(reply: &Value, framing: Framing, plan: &Plan) -> Response {
-    let framing = match (plan.has(&Effect::Json), plan.has(&Effect::Sse)) {
+fn frame_reply(reply: &Value, framing: Framing, faults: &RequestFaults) -> Response {
+    let framing = match (faults.has(&Effect::Json), faults.has(&Effect::Sse)) {
         (true, _) => Framing::Json,
         (_, true) => Framing::Sse,
         _ => framing,
     };
     match framing {
-        Framing::Json => Json(reply).into_response(),
+        Framing::Json => JsonResponse(reply).into_response(),
         Framing::Sse => {
             let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
             (headers, format!("event: message\ndata: {reply}\n\n")).into_response()

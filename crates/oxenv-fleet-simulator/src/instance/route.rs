@@ -5,11 +5,11 @@
 use axum::http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::fault::{McpMethod, Place};
+use crate::fault::{FaultTarget, McpMethod};
 
-/// What is asked for.
+/// A route.
 #[derive(Clone, Copy)]
-pub(super) enum Route<'a> {
+pub(super) enum InstanceRoute<'a> {
     Reset,
     Health,
     Resources,
@@ -26,30 +26,30 @@ pub(super) enum Route<'a> {
     App,
 }
 
-impl<'a> Route<'a> {
+impl<'a> InstanceRoute<'a> {
     /// The route of a path, or why there is none. `body` tells which method of MCP it is.
-    pub(super) fn of(method: &Method, path: &'a str, body: &[u8]) -> Result<Self, StatusCode> {
+    pub(super) fn parse(method: &Method, path: &'a str, body: &[u8]) -> Result<Self, StatusCode> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let route = match (method.as_str(), parts.as_slice()) {
-            ("GET", [""] | ["health"] | ["raw", ..]) => Route::App,
-            (_, ["mcp"]) => Route::Mcp(mcp_method(body)),
-            (_, ["api", "v1", "mcp"]) => Route::ApiMcp(mcp_method(body)),
-            (verb, ["api", "v1", "env", rest @ ..]) => return Self::of_manager(verb, rest),
+            ("GET", [""] | ["health"] | ["raw", ..]) => InstanceRoute::App,
+            (_, ["mcp"]) => InstanceRoute::Mcp(mcp_method(body)),
+            (_, ["api", "v1", "mcp"]) => InstanceRoute::ApiMcp(mcp_method(body)),
+            (verb, ["api", "v1", "env", rest @ ..]) => return Self::parse_manager(verb, rest),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         Ok(route)
     }
 
-    fn of_manager(verb: &str, parts: &[&'a str]) -> Result<Self, StatusCode> {
+    fn parse_manager(verb: &str, parts: &[&'a str]) -> Result<Self, StatusCode> {
         match (verb, parts) {
-            ("POST", ["reset"]) => Ok(Route::Reset),
-            ("GET", ["health"]) => Ok(Route::Health),
-            ("GET", ["resources"]) => Ok(Route::Resources),
-            ("GET", ["resources", "sqlite", name, "describe"]) => Ok(Route::Describe(name)),
-            ("POST", ["resources", "sqlite", name, "query"]) => Ok(Route::Query(name)),
-            ("POST", ["execute_verifier_function"]) => Ok(Route::Verify),
-            ("POST", ["resources", "cdp", "start"]) => Ok(Route::CdpStart),
-            ("GET", ["resources", "cdp", "describe"]) => Ok(Route::CdpDescribe),
+            ("POST", ["reset"]) => Ok(InstanceRoute::Reset),
+            ("GET", ["health"]) => Ok(InstanceRoute::Health),
+            ("GET", ["resources"]) => Ok(InstanceRoute::Resources),
+            ("GET", ["resources", "sqlite", name, "describe"]) => Ok(InstanceRoute::Describe(name)),
+            ("POST", ["resources", "sqlite", name, "query"]) => Ok(InstanceRoute::Query(name)),
+            ("POST", ["execute_verifier_function"]) => Ok(InstanceRoute::Verify),
+            ("POST", ["resources", "cdp", "start"]) => Ok(InstanceRoute::CdpStart),
+            ("GET", ["resources", "cdp", "describe"]) => Ok(InstanceRoute::CdpDescribe),
             (_, ["reset" | "health" | "resources" | "execute_verifier_function"]) => {
                 Err(StatusCode::METHOD_NOT_ALLOWED)
             }
@@ -58,19 +58,19 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Where its faults are.
-    pub(super) fn place(self) -> Place {
+    /// The target of its faults.
+    pub(super) fn fault_target(self) -> FaultTarget {
         match self {
-            Route::Reset => Place::Reset,
-            Route::Health => Place::Health,
-            Route::Resources => Place::Resources,
-            Route::Describe(_) => Place::Describe,
-            Route::Query(_) => Place::Query,
-            Route::Verify => Place::Verify,
-            Route::CdpStart | Route::CdpDescribe => Place::Cdp,
-            Route::Mcp(method) => Place::Mcp(method),
-            Route::ApiMcp(method) => Place::ApiMcp(method),
-            Route::App => Place::Instance,
+            InstanceRoute::Reset => FaultTarget::Reset,
+            InstanceRoute::Health => FaultTarget::Health,
+            InstanceRoute::Resources => FaultTarget::Resources,
+            InstanceRoute::Describe(_) => FaultTarget::Describe,
+            InstanceRoute::Query(_) => FaultTarget::Query,
+            InstanceRoute::Verify => FaultTarget::Verify,
+            InstanceRoute::CdpStart | InstanceRoute::CdpDescribe => FaultTarget::Cdp,
+            InstanceRoute::Mcp(method) => FaultTarget::Mcp(method),
+            InstanceRoute::ApiMcp(method) => FaultTarget::ApiMcp(method),
+            InstanceRoute::App => FaultTarget::Instance,
         }
     }
 }

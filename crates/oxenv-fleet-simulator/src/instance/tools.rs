@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use super::database::Databases;
-use super::mcp::{RpcError, Which};
-use crate::fault::{Effect, Plan};
+use super::mcp::{McpServerKind, RpcError};
+use crate::fault::{Effect, RequestFaults};
 
 /// One grey pixel, as PNG in base64.
 const SCREENSHOT: &str =
@@ -17,11 +17,11 @@ const SCREENSHOT: &str =
 const ACTIONS: [&str; 8] =
     ["screenshot", "left_click", "right_click", "double_click", "type", "key", "scroll", "wait"];
 
-pub(super) fn list(which: Which) -> Value {
+pub(super) fn list(which: McpServerKind) -> Value {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer"});
     match which {
-        Which::Own => json!([
+        McpServerKind::Environment => json!([
             tool("create_issue", "Creates an issue", &json!({"title": text, "assignee": text}), &["title"]),
             tool("get_issue", "One issue", &json!({"id": number}), &["id"]),
             tool("list_issues", "All issues, or those with a status", &json!({"status": text}), &[]),
@@ -33,7 +33,7 @@ pub(super) fn list(which: Which) -> Value {
                 &["id", "status"]
             ),
         ]),
-        Which::Aggregator => json!([
+        McpServerKind::Aggregator => json!([
             tool(
                 "computer",
                 "Uses the browser's screen, mouse and keyboard",
@@ -61,33 +61,35 @@ fn tool(name: &str, description: &str, properties: &Value, required: &[&str]) ->
 
 /// Calls a tool. Wrong arguments are an error of the tool, an unknown tool one of the protocol.
 pub(super) async fn call(
-    which: Which,
+    which: McpServerKind,
     databases: &Databases,
     name: &str,
     arguments: &Value,
-    plan: &Plan,
+    faults: &RequestFaults,
 ) -> Result<Value, RpcError> {
     let text = |key: &str| arguments[key].as_str().map(|text| json!(text));
     let number = |key: &str| arguments[key].as_i64().map(|number| json!(number));
     let (sql, args) = match (which, name) {
-        (Which::Own, "create_issue") => (
+        (McpServerKind::Environment, "create_issue") => (
             "INSERT INTO issues (title, status, assignee) VALUES (?, 'open', ?) RETURNING *",
             vec![text("title"), Some(text("assignee").unwrap_or_default())],
         ),
-        (Which::Own, "get_issue") => ("SELECT * FROM issues WHERE id = ?", vec![number("id")]),
-        (Which::Own, "list_issues") => {
+        (McpServerKind::Environment, "get_issue") => {
+            ("SELECT * FROM issues WHERE id = ?", vec![number("id")])
+        }
+        (McpServerKind::Environment, "list_issues") => {
             let status = Some(text("status").unwrap_or_default());
             ("SELECT * FROM issues WHERE ?1 IS NULL OR status = ?1 ORDER BY id", vec![status])
         }
-        (Which::Own, "search") => (
+        (McpServerKind::Environment, "search") => (
             "SELECT 'mcp' AS answered_by, * FROM issues WHERE instr(title, ?) ORDER BY id",
             vec![text("query")],
         ),
-        (Which::Own, "set_status") => {
+        (McpServerKind::Environment, "set_status") => {
             ("UPDATE issues SET status = ? WHERE id = ? RETURNING *", vec![text("status"), number("id")])
         }
-        (Which::Aggregator, "computer") => return Ok(computer(arguments, plan)),
-        (Which::Aggregator, "search") => (
+        (McpServerKind::Aggregator, "computer") => return Ok(computer(arguments, faults)),
+        (McpServerKind::Aggregator, "search") => (
             "SELECT 'api/v1/mcp' AS answered_by, title FROM issues WHERE instr(title, ?) ORDER BY id LIMIT ?",
             vec![text("query"), number("limit")],
         ),
@@ -96,13 +98,13 @@ pub(super) async fn call(
     let Some(args) = args.into_iter().collect::<Option<Vec<Value>>>() else {
         return Ok(result(&format!("{name}: an argument is missing or of a wrong type"), true));
     };
-    Ok(match databases.change(sql, args).await {
+    Ok(match databases.execute(sql, args).await {
         Ok(rows) => result(&json!(rows).to_string(), false),
         Err(error) => result(&error.to_string(), true),
     })
 }
 
-fn computer(arguments: &Value, plan: &Plan) -> Value {
+fn computer(arguments: &Value, faults: &RequestFaults) -> Value {
     let action = arguments["action"].as_str().unwrap_or_default();
     if !ACTIONS.contains(&action) {
         return result(&format!("'{action}' is no action; use one of {ACTIONS:?}"), true);
@@ -110,11 +112,11 @@ fn computer(arguments: &Value, plan: &Plan) -> Value {
     if action != "screenshot" {
         return result(&json!({"output": format!("{action} done"), "base64_image": null}).to_string(), false);
     }
-    if plan.has(&Effect::McpImage) {
+    if faults.has(&Effect::McpImage) {
         return json!({"content": [{"type": "image", "data": SCREENSHOT, "mimeType": "image/png"}],
             "isError": false});
     }
-    let image = (!plan.has(&Effect::NullImage)).then(|| format!("data:image/png;base64,{SCREENSHOT}"));
+    let image = (!faults.has(&Effect::NullImage)).then(|| format!("data:image/png;base64,{SCREENSHOT}"));
     result(&json!({ "base64_image": image }).to_string(), false)
 }
 

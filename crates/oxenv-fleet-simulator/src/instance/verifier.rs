@@ -13,7 +13,7 @@ use tokio::process::Command;
 const RUNNER: &str = include_str!("verifier.py");
 
 /// What a verifier returned, or why there is nothing.
-pub(super) async fn run(task: &Value, patience: Duration) -> Result<Value, String> {
+pub(super) async fn run_verifier(task: &Value, patience: Duration) -> Result<Value, String> {
     let mut command = Command::new("python3");
     // Isolated: nothing of the environment or of the folder changes what runs.
     command.args(["-I", "-c", RUNNER]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

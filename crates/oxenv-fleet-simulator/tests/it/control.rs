@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_fleet_simulator::{ApiKey, SimulatorOptions, Status};
+use oxenv_fleet_simulator::{ApiKey, InstanceStatus, SimulatorOptions};
 use reqwest::Method;
 use serde_json::json;
 
@@ -120,7 +120,7 @@ async fn a_create_is_held_until_the_instance_runs_or_it_may_wait_no_longer() {
         () = async { while caller.simulator.instances() < 2 { tokio::task::yield_now().await } } => None,
     };
     assert!(early.is_none(), "{early:?}");
-    assert_eq!(caller.simulator.views()[1].status, Status::Pending);
+    assert_eq!(caller.simulator.views()[1].status, InstanceStatus::Pending);
     caller.simulator.advance(provisioning_delay);
     assert_eq!(held.await.unwrap().json()["status"], "running");
 }
@@ -134,7 +134,10 @@ async fn instances_end_when_their_time_is_over() {
     caller.simulator.advance(Duration::from_secs(599));
     assert_eq!(caller.get(root).await.unwrap().status, 200);
     caller.simulator.advance(Duration::from_secs(1));
-    assert_eq!((caller.simulator.instances(), &caller.simulator.views()[0].status), (0, &Status::Stopped));
+    assert_eq!(
+        (caller.simulator.instances(), &caller.simulator.views()[0].status),
+        (0, &InstanceStatus::Stopped)
+    );
     assert!(reqwest::get(root).await.unwrap_err().is_connect());
     assert!(!caller.simulator.expire(document["instance_id"].as_str().unwrap()));
 }

@@ -25,7 +25,7 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-async fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::task::yield_now().await;
@@ -45,13 +45,13 @@ async fn shutdown_leaves_nothing() {
         let code = json!({"function_code": "def check():\n    while True: pass", "function_name": "check"});
         let url = format!("{root}api/v1/env/execute_verifier_function");
         let verify = tokio::spawn(answered(caller.request(Method::POST, &url).json(&code)));
-        soon("no verifier runs", || verifiers() > 0).await;
+        wait_until("no verifier runs", || verifiers() > 0).await;
         let control = caller.simulator.control_url().to_owned();
         caller.simulator.shutdown().await;
         assert!(verify.await.unwrap().is_err());
         assert!(reqwest::get(&control).await.unwrap_err().is_connect());
         assert!(reqwest::get(&root).await.unwrap_err().is_connect());
-        soon("a verifier is left", || verifiers() == 0).await;
+        wait_until("a verifier is left", || verifiers() == 0).await;
         counts.push(descriptors());
     }
     assert_eq!(counts[0], counts[1]);

@@ -45,7 +45,7 @@ impl<'a> Endpoint<'a> {
 }
 
 /// The text of a result, as JSON.
-fn said(result: &Value) -> Value {
+fn text_content(result: &Value) -> Value {
     serde_json::from_str(result["content"][0]["text"].as_str().unwrap()).unwrap()
 }
 
@@ -57,17 +57,17 @@ async fn two_servers_with_one_name_in_common() {
     let aggregator = Endpoint::open(&caller, &root, "api/v1/mcp").await;
     let (names, others) = (own.names().await, aggregator.names().await);
     assert_eq!(names.iter().filter(|name| others.contains(name)).collect::<Vec<_>>(), ["search"]);
-    let created = said(&own.call("create_issue", json!({"title": "A zebra"})).await);
+    let created = text_content(&own.call("create_issue", json!({"title": "A zebra"})).await);
     assert_eq!(created[0]["id"], 6);
-    let found = said(&own.call("search", json!({"query": "zebra"})).await);
+    let found = text_content(&own.call("search", json!({"query": "zebra"})).await);
     assert_eq!((&found[0]["answered_by"], &found[0]["title"]), (&json!("mcp"), &json!("A zebra")));
-    let found = said(&aggregator.call("search", json!({"query": "zebra", "limit": 1})).await);
+    let found = text_content(&aggregator.call("search", json!({"query": "zebra", "limit": 1})).await);
     assert_eq!(found[0]["answered_by"], "api/v1/mcp");
     let missing = aggregator.call("search", json!({"query": "zebra"})).await;
     assert_eq!(missing["isError"], true);
-    let done = said(&own.call("set_status", json!({"id": 6, "status": "done"})).await);
+    let done = text_content(&own.call("set_status", json!({"id": 6, "status": "done"})).await);
     assert_eq!(done[0]["status"], "done");
-    let image = said(&aggregator.call("computer", json!({"action": "screenshot"})).await);
+    let image = text_content(&aggregator.call("computer", json!({"action": "screenshot"})).await);
     assert!(image["base64_image"].as_str().unwrap().starts_with("data:image/png;base64,iVBOR"), "{image}");
     assert_eq!(aggregator.call("computer", json!({"action": "fly"})).await["isError"], true);
 }
@@ -121,14 +121,17 @@ async fn sessions_get_lost() {
     assert_eq!(own.send("tools/call", call.clone()).await.unwrap().status, 404);
     assert_eq!(own.send("ping", json!({})).await.unwrap().status, 404);
     let again = Endpoint::open(&caller, &root, "mcp").await;
-    assert_eq!(said(&again.call("search", json!({"query": "Lost"})).await), json!([]));
+    assert_eq!(text_content(&again.call("search", json!({"query": "Lost"})).await), json!([]));
 
     caller.inject("mcps.call:lose-session-in-call*1");
     assert!(again.send("tools/call", call).await.is_err());
     assert_eq!(again.send("ping", json!({})).await.unwrap().status, 404);
     // That one ran.
     let last = Endpoint::open(&caller, &root, "mcp").await;
-    assert_eq!(said(&last.call("search", json!({"query": "Lost"})).await).as_array().unwrap().len(), 1);
+    assert_eq!(
+        text_content(&last.call("search", json!({"query": "Lost"})).await).as_array().unwrap().len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -141,7 +144,7 @@ async fn what_servers_get_wrong() {
     let aggregator = Endpoint::open(&caller, &root, "api/v1/mcp").await;
     let shot = json!({"action": "screenshot"});
     caller.inject("api/v1/mcp.call:null-image*1");
-    assert_eq!(said(&aggregator.call("computer", shot.clone()).await), json!({"base64_image": null}));
+    assert_eq!(text_content(&aggregator.call("computer", shot.clone()).await), json!({"base64_image": null}));
     caller.inject("api/v1/mcp.call:mcp-image*1");
     assert_eq!(aggregator.call("computer", shot.clone()).await["content"][0]["type"], "image");
     caller.inject("mcps.call:is-error*1");

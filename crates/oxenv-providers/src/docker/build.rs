@@ -12,13 +12,13 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::DockerProvider;
-use super::context::{Context, GENERATED};
+use super::context::{BuildContext, GENERATED_BUILD_FILE};
 use crate::error::{ProviderCode, ProviderError};
 
 /// Lines of a build that an error shows.
-const SHOWN: usize = 20;
+const MAX_ERROR_LINES: usize = 20;
 /// Pieces of the folder that are read ahead of the daemon.
-const AHEAD: usize = 8;
+const CHANNEL_CAPACITY: usize = 8;
 
 /// An image to build.
 #[derive(Debug, Clone, Default)]
@@ -49,16 +49,16 @@ impl DockerProvider {
         spec: &BuildSpec,
         progress: &mut (dyn FnMut(&str) + Send),
     ) -> Result<String, ProviderError> {
-        let context = context(spec)?;
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        let options = options(spec, &context.file);
+        let context = build_context(spec)?;
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let options = build_options(spec, &context.file);
         let packing = tokio::task::spawn_blocking(move || context.send(&sender));
         let body = stream::unfold(receiver, |mut receiver| async {
             let piece = receiver.recv().await?;
             Some((piece, receiver))
         });
         let mut told = self.docker.build_image(options, None, Some(bollard::body_try_stream(body)));
-        let mut log = Log::default();
+        let mut log = BuildLog::default();
         let failed = loop {
             match told.next().await {
                 Some(Ok(info)) => log.add(info, progress),
@@ -81,26 +81,30 @@ impl DockerProvider {
     }
 }
 
-fn context(spec: &BuildSpec) -> Result<Context, ProviderError> {
+fn build_context(spec: &BuildSpec) -> Result<BuildContext, ProviderError> {
     let invalid = |message| Err(ProviderError::new(ProviderCode::InvalidSpec, message));
     let folder = &spec.folder;
     if !folder.is_dir() {
         return invalid(format!("{} is no folder, so no image can be built from it", folder.display()));
     }
     if spec.text.is_some() {
-        return Ok(Context { folder: folder.clone(), file: GENERATED.to_owned(), text: spec.text.clone() });
+        return Ok(BuildContext {
+            folder: folder.clone(),
+            file: GENERATED_BUILD_FILE.to_owned(),
+            text: spec.text.clone(),
+        });
     }
     let file = spec.file.as_deref().unwrap_or(Path::new("Dockerfile"));
     if !folder.join(file).is_file() {
         return invalid(format!("{} has no {}", folder.display(), file.display()));
     }
     match file.to_str() {
-        Some(file) => Ok(Context { folder: folder.clone(), file: file.to_owned(), text: None }),
+        Some(file) => Ok(BuildContext { folder: folder.clone(), file: file.to_owned(), text: None }),
         None => invalid(format!("{} is no UTF-8", file.display())),
     }
 }
 
-fn options(spec: &BuildSpec, file: &str) -> BuildImageOptions {
+fn build_options(spec: &BuildSpec, file: &str) -> BuildImageOptions {
     let args: HashMap<String, String> = spec.args.iter().cloned().collect();
     let mut options = BuildImageOptionsBuilder::default()
         .dockerfile(file)
@@ -115,11 +119,11 @@ fn options(spec: &BuildSpec, file: &str) -> BuildImageOptions {
 }
 
 /// A line that grows longer than this is taken for ended, in bytes.
-const MAX_LINE: usize = 64 << 10;
+const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// What the daemon told.
+/// The output of a build.
 #[derive(Default)]
-struct Log {
+struct BuildLog {
     /// The step that runs, as the daemon names it: `Step 2/5 : RUN true`.
     step: Option<String>,
     lines: VecDeque<String>,
@@ -128,7 +132,7 @@ struct Log {
     image: Option<String>,
 }
 
-impl Log {
+impl BuildLog {
     fn add(&mut self, info: BuildInfo, progress: &mut (dyn FnMut(&str) + Send)) {
         if let Some(id) = info.aux.and_then(|aux| aux.id) {
             self.image = Some(id);
@@ -145,7 +149,7 @@ impl Log {
             let line: String = self.part.drain(..=end).collect();
             self.line(line.trim_end(), progress);
         }
-        if self.part.len() > MAX_LINE {
+        if self.part.len() > MAX_LINE_BYTES {
             let line = std::mem::take(&mut self.part);
             self.line(&line, progress);
         }
@@ -162,7 +166,7 @@ impl Log {
             self.lines.clear();
             return;
         }
-        if self.lines.len() == SHOWN {
+        if self.lines.len() == MAX_ERROR_LINES {
             self.lines.pop_front();
         }
         self.lines.push_back(line.to_owned());
@@ -178,21 +182,21 @@ impl Log {
             Error::DockerResponseServerError { message, .. } => (ProviderCode::ImageFailed, message),
             other => (ProviderCode::ProviderUnavailable, format!("the daemon went away: {other}")),
         };
-        self.told(code, format!("cannot build {tag}: {}{}", self.place(), why.trim()))
+        self.error_with_log(code, format!("cannot build {tag}: {}{}", self.step_prefix(), why.trim()))
     }
 
     fn ended_early(&self, tag: &str) -> ProviderError {
-        self.told(
+        self.error_with_log(
             ProviderCode::ImageFailed,
-            format!("cannot build {tag}: {}the daemon named no image", self.place()),
+            format!("cannot build {tag}: {}the daemon named no image", self.step_prefix()),
         )
     }
 
-    fn place(&self) -> String {
+    fn step_prefix(&self) -> String {
         self.step.as_ref().map_or(String::new(), |step| format!("{step}: "))
     }
 
-    fn told(&self, code: ProviderCode, message: String) -> ProviderError {
+    fn error_with_log(&self, code: ProviderCode, message: String) -> ProviderError {
         let lines: Vec<&str> = self.lines.iter().map(String::as_str).collect();
         ProviderError::new(code, message).with_logs(lines.join("\n"))
     }

@@ -10,45 +10,51 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as Mounted, MountType, PortBinding,
 };
 
-use super::abandon::Endpoint;
-use crate::checked::{self, invalid};
+use super::background_stop::DaemonAddress;
 use crate::error::ProviderError;
-use crate::owner::Owner;
+use crate::owner::OwnerProcess;
 use crate::process::{now_us, socket_in};
-use crate::spec::{Door, InstanceSpec};
+use crate::spec::{InstanceSpec, ListenAddress};
+use crate::validate::{self, invalid_spec};
 
 /// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port is
 /// published, and when it was made.
-pub(super) const NAME: &str = "dev.oxenv.name";
-pub(super) const OWNER: &str = "dev.oxenv.owner";
-pub(super) const DETACHED: &str = "dev.oxenv.detached";
-pub(super) const PORT: &str = "dev.oxenv.port";
-pub(super) const STARTED: &str = "dev.oxenv.started_us";
+pub(super) const NAME_LABEL: &str = "dev.oxenv.name";
+pub(super) const OWNER_LABEL: &str = "dev.oxenv.owner";
+pub(super) const DETACHED_LABEL: &str = "dev.oxenv.detached";
+pub(super) const PORT_LABEL: &str = "dev.oxenv.port";
+pub(super) const STARTED_LABEL: &str = "dev.oxenv.started_us";
 
 /// Where the workspace is seen.
-const WORKSPACE: &str = "/workspace";
+const WORKSPACE_PATH: &str = "/workspace";
 /// Where the folder of the socket is seen.
-const SOCKETS: &str = "/run/oxenv";
+const SOCKET_FOLDER: &str = "/run/oxenv";
 /// How much `/tmp` takes, in bytes, if nothing else is said.
-const TMP_BYTES: u64 = 1 << 30;
+const DEFAULT_TMP_BYTES: u64 = 1 << 30;
 /// How much a container's log may take on the daemon's disk: this twice.
-const LOG_SIZE: &str = "10m";
+const MAX_LOG_SIZE: &str = "10m";
 
-/// A container to make: what its spec says, judged.
-pub(super) struct Plan {
+/// The checked configuration of a container.
+pub(super) struct ContainerConfig {
     pub(super) name: String,
     pub(super) image: String,
-    /// Folders here, where they are seen, and whether they can only be read.
-    folders: Vec<(PathBuf, String, bool)>,
+    folders: Vec<BoundFolder>,
     has_workspace: bool,
     user: Option<String>,
-    pub(super) network: Network,
+    pub(super) network: ContainerNetwork,
     /// The port that the server listens on.
     port: u16,
 }
 
+/// A folder of this machine that the container sees.
+struct BoundFolder {
+    host: PathBuf,
+    target: String,
+    read_only: bool,
+}
+
 /// How the server is reached.
-pub(super) enum Network {
+pub(super) enum ContainerNetwork {
     /// A port of the loopback address; 0: a free one.
     Published(u16),
     /// The same network as this machine's, on that port.
@@ -57,54 +63,58 @@ pub(super) enum Network {
     Socket(PathBuf),
 }
 
-impl Plan {
+impl ContainerConfig {
     /// Judges a spec. `port` is what the image's server listens on.
-    pub(super) fn of(
+    pub(super) fn new(
         spec: &InstanceSpec,
         image: &str,
         port: u16,
-        daemon: &Endpoint,
+        daemon: &DaemonAddress,
     ) -> Result<Self, ProviderError> {
-        let name = checked::name(spec)?;
+        let name = validate::instance_name(spec)?;
         let mut folders = Vec::new();
         let mut owner = None;
         if let Some(workspace) = &spec.workspace {
-            let folder = checked::folder("workspace", workspace)?;
+            let folder = validate::resolve_folder("workspace", workspace)?;
             owner = Some(folder.clone());
-            folders.push((folder, WORKSPACE.to_owned(), false));
+            folders.push(BoundFolder { host: folder, target: WORKSPACE_PATH.to_owned(), read_only: false });
         }
         for mount in &spec.mounts {
             if !mount.to.is_absolute() {
-                return Err(invalid(format!(
+                return Err(invalid_spec(format!(
                     "'{}' is no place in a container; begin with '/'",
                     mount.to.display()
                 )));
             }
-            let folder = checked::folder("folder", &mount.from)?;
-            folders.push((folder, mount.to.to_string_lossy().into_owned(), mount.read_only));
+            let folder = validate::resolve_folder("folder", &mount.from)?;
+            let target = mount.to.to_string_lossy().into_owned();
+            folders.push(BoundFolder { host: folder, target, read_only: mount.read_only });
         }
-        let network = match &spec.door {
-            Door::Socket(folder) => {
-                let folder = checked::folder("folder of the socket", folder)?;
+        let network = match &spec.listen {
+            ListenAddress::Socket(folder) => {
+                let folder = validate::resolve_folder("folder of the socket", folder)?;
                 let socket = socket_in(&folder, &name)?;
-                folders.push((folder.clone(), SOCKETS.to_owned(), false));
+                let (host, target) = (folder.clone(), SOCKET_FOLDER.to_owned());
+                folders.push(BoundFolder { host, target, read_only: false });
                 owner.get_or_insert(folder);
-                Network::Socket(socket)
+                ContainerNetwork::Socket(socket)
             }
-            Door::Port(wanted) if spec.host_network => Network::Host(*wanted),
-            Door::FreePort if spec.host_network => Network::Host(port),
-            Door::Port(wanted) => Network::Published(*wanted),
-            Door::FreePort => Network::Published(0),
+            ListenAddress::Port(wanted) if spec.host_network => ContainerNetwork::Host(*wanted),
+            ListenAddress::FreePort if spec.host_network => ContainerNetwork::Host(port),
+            ListenAddress::Port(wanted) => ContainerNetwork::Published(*wanted),
+            ListenAddress::FreePort => ContainerNetwork::Published(0),
         };
-        let port = if let Network::Host(port) = network { port } else { port };
-        let user =
-            owner.filter(|_| !spec.privileged_root).map(|folder| owner_of(&folder, daemon)).transpose()?;
+        let port = if let ContainerNetwork::Host(port) = network { port } else { port };
+        let user = owner
+            .filter(|_| !spec.privileged_root)
+            .map(|folder| container_user(&folder, daemon))
+            .transpose()?;
         let has_workspace = spec.workspace.is_some();
-        Ok(Plan { name, image: image.to_owned(), folders, has_workspace, user, network, port })
+        Ok(ContainerConfig { name, image: image.to_owned(), folders, has_workspace, user, network, port })
     }
 
     /// The container's own name.
-    pub(super) fn container(&self) -> String {
+    pub(super) fn container_name(&self) -> String {
         format!("oxenv-{}", self.name)
     }
 
@@ -113,7 +123,7 @@ impl Plan {
         format!("{}/tcp", self.port)
     }
 
-    /// What the daemon is sent. `reached_at` is the port of this machine, where it is known before; `init` says
+    /// The request body for the daemon. `reached_at` is the port of this machine, where it is known before; `init` says
     /// whether a process of Docker's is the container's first.
     pub(super) fn body(
         &self,
@@ -122,8 +132,8 @@ impl Plan {
         init: bool,
     ) -> ContainerCreateBody {
         let command: Vec<String> =
-            spec.command.iter().map(|word| self.fill(&word.to_string_lossy())).collect();
-        let grace = i64::try_from(whole_seconds(spec)).unwrap_or(i64::MAX);
+            spec.command.iter().map(|word| self.fill_placeholders(&word.to_string_lossy())).collect();
+        let grace = i64::try_from(grace_seconds(spec)).unwrap_or(i64::MAX);
         ContainerCreateBody {
             image: Some(self.image.clone()),
             cmd: Some(command).filter(|command| !command.is_empty()),
@@ -141,11 +151,11 @@ impl Plan {
         let limits = spec.limits;
         let memory = limits.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         let closed = !spec.privileged_root;
-        let tmp = if spec.tmp_bytes == 0 { TMP_BYTES } else { spec.tmp_bytes };
+        let tmp = if spec.tmp_bytes == 0 { DEFAULT_TMP_BYTES } else { spec.tmp_bytes };
         let (network, ports) = match &self.network {
-            Network::Published(port) => (None, Some(self.published(*port))),
-            Network::Host(_) => (Some("host"), None),
-            Network::Socket(_) => (Some("none"), None),
+            ContainerNetwork::Published(port) => (None, Some(self.port_bindings(*port))),
+            ContainerNetwork::Host(_) => (Some("host"), None),
+            ContainerNetwork::Socket(_) => (Some("none"), None),
         };
         HostConfig {
             memory,
@@ -168,7 +178,7 @@ impl Plan {
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(HashMap::from([
-                    ("max-size".to_owned(), LOG_SIZE.to_owned()),
+                    ("max-size".to_owned(), MAX_LOG_SIZE.to_owned()),
                     ("max-file".to_owned(), "2".to_owned()),
                 ])),
             }),
@@ -176,7 +186,7 @@ impl Plan {
         }
     }
 
-    fn published(&self, port: u16) -> HashMap<String, Option<Vec<PortBinding>>> {
+    fn port_bindings(&self, port: u16) -> HashMap<String, Option<Vec<PortBinding>>> {
         let host_port = if port == 0 { String::new() } else { port.to_string() };
         let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host_port) };
         HashMap::from([(self.port_key(), Some(vec![binding]))])
@@ -186,17 +196,17 @@ impl Plan {
         let mut mounts: Vec<Mounted> = self
             .folders
             .iter()
-            .map(|(from, to, read_only)| Mounted {
-                source: Some(from.to_string_lossy().into_owned()),
-                target: Some(to.clone()),
+            .map(|folder| Mounted {
+                source: Some(folder.host.to_string_lossy().into_owned()),
+                target: Some(folder.target.clone()),
                 typ: Some(MountType::BIND),
-                read_only: Some(*read_only),
+                read_only: Some(folder.read_only),
                 ..Mounted::default()
             })
             .collect();
-        if !self.has_workspace && !self.folders.iter().any(|(_, to, _)| to == WORKSPACE) {
+        if !self.has_workspace && !self.folders.iter().any(|folder| folder.target == WORKSPACE_PATH) {
             mounts.push(Mounted {
-                target: Some(WORKSPACE.to_owned()),
+                target: Some(WORKSPACE_PATH.to_owned()),
                 typ: Some(MountType::VOLUME),
                 ..Mounted::default()
             });
@@ -212,48 +222,53 @@ impl Plan {
             all.push("HOME=/tmp".to_owned());
         }
         match &self.network {
-            Network::Published(_) => {}
-            Network::Host(port) => all.extend([format!("PORT={port}"), format!("OXENV_PORT={port}")]),
-            Network::Socket(_) => all.push(format!("OXENV_UDS={SOCKETS}/{}.sock", self.name)),
+            ContainerNetwork::Published(_) => {}
+            ContainerNetwork::Host(port) => {
+                all.extend([format!("PORT={port}"), format!("OXENV_PORT={port}")]);
+            }
+            ContainerNetwork::Socket(_) => all.push(format!("OXENV_UDS={SOCKET_FOLDER}/{}.sock", self.name)),
         }
         all
     }
 
     fn labels(&self, spec: &InstanceSpec, reached_at: Option<u16>) -> HashMap<String, String> {
         let mut labels = HashMap::from([
-            (NAME.to_owned(), self.name.clone()),
-            (OWNER.to_owned(), Owner::this().to_string()),
-            (DETACHED.to_owned(), spec.detached.to_string()),
-            (STARTED.to_owned(), now_us().to_string()),
+            (NAME_LABEL.to_owned(), self.name.clone()),
+            (OWNER_LABEL.to_owned(), OwnerProcess::current().to_string()),
+            (DETACHED_LABEL.to_owned(), spec.detached.to_string()),
+            (STARTED_LABEL.to_owned(), now_us().to_string()),
         ]);
         if let Some(port) = reached_at {
-            labels.insert(PORT.to_owned(), port.to_string());
+            labels.insert(PORT_LABEL.to_owned(), port.to_string());
         }
         labels
     }
 
-    fn fill(&self, word: &str) -> String {
+    fn fill_placeholders(&self, word: &str) -> String {
         let word = word.replace("{port}", &self.port.to_string());
         match &self.network {
-            Network::Socket(_) => word.replace("{socket}", &format!("{SOCKETS}/{}.sock", self.name)),
+            ContainerNetwork::Socket(_) => {
+                word.replace("{socket}", &format!("{SOCKET_FOLDER}/{}.sock", self.name))
+            }
             _ => word,
         }
     }
 }
 
 /// The grace in whole seconds, as the daemon counts it.
-pub(super) fn whole_seconds(spec: &InstanceSpec) -> u64 {
+pub(super) fn grace_seconds(spec: &InstanceSpec) -> u64 {
     spec.grace().as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
-/// Whom a container runs as so that it and the folder's owner can touch each other's files.
-fn owner_of(folder: &Path, daemon: &Endpoint) -> Result<String, ProviderError> {
-    let found = std::fs::metadata(folder)
-        .map_err(|error| invalid(format!("the folder '{}' cannot be read: {error}", folder.display())))?;
+/// The user of a container, so that it and the folder's owner can use each other's files.
+fn container_user(folder: &Path, daemon: &DaemonAddress) -> Result<String, ProviderError> {
+    let found = std::fs::metadata(folder).map_err(|error| {
+        invalid_spec(format!("the folder '{}' cannot be read: {error}", folder.display()))
+    })?;
     // A daemon of a user, not of root, shows that user's files as root's within its containers.
     let daemon_user = match daemon {
-        Endpoint::Unix(path) => std::fs::metadata(path).map_or(0, |socket| socket.uid()),
-        Endpoint::Tcp(_) => 0,
+        DaemonAddress::Unix(path) => std::fs::metadata(path).map_or(0, |socket| socket.uid()),
+        DaemonAddress::Tcp(_) => 0,
     };
     if daemon_user != 0 && daemon_user == found.uid() {
         return Ok("0:0".to_owned());

@@ -12,21 +12,21 @@ use oxenv_core::folders::{Entry, EntryKind, OpenFolder, Walk, WalkEvent};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
-use super::ignore::Ignored;
+use super::dockerignore::DockerIgnore;
 use crate::error::{ProviderCode, ProviderError};
 
 /// How much is sent at once, in bytes.
-const PIECE: usize = 64 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 /// The time of everything in an archive, in seconds since 1970. Some tools take 0 for no time.
-const MODIFIED: u64 = 1_153_704_088;
+const ENTRY_MTIME: u64 = 1_153_704_088;
 /// The longest path in an archive, in bytes: no program can open a longer one.
-const MAX_PATH: usize = 4095;
+const MAX_PATH_BYTES: usize = 4095;
 /// Under this name the daemon is sent a build file that is not in the folder.
-pub(super) const GENERATED: &str = ".oxenv.dockerfile";
+pub(super) const GENERATED_BUILD_FILE: &str = ".oxenv.dockerfile";
 
 /// A folder to send.
 #[derive(Debug, Clone)]
-pub(super) struct Context {
+pub(super) struct BuildContext {
     pub(super) folder: PathBuf,
     /// The build file's path within the folder.
     pub(super) file: String,
@@ -34,15 +34,15 @@ pub(super) struct Context {
     pub(super) text: Option<String>,
 }
 
-impl Context {
+impl BuildContext {
     /// Writes the archive in pieces; gives an error if a file cannot be read.
     pub(super) fn send(self, pieces: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), ProviderError> {
-        let ignored =
-            Ignored::of(&self.folder).map_err(|error| bad(&self.folder.join(".dockerignore"), &error))?;
-        let mut archive = Builder::new(BufWriter::with_capacity(PIECE, Pieces(pieces.clone())));
-        let mut packing = Packing { context: &self, ignored: &ignored, archive: &mut archive };
-        let packed = packing.folder().and_then(|()| packing.generated());
-        let packed = packed.and_then(|()| finish(archive).map_err(|error| bad(&self.folder, &error)));
+        let ignored = DockerIgnore::read(&self.folder)
+            .map_err(|error| read_error(&self.folder.join(".dockerignore"), &error))?;
+        let mut archive = Builder::new(BufWriter::with_capacity(CHUNK_BYTES, ChannelWriter(pieces.clone())));
+        let mut packing = ContextWriter { context: &self, ignored: &ignored, archive: &mut archive };
+        let packed = packing.write_folder().and_then(|()| packing.write_generated());
+        let packed = packed.and_then(|()| finish(archive).map_err(|error| read_error(&self.folder, &error)));
         if packed.is_err() {
             // The daemon must not take half a folder for a whole one.
             let _ = pieces.blocking_send(Err(io::Error::other("the folder cannot be read")));
@@ -51,25 +51,25 @@ impl Context {
     }
 }
 
-fn finish(archive: Builder<BufWriter<Pieces>>) -> io::Result<()> {
+fn finish(archive: Builder<BufWriter<ChannelWriter>>) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
 /// A folder that is being packed.
-struct Packing<'a, W: Write> {
-    context: &'a Context,
-    ignored: &'a Ignored,
+struct ContextWriter<'a, W: Write> {
+    context: &'a BuildContext,
+    ignored: &'a DockerIgnore,
     archive: &'a mut Builder<W>,
 }
 
-impl<W: Write> Packing<'_, W> {
+impl<W: Write> ContextWriter<'_, W> {
     /// Packs what is in the folder, in the order of names.
-    fn folder(&mut self) -> Result<(), ProviderError> {
-        let folder = OpenFolder::open(&self.context.folder).map_err(|error| unreadable(&error))?;
-        let mut walk = Walk::new(&folder, u64::MAX).map_err(|error| unreadable(&error.into()))?;
+    fn write_folder(&mut self) -> Result<(), ProviderError> {
+        let folder = OpenFolder::open(&self.context.folder).map_err(|error| invalid_context(&error))?;
+        let mut walk = Walk::new(&folder, u64::MAX).map_err(|error| invalid_context(&error.into()))?;
         // The path of the present folder within the whole, which ends with `/`, and the lengths of those above it.
         let (mut within, mut lengths) = (String::new(), Vec::new());
-        while let Some(event) = walk.next().map_err(|error| unreadable(&error.into()))? {
+        while let Some(event) = walk.next().map_err(|error| invalid_context(&error.into()))? {
             let entry = match event {
                 WalkEvent::Entry(entry) => entry,
                 WalkEvent::Left => {
@@ -79,16 +79,16 @@ impl<W: Write> Packing<'_, W> {
             };
             let Some(name) = entry.name().to_str() else {
                 let here = walk.path_of(&entry);
-                return Err(unfit(&here, "its name is no UTF-8: rename it or list it in .dockerignore"));
+                return Err(pack_error(&here, "its name is no UTF-8: rename it or list it in .dockerignore"));
             };
             let path = format!("{within}{name}");
-            let stays_out = self.ignored.holds(&path) && !self.is_needed(&path);
+            let stays_out = self.ignored.excludes(&path) && !self.is_needed(&path);
             if !stays_out {
-                self.entry(&path, &walk, &entry)?;
+                self.write_entry(&path, &walk, &entry)?;
             }
             // What is too deep has stopped this already, unless it stays out.
-            if (!stays_out || (self.may_hold_more(&path) && path.len() <= MAX_PATH))
-                && walk.enter(&entry).map_err(|error| unreadable(&error.into()))?
+            if (!stays_out || (self.may_hold_more(&path) && path.len() <= MAX_PATH_BYTES))
+                && walk.enter(&entry).map_err(|error| invalid_context(&error.into()))?
             {
                 lengths.push(within.len());
                 within = format!("{path}/");
@@ -108,47 +108,50 @@ impl<W: Write> Packing<'_, W> {
         holds_file || self.ignored.has_exceptions()
     }
 
-    fn entry(&mut self, path: &str, walk: &Walk<'_>, entry: &Entry) -> Result<(), ProviderError> {
-        let generated = self.context.text.is_some() && (path == ".dockerignore" || path == GENERATED);
+    fn write_entry(&mut self, path: &str, walk: &Walk<'_>, entry: &Entry) -> Result<(), ProviderError> {
+        let generated =
+            self.context.text.is_some() && (path == ".dockerignore" || path == GENERATED_BUILD_FILE);
         if generated {
             return Ok(());
         }
         let here = walk.path_of(entry);
-        if path.len() > MAX_PATH {
+        if path.len() > MAX_PATH_BYTES {
             let why = "its path is longer than a path may be in a container: list it in .dockerignore";
-            return Err(unfit(&here, why));
+            return Err(pack_error(&here, why));
         }
-        let replaced = || bad(&here, &io::Error::other("it was replaced while the folder was read"));
+        let replaced = || read_error(&here, &io::Error::other("it was replaced while the folder was read"));
         let added = match entry.kind() {
             EntryKind::Link => {
-                let to = walk.read_link(entry).map_err(|error| unreadable(&error))?.ok_or_else(replaced)?;
+                let to =
+                    walk.read_link(entry).map_err(|error| invalid_context(&error))?.ok_or_else(replaced)?;
                 if leads_out(path, &to) {
                     let why = "it is a link that leads out of the folder: list it in .dockerignore";
-                    return Err(unfit(&here, why));
+                    return Err(pack_error(&here, why));
                 }
-                self.archive.append_link(&mut header(EntryType::Symlink, entry), path, to)
+                self.archive.append_link(&mut entry_header(EntryType::Symlink, entry), path, to)
             }
             EntryKind::Folder => {
-                let mut header = header(EntryType::Directory, entry);
+                let mut header = entry_header(EntryType::Directory, entry);
                 self.archive.append_data(&mut header, format!("{path}/"), io::empty())
             }
             EntryKind::File => {
-                let file = walk.open_file(entry).map_err(|error| unreadable(&error))?.ok_or_else(replaced)?;
-                let mut header = header(EntryType::Regular, entry);
+                let file =
+                    walk.open_file(entry).map_err(|error| invalid_context(&error))?.ok_or_else(replaced)?;
+                let mut header = entry_header(EntryType::Regular, entry);
                 header.set_size(entry.len());
-                self.archive.append_data(&mut header, path, Exact { file, left: entry.len() })
+                self.archive.append_data(&mut header, path, ExactLengthFile { file, left: entry.len() })
             }
             // Sockets and devices have no place in an image.
             EntryKind::Special => return Ok(()),
         };
-        added.map_err(|error| bad(&here, &error))
+        added.map_err(|error| read_error(&here, &error))
     }
 
     /// The build file that is not in the folder, and the word to the daemon that it does not belong there.
-    fn generated(&mut self) -> Result<(), ProviderError> {
+    fn write_generated(&mut self) -> Result<(), ProviderError> {
         let Some(text) = &self.context.text else { return Ok(()) };
-        let ignore = format!(".dockerignore\n{GENERATED}\n");
-        for (name, text) in [(GENERATED, text.as_str()), (".dockerignore", &ignore)] {
+        let ignore = format!(".dockerignore\n{GENERATED_BUILD_FILE}\n");
+        for (name, text) in [(GENERATED_BUILD_FILE, text.as_str()), (".dockerignore", &ignore)] {
             let mut header = Header::new_gnu();
             header.set_entry_type(EntryType::Regular);
             header.set_mode(0o644);
@@ -157,21 +160,21 @@ impl<W: Write> Packing<'_, W> {
             header.set_mtime(0);
             header.set_size(text.len() as u64);
             let added = self.archive.append_data(&mut header, name, text.as_bytes());
-            added.map_err(|error| bad(Path::new(name), &error))?;
+            added.map_err(|error| read_error(Path::new(name), &error))?;
         }
         Ok(())
     }
 }
 
 /// What an archive tells of an entry: nothing of this machine.
-fn header(kind: EntryType, entry: &Entry) -> Header {
+fn entry_header(kind: EntryType, entry: &Entry) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     let is_executable = kind == EntryType::Directory || entry.mode() & 0o100 != 0;
     header.set_mode(if is_executable { 0o755 } else { 0o644 });
     header.set_uid(0);
     header.set_gid(0);
-    header.set_mtime(MODIFIED);
+    header.set_mtime(ENTRY_MTIME);
     header.set_size(0);
     header
 }
@@ -190,26 +193,26 @@ fn leads_out(path: &str, to: &Path) -> bool {
     false
 }
 
-fn bad(path: &Path, error: &io::Error) -> ProviderError {
+fn read_error(path: &Path, error: &io::Error) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, format!("cannot read {}: {error}", path.display()))
 }
 
 /// For an error that names the path already.
-fn unreadable(error: &io::Error) -> ProviderError {
+fn invalid_context(error: &io::Error) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, error.to_string())
 }
 
-fn unfit(path: &Path, why: &str) -> ProviderError {
+fn pack_error(path: &Path, why: &str) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, format!("cannot pack {}: {why}", path.display()))
 }
 
 /// A file of the length that was promised, whatever becomes of it meanwhile.
-struct Exact {
+struct ExactLengthFile {
     file: File,
     left: u64,
 }
 
-impl Read for Exact {
+impl Read for ExactLengthFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..most])?;
@@ -222,9 +225,9 @@ impl Read for Exact {
 }
 
 /// What is written becomes pieces of a stream.
-struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+struct ChannelWriter(mpsc::Sender<io::Result<Bytes>>);
 
-impl Write for Pieces {
+impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
         sent.map(|()| bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
@@ -242,12 +245,13 @@ mod tests {
     use super::*;
 
     fn packed(folder: &Path, text: Option<&str>) -> Result<Vec<(String, u64, u64)>, ProviderError> {
-        let file = if text.is_some() { GENERATED } else { "Dockerfile" };
+        let file = if text.is_some() { GENERATED_BUILD_FILE } else { "Dockerfile" };
         pack(folder, file, text)
     }
 
     fn pack(folder: &Path, file: &str, text: Option<&str>) -> Result<Vec<(String, u64, u64)>, ProviderError> {
-        let context = Context { folder: folder.to_owned(), file: file.into(), text: text.map(str::to_owned) };
+        let context =
+            BuildContext { folder: folder.to_owned(), file: file.into(), text: text.map(str::to_owned) };
         let (sender, mut receiver) = mpsc::channel(1000);
         context.send(&sender)?;
         drop(sender);
@@ -293,7 +297,7 @@ mod tests {
         let names =
             |text| packed(&folder, text).unwrap().into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
         assert_eq!(names(None), [".dockerignore", "Dockerfile", "src/deep/a.py"]);
-        assert_eq!(names(Some("FROM y")), ["src/deep/a.py", GENERATED, ".dockerignore"]);
+        assert_eq!(names(Some("FROM y")), ["src/deep/a.py", GENERATED_BUILD_FILE, ".dockerignore"]);
         fs::write(folder.join(".dockerignore"), "src\n").unwrap();
         fs::write(folder.join("src/Dockerfile"), "FROM z").unwrap();
         let within = pack(&folder, "src/Dockerfile", None).unwrap();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bollard::models::ContainerInspectResponse;
 use oxenv_providers::{
-    Door, Instance, InstanceSpec, Limits, Mount, Provider, ProviderCode, PullPolicy, SecretText,
+    Instance, InstanceSpec, ListenAddress, Mount, Provider, ProviderCode, PullPolicy, ResourceLimits,
+    SecretText,
 };
 
 use crate::support::{Daemon, Folder, get, unique};
@@ -89,7 +90,7 @@ async fn mounts_are_where_they_are_wanted() {
 async fn limits_hold() {
     let Some(daemon) = Daemon::of("limits_hold").await else { return };
     let name = format!("l{}", unique());
-    let limits = Limits { memory: Some(64 << 20), cpus: Some(1.5), pids: Some(20) };
+    let limits = ResourceLimits { memory: Some(64 << 20), cpus: Some(1.5), pids: Some(20) };
     let instance =
         daemon.provider.start(&InstanceSpec { limits, ..daemon.spec("healthy", &name) }).await.unwrap();
     assert!(get(instance.url(), "/threads/50").await.starts_with("stopped at"));
@@ -103,7 +104,7 @@ async fn limits_hold() {
     assert_eq!(error.code, ProviderCode::InstanceExited, "{error}");
     assert!(error.message.contains("more memory than it may"), "{error}");
 
-    let limits = Limits { memory: Some(1), ..Limits::default() };
+    let limits = ResourceLimits { memory: Some(1), ..ResourceLimits::default() };
     let error = daemon.provider.start(&InstanceSpec { limits, ..daemon.spec("healthy", &name) }).await;
     let error = error.map(drop).unwrap_err();
     assert_eq!(error.code, ProviderCode::InvalidSpec, "{error}");
@@ -136,7 +137,7 @@ async fn doors() {
 
     // A port of the caller's choice, which is taken the second time.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let spec = InstanceSpec { door: Door::Port(free), ..daemon.spec("healthy", &name) };
+    let spec = InstanceSpec { listen: ListenAddress::Port(free), ..daemon.spec("healthy", &name) };
     let instance = daemon.provider.start(&spec).await.unwrap();
     assert_eq!(instance.url(), format!("http://127.0.0.1:{free}"));
     let second = InstanceSpec { name: Some(format!("{name}-second")), ..spec.clone() };
@@ -159,8 +160,10 @@ async fn doors() {
     // A socket, and no network.
     let sockets = Folder::new();
     chown(sockets.path(), Some(12345), Some(12346)).unwrap();
-    let spec =
-        InstanceSpec { door: Door::Socket(sockets.path().to_owned()), ..daemon.spec("healthy", &name) };
+    let spec = InstanceSpec {
+        listen: ListenAddress::Socket(sockets.path().to_owned()),
+        ..daemon.spec("healthy", &name)
+    };
     let instance = daemon.provider.start(&spec).await.unwrap();
     assert_eq!(get(instance.url(), "/env/HOME").await, "/tmp");
     let networks = get(instance.url(), "/read/proc/net/dev").await;

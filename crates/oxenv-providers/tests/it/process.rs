@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use oxenv_providers::{Door, InstanceSpec, Limits, Provider, ProviderCode, SecretText};
+use oxenv_providers::{InstanceSpec, ListenAddress, Provider, ProviderCode, ResourceLimits, SecretText};
 
 use crate::support::{Folder, get, marked, process_provider, process_spec, unique, until};
 
@@ -34,9 +34,9 @@ async fn a_command_knows_where_to_listen_and_works_in_its_workspace() {
 async fn a_socket_is_reached_over_a_port() {
     let (notes, sockets, mark) = (Folder::new(), Folder::new(), unique());
     let provider = process_provider(notes.path());
-    let door = Door::Socket(sockets.path().to_owned());
+    let listen = ListenAddress::Socket(sockets.path().to_owned());
     let spec =
-        InstanceSpec { door, name: Some("over-a-socket".to_owned()), ..process_spec("healthy", &mark) };
+        InstanceSpec { listen, name: Some("over-a-socket".to_owned()), ..process_spec("healthy", &mark) };
     let instance = provider.start(&spec).await.unwrap();
     assert!(sockets.path().join("over-a-socket.sock").exists());
     assert_eq!(get(instance.url(), "/env/PORT").await, "unset");
@@ -56,14 +56,18 @@ async fn what_a_process_cannot_have_is_refused() {
     let notes = Folder::new();
     let provider = process_provider(notes.path());
     let plain = || process_spec("healthy", "refused");
-    let limits = Limits { memory: Some(1 << 30), ..Limits::default() };
+    let limits = ResourceLimits { memory: Some(1 << 30), ..ResourceLimits::default() };
     let refused = [
         InstanceSpec { command: Vec::new(), ..plain() },
         InstanceSpec { image: Some("echo-env".to_owned()), ..plain() },
         InstanceSpec { limits, ..plain() },
         InstanceSpec { workspace: Some("/no/such/folder".into()), ..plain() },
         InstanceSpec { name: Some("../x".to_owned()), ..plain() },
-        InstanceSpec { door: Door::Socket("/".repeat(3).into()), name: Some("n".repeat(99)), ..plain() },
+        InstanceSpec {
+            listen: ListenAddress::Socket("/".repeat(3).into()),
+            name: Some("n".repeat(99)),
+            ..plain()
+        },
     ];
     for spec in refused {
         let error = provider.start(&spec).await.map(drop).unwrap_err();
@@ -106,7 +110,7 @@ async fn a_port_that_somebody_has_is_not_taken_for_ours() {
     let provider = process_provider(notes.path());
     let first = provider.start(&process_spec("healthy", &mark)).await.unwrap();
     let taken = first.url().rsplit_once(':').unwrap().1.parse().unwrap();
-    let spec = InstanceSpec { door: Door::Port(taken), ..process_spec("healthy", &mark) };
+    let spec = InstanceSpec { listen: ListenAddress::Port(taken), ..process_spec("healthy", &mark) };
     let error = provider.start(&spec).await.map(drop).unwrap_err();
     assert_eq!(error.code, ProviderCode::StartFailed, "{error}");
     assert!(error.message.contains(&taken.to_string()), "{error}");

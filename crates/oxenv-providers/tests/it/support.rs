@@ -70,7 +70,7 @@ pub(crate) fn server() -> PathBuf {
 }
 
 pub(crate) fn process_provider(notes: &Path) -> ProcessProvider {
-    ProcessProvider::new(Supervisor::new(helper(), ["supervise"])).with_notes_in(notes)
+    ProcessProvider::new(Supervisor::new(helper(), ["supervise"])).with_registry(notes)
 }
 
 /// A command with that behaviour, as a process that carries the mark.

@@ -35,7 +35,7 @@ async fn start() -> Instance {
     } else {
         spec.env = vec![("OXENV_MARK".to_owned(), SecretText::new(what.as_str()))];
         let supervisor = Supervisor::new(std::env::current_exe().unwrap(), ["supervise"]);
-        Box::new(ProcessProvider::new(supervisor).with_notes_in(place))
+        Box::new(ProcessProvider::new(supervisor).with_registry(place))
     };
     provider.start(&spec).await.unwrap()
 }

@@ -14,18 +14,18 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ._binary import binary
-from ._calls import nothing, run, running_loop
-from ._errors import refused
+from ._errors import invalid_options
 from ._native import Request, Session
 from ._options import Start, docker, process, session_options
+from ._requests import no_result, run_request, running_loop
 from ._values import (
     NativeStep,
     StepResult,
     Tool,
     ToolResult,
     from_json,
-    plain,
-    succeeded,
+    to_plain,
+    check_succeeded,
     to_json,
     to_tool_result,
     to_tools,
@@ -90,7 +90,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         episode_id: str | None = None,
     ) -> None:
         if provider is not None and not isinstance(provider, Start):
-            raise refused(
+            raise invalid_options(
                 f"provider is a {type(provider).__name__}; use from_docker_image, serve or from_process instead"
             )
         options = session_options(
@@ -121,7 +121,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     def _step_payload(self, action: ActT) -> Any:
         """The action as what JSON has: an object."""
-        return action if isinstance(action, dict) else plain(action)
+        return action if isinstance(action, dict) else to_plain(action)
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[ObsT]:
         """The result of a reset or a step, from ``observation``, ``reward``, ``done`` and, if given, ``metadata``."""
@@ -214,7 +214,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
         def convert(native: Any) -> ToolResult:
             result = to_tool_result(native)
-            return succeeded(name, result) if raise_on_error else result
+            return check_succeeded(name, result) if raise_on_error else result
 
         return self._run(request, convert)
 
@@ -237,7 +237,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
 
     def close(self) -> Any:
         """Ends the session, and the instance that was started for it. To close twice is no error."""
-        return self._run(self._native.close(), nothing)
+        return self._run(self._native.close(), no_result)
 
     def disconnect(self) -> Any:
         """As `close`."""
@@ -363,7 +363,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             ProviderFailure: Why there is no container; nothing is left running.
         """
         if provider is not None:
-            raise refused("from_docker_image starts containers itself; leave provider out")
+            raise invalid_options("from_docker_image starts containers itself; leave provider out")
         start = docker(
             image=image,
             workspace=workspace_dir,
@@ -435,7 +435,7 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         return cls.from_process(serving, **options)
 
     def _run(self, request: Request, convert: Callable[[Any], T]) -> T | Coroutine[Any, Any, T]:
-        return run(request, convert, self._blocking)
+        return run_request(request, convert, self._blocking)
 
     def _result(self, native: NativeStep) -> StepResult[ObsT]:
         observation, reward, done, metadata, seq, repeated = native

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import _native
-from ._calls import run
 from ._client import EnvClient
 from ._errors import OxenvError
 from ._generic import GenericEnvClient
 from ._options import session_options
+from ._requests import run_request
 from ._values import to_json
 
 
@@ -29,7 +29,7 @@ class Connection:
 
     def open(self, *, seed: int | None = None, episode_id: str | None = None) -> Any:
         """Opens a session: a `GenericEnvClient`."""
-        return run(self._native.open(seed, episode_id), _client, False)
+        return run_request(self._native.open(seed, episode_id), _client, False)
 
     def attach(self, session_id: str) -> Any:
         """Attaches to a session that exists: a `GenericEnvClient`. It is given back, not ended, with the client.
@@ -37,11 +37,11 @@ class Connection:
         Raises:
             SessionNotFound: There is none of that id.
         """
-        return run(self._native.attach(session_id), _client, False)
+        return run_request(self._native.attach(session_id), _client, False)
 
     def restore(self, snapshot: str) -> Any:
         """Makes a session of what `EnvClient.snapshot` gave: a `GenericEnvClient`."""
-        return run(self._native.restore(snapshot), _client, False)
+        return run_request(self._native.restore(snapshot), _client, False)
 
     def step_batch(self, steps: Iterable[tuple[EnvClient[Any, Any, Any], Any]]) -> Any:
         """Takes many steps in one frame: pairs of a session of this connection and its action.
@@ -59,7 +59,7 @@ class Connection:
                 for client, result in zip(clients, results)
             ]
 
-        return run(self._native.step_batch(native), convert, False)
+        return run_request(self._native.step_batch(native), convert, False)
 
 
 def _client(made: list[_native.Session]) -> GenericEnvClient:

@@ -525,7 +525,7 @@ def _from_native(
     )
 
 
-def refused(message: str) -> InvalidOptions:
+def invalid_options(message: str) -> InvalidOptions:
     """What a wrong argument raises before anything is sent."""
     return InvalidOptions(message, kind="action", delivered="no")
 

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _native
-from ._calls import awaited, nothing
-from ._errors import Unsupported, refused
+from ._errors import Unsupported, invalid_options
 from ._generic import HTTPEnvClient
-from ._values import Tool, ToolListing, ToolResult, succeeded, to_json, to_listing, to_tool_result
+from ._requests import await_request, no_result
+from ._values import Tool, ToolListing, ToolResult, check_succeeded, to_json, to_listing, to_tool_result
 
 T = TypeVar("T")
 
@@ -58,10 +58,10 @@ class FleetMCPTools:
             "timeout_s": timeout_s,
             "optional": list(optional),
         }
-        self._native = _native.Endpoints(list(mcp_urls), to_json(options))
+        self._native = _native.Multiplexer(list(mcp_urls), to_json(options))
 
     @classmethod
-    def _of(cls, native: _native.Endpoints) -> FleetMCPTools:
+    def _of(cls, native: _native.Multiplexer) -> FleetMCPTools:
         tools = cls.__new__(cls)
         tools._native = native
         return tools
@@ -76,7 +76,7 @@ class FleetMCPTools:
 
     async def list(self) -> ToolListing:
         """As `list_tools`, with the conflicts, and with how each endpoint is."""
-        return await awaited(self._native.list(), to_listing)
+        return await await_request(self._native.list(), to_listing)
 
     async def call_tool(
         self,
@@ -95,16 +95,16 @@ class FleetMCPTools:
             ConnectionLost: It may have been.
             ToolFailed: The tool says that it failed, unless `raise_on_error` is ``False``.
         """
-        result = await awaited(self._native.call_tool(name, to_json(arguments or {}), timeout_s), to_tool_result)
-        return succeeded(name, result) if raise_on_error else result
+        result = await await_request(self._native.call_tool(name, to_json(arguments or {}), timeout_s), to_tool_result)
+        return check_succeeded(name, result) if raise_on_error else result
 
     async def changed(self) -> None:
         """Waits until the list of an endpoint may have changed."""
-        await awaited(self._native.changed(), nothing)
+        await await_request(self._native.changed(), no_result)
 
     async def close(self) -> None:
         """Ends all connections; calls in flight are lost."""
-        await awaited(self._native.close(), nothing)
+        await await_request(self._native.close(), no_result)
 
     def sync(self) -> SyncFleetMCPTools:
         """The same tools for code that waits."""
@@ -143,11 +143,11 @@ class SyncFleetMCPTools:
     ) -> ToolResult:
         """Calls a tool at the endpoint that owns it; see `FleetMCPTools.call_tool`."""
         result = _wait(self._native.call_tool(name, to_json(arguments or {}), timeout_s), to_tool_result)
-        return succeeded(name, result) if raise_on_error else result
+        return check_succeeded(name, result) if raise_on_error else result
 
     def close(self) -> None:
         """Ends all connections."""
-        _wait(self._native.close(), nothing)
+        _wait(self._native.close(), no_result)
 
 
 class FleetEnvClient(HTTPEnvClient):
@@ -160,7 +160,7 @@ class FleetEnvClient(HTTPEnvClient):
     _tools: FleetMCPTools
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise refused("make it with FleetEnvClient.from_fleet(api_key=…, env_key=…)")
+        raise invalid_options("make it with FleetEnvClient.from_fleet(api_key=…, env_key=…)")
 
     @classmethod
     def from_fleet(
@@ -218,10 +218,10 @@ class FleetEnvClient(HTTPEnvClient):
         cls, api_key: str | None = None, env_key: str | None = None, **options: Any
     ) -> tuple[FleetEnvClient, FleetMCPTools]:
         """As `from_fleet`, without blocking the event loop; the orchestrator's methods give coroutines there."""
-        return await awaited(_request({"api_key": api_key, "env_key": env_key, **options}), cls._parts)
+        return await await_request(_request({"api_key": api_key, "env_key": env_key, **options}), cls._parts)
 
     @classmethod
-    def _parts(cls, made: tuple[_native.Fleet, _native.Endpoints]) -> tuple[FleetEnvClient, FleetMCPTools]:
+    def _parts(cls, made: tuple[_native.Fleet, _native.Multiplexer]) -> tuple[FleetEnvClient, FleetMCPTools]:
         orchestrator = cls._of(made[0], blocking=False)
         orchestrator._tools = FleetMCPTools._of(made[1])
         return orchestrator, orchestrator._tools
@@ -280,7 +280,7 @@ class FleetEnvClient(HTTPEnvClient):
 
         def convert(native: Any) -> ToolResult:
             result = to_tool_result(native)
-            return succeeded(name, result) if raise_on_error else result
+            return check_succeeded(name, result) if raise_on_error else result
 
         return self._run(request, convert)
 
@@ -303,7 +303,7 @@ def _request(given: dict[str, Any]) -> _native.Request:
     env_key = given.pop("env_key", None) or os.environ.get("FLEET_ENV_KEY")
     if not api_key or not env_key:
         missing = "api_key, or set FLEET_API_KEY" if not api_key else "env_key, or set FLEET_ENV_KEY"
-        raise refused(f"from_fleet: give {missing}")
+        raise invalid_options(f"from_fleet: give {missing}")
     for name in ("env_variables", "extra"):
         given[name] = dict(given.get(name, {}))
     return _native.from_fleet(api_key, env_key, to_json({**defaults, **given}))

@@ -13,7 +13,7 @@ from ._values import (
     StepResult,
     Tool,
     from_json,
-    succeeded,
+    check_succeeded,
     to_json,
     to_tool_result,
     to_tools,
@@ -73,7 +73,7 @@ class MCPToolClient(RecordEnvClient[Any, Observation]):
 
         def convert(native: Any) -> Any:
             result = to_tool_result(native)
-            return (succeeded(name, result) if raise_on_error else result).data
+            return (check_succeeded(name, result) if raise_on_error else result).data
 
         return self._run(request, convert)
 

@@ -150,7 +150,7 @@ def to_json(value: Any) -> str:
     return _encode(value)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A model, a dataclass or another object as what JSON has."""
     payload = getattr(value, "to_payload", None)
     if payload is not None:
@@ -176,7 +176,7 @@ def from_json(text: str) -> Any:
 
 _decode = json.JSONDecoder().raw_decode
 #: Made once: making an encoder costs more than a small action's text.
-_encode = json.JSONEncoder(default=plain, allow_nan=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(default=to_plain, allow_nan=False, separators=(",", ":")).encode
 
 
 def to_tool(native: NativeTool) -> Tool:
@@ -209,7 +209,7 @@ def to_tool_result(native: NativeToolResult) -> ToolResult:
     )
 
 
-def succeeded(name: str, result: ToolResult) -> ToolResult:
+def check_succeeded(name: str, result: ToolResult) -> ToolResult:
     """The result, unless the tool says that it failed.
 
     Raises:

@@ -12,28 +12,28 @@ use oxenv_wire::{Delivered, ErrorCode};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::runtime::{Ending, Held, end_later, generation, hold};
-use crate::source::{END_LIMIT, GOODBYE_LIMIT, Source};
+use crate::launch::{INSTANCE_STOP_TIMEOUT, SESSION_CLOSE_TIMEOUT, ServerSource};
+use crate::runtime::{ExitFuture, ExitHook, generation, register_exit_hook, spawn_cleanup};
 
 /// How it is opened.
-pub(super) struct Origin {
-    pub(super) source: Source,
+pub(super) struct SessionOrigin {
+    pub(super) source: ServerSource,
     pub(super) client: ClientOptions,
     pub(super) open: OpenOptions,
 }
 
 /// What requests in flight share with the session.
-pub(crate) struct State {
+pub(crate) struct SessionState {
     /// `None`: it was opened by something else, and cannot be opened again.
-    origin: Option<Origin>,
-    pub(super) live: Mutex<Live>,
+    source: Option<SessionOrigin>,
+    pub(super) connection: Mutex<SessionConnection>,
     pub(super) born: usize,
 }
 
 #[derive(Default)]
-pub(super) enum Live {
+pub(super) enum SessionConnection {
     #[default]
-    NotYet,
+    NotConnected,
     Open(Arc<EnvClient>, Option<Instance>),
     /// The connection is gone; the instance goes on.
     Lost(Option<Instance>),
@@ -49,51 +49,55 @@ pub(super) enum Reopen {
     Always,
 }
 
-impl State {
-    pub(super) fn new(origin: Option<Origin>, live: Live) -> Arc<Self> {
-        let state = Arc::new(State { origin, live: Mutex::new(live), born: generation() });
-        hold(&state);
+impl SessionState {
+    pub(super) fn new(origin: Option<SessionOrigin>, connection: SessionConnection) -> Arc<Self> {
+        let state =
+            Arc::new(SessionState { source: origin, connection: Mutex::new(connection), born: generation() });
+        register_exit_hook(&state);
         state
     }
 
     pub(super) fn can_reopen(&self) -> bool {
-        self.origin.is_some()
+        self.source.is_some()
     }
 
     /// The client; connects where that is to be done.
     pub(super) async fn client(&self, reopen: Reopen) -> Result<Arc<EnvClient>, ClientError> {
-        let mut live = self.live.lock().await;
-        match &*live {
-            Live::Open(client, _) => return Ok(client.clone()),
-            Live::Lost(_) if reopen == Reopen::Never => {
-                return Err(ended(Code::ConnectionLost, "the session was lost; reset to begin another"));
+        let mut connection = self.connection.lock().await;
+        match &*connection {
+            SessionConnection::Open(client, _) => return Ok(client.clone()),
+            SessionConnection::Lost(_) if reopen == Reopen::Never => {
+                return Err(not_open(Code::ConnectionLost, "the session was lost; reset to begin another"));
             }
-            Live::Closed if reopen != Reopen::Always => {
-                return Err(ended(Code::Closed, "the client was closed; connect it again or make another"));
+            SessionConnection::Closed if reopen != Reopen::Always => {
+                return Err(not_open(
+                    Code::Closed,
+                    "the client was closed; connect it again or make another",
+                ));
             }
             _ => {}
         }
-        let Some(Origin { source, client: options, open }) = &self.origin else {
-            return Err(ended(
+        let Some(SessionOrigin { source, client: options, open }) = &self.source else {
+            return Err(not_open(
                 Code::Closed,
                 "the session has ended, and cannot be opened again; make another",
             ));
         };
-        if let Live::Lost(Some(instance)) = &*live {
+        if let SessionConnection::Lost(Some(instance)) = &*connection {
             let client = Arc::new(EnvClient::connect_with(instance.url(), options, open).await?);
-            if let Live::Lost(instance) = mem::take(&mut *live) {
-                *live = Live::Open(client.clone(), instance);
+            if let SessionConnection::Lost(instance) = mem::take(&mut *connection) {
+                *connection = SessionConnection::Open(client.clone(), instance);
             }
             return Ok(client);
         }
         let (client, instance) = source.open(options, open).await?;
         let client = Arc::new(client);
-        *live = Live::Open(client.clone(), instance);
+        *connection = SessionConnection::Open(client.clone(), instance);
         Ok(client)
     }
 
     /// Notes it if a failure means that the session is gone, and says whether it does.
-    pub(super) async fn judge(&self, client: &Arc<EnvClient>, error: &ClientError) -> bool {
+    pub(super) async fn note_failure(&self, client: &Arc<EnvClient>, error: &ClientError) -> bool {
         let gone = match error.code() {
             // Over HTTP a session outlives connections.
             Code::ConnectionLost => client.protocol() != Protocol::Http,
@@ -103,46 +107,47 @@ impl State {
         if !gone {
             return false;
         }
-        let mut live = self.live.lock().await;
-        if let Live::Open(current, instance) = &mut *live
+        let mut connection = self.connection.lock().await;
+        if let SessionConnection::Open(current, instance) = &mut *connection
             && Arc::ptr_eq(current, client)
         {
             let instance = instance.take();
-            *live = Live::Lost(instance);
+            *connection = SessionConnection::Lost(instance);
         }
         true
     }
 
-    pub(super) async fn judged<T>(
+    pub(super) async fn noting_failure<T>(
         &self,
         client: &Arc<EnvClient>,
         outcome: Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         if let Err(error) = &outcome {
-            self.judge(client, error).await;
+            self.note_failure(client, error).await;
         }
         outcome
     }
 
     pub(super) async fn close(&self) -> Result<(), ClientError> {
-        let live = mem::replace(&mut *self.live.lock().await, Live::Closed);
-        live.end().await
+        let connection = mem::replace(&mut *self.connection.lock().await, SessionConnection::Closed);
+        connection.end().await
     }
 }
 
-impl Live {
+impl SessionConnection {
     /// Ends it for those who do not wait. A session without an instance ends with its socket at the latest, so a
     /// server that does not answer holds nobody up.
     async fn end_in_time(self) {
-        let instance = matches!(self, Live::Open(_, Some(_)) | Live::Lost(Some(_)));
-        let _ = timeout(if instance { END_LIMIT } else { GOODBYE_LIMIT }, self.end()).await;
+        let instance = matches!(self, SessionConnection::Open(_, Some(_)) | SessionConnection::Lost(Some(_)));
+        let _ =
+            timeout(if instance { INSTANCE_STOP_TIMEOUT } else { SESSION_CLOSE_TIMEOUT }, self.end()).await;
     }
 
     async fn end(self) -> Result<(), ClientError> {
         let (closed, instance) = match self {
-            Live::Open(client, instance) => (client.close().await, instance),
-            Live::Lost(instance) => (Ok(()), instance),
-            Live::NotYet | Live::Closed => (Ok(()), None),
+            SessionConnection::Open(client, instance) => (client.close().await, instance),
+            SessionConnection::Lost(instance) => (Ok(()), instance),
+            SessionConnection::NotConnected | SessionConnection::Closed => (Ok(()), None),
         };
         match instance {
             // With the instance the session ends in any case.
@@ -152,29 +157,31 @@ impl Live {
     }
 }
 
-impl Held for State {
-    fn end(self: Arc<Self>) -> Ending {
+impl ExitHook for SessionState {
+    fn end(self: Arc<Self>) -> ExitFuture {
         Box::pin(async move {
-            let Ok(mut live) = timeout(GOODBYE_LIMIT, self.live.lock()).await else { return };
-            let live = mem::replace(&mut *live, Live::Closed);
-            live.end_in_time().await;
+            let Ok(mut connection) = timeout(SESSION_CLOSE_TIMEOUT, self.connection.lock()).await else {
+                return;
+            };
+            let connection = mem::replace(&mut *connection, SessionConnection::Closed);
+            connection.end_in_time().await;
         })
     }
 }
 
-impl Drop for State {
+impl Drop for SessionState {
     fn drop(&mut self) {
-        let live = mem::take(self.live.get_mut());
+        let connection = mem::take(self.connection.get_mut());
         if self.born != generation() {
             // It is the parent's: a goodbye from here would end what the parent still uses.
-            mem::forget(live);
-        } else if matches!(live, Live::Open(..) | Live::Lost(Some(_))) {
-            end_later(live.end_in_time());
+            mem::forget(connection);
+        } else if matches!(connection, SessionConnection::Open(..) | SessionConnection::Lost(Some(_))) {
+            spawn_cleanup(connection.end_in_time());
         }
     }
 }
 
 /// A failure of a session that is not open: nothing was sent.
-fn ended(code: Code, message: &str) -> ClientError {
+fn not_open(code: Code, message: &str) -> ClientError {
     ClientError::new(code, message).with_delivered(Delivered::No)
 }

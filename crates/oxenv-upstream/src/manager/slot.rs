@@ -16,16 +16,11 @@ use super::SessionPlace;
 use super::instance::Instance;
 use super::upstream::{Lane, Upstream};
 use super::watchers::Watchers;
+use crate::backoff::Backoff;
 use crate::client::{CallFault, Lists};
 
-/// The pause after a first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// An instance that lived this long has no earlier failures.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// How long a call waits for the next try; it fails at once if that is later.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The place of an instance.
 pub(super) struct Slot {
@@ -40,7 +35,7 @@ pub(super) struct Slot {
 
 struct Inner {
     state: State,
-    failures: u32,
+    backoff: Backoff,
     starts: u64,
     problem: Option<String>,
     /// The lists as they were last told of.
@@ -81,7 +76,8 @@ impl Slot {
         watchers: Arc<Watchers>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let inner = Inner { state: State::Idle, failures: 0, starts: 0, problem: None, shown: None };
+        let inner =
+            Inner { state: State::Idle, backoff: Backoff::default(), starts: 0, problem: None, shown: None };
         let changed = Notify::new();
         Arc::new(Slot { upstream, place, inner: Mutex::new(inner), changed, watchers, stop })
     }
@@ -106,7 +102,7 @@ impl Slot {
             match self.next(Lane::Wanted) {
                 Next::Take(instance) => return Ok(instance),
                 Next::Wait => changed.await,
-                Next::Later(pause) if !waited && pause <= PATIENCE => {
+                Next::Later(pause) if !waited && pause <= Backoff::MAX_CALL_WAIT => {
                     let _ = timeout(pause, changed).await;
                     continue;
                 }
@@ -321,15 +317,14 @@ impl Inner {
             return;
         }
         if instance.started().elapsed() >= HEALTHY {
-            self.failures = 0;
+            self.backoff.reset();
         }
         let why = instance.problem().unwrap_or_else(|| "it has ended".to_owned());
         self.failed(why, Instant::now());
     }
 
     fn failed(&mut self, why: String, now: Instant) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
-        self.failures += 1;
+        let pause = self.backoff.next_pause();
         self.problem = Some(why);
         self.state = State::Down(after(now, pause));
     }

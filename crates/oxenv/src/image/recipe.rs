@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oxenv_providers::docker::Ignored;
+use oxenv_providers::docker::DockerIgnore;
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 
 use crate::exit::usage;
@@ -72,7 +72,7 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
     if chosen == TOOLS {
         let packages: BTreeSet<String> =
             enabled().filter_map(|entry| npx_package(&entry.transport)).collect();
-        let requirements = folder.join("requirements.txt").is_file() && !ignored.holds("requirements.txt");
+        let requirements = folder.join("requirements.txt").is_file() && !ignored.excludes("requirements.txt");
         if requirements || !packages.is_empty() {
             lines.push("USER 0".to_owned());
             if !packages.is_empty() {
@@ -107,7 +107,7 @@ fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
         ("pyproject.toml", &["."]),
     ];
     let ignored = ignored(folder)?;
-    let source = sources.into_iter().find(|(file, _)| folder.join(file).is_file() && !ignored.holds(file));
+    let source = sources.into_iter().find(|(file, _)| folder.join(file).is_file() && !ignored.excludes(file));
     let Some((_, install)) = source else {
         let wanted = "add a requirements.txt, with openenv and uvicorn at least, or a Dockerfile";
         return Err(usage(format!("{} does not say what to install: {wanted}", folder.display())));
@@ -184,12 +184,12 @@ impl Judged {
     }
 
     /// Refuses what would put a secret into the image, or leave the manifest out.
-    fn packed(self, folder: &Path, ignored: &Ignored) -> anyhow::Result<(Manifest, Vec<String>)> {
-        if ignored.holds("tools.yaml") {
+    fn packed(self, folder: &Path, ignored: &DockerIgnore) -> anyhow::Result<(Manifest, Vec<String>)> {
+        if ignored.excludes("tools.yaml") {
             return Err(usage(format!("{} lists tools.yaml", folder.join(".dockerignore").display())));
         }
         let goes_in = |file: &&String| {
-            Path::new(file).is_relative() && folder.join(file).exists() && !ignored.holds(file)
+            Path::new(file).is_relative() && folder.join(file).exists() && !ignored.excludes(file)
         };
         match self.files.iter().find(goes_in) {
             Some(file) => Err(usage(format!(
@@ -258,8 +258,8 @@ fn exec<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     serde_json::json!(words).to_string()
 }
 
-fn ignored(folder: &Path) -> anyhow::Result<Ignored> {
-    Ignored::of(folder)
+fn ignored(folder: &Path) -> anyhow::Result<DockerIgnore> {
+    DockerIgnore::read(folder)
         .map_err(|error| usage(format!("cannot read {}/.dockerignore: {error}", folder.display())))
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use oxenv_providers::{
-    Door, InstanceSpec, Limits, Provider, ProviderCode, ProviderError, PullPolicy, SecretText,
+    InstanceSpec, ListenAddress, Provider, ProviderCode, ProviderError, PullPolicy, ResourceLimits,
+    SecretText,
 };
 use oxenv_wire::ByteSize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -159,8 +160,8 @@ fn spec(args: &UpArgs, kind: ProviderName) -> anyhow::Result<InstanceSpec> {
         name: args.name.clone(),
         env: args.env.iter().map(|given| variable(given)).collect::<anyhow::Result<_>>()?,
         workspace: args.workspace.clone(),
-        door: args.port.map_or(Door::FreePort, Door::Port),
-        limits: Limits { memory: args.memory.map(ByteSize::get), cpus: args.cpus, pids: args.pids },
+        listen: args.port.map_or(ListenAddress::FreePort, ListenAddress::Port),
+        limits: ResourceLimits { memory: args.memory.map(ByteSize::get), cpus: args.cpus, pids: args.pids },
         pull: match args.pull {
             Pull::Never => PullPolicy::Never,
             Pull::Missing => PullPolicy::Missing,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Code, OpenOptions, ProvidedEnv, ResetOptions};
 use oxenv_providers::process::ProcessProvider;
-use oxenv_providers::{Door, InstanceSpec, ProviderCode};
+use oxenv_providers::{InstanceSpec, ListenAddress, ProviderCode};
 use oxenv_upstream::child::Supervisor;
 use serde_json::{Value, json};
 
@@ -165,11 +165,11 @@ async fn a_server_on_a_socket_is_reached_through_a_port() {
     let runtime = Runtime::new("socket");
     let binary = env!("CARGO_BIN_EXE_oxenv");
     let provider =
-        ProcessProvider::new(Supervisor::new(binary, ["supervise"])).with_notes_in(runtime.0.join("oxenv"));
+        ProcessProvider::new(Supervisor::new(binary, ["supervise"])).with_registry(runtime.0.join("oxenv"));
     // It finds the socket in OXENV_UDS.
     let spec = InstanceSpec {
         command: [binary, "serve", "echo", "--port", "0"].map(Into::into).to_vec(),
-        door: Door::Socket(runtime.0.clone()),
+        listen: ListenAddress::Socket(runtime.0.clone()),
         name: Some("socketed".to_owned()),
         ..InstanceSpec::default()
     };

@@ -1,0 +1,120 @@
+//! The errors of endpoints as callers see them.
+//!
+//! Invariant: a failure names its endpoint, and says whether a call was delivered.
+
+use oxenv_upstream::remote::{RemoteFault, RemoteFaultKind as Kind};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use serde_json::json;
+
+use super::EndpointReport;
+use crate::error::{ClientError, Code};
+use crate::server_error;
+
+/// JSON-RPC's code for parameters that do not fit, which servers also have for names that they do not know.
+const INVALID_PARAMS: i32 = -32602;
+/// JSON-RPC's code for what has none of its own.
+const INTERNAL: i32 = -32603;
+
+/// Why an endpoint cannot be used.
+pub(super) fn error_code(fault: &RemoteFault) -> Code {
+    match fault.kind {
+        Kind::Unreachable => Code::ConnectFailed,
+        Kind::Tls => Code::TlsFailed,
+        Kind::Status(401) => Code::Server(ErrorCode::Unauthorized),
+        Kind::Status(403) => Code::Server(ErrorCode::Forbidden),
+        Kind::Status(429) => Code::Server(ErrorCode::RateLimited),
+        Kind::NotMcp | Kind::OldTransport => Code::NotAServer,
+        Kind::Version => Code::VersionMismatch,
+        Kind::TimedOut => Code::TimedOut,
+        Kind::Lost => Code::ConnectionLost,
+        Kind::Refused(_) | Kind::InvalidAnswer => Code::InvalidReply,
+        _ => Code::EndpointUnavailable,
+    }
+}
+
+/// Whether it may pass by itself.
+pub(super) fn is_transient(fault: &RemoteFault) -> bool {
+    match fault.kind {
+        Kind::Unreachable | Kind::TimedOut | Kind::Lost | Kind::SessionGone => true,
+        Kind::Status(status) => matches!(status, 408 | 425 | 429) || status >= 500,
+        _ => false,
+    }
+}
+
+/// Not all endpoints can be used that must be.
+pub(super) fn unavailable(reports: &[EndpointReport]) -> ClientError {
+    let failing: Vec<String> = reports
+        .iter()
+        .filter(|report| report.error.is_some() || report.absent)
+        .map(|report| {
+            let why = report.error.as_deref().unwrap_or("has nothing at that path (HTTP 404)");
+            format!("{} {why}", report.url)
+        })
+        .collect();
+    let says =
+        format!("{} of {} endpoints cannot be used: {}", failing.len(), reports.len(), failing.join("; "));
+    ClientError::new(Code::EndpointUnavailable, says).with_data(json!({ "endpoints": reports }))
+}
+
+/// A call of a tool that has no result.
+pub(super) fn call_error(fault: &RemoteFault, tool: &str, url: &str) -> ClientError {
+    let says = &fault.message;
+    let error = match (fault.delivered, fault.kind) {
+        (Delivered::No, _) => {
+            let says = format!("'{tool}' was not called: {url} {says}");
+            ClientError::new(Code::EndpointUnavailable, says)
+                .with_retry(is_transient(fault), fault.retry_after)
+        }
+        (Delivered::Maybe, _) => {
+            let says = format!("{url} went away while '{tool}' may have run: {says}");
+            ClientError::new(Code::ConnectionLost, says)
+        }
+        (Delivered::Yes, Kind::Refused(code)) => return rpc_error(fault, code, tool, url),
+        (Delivered::Yes, _) => {
+            let says = format!("{url} answers '{tool}' with what cannot be read: {says}");
+            ClientError::new(Code::InvalidReply, says).with_delivered(Delivered::Yes)
+        }
+    };
+    error.with_data(json!({ "endpoint": url, "code": error_code(fault).name() }))
+}
+
+/// An endpoint that answered with a JSON-RPC error.
+fn rpc_error(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientError {
+    let says = format!("{url} refuses '{tool}': {}", fault.message);
+    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::from_metadata(ours, &says)) {
+        return error;
+    }
+    let error = match code {
+        INVALID_PARAMS if is_unknown_tool(fault) => ClientError::new(Code::ToolNotFound, says),
+        INVALID_PARAMS => ClientError::new(Code::InvalidArguments, says).with_delivered(Delivered::Yes),
+        INTERNAL => ClientError::new(Code::ToolFailed, says).with_kind(FailureKind::Infrastructure),
+        _ => ClientError::new(Code::ToolFailed, says),
+    };
+    error.with_data(json!({ "endpoint": url, "code": code, "data": fault.data }))
+}
+
+/// Whether an endpoint says that it has no such tool, so that its list must have changed.
+pub(super) fn is_unknown_tool(fault: &RemoteFault) -> bool {
+    let says = fault.message.to_ascii_lowercase();
+    fault.kind == Kind::Refused(INVALID_PARAMS)
+        && (says.contains("unknown tool") || (says.contains("tool") && says.contains("not found")))
+}
+
+/// The deadline of a call passed.
+pub(super) fn call_timed_out(tool: &str, url: &str, sent: bool, seconds: f64) -> ClientError {
+    let (says, delivered) = if sent {
+        (format!("{url} did not answer '{tool}' within {seconds} s"), Delivered::Maybe)
+    } else {
+        (format!("'{tool}' was not called: {url} could not be reached within {seconds} s"), Delivered::No)
+    };
+    ClientError::new(Code::TimedOut, says)
+        .with_delivered(delivered)
+        .with_retry(delivered == Delivered::No, None)
+        .with_data(json!({ "endpoint": url }))
+}
+
+/// The deadline of a call passed before its owner was known.
+pub(super) fn listing_timed_out(tool: &str, seconds: f64) -> ClientError {
+    let says = format!("'{tool}' was not called: no list came within {seconds} s");
+    ClientError::new(Code::TimedOut, says).with_delivered(Delivered::No).with_retry(true, None)
+}
