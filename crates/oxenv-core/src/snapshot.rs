@@ -41,7 +41,24 @@ pub enum KeySource {
     Process,
 }
 
+impl KeySource {
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            KeySource::File => "file",
+            KeySource::Record => "record",
+            KeySource::Process => "process",
+        }
+    }
+}
+
 impl SnapshotKey {
+    /// Where it comes from.
+    pub(crate) fn source(&self) -> KeySource {
+        self.source
+    }
+
     /// The key of these bytes. They should be at least 32, and random.
     #[must_use]
     pub fn new(bytes: &[u8], source: KeySource) -> Self {

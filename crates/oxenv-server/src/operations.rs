@@ -164,7 +164,8 @@ impl Desk {
             Operation::State => Told::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
                 let snapshot = self.snapshot(&session).await?;
-                Told::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot })
+                let key = self.app.store.snapshot_key_source().name().to_owned();
+                Told::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot, key })
             }
             Operation::Tools => {
                 session.settled().await;

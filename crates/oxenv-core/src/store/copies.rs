@@ -18,7 +18,7 @@ use crate::observe::{Operation, OperationKind};
 use crate::once::{Answer, Claim, Identity, Ticket, Weigh, fingerprint};
 use crate::record::Origin;
 use crate::session::{Held, Past, Session, SessionOptions};
-use crate::snapshot::{SealedSnapshot, Snapshot};
+use crate::snapshot::{KeySource, SealedSnapshot, Snapshot};
 use crate::spec::{Boot, ForkMode, Instance, Original, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
@@ -255,6 +255,12 @@ impl SessionStore {
         let saved = self.snapshot_now(session, room).await;
         self.measured(session, OperationKind::Snapshot, began, saved.as_ref().err());
         saved
+    }
+
+    /// Where the key of snapshots comes from.
+    #[must_use]
+    pub fn snapshot_key_source(&self) -> KeySource {
+        self.snapshot_key.source()
     }
 
     /// The room that every snapshot has here.

@@ -49,19 +49,21 @@ pub(crate) async fn fork(
 pub(crate) async fn snapshot(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
     let sealed = app.store.sealed_snapshot(&session, app.store.snapshot_room()).await?;
+    let key = app.store.snapshot_key_source().name().to_owned();
     let length = sealed.text_len();
     if length <= AT_ONCE {
         let snapshot = sealed.into_text();
-        return Ok(json_response(StatusCode::OK, json!(SessionSnapshot { snapshot }).to_string()));
+        return Ok(json_response(StatusCode::OK, json!(SessionSnapshot { snapshot, key }).to_string()));
     }
     // Base64 stands in JSON as it is, so the text is made while it is sent.
-    let (before, after) = (r#"{"snapshot":""#, r#""}"#);
-    let pieces = once(before.to_owned()).chain(sealed.into_pieces()).chain(once(after.to_owned()));
+    let (before, after) = (r#"{"snapshot":""#, format!(r#"","key":"{key}"}}"#));
+    let length = before.len() + length + after.len();
+    let pieces = once(before.to_owned()).chain(sealed.into_pieces()).chain(once(after));
     let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(before.len() + length + after.len()));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     Ok(response)
 }
 

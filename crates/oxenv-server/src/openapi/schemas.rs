@@ -219,7 +219,11 @@ fn sessions() -> Value {
             "required": ["sessions"],
             "properties": { "sessions": { "type": "array", "items": reference("SessionCreated") } },
         },
-        "SessionSnapshot": { "type": "object", "required": ["snapshot"], "properties": { "snapshot": text } },
+        "SessionSnapshot": {
+            "type": "object",
+            "required": ["snapshot", "key"],
+            "properties": { "snapshot": text, "key": { "enum": ["file", "record", "process"] } },
+        },
         "RestoreRequest": {
             "type": "object",
             "required": ["snapshot"],

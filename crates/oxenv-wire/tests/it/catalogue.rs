@@ -96,7 +96,10 @@ fn sessions() -> Vec<Golden> {
         body("session-info", &info),
         body("session-list", &vec![info]),
         body("session-forked", &Forked { sessions: vec![created(None), created(Some("t-2"))] }),
-        body("session-snapshot", &SessionSnapshot { snapshot: "b3hlbnYuMS4=".to_owned() }),
+        body(
+            "session-snapshot",
+            &SessionSnapshot { snapshot: "b3hlbnYuMS4=".to_owned(), key: "process".to_owned() },
+        ),
     ]
 }
 

@@ -13,7 +13,7 @@ use super::{Folder, Footprint, until};
 use crate::process::Serving;
 
 /// Descriptors that the server may have.
-const LIMIT: usize = 64;
+const LIMIT: usize = 96;
 /// What of them it keeps for its sessions.
 const RESERVE: usize = 24;
 /// Connections that come all the same.
