@@ -7,9 +7,9 @@
 use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    Action, CallGraph, CallOutcome, ClientFrame, ErrorCode, FillBudget, FillFault, FrameFault, JsonFault,
-    Loc, MAX_REFERENCES, Object, ObservationParts, ParseFault, RangeRequest, Reference, ResetRequest, Reward,
-    RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, SessionCreate, Spelling, SplitRequest, StepRequest,
+    Action, CallGraph, CallOutcome, ClientFrame, ErrorCode, FillBudget, FillError, FrameError, JsonError,
+    Loc, MAX_REFERENCES, Object, ObservationParts, ParseError, RangeRequest, Reference, ResetRequest, Reward,
+    RpcCode, RpcError, RpcId, RpcParams, RpcRequest, SessionCreate, Spelling, SplitRequest, StepRequest,
     TaskRequest, Template, ToolCall, ToolResult, ValidationIssue, call_metadata, default_call,
     legacy_message, python_repr, raw, read, render_issues, write_call_fields, write_error_frame,
     write_observation_body, write_observation_frame, write_rpc_error, write_rpc_result,
@@ -37,14 +37,14 @@ pub fn frame(data: &[u8]) {
                 ClientFrame::State | ClientFrame::Close => {}
             }
         }
-        Err(FrameFault::Json(fault)) => syntax(text, &fault),
-        Err(FrameFault::NotObject(_)) => {
+        Err(FrameError::Json(fault)) => syntax(text, &fault),
+        Err(FrameError::NotObject(_)) => {
             assert!(is_json(text) && !begins_object(text), "no object, but JSON");
         }
-        Err(FrameFault::UnknownType(_)) => {
+        Err(FrameError::UnknownType(_)) => {
             assert!(is_json(text) && begins_object(text), "an object of some type");
         }
-        Err(FrameFault::Invalid(found)) => {
+        Err(FrameError::Invalid(found)) => {
             assert!(is_json(text) && begins_object(text), "an object of a known type");
             issues(&found, &[]);
         }
@@ -104,7 +104,7 @@ pub fn body(data: &[u8]) {
 /// Any text: JSON or not, and written again inside replies.
 pub fn json(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    let fault = JsonFault::diagnose(text);
+    let fault = JsonError::diagnose(text);
     located(text, &fault);
     let unreadable = fault.message.starts_with("Not Unicode text");
     assert_eq!(unreadable, is_json(text), "the diagnosis finds an error where the parser does: {fault}");
@@ -118,11 +118,11 @@ pub fn json(data: &[u8]) {
             let keys: HashSet<&str> = object.iter().map(|(key, _)| key).collect();
             assert!(keys.iter().all(|key| object.get(key).is_some()));
         }
-        Err(ParseFault::Syntax(fault)) => syntax(text, &fault),
-        Err(ParseFault::NotObject(_)) => {
+        Err(ParseError::Syntax(fault)) => syntax(text, &fault),
+        Err(ParseError::NotObject(_)) => {
             assert!(is_json(text) && !begins_object(text), "JSON, but no object");
         }
-        Err(ParseFault::DuplicateKey(key)) => {
+        Err(ParseError::DuplicateKey(key)) => {
             assert!(fields(text).is_some_and(|fields| fields.contains_key(&key)), "the key is there");
         }
     }
@@ -169,14 +169,14 @@ pub fn template(data: &[u8]) {
                 serde_json::from_str(&text).expect("filled arguments are JSON, and can be read");
             assert_eq!(Some(text), filled_in(&sent, result), "{arguments} {result}");
         }
-        Err((reference, FillFault::Missing(step))) => {
+        Err((reference, FillError::Missing(step))) => {
             assert!(reference.path().split('.').skip(1).any(|part| part == step));
             assert!(part(result, reference.path()).is_none(), "{arguments} {result}");
         }
-        Err((reference, FillFault::Unreadable(_))) => {
+        Err((reference, FillError::Unreadable(_))) => {
             assert!(part(result, reference.path()).is_some_and(|part| read::<Value>(part).is_err()));
         }
-        Err((_, FillFault::TooLarge | FillFault::TooFar)) => {
+        Err((_, FillError::TooLarge | FillError::TooFar)) => {
             assert!(data.len() > 1 << 7, "{arguments} {result}");
         }
     }
@@ -360,7 +360,7 @@ fn one_message(text: &str) {
     }
 }
 
-fn rpc_error(id: RpcId<'_>, fault: &RpcFault) {
+fn rpc_error(id: RpcId<'_>, fault: &RpcError) {
     let mut reply = String::new();
     write_rpc_error(&mut reply, id, fault);
     let reply: HashMap<String, Box<RawValue>> = serde_json::from_str(&reply).expect("an error is an object");
@@ -410,12 +410,12 @@ fn issues(found: &[ValidationIssue], loc: &[&str]) {
 }
 
 /// A syntax error: the text is no JSON, or an object with a key that is no Unicode text.
-fn syntax(text: &str, fault: &JsonFault) {
+fn syntax(text: &str, fault: &JsonError) {
     assert!(!is_json(text) || (begins_object(text) && fields(text).is_none()), "{fault}: {text}");
     located(text, fault);
 }
 
-fn located(text: &str, fault: &JsonFault) {
+fn located(text: &str, fault: &JsonError) {
     assert!(!fault.message.is_empty());
     assert!(fault.position <= text.chars().count(), "{fault}: the position is in the text or at its end");
     assert!((1..=text.matches('\n').count() + 1).contains(&fault.line), "{fault}");

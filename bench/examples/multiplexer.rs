@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use oxenv_client::{MultiplexOptions, Multiplexer};
-use oxenv_core::{Limits, SessionStore};
+use oxenv_core::{StoreLimits, SessionStore};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_upstream::remote::{Remote, RemoteEndpoint};
 use rmcp::model::{CallToolRequestParams, ProtocolVersion};
@@ -72,7 +72,7 @@ fn serve() -> String {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let store = SessionStore::new(oxenv_envs::echo::factory(), Limits::default());
+            let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
             let address = "127.0.0.1:0".parse().expect("an address");
             let server = Server::bind(address, store, ServerConfig::default()).await.expect("a port");
             tell.send(server.address().expect("its address")).expect("somebody waits");

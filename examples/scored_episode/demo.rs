@@ -8,7 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use oxenv_core::{Judges, Limits, Mount, NativeToolset, RubricSpec, SessionStore, tool_environment};
+use oxenv_core::{Judges, StoreLimits, Mount, NativeToolset, RubricSpec, SessionStore, tool_environment};
 use oxenv_server::{Server, ServerConfig};
 use rmcp::ServiceExt as _;
 use rmcp::model::CallToolRequestParams;
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rubric = RubricSpec::read(serde_json::from_str(RUBRIC)?)?.compile(&Judges::default())?;
     let factory = tool_environment("sums", "What is 17 times 23?", toolsets, Some(rubric));
 
-    let store = SessionStore::new(factory, Limits::default());
+    let store = SessionStore::new(factory, StoreLimits::default());
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::bind(address, store, ServerConfig::default()).await?;
     let url = format!("http://{}", server.address()?);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, EnvironmentFactory, EnvironmentSpec, Failure, Judges, Limits, Mount, NativeToolset, Policy,
+    Auditor, EnvironmentFactory, EnvironmentSpec, Failure, Judges, StoreLimits, Mount, NativeToolset, Policy,
     Principal, RateLimit, RateScope, Reset, RoleRules, RubricSpec, Rules, SessionStore, Step, Toolbox,
     TypedEnvironment, scored, tool_environment, typed,
 };
@@ -88,7 +88,7 @@ pub(crate) fn thousand_tools() -> Arc<App> {
 
 /// The same seed in every run.
 fn store(factory: Arc<dyn EnvironmentFactory>) -> SessionStore {
-    SessionStore::new(factory, Limits { seed: Some(1), ..Limits::default() })
+    SessionStore::new(factory, StoreLimits { seed: Some(1), ..StoreLimits::default() })
 }
 
 /// A new folder, which `bench/counts` deletes with everything else of the run.

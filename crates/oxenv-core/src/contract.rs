@@ -25,8 +25,8 @@ use crate::failure::Failure;
 use crate::render::{self, Envelope};
 use crate::schema::{CheckBudget, Schema, describe_error};
 use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest, StepReply};
-use crate::spec::{ActionSpace, Boot, EnvironmentFactory};
-use crate::store::{Limits, SessionStore};
+use crate::spec::{ActionSpace, EnvironmentContext, EnvironmentFactory};
+use crate::store::{StoreLimits, SessionStore};
 
 /// A rule that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Violation {
 /// Checks every rule with an episode of these actions. They need not reach its end, but each must be
 /// one that the environment accepts after a reset with seed 7.
 pub async fn check(factory: Arc<dyn EnvironmentFactory>, actions: &[Value]) -> Vec<Violation> {
-    let limits = Limits { seed: Some(1), ..Limits::default() };
+    let limits = StoreLimits { seed: Some(1), ..StoreLimits::default() };
     let mut suite = Suite {
         store: SessionStore::new(Arc::clone(&factory), limits),
         factory,
@@ -223,7 +223,7 @@ impl Suite {
 
     async fn fresh(&mut self) -> Option<Box<dyn Environment>> {
         let factory = Arc::clone(&self.factory);
-        match factory.create(Boot::new("contract", 5)).await {
+        match factory.create(EnvironmentContext::new("contract", 5)).await {
             Ok(instance) => Some(instance.environment),
             Err(failure) => {
                 self.fail("an environment can be made", failure.to_string());

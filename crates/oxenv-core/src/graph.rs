@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use oxenv_wire::{
-    CallGraph, ErrorCode, FillBudget, FillFault, GraphCall, Json, Loc, MAX_GRAPH_CALLS, MAX_REFERENCES,
+    CallGraph, ErrorCode, FillBudget, FillError, GraphCall, Json, Loc, MAX_GRAPH_CALLS, MAX_REFERENCES,
     RawJson, Reference, Template, ToolError, ToolErrorType, ToolResult, ValidationIssue, check_readable,
     preview, raw,
 };
@@ -151,7 +151,7 @@ impl Planned<'_> {
             let value = result.value();
             if let Cow::Owned(text) = &value {
                 let left = budget.fill.scanned.checked_sub(text.len());
-                budget.fill.scanned = left.ok_or_else(|| invalid(beyond(&FillFault::TooFar)))?;
+                budget.fill.scanned = left.ok_or_else(|| invalid(beyond(&FillError::TooFar)))?;
             }
             values.insert(id, value);
         }
@@ -188,24 +188,24 @@ impl Budget {
 }
 
 /// Why a reference could not be replaced.
-fn unfilled(reference: &Reference, fault: &FillFault) -> ToolError {
+fn unfilled(reference: &Reference, fault: &FillError) -> ToolError {
     let (path, id) = (preview(reference.path()), reference.id());
     match fault {
-        FillFault::Missing(step) => {
+        FillError::Missing(step) => {
             invalid(format!("'${{{path}}}': the result of '{id}' has no '{}' there", preview(step)))
         }
-        FillFault::Unreadable(why) => {
+        FillError::Unreadable(why) => {
             let message = format!("not called: the result of '{id}' cannot be read: {why}");
             ToolError::new(ToolErrorType::ExecutionError, message)
         }
-        FillFault::TooLarge | FillFault::TooFar => invalid(beyond(fault)),
+        FillError::TooLarge | FillError::TooFar => invalid(beyond(fault)),
     }
 }
 
 /// That the references of a graph ask for too much.
-fn beyond(fault: &FillFault) -> String {
+fn beyond(fault: &FillError) -> String {
     match fault {
-        FillFault::TooFar => {
+        FillError::TooFar => {
             format!("the references of a graph may look through {MAX_SCANNED} bytes of results, and no more")
         }
         _ => format!("the references of a graph may put {MAX_FILLED} bytes into its calls, and no more"),

@@ -46,33 +46,33 @@ pub use failure::{Failure, FailureDetail};
 pub use mac::MacKey;
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
-pub use once::{Answer, Once};
+pub use once::{IdempotentReply, Idempotency};
 pub use policy::{
     ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
-    RuleLookedAt, Rules, Verdict,
+    ConsideredRule, Rules, Verdict,
 };
-pub use record::{CallEntry, Entry, Event, Origin, Outcome, Recorder};
+pub use record::{CallEntry, Entry, Event, SessionOrigin, RecordedOutcome, Recorder};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
 pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, GraphReply, Listing, Principal, ResetOptions, Session,
+    AgentCall, Attachment, CallReply, EndReason, GraphReply, ToolListing, Principal, ResetOptions, Session,
     SessionOperation, SessionOptions, SessionRequest, StepReply,
 };
-pub use snapshot::{KeySource, SealedSnapshot, SnapshotKey};
+pub use snapshot::{SnapshotKeySource, SealedSnapshot, SnapshotKey};
 pub use spec::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
-    Instance, Original, SnapshotRoom, TaskFault, TaskSource,
+    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
+    EnvironmentInstance, CopySource, SnapshotRoom, TaskError, TaskSource,
 };
-pub use store::{Limits, OpenKey, SessionIds, SessionSource, SessionStore, StoreStatus};
+pub use store::{StoreLimits, OpenKey, SessionIds, SessionSource, SessionStore, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{
     Auditor, CallRequest, CatalogueCache, Mount, Naming, Offered, Redact, ResolvedTool, Toolbox,
 };
-pub use toolset::{CallContext, Caller, Changes, Extras, Note, RequestFault, Scope, Toolset};
+pub use toolset::{CallContext, CallerChannel, ChangeCounter, ResourcesAndPrompts, CallNotification, RequestError, Scope, Toolset};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use work::Work;
 pub use workspace::{Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};

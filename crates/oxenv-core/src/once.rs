@@ -26,7 +26,7 @@ const REMEMBERED: usize = 25_000;
 
 /// How a request is told from its repeats. Nothing set: it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Once {
+pub struct Idempotency {
     /// The client's key: a repeat with the same key is the same request.
     pub key: Option<String>,
     /// The number that the request is to have within its session (see [`crate::Session::seq`]); one
@@ -36,7 +36,7 @@ pub struct Once {
     pub expected_step: Option<u64>,
 }
 
-impl Once {
+impl Idempotency {
     /// What the request is known by; absent when it is not to be remembered.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match (&self.key, self.seq) {
@@ -49,7 +49,7 @@ impl Once {
 
 /// The one answer to a request and its repeats.
 #[derive(Debug, Clone)]
-pub struct Answer<T> {
+pub struct IdempotentReply<T> {
     outcome: AnswerOutcome<T>,
     /// Its number within the session; 0 when it was refused before it ran.
     pub seq: u64,
@@ -65,10 +65,10 @@ enum AnswerOutcome<T> {
     Kept(Arc<Result<T, Failure>>),
 }
 
-impl<T> Answer<T> {
+impl<T> IdempotentReply<T> {
     /// The answer to a request that has no key, so that nothing of it is kept.
     pub(crate) fn own(outcome: Result<T, Failure>, seq: u64) -> Self {
-        Answer { outcome: AnswerOutcome::Own(outcome), seq, repeated: false }
+        IdempotentReply { outcome: AnswerOutcome::Own(outcome), seq, repeated: false }
     }
 
     /// The answer to a request that was refused before it ran.
@@ -78,11 +78,11 @@ impl<T> Answer<T> {
 
     /// This answer as the caller gets it who asked first and only waited: not marked as repeated.
     pub(crate) fn first(self) -> Self {
-        Answer { repeated: false, ..self }
+        IdempotentReply { repeated: false, ..self }
     }
 
     fn kept((outcome, seq): Given<T>, repeated: bool) -> Self {
-        Answer { outcome: AnswerOutcome::Kept(outcome), seq, repeated }
+        IdempotentReply { outcome: AnswerOutcome::Kept(outcome), seq, repeated }
     }
 
     /// What came of the request.
@@ -285,12 +285,12 @@ impl<T> Ticket<T> {
 
     /// Gives the reply to everybody who waits, and keeps it unless the request never ran: then it may
     /// be asked for again.
-    pub(crate) fn settle(mut self, outcome: Result<T, Failure>, seq: u64) -> Answer<T>
+    pub(crate) fn settle(mut self, outcome: Result<T, Failure>, seq: u64) -> IdempotentReply<T>
     where
         T: Weigh,
     {
         let weight = outcome.as_ref().map_or_else(Failure::weight, Weigh::weight);
-        Answer::kept(self.end(outcome, weight, seq), false)
+        IdempotentReply::kept(self.end(outcome, weight, seq), false)
     }
 
     fn end(&mut self, outcome: Result<T, Failure>, weight: usize, seq: u64) -> Given<T> {
@@ -382,14 +382,14 @@ impl<T> Waiting<T> {
 
     /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the future
     /// changes nothing for others.
-    pub(crate) async fn answer(self) -> Option<Answer<T>> {
+    pub(crate) async fn answer(self) -> Option<IdempotentReply<T>> {
         let given = match self.0 {
             Reply::Kept(given) => Some(given),
             Reply::Running(mut receiver) => {
                 receiver.wait_for(Option::is_some).await.ok().and_then(|given| given.clone())
             }
         };
-        given.map(|given| Answer::kept(given, true))
+        given.map(|given| IdempotentReply::kept(given, true))
     }
 }
 

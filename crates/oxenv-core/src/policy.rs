@@ -23,7 +23,7 @@ use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 
 pub use arguments::ArgumentRefusal;
-pub use explain::{Explanation, RuleLookedAt};
+pub use explain::{Explanation, ConsideredRule};
 pub(crate) use pattern::Pattern;
 pub use rate::{Buckets, RateLimit, RateScope, RetryAfter};
 

@@ -56,7 +56,7 @@ pub enum Event<'a> {
         /// Its first episode's id.
         episode_id: &'a str,
         /// Where it came from, if not from the factory alone.
-        origin: Option<Origin<'a>>,
+        origin: Option<SessionOrigin<'a>>,
     },
     /// An episode was begun, or could not be.
     Reset {
@@ -69,7 +69,7 @@ pub enum Event<'a> {
         /// The whole object that the client sent.
         arguments: Option<&'a RawValue>,
         /// What came of it.
-        outcome: Outcome<'a>,
+        outcome: RecordedOutcome<'a>,
         /// How long it took, in microseconds.
         duration_us: u64,
     },
@@ -84,7 +84,7 @@ pub enum Event<'a> {
         /// The tool calls that it made, in order of completion; those that were cut off come last.
         calls: &'a [CallEntry<'a>],
         /// What came of it.
-        outcome: Outcome<'a>,
+        outcome: RecordedOutcome<'a>,
         /// How long it took, in microseconds.
         duration_us: u64,
     },
@@ -97,7 +97,7 @@ pub enum Event<'a> {
 
 /// Where a session came from.
 #[derive(Debug, Clone, Copy)]
-pub enum Origin<'a> {
+pub enum SessionOrigin<'a> {
     /// From the state that another session had after its entry of that number.
     Fork {
         /// The other session.
@@ -116,7 +116,7 @@ pub enum Origin<'a> {
 
 /// What came of a reset or a step.
 #[derive(Debug, Clone, Copy)]
-pub enum Outcome<'a> {
+pub enum RecordedOutcome<'a> {
     /// It was answered.
     Answered {
         /// The reply in the form of a `/ws` frame's data:

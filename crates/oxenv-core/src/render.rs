@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::environment::Observed;
-use crate::session::{CallReply, GraphReply, Listing, StepReply};
+use crate::session::{CallReply, GraphReply, ToolListing, StepReply};
 
 /// Which envelope an observation is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub fn step_into(out: &mut String, reply: &StepReply<'_>, envelope: Envelope) {
     }
 }
 
-fn tools(out: &mut String, spelling: Spelling, listing: &Listing, envelope: Envelope) {
+fn tools(out: &mut String, spelling: Spelling, listing: &ToolListing, envelope: Envelope) {
     let list = format!("{{\"tools\":{}}}", listing.tools);
     let problems = problem_metadata(&listing.problems);
     match spelling {

@@ -31,7 +31,7 @@ use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
 
-pub use act::{Act, PastAct, Seen};
+pub use act::{EpisodeEvent, PastEvent, ScoringContext};
 pub use checks::{Constant, EnvironmentReward, FinalState, Of, OutputMatches, ToolCalled};
 pub use containers::{Gate, Sequence, WeightedSum};
 pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
@@ -60,24 +60,24 @@ impl Score {
 
 /// What a rubric is shown beside the act itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct RubricNeeds {
     /// The earlier acts of the episode.
     pub episode: bool,
     /// The environment's state after the act.
     pub state: bool,
 }
 
-impl BitOr for Needs {
-    type Output = Needs;
+impl BitOr for RubricNeeds {
+    type Output = RubricNeeds;
 
-    fn bitor(self, other: Needs) -> Needs {
-        Needs { episode: self.episode || other.episode, state: self.state || other.state }
+    fn bitor(self, other: RubricNeeds) -> RubricNeeds {
+        RubricNeeds { episode: self.episode || other.episode, state: self.state || other.state }
     }
 }
 
 /// What a rubric's last score was made of.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Report {
+pub struct ScoreReport {
     /// The parts by their names and what each gave; null: no opinion, or not asked.
     pub parts: Vec<(String, Option<Reward>)>,
     /// By the name of the part that says so, the reward of every act of the episode in order; empty
@@ -100,16 +100,16 @@ pub trait Rubric: Send {
     fn reset(&mut self, reset: &Reset);
 
     /// Scores the act that was just finished.
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>>;
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>>;
 
     /// What it wants to see. Asked once, when it is new.
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> RubricNeeds {
+        RubricNeeds::default()
     }
 
     /// What the last score was made of.
-    fn report(&self) -> Report {
-        Report::default()
+    fn report(&self) -> ScoreReport {
+        ScoreReport::default()
     }
 
     /// A copy that goes on independently from the present state.

@@ -31,7 +31,7 @@ use crate::environment::Environment;
 use crate::observe::{Observer, TraceContext};
 use crate::once::{Replies, RunningLimit};
 use crate::record::{Entry, Event, Recorder};
-use crate::spec::{EnvironmentSpec, ForkMode, Instance};
+use crate::spec::{EnvironmentSpec, ForkMode, EnvironmentInstance};
 use crate::store::{Owner, Slot};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
@@ -41,7 +41,7 @@ pub use lease::Attachment;
 pub(crate) use lease::{Busy, Lease};
 use progress::{Expect, Progress};
 pub use request::{SessionOperation, SessionRequest};
-pub use steps::{AgentCall, CallReply, GraphReply, Listing, ResetOptions, StepReply};
+pub use steps::{AgentCall, CallReply, GraphReply, ToolListing, ResetOptions, StepReply};
 
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: RunningLimit = RunningLimit { requests: 1024, bytes: 64 << 20 };
@@ -146,7 +146,7 @@ pub(crate) struct NewSession {
     pub(crate) slot: Slot,
     pub(crate) spec: Arc<EnvironmentSpec>,
     pub(crate) seed: u64,
-    pub(crate) instance: Instance,
+    pub(crate) instance: EnvironmentInstance,
     pub(crate) lease: Lease,
     pub(crate) reset_deadline: Duration,
     /// Counts environment calls that were abandoned and have not come back.

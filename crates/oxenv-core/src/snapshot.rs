@@ -27,12 +27,12 @@ pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 #[derive(Debug, Clone)]
 pub struct SnapshotKey {
     key: MacKey,
-    source: KeySource,
+    source: SnapshotKeySource,
 }
 
 /// Where a [`SnapshotKey`] comes from, and so which servers have the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeySource {
+pub enum SnapshotKeySource {
     /// A file that was named, which several servers may share.
     File,
     /// A file beside the record: servers with that record have it, one after the other.
@@ -41,27 +41,27 @@ pub enum KeySource {
     Process,
 }
 
-impl KeySource {
+impl SnapshotKeySource {
     /// Its name on the wire.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            KeySource::File => "file",
-            KeySource::Record => "record",
-            KeySource::Process => "process",
+            SnapshotKeySource::File => "file",
+            SnapshotKeySource::Record => "record",
+            SnapshotKeySource::Process => "process",
         }
     }
 }
 
 impl SnapshotKey {
     /// Where it comes from.
-    pub(crate) fn source(&self) -> KeySource {
+    pub(crate) fn source(&self) -> SnapshotKeySource {
         self.source
     }
 
     /// The key of these bytes. They should be at least 32, and random.
     #[must_use]
-    pub fn new(bytes: &[u8], source: KeySource) -> Self {
+    pub fn new(bytes: &[u8], source: SnapshotKeySource) -> Self {
         SnapshotKey { key: MacKey::new(bytes), source }
     }
 
@@ -71,17 +71,17 @@ impl SnapshotKey {
     /// When the operating system has no randomness.
     #[must_use]
     pub fn random() -> Self {
-        SnapshotKey { key: MacKey::random(), source: KeySource::Process }
+        SnapshotKey { key: MacKey::random(), source: SnapshotKeySource::Process }
     }
 
     /// The refusal of what was not made with this key.
     fn refusal(&self) -> Failure {
         let which = match self.source {
-            KeySource::File => "that of --snapshot-key-file, so only snapshots of servers with the same file",
-            KeySource::Record => {
+            SnapshotKeySource::File => "that of --snapshot-key-file, so only snapshots of servers with the same file",
+            SnapshotKeySource::Record => {
                 "snapshot.key beside its record, so only snapshots of servers with that record"
             }
-            KeySource::Process => {
+            SnapshotKeySource::Process => {
                 "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots that \
                  this process has made"
             }
@@ -333,14 +333,14 @@ mod tests {
         let text = sealed(&SnapshotKey::random());
         for (key, says) in [
             (SnapshotKey::random(), "only snapshots that this process has made can be restored"),
-            (SnapshotKey::new(b"k", KeySource::File), "servers with the same file can be restored"),
-            (SnapshotKey::new(b"k", KeySource::Record), "servers with that record can be restored"),
+            (SnapshotKey::new(b"k", SnapshotKeySource::File), "servers with the same file can be restored"),
+            (SnapshotKey::new(b"k", SnapshotKeySource::Record), "servers with that record can be restored"),
         ] {
             let refusal = Snapshot::open(&text, &key).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::SnapshotInvalid);
             assert!(refusal.message.contains("another key") && refusal.message.contains(says), "{refusal}");
         }
-        let of_file = |key: &[u8]| SnapshotKey::new(key, KeySource::File);
+        let of_file = |key: &[u8]| SnapshotKey::new(key, SnapshotKeySource::File);
         assert!(Snapshot::open(&sealed(&of_file(b"one")), &of_file(b"one")).is_ok());
         assert!(Snapshot::open(&sealed(&of_file(b"one")), &of_file(b"two")).is_err());
     }

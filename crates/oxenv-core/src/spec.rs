@@ -135,7 +135,7 @@ impl EnvironmentSpec {
 
 /// Why a task cannot be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TaskFault {
+pub enum TaskError {
     /// No split has that name.
     UnknownSplit,
     /// The split has no task at that index.
@@ -150,19 +150,19 @@ pub trait TaskSource: Send + Sync {
     /// How many tasks a split has.
     ///
     /// # Errors
-    /// [`TaskFault::UnknownSplit`].
-    fn count(&self, split: &str) -> Result<usize, TaskFault>;
+    /// [`TaskError::UnknownSplit`].
+    fn count(&self, split: &str) -> Result<usize, TaskError>;
 
     /// One task of a split.
     ///
     /// # Errors
-    /// [`TaskFault::UnknownSplit`], [`TaskFault::OutOfRange`].
-    fn task(&self, split: &str, index: usize) -> Result<Value, TaskFault>;
+    /// [`TaskError::UnknownSplit`], [`TaskError::OutOfRange`].
+    fn task(&self, split: &str, index: usize) -> Result<Value, TaskError>;
 }
 
 /// What a new environment is told.
 #[derive(Debug, Clone)]
-pub struct Boot {
+pub struct EnvironmentContext {
     /// The session's id.
     pub session_id: String,
     /// The session's seed; the state before the first reset comes from it.
@@ -171,16 +171,16 @@ pub struct Boot {
     pub episode: EpisodeSeeds,
 }
 
-impl Boot {
+impl EnvironmentContext {
     /// What an environment is told that was not reset so far.
     #[must_use]
     pub fn new(session_id: impl Into<String>, seed: u64) -> Self {
-        Boot { session_id: session_id.into(), seed, episode: EpisodeSeeds::before_reset(seed) }
+        EnvironmentContext { session_id: session_id.into(), seed, episode: EpisodeSeeds::before_reset(seed) }
     }
 }
 
 /// A new environment with the tools that come with it.
-pub struct Instance {
+pub struct EnvironmentInstance {
     /// The environment.
     pub environment: Box<dyn Environment>,
     /// Its tools.
@@ -189,11 +189,11 @@ pub struct Instance {
     pub workspace: Option<Arc<Workspace>>,
 }
 
-impl Instance {
+impl EnvironmentInstance {
     /// An environment without a workspace.
     #[must_use]
     pub fn new(environment: Box<dyn Environment>, toolbox: Arc<Toolbox>) -> Self {
-        Instance { environment, toolbox, workspace: None }
+        EnvironmentInstance { environment, toolbox, workspace: None }
     }
 }
 
@@ -230,7 +230,7 @@ impl SnapshotRoom {
 }
 
 /// A session that is being forked or saved: nothing of it runs meanwhile.
-pub struct Original<'a> {
+pub struct CopySource<'a> {
     /// The session's id.
     pub session_id: &'a str,
     /// Its environment.
@@ -260,7 +260,7 @@ pub trait EnvironmentFactory: Send + Sync {
     fn spec(&self) -> &Arc<EnvironmentSpec>;
 
     /// Makes one. Dropping the work cancels it.
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>>;
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>>;
 
     /// Makes one that goes on from the present state of another. Called once for each fork, one
     /// after the other. Here: the environment copies itself, and the toolbox, of which nothing
@@ -268,7 +268,7 @@ pub trait EnvironmentFactory: Send + Sync {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked.
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         let _ = boot;
         if self.spec().capabilities.fork == ForkMode::None {
             let name = &self.spec().name;
@@ -276,7 +276,7 @@ pub trait EnvironmentFactory: Send + Sync {
             return Work::done(Err(Failure::unsupported(message)));
         }
         let toolbox = Arc::clone(original.toolbox);
-        Work::done(original.environment.fork().map(|environment| Instance::new(environment, toolbox)))
+        Work::done(original.environment.fork().map(|environment| EnvironmentInstance::new(environment, toolbox)))
     }
 
     /// The present state of a session as bytes for [`EnvironmentFactory::restore`]; the format is
@@ -284,7 +284,7 @@ pub trait EnvironmentFactory: Send + Sync {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be saved, or has no room.
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::done(original.environment.snapshot())
     }
 
@@ -292,7 +292,7 @@ pub trait EnvironmentFactory: Send + Sync {
     ///
     /// # Errors
     /// When the bytes are no state that this factory saved.
-    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let mut instance = self.create(boot).await?;
             instance.environment.restore(saved)?;

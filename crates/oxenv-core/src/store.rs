@@ -35,7 +35,7 @@ const MAX_KEYED: RunningLimit = RunningLimit { requests: 16_384, bytes: 256 << 2
 
 /// What bounds a store.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct StoreLimits {
     /// Sessions at once, the default session aside. Default 256.
     pub max_sessions: usize,
     /// Sessions at once of one owner; absent (the default): as many as there are slots.
@@ -60,9 +60,9 @@ pub struct Limits {
     pub seed: Option<u64>,
 }
 
-impl Default for Limits {
+impl Default for StoreLimits {
     fn default() -> Self {
-        Limits {
+        StoreLimits {
             max_sessions: 256,
             max_per_owner: None,
             memory: None,
@@ -95,7 +95,7 @@ pub struct StoreStatus {
 /// All sessions of one environment.
 pub struct SessionStore {
     factory: Arc<dyn EnvironmentFactory>,
-    limits: Limits,
+    limits: StoreLimits,
     seed: u64,
     created: AtomicU64,
     draining: AtomicBool,
@@ -162,7 +162,7 @@ impl Drop for Slot {
 impl SessionStore {
     /// A store of environments that `factory` makes.
     #[must_use]
-    pub fn new(factory: Arc<dyn EnvironmentFactory>, limits: Limits) -> Self {
+    pub fn new(factory: Arc<dyn EnvironmentFactory>, limits: StoreLimits) -> Self {
         let seed =
             limits.seed.unwrap_or_else(|| u64::try_from(uuid::Uuid::new_v4().as_u128() >> 75).unwrap_or(0));
         SessionStore {

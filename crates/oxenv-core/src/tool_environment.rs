@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::rubric::{RubricFactory, scored};
-use crate::spec::{Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, ForkMode, Instance};
+use crate::spec::{EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, ForkMode, EnvironmentInstance};
 use crate::toolbox::{Mount, Toolbox};
 use crate::work::Work;
 
@@ -104,8 +104,8 @@ impl EnvironmentFactory for SharedTools {
         &self.spec
     }
 
-    fn create(&self, _boot: Boot) -> Work<'_, Result<Instance, Failure>> {
-        Work::done(Ok(Instance::new(Box::new(ToolEnvironment), Arc::clone(&self.toolbox))))
+    fn create(&self, _boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
+        Work::done(Ok(EnvironmentInstance::new(Box::new(ToolEnvironment), Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

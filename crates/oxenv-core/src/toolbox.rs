@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::policy::Buckets;
 use crate::seed::EpisodeSeeds;
 use crate::session::Principal;
-use crate::toolset::{Changes, Scope, Toolset};
+use crate::toolset::{ChangeCounter, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
 
 pub use call::{CallRequest, ResolvedTool};
@@ -43,7 +43,7 @@ pub struct Toolbox {
     /// The names, and how many changes they know of.
     catalogue: RwLock<(u64, Arc<Catalogue>)>,
     cache: Option<Arc<CatalogueCache>>,
-    changes: Changes,
+    changes: ChangeCounter,
     settled: AtomicBool,
     /// The session's share of each mount's rate limits.
     buckets: Vec<Buckets>,
@@ -86,7 +86,7 @@ impl Toolbox {
     }
 
     fn build(mounts: Vec<Mount>, cache: Option<Arc<CatalogueCache>>) -> Self {
-        let changes = Changes::default();
+        let changes = ChangeCounter::default();
         for mount in &mounts {
             mount.toolset.watch(&changes);
         }
@@ -150,7 +150,7 @@ impl Toolbox {
 
     /// Counts the changes of what is offered.
     #[must_use]
-    pub fn changes(&self) -> &Changes {
+    pub fn changes(&self) -> &ChangeCounter {
         &self.changes
     }
 

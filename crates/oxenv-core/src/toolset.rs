@@ -41,7 +41,7 @@ pub struct CallContext<'a> {
     /// Through which door it came.
     pub principal: Principal,
     /// The client behind the call, where the door can carry messages both ways.
-    pub caller: Option<&'a dyn Caller>,
+    pub caller: Option<&'a dyn CallerChannel>,
     /// The parameters of the MCP request that the call is, with `_meta`, `inputResponses` and
     /// `requestState`.
     pub request: Option<&'a RawValue>,
@@ -57,7 +57,7 @@ impl CallContext<'static> {
 
 /// What a tool tells its caller while it runs.
 #[derive(Debug, Clone)]
-pub enum Note {
+pub enum CallNotification {
     /// How far it is.
     Progress {
         /// Rises with every note of a call.
@@ -78,7 +78,7 @@ pub enum Note {
     },
 }
 
-impl Note {
+impl CallNotification {
     /// Roughly the bytes of memory that it takes, so that those who keep notes can bound them.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -86,25 +86,25 @@ impl Note {
         let json = |value: &Value| usize::try_from(memory_size(value)).unwrap_or(usize::MAX);
         size_of::<Self>()
             + match self {
-                Note::Progress { message, .. } => text(message),
-                Note::Log { level, logger, data } => level.len() + text(logger) + json(data),
+                CallNotification::Progress { message, .. } => text(message),
+                CallNotification::Log { level, logger, data } => level.len() + text(logger) + json(data),
             }
     }
 }
 
 /// The client behind a call, for tools that talk back while they run.
-pub trait Caller: Send + Sync {
+pub trait CallerChannel: Send + Sync {
     /// Passes a note on. Never waits; a client that asked for none hears nothing.
-    fn tell(&self, note: Note);
+    fn tell(&self, note: CallNotification);
 
     /// Asks the client: `sampling/createMessage`, `elicitation/create` or `roots/list` with its
     /// parameters as MCP spells them. Dropping the work withdraws the question.
-    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>>;
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>>;
 }
 
 /// What a toolset offers beside tools, each item as MCP spells it.
 #[derive(Debug, Clone, Default)]
-pub struct Extras {
+pub struct ResourcesAndPrompts {
     /// Resources, with `uri` and `name`.
     pub resources: Vec<Value>,
     /// Resource templates, with `uriTemplate` and `name`.
@@ -115,7 +115,7 @@ pub struct Extras {
 
 /// Why a request that is no tool call was refused: a JSON-RPC error.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RequestFault {
+pub struct RequestError {
     /// JSON-RPC's or MCP's number.
     pub code: i32,
     /// What happened.
@@ -124,17 +124,17 @@ pub struct RequestFault {
     pub data: Value,
 }
 
-impl RequestFault {
+impl RequestError {
     /// A fault without details.
     #[must_use]
     pub fn new(code: i32, message: impl Into<String>) -> Self {
-        RequestFault { code, message: message.into(), data: Value::Null }
+        RequestError { code, message: message.into(), data: Value::Null }
     }
 }
 
 /// Counts the changes of the lists that a toolbox is made of, and wakes who waits for one.
 #[derive(Debug, Clone, Default)]
-pub struct Changes(Arc<Counted>);
+pub struct ChangeCounter(Arc<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -142,7 +142,7 @@ struct Counted {
     notify: Notify,
 }
 
-impl Changes {
+impl ChangeCounter {
     /// A list has changed.
     pub fn bump(&self) {
         self.0.count.fetch_add(1, Ordering::Release);
@@ -173,7 +173,7 @@ impl Changes {
 ///
 /// # Behavior
 /// - `list` is cheap and gives the same list, by pointer, until it changes; every change is
-///   followed by a [`Changes::bump`] of each watcher.
+///   followed by a [`ChangeCounter::bump`] of each watcher.
 /// - `call` of a name that is not in `list` is `tool_not_found`.
 /// - Arguments that do not fit the tool's schema are `invalid_args`, and nothing has run.
 /// - Dropping the work cancels the call.
@@ -191,7 +191,7 @@ pub trait Toolset: Send + Sync {
     }
 
     /// Takes a counter to bump whenever a list has changed.
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         let _ = changes;
     }
 
@@ -254,7 +254,7 @@ pub trait Toolset: Send + Sync {
     ) -> Work<'a, Result<ToolResult, ToolError>>;
 
     /// What it offers beside tools.
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         Arc::default()
     }
 
@@ -266,8 +266,8 @@ pub trait Toolset: Send + Sync {
         context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         let _ = (context, parameters);
-        Work::done(Err(RequestFault::new(-32601, format!("Method not found: {method}"))))
+        Work::done(Err(RequestError::new(-32601, format!("Method not found: {method}"))))
     }
 }

@@ -19,7 +19,7 @@ use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::schema::{LazySchema, explain};
 use crate::spec::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Instance,
+    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, EnvironmentInstance,
 };
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -113,7 +113,7 @@ pub trait TypedEnvironment: Send + Sync + Sized + 'static {
 pub fn typed<E, F>(mut spec: EnvironmentSpec, make: F) -> TypedFactory
 where
     E: TypedEnvironment,
-    F: Fn(&Boot) -> E + Send + Sync + 'static,
+    F: Fn(&EnvironmentContext) -> E + Send + Sync + 'static,
 {
     spec.schemas = Schemas {
         action: schema_of::<E::Action>(),
@@ -135,7 +135,7 @@ where
     }
 }
 
-type Make = Box<dyn Fn(&Boot) -> Box<dyn Environment> + Send + Sync>;
+type Make = Box<dyn Fn(&EnvironmentContext) -> Box<dyn Environment> + Send + Sync>;
 
 /// A factory of typed environments.
 pub struct TypedFactory {
@@ -158,9 +158,9 @@ impl EnvironmentFactory for TypedFactory {
         &self.spec
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         let environment = (self.make)(&boot);
-        Work::done(Ok(Instance::new(environment, Arc::clone(&self.toolbox))))
+        Work::done(Ok(EnvironmentInstance::new(environment, Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

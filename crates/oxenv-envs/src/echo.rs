@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, Boot, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode,
-    Instance, NativeToolset, Observed, Reset, Toolbox, Work,
+    ActionSpace, EnvironmentContext, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode,
+    EnvironmentInstance, NativeToolset, Observed, Reset, Toolbox, Work,
 };
 use oxenv_wire::{RawJson, Reward, default_call, legacy_message, raw};
 use schemars::JsonSchema;
@@ -73,8 +73,8 @@ impl EnvironmentFactory for EchoFactory {
         &self.spec
     }
 
-    fn create(&self, _boot: Boot) -> Work<'_, Result<Instance, Failure>> {
-        Work::done(Ok(Instance::new(Box::new(Echo), Arc::clone(&self.toolbox))))
+    fn create(&self, _boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
+        Work::done(Ok(EnvironmentInstance::new(Box::new(Echo), Arc::clone(&self.toolbox))))
     }
 
     fn server_tools(&self) -> Arc<Toolbox> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TaskFault, TaskSource,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Step, TaskError, TaskSource,
     TypedEnvironment, derive_seed, typed,
 };
 use oxenv_wire::{Split, read};
@@ -173,12 +173,12 @@ impl TypedEnvironment for NumberGuess {
 struct Tasks;
 
 impl Tasks {
-    fn split(name: &str) -> Result<(usize, u64), TaskFault> {
+    fn split(name: &str) -> Result<(usize, u64), TaskError> {
         match name {
             "train" => Ok((1000, 0)),
             "validation" => Ok((100, 1_000_000)),
             "test" => Ok((100, 2_000_000)),
-            _ => Err(TaskFault::UnknownSplit),
+            _ => Err(TaskError::UnknownSplit),
         }
     }
 }
@@ -190,14 +190,14 @@ impl TaskSource for Tasks {
             .to_vec()
     }
 
-    fn count(&self, split: &str) -> Result<usize, TaskFault> {
+    fn count(&self, split: &str) -> Result<usize, TaskError> {
         Self::split(split).map(|(count, _)| count)
     }
 
-    fn task(&self, split: &str, index: usize) -> Result<Value, TaskFault> {
+    fn task(&self, split: &str, index: usize) -> Result<Value, TaskError> {
         let (count, first_seed) = Self::split(split)?;
         if index >= count {
-            return Err(TaskFault::OutOfRange);
+            return Err(TaskError::OutOfRange);
         }
         // Every tenth task is a wide one, so that an agent has to bisect.
         let (high, attempts) = if index % 10 == 9 { (1000, 10) } else { (100, 7) };

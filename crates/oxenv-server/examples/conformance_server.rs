@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
-    CallContext, Changes, Extras, Limits, Mount, RequestFault, SessionStore, Toolset, Work, tool_environment,
+    CallContext, ChangeCounter, ResourcesAndPrompts, StoreLimits, Mount, RequestError, SessionStore, Toolset, Work, tool_environment,
 };
 use oxenv_server::{Server, ServerConfig};
 use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};
@@ -25,13 +25,13 @@ use serde_json::value::RawValue;
 /// The suite's tools, resources and prompts.
 struct Fixture {
     lists: Mutex<Lists>,
-    watchers: Mutex<Vec<Changes>>,
+    watchers: Mutex<Vec<ChangeCounter>>,
     seal: rounds::Seal,
 }
 
 struct Lists {
     tools: Arc<[Tool]>,
-    extras: Arc<Extras>,
+    extras: Arc<ResourcesAndPrompts>,
 }
 
 impl Fixture {
@@ -66,7 +66,7 @@ impl Toolset for Fixture {
         Arc::clone(&self.lists.lock().unwrap_or_else(PoisonError::into_inner).tools)
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(changes.clone());
     }
 
@@ -79,7 +79,7 @@ impl Toolset for Fixture {
         Work::pending(tools::call(self, context, tool, arguments))
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         Arc::clone(&self.lists.lock().unwrap_or_else(PoisonError::into_inner).extras)
     }
 
@@ -88,7 +88,7 @@ impl Toolset for Fixture {
         _context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         Work::done(offered::answer(method, parameters))
     }
 }
@@ -100,7 +100,7 @@ async fn main() -> std::io::Result<()> {
     let toolset = Mount::new(Arc::new(Fixture::new()));
     let factory =
         tool_environment("conformance", "What MCP's conformance suite asks for", vec![toolset], None);
-    let store = SessionStore::new(factory, Limits::default());
+    let store = SessionStore::new(factory, StoreLimits::default());
     let server = Server::bind(address, store, ServerConfig::default()).await?;
     println!("listening on http://{}/mcp", server.address()?);
     let stop = async {

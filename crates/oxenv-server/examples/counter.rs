@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    EnvironmentSpec, Failure, Limits, NativeToolset, Reset, SessionStore, Step, Toolbox, TypedEnvironment,
+    EnvironmentSpec, Failure, StoreLimits, NativeToolset, Reset, SessionStore, Step, Toolbox, TypedEnvironment,
     contract, typed,
 };
 use oxenv_server::{Server, ServerConfig};
@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let violations = contract::check(factory.clone(), &actions).await;
     assert!(violations.is_empty(), "{violations:#?}");
 
-    let store = SessionStore::new(factory, Limits::default());
+    let store = SessionStore::new(factory, StoreLimits::default());
     let server = Server::bind(([127, 0, 0, 1], 8001).into(), store, ServerConfig::default()).await?;
     println!("serving counter on http://{}", server.address()?);
     server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await;

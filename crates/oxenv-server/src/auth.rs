@@ -26,7 +26,7 @@ use crate::route::Access;
 use agents::AgentTokens;
 use presented::{Presented, presented};
 
-pub use tokens::{TokenFault, Tokens};
+pub use tokens::{TokenError, Tokens};
 
 /// Who sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]

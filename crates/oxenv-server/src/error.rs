@@ -25,7 +25,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
 use oxenv_wire::{
-    ErrorCode, FailureKind, FrameFault, ReplyHead, RpcCode, RpcFault, ValidationIssue, raw,
+    ErrorCode, FailureKind, FrameError, ReplyHead, RpcCode, RpcError, ValidationIssue, raw,
     write_error_frame, write_multi_error,
 };
 use serde_json::{Value, json};
@@ -158,21 +158,21 @@ pub(crate) fn multi(out: &mut String, head: &ReplyHead<'_>, failure: &Failure) {
 }
 
 /// The `/ws` frame for a text that is no frame.
-pub(crate) fn frame_fault(fault: &FrameFault) -> String {
+pub(crate) fn frame_fault(fault: &FrameError) -> String {
     let mut out = String::new();
     match fault {
-        FrameFault::Json(fault) => {
+        FrameError::Json(fault) => {
             let message = format!("Invalid JSON: {fault}");
             write_error_frame(&mut out, ErrorCode::InvalidJson, &message, &[], &[], None);
         }
-        FrameFault::NotObject(name) => {
+        FrameError::NotObject(name) => {
             session_error(&mut out, &format!("a frame is a JSON object, not a {name}"));
         }
-        FrameFault::UnknownType(name) => {
+        FrameError::UnknownType(name) => {
             let message = format!("Unknown message type: {name}");
             write_error_frame(&mut out, ErrorCode::UnknownType, &message, &[], &[], None);
         }
-        FrameFault::Invalid(issues) => {
+        FrameError::Invalid(issues) => {
             write_error_frame(&mut out, ErrorCode::ValidationError, "Invalid message", issues, &[], None);
         }
     }
@@ -185,7 +185,7 @@ pub(crate) fn session_error(out: &mut String, message: &str) {
 }
 
 /// The JSON-RPC error of a failure.
-pub(crate) fn rpc(failure: &Failure) -> RpcFault {
+pub(crate) fn rpc(failure: &Failure) -> RpcError {
     note(failure);
     let code = match failure.code.stock() {
         ErrorCode::CapacityReached | ErrorCode::FactoryError => RpcCode::ServerError,
@@ -199,7 +199,7 @@ pub(crate) fn rpc(failure: &Failure) -> RpcFault {
         _ if stock.is_empty() => json!({ "oxenv": failure.data() }),
         _ => Value::Object(stock),
     };
-    RpcFault { code, message: failure.message.clone(), data }
+    RpcError { code, message: failure.message.clone(), data }
 }
 
 fn stock_fields(failure: &Failure) -> Vec<(&'static str, Value)> {

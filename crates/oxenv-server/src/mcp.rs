@@ -34,7 +34,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use oxenv_core::{Session, TraceContext};
-use oxenv_wire::{Object, RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
+use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 use serde::Deserialize;
 
 use crate::app::App;
@@ -188,7 +188,7 @@ async fn reply(
     let door = Door { trace: traces::of_headers(app, &parts.headers), ..door };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
-        let fault = RpcFault::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
+        let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
         return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
     };
     let rpc = match RpcRequest::parse(text) {
@@ -230,14 +230,14 @@ fn is_reply(text: &str) -> bool {
 
 /// Refuses a revision that is not known, unless the request says in its own words which it is: then
 /// it gets MCP's own error.
-fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcFault)> {
+fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
     let Manner::Unknown(revision) = manner else { return None };
     let told = rpc
         .read_params()
         .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some()));
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
-    (!told).then(|| (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::ServerError, message)))
+    (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
 }
 
 async fn stream(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
@@ -264,7 +264,7 @@ fn not_allowed() -> Response {
     response
 }
 
-fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcFault) -> Response {
+fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
     let mut out = String::new();
     write_rpc_error(&mut out, id, fault);
     json_response(status, out)

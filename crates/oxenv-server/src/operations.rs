@@ -15,11 +15,11 @@ use axum::http::{HeaderMap, header};
 use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    Answer, EndReason, Failure, Once, Principal, ResetOptions, Session, SessionRequest, SnapshotRoom,
+    IdempotentReply, EndReason, Failure, Idempotency, Principal, ResetOptions, Session, SessionRequest, SnapshotRoom,
     StepReply,
 };
 use oxenv_wire::{
-    Action, ErrorCode, FrameFault, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
+    Action, ErrorCode, FrameError, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
     SessionSnapshot, ToolSpelling, write_multi_reply,
 };
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub(crate) struct Desk {
 /// What came of a request.
 pub(crate) enum Done<'a> {
     /// A reset or a step.
-    Answered(Answer<StepReply<'a>>),
+    Answered(IdempotentReply<StepReply<'a>>),
     /// Anything else.
     Told(Told),
 }
@@ -230,16 +230,16 @@ impl Desk {
 }
 
 /// What cannot be read as a request, as a failure.
-pub(crate) fn unread(fault: FrameFault) -> Failure {
+pub(crate) fn unread(fault: FrameError) -> Failure {
     match fault {
-        FrameFault::Json(fault) => Failure::new(ErrorCode::InvalidJson, format!("Invalid JSON: {fault}")),
-        FrameFault::NotObject(name) => {
+        FrameError::Json(fault) => Failure::new(ErrorCode::InvalidJson, format!("Invalid JSON: {fault}")),
+        FrameError::NotObject(name) => {
             Failure::new(ErrorCode::SessionError, format!("a frame is a JSON object, not a {name}"))
         }
-        FrameFault::UnknownType(name) => {
+        FrameError::UnknownType(name) => {
             Failure::new(ErrorCode::UnknownType, format!("Unknown message type: {name}"))
         }
-        FrameFault::Invalid(issues) => Failure::invalid(issues),
+        FrameError::Invalid(issues) => Failure::invalid(issues),
     }
 }
 
@@ -267,8 +267,8 @@ fn stepped(out: &mut String, head: &ReplyHead<'_>, reply: &StepReply<'_>) {
     write_multi_reply(out, head, ReplyKind::Observation, |out| render::step_into(out, reply, Envelope::Data));
 }
 
-fn once(request: &MultiRequest<'_>) -> Once {
-    Once {
+fn once(request: &MultiRequest<'_>) -> Idempotency {
+    Idempotency {
         key: request.key.as_deref().map(str::to_owned),
         seq: request.seq,
         expected_step: request.expected_step,

@@ -111,7 +111,7 @@ pub struct SessionSummary {
 
 /// What a refresh has done.
 #[derive(Debug, Default)]
-pub struct Refreshed {
+pub struct RefreshReport {
     /// How many entries were new.
     pub entries: u64,
     /// Whether the index was made anew.
@@ -162,7 +162,7 @@ impl Trajectories {
     ///
     /// # Errors
     /// When the log cannot be used; damage within it is told in what is returned.
-    pub fn refresh(&self) -> Result<Refreshed, LogError> {
+    pub fn refresh(&self) -> Result<RefreshReport, LogError> {
         let mut index = self.index.lock();
         if index.in_memory.as_ref().is_some_and(|memory| memory.since.elapsed() > IN_MEMORY) {
             match schema::connect(&self.folder) {

@@ -18,9 +18,9 @@ pub use error::LogError;
 #[cfg(feature = "parquet")]
 pub use export::export_parquet;
 pub use export::{ExportError, Exported, LeftOut, export_jsonl};
-pub use index::{Hole, Location, Refreshed, SessionFilter, SessionSummary, Trajectories};
+pub use index::{Hole, Location, RefreshReport, SessionFilter, SessionSummary, Trajectories};
 pub use jsonl::{AuditFileStatus, JsonlAudit};
-pub use log::{Durability, Lag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
+pub use log::{Durability, WriteLag, LogOptions, LogReader, LogRecorder, Position, Recovery, Retention};
 pub use stored::{
     BlobRef, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin, StoredOutcome,
     StoredToolError,

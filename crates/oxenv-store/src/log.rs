@@ -84,7 +84,7 @@ pub struct Recovery {
 
 /// What was accepted and is not in the log yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Lag {
+pub struct WriteLag {
     /// Entries.
     pub records: u64,
     /// Bytes, those of blobs included.
@@ -136,7 +136,7 @@ impl LogRecorder {
 
     /// What was accepted and is not written yet.
     #[must_use]
-    pub fn lag(&self) -> Lag {
+    pub fn lag(&self) -> WriteLag {
         self.group.lag()
     }
 

@@ -89,7 +89,7 @@ pub enum StoredEvent {
     },
 }
 
-/// Where a session came from; see [`oxenv_core::Origin`].
+/// Where a session came from; see [`oxenv_core::SessionOrigin`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredOrigin {
     /// `fork` or `snapshot`.
@@ -101,7 +101,7 @@ pub struct StoredOrigin {
     pub seq: u64,
 }
 
-/// What came of a reset or a step; see [`oxenv_core::Outcome`].
+/// What came of a reset or a step; see [`oxenv_core::RecordedOutcome`].
 #[derive(Debug, Clone)]
 pub enum StoredOutcome {
     /// It was answered.

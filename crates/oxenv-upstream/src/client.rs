@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use oxenv_core::Caller;
+use oxenv_core::CallerChannel;
 use oxenv_wire::RawJson;
 use parking_lot::Mutex;
 use rmcp::model::{
@@ -191,7 +191,7 @@ impl Connection {
     pub(crate) async fn request(
         &self,
         request: Request<'_>,
-        caller: Option<&dyn Caller>,
+        caller: Option<&dyn CallerChannel>,
     ) -> Result<String, CallFault> {
         let outcome = if let Some(caller) = caller {
             let (listener, mut events) = Events::new();

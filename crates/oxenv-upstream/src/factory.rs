@@ -16,8 +16,8 @@ use std::io;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, Boot, Buckets, Capabilities, CatalogueCache, Environment, EnvironmentFactory, EnvironmentSpec,
-    Failure, Instance, Mount, Naming, Original, Policy, PolicyError, ToolEnvironment, Toolbox, Toolset, Work,
+    Auditor, EnvironmentContext, Buckets, Capabilities, CatalogueCache, Environment, EnvironmentFactory, EnvironmentSpec,
+    Failure, EnvironmentInstance, Mount, Naming, CopySource, Policy, PolicyError, ToolEnvironment, Toolbox, Toolset, Work,
     Workspace, Workspaces,
 };
 use oxenv_wire::ErrorCode;
@@ -93,7 +93,7 @@ impl ToolFactory {
         Ok(ToolFactory { spec, own, options, manager, rules, cache, all, server })
     }
 
-    async fn boot(&self, boot: Boot) -> Result<Instance, Failure> {
+    async fn boot(&self, boot: EnvironmentContext) -> Result<EnvironmentInstance, Failure> {
         let name = boot.session_id.clone();
         let workspace = self.blocking(move |workspaces| workspaces.open(&name)).await?;
         let (environment, base_mounts) = match &self.options.base {
@@ -107,7 +107,7 @@ impl ToolFactory {
         self.furnished(environment, workspace, base_mounts, toolsets).await
     }
 
-    fn open_toolsets(&self, boot: &Boot, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
+    fn open_toolsets(&self, boot: &EnvironmentContext, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
         self.manager.open_session(SessionPlace {
             session_id: boot.session_id.clone(),
             seeds: boot.episode,
@@ -124,12 +124,12 @@ impl ToolFactory {
         workspace: Workspace,
         base_mounts: Vec<Mount>,
         toolsets: Vec<Arc<dyn Toolset>>,
-    ) -> Result<Instance, Failure> {
+    ) -> Result<EnvironmentInstance, Failure> {
         let mounts = mounts(base_mounts, toolsets, &self.rules);
         let toolbox =
             Toolbox::sharing(mounts, Arc::clone(&self.cache)).with_auditor(self.options.auditor.clone());
         let instance =
-            Instance { environment, toolbox: Arc::new(toolbox), workspace: Some(Arc::new(workspace)) };
+            EnvironmentInstance { environment, toolbox: Arc::new(toolbox), workspace: Some(Arc::new(workspace)) };
         require(&instance.toolbox).await?;
         Ok(instance)
     }
@@ -152,19 +152,19 @@ impl EnvironmentFactory for ToolFactory {
         &self.spec
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.boot(boot))
     }
 
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.fork_of(boot, original))
     }
 
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::pending(self.saved(original))
     }
 
-    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.restored(boot, saved))
     }
 

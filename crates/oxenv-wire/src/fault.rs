@@ -9,7 +9,7 @@ use crate::scan::{Found, Scan};
 
 /// One syntax error of a JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonFault {
+pub struct JsonError {
     /// What was expected or found, as CPython 3.11 words it where it would refuse the text too.
     pub message: String,
     /// Index of the offending character, counted in Unicode characters from 0.
@@ -20,13 +20,13 @@ pub struct JsonFault {
     pub column: usize,
 }
 
-impl fmt::Display for JsonFault {
+impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: line {} column {} (char {})", self.message, self.line, self.column, self.position)
     }
 }
 
-impl JsonFault {
+impl JsonError {
     /// Finds the first error of a text. A text without one that was refused all the same (a lone
     /// surrogate in a key) is reported at its start.
     #[must_use]
@@ -44,7 +44,7 @@ impl JsonFault {
         }
         let before = &text[..end];
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        JsonFault {
+        JsonError {
             message,
             position: before.chars().count(),
             line: before.matches('\n').count() + 1,
@@ -80,20 +80,20 @@ mod tests {
             ("{\"é\":", "Expecting value", 5),
             ("{", "Expecting property name enclosed in double quotes", 1),
         ] {
-            let fault = JsonFault::diagnose(text);
+            let fault = JsonError::diagnose(text);
             assert_eq!((fault.message.as_str(), fault.position), (message, position), "{text}");
         }
     }
 
     #[test]
     fn names_what_only_python_calls_json() {
-        let fault = JsonFault::diagnose("{\"a\":\n NaN}");
+        let fault = JsonError::diagnose("{\"a\":\n NaN}");
         assert!(fault.message.starts_with("NaN is not JSON"), "{fault}");
         assert_eq!((fault.line, fault.column, fault.position), (2, 2, 7));
     }
 
     #[test]
     fn deep_nesting_needs_no_stack() {
-        assert_eq!(JsonFault::diagnose(&"[".repeat(1_000_000)).position, 1_000_000);
+        assert_eq!(JsonError::diagnose(&"[".repeat(1_000_000)).position, 1_000_000);
     }
 }

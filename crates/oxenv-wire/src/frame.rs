@@ -3,9 +3,9 @@
 //! Invariant: the envelope is as strict as the reference's: `type`, `data` and nothing else.
 
 use crate::body::ResetRequest;
-use crate::fault::JsonFault;
+use crate::fault::JsonError;
 use crate::issue::ValidationIssue;
-use crate::json::{Json, Object, ParseFault, python_preview};
+use crate::json::{Json, Object, ParseError, python_preview};
 use crate::shape::Shape;
 
 /// A frame from a client.
@@ -29,9 +29,9 @@ pub enum ClientFrame<'a> {
 
 /// Why a text is no frame.
 #[derive(Debug, Clone)]
-pub enum FrameFault {
+pub enum FrameError {
     /// Not JSON: `INVALID_JSON`, the socket stays open.
-    Json(JsonFault),
+    Json(JsonError),
     /// JSON, but no object, of this Python type: `SESSION_ERROR`, the socket closes.
     NotObject(&'static str),
     /// An unknown `type`, as Python prints it: `UNKNOWN_TYPE`, the socket stays open.
@@ -44,14 +44,14 @@ impl<'a> ClientFrame<'a> {
     /// Reads a frame.
     ///
     /// # Errors
-    /// [`FrameFault`], which names the code to answer with.
-    pub fn parse(frame: &'a str) -> Result<Self, FrameFault> {
+    /// [`FrameError`], which names the code to answer with.
+    pub fn parse(frame: &'a str) -> Result<Self, FrameError> {
         let object = Object::parse(frame).map_err(|fault| match fault {
-            ParseFault::Syntax(fault) => FrameFault::Json(fault),
-            ParseFault::NotObject(name) => FrameFault::NotObject(name),
-            ParseFault::DuplicateKey(_) => {
+            ParseError::Syntax(fault) => FrameError::Json(fault),
+            ParseError::NotObject(name) => FrameError::NotObject(name),
+            ParseError::DuplicateKey(_) => {
                 let whole = Json::parse(frame).unwrap_or(Json::NULL);
-                FrameFault::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
+                FrameError::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
             }
         })?;
         let tag = object.get("type");
@@ -61,9 +61,9 @@ impl<'a> ClientFrame<'a> {
             Some("mcp") => data(&object).map(ClientFrame::Mcp),
             Some("state") => bare(&object, ClientFrame::State),
             Some("close") => bare(&object, ClientFrame::Close),
-            _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
+            _ => return Err(FrameError::UnknownType(tag.map(python_preview).unwrap_or_default())),
         };
-        frame.map_err(FrameFault::Invalid)
+        frame.map_err(FrameError::Invalid)
     }
 }
 

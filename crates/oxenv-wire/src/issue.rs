@@ -8,7 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::json::{Json, ParseFault, RawJson, python_repr, raw};
+use crate::json::{Json, ParseError, RawJson, python_repr, raw};
 use crate::preview::preview;
 use crate::readable::check_readable;
 
@@ -106,20 +106,20 @@ impl ValidationIssue {
 
     /// A text that is no JSON, in the shape FastAPI gives it.
     #[must_use]
-    pub fn syntax(fault: &crate::JsonFault) -> Self {
+    pub fn syntax(fault: &crate::JsonError) -> Self {
         let mut issue = Self::new("json_invalid", &["body"], "JSON decode error", &empty());
         issue.loc.push(Loc::Index(fault.position));
         issue.url = false;
         issue.with_ctx(serde_json::json!({ "error": fault.message }))
     }
 
-    /// What [`ParseFault`] says about the object at `loc`.
+    /// What [`ParseError`] says about the object at `loc`.
     #[must_use]
-    pub fn from_parse<'a>(loc: &[&str], fault: &ParseFault, value: impl Into<Json<'a>>) -> Self {
+    pub fn from_parse<'a>(loc: &[&str], fault: &ParseError, value: impl Into<Json<'a>>) -> Self {
         match fault {
-            ParseFault::Syntax(fault) => Self::new("json_invalid", loc, fault.message.clone(), value),
-            ParseFault::NotObject(_) => Self::not_object(loc, value),
-            ParseFault::DuplicateKey(key) => {
+            ParseError::Syntax(fault) => Self::new("json_invalid", loc, fault.message.clone(), value),
+            ParseError::NotObject(_) => Self::not_object(loc, value),
+            ParseError::DuplicateKey(key) => {
                 // The one type here that pydantic has no page for.
                 let msg = format!("the key '{}' appears twice in one object", preview(key));
                 Self::new("duplicate_key", loc, msg, value).without_url()

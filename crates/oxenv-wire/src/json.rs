@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use crate::fault::JsonFault;
+use crate::fault::JsonError;
 use crate::preview::preview;
 use crate::scan::{ELEMENT, FIELD, Scan, Span};
 
@@ -28,8 +28,8 @@ impl<'a> Json<'a> {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &'a str) -> Result<Self, JsonFault> {
-        Scan::new(text).document().map_err(|found| JsonFault::locate(text, found))?;
+    pub fn parse(text: &'a str) -> Result<Self, JsonError> {
+        Scan::new(text).document().map_err(|found| JsonError::locate(text, found))?;
         Ok(Json(text.trim_matches(SPACE)))
     }
 
@@ -120,9 +120,9 @@ struct Inner<'a> {
 
 /// Why a text is not a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ParseFault {
+pub enum ParseError {
     /// The text is not JSON.
-    Syntax(JsonFault),
+    Syntax(JsonError),
     /// The text is JSON, but no object; holds Python's name of its type (`list`, `str`, …).
     NotObject(&'static str),
     /// One object holds this key twice.
@@ -133,8 +133,8 @@ impl<'a> Object<'a> {
     /// Splits one object from a whole text.
     ///
     /// # Errors
-    /// [`ParseFault`] says what is wrong and, for a syntax error, where.
-    pub fn parse(text: &'a str) -> Result<Self, ParseFault> {
+    /// [`ParseError`] says what is wrong and, for a syntax error, where.
+    pub fn parse(text: &'a str) -> Result<Self, ParseError> {
         let Some(spans) = Scan::new(text).object().map_err(|found| syntax(text, found))? else {
             return Err(not_object(text));
         };
@@ -146,7 +146,7 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// As [`Object::parse`]. What is wrong with an element is told when it is looked at.
-    pub(crate) fn parse_with_items(text: &'a str, inner: bool) -> Result<(Self, Items<'a>), ParseFault> {
+    pub(crate) fn parse_with_items(text: &'a str, inner: bool) -> Result<(Self, Items<'a>), ParseError> {
         let mut scan = Scan::new(text).splitting_items(FIELD + u8::from(inner));
         let Some(spans) = scan.object().map_err(|found| syntax(text, found))? else {
             return Err(not_object(text));
@@ -159,13 +159,13 @@ impl<'a> Object<'a> {
     }
 
     /// Puts an object together from its fields at that depth and the fields of those.
-    fn assemble(text: &'a str, spans: &[Span<'a>], depth: u8) -> Result<Self, ParseFault> {
+    fn assemble(text: &'a str, spans: &[Span<'a>], depth: u8) -> Result<Self, ParseError> {
         let mut object = Object { text, fields: SmallVec::new(), inner: SmallVec::new() };
         for span in spans {
             let value = Json(span.value);
             match (span.depth == depth, Json(span.key).text()) {
                 (true, Some(key)) => object.fields.push((key, value)),
-                (true, None) => return Err(ParseFault::Syntax(JsonFault::diagnose(text))),
+                (true, None) => return Err(ParseError::Syntax(JsonError::diagnose(text))),
                 (false, key) => object.inner.push(Inner { parent: object.fields.len() - 1, key, value }),
             }
         }
@@ -175,8 +175,8 @@ impl<'a> Object<'a> {
     /// Reads a value as an object.
     ///
     /// # Errors
-    /// [`ParseFault`] when it is none, when a key is twice in it or is no Unicode text.
-    pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseFault> {
+    /// [`ParseError`] when it is none, when a key is twice in it or is no Unicode text.
+    pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseError> {
         Self::parse(value.into().0)
     }
 
@@ -185,7 +185,7 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// As [`Object::parse`] of the value.
-    pub fn child(&self, key: &str) -> Option<Result<Object<'a>, ParseFault>> {
+    pub fn child(&self, key: &str) -> Option<Result<Object<'a>, ParseError>> {
         let index = self.fields.iter().position(|(name, _)| name == key)?;
         let value = self.fields[index].1;
         let inner = self.inner.iter().filter(|inner| inner.parent == index);
@@ -217,9 +217,9 @@ impl<'a> Object<'a> {
         Json(self.text)
     }
 
-    fn checked(self) -> Result<Self, ParseFault> {
+    fn checked(self) -> Result<Self, ParseError> {
         match self.duplicate() {
-            Some(key) => Err(ParseFault::DuplicateKey(key)),
+            Some(key) => Err(ParseError::DuplicateKey(key)),
             None => Ok(self),
         }
     }
@@ -245,7 +245,7 @@ pub(crate) struct Items<'a>(Vec<Span<'a>>);
 
 impl<'a> Items<'a> {
     /// The elements in order, each as it was sent and as an object.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Json<'a>, Result<Object<'a>, ParseFault>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Json<'a>, Result<Object<'a>, ParseError>)> {
         let mut rest = self.0.as_slice();
         std::iter::from_fn(move || {
             let (element, after) = rest.split_first()?;
@@ -267,15 +267,15 @@ impl<'a> Items<'a> {
     }
 }
 
-fn syntax(text: &str, found: (String, usize)) -> ParseFault {
-    ParseFault::Syntax(JsonFault::locate(text, found))
+fn syntax(text: &str, found: (String, usize)) -> ParseError {
+    ParseError::Syntax(JsonError::locate(text, found))
 }
 
 /// What is wrong with a text that is no object.
-fn not_object(text: &str) -> ParseFault {
+fn not_object(text: &str) -> ParseError {
     match Json::parse(text) {
-        Ok(value) => ParseFault::NotObject(python_type(value)),
-        Err(fault) => ParseFault::Syntax(fault),
+        Ok(value) => ParseError::NotObject(python_type(value)),
+        Err(fault) => ParseError::Syntax(fault),
     }
 }
 
@@ -357,13 +357,13 @@ mod tests {
             ("null", "NoneType"),
             ("true", "bool"),
         ] {
-            assert_eq!(Object::parse(text).unwrap_err(), ParseFault::NotObject(name));
+            assert_eq!(Object::parse(text).unwrap_err(), ParseError::NotObject(name));
         }
     }
 
     #[test]
     fn refuses_a_key_twice_in_small_and_large_objects() {
-        assert_eq!(Object::parse(r#"{"a":1,"a":2}"#).unwrap_err(), ParseFault::DuplicateKey("a".into()));
+        assert_eq!(Object::parse(r#"{"a":1,"a":2}"#).unwrap_err(), ParseError::DuplicateKey("a".into()));
         let mut text = String::from("{\"x\":0");
         for i in 0..100 {
             text.push_str(&format!(",\"k{i}\":{i}"));
@@ -371,7 +371,7 @@ mod tests {
         assert!(Object::parse(&format!("{text}}}")).is_ok());
         assert_eq!(
             Object::parse(&format!("{text},\"x\":1}}")).unwrap_err(),
-            ParseFault::DuplicateKey("x".into())
+            ParseError::DuplicateKey("x".into())
         );
     }
 

@@ -51,19 +51,19 @@ pub use body::{
 };
 pub use byte_size::ByteSize;
 pub use error::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase, ToolErrorType};
-pub use fault::JsonFault;
+pub use fault::JsonError;
 pub use fingerprint::fingerprint;
 pub use fork::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
-pub use frame::{ClientFrame, FrameFault};
+pub use frame::{ClientFrame, FrameError};
 pub use graph::{CallGraph, GraphCall, MAX_GRAPH_CALLS};
 pub use issue::{Loc, ValidationIssue, render_issues};
-pub use json::{Json, Object, ParseFault, RawJson, empty_object, python_repr, raw, read};
+pub use json::{Json, Object, ParseError, RawJson, empty_object, python_repr, raw, read};
 pub use mcp::{
-    McpEra, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolCallParams, write_mcp_call, write_mcp_tools,
+    McpEra, RpcCode, RpcError, RpcId, RpcParams, RpcRequest, ToolCallParams, write_mcp_call, write_mcp_tools,
     write_rpc_error, write_rpc_result,
 };
 pub use multi::{
-    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MULTI_PROTOCOL, MultiError, MultiFault, MultiFrame, MultiReply,
+    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MULTI_PROTOCOL, MultiError, MultiFrameError, MultiFrame, MultiReply,
     MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data, write_multi_error,
     write_multi_reply,
 };
@@ -78,5 +78,5 @@ pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
 pub use seconds::Seconds;
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
-pub use template::{FillBudget, FillFault, MAX_REFERENCES, Reference, Template, TooManyReferences};
+pub use template::{FillBudget, FillError, MAX_REFERENCES, Reference, Template, TooManyReferences};
 pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling};

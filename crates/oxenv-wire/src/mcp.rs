@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ToolErrorType;
 use crate::issue::{ValidationIssue, render_issues};
-use crate::json::{Json, Object, ParseFault, raw, read};
+use crate::json::{Json, Object, ParseError, raw, read};
 use crate::preview::preview;
 use crate::reply::ErrorData;
 use crate::result::{ToolResult, push_string};
@@ -54,7 +54,7 @@ pub enum McpEra {
 
 /// An error reply.
 #[derive(Debug, Clone)]
-pub struct RpcFault {
+pub struct RpcError {
     /// The code.
     pub code: RpcCode,
     /// What happened.
@@ -63,11 +63,11 @@ pub struct RpcFault {
     pub data: Value,
 }
 
-impl RpcFault {
+impl RpcError {
     /// An error without details.
     #[must_use]
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
-        RpcFault { code, message: message.into(), data: Value::Null }
+        RpcError { code, message: message.into(), data: Value::Null }
     }
 }
 
@@ -97,7 +97,7 @@ pub struct RpcRequest<'a> {
     pub method: Cow<'a, str>,
     /// The parameters: an object, or absent.
     pub params: Option<Json<'a>>,
-    split: Option<Result<Object<'a>, ParseFault>>,
+    split: Option<Result<Object<'a>, ParseError>>,
 }
 
 impl<'a> RpcRequest<'a> {
@@ -105,7 +105,7 @@ impl<'a> RpcRequest<'a> {
     ///
     /// # Errors
     /// As [`RpcParams::parse`].
-    pub fn read_params(&self) -> Result<RpcParams<'a>, RpcFault> {
+    pub fn read_params(&self) -> Result<RpcParams<'a>, RpcError> {
         self.split.clone().transpose().map(RpcParams).map_err(RpcParams::refused)
     }
 
@@ -114,16 +114,16 @@ impl<'a> RpcRequest<'a> {
     /// # Errors
     /// The fault to answer with: `-32700` when the text is no JSON object, `-32600` when the object
     /// is no request.
-    pub fn parse(message: &'a str) -> Result<Self, RpcFault> {
+    pub fn parse(message: &'a str) -> Result<Self, RpcError> {
         let object = Object::parse(message).map_err(|fault| match fault {
-            ParseFault::Syntax(fault) => RpcFault::new(RpcCode::ParseError, format!("Parse error: {fault}")),
-            ParseFault::NotObject(name) => {
+            ParseError::Syntax(fault) => RpcError::new(RpcCode::ParseError, format!("Parse error: {fault}")),
+            ParseError::NotObject(name) => {
                 let message = format!(
                     "Parse error: a request is one JSON object, not a {name}; batches are not part of MCP"
                 );
-                RpcFault::new(RpcCode::ParseError, message)
+                RpcError::new(RpcCode::ParseError, message)
             }
-            ParseFault::DuplicateKey(key) => RpcFault::new(
+            ParseError::DuplicateKey(key) => RpcError::new(
                 RpcCode::InvalidRequest,
                 format!("Invalid request: the key '{}' appears twice", preview(&key)),
             ),
@@ -135,7 +135,7 @@ impl<'a> RpcRequest<'a> {
     ///
     /// # Errors
     /// `-32600` when the object is no request.
-    pub fn from_object(object: &Object<'a>) -> Result<Self, RpcFault> {
+    pub fn from_object(object: &Object<'a>) -> Result<Self, RpcError> {
         let mut shape = Shape::new(object, &[]);
         shape.required("jsonrpc");
         shape.literal("jsonrpc", "2.0");
@@ -159,7 +159,7 @@ impl<'a> RpcRequest<'a> {
         let request = RpcRequest { id: RpcId(id), has_id: id != "null", method, params, split };
         shape.finish(request).map_err(|issues| {
             let message = format!("Invalid request: {}", render_issues("JsonRpcRequest", &issues));
-            RpcFault::new(RpcCode::InvalidRequest, message)
+            RpcError::new(RpcCode::InvalidRequest, message)
         })
     }
 }
@@ -182,33 +182,33 @@ impl<'a> RpcParams<'a> {
     ///
     /// # Errors
     /// `-32602` when they are no object.
-    pub fn parse(params: Option<Json<'a>>) -> Result<Self, RpcFault> {
+    pub fn parse(params: Option<Json<'a>>) -> Result<Self, RpcError> {
         params.map(Object::from_raw).transpose().map(RpcParams).map_err(Self::refused)
     }
 
-    fn refused(fault: ParseFault) -> RpcFault {
+    fn refused(fault: ParseError) -> RpcError {
         let why = match fault {
-            ParseFault::DuplicateKey(key) => format!("the key '{}' appears twice", preview(&key)),
-            ParseFault::Syntax(fault) => fault.message,
-            ParseFault::NotObject(_) => "an object is required".to_owned(),
+            ParseError::DuplicateKey(key) => format!("the key '{}' appears twice", preview(&key)),
+            ParseError::Syntax(fault) => fault.message,
+            ParseError::NotObject(_) => "an object is required".to_owned(),
         };
-        RpcFault::new(RpcCode::InvalidParams, format!("Invalid params - {why}"))
+        RpcError::new(RpcCode::InvalidParams, format!("Invalid params - {why}"))
     }
 
     /// What `tools/call` needs. Keys of newer revisions (`_meta`, `task`) are let pass.
     ///
     /// # Errors
     /// `-32602` with what is missing or wrong.
-    pub fn tool_call(&self) -> Result<ToolCallParams<'a>, RpcFault> {
+    pub fn tool_call(&self) -> Result<ToolCallParams<'a>, RpcError> {
         let Some(name) = self.get("name") else {
-            return Err(RpcFault::new(RpcCode::InvalidParams, "Missing 'name' in params"));
+            return Err(RpcError::new(RpcCode::InvalidParams, "Missing 'name' in params"));
         };
         let name = name
             .text()
-            .ok_or_else(|| RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'name' is a string"))?;
+            .ok_or_else(|| RpcError::new(RpcCode::InvalidParams, "Invalid params - 'name' is a string"))?;
         let arguments = self.get("arguments");
         if arguments.is_some_and(|value| !value.is_object()) {
-            return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'arguments' is an object"));
+            return Err(RpcError::new(RpcCode::InvalidParams, "Invalid params - 'arguments' is an object"));
         }
         Ok(ToolCallParams { name, arguments: arguments.map(Json::raw) })
     }
@@ -217,10 +217,10 @@ impl<'a> RpcParams<'a> {
     ///
     /// # Errors
     /// `-32602` when `session_id` is no string.
-    pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcFault> {
+    pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcError> {
         let Some(value) = self.get("session_id") else { return Ok(None) };
         let id = value.text().ok_or_else(|| {
-            RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")
+            RpcError::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is a string")
         })?;
         Ok(Some(id))
     }
@@ -248,7 +248,7 @@ pub fn write_rpc_result(out: &mut String, id: RpcId<'_>, write: impl FnOnce(&mut
 }
 
 /// Appends an error reply.
-pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcFault) {
+pub fn write_rpc_error(out: &mut String, id: RpcId<'_>, fault: &RpcError) {
     // Writing to a String cannot fail.
     let _ = write!(
         out,

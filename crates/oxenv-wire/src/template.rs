@@ -45,7 +45,7 @@ pub struct FillBudget {
 
 /// Why a reference has no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FillFault {
+pub enum FillError {
     /// The result has no such part; holds the key or index that is not there.
     Missing(String),
     /// The part is JSON that not every reader takes: a number beyond all floats, a lone surrogate, deep nesting.
@@ -113,8 +113,8 @@ impl Template {
     pub fn fill<'v>(
         &self,
         budget: &mut FillBudget,
-        mut value: impl FnMut(&Reference, &mut FillBudget) -> Result<Json<'v>, FillFault>,
-    ) -> Result<String, (&Reference, FillFault)> {
+        mut value: impl FnMut(&Reference, &mut FillBudget) -> Result<Json<'v>, FillError>,
+    ) -> Result<String, (&Reference, FillError)> {
         let (mut out, mut copied) = (String::with_capacity(self.text.len()), 0);
         for reference in &self.references {
             out.push_str(&self.text[copied..reference.at]);
@@ -164,20 +164,20 @@ impl Reference {
     ///
     /// # Errors
     /// When there is no such part, or the budget is used up.
-    pub fn find<'v>(&self, result: Json<'v>, budget: &mut FillBudget) -> Result<Json<'v>, FillFault> {
+    pub fn find<'v>(&self, result: Json<'v>, budget: &mut FillBudget) -> Result<Json<'v>, FillError> {
         let mut value = result;
         for step in self.path.split('.').skip(1) {
             let found = Scan::new(value.get()).member(step);
-            budget.scanned = budget.scanned.checked_sub(found.scanned).ok_or(FillFault::TooFar)?;
-            value = found.value.map(Json::from_checked).ok_or_else(|| FillFault::Missing(step.to_owned()))?;
+            budget.scanned = budget.scanned.checked_sub(found.scanned).ok_or(FillError::TooFar)?;
+            value = found.value.map(Json::from_checked).ok_or_else(|| FillError::Missing(step.to_owned()))?;
         }
         Ok(value)
     }
 
-    fn push(&self, out: &mut String, value: Json<'_>, budget: &mut FillBudget) -> Result<(), FillFault> {
+    fn push(&self, out: &mut String, value: Json<'_>, budget: &mut FillBudget) -> Result<(), FillError> {
         let text = value.get();
-        budget.inserted = budget.inserted.checked_sub(text.len()).ok_or(FillFault::TooLarge)?;
-        check_readable(value).map_err(|error| FillFault::Unreadable(error.to_string()))?;
+        budget.inserted = budget.inserted.checked_sub(text.len()).ok_or(FillError::TooLarge)?;
+        check_readable(value).map_err(|error| FillError::Unreadable(error.to_string()))?;
         match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             _ if self.whole => out.push_str(text),
             Some(inner) => out.push_str(inner),

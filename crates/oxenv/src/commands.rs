@@ -6,7 +6,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use clap::CommandFactory;
-use oxenv_wire::JsonFault;
+use oxenv_wire::JsonError;
 use serde_json::{Value, json};
 
 use crate::cli::{CallArgs, Cli, CompletionsArgs, EnvsArgs, StepArgs};
@@ -78,7 +78,7 @@ pub(crate) fn object(what: &str, text: &str) -> anyhow::Result<Value> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(other) => Err(usage(format!("{what} must be a JSON object, not {other}"))),
-        Err(_) => Err(usage(format!("{what}: {}", JsonFault::diagnose(text)))),
+        Err(_) => Err(usage(format!("{what}: {}", JsonError::diagnose(text)))),
     }
 }
 

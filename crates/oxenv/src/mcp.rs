@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Limits, SessionStore};
+use oxenv_core::{StoreLimits, SessionStore};
 use oxenv_server::{App, ServerConfig, Shutdown};
 
 use crate::cli::{LogFormat, McpArgs};
@@ -16,7 +16,7 @@ pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     let config = ServerConfig::default();
     let shutdown = Shutdown::on_signals(config.drain)?;
     let served = tools::assemble(args.environment.as_deref(), &args.tools, config.mode)?;
-    let store = SessionStore::new(Arc::clone(&served.factory), Limits::default());
+    let store = SessionStore::new(Arc::clone(&served.factory), StoreLimits::default());
     let outcome = tokio::select! {
         outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,
         () = shutdown.hurried() => Ok(()),

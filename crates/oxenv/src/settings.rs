@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oxenv_core::Limits;
+use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
 use oxenv_wire::ByteSize;
 use serde::Deserialize;
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) address: SocketAddr,
     /// A Unix socket to listen on as well.
     pub(crate) uds: Option<PathBuf>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: StoreLimits,
     pub(crate) server: ServerConfig,
     /// Tokens that were made just now: what each is, and the token.
     pub(crate) made_tokens: Vec<(&'static str, String)>,
@@ -231,7 +231,7 @@ impl Settings {
             true => file.unwrap_or_default(),
             false => flags,
         };
-        let limits = Limits::default();
+        let limits = StoreLimits::default();
         let queue = flags.queue_timeout.or(env.queue_timeout).or(file.queue_timeout.map(|time| time.0));
         let memory = flags.memory_budget.or(env.memory_budget).or(file.memory_budget.map(|size| size.0));
         let snapshot = flags.max_snapshot.or(env.max_snapshot).or(file.max_snapshot.map(|size| size.0));
@@ -245,7 +245,7 @@ impl Settings {
             observing,
             address: SocketAddr::new(host, port),
             uds: flags.uds.or(env.uds).or(file.uds),
-            limits: Limits {
+            limits: StoreLimits {
                 max_sessions: max_sessions.unwrap_or(limits.max_sessions),
                 max_per_owner: token_args.max_sessions_per_token,
                 memory: memory.map(ByteSize::get),

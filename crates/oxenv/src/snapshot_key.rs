@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use oxenv_core::{KeySource, SnapshotKey};
+use oxenv_core::{SnapshotKeySource, SnapshotKey};
 
 use crate::exit::usage;
 
@@ -20,8 +20,8 @@ const LONGEST: usize = 4096;
 /// The key of the named file; else that beside the record, which is made if it is not there; else a random one.
 pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<SnapshotKey> {
     match (file, record) {
-        (Some(file), _) => Ok(SnapshotKey::new(&read(file)?, KeySource::File)),
-        (None, Some(record)) => Ok(SnapshotKey::new(&beside(record)?, KeySource::Record)),
+        (Some(file), _) => Ok(SnapshotKey::new(&read(file)?, SnapshotKeySource::File)),
+        (None, Some(record)) => Ok(SnapshotKey::new(&beside(record)?, SnapshotKeySource::Record)),
         (None, None) => Ok(SnapshotKey::random()),
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use oxenv_core::Principal;
-use oxenv_server::{TokenFault, Tokens};
+use oxenv_server::{TokenError, Tokens};
 
 use crate::cli::TokenArgs;
 use crate::exit::usage;
@@ -46,7 +46,7 @@ pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<Given> {
     Ok(given)
 }
 
-fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenFault>) -> anyhow::Result<()> {
+fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenError>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = std::fs::read_to_string(path)
         .map_err(|error| usage(format!("cannot read the tokens of {}: {error}", path.display())))?;
@@ -56,7 +56,7 @@ fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenF
 fn from_variable(
     name: &str,
     text: Option<&str>,
-    add: impl FnOnce(&str) -> Result<(), TokenFault>,
+    add: impl FnOnce(&str) -> Result<(), TokenError>,
 ) -> anyhow::Result<()> {
     let Some(text) = text else { return Ok(()) };
     add(text).map_err(|fault| usage(format!("{name}: {fault}")))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_client::{ClientError, ClientOptions, Code, Protocol, ResetOptions};
-use oxenv_core::Limits;
+use oxenv_core::StoreLimits;
 use oxenv_server::{ServerConfig, Tokens};
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
@@ -97,7 +97,7 @@ async fn half_an_answer() {
 async fn a_token_that_is_missing_or_wrong_and_one_that_is_right() {
     let mut tokens = Tokens::default();
     tokens.add_control("right-secret").unwrap();
-    let served = serve_with(Limits::default(), ServerConfig { tokens, ..ServerConfig::default() }).await;
+    let served = serve_with(StoreLimits::default(), ServerConfig { tokens, ..ServerConfig::default() }).await;
     for options in protocols() {
         for token in [None, Some("wrong-secret".to_owned())] {
             let error = refused(&served.url(), &ClientOptions { token, ..options.clone() }).await;
@@ -247,7 +247,7 @@ async fn a_future_that_is_dropped_in_each_phase_leaves_nothing() {
 async fn a_server_that_ends_within_a_step() {
     for options in protocols() {
         let config = ServerConfig { drain: Duration::ZERO, ..ServerConfig::default() };
-        let served = serve_with(Limits::default(), config).await;
+        let served = serve_with(StoreLimits::default(), config).await;
         let client = open(&served.url(), &options).await.unwrap();
         client.reset(&ResetOptions::default()).await.unwrap();
         let stage = served.stage.clone();

@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use oxenv_client::{
     ClientOptions, Code, Connection, EnvClient, OpenOptions, Protocol, ResetOptions, StepOptions,
 };
-use oxenv_core::Limits;
+use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::{Value, json};
@@ -98,7 +98,7 @@ async fn a_step_that_nobody_waits_for_is_cancelled() {
 #[tokio::test]
 async fn forks_go_on_from_the_present_state() {
     let grid = oxenv_envs::grid_world::factory();
-    let served = serve_factory(&Stage::default(), grid, Limits::default(), ServerConfig::default()).await;
+    let served = serve_factory(&Stage::default(), grid, StoreLimits::default(), ServerConfig::default()).await;
     let url = served.url();
     let client = open(&url, &http()).await.unwrap();
     reset(&client).await.unwrap();
@@ -216,7 +216,7 @@ async fn an_answer_that_is_too_large_and_a_server_in_production() {
     drop(client);
     served.end().await;
     let config = ServerConfig { mode: Mode::Production, ..ServerConfig::default() };
-    let served = serve_with(Limits::default(), config).await;
+    let served = serve_with(StoreLimits::default(), config).await;
     let client = open(&served.url(), &http()).await.unwrap();
     let refused = client.reset(&ResetOptions::default()).await.unwrap_err();
     assert_eq!((refused.code(), refused.delivered()), (Code::NotAServer, Delivered::No));

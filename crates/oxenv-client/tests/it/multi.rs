@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oxenv_client::{ClientOptions, Code, Connection, OpenOptions, Protocol, ResetOptions, StepOptions};
-use oxenv_core::{EndReason, Execution, Limits};
+use oxenv_core::{EndReason, Execution, StoreLimits};
 use oxenv_server::{Mode, ServerConfig};
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::stage::{Booting, Scripted, Stage, soon};
 async fn every_request_of_a_session() {
     let factory = oxenv_envs::grid_world::factory();
     let stage = Stage::default();
-    let served = serve_factory(&stage, factory, Limits::default(), ServerConfig::default()).await;
+    let served = serve_factory(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
     let connection = served.connect().await;
     let open = OpenOptions { seed: Some(7), episode_id: Some("ep".into()), ..OpenOptions::default() };
     let client = connection.open(&open).await.unwrap();
@@ -83,7 +83,7 @@ async fn replies_come_as_they_are_ready() {
 /// More at once than a server takes from one socket.
 #[tokio::test]
 async fn three_thousand_steps_at_once() {
-    let served = serve_with(Limits { max_sessions: 8, ..Limits::default() }, ServerConfig::default()).await;
+    let served = serve_with(StoreLimits { max_sessions: 8, ..StoreLimits::default() }, ServerConfig::default()).await;
     let connection = served.connect().await;
     let mut clients = Vec::new();
     for _ in 0..8 {
@@ -172,7 +172,7 @@ async fn a_session_whose_open_was_given_up_is_ended() {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, Execution::Task).booting(Booting::AtGate);
         let factory = std::sync::Arc::new(factory);
-        let served = serve_factory(&stage, factory, Limits::default(), ServerConfig::default()).await;
+        let served = serve_factory(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
         let connection = served.connect().await;
         tokio::select! {
             opened = connection.open(&open) => panic!("{:?}", opened.map(drop)),
@@ -190,7 +190,7 @@ async fn a_session_whose_open_was_given_up_is_ended() {
 
 #[tokio::test]
 async fn a_full_server_says_when_to_come_back() {
-    let served = serve_with(Limits { max_sessions: 1, ..Limits::default() }, ServerConfig::default()).await;
+    let served = serve_with(StoreLimits { max_sessions: 1, ..StoreLimits::default() }, ServerConfig::default()).await;
     let connection = served.connect().await;
     let client = connection.open(&OpenOptions::default()).await.unwrap();
     let queue = Some(Duration::from_millis(20));
@@ -204,7 +204,7 @@ async fn a_full_server_says_when_to_come_back() {
 #[tokio::test]
 async fn a_server_without_the_protocol_is_told_apart() {
     let config = ServerConfig { mode: Mode::Production, ..ServerConfig::default() };
-    let served = serve_with(Limits::default(), config).await;
+    let served = serve_with(StoreLimits::default(), config).await;
     let refused = Connection::connect(&served.url(), &ClientOptions::default()).await.err().unwrap();
     assert_eq!(refused.code(), Code::VersionMismatch, "{refused}");
     served.end().await;
@@ -214,7 +214,7 @@ async fn a_server_without_the_protocol_is_told_apart() {
 async fn pings_are_answered_while_nobody_calls() {
     let (ping_every, dead_after) = (Duration::from_millis(20), Duration::from_millis(60));
     let config = ServerConfig { ping_every, dead_after, ..ServerConfig::default() };
-    let served = serve_with(Limits::default(), config).await;
+    let served = serve_with(StoreLimits::default(), config).await;
     let connection = served.connect().await;
     let client = connection.open(&OpenOptions::default()).await.unwrap();
     // What is measured is that nothing happens for many times as long as a silent peer would live.

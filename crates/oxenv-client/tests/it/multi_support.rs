@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Connection, EnvClient, OpenOptions};
-use oxenv_core::{EnvironmentFactory, Execution, Limits, SessionStore};
+use oxenv_core::{EnvironmentFactory, Execution, StoreLimits, SessionStore};
 use oxenv_server::{App, Server, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -25,11 +25,11 @@ pub(crate) struct TestServer {
 
 /// A server of scripted environments.
 pub(crate) async fn serve() -> TestServer {
-    serve_with(Limits::default(), ServerConfig::default()).await
+    serve_with(StoreLimits::default(), ServerConfig::default()).await
 }
 
 /// The same with limits and times of the test's choice.
-pub(crate) async fn serve_with(limits: Limits, config: ServerConfig) -> TestServer {
+pub(crate) async fn serve_with(limits: StoreLimits, config: ServerConfig) -> TestServer {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     serve_factory(&stage, Arc::new(factory), limits, config).await
@@ -39,7 +39,7 @@ pub(crate) async fn serve_with(limits: Limits, config: ServerConfig) -> TestServ
 pub(crate) async fn serve_factory(
     stage: &Stage,
     factory: Arc<dyn EnvironmentFactory>,
-    limits: Limits,
+    limits: StoreLimits,
     config: ServerConfig,
 ) -> TestServer {
     let store = SessionStore::new(factory, limits);

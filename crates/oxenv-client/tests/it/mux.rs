@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_client::{Code, Conflict, MultiplexOptions, Multiplexer, Strictness};
-use oxenv_core::{Limits, SessionStore};
+use oxenv_core::{StoreLimits, SessionStore};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_upstream::secret::Secret;
 use oxenv_wire::Delivered;
@@ -21,7 +21,7 @@ const MODERN: &[ProtocolVersion] = &[ProtocolVersion::V_2026_07_28];
 async fn two_servers_of_ours_are_one() {
     let (mut urls, mut stops) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let store = SessionStore::new(oxenv_envs::echo::factory(), Limits::default());
+        let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
         let server =
             Server::bind("127.0.0.1:0".parse().unwrap(), store, ServerConfig::default()).await.unwrap();
         urls.push(format!("http://{}/mcp", server.address().unwrap()));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oxenv_client::{ClientOptions, Code, Connection, EnvClient, OpenOptions, ResetOptions};
-use oxenv_core::{EndReason, Limits};
+use oxenv_core::{EndReason, StoreLimits};
 use oxenv_server::ServerConfig;
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::json;
@@ -170,7 +170,7 @@ async fn an_open_and_a_fork_are_done_once() {
         let stage = crate::stage::Stage::default();
         let factory = oxenv_envs::grid_world::factory();
         let served =
-            crate::multi_support::serve_factory(&stage, factory, Limits::default(), ServerConfig::default())
+            crate::multi_support::serve_factory(&stage, factory, StoreLimits::default(), ServerConfig::default())
                 .await;
         let proxy = Proxy::start(served.address, kind, &[(0, cut)]).await;
         let connection = connect(&proxy).await;
@@ -254,7 +254,7 @@ async fn a_session_dropped_while_the_socket_is_away_is_ended() {
 #[tokio::test]
 async fn a_request_too_long_for_the_server_fails_and_the_session_goes_on() {
     let config = ServerConfig { max_message: 4096, ..ServerConfig::default() };
-    let served = serve_with(Limits::default(), config).await;
+    let served = serve_with(StoreLimits::default(), config).await;
     let connection = served.connect().await;
     let client = connection.open(&resumable()).await.unwrap();
     assert_eq!(count(&client).await, 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use oxenv_client::{ClientOptions, Code, EnvClient, OpenOptions, Protocol, ResetOptions, StepOptions};
-use oxenv_core::Limits;
+use oxenv_core::StoreLimits;
 use oxenv_server::ServerConfig;
 use oxenv_wire::{Delivered, ErrorCode, Phase, Reward};
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ async fn a_failure_has_what_the_server_says_of_it() {
 
 #[tokio::test]
 async fn a_full_server_is_told_with_the_first_reset() {
-    let limits = Limits { max_sessions: 1, queue: Duration::ZERO, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 1, queue: Duration::ZERO, ..StoreLimits::default() };
     let served = serve_with(limits, ServerConfig::default()).await;
     let first = open(&served.url(), &stock()).await.unwrap();
     first.reset(&ResetOptions::default()).await.unwrap();

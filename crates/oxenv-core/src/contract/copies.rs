@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Suite, difference, reply, reset, step};
 use crate::failure::Failure;
-use crate::once::Once;
+use crate::once::Idempotency;
 use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::ForkMode;
 
@@ -89,7 +89,7 @@ impl Suite {
         let Some(action) = self.actions.first().and_then(|action| raw(action).ok()) else { return };
         let _ = reset(&session, 7).await;
         let keyed = async |action: &RawJson| {
-            let once = Once { key: Some("contract".to_owned()), ..Once::default() };
+            let once = Idempotency { key: Some("contract".to_owned()), ..Idempotency::default() };
             let action = Action::parse(action).map_err(Failure::invalid)?;
             let request = SessionRequest { once, ..SessionRequest::step(action) };
             session.submit(request).await.into_outcome().map(StepReply::into_owned)

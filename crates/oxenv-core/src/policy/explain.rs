@@ -23,14 +23,14 @@ pub struct Explanation {
     /// The first rule that denies.
     pub by: Option<String>,
     /// The rules in the order in which they count.
-    pub rules: Vec<RuleLookedAt>,
+    pub rules: Vec<ConsideredRule>,
     /// The rate limits that would count the call.
     pub rate_limits: Vec<String>,
 }
 
 /// What came of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RuleLookedAt {
+pub struct ConsideredRule {
     /// The rule: where it stands, and its pattern.
     pub rule: String,
     /// Whether it is about this role and tool.
@@ -48,12 +48,12 @@ impl Policy {
     pub fn explain(&self, role: Principal, tool: &str, arguments: Option<&Value>) -> Explanation {
         let mut rules = Vec::new();
         if role == Principal::Observer {
-            rules.push(RuleLookedAt::named(OBSERVERS, true, true));
+            rules.push(ConsideredRule::named(OBSERVERS, true, true));
         }
         for layer in self.layers(role) {
             rules.extend(layer.deny.iter().map(|rule| {
                 let matched = rule.matches(tool);
-                RuleLookedAt::named(&rule.rule, matched, matched)
+                ConsideredRule::named(&rule.rule, matched, matched)
             }));
         }
         for layer in self.layers(role) {
@@ -61,7 +61,7 @@ impl Policy {
         }
         for rule in &self.arguments {
             let matched = rule.pattern.matches(tool);
-            let mut looked_at = RuleLookedAt::named(&rule.rule, matched, false);
+            let mut looked_at = ConsideredRule::named(&rule.rule, matched, false);
             if matched {
                 looked_at.why = match arguments.map(|arguments| rule.verdict(arguments)) {
                     None => Some("no arguments were given to look into".to_owned()),
@@ -86,22 +86,22 @@ impl Policy {
 
 impl Layer {
     /// The patterns of `allow`, and after them the denial that follows when none matches.
-    fn looked_for(&self, tool: &str) -> Vec<RuleLookedAt> {
-        let mut rules: Vec<RuleLookedAt> = self
+    fn looked_for(&self, tool: &str) -> Vec<ConsideredRule> {
+        let mut rules: Vec<ConsideredRule> = self
             .allow
             .iter()
-            .map(|rule| RuleLookedAt::named(&rule.rule, rule.matches(tool), false))
+            .map(|rule| ConsideredRule::named(&rule.rule, rule.matches(tool), false))
             .collect();
         if self.leaves_out(tool) {
-            rules.push(RuleLookedAt::named(&self.unlisted, true, true));
+            rules.push(ConsideredRule::named(&self.unlisted, true, true));
         }
         rules
     }
 }
 
-impl RuleLookedAt {
+impl ConsideredRule {
     fn named(rule: &str, matched: bool, denies: bool) -> Self {
-        RuleLookedAt { rule: rule.to_owned(), matched, denies, why: None }
+        ConsideredRule { rule: rule.to_owned(), matched, denies, why: None }
     }
 
     fn finding(&self) -> &'static str {

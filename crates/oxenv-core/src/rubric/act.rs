@@ -13,7 +13,7 @@ use crate::environment::{CallRecord, Observed};
 
 /// One thing that was done, with what came of it.
 #[derive(Debug, Clone, Copy)]
-pub enum Act<'a> {
+pub enum EpisodeEvent<'a> {
     /// A typed action.
     Step {
         /// The action as it was sent.
@@ -28,7 +28,7 @@ pub enum Act<'a> {
 /// An earlier act of the episode, as short as rubrics need it. Copies share its texts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PastAct {
+pub struct PastEvent {
     /// The tool's name; absent: it was a typed action.
     pub tool: Option<String>,
     /// The arguments or the action, an object.
@@ -41,14 +41,14 @@ pub struct PastAct {
 
 /// What a rubric is shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct ScoringContext<'a> {
     /// The act that was just finished.
-    pub act: Act<'a>,
-    /// The acts before it; empty unless asked for by [`super::Needs::episode`].
-    pub earlier: &'a [PastAct],
+    pub act: EpisodeEvent<'a>,
+    /// The acts before it; empty unless asked for by [`super::RubricNeeds::episode`].
+    pub earlier: &'a [PastEvent],
     /// What the client sent to begin the episode: where a task stands.
     pub task: Option<&'a RawValue>,
-    /// The environment's state after the act; absent unless asked for by [`super::Needs::state`].
+    /// The environment's state after the act; absent unless asked for by [`super::RubricNeeds::state`].
     pub state: Option<&'a RawValue>,
     /// The reward of the environment itself.
     pub reward: Option<Reward>,
@@ -58,13 +58,13 @@ pub struct Seen<'a> {
     pub step: u64,
 }
 
-impl<'a> Act<'a> {
+impl<'a> EpisodeEvent<'a> {
     /// The tool that was called.
     #[must_use]
     pub fn tool(self) -> Option<&'a str> {
         match self {
-            Act::Step { .. } => None,
-            Act::Call(call) => Some(&call.tool),
+            EpisodeEvent::Step { .. } => None,
+            EpisodeEvent::Call(call) => Some(&call.tool),
         }
     }
 
@@ -72,8 +72,8 @@ impl<'a> Act<'a> {
     #[must_use]
     pub fn input(self) -> &'a str {
         match self {
-            Act::Step { action, .. } => action.get(),
-            Act::Call(call) => call.arguments.as_deref().map_or("{}", RawValue::get),
+            EpisodeEvent::Step { action, .. } => action.get(),
+            EpisodeEvent::Call(call) => call.arguments.as_deref().map_or("{}", RawValue::get),
         }
     }
 
@@ -81,8 +81,8 @@ impl<'a> Act<'a> {
     #[must_use]
     pub fn output(self) -> Cow<'a, str> {
         match self {
-            Act::Step { observed, .. } => observed.fields.get().into(),
-            Act::Call(call) => match &call.outcome {
+            EpisodeEvent::Step { observed, .. } => observed.fields.get().into(),
+            EpisodeEvent::Call(call) => match &call.outcome {
                 Ok(result) => result.value(),
                 Err(_) => "null".into(),
             },
@@ -92,7 +92,7 @@ impl<'a> Act<'a> {
     /// The text of a tool that gave nothing but that.
     pub(super) fn only_text(self) -> Option<String> {
         match self {
-            Act::Call(CallRecord { outcome: Ok(result), .. }) => {
+            EpisodeEvent::Call(CallRecord { outcome: Ok(result), .. }) => {
                 matches!(result.structured, Structured::None).then(|| result.text())
             }
             _ => None,
@@ -103,16 +103,16 @@ impl<'a> Act<'a> {
     #[must_use]
     pub fn is_error(self) -> bool {
         match self {
-            Act::Step { .. } => false,
-            Act::Call(call) => call.outcome.as_ref().map_or(true, |result| result.is_error),
+            EpisodeEvent::Step { .. } => false,
+            EpisodeEvent::Call(call) => call.outcome.as_ref().map_or(true, |result| result.is_error),
         }
     }
 
     /// The act as later ones look back on it.
     #[must_use]
-    pub fn to_past(self) -> PastAct {
+    pub fn to_past(self) -> PastEvent {
         let json = |text: &str| RawValue::from_string(text.to_owned()).unwrap_or_else(|_| empty_object());
-        PastAct {
+        PastEvent {
             tool: self.tool().map(str::to_owned),
             input: json(self.input()).into(),
             output: json(&self.output()).into(),
@@ -121,7 +121,7 @@ impl<'a> Act<'a> {
     }
 }
 
-impl PastAct {
+impl PastEvent {
     /// Roughly how many bytes it takes.
     pub(super) fn weight(&self) -> usize {
         let tool = self.tool.as_ref().map_or(0, String::len);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::expected::expected;
 use super::readings::{Read, Readings};
-use super::{Act, Needs, Rubric, Score, Seen};
+use super::{EpisodeEvent, RubricNeeds, Rubric, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::policy::Pattern;
@@ -101,7 +101,7 @@ impl ToolCalled {
     }
 
     /// The inputs of the calls that count if their arguments fit.
-    fn inputs<'a>(&self, seen: &'a Seen<'a>) -> Vec<Cow<'a, str>> {
+    fn inputs<'a>(&self, seen: &'a ScoringContext<'a>) -> Vec<Cow<'a, str>> {
         let earlier = seen.earlier.iter().map(|act| (act.tool.as_deref(), act.input.get(), act.is_error));
         let last = (seen.act.tool(), seen.act.input(), seen.act.is_error());
         earlier
@@ -153,12 +153,12 @@ impl FinalState {
     }
 
     /// What is looked at, at the end of an episode.
-    fn text<'a>(&self, seen: &Seen<'a>) -> Result<Option<&'a str>, Failure> {
+    fn text<'a>(&self, seen: &ScoringContext<'a>) -> Result<Option<&'a str>, Failure> {
         match (self.of, seen.act) {
             _ if !seen.done => Ok(None),
-            (Of::Observation, Act::Step { observed, .. }) => Ok(Some(observed.fields.get())),
+            (Of::Observation, EpisodeEvent::Step { observed, .. }) => Ok(Some(observed.fields.get())),
             // Where a call ends the episode, what the environment showed last is what stands.
-            (Of::Observation, Act::Call(_)) => {
+            (Of::Observation, EpisodeEvent::Call(_)) => {
                 let shown = seen.earlier.iter().rev().find(|act| act.tool.is_none());
                 Ok(shown.map(|act| act.output.get()))
             }
@@ -194,7 +194,7 @@ impl Constant {
 impl Rubric for ToolCalled {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         if !seen.done {
             return nothing();
         }
@@ -208,8 +208,8 @@ impl Rubric for ToolCalled {
         }
     }
 
-    fn needs(&self) -> Needs {
-        Needs { episode: true, state: false }
+    fn needs(&self) -> RubricNeeds {
+        RubricNeeds { episode: true, state: false }
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
@@ -220,7 +220,7 @@ impl Rubric for ToolCalled {
 impl Rubric for OutputMatches {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         let asked = match (&self.tool, seen.act.tool()) {
             (None, None) => true,
             (Some(pattern), Some(tool)) => pattern.matches(tool),
@@ -244,7 +244,7 @@ impl Rubric for OutputMatches {
 impl Rubric for FinalState {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         match (self.text(seen), &self.wanted) {
             (Err(failure), _) => Work::done(Err(failure)),
             (Ok(None), _) => nothing(),
@@ -257,8 +257,8 @@ impl Rubric for FinalState {
         }
     }
 
-    fn needs(&self) -> Needs {
-        Needs { episode: self.of == Of::Observation, state: self.of == Of::State }
+    fn needs(&self) -> RubricNeeds {
+        RubricNeeds { episode: self.of == Of::Observation, state: self.of == Of::State }
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
@@ -269,7 +269,7 @@ impl Rubric for FinalState {
 impl Rubric for EnvironmentReward {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         gives(seen.reward)
     }
 
@@ -281,7 +281,7 @@ impl Rubric for EnvironmentReward {
 impl Rubric for Constant {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         let meant = match &self.tool {
             None => true,
             Some(pattern) => seen.act.tool().is_some_and(|tool| pattern.matches(tool)),

@@ -6,7 +6,7 @@ use oxenv_wire::Reward;
 use serde_json::Value;
 
 use super::part::{self, Part};
-use super::{Needs, Report, Rubric, Score, Seen};
+use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::{Work, join_all};
@@ -39,7 +39,7 @@ impl Sequence {
         Sequence { parts }
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         self.parts.iter_mut().for_each(Part::skip);
         let mut whole = Score::default();
         for part in &mut self.parts {
@@ -61,7 +61,7 @@ impl Gate {
         Gate { part, threshold }
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         let score = self.part.score(seen).await?;
         let below = |reward: &Reward| reward.as_f64() < self.threshold;
         let reward = score.reward.map(|reward| if below(&reward) { Reward::Float(0.0) } else { reward });
@@ -91,7 +91,7 @@ impl WeightedSum {
         WeightedSum { parts, weights }
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         let asked = self.parts.iter_mut().map(|part| Work::pending(part.score(seen))).collect();
         let mut whole = Score::default();
         let mut sum = None;
@@ -111,15 +111,15 @@ impl Rubric for Sequence {
         self.parts.iter_mut().for_each(|part| part.reset(reset));
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> RubricNeeds {
         part::needs(&self.parts)
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ScoreReport {
         part::report(&self.parts)
     }
 
@@ -141,15 +141,15 @@ impl Rubric for Gate {
         self.part.reset(reset);
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> RubricNeeds {
         self.part.needs()
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ScoreReport {
         part::report([&self.part])
     }
 
@@ -171,15 +171,15 @@ impl Rubric for WeightedSum {
         self.parts.iter_mut().for_each(|part| part.reset(reset));
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> RubricNeeds {
         part::needs(&self.parts)
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ScoreReport {
         part::report(&self.parts)
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::{Needs, Report, Rubric, Score, Seen};
+use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
@@ -159,7 +159,7 @@ impl JudgeRubric {
         Ok(JudgeRubric { judge, cache, asks: Arc::new(asks), answer: None })
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         self.answer = None;
         if !seen.done && !self.asks.every_act {
             return Ok(Score::default());
@@ -182,7 +182,7 @@ impl JudgeRubric {
 }
 
 impl Asks {
-    fn question(&self, seen: &Seen<'_>) -> Result<JudgeQuestion, Failure> {
+    fn question(&self, seen: &ScoringContext<'_>) -> Result<JudgeQuestion, Failure> {
         let prompt = self.prompt.fill(seen);
         if prompt.len() > LONGEST {
             let message = format!(
@@ -218,16 +218,16 @@ impl Rubric for JudgeRubric {
         self.answer = None;
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
-        Needs { episode: self.asks.prompt.looks_back(), state: false }
+    fn needs(&self) -> RubricNeeds {
+        RubricNeeds { episode: self.asks.prompt.looks_back(), state: false }
     }
 
-    fn report(&self) -> Report {
-        Report { answers: self.answer.clone().into_iter().collect(), ..Report::default() }
+    fn report(&self) -> ScoreReport {
+        ScoreReport { answers: self.answer.clone().into_iter().collect(), ..ScoreReport::default() }
     }
 
     fn fork(&self) -> Box<dyn Rubric> {

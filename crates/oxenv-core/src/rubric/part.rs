@@ -6,7 +6,7 @@
 use oxenv_wire::Reward;
 use serde_json::Value;
 
-use super::{Needs, Report, Rubric, Score, Seen, no_state_of};
+use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext, no_state_of};
 use crate::environment::Reset;
 use crate::failure::Failure;
 
@@ -41,19 +41,19 @@ impl Part {
         self.last = None;
     }
 
-    pub(super) async fn score(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    pub(super) async fn score(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         self.last = None;
         let score = self.rubric.score(seen).await?;
         self.last = Some(score.reward);
         Ok(score)
     }
 
-    pub(super) fn needs(&self) -> Needs {
+    pub(super) fn needs(&self) -> RubricNeeds {
         self.rubric.needs()
     }
 
     /// Adds its score and those within it.
-    pub(super) fn report(&self, whole: &mut Report) {
+    pub(super) fn report(&self, whole: &mut ScoreReport) {
         let own = self.rubric.report();
         whole.parts.push((self.name.clone(), self.last.flatten()));
         let asked = self.last.is_some();
@@ -67,7 +67,7 @@ impl Part {
     }
 
     /// The same when it is the whole: a rubric without parts is listed itself.
-    pub(super) fn report_alone(&self) -> Report {
+    pub(super) fn report_alone(&self) -> ScoreReport {
         let mut report = self.rubric.report();
         if report.parts.is_empty() {
             report.parts.push((self.name.clone(), self.last.flatten()));
@@ -97,12 +97,12 @@ impl Part {
 }
 
 /// What several parts need together.
-pub(super) fn needs<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Needs {
-    parts.into_iter().fold(Needs::default(), |needs, part| needs | part.needs())
+pub(super) fn needs<'a>(parts: impl IntoIterator<Item = &'a Part>) -> RubricNeeds {
+    parts.into_iter().fold(RubricNeeds::default(), |needs, part| needs | part.needs())
 }
 
-pub(super) fn report<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Report {
-    let mut report = Report::default();
+pub(super) fn report<'a>(parts: impl IntoIterator<Item = &'a Part>) -> ScoreReport {
+    let mut report = ScoreReport::default();
     parts.into_iter().for_each(|part| part.report(&mut report));
     report
 }

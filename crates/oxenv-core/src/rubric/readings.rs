@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::act::Act;
+use super::act::EpisodeEvent;
 use super::expected::implied_types;
 
 /// Which readings of a text a schema asks for.
@@ -47,7 +47,7 @@ impl Readings {
     }
 
     /// What is held against the schema.
-    pub(super) fn read<'a>(self, act: Act<'a>) -> Read<'a> {
+    pub(super) fn read<'a>(self, act: EpisodeEvent<'a>) -> Read<'a> {
         let output = act.output();
         let Some(text) = act.only_text() else { return Read { texts: vec![output], needed: 1 } };
         if serde_json::from_str::<IgnoredAny>(&text).is_err() {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::scorer::{Own, Scorer};
-use super::{Act, Report, Rubric};
+use super::{EpisodeEvent, ScoreReport, Rubric};
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 
@@ -55,7 +55,7 @@ pub struct RescoredStep {
     /// Whether the episode would have been done.
     pub done: bool,
     /// What the score of the last call, or of the action, was made of.
-    pub report: Report,
+    pub report: ScoreReport,
 }
 
 impl RecordedStep {
@@ -108,12 +108,12 @@ struct Reply<'a> {
 
 async fn again(scorer: &mut Scorer, step: &RecordedStep, last: bool) -> Result<RescoredStep, Failure> {
     let mut rescored =
-        RescoredStep { reward: None, done: step.observed.done || last, report: Report::default() };
+        RescoredStep { reward: None, done: step.observed.done || last, report: ScoreReport::default() };
     let calls: Vec<&CallRecord> = step.calls.iter().filter(|call| call.outcome.is_ok()).collect();
-    let action = Act::Step { action: &step.action, observed: &step.observed };
+    let action = EpisodeEvent::Step { action: &step.action, observed: &step.observed };
     let acts = match step.calls.is_empty() {
         true => vec![action],
-        false => calls.iter().map(|call| Act::Call(call)).collect(),
+        false => calls.iter().map(|call| EpisodeEvent::Call(call)).collect(),
     };
     let ends = rescored.done;
     for (index, act) in acts.iter().enumerate() {

@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::scorer::{Judged, Own, Scorer};
-use super::{Act, RubricFactory};
+use super::{EpisodeEvent, RubricFactory};
 use crate::environment::{CallRecord, Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::{Boot, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, Instance, Original};
+use crate::spec::{EnvironmentContext, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, EnvironmentInstance, CopySource};
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 
@@ -71,7 +71,7 @@ struct ScoredEnvironment {
 }
 
 impl ScoredFactory {
-    fn wrap(&self, mut instance: Instance, scorer: Scorer) -> Instance {
+    fn wrap(&self, mut instance: EnvironmentInstance, scorer: Scorer) -> EnvironmentInstance {
         let (inner, inner_observes) = (instance.environment, self.base_observes);
         instance.environment = Box::new(ScoredEnvironment { inner, inner_observes, scorer });
         instance
@@ -87,29 +87,29 @@ impl EnvironmentFactory for ScoredFactory {
         &self.spec
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.base.create(boot).await?, self.scorer())) })
     }
 
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let Scored { inner, scorer } = taken_apart(original.environment)?;
             let fork = scorer.fork();
-            let instance = self.base.fork(boot, Original { environment: inner, ..original }).await?;
+            let instance = self.base.fork(boot, CopySource { environment: inner, ..original }).await?;
             Ok(self.wrap(instance, fork))
         })
     }
 
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::pending(async move {
             let Scored { inner, scorer } = taken_apart(original.environment)?;
             let rubric = scorer.save()?;
-            let saved = self.base.save(Original { environment: inner, ..original }).await?;
+            let saved = self.base.save(CopySource { environment: inner, ..original }).await?;
             Ok(joined(&rubric, &saved))
         })
     }
 
-    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let (rubric, inner) = split(saved)?;
             let mut scorer = self.scorer();
@@ -138,7 +138,7 @@ impl ScoredEnvironment {
         let observed = self.inner.step(action).await?;
         let state = self.state_for_rubric()?;
         let own = Own { reward: observed.reward, done: observed.done, state: state.as_deref() };
-        let judged = self.scorer.score(Act::Step { action, observed: &observed }, own).await?;
+        let judged = self.scorer.score(EpisodeEvent::Step { action, observed: &observed }, own).await?;
         shown(observed, judged)
     }
 
@@ -149,7 +149,7 @@ impl ScoredEnvironment {
         };
         let state = self.state_for_rubric()?;
         let own = Own { reward: observed.reward, done: observed.done, state: state.as_deref() };
-        let judged = self.scorer.score(Act::Call(call), own).await?;
+        let judged = self.scorer.score(EpisodeEvent::Call(call), own).await?;
         shown(observed, judged)
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Act, Needs, PastAct, Report, Rubric, Score, Seen, no_state_of};
+use super::{EpisodeEvent, RubricNeeds, PastEvent, ScoreReport, Rubric, Score, ScoringContext, no_state_of};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::snapshot::MAX_NUMBER;
@@ -23,7 +23,7 @@ const MAX_PARTS: usize = 1 << 12;
 /// A rubric and its present episode.
 pub(super) struct Scorer {
     rubric: Box<dyn Rubric>,
-    needs: Needs,
+    needs: RubricNeeds,
     episode: Episode,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Own<'a> {
 #[derive(Debug)]
 pub(super) struct Judged {
     pub(super) score: Score,
-    pub(super) report: Report,
+    pub(super) report: ScoreReport,
 }
 
 /// What is known of an episode.
@@ -49,7 +49,7 @@ struct Episode {
     task: Option<RawJson>,
     /// Acts so far, scored or not.
     steps: u64,
-    earlier: Vec<PastAct>,
+    earlier: Vec<PastEvent>,
     /// Bytes that `earlier` takes; over the limit, it is dropped as a whole.
     bytes: usize,
     /// What each part has given in all.
@@ -69,7 +69,7 @@ impl Scorer {
         Scorer { rubric, needs, episode: Episode::default() }
     }
 
-    pub(super) fn needs(&self) -> Needs {
+    pub(super) fn needs(&self) -> RubricNeeds {
         self.needs
     }
 
@@ -78,7 +78,7 @@ impl Scorer {
         self.rubric.reset(reset);
     }
 
-    pub(super) async fn score(&mut self, act: Act<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+    pub(super) async fn score(&mut self, act: EpisodeEvent<'_>, own: Own<'_>) -> Result<Judged, Failure> {
         let judged = self.judge(act, own).await.map_err(|failure| failure.in_phase(Phase::Verify));
         if self.needs.episode {
             self.episode.remember(act.to_past());
@@ -92,7 +92,7 @@ impl Scorer {
         Ok(judged)
     }
 
-    async fn judge(&mut self, act: Act<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+    async fn judge(&mut self, act: EpisodeEvent<'_>, own: Own<'_>) -> Result<Judged, Failure> {
         let episode = &mut self.episode;
         episode.steps += 1;
         if self.needs.episode && episode.bytes > LONGEST {
@@ -102,7 +102,7 @@ impl Scorer {
             );
             return Err(Failure::infrastructure(message));
         }
-        let seen = Seen {
+        let seen = ScoringContext {
             act,
             earlier: &episode.earlier,
             task: episode.task.as_deref(),
@@ -152,14 +152,14 @@ impl Scorer {
         // too long to be kept stays so.
         let too_long = episode.bytes > LONGEST;
         episode.bytes =
-            if too_long { episode.bytes } else { episode.earlier.iter().map(PastAct::weight).sum() };
+            if too_long { episode.bytes } else { episode.earlier.iter().map(PastEvent::weight).sum() };
         (self.rubric, self.episode) = (rubric, episode);
         Ok(())
     }
 }
 
 impl Episode {
-    fn remember(&mut self, act: PastAct) {
+    fn remember(&mut self, act: PastEvent) {
         if self.bytes > LONGEST {
             return;
         }

@@ -6,7 +6,7 @@ use oxenv_wire::Reward;
 use serde_json::Value;
 
 use super::part::{self, Part};
-use super::{Needs, Report, Rubric, Score, Seen};
+use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
@@ -60,7 +60,7 @@ impl Trajectory {
         Ok(self)
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         self.step_rewards = None;
         if !seen.done {
             self.part.skip();
@@ -96,15 +96,15 @@ impl Whole {
         self
     }
 
-    async fn ask(&mut self, seen: &Seen<'_>) -> Result<Score, Failure> {
+    async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
         let done = seen.done || self.over(seen).await?;
-        let score = self.scores.score(&Seen { done, ..*seen }).await?;
+        let score = self.scores.score(&ScoringContext { done, ..*seen }).await?;
         Ok(Score { done: done || score.done, ..score })
     }
 
-    async fn over(&mut self, seen: &Seen<'_>) -> Result<bool, Failure> {
+    async fn over(&mut self, seen: &ScoringContext<'_>) -> Result<bool, Failure> {
         let Some(ends) = &mut self.ends else { return Ok(false) };
-        let score = ends.score(&Seen { done: true, ..*seen }).await?;
+        let score = ends.score(&ScoringContext { done: true, ..*seen }).await?;
         Ok(score.reward.is_some_and(|reward| reward.as_f64() > 0.0))
     }
 
@@ -119,15 +119,15 @@ impl Rubric for Trajectory {
         self.part.reset(reset);
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> RubricNeeds {
         self.part.needs()
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ScoreReport {
         let mut report = part::report([&self.part]);
         report.step_rewards.extend(self.step_rewards.clone().map(|rewards| (String::new(), rewards)));
         report
@@ -157,15 +157,15 @@ impl Rubric for Whole {
         self.ends.iter_mut().chain([&mut self.scores]).for_each(|part| part.reset(reset));
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         Work::pending(self.ask(seen))
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> RubricNeeds {
         part::needs(self.parts())
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ScoreReport {
         self.scores.report_alone()
     }
 

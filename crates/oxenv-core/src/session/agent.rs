@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::operation::RunningOperation;
 use super::settle::Settled;
-use super::steps::{AgentCall, Listing, StepReply};
+use super::steps::{AgentCall, ToolListing, StepReply};
 use super::{Expect, Principal, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
-use crate::toolset::{CallContext, RequestFault};
+use crate::toolset::{CallContext, RequestError};
 
 impl Session {
     /// Calls a tool for an agent: a step of this session that is counted and scored, and that may overlap with
@@ -45,7 +45,7 @@ impl Session {
     ///
     /// # Errors
     /// What is wrong with the request, or why nobody answered it.
-    pub async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
+    pub async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestError> {
         let _busy = self.lease.busy();
         let context = CallContext {
             session_id: Some(&self.id),
@@ -106,7 +106,7 @@ impl Session {
         })?;
         let tools = self.toolbox.listing(operation.principal(), ToolSpelling::Step);
         // Whether the episode is done is filled in with the counts.
-        let listing = Listing { tools, problems: self.toolbox.problems(), done: false };
+        let listing = ToolListing { tools, problems: self.toolbox.problems(), done: false };
         Ok(StepReply::Tools(spelling, listing))
     }
 }

@@ -13,7 +13,7 @@ use super::lease::Busy;
 use super::operation::Exclusive;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{Boot, EpisodeCall, Execution, Original, SnapshotRoom};
+use crate::spec::{EnvironmentContext, EpisodeCall, Execution, CopySource, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
@@ -96,9 +96,9 @@ impl Session {
 
 impl Past {
     /// What an environment is told that goes on from here, in a session of that id and seed.
-    pub(crate) fn boot(&self, session_id: &str, seed: u64) -> Boot {
+    pub(crate) fn boot(&self, session_id: &str, seed: u64) -> EnvironmentContext {
         let present = self.episode_seed.unwrap_or(seed);
-        Boot {
+        EnvironmentContext {
             session_id: session_id.to_owned(),
             seed,
             episode: EpisodeSeeds::in_epoch(seed, self.epoch, present),
@@ -118,12 +118,12 @@ impl Past {
 
 impl Held<'_> {
     /// What a factory copies or saves.
-    pub(crate) fn original(&mut self) -> Result<Original<'_>, Failure> {
+    pub(crate) fn original(&mut self) -> Result<CopySource<'_>, Failure> {
         let cell = &mut *self.guard;
         let Some(environment) = &mut cell.environment else {
             return Err(Failure::new(ErrorCode::SessionEnded, "the session has ended; open a new one"));
         };
-        Ok(Original {
+        Ok(CopySource {
             session_id: &self.session.id,
             environment: environment.as_mut(),
             toolbox: &self.session.toolbox,

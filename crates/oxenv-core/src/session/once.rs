@@ -18,7 +18,7 @@ use super::steps::{ResetOptions, StepReply};
 use super::{Expect, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
-use crate::once::{Answer, Claim, Identity, Once, Ticket, Waiting, Weigh, fingerprint, forgotten, lost};
+use crate::once::{IdempotentReply, Claim, Identity, Idempotency, Ticket, Waiting, Weigh, fingerprint, forgotten, lost};
 
 type Running = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
@@ -36,7 +36,7 @@ impl Session {
         self: &Arc<Self>,
         identity: Identity,
         request: SessionRequest<'_>,
-    ) -> Answer<StepReply<'static>> {
+    ) -> IdempotentReply<StepReply<'static>> {
         let expect = Expect::of(&request.once);
         let (operation, fingerprint, bytes) = match request.operation {
             SessionOperation::Reset(asked) => {
@@ -55,7 +55,7 @@ impl Session {
                 (OwnedOperation::Step(action), fingerprint, bytes)
             }
             SessionOperation::Call(_) | SessionOperation::List(_) => {
-                return Answer::refused(Failure::unsupported("what agents do has no key and no number"));
+                return IdempotentReply::refused(Failure::unsupported("what agents do has no key and no number"));
             }
         };
         let (session, timeout, trace) = (Arc::clone(self), request.timeout, request.trace);
@@ -63,9 +63,9 @@ impl Session {
         let ticket = match self.claim(&identity, expect, fingerprint, bytes) {
             Ok(Claim::First(ticket)) => ticket,
             Ok(Claim::Repeat(waiting)) => {
-                return waiting.answer().await.unwrap_or_else(|| Answer::refused(lost()));
+                return waiting.answer().await.unwrap_or_else(|| IdempotentReply::refused(lost()));
             }
-            Err(refusal) => return Answer::refused(refusal),
+            Err(refusal) => return IdempotentReply::refused(refusal),
         };
         run_once(ticket, run).await
     }
@@ -115,7 +115,7 @@ impl Session {
     }
 }
 
-async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> Answer<StepReply<'static>> {
+async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> IdempotentReply<StepReply<'static>> {
     // What is done at once, as most is, needs no task.
     if let Poll::Ready(Settled { outcome, seq }) =
         poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
@@ -127,11 +127,11 @@ async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> Answe
         let Settled { outcome, seq } = run.await;
         ticket.settle(outcome, seq);
     });
-    waiting.answer().await.map_or_else(|| Answer::refused(lost()), Answer::first)
+    waiting.answer().await.map_or_else(|| IdempotentReply::refused(lost()), IdempotentReply::first)
 }
 
 impl Expect {
-    pub(super) fn of(once: &Once) -> Self {
+    pub(super) fn of(once: &Idempotency) -> Self {
         Expect { seq: once.seq, step: once.expected_step }
     }
 }

@@ -11,14 +11,14 @@ use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
 use super::{Expect, Principal, Session};
 use crate::observe::TraceContext;
-use crate::once::{Answer, Once};
+use crate::once::{IdempotentReply, Idempotency};
 
 /// One request to a session.
 pub struct SessionRequest<'a> {
     /// What to do.
     pub operation: SessionOperation<'a>,
     /// How a reset or a step is told from its repeats, and what it expects of the session. Default: it is not.
-    pub once: Once,
+    pub once: Idempotency,
     /// Deadline of a step, waiting included. Default none. A reset has the session's.
     pub timeout: Option<Duration>,
     /// The trace that it is part of. Default none.
@@ -39,7 +39,7 @@ pub enum SessionOperation<'a> {
 
 impl<'a> SessionRequest<'a> {
     fn new(operation: SessionOperation<'a>) -> Self {
-        SessionRequest { operation, once: Once::default(), timeout: None, trace: None }
+        SessionRequest { operation, once: Idempotency::default(), timeout: None, trace: None }
     }
 
     /// A reset.
@@ -73,23 +73,23 @@ impl Session {
     ///
     /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A tool's own
     /// error is no failure but an observation. After a reset that failed the session demands another.
-    pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Answer<StepReply<'a>> {
+    pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> IdempotentReply<StepReply<'a>> {
         match request.once.identity() {
             // Boxed, because most requests have no key.
             Some(identity) => Box::pin(self.submit_once(identity, request)).await,
             None => {
                 let Settled { outcome, seq } = self.run(request).await;
-                Answer::own(outcome, seq)
+                IdempotentReply::own(outcome, seq)
             }
         }
     }
 
     /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend, while
     /// nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
-    pub fn try_submit<'a>(self: &Arc<Self>, request: &SessionRequest<'a>) -> Option<Answer<StepReply<'a>>> {
+    pub fn try_submit<'a>(self: &Arc<Self>, request: &SessionRequest<'a>) -> Option<IdempotentReply<StepReply<'a>>> {
         let plain = request.once.identity().is_none();
         let settled = plain.then(|| self.step_inline(request)).flatten();
-        settled.map(|Settled { outcome, seq }| Answer::own(outcome, seq))
+        settled.map(|Settled { outcome, seq }| IdempotentReply::own(outcome, seq))
     }
 
     async fn run<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Settled<'a> {

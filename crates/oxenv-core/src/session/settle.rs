@@ -19,7 +19,7 @@ use crate::audit::utc_micros;
 use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::observe::Operation;
-use crate::record::{CallEntry, Entry, Event, Outcome, Recorder};
+use crate::record::{CallEntry, Entry, Event, RecordedOutcome, Recorder};
 use crate::render::{self, Envelope};
 use crate::spec::EpisodeCall;
 use crate::tape::{Tape, Taped};
@@ -198,10 +198,10 @@ impl RunningOperation<'_> {
     ) -> RecordWork {
         let reply = outcome.as_ref().map(|reply| render::step(reply, Envelope::Data)).unwrap_or_default();
         let outcome_entry = match outcome {
-            Err(failure) => Outcome::Failed(failure),
+            Err(failure) => RecordedOutcome::Failed(failure),
             Ok(shown) => {
                 let Facts { done, reward } = facts(shown);
-                Outcome::Answered { reply: &reply, reward, done }
+                RecordedOutcome::Answered { reply: &reply, reward, done }
             }
         };
         let cut_off = cut_off_call();

@@ -26,7 +26,7 @@ use crate::observe::TraceContext;
 use crate::render;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
-use crate::toolset::Caller;
+use crate::toolset::CallerChannel;
 
 /// An agent's call.
 #[derive(Clone, Default)]
@@ -38,7 +38,7 @@ pub struct AgentCall<'a> {
     /// The epoch that the caller believes in; another is refused.
     pub epoch: Option<u64>,
     /// The client behind the call, where the door can carry messages both ways.
-    pub caller: Option<&'a dyn Caller>,
+    pub caller: Option<&'a dyn CallerChannel>,
     /// The parameters of the MCP request that the call is.
     pub request: Option<&'a RawValue>,
 }
@@ -83,7 +83,7 @@ pub struct GraphReply {
 
 /// The tools, as one step's observation.
 #[derive(Debug, Clone)]
-pub struct Listing {
+pub struct ToolListing {
     /// The tools that a step may call, in order: a JSON array in the words of a step.
     pub tools: Arc<str>,
     /// What does not work at present, so that its tools may be missing.
@@ -96,7 +96,7 @@ pub struct Listing {
 #[derive(Debug, Clone)]
 pub enum StepReply<'a> {
     /// The tools.
-    Tools(Spelling, Listing),
+    Tools(Spelling, ToolListing),
     /// A tool call's outcome.
     Call {
         /// How the request was spelled.

@@ -15,11 +15,11 @@ use super::{SessionStore, Slot};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::observe::{Operation, OperationKind};
-use crate::once::{Answer, Claim, Identity, Ticket, Weigh, fingerprint};
-use crate::record::Origin;
+use crate::once::{IdempotentReply, Claim, Identity, Ticket, Weigh, fingerprint};
+use crate::record::SessionOrigin;
 use crate::session::{Held, Past, Session, SessionOptions};
-use crate::snapshot::{KeySource, SealedSnapshot, Snapshot};
-use crate::spec::{Boot, ForkMode, Instance, Original, SnapshotRoom};
+use crate::snapshot::{SnapshotKeySource, SealedSnapshot, Snapshot};
+use crate::spec::{EnvironmentContext, ForkMode, EnvironmentInstance, CopySource, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
@@ -77,7 +77,7 @@ impl Opened {
 }
 
 /// Answers a request that made sessions, or failed to.
-fn settle(ticket: Ticket<SessionIds>, opened: Result<Opened, Failure>) -> Answer<SessionIds> {
+fn settle(ticket: Ticket<SessionIds>, opened: Result<Opened, Failure>) -> IdempotentReply<SessionIds> {
     let seq = opened.as_ref().map_or(0, |opened| opened.seq);
     ticket.settle(opened.map(|opened| opened.ids()), seq)
 }
@@ -128,7 +128,7 @@ impl SessionStore {
         let _busy = session.busy();
         let StillWithSlots { mut held, slots } = self.hold_with_slots(session, n, &options).await?;
         let deadline = self.boot_deadline();
-        let origin = Origin::Fork { session_id: session.id(), seq: held.seq };
+        let origin = SessionOrigin::Fork { session_id: session.id(), seq: held.seq };
         let seed = options.seed.unwrap_or_else(|| session.seed());
         let mut forks = Vec::with_capacity(n);
         for slot in slots {
@@ -190,17 +190,17 @@ impl SessionStore {
         source: SessionSource,
         options: SessionOptions,
         key: Option<OpenKey<'_>>,
-    ) -> Answer<SessionIds> {
+    ) -> IdempotentReply<SessionIds> {
         let Some(OpenKey { key, ends_with_caller }) = key else {
             let opened = self.open_now(source, options).await;
             let seq = opened.as_ref().map_or(0, |opened| opened.seq);
-            return Answer::own(opened.map(|opened| opened.ids()), seq);
+            return IdempotentReply::own(opened.map(|opened| opened.ids()), seq);
         };
         let identity = source.identity(key, &options);
         let fingerprint = source.fingerprint(&options);
         let ticket = loop {
             match self.made.claim(&identity, fingerprint, source.bytes()) {
-                Err(refusal) => return Answer::refused(refusal),
+                Err(refusal) => return IdempotentReply::refused(refusal),
                 Ok(Claim::First(ticket)) => break ticket,
                 // None if whoever was first went away and its sessions with it: then this one is the first.
                 Ok(Claim::Repeat(waiting)) => {
@@ -216,7 +216,7 @@ impl SessionStore {
         }
         let store = Arc::clone(self);
         let ran = tokio::spawn(async move { settle(ticket, store.open_now(source, options).await) });
-        ran.await.unwrap_or_else(|error| Answer::refused(Failure::infrastructure(error.to_string())))
+        ran.await.unwrap_or_else(|error| IdempotentReply::refused(Failure::infrastructure(error.to_string())))
     }
 
     async fn open_now(&self, source: SessionSource, options: SessionOptions) -> Result<Opened, Failure> {
@@ -240,7 +240,7 @@ impl SessionStore {
         Ok(self.sealed_snapshot(session, room).await?.into_text())
     }
 
-    /// The same before it is a text, for who has that room; never more than [`Limits::snapshot`](crate::Limits).
+    /// The same before it is a text, for who has that room; never more than [`StoreLimits::snapshot`](crate::StoreLimits).
     ///
     /// # Errors
     /// As [`SessionStore::snapshot`].
@@ -259,7 +259,7 @@ impl SessionStore {
 
     /// Where the key of snapshots comes from.
     #[must_use]
-    pub fn snapshot_key_source(&self) -> KeySource {
+    pub fn snapshot_key_source(&self) -> SnapshotKeySource {
         self.snapshot_key.source()
     }
 
@@ -275,7 +275,7 @@ impl SessionStore {
         room: SnapshotRoom,
     ) -> Result<SealedSnapshot, Failure> {
         let mut held = session.hold().await?;
-        let original = Original { room, ..held.original()? };
+        let original = CopySource { room, ..held.original()? };
         let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
         let state = self
             .contain(save, self.boot_deadline())
@@ -334,16 +334,16 @@ impl SessionStore {
             .contain(restore, self.boot_deadline())
             .await?
             .map_err(|failure| failure.in_phase(Phase::Boot))?;
-        let origin = Origin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
+        let origin = SessionOrigin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
         self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
     }
 
     async fn fork_instance(
         &self,
         held: &mut Held<'_>,
-        boot: Boot,
+        boot: EnvironmentContext,
         deadline: Instant,
-    ) -> Result<Instance, Failure> {
+    ) -> Result<EnvironmentInstance, Failure> {
         let by_replay = self.spec().capabilities.fork == ForkMode::Replay;
         let tape = by_replay.then(|| held.past.tape.copy());
         if let Some(entries) = tape.as_ref().and_then(|tape| tape.entries()) {

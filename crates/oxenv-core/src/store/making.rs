@@ -15,20 +15,20 @@ use super::{SessionStore, Slot, new_id};
 use crate::audit::utc_micros;
 use crate::clock::after;
 use crate::failure::Failure;
-use crate::record::{Entry, Event, Origin};
+use crate::record::{Entry, Event, SessionOrigin};
 use crate::seed::derive_seed;
 use crate::session::{EndReason, Lease, NewSession, Past, Session, SessionOptions};
-use crate::spec::{Boot, Instance};
+use crate::spec::{EnvironmentContext, EnvironmentInstance};
 use crate::work::{CatchPanic, Work, panic_text};
 
 /// All that a session is made of.
 pub(super) struct Made<'a> {
     pub(super) slot: Slot,
     pub(super) seed: u64,
-    pub(super) instance: Instance,
+    pub(super) instance: EnvironmentInstance,
     pub(super) past: Past,
     pub(super) options: SessionOptions,
-    pub(super) origin: Option<Origin<'a>>,
+    pub(super) origin: Option<SessionOrigin<'a>>,
 }
 
 /// A session that nobody can find yet. Dropping it before that ends it.
@@ -157,7 +157,7 @@ impl SessionStore {
     pub(super) async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
         let index = self.created.fetch_add(1, Ordering::Relaxed);
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
-        let instance = self.make(Boot::new(slot.id(), seed), self.boot_deadline()).await?;
+        let instance = self.make(EnvironmentContext::new(slot.id(), seed), self.boot_deadline()).await?;
         let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
         self.register(Made { slot, seed, instance, past, options, origin: None }).await
     }
@@ -212,7 +212,7 @@ impl SessionStore {
         after(Instant::now(), self.limits.boot)
     }
 
-    pub(super) async fn make(&self, boot: Boot, deadline: Instant) -> Result<Instance, Failure> {
+    pub(super) async fn make(&self, boot: EnvironmentContext, deadline: Instant) -> Result<EnvironmentInstance, Failure> {
         match self.bounded(AssertUnwindSafe(|| self.factory.create(boot)), deadline).await {
             Ok(made) => made.map_err(|failure| self.named(failure)),
             Err(why) => Err(self.factory_failed(&why)),
@@ -251,7 +251,7 @@ impl SessionStore {
     }
 }
 
-fn opened<'a>(session: &'a Session, episode_id: &'a str, origin: Option<Origin<'a>>) -> Entry<'a> {
+fn opened<'a>(session: &'a Session, episode_id: &'a str, origin: Option<SessionOrigin<'a>>) -> Entry<'a> {
     let spec = session.spec();
     Entry {
         session_id: session.id(),

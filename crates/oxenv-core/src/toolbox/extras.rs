@@ -20,7 +20,7 @@ use super::{Toolbox, contained};
 use crate::audit::Decision;
 use crate::policy::Verdict;
 use crate::session::Principal;
-use crate::toolset::{CallContext, Extras, RequestFault};
+use crate::toolset::{CallContext, ResourcesAndPrompts, RequestError};
 
 /// JSON-RPC's number for parameters that are wrong, which MCP uses for unknown prompts as well.
 const INVALID_PARAMS: i32 = -32602;
@@ -69,9 +69,9 @@ impl Toolbox {
 
     /// Resources, templates and prompts that somebody may see.
     #[must_use]
-    pub fn extras(&self, principal: Principal) -> Extras {
-        let mut union = Extras::default();
-        let own: Vec<Arc<Extras>> = self.mounts.iter().map(|mount| mount.toolset.extras()).collect();
+    pub fn extras(&self, principal: Principal) -> ResourcesAndPrompts {
+        let mut union = ResourcesAndPrompts::default();
+        let own: Vec<Arc<ResourcesAndPrompts>> = self.mounts.iter().map(|mount| mount.toolset.extras()).collect();
         let mut taken: HashSet<&str> = HashSet::new();
         for (mount, own) in self.mounts.iter().zip(&own) {
             if allowed(mount, principal, "resources") {
@@ -97,7 +97,7 @@ impl Toolbox {
         context: CallContext<'_>,
         method: &str,
         parameters: &RawValue,
-    ) -> Result<RawJson, RequestFault> {
+    ) -> Result<RawJson, RequestError> {
         let asked = CallRequest::new(context, Some(parameters));
         let mut recording =
             Recording::begin(self.auditor.as_deref(), &asked, method).await.map_err(request_fault)?;
@@ -124,7 +124,7 @@ impl Toolbox {
         context: CallContext<'_>,
         method: &str,
         parameters: &RawValue,
-    ) -> Result<RawJson, RequestFault> {
+    ) -> Result<RawJson, RequestError> {
         let deadline = mount.deadline.unwrap_or(self.deadline);
         let work = contained(|| mount.toolset.request(context, method, parameters));
         let message = match tokio::time::timeout(deadline, work).await {
@@ -135,7 +135,7 @@ impl Toolbox {
             }
             Err(_) => format!("{method} was not answered within {} s", deadline.as_secs_f64()),
         };
-        Err(RequestFault::new(INTERNAL_ERROR, message))
+        Err(RequestError::new(INTERNAL_ERROR, message))
     }
 
     /// Who answers, and the parameters in its own names.
@@ -144,27 +144,27 @@ impl Toolbox {
         principal: Principal,
         method: &str,
         parameters: &RawValue,
-    ) -> Result<(&Mount, RawJson), RequestFault> {
+    ) -> Result<(&Mount, RawJson), RequestError> {
         let mut parsed: Value = serde_json::from_str(parameters.get())
-            .map_err(|error| RequestFault::new(INVALID_PARAMS, format!("Invalid params - {error}")))?;
+            .map_err(|error| RequestError::new(INVALID_PARAMS, format!("Invalid params - {error}")))?;
         let reference = &parsed["ref"];
         let (pointer, value) = match method {
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => ("/uri", &parsed["uri"]),
             "prompts/get" => ("/name", &parsed["name"]),
             "completion/complete" if reference["type"] == "ref/prompt" => ("/ref/name", &reference["name"]),
             "completion/complete" => ("/ref/uri", &reference["uri"]),
-            _ => return Err(RequestFault::new(-32601, format!("Method not found: {method}"))),
+            _ => return Err(RequestError::new(-32601, format!("Method not found: {method}"))),
         };
         let Some(wanted) = value.as_str() else {
             let message = format!(
                 "Invalid params - '{}' is a string",
                 pointer.trim_start_matches('/').replace('/', ".")
             );
-            return Err(RequestFault::new(INVALID_PARAMS, message));
+            return Err(RequestError::new(INVALID_PARAMS, message));
         };
         if pointer.ends_with("uri") {
             let owner = self.resource_owner(principal, wanted);
-            let missing = || RequestFault {
+            let missing = || RequestError {
                 code: RESOURCE_NOT_FOUND,
                 message: format!("Resource not found: {wanted}"),
                 data: json!({ "uri": wanted }),
@@ -174,7 +174,7 @@ impl Toolbox {
         }
         let offered = self.prompts(principal).into_iter().find(|offered| offered.prompt["name"] == wanted);
         let Some(OfferedPrompt { mount, own, .. }) = offered else {
-            let missing = RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'"));
+            let missing = RequestError::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'"));
             return Err(self.nowhere(principal, "prompts", missing));
         };
         if own == wanted {
@@ -225,9 +225,9 @@ fn uri(resource: &Value) -> &str {
 }
 
 /// A tool error as the answer to a request that is no call.
-pub(super) fn request_fault(error: ToolError) -> RequestFault {
+pub(super) fn request_fault(error: ToolError) -> RequestError {
     let data = json!({ "oxenv": error.data() });
-    RequestFault { code: INTERNAL_ERROR, message: error.message, data }
+    RequestError { code: INTERNAL_ERROR, message: error.message, data }
 }
 
 fn allowed(mount: &Mount, principal: Principal, what: &str) -> bool {

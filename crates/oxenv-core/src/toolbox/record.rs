@@ -16,7 +16,7 @@ use super::call::CallRequest;
 use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
 use crate::observe::{CallError, ObservedCall};
-use crate::toolset::RequestFault;
+use crate::toolset::RequestError;
 use crate::work::Work;
 
 /// Removes what must not be written down.
@@ -156,7 +156,7 @@ impl<'a> Recording<'a> {
     }
 
     /// The same for a request that is no call.
-    pub(super) fn answered(mut self, answer: &Result<RawJson, RequestFault>) {
+    pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {
             Ok(_) => open.tell(AuditOutcome::Ok, || None),

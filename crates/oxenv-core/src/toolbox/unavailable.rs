@@ -12,7 +12,7 @@ use super::mount::{Mount, Naming};
 use super::{Toolbox, shortened};
 use crate::policy::Verdict;
 use crate::session::Principal;
-use crate::toolset::RequestFault;
+use crate::toolset::RequestError;
 
 /// A toolset that has not told what it offers, and why.
 struct Silent<'a> {
@@ -50,7 +50,7 @@ impl Toolbox {
 
     /// Why a resource or a prompt that nobody offers cannot be had: that it does not exist, unless a toolset has not
     /// told what it offers.
-    pub(super) fn nowhere(&self, role: Principal, what: &str, missing: RequestFault) -> RequestFault {
+    pub(super) fn nowhere(&self, role: Principal, what: &str, missing: RequestError) -> RequestError {
         let silent = self.silent();
         let possible: Vec<&Silent<'_>> =
             silent.iter().filter(|silent| allows(silent.mount, role, what)).collect();

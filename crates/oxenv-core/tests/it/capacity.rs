@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Execution, Limits, SessionOptions};
+use oxenv_core::{EndReason, Execution, StoreLimits, SessionOptions};
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
 
 use crate::stage::{Booting, Scripted, Stage, eventually};
 use crate::support::{close, code, observe, open, settled, store, store_with};
 
-fn limits(max_sessions: usize) -> Limits {
-    Limits { max_sessions, queue: Duration::ZERO, ..Limits::default() }
+fn limits(max_sessions: usize) -> StoreLimits {
+    StoreLimits { max_sessions, queue: Duration::ZERO, ..StoreLimits::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,7 +87,7 @@ async fn a_boot_that_is_dropped_frees_its_slot() {
 #[tokio::test(start_paused = true)]
 async fn a_factory_that_never_finishes_has_a_deadline() {
     let stage = Stage::default();
-    let limits = Limits { boot: Duration::from_secs(2), ..limits(1) };
+    let limits = StoreLimits { boot: Duration::from_secs(2), ..limits(1) };
     let store = store_with(Scripted::new(&stage, Execution::Task).booting(Booting::Never), limits);
     for _ in 0..3 {
         let started = tokio::time::Instant::now();

@@ -1,14 +1,14 @@
-//! [`Changes`]: counting, and waking who waits.
+//! [`ChangeCounter`]: counting, and waking who waits.
 
 use std::sync::Arc;
 
-use oxenv_core::Changes;
+use oxenv_core::ChangeCounter;
 
 use crate::stage::{at_once, soon};
 
 #[test]
 fn a_change_that_was_missed_is_seen_at_once() {
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     assert_eq!(changes.count(), 0);
     changes.bump();
     changes.clone().bump();
@@ -18,7 +18,7 @@ fn a_change_that_was_missed_is_seen_at_once() {
 
 #[tokio::test]
 async fn everybody_who_waits_is_woken() {
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let changes = changes.clone();
@@ -37,7 +37,7 @@ async fn everybody_who_waits_is_woken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_is_missed_under_load() {
     const BUMPS: u64 = 20_000;
-    let changes = Arc::new(Changes::default());
+    let changes = Arc::new(ChangeCounter::default());
     let watching = tokio::spawn({
         let changes = Arc::clone(&changes);
         async move {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    Boot, EndReason, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, Instance, Limits,
-    OpenKey, Original, Recorder, Session, SessionOptions, SessionSource, SessionStore, Toolbox, Work,
+    EnvironmentContext, EndReason, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, EnvironmentInstance, StoreLimits,
+    OpenKey, CopySource, Recorder, Session, SessionOptions, SessionSource, SessionStore, Toolbox, Work,
 };
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
@@ -27,8 +27,8 @@ fn forking(stage: &Stage) -> Scripted {
     })
 }
 
-fn four() -> Limits {
-    Limits { max_sessions: 4, ..Limits::default() }
+fn four() -> StoreLimits {
+    StoreLimits { max_sessions: 4, ..StoreLimits::default() }
 }
 
 /// Forks in a task of their own.
@@ -75,7 +75,7 @@ async fn a_group_of_slots_is_had_at_once_and_nothing_is_held_before() {
 #[tokio::test(start_paused = true)]
 async fn more_than_there_are_is_refused_at_once_with_both_numbers() {
     let stage = Stage::default();
-    let store = store_with(forking(&stage), Limits { max_per_owner: Some(3), ..four() });
+    let store = store_with(forking(&stage), StoreLimits { max_per_owner: Some(3), ..four() });
     let default = store.default_session(true).await.unwrap();
     let began = Instant::now();
     let refused = async |session: &Arc<Session>, n: usize, options| {
@@ -204,7 +204,7 @@ async fn a_group_that_leaves_keeps_nobody_waiting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_and_singles_that_come_and_go_lose_no_slot_and_are_all_served() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 8, max_per_owner: Some(6), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 8, max_per_owner: Some(6), ..StoreLimits::default() };
     let store = store_with(forking(&stage), limits);
     let default = store.default_session(true).await.unwrap();
     let served = Arc::new(AtomicUsize::new(0));
@@ -257,18 +257,18 @@ impl EnvironmentFactory for Slow {
         EnvironmentFactory::spec(&self.inner)
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         self.inner.create(boot)
     }
 
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             tokio::time::sleep(self.takes).await;
             self.inner.fork(boot, original).await
         })
     }
 
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::pending(async move {
             tokio::time::sleep(self.takes).await;
             self.inner.save(original).await
@@ -280,14 +280,14 @@ impl EnvironmentFactory for Slow {
     }
 }
 
-fn slow(stage: &Stage, takes: Duration, limits: Limits) -> Arc<SessionStore> {
+fn slow(stage: &Stage, takes: Duration, limits: StoreLimits) -> Arc<SessionStore> {
     Arc::new(SessionStore::new(Arc::new(Slow { inner: forking(stage), takes }), limits))
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_copies_are_made_by_one_deadline() {
     let stage = Stage::default();
-    let store = slow(&stage, 25 * SECOND, Limits::default());
+    let store = slow(&stage, 25 * SECOND, StoreLimits::default());
     let session = open(&store).await;
     let forks = store.fork(&session, 2, SessionOptions::default()).await.unwrap();
     let began = Instant::now();
@@ -305,7 +305,7 @@ async fn a_copy_by_replay_has_the_deadline_too() {
     let stage = Stage::default();
     let store = store_with(
         Scripted::new(&stage, Execution::Task).spec(|spec| spec.capabilities.fork = ForkMode::Replay),
-        Limits::default(),
+        StoreLimits::default(),
     );
     let session = open(&store).await;
     reset(&session).await.unwrap();
@@ -322,7 +322,7 @@ async fn a_copy_by_replay_has_the_deadline_too() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_does_not_run_out_while_its_session_is_copied() {
     let stage = Stage::default();
-    let store = slow(&stage, 25 * SECOND, Limits { max_sessions: 3, ..Limits::default() });
+    let store = slow(&stage, 25 * SECOND, StoreLimits { max_sessions: 3, ..StoreLimits::default() });
     let reaper = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.reap().await }
@@ -374,7 +374,7 @@ impl Recorder for Full {
 async fn copies_are_found_when_all_are_recorded_or_never() {
     let stage = Stage::default();
     let recorder = Arc::new(Full(AtomicUsize::new(1 + 3)));
-    let store = SessionStore::new(Arc::new(forking(&stage)), Limits::default()).with_recorder(recorder);
+    let store = SessionStore::new(Arc::new(forking(&stage)), StoreLimits::default()).with_recorder(recorder);
     let session = open(&store).await;
     // The fourth one has no room.
     let failed = store.fork(&session, 4, SessionOptions::default()).await.map(drop);
@@ -394,7 +394,7 @@ fn key(ends_with_caller: bool) -> Option<OpenKey<'static>> {
 #[tokio::test(start_paused = true)]
 async fn what_is_for_its_caller_alone_is_given_up_with_it_and_a_repeat_makes_it() {
     let stage = Stage::default();
-    let store = slow(&stage, 25 * SECOND, Limits::default());
+    let store = slow(&stage, 25 * SECOND, StoreLimits::default());
     let session = open(&store).await;
     let fork = || SessionSource::Fork {
         original: session.id().to_owned(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    EndReason, Execution, Failure, ForkMode, Once, Principal, ResetOptions, Session, SessionOptions,
+    EndReason, Execution, Failure, ForkMode, Idempotency, Principal, ResetOptions, Session, SessionOptions,
     SessionRequest, SessionStore,
 };
 use oxenv_wire::{Action, Delivered, ErrorCode, Phase, ToolErrorType, raw};
@@ -201,7 +201,7 @@ async fn a_number_has_one_winner() {
     let stage = Stage::default();
     let store = store(forking(&stage, Execution::Task, ForkMode::Stateless));
     let session = store.create(SessionOptions::default()).await.unwrap();
-    let expecting = |once: Once, request: fn() -> SessionRequest<'static>| {
+    let expecting = |once: Idempotency, request: fn() -> SessionRequest<'static>| {
         let session = Arc::clone(&session);
         tokio::spawn(async move {
             session.submit(SessionRequest { once, ..request() }).await.into_outcome().map(drop)
@@ -219,8 +219,8 @@ async fn a_number_has_one_winner() {
     let running = spawn_call(&session, "wait", json!({ "at": "gate" }));
     stage.entered().await;
     let others = [
-        expecting(Once { expected_step: Some(1), ..Once::default() }, listing),
-        expecting(Once { seq: Some(1), ..Once::default() }, resetting),
+        expecting(Idempotency { expected_step: Some(1), ..Idempotency::default() }, listing),
+        expecting(Idempotency { seq: Some(1), ..Idempotency::default() }, resetting),
     ];
     tokio::task::yield_now().await;
     assert!(others.iter().all(|other| !other.is_finished()));
@@ -237,7 +237,7 @@ async fn a_number_has_one_winner() {
         let action = raw(&json!({ "do": "wait", "at": "step" })).unwrap();
         SessionRequest::step(Action::parse(&*Box::leak(action)).unwrap())
     };
-    let running = expecting(Once { seq: Some(2), ..Once::default() }, waits);
+    let running = expecting(Idempotency { seq: Some(2), ..Idempotency::default() }, waits);
     stage.entered().await;
     let listed = tokio::spawn({
         let session = Arc::clone(&session);
@@ -263,7 +263,7 @@ async fn what_does_not_wait_has_no_number_that_an_agents_call_may_get() {
     let running = spawn_call(&session, "wait", json!({ "at": "gate" }));
     stage.entered().await;
     let action = raw(&json!({})).unwrap();
-    let once = Once { expected_step: Some(1), ..Once::default() };
+    let once = Idempotency { expected_step: Some(1), ..Idempotency::default() };
     let request = SessionRequest { once, ..SessionRequest::step(Action::parse(&action).unwrap()) };
     assert!(session.try_submit(&request).is_none());
     stage.open("gate");
@@ -351,7 +351,7 @@ async fn a_call_that_was_cut_off_has_taken_its_number_in_the_episode() {
         let session = Arc::clone(&session);
         tokio::spawn(async move {
             let action = raw(&waits_at("gate")).unwrap();
-            let once = Once { expected_step: Some(1), ..Once::default() };
+            let once = Idempotency { expected_step: Some(1), ..Idempotency::default() };
             let request = SessionRequest { once, ..SessionRequest::step(Action::parse(&action).unwrap()) };
             session.submit(request).await.into_outcome().map(drop)
         })

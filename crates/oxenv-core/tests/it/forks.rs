@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Execution, ForkMode, KeySource, Limits, OpenKey, Session, SessionOptions, SessionSource, SessionStore,
+    Execution, ForkMode, SnapshotKeySource, StoreLimits, OpenKey, Session, SessionOptions, SessionSource, SessionStore,
     SnapshotKey,
 };
 use oxenv_wire::ErrorCode;
@@ -120,7 +120,7 @@ async fn what_cannot_be_forked_says_so() {
 #[tokio::test]
 async fn all_forks_are_made_or_none() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 4, queue: std::time::Duration::ZERO, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 4, queue: std::time::Duration::ZERO, ..StoreLimits::default() };
     let store = store_with(forking(&stage, Execution::Inline, ForkMode::Native), limits);
     let session = open(&store).await;
     assert_eq!(
@@ -176,11 +176,11 @@ async fn a_snapshot_is_restored_only_with_the_key_that_it_was_made_with() {
     let with = |key: SnapshotKey| {
         let store = SessionStore::new(
             Arc::new(forking(&stage, Execution::Inline, ForkMode::Native)),
-            Limits::default(),
+            StoreLimits::default(),
         );
         Arc::new(store.with_snapshot_key(key))
     };
-    let of_file = |key: &[u8]| SnapshotKey::new(key, KeySource::File);
+    let of_file = |key: &[u8]| SnapshotKey::new(key, SnapshotKeySource::File);
     let (one, same) = (with(of_file(b"one")), with(of_file(b"one")));
     let others = [with(of_file(b"two")), with(SnapshotKey::random()), with(SnapshotKey::random())];
     let session = open(&one).await;

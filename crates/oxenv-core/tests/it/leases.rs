@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    CallContext, EndReason, Execution, Extras, Limits, RequestFault, Session, SessionOptions, SessionStore,
+    CallContext, EndReason, Execution, ResourcesAndPrompts, StoreLimits, RequestError, Session, SessionOptions, SessionStore,
     Toolbox, Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, RawJson, Tool, ToolError, ToolResult, raw};
@@ -156,7 +156,7 @@ async fn a_session_may_have_a_lease_of_its_own() {
 async fn the_default_session_has_no_lease_unless_one_is_set() {
     let stage = Stage::default();
     let endless = store(Scripted::new(&stage, Execution::Inline));
-    let limits = Limits { default_idle: Some(MINUTE), ..Limits::default() };
+    let limits = StoreLimits { default_idle: Some(MINUTE), ..StoreLimits::default() };
     let limited = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let reapers = [reaper(&endless), reaper(&limited)];
     let stays = endless.default_session(true).await.unwrap();
@@ -267,9 +267,9 @@ impl Toolset for Slow {
         Work::done(Ok(ToolResult::default()))
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         let resources = vec![json!({ "uri": "slow://it", "name": "it" })];
-        Arc::new(Extras { resources, ..Extras::default() })
+        Arc::new(ResourcesAndPrompts { resources, ..ResourcesAndPrompts::default() })
     }
 
     fn request<'a>(
@@ -277,7 +277,7 @@ impl Toolset for Slow {
         _: CallContext<'a>,
         _: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         Work::pending(async {
             tokio::time::sleep(LONG).await;
             Ok(parameters.to_owned())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    Answer, Execution, Once, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource,
+    IdempotentReply, Execution, Idempotency, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource,
     StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
@@ -15,34 +15,34 @@ use serde_json::{Value, json};
 use crate::stage::{Scripted, Stage, eventually};
 use crate::support::{close, open, reset, settled, state, step, store};
 
-fn key(name: &str) -> Once {
-    Once { key: Some(name.to_owned()), ..Once::default() }
+fn key(name: &str) -> Idempotency {
+    Idempotency { key: Some(name.to_owned()), ..Idempotency::default() }
 }
 
-fn number(seq: u64) -> Once {
-    Once { seq: Some(seq), ..Once::default() }
+fn number(seq: u64) -> Idempotency {
+    Idempotency { seq: Some(seq), ..Idempotency::default() }
 }
 
 /// The action outlives its request, as the reply that is kept for repeats does.
-async fn once(session: &Arc<Session>, action: Value, once: &Once) -> Answer<StepReply<'static>> {
+async fn once(session: &Arc<Session>, action: Value, once: &Idempotency) -> IdempotentReply<StepReply<'static>> {
     let action: &'static RawValue = Box::leak(raw(&action).unwrap());
     let step = SessionRequest::step(Action::parse(action).unwrap());
     session.submit(SessionRequest { once: once.clone(), ..step }).await
 }
 
-async fn reset_once(session: &Arc<Session>, seed: u64, once: Once) -> Answer<StepReply<'static>> {
+async fn reset_once(session: &Arc<Session>, seed: u64, once: Idempotency) -> IdempotentReply<StepReply<'static>> {
     let options = ResetOptions { seed: Some(seed), ..ResetOptions::default() };
     session.submit(SessionRequest { once, ..SessionRequest::reset(options) }).await
 }
 
-fn fields(answer: &Answer<StepReply<'_>>) -> String {
+fn fields(answer: &IdempotentReply<StepReply<'_>>) -> String {
     match answer.outcome() {
         Ok(StepReply::Observed(observed)) => observed.fields.get().to_owned(),
         other => panic!("no observation: {other:?}"),
     }
 }
 
-fn refusal<T: std::fmt::Debug>(answer: &Answer<T>) -> ErrorCode {
+fn refusal<T: std::fmt::Debug>(answer: &IdempotentReply<T>) -> ErrorCode {
     answer.outcome().unwrap_err().code
 }
 
@@ -135,7 +135,7 @@ async fn an_expected_step_is_compared_before_it_is_taken() {
     let store = store(Scripted::new(&stage, Execution::Inline));
     let session = open(&store).await;
     reset(&session).await.unwrap();
-    let expected = Once { expected_step: Some(1), ..Once::default() };
+    let expected = Idempotency { expected_step: Some(1), ..Idempotency::default() };
     assert!(once(&session, json!({}), &expected).await.outcome().is_ok());
     let late = once(&session, json!({}), &expected).await;
     let failure = late.outcome().unwrap_err();
@@ -238,7 +238,7 @@ async fn how_long_a_key_is_remembered() {
     reset(&session).await.unwrap();
     let action: &'static RawValue = Box::leak(raw(&json!({})).unwrap());
     let ask = async |name: u64, seq: Option<u64>| {
-        let once = Once { seq, ..key(&name.to_string()) };
+        let once = Idempotency { seq, ..key(&name.to_string()) };
         let step = SessionRequest::step(Action::parse(action).unwrap());
         session.submit(SessionRequest { once, ..step }).await
     };

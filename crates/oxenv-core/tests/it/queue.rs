@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Execution, Failure, Limits, Session, SessionOptions, SessionStore};
+use oxenv_core::{Execution, Failure, StoreLimits, Session, SessionOptions, SessionStore};
 use oxenv_wire::ErrorCode;
 use tokio::task::JoinHandle;
 
@@ -24,7 +24,7 @@ async fn queued(store: &Arc<SessionStore>, n: usize) {
 async fn a_freed_slot_goes_to_who_waits_and_the_wait_is_visible() {
     let stage = Stage::default();
     let store =
-        store_with(Scripted::new(&stage, Execution::Inline), Limits { max_sessions: 1, ..Limits::default() });
+        store_with(Scripted::new(&stage, Execution::Inline), StoreLimits { max_sessions: 1, ..StoreLimits::default() });
     let first = open(&store).await;
     let second = waiting(&store, "a");
     queued(&store, 1).await;
@@ -39,7 +39,7 @@ async fn a_freed_slot_goes_to_who_waits_and_the_wait_is_visible() {
 async fn owners_take_turns_however_many_one_of_them_asks_for() {
     let stage = Stage::default();
     let store =
-        store_with(Scripted::new(&stage, Execution::Inline), Limits { max_sessions: 1, ..Limits::default() });
+        store_with(Scripted::new(&stage, Execution::Inline), StoreLimits { max_sessions: 1, ..StoreLimits::default() });
     let mut held = open(&store).await;
     let mut greedy = Vec::new();
     for n in 1..=4 {
@@ -64,7 +64,7 @@ async fn owners_take_turns_however_many_one_of_them_asks_for() {
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_at_its_deadline_with_a_hint() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 1, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 1, ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let held = open(&store).await;
     let began = tokio::time::Instant::now();
@@ -81,7 +81,7 @@ async fn waiting_ends_at_its_deadline_with_a_hint() {
 #[tokio::test]
 async fn who_leaves_the_queue_takes_no_slot_with_it() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 1, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 1, ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     for _ in 0..50 {
         let held = open(&store).await;
@@ -101,7 +101,7 @@ async fn who_leaves_the_queue_takes_no_slot_with_it() {
 #[tokio::test]
 async fn an_owner_has_a_cap_of_its_own() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 4, max_per_owner: Some(1), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 4, max_per_owner: Some(1), ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let own = waiting(&store, "a").await.unwrap().unwrap();
     let options =
@@ -124,7 +124,7 @@ async fn an_owner_has_a_cap_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn a_memory_budget_refuses_new_sessions() {
     let stage = Stage::default();
-    let limits = Limits { memory: Some(1), ..Limits::default() };
+    let limits = StoreLimits { memory: Some(1), ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let failure = store.create(SessionOptions::default()).await.err().unwrap();
     assert_eq!(failure.code, ErrorCode::CapacityReached);
@@ -135,7 +135,7 @@ async fn a_memory_budget_refuses_new_sessions() {
 #[tokio::test]
 async fn a_drain_tells_everybody_who_waits() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 1, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 1, ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let held = open(&store).await;
     let waiting: Vec<_> = (0..10).map(|_| waiting(&store, "a")).collect();
@@ -151,7 +151,7 @@ async fn a_drain_tells_everybody_who_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_are_exact_while_many_come_and_go() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 8, max_per_owner: Some(3), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 8, max_per_owner: Some(3), ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Task), limits);
     let tasks: Vec<_> = (0..400)
         .map(|n| {
@@ -185,7 +185,7 @@ async fn slots_are_exact_while_many_come_and_go() {
 #[tokio::test]
 async fn the_longest_wait_is_one_without_an_end() {
     let stage = Stage::default();
-    let store = store_with(Scripted::new(&stage, Execution::Inline), Limits::default());
+    let store = store_with(Scripted::new(&stage, Execution::Inline), StoreLimits::default());
     let patient = SessionOptions { queue: Some(Duration::MAX), ..SessionOptions::default() };
     let session = store.create(patient).await.unwrap();
     close(session);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxenv_core::{
-    Entry, Event, Execution, Failure, Limits, Outcome, Recorder, SessionOptions, SessionStore, Work,
+    Entry, Event, Execution, Failure, StoreLimits, RecordedOutcome, Recorder, SessionOptions, SessionStore, Work,
 };
 use oxenv_wire::ErrorCode;
 use parking_lot::Mutex;
@@ -52,16 +52,16 @@ impl Recorder for Tape {
     }
 }
 
-fn told(outcome: Outcome<'_>) -> String {
+fn told(outcome: RecordedOutcome<'_>) -> String {
     match outcome {
-        Outcome::Answered { reply, .. } => reply.to_owned(),
-        Outcome::Failed(failure) => format!("{:?}", failure.code),
+        RecordedOutcome::Answered { reply, .. } => reply.to_owned(),
+        RecordedOutcome::Failed(failure) => format!("{:?}", failure.code),
     }
 }
 
 pub(crate) fn recorded(factory: Scripted, tape: &Arc<Tape>) -> Arc<SessionStore> {
     let recorder: Arc<dyn Recorder> = Arc::clone(tape) as _;
-    let limits = Limits { seed: Some(1), ..Limits::default() };
+    let limits = StoreLimits { seed: Some(1), ..StoreLimits::default() };
     Arc::new(SessionStore::new(Arc::new(factory), limits).with_recorder(recorder))
 }
 

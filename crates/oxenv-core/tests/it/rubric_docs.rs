@@ -2,7 +2,7 @@
 //!
 //! Invariant: every component has an example there.
 
-use oxenv_core::rubric::{RecordedStep, Seen, rescore};
+use oxenv_core::rubric::{RecordedStep, ScoringContext, rescore};
 use oxenv_core::{Failure, Judges, Reset, Rubric, RubricSpec, Score, Work};
 use serde_json::{Deserializer, Value, json};
 
@@ -119,7 +119,7 @@ struct Brevity;
 impl Rubric for Brevity {
     fn reset(&mut self, _reset: &Reset) {}
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         let reward = if seen.act.input().len() < 200 { 1.0 } else { 0.0 };
         Work::done(Ok(Score::of(Some(reward.into()))))
     }

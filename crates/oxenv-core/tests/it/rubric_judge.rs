@@ -154,7 +154,7 @@ async fn a_question_that_is_too_long_is_not_asked() {
 
 #[tokio::test]
 async fn the_parts_of_a_weighted_sum_are_asked_together() {
-    use oxenv_core::rubric::{Part, Seen, WeightedSum};
+    use oxenv_core::rubric::{Part, ScoringContext, WeightedSum};
     use oxenv_core::{Reset, Score, Work};
     use tokio::sync::Barrier;
 
@@ -163,7 +163,7 @@ async fn the_parts_of_a_weighted_sum_are_asked_together() {
     struct Waits(Arc<Barrier>);
     impl Rubric for Waits {
         fn reset(&mut self, _reset: &Reset) {}
-        fn score<'a>(&'a mut self, _seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+        fn score<'a>(&'a mut self, _seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
             Work::pending(async {
                 self.0.wait().await;
                 Ok(Score::of(Some(1.0.into())))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oxenv_core::rubric::{RecordedEpisode, RecordedStep, Whole, rescore};
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, Judges, Limits, Mount,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, Judges, StoreLimits, Mount,
     NativeToolset, Observed, Reset, RubricFactory, RubricSpec, Session, SessionOptions, SessionStore, Step,
     TypedEnvironment, contract, scored, tool_environment, typed,
 };
@@ -105,7 +105,7 @@ fn factory(declared: Value) -> RubricFactory {
 }
 
 fn store(factory: Arc<dyn EnvironmentFactory>) -> SessionStore {
-    SessionStore::new(factory, Limits { seed: Some(1), ..Limits::default() })
+    SessionStore::new(factory, StoreLimits { seed: Some(1), ..StoreLimits::default() })
 }
 
 async fn begun(store: &SessionStore) -> Arc<Session> {
@@ -229,7 +229,7 @@ async fn totals_go_on_in_forks_and_snapshots() {
 #[tokio::test]
 async fn bytes_of_another_kind_are_refused() {
     let environment = scored(counter(), factory(halves()), false);
-    let boot = || oxenv_core::Boot::new("s", 1);
+    let boot = || oxenv_core::EnvironmentContext::new("s", 1);
     let mut instance = environment.create(boot()).await.unwrap();
     let good = instance.environment.snapshot().unwrap();
     for end in 0..good.len() {
@@ -252,7 +252,7 @@ async fn an_episode_that_was_made_up_costs_no_more_than_another() {
     let part = json!({ "type": "environment_reward" });
     let rubric = json!({ "version": 1, "rubric": { "type": "trajectory", "part": part, "gamma": 0.9 } });
     let environment = scored(counter(), factory(rubric), false);
-    let boot = || oxenv_core::Boot::new("s", 1);
+    let boot = || oxenv_core::EnvironmentContext::new("s", 1);
     let good = environment.create(boot()).await.unwrap().environment.snapshot().unwrap();
     let good = String::from_utf8(good).unwrap();
     let with = |old: &str, new: &str| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use oxenv_core::{Execution, Limits, SessionOptions, derive_seed};
+use oxenv_core::{Execution, StoreLimits, SessionOptions, derive_seed};
 use oxenv_wire::RawJson;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::support::{close, open, reset, reset_as, settled, store_with};
 /// The seeds of three sessions and of two episodes of each.
 async fn seeds(server: u64) -> Vec<u64> {
     let stage = Stage::default();
-    let limits = Limits { seed: Some(server), ..Limits::default() };
+    let limits = StoreLimits { seed: Some(server), ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Inline), limits);
     let mut seeds = Vec::new();
     for _ in 0..3 {
@@ -47,7 +47,7 @@ async fn the_same_server_seed_gives_the_same_seeds_everywhere() {
 #[tokio::test]
 async fn a_seed_that_was_given_is_taken_as_it_is() {
     let stage = Stage::default();
-    let store = store_with(Scripted::new(&stage, Execution::Inline), Limits::default());
+    let store = store_with(Scripted::new(&stage, Execution::Inline), StoreLimits::default());
     for seed in [0, 42, u64::MAX] {
         let options = SessionOptions {
             seed: Some(seed),
@@ -66,7 +66,7 @@ async fn a_seed_that_was_given_is_taken_as_it_is() {
 #[tokio::test]
 async fn an_episode_has_the_id_it_was_given_or_a_fresh_one() {
     let stage = Stage::default();
-    let store = store_with(Scripted::new(&stage, Execution::Inline), Limits::default());
+    let store = store_with(Scripted::new(&stage, Execution::Inline), StoreLimits::default());
     let session = open(&store).await;
     let mut ids = HashSet::from([session.info().episode_id]);
     for _ in 0..3 {

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{
-    ActionSpace, Boot, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory,
-    EnvironmentSpec, Execution, Failure, ForkMode, Instance, Observed, Reset, Toolbox, Toolset, Work,
+    ActionSpace, EnvironmentContext, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory,
+    EnvironmentSpec, Execution, Failure, ForkMode, EnvironmentInstance, Observed, Reset, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{
     Content, ErrorCode, FailureKind, RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw,
@@ -220,11 +220,11 @@ impl Scripted {
         self
     }
 
-    fn instance(&self) -> Instance {
+    fn instance(&self) -> EnvironmentInstance {
         self.stage.0.live.fetch_add(1, Ordering::SeqCst);
         let stage = self.stage.clone();
         let environment = Box::new(Actor { stage, seed: 0, count: 0, state: None, drop_panics: false });
-        Instance::new(environment, Arc::clone(&self.toolbox))
+        EnvironmentInstance::new(environment, Arc::clone(&self.toolbox))
     }
 }
 
@@ -233,7 +233,7 @@ impl EnvironmentFactory for Scripted {
         &self.shared
     }
 
-    fn create(&self, _boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, _boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         match self.booting {
             Booting::Now => Work::done(Ok(self.instance())),
             Booting::AtGate => Work::pending(async {

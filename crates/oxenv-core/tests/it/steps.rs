@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_wire::{Delivered, ErrorCode, FailureKind, Reward};
 use serde_json::json;
 
@@ -157,7 +157,7 @@ async fn an_abandoned_blocking_step_is_counted_until_it_comes_back() {
 async fn a_reset_waits_for_a_blocked_thread_no_longer_than_its_deadline() {
     let stage = Stage::default();
     let _unblock = Unblock(stage.clone());
-    let limits = Limits { reset: Duration::from_millis(30), ..Limits::default() };
+    let limits = StoreLimits { reset: Duration::from_millis(30), ..StoreLimits::default() };
     let store = store_with(Scripted::new(&stage, Execution::Blocking), limits);
     let session = open(&store).await;
     let running = spawn_step(&session, json!({ "do": "block" }));

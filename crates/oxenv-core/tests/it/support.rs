@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, GraphReply, Limits, Listing, Observed, Principal, ResetOptions,
+    AgentCall, CallReply, EndReason, Failure, GraphReply, StoreLimits, ToolListing, Observed, Principal, ResetOptions,
     Session, SessionOptions, SessionRequest, SessionStore, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, RawJson, raw};
@@ -17,11 +17,11 @@ use crate::stage::{Scripted, Stage, eventually};
 
 /// A store with a fixed seed.
 pub(crate) fn store(factory: Scripted) -> Arc<SessionStore> {
-    store_with(factory, Limits::default())
+    store_with(factory, StoreLimits::default())
 }
 
-pub(crate) fn store_with(factory: Scripted, limits: Limits) -> Arc<SessionStore> {
-    Arc::new(SessionStore::new(Arc::new(factory), Limits { seed: Some(limits.seed.unwrap_or(1)), ..limits }))
+pub(crate) fn store_with(factory: Scripted, limits: StoreLimits) -> Arc<SessionStore> {
+    Arc::new(SessionStore::new(Arc::new(factory), StoreLimits { seed: Some(limits.seed.unwrap_or(1)), ..limits }))
 }
 
 /// A new session, not reset.
@@ -84,7 +84,7 @@ pub(crate) async fn reset_as(
 }
 
 /// The tools that somebody may call.
-pub(crate) async fn list(session: &Arc<Session>, principal: Principal) -> Result<Listing, Failure> {
+pub(crate) async fn list(session: &Arc<Session>, principal: Principal) -> Result<ToolListing, Failure> {
     match session.submit(SessionRequest::list(principal)).await.into_outcome()? {
         StepReply::Tools(_, listing) => Ok(listing),
         other => panic!("no list: {other:?}"),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{CallContext, Extras, Mount, Policy, Principal, RequestFault, RoleRules, Rules, Toolbox};
+use oxenv_core::{CallContext, ResourcesAndPrompts, Mount, Policy, Principal, RequestError, RoleRules, Rules, Toolbox};
 use oxenv_wire::{RawJson, raw};
 use serde_json::{Value, json};
 
 use crate::toolbox_support::{Set, mounts};
 
 fn with_extras(name: &str, resources: &[&str], templates: &[&str], prompts: &[&str]) -> Arc<Set> {
-    let extras = Extras {
+    let extras = ResourcesAndPrompts {
         resources: resources.iter().map(|uri| json!({ "uri": uri, "name": format!("of {name}") })).collect(),
         templates: templates.iter().map(|uri| json!({ "uriTemplate": uri, "name": name })).collect(),
         prompts: prompts.iter().map(|prompt| json!({ "name": prompt, "description": name })).collect(),
@@ -22,7 +22,7 @@ fn keys(items: &[Value], key: &str) -> Vec<String> {
     items.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
-async fn request(toolbox: &Toolbox, method: &str, parameters: Value) -> Result<RawJson, RequestFault> {
+async fn request(toolbox: &Toolbox, method: &str, parameters: Value) -> Result<RawJson, RequestError> {
     let parameters = raw(&parameters).unwrap();
     toolbox.request(CallContext::sessionless(Principal::Agent), method, &parameters).await
 }
@@ -222,9 +222,9 @@ async fn names_are_taken_by_what_is_seen() {
 
 #[tokio::test]
 async fn what_is_no_prompt_is_left_out() {
-    let extras = Extras {
+    let extras = ResourcesAndPrompts {
         prompts: vec![json!("text"), json!({}), json!(null), json!({ "name": "x" })],
-        ..Extras::default()
+        ..ResourcesAndPrompts::default()
     };
     let set = Arc::new(Set::new("set", &[]).with(|set| set.extras = Arc::new(extras)));
     let toolbox = Toolbox::new(mounts(&[&set]));

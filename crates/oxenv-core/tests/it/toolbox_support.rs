@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use oxenv_core::rubric::Seen;
+use oxenv_core::rubric::ScoringContext;
 use oxenv_core::{
-    Boot, CallContext, CallRequest, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance,
-    Limits, Mount, Principal, RequestFault, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
+    EnvironmentContext, CallContext, CallRequest, ChangeCounter, EnvironmentFactory, EnvironmentSpec, ResourcesAndPrompts, Failure, EnvironmentInstance,
+    StoreLimits, Mount, Principal, RequestError, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
     ToolEnvironment, Toolbox, Toolset, Work, Workspaces, scored,
 };
 use oxenv_wire::{RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw, read};
@@ -25,13 +25,13 @@ type Resetting = dyn Fn() -> Work<'static, Result<(), Failure>> + Send + Sync;
 pub(crate) struct Set {
     pub(crate) name: String,
     list: Mutex<Arc<[Tool]>>,
-    watchers: Mutex<Vec<Changes>>,
+    watchers: Mutex<Vec<ChangeCounter>>,
     /// Closed when its list is to be known.
     gate: Option<Semaphore>,
     pub(crate) concurrent: bool,
     pub(crate) validates: bool,
     pub(crate) scope: Scope,
-    pub(crate) extras: Arc<Extras>,
+    pub(crate) extras: Arc<ResourcesAndPrompts>,
     pub(crate) problem: Option<String>,
     answer: Box<Answer>,
     resetting: Box<Resetting>,
@@ -100,7 +100,7 @@ impl Set {
     /// Replaces its list, and says so to who watches.
     pub(crate) fn change(&self, tools: &[&str]) {
         *self.list.lock().unwrap() = tools.iter().map(|name| tool(name)).collect();
-        self.watchers.lock().unwrap().iter().for_each(Changes::bump);
+        self.watchers.lock().unwrap().iter().for_each(ChangeCounter::bump);
     }
 
     /// Its first list is there.
@@ -137,7 +137,7 @@ impl Toolset for Set {
         }
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.watchers.lock().unwrap().push(changes.clone());
     }
 
@@ -177,7 +177,7 @@ impl Toolset for Set {
         (self.answer)(tool, arguments)
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         Arc::clone(&self.extras)
     }
 
@@ -186,12 +186,12 @@ impl Toolset for Set {
         _context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         self.calls.lock().unwrap().push((method.to_owned(), parameters.get().to_owned()));
         match self.name.as_str() {
             "panicking" => panic!("made to panic in a request"),
             "silent" => Work::pending(std::future::pending()),
-            "refusing" => Work::done(Err(RequestFault::new(-32000, "not today"))),
+            "refusing" => Work::done(Err(RequestError::new(-32000, "not today"))),
             name => Work::done(Ok(raw(&json!({ "by": name })).unwrap())),
         }
     }
@@ -254,7 +254,7 @@ impl Rubric for Scorer {
         self.0.lock().unwrap().push(format!("reset {}", reset.seed));
     }
 
-    fn score<'a>(&'a mut self, seen: &'a Seen<'a>) -> Work<'a, Result<Score, Failure>> {
+    fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
         self.0.lock().unwrap().push(seen.act.tool().unwrap().to_owned());
         let arguments: Value = serde_json::from_str(seen.act.input()).unwrap();
         let score = &arguments["score"];
@@ -305,7 +305,7 @@ impl Host {
             Some(rubric) => scored(host, rubric, false),
             None => host,
         };
-        SessionStore::new(factory, Limits { seed: Some(1), ..Limits::default() })
+        SessionStore::new(factory, StoreLimits { seed: Some(1), ..StoreLimits::default() })
     }
 }
 
@@ -314,9 +314,9 @@ impl EnvironmentFactory for Host {
         &self.spec
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         let environment = Box::new(ToolEnvironment);
         let workspace = self.workspaces.as_ref().map(|all| Arc::new(all.open(&boot.session_id).unwrap()));
-        Work::done(Ok(Instance { environment, toolbox: Arc::clone(&self.toolbox), workspace }))
+        Work::done(Ok(EnvironmentInstance { environment, toolbox: Arc::clone(&self.toolbox), workspace }))
     }
 }

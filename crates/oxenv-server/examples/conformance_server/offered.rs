@@ -2,7 +2,7 @@
 //!
 //! Invariant: none of them changes what it holds.
 
-use oxenv_core::{Extras, RequestFault};
+use oxenv_core::{ResourcesAndPrompts, RequestError};
 use oxenv_wire::{RawJson, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ const METHOD_NOT_FOUND: i32 = -32601;
 const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// Everything, and one prompt more if the list had none more before.
-pub(crate) fn extras(before: usize) -> Extras {
+pub(crate) fn extras(before: usize) -> ResourcesAndPrompts {
     let argument =
         |name: &str| json!({ "name": name, "description": "Goes into the text", "required": true });
     let mut prompts = vec![
@@ -36,7 +36,7 @@ pub(crate) fn extras(before: usize) -> Extras {
     if before == prompts.len() {
         prompts.push(json!({ "name": "test_changed_prompt", "description": "Comes and goes" }));
     }
-    Extras {
+    ResourcesAndPrompts {
         resources: vec![
             json!({ "uri": "test://static-text", "name": "Static text", "mimeType": "text/plain" }),
             json!({ "uri": "test://static-binary", "name": "Static binary", "mimeType": "image/png" }),
@@ -49,19 +49,19 @@ pub(crate) fn extras(before: usize) -> Extras {
     }
 }
 
-pub(crate) fn answer(method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
+pub(crate) fn answer(method: &str, parameters: &RawValue) -> Result<RawJson, RequestError> {
     let parameters: Value = serde_json::from_str(parameters.get()).unwrap_or_default();
     let result = match method {
         "resources/read" => read(parameters["uri"].as_str().unwrap_or_default())?,
         "prompts/get" => prompt(&parameters)?,
         "completion/complete" => complete(&parameters),
         "resources/subscribe" | "resources/unsubscribe" => json!({}),
-        _ => return Err(RequestFault::new(METHOD_NOT_FOUND, format!("Method not found: {method}"))),
+        _ => return Err(RequestError::new(METHOD_NOT_FOUND, format!("Method not found: {method}"))),
     };
-    raw(&result).map_err(|error| RequestFault::new(INVALID_PARAMS, error.to_string()))
+    raw(&result).map_err(|error| RequestError::new(INVALID_PARAMS, error.to_string()))
 }
 
-fn read(uri: &str) -> Result<Value, RequestFault> {
+fn read(uri: &str) -> Result<Value, RequestError> {
     let contents = match uri {
         "test://static-text" | "test://watched-resource" => {
             json!({ "uri": uri, "mimeType": "text/plain", "text": "This is the content of the static text resource." })
@@ -71,9 +71,9 @@ fn read(uri: &str) -> Result<Value, RequestFault> {
             let id = uri.strip_prefix("test://template/").and_then(|rest| rest.strip_suffix("/data"));
             let Some(id) = id else {
                 let message = format!("Resource not found: {uri}");
-                return Err(RequestFault {
+                return Err(RequestError {
                     data: json!({ "uri": uri }),
-                    ..RequestFault::new(RESOURCE_NOT_FOUND, message)
+                    ..RequestError::new(RESOURCE_NOT_FOUND, message)
                 });
             };
             let text =
@@ -84,7 +84,7 @@ fn read(uri: &str) -> Result<Value, RequestFault> {
     Ok(json!({ "contents": [contents] }))
 }
 
-fn prompt(parameters: &Value) -> Result<Value, RequestFault> {
+fn prompt(parameters: &Value) -> Result<Value, RequestError> {
     let arguments = &parameters["arguments"];
     let argument = |name: &str| arguments[name].as_str().unwrap_or_default().to_owned();
     let says = |text: &str| json!({ "role": "user", "content": { "type": "text", "text": text } });
@@ -119,7 +119,7 @@ fn prompt(parameters: &Value) -> Result<Value, RequestFault> {
             };
             vec![says(&format!("The context is: {given}"))]
         }
-        other => return Err(RequestFault::new(INVALID_PARAMS, format!("Unknown prompt: '{other}'"))),
+        other => return Err(RequestError::new(INVALID_PARAMS, format!("Unknown prompt: '{other}'"))),
     };
     Ok(json!({ "messages": messages }))
 }

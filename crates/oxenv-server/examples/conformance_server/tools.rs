@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{CallContext, Note};
+use oxenv_core::{CallContext, CallNotification};
 use oxenv_wire::{Content, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ fn blocks(blocks: &[Value]) -> ToolResult {
 
 fn log(context: &CallContext<'_>, line: &str) {
     if let Some(caller) = context.caller {
-        caller.tell(Note::Log {
+        caller.tell(CallNotification::Log {
             level: "info".to_owned(),
             logger: Some("fixture".to_owned()),
             data: line.into(),
@@ -141,7 +141,7 @@ fn log(context: &CallContext<'_>, line: &str) {
 fn report(context: &CallContext<'_>, progress: f64) {
     if let Some(caller) = context.caller {
         let message = Some(format!("{progress} of 100"));
-        caller.tell(Note::Progress { progress, total: Some(100.0), message });
+        caller.tell(CallNotification::Progress { progress, total: Some(100.0), message });
     }
 }
 

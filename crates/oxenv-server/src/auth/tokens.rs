@@ -24,7 +24,7 @@ pub struct Tokens {
 
 /// Why tokens cannot be taken; says the line, never what stands in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenFault {
+pub struct TokenError {
     /// The line, from 1; absent if there is none to blame.
     pub line: Option<usize>,
     /// What is wrong, and what to do about it.
@@ -54,7 +54,7 @@ impl Tokens {
     ///
     /// # Errors
     /// When there is none, or one that cannot be taken; then nothing of the text is.
-    pub fn add_control(&mut self, text: &str) -> Result<(), TokenFault> {
+    pub fn add_control(&mut self, text: &str) -> Result<(), TokenError> {
         self.add(Principal::Control, "control", text)
     }
 
@@ -62,7 +62,7 @@ impl Tokens {
     ///
     /// # Errors
     /// As there.
-    pub fn add_observer(&mut self, text: &str) -> Result<(), TokenFault> {
+    pub fn add_observer(&mut self, text: &str) -> Result<(), TokenError> {
         self.add(Principal::Observer, "observer", text)
     }
 
@@ -78,13 +78,13 @@ impl Tokens {
         self.known.iter().filter(|known| known.principal == principal).count()
     }
 
-    fn add(&mut self, principal: Principal, kind: &str, text: &str) -> Result<(), TokenFault> {
+    fn add(&mut self, principal: Principal, kind: &str, text: &str) -> Result<(), TokenError> {
         let mut all = self.clone();
         for (index, line) in text.lines().map(str::trim).enumerate() {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let fault = |problem| TokenFault { line: Some(index + 1), problem };
+            let fault = |problem| TokenError { line: Some(index + 1), problem };
             let (name, token) = split(line).map_err(fault)?;
             let digest = digest(token);
             if all.known.iter().any(|known| known.digest == digest) {
@@ -96,7 +96,7 @@ impl Tokens {
         }
         if all.known.len() == self.known.len() {
             let problem = "there is no token in it: make one with 'openssl rand -hex 32'";
-            return Err(TokenFault { line: None, problem });
+            return Err(TokenError { line: None, problem });
         }
         *self = all;
         Ok(())
@@ -125,7 +125,7 @@ impl fmt::Debug for Tokens {
     }
 }
 
-impl fmt::Display for TokenFault {
+impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "line {line}: {}", self.problem),
@@ -134,7 +134,7 @@ impl fmt::Display for TokenFault {
     }
 }
 
-impl std::error::Error for TokenFault {}
+impl std::error::Error for TokenError {}
 
 fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()

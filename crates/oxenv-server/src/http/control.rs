@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_core::{Failure, Once, Session, SessionRequest, TraceContext};
+use oxenv_core::{Failure, Idempotency, Session, SessionRequest, TraceContext};
 use oxenv_wire::{Action, ResetRequest, StepRequest};
 
 use super::body::{self, Text};
@@ -69,7 +69,7 @@ pub(super) async fn reset_session(
     key: Option<String>,
     trace: Option<TraceContext>,
 ) -> Result<Response, Refusal> {
-    let once = Once { key, ..Once::default() };
+    let once = Idempotency { key, ..Idempotency::default() };
     let reset = SessionRequest::reset(operations::reset(request));
     once::answered(&session.submit(SessionRequest { once, trace, ..reset }).await)
 }
@@ -84,7 +84,7 @@ pub(super) async fn step_session(
     }
     let timeout = request.timeout_s.map(Duration::from);
     let once =
-        Once { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
+        Idempotency { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
     let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);
     once::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
 }

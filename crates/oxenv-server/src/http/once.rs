@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::render::{self, Envelope};
-use oxenv_core::{Answer, StepReply};
+use oxenv_core::{IdempotentReply, StepReply};
 use oxenv_wire::{ValidationIssue, raw};
 
 use crate::error::{Refusal, json_response};
@@ -57,7 +57,7 @@ fn refused(sent: &str, why: &str) -> Refusal {
 }
 
 /// The reply to a reset or a step, with its number.
-pub(super) fn answered(answer: &Answer<StepReply<'_>>) -> Result<Response, Refusal> {
+pub(super) fn answered(answer: &IdempotentReply<StepReply<'_>>) -> Result<Response, Refusal> {
     match answer.outcome() {
         Ok(reply) => {
             let response = json_response(StatusCode::OK, render::step(reply, Envelope::Body));

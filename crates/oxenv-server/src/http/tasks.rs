@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use oxenv_core::{Failure, TaskFault, TaskSource};
+use oxenv_core::{Failure, TaskError, TaskSource};
 use oxenv_wire::{
     EnvironmentTasks, ErrorCode, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks,
 };
@@ -62,7 +62,7 @@ pub(crate) async fn task(
     let source = source(&app, &name, "get_task")?;
     let count = source.count(&asked.split)?;
     let index = from_end(asked.index, count);
-    let index = usize::try_from(index).map_err(|_| refusal(&TaskFault::OutOfRange))?;
+    let index = usize::try_from(index).map_err(|_| refusal(&TaskError::OutOfRange))?;
     Ok(ok(&OneTask { task: source.task(&asked.split, index)? }))
 }
 
@@ -109,7 +109,7 @@ impl Source<'_> {
     }
 }
 
-fn told<T>(tell: impl FnOnce() -> Result<T, TaskFault>) -> Result<T, Refusal> {
+fn told<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
     let told = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
         let message = "the environment panicked while it told its tasks; its server's log says where";
         Failure::new(ErrorCode::EnvironmentPanicked, message)
@@ -128,10 +128,10 @@ fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<Source<'a>, Refu
     })
 }
 
-fn refusal(fault: &TaskFault) -> Refusal {
+fn refusal(fault: &TaskError) -> Refusal {
     let detail = match fault {
-        TaskFault::UnknownSplit => "Unknown split",
-        TaskFault::OutOfRange => "Invalid task index",
+        TaskError::UnknownSplit => "Unknown split",
+        TaskError::OutOfRange => "Invalid task index",
     };
     Refusal::Status(StatusCode::BAD_REQUEST, detail.to_owned())
 }

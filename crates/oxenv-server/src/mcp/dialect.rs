@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
-    CallOutcome, RpcCode, RpcFault, RpcId, RpcParams, RpcRequest, ToolError, ToolSpelling, preview,
+    CallOutcome, RpcCode, RpcError, RpcId, RpcParams, RpcRequest, ToolError, ToolSpelling, preview,
     write_rpc_error, write_rpc_result,
 };
 use serde_json::json;
@@ -32,7 +32,7 @@ async fn run(
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
-) -> Result<(), RpcFault> {
+) -> Result<(), RpcError> {
     match (rpc.method.as_ref(), door.place) {
         ("tools/list", _) => list(app, door, rpc, out).await,
         ("tools/call", _) => call(app, door, epoch, rpc, out).await,
@@ -52,12 +52,12 @@ async fn run(
         ("openenv/session/close", Place::Open | Place::Socket(_)) => close(app, door, rpc, out),
         (method, _) => {
             let message = format!("Method not found: {}", preview(method));
-            Err(RpcFault::new(RpcCode::MethodNotFound, message))
+            Err(RpcError::new(RpcCode::MethodNotFound, message))
         }
     }
 }
 
-async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
+async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
     let reach = meant(app, door, &rpc.read_params()?).await?;
     reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
@@ -75,7 +75,7 @@ async fn call(
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
-) -> Result<(), RpcFault> {
+) -> Result<(), RpcError> {
     let params = rpc.read_params()?;
     let tool = params.tool_call()?;
     let reach = meant(app, door, &params).await?;
@@ -89,18 +89,18 @@ async fn call(
 }
 
 /// A stock client reads any result as a success, so a tool that says that it failed is an error too.
-fn fault(error: &ToolError) -> RpcFault {
+fn fault(error: &ToolError) -> RpcError {
     let data = error.data().map_or(serde_json::Value::Null, |data| json!({ "oxenv": data }));
-    RpcFault { code: RpcCode::InternalError, message: error.message.clone(), data }
+    RpcError { code: RpcCode::InternalError, message: error.message.clone(), data }
 }
 
-fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcFault> {
+fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
     let Some(id) = rpc.read_params()?.session_id()? else {
-        return Err(RpcFault::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
+        return Err(RpcError::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
     if matches!(door.place, Place::Socket(session) if session.id() == id) {
         let message = "Cannot close active WebSocket-managed session via MCP method";
-        return Err(RpcFault::new(RpcCode::InvalidRequest, message));
+        return Err(RpcError::new(RpcCode::InvalidRequest, message));
     }
     let session = named(app, &id)?;
     write_session(
@@ -114,7 +114,7 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
 
 /// What a request means: the session that it names, else its door's; in production the server's
 /// own tools for who names none.
-pub(super) async fn meant(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Reach, RpcFault> {
+pub(super) async fn meant(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Reach, RpcError> {
     match (door.place, params.session_id()?) {
         (Place::Session(session), Some(id)) if session.id() != id => Err(unknown(&id)),
         (Place::Session(session), _) | (Place::Socket(session), None) => {

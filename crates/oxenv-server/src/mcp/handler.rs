@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
-use oxenv_core::{Extras, Failure, Offered, Principal};
+use oxenv_core::{ResourcesAndPrompts, Failure, Offered, Principal};
 use oxenv_wire::{McpEra, RawJson, ToolSpelling, preview, raw, write_mcp_call};
 use rmcp::ServerHandler;
 use rmcp::model::{
@@ -106,7 +106,7 @@ impl ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         of: fn(&Offered) -> bool,
-    ) -> Answer<Extras> {
+    ) -> Answer<ResourcesAndPrompts> {
         first_page(request)?;
         let declared = of(&self.reach.toolbox().offers(Principal::Agent));
         let reach = self.reach().await?;

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, Full};
 use oxenv_core::Failure;
-use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, exceeds_values};
+use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
 use super::begun::Begun;
@@ -50,7 +50,7 @@ pub(super) async fn forward(
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
     if has_too_many_values(&body) {
         let message = format!("Invalid request: the message has more than {MAX_VALUES} values");
-        let fault = RpcFault::new(RpcCode::InvalidRequest, message);
+        let fault = RpcError::new(RpcCode::InvalidRequest, message);
         return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
@@ -109,7 +109,7 @@ async fn prepared(
     door: Door<'_>,
     found: Option<&InUse>,
     shakes_hands: bool,
-) -> Result<(Target, Option<Plan>), (StatusCode, RpcFault)> {
+) -> Result<(Target, Option<Plan>), (StatusCode, RpcError)> {
     if let Some(found) = found {
         return Ok((found.transport().target.clone(), None));
     }
@@ -131,11 +131,11 @@ async fn prepared(
     Ok((target.clone(), Some(Plan { target, session_id, caller, level: Level::default(), room })))
 }
 
-fn unavailable(failure: &Failure) -> (StatusCode, RpcFault) {
+fn unavailable(failure: &Failure) -> (StatusCode, RpcError) {
     (StatusCode::SERVICE_UNAVAILABLE, error::rpc(failure))
 }
 
-fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcFault) -> Response {
+fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
     let mut response = failed(status, id, fault);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -181,9 +181,9 @@ async fn reworded(response: Response, id: RpcId<'_>) -> Response {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             let message =
                 format!("Invalid params - {}", text.trim_start_matches("fail to deserialize request body "));
-            (StatusCode::BAD_REQUEST, RpcFault::new(RpcCode::InvalidParams, message))
+            (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::InvalidParams, message))
         }
-        status => (status, RpcFault::new(RpcCode::ServerError, text)),
+        status => (status, RpcError::new(RpcCode::ServerError, text)),
     };
     let mut response = failed(status, id, &fault);
     if let Some(allow) = parts.headers.get(header::ALLOW) {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oxenv_core::{Caller, Note, RequestFault, Work};
+use oxenv_core::{CallerChannel, CallNotification, RequestError, Work};
 use oxenv_wire::McpEra;
 use rmcp::model::{
     ClientCapabilities, CustomNotification, CustomRequest, ProgressNotificationParam, ProgressToken,
@@ -46,7 +46,7 @@ pub(crate) struct Line {
 
 #[derive(Default)]
 struct Notes {
-    waiting: VecDeque<Note>,
+    waiting: VecDeque<CallNotification>,
     /// The weight of those that wait.
     bytes: usize,
     hung_up: bool,
@@ -61,7 +61,7 @@ pub(crate) struct Client {
 
 impl Notes {
     /// The oldest note.
-    fn pop(&mut self) -> Option<Note> {
+    fn pop(&mut self) -> Option<CallNotification> {
         let note = self.waiting.pop_front()?;
         self.bytes -= note.weight();
         Some(note)
@@ -94,14 +94,14 @@ impl Line {
     pub(crate) async fn deliver(&self, peer: &Peer<RoleServer>) {
         while let Some(note) = self.next().await {
             let sent = match note {
-                Note::Progress { progress, total, message } => {
+                CallNotification::Progress { progress, total, message } => {
                     let Some(token) = self.wants.progress.clone() else { continue };
                     let mut params = ProgressNotificationParam::new(token, progress);
                     params.total = total;
                     params.message = message;
                     peer.notify_progress(params).await
                 }
-                Note::Log { level, logger, data } => {
+                CallNotification::Log { level, logger, data } => {
                     let mut params = json!({ "level": Severity::of(&level).name(), "data": data });
                     if let Some(logger) = logger {
                         params["logger"] = logger.into();
@@ -116,7 +116,7 @@ impl Line {
         }
     }
 
-    async fn next(&self) -> Option<Note> {
+    async fn next(&self) -> Option<CallNotification> {
         loop {
             {
                 let mut notes = self.lock();
@@ -135,11 +135,11 @@ impl Line {
     }
 }
 
-impl Caller for Line {
-    fn tell(&self, note: Note) {
+impl CallerChannel for Line {
+    fn tell(&self, note: CallNotification) {
         let wanted = match &note {
-            Note::Progress { .. } => self.wants.progress.is_some(),
-            Note::Log { level, .. } => self.wants.level.is_some_and(|wanted| Severity::of(level) >= wanted),
+            CallNotification::Progress { .. } => self.wants.progress.is_some(),
+            CallNotification::Log { level, .. } => self.wants.level.is_some_and(|wanted| Severity::of(level) >= wanted),
         };
         if !wanted {
             return;
@@ -158,16 +158,16 @@ impl Caller for Line {
         self.told.notify_one();
     }
 
-    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>> {
         Work::pending(async move {
             let client = self.client.wait().await;
             if client.era == McpEra::Stateless {
                 let message = "this client is not asked while a call runs: return an input_required result";
-                return Err(RequestFault::new(METHOD_NOT_FOUND, message));
+                return Err(RequestError::new(METHOD_NOT_FOUND, message));
             }
             if !client.can(method) {
                 let message = format!("the client did not declare that it can answer {method}");
-                return Err(RequestFault::new(METHOD_NOT_FOUND, message));
+                return Err(RequestError::new(METHOD_NOT_FOUND, message));
             }
             client.ask(method, parameters).await
         })
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, method: &str, parameters: Value) -> Result<Value, RequestFault> {
+    async fn ask(&self, method: &str, parameters: Value) -> Result<Value, RequestError> {
         // As it stands: the tool's own words are for the client to judge.
         let parameters = Some(parameters).filter(|parameters| !parameters.is_null());
         let request = ServerRequest::CustomRequest(CustomRequest::new(method, parameters));
@@ -196,7 +196,7 @@ impl Client {
         };
         question.0 = None;
         let answer = answer.unwrap_or(Err(ServiceError::TransportClosed)).map_err(fault)?;
-        serde_json::to_value(&answer).map_err(|error| RequestFault::new(INTERNAL_ERROR, error.to_string()))
+        serde_json::to_value(&answer).map_err(|error| RequestError::new(INTERNAL_ERROR, error.to_string()))
     }
 }
 
@@ -212,13 +212,13 @@ impl Drop for Question {
     }
 }
 
-fn fault(error: ServiceError) -> RequestFault {
+fn fault(error: ServiceError) -> RequestError {
     match error {
-        ServiceError::McpError(error) => RequestFault {
+        ServiceError::McpError(error) => RequestError {
             code: error.code.0,
             message: error.message.into_owned(),
             data: error.data.unwrap_or(Value::Null),
         },
-        other => RequestFault::new(INTERNAL_ERROR, format!("the client gave no answer: {other}")),
+        other => RequestError::new(INTERNAL_ERROR, format!("the client gave no answer: {other}")),
     }
 }

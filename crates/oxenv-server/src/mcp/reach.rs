@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, Attachment, CallContext, CallRequest, EndReason, Failure, Observer, Principal, RequestFault,
+    AgentCall, Attachment, CallContext, CallRequest, EndReason, Failure, Observer, Principal, RequestError,
     Session, SessionRequest, StepReply, Toolbox, TraceContext,
 };
-use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcFault, ToolError, ToolResult, preview};
+use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcError, ToolError, ToolResult, preview};
 use serde_json::value::RawValue;
 
 use crate::app::App;
@@ -70,7 +70,7 @@ impl Reach {
     }
 
     /// A request about a resource or a prompt.
-    pub(crate) async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestFault> {
+    pub(crate) async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestError> {
         match self {
             Reach::Session(session) => session.request(method, parameters).await,
             Reach::Server { toolbox, .. } => {
@@ -141,7 +141,7 @@ impl Drop for PrivateSession {
 }
 
 /// The session of that id.
-pub(crate) fn named(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
+pub(crate) fn named(app: &App, id: &str) -> Result<Arc<Session>, RpcError> {
     app.store.get(id).map_err(|failure: Failure| match failure.code {
         ErrorCode::SessionNotFound => unknown(id),
         _ => error::rpc(&failure),
@@ -149,6 +149,6 @@ pub(crate) fn named(app: &App, id: &str) -> Result<Arc<Session>, RpcFault> {
 }
 
 /// No session has that id, or none that may be named here.
-pub(crate) fn unknown(id: &str) -> RpcFault {
-    RpcFault::new(RpcCode::InvalidParams, format!("Unknown session_id: {}", preview(id)))
+pub(crate) fn unknown(id: &str) -> RpcError {
+    RpcError::new(RpcCode::InvalidParams, format!("Unknown session_id: {}", preview(id)))
 }

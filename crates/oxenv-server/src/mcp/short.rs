@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use oxenv_core::{AgentCall, Failure, Principal};
 use oxenv_wire::{
-    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcFault, RpcParams, RpcRequest, ToolCallParams,
+    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcError, RpcParams, RpcRequest, ToolCallParams,
     ToolError, ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call,
     write_mcp_tools, write_rpc_error, write_rpc_result,
 };
@@ -43,7 +43,7 @@ pub(super) enum Short {
     /// It is answered with this text.
     Answered(String),
     /// It is answered with this error.
-    Refused(StatusCode, RpcFault),
+    Refused(StatusCode, RpcError),
     /// The call it asks for runs, and may have something to say before it ends.
     Begun(Begun),
     /// It is not for this path.
@@ -101,13 +101,13 @@ pub(super) async fn answer(
 }
 
 /// The refusal of a request whose transport session has too many in flight.
-fn too_many() -> RpcFault {
+fn too_many() -> RpcError {
     let message = format!(
         "too many requests of this MCP session at once: at most {MAX_REQUESTS}, or {} MiB of them; \
          wait for their answers",
         MAX_BYTES >> 20
     );
-    RpcFault::new(RpcCode::ServerError, message)
+    RpcError::new(RpcCode::ServerError, message)
 }
 
 /// How to answer, if the request is plainly what it should be in its era.
@@ -184,7 +184,7 @@ async fn list(
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
     plain: &Plain<'_>,
-) -> Result<Short, RpcFault> {
+) -> Result<Short, RpcError> {
     if params.get("cursor").is_some() {
         return Ok(Short::No);
     }
@@ -204,7 +204,7 @@ async fn call(
     params: &RpcParams<'_>,
     plain: Plain<'_>,
     body: &Bytes,
-) -> Result<Short, RpcFault> {
+) -> Result<Short, RpcError> {
     let tool = match &plain.tool {
         Some(tool) => tool.clone(),
         None => params.tool_call()?,
@@ -267,20 +267,20 @@ pub(super) fn told(
     outcome: Result<Outcome, Failure>,
     era: McpEra,
     declared: impl FnOnce() -> Value,
-) -> Result<Outcome, RpcFault> {
+) -> Result<Outcome, RpcError> {
     let outcome = outcome.map_err(|failure| error::rpc(&failure))?;
     match &outcome {
         Err(error)
             if error.error_type == ToolErrorType::ToolNotFound
                 || error.code == Some(ErrorCode::ValidationError) =>
         {
-            Err(RpcFault::new(RpcCode::InvalidParams, error.message.as_str()))
+            Err(RpcError::new(RpcCode::InvalidParams, error.message.as_str()))
         }
         Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => {
             Ok(Err(ToolError::input_required()))
         }
         Ok(ToolResult { input_required: Some(wanted), .. }) => match lacking(wanted, &declared()) {
-            Some(lacking) => Err(RpcFault {
+            Some(lacking) => Err(RpcError {
                 code: RpcCode::MissingCapability,
                 message: "the tool asks for what the client did not declare that it can do".to_owned(),
                 data: json!({ "requiredCapabilities": lacking }),
@@ -314,7 +314,7 @@ async fn connected(
     door: Door<'_>,
     params: &RpcParams<'_>,
     plain: &Plain<'_>,
-) -> Result<Reach, RpcFault> {
+) -> Result<Reach, RpcError> {
     match &plain.within {
         Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
         None => meant(app, door, params).await,
@@ -335,8 +335,8 @@ fn marked(schema: &Value) -> bool {
     properties.values().any(|property| property.get("x-mcp-header").is_some() || marked(property))
 }
 
-pub(super) fn unknown_session() -> RpcFault {
+pub(super) fn unknown_session() -> RpcError {
     let message =
         "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
-    RpcFault::new(RpcCode::ServerError, message)
+    RpcError::new(RpcCode::ServerError, message)
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use oxenv_wire::{RpcCode, RpcFault};
+use oxenv_wire::{RpcCode, RpcError};
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::streamable_http_server::session::local::{
     LocalSessionManager, LocalSessionManagerError,
@@ -109,7 +109,7 @@ impl Transports {
 
     /// Room for one more; if need be the one goes for it that was not used for the longest time, and
     /// one of the caller's own before those of others.
-    pub(crate) async fn make_room(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, RpcFault> {
+    pub(crate) async fn make_room(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, RpcError> {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
             return Ok(room);
         }
@@ -126,7 +126,7 @@ impl Transports {
         }
         Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
             let message = "every MCP session of this server is in use; try again later";
-            RpcFault::new(RpcCode::ServerError, message)
+            RpcError::new(RpcCode::ServerError, message)
         })
     }
 

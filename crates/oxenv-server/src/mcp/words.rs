@@ -2,8 +2,8 @@
 //!
 //! Invariant: one item that is not as MCP has it never hides the others.
 
-use oxenv_core::RequestFault;
-use oxenv_wire::{McpEra, RawJson, RpcFault, raw};
+use oxenv_core::RequestError;
+use oxenv_wire::{McpEra, RawJson, RpcError, raw};
 use rmcp::model::{ErrorCode, ErrorData, PaginatedRequestParams, ProtocolVersion, RequestMetaObject};
 use rmcp::service::{RequestContext, RoleServer};
 use serde::Serialize;
@@ -71,12 +71,12 @@ pub(super) fn parsed<T: DeserializeOwned>(answer: Value) -> Answer<T> {
         .map_err(|error| internal(format!("the answer of the toolset is not one of MCP's: {error}")))
 }
 
-pub(super) fn refused(fault: RpcFault) -> ErrorData {
+pub(super) fn refused(fault: RpcError) -> ErrorData {
     let data = Some(fault.data).filter(|data| !data.is_null());
     ErrorData::new(ErrorCode(fault.code as i32), fault.message, data)
 }
 
-pub(super) fn declined(fault: RequestFault) -> ErrorData {
+pub(super) fn declined(fault: RequestError) -> ErrorData {
     let data = Some(fault.data).filter(|data| !data.is_null());
     ErrorData::new(ErrorCode(fault.code), fault.message, data)
 }

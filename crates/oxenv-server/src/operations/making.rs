@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Answer, Failure, OpenKey, Session, SessionIds, SessionOptions, SessionSource};
+use oxenv_core::{IdempotentReply, Failure, OpenKey, Session, SessionIds, SessionOptions, SessionSource};
 use oxenv_wire::{
     ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, Seconds, SessionCreate, SessionCreated,
     SessionProgress,
@@ -109,7 +109,7 @@ impl Desk {
     ) -> Result<Made, Failure> {
         let ends_with_caller = self.held.is_some() && options.lease.is_none();
         let key = key.map(|key| OpenKey { key, ends_with_caller });
-        let answer: Answer<SessionIds> = self.app.store.open(source, options, key).await;
+        let answer: IdempotentReply<SessionIds> = self.app.store.open(source, options, key).await;
         let (seq, repeated) = (answer.seq, answer.repeated);
         Ok(Made { ids: answer.into_outcome()?, seq, repeated })
     }

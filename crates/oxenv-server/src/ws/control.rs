@@ -18,7 +18,7 @@ use oxenv_core::{
     StepReply,
 };
 use oxenv_wire::{
-    Action, ClientFrame, ErrorCode, FrameFault, Json, MULTI_PROTOCOL, Object, ResetRequest, RpcId,
+    Action, ClientFrame, ErrorCode, FrameError, Json, MULTI_PROTOCOL, Object, ResetRequest, RpcId,
     RpcRequest, ToolCall, default_call, write_mcp_frame, write_rpc_error, write_state_frame,
 };
 use serde::Deserialize;
@@ -184,7 +184,7 @@ async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<H
 async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
     let frame = match ClientFrame::parse(text) {
         Ok(frame) => frame,
-        Err(fault @ FrameFault::NotObject(_)) => return Next::Last(frame_fault(&fault)),
+        Err(fault @ FrameError::NotObject(_)) => return Next::Last(frame_fault(&fault)),
         Err(fault) => return Next::Reply(frame_fault(&fault)),
     };
     let reply = match frame {

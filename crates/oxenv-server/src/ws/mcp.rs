@@ -12,7 +12,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 use oxenv_core::{EndReason, Failure, Session};
-use oxenv_wire::{RpcCode, RpcFault, RpcId, RpcRequest, write_rpc_error};
+use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 
 use super::socket::{self, Incoming, Socket};
 use crate::app::App;
@@ -61,7 +61,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
             }
             Incoming::Binary => {
                 let message = "Parse error: binary frames are not part of this protocol; send JSON as text";
-                Some(fault_text(&RpcFault::new(RpcCode::ParseError, message)))
+                Some(fault_text(&RpcError::new(RpcCode::ParseError, message)))
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
@@ -97,7 +97,7 @@ fn failed(id: RpcId<'_>, failure: &Failure) -> String {
     out
 }
 
-fn fault_text(fault: &RpcFault) -> String {
+fn fault_text(fault: &RpcError) -> String {
     let mut out = String::new();
     write_rpc_error(&mut out, RpcId::NULL, fault);
     out

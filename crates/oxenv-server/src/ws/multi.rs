@@ -13,7 +13,7 @@ use axum::extract::ws::Utf8Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use oxenv_wire::{
-    BatchRequest, ErrorCode, FrameFault, Json, MultiFrame, MultiWork, ReplyHead, ReplyKind, write_multi_reply,
+    BatchRequest, ErrorCode, FrameError, Json, MultiFrame, MultiWork, ReplyHead, ReplyKind, write_multi_reply,
 };
 
 use super::socket::{Incoming, Socket, Turn};
@@ -107,7 +107,7 @@ async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
     let frame = match MultiFrame::parse(&text) {
         Ok(frame) => frame,
         Err(fault) => {
-            let last = matches!(fault.fault, FrameFault::NotObject(_));
+            let last = matches!(fault.fault, FrameError::NotObject(_));
             let mut reply = String::new();
             let id = Some(fault.id.unwrap_or(Json::NULL));
             error::multi(&mut reply, &ReplyHead { id, ..ReplyHead::default() }, &unread(fault.fault));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{EndReason, Execution, Limits, Session};
+use oxenv_core::{EndReason, Execution, StoreLimits, Session};
 use oxenv_server::{Mode, ServerConfig, Tokens};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -255,7 +255,7 @@ async fn mcp_sessions_of_others_are_not_crowded_out() {
     let mut tokens = Tokens::default();
     tokens.add_control(CONTROL).unwrap();
     let config = ServerConfig { tokens, max_mcp_sessions: 3, ..ServerConfig::default() };
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let two = Two::new(&served).await;
     let victim = shake_hands(&served, &two.their_token, "/mcp").await;
     for _ in 0..10 {
@@ -444,7 +444,7 @@ async fn rewards_are_not_told() {
         let mut tokens = Tokens::default();
         tokens.add_control(CONTROL).unwrap();
         let config = ServerConfig { mode, tokens, ..ServerConfig::default() };
-        let served = Served::start(&stage, factory, Limits::default(), config).await;
+        let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
         let two = Two::new(&served).await;
         let after = json!({ "do": "reward", "value": 0.421_875 });
         let call = json!({ "name": "say", "arguments": { "text": "hi", "after": after } });

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use oxenv_core::{EndReason, Execution, Limits, Session, SessionOptions};
+use oxenv_core::{EndReason, Execution, StoreLimits, Session, SessionOptions};
 use oxenv_server::{Mode, ServerConfig, Tokens};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(crate) async fn guarded(mode: Mode) -> Served {
     tokens.add_control(&format!("trainer:{CONTROL}\nother:other-{CONTROL}")).unwrap();
     tokens.add_observer(OBSERVER).unwrap();
     let config = ServerConfig { mode, tokens, ..ServerConfig::default() };
-    Served::start(&stage, factory, Limits::default(), config).await
+    Served::start(&stage, factory, StoreLimits::default(), config).await
 }
 
 /// A request with a JSON body and a token.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Entry, Event, Execution, Failure, Limits, Recorder, SessionStore, Work};
+use oxenv_core::{Entry, Event, Execution, Failure, StoreLimits, Recorder, SessionStore, Work};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ async fn results_stand_in_the_order_of_the_items() {
     for execution in [Execution::Inline, Execution::Task, Execution::Blocking] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
-        let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+        let served = Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
         let mut socket = Multi::connect(&served).await;
         let opened = socket.ask(batch(&vec![json!({ "type": "open" }); 16])).await;
         let ids: Vec<String> =
@@ -195,7 +195,7 @@ async fn the_results_of_one_reply_are_bounded() {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
         let config = ServerConfig { max_message: ROOM, ..ServerConfig::default() };
-        let served = Served::start(&stage, factory, Limits::default(), config).await;
+        let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
         let mut socket = Multi::connect(&served).await;
         let session = socket.open().await;
         let large = format!("{{\"text\":\"{}\"}}", "x".repeat(10 << 10));
@@ -229,7 +229,7 @@ async fn results_that_come_later_have_room_of_their_own() {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task);
     let config = ServerConfig { max_message: 64 << 10, ..ServerConfig::default() };
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let mut socket = Multi::connect(&served).await;
     let (quick, slow) = (socket.open().await, socket.open().await);
     let mut items = vec![step(&quick, json!({})), step(&slow, json!({ "do": "wait", "at": "gate" }))];
@@ -263,7 +263,7 @@ async fn a_panic_is_the_error_of_its_item_alone() {
     for execution in [Execution::Inline, Execution::Task] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
-        let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(Arc::new(Broken));
+        let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
         let address = "127.0.0.1:0".parse().unwrap();
         let served = Served::over(address, &stage, store, ServerConfig::default()).await;
         let mut socket = Multi::connect(&served).await;
@@ -298,7 +298,7 @@ async fn a_panic_of_ours_is_the_error_of_its_request() {
     for execution in [Execution::Inline, Execution::Task] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution).tools(true);
-        let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(Arc::new(Broken));
+        let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
         let address = "127.0.0.1:0".parse().unwrap();
         let served = Served::over(address, &stage, store, ServerConfig::default()).await;
         let bad = json!({ "do": "note", "text": "panic here" });
@@ -325,7 +325,7 @@ async fn a_panic_of_ours_is_the_error_of_its_request() {
 async fn no_length_of_time_is_too_long() {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task);
-    let limits = Limits { max_sessions: 51, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 51, ..StoreLimits::default() };
     let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
     let mut socket = Multi::connect(&served).await;
     for endless in ["1e19", "18446744073709551615", "1e300"] {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::schema::CheckBudget;
-use oxenv_core::{Execution, Limits, Schema};
+use oxenv_core::{Execution, StoreLimits, Schema};
 use oxenv_server::{Metrics, ServerConfig, Tokens};
 use serde_json::{Value, json};
 
@@ -108,7 +108,7 @@ async fn tokens_and_metrics_are_in_the_document() {
     let config =
         ServerConfig { tokens, metrics: Some(Arc::new(Metrics::new("scripted"))), ..ServerConfig::default() };
     let served =
-        Served::start(&stage, Scripted::new(&stage, Execution::Task), Limits::default(), config).await;
+        Served::start(&stage, Scripted::new(&stage, Execution::Task), StoreLimits::default(), config).await;
     let bearer = [("authorization", "Bearer secret-of-control")];
     let document = Document(http(served.address, "GET", "/openapi.json", &bearer, b"").await.json());
     assert_eq!(document.0["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,7 @@ use crate::stage::{Scripted, Stage, soon};
 async fn with(execution: Execution, drain: Duration) -> Served {
     let stage = Stage::default();
     let config = ServerConfig { drain, ..ServerConfig::default() };
-    Served::start(&stage, Scripted::new(&stage, execution).tools(true), Limits::default(), config).await
+    Served::start(&stage, Scripted::new(&stage, execution).tools(true), StoreLimits::default(), config).await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::{App, ServerConfig, serve_pipe};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -45,7 +45,7 @@ async fn served(stall: Duration) -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     let config = ServerConfig { stall, ..ServerConfig::default() };
-    Served::start(&stage, factory, Limits::default(), config).await
+    Served::start(&stage, factory, StoreLimits::default(), config).await
 }
 
 /// Pings and reads nothing until the server ends the connection.

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Execution, Limits, SessionStore};
+use oxenv_core::{Execution, StoreLimits, SessionStore};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ async fn a_silent_peer_is_found_in_time_whenever_it_fell_silent() {
     let tried = tries(8, 32);
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let mut longest = Duration::ZERO;
     for phase in 0..tried {
         let mut silent = RawWs::connect(served.address, "/ws").await;
@@ -212,7 +212,7 @@ async fn peers_whose_cable_is_pulled_are_found() {
     };
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
-    let store = SessionStore::new(Arc::new(factory), Limits::default());
+    let store = SessionStore::new(Arc::new(factory), StoreLimits::default());
     let served = Served::over(SocketAddr::new(elsewhere.ours, 0), &stage, store, config).await;
     let mut clients = Vec::new();
     for kind in kinds {

@@ -1,6 +1,6 @@
 //! Pages in a browser that want to speak to a server on its own machine: every route refuses them.
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 
@@ -79,7 +79,7 @@ async fn lists_let_others_in() {
         allowed_origins: vec!["https://app.example".to_owned()],
         ..ServerConfig::default()
     };
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     for (headers, expected) in [
         ("host: env.example\r\n", 200),
         ("host: localhost\r\n", 200),

@@ -1,6 +1,6 @@
 //! One session's trouble is its own: panics, hangs, resets through another door.
 
-use oxenv_core::{Execution, Limits, SessionOptions};
+use oxenv_core::{Execution, StoreLimits, SessionOptions};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::stage::{Scripted, Stage, soon};
 async fn with(execution: Execution) -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, execution).tools(true).scoring();
-    Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await
+    Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await
 }
 
 #[tokio::test]

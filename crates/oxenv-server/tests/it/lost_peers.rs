@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +18,7 @@ use crate::stage::{Scripted, Stage, soon};
 async fn with(config: ServerConfig) -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
-    Served::start(&stage, factory, Limits::default(), config).await
+    Served::start(&stage, factory, StoreLimits::default(), config).await
 }
 
 async fn impatient() -> Served {

@@ -1,7 +1,7 @@
 //! Frames on `/ws` that are wrong: the socket stays open where the protocol says so, and closes
 //! with the right code where it does not.
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -155,7 +155,7 @@ async fn a_message_that_is_too_large_closes_with_1009() {
     let stage = Stage::default();
     let config = ServerConfig { max_message: 1000, ..ServerConfig::default() };
     let factory = Scripted::new(&stage, Execution::Task);
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let frame = |length: usize| format!("{:length$}", json!({ "type": "step", "data": {} }).to_string());
     for path in ["/ws", "/mcp"] {
         let mut fits = served.ws(path).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -320,7 +320,7 @@ async fn a_timeout_beyond_every_clock_is_taken() {
 #[tokio::test]
 async fn a_lease_beyond_every_clock_never_runs_out() {
     let stage = Stage::default();
-    let limits = Limits { idle: Duration::from_millis(30), ..Limits::default() };
+    let limits = StoreLimits { idle: Duration::from_millis(30), ..StoreLimits::default() };
     let factory = Scripted::new(&stage, Execution::Task);
     let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
     let mut endless = Vec::new();
@@ -343,7 +343,7 @@ async fn a_lease_beyond_every_clock_never_runs_out() {
 async fn small(stall: Duration) -> Served {
     let stage = Stage::default();
     let config = ServerConfig { max_message: 1000, stall, ..ServerConfig::default() };
-    Served::start(&stage, Scripted::new(&stage, Execution::Task), Limits::default(), config).await
+    Served::start(&stage, Scripted::new(&stage, Execution::Task), StoreLimits::default(), config).await
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use oxenv_core::{Limits, SessionOptions};
+use oxenv_core::{StoreLimits, SessionOptions};
 use oxenv_server::{App, ServerConfig, serve_pipe};
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ElicitRequestParams,
@@ -110,7 +110,7 @@ async fn walk(client: &Client) {
 #[tokio::test]
 async fn a_client_that_shakes_hands() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let client = connect(&served, "/mcp", ClientLifecycleMode::Initialize).await;
     assert_eq!(client.peer_info().unwrap().protocol_version, ProtocolVersion::V_2025_11_25);
     walk(&client).await;
@@ -139,7 +139,7 @@ async fn a_client_that_shakes_hands() {
 #[tokio::test]
 async fn a_client_whose_requests_stand_alone() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let session = served.app.store.create(SessionOptions::default()).await.unwrap();
     let client = connect(&served, &format!("/sessions/{}/mcp", session.id()), alone()).await;
     walk(&client).await;
@@ -164,7 +164,7 @@ async fn a_client_whose_requests_stand_alone() {
 #[tokio::test]
 async fn a_client_on_a_pipe() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     for (way_out, lifecycle) in [
         ("input", ClientLifecycleMode::Initialize),
         ("stop", ClientLifecycleMode::Initialize),
@@ -209,7 +209,7 @@ async fn a_client_on_a_pipe() {
 #[tokio::test]
 async fn nonsense_on_a_pipe() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     for (said, fine) in [
         ("", true),
         ("nope\n", true),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Limits, ResetOptions, SessionOptions, SessionRequest};
+use oxenv_core::{EndReason, StoreLimits, ResetOptions, SessionOptions, SessionRequest};
 use oxenv_server::{Mode, ServerConfig};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn production() -> ServerConfig {
 #[tokio::test]
 async fn changes_are_told() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let mut stream = old.listen().await;
     let wanted = json!({ "toolsListChanged": true, "resourceSubscriptions": ["memo://one"] });
@@ -62,7 +62,7 @@ async fn changes_are_told() {
 #[tokio::test]
 async fn resources_and_prompts() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     for (method, params, path, expected) in [
         ("resources/list", json!({}), "/resources/0/uri", json!("memo://one")),
@@ -103,7 +103,7 @@ async fn resources_and_prompts() {
 #[tokio::test]
 async fn subscriptions_are_bounded() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let subscribe = |uri: String| request("resources/subscribe", &json!({ "uri": uri }));
     let long = format!("memo://{}", "x".repeat(8 << 10));
@@ -136,7 +136,7 @@ async fn subscriptions_are_bounded() {
 #[tokio::test]
 async fn messages_of_many_values_are_refused_where_they_are_built() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let zeros = vec![0; 1 << 18];
     let answer =
         Handshake::ask(served.address, "/mcp", &json!({ "experimental": { "x": { "y": zeros } } })).await;
@@ -173,7 +173,7 @@ async fn what_is_not_offered_is_not_declared() {
 #[tokio::test]
 async fn cancelling_a_call() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let stream = old.post(&request("tools/call", &json!({ "name": "wait" }))).await;
     talker.entered().await;
@@ -215,7 +215,7 @@ async fn cancelling_a_call() {
 #[tokio::test]
 async fn a_broken_stream_is_resumed() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let stream = old.post(&request("tools/call", &json!({ "name": "wait" }))).await;
     talker.entered().await;
@@ -279,7 +279,7 @@ async fn sessions_do_not_see_each_other() {
 async fn a_session_of_ones_own_in_production() {
     let talker = Talker::default();
     let served = talker
-        .serve(Limits { max_sessions: 2, queue: Duration::ZERO, ..Limits::default() }, production())
+        .serve(StoreLimits { max_sessions: 2, queue: Duration::ZERO, ..StoreLimits::default() }, production())
         .await;
     let first = Handshake::new(served.address, "/mcp").await;
     let second = Handshake::new(served.address, "/mcp").await;
@@ -310,7 +310,7 @@ async fn a_session_of_ones_own_in_production() {
 async fn a_flood_of_handshakes_is_bounded() {
     let talker = Talker::default();
     let config = ServerConfig { max_mcp_sessions: 8, ..ServerConfig::default() };
-    let served = talker.serve(Limits::default(), config).await;
+    let served = talker.serve(StoreLimits::default(), config).await;
     let used = Handshake::new(served.address, "/mcp").await;
     let stream = used.listen().await;
     let mut last = None;
@@ -341,7 +341,7 @@ async fn idle_clients_expire() {
     let talker = Talker::default();
     // Long enough that a busy machine gets a handshake done within it.
     let config = ServerConfig { mcp_idle: Duration::from_millis(1500), ..production() };
-    let served = talker.serve(Limits::default(), config).await;
+    let served = talker.serve(StoreLimits::default(), config).await;
     let idle = Handshake::new(served.address, "/mcp").await;
     let listening = Handshake::new(served.address, "/mcp").await;
     let stream = listening.listen().await;
@@ -375,7 +375,7 @@ async fn a_client_follows_the_default_session() {
 async fn a_stop_waits_for_calls_but_not_for_listeners() {
     let talker = Talker::default();
     let config = ServerConfig { drain: Duration::from_secs(60), ..ServerConfig::default() };
-    let mut served = talker.serve(Limits::default(), config).await;
+    let mut served = talker.serve(StoreLimits::default(), config).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let mut stream = old.listen().await;
     let mut listener =

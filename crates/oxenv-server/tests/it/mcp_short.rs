@@ -1,6 +1,6 @@
 //! What is answered as one JSON text and what as a stream, in each era and each spelling.
 
-use oxenv_core::Limits;
+use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::talker::Talker;
 #[tokio::test]
 async fn each_client_is_answered_in_its_spelling() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let call = json!({ "name": "object", "arguments": {} });
     let dialect = rpc(served.address, "tools/call", call.clone()).await;
     assert_eq!(
@@ -54,7 +54,7 @@ async fn each_client_is_answered_in_its_spelling() {
 #[tokio::test]
 async fn failed_calls_in_each_spelling() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     for (tool, arguments, word) in
         [("strict", json!({ "n": "x" }), "invalid_args"), ("strict", json!({}), "invalid_args")]
@@ -105,7 +105,7 @@ async fn failed_calls_in_each_spelling() {
 #[tokio::test]
 async fn a_call_that_takes_time_becomes_a_stream() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     let progress = |token: &str| json!({ "name": "count_to_three", "_meta": { "progressToken": token } });
     for by_hand in [true, false] {
@@ -147,7 +147,7 @@ async fn a_call_that_takes_time_becomes_a_stream() {
 #[tokio::test]
 async fn a_log_is_for_those_who_want_it() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let murmur =
         |level: &str| json!({ "name": "murmur", "_meta": { "io.modelcontextprotocol/logLevel": level } });
     let silent = alone(served.address, "/mcp", "tools/call", &json!({ "name": "murmur" })).await;
@@ -177,7 +177,7 @@ async fn a_log_is_for_those_who_want_it() {
 #[tokio::test]
 async fn input_in_rounds() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let able = json!({ "io.modelcontextprotocol/clientCapabilities": { "elicitation": {} } });
     let first = alone(served.address, "/mcp", "tools/call", &json!({ "name": "want", "_meta": able })).await;
     let first = first.json().await["result"].clone();
@@ -217,7 +217,7 @@ async fn input_in_rounds() {
 #[tokio::test]
 async fn what_a_tool_is_told_of_its_request() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let old = Handshake::new(served.address, "/mcp").await;
     for (key, value) in [
         ("traceparent", json!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
@@ -249,7 +249,7 @@ async fn what_a_tool_is_told_of_its_request() {
 #[tokio::test]
 async fn questions_to_a_client() {
     let talker = Talker::default();
-    let served = talker.serve(Limits::default(), ServerConfig::default()).await;
+    let served = talker.serve(StoreLimits::default(), ServerConfig::default()).await;
     let able = Handshake::with(served.address, "/mcp", &json!({ "sampling": {} })).await;
     let question = json!({ "messages": [], "maxTokens": 5 });
     let ask = json!({ "method": "sampling/createMessage", "params": question });
@@ -290,7 +290,7 @@ async fn questions_to_a_client() {
 async fn who_stands_alone_in_production() {
     let talker = Talker::default();
     let config = ServerConfig { mode: Mode::Production, ..ServerConfig::default() };
-    let served = talker.serve(Limits::default(), config).await;
+    let served = talker.serve(StoreLimits::default(), config).await;
     let said =
         alone(served.address, "/mcp", "tools/call", &json!({ "name": "say", "arguments": { "text": "x" } }))
             .await;

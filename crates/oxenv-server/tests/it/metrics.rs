@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    CallError, EndReason, Execution, Failure, Limits, ObservedCall, Observer, Operation, OperationKind,
+    CallError, EndReason, Execution, Failure, StoreLimits, ObservedCall, Observer, Operation, OperationKind,
 };
 use oxenv_server::{AuditStatus, Metrics, Mode, RecordStatus, ServerConfig};
 use oxenv_wire::{ErrorCode, Phase, ToolErrorType};
@@ -21,7 +21,7 @@ async fn counting(metrics: Metrics, mode: Mode) -> (Served, Arc<Metrics>) {
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     let metrics = Arc::new(metrics);
     let config = ServerConfig { mode, metrics: Some(Arc::clone(&metrics)), ..ServerConfig::default() };
-    (Served::start(&stage, factory, Limits::default(), config).await, metrics)
+    (Served::start(&stage, factory, StoreLimits::default(), config).await, metrics)
 }
 
 /// A page, by the rules of the format.

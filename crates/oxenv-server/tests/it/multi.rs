@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use oxenv_wire::{MultiError, SessionProgress};
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ async fn requests_of_a_session_run_in_the_order_of_their_arrival() {
     for execution in [Execution::Inline, Execution::Task, Execution::Blocking] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
-        let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+        let served = Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
         let mut socket = Multi::connect(&served).await;
         let ids = [socket.open().await, socket.open().await, socket.open().await];
         let mut sent = Vec::new();
@@ -280,7 +280,7 @@ async fn what_is_in_flight_is_answered_when_the_server_stops() {
 #[tokio::test]
 async fn a_full_server_says_when_to_come_back() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 1, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 1, ..StoreLimits::default() };
     let served =
         Served::start(&stage, Scripted::new(&stage, Execution::Task), limits, ServerConfig::default());
     let served = served.await;
@@ -384,7 +384,7 @@ async fn a_client_that_never_reads_is_given_up() {
     let stage = Stage::default();
     let config = ServerConfig { stall: Duration::from_millis(300), ..ServerConfig::default() };
     let served =
-        Served::start(&stage, Scripted::new(&stage, Execution::Task), Limits::default(), config).await;
+        Served::start(&stage, Scripted::new(&stage, Execution::Task), StoreLimits::default(), config).await;
     let mut socket = Multi::connect(&served).await;
     let id = socket.open().await;
     let Ws(stream) = socket.ws;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Boot, EnvironmentFactory, EnvironmentSpec, Failure, Instance, Limits, Original, Toolbox, Work,
+    EnvironmentContext, EnvironmentFactory, EnvironmentSpec, Failure, EnvironmentInstance, StoreLimits, CopySource, Toolbox, Work,
 };
 use oxenv_server::ServerConfig;
 use oxenv_wire::MultiReply;
@@ -122,7 +122,7 @@ pub(crate) async fn offer(served: &Served, path: &str, protocols: &str) -> (Ws, 
 
 /// A server of a bundled environment.
 pub(crate) async fn serve_bundled(factory: Arc<dyn EnvironmentFactory>) -> Served {
-    Served::start(&Stage::default(), Bundled(factory), Limits::default(), ServerConfig::default()).await
+    Served::start(&Stage::default(), Bundled(factory), StoreLimits::default(), ServerConfig::default()).await
 }
 
 struct Bundled(Arc<dyn EnvironmentFactory>);
@@ -132,19 +132,19 @@ impl EnvironmentFactory for Bundled {
         self.0.spec()
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         self.0.create(boot)
     }
 
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         self.0.fork(boot, original)
     }
 
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         self.0.save(original)
     }
 
-    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         self.0.restore(boot, saved)
     }
 

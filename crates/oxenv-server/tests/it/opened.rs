@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Execution, ForkMode, Limits};
+use oxenv_core::{Execution, ForkMode, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn forking(stage: &Stage) -> Scripted {
     })
 }
 
-async fn serve(factory: impl Fn(&Stage) -> Scripted, limits: Limits) -> Served {
+async fn serve(factory: impl Fn(&Stage) -> Scripted, limits: StoreLimits) -> Served {
     let stage = Stage::default();
     Served::start(&stage, factory(&stage), limits, ServerConfig::default()).await
 }
@@ -49,7 +49,7 @@ fn only(reply: &Value) -> Value {
 
 #[tokio::test]
 async fn a_repeated_open_gets_its_first_reply_at_every_door() {
-    let served = serve(forking, Limits::default()).await;
+    let served = serve(forking, StoreLimits::default()).await;
     let mut socket = Multi::connect(&served).await;
     let data = json!({ "seed": 3, "resume_s": 600 });
     let open = json!({ "type": "open", "key": "k", "data": data });
@@ -98,7 +98,7 @@ async fn a_repeated_open_gets_its_first_reply_at_every_door() {
 
 #[tokio::test]
 async fn a_repeated_fork_gets_its_first_reply_when_its_original_has_ended() {
-    let served = serve(forking, Limits::default()).await;
+    let served = serve(forking, StoreLimits::default()).await;
     let mut socket = Multi::connect(&served).await;
     let id = socket.open().await;
     socket.ask(json!({ "type": "reset", "session": id })).await;
@@ -137,7 +137,7 @@ async fn a_repeated_fork_gets_its_first_reply_when_its_original_has_ended() {
 
 #[tokio::test]
 async fn what_has_a_key_and_may_not_be_resumed_ends_with_its_socket() {
-    let served = serve(forking, Limits::default()).await;
+    let served = serve(forking, StoreLimits::default()).await;
     let mut socket = Multi::connect(&served).await;
     let open = json!({ "type": "open", "key": "k" });
     let id = socket.ask(open.clone()).await["session"].as_str().unwrap().to_owned();
@@ -159,7 +159,7 @@ async fn what_has_a_key_and_may_not_be_resumed_ends_with_its_socket() {
 
 #[tokio::test]
 async fn a_socket_that_is_lost_while_it_opens_takes_the_session_along() {
-    let limits = Limits { max_sessions: 2, queue: Duration::from_secs(600), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 2, queue: Duration::from_secs(600), ..StoreLimits::default() };
     let served = serve(|stage| forking(stage).booting(Booting::AtGate), limits).await;
     let open = |key: &str| json!({ "type": "open", "key": key });
     let mut socket = Multi::connect(&served).await;
@@ -192,7 +192,7 @@ async fn a_socket_that_is_lost_while_it_opens_takes_the_session_along() {
 
 #[tokio::test]
 async fn what_may_be_resumed_is_made_though_its_socket_is_lost() {
-    let served = serve(|stage| forking(stage).booting(Booting::AtGate), Limits::default()).await;
+    let served = serve(|stage| forking(stage).booting(Booting::AtGate), StoreLimits::default()).await;
     let open = json!({ "type": "open", "key": "k", "data": { "resume_s": 600 } });
     let mut socket = Multi::connect(&served).await;
     socket.send(open.clone()).await;
@@ -213,7 +213,7 @@ async fn what_may_be_resumed_is_made_though_its_socket_is_lost() {
 
 #[tokio::test]
 async fn a_fork_of_more_than_there_are_slots_is_refused_at_once() {
-    let limits = Limits { max_sessions: 4, queue: Duration::from_secs(600), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 4, queue: Duration::from_secs(600), ..StoreLimits::default() };
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     let id = socket.open().await;
@@ -232,7 +232,7 @@ async fn a_fork_of_more_than_there_are_slots_is_refused_at_once() {
 
 #[tokio::test]
 async fn forks_that_wait_keep_no_slot_from_others() {
-    let limits = Limits { max_sessions: 4, queue: Duration::from_secs(600), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 4, queue: Duration::from_secs(600), ..StoreLimits::default() };
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     let (id, other) = (socket.open().await, socket.open().await);
@@ -262,7 +262,7 @@ async fn forks_that_wait_keep_no_slot_from_others() {
 /// The lease is shorter than the fork takes.
 #[tokio::test]
 async fn a_session_outlives_its_own_fork_however_short_its_lease() {
-    let limits = Limits { max_sessions: 2, queue: Duration::from_millis(1500), ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 2, queue: Duration::from_millis(1500), ..StoreLimits::default() };
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     socket.open().await;

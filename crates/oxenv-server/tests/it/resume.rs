@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ async fn an_open_with_a_key_finds_its_session_again() {
 async fn a_session_is_kept_for_its_time_and_by_keepalive() {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Inline);
-    let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
     let mut socket = Multi::connect(&served).await;
     let short = socket.open_with(json!({ "resume_s": 5 })).await;
     let long = socket.open_with(json!({ "resume_s": 60 })).await;

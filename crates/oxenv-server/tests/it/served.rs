@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{EnvironmentFactory, Execution, Limits, SessionStore};
+use oxenv_core::{EnvironmentFactory, Execution, StoreLimits, SessionStore};
 use oxenv_server::{App, Mode, Server, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,7 +30,7 @@ pub(crate) struct Served {
 pub(crate) async fn serve() -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
-    Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await
+    Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await
 }
 
 /// The same in production mode.
@@ -38,14 +38,14 @@ pub(crate) async fn serve_production() -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     let config = ServerConfig { mode: Mode::Production, ..ServerConfig::default() };
-    Served::start(&stage, factory, Limits::default(), config).await
+    Served::start(&stage, factory, StoreLimits::default(), config).await
 }
 
 impl Served {
     pub(crate) async fn start(
         stage: &Stage,
         factory: impl EnvironmentFactory + 'static,
-        limits: Limits,
+        limits: StoreLimits,
         config: ServerConfig,
     ) -> Self {
         let store = SessionStore::new(Arc::new(factory), limits);

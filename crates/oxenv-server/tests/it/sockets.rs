@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -48,7 +48,7 @@ async fn a_thousand_frames_in_one_go_are_answered_in_order() {
     for execution in [Execution::Inline, Execution::Task, Execution::Blocking] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
-        let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+        let served = Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
         let Ws(socket) = served.ws("/ws").await;
         let (mut write, mut read) = socket.split();
         let writing = tokio::spawn(async move {
@@ -105,7 +105,7 @@ async fn a_client_that_vanishes_behind_many_frames_cancels_its_step() {
     let stage = Stage::default();
     let config = ServerConfig { ping_every: Duration::from_millis(20), ..ServerConfig::default() };
     let factory = Scripted::new(&stage, Execution::Task);
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let mut socket = RawWs::connect(served.address, "/ws").await;
     socket.step(&json!({ "do": "wait" })).await;
     stage.entered().await;
@@ -129,7 +129,7 @@ async fn a_client_that_had_to_wait_is_not_taken_for_dead() {
         ..ServerConfig::default()
     };
     let factory = Scripted::new(&stage, Execution::Task);
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let mut socket = served.ws("/ws").await;
     // As many as fill the space for frames sent ahead, and none to spare.
     for _ in 0..=64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Execution, Limits, SessionOptions};
+use oxenv_core::{EndReason, Execution, StoreLimits, SessionOptions};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ const ROWS: [(&str, Option<&str>, u16, &str, i64); 19] = [
 async fn every_row_of_the_table() {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Inline).tools(true).scoring();
-    let served = Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await;
     for (name, kind, status, frame, rpc_error) in ROWS {
         let script = json!({ "do": "fail", "code": name, "kind": kind });
         let reply = post(served.address, "/step", &json!({ "action": script })).await;
@@ -85,7 +85,7 @@ async fn a_failure_says_whose_fault_it_is_and_whether_to_retry() {
 #[tokio::test]
 async fn a_full_server() {
     let stage = Stage::default();
-    let limits = Limits { max_sessions: 2, queue: Duration::ZERO, ..Limits::default() };
+    let limits = StoreLimits { max_sessions: 2, queue: Duration::ZERO, ..StoreLimits::default() };
     let factory = Scripted::new(&stage, Execution::Inline);
     let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
     assert_eq!(get(served.address, "/ready").await.status, 200);
@@ -153,7 +153,7 @@ async fn a_server_that_drains() {
 async fn a_factory_that_fails_or_panics_or_never_finishes() {
     for booting in [Booting::Fails, Booting::Panics, Booting::PanicsLater, Booting::Never] {
         let stage = Stage::default();
-        let limits = Limits { boot: Duration::from_millis(20), ..Limits::default() };
+        let limits = StoreLimits { boot: Duration::from_millis(20), ..StoreLimits::default() };
         let factory = Scripted::new(&stage, Execution::Task).tools(true).booting(booting);
         let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
         for (path, body) in

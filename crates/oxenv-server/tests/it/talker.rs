@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{
-    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, Extras, Failure, Instance, Limits,
-    Mount, Note, Principal, RequestFault, Scope, Toolbox, Toolset, Work, tool_environment,
+    EnvironmentContext, CallContext, ChangeCounter, EnvironmentFactory, EnvironmentSpec, ResourcesAndPrompts, Failure, EnvironmentInstance, StoreLimits,
+    Mount, CallNotification, Principal, RequestError, Scope, Toolbox, Toolset, Work, tool_environment,
 };
 use oxenv_server::ServerConfig;
 use oxenv_wire::{Content, ErrorCode, RawJson, Tool, ToolError, ToolErrorType, ToolResult, raw};
@@ -24,7 +24,7 @@ pub(crate) struct Talker(Arc<Inner>);
 
 struct Inner {
     tools: Mutex<Arc<[Tool]>>,
-    watchers: Mutex<Vec<Changes>>,
+    watchers: Mutex<Vec<ChangeCounter>>,
     gate: Semaphore,
     entered: Semaphore,
     cancelled: AtomicUsize,
@@ -44,7 +44,7 @@ impl Default for Talker {
 
 impl Talker {
     /// A server of environments that are these tools.
-    pub(crate) async fn serve(&self, limits: Limits, config: ServerConfig) -> Served {
+    pub(crate) async fn serve(&self, limits: StoreLimits, config: ServerConfig) -> Served {
         let mounts = vec![Mount::new(Arc::new(self.clone()))];
         let factory = Factory(tool_environment("talker", "Tools that talk", mounts, None));
         Served::start(&Stage::default(), factory, limits, config).await
@@ -73,7 +73,7 @@ impl Talker {
 
     /// Says that something has changed, and changes no list.
     pub(crate) fn touch(&self) {
-        self.0.watchers.lock().unwrap().iter().for_each(Changes::bump);
+        self.0.watchers.lock().unwrap().iter().for_each(ChangeCounter::bump);
     }
 
     async fn wait(&self) {
@@ -128,7 +128,7 @@ impl Toolset for Talker {
         Arc::clone(&self.0.tools.lock().unwrap())
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.0.watchers.lock().unwrap().push(changes.clone());
     }
 
@@ -151,7 +151,7 @@ impl Toolset for Talker {
             }
         };
         let count = move |progress: f64| {
-            tell(Note::Progress { progress, total: Some(3.0), message: None });
+            tell(CallNotification::Progress { progress, total: Some(3.0), message: None });
         };
         match tool {
             "say" => Work::done(Ok(text(arguments["text"].as_str().unwrap_or_default()))),
@@ -173,7 +173,7 @@ impl Toolset for Talker {
             // Says something and is done at once.
             "murmur" => {
                 for level in ["debug", "info", "error"] {
-                    tell(Note::Log { level: level.to_owned(), logger: None, data: json!(level) });
+                    tell(CallNotification::Log { level: level.to_owned(), logger: None, data: json!(level) });
                 }
                 Work::done(Ok(text("said so")))
             }
@@ -201,8 +201,8 @@ impl Toolset for Talker {
         }
     }
 
-    fn extras(&self) -> Arc<Extras> {
-        Arc::new(Extras {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
+        Arc::new(ResourcesAndPrompts {
             resources: vec![json!({ "uri": "memo://one", "name": "one" })],
             templates: vec![json!({ "uriTemplate": "memo://{name}", "name": "any" })],
             prompts: vec![json!({ "name": "greet" })],
@@ -214,7 +214,7 @@ impl Toolset for Talker {
         context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         let parameters: Value = serde_json::from_str(parameters.get()).unwrap();
         let answer = match method {
             "resources/read" => json!({ "contents": [{
@@ -224,7 +224,7 @@ impl Toolset for Talker {
                 "role": "user", "content": { "type": "text", "text": "hello" },
             }] }),
             other => {
-                return Work::done(Err(RequestFault::new(-32601, format!("Method not found: {other}"))));
+                return Work::done(Err(RequestError::new(-32601, format!("Method not found: {other}"))));
             }
         };
         Work::done(Ok(raw(&answer).unwrap()))
@@ -246,7 +246,7 @@ impl EnvironmentFactory for Factory {
         self.0.spec()
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         self.0.create(boot)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Execution, Limits, TaskFault, TaskSource};
+use oxenv_core::{Execution, StoreLimits, TaskError, TaskSource};
 use oxenv_server::ServerConfig;
 use oxenv_wire::Split;
 use serde_json::{Value, json};
@@ -18,18 +18,18 @@ impl TaskSource for Three {
         vec![Split { name: "easy".to_owned(), kind: "train".to_owned() }]
     }
 
-    fn count(&self, split: &str) -> Result<usize, TaskFault> {
+    fn count(&self, split: &str) -> Result<usize, TaskError> {
         match split {
             "easy" => Ok(3),
             "broken" => panic!("made to panic in tasks"),
-            _ => Err(TaskFault::UnknownSplit),
+            _ => Err(TaskError::UnknownSplit),
         }
     }
 
-    fn task(&self, split: &str, index: usize) -> Result<Value, TaskFault> {
+    fn task(&self, split: &str, index: usize) -> Result<Value, TaskError> {
         match index < self.count(split)? {
             true => Ok(json!({ "seed": index })),
-            false => Err(TaskFault::OutOfRange),
+            false => Err(TaskError::OutOfRange),
         }
     }
 }
@@ -37,7 +37,7 @@ impl TaskSource for Three {
 async fn with_tasks() -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Task).spec(|spec| spec.tasks = Some(Arc::new(Three)));
-    Served::start(&stage, factory, Limits::default(), ServerConfig::default()).await
+    Served::start(&stage, factory, StoreLimits::default(), ServerConfig::default()).await
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::path::Path;
 use oxenv_wire::Reward;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Refreshed, Trouble, faults, holes, schema};
+use super::{RefreshReport, Trouble, faults, holes, schema};
 use crate::error::LogError;
 use crate::log::bounds::{self, Extent};
 use crate::log::unwritten::Mark;
@@ -55,8 +55,8 @@ struct Seen {
 /// The sessions that were seen.
 type Sessions = HashMap<String, Seen>;
 
-pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<Refreshed, Trouble> {
-    let mut refreshed = Refreshed::default();
+pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<RefreshReport, Trouble> {
+    let mut refreshed = RefreshReport::default();
     let mut sessions = Sessions::new();
     while !part(connection, folder, &mut refreshed, &mut sessions)? {}
     Ok(refreshed)
@@ -66,7 +66,7 @@ pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<Refr
 fn part(
     connection: &mut Connection,
     folder: &Path,
-    refreshed: &mut Refreshed,
+    refreshed: &mut RefreshReport,
     sessions: &mut Sessions,
 ) -> Result<bool, Trouble> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -187,7 +187,7 @@ fn take_in(
     transaction: &Transaction<'_>,
     cursor: &mut Cursor,
     progress: &mut Progress,
-    refreshed: &mut Refreshed,
+    refreshed: &mut RefreshReport,
     sessions: &mut Sessions,
     extent: &Extent,
 ) -> Result<bool, Trouble> {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::blobs::Blob;
 use super::unwritten::Unwritten;
 use super::writer::{BETWEEN_COMPLAINTS, WriteFault, Writer};
-use super::{Lag, LogOptions, frame, line};
+use super::{WriteLag, LogOptions, frame, line};
 use crate::error::LogError;
 
 /// The thread is told to write when so much has come together, whoever waits.
@@ -51,9 +51,9 @@ struct Shared {
 struct Next {
     frames: Vec<u8>,
     blobs: Vec<Blob>,
-    lag: Lag,
+    lag: WriteLag,
     /// What of the lag the thread is writing now.
-    writing: Lag,
+    writing: WriteLag,
     /// What was refused and is not told in the log yet.
     unwritten: Unwritten,
     batch: Arc<Batch>,
@@ -109,7 +109,7 @@ impl Group {
         &self.folder
     }
 
-    pub(super) fn lag(&self) -> Lag {
+    pub(super) fn lag(&self) -> WriteLag {
         self.shared.next.lock().lag
     }
 
@@ -378,13 +378,13 @@ impl Drop for Watch {
     }
 }
 
-impl Lag {
-    fn plus(self, records: u64, bytes: u64) -> Lag {
-        Lag { records: self.records + records, bytes: self.bytes + bytes }
+impl WriteLag {
+    fn plus(self, records: u64, bytes: u64) -> WriteLag {
+        WriteLag { records: self.records + records, bytes: self.bytes + bytes }
     }
 
-    fn minus(self, other: Lag) -> Lag {
-        Lag { records: self.records - other.records, bytes: self.bytes - other.bytes }
+    fn minus(self, other: WriteLag) -> WriteLag {
+        WriteLag { records: self.records - other.records, bytes: self.bytes - other.bytes }
     }
 }
 
@@ -563,7 +563,7 @@ mod tests {
             // A disk that was full for the last one is so no more.
             let _ = wait(group.append(&closed(30)));
             prop_assert!(wait(group.append(&closed(31))).is_ok());
-            prop_assert_eq!(group.lag(), Lag::default());
+            prop_assert_eq!(group.lag(), WriteLag::default());
             std::fs::remove_dir_all(&folder).unwrap();
         }
     }
@@ -651,7 +651,7 @@ mod tests {
                 seed_given: false,
                 episode_id: "e",
                 arguments: None,
-                outcome: oxenv_core::Outcome::Answered { reply: "{}", reward: None, done: false },
+                outcome: oxenv_core::RecordedOutcome::Answered { reply: "{}", reward: None, done: false },
                 duration_us: 1,
             },
             ..entry(seq)

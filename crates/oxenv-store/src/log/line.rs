@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use oxenv_core::{CallEntry, Entry, Event, Failure, Origin, Outcome, Redact};
+use oxenv_core::{CallEntry, Entry, Event, Failure, SessionOrigin, RecordedOutcome, Redact};
 use oxenv_wire::{Reward, Structured, ToolError, ToolResult};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -59,8 +59,8 @@ fn opened(object: &mut Object<'_>, event: &Event<'_>) {
     object.foreign_text("episode_id", episode_id);
     let (kind, session_id, seq) = match origin {
         None => return,
-        Some(Origin::Fork { session_id, seq }) => ("fork", session_id, seq),
-        Some(Origin::Snapshot { session_id, seq }) => ("snapshot", session_id, seq),
+        Some(SessionOrigin::Fork { session_id, seq }) => ("fork", session_id, seq),
+        Some(SessionOrigin::Snapshot { session_id, seq }) => ("snapshot", session_id, seq),
     };
     object.open("origin");
     object.text("kind", kind);
@@ -103,9 +103,9 @@ fn step(object: &mut Object<'_>, event: &Event<'_>) {
     outcome_of(object, outcome);
 }
 
-fn outcome_of(object: &mut Object<'_>, outcome: &Outcome<'_>) {
+fn outcome_of(object: &mut Object<'_>, outcome: &RecordedOutcome<'_>) {
     match outcome {
-        Outcome::Answered { reply, reward, done } => {
+        RecordedOutcome::Answered { reply, reward, done } => {
             match reward {
                 None => object.null("reward"),
                 Some(Reward::Bool(value)) => object.number("reward", value),
@@ -115,7 +115,7 @@ fn outcome_of(object: &mut Object<'_>, outcome: &Outcome<'_>) {
             object.number("done", done);
             object.json(["reply", "reply_blob"], reply);
         }
-        Outcome::Failed(failure) => failure_of(object, failure),
+        RecordedOutcome::Failed(failure) => failure_of(object, failure),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Exports: their form, in a golden text.
 
 use expect_test::expect;
-use oxenv_core::{CallEntry, Event, Failure, Outcome, Principal};
+use oxenv_core::{CallEntry, Event, Failure, RecordedOutcome, Principal};
 use oxenv_store::{LogOptions, SessionFilter, Trajectories, export_jsonl};
 use oxenv_wire::{ErrorCode, Reward, ToolResult};
 
@@ -25,10 +25,10 @@ async fn a_session_is_a_line() {
         duration_us: 3,
     };
     let reply = r#"{"observation":{"at":1},"reward":1,"done":true,"metadata":{"score":0.25}}"#;
-    let answered = Outcome::Answered { reply, reward: Some(Reward::Int(1)), done: true };
+    let answered = RecordedOutcome::Answered { reply, reward: Some(Reward::Int(1)), done: true };
     put(&recorder, &entry("a", 2, step(answered, &calls))).await;
     let failure = Failure::new(ErrorCode::DeadlineExceeded, "too late");
-    put(&recorder, &entry("a", 3, step(Outcome::Failed(&failure), &[]))).await;
+    put(&recorder, &entry("a", 3, step(RecordedOutcome::Failed(&failure), &[]))).await;
     let mut again = entry("a", 4, reset(r#"{"observation":{"at":0},"reward":null,"done":false}"#));
     again.epoch = 2;
     put(&recorder, &again).await;
@@ -208,7 +208,7 @@ async fn steps_are_rows() {
         principal: Principal::Agent,
         action: raw("[1]"),
         calls: &[],
-        outcome: Outcome::Failed(&failure),
+        outcome: RecordedOutcome::Failed(&failure),
         duration_us: 9,
     };
     put(&recorder, &entry("a", 5, failed)).await;

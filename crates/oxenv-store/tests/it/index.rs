@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oxenv_core::{Event, Failure, Origin, Outcome, Principal};
+use oxenv_core::{Event, Failure, SessionOrigin, RecordedOutcome, Principal};
 use oxenv_store::{
     LogOptions, LogRecorder, Retention, SessionFilter, SessionSummary, StoredEntry, Trajectories,
 };
@@ -114,13 +114,13 @@ async fn an_index_of_another_log_is_made_anew() {
 async fn sessions_are_summed_up() {
     let folder = folder("index-sums");
     let recorder = open(&folder, LogOptions::default());
-    let origin = Some(Origin::Snapshot { session_id: "z", seq: 9 });
+    let origin = Some(SessionOrigin::Snapshot { session_id: "z", seq: 9 });
     let mut event = opened();
     if let Event::Opened { origin: place, .. } = &mut event {
         *place = origin;
     }
     put(&recorder, &entry("a", 0, event)).await;
-    let answered = |reward, done| Outcome::Answered { reply: "{}", reward, done };
+    let answered = |reward, done| RecordedOutcome::Answered { reply: "{}", reward, done };
     let reset = |outcome| Event::Reset {
         seed: 1,
         seed_given: false,
@@ -138,10 +138,10 @@ async fn sessions_are_summed_up() {
         duration_us: 1,
     };
     let failure = Failure::action("no");
-    put(&recorder, &entry("a", 1, reset(Outcome::Failed(&failure)))).await;
+    put(&recorder, &entry("a", 1, reset(RecordedOutcome::Failed(&failure)))).await;
     put(&recorder, &entry("a", 2, reset(answered(None, false)))).await;
     put(&recorder, &entry("a", 3, step(answered(Some(Reward::Int(2)), false)))).await;
-    put(&recorder, &entry("a", 4, step(Outcome::Failed(&failure)))).await;
+    put(&recorder, &entry("a", 4, step(RecordedOutcome::Failed(&failure)))).await;
     put(&recorder, &entry("a", 5, step(answered(Some(Reward::Bool(true)), true)))).await;
     put(&recorder, &entry("a", 6, Event::Closed { reason: "expired" })).await;
     let trajectories = Trajectories::open(&folder).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use oxenv_core::{CallEntry, Event, Failure, Origin, Outcome, Principal, Recorder};
+use oxenv_core::{CallEntry, Event, Failure, SessionOrigin, RecordedOutcome, Principal, Recorder};
 use oxenv_store::{
     Durability, LogError, LogOptions, LogReader, Retention, StoredEntry, StoredEvent, StoredJson,
     StoredOutcome,
@@ -30,7 +30,7 @@ fn entries(folder: &Path) -> Vec<StoredEntry> {
 async fn records_are_lines_that_any_tool_can_read() {
     let folder = folder("log-lines");
     let recorder = open(&folder, LogOptions::default());
-    let origin = Some(Origin::Fork { session_id: "a", seq: 3 });
+    let origin = Some(SessionOrigin::Fork { session_id: "a", seq: 3 });
     let mut event = opened();
     if let Event::Opened { origin: place, .. } = &mut event {
         *place = origin;
@@ -53,7 +53,7 @@ async fn records_are_lines_that_any_tool_can_read() {
         principal: Principal::Agent,
         action: raw("null"),
         calls: &[],
-        outcome: Outcome::Failed(&failure),
+        outcome: RecordedOutcome::Failed(&failure),
         duration_us: 5,
     };
     put(&recorder, &entry("b", 3, failed)).await;
@@ -151,7 +151,7 @@ async fn secrets_are_in_no_file() {
         seed_given: false,
         episode_id: "hunter22",
         arguments: Some(raw(r#"{"k":"hunter22"}"#)),
-        outcome: Outcome::Failed(&failure),
+        outcome: RecordedOutcome::Failed(&failure),
         duration_us: 1,
     };
     put(&recorder, &entry("a", 2, failed)).await;
@@ -210,7 +210,7 @@ async fn an_entry_is_written_even_if_nobody_waits_for_it() {
     }
     put(&recorder, &entry("a", 10, opened())).await;
     assert_eq!(found(&folder).0.len(), 11);
-    assert_eq!(recorder.lag(), oxenv_store::Lag::default());
+    assert_eq!(recorder.lag(), oxenv_store::WriteLag::default());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oxenv_core::{CallEntry, Entry, Event, Outcome, Principal, Recorder};
+use oxenv_core::{CallEntry, Entry, Event, RecordedOutcome, Principal, Recorder};
 use oxenv_store::{LogOptions, LogReader, LogRecorder, StoredEntry};
 use oxenv_wire::Reward;
 use serde_json::value::RawValue;
@@ -46,7 +46,7 @@ pub(crate) fn reset(reply: &str) -> Event<'_> {
         seed_given: true,
         episode_id: "e-1",
         arguments: None,
-        outcome: Outcome::Answered { reply, reward: None, done: false },
+        outcome: RecordedOutcome::Answered { reply, reward: None, done: false },
         duration_us: 11,
     }
 }
@@ -57,7 +57,7 @@ pub(crate) fn step<'a>(action: &'a RawValue, reply: &'a str, calls: &'a [CallEnt
         principal: Principal::Control,
         action,
         calls,
-        outcome: Outcome::Answered { reply, reward: Some(Reward::Float(0.5)), done: false },
+        outcome: RecordedOutcome::Answered { reply, reward: Some(Reward::Float(0.5)), done: false },
         duration_us: 12,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use oxenv_core::{Caller, RequestFault};
+use oxenv_core::{CallerChannel, RequestError};
 use rmcp::model::{
     ClientCapabilities, ClientConfig, ClientResult, ElicitationCapability, ErrorCode,
     FormElicitationCapability, GetExtensions, GetMeta, Implementation, ProtocolVersion, RootsCapabilities,
@@ -101,10 +101,10 @@ impl Question {
     ///
     /// # Errors
     /// If it is none of those that callers answer.
-    pub(super) fn of(request: ServerRequest) -> Result<Self, RequestFault> {
+    pub(super) fn of(request: ServerRequest) -> Result<Self, RequestError> {
         if request.extensions().get::<TooLong>().is_some() {
             let says = format!("the request is longer than {} MiB", MAX_REQUEST >> 20);
-            return Err(RequestFault::new(ErrorCode::INVALID_REQUEST.0, says));
+            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
         }
         let origin = match request.extensions().get::<InboundStreamOrigin>() {
             Some(InboundStreamOrigin::OutboundRequest(id)) => number(id),
@@ -120,7 +120,7 @@ impl Question {
         };
         if !METHODS.contains(&method.as_str()) {
             let named: String = method.chars().take(MAX_METHOD).collect();
-            return Err(RequestFault::new(
+            return Err(RequestError::new(
                 ErrorCode::METHOD_NOT_FOUND.0,
                 format!("Method not found: {named}"),
             ));
@@ -147,19 +147,19 @@ pub(super) fn ask(
     traffic: &Traffic,
     question: Question,
     withdrawn: CancellationToken,
-) -> Result<impl Future<Output = Result<Value, RequestFault>> + Send + 'static, RequestFault> {
+) -> Result<impl Future<Output = Result<Value, RequestError>> + Send + 'static, RequestError> {
     let Question { method, parameters, origin } = question;
     let Some(events) = traffic.listener(origin) else {
         let says = format!("{method}: there is not exactly one call whose caller can be asked");
-        return Err(RequestFault::new(ErrorCode::INVALID_REQUEST.0, says));
+        return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
     };
     let (answer, answered) = oneshot::channel();
     if !events.ask(Asked { method, parameters, answer }) {
         let says = "the caller has too many questions to answer";
-        return Err(RequestFault::new(ErrorCode::INTERNAL_ERROR.0, says));
+        return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
     }
     Ok(async move {
-        let failed = |says| Err(RequestFault::new(ErrorCode::INTERNAL_ERROR.0, says));
+        let failed = |says| Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
         tokio::select! {
             answer = answered => answer.unwrap_or_else(|_| failed("the call is over")),
             () = withdrawn.cancelled() => failed("the question was withdrawn"),
@@ -169,7 +169,7 @@ pub(super) fn ask(
 
 /// Waits for a response while the caller hears what the server says, and answers what it asks.
 pub(crate) async fn converse<T>(
-    caller: &dyn Caller,
+    caller: &dyn CallerChannel,
     events: &mut mpsc::Receiver<Event>,
     response: impl Future<Output = T>,
 ) -> T {
@@ -189,7 +189,7 @@ pub(crate) async fn converse<T>(
     }
 }
 
-async fn answer(caller: &dyn Caller, asked: Asked) {
+async fn answer(caller: &dyn CallerChannel, asked: Asked) {
     let Asked { method, parameters, answer: mut waiting } = asked;
     let answer = tokio::select! {
         answer = caller.ask(&method, parameters) => answer,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: only what surely was not delivered is called unavailable; all else that got no answer is lost.
 
-use oxenv_core::RequestFault;
+use oxenv_core::RequestError;
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType};
 use rmcp::ServiceError;
 use rmcp::transport::streamable_http_client::StreamableHttpError as Http;
@@ -16,7 +16,7 @@ pub(crate) enum CallFault {
     /// It may have been delivered, and no answer came.
     Lost(String),
     /// The upstream answered with a JSON-RPC error.
-    Refused(RequestFault),
+    Refused(RequestError),
 }
 
 /// What stood in the way, as far as it can be told.
@@ -61,7 +61,7 @@ impl CallFault {
             ServiceError::McpError(error) if error.message == REPLACED => {
                 CallFault::Lost("the connection's session was replaced before the answer came".to_owned())
             }
-            ServiceError::McpError(error) => CallFault::Refused(RequestFault {
+            ServiceError::McpError(error) => CallFault::Refused(RequestError {
                 code: error.code.0,
                 message: error.message.into_owned(),
                 data: error.data.unwrap_or_default(),
@@ -78,7 +78,7 @@ impl CallFault {
             CallFault::Unavailable(text) => CallFault::Unavailable(change(&text)),
             CallFault::Lost(text) => CallFault::Lost(change(&text)),
             CallFault::Refused(fault) => {
-                CallFault::Refused(RequestFault { message: change(&fault.message), ..fault })
+                CallFault::Refused(RequestError { message: change(&fault.message), ..fault })
             }
         }
     }
@@ -110,13 +110,13 @@ impl CallFault {
     }
 
     /// What it is to who asked for something that is no tool call.
-    pub(crate) fn into_request_fault(self, toolset: &str) -> RequestFault {
+    pub(crate) fn into_request_fault(self, toolset: &str) -> RequestError {
         if let CallFault::Refused(fault) = self {
             return fault;
         }
         let error = self.into_tool_error(toolset);
         let data = error.data().map_or(Value::Null, |data| json!({ "oxenv": data }));
-        RequestFault { code: INTERNAL, message: error.message, data }
+        RequestError { code: INTERNAL, message: error.message, data }
     }
 }
 
@@ -230,14 +230,14 @@ mod tests {
         let error = CallFault::Lost("exited with code 1".into()).into_tool_error("git");
         assert_eq!(error.code, Some(ErrorCode::UpstreamLost));
         for (code, category) in [(-32602, ToolErrorType::InvalidArgs), (-1, ToolErrorType::ExecutionError)] {
-            let error = CallFault::Refused(RequestFault::new(code, "no")).into_tool_error("git");
+            let error = CallFault::Refused(RequestError::new(code, "no")).into_tool_error("git");
             assert_eq!((error.error_type, error.code, error.message.as_str()), (category, None, "no"));
         }
     }
 
     #[test]
     fn a_request_that_is_no_call_gets_the_upstreams_own_error() {
-        let fault = RequestFault::new(-32002, "no such resource");
+        let fault = RequestError::new(-32002, "no such resource");
         assert_eq!(CallFault::Refused(fault.clone()).into_request_fault("git"), fault);
         let fault = CallFault::Lost("gone".into()).into_request_fault("git");
         assert_eq!(fault.code, -32603);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oxenv_core::{Extras, RequestFault};
+use oxenv_core::{ResourcesAndPrompts, RequestError};
 use oxenv_wire::Tool;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -31,7 +31,7 @@ pub(crate) struct Lists {
     /// Its tools, in its order.
     pub(crate) tools: Arc<[Tool]>,
     /// The rest.
-    pub(crate) extras: Arc<Extras>,
+    pub(crate) extras: Arc<ResourcesAndPrompts>,
 }
 
 /// Which lists an upstream says that it has.
@@ -62,7 +62,7 @@ impl Lists {
         if offered.tools {
             lists.tools = list_tools(pages, label).await?.into();
         }
-        let mut extras = Extras::default();
+        let mut extras = ResourcesAndPrompts::default();
         if offered.resources {
             extras.resources = some(pages, "resources/list", "resources", label).await?;
             extras.templates = some(pages, "resources/templates/list", "resourceTemplates", label).await?;
@@ -174,7 +174,7 @@ impl List {
             next: Option<Cow<'a, str>>,
         }
         let garbage = |what: String| {
-            CallFault::Refused(RequestFault::new(-32603, format!("its server answers {method} with {what}")))
+            CallFault::Refused(RequestError::new(-32603, format!("its server answers {method} with {what}")))
         };
         if text.len() > MAX_PAGE {
             return Err(garbage(format!("a page of more than {} MiB", MAX_PAGE >> 20)));
@@ -258,7 +258,7 @@ mod tests {
             let cursor = cursor.unwrap_or_default();
             let page = self.0.iter().find(|(at, _)| *at == cursor);
             page.map(|(_, text)| (*text).to_owned())
-                .ok_or_else(|| CallFault::Refused(RequestFault::new(-32602, "no such cursor")))
+                .ok_or_else(|| CallFault::Refused(RequestError::new(-32602, "no such cursor")))
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use oxenv_core::RequestFault;
+use oxenv_core::RequestError;
 use rmcp::RoleClient;
 use rmcp::model::{
     ClientJsonRpcMessage, ClientResult, CustomResult, ErrorCode, ErrorData, RequestId, ServerJsonRpcMessage,
@@ -52,7 +52,7 @@ struct Answered {
     id: RequestId,
     /// The length of the question.
     bytes: usize,
-    outcome: Result<Value, RequestFault>,
+    outcome: Result<Value, RequestError>,
 }
 
 impl<T: Transport<RoleClient>> PeerRequests<T> {
@@ -78,11 +78,11 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
     }
 
     /// Asks the caller whom a request is for.
-    fn ask(&mut self, id: RequestId, request: ServerRequest) -> Result<(), RequestFault> {
+    fn ask(&mut self, id: RequestId, request: ServerRequest) -> Result<(), RequestError> {
         let question = Question::of(request)?;
         if self.withdrawals.contains_key(&id) {
             let says = "another request with this id is not answered yet; give each request its own id";
-            return Err(RequestFault::new(ErrorCode::INVALID_REQUEST.0, says));
+            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
         }
         let bytes = question.bytes();
         if self.questions.len() >= MAX_QUESTIONS || self.question_bytes + bytes > MAX_QUESTION_BYTES {
@@ -90,7 +90,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
                 "too many requests wait for an answer: at most {MAX_QUESTIONS} may, or {} MiB of them",
                 MAX_QUESTION_BYTES >> 20
             );
-            return Err(RequestFault::new(ErrorCode::INTERNAL_ERROR.0, says));
+            return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
         }
         let withdrawn = CancellationToken::new();
         let asked = asking::ask(&self.traffic, question, withdrawn.clone())?;
@@ -116,7 +116,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
         }
     }
 
-    fn send_fault(&mut self, id: RequestId, fault: RequestFault) {
+    fn send_fault(&mut self, id: RequestId, fault: RequestError) {
         let data = (!fault.data.is_null()).then_some(fault.data);
         let error = ErrorData::new(ErrorCode(fault.code), fault.message, data);
         self.send_answer(ClientJsonRpcMessage::error(error, Some(id)));

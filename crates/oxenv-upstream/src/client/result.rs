@@ -1,6 +1,6 @@
 //! A tool's result, as its server sent it, in our own shape.
 
-use oxenv_core::RequestFault;
+use oxenv_core::RequestError;
 use oxenv_wire::ToolResult;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::fault::CallFault;
 pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, CallFault> {
     let garbage = |what: &dyn std::fmt::Display| {
         let says = format!("its server sent what is no tool result: {what}");
-        CallFault::Refused(RequestFault::new(-32603, says))
+        CallFault::Refused(RequestError::new(-32603, says))
     };
     if !text.starts_with('{') {
         return Err(garbage(&"it is no object"));

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use oxenv_core::{Note, RequestFault};
+use oxenv_core::{CallNotification, RequestError};
 use parking_lot::Mutex;
 use rmcp::RoleClient;
 use rmcp::model::{
@@ -41,7 +41,7 @@ pub(crate) enum Event {
     /// For the caller to know.
     Note {
         /// The note.
-        note: Note,
+        note: CallNotification,
         /// Its part of the bytes that may wait.
         _room: OwnedSemaphorePermit,
     },
@@ -64,7 +64,7 @@ pub(crate) struct Asked {
     /// Its parameters.
     pub(crate) parameters: Value,
     /// Where the answer goes; closed when nobody waits for it any more.
-    pub(crate) answer: oneshot::Sender<Result<Value, RequestFault>>,
+    pub(crate) answer: oneshot::Sender<Result<Value, RequestError>>,
 }
 
 /// Whom an upstream may speak to during a request.
@@ -91,7 +91,7 @@ impl Events {
     }
 
     /// Passes a note on. A caller that does not keep up loses notes, not its call.
-    fn tell(&self, note: Note) {
+    fn tell(&self, note: CallNotification) {
         // No note counts for less than its share of the bytes, so the number of notes is bounded as well.
         let bytes = note.weight().max(MAX_NOTE_BYTES / MAX_NOTES);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -179,7 +179,7 @@ impl Traffic {
         match &notification.notification {
             ServerNotification::ProgressNotification(progress) => {
                 let progress = &progress.params;
-                let note = Note::Progress {
+                let note = CallNotification::Progress {
                     progress: progress.progress,
                     total: progress.total,
                     message: progress.message.clone(),
@@ -188,7 +188,7 @@ impl Traffic {
             }
             ServerNotification::LoggingMessageNotification(log) => {
                 let level = serde_json::to_value(log.params.level).ok();
-                let note = Note::Log {
+                let note = CallNotification::Log {
                     level: level.as_ref().and_then(Value::as_str).unwrap_or("info").to_owned(),
                     logger: log.params.logger.clone(),
                     data: log.params.data.clone(),
@@ -305,7 +305,7 @@ impl Traffic {
         }
     }
 
-    fn tell(&self, request: Option<i64>, note: Note) {
+    fn tell(&self, request: Option<i64>, note: CallNotification) {
         if let Some(events) = self.listener(request) {
             events.tell(note);
         }

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Boot, Failure, ForkMode, Instance, Mount, Original, Toolbox, Toolset};
+use oxenv_core::{EnvironmentContext, Failure, ForkMode, EnvironmentInstance, Mount, CopySource, Toolbox, Toolset};
 
 use super::{ToolFactory, modes, repeat};
 
 impl ToolFactory {
     /// Makes what goes on from the present state of a session.
-    pub(super) async fn fork_of(&self, boot: Boot, mut original: Original<'_>) -> Result<Instance, Failure> {
+    pub(super) async fn fork_of(&self, boot: EnvironmentContext, mut original: CopySource<'_>) -> Result<EnvironmentInstance, Failure> {
         let (base_mounts, own_mounts) = self.parted(original.toolbox);
         modes::refuse_unforkable(&self.spec, self.own, own_mounts)?;
         let repeats = repeat::of(&original, base_mounts.len())?;
@@ -45,9 +45,9 @@ impl ToolFactory {
 }
 
 /// The same session as its environment alone knows it.
-pub(super) fn bare<'a>(original: &'a mut Original<'_>, toolbox: &'a Arc<Toolbox>) -> Original<'a> {
-    let Original { session_id, environment, calls, room, .. } = original;
-    Original { session_id, environment: &mut **environment, toolbox, workspace: None, calls, room: *room }
+pub(super) fn bare<'a>(original: &'a mut CopySource<'_>, toolbox: &'a Arc<Toolbox>) -> CopySource<'a> {
+    let CopySource { session_id, environment, calls, room, .. } = original;
+    CopySource { session_id, environment: &mut **environment, toolbox, workspace: None, calls, room: *room }
 }
 
 /// Copies of the toolsets that copy themselves; nothing in the place of the others.

@@ -4,7 +4,7 @@
 //! policy and schema let through now; a call that comes to another result than the first time is a failure, never a
 //! fork in another state.
 
-use oxenv_core::{CallContext, CallRequest, EpisodeCall, Failure, ForkMode, Mount, Original, Toolbox};
+use oxenv_core::{CallContext, CallRequest, EpisodeCall, Failure, ForkMode, Mount, CopySource, Toolbox};
 use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub(super) struct Repeat {
 ///
 /// # Errors
 /// Names a call that cannot be made again.
-pub(super) fn of(original: &Original<'_>, base: usize) -> Result<Vec<Repeat>, Failure> {
+pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, Failure> {
     let mounts = original.toolbox.mounts();
     if !mounts[base..].iter().any(by_replay) {
         return Ok(Vec::new());

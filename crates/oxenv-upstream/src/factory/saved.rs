@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oxenv_core::{Boot, Environment as _, Failure, Instance, Mount, Original, ToolEnvironment, Toolbox};
+use oxenv_core::{EnvironmentContext, Environment as _, Failure, EnvironmentInstance, Mount, CopySource, ToolEnvironment, Toolbox};
 use oxenv_wire::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ struct Declared {
 
 impl ToolFactory {
     /// The present state of a session.
-    pub(super) async fn saved(&self, mut original: Original<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn saved(&self, mut original: CopySource<'_>) -> Result<Vec<u8>, Failure> {
         let (base_mounts, own_mounts) = self.parted(original.toolbox);
         modes::refuse_unsavable(&self.spec, self.own, own_mounts)?;
         let calls = repeat::of(&original, base_mounts.len())?;
@@ -69,7 +69,7 @@ impl ToolFactory {
     }
 
     /// Makes what goes on from a saved state.
-    pub(super) async fn restored(&self, boot: Boot, saved: &[u8]) -> Result<Instance, Failure> {
+    pub(super) async fn restored(&self, boot: EnvironmentContext, saved: &[u8]) -> Result<EnvironmentInstance, Failure> {
         let (header, state, files) =
             parts(saved).ok_or_else(|| invalid("they were made by something else"))?;
         let (_, own_mounts) = self.parted(&self.all);

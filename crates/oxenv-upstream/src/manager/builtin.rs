@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    CallContext, Changes, EpisodeSeeds, Extras, Failure, ForkMode, NativeToolset, RequestFault, Scope,
+    CallContext, ChangeCounter, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode, NativeToolset, RequestError, Scope,
     Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
@@ -24,7 +24,7 @@ pub(super) struct BuiltinToolset {
     inner: RwLock<Arc<dyn Toolset>>,
     /// Whether the registry has none of that name, so that there is nothing in it.
     missing: bool,
-    watchers: parking_lot::Mutex<Vec<Changes>>,
+    watchers: parking_lot::Mutex<Vec<ChangeCounter>>,
 }
 
 impl BuiltinToolset {
@@ -50,7 +50,7 @@ impl BuiltinToolset {
         let watchers = self.watchers.lock();
         watchers.iter().for_each(|changes| new.watch(changes));
         *self.inner.write() = new;
-        watchers.iter().for_each(Changes::bump);
+        watchers.iter().for_each(ChangeCounter::bump);
     }
 
     async fn call_to_reset(&self, tool: &str) -> Result<(), Failure> {
@@ -80,7 +80,7 @@ impl Toolset for BuiltinToolset {
         Work::pending(async move { inner.ready().await })
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.watchers.lock().push(changes.clone());
         self.inner().watch(changes);
     }
@@ -144,7 +144,7 @@ impl Toolset for BuiltinToolset {
         Work::pending(async move { inner.call(context, tool, arguments).await })
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         self.inner().extras()
     }
 
@@ -153,7 +153,7 @@ impl Toolset for BuiltinToolset {
         context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         let inner = self.inner();
         Work::pending(async move { inner.request(context, method, parameters).await })
     }

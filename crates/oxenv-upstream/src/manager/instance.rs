@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use oxenv_core::Caller;
+use oxenv_core::CallerChannel;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -91,7 +91,7 @@ impl Instance {
     pub(super) async fn request(
         &self,
         request: Request<'_>,
-        caller: Option<&dyn Caller>,
+        caller: Option<&dyn CallerChannel>,
     ) -> Result<String, CallFault> {
         let shared = &*self.shared;
         let outcome = shared.connection.request(request, caller).await;

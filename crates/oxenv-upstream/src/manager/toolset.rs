@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use oxenv_core::{
-    CallContext, Changes, EpisodeSeeds, Extras, Failure, ForkMode, RequestFault, Scope, Toolset, Work,
+    CallContext, ChangeCounter, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode, RequestError, Scope, Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds_values};
 use serde::Deserialize;
@@ -151,9 +151,9 @@ impl UpstreamToolset {
         context: CallContext<'_>,
         method: &str,
         parameters: &RawValue,
-    ) -> Result<RawJson, RequestFault> {
+    ) -> Result<RawJson, RequestError> {
         if !PASSED.contains(&method) {
-            return Err(RequestFault::new(-32601, format!("Method not found: {method}")));
+            return Err(RequestError::new(-32601, format!("Method not found: {method}")));
         }
         let parameters = self.inward(parameters);
         let request = passed_request(method, &parameters)?;
@@ -221,7 +221,7 @@ impl Toolset for UpstreamToolset {
         Work::pending(self.first_lists())
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.watchers.add(changes);
     }
 
@@ -276,7 +276,7 @@ impl Toolset for UpstreamToolset {
         Work::pending(self.call_tool(context, tool, arguments))
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         self.lists().map(|lists| lists.extras).unwrap_or_default()
     }
 
@@ -285,7 +285,7 @@ impl Toolset for UpstreamToolset {
         context: CallContext<'a>,
         method: &'a str,
         parameters: &'a RawValue,
-    ) -> Work<'a, Result<RawJson, RequestFault>> {
+    ) -> Work<'a, Result<RawJson, RequestError>> {
         Work::pending(self.pass_on(context, method, parameters))
     }
 }
@@ -324,10 +324,10 @@ fn call_request<'a>(
 }
 
 /// A request beside tool calls as its server gets it.
-fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<'a>, RequestFault> {
-    let wrong = |error: serde_json::Error| RequestFault::new(-32602, format!("{method}: {error}"));
+fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<'a>, RequestError> {
+    let wrong = |error: serde_json::Error| RequestError::new(-32602, format!("{method}: {error}"));
     let mut fields: Vec<(Cow<'_, str>, &RawValue)> = oxenv_wire::Object::from_raw(parameters)
-        .map_err(|_| RequestFault::new(-32602, format!("{method}: the parameters are no object")))?
+        .map_err(|_| RequestError::new(-32602, format!("{method}: the parameters are no object")))?
         .iter()
         .map(|(key, value)| (key.to_owned().into(), value.raw()))
         .collect();
@@ -344,11 +344,11 @@ fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<
 }
 
 /// Metadata of a caller that means its request, not its connection.
-fn passed_meta(meta: Option<&RawValue>) -> Result<Map<String, Value>, RequestFault> {
+fn passed_meta(meta: Option<&RawValue>) -> Result<Map<String, Value>, RequestError> {
     let Some(meta) = meta else { return Ok(Map::new()) };
     if exceeds_values(meta.get(), MAX_META_VALUES) {
         let message = format!("Invalid params - _meta has more than {MAX_META_VALUES} values");
-        return Err(RequestFault::new(-32602, message));
+        return Err(RequestError::new(-32602, message));
     }
     let mut meta: Map<String, Value> = serde_json::from_str(meta.get()).unwrap_or_default();
     meta.retain(|key, _| !OURS.contains(&key.as_str()));

@@ -4,24 +4,24 @@
 
 use std::sync::{Arc, Weak};
 
-use oxenv_core::Changes;
+use oxenv_core::ChangeCounter;
 use parking_lot::Mutex;
 
 /// The counters that watch one handle.
 #[derive(Default)]
-pub(super) struct Watchers(Mutex<Vec<Changes>>);
+pub(super) struct Watchers(Mutex<Vec<ChangeCounter>>);
 
 /// The handles of one upstream.
 #[derive(Default)]
 pub(super) struct Handles(Mutex<Vec<Weak<Watchers>>>);
 
 impl Watchers {
-    pub(super) fn add(&self, changes: &Changes) {
+    pub(super) fn add(&self, changes: &ChangeCounter) {
         self.0.lock().push(changes.clone());
     }
 
     pub(super) fn bump(&self) {
-        self.0.lock().iter().for_each(Changes::bump);
+        self.0.lock().iter().for_each(ChangeCounter::bump);
     }
 }
 

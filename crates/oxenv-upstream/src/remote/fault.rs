@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use oxenv_core::RequestFault;
+use oxenv_core::RequestError;
 use oxenv_wire::Delivered;
 use serde_json::Value;
 
@@ -91,7 +91,7 @@ impl RemoteFault {
     /// Of a result that is none; its call has run.
     pub(super) fn of_result(fault: CallFault) -> Self {
         let says = match fault {
-            CallFault::Refused(RequestFault { message, .. })
+            CallFault::Refused(RequestError { message, .. })
             | CallFault::Lost(message)
             | CallFault::Unavailable(message) => message,
         };

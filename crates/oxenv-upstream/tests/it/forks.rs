@@ -1,7 +1,7 @@
 //! Sessions of tools, forked, saved and restored, each toolset as its entry says.
 
 use oxenv_core::{
-    Boot, CallRecord, EndReason, EnvironmentFactory, EpisodeCall, ForkMode, Principal, SessionOptions,
+    EnvironmentContext, CallRecord, EndReason, EnvironmentFactory, EpisodeCall, ForkMode, Principal, SessionOptions,
     WorkspaceSource,
 };
 use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
@@ -214,7 +214,7 @@ async fn a_fork_that_is_given_up_leaves_nothing() {
     let slow = EpisodeCall { principal: Principal::Agent, record };
     let mut instance = tools.instance().await;
     let calls = [slow.clone(), slow];
-    let boot = Boot::new(uuid(), 1);
+    let boot = EnvironmentContext::new(uuid(), 1);
     let mut forking = Box::pin(tools.factory.fork(boot, original(&mut instance, &calls)));
     tokio::select! {
         _ = &mut forking => panic!("it does not end by itself"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, Boot, Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Session,
+    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Session,
     SessionOptions, SessionRequest, Step, StepReply, TypedEnvironment, WorkspaceSource, typed,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
@@ -119,7 +119,7 @@ async fn changed_bytes_are_a_failure_and_leave_nothing() {
     std::fs::write(instance.workspace.as_ref().unwrap().path().join("file"), "text").unwrap();
     let bytes = tools.factory.save(original(&mut instance, &[])).await.unwrap();
     let restore = async |bytes: &[u8]| {
-        let boot = Boot::new(uuid(), 1);
+        let boot = EnvironmentContext::new(uuid(), 1);
         tools.factory.restore(boot, bytes).await.map(drop).map_err(|failure| failure.code)
     };
     assert_eq!(restore(&bytes).await, Ok(()));
@@ -211,7 +211,7 @@ async fn an_environment_follows_with_its_tools() {
         assert_eq!(count(&session).await, r#"{"count":1}"#);
         if mode == ForkMode::None {
             let mut instance = tools.instance().await;
-            let boot = Boot::new(uuid(), 1);
+            let boot = EnvironmentContext::new(uuid(), 1);
             let failure = tools.factory.fork(boot, original(&mut instance, &[])).await.map(drop).unwrap_err();
             assert_eq!(failure.message, "environment 'counter' cannot be forked: it declares fork: none");
             continue;

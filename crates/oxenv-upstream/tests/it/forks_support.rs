@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{
-    AgentCall, AuditSink, Auditor, Boot, CallContext, EnvironmentFactory, EpisodeCall, Failure, ForkMode,
-    Instance, KeySource, Limits, MemoryAudit, Original, ResetOptions, Session, SessionOptions,
+    AgentCall, AuditSink, Auditor, EnvironmentContext, CallContext, EnvironmentFactory, EpisodeCall, Failure, ForkMode,
+    EnvironmentInstance, SnapshotKeySource, StoreLimits, MemoryAudit, CopySource, ResetOptions, Session, SessionOptions,
     SessionRequest, SessionStore, SnapshotKey, SnapshotRoom, StepReply, Toolset, Work, WorkspaceSource,
     Workspaces,
 };
@@ -117,9 +117,9 @@ impl Tools {
         let options =
             FactoryOptions { base, name: "tools".into(), workspaces, auditor: Some(Arc::new(auditor)) };
         let factory = Arc::new(ToolFactory::new(&manifest, Arc::clone(&manager), options).unwrap());
-        let limits = Limits { seed: Some(1), ..Limits::default() };
+        let limits = StoreLimits { seed: Some(1), ..StoreLimits::default() };
         let store = SessionStore::new(Arc::clone(&factory) as Arc<dyn EnvironmentFactory>, limits)
-            .with_snapshot_key(SnapshotKey::new(KEY, KeySource::File));
+            .with_snapshot_key(SnapshotKey::new(KEY, SnapshotKeySource::File));
         Tools { factory, manager, store, folder, audit }
     }
 
@@ -134,15 +134,15 @@ impl Tools {
     }
 
     /// Asks the factory itself for a fork, after these calls.
-    pub(crate) async fn refused(&self, instance: &mut Instance, calls: &[EpisodeCall]) -> (Failure, Failure) {
-        let boot = || Boot::new(uuid(), 1);
+    pub(crate) async fn refused(&self, instance: &mut EnvironmentInstance, calls: &[EpisodeCall]) -> (Failure, Failure) {
+        let boot = || EnvironmentContext::new(uuid(), 1);
         let forked = self.factory.fork(boot(), original(instance, calls)).await;
         let saved = self.factory.save(original(instance, calls)).await;
         (forked.map(drop).unwrap_err(), saved.map(drop).unwrap_err())
     }
 
-    pub(crate) async fn instance(&self) -> Instance {
-        self.factory.create(Boot::new(uuid(), 1)).await.unwrap()
+    pub(crate) async fn instance(&self) -> EnvironmentInstance {
+        self.factory.create(EnvironmentContext::new(uuid(), 1)).await.unwrap()
     }
 
     /// The folders of its sessions.
@@ -164,8 +164,8 @@ pub(crate) fn uuid() -> String {
     format!("00000000-0000-4000-8000-{:012}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn original<'a>(instance: &'a mut Instance, calls: &'a [EpisodeCall]) -> Original<'a> {
-    Original {
+pub(crate) fn original<'a>(instance: &'a mut EnvironmentInstance, calls: &'a [EpisodeCall]) -> CopySource<'a> {
+    CopySource {
         session_id: "original",
         environment: instance.environment.as_mut(),
         toolbox: &instance.toolbox,

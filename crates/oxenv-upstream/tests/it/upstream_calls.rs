@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{CallContext, Changes, Principal, RequestFault, Toolset};
+use oxenv_core::{CallContext, ChangeCounter, Principal, RequestError, Toolset};
 use oxenv_wire::ToolErrorType;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -148,7 +148,7 @@ async fn other_requests_pass_and_the_rest_is_refused() {
     let result = toolset.request(context, "resources/read", &parameters).await.unwrap();
     assert_eq!(result.get(), r#"{"contents": [{"uri": "odd:one", "text": "one", "later": 1.5}]}"#);
     let fault = toolset.request(context, "prompts/get", &parameters).await.unwrap_err();
-    assert_eq!(fault, RequestFault::new(-32601, "no prompts/get"));
+    assert_eq!(fault, RequestError::new(-32601, "no prompts/get"));
     let fault = toolset.request(context, "tools/call", &parameters).await.unwrap_err();
     assert_eq!(fault.code, -32601);
 }
@@ -156,7 +156,7 @@ async fn other_requests_pass_and_the_rest_is_refused() {
 #[tokio::test]
 async fn a_list_that_changes_during_a_call_is_read_again() {
     let (_stage, toolset) = plain().await;
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     toolset.watch(&changes);
     let before = toolset.list();
     assert!(Arc::ptr_eq(&before, &toolset.list()));

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Caller, Note, RequestFault, Toolset, Work};
+use oxenv_core::{CallerChannel, CallNotification, RequestError, Toolset, Work};
 use serde_json::{Value, json};
 
 use crate::upstream_support::*;
@@ -194,12 +194,12 @@ struct Silent {
     pause: Duration,
 }
 
-impl Caller for Silent {
-    fn tell(&self, _: Note) {
+impl CallerChannel for Silent {
+    fn tell(&self, _: CallNotification) {
         std::thread::sleep(self.pause);
     }
 
-    fn ask<'a>(&'a self, _: &'a str, _: Value) -> Work<'a, Result<Value, RequestFault>> {
+    fn ask<'a>(&'a self, _: &'a str, _: Value) -> Work<'a, Result<Value, RequestError>> {
         Work::pending(std::future::pending())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
-use oxenv_core::{Caller, Changes, Note, RequestFault, Scope, Toolset, Work};
+use oxenv_core::{CallerChannel, ChangeCounter, CallNotification, RequestError, Scope, Toolset, Work};
 use oxenv_wire::ErrorCode;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -117,7 +117,7 @@ async fn exercise(toolset: &Arc<dyn Toolset>, modern: bool) {
         assert_eq!(answered.unwrap().text(), "a-model");
     }
     assert!(timeout(Duration::from_millis(100), call(toolset, "wait", json!({}))).await.is_err());
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     toolset.watch(&changes);
     let before = toolset.list().len();
     assert_eq!(say(toolset, "change").await, "changed");
@@ -179,7 +179,7 @@ async fn a_server_that_comes_late_is_found() {
     toolset.ready().await;
     let problem = toolset.problem().unwrap();
     assert!(problem.contains("onnection re"), "{problem}");
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     toolset.watch(&changes);
     let _server = Server::start(OLD, &server.address.to_string(), false).await;
     timeout(Duration::from_secs(10), changes.after(0)).await.unwrap();
@@ -243,7 +243,7 @@ async fn sessions_that_were_there_before_their_server_have_one_of_its_each() {
     let sessions = [stage.session(1).remove(0), stage.session(2).remove(0)];
     let error = call(&sessions[0], "count", json!({})).await.unwrap_err();
     assert_eq!(error.code, Some(ErrorCode::UpstreamUnavailable), "{}", error.message);
-    let changes = Changes::default();
+    let changes = ChangeCounter::default();
     sessions[0].watch(&changes);
     let _server = Server::of_sessions(&server.address.to_string()).await;
     timeout(Duration::from_secs(10), changes.after(0)).await.unwrap();
@@ -318,10 +318,10 @@ async fn a_call_whose_server_goes_away_is_lost() {
 /// A caller that answers sampling.
 struct Answering;
 
-impl Caller for Answering {
-    fn tell(&self, _: Note) {}
+impl CallerChannel for Answering {
+    fn tell(&self, _: CallNotification) {}
 
-    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>> {
         assert_eq!(method, "sampling/createMessage");
         assert_eq!(parameters["maxTokens"], 9);
         let content = json!({"type": "text", "text": "yes"});

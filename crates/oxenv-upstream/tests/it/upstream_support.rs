@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{CallContext, Caller, EpisodeSeeds, Failure, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_core::{CallContext, CallerChannel, EpisodeSeeds, Failure, CallNotification, Principal, RequestError, Toolset, Work};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
@@ -184,7 +184,7 @@ pub(crate) async fn call(
 
 pub(crate) async fn call_as(
     toolset: &Arc<dyn Toolset>,
-    caller: Option<&dyn Caller>,
+    caller: Option<&dyn CallerChannel>,
     tool: &str,
     arguments: Value,
 ) -> Result<ToolResult, ToolError> {
@@ -202,15 +202,15 @@ pub(crate) async fn say(toolset: &Arc<dyn Toolset>, tool: &str) -> String {
 #[derive(Default)]
 pub(crate) struct Recorder(pub(crate) Mutex<Vec<String>>);
 
-impl Caller for Recorder {
-    fn tell(&self, note: Note) {
+impl CallerChannel for Recorder {
+    fn tell(&self, note: CallNotification) {
         self.0.lock().push(match note {
-            Note::Progress { progress, total, message } => format!("{progress}/{total:?} {message:?}"),
-            Note::Log { level, logger, data } => format!("{level} {logger:?} {data}"),
+            CallNotification::Progress { progress, total, message } => format!("{progress}/{total:?} {message:?}"),
+            CallNotification::Log { level, logger, data } => format!("{level} {logger:?} {data}"),
         });
     }
 
-    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>> {
         Work::done(Ok(json!({ "method": method, "parameters": parameters })))
     }
 }

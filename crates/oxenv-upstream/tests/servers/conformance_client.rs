@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, Caller, Note, Principal, RequestFault, Toolset, Work};
+use oxenv_core::{CallContext, CallerChannel, CallNotification, Principal, RequestError, Toolset, Work};
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, UpstreamManager};
@@ -17,10 +17,10 @@ use serde_json::{Map, Value, json};
 /// A caller that accepts every question with the defaults of what is asked for.
 struct Agreeable;
 
-impl Caller for Agreeable {
-    fn tell(&self, _: Note) {}
+impl CallerChannel for Agreeable {
+    fn tell(&self, _: CallNotification) {}
 
-    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestFault>> {
+    fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>> {
         Work::done(Ok(answer(method, &parameters)))
     }
 }

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::body::{ResetRequest, SessionCreate, label, name};
 use crate::fork::{ForkRequest, RestoreRequest};
-use crate::frame::FrameFault;
+use crate::frame::FrameError;
 use crate::issue::ValidationIssue;
-use crate::json::{Items, Json, Object, ParseFault, python_preview};
+use crate::json::{Items, Json, Object, ParseError, python_preview};
 use crate::seconds::Seconds;
 use crate::shape::Shape;
 
@@ -99,31 +99,31 @@ pub struct BatchRequest<'a> {
 }
 
 /// An item of a batch, or why it is none.
-pub type BatchItem<'a> = Result<MultiRequest<'a>, FrameFault>;
+pub type BatchItem<'a> = Result<MultiRequest<'a>, FrameError>;
 
 /// Why a text is no frame.
 #[derive(Debug, Clone)]
-pub struct MultiFault<'a> {
+pub struct MultiFrameError<'a> {
     /// The frame's id, if it could be read.
     pub id: Option<Json<'a>>,
     /// What is wrong.
-    pub fault: FrameFault,
+    pub fault: FrameError,
 }
 
 impl<'a> MultiFrame<'a> {
     /// Reads a frame.
     ///
     /// # Errors
-    /// [`MultiFault`], which names the code to answer with.
-    pub fn parse(frame: &'a str) -> Result<Self, MultiFault<'a>> {
+    /// [`MultiFrameError`], which names the code to answer with.
+    pub fn parse(frame: &'a str) -> Result<Self, MultiFrameError<'a>> {
         let (object, items) = Object::parse_with_items(frame, true)
-            .map_err(|fault| MultiFault { id: None, fault: unsplit(fault, frame) })?;
+            .map_err(|fault| MultiFrameError { id: None, fault: unsplit(fault, frame) })?;
         let id = read_id(&object);
         let known = id.as_ref().ok().copied();
-        let refuse = |fault| MultiFault { id: known, fault };
-        let id = id.map_err(|issues| refuse(FrameFault::Invalid(issues)))?;
+        let refuse = |fault| MultiFrameError { id: known, fault };
+        let id = id.map_err(|issues| refuse(FrameError::Invalid(issues)))?;
         let work = match object.get("type").and_then(Json::text).as_deref() {
-            Some("batch") => batch(&object, items).map(MultiWork::Batch).map_err(FrameFault::Invalid),
+            Some("batch") => batch(&object, items).map(MultiWork::Batch).map_err(FrameError::Invalid),
             _ => request(&object, &["id"]).map(MultiWork::One),
         };
         Ok(MultiFrame { id, work: work.map_err(refuse)? })
@@ -161,18 +161,18 @@ impl<'a> BatchRequest<'a> {
     pub fn items(&self) -> impl Iterator<Item = BatchItem<'a>> {
         self.items.iter().map(|(sent, object)| match object {
             Ok(object) => request(&object, &[]),
-            Err(fault) => Err(FrameFault::Invalid(vec![ValidationIssue::from_parse(&[], &fault, sent)])),
+            Err(fault) => Err(FrameError::Invalid(vec![ValidationIssue::from_parse(&[], &fault, sent)])),
         })
     }
 }
 
-fn unsplit(fault: ParseFault, frame: &str) -> FrameFault {
+fn unsplit(fault: ParseError, frame: &str) -> FrameError {
     match fault {
-        ParseFault::Syntax(fault) => FrameFault::Json(fault),
-        ParseFault::NotObject(name) => FrameFault::NotObject(name),
-        ParseFault::DuplicateKey(_) => {
+        ParseError::Syntax(fault) => FrameError::Json(fault),
+        ParseError::NotObject(name) => FrameError::NotObject(name),
+        ParseError::DuplicateKey(_) => {
             let whole = Json::parse(frame).unwrap_or(Json::NULL);
-            FrameFault::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
+            FrameError::Invalid(vec![ValidationIssue::from_parse(&[], &fault, whole)])
         }
     }
 }
@@ -236,7 +236,7 @@ fn list_of_items<'o, 'a>(shape: &mut Shape<'o, 'a>, object: &Object<'a>, items: 
 }
 
 /// Reads a request; `envelope` names the keys that belong to the frame around it.
-fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a>, FrameFault> {
+fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a>, FrameError> {
     let tag = object.get("type");
     let own: &[&str] = match tag.and_then(Json::text).as_deref() {
         Some("step") => &["session", "key", "seq", "expected_step", "timeout_s", "data"],
@@ -244,7 +244,7 @@ fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a
         Some("open" | "restore") => &["key", "data"],
         Some("fork") => &["session", "key", "data"],
         Some("attach" | "state" | "tools" | "snapshot" | "close" | "keepalive") => &["session"],
-        _ => return Err(FrameFault::UnknownType(tag.map(python_preview).unwrap_or_default())),
+        _ => return Err(FrameError::UnknownType(tag.map(python_preview).unwrap_or_default())),
     };
     let mut shape = Shape::new(object, &[]);
     let session =
@@ -258,7 +258,7 @@ fn request<'a>(object: &Object<'a>, envelope: &[&str]) -> Result<MultiRequest<'a
         shape.only(&[&["type"], envelope, own].concat());
     }
     let read = shape.finish(()).and_then(|()| operation(object, tag));
-    let operation = read.map_err(FrameFault::Invalid)?;
+    let operation = read.map_err(FrameError::Invalid)?;
     Ok(MultiRequest { session, key, seq, expected_step, timeout_s, operation })
 }
 

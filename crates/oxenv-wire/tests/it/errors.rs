@@ -3,7 +3,7 @@
 //! Invariant: stock codes have stock shapes; what is ours stands under `oxenv` and nowhere else.
 
 use oxenv_wire::{
-    Delivered, ErrorCode, ErrorData, FailureKind, JsonFault, Loc, Phase, ValidationIssue, render_issues,
+    Delivered, ErrorCode, ErrorData, FailureKind, JsonError, Loc, Phase, ValidationIssue, render_issues,
     write_error_frame,
 };
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ fn data(code: ErrorCode) -> ErrorData {
 }
 
 fn syntax() -> ValidationIssue {
-    ValidationIssue::syntax(&JsonFault::diagnose("{\"a\":\n bad"))
+    ValidationIssue::syntax(&JsonError::diagnose("{\"a\":\n bad"))
 }
 
 fn issues() -> Vec<ValidationIssue> {

@@ -5,8 +5,8 @@
 //! nesting, `@abyss` for 100,000 and `@unclosed` for as many that never end.
 
 use oxenv_wire::{
-    Action, ClientFrame, ForkRequest, FrameFault, Json, JsonFault, RangeRequest, ResetRequest,
-    RestoreRequest, RpcFault, RpcParams, RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest,
+    Action, ClientFrame, ForkRequest, FrameError, Json, JsonError, RangeRequest, ResetRequest,
+    RestoreRequest, RpcError, RpcParams, RpcRequest, SessionCreate, SplitRequest, StepRequest, TaskRequest,
     ValidationIssue, default_call,
 };
 use serde::de::IgnoredAny;
@@ -26,7 +26,7 @@ type Issues = Result<(), Vec<ValidationIssue>>;
 
 pub(crate) fn goldens() -> Vec<Golden> {
     vec![
-        golden("json", JSON, |text| is_json(text).is_none().then(|| fault(&JsonFault::diagnose(text)))),
+        golden("json", JSON, |text| is_json(text).is_none().then(|| fault(&JsonError::diagnose(text)))),
         golden("frames", FRAMES, |text| ClientFrame::parse(text).err().map(|fault| frame(&fault))),
         golden("actions", ACTIONS, |text| issues(Action::parse(value(text)).map(drop))),
         golden("default-calls", DEFAULT_CALLS, |text| issues(default_call(value(text)).map(drop))),
@@ -92,7 +92,7 @@ fn value(text: &str) -> &RawValue {
     serde_json::from_str(text).expect("the case is JSON")
 }
 
-fn fault(fault: &JsonFault) -> String {
+fn fault(fault: &JsonError) -> String {
     object(&[
         ("message", quoted(&fault.to_string())),
         ("position", json(&fault.position)),
@@ -101,16 +101,16 @@ fn fault(fault: &JsonFault) -> String {
     ])
 }
 
-pub(crate) fn frame(found: &FrameFault) -> String {
+pub(crate) fn frame(found: &FrameError) -> String {
     match found {
-        FrameFault::Json(found) => {
+        FrameError::Json(found) => {
             object(&[("code", quoted("INVALID_JSON")), ("message", quoted(&found.to_string()))])
         }
-        FrameFault::NotObject(kind) => {
+        FrameError::NotObject(kind) => {
             object(&[("code", quoted("SESSION_ERROR")), ("python type", quoted(kind))])
         }
-        FrameFault::UnknownType(name) => object(&[("code", quoted("UNKNOWN_TYPE")), ("type", quoted(name))]),
-        FrameFault::Invalid(found) => {
+        FrameError::UnknownType(name) => object(&[("code", quoted("UNKNOWN_TYPE")), ("type", quoted(name))]),
+        FrameError::Invalid(found) => {
             object(&[("code", quoted("VALIDATION_ERROR")), ("errors", json(found))])
         }
     }
@@ -124,12 +124,12 @@ fn issues(parsed: Issues) -> Option<String> {
 pub(crate) fn body(text: &str, parse: impl FnOnce(&RawValue) -> Issues) -> Option<String> {
     let found = match serde_json::from_str::<&RawValue>(text) {
         Ok(value) => parse(value).err()?,
-        Err(_) => vec![ValidationIssue::syntax(&JsonFault::diagnose(text))],
+        Err(_) => vec![ValidationIssue::syntax(&JsonError::diagnose(text))],
     };
     Some(json(&found.into_iter().map(ValidationIssue::without_url).collect::<Vec<_>>()))
 }
 
-fn rpc(fault: &RpcFault) -> String {
+fn rpc(fault: &RpcError) -> String {
     object(&[
         ("code", (fault.code as i32).to_string()),
         ("message", quoted(&fault.message)),
@@ -156,7 +156,7 @@ fn every_malformed_request_gets_its_documented_answer() {
 fn positions_are_those_of_characters() {
     for (what, text) in JSON {
         let text = expand(text);
-        let found = JsonFault::diagnose(&text);
+        let found = JsonError::diagnose(&text);
         let before: String = text.chars().take(found.position).collect();
         assert!(found.position <= text.chars().count(), "{what}");
         assert_eq!(found.line, 1 + before.matches('\n').count(), "{what}");
@@ -168,7 +168,7 @@ fn positions_are_those_of_characters() {
 #[test]
 fn the_number_of_issues_is_bounded() {
     let frame = format!("{{\"type\":\"state\",{}}}", keys(60_000));
-    let Err(FrameFault::Invalid(found)) = ClientFrame::parse(&frame) else {
+    let Err(FrameError::Invalid(found)) = ClientFrame::parse(&frame) else {
         panic!("60,000 extra keys are refused")
     };
     assert_eq!(found.len(), 64);
@@ -191,14 +191,14 @@ fn an_object_of_too_many_keys_is_refused_where_it_is_split() {
     let many = keys(70_000);
     let says = |message: &str| assert!(message.contains("at most 65536"), "{message}");
     match ClientFrame::parse(&format!("{{\"type\":\"state\",{many}}}")) {
-        Err(FrameFault::Json(fault)) => says(&fault.message),
+        Err(FrameError::Json(fault)) => says(&fault.message),
         other => panic!("{other:?}"),
     }
     says(&RpcRequest::parse(&format!("{{{many}}}")).expect_err("it has too many keys").message);
     let action = format!("{{{many}}}");
     says(&Action::parse(value(&action)).expect_err("it has too many keys")[0].msg);
     let step = format!("{{\"type\":\"step\",\"data\":{action}}}");
-    assert!(matches!(ClientFrame::parse(&step), Err(FrameFault::Invalid(_))));
+    assert!(matches!(ClientFrame::parse(&step), Err(FrameError::Invalid(_))));
     for object in [format!("{{{}}}", keys(60_000)), format!("{{\"deeper\":{action}}}")] {
         let Ok(Action::Typed(typed)) = Action::parse(value(&object)) else {
             panic!("it is the environment's own")
@@ -223,7 +223,7 @@ fn long_names_are_told_by_their_beginning() {
     let found = Action::parse(value(&twice)).expect_err("a key twice");
     assert!(json(&found).len() < 2000, "{}", json(&found).len());
     for kind in [format!("\"{long}\""), format!("[\"{long}\"]")] {
-        let Err(FrameFault::UnknownType(name)) = ClientFrame::parse(&format!("{{\"type\":{kind}}}")) else {
+        let Err(FrameError::UnknownType(name)) = ClientFrame::parse(&format!("{{\"type\":{kind}}}")) else {
             panic!("an unknown type")
         };
         assert!(name.len() < 300, "{}", name.len());

@@ -4,7 +4,7 @@
 //! Invariant: what the server writes, [`MultiReply`] reads back.
 
 use oxenv_wire::{
-    BatchItem, BatchRequest, Delivered, ErrorCode, ErrorData, FailureKind, FrameFault, Json, MAX_BATCH_ITEMS,
+    BatchItem, BatchRequest, Delivered, ErrorCode, ErrorData, FailureKind, FrameError, Json, MAX_BATCH_ITEMS,
     MultiError, MultiFrame, MultiReply, MultiRequest, MultiWork, Operation, Phase, ReplyHead, ReplyKind,
     Seconds, ValidationIssue, write_batch_data, write_multi_error, write_multi_reply,
 };
@@ -225,7 +225,7 @@ fn a_batch_holds_4096_items_and_no_more() {
     for items in [MAX_BATCH_ITEMS + 1, 100_000] {
         let text = batch(items);
         let fault = MultiFrame::parse(&text).expect_err("too many items are refused").fault;
-        let FrameFault::Invalid(issues) = fault else { panic!("not an issue") };
+        let FrameError::Invalid(issues) = fault else { panic!("not an issue") };
         assert_eq!(issues[0].kind, "too_long");
     }
 }

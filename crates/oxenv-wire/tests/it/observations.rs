@@ -5,7 +5,7 @@
 //! other show how the envelopes differ: the type of the reward, and where metadata stands.
 
 use oxenv_wire::{
-    CallOutcome, ErrorCode, ObservationParts, Reward, RpcCode, RpcFault, RpcId, Spelling, ToolError,
+    CallOutcome, ErrorCode, ObservationParts, Reward, RpcCode, RpcError, RpcId, Spelling, ToolError,
     ToolErrorType, ToolResult, call_metadata, graph_metadata, write_call_fields, write_graph_fields,
     write_mcp_frame, write_observation_body, write_observation_frame, write_rpc_error, write_rpc_result,
     write_state_frame,
@@ -70,7 +70,7 @@ pub(crate) fn goldens() -> Vec<Golden> {
     goldens.push(Golden::reply("mcp-frame-result", result));
     let mut error = String::new();
     write_mcp_frame(&mut error, |out| {
-        write_rpc_error(out, RpcId::NULL, &RpcFault::new(RpcCode::MethodNotFound, "Method not found: reset"));
+        write_rpc_error(out, RpcId::NULL, &RpcError::new(RpcCode::MethodNotFound, "Method not found: reset"));
     });
     goldens.push(Golden::reply("mcp-frame-error", error));
     goldens

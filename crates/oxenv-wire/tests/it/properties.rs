@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use oxenv_wire::{
-    Action, Content, ErrorCode, Json, JsonFault, Object, ParseFault, Reward, RpcCode, RpcFault, RpcRequest,
+    Action, Content, ErrorCode, Json, JsonError, Object, ParseError, Reward, RpcCode, RpcError, RpcRequest,
     Spelling, Structured, Tool, ToolError, ToolErrorType, ToolResult, write_error_frame, write_mcp_frame,
     write_rpc_error, write_rpc_result, write_state_frame,
 };
@@ -167,13 +167,13 @@ proptest! {
     #[test]
     fn a_text_is_refused_as_syntax_when_serde_says_so(text in ".{0,24}|[\\[\\]{}:,\"\\\\a0-9eE.+ -]{0,24}") {
         match Object::parse(&text) {
-            Err(ParseFault::Syntax(fault)) => {
+            Err(ParseError::Syntax(fault)) => {
                 prop_assert!(fault.position <= text.chars().count());
                 prop_assert!(!is_json(&text) || fault.message.starts_with("Not Unicode text"));
             }
             _ => prop_assert!(is_json(&text)),
         }
-        prop_assert_eq!(is_json(&text), JsonFault::diagnose(&text).message.starts_with("Not Unicode text"));
+        prop_assert_eq!(is_json(&text), JsonError::diagnose(&text).message.starts_with("Not Unicode text"));
     }
 
     #[test]
@@ -308,7 +308,7 @@ proptest! {
         let id = serde_json::to_string(&key).unwrap();
         let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#);
         let request = RpcRequest::parse(&request).unwrap();
-        let fault = RpcFault { code: RpcCode::ServerError, message: message.clone(), data: json!({ &key: data }) };
+        let fault = RpcError { code: RpcCode::ServerError, message: message.clone(), data: json!({ &key: data }) };
         let mut reply = String::new();
         write_mcp_frame(&mut reply, |out| write_rpc_error(out, request.id, &fault));
         let error = json!({ "code": -32000, "message": message, "data": { &key: data } });

@@ -3,7 +3,7 @@
 //! Invariant: an id goes back exactly as it came, so nobody reads it as a number and writes it again.
 
 use oxenv_wire::{
-    ErrorCode, Json, McpEra, RpcCode, RpcFault, RpcId, RpcRequest, ToolError, ToolErrorType, ToolResult,
+    ErrorCode, Json, McpEra, RpcCode, RpcError, RpcId, RpcRequest, ToolError, ToolErrorType, ToolResult,
     write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
 };
 use serde_json::{Value, json};
@@ -77,11 +77,11 @@ fn tools_list() -> String {
     format!("{{\"tools\":[{}]}}", tools.join(","))
 }
 
-fn faults() -> Vec<(&'static str, &'static str, RpcFault)> {
-    let fault = RpcFault::new;
+fn faults() -> Vec<(&'static str, &'static str, RpcError)> {
+    let fault = RpcError::new;
     let capacity = "Server at capacity: 2/2 sessions active. Cannot accept new connections.";
     let oxenv = json!({ "oxenv": { "code": "DEADLINE_EXCEEDED", "kind": "timeout", "retryable": false } });
-    let with = |code, message: &str, data: Value| RpcFault { code, message: message.to_owned(), data };
+    let with = |code, message: &str, data: Value| RpcError { code, message: message.to_owned(), data };
     vec![
         (
             "parse-error",

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use oxenv_wire::{
-    Action, CallOutcome, ClientFrame, FrameFault, JsonFault, ObservationParts, ResetRequest, RpcCode,
+    Action, CallOutcome, ClientFrame, FrameError, JsonError, ObservationParts, ResetRequest, RpcCode,
     RpcParams, RpcRequest, Spelling, StepRequest, ToolError, ToolErrorType, ToolResult, ValidationIssue,
     default_call, write_call_fields, write_observation_body, write_observation_frame,
 };
@@ -126,10 +126,10 @@ fn outcome(door: &str, sent: &str) -> String {
 fn frame(sent: &str) -> String {
     let issues = |found: &[ValidationIssue]| format!("VALIDATION_ERROR {}", types_and_locs(found));
     match ClientFrame::parse(sent) {
-        Err(FrameFault::Json(fault)) => format!("INVALID_JSON Invalid JSON: {fault}"),
-        Err(FrameFault::NotObject(kind)) => format!("SESSION_ERROR '{kind}' object has no attribute 'get'"),
-        Err(FrameFault::UnknownType(name)) => format!("UNKNOWN_TYPE Unknown message type: {name}"),
-        Err(FrameFault::Invalid(found)) => issues(&found),
+        Err(FrameError::Json(fault)) => format!("INVALID_JSON Invalid JSON: {fault}"),
+        Err(FrameError::NotObject(kind)) => format!("SESSION_ERROR '{kind}' object has no attribute 'get'"),
+        Err(FrameError::UnknownType(name)) => format!("UNKNOWN_TYPE Unknown message type: {name}"),
+        Err(FrameError::Invalid(found)) => issues(&found),
         Ok(ClientFrame::Reset(_)) => "observation".to_owned(),
         Ok(ClientFrame::Step(value)) => action(value.json().raw()).unwrap_or_else(|found| issues(&found)),
         Ok(ClientFrame::State) => "state".to_owned(),
@@ -149,7 +149,7 @@ fn action(value: &RawValue) -> Result<String, Vec<ValidationIssue>> {
 fn body(sent: &str, parse: impl FnOnce(&RawValue) -> Result<String, Vec<ValidationIssue>>) -> String {
     let parsed = match serde_json::from_str::<&RawValue>(sent) {
         Ok(value) => parse(value),
-        Err(_) => Err(vec![ValidationIssue::syntax(&JsonFault::diagnose(sent))]),
+        Err(_) => Err(vec![ValidationIssue::syntax(&JsonError::diagnose(sent))]),
     };
     parsed.unwrap_or_else(|found| format!("VALIDATION_ERROR {}", types_and_locs(&found)))
 }

@@ -69,7 +69,7 @@ pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Repo
     let promises = Promises { deterministic: spec.capabilities.deterministic };
     let folder = Folder::new("check")?;
     let recorder = LogRecorder::open(folder.path(), LogOptions::default())?;
-    let store = SessionStore::new(Arc::clone(&local.factory), oxenv_core::Limits::default());
+    let store = SessionStore::new(Arc::clone(&local.factory), oxenv_core::StoreLimits::default());
     let store = store.with_recorder(Arc::new(recorder) as Arc<dyn Recorder>);
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = Server::bind(loopback, store, ServerConfig::default()).await?;
@@ -244,7 +244,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use oxenv_core::{
-        Boot, Capabilities, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, typed,
+        EnvironmentContext, Capabilities, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, typed,
     };
     use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
@@ -295,7 +295,7 @@ mod tests {
             capabilities: Capabilities { deterministic, fork: ForkMode::Native, ..Capabilities::default() },
             ..EnvironmentSpec::new("liar", "Says that it is deterministic, and is not")
         };
-        let factory = Arc::new(typed(spec, |_: &Boot| Liar));
+        let factory = Arc::new(typed(spec, |_: &EnvironmentContext| Liar));
         Local { factory, upstream: Vec::new(), seeded: Vec::new(), timeout: Duration::from_secs(20) }
     }
 
@@ -315,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_can_be_checked_on_sockets() {
         for factory in [oxenv_envs::number_guess::factory(), oxenv_envs::echo::factory()] {
-            let store = SessionStore::new(factory, oxenv_core::Limits::default());
+            let store = SessionStore::new(factory, oxenv_core::StoreLimits::default());
             let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let server = Server::bind(loopback, store, ServerConfig::default()).await.unwrap();
             let url = format!("http://{}", server.address().unwrap());

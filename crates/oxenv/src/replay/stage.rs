@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use oxenv_core::rubric::JudgeCache;
-use oxenv_core::{EnvironmentFactory, Limits, Redact, SessionStore, folders};
+use oxenv_core::{EnvironmentFactory, StoreLimits, Redact, SessionStore, folders};
 use oxenv_store::{
     LogOptions, LogReader, LogRecorder, StoredEntry, StoredEvent, StoredOutcome, Trajectories,
 };
@@ -96,7 +96,7 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let folder = Folder::new("replay")?;
         let recorder = LogRecorder::open(folder.path(), LogOptions { redact, ..LogOptions::default() })?;
-        let limits = Limits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..Limits::default() };
+        let limits = StoreLimits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..StoreLimits::default() };
         let store = SessionStore::new(factory, limits).with_recorder(Arc::new(recorder));
         let reader = LogReader::open(folder.path())?;
         Ok(Stage { store, tape, entries: HashMap::new(), reader, served, _folder: folder })

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
-    Boot, CallContext, Changes, EnvironmentFactory, EnvironmentSpec, EpisodeSeeds, Extras, Failure, ForkMode,
-    Instance, Mount, Original, ResolvedTool, Scope, Toolbox, Toolset, Work,
+    EnvironmentContext, CallContext, ChangeCounter, EnvironmentFactory, EnvironmentSpec, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode,
+    EnvironmentInstance, Mount, CopySource, ResolvedTool, Scope, Toolbox, Toolset, Work,
 };
 use oxenv_store::{LogError, StoredCall, StoredJson};
 use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
@@ -102,7 +102,7 @@ struct TapedFactory {
 }
 
 impl TapedFactory {
-    fn wrap(&self, mut instance: Instance) -> Instance {
+    fn wrap(&self, mut instance: EnvironmentInstance) -> EnvironmentInstance {
         let mounts = instance.toolbox.mounts();
         let own = mounts.len().saturating_sub(self.upstream.len());
         let all = !self.inner.spec().capabilities.deterministic;
@@ -130,19 +130,19 @@ impl EnvironmentFactory for TapedFactory {
         self.inner.spec()
     }
 
-    fn create(&self, boot: Boot) -> Work<'_, Result<Instance, Failure>> {
+    fn create(&self, boot: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.inner.create(boot).await?)) })
     }
 
-    fn fork<'a>(&'a self, boot: Boot, original: Original<'a>) -> Work<'a, Result<Instance, Failure>> {
+    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.inner.fork(boot, original).await?)) })
     }
 
-    fn save<'a>(&'a self, original: Original<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+    fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         self.inner.save(original)
     }
 
-    fn restore<'a>(&'a self, boot: Boot, saved: &'a [u8]) -> Work<'a, Result<Instance, Failure>> {
+    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.inner.restore(boot, saved).await?)) })
     }
 
@@ -174,7 +174,7 @@ impl Toolset for TapedToolset {
         self.inner.ready()
     }
 
-    fn watch(&self, changes: &Changes) {
+    fn watch(&self, changes: &ChangeCounter) {
         self.inner.watch(changes);
     }
 
@@ -227,7 +227,7 @@ impl Toolset for TapedToolset {
         }
     }
 
-    fn extras(&self) -> Arc<Extras> {
+    fn extras(&self) -> Arc<ResourcesAndPrompts> {
         self.inner.extras()
     }
 }

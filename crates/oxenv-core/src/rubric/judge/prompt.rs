@@ -8,7 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::super::reader::nearest;
-use super::super::{Act, Seen};
+use super::super::{EpisodeEvent, ScoringContext};
 
 /// A prompt that was taken apart.
 pub(in crate::rubric) struct Prompt {
@@ -76,7 +76,7 @@ impl Prompt {
     }
 
     /// The prompt about what was seen.
-    pub(super) fn fill(&self, seen: &Seen<'_>) -> String {
+    pub(super) fn fill(&self, seen: &ScoringContext<'_>) -> String {
         let mut out = String::new();
         for piece in &self.pieces {
             match piece {
@@ -91,7 +91,7 @@ impl Prompt {
     }
 }
 
-fn push_action(out: &mut String, act: Act<'_>) {
+fn push_action(out: &mut String, act: EpisodeEvent<'_>) {
     // Writing to a string cannot fail.
     let _ = match act.tool() {
         None => write!(out, "{}", act.input()),
@@ -99,7 +99,7 @@ fn push_action(out: &mut String, act: Act<'_>) {
     };
 }
 
-fn push_transcript(out: &mut String, seen: &Seen<'_>) {
+fn push_transcript(out: &mut String, seen: &ScoringContext<'_>) {
     let last = seen.act.to_past();
     for (index, act) in seen.earlier.iter().chain([&last]).enumerate() {
         if index > 0 {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::SinkExt as _;
-use oxenv_core::{Execution, Limits};
+use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -29,7 +29,7 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     let factory = Scripted::new(&stage, Execution::Task).tools(true);
     let stall = Duration::from_millis(500);
     let config = ServerConfig { stall, ..ServerConfig::default() };
-    let served = Served::start(&stage, factory, Limits::default(), config).await;
+    let served = Served::start(&stage, factory, StoreLimits::default(), config).await;
     let mut quick = served.ws("/ws").await;
     // What the process needs for one large reply that is read is no cost of those that are not.
     let big = json!({ "do": "big", "bytes": LARGE });

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{
-    Entry, Event, Execution, Failure, Limits, Outcome, Principal, Recorder, SessionStore, Work,
+    Entry, Event, Execution, Failure, StoreLimits, RecordedOutcome, Principal, Recorder, SessionStore, Work,
 };
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ impl Recorder for Book {
         if let Event::Step { principal: Principal::Agent, action, outcome, .. } = entry.event {
             let action: Value = serde_json::from_str(action.get()).unwrap();
             let text = action["arguments"]["text"].as_str().unwrap().to_owned();
-            let answered = matches!(outcome, Outcome::Answered { .. });
+            let answered = matches!(outcome, RecordedOutcome::Answered { .. });
             let mut written = self.0.lock().unwrap();
             let before = written.calls.insert(text, (entry.epoch, answered));
             written.twice += usize::from(before.is_some());
@@ -59,7 +59,7 @@ async fn each_call_is_answered_once_while_resets_rain() {
     let (stage, book) = (Stage::default(), Arc::new(Book::default()));
     let factory = Scripted::new(&stage, Execution::Task).tools(true).scoring();
     let recorder: Arc<dyn Recorder> = Arc::clone(&book) as _;
-    let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(recorder);
+    let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(recorder);
     let address = "127.0.0.1:0".parse().unwrap();
     let served = Arc::new(Served::over(address, &stage, store, ServerConfig::default()).await);
     let created = post(served.address, "/sessions", &json!({})).await.json();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Entry, Event, Execution, Failure, Limits, Recorder, SessionStore, Work};
+use oxenv_core::{Entry, Event, Execution, Failure, StoreLimits, Recorder, SessionStore, Work};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -53,7 +53,7 @@ async fn recorded(disk: &Disk) -> Served {
     let stage = Stage::default();
     let factory = Scripted::new(&stage, Execution::Inline);
     let recorder: Arc<dyn Recorder> = Arc::new(disk.clone());
-    let store = SessionStore::new(Arc::new(factory), Limits::default()).with_recorder(recorder);
+    let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(recorder);
     Served::over("127.0.0.1:0".parse().unwrap(), &stage, store, ServerConfig::default()).await
 }
 
