@@ -8,7 +8,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use oxenv_core::{EndReason, StoreLimits, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore};
+use oxenv_core::{
+    EndReason, ResetOptions, Session, SessionOptions, SessionRequest, SessionStore, StoreLimits,
+};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_wire::{Action, raw};
 use serde_json::{Value, json};
@@ -31,7 +33,10 @@ async fn main() {
 }
 
 fn store() -> SessionStore {
-    SessionStore::new(oxenv_envs::connect4::factory(), StoreLimits { seed: Some(1), ..StoreLimits::default() })
+    SessionStore::new(
+        oxenv_envs::connect4::factory(),
+        StoreLimits { seed: Some(1), ..StoreLimits::default() },
+    )
 }
 
 async fn in_process() -> Vec<f64> {

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use oxenv_client::{MultiplexOptions, Multiplexer};
-use oxenv_core::{StoreLimits, SessionStore};
+use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_upstream::remote::{Remote, RemoteEndpoint};
 use rmcp::model::{CallToolRequestParams, ProtocolVersion};

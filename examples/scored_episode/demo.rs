@@ -8,7 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use oxenv_core::{Judges, StoreLimits, Mount, NativeToolset, RubricSpec, SessionStore, tool_environment};
+use oxenv_core::{Judges, Mount, NativeToolset, RubricSpec, SessionStore, StoreLimits, tool_environment};
 use oxenv_server::{Server, ServerConfig};
 use rmcp::ServiceExt as _;
 use rmcp::model::CallToolRequestParams;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, EnvironmentFactory, EnvironmentSpec, Failure, Judges, StoreLimits, Mount, NativeToolset, Policy,
-    Principal, RateLimit, RateScope, Reset, RoleRules, RubricSpec, Rules, SessionStore, Step, Toolbox,
+    Auditor, EnvironmentFactory, EnvironmentSpec, Failure, Judges, Mount, NativeToolset, Policy, Principal,
+    RateLimit, RateScope, Reset, RoleRules, RubricSpec, Rules, SessionStore, Step, StoreLimits, Toolbox,
     TypedEnvironment, scored, tool_environment, typed,
 };
 use oxenv_server::{App, Metrics, ServerConfig};

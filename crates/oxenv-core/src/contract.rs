@@ -26,7 +26,7 @@ use crate::render::{self, Envelope};
 use crate::schema::{CheckBudget, Schema, describe_error};
 use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::{ActionSpace, EnvironmentContext, EnvironmentFactory};
-use crate::store::{StoreLimits, SessionStore};
+use crate::store::{SessionStore, StoreLimits};
 
 /// A rule that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,10 +22,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub(crate) use moving::Aside;
-pub(crate) use position::Position;
+pub(crate) use position::FolderCursor;
 pub use remove::remove;
 pub(crate) use remove::{clear, remove_in};
-pub use walk::{Entry, EntryKind, Walk, WalkError, WalkEvent};
+pub use walk::{EntryKind, RecordEntry, Walk, WalkError, WalkEvent};
 
 /// How a folder is opened by its name in another.
 const FOLDER_FLAGS: OFlags =

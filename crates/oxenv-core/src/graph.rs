@@ -27,19 +27,19 @@ const MAX_SCANNED: usize = 64 << 20;
 const MAX_RESULTS: usize = 64 << 20;
 
 /// A checked graph.
-pub(crate) struct Plan<'a> {
-    calls: Vec<Planned<'a>>,
+pub(crate) struct CallPlan<'a> {
+    calls: Vec<PlannedCall<'a>>,
 }
 
 /// What one graph may still cost.
-pub(crate) struct Budget {
+pub(crate) struct GraphBudget {
     fill: FillBudget,
     /// Bytes of the results that are kept.
     results: usize,
 }
 
 /// One call of a plan.
-pub(crate) struct Planned<'a> {
+pub(crate) struct PlannedCall<'a> {
     pub(crate) id: &'a str,
     pub(crate) tool: &'a str,
     arguments: Option<&'a RawValue>,
@@ -52,7 +52,7 @@ pub(crate) struct Planned<'a> {
 /// What came of the calls so far, by their place in the plan.
 pub(crate) type Outcomes = [Option<Result<ToolResult, ToolError>>];
 
-impl<'a> Plan<'a> {
+impl<'a> CallPlan<'a> {
     /// Checks a graph.
     ///
     /// # Errors
@@ -72,13 +72,13 @@ impl<'a> Plan<'a> {
                 issues.add("duplicate_id", at(index, "id"), &message, &call.id);
             }
         }
-        let calls: Vec<Planned<'_>> = graph
+        let calls: Vec<PlannedCall<'_>> = graph
             .calls
             .iter()
             .enumerate()
             .map(|(index, call)| plan_call(index, call, &ids, &mut issues))
             .collect();
-        let plan = Plan { calls };
+        let plan = CallPlan { calls };
         if let Some(cycle) = plan.cycle() {
             let message = format!("These calls need each other: {}", cycle.join(" → "));
             issues.push(|| issue("cycle", vec!["calls".into()], &message, &Value::from(cycle)));
@@ -86,7 +86,7 @@ impl<'a> Plan<'a> {
         if issues.0.is_empty() { Ok(plan) } else { Err(Failure::invalid(issues.0)) }
     }
 
-    pub(crate) fn calls(&self) -> &[Planned<'a>] {
+    pub(crate) fn calls(&self) -> &[PlannedCall<'a>] {
         &self.calls
     }
 
@@ -122,7 +122,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-impl Planned<'_> {
+impl PlannedCall<'_> {
     /// Whether everything that the call needs is there.
     pub(crate) fn ready(&self, done: &Outcomes) -> bool {
         self.needs.iter().all(|need| done[*need].is_some())
@@ -131,9 +131,9 @@ impl Planned<'_> {
     /// The arguments with every reference replaced; the error is the call's own outcome.
     pub(crate) fn resolve(
         &self,
-        plan: &Plan<'_>,
+        plan: &CallPlan<'_>,
         done: &Outcomes,
-        budget: &mut Budget,
+        budget: &mut GraphBudget,
     ) -> Result<Option<RawJson>, ToolError> {
         let mut results: Vec<(&str, &ToolResult)> = Vec::new();
         for need in &self.needs {
@@ -164,13 +164,13 @@ impl Planned<'_> {
     }
 }
 
-impl Default for Budget {
+impl Default for GraphBudget {
     fn default() -> Self {
-        Budget { fill: FillBudget { inserted: MAX_FILLED, scanned: MAX_SCANNED }, results: 0 }
+        GraphBudget { fill: FillBudget { inserted: MAX_FILLED, scanned: MAX_SCANNED }, results: 0 }
     }
 }
 
-impl Budget {
+impl GraphBudget {
     /// The outcome of a call as its graph keeps it: a result for which there is no room becomes an error.
     pub(crate) fn keep(&mut self, outcome: Result<ToolResult, ToolError>) -> Result<ToolResult, ToolError> {
         let result = outcome?;
@@ -225,7 +225,7 @@ fn plan_call<'a>(
     call: &'a GraphCall<'_>,
     ids: &HashMap<&str, usize>,
     issues: &mut Issues,
-) -> Planned<'a> {
+) -> PlannedCall<'a> {
     let mut needs = Vec::new();
     for need in &call.needs {
         match ids.get(need.as_ref()) {
@@ -249,7 +249,7 @@ fn plan_call<'a>(
     }
     needs.sort_unstable();
     needs.dedup();
-    Planned { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, needs }
+    PlannedCall { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, needs }
 }
 
 /// The arguments of a call with their references; none where there are none, or where they cannot be read.

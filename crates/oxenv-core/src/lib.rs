@@ -46,33 +46,36 @@ pub use failure::{Failure, FailureDetail};
 pub use mac::MacKey;
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
-pub use once::{IdempotentReply, Idempotency};
+pub use once::{Idempotency, IdempotentReply};
 pub use policy::{
-    ArgumentRefusal, Buckets, Explanation, Policy, PolicyError, RateLimit, RateScope, RetryAfter, RoleRules,
-    ConsideredRule, Rules, Verdict,
+    ArgumentRefusal, Buckets, ConsideredRule, Explanation, Policy, PolicyError, RateLimit, RateScope,
+    RetryAfter, RoleRules, Rules, Verdict,
 };
-pub use record::{CallEntry, Entry, Event, SessionOrigin, RecordedOutcome, Recorder};
+pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
 pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, GraphReply, ToolListing, Principal, ResetOptions, Session,
-    SessionOperation, SessionOptions, SessionRequest, StepReply,
+    AgentCall, Attachment, CallReply, EndReason, GraphReply, Principal, ResetOptions, Session,
+    SessionOperation, SessionOptions, SessionRequest, StepReply, ToolListing,
 };
-pub use snapshot::{SnapshotKeySource, SealedSnapshot, SnapshotKey};
+pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
 pub use spec::{
-    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, EpisodeCall, Execution, ForkMode,
-    EnvironmentInstance, CopySource, SnapshotRoom, TaskError, TaskSource,
+    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
+    EnvironmentSpec, EpisodeCall, Execution, ForkMode, SnapshotRoom, TaskError, TaskSource,
 };
-pub use store::{StoreLimits, OpenKey, SessionIds, SessionSource, SessionStore, StoreStatus};
+pub use store::{OpenKey, SessionIds, SessionSource, SessionStore, StoreLimits, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};
 pub use tool_schemas::tool_schemas;
 pub use toolbox::{
     Auditor, CallRequest, CatalogueCache, Mount, Naming, Offered, Redact, ResolvedTool, Toolbox,
 };
-pub use toolset::{CallContext, CallerChannel, ChangeCounter, ResourcesAndPrompts, CallNotification, RequestError, Scope, Toolset};
+pub use toolset::{
+    CallContext, CallNotification, CallerChannel, ChangeCounter, RequestError, ResourcesAndPrompts, Scope,
+    Toolset,
+};
 pub use typed::{Step, TypedEnvironment, TypedFactory, typed};
 pub use work::Work;
 pub use workspace::{Workspace, WorkspaceLimits, WorkspaceSource, Workspaces};

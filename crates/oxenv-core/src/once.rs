@@ -50,7 +50,7 @@ impl Idempotency {
 /// The one answer to a request and its repeats.
 #[derive(Debug, Clone)]
 pub struct IdempotentReply<T> {
-    outcome: AnswerOutcome<T>,
+    outcome: ReplyOutcome<T>,
     /// Its number within the session; 0 when it was refused before it ran.
     pub seq: u64,
     /// Whether it had been asked for before.
@@ -58,7 +58,7 @@ pub struct IdempotentReply<T> {
 }
 
 #[derive(Debug, Clone)]
-enum AnswerOutcome<T> {
+enum ReplyOutcome<T> {
     /// Nobody else can ask for it.
     Own(Result<T, Failure>),
     /// It is kept for repeats.
@@ -68,7 +68,7 @@ enum AnswerOutcome<T> {
 impl<T> IdempotentReply<T> {
     /// The answer to a request that has no key, so that nothing of it is kept.
     pub(crate) fn own(outcome: Result<T, Failure>, seq: u64) -> Self {
-        IdempotentReply { outcome: AnswerOutcome::Own(outcome), seq, repeated: false }
+        IdempotentReply { outcome: ReplyOutcome::Own(outcome), seq, repeated: false }
     }
 
     /// The answer to a request that was refused before it ran.
@@ -81,8 +81,8 @@ impl<T> IdempotentReply<T> {
         IdempotentReply { repeated: false, ..self }
     }
 
-    fn kept((outcome, seq): Given<T>, repeated: bool) -> Self {
-        IdempotentReply { outcome: AnswerOutcome::Kept(outcome), seq, repeated }
+    fn kept((outcome, seq): NumberedReply<T>, repeated: bool) -> Self {
+        IdempotentReply { outcome: ReplyOutcome::Kept(outcome), seq, repeated }
     }
 
     /// What came of the request.
@@ -91,8 +91,8 @@ impl<T> IdempotentReply<T> {
     /// Why it failed, or was refused.
     pub fn outcome(&self) -> Result<&T, &Failure> {
         match &self.outcome {
-            AnswerOutcome::Own(outcome) => outcome.as_ref(),
-            AnswerOutcome::Kept(outcome) => outcome.as_ref().as_ref(),
+            ReplyOutcome::Own(outcome) => outcome.as_ref(),
+            ReplyOutcome::Kept(outcome) => outcome.as_ref().as_ref(),
         }
     }
 
@@ -105,8 +105,8 @@ impl<T> IdempotentReply<T> {
         T: Clone,
     {
         match self.outcome {
-            AnswerOutcome::Own(outcome) => outcome,
-            AnswerOutcome::Kept(outcome) => Arc::unwrap_or_clone(outcome),
+            ReplyOutcome::Own(outcome) => outcome,
+            ReplyOutcome::Kept(outcome) => Arc::unwrap_or_clone(outcome),
         }
     }
 }
@@ -121,7 +121,7 @@ pub(crate) enum Identity {
 }
 
 /// Something with a size, so that a memory of it can be bounded.
-pub(crate) trait Weigh {
+pub(crate) trait MemorySize {
     /// Roughly its bytes.
     fn weight(&self) -> usize;
 }
@@ -129,17 +129,17 @@ pub(crate) trait Weigh {
 /// How many requests may run at once that have a key or a number, and how many bytes they may have together;
 /// a single one may be longer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RunningLimit {
+pub(crate) struct InFlightLimit {
     pub(crate) requests: usize,
     pub(crate) bytes: usize,
 }
 
 /// Replies by what their requests are known by.
-pub(crate) struct Replies<T>(Arc<Shared<T>>);
+pub(crate) struct ReplyCache<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
-    state: Mutex<State<T>>,
-    limit: RunningLimit,
+    state: Mutex<CacheState<T>>,
+    limit: InFlightLimit,
     /// Makes the digests.
     digests: RandomState,
 }
@@ -147,9 +147,9 @@ struct Shared<T> {
 /// What a request is known by, in a number.
 type Digest = u64;
 
-struct State<T> {
+struct CacheState<T> {
     /// Requests that run, and those whose reply is kept.
-    known: HashMap<Digest, Known<T>>,
+    known: HashMap<Digest, CacheEntry<T>>,
     /// Those whose reply is kept, the oldest first.
     kept: VecDeque<Kept>,
     kept_bytes: usize,
@@ -176,45 +176,45 @@ struct Generation {
     last_seq: u64,
 }
 
-struct Known<T> {
+struct CacheEntry<T> {
     fingerprint: u64,
-    reply: Reply<T>,
+    reply: ReplyState<T>,
 }
 
 /// A reply and the number that its request had.
-type Given<T> = (Arc<Result<T, Failure>>, u64);
+type NumberedReply<T> = (Arc<Result<T, Failure>>, u64);
 
-enum Reply<T> {
-    Running(watch::Receiver<Option<Given<T>>>),
-    Kept(Given<T>),
+enum ReplyState<T> {
+    Running(watch::Receiver<Option<NumberedReply<T>>>),
+    Kept(NumberedReply<T>),
 }
 
 /// What is to be done about a request.
-pub(crate) enum Claim<T> {
+pub(crate) enum Attempt<T> {
     /// It is new: run it, and settle the ticket.
-    First(Ticket<T>),
+    First(ReplySender<T>),
     /// It runs, or has run: this is what came of it.
-    Repeat(Waiting<T>),
+    Repeat(ReplyReceiver<T>),
 }
 
 /// The right to run a request. Dropping it without a reply tells repeats that nobody knows.
-pub(crate) struct Ticket<T> {
+pub(crate) struct ReplySender<T> {
     shared: Arc<Shared<T>>,
     digest: Digest,
     bytes: usize,
-    sender: watch::Sender<Option<Given<T>>>,
+    sender: watch::Sender<Option<NumberedReply<T>>>,
     settled: bool,
     /// Whether nothing has happened if it is dropped without a reply.
     harmless: bool,
 }
 
 /// A reply that is there, or will be.
-pub(crate) struct Waiting<T>(Reply<T>);
+pub(crate) struct ReplyReceiver<T>(ReplyState<T>);
 
-impl<T> Replies<T> {
+impl<T> ReplyCache<T> {
     /// No replies yet.
-    pub(crate) fn new(limit: RunningLimit) -> Self {
-        let state = Mutex::new(State {
+    pub(crate) fn new(limit: InFlightLimit) -> Self {
+        let state = Mutex::new(CacheState {
             known: HashMap::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -223,7 +223,7 @@ impl<T> Replies<T> {
             running: 0,
             running_bytes: 0,
         });
-        Replies(Arc::new(Shared { state, limit, digests: RandomState::new() }))
+        ReplyCache(Arc::new(Shared { state, limit, digests: RandomState::new() }))
     }
 
     /// The highest number of a request that had a key and is not even remembered any more.
@@ -242,16 +242,16 @@ impl<T> Replies<T> {
         identity: &Identity,
         fingerprint: u64,
         bytes: usize,
-    ) -> Result<Claim<T>, Failure> {
+    ) -> Result<Attempt<T>, Failure> {
         let digest = self.0.digests.hash_one(identity);
         let mut state = self.0.state.lock();
         if let Some(known) = state.known.get(&digest) {
             same(identity, known.fingerprint, fingerprint)?;
             let reply = match &known.reply {
-                Reply::Running(receiver) => Reply::Running(receiver.clone()),
-                Reply::Kept(given) => Reply::Kept(given.clone()),
+                ReplyState::Running(receiver) => ReplyState::Running(receiver.clone()),
+                ReplyState::Kept(given) => ReplyState::Kept(given.clone()),
             };
-            return Ok(Claim::Repeat(Waiting(reply)));
+            return Ok(Attempt::Repeat(ReplyReceiver(reply)));
         }
         let remembered = state.remembered.iter().find_map(|generation| generation.fingerprints.get(&digest));
         if let Some(remembered) = remembered {
@@ -260,10 +260,10 @@ impl<T> Replies<T> {
         }
         state.begin(bytes, self.0.limit)?;
         let (sender, receiver) = watch::channel(None);
-        state.known.insert(digest, Known { fingerprint, reply: Reply::Running(receiver) });
+        state.known.insert(digest, CacheEntry { fingerprint, reply: ReplyState::Running(receiver) });
         drop(state);
         let shared = Arc::clone(&self.0);
-        Ok(Claim::First(Ticket { shared, digest, bytes, sender, settled: false, harmless: false }))
+        Ok(Attempt::First(ReplySender { shared, digest, bytes, sender, settled: false, harmless: false }))
     }
 }
 
@@ -276,7 +276,7 @@ fn same(identity: &Identity, known: u64, fingerprint: u64) -> Result<(), Failure
     Err(Failure::new(ErrorCode::KeyConflict, message))
 }
 
-impl<T> Ticket<T> {
+impl<T> ReplySender<T> {
     /// The same for a request that has done nothing if it does not come to its end: then it may be asked for again.
     pub(crate) fn harmless(mut self) -> Self {
         self.harmless = true;
@@ -287,13 +287,13 @@ impl<T> Ticket<T> {
     /// be asked for again.
     pub(crate) fn settle(mut self, outcome: Result<T, Failure>, seq: u64) -> IdempotentReply<T>
     where
-        T: Weigh,
+        T: MemorySize,
     {
-        let weight = outcome.as_ref().map_or_else(Failure::weight, Weigh::weight);
+        let weight = outcome.as_ref().map_or_else(Failure::weight, MemorySize::weight);
         IdempotentReply::kept(self.end(outcome, weight, seq), false)
     }
 
-    fn end(&mut self, outcome: Result<T, Failure>, weight: usize, seq: u64) -> Given<T> {
+    fn end(&mut self, outcome: Result<T, Failure>, weight: usize, seq: u64) -> NumberedReply<T> {
         self.settled = true;
         let ran = outcome.as_ref().err().is_none_or(|failure| failure.delivered != Delivered::No);
         let given = (Arc::new(outcome), seq);
@@ -309,7 +309,7 @@ impl<T> Ticket<T> {
     }
 }
 
-impl<T> Drop for Ticket<T> {
+impl<T> Drop for ReplySender<T> {
     fn drop(&mut self) {
         if self.settled {
             return;
@@ -327,9 +327,9 @@ impl<T> Drop for Ticket<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> CacheState<T> {
     /// Counts a request of that many bytes, unless there are too many.
-    fn begin(&mut self, bytes: usize, limit: RunningLimit) -> Result<(), Failure> {
+    fn begin(&mut self, bytes: usize, limit: InFlightLimit) -> Result<(), Failure> {
         let requests = self.running;
         if requests >= limit.requests || (requests > 0 && self.running_bytes + bytes > limit.bytes) {
             let message = format!(
@@ -348,9 +348,9 @@ impl<T> State<T> {
         self.running_bytes -= bytes;
     }
 
-    fn keep(&mut self, kept: Kept, given: Given<T>) {
+    fn keep(&mut self, kept: Kept, given: NumberedReply<T>) {
         let Some(known) = self.known.get_mut(&kept.digest) else { return };
-        known.reply = Reply::Kept(given);
+        known.reply = ReplyState::Kept(given);
         self.kept_bytes += kept.weight;
         self.kept.push_back(kept);
         // The newest stays however large it is: its caller may just be losing its connection.
@@ -374,18 +374,18 @@ impl<T> State<T> {
     }
 }
 
-impl<T> Waiting<T> {
+impl<T> ReplyReceiver<T> {
     /// The reply to a request that has just been begun.
-    pub(crate) fn of(ticket: &Ticket<T>) -> Self {
-        Waiting(Reply::Running(ticket.sender.subscribe()))
+    pub(crate) fn of(ticket: &ReplySender<T>) -> Self {
+        ReplyReceiver(ReplyState::Running(ticket.sender.subscribe()))
     }
 
     /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the future
     /// changes nothing for others.
     pub(crate) async fn answer(self) -> Option<IdempotentReply<T>> {
         let given = match self.0 {
-            Reply::Kept(given) => Some(given),
-            Reply::Running(mut receiver) => {
+            ReplyState::Kept(given) => Some(given),
+            ReplyState::Running(mut receiver) => {
                 receiver.wait_for(Option::is_some).await.ok().and_then(|given| given.clone())
             }
         };
@@ -424,20 +424,20 @@ pub(crate) fn lost() -> Failure {
 mod tests {
     use super::*;
 
-    impl Weigh for String {
+    impl MemorySize for String {
         fn weight(&self) -> usize {
             self.len()
         }
     }
 
-    const LIMIT: RunningLimit = RunningLimit { requests: 3, bytes: 100 };
+    const LIMIT: InFlightLimit = InFlightLimit { requests: 3, bytes: 100 };
 
     #[test]
     fn what_runs_is_bounded_in_number_and_bytes() {
-        let replies = Replies::<String>::new(LIMIT);
+        let replies = ReplyCache::<String>::new(LIMIT);
         let claim = |name: usize, bytes: usize| match replies.claim(&key(name), 1, bytes) {
-            Ok(Claim::First(ticket)) => Ok(ticket),
-            Ok(Claim::Repeat(_)) => panic!("{name} is not new"),
+            Ok(Attempt::First(ticket)) => Ok(ticket),
+            Ok(Attempt::Repeat(_)) => panic!("{name} is not new"),
             Err(failure) => Err(failure),
         };
         let long = claim(1, 1_000).ok().unwrap();
@@ -455,16 +455,16 @@ mod tests {
         Identity::Key(name.to_string())
     }
 
-    fn run(replies: &Replies<String>, name: usize, reply: String) {
-        let Ok(Claim::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!("{name} is not new") };
+    fn run(replies: &ReplyCache<String>, name: usize, reply: String) {
+        let Ok(Attempt::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!("{name} is not new") };
         ticket.settle(Ok(reply), name as u64);
     }
 
     #[tokio::test]
     async fn a_repeat_waits_for_the_first_and_gets_its_reply() {
-        let replies = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let replies = ReplyCache::new(LIMIT);
+        let Ok(Attempt::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Attempt::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
         ticket.settle(Ok("done".to_owned()), 7);
         let answer = waiting.answer().await.unwrap();
         assert_eq!((answer.seq, answer.repeated), (7, true));
@@ -473,50 +473,50 @@ mod tests {
 
     #[tokio::test]
     async fn a_ticket_that_is_lost_tells_who_waits() {
-        let replies: Replies<String> = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let replies: ReplyCache<String> = ReplyCache::new(LIMIT);
+        let Ok(Attempt::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Attempt::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
         drop(ticket);
         let lost = waiting.answer().await.unwrap();
         let failure = lost.outcome().unwrap_err();
         assert_eq!((failure.code, failure.delivered), (ErrorCode::Cancelled, Delivered::Maybe));
         // It may have run, so it is not run again.
-        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::Repeat(_))));
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Attempt::Repeat(_))));
         let state = replies.0.state.lock();
         assert_eq!((state.running, state.kept.len()), (0, 1));
     }
 
     #[tokio::test]
     async fn a_ticket_that_did_nothing_lets_the_next_one_run() {
-        let replies: Replies<String> = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
-        let Ok(Claim::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let replies: ReplyCache<String> = ReplyCache::new(LIMIT);
+        let Ok(Attempt::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let Ok(Attempt::Repeat(waiting)) = replies.claim(&key(1), 1, 0) else { panic!() };
         drop(ticket.harmless());
         assert!(waiting.answer().await.is_none());
-        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::First(_))));
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Attempt::First(_))));
         assert_eq!(replies.0.state.lock().running, 0);
     }
 
     #[test]
     fn the_same_key_for_something_else_is_a_conflict() {
-        let replies = Replies::new(LIMIT);
+        let replies = ReplyCache::new(LIMIT);
         run(&replies, 1, "a".to_owned());
         assert_eq!(replies.claim(&key(1), 2, 0).err().unwrap().code, ErrorCode::KeyConflict);
     }
 
     #[test]
     fn what_never_ran_may_be_asked_for_again() {
-        let replies: Replies<String> = Replies::new(LIMIT);
-        let Ok(Claim::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
+        let replies: ReplyCache<String> = ReplyCache::new(LIMIT);
+        let Ok(Attempt::First(ticket)) = replies.claim(&key(1), 1, 0) else { panic!() };
         ticket.settle(Err(Failure::new(ErrorCode::Draining, "no")), 0);
-        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Claim::First(_))));
+        assert!(matches!(replies.claim(&key(1), 1, 0), Ok(Attempt::First(_))));
     }
 
     #[test]
     fn failures_count_by_what_they_say() {
-        let replies: Replies<String> = Replies::new(LIMIT);
+        let replies: ReplyCache<String> = ReplyCache::new(LIMIT);
         for name in 0..100 {
-            let Ok(Claim::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!() };
+            let Ok(Attempt::First(ticket)) = replies.claim(&key(name), 1, 0) else { panic!() };
             let failure = Failure::environment("x".repeat(64 << 10));
             ticket.settle(Err(failure), 0);
         }
@@ -527,7 +527,7 @@ mod tests {
     #[test]
     fn the_memory_is_bounded_and_a_forgotten_request_is_not_run_again() {
         const KEPT: usize = KEPT_BYTES / 1024;
-        let replies = Replies::new(LIMIT);
+        let replies = ReplyCache::new(LIMIT);
         let last = 3 * REMEMBERED + KEPT;
         for name in 1..=last {
             run(&replies, name, "x".repeat(1024));
@@ -538,7 +538,7 @@ mod tests {
         assert!((REMEMBERED..2 * REMEMBERED).contains(&remembered.sum()));
         drop(state);
         for kept in [last, last - KEPT + 1] {
-            assert!(matches!(replies.claim(&key(kept), 1, 0), Ok(Claim::Repeat(_))));
+            assert!(matches!(replies.claim(&key(kept), 1, 0), Ok(Attempt::Repeat(_))));
         }
         for remembered in [last - KEPT, last - KEPT - REMEMBERED + 1] {
             let refused = |fingerprint| replies.claim(&key(remembered), fingerprint, 0).err().unwrap().code;
@@ -548,7 +548,7 @@ mod tests {
         // Of those before them only the numbers are known.
         let up_to = usize::try_from(replies.unknown_up_to()).unwrap();
         assert!((last - KEPT - 2 * REMEMBERED..=last - KEPT - REMEMBERED).contains(&up_to), "{up_to}");
-        assert!(matches!(replies.claim(&key(up_to), 1, 0), Ok(Claim::First(_))));
+        assert!(matches!(replies.claim(&key(up_to), 1, 0), Ok(Attempt::First(_))));
         assert!(replies.claim(&key(up_to + 1), 1, 0).is_err());
     }
 }

@@ -23,7 +23,7 @@ use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 
 pub use arguments::ArgumentRefusal;
-pub use explain::{Explanation, ConsideredRule};
+pub use explain::{ConsideredRule, Explanation};
 pub(crate) use pattern::Pattern;
 pub use rate::{Buckets, RateLimit, RateScope, RetryAfter};
 

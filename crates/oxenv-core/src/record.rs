@@ -21,12 +21,12 @@ use crate::work::Work;
 /// - A failure means that the entry is not in the record and never will be.
 pub trait Recorder: Send + Sync {
     /// Takes an entry down.
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>>;
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>>;
 }
 
 /// One thing that a session did.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
+pub struct RecordEntry<'a> {
     /// The session.
     pub session_id: &'a str,
     /// The entry's number within its session: 0 for its opening, then counted from 1. A gap stands for
@@ -37,12 +37,12 @@ pub struct Entry<'a> {
     /// When it was acknowledged: microseconds of UTC since 1970.
     pub time_us: u64,
     /// What it was.
-    pub event: Event<'a>,
+    pub event: RecordEvent<'a>,
 }
 
 /// What a session did.
 #[derive(Debug, Clone, Copy)]
-pub enum Event<'a> {
+pub enum RecordEvent<'a> {
     /// It was made.
     Opened {
         /// The environment's name.

@@ -32,14 +32,14 @@ use crate::failure::Failure;
 use crate::work::Work;
 
 pub use act::{EpisodeEvent, PastEvent, ScoringContext};
-pub use checks::{Constant, EnvironmentReward, FinalState, Of, OutputMatches, ToolCalled};
+pub use checks::{Constant, EnvironmentReward, FinalState, FinalStateSource, OutputMatches, ToolCalled};
 pub use containers::{Gate, Sequence, WeightedSum};
 pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
-pub use part::Part;
+pub use part::ComponentRubric;
 pub use rescore::{RecordedEpisode, RecordedStep, Rescored, RescoredStep, rescore};
 pub use scored::{Scored, scored};
 pub use spec::{RubricError, RubricSpec};
-pub use trajectory::{Trajectory, Whole};
+pub use trajectory::{EpisodeRubric, Trajectory};
 
 /// What an act was worth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

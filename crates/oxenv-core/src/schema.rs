@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use analysis::{Analysis, longest_path};
 use compile::{Purpose, build};
-use metered::{Budget, MAX_STACK, Metered, MeteredJson, within};
+use metered::{MAX_STACK, Metered, MeteredJson, StepBudget, within};
 use pattern::MatchCost;
 
 pub(crate) use analysis::memory_size;
@@ -163,7 +163,7 @@ impl Schema {
     }
 
     fn run<T>(&self, budget: &CheckBudget, longest_path: u64, run: impl FnOnce() -> T) -> Result<T, TooDeep> {
-        let budget = Budget {
+        let budget = StepBudget {
             steps: budget.steps,
             error_bytes: budget.error_bytes,
             bytes_per_error: self.bytes_per_error + longest_path,

@@ -29,22 +29,22 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::utc_micros;
 use crate::environment::Environment;
 use crate::observe::{Observer, TraceContext};
-use crate::once::{Replies, RunningLimit};
-use crate::record::{Entry, Event, Recorder};
-use crate::spec::{EnvironmentSpec, ForkMode, EnvironmentInstance};
-use crate::store::{Owner, Slot};
+use crate::once::{InFlightLimit, ReplyCache};
+use crate::record::{RecordEntry, RecordEvent, Recorder};
+use crate::spec::{EnvironmentInstance, EnvironmentSpec, ForkMode};
+use crate::store::{Slot, SlotOwner};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
-pub(crate) use hold::{Held, Past};
+pub(crate) use hold::{Past, PausedSession};
 pub use lease::Attachment;
-pub(crate) use lease::{Busy, Lease};
-use progress::{Expect, Progress};
+pub(crate) use lease::{Lease, LeaseHold};
+use progress::{Expected, Progress};
 pub use request::{SessionOperation, SessionRequest};
-pub use steps::{AgentCall, CallReply, GraphReply, ToolListing, ResetOptions, StepReply};
+pub use steps::{AgentCall, CallReply, GraphReply, ResetOptions, StepReply, ToolListing};
 
 /// Requests of one session with a key or a number that may run at once.
-const MAX_KEYED: RunningLimit = RunningLimit { requests: 1024, bytes: 64 << 20 };
+const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 1024, bytes: 64 << 20 };
 
 /// Who is calling, as the door knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +119,7 @@ pub struct Session {
     exclusive: AtomicUsize,
     /// How many of them expect a number.
     expecting: AtomicUsize,
-    replies: Replies<StepReply<'static>>,
+    replies: ReplyCache<StepReply<'static>>,
     waited: Duration,
 }
 
@@ -213,7 +213,7 @@ impl Session {
             presence: tokio::sync::RwLock::new(()),
             exclusive: AtomicUsize::new(0),
             expecting: AtomicUsize::new(0),
-            replies: Replies::new(MAX_KEYED),
+            replies: ReplyCache::new(MAX_KEYED),
             waited: new.waited,
         })
     }
@@ -324,12 +324,12 @@ impl Session {
     }
 
     /// Keeps the lease from running until the guard is dropped.
-    pub(crate) fn busy(&self) -> Busy<'_> {
+    pub(crate) fn busy(&self) -> LeaseHold<'_> {
         self.lease.busy()
     }
 
     /// Whose slot the session has; absent if it has none.
-    pub(crate) fn slot_owner(&self) -> Option<Owner> {
+    pub(crate) fn slot_owner(&self) -> Option<SlotOwner> {
         self.progress.lock().slot.as_ref().and_then(Slot::owner)
     }
 
@@ -352,12 +352,12 @@ impl Session {
             return;
         }
         // Nobody waits for it: the record of an end promises nothing.
-        drop(recorder.append(&Entry {
+        drop(recorder.append(&RecordEntry {
             session_id: &self.id,
             seq: progress.seq + 1,
             epoch: progress.epoch,
             time_us: utc_micros(SystemTime::now()),
-            event: Event::Closed { reason: reason.name() },
+            event: RecordEvent::Closed { reason: reason.name() },
         }));
     }
 

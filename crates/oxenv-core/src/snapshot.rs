@@ -77,7 +77,9 @@ impl SnapshotKey {
     /// The refusal of what was not made with this key.
     fn refusal(&self) -> Failure {
         let which = match self.source {
-            SnapshotKeySource::File => "that of --snapshot-key-file, so only snapshots of servers with the same file",
+            SnapshotKeySource::File => {
+                "that of --snapshot-key-file, so only snapshots of servers with the same file"
+            }
             SnapshotKeySource::Record => {
                 "snapshot.key beside its record, so only snapshots of servers with that record"
             }

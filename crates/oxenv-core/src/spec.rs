@@ -268,7 +268,11 @@ pub trait EnvironmentFactory: Send + Sync {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked.
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         let _ = boot;
         if self.spec().capabilities.fork == ForkMode::None {
             let name = &self.spec().name;
@@ -276,7 +280,9 @@ pub trait EnvironmentFactory: Send + Sync {
             return Work::done(Err(Failure::unsupported(message)));
         }
         let toolbox = Arc::clone(original.toolbox);
-        Work::done(original.environment.fork().map(|environment| EnvironmentInstance::new(environment, toolbox)))
+        Work::done(
+            original.environment.fork().map(|environment| EnvironmentInstance::new(environment, toolbox)),
+        )
     }
 
     /// The present state of a session as bytes for [`EnvironmentFactory::restore`]; the format is
@@ -292,7 +298,11 @@ pub trait EnvironmentFactory: Send + Sync {
     ///
     /// # Errors
     /// When the bytes are no state that this factory saved.
-    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn restore<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        saved: &'a [u8],
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let mut instance = self.create(boot).await?;
             instance.environment.restore(saved)?;

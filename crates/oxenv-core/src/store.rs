@@ -18,20 +18,20 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::failure::Failure;
 use crate::observe::Observer;
-use crate::once::{Replies, RunningLimit};
+use crate::once::{InFlightLimit, ReplyCache};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
 
 pub use copies::{OpenKey, SessionIds, SessionSource};
-pub(crate) use queue::Owner;
+pub(crate) use queue::SlotOwner;
 use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
 const TOMBSTONES: usize = 1024;
 /// Requests with a key that make sessions and may run at once.
-const MAX_KEYED: RunningLimit = RunningLimit { requests: 16_384, bytes: 256 << 20 };
+const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 16_384, bytes: 256 << 20 };
 
 /// What bounds a store.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +105,7 @@ pub struct SessionStore {
     hooks: Hooks,
     snapshot_key: SnapshotKey,
     /// What keyed requests have made.
-    made: Replies<SessionIds>,
+    made: ReplyCache<SessionIds>,
     default: RwLock<Option<Arc<Session>>>,
     /// Held while a default session is made, so that there is only ever one.
     making_default: tokio::sync::Mutex<()>,
@@ -133,7 +133,7 @@ impl Slot {
     }
 
     /// Whose slot it is; absent for the default session, which takes none.
-    pub(crate) fn owner(&self) -> Option<Owner> {
+    pub(crate) fn owner(&self) -> Option<SlotOwner> {
         self.permit.as_ref().map(|permit| permit.owner().clone())
     }
 
@@ -176,7 +176,7 @@ impl SessionStore {
             slots: Slots::new(limits.max_sessions, limits.max_per_owner, limits.memory),
             hooks: Hooks::default(),
             snapshot_key: SnapshotKey::random(),
-            made: Replies::new(MAX_KEYED),
+            made: ReplyCache::new(MAX_KEYED),
             default: RwLock::new(None),
             making_default: tokio::sync::Mutex::new(()),
         }

@@ -11,7 +11,9 @@ use serde_json::value::RawValue;
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::rubric::{RubricFactory, scored};
-use crate::spec::{EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, ForkMode, EnvironmentInstance};
+use crate::spec::{
+    Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, ForkMode,
+};
 use crate::toolbox::{Mount, Toolbox};
 use crate::work::Work;
 

@@ -134,10 +134,10 @@ impl RequestError {
 
 /// Counts the changes of the lists that a toolbox is made of, and wakes who waits for one.
 #[derive(Debug, Clone, Default)]
-pub struct ChangeCounter(Arc<Counted>);
+pub struct ChangeCounter(Arc<ChangeState>);
 
 #[derive(Debug, Default)]
-struct Counted {
+struct ChangeState {
     count: AtomicU64,
     notify: Notify,
 }

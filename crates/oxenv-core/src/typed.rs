@@ -19,7 +19,8 @@ use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::schema::{LazySchema, explain};
 use crate::spec::{
-    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, EnvironmentInstance,
+    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    Execution,
 };
 use crate::toolbox::Toolbox;
 use crate::work::Work;

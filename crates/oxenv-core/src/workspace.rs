@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::folders::{OpenFolder, named};
 use crate::spec::SnapshotRoom;
 use copying::Copying;
-use place::Place;
+use place::WorkspacePath;
 use root::Root;
 
 /// How long the end of what runs in a workspace is waited for before the workspace is deleted.
@@ -76,7 +76,7 @@ pub struct Workspaces {
 pub struct Workspace {
     path: PathBuf,
     /// Where it was made; nothing if it is one that sessions share.
-    place: Option<Place>,
+    place: Option<WorkspacePath>,
     /// The path of the first that it goes back to, which its agents know it by.
     known_as: PathBuf,
     source: WorkspaceSource,
@@ -137,7 +137,7 @@ impl Workspaces {
             let path = folder.canonicalize().map_err(|error| named(&error, "cannot find", folder))?;
             return Ok(self.own(path.clone(), None, path, self.source.clone()));
         }
-        let place = Place::make(&self.root, name)?;
+        let place = WorkspacePath::make(&self.root, name)?;
         let known_as = place.path().to_owned();
         let workspace = self.made(place, known_as, self.source.clone());
         let folder = workspace.own_place()?.open()?;
@@ -156,7 +156,7 @@ impl Workspaces {
         if let WorkspaceSource::Shared(folder) = &self.source {
             return Err(shared(folder));
         }
-        let workspace = self.made(Place::make(&self.root, name)?, known_as, self.source.clone());
+        let workspace = self.made(WorkspacePath::make(&self.root, name)?, known_as, self.source.clone());
         let folder = workspace.own_place()?.open()?;
         archive::unpack(archive, &folder, self.limits)?;
         Ok(workspace)
@@ -168,14 +168,14 @@ impl Workspaces {
         matches!(self.source, WorkspaceSource::Shared(_))
     }
 
-    fn made(&self, place: Place, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
+    fn made(&self, place: WorkspacePath, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
         self.own(place.path().to_owned(), Some(place), known_as, source)
     }
 
     fn own(
         &self,
         path: PathBuf,
-        place: Option<Place>,
+        place: Option<WorkspacePath>,
         known_as: PathBuf,
         source: WorkspaceSource,
     ) -> Workspace {
@@ -234,7 +234,7 @@ impl Workspace {
         let place = self.own_place()?;
         let _alone = self.renewing.lock();
         let from = place.open()?;
-        let made = Place::make(&workspaces.root, name)?;
+        let made = WorkspacePath::make(&workspaces.root, name)?;
         let fork = workspaces.made(made, self.known_as.clone(), self.source.clone());
         let to = fork.own_place()?.open()?;
         Copying::of_session(&from, place, &to, workspaces.limits, &workspaces.cannot_share).run()?;
@@ -284,7 +284,7 @@ impl Workspace {
         }
     }
 
-    fn own_place(&self) -> io::Result<&Place> {
+    fn own_place(&self) -> io::Result<&WorkspacePath> {
         self.place.as_ref().ok_or_else(|| shared(&self.path))
     }
 }
@@ -307,7 +307,7 @@ impl Drop for Workspace {
 }
 
 /// Deletes a workspace. Blocks.
-fn remove(place: &Place) {
+fn remove(place: &WorkspacePath) {
     if let Err(error) = place.remove() {
         tracing::warn!(%error, "could not remove a workspace");
     }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, EnvironmentContext, Capabilities, Environment, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode,
-    EnvironmentInstance, NativeToolset, Observed, Reset, Toolbox, Work,
+    ActionSpace, Capabilities, Environment, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
+    EnvironmentSpec, Failure, ForkMode, NativeToolset, Observed, Reset, Toolbox, Work,
 };
 use oxenv_wire::{RawJson, Reward, default_call, legacy_message, raw};
 use schemars::JsonSchema;

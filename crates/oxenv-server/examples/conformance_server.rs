@@ -16,7 +16,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
-    CallContext, ChangeCounter, ResourcesAndPrompts, StoreLimits, Mount, RequestError, SessionStore, Toolset, Work, tool_environment,
+    CallContext, ChangeCounter, Mount, RequestError, ResourcesAndPrompts, SessionStore, StoreLimits, Toolset,
+    Work, tool_environment,
 };
 use oxenv_server::{Server, ServerConfig};
 use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    EnvironmentSpec, Failure, StoreLimits, NativeToolset, Reset, SessionStore, Step, Toolbox, TypedEnvironment,
-    contract, typed,
+    EnvironmentSpec, Failure, NativeToolset, Reset, SessionStore, Step, StoreLimits, Toolbox,
+    TypedEnvironment, contract, typed,
 };
 use oxenv_server::{Server, ServerConfig};
 use schemars::JsonSchema;

@@ -30,22 +30,22 @@ const TRIES: usize = 4;
 pub(crate) struct Connections {
     /// Descriptors that connections leave room for; none where they cannot be counted.
     limit: Option<usize>,
-    open: Mutex<Accepted>,
+    open: Mutex<OpenConnections>,
     left: Notify,
     refused: AtomicU64,
     ended: AtomicU64,
 }
 
-struct Accepted {
+struct OpenConnections {
     next: u64,
     /// In the order in which they came.
     peers: BTreeMap<u64, WeakPeer>,
-    count: Option<Count>,
+    count: Option<DescriptorCount>,
 }
 
 /// Descriptors, when they were counted last.
 #[derive(Clone, Copy)]
-struct Count {
+struct DescriptorCount {
     used: usize,
     at: Instant,
     /// Connections that came after.
@@ -85,7 +85,7 @@ impl Connections {
         let reserve = |limit: usize| (limit / 4).clamp(LEAST_RESERVE, MOST_RESERVE).min(limit / 2);
         Arc::new(Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
-            open: Mutex::new(Accepted { next: 0, peers: BTreeMap::new(), count: None }),
+            open: Mutex::new(OpenConnections { next: 0, peers: BTreeMap::new(), count: None }),
             left: Notify::new(),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -168,11 +168,11 @@ impl Connections {
             }
         }
         let Some(used) = descriptors() else { return true };
-        open.count = Some(Count { used, at: Instant::now(), since: 0 });
+        open.count = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
         used <= limit
     }
 
-    fn lock(&self) -> MutexGuard<'_, Accepted> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

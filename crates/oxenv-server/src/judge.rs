@@ -151,28 +151,28 @@ impl HttpJudge {
         }
     }
 
-    async fn once(&self, body: &serde_json::Value) -> Result<String, Trouble> {
+    async fn once(&self, body: &serde_json::Value) -> Result<String, JudgeError> {
         let sent = self.client.post(self.url.clone()).json(body).send().await;
         let response = sent.map_err(|error| match error.is_connect() {
-            true => Trouble::passing("could not be reached", None),
-            false => Trouble::lasting("went away while it was asked"),
+            true => JudgeError::passing("could not be reached", None),
+            false => JudgeError::lasting("went away while it was asked"),
         })?;
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             let wait = retry_after(&response);
-            return Err(Trouble::passing(format!("answered with status {}", status.as_u16()), wait));
+            return Err(JudgeError::passing(format!("answered with status {}", status.as_u16()), wait));
         }
         if status != StatusCode::OK {
-            return Err(Trouble::lasting(format!("answered with status {}", status.as_u16())));
+            return Err(JudgeError::lasting(format!("answered with status {}", status.as_u16())));
         }
         let reply = self.bounded(response).await?;
         let reply: Completion = serde_json::from_slice(&reply)
-            .map_err(|_| Trouble::lasting("did not answer in the form of chat/completions"))?;
+            .map_err(|_| JudgeError::lasting("did not answer in the form of chat/completions"))?;
         let text = reply.choices.into_iter().next().and_then(|choice| choice.message.content);
-        text.ok_or_else(|| Trouble::lasting("gave no text"))
+        text.ok_or_else(|| JudgeError::lasting("gave no text"))
     }
 
-    async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, Trouble> {
+    async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, JudgeError> {
         let mut reply = Vec::new();
         loop {
             match response.chunk().await {
@@ -182,9 +182,9 @@ impl HttpJudge {
                 }
                 Ok(Some(_)) => {
                     let most = self.options.max_reply;
-                    return Err(Trouble::lasting(format!("answered with more than {most} bytes")));
+                    return Err(JudgeError::lasting(format!("answered with more than {most} bytes")));
                 }
-                Err(_) => return Err(Trouble::lasting("went away while it answered")),
+                Err(_) => return Err(JudgeError::lasting("went away while it answered")),
             }
         }
     }
@@ -212,7 +212,7 @@ impl Judge for HttpJudge {
 }
 
 /// Why there was no answer.
-struct Trouble {
+struct JudgeError {
     what: String,
     /// Whether it may be gone when the question is repeated.
     passes: bool,
@@ -220,13 +220,13 @@ struct Trouble {
     wait: Option<Duration>,
 }
 
-impl Trouble {
+impl JudgeError {
     fn passing(what: impl Into<String>, wait: Option<Duration>) -> Self {
-        Trouble { what: what.into(), passes: true, wait }
+        JudgeError { what: what.into(), passes: true, wait }
     }
 
     fn lasting(what: impl Into<String>) -> Self {
-        Trouble { what: what.into(), passes: false, wait: None }
+        JudgeError { what: what.into(), passes: false, wait: None }
     }
 }
 

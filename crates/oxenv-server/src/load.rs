@@ -20,7 +20,7 @@ pub(crate) struct Load {
 
 /// A part of a load, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Part<L: Deref<Target = Load>> {
+pub(crate) struct LoadPart<L: Deref<Target = Load>> {
     load: L,
     requests: usize,
     bytes: usize,
@@ -28,7 +28,9 @@ pub(crate) struct Part<L: Deref<Target = Load>> {
 
 /// A part that goes along with its request through rmcp.
 #[derive(Debug, Clone)]
-pub(crate) struct SharedPart(#[expect(dead_code, reason = "it is held for its drop")] Arc<Part<Arc<Load>>>);
+pub(crate) struct SharedLoadPart(
+    #[expect(dead_code, reason = "it is held for its drop")] Arc<LoadPart<Arc<Load>>>,
+);
 
 impl Load {
     /// Whether another request may be begun.
@@ -41,15 +43,15 @@ impl Load {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
-    pub(crate) fn add(&self, requests: usize, bytes: usize) -> Part<&Load> {
+    pub(crate) fn add(&self, requests: usize, bytes: usize) -> LoadPart<&Load> {
         self.grow(requests, bytes);
-        Part { load: self, requests, bytes }
+        LoadPart { load: self, requests, bytes }
     }
 
     /// Adds a request that outlives the caller's borrow.
-    pub(crate) fn add_shared(self: &Arc<Self>, bytes: usize) -> SharedPart {
+    pub(crate) fn add_shared(self: &Arc<Self>, bytes: usize) -> SharedLoadPart {
         self.grow(1, bytes);
-        SharedPart(Arc::new(Part { load: Arc::clone(self), requests: 1, bytes }))
+        SharedLoadPart(Arc::new(LoadPart { load: Arc::clone(self), requests: 1, bytes }))
     }
 
     fn grow(&self, requests: usize, bytes: usize) {
@@ -58,7 +60,7 @@ impl Load {
     }
 }
 
-impl<L: Deref<Target = Load>> Drop for Part<L> {
+impl<L: Deref<Target = Load>> Drop for LoadPart<L> {
     fn drop(&mut self) {
         self.load.requests.fetch_sub(self.requests, Ordering::Relaxed);
         self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);

@@ -48,22 +48,22 @@ pub(crate) use dialect::answer;
 pub use stdio::{serve_pipe, serve_stdio};
 pub(crate) use transports::Transports;
 
-use manner::{Manner, REVISIONS};
-use reach::Target;
-use short::Short;
+use manner::{ClientProtocol, REVISIONS};
+use reach::McpTarget;
+use short::FastPath;
 
 /// Through which door who came, and so which session a request means.
 #[derive(Clone, Copy)]
-pub(crate) struct Door<'a> {
+pub(crate) struct McpEndpoint<'a> {
     pub(crate) caller: &'a Caller,
-    pub(crate) place: Place<'a>,
+    pub(crate) place: EndpointPath<'a>,
     /// The caller's place in a trace, by the headers of the request.
     trace: Option<TraceContext>,
 }
 
 /// Where a door is. Only control is ever at one that leads to more than one session.
 #[derive(Clone, Copy)]
-pub(crate) enum Place<'a> {
+pub(crate) enum EndpointPath<'a> {
     /// `/mcp`: the session that the parameters name, else the default one.
     Open,
     /// A socket: its own session, unless the parameters name another.
@@ -72,37 +72,40 @@ pub(crate) enum Place<'a> {
     Session(&'a Arc<Session>),
 }
 
-impl<'a> Door<'a> {
+impl<'a> McpEndpoint<'a> {
     /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
     fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
-        Door { caller, place: own.map_or(Place::Open, Place::Session), trace: None }
+        McpEndpoint { caller, place: own.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
     }
 
     /// A socket that has that session.
     pub(crate) fn socket(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        let place = if caller.controls() { Place::Socket(session) } else { Place::Session(session) };
-        Door { caller, place, trace: None }
+        let place =
+            if caller.controls() { EndpointPath::Socket(session) } else { EndpointPath::Session(session) };
+        McpEndpoint { caller, place, trace: None }
     }
 
     /// `/sessions/{id}/mcp`.
     fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        Door { caller, place: Place::Session(session), trace: None }
+        McpEndpoint { caller, place: EndpointPath::Session(session), trace: None }
     }
 
     /// What who comes through it and names nothing is connected to.
-    fn target(self, app: &App) -> Target {
+    fn target(self, app: &App) -> McpTarget {
         match self.place {
-            Place::Open if app.production() => Target::Server,
-            Place::Open => Target::Default,
-            Place::Socket(session) | Place::Session(session) => Target::Named(Arc::clone(session)),
+            EndpointPath::Open if app.production() => McpTarget::Server,
+            EndpointPath::Open => McpTarget::Default,
+            EndpointPath::Socket(session) | EndpointPath::Session(session) => {
+                McpTarget::Named(Arc::clone(session))
+            }
         }
     }
 
     /// The one session that it leads to, if it leads to one only.
     fn session_id(&self) -> Option<&str> {
         match self.place {
-            Place::Session(session) => Some(session.id()),
-            Place::Open | Place::Socket(_) => None,
+            EndpointPath::Session(session) => Some(session.id()),
+            EndpointPath::Open | EndpointPath::Socket(_) => None,
         }
     }
 }
@@ -119,7 +122,7 @@ pub(crate) async fn post(
     request: Request,
 ) -> Result<Response, Refusal> {
     let own = caller.own_session(&app)?;
-    reply(&app, Door::open(&caller, own.as_ref()), query.epoch, request).await
+    reply(&app, McpEndpoint::open(&caller, own.as_ref()), query.epoch, request).await
 }
 
 pub(crate) async fn post_session(
@@ -130,7 +133,7 @@ pub(crate) async fn post_session(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    reply(&app, Door::session(&caller, &session), query.epoch, request).await
+    reply(&app, McpEndpoint::session(&caller, &session), query.epoch, request).await
 }
 
 /// `GET /mcp`: a WebSocket, or the stream of a transport session.
@@ -144,7 +147,7 @@ pub(crate) async fn get(
         return Ok(crate::ws::mcp::upgrade(app, caller, upgrade, &request));
     }
     let own = caller.own_session(&app)?;
-    Ok(stream(&app, Door::open(&caller, own.as_ref()), request).await)
+    Ok(stream(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
 }
 
 pub(crate) async fn get_session(
@@ -154,7 +157,7 @@ pub(crate) async fn get_session(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    Ok(stream(&app, Door::session(&caller, &session), request).await)
+    Ok(stream(&app, McpEndpoint::session(&caller, &session), request).await)
 }
 
 /// `DELETE /mcp`: the end of a transport session.
@@ -164,7 +167,7 @@ pub(crate) async fn delete(
     request: Request,
 ) -> Result<Response, Refusal> {
     let own = caller.own_session(&app)?;
-    Ok(end(&app, Door::open(&caller, own.as_ref()), request).await)
+    Ok(end(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
 }
 
 pub(crate) async fn delete_session(
@@ -174,18 +177,18 @@ pub(crate) async fn delete_session(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    Ok(end(&app, Door::session(&caller, &session), request).await)
+    Ok(end(&app, McpEndpoint::session(&caller, &session), request).await)
 }
 
 async fn reply(
     app: &Arc<App>,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    let manner = Manner::of(&parts.headers);
-    let door = Door { trace: traces::of_headers(app, &parts.headers), ..door };
+    let manner = ClientProtocol::of(&parts.headers);
+    let door = McpEndpoint { trace: traces::of_headers(app, &parts.headers), ..door };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
@@ -193,28 +196,28 @@ async fn reply(
     };
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
-        Err(_) if matches!(manner, Manner::Session(_)) && is_reply(text) => {
+        Err(_) if matches!(manner, ClientProtocol::Session(_)) && is_reply(text) => {
             let forwarded = http::forward(app, door, epoch, None, parts.clone(), body.clone(), None);
             return Ok(Box::pin(forwarded).await);
         }
         Err(fault) => return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
-    if manner == Manner::Dialect || rpc.method.starts_with("openenv/") {
+    if manner == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
         return Ok(json_response(StatusCode::OK, dialect::answer(app, door, epoch, &rpc).await));
     }
     if let Some((status, fault)) = refusal(manner, &rpc) {
         return Ok(failed(status, rpc.id, &fault));
     }
-    if manner == Manner::Bare && !rpc.has_id {
+    if manner == ClientProtocol::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
     let begun = match short::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
-        Short::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
-        Short::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
-        Short::Begun(begun) => Some(begun),
-        Short::No => None,
+        FastPath::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
+        FastPath::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
+        FastPath::Begun(begun) => Some(begun),
+        FastPath::No => None,
     };
     // On the heap, because the future of every request would be as large as what rmcp does for a few.
     Ok(Box::pin(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun)).await)
@@ -230,8 +233,8 @@ fn is_reply(text: &str) -> bool {
 
 /// Refuses a revision that is not known, unless the request says in its own words which it is: then
 /// it gets MCP's own error.
-fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
-    let Manner::Unknown(revision) = manner else { return None };
+fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
+    let ClientProtocol::Unknown(revision) = manner else { return None };
     let told = rpc
         .read_params()
         .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some()));
@@ -240,7 +243,7 @@ fn refusal(manner: Manner<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcE
     (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
 }
 
-async fn stream(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
+async fn stream(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
     let headers = request.headers();
     let asks = manner::names(headers, "text/event-stream") || headers.contains_key(manner::SESSION_ID);
     if !asks || wants_websocket(headers) {
@@ -249,9 +252,9 @@ async fn stream(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
     http::without_body(app, door, request).await
 }
 
-async fn end(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
-    match Manner::of(request.headers()) {
-        Manner::Session(_) => http::without_body(app, door, request).await,
+async fn end(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
+    match ClientProtocol::of(request.headers()) {
+        ClientProtocol::Session(_) => http::without_body(app, door, request).await,
         _ => not_allowed(),
     }
 }

@@ -15,8 +15,8 @@ use axum::http::{HeaderMap, header};
 use futures_util::FutureExt as _;
 use oxenv_core::render::{self, Envelope};
 use oxenv_core::{
-    IdempotentReply, EndReason, Failure, Idempotency, Principal, ResetOptions, Session, SessionRequest, SnapshotRoom,
-    StepReply,
+    EndReason, Failure, Idempotency, IdempotentReply, Principal, ResetOptions, Session, SessionRequest,
+    SnapshotRoom, StepReply,
 };
 use oxenv_wire::{
     Action, ErrorCode, FrameError, MultiRequest, Operation, ReplyHead, ReplyKind, ResetRequest, Seconds,
@@ -33,30 +33,30 @@ use crate::error;
 /// Bytes that a reply with a snapshot has beside it, at most.
 const AROUND: usize = 1 << 10;
 
-pub(crate) use batch::Batch;
-pub(crate) use held::Held;
-pub(crate) use making::{Made, progress};
+pub(crate) use batch::RunningBatch;
+pub(crate) use held::SocketSessions;
+pub(crate) use making::{CreatedSessions, progress};
 
 /// Who asks, and which sessions are theirs to name.
-pub(crate) struct Desk {
+pub(crate) struct RequestContext {
     pub(crate) app: Arc<App>,
     pub(crate) caller: Caller,
     /// The name by which the client called this server, if it said one.
     pub(crate) host: Option<String>,
     /// The sessions of a socket; absent over HTTP, where any session may be named.
-    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) held: Option<Arc<SocketSessions>>,
 }
 
 /// What came of a request.
-pub(crate) enum Done<'a> {
+pub(crate) enum Response<'a> {
     /// A reset or a step.
     Answered(IdempotentReply<StepReply<'a>>),
     /// Anything else.
-    Told(Told),
+    Told(ControlReply),
 }
 
 /// A reply that is neither a step's nor a reset's.
-pub(crate) struct Told {
+pub(crate) struct ControlReply {
     kind: ReplyKind,
     /// The session that was made, where the request named none.
     session: Option<String>,
@@ -66,49 +66,53 @@ pub(crate) struct Told {
     data: String,
 }
 
-pub(crate) type Outcome<'a> = Result<Done<'a>, Failure>;
+pub(crate) type RequestOutcome<'a> = Result<Response<'a>, Failure>;
 
 /// How far a request is once it has begun.
-pub(crate) enum Started<'a> {
-    Done(Outcome<'a>),
+pub(crate) enum StartedRequest<'a> {
+    Done(RequestOutcome<'a>),
     /// It has to wait for something, and has not begun.
     Waiting(Arc<Session>, SessionRequest<'a>),
     /// It is neither a reset nor a step, and has not begun.
     Other,
 }
 
-impl Told {
+impl ControlReply {
     /// What a session answers about itself.
     fn about(session: &Session, kind: ReplyKind, data: &impl Serialize) -> Self {
-        Told::text(session, kind, json!(data).to_string())
+        ControlReply::text(session, kind, json!(data).to_string())
     }
 
     fn text(session: &Session, kind: ReplyKind, data: String) -> Self {
-        Told { kind, session: None, seq: Some(session.seq()), repeated: false, data }
+        ControlReply { kind, session: None, seq: Some(session.seq()), repeated: false, data }
     }
 }
 
-impl Desk {
+impl RequestContext {
     /// The desk of a request over HTTP.
     pub(crate) fn over_http(app: Arc<App>, caller: Caller, headers: &HeaderMap) -> Self {
-        Desk { app, caller, host: host(headers), held: None }
+        RequestContext { app, caller, host: host(headers), held: None }
     }
 
     /// Begins a request, and does it if it takes no waiting, as most steps do not. `timeout_s` is the deadline of a
     /// step that names none. A panic is the failure of this request alone.
-    pub(crate) fn begin<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> Started<'a> {
+    pub(crate) fn begin<'a>(
+        &self,
+        request: &MultiRequest<'a>,
+        timeout_s: Option<Seconds>,
+    ) -> StartedRequest<'a> {
         catch_unwind(AssertUnwindSafe(|| self.begin_now(request, timeout_s)))
-            .unwrap_or_else(|_| Started::Done(Err(panicked())))
+            .unwrap_or_else(|_| StartedRequest::Done(Err(panicked())))
     }
 
-    fn begin_now<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> Started<'a> {
+    fn begin_now<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> StartedRequest<'a> {
         let operation = match &request.operation {
             Operation::Step(action) => match Action::from_object(action) {
                 Ok(action) => SessionRequest::step(action),
-                Err(issues) => return Started::Done(Err(Failure::invalid(issues))),
+                Err(issues) => return StartedRequest::Done(Err(Failure::invalid(issues))),
             },
             Operation::Reset(asked) => SessionRequest::reset(reset(asked)),
-            _ => return Started::Other,
+            _ => return StartedRequest::Other,
         };
         let session = match self.session(&request.session) {
             Ok(session) => session,
@@ -117,8 +121,8 @@ impl Desk {
         let timeout = request.timeout_s.or(timeout_s).map(Duration::from);
         let asked = SessionRequest { once: once(request), timeout, ..operation };
         match session.try_submit(&asked) {
-            Some(answer) => self.done(request, Ok(Done::Answered(answer))),
-            None => Started::Waiting(session, asked),
+            Some(answer) => self.done(request, Ok(Response::Answered(answer))),
+            None => StartedRequest::Waiting(session, asked),
         }
     }
 
@@ -127,59 +131,65 @@ impl Desk {
     pub(crate) fn finish<'a>(
         &self,
         request: &MultiRequest<'a>,
-        started: Started<'a>,
-    ) -> impl Future<Output = Outcome<'a>> + Send {
+        started: StartedRequest<'a>,
+    ) -> impl Future<Output = RequestOutcome<'a>> + Send {
         AssertUnwindSafe(self.finish_now(request, started))
             .catch_unwind()
             .map(|ended| ended.unwrap_or_else(|_| Err(panicked())))
     }
 
-    async fn finish_now<'a>(&self, request: &MultiRequest<'a>, started: Started<'a>) -> Outcome<'a> {
+    async fn finish_now<'a>(
+        &self,
+        request: &MultiRequest<'a>,
+        started: StartedRequest<'a>,
+    ) -> RequestOutcome<'a> {
         let outcome = match started {
-            Started::Done(outcome) => return outcome,
-            Started::Waiting(session, asked) => Ok(Done::Answered(session.submit(asked).await)),
+            StartedRequest::Done(outcome) => return outcome,
+            StartedRequest::Waiting(session, asked) => Ok(Response::Answered(session.submit(asked).await)),
             // Boxed, so that the future of a step is not as large as that of whatever else is asked.
-            Started::Other => Box::pin(self.other(request)).await,
+            StartedRequest::Other => Box::pin(self.other(request)).await,
         };
         self.tidy(&request.session, &outcome);
         outcome
     }
 
-    fn done<'a>(&self, request: &MultiRequest<'_>, outcome: Outcome<'a>) -> Started<'a> {
+    fn done<'a>(&self, request: &MultiRequest<'_>, outcome: RequestOutcome<'a>) -> StartedRequest<'a> {
         self.tidy(&request.session, &outcome);
-        Started::Done(outcome)
+        StartedRequest::Done(outcome)
     }
 
-    async fn other(&self, request: &MultiRequest<'_>) -> Outcome<'static> {
+    async fn other(&self, request: &MultiRequest<'_>) -> RequestOutcome<'static> {
         let key = request.key.as_deref();
         match &request.operation {
-            Operation::Open(asked) => return self.open(asked, key).await.map(Done::Told),
-            Operation::Restore(asked) => return self.restore(asked, key).await.map(Done::Told),
-            Operation::Attach => return self.attach(&request.session).map(Done::Told),
-            Operation::Fork(asked) => return self.fork(&request.session, asked, key).await.map(Done::Told),
+            Operation::Open(asked) => return self.open(asked, key).await.map(Response::Told),
+            Operation::Restore(asked) => return self.restore(asked, key).await.map(Response::Told),
+            Operation::Attach => return self.attach(&request.session).map(Response::Told),
+            Operation::Fork(asked) => {
+                return self.fork(&request.session, asked, key).await.map(Response::Told);
+            }
             _ => {}
         }
         let session = self.session(&request.session)?;
-        Ok(Done::Told(match &request.operation {
-            Operation::State => Told::text(&session, ReplyKind::State, session.state().await?),
+        Ok(Response::Told(match &request.operation {
+            Operation::State => ControlReply::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
                 let snapshot = self.snapshot(&session).await?;
                 let key = self.app.store.snapshot_key_source().name().to_owned();
-                Told::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot, key })
+                ControlReply::about(&session, ReplyKind::Snapshot, &SessionSnapshot { snapshot, key })
             }
             Operation::Tools => {
                 session.settled().await;
                 let tools = session.toolbox().listing(Principal::Control, ToolSpelling::Step);
-                Told::text(&session, ReplyKind::Tools, format!("{{\"tools\":{tools}}}"))
+                ControlReply::text(&session, ReplyKind::Tools, format!("{{\"tools\":{tools}}}"))
             }
             Operation::Close => {
                 session.end(EndReason::Closed);
                 self.forget(session.id());
-                Told::text(&session, ReplyKind::Closed, "{}".to_owned())
+                ControlReply::text(&session, ReplyKind::Closed, "{}".to_owned())
             }
             _ => {
                 session.keep_alive();
-                Told::about(&session, ReplyKind::KeptAlive, &progress(&session))
+                ControlReply::about(&session, ReplyKind::KeptAlive, &progress(&session))
             }
         }))
     }
@@ -214,10 +224,10 @@ impl Desk {
     }
 
     /// Drops what can be of no use any more after that outcome.
-    fn tidy(&self, session: &str, outcome: &Outcome<'_>) {
+    fn tidy(&self, session: &str, outcome: &RequestOutcome<'_>) {
         let failure = match outcome {
             Err(failure) => Some(failure),
-            Ok(Done::Answered(answer)) => answer.outcome().err(),
+            Ok(Response::Answered(answer)) => answer.outcome().err(),
             Ok(_) => None,
         };
         if failure.is_some_and(|failure| {
@@ -244,9 +254,9 @@ pub(crate) fn unread(fault: FrameError) -> Failure {
 }
 
 /// Appends the reply to a request for that session, or to one that named none.
-pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &Outcome<'_>) {
+pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &RequestOutcome<'_>) {
     match outcome {
-        Ok(Done::Answered(answer)) => {
+        Ok(Response::Answered(answer)) => {
             let seq = Some(answer.seq).filter(|seq| *seq > 0);
             let head = ReplyHead { seq, repeated: answer.repeated, ..head };
             match answer.outcome() {
@@ -254,7 +264,7 @@ pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &Out
                 Err(failure) => error::multi(out, &head, failure),
             }
         }
-        Ok(Done::Told(told)) => {
+        Ok(Response::Told(told)) => {
             let session = told.session.as_deref().or(head.session);
             let head = ReplyHead { session, seq: told.seq, repeated: told.repeated, ..head };
             write_multi_reply(out, &head, told.kind, |out| out.push_str(&told.data));

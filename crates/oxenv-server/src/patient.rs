@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use crate::peer::Peer;
 
 /// A stream whose writes fail once the peer has taken nothing for a while.
-pub(crate) struct Patient<S> {
+pub(crate) struct StallTimeoutStream<S> {
     stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -23,9 +23,9 @@ pub(crate) struct Patient<S> {
     peer: Peer,
 }
 
-impl<S> Patient<S> {
+impl<S> StallTimeoutStream<S> {
     pub(crate) fn new(stream: S, limit: Duration, peer: Peer) -> Self {
-        Patient { stream, limit, waiting: None, peer }
+        StallTimeoutStream { stream, limit, waiting: None, peer }
     }
 
     fn bounded(
@@ -44,7 +44,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StallTimeoutStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeoutStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -23,11 +23,11 @@ use crate::connections::ConnectionPlace;
 
 /// One connection, for all who have to do with it.
 #[derive(Clone, Default)]
-pub(crate) struct Peer(Arc<Inner>);
+pub(crate) struct Peer(Arc<PeerState>);
 
 #[derive(Default)]
-struct Inner {
-    socket: Option<Arc<Writing>>,
+struct PeerState {
+    socket: Option<Arc<WriteHalf>>,
     heard: AtomicBool,
     /// Whether it has ever asked for something.
     asked: AtomicBool,
@@ -44,12 +44,18 @@ struct Inner {
 
 impl Peer {
     /// The peer behind a socket that was accepted, and the stream of its bytes.
-    pub(crate) fn of<S: Halves>(socket: S, place: Option<ConnectionPlace>) -> (Self, Joined<S::Read>) {
+    pub(crate) fn of<S: SplitSocket>(
+        socket: S,
+        place: Option<ConnectionPlace>,
+    ) -> (Self, PeerStream<S::Read>) {
         let (read, write) = socket.halves();
         let write = Arc::new(write);
-        let peer =
-            Peer(Arc::new(Inner { socket: Some(Arc::clone(&write)), _place: place, ..Inner::default() }));
-        (peer, Joined { read, write })
+        let peer = Peer(Arc::new(PeerState {
+            socket: Some(Arc::clone(&write)),
+            _place: place,
+            ..PeerState::default()
+        }));
+        (peer, PeerStream { read, write })
     }
 
     pub(crate) fn is_heard(&self) {
@@ -63,10 +69,10 @@ impl Peer {
     }
 
     /// Something is done for it, until the guard goes.
-    pub(crate) fn busy(&self) -> Busy {
+    pub(crate) fn busy(&self) -> BusyGuard {
         self.0.asked.store(true, Ordering::Relaxed);
         self.0.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        BusyGuard(self.clone())
     }
 
     /// Whether something is done for it.
@@ -125,7 +131,7 @@ impl Peer {
 }
 
 /// A peer whose connection may be closed already.
-pub(crate) struct WeakPeer(std::sync::Weak<Inner>);
+pub(crate) struct WeakPeer(std::sync::Weak<PeerState>);
 
 impl WeakPeer {
     pub(crate) fn get(&self) -> Option<Peer> {
@@ -134,9 +140,9 @@ impl WeakPeer {
 }
 
 /// Something that is done for a peer.
-pub(crate) struct Busy(Peer);
+pub(crate) struct BusyGuard(Peer);
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
@@ -145,11 +151,11 @@ impl Drop for Busy {
 /// The body of a response; its peer is busy until it was handed over.
 pub(crate) struct CountedBody {
     body: Body,
-    _busy: Busy,
+    _busy: BusyGuard,
 }
 
 impl CountedBody {
-    pub(crate) fn new(body: Body, busy: Busy) -> Self {
+    pub(crate) fn new(body: Body, busy: BusyGuard) -> Self {
         CountedBody { body, _busy: busy }
     }
 }
@@ -175,43 +181,43 @@ impl HttpBody for CountedBody {
 }
 
 /// A socket that was accepted.
-pub(crate) trait Halves {
+pub(crate) trait SplitSocket {
     type Read: AsyncRead + Send + Unpin + 'static;
 
-    fn halves(self) -> (Self::Read, Writing);
+    fn halves(self) -> (Self::Read, WriteHalf);
 }
 
-impl Halves for TcpStream {
+impl SplitSocket for TcpStream {
     type Read = tcp::OwnedReadHalf;
 
-    fn halves(self) -> (Self::Read, Writing) {
+    fn halves(self) -> (Self::Read, WriteHalf) {
         let (read, write) = self.into_split();
-        (read, Writing::Tcp(write))
+        (read, WriteHalf::Tcp(write))
     }
 }
 
-impl Halves for UnixStream {
+impl SplitSocket for UnixStream {
     type Read = unix::OwnedReadHalf;
 
-    fn halves(self) -> (Self::Read, Writing) {
+    fn halves(self) -> (Self::Read, WriteHalf) {
         let (read, write) = self.into_split();
-        (read, Writing::Unix(write))
+        (read, WriteHalf::Unix(write))
     }
 }
 
 /// The writing half of a socket, which tells of the reading one as well.
-pub(crate) enum Writing {
+pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
 }
 
-impl Writing {
+impl WriteHalf {
     /// Waits for the end of the other side. An event without any interest in bytes: those are the reader's.
     #[cfg(target_os = "linux")]
     async fn lost(&self) {
         let ready = match self {
-            Writing::Tcp(socket) => socket.ready(Interest::PRIORITY).await,
-            Writing::Unix(socket) => socket.ready(Interest::PRIORITY).await,
+            WriteHalf::Tcp(socket) => socket.ready(Interest::PRIORITY).await,
+            WriteHalf::Unix(socket) => socket.ready(Interest::PRIORITY).await,
         };
         if !ready.is_ok_and(Ready::is_read_closed) {
             // Urgent bytes, which say nothing.
@@ -226,29 +232,29 @@ impl Writing {
 
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Writing::Tcp(socket) => socket.as_ref().poll_write_ready(context),
-            Writing::Unix(socket) => socket.as_ref().poll_write_ready(context),
+            WriteHalf::Tcp(socket) => socket.as_ref().poll_write_ready(context),
+            WriteHalf::Unix(socket) => socket.as_ref().poll_write_ready(context),
         }
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Writing::Tcp(socket) => socket.try_write(bytes),
-            Writing::Unix(socket) => socket.try_write(bytes),
+            WriteHalf::Tcp(socket) => socket.try_write(bytes),
+            WriteHalf::Unix(socket) => socket.try_write(bytes),
         }
     }
 
     fn try_write_vectored(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Writing::Tcp(socket) => socket.try_write_vectored(parts),
-            Writing::Unix(socket) => socket.try_write_vectored(parts),
+            WriteHalf::Tcp(socket) => socket.try_write_vectored(parts),
+            WriteHalf::Unix(socket) => socket.try_write_vectored(parts),
         }
     }
 
     fn shutdown(&self) -> io::Result<()> {
         match self {
-            Writing::Tcp(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
-            Writing::Unix(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
+            WriteHalf::Tcp(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
+            WriteHalf::Unix(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
         }
     }
 
@@ -268,19 +274,19 @@ impl Writing {
 }
 
 /// The two halves of a socket, of which the peer has the writing one as well.
-pub(crate) struct Joined<R> {
+pub(crate) struct PeerStream<R> {
     read: R,
-    write: Arc<Writing>,
+    write: Arc<WriteHalf>,
 }
 
-impl<R> Joined<R> {
+impl<R> PeerStream<R> {
     /// Writes what the peer takes at once.
     pub(crate) fn say(&self, bytes: &[u8]) {
         let _ = self.write.try_write(bytes);
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Joined<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for PeerStream<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -290,7 +296,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Joined<R> {
     }
 }
 
-impl<R: Unpin> AsyncWrite for Joined<R> {
+impl<R: Unpin> AsyncWrite for PeerStream<R> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write.poll(context, |socket| socket.try_write(bytes))
     }

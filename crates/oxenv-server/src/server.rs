@@ -34,8 +34,8 @@ use crate::config::ServerConfig;
 use crate::error::Refusal;
 use crate::hosts::Hosts;
 use crate::operations::panicked;
-use crate::patient::Patient;
-use crate::peer::{CountedBody, Halves, Peer};
+use crate::patient::StallTimeoutStream;
+use crate::peer::{CountedBody, Peer, SplitSocket};
 use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::timing::Events;
@@ -55,7 +55,7 @@ content-type: application/json\r\ncontent-length: 52\r\n\r\n\
 /// A bound listener with an application behind it.
 pub struct Server {
     listener: TcpListener,
-    socket: Option<Socket>,
+    socket: Option<UnixSocket>,
     app: Arc<App>,
     hosts: Hosts,
 }
@@ -82,7 +82,7 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on the socket {}: {error}", path.display()))
         })?;
-        let socket = Socket { listener, path: path.to_owned() };
+        let socket = UnixSocket { listener, path: path.to_owned() };
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         self.socket = Some(socket);
         Ok(self)
@@ -132,7 +132,7 @@ impl Server {
     async fn serve(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
         let Server { listener, socket, app, hosts } = self;
         let routes = TowerToHyperService::new(router(Arc::clone(&app)));
-        let door = Arc::new(Door { hosts, routes });
+        let door = Arc::new(GuardedRoutes { hosts, routes });
         tokio::select! {
             () = accept(&listener, socket.as_ref(), &app, &door) => {}
             () = app.store.reap() => {}
@@ -169,29 +169,29 @@ where
     // Without an address to compare with, every host is allowed unless the configuration names some.
     let hosts = Hosts::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &app.config);
     let routes = TowerToHyperService::new(router(Arc::clone(&app)));
-    serve(stream, Peer::default(), app, Arc::new(Door { hosts, routes })).await;
+    serve(stream, Peer::default(), app, Arc::new(GuardedRoutes { hosts, routes })).await;
 }
 
 /// The routes, and who may come to them.
-struct Door {
+struct GuardedRoutes {
     hosts: Hosts,
     routes: TowerToHyperService<axum::Router>,
 }
 
 /// A Unix socket that is listened on. Its file goes with it.
-struct Socket {
+struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Drop for Socket {
+impl Drop for UnixSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// The next connection of a socket.
-async fn local(socket: Option<&Socket>) -> io::Result<UnixStream> {
+async fn local(socket: Option<&UnixSocket>) -> io::Result<UnixStream> {
     match socket {
         Some(socket) => Ok(socket.listener.accept().await?.0),
         None => std::future::pending().await,
@@ -214,7 +214,12 @@ fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, socket: Option<&Socket>, app: &Arc<App>, door: &Arc<Door>) {
+async fn accept(
+    listener: &TcpListener,
+    socket: Option<&UnixSocket>,
+    app: &Arc<App>,
+    door: &Arc<GuardedRoutes>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -245,7 +250,7 @@ async fn accept(listener: &TcpListener, socket: Option<&Socket>, app: &Arc<App>,
 }
 
 /// Serves a connection that was accepted, if there is room for it.
-async fn enter<S: Halves>(stream: S, app: &Arc<App>, door: &Arc<Door>) {
+async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, door: &Arc<GuardedRoutes>) {
     let Some(place) = app.accepted.enter().await else {
         tracing::debug!("refused a connection: no descriptors are left for it");
         // As far as the peer takes it at once.
@@ -270,11 +275,11 @@ enum ConnectionEvent {
     End,
 }
 
-async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, door: Arc<Door>)
+async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, door: Arc<GuardedRoutes>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let stream = Patient::new(stream, app.config.stall, peer.clone());
+    let stream = StallTimeoutStream::new(stream, app.config.stall, peer.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         let busy = peer.busy();
         // What becomes a WebSocket watches its connection.

@@ -91,7 +91,7 @@ struct Writer {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     v: u32,
     #[serde(flatten)]
     record: &'a AuditRecord<'a>,
@@ -190,7 +190,7 @@ impl AuditSink for JsonlAudit {
     fn record(&self, record: &AuditRecord<'_>) {
         SCRATCH.with_borrow_mut(|line| {
             line.clear();
-            append_line(line, &Line { v: VERSION, record });
+            append_line(line, &AuditLine { v: VERSION, record });
             // What is long takes more than its own place, as far as there are any.
             let places = 1 + self.0.places.forget_permits(line.len() / PLACE_BYTES);
             let mut queue = self.0.queue.lock();

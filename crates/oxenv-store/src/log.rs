@@ -10,11 +10,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oxenv_core::{Entry, Failure, Recorder, Redact, Work};
+use oxenv_core::{Failure, RecordEntry, Recorder, Redact, Work};
 
 use crate::error::LogError;
-pub(crate) use reader::{Cursor, Reading, checksum_at};
-pub use reader::{LogReader, Position};
+pub use reader::{LogPosition, LogReader};
+pub(crate) use reader::{Reading, RecordCursor, checksum_at};
 pub use retain::Retention;
 
 pub(crate) mod blobs;
@@ -161,7 +161,7 @@ impl Recovery {
 }
 
 impl Recorder for LogRecorder {
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
         self.group.append(entry)
     }
 }

@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 use crate::error::LogError;
 use crate::log::blobs;
 
-pub(crate) use record::{Brief, read};
+pub(crate) use record::{RecordSummary, read};
 
 mod playback;
 mod record;
 
-/// One thing that a session did; see [`oxenv_core::Entry`].
+/// One thing that a session did; see [`oxenv_core::RecordEntry`].
 #[derive(Debug, Clone)]
 pub struct StoredEntry {
     /// The session.
@@ -34,7 +34,7 @@ pub struct StoredEntry {
     pub event: StoredEvent,
 }
 
-/// What a session did; see [`oxenv_core::Event`].
+/// What a session did; see [`oxenv_core::RecordEvent`].
 #[derive(Debug, Clone)]
 pub enum StoredEvent {
     /// It was made.

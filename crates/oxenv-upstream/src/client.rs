@@ -41,12 +41,14 @@ use tokio_util::sync::CancellationToken;
 use crate::child::Redact;
 use asking::{Handler, converse};
 use peer_requests::PeerRequests;
-use traffic::{End, Events, Greeted, Listener, Outgoing, Tapped, Traffic};
+use traffic::{
+    ConnectionEnd, ConnectionState, HandshakeGuard, Listener, MessageSender, ObservedTransport, Outgoing,
+};
 
-pub(crate) use asking::Questions;
-pub(crate) use fault::{CallFault, Cause};
+pub(crate) use asking::QuestionPolicy;
+pub(crate) use fault::{FaultCause, UpstreamError};
 pub(crate) use http::Endpoint;
-pub(crate) use lists::{Lists, Offered, Pages, list_tools};
+pub(crate) use lists::{ListCapabilities, Lists, Pages, list_tools};
 pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
@@ -66,7 +68,7 @@ pub(crate) enum Era {
 }
 
 /// A request, ready to be sent any number of times.
-pub(crate) struct Request<'a> {
+pub(crate) struct RawRequest<'a> {
     /// MCP's method.
     pub(crate) method: &'a str,
     /// Its parameters without `_meta`: an object.
@@ -77,7 +79,7 @@ pub(crate) struct Request<'a> {
 
 /// Why a greeting failed.
 #[derive(Debug)]
-pub(crate) struct Greeting {
+pub(crate) struct HandshakeError {
     /// For people.
     pub(crate) says: String,
     /// Whether the server answered, so that it may know the other way of greeting.
@@ -85,19 +87,19 @@ pub(crate) struct Greeting {
     /// Whether the server went away, so that its exit says more.
     pub(crate) by_server: bool,
     /// What stood in the way.
-    pub(crate) cause: Cause,
+    pub(crate) cause: FaultCause,
 }
 
 /// Why a request has no result, and what stood in the way.
 pub(crate) struct Failure {
-    pub(crate) fault: CallFault,
-    pub(crate) cause: Cause,
+    pub(crate) fault: UpstreamError,
+    pub(crate) cause: FaultCause,
 }
 
 /// A connection that was greeted. Dropping it ends it.
 pub(crate) struct Connection {
     peer: Peer<RoleClient>,
-    traffic: Arc<Traffic>,
+    traffic: Arc<ConnectionState>,
     label: String,
     redact: Redact,
     /// Whether parameters travel as text beside the message; else rmcp writes them.
@@ -122,10 +124,10 @@ impl Connection {
         era: Era,
         label: &str,
         redact: Redact,
-    ) -> Result<Self, Greeting> {
-        let traffic = Arc::new(Traffic::default());
-        let lines = lines::Lines::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
-        Self::greet(lines, Handler::new(traffic, Questions::Passed), era, label, redact, true).await
+    ) -> Result<Self, HandshakeError> {
+        let traffic = Arc::new(ConnectionState::default());
+        let lines = lines::LineTransport::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
+        Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redact, true).await
     }
 
     /// Connects to a server over HTTP and greets it.
@@ -137,10 +139,11 @@ impl Connection {
         era: Era,
         label: &str,
         redact: Redact,
-        questions: Questions,
-    ) -> Result<Self, Greeting> {
-        let traffic = Arc::new(Traffic::default());
-        let tapped = Tapped { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
+        questions: QuestionPolicy,
+    ) -> Result<Self, HandshakeError> {
+        let traffic = Arc::new(ConnectionState::default());
+        let tapped =
+            ObservedTransport { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
         let connection =
             Self::greet(tapped, Handler::new(traffic, questions), era, label, redact, true).await?;
         // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a handshake.
@@ -156,7 +159,7 @@ impl Connection {
         label: &str,
         redact: Redact,
         as_text: bool,
-    ) -> Result<Self, Greeting> {
+    ) -> Result<Self, HandshakeError> {
         let traffic = handler.traffic().clone();
         let lifecycle = match era {
             Era::Handshake => ClientLifecycleMode::Initialize,
@@ -166,10 +169,10 @@ impl Connection {
         };
         let ended = CancellationToken::new();
         let transport = PeerRequests::new(transport, traffic.clone());
-        let greeted = Greeted::new(traffic.clone());
+        let greeted = HandshakeGuard::new(traffic.clone());
         let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
         greeted.done();
-        let running = running.map_err(|error| Greeting::of(&error, &traffic, &*redact))?;
+        let running = running.map_err(|error| HandshakeError::of(&error, &traffic, &*redact))?;
         Ok(Connection {
             peer: running.peer().clone(),
             traffic,
@@ -187,14 +190,14 @@ impl Connection {
     /// Dropping the future cancels the request at the server.
     ///
     /// # Errors
-    /// See [`CallFault`].
+    /// See [`UpstreamError`].
     pub(crate) async fn request(
         &self,
-        request: Request<'_>,
+        request: RawRequest<'_>,
         caller: Option<&dyn CallerChannel>,
-    ) -> Result<String, CallFault> {
+    ) -> Result<String, UpstreamError> {
         let outcome = if let Some(caller) = caller {
-            let (listener, mut events) = Events::new();
+            let (listener, mut events) = MessageSender::new();
             converse(caller, &mut events, self.exchange(request, Listener::Caller(listener))).await
         } else {
             self.exchange(request, Listener::Deaf).await
@@ -206,19 +209,19 @@ impl Connection {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub(crate) async fn ask(&self, request: Request<'_>) -> Result<String, Failure> {
+    pub(crate) async fn ask(&self, request: RawRequest<'_>) -> Result<String, Failure> {
         self.exchange(request, Listener::Deaf).await
     }
 
-    async fn exchange(&self, request: Request<'_>, listener: Listener) -> Result<String, Failure> {
-        let lost = |fault: CallFault| Failure { fault, cause: Cause::Lost };
+    async fn exchange(&self, request: RawRequest<'_>, listener: Listener) -> Result<String, Failure> {
+        let lost = |fault: UpstreamError| Failure { fault, cause: FaultCause::Lost };
         if self.is_over() {
-            return Err(lost(CallFault::Unavailable(self.end().reason)));
+            return Err(lost(UpstreamError::Unavailable(self.end().reason)));
         }
         let message = self.message(request, listener).map_err(lost)?;
         let options = PeerRequestOptions::no_options();
         let Ok(mut sent) = self.peer.send_request_with_option(message, options).await else {
-            return Err(lost(CallFault::Unavailable(self.end().reason)));
+            return Err(lost(UpstreamError::Unavailable(self.end().reason)));
         };
         let mut abandoned = Abandoned { peer: &self.peer, id: Some(sent.id.clone()) };
         let outcome = tokio::select! {
@@ -229,16 +232,19 @@ impl Connection {
         abandoned.id = None;
         match outcome {
             Ok(result) => text_of(result).map_err(lost),
-            Err(ServiceError::TransportClosed) => Err(lost(CallFault::Lost(self.end().reason))),
+            Err(ServiceError::TransportClosed) => Err(lost(UpstreamError::Lost(self.end().reason))),
             Err(error) => {
-                let cause = Cause::of_service(&error);
-                Err(Failure { fault: CallFault::of_service(error).map(|text| (self.redact)(text)), cause })
+                let cause = FaultCause::of_service(&error);
+                Err(Failure {
+                    fault: UpstreamError::of_service(error).map(|text| (self.redact)(text)),
+                    cause,
+                })
             }
         }
     }
 
-    fn message(&self, request: Request<'_>, listener: Listener) -> Result<ClientRequest, CallFault> {
-        let Request { method, parameters, meta } = request;
+    fn message(&self, request: RawRequest<'_>, listener: Listener) -> Result<ClientRequest, UpstreamError> {
+        let RawRequest { method, parameters, meta } = request;
         let mut message = CustomRequest::new(method, None);
         if !meta.is_empty() {
             message.extensions.insert(RequestMetaObject(MetaObject(meta)));
@@ -247,7 +253,7 @@ impl Connection {
             Some(parameters)
         } else {
             let value = serde_json::from_str(parameters.get()).map_err(|error| {
-                CallFault::Unavailable(format!("the parameters of {method} cannot be sent: {error}"))
+                UpstreamError::Unavailable(format!("the parameters of {method} cannot be sent: {error}"))
             })?;
             message.params = Some(value);
             None
@@ -260,7 +266,7 @@ impl Connection {
     ///
     /// # Errors
     /// When its tools cannot be listed.
-    pub(crate) async fn lists(&self) -> Result<Lists, CallFault> {
+    pub(crate) async fn lists(&self) -> Result<Lists, UpstreamError> {
         Lists::read(self, self.offered(), &self.label).await
     }
 
@@ -274,7 +280,7 @@ impl Connection {
             None => RawValue::from_string("{}".to_owned()),
         };
         let parameters = parameters.unwrap_or_default();
-        self.exchange(Request { method, parameters, meta: Map::new() }, Listener::Ours).await
+        self.exchange(RawRequest { method, parameters, meta: Map::new() }, Listener::Ours).await
     }
 
     /// Whether the server gave it a session of its own: an `Mcp-Session-Id` over HTTP.
@@ -288,10 +294,14 @@ impl Connection {
     }
 
     /// Which lists it has.
-    pub(crate) fn offered(&self) -> Offered {
-        let Some(info) = self.peer.peer_info() else { return Offered::default() };
+    pub(crate) fn offered(&self) -> ListCapabilities {
+        let Some(info) = self.peer.peer_info() else { return ListCapabilities::default() };
         let ServerCapabilities { tools, resources, prompts, .. } = &info.capabilities;
-        Offered { tools: tools.is_some(), resources: resources.is_some(), prompts: prompts.is_some() }
+        ListCapabilities {
+            tools: tools.is_some(),
+            resources: resources.is_some(),
+            prompts: prompts.is_some(),
+        }
     }
 
     /// Waits until its lists may have changed.
@@ -359,7 +369,7 @@ impl Connection {
     }
 
     /// How it ended.
-    pub(crate) fn end(&self) -> End {
+    pub(crate) fn end(&self) -> ConnectionEnd {
         self.traffic.end()
     }
 
@@ -376,7 +386,7 @@ impl Connection {
 }
 
 impl Pages for Connection {
-    async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
+    async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, UpstreamError> {
         self.read_page(method, cursor).await.map_err(|failure| failure.fault)
     }
 }
@@ -393,43 +403,43 @@ impl Drop for Abandoned<'_> {
     }
 }
 
-impl Greeting {
+impl HandshakeError {
     /// A failure in which the server had no part.
     pub(crate) fn failed(says: String) -> Self {
-        Greeting { says, answered: false, by_server: false, cause: Cause::Lost }
+        HandshakeError { says, answered: false, by_server: false, cause: FaultCause::Lost }
     }
 
-    fn of(error: &ClientInitializeError, traffic: &Traffic, redact: &dyn Fn(&str) -> String) -> Self {
+    fn of(error: &ClientInitializeError, traffic: &ConnectionState, redact: &dyn Fn(&str) -> String) -> Self {
         use ClientInitializeError as Failed;
         let (says, answered, cause) = match error {
             Failed::JsonRpcError(error) => {
-                (format!("it refused the greeting: {}", error.message), true, Cause::Refused)
+                (format!("it refused the greeting: {}", error.message), true, FaultCause::Refused)
             }
             Failed::NoCompatibleProtocolVersion { server_supported, .. } => {
                 let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
                 let says = format!("it speaks only revisions that are not known: {}", versions.join(", "));
-                (says, false, Cause::Version)
+                (says, false, FaultCause::Version)
             }
-            Failed::ConnectionClosed(_) => (traffic.end().reason, false, Cause::Lost),
+            Failed::ConnectionClosed(_) => (traffic.end().reason, false, FaultCause::Lost),
             Failed::TransportError { error, .. } => {
                 let says = fault::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
                 let status = says.contains("unexpected server response: HTTP 4");
-                (says, status, Cause::of_transport(error.error.as_ref()))
+                (says, status, FaultCause::of_transport(error.error.as_ref()))
             }
-            other => (other.to_string(), false, Cause::Alien),
+            other => (other.to_string(), false, FaultCause::Alien),
         };
         let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
-        Greeting { says: redact(&says), answered, by_server, cause }
+        HandshakeError { says: redact(&says), answered, by_server, cause }
     }
 }
 
 /// A result as JSON.
-fn text_of(result: ServerResult) -> Result<String, CallFault> {
+fn text_of(result: ServerResult) -> Result<String, UpstreamError> {
     match result {
         // As `lines.rs` hands it on.
         ServerResult::CustomResult(CustomResult(Value::String(text))) => Ok(text),
         typed => serde_json::to_string(&typed)
-            .map_err(|error| CallFault::Lost(format!("its answer cannot be read: {error}"))),
+            .map_err(|error| UpstreamError::Lost(format!("its answer cannot be read: {error}"))),
     }
 }

@@ -16,13 +16,13 @@ use std::io;
 use std::sync::Arc;
 
 use oxenv_core::{
-    Auditor, EnvironmentContext, Buckets, Capabilities, CatalogueCache, Environment, EnvironmentFactory, EnvironmentSpec,
-    Failure, EnvironmentInstance, Mount, Naming, CopySource, Policy, PolicyError, ToolEnvironment, Toolbox, Toolset, Work,
-    Workspace, Workspaces,
+    Auditor, Buckets, Capabilities, CatalogueCache, CopySource, Environment, EnvironmentContext,
+    EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, Failure, Mount, Naming, Policy, PolicyError,
+    ToolEnvironment, Toolbox, Toolset, Work, Workspace, Workspaces,
 };
 use oxenv_wire::ErrorCode;
 
-use crate::manager::{SessionPlace, UpstreamManager};
+use crate::manager::{SessionContext, UpstreamManager};
 use crate::manifest::{Manifest, Prefix, PrefixRule, ToolsetEntry};
 
 /// What a factory is made of beside the manifest's toolsets.
@@ -108,7 +108,7 @@ impl ToolFactory {
     }
 
     fn open_toolsets(&self, boot: &EnvironmentContext, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
-        self.manager.open_session(SessionPlace {
+        self.manager.open_session(SessionContext {
             session_id: boot.session_id.clone(),
             seeds: boot.episode,
             workspace: workspace.path().to_owned(),
@@ -128,8 +128,11 @@ impl ToolFactory {
         let mounts = mounts(base_mounts, toolsets, &self.rules);
         let toolbox =
             Toolbox::sharing(mounts, Arc::clone(&self.cache)).with_auditor(self.options.auditor.clone());
-        let instance =
-            EnvironmentInstance { environment, toolbox: Arc::new(toolbox), workspace: Some(Arc::new(workspace)) };
+        let instance = EnvironmentInstance {
+            environment,
+            toolbox: Arc::new(toolbox),
+            workspace: Some(Arc::new(workspace)),
+        };
         require(&instance.toolbox).await?;
         Ok(instance)
     }
@@ -156,7 +159,11 @@ impl EnvironmentFactory for ToolFactory {
         Work::pending(self.boot(boot))
     }
 
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.fork_of(boot, original))
     }
 
@@ -164,7 +171,11 @@ impl EnvironmentFactory for ToolFactory {
         Work::pending(self.saved(original))
     }
 
-    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn restore<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        saved: &'a [u8],
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.restored(boot, saved))
     }
 

@@ -15,4 +15,4 @@ pub mod secret;
 pub mod supervise;
 
 pub use factory::{FactoryOptions, ToolFactory};
-pub use manager::{Builtin, ManagerOptions, SessionPlace, UpstreamManager, UpstreamState, UpstreamStatus};
+pub use manager::{Builtin, ManagerOptions, SessionContext, UpstreamManager, UpstreamState, UpstreamStatus};

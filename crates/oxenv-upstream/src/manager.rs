@@ -29,11 +29,11 @@ use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
 use episodes::EpisodeSlots;
-use recipe::Kitchen;
-use slot::{Phase, Slot};
+use recipe::LaunchContext;
+use slot::{InstanceSlot, SlotPhase};
 use toolset::UpstreamToolset;
-use upstream::{Lanes, Upstream};
-use view::View;
+use upstream::{StartLimits, Upstream};
+use view::WorkspacePaths;
 
 /// How long [`UpstreamManager::close`] waits.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -60,7 +60,7 @@ pub struct ManagerOptions {
 
 /// What toolsets need to know of a session.
 #[derive(Debug, Clone)]
-pub struct SessionPlace {
+pub struct SessionContext {
     /// Its id.
     pub session_id: String,
     /// The seeds of the episode that it is in and of the next: `${seed}`.
@@ -113,17 +113,17 @@ pub struct UpstreamStatus {
 
 /// The upstreams of a manifest. One per server; dropping it ends all that it started.
 pub struct UpstreamManager {
-    members: Vec<Member>,
+    members: Vec<ManifestMember>,
     builtin: Builtin,
-    kitchen: Arc<Kitchen>,
+    kitchen: Arc<LaunchContext>,
     _stop: DropGuard,
 }
 
 /// An entry of the manifest.
-enum Member {
+enum ManifestMember {
     Disabled(ToolsetEntry),
     Builtin { entry: ToolsetEntry, toolset: String, shared: Arc<BuiltinToolset> },
-    Upstream { upstream: Arc<Upstream>, shared: Option<Arc<Slot>> },
+    Upstream { upstream: Arc<Upstream>, shared: Option<Arc<InstanceSlot>> },
 }
 
 impl UpstreamManager {
@@ -132,7 +132,7 @@ impl UpstreamManager {
     pub fn new(manifest: Manifest, options: ManagerOptions) -> Arc<Self> {
         let redactor = manifest.secrets();
         let stop = CancellationToken::new();
-        let kitchen = Arc::new(Kitchen {
+        let kitchen = Arc::new(LaunchContext {
             supervisor: options.supervisor,
             base_environment: options.base_environment,
             folder: manifest.folder.clone(),
@@ -140,29 +140,29 @@ impl UpstreamManager {
             tracker: TaskTracker::new(),
             stop: stop.clone(),
         });
-        let lanes = Arc::new(Lanes::new(options.concurrency));
+        let lanes = Arc::new(StartLimits::new(options.concurrency));
         let manifest = Arc::new(manifest);
         let member = |entry: &ToolsetEntry| {
             let entry = entry.clone();
             if !entry.enabled {
-                return Member::Disabled(entry);
+                return ManifestMember::Disabled(entry);
             }
             if let Transport::Builtin { toolset } = &entry.transport {
                 let toolset = toolset.clone();
                 let shared = BuiltinToolset::new(entry.clone(), toolset.clone(), options.builtin.clone());
                 let shared = Arc::new(shared);
-                return Member::Builtin { entry, toolset, shared };
+                return ManifestMember::Builtin { entry, toolset, shared };
             }
             let scope = known_scope(&entry, options.discover_scope);
             let upstream =
                 Upstream::new(entry, scope, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
             let stop = kitchen.stop.child_token();
             let shared = (scope != Some(Scope::Session))
-                .then(|| Slot::new(upstream.clone(), None, Arc::default(), stop));
+                .then(|| InstanceSlot::new(upstream.clone(), None, Arc::default(), stop));
             if let Some(slot) = &shared {
                 upstream.share(slot);
             }
-            Member::Upstream { upstream, shared }
+            ManifestMember::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
         Arc::new(UpstreamManager { members, builtin: options.builtin, kitchen, _stop: stop.drop_guard() })
@@ -175,7 +175,7 @@ impl UpstreamManager {
     pub fn start(&self) {
         for eager in [true, false] {
             for member in &self.members {
-                let Member::Upstream { upstream, shared } = member else { continue };
+                let ManifestMember::Upstream { upstream, shared } = member else { continue };
                 if (upstream.entry.startup == Startup::Eager) != eager {
                     continue;
                 }
@@ -194,9 +194,9 @@ impl UpstreamManager {
         self.members
             .iter()
             .filter_map(|member| match member {
-                Member::Disabled(_) => None,
-                Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
-                Member::Upstream { upstream, shared } => {
+                ManifestMember::Disabled(_) => None,
+                ManifestMember::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
+                ManifestMember::Upstream { upstream, shared } => {
                     let slots = shared.clone().map(|slot| EpisodeSlots::shared(upstream.clone(), slot));
                     let slots = slots.map(Arc::new);
                     Some(handle(upstream, slots, Arc::default(), None))
@@ -210,24 +210,26 @@ impl UpstreamManager {
     ///
     /// It must be called within a Tokio runtime.
     #[must_use]
-    pub fn open_session(&self, place: SessionPlace) -> Vec<Arc<dyn Toolset>> {
+    pub fn open_session(&self, place: SessionContext) -> Vec<Arc<dyn Toolset>> {
         let place = Arc::new(place);
         self.members
             .iter()
             .filter_map(|member| match member {
-                Member::Disabled(_) => None,
-                Member::Builtin { entry, toolset, .. } if entry.scope == Scope::Session => {
+                ManifestMember::Disabled(_) => None,
+                ManifestMember::Builtin { entry, toolset, .. } if entry.scope == Scope::Session => {
                     let own = BuiltinToolset::new(entry.clone(), toolset.clone(), self.builtin.clone());
                     Some(Arc::new(own) as Arc<dyn Toolset>)
                 }
-                Member::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
-                Member::Upstream { upstream, shared: Some(slot) }
+                ManifestMember::Builtin { shared, .. } => Some(Arc::clone(shared) as Arc<dyn Toolset>),
+                ManifestMember::Upstream { upstream, shared: Some(slot) }
                     if upstream.scope() == Some(Scope::Server) =>
                 {
                     let slots = EpisodeSlots::shared(upstream.clone(), slot.clone());
-                    Some(handle(upstream, Some(Arc::new(slots)), Arc::default(), View::of(&place)))
+                    Some(handle(upstream, Some(Arc::new(slots)), Arc::default(), WorkspacePaths::of(&place)))
                 }
-                Member::Upstream { upstream, shared } => Some(self.open(upstream, shared.as_ref(), &place)),
+                ManifestMember::Upstream { upstream, shared } => {
+                    Some(self.open(upstream, shared.as_ref(), &place))
+                }
             })
             .collect()
     }
@@ -235,8 +237,8 @@ impl UpstreamManager {
     fn open(
         &self,
         upstream: &Arc<Upstream>,
-        shared: Option<&Arc<Slot>>,
-        place: &Arc<SessionPlace>,
+        shared: Option<&Arc<InstanceSlot>>,
+        place: &Arc<SessionContext>,
     ) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
         let stop = self.kitchen.stop.child_token();
@@ -248,20 +250,20 @@ impl UpstreamManager {
         if upstream.entry.startup == Startup::Eager {
             slots.begin_when_known();
         }
-        handle(upstream, Some(slots), watchers, View::of(place))
+        handle(upstream, Some(slots), watchers, WorkspacePaths::of(place))
     }
 
     /// What each entry of the manifest is at, in its order.
     #[must_use]
     pub fn status(&self) -> Vec<UpstreamStatus> {
-        self.members.iter().map(Member::status).collect()
+        self.members.iter().map(ManifestMember::status).collect()
     }
 
     /// Ends everything and waits for that, for 3 seconds at most; what is left then goes on ending.
     pub async fn close(&self) {
         self.kitchen.stop.cancel();
         for member in &self.members {
-            if let Member::Upstream { upstream, shared } = member {
+            if let ManifestMember::Upstream { upstream, shared } = member {
                 upstream.drain();
                 if let Some(slot) = shared {
                     slot.close();
@@ -275,16 +277,16 @@ impl UpstreamManager {
     }
 }
 
-impl Member {
+impl ManifestMember {
     fn status(&self) -> UpstreamStatus {
         match self {
-            Member::Disabled(entry) => status(entry, UpstreamState::Disabled, 0, None),
-            Member::Builtin { entry, shared, .. } => {
+            ManifestMember::Disabled(entry) => status(entry, UpstreamState::Disabled, 0, None),
+            ManifestMember::Builtin { entry, shared, .. } => {
                 let error = shared.problem();
                 let state = if error.is_none() { UpstreamState::Ready } else { UpstreamState::Failed };
                 status(entry, state, shared.list().len(), error)
             }
-            Member::Upstream { upstream, shared } => {
+            ManifestMember::Upstream { upstream, shared } => {
                 let tools = upstream.known().map_or(0, |lists| lists.tools.len());
                 let shared = shared.as_ref().filter(|_| upstream.scope() == Some(Scope::Server));
                 let Some(slot) = shared else {
@@ -299,11 +301,11 @@ impl Member {
                 };
                 let error = slot.problem();
                 let state = match slot.phase() {
-                    Phase::Idle => UpstreamState::Idle,
-                    Phase::Starting if slot.restarts() == 0 && error.is_none() => UpstreamState::Starting,
-                    Phase::Starting => UpstreamState::Restarting,
-                    Phase::Ready => UpstreamState::Ready,
-                    Phase::Down => UpstreamState::Failed,
+                    SlotPhase::Idle => UpstreamState::Idle,
+                    SlotPhase::Starting if slot.restarts() == 0 && error.is_none() => UpstreamState::Starting,
+                    SlotPhase::Starting => UpstreamState::Restarting,
+                    SlotPhase::Ready => UpstreamState::Ready,
+                    SlotPhase::Down => UpstreamState::Failed,
                 };
                 let pid = slot.running().and_then(|instance| instance.pid());
                 let restarts = slot.restarts();
@@ -338,7 +340,7 @@ fn handle(
     upstream: &Arc<Upstream>,
     slots: Option<Arc<EpisodeSlots>>,
     watchers: Arc<watchers::Watchers>,
-    view: Option<View>,
+    view: Option<WorkspacePaths>,
 ) -> Arc<dyn Toolset> {
     Arc::new(UpstreamToolset::new(upstream.clone(), slots, watchers, view))
 }

@@ -24,11 +24,11 @@ use std::time::Duration;
 use oxenv_core::{ForkMode, Rules, Scope};
 
 use crate::secret::{Redactor, Secret};
-use reader::{Reader, Spot};
+use reader::{Reader, YamlValue};
 
 pub use check::find_command;
 pub use import::{Imported, import};
-pub use problem::{Position, Problem, Severity};
+pub use problem::{FilePosition, Problem, Severity};
 pub use schema::schema;
 pub use text::Text;
 
@@ -93,9 +93,9 @@ pub struct ToolsetEntry {
     /// Whether the server refuses to work without it.
     pub required: bool,
     /// Where it stands in the file.
-    pub at: Position,
+    pub at: FilePosition,
     /// Where its `mcp_server` stands.
-    pub server_at: Position,
+    pub server_at: FilePosition,
 }
 
 /// How a toolset is reached.
@@ -168,7 +168,7 @@ pub enum Prefix {
 }
 
 /// What reading gives: the manifest with warnings, or every problem.
-pub type Outcome = Result<(Manifest, Vec<Problem>), Vec<Problem>>;
+pub type ParsedManifest = Result<(Manifest, Vec<Problem>), Vec<Problem>>;
 
 impl Manifest {
     /// The most bytes that a manifest may have.
@@ -179,7 +179,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Every problem, if one of them is an error; also when the file cannot be read.
-    pub fn load(path: &Path, lookup: Lookup<'_>) -> Outcome {
+    pub fn load(path: &Path, lookup: Lookup<'_>) -> ParsedManifest {
         let bytes = Manifest::read(path).map_err(|error| vec![unreadable(path, &error)])?;
         let (manifest, mut warnings) = Manifest::parse_bytes(&bytes, Some(path), lookup)?;
         warnings.extend(manifest.missing(lookup, Severity::Warning));
@@ -200,13 +200,13 @@ impl Manifest {
     ///
     /// # Errors
     /// Every problem, if one of them is an error.
-    pub fn parse_bytes(bytes: &[u8], path: Option<&Path>, lookup: Lookup<'_>) -> Outcome {
+    pub fn parse_bytes(bytes: &[u8], path: Option<&Path>, lookup: Lookup<'_>) -> ParsedManifest {
         match str::from_utf8(bytes) {
             Ok(text) => Manifest::parse(text, path, lookup),
             Err(error) => {
                 let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
                 let message = "a byte that is no UTF-8".to_owned();
-                Err(vec![file_problem(path, Position { line, column: 1 }, message, None)])
+                Err(vec![file_problem(path, FilePosition { line, column: 1 }, message, None)])
             }
         }
     }
@@ -216,7 +216,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Every problem, if one of them is an error.
-    pub fn parse(text: &str, path: Option<&Path>, lookup: Lookup<'_>) -> Outcome {
+    pub fn parse(text: &str, path: Option<&Path>, lookup: Lookup<'_>) -> ParsedManifest {
         let (root, faults) = node::read(text)
             .map_err(|fault| vec![file_problem(path, fault.at, fault.message, fault.suggestion)])?;
         let folder = folder(path);
@@ -224,7 +224,7 @@ impl Manifest {
         for fault in faults {
             reader.report(Severity::Error, fault.at, "", &fault.message, fault.suggestion);
         }
-        let read = entry::read_manifest(&Spot::root(&root), &mut reader);
+        let read = entry::read_manifest(&YamlValue::root(&root), &mut reader);
         match read {
             Some((prefix, toolsets)) if reader.is_clean() => {
                 let version = entry::VERSION.to_owned();
@@ -307,10 +307,15 @@ impl ToolsetEntry {
 
 /// The problem of a file that cannot be read.
 fn unreadable(path: &Path, error: &io::Error) -> Problem {
-    file_problem(Some(path), Position::default(), format!("cannot be read: {error}"), None)
+    file_problem(Some(path), FilePosition::default(), format!("cannot be read: {error}"), None)
 }
 
-fn file_problem(path: Option<&Path>, at: Position, message: String, suggestion: Option<String>) -> Problem {
+fn file_problem(
+    path: Option<&Path>,
+    at: FilePosition,
+    message: String,
+    suggestion: Option<String>,
+) -> Problem {
     let (severity, file) = (Severity::Error, file_name(path));
     Problem { severity, file, at, path: String::new(), message, suggestion }
 }

@@ -19,12 +19,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::child::Redact;
 use crate::client::{
-    CallFault, Cause, Connection, Endpoint, Era, Failure, Greeting, Pages, Questions, Request, list_tools,
-    tool_result,
+    Connection, Endpoint, Era, Failure, FaultCause, HandshakeError, Pages, QuestionPolicy, RawRequest,
+    UpstreamError, list_tools, tool_result,
 };
 use crate::secret::{Redactor, Secret};
 
-pub use fault::{RemoteFault, RemoteFaultKind};
+pub use fault::{RemoteError, RemoteErrorKind};
 
 /// An MCP server's address, and what is sent to it.
 pub struct RemoteEndpoint {
@@ -51,7 +51,7 @@ struct CallParameters<'a> {
 /// Reads pages, and keeps what stood in the way.
 struct Reader<'a> {
     connection: &'a Connection,
-    cause: Mutex<Option<Cause>>,
+    cause: Mutex<Option<FaultCause>>,
 }
 
 impl RemoteEndpoint {
@@ -85,27 +85,27 @@ impl RemoteEndpoint {
     ///
     /// # Errors
     /// Why it cannot be talked to. Nothing was run there.
-    pub async fn connect(&self, deadline: Instant) -> Result<Remote, RemoteFault> {
+    pub async fn connect(&self, deadline: Instant) -> Result<Remote, RemoteError> {
         let era = *self.era.lock();
         let endpoint = self.endpoint.lock().clone();
-        let Some(endpoint) = endpoint else { return Err(RemoteFault::closed()) };
+        let Some(endpoint) = endpoint else { return Err(RemoteError::closed()) };
         let first = match self.greet(&endpoint, era, deadline).await {
             Ok(remote) => return Ok(remote),
             Err(first) => first,
         };
         if !may_know_the_other(&first) {
-            return Err(RemoteFault::of_greeting(first));
+            return Err(RemoteError::of_greeting(first));
         }
         let other = if era == Era::Handshake { Era::Discovery } else { Era::Handshake };
         if let Ok(remote) = self.greet(&endpoint, other, deadline).await {
             *self.era.lock() = other;
             return Ok(remote);
         }
-        let fault = RemoteFault::of_greeting(first);
-        if matches!(fault.kind, RemoteFaultKind::Status(400 | 404 | 405))
+        let fault = RemoteError::of_greeting(first);
+        if matches!(fault.kind, RemoteErrorKind::Status(400 | 404 | 405))
             && probe::speaks_old_transport(&endpoint, deadline).await
         {
-            return Err(RemoteFault::old_transport());
+            return Err(RemoteError::old_transport());
         }
         Err(fault)
     }
@@ -115,14 +115,19 @@ impl RemoteEndpoint {
         self.endpoint.lock().take();
     }
 
-    async fn greet(&self, endpoint: &Endpoint, era: Era, deadline: Instant) -> Result<Remote, Greeting> {
+    async fn greet(
+        &self,
+        endpoint: &Endpoint,
+        era: Era,
+        deadline: Instant,
+    ) -> Result<Remote, HandshakeError> {
         let redact = self.redact.clone();
-        let greeted = Connection::over_http(endpoint, era, &self.shown, redact, Questions::Refused);
+        let greeted = Connection::over_http(endpoint, era, &self.shown, redact, QuestionPolicy::Refused);
         match timeout_at(deadline, greeted).await {
             Ok(connection) => Ok(Remote { connection: connection? }),
-            Err(_) => Err(Greeting {
-                cause: Cause::TimedOut,
-                ..Greeting::failed("it did not answer its greeting in time".to_owned())
+            Err(_) => Err(HandshakeError {
+                cause: FaultCause::TimedOut,
+                ..HandshakeError::failed("it did not answer its greeting in time".to_owned())
             }),
         }
     }
@@ -133,20 +138,20 @@ impl Remote {
     ///
     /// # Errors
     /// Why they cannot be listed.
-    pub async fn tools(&self, deadline: Instant) -> Result<Arc<[Tool]>, RemoteFault> {
+    pub async fn tools(&self, deadline: Instant) -> Result<Arc<[Tool]>, RemoteError> {
         let reader = Reader { connection: &self.connection, cause: Mutex::new(None) };
         let listed = timeout_at(deadline, list_tools(&reader, self.connection.label())).await;
         let Ok(listed) = listed else {
-            return Err(RemoteFault::late("it did not list its tools in time"));
+            return Err(RemoteError::late("it did not list its tools in time"));
         };
         let offers = self.connection.offered().tools;
         match listed {
             Ok(tools) => Ok(tools.into()),
             // Who does not say that there are tools may have none.
-            Err(CallFault::Refused(_)) if !offers => Ok(Arc::default()),
+            Err(UpstreamError::Refused(_)) if !offers => Ok(Arc::default()),
             Err(fault) => {
-                let cause = reader.cause.into_inner().unwrap_or(Cause::Refused);
-                Err(RemoteFault::of(Failure { fault, cause }))
+                let cause = reader.cause.into_inner().unwrap_or(FaultCause::Refused);
+                Err(RemoteError::of(Failure { fault, cause }))
             }
         }
     }
@@ -161,12 +166,12 @@ impl Remote {
         tool: &str,
         arguments: &Value,
         output_schema: Option<&Value>,
-    ) -> Result<ToolResult, RemoteFault> {
+    ) -> Result<ToolResult, RemoteError> {
         let parameters = oxenv_wire::raw(&CallParameters { name: tool, arguments });
-        let parameters = parameters.map_err(|error| RemoteFault::unsendable(&error))?;
-        let request = Request { method: "tools/call", parameters, meta: Map::new() };
-        let text = self.connection.ask(request).await.map_err(RemoteFault::of)?;
-        tool_result(&text, output_schema).map_err(RemoteFault::of_result)
+        let parameters = parameters.map_err(|error| RemoteError::unsendable(&error))?;
+        let request = RawRequest { method: "tools/call", parameters, meta: Map::new() };
+        let text = self.connection.ask(request).await.map_err(RemoteError::of)?;
+        tool_result(&text, output_schema).map_err(RemoteError::of_result)
     }
 
     /// Waits until its list of tools may have changed since this was last asked.
@@ -197,7 +202,7 @@ impl Remote {
 }
 
 impl Pages for Reader<'_> {
-    async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
+    async fn page(&self, method: &'static str, cursor: Option<String>) -> Result<String, UpstreamError> {
         let page = self.connection.read_page(method, cursor).await;
         page.map_err(|failure| {
             *self.cause.lock() = Some(failure.cause);
@@ -207,8 +212,8 @@ impl Pages for Reader<'_> {
 }
 
 /// Whether a server that refuses one greeting may know the other.
-fn may_know_the_other(greeting: &Greeting) -> bool {
-    greeting.answered && !matches!(greeting.cause, Cause::Status { status: 401 | 403 | 429, .. })
+fn may_know_the_other(greeting: &HandshakeError) -> bool {
+    greeting.answered && !matches!(greeting.cause, FaultCause::Status { status: 401 | 403 | 429, .. })
 }
 
 fn without_user(url: &Url) -> Url {

@@ -61,11 +61,12 @@ const PARENT_LOOK: Duration = Duration::from_millis(500);
 /// Gives the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`] and
 /// [`FAILED`] come with a line on stderr.
 pub fn main(leading: &[&str]) -> ExitCode {
-    let code =
-        Order::read(std::env::args_os().skip(1 + leading.len())).and_then(|order| match order.execute {
-            Some(supervisor) => Err(become_command(supervisor, &order.command)),
-            None => supervise(&order, leading),
-        });
+    let code = SuperviseArgs::read(std::env::args_os().skip(1 + leading.len())).and_then(|order| match order
+        .execute
+    {
+        Some(supervisor) => Err(become_command(supervisor, &order.command)),
+        None => supervise(&order, leading),
+    });
     ExitCode::from(code.unwrap_or_else(|failure| {
         // Nobody may be there to read it any more.
         let _ = writeln!(std::io::stderr(), "{}", failure.says);
@@ -74,7 +75,7 @@ pub fn main(leading: &[&str]) -> ExitCode {
 }
 
 /// What the arguments ask for.
-struct Order {
+struct SuperviseArgs {
     /// Whose end ends the command.
     parent: Option<Pid>,
     /// Whether it goes on whoever ends.
@@ -93,22 +94,22 @@ struct Order {
 }
 
 /// Why there is no exit code of a command.
-struct Failure {
+struct SuperviseError {
     code: u8,
     says: String,
 }
 
 /// The command and everything below it.
-struct Tree {
+struct ProcessTree {
     command: Pid,
     patience: Duration,
     status: Option<WaitStatus>,
     child_signals: unix::Signal,
 }
 
-impl Order {
-    fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
-        let mut order = Order {
+impl SuperviseArgs {
+    fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, SuperviseError> {
+        let mut order = SuperviseArgs {
             parent: rustix::process::getppid(),
             detached: false,
             grace: DEFAULT_GRACE,
@@ -136,19 +137,19 @@ impl Order {
                 (Some("--log"), _, _) => order.log = text.map(PathBuf::from),
                 (Some("--hold"), _, _) => order.hold = text.map(PathBuf::from),
                 (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
-                _ => return Err(Failure::own(&format!("cannot read its flag {}", flag.display()))),
+                _ => return Err(SuperviseError::own(&format!("cannot read its flag {}", flag.display()))),
             }
         }
         if order.command.is_empty() {
-            return Err(Failure::own("no command is given after `--`"));
+            return Err(SuperviseError::own("no command is given after `--`"));
         }
         Ok(order)
     }
 }
 
-impl Failure {
+impl SuperviseError {
     fn own(why: &str) -> Self {
-        Failure { code: FAILED, says: format!("supervisor: {why}") }
+        SuperviseError { code: FAILED, says: format!("supervisor: {why}") }
     }
 
     /// Why the command could not be executed, and what to do.
@@ -172,11 +173,11 @@ impl Failure {
             }
             _ => (NOT_RUNNABLE, format!("command '{name}' cannot be run: {error}")),
         };
-        Failure { code, says }
+        SuperviseError { code, says }
     }
 }
 
-impl Tree {
+impl ProcessTree {
     /// Reaps what has ended; says whether nothing is left.
     fn reap(&mut self) -> bool {
         loop {
@@ -245,26 +246,26 @@ impl Tree {
 }
 
 /// The second stage: sets up this process and replaces it by the command; returns only on failure.
-fn become_command(supervisor: Pid, command: &[OsString]) -> Failure {
+fn become_command(supervisor: Pid, command: &[OsString]) -> SuperviseError {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return Failure::own(&format!("cannot set the command's death signal: {error}"));
+        return SuperviseError::own(&format!("cannot set the command's death signal: {error}"));
     }
     if rustix::process::getppid() != Some(supervisor) {
-        return Failure::own("it was ended before the command started");
+        return SuperviseError::own("it was ended before the command started");
     }
     if let Err(error) = rustix::process::setsid() {
-        return Failure::own(&format!("cannot give the command a session: {error}"));
+        return SuperviseError::own(&format!("cannot give the command a session: {error}"));
     }
-    Failure::of_command(&command[0], &Command::new(&command[0]).args(&command[1..]).exec())
+    SuperviseError::of_command(&command[0], &Command::new(&command[0]).args(&command[1..]).exec())
 }
 
-fn supervise(order: &Order, leading: &[&str]) -> Result<u8, Failure> {
-    let failed = |error: std::io::Error| Failure::own(&error.to_string());
+fn supervise(order: &SuperviseArgs, leading: &[&str]) -> Result<u8, SuperviseError> {
+    let failed = |error: std::io::Error| SuperviseError::own(&error.to_string());
     #[cfg(target_os = "linux")]
     {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|error| Failure::own(&format!("cannot adopt orphans: {error}")))?;
+            .map_err(|error| SuperviseError::own(&format!("cannot adopt orphans: {error}")))?;
         // A name of its own, which a `pkill` of the server does not hit.
         let _ = rustix::thread::set_name(c"mcp-supervisor");
     }
@@ -273,7 +274,7 @@ fn supervise(order: &Order, leading: &[&str]) -> Result<u8, Failure> {
 }
 
 /// Starts the command and sees it to its end, and to that of all it started.
-async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
+async fn run(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     // From here on a signal is a request to end, or it would orphan the command.
     let mut terminate = unix::signal(SignalKind::terminate())?;
     let mut interrupt = unix::signal(SignalKind::interrupt())?;
@@ -286,7 +287,7 @@ async fn run(order: &Order, leading: &[&str]) -> std::io::Result<u8> {
 
     let _held = hold(order.hold.as_deref())?;
     let (command, log) = start(order, leading)?;
-    let mut tree = Tree { command, patience: order.patience, status: None, child_signals };
+    let mut tree = ProcessTree { command, patience: order.patience, status: None, child_signals };
     // Only the command holds its pipes, so each side sees the other's close.
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
@@ -319,7 +320,7 @@ fn hold(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
 }
 
 /// Starts the second stage, which becomes the command; gives it with who writes its log.
-fn start(order: &Order, leading: &[&str]) -> std::io::Result<(Pid, Option<JoinHandle<()>>)> {
+fn start(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<(Pid, Option<JoinHandle<()>>)> {
     // On Linux by this name, which also works when the file was replaced since.
     let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
     let mut command = Command::new(program);

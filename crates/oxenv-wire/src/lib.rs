@@ -63,9 +63,9 @@ pub use mcp::{
     write_rpc_error, write_rpc_result,
 };
 pub use multi::{
-    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MULTI_PROTOCOL, MultiError, MultiFrameError, MultiFrame, MultiReply,
-    MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data, write_multi_error,
-    write_multi_reply,
+    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MULTI_PROTOCOL, MultiError, MultiFrame, MultiFrameError,
+    MultiReply, MultiRequest, MultiWork, Operation, ReplyHead, ReplyKind, write_batch_data,
+    write_multi_error, write_multi_reply,
 };
 pub use outcome::{CallOutcome, call_metadata, graph_metadata, write_call_fields, write_graph_fields};
 pub use preview::preview;

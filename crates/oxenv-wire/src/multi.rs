@@ -11,7 +11,7 @@ pub use reply::{
     MultiError, MultiReply, ReplyHead, ReplyKind, write_batch_data, write_multi_error, write_multi_reply,
 };
 pub use request::{
-    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MultiFrameError, MultiFrame, MultiRequest, MultiWork, Operation,
+    BatchItem, BatchRequest, MAX_BATCH_ITEMS, MultiFrame, MultiFrameError, MultiRequest, MultiWork, Operation,
 };
 
 /// The name of the subprotocol, as a client offers it in `Sec-WebSocket-Protocol`.

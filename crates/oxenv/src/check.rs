@@ -23,8 +23,8 @@ use crate::client::Client;
 use crate::commands::{object, print};
 use crate::exit::usage;
 use crate::tools;
-use report::Report;
-use rules::Promises;
+use report::CheckReport;
+use rules::DeclaredCapabilities;
 use suite::Local;
 
 #[derive(Args)]
@@ -70,7 +70,7 @@ pub(crate) struct CheckArgs {
 }
 
 /// What is tried.
-struct Plan {
+struct CheckPlan {
     /// Given ones; absent: they are made.
     actions: Option<Vec<Value>>,
     episodes: u64,
@@ -82,11 +82,11 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
         return Err(usage("--episodes is 0, so nothing would be checked: use at least 1"));
     }
     let actions = args.actions.as_deref().map(read).transpose()?;
-    let plan = Plan { actions, episodes: args.episodes, seed: args.seed };
+    let plan = CheckPlan { actions, episodes: args.episodes, seed: args.seed };
     let report = match args.environment.contains("://") {
         true => {
             let client = Client::new(&args.environment, args.timeout, args.token.as_deref())?;
-            let promises = Promises { deterministic: !args.nondeterministic };
+            let promises = DeclaredCapabilities { deterministic: !args.nondeterministic };
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
         false => {
@@ -104,7 +104,7 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
     failed(&report)
 }
 
-fn failed(report: &Report) -> anyhow::Result<()> {
+fn failed(report: &CheckReport) -> anyhow::Result<()> {
     match report.failures() {
         0 => Ok(()),
         number => bail!("{number} rules do not hold"),

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio};
 use crate::exit::usage;
-use crate::record::{Keep, RecordArgs, Safety};
+use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
 
 /// What the environment says about `serve`: first by our own names, then by OpenEnv's.
@@ -101,8 +101,8 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
         },
         record: RecordArgs {
             record: get("OXENV_RECORD").map(PathBuf::from),
-            record_sync: with("OXENV_RECORD_SYNC", &get, Safety::parse)?,
-            record_keep: with("OXENV_RECORD_KEEP", &get, Keep::parse)?,
+            record_sync: with("OXENV_RECORD_SYNC", &get, SyncSetting::parse)?,
+            record_keep: with("OXENV_RECORD_KEEP", &get, RetentionSetting::parse)?,
         },
         max_snapshot: parsed("OXENV_MAX_SNAPSHOT", &get)?,
         snapshot_key_file: get("OXENV_SNAPSHOT_KEY_FILE").map(PathBuf::from),

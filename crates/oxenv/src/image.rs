@@ -15,7 +15,7 @@ use oxenv_providers::{ProviderCode, ProviderError};
 use crate::commands::print;
 use crate::env;
 use crate::exit::{Problem, usage};
-use recipe::Recipe;
+use recipe::BuildPlan;
 
 /// What to build.
 #[derive(Args)]
@@ -81,8 +81,8 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         ..BuildSpec::default()
     };
     match &recipe {
-        Recipe::File { file, .. } => spec.file = Some(file.clone()),
-        Recipe::Made { text, .. } => spec.text = Some(text.clone()),
+        BuildPlan::File { file, .. } => spec.file = Some(file.clone()),
+        BuildPlan::Made { text, .. } => spec.text = Some(text.clone()),
     }
     match provider.build(&spec, &mut told).await {
         Ok(image) => print(&format!("{tag} is {image}")),
@@ -91,10 +91,10 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
 }
 
 /// The text of the build file.
-fn text(folder: &Path, recipe: &Recipe) -> anyhow::Result<String> {
+fn text(folder: &Path, recipe: &BuildPlan) -> anyhow::Result<String> {
     match recipe {
-        Recipe::Made { text, .. } => Ok(text.clone()),
-        Recipe::File { file, .. } => {
+        BuildPlan::Made { text, .. } => Ok(text.clone()),
+        BuildPlan::File { file, .. } => {
             let file = folder.join(file);
             std::fs::read_to_string(&file)
                 .map_err(|error| usage(format!("cannot read {}: {error}", file.display())))
@@ -103,8 +103,8 @@ fn text(folder: &Path, recipe: &Recipe) -> anyhow::Result<String> {
 }
 
 /// Says what to do if there is no such image as the build file begins with.
-fn with_hint(mut error: ProviderError, recipe: &Recipe) -> ProviderError {
-    if let Recipe::Made { base, .. } = recipe
+fn with_hint(mut error: ProviderError, recipe: &BuildPlan) -> ProviderError {
+    if let BuildPlan::Made { base, .. } = recipe
         && error.message.contains("Step 1/")
     {
         let hint = format!(

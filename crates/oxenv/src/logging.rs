@@ -19,9 +19,9 @@ const MAX_LINE: usize = 4096;
 const MAX_TEXT: usize = 2048;
 
 /// Where lines go. The library writes each with one call.
-struct Lines(LogFormat);
+struct LogWriter(LogFormat);
 
-impl Write for Lines {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         if line.len() <= MAX_LINE {
             std::io::stderr().write_all(line)?;
@@ -83,7 +83,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let lines = fmt::layer().with_writer(move || Lines(format));
+    let lines = fmt::layer().with_writer(move || LogWriter(format));
     let lines = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

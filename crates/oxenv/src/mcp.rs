@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{StoreLimits, SessionStore};
+use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{App, ServerConfig, Shutdown};
 
 use crate::cli::{LogFormat, McpArgs};

@@ -66,7 +66,7 @@ impl Observing {
         }
         let observer = match observers.len() {
             0 | 1 => observers.pop(),
-            _ => Some(Arc::new(Several(observers)) as Arc<dyn Observer>),
+            _ => Some(Arc::new(ObserverSet(observers)) as Arc<dyn Observer>),
         };
         Ok(Observing { metrics, observer, traces: exporter.is_some(), exporter })
     }
@@ -80,9 +80,9 @@ impl Observing {
 }
 
 /// More than one observer.
-struct Several(Vec<Arc<dyn Observer>>);
+struct ObserverSet(Vec<Arc<dyn Observer>>);
 
-impl Observer for Several {
+impl Observer for ObserverSet {
     fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
         // One of them at the most gives out places; the others pass on what they are given.
         self.0.iter().fold(caller, |place, observer| observer.begins(place))

@@ -56,7 +56,7 @@ struct ExplainArgs {
 
 /// What one toolset's policy says.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct ToolsetExplanation<'a> {
     toolset: &'a str,
     #[serde(flatten)]
     explanation: Explanation,
@@ -73,7 +73,8 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     if args.json {
         print(&serde_json::to_string_pretty(&answers)?)?;
     } else {
-        let shown = |answer: &Answer<'_>| format!("toolset {}\n{}", answer.toolset, answer.explanation);
+        let shown =
+            |answer: &ToolsetExplanation<'_>| format!("toolset {}\n{}", answer.toolset, answer.explanation);
         print(&answers.iter().map(shown).collect::<Vec<_>>().join("\n\n"))?;
     }
     if answers.iter().any(|answer| answer.explanation.allowed) {
@@ -146,8 +147,8 @@ fn answer<'a>(
     role: Principal,
     tool: &str,
     arguments: Option<&Value>,
-) -> anyhow::Result<Answer<'a>> {
+) -> anyhow::Result<ToolsetExplanation<'a>> {
     let policy = Policy::compile(entry.rules.clone())
         .map_err(|error| usage(format!("toolset '{}': {error}", entry.name)))?;
-    Ok(Answer { toolset: &entry.name, explanation: policy.explain(role, tool, arguments) })
+    Ok(ToolsetExplanation { toolset: &entry.name, explanation: policy.explain(role, tool, arguments) })
 }

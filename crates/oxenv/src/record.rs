@@ -27,21 +27,21 @@ pub(crate) struct RecordArgs {
 
     /// What an acknowledged step survives: the end of the process, the end of the machine, or the latter
     /// but for the last while, such as 50ms [default: process]
-    #[arg(long, value_name = "process|machine|TIME", value_parser = Safety::parse)]
-    pub(crate) record_sync: Option<Safety>,
+    #[arg(long, value_name = "process|machine|TIME", value_parser = SyncSetting::parse)]
+    pub(crate) record_sync: Option<SyncSetting>,
 
     /// Remove old records, by age, by size or by both: 30d, 20GB, '30d 20GB' [default: all are kept]
-    #[arg(long, value_name = "AGE|SIZE", value_parser = Keep::parse)]
-    pub(crate) record_keep: Option<Keep>,
+    #[arg(long, value_name = "AGE|SIZE", value_parser = RetentionSetting::parse)]
+    pub(crate) record_keep: Option<RetentionSetting>,
 }
 
 /// What an acknowledged step survives, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Safety(pub(crate) Durability);
+pub(crate) struct SyncSetting(pub(crate) Durability);
 
 /// What is kept, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keep(pub(crate) Retention);
+pub(crate) struct RetentionSetting(pub(crate) Retention);
 
 /// Opens the log that was asked for, if one was.
 pub(crate) fn open(args: &RecordArgs, redact: Option<Redact>) -> anyhow::Result<Option<Arc<LogRecorder>>> {
@@ -81,19 +81,19 @@ impl RecordArgs {
     }
 }
 
-impl Safety {
+impl SyncSetting {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "process" => Ok(Safety(Durability::Process)),
-            "machine" => Ok(Safety(Durability::Machine)),
-            time => duration(time).map(|time| Safety(Durability::Interval(time))).map_err(|_| {
+            "process" => Ok(SyncSetting(Durability::Process)),
+            "machine" => Ok(SyncSetting(Durability::Machine)),
+            time => duration(time).map(|time| SyncSetting(Durability::Interval(time))).map_err(|_| {
                 format!("'{time}' is none of them; write process, machine, or a time such as 50ms")
             }),
         }
     }
 }
 
-impl Keep {
+impl RetentionSetting {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut keep = Retention::default();
         for part in text.split([' ', ',']).filter(|part| !part.is_empty()) {
@@ -112,20 +112,20 @@ impl Keep {
         }
         match keep == Retention::default() {
             true => Err("it is empty; write 30d, 20GB or both".to_owned()),
-            false => Ok(Keep(keep)),
+            false => Ok(RetentionSetting(keep)),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Safety {
+impl<'de> Deserialize<'de> for SyncSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Safety::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        SyncSetting::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
-impl<'de> Deserialize<'de> for Keep {
+impl<'de> Deserialize<'de> for RetentionSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Keep::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        RetentionSetting::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_an_age_a_size_or_both() {
         let month = Some(Duration::from_secs(30 * 24 * 3600));
-        let keep = |text: &str| Keep::parse(text).map(|keep| (keep.0.age, keep.0.bytes));
+        let keep = |text: &str| RetentionSetting::parse(text).map(|keep| (keep.0.age, keep.0.bytes));
         assert_eq!(keep("30d"), Ok((month, None)));
         assert_eq!(keep("20GB"), Ok((None, Some(20_000_000_000))));
         assert_eq!(keep("20GB, 30d"), Ok((month, Some(20_000_000_000))));
@@ -157,14 +157,17 @@ mod tests {
 
     #[test]
     fn safety_is_a_word_or_a_time() {
-        assert_eq!(Safety::parse("machine"), Ok(Safety(Durability::Machine)));
-        assert_eq!(Safety::parse("50ms"), Ok(Safety(Durability::Interval(Duration::from_millis(50)))));
-        assert!(Safety::parse("disk").is_err());
+        assert_eq!(SyncSetting::parse("machine"), Ok(SyncSetting(Durability::Machine)));
+        assert_eq!(
+            SyncSetting::parse("50ms"),
+            Ok(SyncSetting(Durability::Interval(Duration::from_millis(50))))
+        );
+        assert!(SyncSetting::parse("disk").is_err());
     }
 
     #[test]
     fn details_without_a_folder_are_refused() {
-        let args = RecordArgs { record_sync: Safety::parse("machine").ok(), ..RecordArgs::default() };
+        let args = RecordArgs { record_sync: SyncSetting::parse("machine").ok(), ..RecordArgs::default() };
         assert!(args.over(RecordArgs::default(), RecordArgs::default()).is_err());
     }
 }

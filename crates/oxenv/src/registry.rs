@@ -16,7 +16,7 @@ pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
 }
 
 /// What a name means.
-pub(crate) enum Found {
+pub(crate) enum ServedName {
     /// A bundled environment.
     Environment(Arc<dyn EnvironmentFactory>),
     /// A manifest, which is an environment of tools alone.
@@ -24,13 +24,13 @@ pub(crate) enum Found {
 }
 
 /// Finds what a name means.
-pub(crate) fn resolve(name: &str) -> anyhow::Result<Found> {
+pub(crate) fn resolve(name: &str) -> anyhow::Result<ServedName> {
     if let Some(factory) = environments().into_iter().find(|factory| factory.spec().name == name) {
-        return Ok(Found::Environment(factory));
+        return Ok(ServedName::Environment(factory));
     }
     let path = Path::new(name);
     if let Some(manifest) = manifest(path) {
-        return Ok(Found::Manifest(manifest));
+        return Ok(ServedName::Manifest(manifest));
     }
     if path.exists() {
         return Err(usage(explain_path(path)));

@@ -22,10 +22,10 @@ use crate::commands::print;
 use crate::exit::usage;
 use crate::rubrics::RubricArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
-use stage::Given;
+use stage::ReplayOptions;
 
-pub(crate) use stage::{Folder, Stage, remember_entry as remember};
-pub(crate) use tape::{Tape, taped};
+pub(crate) use stage::{Folder, ReplayEnvironment, remember_entry as remember};
+pub(crate) use tape::{ToolTape, taped};
 
 #[derive(Args)]
 #[command(
@@ -115,7 +115,7 @@ pub(crate) struct LinkHole {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct ReplayLine<'a> {
     session_id: &'a str,
     environment: &'a str,
     #[serde(flatten)]
@@ -128,7 +128,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let ids =
         chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
-    let given = Given { environment: args.environment, tools: args.tools, rubric, live: args.live };
+    let given = ReplayOptions { environment: args.environment, tools: args.tools, rubric, live: args.live };
     let (total, mut same, mut lacking) = (ids.len() as u64, 0, 0);
     let mut replayer = Replayer::new(&trajectories, given);
     for (index, id) in ids.iter().enumerate() {
@@ -152,7 +152,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
             }
             Verdict::CannotBeReplayed { .. } | Verdict::Differs { .. } => {}
         }
-        let line = Line { session_id: id, environment: &environment, verdict: &verdict };
+        let line = ReplayLine { session_id: id, environment: &environment, verdict: &verdict };
         print(&if args.json { serde_json::to_string(&line)? } else { told(&line) })?;
     }
     replayer.close().await;
@@ -173,19 +173,19 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
 /// Does sessions of one record again, with an environment of each kind that is made once.
 pub(crate) struct Replayer<'a> {
     trajectories: &'a Trajectories,
-    given: Given,
-    stages: BTreeMap<String, Result<Stage, String>>,
+    given: ReplayOptions,
+    stages: BTreeMap<String, Result<ReplayEnvironment, String>>,
 }
 
 impl<'a> Replayer<'a> {
-    pub(crate) fn new(trajectories: &'a Trajectories, given: Given) -> Self {
+    pub(crate) fn new(trajectories: &'a Trajectories, given: ReplayOptions) -> Self {
         Replayer { trajectories, given, stages: BTreeMap::new() }
     }
 
     /// The same, with an environment that is there already.
-    pub(crate) fn on(trajectories: &'a Trajectories, stage: Stage) -> Self {
+    pub(crate) fn on(trajectories: &'a Trajectories, stage: ReplayEnvironment) -> Self {
         let stages = BTreeMap::from([(stage.environment().to_owned(), Ok(stage))]);
-        Replayer { trajectories, given: Given::default(), stages }
+        Replayer { trajectories, given: ReplayOptions::default(), stages }
     }
 
     /// Gives the environment's name, and what came of it.
@@ -212,7 +212,7 @@ impl<'a> Replayer<'a> {
         };
         let environment = chain[0].environment.clone();
         if !self.stages.contains_key(&environment) {
-            let stage = Stage::open(&self.given, &environment, self.trajectories).await;
+            let stage = ReplayEnvironment::open(&self.given, &environment, self.trajectories).await;
             self.stages.insert(environment.clone(), stage.map_err(|error| format!("{error:#}")));
         }
         match self.stages.get_mut(&environment) {
@@ -234,7 +234,7 @@ impl<'a> Replayer<'a> {
 
 impl Verdict {
     /// What is the same of a record that is not complete is not all.
-    fn with_holes(self, chain: &[again::Link]) -> Verdict {
+    fn with_holes(self, chain: &[again::ReplayedSession]) -> Verdict {
         let Verdict::Same { entries, .. } = self else { return self };
         let holes: Vec<LinkHole> = chain
             .iter()
@@ -274,8 +274,8 @@ fn unknown<'a>(trajectories: &Trajectories, named: &'a [String]) -> anyhow::Resu
     Ok(None)
 }
 
-fn told(line: &Line<'_>) -> String {
-    let Line { session_id, environment, verdict } = line;
+fn told(line: &ReplayLine<'_>) -> String {
+    let ReplayLine { session_id, environment, verdict } = line;
     match verdict {
         Verdict::Same { entries, cut_off, unwritten } => {
             let but = |count: &u64, what: &str| match count {

@@ -59,7 +59,7 @@ pub(crate) struct RescoreArgs {
 
 /// An episode's rewards, the old and the new.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EpisodeRewards<'a> {
     session_id: &'a str,
     environment: &'a str,
     epoch: u64,
@@ -85,7 +85,7 @@ struct StepLine {
 }
 
 /// An episode of a record.
-struct Episode {
+struct RecordedEpisodeKey {
     epoch: u64,
     recorded: RecordedEpisode,
     /// Of each step, its number in the session and its reward.
@@ -144,8 +144,8 @@ fn read(
     trajectories: &Trajectories,
     session: &SessionSummary,
     cache: &JudgeCache,
-) -> anyhow::Result<Vec<Episode>> {
-    let mut episodes: Vec<Episode> = Vec::new();
+) -> anyhow::Result<Vec<RecordedEpisodeKey>> {
+    let mut episodes: Vec<RecordedEpisodeKey> = Vec::new();
     for entry in trajectories.entries(&session.id)? {
         remember(cache, &entry)?;
         if let Some(episode) = begun(&entry)? {
@@ -157,7 +157,7 @@ fn read(
     Ok(episodes)
 }
 
-fn begun(entry: &StoredEntry) -> anyhow::Result<Option<Episode>> {
+fn begun(entry: &StoredEntry) -> anyhow::Result<Option<RecordedEpisodeKey>> {
     let StoredEvent::Reset { seed, seed_given, episode_id, arguments, outcome, .. } = &entry.event else {
         return Ok(None);
     };
@@ -170,10 +170,10 @@ fn begun(entry: &StoredEntry) -> anyhow::Result<Option<Episode>> {
     };
     let recorded = RecordedEpisode { reset, steps: Vec::new(), ends: false };
     let old_reward = reward.map(Reward::as_f64);
-    Ok(Some(Episode { epoch: entry.epoch, recorded, steps: Vec::new(), old_reward }))
+    Ok(Some(RecordedEpisodeKey { epoch: entry.epoch, recorded, steps: Vec::new(), old_reward }))
 }
 
-fn take(episode: &mut Episode, entry: &StoredEntry) -> anyhow::Result<()> {
+fn take(episode: &mut RecordedEpisodeKey, entry: &StoredEntry) -> anyhow::Result<()> {
     let StoredEvent::Step { action, calls, outcome, .. } = &entry.event else { return Ok(()) };
     let StoredOutcome::Answered { reply, reward, .. } = outcome else { return Ok(()) };
     let action = action.raw()?;
@@ -202,8 +202,12 @@ fn call(call: &StoredCall) -> anyhow::Result<CallRecord> {
     })
 }
 
-async fn scored<'a>(rubric: &RubricFactory, session: &'a SessionSummary, episode: &'a Episode) -> Line<'a> {
-    let mut line = Line {
+async fn scored<'a>(
+    rubric: &RubricFactory,
+    session: &'a SessionSummary,
+    episode: &'a RecordedEpisodeKey,
+) -> EpisodeRewards<'a> {
+    let mut line = EpisodeRewards {
         session_id: &session.id,
         environment: &session.environment,
         epoch: episode.epoch,
@@ -233,12 +237,12 @@ async fn scored<'a>(rubric: &RubricFactory, session: &'a SessionSummary, episode
     line
 }
 
-fn told(line: &Line<'_>) -> String {
+fn told(line: &EpisodeRewards<'_>) -> String {
     let number = |reward: Option<f64>| reward.map_or("null".to_owned(), |reward| reward.to_string());
     let came = match &line.error {
         Some(error) => format!("cannot be scored: {error}"),
         None => number(line.reward),
     };
-    let Line { session_id, environment, epoch, .. } = line;
+    let EpisodeRewards { session_id, environment, epoch, .. } = line;
     format!("{session_id}  {environment}  epoch {epoch}  {} → {came}", number(line.old_reward))
 }

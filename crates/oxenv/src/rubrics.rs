@@ -107,15 +107,15 @@ fn judge(args: &RubricArgs) -> anyhow::Result<Arc<dyn Judge>> {
     let options = HttpJudgeOptions { key, ..HttpJudgeOptions::new(url.as_str(), model.as_str()) };
     let judge = HttpJudge::new(options).map_err(usage)?;
     Ok(match args.only_recorded {
-        true => Arc::new(Remembered(judge)),
+        true => Arc::new(CachedJudge(judge)),
         false => Arc::new(judge),
     })
 }
 
 /// A judge that is not asked any more: what it said before is in the cache.
-struct Remembered(HttpJudge);
+struct CachedJudge(HttpJudge);
 
-impl Judge for Remembered {
+impl Judge for CachedJudge {
     fn identity(&self) -> &str {
         self.0.identity()
     }

@@ -14,7 +14,7 @@ use crate::cli::ServeArgs;
 use crate::exit::Problem;
 use crate::observing::Observing;
 use crate::settings::Settings;
-use crate::trajectories::Recorded;
+use crate::trajectories::RecordFolder;
 use crate::{exit, logging, record, rubrics, snapshot_key, tools};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut trajectories: Option<Arc<dyn TrajectorySource>> = None;
     if let Some(recorder) = &recorder {
         store = store.with_recorder(Arc::clone(recorder) as Arc<dyn Recorder>);
-        trajectories = Some(Arc::new(Recorded::of(recorder.folder())?));
+        trajectories = Some(Arc::new(RecordFolder::of(recorder.folder())?));
     }
     let config = ServerConfig {
         trajectories,

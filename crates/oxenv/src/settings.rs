@@ -15,7 +15,7 @@ use crate::cli::{
     LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio,
 };
 use crate::exit::usage;
-use crate::record::{Keep, RecordArgs, Safety};
+use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
 use crate::traces::Endpoint;
 use crate::{env, tokens};
@@ -58,10 +58,10 @@ struct File {
     uds: Option<PathBuf>,
     mode: Option<ModeName>,
     max_sessions: Option<usize>,
-    queue_timeout: Option<Patience>,
-    memory_budget: Option<Size>,
-    idle_timeout: Option<Time>,
-    drain_timeout: Option<Time>,
+    queue_timeout: Option<TimeoutSetting>,
+    memory_budget: Option<ByteSetting>,
+    idle_timeout: Option<DurationSetting>,
+    drain_timeout: Option<DurationSetting>,
     seed: Option<u64>,
     open: Option<bool>,
     control_token_file: Option<PathBuf>,
@@ -72,51 +72,51 @@ struct File {
     judge_url: Option<String>,
     judge_model: Option<String>,
     record: Option<PathBuf>,
-    record_sync: Option<Safety>,
-    record_keep: Option<Keep>,
+    record_sync: Option<SyncSetting>,
+    record_keep: Option<RetentionSetting>,
     snapshot_key_file: Option<PathBuf>,
-    max_snapshot: Option<Size>,
+    max_snapshot: Option<ByteSetting>,
     metrics: Option<bool>,
-    slow_step: Option<Time>,
+    slow_step: Option<DurationSetting>,
     otlp: Option<Endpoint>,
-    otlp_sample: Option<Ratio>,
+    otlp_sample: Option<RatioSetting>,
     log: Option<LogLevel>,
     log_format: Option<LogFormat>,
 }
 
 /// A length of time in the file: `"15m"`, or a number of seconds.
-struct Time(Duration);
+struct DurationSetting(Duration);
 
 /// The same, where 0 is one too.
-struct Patience(Duration);
+struct TimeoutSetting(Duration);
 
 /// A number of bytes in the file: `"4GiB"`, or a number.
-struct Size(ByteSize);
+struct ByteSetting(ByteSize);
 
-impl<'de> Deserialize<'de> for Time {
+impl<'de> Deserialize<'de> for DurationSetting {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        duration(&written(deserializer)?).map(Time).map_err(serde::de::Error::custom)
+        duration(&written(deserializer)?).map(DurationSetting).map_err(serde::de::Error::custom)
     }
 }
 
-impl<'de> Deserialize<'de> for Patience {
+impl<'de> Deserialize<'de> for TimeoutSetting {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        patience(&written(deserializer)?).map(Patience).map_err(serde::de::Error::custom)
+        patience(&written(deserializer)?).map(TimeoutSetting).map_err(serde::de::Error::custom)
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for ByteSetting {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        written(deserializer)?.parse().map(Size).map_err(serde::de::Error::custom)
+        written(deserializer)?.parse().map(ByteSetting).map_err(serde::de::Error::custom)
     }
 }
 
 /// A part of a whole in the file.
-struct Ratio(f64);
+struct RatioSetting(f64);
 
-impl<'de> Deserialize<'de> for Ratio {
+impl<'de> Deserialize<'de> for RatioSetting {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ratio(&written(deserializer)?).map(Ratio).map_err(serde::de::Error::custom)
+        ratio(&written(deserializer)?).map(RatioSetting).map_err(serde::de::Error::custom)
     }
 }
 
@@ -130,13 +130,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 fn written<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Written {
+    enum DurationText {
         Text(String),
         Number(f64),
     }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::Text(text) => text,
-        Written::Number(number) => number.to_string(),
+    Ok(match DurationText::deserialize(deserializer)? {
+        DurationText::Text(text) => text,
+        DurationText::Number(number) => number.to_string(),
     })
 }
 

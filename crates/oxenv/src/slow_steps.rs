@@ -16,11 +16,11 @@ pub(crate) struct SlowSteps {
     threshold: Duration,
     environment: String,
     /// Touched for slow operations only.
-    second: Mutex<Second>,
+    second: Mutex<LogWindow>,
 }
 
 /// The second that lines are counted in.
-struct Second {
+struct LogWindow {
     began: Instant,
     lines: u32,
     left_out: u64,
@@ -28,7 +28,7 @@ struct Second {
 
 impl SlowSteps {
     pub(crate) fn new(threshold: Duration, environment: impl Into<String>) -> Self {
-        let second = Second { began: Instant::now(), lines: 0, left_out: 0 };
+        let second = LogWindow { began: Instant::now(), lines: 0, left_out: 0 };
         SlowSteps { threshold, environment: environment.into(), second: Mutex::new(second) }
     }
 }
@@ -63,7 +63,7 @@ impl Observer for SlowSteps {
     fn called(&self, _call: &ObservedCall<'_>) {}
 }
 
-impl Second {
+impl LogWindow {
     /// Whether a line may be written now; if so, how many were left out before it.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.began) >= Duration::from_secs(1) {
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn ten_lines_per_second_and_the_next_tells_of_the_others() {
         let began = Instant::now();
-        let mut second = Second { began, lines: 0, left_out: 0 };
+        let mut second = LogWindow { began, lines: 0, left_out: 0 };
         let after = |millis| began + Duration::from_millis(millis);
         assert!((0..10).all(|_| second.admit(after(1)) == Some(0)));
         assert!((0..90).all(|_| second.admit(after(999)).is_none()));

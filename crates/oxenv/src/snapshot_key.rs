@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use oxenv_core::{SnapshotKeySource, SnapshotKey};
+use oxenv_core::{SnapshotKey, SnapshotKeySource};
 
 use crate::exit::usage;
 

@@ -13,15 +13,15 @@ use crate::exit::usage;
 
 /// The tokens of a server.
 #[derive(Default)]
-pub(crate) struct Given {
+pub(crate) struct ServerTokens {
     pub(crate) tokens: Tokens,
     /// Those that nobody knows yet: what each is, and the token.
     pub(crate) made: Vec<(&'static str, String)>,
 }
 
 /// Reads the tokens, and makes those that are to be made.
-pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<Given> {
-    let mut given = Given::default();
+pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<ServerTokens> {
+    let mut given = ServerTokens::default();
     let TokenArgs { control_token_file, observer_token_file, .. } = args;
     let tokens = &mut given.tokens;
     from_file(control_token_file.as_ref(), |text| tokens.add_control(text))?;

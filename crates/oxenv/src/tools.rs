@@ -15,7 +15,7 @@ use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManage
 
 use crate::cli::ToolArgs;
 use crate::exit::usage;
-use crate::replay::{Tape, taped};
+use crate::replay::{ToolTape, taped};
 use crate::{env, registry};
 
 /// Servers of tools that are started at once.
@@ -26,27 +26,27 @@ const KEPT_WARM: usize = 1;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is served: an environment, and the servers of its tools.
-pub(crate) struct Served {
+pub(crate) struct ServedEnvironment {
     pub(crate) factory: Arc<dyn EnvironmentFactory>,
     /// Takes the manifest's secrets out of a text.
     pub(crate) redact: Option<Redact>,
     /// Of each of the manifest's toolsets, whether it is another server's.
     pub(crate) upstream: Vec<bool>,
     /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
-    pub(crate) seeded: Vec<Seeded>,
+    pub(crate) seeded: Vec<SeededToolset>,
     /// The audit file.
     pub(crate) audit: Option<Arc<JsonlAudit>>,
     manager: Option<Arc<UpstreamManager>>,
 }
 
 /// A toolset whose manifest hands it the seed.
-pub(crate) struct Seeded {
+pub(crate) struct SeededToolset {
     pub(crate) toolset: String,
     /// Whether it is started anew with each episode's seed.
     pub(crate) follows: bool,
 }
 
-impl Served {
+impl ServedEnvironment {
     /// Ends the servers of tools, and writes what is left to the audit file.
     pub(crate) async fn close(self) {
         if let Some(manager) = self.manager {
@@ -64,7 +64,11 @@ impl Served {
 }
 
 /// Finds what a name and the tool settings mean together.
-pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs, mode: Mode) -> anyhow::Result<Served> {
+pub(crate) fn assemble(
+    name: Option<&str>,
+    tools: &ToolArgs,
+    mode: Mode,
+) -> anyhow::Result<ServedEnvironment> {
     put_together(name, tools, mode, None)
 }
 
@@ -72,8 +76,8 @@ pub(crate) fn assemble(name: Option<&str>, tools: &ToolArgs, mode: Mode) -> anyh
 pub(crate) fn assemble_taped(
     name: Option<&str>,
     tools: &ToolArgs,
-    tape: &Arc<Tape>,
-) -> anyhow::Result<Served> {
+    tape: &Arc<ToolTape>,
+) -> anyhow::Result<ServedEnvironment> {
     put_together(name, tools, Mode::Simulation, Some(tape))
 }
 
@@ -81,13 +85,13 @@ fn put_together(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,
-    tape: Option<&Arc<Tape>>,
-) -> anyhow::Result<Served> {
+    tape: Option<&Arc<ToolTape>>,
+) -> anyhow::Result<ServedEnvironment> {
     let (base, own) = match (name, &tools.manifest) {
         (None, Some(_)) => (None, None),
         (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
-            registry::Found::Environment(factory) => (Some(factory), None),
-            registry::Found::Manifest(path) => (None, Some(path)),
+            registry::ServedName::Environment(factory) => (Some(factory), None),
+            registry::ServedName::Manifest(path) => (None, Some(path)),
         },
     };
     let path = match (&tools.manifest, own) {
@@ -103,7 +107,7 @@ fn put_together(
             let factory = base.ok_or_else(|| usage("nothing to serve"))?;
             refuse_without_manifest(tools)?;
             let factory = with_tape(factory, tape, Vec::new());
-            return Ok(Served {
+            return Ok(ServedEnvironment {
                 factory,
                 redact: None,
                 upstream: Vec::new(),
@@ -121,8 +125,8 @@ fn with_manifest(
     path: &Path,
     tools: &ToolArgs,
     mode: Mode,
-    tape: Option<&Arc<Tape>>,
-) -> anyhow::Result<Served> {
+    tape: Option<&Arc<ToolTape>>,
+) -> anyhow::Result<ServedEnvironment> {
     let (mut manifest, warnings) =
         Manifest::load(path, &env::lookup).map_err(|problems| usage(listed(path, &problems)))?;
     let unknown = manifest.unknown_builtins(&builtin_names());
@@ -166,15 +170,16 @@ fn with_manifest(
     let upstream: Vec<bool> =
         enabled.map(|entry| !matches!(entry.transport, Transport::Builtin { .. })).collect();
     let seeded = manifest.toolsets.iter().filter(|entry| entry.needs_seed());
-    let seeded = seeded.map(|entry| Seeded { toolset: entry.name.clone(), follows: entry.follows_seed() });
+    let seeded =
+        seeded.map(|entry| SeededToolset { toolset: entry.name.clone(), follows: entry.follows_seed() });
     let seeded = seeded.collect();
     let factory = with_tape(Arc::new(factory), tape, upstream.clone());
-    Ok(Served { factory, redact: Some(redact), upstream, seeded, audit, manager: Some(manager) })
+    Ok(ServedEnvironment { factory, redact: Some(redact), upstream, seeded, audit, manager: Some(manager) })
 }
 
 fn with_tape(
     factory: Arc<dyn EnvironmentFactory>,
-    tape: Option<&Arc<Tape>>,
+    tape: Option<&Arc<ToolTape>>,
     upstream: Vec<bool>,
 ) -> Arc<dyn EnvironmentFactory> {
     match tape {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
-use oxenv_upstream::manifest::{self, Manifest, Position, Problem, Severity, ToolsetEntry};
+use oxenv_upstream::manifest::{self, FilePosition, Manifest, Problem, Severity, ToolsetEntry};
 
 use crate::commands::print;
 use crate::exit::usage;
@@ -106,7 +106,7 @@ impl Findings {
                 return self.problems.push(Problem {
                     severity: Severity::Error,
                     file: shown,
-                    at: Position::default(),
+                    at: FilePosition::default(),
                     path: String::new(),
                     message: format!("cannot be read: {error}"),
                     suggestion: None,

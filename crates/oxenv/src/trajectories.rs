@@ -21,11 +21,11 @@ use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories
 use crate::cli::duration;
 use crate::commands::print;
 use crate::exit::usage;
-use remote::Remote;
+use remote::RemoteRecords;
 use view::{EntryPage, SessionView};
 
 pub(crate) use incomplete::Incomplete;
-pub(crate) use source::Recorded;
+pub(crate) use source::RecordFolder;
 
 /// How many entries or sessions are read at once.
 const PIECE: usize = 500;
@@ -130,9 +130,9 @@ enum Format {
 }
 
 /// Where recorded sessions are.
-enum Place {
-    Folder(Recorded),
-    Server(Remote),
+enum RecordSource {
+    Folder(RecordFolder),
+    Server(RemoteRecords),
 }
 
 pub(crate) async fn run(args: &TrajectoriesArgs) -> anyhow::Result<()> {
@@ -165,7 +165,7 @@ pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result
 
 async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
-    let place = Place::open(&args.place, args.token.as_deref(), &mut incomplete)?;
+    let place = RecordSource::open(&args.place, args.token.as_deref(), &mut incomplete)?;
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut filter = SessionFilter {
         environment: args.environment.clone(),
@@ -194,7 +194,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
-    let place = Place::open(&args.place, args.token.as_deref(), &mut incomplete)?;
+    let place = RecordSource::open(&args.place, args.token.as_deref(), &mut incomplete)?;
     let session = place.session(&args.session).await?;
     let session = session.with_context(|| format!("no session {} is in the record", args.session))?;
     print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;
@@ -290,32 +290,32 @@ pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<LogError>().is_some_and(LogError::is_damage)
 }
 
-impl Place {
+impl RecordSource {
     fn open(place: &str, token: Option<&str>, incomplete: &mut Incomplete) -> anyhow::Result<Self> {
         match place.contains("://") {
-            true => Ok(Place::Server(Remote::new(place, token)?)),
-            false => Ok(Place::Folder(Recorded::new(open(Path::new(place), incomplete)?))),
+            true => Ok(RecordSource::Server(RemoteRecords::new(place, token)?)),
+            false => Ok(RecordSource::Folder(RecordFolder::new(open(Path::new(place), incomplete)?))),
         }
     }
 
     async fn sessions(&self, filter: &SessionFilter) -> anyhow::Result<Vec<SessionView>> {
         match self {
-            Place::Folder(recorded) => Ok(recorded.sessions_in(filter)?),
-            Place::Server(remote) => remote.sessions(filter).await,
+            RecordSource::Folder(recorded) => Ok(recorded.sessions_in(filter)?),
+            RecordSource::Server(remote) => remote.sessions(filter).await,
         }
     }
 
     async fn session(&self, id: &str) -> anyhow::Result<Option<SessionView>> {
         match self {
-            Place::Folder(recorded) => Ok(recorded.session_of(id)?),
-            Place::Server(remote) => remote.session(id).await.map(Some),
+            RecordSource::Folder(recorded) => Ok(recorded.session_of(id)?),
+            RecordSource::Server(remote) => remote.session(id).await.map(Some),
         }
     }
 
     async fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> anyhow::Result<EntryPage> {
         match self {
-            Place::Folder(recorded) => Ok(recorded.entries_of(id, after, limit)?),
-            Place::Server(remote) => remote.entries(id, after, limit).await,
+            RecordSource::Folder(recorded) => Ok(recorded.entries_of(id, after, limit)?),
+            RecordSource::Server(remote) => remote.entries(id, after, limit).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oxenv_upstream::remote::{RemoteFault, RemoteFaultKind};
+use oxenv_upstream::remote::{RemoteError, RemoteErrorKind};
 use oxenv_wire::{Delivered, ErrorCode, ToolResult};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -63,7 +63,7 @@ impl MultiplexerState {
     /// Sends a call, and once more if it surely was not delivered.
     async fn call_with_retry(&self, call: &RoutedCall<'_>) -> Result<ToolResult> {
         let endpoint = call.endpoint;
-        let failed = |fault: &RemoteFault| endpoint_error::call_error(fault, call.tool, &endpoint.url);
+        let failed = |fault: &RemoteError| endpoint_error::call_error(fault, call.tool, &endpoint.url);
         let mut is_repeat = false;
         loop {
             let linked =
@@ -99,14 +99,14 @@ impl MultiplexerState {
 /// How long to wait before a call that was not delivered is sent again, if it may be. A connection that did not
 /// serve is given up.
 fn retry_delay(
-    fault: &RemoteFault,
+    fault: &RemoteError,
     endpoint: &MultiplexedEndpoint,
     connection: &Arc<EndpointConnection>,
     is_new: bool,
 ) -> Option<Duration> {
     match fault.kind {
-        RemoteFaultKind::Status(429) => fault.retry_after,
-        RemoteFaultKind::Status(401 | 403) => None,
+        RemoteErrorKind::Status(429) => fault.retry_after,
+        RemoteErrorKind::Status(401 | 403) => None,
         _ => {
             // Behind the next connection may be another list.
             if endpoint.discard_connection(connection) {

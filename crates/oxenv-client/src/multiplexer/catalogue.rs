@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oxenv_upstream::remote::RemoteFault;
+use oxenv_upstream::remote::RemoteError;
 use oxenv_wire::Tool;
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub(super) struct EndpointTools {
     /// Its tools; nothing if it could never be listed.
     pub(super) tools: Option<Arc<[Tool]>>,
     /// Why it could not be listed this time.
-    pub(super) fault: Option<RemoteFault>,
+    pub(super) fault: Option<RemoteError>,
     /// Whether it may be absent.
     pub(super) optional: bool,
     /// The count of its changes that the list holds.
@@ -48,7 +48,7 @@ pub(super) struct OwnedTool {
 impl EndpointTools {
     /// Whether the endpoint said that there is nothing.
     fn is_absent(&self) -> bool {
-        use oxenv_upstream::remote::RemoteFaultKind::Status;
+        use oxenv_upstream::remote::RemoteErrorKind::Status;
         self.fault.as_ref().is_some_and(|fault| fault.kind == Status(404))
     }
 

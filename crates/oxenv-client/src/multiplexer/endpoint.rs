@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use oxenv_upstream::backoff::Backoff;
-use oxenv_upstream::remote::{Remote, RemoteEndpoint, RemoteFault, RemoteFaultKind};
+use oxenv_upstream::remote::{Remote, RemoteEndpoint, RemoteError, RemoteErrorKind};
 use oxenv_wire::{Delivered, Tool};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -54,7 +54,7 @@ struct EndpointState {
 
 /// Why there is no connection, and when calls may try again.
 struct ConnectFailure {
-    fault: RemoteFault,
+    fault: RemoteError,
     retry_at: Instant,
 }
 
@@ -148,7 +148,7 @@ impl MultiplexedEndpoint {
         self: &Arc<Self>,
         wanted: ConnectUrgency,
         deadline: Instant,
-    ) -> Result<AcquiredConnection, RemoteFault> {
+    ) -> Result<AcquiredConnection, RemoteError> {
         if let Some(connection) = self.live_connection() {
             return Ok(AcquiredConnection { connection, is_new: false });
         }
@@ -172,7 +172,7 @@ impl MultiplexedEndpoint {
     }
 
     /// Waits until a call may try to connect.
-    async fn wait_backoff(&self, deadline: Instant) -> Result<(), RemoteFault> {
+    async fn wait_backoff(&self, deadline: Instant) -> Result<(), RemoteError> {
         let due = {
             let state = self.state.lock();
             let Some(down) = &state.failure else { return Ok(()) };
@@ -201,7 +201,7 @@ impl MultiplexedEndpoint {
         connection
     }
 
-    fn record_failure(&self, fault: &RemoteFault) {
+    fn record_failure(&self, fault: &RemoteError) {
         let mut state = self.state.lock();
         let pause = state.backoff.next_pause();
         state.failure = Some(ConnectFailure { fault: fault.clone(), retry_at: after(Instant::now(), pause) });
@@ -221,7 +221,7 @@ impl MultiplexedEndpoint {
     ///
     /// # Errors
     /// Why they cannot be listed; where that may pass, the endpoint is tried again in the background.
-    pub(super) async fn list(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
+    pub(super) async fn list(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteError> {
         let outcome = self.list_once().await;
         if let Err(fault) = &outcome
             && (endpoint_error::is_transient(fault) || self.was_connected.load(Ordering::Acquire))
@@ -231,7 +231,7 @@ impl MultiplexedEndpoint {
         outcome
     }
 
-    async fn list_once(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteFault> {
+    async fn list_once(self: &Arc<Self>) -> Result<Arc<[Tool]>, RemoteError> {
         let deadline = after(Instant::now(), self.connect_timeout);
         loop {
             let AcquiredConnection { connection, is_new } =
@@ -325,9 +325,9 @@ async fn reconnect(endpoint: Weak<MultiplexedEndpoint>, stop: CancellationToken)
     }
 }
 
-fn timed_out(says: &str) -> RemoteFault {
-    RemoteFault {
-        kind: RemoteFaultKind::TimedOut,
+fn timed_out(says: &str) -> RemoteError {
+    RemoteError {
+        kind: RemoteErrorKind::TimedOut,
         message: says.to_owned(),
         delivered: Delivered::No,
         retry_after: None,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a failure names its endpoint, and says whether a call was delivered.
 
-use oxenv_upstream::remote::{RemoteFault, RemoteFaultKind as Kind};
+use oxenv_upstream::remote::{RemoteError, RemoteErrorKind as Kind};
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use serde_json::json;
 
@@ -16,7 +16,7 @@ const INVALID_PARAMS: i32 = -32602;
 const INTERNAL: i32 = -32603;
 
 /// Why an endpoint cannot be used.
-pub(super) fn error_code(fault: &RemoteFault) -> Code {
+pub(super) fn error_code(fault: &RemoteError) -> Code {
     match fault.kind {
         Kind::Unreachable => Code::ConnectFailed,
         Kind::Tls => Code::TlsFailed,
@@ -33,7 +33,7 @@ pub(super) fn error_code(fault: &RemoteFault) -> Code {
 }
 
 /// Whether it may pass by itself.
-pub(super) fn is_transient(fault: &RemoteFault) -> bool {
+pub(super) fn is_transient(fault: &RemoteError) -> bool {
     match fault.kind {
         Kind::Unreachable | Kind::TimedOut | Kind::Lost | Kind::SessionGone => true,
         Kind::Status(status) => matches!(status, 408 | 425 | 429) || status >= 500,
@@ -57,7 +57,7 @@ pub(super) fn unavailable(reports: &[EndpointReport]) -> ClientError {
 }
 
 /// A call of a tool that has no result.
-pub(super) fn call_error(fault: &RemoteFault, tool: &str, url: &str) -> ClientError {
+pub(super) fn call_error(fault: &RemoteError, tool: &str, url: &str) -> ClientError {
     let says = &fault.message;
     let error = match (fault.delivered, fault.kind) {
         (Delivered::No, _) => {
@@ -79,7 +79,7 @@ pub(super) fn call_error(fault: &RemoteFault, tool: &str, url: &str) -> ClientEr
 }
 
 /// An endpoint that answered with a JSON-RPC error.
-fn rpc_error(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientError {
+fn rpc_error(fault: &RemoteError, code: i32, tool: &str, url: &str) -> ClientError {
     let says = format!("{url} refuses '{tool}': {}", fault.message);
     if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::from_metadata(ours, &says)) {
         return error;
@@ -94,7 +94,7 @@ fn rpc_error(fault: &RemoteFault, code: i32, tool: &str, url: &str) -> ClientErr
 }
 
 /// Whether an endpoint says that it has no such tool, so that its list must have changed.
-pub(super) fn is_unknown_tool(fault: &RemoteFault) -> bool {
+pub(super) fn is_unknown_tool(fault: &RemoteError) -> bool {
     let says = fault.message.to_ascii_lowercase();
     fault.kind == Kind::Refused(INVALID_PARAMS)
         && (says.contains("unknown tool") || (says.contains("tool") && says.contains("not found")))

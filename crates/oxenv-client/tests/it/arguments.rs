@@ -1,7 +1,7 @@
 //! Tools, and arguments that are checked before they are sent.
 
 use oxenv_client::{ClientOptions, Code, EnvClient, OpenOptions, ResetOptions, StepOptions};
-use oxenv_core::{CallContext, StoreLimits, Mount, Toolset, Work, tool_environment};
+use oxenv_core::{CallContext, Mount, StoreLimits, Toolset, Work, tool_environment};
 use oxenv_server::ServerConfig;
 use oxenv_wire::{Delivered, ErrorCode, FailureKind, Tool, ToolError, ToolResult};
 use serde_json::value::RawValue;
@@ -17,7 +17,8 @@ use crate::support::{FakeStockServer, http, open, stock};
 async fn tools_are_listed_and_called_over_every_protocol() {
     let stage = Stage::default();
     let served =
-        serve_factory(&stage, oxenv_envs::echo::factory(), StoreLimits::default(), ServerConfig::default()).await;
+        serve_factory(&stage, oxenv_envs::echo::factory(), StoreLimits::default(), ServerConfig::default())
+            .await;
     for options in [stock(), http(), ClientOptions::default()] {
         let client = open(&served.url(), &options).await.unwrap();
         client.reset(&ResetOptions::default()).await.unwrap();
@@ -42,7 +43,8 @@ async fn tools_are_listed_and_called_over_every_protocol() {
 #[tokio::test]
 async fn to_learn_the_schemas_is_no_step() {
     let echo = oxenv_envs::echo::factory();
-    let served = serve_factory(&Stage::default(), echo, StoreLimits::default(), ServerConfig::default()).await;
+    let served =
+        serve_factory(&Stage::default(), echo, StoreLimits::default(), ServerConfig::default()).await;
     for options in [stock(), http(), ClientOptions::default()] {
         let client = open(&served.url(), &options).await.unwrap();
         client.reset(&ResetOptions::default()).await.unwrap();
@@ -85,7 +87,8 @@ impl Toolset for Broken {
 #[tokio::test]
 async fn a_tool_that_is_missing_because_its_toolset_is_broken_is_no_unknown_one() {
     let factory = tool_environment("tools", "Tools of a test", vec![Mount::new(Arc::new(Broken))], None);
-    let served = serve_factory(&Stage::default(), factory, StoreLimits::default(), ServerConfig::default()).await;
+    let served =
+        serve_factory(&Stage::default(), factory, StoreLimits::default(), ServerConfig::default()).await;
     for options in [stock(), http(), ClientOptions::default()] {
         let client = open(&served.url(), &options).await.unwrap();
         client.reset(&ResetOptions::default()).await.unwrap();
@@ -106,7 +109,8 @@ async fn a_tool_that_is_missing_because_its_toolset_is_broken_is_no_unknown_one(
 async fn without_the_check_the_server_judges() {
     let stage = Stage::default();
     let served =
-        serve_factory(&stage, oxenv_envs::echo::factory(), StoreLimits::default(), ServerConfig::default()).await;
+        serve_factory(&stage, oxenv_envs::echo::factory(), StoreLimits::default(), ServerConfig::default())
+            .await;
     let options = ClientOptions { validate_arguments: false, ..stock() };
     let client = open(&served.url(), &options).await.unwrap();
     client.reset(&ResetOptions::default()).await.unwrap();

@@ -98,7 +98,8 @@ async fn a_step_that_nobody_waits_for_is_cancelled() {
 #[tokio::test]
 async fn forks_go_on_from_the_present_state() {
     let grid = oxenv_envs::grid_world::factory();
-    let served = serve_factory(&Stage::default(), grid, StoreLimits::default(), ServerConfig::default()).await;
+    let served =
+        serve_factory(&Stage::default(), grid, StoreLimits::default(), ServerConfig::default()).await;
     let url = served.url();
     let client = open(&url, &http()).await.unwrap();
     reset(&client).await.unwrap();

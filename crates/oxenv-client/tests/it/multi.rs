@@ -83,7 +83,8 @@ async fn replies_come_as_they_are_ready() {
 /// More at once than a server takes from one socket.
 #[tokio::test]
 async fn three_thousand_steps_at_once() {
-    let served = serve_with(StoreLimits { max_sessions: 8, ..StoreLimits::default() }, ServerConfig::default()).await;
+    let served =
+        serve_with(StoreLimits { max_sessions: 8, ..StoreLimits::default() }, ServerConfig::default()).await;
     let connection = served.connect().await;
     let mut clients = Vec::new();
     for _ in 0..8 {
@@ -190,7 +191,8 @@ async fn a_session_whose_open_was_given_up_is_ended() {
 
 #[tokio::test]
 async fn a_full_server_says_when_to_come_back() {
-    let served = serve_with(StoreLimits { max_sessions: 1, ..StoreLimits::default() }, ServerConfig::default()).await;
+    let served =
+        serve_with(StoreLimits { max_sessions: 1, ..StoreLimits::default() }, ServerConfig::default()).await;
     let connection = served.connect().await;
     let client = connection.open(&OpenOptions::default()).await.unwrap();
     let queue = Some(Duration::from_millis(20));

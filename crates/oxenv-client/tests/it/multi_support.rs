@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Connection, EnvClient, OpenOptions};
-use oxenv_core::{EnvironmentFactory, Execution, StoreLimits, SessionStore};
+use oxenv_core::{EnvironmentFactory, Execution, SessionStore, StoreLimits};
 use oxenv_server::{App, Server, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_client::{Code, Conflict, MultiplexOptions, Multiplexer, Strictness};
-use oxenv_core::{StoreLimits, SessionStore};
+use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{Server, ServerConfig};
 use oxenv_upstream::secret::Secret;
 use oxenv_wire::Delivered;

@@ -169,9 +169,13 @@ async fn an_open_and_a_fork_are_done_once() {
     for (kind, cut) in [("open", Cut::InReply), ("open", Cut::InRequest), ("fork", Cut::AfterRequest)] {
         let stage = crate::stage::Stage::default();
         let factory = oxenv_envs::grid_world::factory();
-        let served =
-            crate::multi_support::serve_factory(&stage, factory, StoreLimits::default(), ServerConfig::default())
-                .await;
+        let served = crate::multi_support::serve_factory(
+            &stage,
+            factory,
+            StoreLimits::default(),
+            ServerConfig::default(),
+        )
+        .await;
         let proxy = Proxy::start(served.address, kind, &[(0, cut)]).await;
         let connection = connect(&proxy).await;
         let client = connection.open(&resumable()).await.unwrap();

@@ -17,20 +17,20 @@ use super::{OpenFolder, failed, open_folder, shown_path};
 const MAX_OPEN: usize = 8;
 
 /// A place at or below an open folder.
-pub(crate) struct Position<'a> {
+pub(crate) struct FolderCursor<'a> {
     top: &'a OpenFolder,
-    levels: Vec<Level>,
+    levels: Vec<CursorLevel>,
     /// The innermost of the levels, at least one if there is any.
     open: VecDeque<OwnedFd>,
 }
 
 /// A folder that was left.
-pub(crate) struct Left {
+pub(crate) struct LeftFolder {
     pub(crate) folder: OwnedFd,
     pub(crate) name: CString,
 }
 
-struct Level {
+struct CursorLevel {
     name: CString,
     id: Id,
 }
@@ -42,9 +42,9 @@ struct Id {
     inode: u64,
 }
 
-impl<'a> Position<'a> {
+impl<'a> FolderCursor<'a> {
     pub(crate) fn at(top: &'a OpenFolder) -> Self {
-        Position { top, levels: Vec::new(), open: VecDeque::new() }
+        FolderCursor { top, levels: Vec::new(), open: VecDeque::new() }
     }
 
     /// The folder that this place is.
@@ -65,7 +65,7 @@ impl<'a> Position<'a> {
             self.open.pop_front();
         }
         self.open.push_back(fd);
-        self.levels.push(Level { name: name.to_owned(), id });
+        self.levels.push(CursorLevel { name: name.to_owned(), id });
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl<'a> Position<'a> {
     ///
     /// # Errors
     /// The file system's; [`io::ErrorKind::ResourceBusy`] if the folder is in another one by now.
-    pub(crate) fn leave(&mut self) -> io::Result<Option<Left>> {
+    pub(crate) fn leave(&mut self) -> io::Result<Option<LeftFolder>> {
         let Some(folder) = self.open.pop_back() else { return Ok(None) };
         if self.open.is_empty() && self.levels.len() > 1 {
             let parent = open_folder(&folder, c"..").and_then(|fd| Ok((Id::of(&fd)?, fd)));
@@ -84,7 +84,7 @@ impl<'a> Position<'a> {
             }
             self.open.push_back(fd);
         }
-        Ok(self.levels.pop().map(|level| Left { folder, name: level.name }))
+        Ok(self.levels.pop().map(|level| LeftFolder { folder, name: level.name }))
     }
 
     /// Its path, for messages.

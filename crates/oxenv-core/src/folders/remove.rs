@@ -78,7 +78,7 @@ pub(crate) fn clear(folder: &OpenFolder, kept: Option<&CStr>) -> io::Result<()> 
         read => read,
     };
     let dir = dir.map_err(|errno| failed(errno, "cannot read", &folder.path))?;
-    let top = Level::new(CString::default(), dir);
+    let top = RemovalLevel::new(CString::default(), dir);
     let mut removal = Removal {
         top: &folder.path,
         kept,
@@ -93,7 +93,7 @@ pub(crate) fn clear(folder: &OpenFolder, kept: Option<&CStr>) -> io::Result<()> 
     }
     match removal.failure {
         None => Ok(()),
-        Some(Failure { errno, path, others }) => Err(cannot_remove(errno, &path, others)),
+        Some(RemovalFailure { errno, path, others }) => Err(cannot_remove(errno, &path, others)),
     }
 }
 
@@ -101,16 +101,16 @@ struct Removal<'a> {
     top: &'a Path,
     kept: Option<&'a CStr>,
     /// The folders on the way to the present one, all open.
-    levels: Vec<Level>,
+    levels: Vec<RemovalLevel>,
     /// Folders that were moved to the top, by their names there.
     moved: VecDeque<CString>,
     /// Whether something came to the top, or went from there, since the top was last read from its beginning.
     top_changed: bool,
-    failure: Option<Failure>,
+    failure: Option<RemovalFailure>,
     rescans: u32,
 }
 
-struct Level {
+struct RemovalLevel {
     name: CString,
     dir: Dir,
     /// Whether something in it cannot be removed.
@@ -120,7 +120,7 @@ struct Level {
 }
 
 /// The first thing that cannot be removed, and the number of others.
-struct Failure {
+struct RemovalFailure {
     errno: Errno,
     path: PathBuf,
     others: u64,
@@ -177,7 +177,7 @@ impl Removal<'_> {
             }
         }
         match self.with_access(|folder| open_for_removal(folder, name)).and_then(Dir::new) {
-            Ok(dir) => self.levels.push(Level::new(name.to_owned(), dir)),
+            Ok(dir) => self.levels.push(RemovalLevel::new(name.to_owned(), dir)),
             Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 // Something else has been put in its place.
@@ -274,13 +274,13 @@ impl Removal<'_> {
         }
         let mut path = shown_path(self.top, self.levels.len() - 1, |at| &self.levels[at + 1].name);
         path.extend(name.map(os_str));
-        self.failure = Some(Failure { errno, path, others: 0 });
+        self.failure = Some(RemovalFailure { errno, path, others: 0 });
     }
 }
 
-impl Level {
+impl RemovalLevel {
     fn new(name: CString, dir: Dir) -> Self {
-        Level { name, dir, stays: false, access_tried: false }
+        RemovalLevel { name, dir, stays: false, access_tried: false }
     }
 
     /// Gives the folder's owner all rights to it; `false` if that has been tried already, or cannot be done.

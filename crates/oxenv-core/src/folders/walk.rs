@@ -15,7 +15,7 @@ use std::vec;
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{OpenFolder, Position, failed, kind_of, os_str, stat_in};
+use super::{FolderCursor, OpenFolder, failed, kind_of, os_str, stat_in};
 
 /// A folder being read. A folder in it is entered if the caller says so.
 ///
@@ -37,7 +37,7 @@ use super::{OpenFolder, Position, failed, kind_of, os_str, stat_in};
 /// # }
 /// ```
 pub struct Walk<'a> {
-    position: Position<'a>,
+    position: FolderCursor<'a>,
     /// The names that are left in each folder on the way to the present one.
     names: Vec<vec::IntoIter<CString>>,
     max_entries: u64,
@@ -47,13 +47,13 @@ pub struct Walk<'a> {
 /// What a walk comes to.
 pub enum WalkEvent {
     /// Something in the present folder.
-    Entry(Entry),
+    Entry(RecordEntry),
     /// The end of a folder that was entered.
     Left,
 }
 
 /// Something in a folder, as it was when the walk came to it.
-pub struct Entry {
+pub struct RecordEntry {
     pub(crate) name: CString,
     pub(crate) stat: Stat,
 }
@@ -86,7 +86,8 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// [`WalkError`].
     pub fn new(folder: &'a OpenFolder, max_entries: u64) -> Result<Self, WalkError> {
-        let mut walk = Walk { position: Position::at(folder), names: Vec::new(), max_entries, entries: 0 };
+        let mut walk =
+            Walk { position: FolderCursor::at(folder), names: Vec::new(), max_entries, entries: 0 };
         walk.list()?;
         Ok(walk)
     }
@@ -105,7 +106,7 @@ impl<'a> Walk<'a> {
                 return Ok(left.map(|_| WalkEvent::Left));
             };
             match stat_in(self.position.folder(), &name) {
-                Ok(stat) => return Ok(Some(WalkEvent::Entry(Entry { name, stat }))),
+                Ok(stat) => return Ok(Some(WalkEvent::Entry(RecordEntry { name, stat }))),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(self.unreadable(errno, &name)),
             }
@@ -118,7 +119,7 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// [`WalkError`].
-    pub fn enter(&mut self, entry: &Entry) -> Result<bool, WalkError> {
+    pub fn enter(&mut self, entry: &RecordEntry) -> Result<bool, WalkError> {
         if entry.kind() != EntryKind::Folder {
             return Ok(false);
         }
@@ -133,7 +134,7 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// The file system's, with the path in it.
-    pub fn open_file(&self, entry: &Entry) -> io::Result<Option<File>> {
+    pub fn open_file(&self, entry: &RecordEntry) -> io::Result<Option<File>> {
         // Not blocking: what is a pipe by now has to be opened to tell that.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let unreadable = |errno| failed(errno, "cannot read", &self.path_of(entry));
@@ -152,7 +153,7 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// The file system's, with the path in it.
-    pub fn read_link(&self, entry: &Entry) -> io::Result<Option<PathBuf>> {
+    pub fn read_link(&self, entry: &RecordEntry) -> io::Result<Option<PathBuf>> {
         match rustix::fs::readlinkat(self.position.folder(), &*entry.name, Vec::new()) {
             Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()).into())),
             Err(Errno::NOENT | Errno::INVAL) => Ok(None),
@@ -168,7 +169,7 @@ impl<'a> Walk<'a> {
 
     /// The path of an entry for messages, in which the middle of a long one is left out.
     #[must_use]
-    pub fn path_of(&self, entry: &Entry) -> PathBuf {
+    pub fn path_of(&self, entry: &RecordEntry) -> PathBuf {
         self.position.path_of(&entry.name)
     }
 
@@ -203,7 +204,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Entry {
+impl RecordEntry {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &OsStr {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::expected::expected;
 use super::readings::{Read, Readings};
-use super::{EpisodeEvent, RubricNeeds, Rubric, Score, ScoringContext};
+use super::{EpisodeEvent, Rubric, RubricNeeds, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::policy::Pattern;
@@ -44,13 +44,13 @@ pub struct OutputMatches {
 /// At the end of an episode: whether the environment is as it should be.
 #[derive(Clone)]
 pub struct FinalState {
-    of: Of,
-    wanted: Wanted,
+    of: FinalStateSource,
+    wanted: Expectation,
 }
 
 /// What a final state is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum FinalStateSource {
     /// The environment's state.
     State,
     /// The last observation of a typed step.
@@ -58,7 +58,7 @@ pub enum Of {
 }
 
 #[derive(Clone)]
-enum Wanted {
+enum Expectation {
     Schema(Arc<Schema>),
     Part(Arc<Value>),
 }
@@ -141,28 +141,30 @@ impl FinalState {
     ///
     /// # Errors
     /// When the schema does not compile, or refers to something outside itself.
-    pub fn fitting(of: Of, schema: &Value) -> Result<Self, String> {
-        Ok(FinalState { of, wanted: Wanted::Schema(expected(schema)?) })
+    pub fn fitting(of: FinalStateSource, schema: &Value) -> Result<Self, String> {
+        Ok(FinalState { of, wanted: Expectation::Schema(expected(schema)?) })
     }
 
     /// A value that should be found in the state or the last observation: an object in which at least
     /// these keys are, as deep as it goes; anything else exactly.
     #[must_use]
-    pub fn containing(of: Of, part: Value) -> Self {
-        FinalState { of, wanted: Wanted::Part(Arc::new(part)) }
+    pub fn containing(of: FinalStateSource, part: Value) -> Self {
+        FinalState { of, wanted: Expectation::Part(Arc::new(part)) }
     }
 
     /// What is looked at, at the end of an episode.
     fn text<'a>(&self, seen: &ScoringContext<'a>) -> Result<Option<&'a str>, Failure> {
         match (self.of, seen.act) {
             _ if !seen.done => Ok(None),
-            (Of::Observation, EpisodeEvent::Step { observed, .. }) => Ok(Some(observed.fields.get())),
+            (FinalStateSource::Observation, EpisodeEvent::Step { observed, .. }) => {
+                Ok(Some(observed.fields.get()))
+            }
             // Where a call ends the episode, what the environment showed last is what stands.
-            (Of::Observation, EpisodeEvent::Call(_)) => {
+            (FinalStateSource::Observation, EpisodeEvent::Call(_)) => {
                 let shown = seen.earlier.iter().rev().find(|act| act.tool.is_none());
                 Ok(shown.map(|act| act.output.get()))
             }
-            (Of::State, _) => match seen.state {
+            (FinalStateSource::State, _) => match seen.state {
                 Some(state) => Ok(Some(state.get())),
                 None => {
                     let message = "the final state is not known here: records keep observations only, \
@@ -248,17 +250,20 @@ impl Rubric for FinalState {
         match (self.text(seen), &self.wanted) {
             (Err(failure), _) => Work::done(Err(failure)),
             (Ok(None), _) => nothing(),
-            (Ok(Some(text)), Wanted::Schema(schema)) => {
+            (Ok(Some(text)), Expectation::Schema(schema)) => {
                 scored(count_fitting(schema, vec![Cow::Borrowed(text)]), |count| count == 1)
             }
-            (Ok(Some(text)), Wanted::Part(part)) => {
+            (Ok(Some(text)), Expectation::Part(part)) => {
                 gives(truth(serde_json::from_str(text).is_ok_and(|value| contains(&value, part))))
             }
         }
     }
 
     fn needs(&self) -> RubricNeeds {
-        RubricNeeds { episode: self.of == Of::Observation, state: self.of == Of::State }
+        RubricNeeds {
+            episode: self.of == FinalStateSource::Observation,
+            state: self.of == FinalStateSource::State,
+        }
     }
 
     fn fork(&self) -> Box<dyn Rubric> {

@@ -5,8 +5,8 @@
 use oxenv_wire::Reward;
 use serde_json::Value;
 
-use super::part::{self, Part};
-use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
+use super::part::{self, ComponentRubric};
+use super::{Rubric, RubricNeeds, Score, ScoreReport, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::{Work, join_all};
@@ -17,30 +17,30 @@ const WEIGHTS_OFF: f64 = 1e-6;
 /// Asks its parts in order and stops at the first that gives 0, which is then its own score;
 /// otherwise its score is that of the last part with an opinion.
 pub struct Sequence {
-    parts: Vec<Part>,
+    parts: Vec<ComponentRubric>,
 }
 
 /// Lets the score of its part through if it reaches a threshold, and gives 0 otherwise.
 pub struct Gate {
-    part: Part,
+    part: ComponentRubric,
     threshold: f64,
 }
 
 /// Adds up what its parts give, each times its weight. The parts are asked together.
 pub struct WeightedSum {
-    parts: Vec<Part>,
+    parts: Vec<ComponentRubric>,
     weights: Vec<f64>,
 }
 
 impl Sequence {
     /// Parts in the order in which they are asked.
     #[must_use]
-    pub fn new(parts: Vec<Part>) -> Self {
+    pub fn new(parts: Vec<ComponentRubric>) -> Self {
         Sequence { parts }
     }
 
     async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
-        self.parts.iter_mut().for_each(Part::skip);
+        self.parts.iter_mut().for_each(ComponentRubric::skip);
         let mut whole = Score::default();
         for part in &mut self.parts {
             let score = part.score(seen).await?;
@@ -57,7 +57,7 @@ impl Sequence {
 impl Gate {
     /// A part and the least score that is let through; the reference's default is 1.
     #[must_use]
-    pub fn new(part: Part, threshold: f64) -> Self {
+    pub fn new(part: ComponentRubric, threshold: f64) -> Self {
         Gate { part, threshold }
     }
 
@@ -74,7 +74,7 @@ impl WeightedSum {
     ///
     /// # Errors
     /// When the weights do not add up to 1, within a millionth.
-    pub fn new(parts: Vec<(f64, Part)>) -> Result<Self, String> {
+    pub fn new(parts: Vec<(f64, ComponentRubric)>) -> Result<Self, String> {
         let sum: f64 = parts.iter().map(|(weight, _)| weight).sum();
         // Also refuses a sum that is no number.
         if (sum - 1.0).abs() <= WEIGHTS_OFF {
@@ -86,7 +86,7 @@ impl WeightedSum {
 
     /// Parts with weights of any sum: with weights of 1, a plain sum.
     #[must_use]
-    pub fn free(parts: Vec<(f64, Part)>) -> Self {
+    pub fn free(parts: Vec<(f64, ComponentRubric)>) -> Self {
         let (weights, parts) = parts.into_iter().unzip();
         WeightedSum { parts, weights }
     }
@@ -124,7 +124,7 @@ impl Rubric for Sequence {
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
-        Box::new(Sequence { parts: self.parts.iter().map(Part::fork).collect() })
+        Box::new(Sequence { parts: self.parts.iter().map(ComponentRubric::fork).collect() })
     }
 
     fn save(&self) -> Value {
@@ -185,7 +185,7 @@ impl Rubric for WeightedSum {
 
     fn fork(&self) -> Box<dyn Rubric> {
         Box::new(WeightedSum {
-            parts: self.parts.iter().map(Part::fork).collect(),
+            parts: self.parts.iter().map(ComponentRubric::fork).collect(),
             weights: self.weights.clone(),
         })
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
+use super::{Rubric, RubricNeeds, Score, ScoreReport, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
@@ -65,10 +65,10 @@ pub struct Judges {
 
 /// Answers by the digests of their questions: 16,384 of them, the oldest go first.
 #[derive(Debug, Default)]
-pub struct JudgeCache(Mutex<Kept>);
+pub struct JudgeCache(Mutex<CachedAnswers>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct CachedAnswers {
     answers: HashMap<String, f64>,
     order: VecDeque<String>,
 }

@@ -1,4 +1,4 @@
-//! [`Part`]: a rubric within another one, with its name and its last score.
+//! [`ComponentRubric`]: a rubric within another one, with its name and its last score.
 //!
 //! Invariant: a part that was not asked about an act reports null for itself and for all within it,
 //! never what it gave for an earlier act.
@@ -6,23 +6,23 @@
 use oxenv_wire::Reward;
 use serde_json::Value;
 
-use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext, no_state_of};
+use super::{Rubric, RubricNeeds, Score, ScoreReport, ScoringContext, no_state_of};
 use crate::environment::Reset;
 use crate::failure::Failure;
 
 /// A rubric as a part of another.
-pub struct Part {
+pub struct ComponentRubric {
     name: String,
     rubric: Box<dyn Rubric>,
     /// What it gave for the last act; absent: it was not asked.
     last: Option<Option<Reward>>,
 }
 
-impl Part {
+impl ComponentRubric {
     /// A part; its name stands in reports, below the name of the whole.
     #[must_use]
     pub fn new(name: impl Into<String>, rubric: Box<dyn Rubric>) -> Self {
-        Part { name: name.into(), rubric, last: None }
+        ComponentRubric { name: name.into(), rubric, last: None }
     }
 
     /// Its name.
@@ -78,8 +78,8 @@ impl Part {
         report
     }
 
-    pub(super) fn fork(&self) -> Part {
-        Part { name: self.name.clone(), rubric: self.rubric.fork(), last: self.last }
+    pub(super) fn fork(&self) -> ComponentRubric {
+        ComponentRubric { name: self.name.clone(), rubric: self.rubric.fork(), last: self.last }
     }
 
     pub(super) fn save(&self) -> Value {
@@ -97,21 +97,21 @@ impl Part {
 }
 
 /// What several parts need together.
-pub(super) fn needs<'a>(parts: impl IntoIterator<Item = &'a Part>) -> RubricNeeds {
+pub(super) fn needs<'a>(parts: impl IntoIterator<Item = &'a ComponentRubric>) -> RubricNeeds {
     parts.into_iter().fold(RubricNeeds::default(), |needs, part| needs | part.needs())
 }
 
-pub(super) fn report<'a>(parts: impl IntoIterator<Item = &'a Part>) -> ScoreReport {
+pub(super) fn report<'a>(parts: impl IntoIterator<Item = &'a ComponentRubric>) -> ScoreReport {
     let mut report = ScoreReport::default();
     parts.into_iter().for_each(|part| part.report(&mut report));
     report
 }
 
-pub(super) fn save<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Value {
-    parts.into_iter().map(Part::save).collect()
+pub(super) fn save<'a>(parts: impl IntoIterator<Item = &'a ComponentRubric>) -> Value {
+    parts.into_iter().map(ComponentRubric::save).collect()
 }
 
-pub(super) fn load(parts: Vec<&mut Part>, saved: &Value) -> Result<(), Failure> {
+pub(super) fn load(parts: Vec<&mut ComponentRubric>, saved: &Value) -> Result<(), Failure> {
     match saved.as_array() {
         Some(states) if states.len() == parts.len() => {
             parts.into_iter().zip(states).try_for_each(|(part, state)| part.load(state))

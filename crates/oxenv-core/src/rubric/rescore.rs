@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::scorer::{Own, Scorer};
-use super::{EpisodeEvent, ScoreReport, Rubric};
+use super::scorer::{EnvironmentVerdict, Scorer};
+use super::{EpisodeEvent, Rubric, ScoreReport};
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 
@@ -65,7 +65,7 @@ impl RecordedStep {
     /// # Errors
     /// When the reply is not of that form.
     pub fn read(action: RawJson, calls: Vec<CallRecord>, reply: &str) -> Result<Self, serde_json::Error> {
-        let reply: Reply<'_> = serde_json::from_str(reply)?;
+        let reply: RecordedReply<'_> = serde_json::from_str(reply)?;
         let mut fields: serde_json::Map<String, Value> = serde_json::from_str(reply.observation.get())?;
         // The envelope repeats it here for stock clients; it is no field of the environment's.
         fields.shift_remove("metadata");
@@ -97,7 +97,7 @@ pub async fn rescore(rubric: Box<dyn Rubric>, episode: &RecordedEpisode) -> Resu
 }
 
 #[derive(Deserialize)]
-struct Reply<'a> {
+struct RecordedReply<'a> {
     #[serde(borrow)]
     observation: &'a RawValue,
     reward: Option<Reward>,
@@ -119,7 +119,8 @@ async fn again(scorer: &mut Scorer, step: &RecordedStep, last: bool) -> Result<R
     for (index, act) in acts.iter().enumerate() {
         let is_last = index + 1 == acts.len();
         let reward = own_reward(&step.observed).filter(|_| is_last);
-        let judged = scorer.score(*act, Own { reward, done: ends && is_last, state: None }).await?;
+        let judged =
+            scorer.score(*act, EnvironmentVerdict { reward, done: ends && is_last, state: None }).await?;
         rescored.reward = added(rescored.reward, judged.score.reward.map(Reward::as_f64));
         rescored.done |= judged.score.done;
         rescored.report = judged.report;

@@ -9,11 +9,14 @@ use oxenv_wire::{ErrorCode, Phase, RawJson, empty_object, raw};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::scorer::{Judged, Own, Scorer};
+use super::scorer::{EnvironmentVerdict, ScoredEvent, Scorer};
 use super::{EpisodeEvent, RubricFactory};
 use crate::environment::{CallRecord, Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::{EnvironmentContext, EnvironmentFactory, EnvironmentSpec, Execution, ForkMode, EnvironmentInstance, CopySource};
+use crate::spec::{
+    CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, Execution,
+    ForkMode,
+};
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 
@@ -91,7 +94,11 @@ impl EnvironmentFactory for ScoredFactory {
         Work::pending(async move { Ok(self.wrap(self.base.create(boot).await?, self.scorer())) })
     }
 
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let Scored { inner, scorer } = taken_apart(original.environment)?;
             let fork = scorer.fork();
@@ -109,7 +116,11 @@ impl EnvironmentFactory for ScoredFactory {
         })
     }
 
-    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn restore<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        saved: &'a [u8],
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             let (rubric, inner) = split(saved)?;
             let mut scorer = self.scorer();
@@ -137,7 +148,8 @@ impl ScoredEnvironment {
     async fn take(&mut self, action: &RawValue) -> Result<Observed, Failure> {
         let observed = self.inner.step(action).await?;
         let state = self.state_for_rubric()?;
-        let own = Own { reward: observed.reward, done: observed.done, state: state.as_deref() };
+        let own =
+            EnvironmentVerdict { reward: observed.reward, done: observed.done, state: state.as_deref() };
         let judged = self.scorer.score(EpisodeEvent::Step { action, observed: &observed }, own).await?;
         shown(observed, judged)
     }
@@ -148,7 +160,8 @@ impl ScoredEnvironment {
             false => Observed { fields: empty_object(), metadata: None, reward: None, done: false },
         };
         let state = self.state_for_rubric()?;
-        let own = Own { reward: observed.reward, done: observed.done, state: state.as_deref() };
+        let own =
+            EnvironmentVerdict { reward: observed.reward, done: observed.done, state: state.as_deref() };
         let judged = self.scorer.score(EpisodeEvent::Call(call), own).await?;
         shown(observed, judged)
     }
@@ -209,8 +222,8 @@ fn taken_apart(environment: &mut dyn Environment) -> Result<Scored<'_>, Failure>
 }
 
 /// What the environment showed, with the reward and the scores of the rubric.
-fn shown(observed: Observed, judged: Judged) -> Result<Observed, Failure> {
-    let Judged { score, report } = judged;
+fn shown(observed: Observed, judged: ScoredEvent) -> Result<Observed, Failure> {
+    let ScoredEvent { score, report } = judged;
     let not_ours = |what| Failure::environment(format!("the environment's {what} is not a JSON object"));
     let mut metadata: Map<String, Value> = match &observed.metadata {
         Some(metadata) => serde_json::from_str(metadata.get()).map_err(|_| not_ours("metadata"))?,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{EpisodeEvent, RubricNeeds, PastEvent, ScoreReport, Rubric, Score, ScoringContext, no_state_of};
+use super::{EpisodeEvent, PastEvent, Rubric, RubricNeeds, Score, ScoreReport, ScoringContext, no_state_of};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::snapshot::MAX_NUMBER;
@@ -24,12 +24,12 @@ const MAX_PARTS: usize = 1 << 12;
 pub(super) struct Scorer {
     rubric: Box<dyn Rubric>,
     needs: RubricNeeds,
-    episode: Episode,
+    episode: EpisodeHistory,
 }
 
 /// What the environment itself says about an act.
 #[derive(Clone, Copy)]
-pub(super) struct Own<'a> {
+pub(super) struct EnvironmentVerdict<'a> {
     pub(super) reward: Option<Reward>,
     pub(super) done: bool,
     pub(super) state: Option<&'a RawValue>,
@@ -37,7 +37,7 @@ pub(super) struct Own<'a> {
 
 /// A score and what it was made of.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct ScoredEvent {
     pub(super) score: Score,
     pub(super) report: ScoreReport,
 }
@@ -45,7 +45,7 @@ pub(super) struct Judged {
 /// What is known of an episode.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Episode {
+struct EpisodeHistory {
     task: Option<RawJson>,
     /// Acts so far, scored or not.
     steps: u64,
@@ -58,15 +58,15 @@ struct Episode {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Saved {
+struct SavedScorer {
     rubric: RawJson,
-    episode: Episode,
+    episode: EpisodeHistory,
 }
 
 impl Scorer {
     pub(super) fn new(rubric: Box<dyn Rubric>) -> Self {
         let needs = rubric.needs();
-        Scorer { rubric, needs, episode: Episode::default() }
+        Scorer { rubric, needs, episode: EpisodeHistory::default() }
     }
 
     pub(super) fn needs(&self) -> RubricNeeds {
@@ -74,11 +74,15 @@ impl Scorer {
     }
 
     pub(super) fn begin(&mut self, reset: &Reset) {
-        self.episode = Episode { task: reset.arguments.clone(), ..Episode::default() };
+        self.episode = EpisodeHistory { task: reset.arguments.clone(), ..EpisodeHistory::default() };
         self.rubric.reset(reset);
     }
 
-    pub(super) async fn score(&mut self, act: EpisodeEvent<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+    pub(super) async fn score(
+        &mut self,
+        act: EpisodeEvent<'_>,
+        own: EnvironmentVerdict<'_>,
+    ) -> Result<ScoredEvent, Failure> {
         let judged = self.judge(act, own).await.map_err(|failure| failure.in_phase(Phase::Verify));
         if self.needs.episode {
             self.episode.remember(act.to_past());
@@ -92,7 +96,11 @@ impl Scorer {
         Ok(judged)
     }
 
-    async fn judge(&mut self, act: EpisodeEvent<'_>, own: Own<'_>) -> Result<Judged, Failure> {
+    async fn judge(
+        &mut self,
+        act: EpisodeEvent<'_>,
+        own: EnvironmentVerdict<'_>,
+    ) -> Result<ScoredEvent, Failure> {
         let episode = &mut self.episode;
         episode.steps += 1;
         if self.needs.episode && episode.bytes > LONGEST {
@@ -117,7 +125,7 @@ impl Scorer {
                 format!("the rubric gave the reward {}, which is not a finite number", reward.as_f64());
             return Err(Failure::new(ErrorCode::NonFiniteReward, message));
         }
-        Ok(Judged { score, report: self.rubric.report() })
+        Ok(ScoredEvent { score, report: self.rubric.report() })
     }
 
     /// What the parts have given in this episode so far, an object of numbers.
@@ -132,13 +140,13 @@ impl Scorer {
     pub(super) fn save(&self) -> Result<RawJson, Failure> {
         let not_json = |error| Failure::environment(format!("the rubric's state is not JSON: {error}"));
         let rubric = oxenv_wire::raw(&self.rubric.save()).map_err(not_json)?;
-        oxenv_wire::raw(&Saved { rubric, episode: self.episode.clone() }).map_err(not_json)
+        oxenv_wire::raw(&SavedScorer { rubric, episode: self.episode.clone() }).map_err(not_json)
     }
 
     /// Takes what the same rubric saved. Changed only if that can be.
     pub(super) fn load(&mut self, saved: &str) -> Result<(), Failure> {
         let no_state = || no_state_of("a scored environment");
-        let saved: Saved = serde_json::from_str(saved).map_err(|_| no_state())?;
+        let saved: SavedScorer = serde_json::from_str(saved).map_err(|_| no_state())?;
         let mut episode = saved.episode;
         if saved.rubric.get().len() > MAX_SAVED_RUBRIC
             || episode.totals.len() > MAX_PARTS
@@ -158,7 +166,7 @@ impl Scorer {
     }
 }
 
-impl Episode {
+impl EpisodeHistory {
     fn remember(&mut self, act: PastEvent) {
         if self.bytes > LONGEST {
             return;

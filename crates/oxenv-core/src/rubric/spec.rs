@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::reader::{Fields, nearest};
 use super::{
-    Constant, EnvironmentReward, FinalState, Gate, Judge, JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask,
-    Judges, Of, OutputMatches, Part, Rubric, RubricFactory, Sequence, ToolCalled, Trajectory, WeightedSum,
-    Whole,
+    ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource, Gate, Judge,
+    JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask, Judges, OutputMatches, Rubric, RubricFactory,
+    Sequence, ToolCalled, Trajectory, WeightedSum,
 };
 use crate::failure::Failure;
 use crate::work::Work;
@@ -74,7 +74,7 @@ impl RubricSpec {
             if !judges.iter().any(|known| known == name) {
                 judges.push(name.to_owned());
             }
-            Ok(Arc::new(Nobody))
+            Ok(Arc::new(NoJudge))
         };
         Builder { judges: &Judges::default(), find: &note }.whole(&declared)?;
         Ok(RubricSpec { declared, judges: judges.into_inner() })
@@ -145,7 +145,7 @@ impl Builder<'_> {
         if fields.optional_count("version")? != Some(VERSION) {
             return Err(fields.wrong("version", format!("only version {VERSION} is known here")));
         }
-        let whole = Whole::new(self.part(fields.value("rubric")?, "rubric", &[])?);
+        let whole = EpisodeRubric::new(self.part(fields.value("rubric")?, "rubric", &[])?);
         Ok(Box::new(match fields.get("ends") {
             Some(ends) => whole.ending(self.part(ends, "ends", &[])?),
             None => whole,
@@ -153,7 +153,7 @@ impl Builder<'_> {
     }
 
     /// A component; `extra` are the keys that belong to what it is a part of.
-    fn part(&self, declared: &Value, place: &str, extra: &[&str]) -> Result<Part, RubricError> {
+    fn part(&self, declared: &Value, place: &str, extra: &[&str]) -> Result<ComponentRubric, RubricError> {
         let fields = Fields::open(declared, place)?;
         let kind = fields.text("type")?;
         let Some((_, keys)) = COMPONENTS.iter().find(|(name, _)| *name == kind) else {
@@ -168,7 +168,7 @@ impl Builder<'_> {
             let problem = format!("a name has 1 to {LONGEST_NAME} bytes, and no dot in it");
             return Err(fields.wrong("name", problem));
         }
-        Ok(Part::new(name, self.component(kind, &fields)?))
+        Ok(ComponentRubric::new(name, self.component(kind, &fields)?))
     }
 
     fn component(&self, kind: &str, fields: &Fields<'_>) -> Result<Box<dyn Rubric>, RubricError> {
@@ -194,16 +194,16 @@ impl Builder<'_> {
         })
     }
 
-    fn one_part(&self, fields: &Fields<'_>) -> Result<Part, RubricError> {
+    fn one_part(&self, fields: &Fields<'_>) -> Result<ComponentRubric, RubricError> {
         self.part(fields.value("part")?, &fields.below("part"), &[])
     }
 
-    fn parts(&self, fields: &Fields<'_>) -> Result<Vec<Part>, RubricError> {
+    fn parts(&self, fields: &Fields<'_>) -> Result<Vec<ComponentRubric>, RubricError> {
         self.parts_with(fields, &[])
     }
 
-    fn parts_with(&self, fields: &Fields<'_>, extra: &[&str]) -> Result<Vec<Part>, RubricError> {
-        let mut parts: Vec<Part> = Vec::new();
+    fn parts_with(&self, fields: &Fields<'_>, extra: &[&str]) -> Result<Vec<ComponentRubric>, RubricError> {
+        let mut parts: Vec<ComponentRubric> = Vec::new();
         let mut names = HashSet::new();
         for (index, declared) in fields.list("parts")?.iter().enumerate() {
             let place = format!("{}[{index}]", fields.below("parts"));
@@ -297,8 +297,8 @@ fn output_matches(fields: &Fields<'_>) -> Result<OutputMatches, RubricError> {
 
 fn final_state(fields: &Fields<'_>) -> Result<FinalState, RubricError> {
     let of = match fields.optional_text("of")? {
-        None | Some("state") => Of::State,
-        Some("observation") => Of::Observation,
+        None | Some("state") => FinalStateSource::State,
+        Some("observation") => FinalStateSource::Observation,
         Some(_) => return Err(fields.wrong("of", "must be 'state' or 'observation'".to_owned())),
     };
     match (fields.get("schema"), fields.get("contains")) {
@@ -321,9 +321,9 @@ fn constant(fields: &Fields<'_>) -> Result<Constant, RubricError> {
 }
 
 /// Stands in a judge's place while a declaration is read.
-struct Nobody;
+struct NoJudge;
 
-impl Judge for Nobody {
+impl Judge for NoJudge {
     fn identity(&self) -> &str {
         "nobody"
     }

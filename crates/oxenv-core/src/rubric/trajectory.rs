@@ -1,12 +1,12 @@
-//! Rubrics about whole episodes: [`Trajectory`] scores one at its end, [`Whole`] may say when it ends.
+//! Rubrics about whole episodes: [`Trajectory`] scores one at its end, [`EpisodeRubric`] may say when it ends.
 //!
 //! Invariant: the final score of a trajectory is given once, with the act that ends the episode.
 
 use oxenv_wire::Reward;
 use serde_json::Value;
 
-use super::part::{self, Part};
-use super::{RubricNeeds, ScoreReport, Rubric, Score, ScoringContext};
+use super::part::{self, ComponentRubric};
+use super::{Rubric, RubricNeeds, Score, ScoreReport, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::work::Work;
@@ -21,7 +21,7 @@ const MAX_DISCOUNTED_ACTS: u64 = 100_000;
 /// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act. An episode of more than
 /// 100,000 acts has no score then.
 pub struct Trajectory {
-    part: Part,
+    part: ComponentRubric,
     intermediate: Option<Reward>,
     gamma: Option<f64>,
     /// The rewards of the acts, once the episode is done.
@@ -29,15 +29,15 @@ pub struct Trajectory {
 }
 
 /// A rubric as a whole: the part that scores, and maybe a condition that ends the episode.
-pub struct Whole {
-    scores: Part,
-    ends: Option<Part>,
+pub struct EpisodeRubric {
+    scores: ComponentRubric,
+    ends: Option<ComponentRubric>,
 }
 
 impl Trajectory {
     /// A part that is asked at the end; acts before it get no reward.
     #[must_use]
-    pub fn new(part: Part) -> Self {
+    pub fn new(part: ComponentRubric) -> Self {
         Trajectory { part, intermediate: None, gamma: None, step_rewards: None }
     }
 
@@ -81,17 +81,17 @@ impl Trajectory {
     }
 }
 
-impl Whole {
+impl EpisodeRubric {
     /// A rubric that leaves it to the environment when an episode ends.
     #[must_use]
-    pub fn new(scores: Part) -> Self {
-        Whole { scores, ends: None }
+    pub fn new(scores: ComponentRubric) -> Self {
+        EpisodeRubric { scores, ends: None }
     }
 
     /// Ends the episode as soon as that part, asked as if the episode were over, gives more than 0.
     /// It is not part of reports.
     #[must_use]
-    pub fn ending(mut self, ends: Part) -> Self {
+    pub fn ending(mut self, ends: ComponentRubric) -> Self {
         self.ends = Some(ends);
         self
     }
@@ -108,7 +108,7 @@ impl Whole {
         Ok(score.reward.is_some_and(|reward| reward.as_f64() > 0.0))
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
+    fn parts(&self) -> impl Iterator<Item = &ComponentRubric> {
         self.ends.iter().chain([&self.scores])
     }
 }
@@ -152,7 +152,7 @@ impl Rubric for Trajectory {
     }
 }
 
-impl Rubric for Whole {
+impl Rubric for EpisodeRubric {
     fn reset(&mut self, reset: &Reset) {
         self.ends.iter_mut().chain([&mut self.scores]).for_each(|part| part.reset(reset));
     }
@@ -170,7 +170,10 @@ impl Rubric for Whole {
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
-        Box::new(Whole { scores: self.scores.fork(), ends: self.ends.as_ref().map(Part::fork) })
+        Box::new(EpisodeRubric {
+            scores: self.scores.fork(),
+            ends: self.ends.as_ref().map(ComponentRubric::fork),
+        })
     }
 
     fn save(&self) -> Value {

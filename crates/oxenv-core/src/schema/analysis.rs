@@ -61,7 +61,7 @@ pub(super) struct Measure {
 
 /// What a keyword's value is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Position {
+enum KeywordValue {
     /// A schema, or a list of schemas, for the value itself.
     SameValue,
     /// Schemas by name, for the value itself.
@@ -78,7 +78,7 @@ enum Position {
 
 /// One object that is a schema.
 #[derive(Default)]
-struct Part {
+struct Subschema {
     /// Its keywords, and what is listed in them.
     own: u64,
     /// The parts that apply to the same value.
@@ -88,7 +88,7 @@ struct Part {
 }
 
 /// A part that is still to be looked into.
-struct Found<'a> {
+struct PendingSubschema<'a> {
     number: usize,
     object: &'a Map<String, Value>,
     /// Resolves its references; absent where the schema has none.
@@ -110,11 +110,11 @@ enum Expansion {
 
 /// The walk over the graph of parts.
 #[derive(Default)]
-struct Walk<'a> {
-    parts: Vec<Part>,
+struct SchemaWalk<'a> {
+    parts: Vec<Subschema>,
     numbers: HashMap<usize, usize>,
     anchors: Vec<usize>,
-    queue: Vec<Found<'a>>,
+    queue: Vec<PendingSubschema<'a>>,
     patterns: Vec<&'a str>,
     /// The addresses of what is no schema itself: maps of schemas, and data.
     non_schemas: HashSet<usize>,
@@ -146,10 +146,10 @@ impl Analysis {
             let registry = registry.add(id, root).and_then(referencing::RegistryBuilder::prepare);
             // What cannot be resolved is no schema; compiling it says why.
             if let (Ok(registry), Ok(base)) = (registry, referencing::uri::from_str(id)) {
-                return Walk::over(schema, Some(registry.resolver(base)), draft);
+                return SchemaWalk::over(schema, Some(registry.resolver(base)), draft);
             }
         }
-        Walk::over(schema, None, draft)
+        SchemaWalk::over(schema, None, draft)
     }
 
     /// Whether that value of the measured schema is a schema itself.
@@ -158,9 +158,9 @@ impl Analysis {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'a> SchemaWalk<'a> {
     fn over(schema: &'a Value, resolver: Option<Resolver<'a>>, draft: Draft) -> Result<Analysis, String> {
-        let mut walk = Walk::default();
+        let mut walk = SchemaWalk::default();
         walk.visit(schema, resolver, draft);
         walk.run()?;
         walk.analysis()
@@ -173,18 +173,18 @@ impl<'a> Walk<'a> {
             return Some(*number);
         }
         let number = self.parts.len();
-        self.parts.push(Part::default());
+        self.parts.push(Subschema::default());
         self.numbers.insert(address(schema), number);
         let draft = draft.detect(schema);
         let resource = draft.create_resource_ref(schema);
         let resolver = resolver.map(|resolver| resolver.in_subresource(resource).unwrap_or(resolver));
-        self.queue.push(Found { number, object, resolver, draft });
+        self.queue.push(PendingSubschema { number, object, resolver, draft });
         Some(number)
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while let Some(Found { number, object, resolver, draft }) = self.queue.pop() {
-            let mut part = Part::default();
+        while let Some(PendingSubschema { number, object, resolver, draft }) = self.queue.pop() {
+            let mut part = Subschema::default();
             for (key, value) in object {
                 part.own += 1 + listed(value);
                 self.keyword(&mut part, (key, value), resolver.as_ref(), draft)?;
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
 
     fn keyword(
         &mut self,
-        part: &mut Part,
+        part: &mut Subschema,
         (key, value): (&'a String, &'a Value),
         resolver: Option<&Resolver<'a>>,
         draft: Draft,
@@ -233,7 +233,7 @@ impl<'a> Walk<'a> {
             },
             _ => {}
         }
-        let applies = matches!(position, Position::SameValue | Position::SameValueByName);
+        let applies = matches!(position, KeywordValue::SameValue | KeywordValue::SameValueByName);
         for schema in self.inner(position, value) {
             let number = self.visit(schema, resolver.cloned(), draft);
             part.applied.extend(number.filter(|_| applies));
@@ -242,19 +242,21 @@ impl<'a> Walk<'a> {
     }
 
     /// The schemas in a keyword's value. Notes what in it is none.
-    fn inner(&mut self, position: Position, value: &'a Value) -> Vec<&'a Value> {
+    fn inner(&mut self, position: KeywordValue, value: &'a Value) -> Vec<&'a Value> {
         match (position, value) {
-            (Position::SameValue | Position::Within, Value::Array(schemas)) => schemas.iter().collect(),
-            (Position::SameValue | Position::Within, schema) => vec![schema],
-            (Position::SameValueByName | Position::WithinByName, Value::Object(schemas)) => {
+            (KeywordValue::SameValue | KeywordValue::Within, Value::Array(schemas)) => {
+                schemas.iter().collect()
+            }
+            (KeywordValue::SameValue | KeywordValue::Within, schema) => vec![schema],
+            (KeywordValue::SameValueByName | KeywordValue::WithinByName, Value::Object(schemas)) => {
                 self.non_schemas.insert(address(value));
                 schemas.values().collect()
             }
-            (Position::Data, Value::Array(values)) => {
+            (KeywordValue::Data, Value::Array(values)) => {
                 self.non_schemas.extend(values.iter().map(address));
                 Vec::new()
             }
-            (Position::Data, value) => {
+            (KeywordValue::Data, value) => {
                 self.non_schemas.insert(address(value));
                 Vec::new()
             }
@@ -312,7 +314,7 @@ fn check_patterns(patterns: &[&str]) -> Result<u64, String> {
 
 /// The size and the height of all that a part applies to the same value.
 fn expand(
-    parts: &[Part],
+    parts: &[Subschema],
     number: usize,
     depth: usize,
     expansions: &mut [Expansion],
@@ -374,10 +376,10 @@ pub(super) fn measure(schema: &Value) -> Result<Measure, String> {
 
 /// What a keyword's value is made of, in any draft. A draft ignores keywords that it does not know, so taking their
 /// values for schemas does no harm.
-fn position(keyword: &str) -> Position {
+fn position(keyword: &str) -> KeywordValue {
     match keyword {
-        "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" => Position::SameValue,
-        "dependentSchemas" | "dependencies" => Position::SameValueByName,
+        "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" => KeywordValue::SameValue,
+        "dependentSchemas" | "dependencies" => KeywordValue::SameValueByName,
         "items"
         | "prefixItems"
         | "additionalItems"
@@ -386,10 +388,10 @@ fn position(keyword: &str) -> Position {
         | "additionalProperties"
         | "unevaluatedProperties"
         | "propertyNames"
-        | "contentSchema" => Position::Within,
-        "properties" | "patternProperties" | "$defs" | "definitions" => Position::WithinByName,
-        "enum" | "const" => Position::Data,
-        _ => Position::Other,
+        | "contentSchema" => KeywordValue::Within,
+        "properties" | "patternProperties" | "$defs" | "definitions" => KeywordValue::WithinByName,
+        "enum" | "const" => KeywordValue::Data,
+        _ => KeywordValue::Other,
     }
 }
 

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use super::analysis::{Analysis, longest_path, measure};
 use super::instrument::{COUNTER, instrument, instrument_for_errors};
 use super::messages::{truncated, unknown_draft, unusable, unusable_pattern};
-use super::metered::{Budget, MAX_STACK, Metered, MeteredJson, charge, within};
-use super::pattern::{self, MatchCost, Matcher, PatternFault, PatternKeyword};
+use super::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
+use super::pattern::{self, MatchCost, Matcher, PatternError, PatternKeyword};
 use super::{BYTES_PER_ERROR, MAX_ERROR_BYTES, Schema, SchemaError};
 
 /// Any schema within the bounds: some tenths of a second.
@@ -158,7 +158,7 @@ fn check_draft(schema: &Value, limits: &CompileLimits) -> Result<(), SchemaError
         let uri = schema["$schema"].as_str().unwrap_or_default();
         return Err(SchemaError::Unusable(truncated(unknown_draft(uri))));
     }
-    let budget = Budget {
+    let budget = StepBudget {
         steps: limits.steps,
         error_bytes: MAX_ERROR_BYTES,
         bytes_per_error: BYTES_PER_ERROR + longest_path(schema),
@@ -229,8 +229,8 @@ impl Compilation {
             return Ok(Arc::clone(known));
         }
         let matcher = Matcher::new(pattern, self.lookaround).map_err(|fault| match fault {
-            PatternFault::TooLarge => self.refuse("one of its patterns is too large"),
-            PatternFault::Unusable => ValidationError::custom(unusable_pattern(&json!(pattern))),
+            PatternError::TooLarge => self.refuse("one of its patterns is too large"),
+            PatternError::Unusable => ValidationError::custom(unusable_pattern(&json!(pattern))),
         })?;
         let matcher = Arc::new(matcher);
         self.matchers.lock().insert(pattern.to_owned(), Arc::clone(&matcher));

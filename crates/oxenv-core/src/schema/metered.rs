@@ -28,7 +28,7 @@ pub(super) const MAX_STACK: usize = if cfg!(debug_assertions) { 1 << 20 } else {
 
 /// What one check may use.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(super) struct StepBudget {
     /// Looks at the instance.
     pub(super) steps: u64,
     /// Bytes of the errors that are built. Those below `anyOf` and `oneOf` hold copies of their values.
@@ -77,7 +77,11 @@ thread_local! {
 ///
 /// # Errors
 /// When the budget ran out, or the validator panicked.
-pub(super) fn within<T>(budget: &Budget, names: MatchCost, run: impl FnOnce() -> T) -> Result<T, Exhausted> {
+pub(super) fn within<T>(
+    budget: &StepBudget,
+    names: MatchCost,
+    run: impl FnOnce() -> T,
+) -> Result<T, Exhausted> {
     let here = 0_u8;
     METER.with(|meter| {
         meter.steps.set(budget.steps.min(STEPS_PER_SLICE));

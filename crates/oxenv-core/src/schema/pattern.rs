@@ -63,7 +63,7 @@ pub(super) struct MatchCost {
 }
 
 /// Why a pattern is not taken.
-pub(super) enum PatternFault {
+pub(super) enum PatternError {
     /// It is no regular expression, or has what its schema must not use.
     Unusable,
     /// It is one, but too large.
@@ -75,21 +75,21 @@ pub(super) struct PatternKeyword(pub(super) Arc<Matcher>);
 
 impl Matcher {
     /// Compiles a pattern as ECMA-262 means it; `lookaround` allows what needs the other engine.
-    pub(super) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternFault> {
-        check(pattern).map_err(|_| PatternFault::TooLarge)?;
-        let translated = jsonschema_regex::to_rust_regex(pattern).map_err(|()| PatternFault::Unusable)?;
+    pub(super) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternError> {
+        check(pattern).map_err(|_| PatternError::TooLarge)?;
+        let translated = jsonschema_regex::to_rust_regex(pattern).map_err(|()| PatternError::Unusable)?;
         let (engine, cost) = match Automaton::new(&translated) {
             Ok(automaton) => {
                 let states = automaton.states();
                 (Engine::Automaton(Box::new(automaton)), MatchCost { states, backtracks: false })
             }
-            Err(PatternFault::Unusable) if lookaround => {
+            Err(PatternError::Unusable) if lookaround => {
                 let engine = fancy_regex::RegexBuilder::new(&translated)
                     .backtrack_limit(MAX_BACKTRACKS)
                     .delegate_size_limit(MAX_COMPILED / 8)
                     .delegate_dfa_size_limit(MAX_TABLES)
                     .build()
-                    .map_err(|_| PatternFault::Unusable)?;
+                    .map_err(|_| PatternError::Unusable)?;
                 (Engine::Backtracking(engine), MatchCost { states: states(pattern), backtracks: true })
             }
             Err(fault) => return Err(fault),
@@ -114,12 +114,12 @@ impl Matcher {
 }
 
 impl Automaton {
-    fn new(pattern: &str) -> Result<Self, PatternFault> {
+    fn new(pattern: &str) -> Result<Self, PatternError> {
         let options = NFA::config().nfa_size_limit(Some(MAX_COMPILED)).which_captures(WhichCaptures::None);
         let nfa =
             NFA::compiler().configure(options).build(pattern).map_err(|error| match error.size_limit() {
-                Some(_) => PatternFault::TooLarge,
-                None => PatternFault::Unusable,
+                Some(_) => PatternError::TooLarge,
+                None => PatternError::Unusable,
             })?;
         let options = DFA::config()
             .cache_capacity(MAX_TABLES)
@@ -128,8 +128,8 @@ impl Automaton {
             .minimum_bytes_per_state(Some(MIN_BYTES_PER_ENTRY))
             .unicode_word_boundary(true);
         let lazy_dfa = DFA::builder().configure(options).build_from_nfa(nfa.clone());
-        let pike_vm = PikeVM::new_from_nfa(nfa).map_err(|_| PatternFault::Unusable)?;
-        let lazy_dfa = lazy_dfa.map_err(|_| PatternFault::TooLarge)?;
+        let pike_vm = PikeVM::new_from_nfa(nfa).map_err(|_| PatternError::Unusable)?;
+        let lazy_dfa = lazy_dfa.map_err(|_| PatternError::TooLarge)?;
         Ok(Automaton { lazy_dfa, spare_tables: Mutex::default(), pike_vm })
     }
 

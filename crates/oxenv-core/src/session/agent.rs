@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::operation::RunningOperation;
 use super::settle::Settled;
-use super::steps::{AgentCall, ToolListing, StepReply};
-use super::{Expect, Principal, Session};
+use super::steps::{AgentCall, StepReply, ToolListing};
+use super::{Expected, Principal, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
 use crate::toolset::{CallContext, RequestError};
@@ -65,7 +65,7 @@ impl Session {
         if tool.concurrent() {
             operation.share().await;
         } else {
-            operation.lock(Expect::default(), None).await?;
+            operation.lock(Expected::default(), None).await?;
         }
         operation.begin(|progress| progress.callable(call.epoch))?;
         let mut request = self.call_request(operation, call.arguments, None);
@@ -83,7 +83,7 @@ impl Session {
     ) -> Settled<'static> {
         let action = || Action::ListTools(Spelling::Stock).to_raw();
         let mut operation = RunningOperation::step(self, principal, action, trace);
-        let outcome = self.run_list(&mut operation, Spelling::Stock, None, Expect::default()).await;
+        let outcome = self.run_list(&mut operation, Spelling::Stock, None, Expected::default()).await;
         operation.settle(outcome).await
     }
 
@@ -92,7 +92,7 @@ impl Session {
         operation: &mut RunningOperation<'_>,
         spelling: Spelling,
         deadline: Option<Instant>,
-        expect: Expect,
+        expect: Expected,
     ) -> Result<StepReply<'a>, Failure> {
         self.toolbox.settled().await;
         match expect.any() {

@@ -15,12 +15,12 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Session;
-use super::drive::{Request, at};
+use super::drive::{EnvironmentRequest, at};
 use super::operation::{RunningOperation, Scoring, StepLock};
 use super::steps::{CallReply, GraphReply};
 use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
-use crate::graph::{Budget, Plan, Planned};
+use crate::graph::{CallPlan, GraphBudget, PlannedCall};
 use crate::seed::EpisodeSeeds;
 use crate::toolbox::{CallRequest, ResolvedTool};
 use crate::toolset::CallContext;
@@ -108,7 +108,7 @@ impl Session {
             let guard = guard.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe));
             lock.guard = Some(guard?);
         }
-        self.drive(lock, epoch, Request::AfterCall(&scoring.call), deadline).await
+        self.drive(lock, epoch, EnvironmentRequest::AfterCall(&scoring.call), deadline).await
     }
 
     /// The call itself. Until its outcome is known, its effect is not.
@@ -128,11 +128,11 @@ impl Session {
     pub(super) async fn run_graph(
         &self,
         operation: &mut RunningOperation<'_>,
-        plan: Plan<'_>,
+        plan: CallPlan<'_>,
         deadline: Option<Instant>,
     ) -> Result<GraphReply, Failure> {
         operation.outcomes = plan.calls().iter().map(|_| None).collect();
-        let mut budget = Budget::default();
+        let mut budget = GraphBudget::default();
         let mut begun = vec![false; plan.calls().len()];
         let mut running = FuturesUnordered::new();
         let mut tools: Vec<Option<ResolvedTool<'_>>> = plan.calls().iter().map(|_| None).collect();
@@ -204,7 +204,7 @@ impl Session {
         tool: &str,
         finished: FinishedCall,
         deadline: Option<Instant>,
-        budget: &mut Budget,
+        budget: &mut GraphBudget,
         score: &mut GraphScore,
     ) -> Result<(), Failure> {
         let FinishedCall { index, arguments, mut outcome } = finished;
@@ -258,7 +258,7 @@ impl Session {
             return Ok(done);
         }
         let (token, _shown) = match &mut operation.lock.guard {
-            Some(guard) => (self.publish(guard, operation.epoch)?, Some(Shown(self))),
+            Some(guard) => (self.publish(guard, operation.epoch)?, Some(PublishedState(self))),
             None => (self.token_of(operation.epoch)?, None),
         };
         tokio::select! {
@@ -302,7 +302,7 @@ impl Drop for PendingEffect<'_> {
 }
 
 /// Refuses a call of a graph that would begin after the deadline of its step.
-fn in_time(call: &Planned<'_>, deadline: Option<Instant>) -> Result<(), ToolError> {
+fn in_time(call: &PlannedCall<'_>, deadline: Option<Instant>) -> Result<(), ToolError> {
     if deadline.is_none_or(|deadline| Instant::now() < deadline) {
         return Ok(());
     }
@@ -311,9 +311,9 @@ fn in_time(call: &Planned<'_>, deadline: Option<Instant>) -> Result<(), ToolErro
 }
 
 /// The state that readers see while a tool or a copy holds the step lock; gone with it, however it ends.
-pub(super) struct Shown<'a>(pub(super) &'a Session);
+pub(super) struct PublishedState<'a>(pub(super) &'a Session);
 
-impl Drop for Shown<'_> {
+impl Drop for PublishedState<'_> {
     fn drop(&mut self) {
         self.0.progress.lock().published = None;
     }

@@ -28,14 +28,14 @@ use crate::failure::Failure;
 use crate::spec::Execution;
 use crate::work::{Work, panic_text};
 
-pub(super) type Guard = OwnedMutexGuard<Cell>;
+pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 
 /// A limit that nobody will see pass: more than a century.
 const ENDLESS: Duration = Seconds::LONGEST;
 
 /// What the environment is asked.
 #[derive(Clone, Copy)]
-pub(super) enum Request<'a> {
+pub(super) enum EnvironmentRequest<'a> {
     Reset(&'a Reset),
     Step(&'a RawValue),
     AfterCall(&'a CallRecord),
@@ -48,37 +48,37 @@ enum OwnedRequest {
     AfterCall(CallRecord),
 }
 
-impl Request<'_> {
+impl EnvironmentRequest<'_> {
     fn to_owned(self) -> OwnedRequest {
         match self {
-            Request::Reset(reset) => OwnedRequest::Reset(reset.clone()),
-            Request::Step(action) => OwnedRequest::Step(action.to_owned()),
-            Request::AfterCall(call) => OwnedRequest::AfterCall(call.clone()),
+            EnvironmentRequest::Reset(reset) => OwnedRequest::Reset(reset.clone()),
+            EnvironmentRequest::Step(action) => OwnedRequest::Step(action.to_owned()),
+            EnvironmentRequest::AfterCall(call) => OwnedRequest::AfterCall(call.clone()),
         }
     }
 
     fn phase(self) -> Phase {
         match self {
-            Request::Reset(_) => Phase::Reset,
-            Request::Step(_) => Phase::Step,
-            Request::AfterCall(_) => Phase::Verify,
+            EnvironmentRequest::Reset(_) => Phase::Reset,
+            EnvironmentRequest::Step(_) => Phase::Step,
+            EnvironmentRequest::AfterCall(_) => Phase::Verify,
         }
     }
 }
 
 impl OwnedRequest {
-    fn borrow(&self) -> Request<'_> {
+    fn borrow(&self) -> EnvironmentRequest<'_> {
         match self {
-            OwnedRequest::Reset(reset) => Request::Reset(reset),
-            OwnedRequest::Step(action) => Request::Step(action),
-            OwnedRequest::AfterCall(call) => Request::AfterCall(call),
+            OwnedRequest::Reset(reset) => EnvironmentRequest::Reset(reset),
+            OwnedRequest::Step(action) => EnvironmentRequest::Step(action),
+            OwnedRequest::AfterCall(call) => EnvironmentRequest::AfterCall(call),
         }
     }
 }
 
 impl Session {
     /// Waits for the step lock in the present epoch.
-    pub(super) async fn acquire(&self) -> Result<Guard, Failure> {
+    pub(super) async fn acquire(&self) -> Result<CellGuard, Failure> {
         if let Ok(guard) = Arc::clone(&self.cell).try_lock_owned() {
             return Ok(guard);
         }
@@ -86,7 +86,7 @@ impl Session {
         self.acquire_under(&token).await
     }
 
-    pub(super) async fn acquire_under(&self, token: &CancellationToken) -> Result<Guard, Failure> {
+    pub(super) async fn acquire_under(&self, token: &CancellationToken) -> Result<CellGuard, Failure> {
         tokio::select! {
             biased;
             // First, because the reset that cancelled whoever holds the lock cancelled this one too.
@@ -101,7 +101,7 @@ impl Session {
         &self,
         lock: &mut StepLock,
         epoch: u64,
-        request: Request<'_>,
+        request: EnvironmentRequest<'_>,
         deadline: Option<Instant>,
     ) -> Result<Observed, Failure> {
         match self.spec.capabilities.execution {
@@ -118,7 +118,7 @@ impl Session {
     pub(super) fn drive_inline(
         &self,
         lock: &mut StepLock,
-        request: Request<'_>,
+        request: EnvironmentRequest<'_>,
     ) -> Result<Observed, Failure> {
         let phase = request.phase();
         let guard = locked(&mut lock.guard)?;
@@ -138,7 +138,7 @@ impl Session {
         execution: Execution,
         lock: &mut StepLock,
         epoch: u64,
-        request: Request<'_>,
+        request: EnvironmentRequest<'_>,
         deadline: Option<Instant>,
     ) -> Result<Result<Observed, Failure>, Failure> {
         let phase = request.phase();
@@ -181,7 +181,7 @@ impl Session {
     }
 
     /// Keeps the present state for readers, and gives the token that cancels calls of that epoch.
-    pub(super) fn publish(&self, guard: &mut Guard, epoch: u64) -> Result<CancellationToken, Failure> {
+    pub(super) fn publish(&self, guard: &mut CellGuard, epoch: u64) -> Result<CancellationToken, Failure> {
         let state = self.tell(guard)?;
         let token = self.token_of(epoch)?;
         self.progress.lock().published = Some(state);
@@ -200,7 +200,7 @@ impl Session {
 
     /// The state's own fields, or why they cannot be told; the outer failure is that the session
     /// has ended, of a panic just now if need be.
-    pub(super) fn tell(&self, guard: &mut Guard) -> Result<Result<RawJson, Failure>, Failure> {
+    pub(super) fn tell(&self, guard: &mut CellGuard) -> Result<Result<RawJson, Failure>, Failure> {
         let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
         match catch_unwind(AssertUnwindSafe(|| environment.state())) {
             Ok(Ok(state)) if !is_object(&state) => {
@@ -257,7 +257,7 @@ pub(super) fn discard(cell: &mut Cell) {
     cell.workspace = None;
 }
 
-fn locked(guard: &mut Option<Guard>) -> Result<&mut Guard, Failure> {
+fn locked(guard: &mut Option<CellGuard>) -> Result<&mut CellGuard, Failure> {
     guard.as_mut().ok_or_else(not_locked)
 }
 
@@ -265,7 +265,7 @@ fn not_locked() -> Failure {
     Failure::infrastructure("the operation does not hold the lock of its session")
 }
 
-fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Observed, Failure>> {
+fn perform<'a>(cell: &'a mut Cell, request: EnvironmentRequest<'a>) -> Work<'a, Result<Observed, Failure>> {
     let Some(environment) = &mut cell.environment else {
         return Work::done(Err(Failure::new(
             ErrorCode::SessionEnded,
@@ -273,13 +273,13 @@ fn perform<'a>(cell: &'a mut Cell, request: Request<'a>) -> Work<'a, Result<Obse
         )));
     };
     match request {
-        Request::Reset(reset) => environment.reset(reset),
-        Request::Step(action) => environment.step(action),
-        Request::AfterCall(call) => environment.after_call(call),
+        EnvironmentRequest::Reset(reset) => environment.reset(reset),
+        EnvironmentRequest::Step(action) => environment.step(action),
+        EnvironmentRequest::AfterCall(call) => environment.after_call(call),
     }
 }
 
-fn now(cell: &mut Cell, request: Request<'_>) -> Result<Observed, Failure> {
+fn now(cell: &mut Cell, request: EnvironmentRequest<'_>) -> Result<Observed, Failure> {
     match pin!(perform(cell, request)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => outcome,
         Poll::Pending => Err(Failure::environment(

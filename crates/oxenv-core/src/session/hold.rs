@@ -7,27 +7,27 @@
 use oxenv_wire::{Delivered, ErrorCode, RawJson};
 
 use super::Session;
-use super::calls::Shown;
-use super::drive::Guard;
-use super::lease::Busy;
+use super::calls::PublishedState;
+use super::drive::CellGuard;
+use super::lease::LeaseHold;
 use super::operation::Exclusive;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{EnvironmentContext, EpisodeCall, Execution, CopySource, SnapshotRoom};
+use crate::spec::{CopySource, EnvironmentContext, EpisodeCall, Execution, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
-pub(crate) struct Held<'a> {
+pub(crate) struct PausedSession<'a> {
     session: &'a Session,
     /// What the copy goes on from.
     pub(crate) past: Past,
     /// The number of the last thing that the session did.
     pub(crate) seq: u64,
     calls: Vec<EpisodeCall>,
-    _shown: Option<Shown<'a>>,
-    guard: Guard,
+    _shown: Option<PublishedState<'a>>,
+    guard: CellGuard,
     _still: Exclusive<'a>,
-    _busy: Busy<'a>,
+    _busy: LeaseHold<'a>,
 }
 
 /// Where a session's history begins, if not at nothing.
@@ -46,7 +46,7 @@ pub(crate) struct Past {
 
 impl Session {
     /// Waits until nothing of the session runs. Dropping what is given lets it go on.
-    pub(crate) async fn hold(&self) -> Result<Held<'_>, Failure> {
+    pub(crate) async fn hold(&self) -> Result<PausedSession<'_>, Failure> {
         let busy = self.lease.busy();
         let token = self.progress.lock().token.clone();
         // The order of the two locks is that of a step that expects a number.
@@ -58,8 +58,11 @@ impl Session {
         let mut guard = self.acquire().await?;
         // A copy takes as long as its workspace is large, and readers do not wait for it.
         let lasts = guard.workspace.is_some() || self.spec.capabilities.execution != Execution::Inline;
-        let shown =
-            if lasts { Some(self.publish(&mut guard, self.epoch()).map(|_| Shown(self))?) } else { None };
+        let shown = if lasts {
+            Some(self.publish(&mut guard, self.epoch()).map(|_| PublishedState(self))?)
+        } else {
+            None
+        };
         let mut progress = self.progress.lock();
         progress.copyable()?;
         let past = Past {
@@ -82,7 +85,16 @@ impl Session {
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };
-        Ok(Held { session: self, past, seq, calls, _shown: shown, guard, _still: still, _busy: busy })
+        Ok(PausedSession {
+            session: self,
+            past,
+            seq,
+            calls,
+            _shown: shown,
+            guard,
+            _still: still,
+            _busy: busy,
+        })
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -116,7 +128,7 @@ impl Past {
     }
 }
 
-impl Held<'_> {
+impl PausedSession<'_> {
     /// What a factory copies or saves.
     pub(crate) fn original(&mut self) -> Result<CopySource<'_>, Failure> {
         let cell = &mut *self.guard;

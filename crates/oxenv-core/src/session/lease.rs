@@ -49,9 +49,9 @@ impl Lease {
     }
 
     /// Marks something in flight until the guard is dropped.
-    pub(super) fn busy(&self) -> Busy<'_> {
+    pub(super) fn busy(&self) -> LeaseHold<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        Busy(self)
+        LeaseHold(self)
     }
 
     fn touch(&self) {
@@ -61,9 +61,9 @@ impl Lease {
 }
 
 /// Something that is done with a session. Its lease does not run meanwhile, and begins anew when this is dropped.
-pub(crate) struct Busy<'a>(&'a Lease);
+pub(crate) struct LeaseHold<'a>(&'a Lease);
 
-impl Drop for Busy<'_> {
+impl Drop for LeaseHold<'_> {
     fn drop(&mut self) {
         self.0.touch();
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);

@@ -15,12 +15,15 @@ use serde_json::value::RawValue;
 use super::request::{SessionOperation, SessionRequest};
 use super::settle::Settled;
 use super::steps::{ResetOptions, StepReply};
-use super::{Expect, Session};
+use super::{Expected, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
-use crate::once::{IdempotentReply, Claim, Identity, Idempotency, Ticket, Waiting, Weigh, fingerprint, forgotten, lost};
+use crate::once::{
+    Attempt, Idempotency, IdempotentReply, Identity, MemorySize, ReplyReceiver, ReplySender, fingerprint,
+    forgotten, lost,
+};
 
-type Running = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
+type OwnedRun = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
 /// A request that owes nothing to whoever sent it.
 enum OwnedOperation {
@@ -37,7 +40,7 @@ impl Session {
         identity: Identity,
         request: SessionRequest<'_>,
     ) -> IdempotentReply<StepReply<'static>> {
-        let expect = Expect::of(&request.once);
+        let expect = Expected::of(&request.once);
         let (operation, fingerprint, bytes) = match request.operation {
             SessionOperation::Reset(asked) => {
                 let arguments = asked.arguments.as_deref().map(RawValue::get);
@@ -55,14 +58,16 @@ impl Session {
                 (OwnedOperation::Step(action), fingerprint, bytes)
             }
             SessionOperation::Call(_) | SessionOperation::List(_) => {
-                return IdempotentReply::refused(Failure::unsupported("what agents do has no key and no number"));
+                return IdempotentReply::refused(Failure::unsupported(
+                    "what agents do has no key and no number",
+                ));
             }
         };
         let (session, timeout, trace) = (Arc::clone(self), request.timeout, request.trace);
         let run = Box::pin(async move { session.run_owned(operation, timeout, expect, trace).await });
         let ticket = match self.claim(&identity, expect, fingerprint, bytes) {
-            Ok(Claim::First(ticket)) => ticket,
-            Ok(Claim::Repeat(waiting)) => {
+            Ok(Attempt::First(ticket)) => ticket,
+            Ok(Attempt::Repeat(waiting)) => {
                 return waiting.answer().await.unwrap_or_else(|| IdempotentReply::refused(lost()));
             }
             Err(refusal) => return IdempotentReply::refused(refusal),
@@ -74,7 +79,7 @@ impl Session {
         self: &Arc<Self>,
         operation: OwnedOperation,
         timeout: Option<Duration>,
-        expect: Expect,
+        expect: Expected,
         trace: Option<TraceContext>,
     ) -> Settled<'static> {
         let _busy = self.lease.busy();
@@ -94,10 +99,10 @@ impl Session {
     fn claim(
         &self,
         identity: &Identity,
-        expect: Expect,
+        expect: Expected,
         fingerprint: u64,
         bytes: usize,
-    ) -> Result<Claim<StepReply<'static>>, Failure> {
+    ) -> Result<Attempt<StepReply<'static>>, Failure> {
         let claim = self.replies.claim(identity, fingerprint, bytes)?;
         let ran = match (identity, expect.seq) {
             (Identity::Seq(seq), _) => *seq <= self.seq(),
@@ -105,7 +110,7 @@ impl Session {
             _ => false,
         };
         match claim {
-            Claim::First(ticket) if ran => {
+            Attempt::First(ticket) if ran => {
                 let refusal = forgotten(identity);
                 ticket.settle(Err(refusal.clone().undelivered()), 0);
                 Err(refusal)
@@ -115,14 +120,17 @@ impl Session {
     }
 }
 
-async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> IdempotentReply<StepReply<'static>> {
+async fn run_once(
+    ticket: ReplySender<StepReply<'static>>,
+    mut run: OwnedRun,
+) -> IdempotentReply<StepReply<'static>> {
     // What is done at once, as most is, needs no task.
     if let Poll::Ready(Settled { outcome, seq }) =
         poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
     {
         return ticket.settle(outcome, seq);
     }
-    let waiting = Waiting::of(&ticket);
+    let waiting = ReplyReceiver::of(&ticket);
     tokio::spawn(async move {
         let Settled { outcome, seq } = run.await;
         ticket.settle(outcome, seq);
@@ -130,9 +138,9 @@ async fn run_once(ticket: Ticket<StepReply<'static>>, mut run: Running) -> Idemp
     waiting.answer().await.map_or_else(|| IdempotentReply::refused(lost()), IdempotentReply::first)
 }
 
-impl Expect {
+impl Expected {
     pub(super) fn of(once: &Idempotency) -> Self {
-        Expect { seq: once.seq, step: once.expected_step }
+        Expected { seq: once.seq, step: once.expected_step }
     }
 }
 
@@ -151,7 +159,7 @@ impl StepReply<'_> {
     }
 }
 
-impl Weigh for StepReply<'_> {
+impl MemorySize for StepReply<'_> {
     fn weight(&self) -> usize {
         let outcome = |outcome: &Result<ToolResult, ToolError>| match outcome {
             Ok(result) => 256 + result.weight(),

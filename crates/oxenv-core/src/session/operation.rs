@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use super::drive::{Guard, InFlight, at};
-use super::{Expect, Hooks, Principal, Progress, Session};
+use super::drive::{CellGuard, InFlight, at};
+use super::{Expected, Hooks, Principal, Progress, Session};
 use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
 use crate::observe::{OperationKind, TraceContext};
@@ -25,12 +25,12 @@ use crate::observe::{OperationKind, TraceContext};
 /// A reset, a step or a call while it runs.
 pub(super) struct RunningOperation<'a> {
     pub(super) session: &'a Arc<Session>,
-    pub(super) input: Input<'a>,
+    pub(super) input: OperationInput<'a>,
     pub(super) trace: Option<TraceContext>,
     /// Absent while nobody measures.
     pub(super) clock: Option<Clock>,
     pub(super) epoch: u64,
-    pub(super) stage: Stage,
+    pub(super) stage: OperationStage,
     /// Its tool calls, those that are over first, in order of completion. Empty when nobody keeps them.
     pub(super) calls: Vec<MadeCall>,
     /// How many of them are over.
@@ -47,7 +47,7 @@ pub(super) struct RunningOperation<'a> {
 }
 
 /// What an operation was asked for.
-pub(super) enum Input<'a> {
+pub(super) enum OperationInput<'a> {
     /// Known once its epoch has begun.
     Reset(Option<&'a Reset>),
     /// The action is kept only for who records or replays it.
@@ -55,7 +55,7 @@ pub(super) enum Input<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum OperationStage {
     /// Nothing has happened yet.
     Waiting,
     /// It may have reached the environment or a tool.
@@ -75,7 +75,7 @@ pub(super) struct StepLock {
     /// The environment's task, which is aborted when the operation is over.
     pub(super) in_flight: Option<InFlight>,
     /// The lock itself, while neither that task nor somebody else has it.
-    pub(super) guard: Option<Guard>,
+    pub(super) guard: Option<CellGuard>,
 }
 
 /// A call that is scored.
@@ -103,27 +103,27 @@ enum Presence<'a> {
     /// Forks, snapshots and who expects a number.
     Shared(RwLockReadGuard<'a, ()>),
     /// Everybody, lists included.
-    Alone(Exclusive<'a>, Claim<'a>),
+    Alone(Exclusive<'a>, ExclusiveRequest<'a>),
 }
 
 /// The session for oneself, but for the step lock. Who comes later waits, also for the step lock.
 #[expect(dead_code, reason = "they are held for their drop")]
 pub(super) struct Exclusive<'a> {
-    claim: Claim<'a>,
+    claim: ExclusiveRequest<'a>,
     guard: RwLockWriteGuard<'a, ()>,
 }
 
 /// Announces somebody who wants a session for himself.
-struct Claim<'a>(&'a AtomicUsize);
+struct ExclusiveRequest<'a>(&'a AtomicUsize);
 
-impl<'a> Claim<'a> {
+impl<'a> ExclusiveRequest<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
-        Claim(count)
+        ExclusiveRequest(count)
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for ExclusiveRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -137,14 +137,14 @@ impl Session {
 
     /// Waits until no agent's call overlaps, and lets nobody overtake who comes later.
     pub(super) async fn exclusive(&self) -> Exclusive<'_> {
-        let claim = Claim::new(&self.exclusive);
+        let claim = ExclusiveRequest::new(&self.exclusive);
         Exclusive { guard: self.presence.write().await, claim }
     }
 }
 
 impl<'a> RunningOperation<'a> {
     pub(super) fn reset(session: &'a Arc<Session>, trace: Option<TraceContext>) -> Self {
-        Self::new(session, Input::Reset(None), trace)
+        Self::new(session, OperationInput::Reset(None), trace)
     }
 
     /// `action` spells the action; it is asked for only if somebody keeps it.
@@ -155,17 +155,17 @@ impl<'a> RunningOperation<'a> {
         trace: Option<TraceContext>,
     ) -> Self {
         let action = session.keeps_actions().then(action);
-        Self::new(session, Input::Step(principal, action), trace)
+        Self::new(session, OperationInput::Step(principal, action), trace)
     }
 
-    fn new(session: &'a Arc<Session>, input: Input<'a>, trace: Option<TraceContext>) -> Self {
+    fn new(session: &'a Arc<Session>, input: OperationInput<'a>, trace: Option<TraceContext>) -> Self {
         RunningOperation {
             session,
             input,
             trace: session.hooks.place(trace),
             clock: Clock::start(&session.hooks),
             epoch: 0,
-            stage: Stage::Waiting,
+            stage: OperationStage::Waiting,
             calls: Vec::new(),
             finished_calls: 0,
             calls_tools: false,
@@ -178,16 +178,16 @@ impl<'a> RunningOperation<'a> {
 
     pub(super) fn principal(&self) -> Principal {
         match self.input {
-            Input::Reset(_) => Principal::Control,
-            Input::Step(principal, _) => principal,
+            OperationInput::Reset(_) => Principal::Control,
+            OperationInput::Step(principal, _) => principal,
         }
     }
 
     pub(super) fn kind(&self) -> OperationKind {
         match self.input {
-            Input::Reset(_) => OperationKind::Reset,
-            Input::Step(Principal::Agent, _) => OperationKind::AgentCall,
-            Input::Step(..) => OperationKind::Step,
+            OperationInput::Reset(_) => OperationKind::Reset,
+            OperationInput::Step(Principal::Agent, _) => OperationKind::AgentCall,
+            OperationInput::Step(..) => OperationKind::Step,
         }
     }
 
@@ -204,7 +204,7 @@ impl<'a> RunningOperation<'a> {
         self.epoch = check(&mut progress)?;
         progress.running += 1;
         drop(progress);
-        self.stage = Stage::Begun;
+        self.stage = OperationStage::Begun;
         if let Some(clock) = &mut self.clock {
             clock.began = Instant::now();
         }
@@ -216,7 +216,7 @@ impl<'a> RunningOperation<'a> {
     ///
     /// # Errors
     /// A reset or the end of the session, or the deadline, came first.
-    pub(super) async fn lock(&mut self, expect: Expect, deadline: Option<Instant>) -> Result<(), Failure> {
+    pub(super) async fn lock(&mut self, expect: Expected, deadline: Option<Instant>) -> Result<(), Failure> {
         if !expect.any() && self.try_lock() {
             return Ok(());
         }
@@ -224,17 +224,17 @@ impl<'a> RunningOperation<'a> {
         Box::pin(self.wait_for_lock(expect, deadline)).await
     }
 
-    async fn wait_for_lock(&mut self, expect: Expect, deadline: Option<Instant>) -> Result<(), Failure> {
+    async fn wait_for_lock(&mut self, expect: Expected, deadline: Option<Instant>) -> Result<(), Failure> {
         let session = self.session;
         let token = session.progress.lock().token.clone();
         let wait = async {
             let (mut presence, mut claim) = (None, None);
             if expect.any() {
-                let claim = Claim::new(&session.expecting);
+                let claim = ExclusiveRequest::new(&session.expecting);
                 presence = Some(Presence::Alone(session.exclusive().await, claim));
             } else if session.is_claimed() {
                 // Until this waits for the lock itself, whoever comes later must not take it.
-                claim = Some(Claim::new(&session.exclusive));
+                claim = Some(ExclusiveRequest::new(&session.exclusive));
                 drop(session.presence.read().await);
             }
             let mut guard = pin!(Arc::clone(&session.cell).lock_owned());
@@ -327,7 +327,7 @@ impl<'a> RunningOperation<'a> {
 
 impl Drop for RunningOperation<'_> {
     fn drop(&mut self) {
-        if self.stage == Stage::Begun {
+        if self.stage == OperationStage::Begun {
             let failure =
                 self.session.cut_off(ErrorCode::Cancelled, "its caller went away before it was over");
             let failure = failure.in_phase(self.phase());
@@ -340,9 +340,9 @@ impl Drop for RunningOperation<'_> {
 impl RunningOperation<'_> {
     pub(super) fn phase(&self) -> Phase {
         match self.input {
-            Input::Reset(_) => Phase::Reset,
-            Input::Step(..) if self.calls_tools => Phase::Tool,
-            Input::Step(..) => Phase::Step,
+            OperationInput::Reset(_) => Phase::Reset,
+            OperationInput::Step(..) if self.calls_tools => Phase::Tool,
+            OperationInput::Step(..) => Phase::Step,
         }
     }
 }

@@ -47,14 +47,14 @@ pub(super) struct Progress {
 
 /// What a request believes about the session; compared before it is run.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Expect {
+pub(super) struct Expected {
     /// The number that it will have within the session.
     pub(super) seq: Option<u64>,
     /// The number that it will have within the episode.
     pub(super) step: Option<u64>,
 }
 
-impl Expect {
+impl Expected {
     /// Whether anything is expected.
     pub(super) fn any(self) -> bool {
         self.seq.is_some() || self.step.is_some()
@@ -81,7 +81,7 @@ impl Progress {
     }
 
     /// Refuses a request that believes something else about the session.
-    pub(super) fn expects(&self, expect: Expect) -> Result<(), Failure> {
+    pub(super) fn expects(&self, expect: Expected) -> Result<(), Failure> {
         let message = match (expect.seq, expect.step) {
             (Some(seq), _) if seq != self.seq + 1 => {
                 format!("the request is to be number {seq}, but the session's next is {}", self.seq + 1)
@@ -95,7 +95,7 @@ impl Progress {
     }
 
     /// Begins an epoch: what runs in the present one is cancelled.
-    pub(super) fn next_epoch(&mut self, expect: Expect) -> Result<u64, Failure> {
+    pub(super) fn next_epoch(&mut self, expect: Expected) -> Result<u64, Failure> {
         self.alive()?;
         self.expects(expect)?;
         self.token.cancel();
@@ -108,7 +108,7 @@ impl Progress {
 
     /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
     pub(super) fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
-        let current = self.steppable(Expect::default())?;
+        let current = self.steppable(Expected::default())?;
         if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
             let message = format!("the call belongs to epoch {epoch}, the session is in epoch {current}");
             return Err(Failure::new(ErrorCode::WrongEpoch, message));
@@ -122,7 +122,7 @@ impl Progress {
 
     /// Refuses to copy what is not known.
     pub(super) fn copyable(&self) -> Result<(), Failure> {
-        self.steppable(Expect::default())?;
+        self.steppable(Expected::default())?;
         let Some(tool) = &self.unknown_effect else { return Ok(()) };
         let message = format!(
             "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its effect: \
@@ -132,7 +132,7 @@ impl Progress {
     }
 
     /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
-    pub(super) fn steppable(&self, expect: Expect) -> Result<u64, Failure> {
+    pub(super) fn steppable(&self, expect: Expected) -> Result<u64, Failure> {
         self.alive()?;
         if self.reset_required {
             let message = "the last step was cut off, so the environment's state is unknown: reset it first";

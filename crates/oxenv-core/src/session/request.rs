@@ -9,9 +9,9 @@ use oxenv_wire::Action;
 
 use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
-use super::{Expect, Principal, Session};
+use super::{Expected, Principal, Session};
 use crate::observe::TraceContext;
-use crate::once::{IdempotentReply, Idempotency};
+use crate::once::{Idempotency, IdempotentReply};
 
 /// One request to a session.
 pub struct SessionRequest<'a> {
@@ -86,7 +86,10 @@ impl Session {
 
     /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend, while
     /// nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
-    pub fn try_submit<'a>(self: &Arc<Self>, request: &SessionRequest<'a>) -> Option<IdempotentReply<StepReply<'a>>> {
+    pub fn try_submit<'a>(
+        self: &Arc<Self>,
+        request: &SessionRequest<'a>,
+    ) -> Option<IdempotentReply<StepReply<'a>>> {
         let plain = request.once.identity().is_none();
         let settled = plain.then(|| self.step_inline(request)).flatten();
         settled.map(|Settled { outcome, seq }| IdempotentReply::own(outcome, seq))
@@ -95,7 +98,7 @@ impl Session {
     async fn run<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Settled<'a> {
         let _busy = self.lease.busy();
         let SessionRequest { operation, once, timeout, trace } = request;
-        let expect = Expect::of(&once);
+        let expect = Expected::of(&once);
         match operation {
             SessionOperation::Step(action) => self.step_expecting(action, timeout, expect, trace).await,
             // Boxed, so that the future of a step is not as large as that of whatever else is asked.

@@ -12,14 +12,14 @@ use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolEr
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
-use super::operation::{Input, MadeCall, RunningOperation, Stage};
+use super::operation::{MadeCall, OperationInput, OperationStage, RunningOperation};
 use super::steps::StepReply;
 use super::{Progress, Session};
 use crate::audit::utc_micros;
 use crate::environment::CallRecord;
 use crate::failure::Failure;
 use crate::observe::Operation;
-use crate::record::{CallEntry, Entry, Event, RecordedOutcome, Recorder};
+use crate::record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder};
 use crate::render::{self, Envelope};
 use crate::spec::EpisodeCall;
 use crate::tape::{Tape, Taped};
@@ -83,7 +83,7 @@ impl Settled<'_> {
 }
 
 /// What the outcome means for the numbers.
-struct Facts {
+struct OutcomeFacts {
     done: bool,
     reward: Option<Reward>,
 }
@@ -117,7 +117,7 @@ impl RunningOperation<'_> {
 
     /// Counts it, lets its record be taken down, and lets the step lock go.
     pub(super) fn conclude<'r>(&mut self, mut outcome: Result<StepReply<'r>, Failure>) -> Concluded<'r> {
-        let begun = std::mem::replace(&mut self.stage, Stage::Over) == Stage::Begun;
+        let begun = std::mem::replace(&mut self.stage, OperationStage::Over) == OperationStage::Begun;
         let counts = outcome.as_ref().map_or_else(|failure| failure.delivered != Delivered::No, |_| true);
         let mut seq = 0;
         let mut work = None;
@@ -200,7 +200,7 @@ impl RunningOperation<'_> {
         let outcome_entry = match outcome {
             Err(failure) => RecordedOutcome::Failed(failure),
             Ok(shown) => {
-                let Facts { done, reward } = facts(shown);
+                let OutcomeFacts { done, reward } = facts(shown);
                 RecordedOutcome::Answered { reply: &reply, reward, done }
             }
         };
@@ -209,8 +209,8 @@ impl RunningOperation<'_> {
             self.calls.iter().map(|call| self.call_entry(call, outcome, &cut_off)).collect();
         let duration_us = u64::try_from(self.took().as_micros()).unwrap_or(u64::MAX);
         let event = match &self.input {
-            Input::Reset(None) => return Work::done(Ok(())),
-            Input::Reset(Some(reset)) => Event::Reset {
+            OperationInput::Reset(None) => return Work::done(Ok(())),
+            OperationInput::Reset(Some(reset)) => RecordEvent::Reset {
                 seed: reset.seed,
                 seed_given: reset.seed_given,
                 episode_id: &reset.episode_id,
@@ -218,7 +218,7 @@ impl RunningOperation<'_> {
                 outcome: outcome_entry,
                 duration_us,
             },
-            Input::Step(principal, action) => Event::Step {
+            OperationInput::Step(principal, action) => RecordEvent::Step {
                 step,
                 principal: *principal,
                 action: action.as_deref().unwrap_or(RawValue::NULL),
@@ -228,20 +228,20 @@ impl RunningOperation<'_> {
             },
         };
         let time_us = utc_micros(SystemTime::now());
-        recorder.append(&Entry { session_id: &self.session.id, seq, epoch: self.epoch, time_us, event })
+        recorder.append(&RecordEntry { session_id: &self.session.id, seq, epoch: self.epoch, time_us, event })
     }
 
     /// Keeps what a fork by replay will repeat.
     fn keep(&self, progress: &mut Progress, outcome: &Result<StepReply<'_>, Failure>) {
         let Some(tape) = &mut progress.tape else { return };
         match (&self.input, outcome) {
-            (Input::Reset(Some(reset)), Ok(_)) => *tape = Tape::beginning((*reset).clone()),
-            (Input::Reset(_), _) => *tape = Tape::default(),
-            (Input::Step(..), Ok(StepReply::Tools(..))) => {}
-            (Input::Step(_, action), _) if self.calls.is_empty() => {
+            (OperationInput::Reset(Some(reset)), Ok(_)) => *tape = Tape::beginning((*reset).clone()),
+            (OperationInput::Reset(_), _) => *tape = Tape::default(),
+            (OperationInput::Step(..), Ok(StepReply::Tools(..))) => {}
+            (OperationInput::Step(_, action), _) if self.calls.is_empty() => {
                 tape.extend(action.clone().map(Taped::Action));
             }
-            (Input::Step(principal, _), _) => {
+            (OperationInput::Step(principal, _), _) => {
                 let cut_off = cut_off_call();
                 tape.extend(self.calls.iter().filter(|call| call.made).map(|call| {
                     let entry = self.call_entry(call, outcome, &cut_off);
@@ -309,9 +309,9 @@ fn cut_off_call() -> Result<ToolResult, ToolError> {
 }
 
 impl Progress {
-    fn advance(&mut self, input: &Input<'_>, facts: &Facts) {
+    fn advance(&mut self, input: &OperationInput<'_>, facts: &OutcomeFacts) {
         match input {
-            Input::Reset(reset) => {
+            OperationInput::Reset(reset) => {
                 if let Some(reset) = reset {
                     self.episode_id.clone_from(&reset.episode_id);
                     self.seed = reset.seed;
@@ -322,7 +322,7 @@ impl Progress {
                 self.scores = None;
                 self.reset_required = false;
             }
-            Input::Step(..) => {
+            OperationInput::Step(..) => {
                 self.step_count += 1;
                 self.done |= facts.done;
                 if let Some(reward) = facts.reward {
@@ -345,11 +345,11 @@ impl StepReply<'_> {
     }
 }
 
-fn facts(reply: &StepReply<'_>) -> Facts {
+fn facts(reply: &StepReply<'_>) -> OutcomeFacts {
     match reply {
-        StepReply::Tools(..) => Facts { done: false, reward: None },
-        StepReply::Call { reply, .. } => Facts { done: reply.done, reward: reply.reward },
-        StepReply::Graph(reply) => Facts { done: reply.done, reward: reply.reward },
-        StepReply::Observed(observed) => Facts { done: observed.done, reward: observed.reward },
+        StepReply::Tools(..) => OutcomeFacts { done: false, reward: None },
+        StepReply::Call { reply, .. } => OutcomeFacts { done: reply.done, reward: reply.reward },
+        StepReply::Graph(reply) => OutcomeFacts { done: reply.done, reward: reply.reward },
+        StepReply::Observed(observed) => OutcomeFacts { done: observed.done, reward: observed.reward },
     }
 }

@@ -14,14 +14,14 @@ use oxenv_wire::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::drive::{Request, after};
-use super::operation::{Input, RunningOperation};
+use super::drive::{EnvironmentRequest, after};
+use super::operation::{OperationInput, RunningOperation};
 use super::request::{SessionOperation, SessionRequest};
 use super::settle::Settled;
-use super::{Expect, Principal, Session, fresh_id};
+use super::{Expected, Principal, Session, fresh_id};
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
-use crate::graph::Plan;
+use crate::graph::CallPlan;
 use crate::observe::TraceContext;
 use crate::render;
 use crate::seed::derive_seed;
@@ -116,7 +116,7 @@ impl Session {
     pub(super) async fn reset_expecting(
         self: &Arc<Self>,
         options: ResetOptions,
-        expect: Expect,
+        expect: Expected,
         trace: Option<TraceContext>,
     ) -> Settled<'static> {
         let deadline = after(Some(self.reset_deadline));
@@ -130,7 +130,7 @@ impl Session {
                     episode_id: options.episode_id.unwrap_or_else(fresh_id),
                     arguments: options.arguments,
                 };
-                operation.input = Input::Reset(Some(&reset));
+                operation.input = OperationInput::Reset(Some(&reset));
                 self.run_reset(&mut operation, &reset, deadline).await
             }
             Err(failure) => Err(failure),
@@ -144,7 +144,7 @@ impl Session {
     async fn begin_epoch(
         &self,
         operation: &mut RunningOperation<'_>,
-        expect: Expect,
+        expect: Expected,
         deadline: Option<Instant>,
     ) -> Result<u64, Failure> {
         if expect.any() {
@@ -162,13 +162,14 @@ impl Session {
         let epoch = operation.epoch;
         if operation.lock.guard.is_none() {
             // The epoch has begun, whatever becomes of its reset.
-            let locked = operation.lock(Expect::default(), deadline).await;
+            let locked = operation.lock(Expected::default(), deadline).await;
             locked.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?;
         }
         // Another reset, or the end, may have come while this one waited.
         self.token_of(epoch)?;
         self.renew(operation, reset.seed, deadline).await?;
-        let observed = self.drive(&mut operation.lock, epoch, Request::Reset(reset), deadline).await?;
+        let observed =
+            self.drive(&mut operation.lock, epoch, EnvironmentRequest::Reset(reset), deadline).await?;
         Ok(render::with_problems(observed, &self.toolbox.problems()))
     }
 
@@ -177,7 +178,7 @@ impl Session {
     pub(super) fn step_inline<'a>(self: &Arc<Self>, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
         let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;
-        let expect = Expect::of(&request.once);
+        let expect = Expected::of(&request.once);
         if !inline
             || self.spec.action_space != ActionSpace::Typed
             || self.hooks.recorder.is_some()
@@ -192,7 +193,8 @@ impl Session {
             return None;
         }
         let begun = operation.begin(|progress| progress.steppable(expect));
-        let outcome = begun.and_then(|_| self.drive_inline(&mut operation.lock, Request::Step(typed)));
+        let outcome =
+            begun.and_then(|_| self.drive_inline(&mut operation.lock, EnvironmentRequest::Step(typed)));
         Some(operation.settle_at_once(outcome.map(StepReply::Observed)))
     }
 
@@ -200,7 +202,7 @@ impl Session {
         self: &Arc<Self>,
         action: Action<'a>,
         timeout: Option<Duration>,
-        expect: Expect,
+        expect: Expected,
         trace: Option<TraceContext>,
     ) -> Settled<'a> {
         let mut operation = RunningOperation::step(self, Principal::Control, || action.to_raw(), trace);
@@ -213,7 +215,7 @@ impl Session {
         operation: &mut RunningOperation<'_>,
         action: Action<'a>,
         deadline: Option<Instant>,
-        expect: Expect,
+        expect: Expected,
     ) -> Result<StepReply<'a>, Failure> {
         match action {
             Action::ListTools(spelling) => {
@@ -221,7 +223,7 @@ impl Session {
             }
             Action::CallTool(call) => self.run_control_call(operation, call, deadline, expect).await,
             Action::CallTools(graph) => {
-                let plan = Plan::new(&graph)?;
+                let plan = CallPlan::new(&graph)?;
                 self.begin_step(operation, deadline, expect).await?;
                 Box::pin(self.run_graph(operation, plan, deadline)).await.map(StepReply::Graph)
             }
@@ -243,7 +245,7 @@ impl Session {
         &self,
         operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,
-        expect: Expect,
+        expect: Expected,
     ) -> Result<u64, Failure> {
         operation.lock(expect, deadline).await?;
         operation.begin(|progress| progress.steppable(expect))
@@ -254,10 +256,11 @@ impl Session {
         operation: &mut RunningOperation<'_>,
         action: &RawValue,
         deadline: Option<Instant>,
-        expect: Expect,
+        expect: Expected,
     ) -> Result<StepReply<'a>, Failure> {
         let epoch = self.begin_step(operation, deadline, expect).await?;
-        let observed = self.drive(&mut operation.lock, epoch, Request::Step(action), deadline).await;
+        let observed =
+            self.drive(&mut operation.lock, epoch, EnvironmentRequest::Step(action), deadline).await;
         observed.map(StepReply::Observed)
     }
 
@@ -266,7 +269,7 @@ impl Session {
         operation: &mut RunningOperation<'_>,
         call: ToolCall<'a>,
         deadline: Option<Instant>,
-        expect: Expect,
+        expect: Expected,
     ) -> Result<StepReply<'a>, Failure> {
         self.begin_step(operation, deadline, expect).await?;
         let tool = self.toolbox.find(&call.name);

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use oxenv_wire::Phase;
 use tokio::time::Instant;
 
-use super::making::{Made, Patience};
+use super::making::{NewSessionParts, QueueTimeout};
 use super::queue::NoSlot;
 use super::{SessionStore, Slot};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::observe::{Operation, OperationKind};
-use crate::once::{IdempotentReply, Claim, Identity, Ticket, Weigh, fingerprint};
+use crate::once::{Attempt, IdempotentReply, Identity, MemorySize, ReplySender, fingerprint};
 use crate::record::SessionOrigin;
-use crate::session::{Held, Past, Session, SessionOptions};
-use crate::snapshot::{SnapshotKeySource, SealedSnapshot, Snapshot};
-use crate::spec::{EnvironmentContext, ForkMode, EnvironmentInstance, CopySource, SnapshotRoom};
+use crate::session::{Past, PausedSession, Session, SessionOptions};
+use crate::snapshot::{SealedSnapshot, Snapshot, SnapshotKeySource};
+use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance, ForkMode, SnapshotRoom};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
@@ -58,7 +58,7 @@ pub struct OpenKey<'a> {
 }
 
 /// Sessions that were made, and what they go on from.
-struct Opened {
+struct OpenedSessions {
     sessions: Vec<Arc<Session>>,
     /// The number of the last thing that the original of forks had done; else 0.
     seq: u64,
@@ -66,23 +66,26 @@ struct Opened {
 
 /// A session that is held still, and the slots of its copies.
 struct StillWithSlots<'a> {
-    held: Held<'a>,
+    held: PausedSession<'a>,
     slots: Vec<Slot>,
 }
 
-impl Opened {
+impl OpenedSessions {
     fn ids(&self) -> SessionIds {
         self.sessions.iter().map(|session| session.id().to_owned()).collect()
     }
 }
 
 /// Answers a request that made sessions, or failed to.
-fn settle(ticket: Ticket<SessionIds>, opened: Result<Opened, Failure>) -> IdempotentReply<SessionIds> {
+fn settle(
+    ticket: ReplySender<SessionIds>,
+    opened: Result<OpenedSessions, Failure>,
+) -> IdempotentReply<SessionIds> {
     let seq = opened.as_ref().map_or(0, |opened| opened.seq);
     ticket.settle(opened.map(|opened| opened.ids()), seq)
 }
 
-impl Weigh for SessionIds {
+impl MemorySize for SessionIds {
     fn weight(&self) -> usize {
         64 * self.len()
     }
@@ -112,7 +115,7 @@ impl SessionStore {
         session: &Arc<Session>,
         n: usize,
         options: SessionOptions,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<OpenedSessions, Failure> {
         let began = self.hooks.observer.as_ref().map(|_| std::time::Instant::now());
         let forked = self.fork_now(session, n, options).await;
         self.measured(session, OperationKind::Fork, began, forked.as_ref().err());
@@ -124,7 +127,7 @@ impl SessionStore {
         session: &Arc<Session>,
         n: usize,
         options: SessionOptions,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<OpenedSessions, Failure> {
         let _busy = session.busy();
         let StillWithSlots { mut held, slots } = self.hold_with_slots(session, n, &options).await?;
         let deadline = self.boot_deadline();
@@ -135,7 +138,14 @@ impl SessionStore {
             let boot = held.past.boot(slot.id(), seed);
             let instance = self.fork_instance(&mut held, boot, deadline).await?;
             let past = held.past.copy();
-            forks.push(Made { slot, seed, instance, past, options: options.clone(), origin: Some(origin) });
+            forks.push(NewSessionParts {
+                slot,
+                seed,
+                instance,
+                past,
+                options: options.clone(),
+                origin: Some(origin),
+            });
         }
         let seq = held.seq;
         drop(held);
@@ -144,7 +154,7 @@ impl SessionStore {
             unlisted.push(self.record(made).await?);
         }
         let sessions = unlisted.into_iter().map(|session| self.list_now(session)).collect();
-        Ok(Opened { sessions, seq })
+        Ok(OpenedSessions { sessions, seq })
     }
 
     /// Waits until the session is still and so many slots are free, and has both at once: nobody is kept waiting by one
@@ -156,7 +166,7 @@ impl SessionStore {
         options: &SessionOptions,
     ) -> Result<StillWithSlots<'a>, Failure> {
         self.refuse_if_draining()?;
-        let patience = Patience::new(options.queue.unwrap_or(self.limits.queue));
+        let patience = QueueTimeout::new(options.queue.unwrap_or(self.limits.queue));
         let no_slot = |refusal| self.no_slot(refusal, n, patience);
         let beside = session.slot_owner();
         self.slots.refuse_too_many(&options.owner, n, beside.as_ref()).map_err(no_slot)?;
@@ -201,9 +211,9 @@ impl SessionStore {
         let ticket = loop {
             match self.made.claim(&identity, fingerprint, source.bytes()) {
                 Err(refusal) => return IdempotentReply::refused(refusal),
-                Ok(Claim::First(ticket)) => break ticket,
+                Ok(Attempt::First(ticket)) => break ticket,
                 // None if whoever was first went away and its sessions with it: then this one is the first.
-                Ok(Claim::Repeat(waiting)) => {
+                Ok(Attempt::Repeat(waiting)) => {
                     if let Some(answer) = waiting.answer().await {
                         return answer;
                     }
@@ -219,7 +229,11 @@ impl SessionStore {
         ran.await.unwrap_or_else(|error| IdempotentReply::refused(Failure::infrastructure(error.to_string())))
     }
 
-    async fn open_now(&self, source: SessionSource, options: SessionOptions) -> Result<Opened, Failure> {
+    async fn open_now(
+        &self,
+        source: SessionSource,
+        options: SessionOptions,
+    ) -> Result<OpenedSessions, Failure> {
         let session = match source {
             SessionSource::Fork { found, count, .. } => {
                 return self.fork_measured(&found?, count, options).await;
@@ -227,7 +241,7 @@ impl SessionStore {
             SessionSource::Environment => self.create(options).await?,
             SessionSource::Snapshot(snapshot) => self.restore(snapshot, options).await?,
         };
-        Ok(Opened { sessions: vec![session], seq: 0 })
+        Ok(OpenedSessions { sessions: vec![session], seq: 0 })
     }
 
     /// The present state of a session as a text that [`SessionStore::restore`] takes, of this server
@@ -335,12 +349,12 @@ impl SessionStore {
             .await?
             .map_err(|failure| failure.in_phase(Phase::Boot))?;
         let origin = SessionOrigin::Snapshot { session_id: &snapshot.session_id, seq: snapshot.seq };
-        self.register(Made { slot, seed, instance, past, options, origin: Some(origin) }).await
+        self.register(NewSessionParts { slot, seed, instance, past, options, origin: Some(origin) }).await
     }
 
     async fn fork_instance(
         &self,
-        held: &mut Held<'_>,
+        held: &mut PausedSession<'_>,
         boot: EnvironmentContext,
         deadline: Instant,
     ) -> Result<EnvironmentInstance, Failure> {

@@ -15,14 +15,14 @@ use super::{SessionStore, Slot, new_id};
 use crate::audit::utc_micros;
 use crate::clock::after;
 use crate::failure::Failure;
-use crate::record::{Entry, Event, SessionOrigin};
+use crate::record::{RecordEntry, RecordEvent, SessionOrigin};
 use crate::seed::derive_seed;
 use crate::session::{EndReason, Lease, NewSession, Past, Session, SessionOptions};
 use crate::spec::{EnvironmentContext, EnvironmentInstance};
 use crate::work::{CatchPanic, Work, panic_text};
 
 /// All that a session is made of.
-pub(super) struct Made<'a> {
+pub(super) struct NewSessionParts<'a> {
     pub(super) slot: Slot,
     pub(super) seed: u64,
     pub(super) instance: EnvironmentInstance,
@@ -32,21 +32,21 @@ pub(super) struct Made<'a> {
 }
 
 /// A session that nobody can find yet. Dropping it before that ends it.
-pub(super) struct Unlisted {
+pub(super) struct UnlistedSession {
     session: Arc<Session>,
     listed: bool,
 }
 
 /// How long a request waits for all its slots together.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct QueueTimeout {
     pub(super) began: Instant,
     pub(super) length: Duration,
 }
 
-impl Patience {
+impl QueueTimeout {
     pub(super) fn new(length: Duration) -> Self {
-        Patience { began: Instant::now(), length }
+        QueueTimeout { began: Instant::now(), length }
     }
 
     /// Waits no longer than that for a session to be still.
@@ -67,7 +67,7 @@ impl Patience {
     }
 }
 
-impl Drop for Unlisted {
+impl Drop for UnlistedSession {
     fn drop(&mut self) {
         if !self.listed {
             self.session.end(EndReason::Closed);
@@ -89,14 +89,14 @@ impl SessionStore {
 
     pub(super) async fn take_slot(&self, options: &SessionOptions) -> Result<Slot, Failure> {
         self.refuse_if_draining()?;
-        let patience = Patience::new(options.queue.unwrap_or(self.limits.queue));
+        let patience = QueueTimeout::new(options.queue.unwrap_or(self.limits.queue));
         match self.slots.take(&options.owner, 1, patience.until()).await {
             Ok(permit) => Ok(self.slot(Some(permit), patience.began.elapsed())),
             Err(refusal) => Err(self.no_slot(refusal, 1, patience)),
         }
     }
 
-    pub(super) fn no_slot(&self, refusal: NoSlot, count: usize, patience: Patience) -> Failure {
+    pub(super) fn no_slot(&self, refusal: NoSlot, count: usize, patience: QueueTimeout) -> Failure {
         let max = self.limits.max_sessions;
         let mut waited = match patience.length.is_zero() {
             true => String::new(),
@@ -159,16 +159,16 @@ impl SessionStore {
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
         let instance = self.make(EnvironmentContext::new(slot.id(), seed), self.boot_deadline()).await?;
         let past = Past { episode_id: options.episode_id.clone(), ..Past::default() };
-        self.register(Made { slot, seed, instance, past, options, origin: None }).await
+        self.register(NewSessionParts { slot, seed, instance, past, options, origin: None }).await
     }
 
     /// Makes the session, records that it is there, and lets it be found.
-    pub(super) async fn register(&self, made: Made<'_>) -> Result<Arc<Session>, Failure> {
+    pub(super) async fn register(&self, made: NewSessionParts<'_>) -> Result<Arc<Session>, Failure> {
         Ok(self.list_now(self.record(made).await?))
     }
 
     /// Makes the session and records that it is there.
-    pub(super) async fn record(&self, made: Made<'_>) -> Result<Unlisted, Failure> {
+    pub(super) async fn record(&self, made: NewSessionParts<'_>) -> Result<UnlistedSession, Failure> {
         let (is_default, waited) = (made.slot.permit.is_none(), made.slot.waited);
         let lease = match is_default {
             true => self.limits.default_idle,
@@ -189,7 +189,7 @@ impl SessionStore {
         if let Some(observer) = &self.hooks.observer {
             observer.opened(waited);
         }
-        let unlisted = Unlisted { session, listed: false };
+        let unlisted = UnlistedSession { session, listed: false };
         if let Some(recorder) = &self.hooks.recorder {
             let session = &unlisted.session;
             let episode_id = session.info().episode_id;
@@ -200,7 +200,7 @@ impl SessionStore {
     }
 
     /// Lets a session be found.
-    pub(super) fn list_now(&self, mut unlisted: Unlisted) -> Arc<Session> {
+    pub(super) fn list_now(&self, mut unlisted: UnlistedSession) -> Arc<Session> {
         let session = Arc::clone(&unlisted.session);
         self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
         unlisted.listed = true;
@@ -212,7 +212,11 @@ impl SessionStore {
         after(Instant::now(), self.limits.boot)
     }
 
-    pub(super) async fn make(&self, boot: EnvironmentContext, deadline: Instant) -> Result<EnvironmentInstance, Failure> {
+    pub(super) async fn make(
+        &self,
+        boot: EnvironmentContext,
+        deadline: Instant,
+    ) -> Result<EnvironmentInstance, Failure> {
         match self.bounded(AssertUnwindSafe(|| self.factory.create(boot)), deadline).await {
             Ok(made) => made.map_err(|failure| self.named(failure)),
             Err(why) => Err(self.factory_failed(&why)),
@@ -251,14 +255,18 @@ impl SessionStore {
     }
 }
 
-fn opened<'a>(session: &'a Session, episode_id: &'a str, origin: Option<SessionOrigin<'a>>) -> Entry<'a> {
+fn opened<'a>(
+    session: &'a Session,
+    episode_id: &'a str,
+    origin: Option<SessionOrigin<'a>>,
+) -> RecordEntry<'a> {
     let spec = session.spec();
-    Entry {
+    RecordEntry {
         session_id: session.id(),
         seq: 0,
         epoch: session.epoch(),
         time_us: utc_micros(SystemTime::now()),
-        event: Event::Opened {
+        event: RecordEvent::Opened {
             environment: &spec.name,
             version: &spec.version,
             deterministic: spec.capabilities.deterministic,

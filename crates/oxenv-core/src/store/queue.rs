@@ -22,24 +22,24 @@ const LONGEST_QUEUE: usize = 16_384;
 const MEMORY_EVERY: Duration = Duration::from_millis(100);
 
 /// Who asks for a slot; nobody in particular has no name.
-pub(crate) type Owner = Option<Arc<str>>;
+pub(crate) type SlotOwner = Option<Arc<str>>;
 
 /// The slots of one store.
 pub(super) struct Slots {
     max: usize,
     max_per_owner: usize,
     memory: Option<MemoryGauge>,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     active: usize,
     waiting: usize,
     closed: bool,
-    owners: HashMap<Owner, Share>,
+    owners: HashMap<SlotOwner, Share>,
     /// Owners with somebody waiting, in the order of their turns.
-    turns: VecDeque<Owner>,
+    turns: VecDeque<SlotOwner>,
     /// Those who have waited so far.
     numbers: u64,
 }
@@ -48,11 +48,11 @@ struct State {
 #[derive(Default)]
 struct Share {
     active: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<ReplyReceiver>,
 }
 
 /// A request that waits.
-struct Waiting {
+struct ReplyReceiver {
     number: u64,
     count: usize,
     /// Slots that were given past it.
@@ -63,7 +63,7 @@ struct Waiting {
 /// The slots of one request. Dropping it gives them to who waits longest.
 pub(super) struct Permit {
     slots: Arc<Slots>,
-    owner: Owner,
+    owner: SlotOwner,
     count: usize,
 }
 
@@ -98,12 +98,12 @@ pub(super) enum NoSlot {
 /// What becomes of a request at once.
 enum Entered {
     Had(Permit),
-    Waits(Place, oneshot::Receiver<Permit>),
+    Waits(QueuePlace, oneshot::Receiver<Permit>),
 }
 
 /// Where somebody stands in the queue.
 #[derive(Clone, Copy)]
-struct Spot {
+struct QueuePosition {
     /// The owner's turn.
     turn: usize,
     /// The place among the owner's own.
@@ -112,9 +112,9 @@ struct Spot {
 
 /// Who is next.
 struct Next {
-    spot: Spot,
+    spot: QueuePosition,
     /// Those who are overtaken by that.
-    passed: Vec<Spot>,
+    passed: Vec<QueuePosition>,
 }
 
 impl Slots {
@@ -147,9 +147,9 @@ impl Slots {
     /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner `beside` is.
     pub(super) fn refuse_too_many(
         &self,
-        owner: &Owner,
+        owner: &SlotOwner,
         count: usize,
-        beside: Option<&Owner>,
+        beside: Option<&SlotOwner>,
     ) -> Result<(), NoSlot> {
         let most = self.max.saturating_sub(usize::from(beside.is_some()));
         let most_own = self.max_per_owner.saturating_sub(usize::from(beside == Some(owner)));
@@ -162,7 +162,7 @@ impl Slots {
     /// Waits for so many slots until that time; absent: not at all. Dropping the future leaves the queue.
     pub(super) async fn take(
         self: &Arc<Self>,
-        owner: &Owner,
+        owner: &SlotOwner,
         count: usize,
         until: Option<Instant>,
     ) -> Result<Permit, NoSlot> {
@@ -190,7 +190,7 @@ impl Slots {
     }
 
     /// Slots, or a place in the queue.
-    fn enter(self: &Arc<Self>, owner: &Owner, count: usize) -> Result<Entered, NoSlot> {
+    fn enter(self: &Arc<Self>, owner: &SlotOwner, count: usize) -> Result<Entered, NoSlot> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(NoSlot::Closed);
@@ -209,11 +209,11 @@ impl Slots {
         state.numbers += 1;
         let number = state.numbers;
         let share = state.owners.entry(owner.clone()).or_default();
-        share.waiting.push_back(Waiting { number, count, overtaken: 0, sender });
+        share.waiting.push_back(ReplyReceiver { number, count, overtaken: 0, sender });
         if share.waiting.len() == 1 {
             state.turns.push_back(owner.clone());
         }
-        let place = Place { slots: Arc::clone(self), owner: owner.clone(), number };
+        let place = QueuePlace { slots: Arc::clone(self), owner: owner.clone(), number };
         Ok(Entered::Waits(place, receiver))
     }
 
@@ -232,8 +232,8 @@ impl Slots {
     }
 }
 
-impl State {
-    fn full(&self, owner: &Owner, count: usize, slots: &Slots) -> NoSlot {
+impl QueueState {
+    fn full(&self, owner: &SlotOwner, count: usize, slots: &Slots) -> NoSlot {
         let own = self.owners.get(owner).map_or(0, |share| share.active);
         let capped = self.active + count <= slots.max && own + count > slots.max_per_owner;
         NoSlot::Full { active: self.active, capped }
@@ -255,7 +255,7 @@ impl State {
                 if own_allowed == 0 {
                     break;
                 }
-                let spot = Spot { turn, place };
+                let spot = QueuePosition { turn, place };
                 if waiting.count <= allowed.min(own_allowed) {
                     passed.append(&mut own_passed);
                     return Some(Next { spot, passed });
@@ -277,15 +277,15 @@ impl State {
     }
 
     /// Takes the next one out of the queue and counts its slots.
-    fn give(&mut self, next: Next) -> Option<(Owner, Waiting)> {
-        let Spot { turn, place } = next.spot;
+    fn give(&mut self, next: Next) -> Option<(SlotOwner, ReplyReceiver)> {
+        let QueuePosition { turn, place } = next.spot;
         let owner = self.turns.remove(turn)?;
         let share = self.owners.get_mut(&owner)?;
         let given = share.waiting.remove(place)?;
         share.active += given.count;
         self.active += given.count;
         self.waiting -= 1;
-        for Spot { turn: other, place } in next.passed {
+        for QueuePosition { turn: other, place } in next.passed {
             let owner = if other == turn { Some(&owner) } else { self.turns.get(other) };
             let share = owner.and_then(|owner| self.owners.get_mut(owner));
             if let Some(waiting) = share.and_then(|share| share.waiting.get_mut(place)) {
@@ -299,7 +299,7 @@ impl State {
     }
 
     /// An owner without slots and without anybody waiting is nobody.
-    fn forget(&mut self, owner: &Owner) {
+    fn forget(&mut self, owner: &SlotOwner) {
         if self.owners.get(owner).is_some_and(|share| share.waiting.is_empty()) {
             self.turns.retain(|turn| turn != owner);
             if self.owners[owner].active == 0 {
@@ -310,13 +310,13 @@ impl State {
 }
 
 /// A place in the queue. Its drop leaves the queue, and lets those go on who waited behind it.
-struct Place {
+struct QueuePlace {
     slots: Arc<Slots>,
-    owner: Owner,
+    owner: SlotOwner,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         let mut state = self.slots.state.lock();
         let share = state.owners.get_mut(&self.owner);
@@ -336,7 +336,7 @@ impl Drop for Place {
 
 impl Permit {
     /// Whose slots they are.
-    pub(super) fn owner(&self) -> &Owner {
+    pub(super) fn owner(&self) -> &SlotOwner {
         &self.owner
     }
 
@@ -422,7 +422,7 @@ mod tests {
                 Event::Asks { owner, count, waits } => {
                     let slots = Arc::clone(&self.slots);
                     let until = waits.then(|| after(Instant::now(), Duration::from_secs(1000)));
-                    let name: Owner = Some(owner.to_string().into());
+                    let name: SlotOwner = Some(owner.to_string().into());
                     let taking: Taking = Box::pin(async move { slots.take(&name, count, until).await });
                     self.waiting.push(Asker { owner, count, overtaken: 0, taking });
                 }

@@ -14,7 +14,7 @@ use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::catalogue::{Catalogue, Entry};
+use super::catalogue::{Catalogue, CatalogueEntry};
 use super::mount::Mount;
 use super::record::Recording;
 use super::{Toolbox, contained, judge, shortened};
@@ -94,7 +94,7 @@ impl<'a> ResolvedTool<'a> {
         self.entry().map(|entry| entry.mount)
     }
 
-    pub(super) fn entry(&self) -> Option<&Entry> {
+    pub(super) fn entry(&self) -> Option<&CatalogueEntry> {
         self.entry.map(|entry| self.catalogue.entry(entry))
     }
 
@@ -142,7 +142,7 @@ impl<'a> ResolvedTool<'a> {
 
     async fn judge_and_run(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         request: &CallRequest<'_>,
         recording: &mut Recording<'_>,
@@ -165,7 +165,7 @@ impl<'a> ResolvedTool<'a> {
     /// The call itself, held to its deadline, its panics contained.
     pub(super) async fn run(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         request: &CallRequest<'_>,
     ) -> Result<ToolResult, ToolError> {

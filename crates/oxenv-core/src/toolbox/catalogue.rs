@@ -26,15 +26,15 @@ const ROLES: [Principal; 3] = [Principal::Control, Principal::Agent, Principal::
 #[derive(Default)]
 pub(super) struct Catalogue {
     sources: Vec<Arc<[Tool]>>,
-    entries: Vec<Entry>,
+    entries: Vec<CatalogueEntry>,
     index: HashMap<String, usize>,
-    views: [View; ROLES.len()],
+    views: [RoleView; ROLES.len()],
     /// Tools that could not be offered, and why.
     problems: Vec<String>,
 }
 
 /// One offered tool.
-pub(super) struct Entry {
+pub(super) struct CatalogueEntry {
     /// Whose it is: an index into the mounts.
     pub(super) mount: usize,
     /// The name that its toolset knows it by.
@@ -49,7 +49,7 @@ pub(super) struct Entry {
 
 /// What one role sees.
 #[derive(Default)]
-struct View {
+struct RoleView {
     tools: OnceLock<Arc<[Tool]>>,
     listings: [OnceLock<Arc<str>>; 4],
 }
@@ -111,7 +111,7 @@ impl Catalogue {
         let tool = Tool { name: offered.clone(), ..tool.clone() };
         self.index.insert(offered.into_owned(), self.entries.len());
         let (input, output) = (LazySchema::default(), LazySchema::default());
-        self.entries.push(Entry { mount: number, own, tool, denied, input, output });
+        self.entries.push(CatalogueEntry { mount: number, own, tool, denied, input, output });
     }
 
     /// The name a tool is offered by; none when the mount's rule refuses it.
@@ -145,7 +145,7 @@ impl Catalogue {
         Some(name)
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn find(&self, name: &str) -> Option<&CatalogueEntry> {
         self.position(name).map(|entry| self.entry(entry))
     }
 
@@ -154,13 +154,13 @@ impl Catalogue {
         self.index.get(name).copied()
     }
 
-    pub(super) fn entry(&self, position: usize) -> &Entry {
+    pub(super) fn entry(&self, position: usize) -> &CatalogueEntry {
         &self.entries[position]
     }
 
     /// What does not work at present.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let late = self.entries.iter().filter_map(Entry::late_problem);
+        let late = self.entries.iter().filter_map(CatalogueEntry::late_problem);
         self.problems.iter().cloned().chain(late)
     }
 
@@ -183,12 +183,12 @@ impl Catalogue {
         })
     }
 
-    fn seen_by(&self, role: Principal) -> impl Iterator<Item = &Entry> {
+    fn seen_by(&self, role: Principal) -> impl Iterator<Item = &CatalogueEntry> {
         self.entries.iter().filter(move |entry| entry.denied_to(role).is_none())
     }
 }
 
-impl Entry {
+impl CatalogueEntry {
     /// The rule that keeps that role from calling it.
     pub(super) fn denied_to(&self, role: Principal) -> Option<&str> {
         self.denied[slot(role)].as_deref()

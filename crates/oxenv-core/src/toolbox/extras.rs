@@ -20,7 +20,7 @@ use super::{Toolbox, contained};
 use crate::audit::Decision;
 use crate::policy::Verdict;
 use crate::session::Principal;
-use crate::toolset::{CallContext, ResourcesAndPrompts, RequestError};
+use crate::toolset::{CallContext, RequestError, ResourcesAndPrompts};
 
 /// JSON-RPC's number for parameters that are wrong, which MCP uses for unknown prompts as well.
 const INVALID_PARAMS: i32 = -32602;
@@ -71,7 +71,8 @@ impl Toolbox {
     #[must_use]
     pub fn extras(&self, principal: Principal) -> ResourcesAndPrompts {
         let mut union = ResourcesAndPrompts::default();
-        let own: Vec<Arc<ResourcesAndPrompts>> = self.mounts.iter().map(|mount| mount.toolset.extras()).collect();
+        let own: Vec<Arc<ResourcesAndPrompts>> =
+            self.mounts.iter().map(|mount| mount.toolset.extras()).collect();
         let mut taken: HashSet<&str> = HashSet::new();
         for (mount, own) in self.mounts.iter().zip(&own) {
             if allowed(mount, principal, "resources") {

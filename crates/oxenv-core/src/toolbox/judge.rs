@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::call::{CallRequest, ResolvedTool, end_of, until};
-use super::catalogue::Entry;
+use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
 use crate::audit::Decision;
 use crate::schema::{
@@ -50,12 +50,12 @@ impl Refusal {
 }
 
 /// Whether anything is said about the arguments of a call, by its tool's schema or by a rule.
-pub(super) fn needs_argument_check(entry: &Entry, mount: &Mount) -> bool {
+pub(super) fn needs_argument_check(entry: &CatalogueEntry, mount: &Mount) -> bool {
     !mount.toolset.validates() || mount.policy.has_argument_rules(&entry.own)
 }
 
 /// Whether a result is held against a schema.
-pub(super) fn needs_result_check(entry: &Entry, mount: &Mount, result: &ToolResult) -> bool {
+pub(super) fn needs_result_check(entry: &CatalogueEntry, mount: &Mount, result: &ToolResult) -> bool {
     let declared = entry.tool.output_schema.is_some() && !mount.toolset.validates();
     declared && !result.is_error && result.input_required.is_none()
 }
@@ -63,7 +63,7 @@ pub(super) fn needs_result_check(entry: &Entry, mount: &Mount, result: &ToolResu
 impl ResolvedTool<'_> {
     /// Whether a caller may call the tool at all.
     #[inline]
-    pub(super) fn allowed(&self, entry: &Entry, principal: Principal) -> Result<(), Refusal> {
+    pub(super) fn allowed(&self, entry: &CatalogueEntry, principal: Principal) -> Result<(), Refusal> {
         let Some(rule) = entry.denied_to(principal) else { return Ok(()) };
         Err(Refusal::denied(rule, format!("tool '{}' is not allowed here: {rule}", self.name)))
     }
@@ -71,7 +71,7 @@ impl ResolvedTool<'_> {
     /// Whether a caller may call the tool now. Takes a token of its rate limits.
     pub(super) fn admit(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         context: CallContext<'_>,
     ) -> Result<(), Refusal> {
@@ -93,7 +93,7 @@ impl ResolvedTool<'_> {
     /// Whether the arguments of a call fit its tool's schema and every rule about them.
     pub(super) async fn check_arguments(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         request: &CallRequest<'_>,
     ) -> Result<(), Refusal> {
@@ -136,7 +136,7 @@ impl ResolvedTool<'_> {
     /// A result that fits what its tool's server declared.
     pub(super) async fn check_result(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         request: &CallRequest<'_>,
         result: ToolResult,
@@ -189,7 +189,7 @@ impl ResolvedTool<'_> {
 /// # Errors
 /// [`TooDeep`] when that could not be found out; the inner error when the call is refused.
 fn judge_arguments(
-    entry: &Entry,
+    entry: &CatalogueEntry,
     mount: &Mount,
     tool: &str,
     arguments: &RawValue,
@@ -227,7 +227,7 @@ fn judge_arguments(
 }
 
 /// Why a structured result is not what its tool declared.
-fn judge_result(entry: &Entry, text: &str, budget: &CheckBudget) -> Result<Option<String>, TooDeep> {
+fn judge_result(entry: &CatalogueEntry, text: &str, budget: &CheckBudget) -> Result<Option<String>, TooDeep> {
     match (entry.output(), serde_json::from_str::<Value>(text)) {
         (Err(why), _) => Ok(Some(why)),
         (Ok(None), _) => Ok(None),

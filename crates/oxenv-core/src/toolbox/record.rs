@@ -74,9 +74,9 @@ impl Drop for Refusal<'_> {
 }
 
 /// One call that is being made.
-pub(super) struct Recording<'a>(Option<Open<'a>>);
+pub(super) struct Recording<'a>(Option<OpenRecord<'a>>);
 
-struct Open<'a> {
+struct OpenRecord<'a> {
     auditor: Option<&'a Auditor>,
     request: &'a CallRequest<'a>,
     tool: &'a str,
@@ -101,7 +101,7 @@ impl<'a> Recording<'a> {
             auditor.place().await?;
         }
         let told = auditor.is_some() || request.observer.is_some();
-        Ok(Recording(told.then(|| Open {
+        Ok(Recording(told.then(|| OpenRecord {
             auditor,
             request,
             tool,
@@ -178,7 +178,7 @@ impl Drop for Recording<'_> {
     }
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenRecord<'a> {
     fn tell<'m>(self, outcome: AuditOutcome, message: impl FnOnce() -> Option<Cow<'m, str>>) {
         if let (Some(observer), Some((toolset, _))) = (self.request.observer, self.owner) {
             let error = match outcome {

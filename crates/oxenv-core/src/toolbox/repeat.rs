@@ -6,7 +6,7 @@
 use oxenv_wire::{ToolError, ToolResult};
 
 use super::call::{CallRequest, ResolvedTool};
-use super::catalogue::Entry;
+use super::catalogue::CatalogueEntry;
 use super::judge::{self, Refusal};
 use super::mount::Mount;
 use super::record::Recording;
@@ -44,7 +44,7 @@ impl ResolvedTool<'_> {
 
     async fn judge_repeat(
         &self,
-        entry: &Entry,
+        entry: &CatalogueEntry,
         mount: &Mount,
         request: &CallRequest<'_>,
     ) -> Result<(), Refusal> {

@@ -17,8 +17,10 @@ use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
 use super::copying::{LeftOut, Marks, Size, create_file, make_folder, too_large, within};
-use super::place::Place;
-use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
+use super::place::WorkspacePath;
+use crate::folders::{
+    EntryKind, FolderCursor, OpenFolder, RecordEntry, Walk, WalkError, WalkEvent, failed, named,
+};
 use crate::spec::SnapshotRoom;
 
 /// What every archive begins with; the number is the format's version.
@@ -41,7 +43,7 @@ const END: u8 = b'.';
 /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
 /// [`io::ErrorKind::Unsupported`] for a link that leads out of the folder.
 pub(super) fn pack(
-    place: &Place,
+    place: &WorkspacePath,
     begun: Vec<u8>,
     limits: WorkspaceLimits,
     room: SnapshotRoom,
@@ -74,7 +76,7 @@ pub(super) fn pack(
 /// [`io::ErrorKind::QuotaExceeded`] past the limit of files.
 pub(super) fn unpack(archive: &[u8], folder: &OpenFolder, limits: WorkspaceLimits) -> io::Result<()> {
     let rest = archive.strip_prefix(MAGIC).ok_or_else(|| invalid("it does not begin like one"))?;
-    let position = Position::at(folder);
+    let position = FolderCursor::at(folder);
     let mut unpacking = Unpacking { top: folder.path(), rest, position, marks: Vec::new(), files: 0 };
     while !unpacking.entry()? {
         if unpacking.files > limits.files {
@@ -90,7 +92,7 @@ pub(super) fn unpack(archive: &[u8], folder: &OpenFolder, limits: WorkspaceLimit
 }
 
 struct Packing<'a> {
-    place: &'a Place,
+    place: &'a WorkspacePath,
     folder: &'a OpenFolder,
     limits: WorkspaceLimits,
     room: SnapshotRoom,
@@ -100,7 +102,7 @@ struct Packing<'a> {
 
 impl Packing<'_> {
     /// Writes an entry down; one that a program removes or replaces meanwhile is left out.
-    fn entry(&mut self, walk: &mut Walk<'_>, entry: &Entry) -> io::Result<()> {
+    fn entry(&mut self, walk: &mut Walk<'_>, entry: &RecordEntry) -> io::Result<()> {
         match entry.kind() {
             EntryKind::Folder => {
                 if walk.enter(entry).map_err(|error| self.stopped(error))? {
@@ -157,7 +159,7 @@ impl Packing<'_> {
         self.bytes(name.as_bytes())
     }
 
-    fn marks(&mut self, entry: &Entry) {
+    fn marks(&mut self, entry: &RecordEntry) {
         let marks = Marks::of(&entry.stat);
         // What is older than 1970 becomes as old as that.
         let (seconds, nanoseconds) = match u64::try_from(marks.modified.tv_sec) {
@@ -191,7 +193,7 @@ struct Unpacking<'a> {
     top: &'a Path,
     rest: &'a [u8],
     /// The folder that is being filled.
-    position: Position<'a>,
+    position: FolderCursor<'a>,
     /// What the folders on the way to it get when they are filled.
     marks: Vec<Marks>,
     files: u64,

@@ -15,8 +15,10 @@ use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, symlinkat
 use rustix::io::Errno;
 
 use super::WorkspaceLimits;
-use super::place::Place;
-use crate::folders::{Entry, EntryKind, OpenFolder, Position, Walk, WalkError, WalkEvent, failed, named};
+use super::place::WorkspacePath;
+use crate::folders::{
+    EntryKind, FolderCursor, OpenFolder, RecordEntry, Walk, WalkError, WalkEvent, failed, named,
+};
 
 /// A folder being copied.
 pub(super) struct Copying<'a> {
@@ -24,7 +26,7 @@ pub(super) struct Copying<'a> {
     to: &'a OpenFolder,
     limits: WorkspaceLimits,
     /// The session's place that it is the folder of: links into it are turned to the copy.
-    session: Option<&'a Place>,
+    session: Option<&'a WorkspacePath>,
     /// Set once the file system has refused to share blocks between files.
     cannot_share: &'a AtomicBool,
     bytes: u64,
@@ -32,8 +34,8 @@ pub(super) struct Copying<'a> {
 }
 
 /// Where the copy is made.
-struct Target<'a> {
-    position: Position<'a>,
+struct CopyTarget<'a> {
+    position: FolderCursor<'a>,
     /// What the folders on the way to the position get when they are filled.
     marks: Vec<Marks>,
 }
@@ -63,7 +65,7 @@ impl<'a> Copying<'a> {
     /// The copy of a session's folder, which is in that place, for another session.
     pub(super) fn of_session(
         from: &'a OpenFolder,
-        place: &'a Place,
+        place: &'a WorkspacePath,
         to: &'a OpenFolder,
         limits: WorkspaceLimits,
         cannot_share: &'a AtomicBool,
@@ -86,7 +88,7 @@ impl<'a> Copying<'a> {
     pub(super) fn run(mut self) -> io::Result<()> {
         let top = self.folder_marks(&self.from.stat()?);
         let mut walk = Walk::new(self.from, self.limits.files).map_err(|error| self.stopped(error))?;
-        let mut target = Target { position: Position::at(self.to), marks: Vec::new() };
+        let mut target = CopyTarget { position: FolderCursor::at(self.to), marks: Vec::new() };
         while let Some(event) = walk.next().map_err(|error| self.stopped(error))? {
             match event {
                 WalkEvent::Entry(entry) => self.entry(&mut walk, &entry, &mut target)?,
@@ -98,7 +100,12 @@ impl<'a> Copying<'a> {
     }
 
     /// Copies an entry; one that a program removes or replaces meanwhile is left out.
-    fn entry(&mut self, walk: &mut Walk<'_>, entry: &Entry, target: &mut Target<'_>) -> io::Result<()> {
+    fn entry(
+        &mut self,
+        walk: &mut Walk<'_>,
+        entry: &RecordEntry,
+        target: &mut CopyTarget<'_>,
+    ) -> io::Result<()> {
         match entry.kind() {
             EntryKind::Folder => {
                 if walk.enter(entry).map_err(|error| self.stopped(error))? {
@@ -174,7 +181,7 @@ impl<'a> Copying<'a> {
 }
 
 impl LeftOut {
-    pub(super) fn add(&mut self, walk: &Walk<'_>, entry: &Entry) {
+    pub(super) fn add(&mut self, walk: &Walk<'_>, entry: &RecordEntry) {
         if self.count == 0 {
             self.first = walk.path_of(entry);
         }
@@ -189,7 +196,7 @@ impl LeftOut {
     }
 }
 
-impl Target<'_> {
+impl CopyTarget<'_> {
     /// Ends a folder. Filling it changes its time, and its mode may forbid to fill it.
     fn leave(&mut self) -> io::Result<()> {
         let (Some(left), Some(marks)) = (self.position.leave()?, self.marks.pop()) else { return Ok(()) };
@@ -218,7 +225,7 @@ impl Marks {
 ///
 /// # Errors
 /// The file system's, with the path in it.
-pub(super) fn make_folder(position: &mut Position<'_>, name: &CStr) -> io::Result<()> {
+pub(super) fn make_folder(position: &mut FolderCursor<'_>, name: &CStr) -> io::Result<()> {
     let made = rustix::fs::mkdirat(position.folder(), name, Mode::RWXU);
     made.and_then(|()| position.enter(name))
         .map_err(|errno| failed(errno, "cannot make", &position.path_of(name)))

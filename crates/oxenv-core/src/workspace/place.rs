@@ -33,7 +33,7 @@ const OPEN_TO_ALL: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO);
 
 /// The folder of one workspace in a root, which may be gone or be somewhere else if a tool did that.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WorkspacePath {
     root: Arc<Root>,
     name: CString,
     path: PathBuf,
@@ -49,7 +49,7 @@ struct Held {
     aside: Vec<CString>,
 }
 
-impl Place {
+impl WorkspacePath {
     /// A new folder in the root, and nowhere else, because it will be removed.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Place {
         let name = c_name(name.as_ref())?;
         let folder = Arc::new(make_folder(root, &name, OPEN_TO_ALL)?);
         let held = Mutex::new(Held { folder, aside: Vec::new() });
-        Ok(Place { root: Arc::clone(root), name, path, real, held })
+        Ok(WorkspacePath { root: Arc::clone(root), name, path, real, held })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -137,7 +137,7 @@ impl Place {
     /// Makes it empty, and puts into it what `fill` puts into a folder, also beside programs that go on writing.
     ///
     /// # Errors
-    /// As [`Place::emptied`]; and those of `fill`.
+    /// As [`WorkspacePath::emptied`]; and those of `fill`.
     pub(super) fn refilled(&self, fill: impl FnOnce(&OpenFolder) -> io::Result<()>) -> io::Result<()> {
         let folder = self.emptied()?;
         // Nobody knows of this one, so nothing meets what it is filled with.
@@ -216,13 +216,13 @@ impl Place {
 /// A folder of ours in the root; deleted with everything in it when it is dropped. What cannot be deleted then is when
 /// the workspace is.
 struct Temporary<'a> {
-    place: &'a Place,
+    place: &'a WorkspacePath,
     name: CString,
     folder: OpenFolder,
 }
 
 impl<'a> Temporary<'a> {
-    fn new(place: &'a Place) -> io::Result<Self> {
+    fn new(place: &'a WorkspacePath) -> io::Result<Self> {
         let name = c_name(format!("aside-{}", uuid::Uuid::new_v4().simple()).as_ref())?;
         let folder = make_folder(&place.root, &name, Mode::RWXU)?;
         Ok(Temporary { place, name, folder })

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Execution, StoreLimits, SessionOptions};
+use oxenv_core::{EndReason, Execution, SessionOptions, StoreLimits};
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
 

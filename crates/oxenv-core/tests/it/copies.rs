@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    EnvironmentContext, EndReason, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, EnvironmentInstance, StoreLimits,
-    OpenKey, CopySource, Recorder, Session, SessionOptions, SessionSource, SessionStore, Toolbox, Work,
+    CopySource, EndReason, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    Execution, Failure, ForkMode, OpenKey, Recorder, Session, SessionOptions, SessionSource, SessionStore,
+    StoreLimits, Toolbox, Work,
 };
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
@@ -261,7 +262,11 @@ impl EnvironmentFactory for Slow {
         self.inner.create(boot)
     }
 
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
             tokio::time::sleep(self.takes).await;
             self.inner.fork(boot, original).await
@@ -359,7 +364,7 @@ async fn a_lease_does_not_run_out_while_its_session_is_copied() {
 struct Full(AtomicUsize);
 
 impl Recorder for Full {
-    fn append(&self, _: &oxenv_core::Entry<'_>) -> Work<'static, Result<(), Failure>> {
+    fn append(&self, _: &oxenv_core::RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
         let room =
             self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         let full = || Failure::new(ErrorCode::RecordFailed, "the disk is full");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    Execution, ForkMode, SnapshotKeySource, StoreLimits, OpenKey, Session, SessionOptions, SessionSource, SessionStore,
-    SnapshotKey,
+    Execution, ForkMode, OpenKey, Session, SessionOptions, SessionSource, SessionStore, SnapshotKey,
+    SnapshotKeySource, StoreLimits,
 };
 use oxenv_wire::ErrorCode;
 use serde_json::json;

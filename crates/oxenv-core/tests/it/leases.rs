@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    CallContext, EndReason, Execution, ResourcesAndPrompts, StoreLimits, RequestError, Session, SessionOptions, SessionStore,
-    Toolbox, Toolset, Work,
+    CallContext, EndReason, Execution, RequestError, ResourcesAndPrompts, Session, SessionOptions,
+    SessionStore, StoreLimits, Toolbox, Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, RawJson, Tool, ToolError, ToolResult, raw};
 use serde_json::json;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use oxenv_core::{
-    IdempotentReply, Execution, Idempotency, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest, SessionSource,
-    StepReply,
+    Execution, Idempotency, IdempotentReply, OpenKey, ResetOptions, Session, SessionOptions, SessionRequest,
+    SessionSource, StepReply,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::value::RawValue;
@@ -24,13 +24,21 @@ fn number(seq: u64) -> Idempotency {
 }
 
 /// The action outlives its request, as the reply that is kept for repeats does.
-async fn once(session: &Arc<Session>, action: Value, once: &Idempotency) -> IdempotentReply<StepReply<'static>> {
+async fn once(
+    session: &Arc<Session>,
+    action: Value,
+    once: &Idempotency,
+) -> IdempotentReply<StepReply<'static>> {
     let action: &'static RawValue = Box::leak(raw(&action).unwrap());
     let step = SessionRequest::step(Action::parse(action).unwrap());
     session.submit(SessionRequest { once: once.clone(), ..step }).await
 }
 
-async fn reset_once(session: &Arc<Session>, seed: u64, once: Idempotency) -> IdempotentReply<StepReply<'static>> {
+async fn reset_once(
+    session: &Arc<Session>,
+    seed: u64,
+    once: Idempotency,
+) -> IdempotentReply<StepReply<'static>> {
     let options = ResetOptions { seed: Some(seed), ..ResetOptions::default() };
     session.submit(SessionRequest { once, ..SessionRequest::reset(options) }).await
 }

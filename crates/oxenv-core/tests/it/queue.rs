@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{Execution, Failure, StoreLimits, Session, SessionOptions, SessionStore};
+use oxenv_core::{Execution, Failure, Session, SessionOptions, SessionStore, StoreLimits};
 use oxenv_wire::ErrorCode;
 use tokio::task::JoinHandle;
 
@@ -23,8 +23,10 @@ async fn queued(store: &Arc<SessionStore>, n: usize) {
 #[tokio::test]
 async fn a_freed_slot_goes_to_who_waits_and_the_wait_is_visible() {
     let stage = Stage::default();
-    let store =
-        store_with(Scripted::new(&stage, Execution::Inline), StoreLimits { max_sessions: 1, ..StoreLimits::default() });
+    let store = store_with(
+        Scripted::new(&stage, Execution::Inline),
+        StoreLimits { max_sessions: 1, ..StoreLimits::default() },
+    );
     let first = open(&store).await;
     let second = waiting(&store, "a");
     queued(&store, 1).await;
@@ -38,8 +40,10 @@ async fn a_freed_slot_goes_to_who_waits_and_the_wait_is_visible() {
 #[tokio::test]
 async fn owners_take_turns_however_many_one_of_them_asks_for() {
     let stage = Stage::default();
-    let store =
-        store_with(Scripted::new(&stage, Execution::Inline), StoreLimits { max_sessions: 1, ..StoreLimits::default() });
+    let store = store_with(
+        Scripted::new(&stage, Execution::Inline),
+        StoreLimits { max_sessions: 1, ..StoreLimits::default() },
+    );
     let mut held = open(&store).await;
     let mut greedy = Vec::new();
     for n in 1..=4 {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxenv_core::{
-    Entry, Event, Execution, Failure, StoreLimits, RecordedOutcome, Recorder, SessionOptions, SessionStore, Work,
+    Execution, Failure, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOptions, SessionStore,
+    StoreLimits, Work,
 };
 use oxenv_wire::ErrorCode;
 use parking_lot::Mutex;
@@ -25,21 +26,21 @@ pub(crate) struct Tape {
 }
 
 impl Recorder for Tape {
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
         if self.broken.load(Ordering::SeqCst) {
             return Work::done(Err(Failure::new(ErrorCode::RecordFailed, "the disk is full")));
         }
         let what = match entry.event {
-            Event::Opened { origin, .. } => format!("opened {}", origin.is_some()),
-            Event::Reset { outcome, .. } => format!("reset {}", told(outcome)),
-            Event::Step { step, principal, action, calls, outcome, .. } => {
+            RecordEvent::Opened { origin, .. } => format!("opened {}", origin.is_some()),
+            RecordEvent::Reset { outcome, .. } => format!("reset {}", told(outcome)),
+            RecordEvent::Step { step, principal, action, calls, outcome, .. } => {
                 self.calls.lock().extend(calls.iter().map(|call| match call.outcome {
                     Ok(_) => call.tool.to_owned(),
                     Err(error) => format!("{} {:?}", call.tool, error.code),
                 }));
                 format!("step {step} {principal} {action} calls {} {}", calls.len(), told(outcome))
             }
-            Event::Closed { reason } => format!("closed {reason}"),
+            RecordEvent::Closed { reason } => format!("closed {reason}"),
         };
         self.lines.lock().push(format!("{}.{} {what}", entry.epoch, entry.seq));
         match self.slow.lock().clone() {

@@ -2,7 +2,7 @@
 
 use oxenv_core::Rubric;
 use oxenv_core::rubric::{
-    EnvironmentReward, Gate, Part, Rescored, Sequence, Trajectory, WeightedSum, rescore,
+    ComponentRubric, EnvironmentReward, Gate, Rescored, Sequence, Trajectory, WeightedSum, rescore,
 };
 use oxenv_wire::{ErrorCode, Phase, Reward, ToolErrorType, raw};
 use proptest::prelude::*;
@@ -14,8 +14,8 @@ fn constant(name: &str, value: f64) -> Value {
     json!({ "type": "constant", "name": name, "value": value })
 }
 
-fn part(name: &str, rubric: impl Rubric + 'static) -> Part {
-    Part::new(name, Box::new(rubric))
+fn part(name: &str, rubric: impl Rubric + 'static) -> ComponentRubric {
+    ComponentRubric::new(name, Box::new(rubric))
 }
 
 fn now<T>(future: impl Future<Output = T>) -> T {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use oxenv_core::rubric::{RecordedEpisode, RecordedStep, Whole, rescore};
+use oxenv_core::rubric::{EpisodeRubric, RecordedEpisode, RecordedStep, rescore};
 use oxenv_core::{
-    Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, Judges, StoreLimits, Mount,
+    Capabilities, EnvironmentFactory, EnvironmentSpec, Execution, Failure, ForkMode, Judges, Mount,
     NativeToolset, Observed, Reset, RubricFactory, RubricSpec, Session, SessionOptions, SessionStore, Step,
-    TypedEnvironment, contract, scored, tool_environment, typed,
+    StoreLimits, TypedEnvironment, contract, scored, tool_environment, typed,
 };
 use oxenv_wire::{ErrorCode, FailureKind, Phase, Reward, raw};
 use schemars::JsonSchema;
@@ -327,12 +327,12 @@ async fn scoring_a_record_again_gives_what_was_given() {
 
 #[tokio::test]
 async fn components_can_be_put_together_by_hand() {
-    use oxenv_core::rubric::{Constant, Part, ToolCalled};
-    let scores = Part::new("cost", Box::new(Constant::new(Reward::Int(-1))));
-    let ends = Part::new("said", Box::new(ToolCalled::new("say").unwrap()));
-    let rubric = || Part::new("whole", Box::new(Constant::new(Reward::Int(-1))));
+    use oxenv_core::rubric::{ComponentRubric, Constant, ToolCalled};
+    let scores = ComponentRubric::new("cost", Box::new(Constant::new(Reward::Int(-1))));
+    let ends = ComponentRubric::new("said", Box::new(ToolCalled::new("say").unwrap()));
+    let rubric = || ComponentRubric::new("whole", Box::new(Constant::new(Reward::Int(-1))));
     assert_eq!(rubric().name(), "whole");
-    let original = std::sync::Mutex::new(Whole::new(scores).ending(ends));
+    let original = std::sync::Mutex::new(EpisodeRubric::new(scores).ending(ends));
     let factory: RubricFactory = Arc::new(move || oxenv_core::Rubric::fork(&*original.lock().unwrap()));
     let store = store(tool_environment("tools", "Tools", says(), Some(factory)));
     let session = begun(&store).await;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use oxenv_core::{Execution, StoreLimits, SessionOptions, derive_seed};
+use oxenv_core::{Execution, SessionOptions, StoreLimits, derive_seed};
 use oxenv_wire::RawJson;
 use serde_json::{Value, json};
 

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{
-    ActionSpace, EnvironmentContext, CallContext, CallRecord, Capabilities, Environment, EnvironmentFactory,
-    EnvironmentSpec, Execution, Failure, ForkMode, EnvironmentInstance, Observed, Reset, Toolbox, Toolset, Work,
+    ActionSpace, CallContext, CallRecord, Capabilities, Environment, EnvironmentContext, EnvironmentFactory,
+    EnvironmentInstance, EnvironmentSpec, Execution, Failure, ForkMode, Observed, Reset, Toolbox, Toolset,
+    Work,
 };
 use oxenv_wire::{
     Content, ErrorCode, FailureKind, RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw,

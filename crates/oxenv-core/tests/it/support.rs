@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    AgentCall, CallReply, EndReason, Failure, GraphReply, StoreLimits, ToolListing, Observed, Principal, ResetOptions,
-    Session, SessionOptions, SessionRequest, SessionStore, StepReply,
+    AgentCall, CallReply, EndReason, Failure, GraphReply, Observed, Principal, ResetOptions, Session,
+    SessionOptions, SessionRequest, SessionStore, StepReply, StoreLimits, ToolListing,
 };
 use oxenv_wire::{Action, ErrorCode, RawJson, raw};
 use serde_json::{Value, json};
@@ -21,7 +21,10 @@ pub(crate) fn store(factory: Scripted) -> Arc<SessionStore> {
 }
 
 pub(crate) fn store_with(factory: Scripted, limits: StoreLimits) -> Arc<SessionStore> {
-    Arc::new(SessionStore::new(Arc::new(factory), StoreLimits { seed: Some(limits.seed.unwrap_or(1)), ..limits }))
+    Arc::new(SessionStore::new(
+        Arc::new(factory),
+        StoreLimits { seed: Some(limits.seed.unwrap_or(1)), ..limits },
+    ))
 }
 
 /// A new session, not reset.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{CallContext, ResourcesAndPrompts, Mount, Policy, Principal, RequestError, RoleRules, Rules, Toolbox};
+use oxenv_core::{
+    CallContext, Mount, Policy, Principal, RequestError, ResourcesAndPrompts, RoleRules, Rules, Toolbox,
+};
 use oxenv_wire::{RawJson, raw};
 use serde_json::{Value, json};
 

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use oxenv_core::rubric::ScoringContext;
 use oxenv_core::{
-    EnvironmentContext, CallContext, CallRequest, ChangeCounter, EnvironmentFactory, EnvironmentSpec, ResourcesAndPrompts, Failure, EnvironmentInstance,
-    StoreLimits, Mount, Principal, RequestError, Reset, Rubric, RubricFactory, Scope, Score, SessionStore,
-    ToolEnvironment, Toolbox, Toolset, Work, Workspaces, scored,
+    CallContext, CallRequest, ChangeCounter, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
+    EnvironmentSpec, Failure, Mount, Principal, RequestError, Reset, ResourcesAndPrompts, Rubric,
+    RubricFactory, Scope, Score, SessionStore, StoreLimits, ToolEnvironment, Toolbox, Toolset, Work,
+    Workspaces, scored,
 };
 use oxenv_wire::{RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw, read};
 use serde_json::value::RawValue;

@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
-use oxenv_core::folders::{Entry, EntryKind, OpenFolder, Walk, WalkEvent};
+use oxenv_core::folders::{EntryKind, OpenFolder, RecordEntry, Walk, WalkEvent};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
@@ -108,7 +108,7 @@ impl<W: Write> ContextWriter<'_, W> {
         holds_file || self.ignored.has_exceptions()
     }
 
-    fn write_entry(&mut self, path: &str, walk: &Walk<'_>, entry: &Entry) -> Result<(), ProviderError> {
+    fn write_entry(&mut self, path: &str, walk: &Walk<'_>, entry: &RecordEntry) -> Result<(), ProviderError> {
         let generated =
             self.context.text.is_some() && (path == ".dockerignore" || path == GENERATED_BUILD_FILE);
         if generated {
@@ -167,7 +167,7 @@ impl<W: Write> ContextWriter<'_, W> {
 }
 
 /// What an archive tells of an entry: nothing of this machine.
-fn entry_header(kind: EntryType, entry: &Entry) -> Header {
+fn entry_header(kind: EntryType, entry: &RecordEntry) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     let is_executable = kind == EntryType::Directory || entry.mode() & 0o100 != 0;

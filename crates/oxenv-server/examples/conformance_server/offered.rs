@@ -2,7 +2,7 @@
 //!
 //! Invariant: none of them changes what it holds.
 
-use oxenv_core::{ResourcesAndPrompts, RequestError};
+use oxenv_core::{RequestError, ResourcesAndPrompts};
 use oxenv_wire::{RawJson, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

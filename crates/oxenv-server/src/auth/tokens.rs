@@ -19,7 +19,7 @@ const NAME_LENGTH: usize = 64;
 /// The tokens of control and of observers. None at all (the default): everybody is control.
 #[derive(Clone, Default)]
 pub struct Tokens {
-    known: Vec<Known>,
+    known: Vec<KnownToken>,
 }
 
 /// Why tokens cannot be taken; says the line, never what stands in it.
@@ -32,7 +32,7 @@ pub struct TokenError {
 }
 
 #[derive(Clone)]
-struct Known {
+struct KnownToken {
     digest: [u8; 32],
     principal: Principal,
     name: Arc<str>,
@@ -92,7 +92,7 @@ impl Tokens {
             }
             let place = all.count(principal) + 1;
             let name = name.map_or_else(|| format!("{kind}-{place}").into(), Arc::from);
-            all.known.push(Known { digest, principal, name });
+            all.known.push(KnownToken { digest, principal, name });
         }
         if all.known.len() == self.known.len() {
             let problem = "there is no token in it: make one with 'openssl rand -hex 32'";

@@ -13,17 +13,17 @@ use super::body;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
-use crate::operations::{Batch, Desk};
+use crate::operations::{RequestContext, RunningBatch};
 
 pub(crate) async fn run(
     State(app): State<Arc<App>>,
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
+    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let body = body::text(&app, request).await?;
     let request = BatchRequest::parse_body(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let mut batch = Batch::begin(&desk, &request).await;
+    let mut batch = RunningBatch::begin(&desk, &request).await;
     while batch.next().await.is_some() {}
     let mut reply = String::new();
     batch.write(&mut reply, false);

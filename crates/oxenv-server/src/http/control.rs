@@ -83,8 +83,11 @@ pub(super) async fn step_session(
         tracing::debug!(session = session.id(), request_id = %request_id, "step");
     }
     let timeout = request.timeout_s.map(Duration::from);
-    let once =
-        Idempotency { key: request.key.map(String::from), seq: request.seq, expected_step: request.expected_step };
+    let once = Idempotency {
+        key: request.key.map(String::from),
+        seq: request.seq,
+        expected_step: request.expected_step,
+    };
     let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);
     once::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
 }

@@ -20,7 +20,7 @@ use super::{InPath, body, once as keys};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
-use crate::operations::{Desk, Made};
+use crate::operations::{CreatedSessions, RequestContext};
 
 /// A snapshot of no more bytes is written at once.
 const AT_ONCE: usize = 64 << 10;
@@ -33,14 +33,14 @@ pub(crate) async fn fork(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
+    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = keys::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => ForkRequest::default(),
     };
-    let Made { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
+    let CreatedSessions { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
     let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
     Ok(keys::marked(response, None, repeated))
@@ -72,7 +72,7 @@ pub(crate) async fn restore(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
+    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = keys::header_key(request.headers())?;
     let room = app.store.snapshot_room();
     let bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
@@ -88,6 +88,6 @@ pub(crate) async fn restore(
         }
     };
     let asked = RestoreRequest { snapshot: snapshot.into(), resume_s };
-    let Made { ids, repeated, .. } = desk.create_restored(asked, key.as_deref()).await?;
+    let CreatedSessions { ids, repeated, .. } = desk.create_restored(asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }

@@ -16,7 +16,7 @@ use super::{InPath, body, once};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
-use crate::operations::{Desk, Made, progress};
+use crate::operations::{CreatedSessions, RequestContext, progress};
 use crate::traces::CallersTrace;
 
 pub(crate) async fn create(
@@ -24,19 +24,19 @@ pub(crate) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = Desk::over_http(Arc::clone(&app), caller, request.headers());
+    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = once::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let Made { ids, repeated, .. } = desk.create(&asked, key.as_deref()).await?;
+    let CreatedSessions { ids, repeated, .. } = desk.create(&asked, key.as_deref()).await?;
     Ok(created(&desk, &ids, repeated))
 }
 
 /// The reply of status 201 that names a new session.
-pub(super) fn created(desk: &Desk, ids: &[String], repeated: bool) -> Response {
+pub(super) fn created(desk: &RequestContext, ids: &[String], repeated: bool) -> Response {
     let id = ids.first().map_or("", String::as_str);
     let response = json_response(StatusCode::CREATED, json!(desk.created(id)).to_string());
     once::marked(response, None, repeated)

@@ -88,14 +88,14 @@ fn from_end(index: i64, count: usize) -> i64 {
     if index < 0 { index.saturating_add(i64::try_from(count).unwrap_or(i64::MAX)) } else { index }
 }
 
-fn range(source: &Source<'_>, split: &str, start: usize, stop: usize) -> Result<Vec<Value>, Refusal> {
+fn range(source: &GuardedTasks<'_>, split: &str, start: usize, stop: usize) -> Result<Vec<Value>, Refusal> {
     (start..stop).map(|index| source.task(split, index)).collect()
 }
 
 /// The environment's tasks; a panic while it tells them is a refusal like any other.
-struct Source<'a>(&'a dyn TaskSource);
+struct GuardedTasks<'a>(&'a dyn TaskSource);
 
-impl Source<'_> {
+impl GuardedTasks<'_> {
     fn splits(&self) -> Result<Vec<Split>, Refusal> {
         told(|| Ok(self.0.splits()))
     }
@@ -117,12 +117,12 @@ fn told<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
     told.map_err(|fault| refusal(&fault))
 }
 
-fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<Source<'a>, Refusal> {
+fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<GuardedTasks<'a>, Refusal> {
     let spec = app.store.spec();
     if !spec.name.eq_ignore_ascii_case(name) {
         return Err(Refusal::Status(StatusCode::NOT_FOUND, format!("unknown environment '{name}'")));
     }
-    spec.tasks.as_deref().map(Source).ok_or_else(|| {
+    spec.tasks.as_deref().map(GuardedTasks).ok_or_else(|| {
         let detail = format!("{method} is not supported for this environment");
         Refusal::Status(StatusCode::NOT_IMPLEMENTED, detail)
     })

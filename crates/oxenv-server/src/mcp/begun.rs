@@ -13,12 +13,12 @@ use oxenv_core::{AgentCall, Failure, TraceContext};
 use rmcp::service::{Peer, RoleServer};
 use serde_json::value::RawValue;
 
-use super::line::{Client, Line, Wants};
-use super::reach::{Outcome, Reach};
+use super::line::{ClientChannel, ClientHandle, NotificationFilter};
+use super::reach::{CallResult, ToolAccess};
 
 /// A call, owned, so that it can outlive the request that it came with.
-pub(crate) struct Asked {
-    pub(crate) reach: Reach,
+pub(crate) struct OwnedCall {
+    pub(crate) reach: ToolAccess,
     pub(crate) name: String,
     /// The arguments as JSON, an object.
     pub(crate) arguments: Option<Bytes>,
@@ -29,23 +29,23 @@ pub(crate) struct Asked {
 }
 
 /// A call in flight, or just landed.
-pub(crate) struct Begun {
-    line: Arc<Line>,
-    call: Call,
+pub(crate) struct StartedCall {
+    line: Arc<ClientChannel>,
+    call: CallState,
 }
 
-enum Call {
-    Running(Pin<Box<dyn Future<Output = Result<Outcome, Failure>> + Send>>),
-    Finished(Result<Outcome, Failure>),
+enum CallState {
+    Running(Pin<Box<dyn Future<Output = Result<CallResult, Failure>> + Send>>),
+    Finished(Result<CallResult, Failure>),
 }
 
 /// A call on its way to whoever will go on with it.
 #[derive(Clone)]
-pub(crate) struct Handed(Arc<Mutex<Option<Begun>>>);
+pub(crate) struct CallHandover(Arc<Mutex<Option<StartedCall>>>);
 
-impl Begun {
-    pub(crate) fn new(asked: Asked, wants: Wants) -> Self {
-        let line = Line::new(wants);
+impl StartedCall {
+    pub(crate) fn new(asked: OwnedCall, wants: NotificationFilter) -> Self {
+        let line = ClientChannel::new(wants);
         let caller = Arc::clone(&line);
         let call = Box::pin(async move {
             let call = AgentCall {
@@ -57,33 +57,33 @@ impl Begun {
             };
             asked.reach.call(call, asked.trace).await
         });
-        Begun { line, call: Call::Running(call) }
+        StartedCall { line, call: CallState::Running(call) }
     }
 
     /// Lets the call run as far as it comes at once: gives its outcome if it is done and has said
     /// nothing, else the call to go on with.
-    pub(crate) async fn at_once(mut self) -> Result<Result<Outcome, Failure>, Self> {
-        if let Call::Running(call) = &mut self.call
+    pub(crate) async fn at_once(mut self) -> Result<Result<CallResult, Failure>, Self> {
+        if let CallState::Running(call) = &mut self.call
             && let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await
         {
-            self.call = Call::Finished(outcome);
+            self.call = CallState::Finished(outcome);
         }
         match self.call {
-            Call::Finished(outcome) if self.line.is_quiet() => Ok(outcome),
-            call => Err(Begun { line: self.line, call }),
+            CallState::Finished(outcome) if self.line.is_quiet() => Ok(outcome),
+            call => Err(StartedCall { line: self.line, call }),
         }
     }
 
     /// Waits for the outcome, and passes on what the tool says meanwhile: nothing of it comes after
     /// the outcome. Dropping the future cancels the call.
-    pub(crate) async fn finish(self, client: Client) -> Result<Outcome, Failure> {
-        let Begun { line, call } = self;
+    pub(crate) async fn finish(self, client: ClientHandle) -> Result<CallResult, Failure> {
+        let StartedCall { line, call } = self;
         let peer: Peer<RoleServer> = client.peer.clone();
         line.connect(client);
         let running = async {
             let outcome = match call {
-                Call::Running(call) => call.await,
-                Call::Finished(outcome) => outcome,
+                CallState::Running(call) => call.await,
+                CallState::Finished(outcome) => outcome,
             };
             line.hang_up();
             outcome
@@ -91,13 +91,13 @@ impl Begun {
         tokio::join!(running, line.deliver(&peer)).0
     }
 
-    pub(crate) fn hand_over(self) -> Handed {
-        Handed(Arc::new(Mutex::new(Some(self))))
+    pub(crate) fn hand_over(self) -> CallHandover {
+        CallHandover(Arc::new(Mutex::new(Some(self))))
     }
 }
 
-impl Handed {
-    pub(crate) fn take(&self) -> Option<Begun> {
+impl CallHandover {
+    pub(crate) fn take(&self) -> Option<StartedCall> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

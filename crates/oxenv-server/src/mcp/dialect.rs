@@ -11,13 +11,18 @@ use oxenv_wire::{
 };
 use serde_json::json;
 
-use super::reach::{Reach, named, unknown};
-use super::{Door, Place};
+use super::reach::{ToolAccess, named, unknown};
+use super::{EndpointPath, McpEndpoint};
 use crate::app::App;
 use crate::{error, traces};
 
 /// Answers one request with one JSON-RPC message.
-pub(crate) async fn answer(app: &App, door: Door<'_>, epoch: Option<u64>, rpc: &RpcRequest<'_>) -> String {
+pub(crate) async fn answer(
+    app: &App,
+    door: McpEndpoint<'_>,
+    epoch: Option<u64>,
+    rpc: &RpcRequest<'_>,
+) -> String {
     let mut out = String::with_capacity(256);
     if let Err(fault) = run(app, door, epoch, rpc, &mut out).await {
         out.clear();
@@ -28,7 +33,7 @@ pub(crate) async fn answer(app: &App, door: Door<'_>, epoch: Option<u64>, rpc: &
 
 async fn run(
     app: &App,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
@@ -39,17 +44,17 @@ async fn run(
         (method @ ("openenv/session/create" | "openenv/session/close"), _) if !door.caller.controls() => {
             Err(error::rpc(&door.caller.forbidden(method)))
         }
-        ("openenv/session/create", Place::Open) => {
+        ("openenv/session/create", EndpointPath::Open) => {
             let session = app.store.create(door.caller.options()).await;
             let session = session.map_err(|failure| error::rpc(&failure))?;
             write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
         }
-        ("openenv/session/create", Place::Socket(session)) => {
+        ("openenv/session/create", EndpointPath::Socket(session)) => {
             write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
         }
-        ("openenv/session/close", Place::Open | Place::Socket(_)) => close(app, door, rpc, out),
+        ("openenv/session/close", EndpointPath::Open | EndpointPath::Socket(_)) => close(app, door, rpc, out),
         (method, _) => {
             let message = format!("Method not found: {}", preview(method));
             Err(RpcError::new(RpcCode::MethodNotFound, message))
@@ -57,7 +62,12 @@ async fn run(
     }
 }
 
-async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
+async fn list(
+    app: &App,
+    door: McpEndpoint<'_>,
+    rpc: &RpcRequest<'_>,
+    out: &mut String,
+) -> Result<(), RpcError> {
     let reach = meant(app, door, &rpc.read_params()?).await?;
     reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
@@ -71,7 +81,7 @@ async fn list(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String)
 
 async fn call(
     app: &App,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
@@ -94,11 +104,11 @@ fn fault(error: &ToolError) -> RpcError {
     RpcError { code: RpcCode::InternalError, message: error.message.clone(), data }
 }
 
-fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
+fn close(app: &App, door: McpEndpoint<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
     let Some(id) = rpc.read_params()?.session_id()? else {
         return Err(RpcError::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
-    if matches!(door.place, Place::Socket(session) if session.id() == id) {
+    if matches!(door.place, EndpointPath::Socket(session) if session.id() == id) {
         let message = "Cannot close active WebSocket-managed session via MCP method";
         return Err(RpcError::new(RpcCode::InvalidRequest, message));
     }
@@ -114,14 +124,20 @@ fn close(app: &App, door: Door<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> R
 
 /// What a request means: the session that it names, else its door's; in production the server's
 /// own tools for who names none.
-pub(super) async fn meant(app: &App, door: Door<'_>, params: &RpcParams<'_>) -> Result<Reach, RpcError> {
+pub(super) async fn meant(
+    app: &App,
+    door: McpEndpoint<'_>,
+    params: &RpcParams<'_>,
+) -> Result<ToolAccess, RpcError> {
     match (door.place, params.session_id()?) {
-        (Place::Session(session), Some(id)) if session.id() != id => Err(unknown(&id)),
-        (Place::Session(session), _) | (Place::Socket(session), None) => {
-            Ok(Reach::Session(Arc::clone(session)))
+        (EndpointPath::Session(session), Some(id)) if session.id() != id => Err(unknown(&id)),
+        (EndpointPath::Session(session), _) | (EndpointPath::Socket(session), None) => {
+            Ok(ToolAccess::Session(Arc::clone(session)))
         }
-        (Place::Open | Place::Socket(_), Some(id)) => named(app, &id).map(Reach::Session),
-        (Place::Open, None) => door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure)),
+        (EndpointPath::Open | EndpointPath::Socket(_), Some(id)) => named(app, &id).map(ToolAccess::Session),
+        (EndpointPath::Open, None) => {
+            door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure))
+        }
     }
 }
 

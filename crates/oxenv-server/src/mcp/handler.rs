@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
-use oxenv_core::{ResourcesAndPrompts, Failure, Offered, Principal};
+use oxenv_core::{Failure, Offered, Principal, ResourcesAndPrompts};
 use oxenv_wire::{McpEra, RawJson, ToolSpelling, preview, raw, write_mcp_call};
 use rmcp::ServerHandler;
 use rmcp::model::{
@@ -23,16 +23,16 @@ use rmcp::service::{NotificationContext, RequestContext, RoleServer, Subscriptio
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::begun::{Asked, Begun, Handed};
+use super::begun::{CallHandover, OwnedCall, StartedCall};
 use super::http::Epoch;
-use super::line::{Client, Wants};
-use super::reach::{Reach, Target};
-use super::severity::Level;
+use super::line::{ClientHandle, NotificationFilter};
+use super::reach::{McpTarget, ToolAccess};
+use super::severity::LogThreshold;
 use super::short::told;
-use super::watch::{Offer, Subscribed, Watcher, tell_listener};
+use super::watch::{OfferedLists, Subscribed, Watcher, tell_listener};
 use super::words::{
-    Answer, cancelled, declined, era, first_page, internal, items, parsed, refused, severity, wants_input,
-    with_meta,
+    RmcpResult, cancelled, declined, era, first_page, internal, items, parsed, refused, severity,
+    wants_input, with_meta,
 };
 use crate::app::App;
 use crate::{error, traces};
@@ -40,14 +40,14 @@ use crate::{error, traces};
 /// What a client is connected to, as a server of MCP.
 pub(super) struct ToolboxHandler {
     app: Arc<App>,
-    target: Target,
+    target: McpTarget,
     /// What the target was when the client came.
-    reach: Reach,
+    reach: ToolAccess,
     info: OnceLock<ServerConfig>,
-    level: Level,
+    level: LogThreshold,
     subscribed: Subscribed,
     /// What was offered before the client could ask: what changes from then on it is told.
-    offer: Mutex<Option<Offer>>,
+    offer: Mutex<Option<OfferedLists>>,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -73,7 +73,11 @@ const KNOWN: [&str; 9] = [
 const GONE: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
 
 impl ToolboxHandler {
-    pub(super) async fn new(app: &Arc<App>, target: Target, level: Level) -> Result<Arc<Self>, Failure> {
+    pub(super) async fn new(
+        app: &Arc<App>,
+        target: McpTarget,
+        level: LogThreshold,
+    ) -> Result<Arc<Self>, Failure> {
         let reach = target.reach(app).await?;
         Ok(Arc::new(ToolboxHandler {
             app: Arc::clone(app),
@@ -88,17 +92,17 @@ impl ToolboxHandler {
     }
 
     /// What the target is now, with its lists known.
-    async fn reach(&self) -> Answer<Reach> {
+    async fn reach(&self) -> RmcpResult<ToolAccess> {
         let reach = self.target.reach(&self.app).await.map_err(|failure| refused(error::rpc(&failure)))?;
         reach.settled().await;
         Ok(reach)
     }
 
-    fn remember(&self, offer: Offer) {
+    fn remember(&self, offer: OfferedLists) {
         *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
     }
 
-    fn remembered(&self) -> Option<Offer> {
+    fn remembered(&self) -> Option<OfferedLists> {
         self.offer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -106,7 +110,7 @@ impl ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         of: fn(&Offered) -> bool,
-    ) -> Answer<ResourcesAndPrompts> {
+    ) -> RmcpResult<ResourcesAndPrompts> {
         first_page(request)?;
         let declared = of(&self.reach.toolbox().offers(Principal::Agent));
         let reach = self.reach().await?;
@@ -123,7 +127,7 @@ impl ToolboxHandler {
         method: &str,
         params: &T,
         context: &RequestContext<RoleServer>,
-    ) -> Answer<Value> {
+    ) -> RmcpResult<Value> {
         let parameters = with_meta(params, &context.meta)?;
         let reach = self.reach().await?;
         let answer = tokio::select! {
@@ -158,7 +162,7 @@ impl ToolboxHandler {
     }
 
     /// Refuses a subscription that is one too many, or whose URI is too long to be kept.
-    fn room_for(&self, uri: &str) -> Answer<()> {
+    fn room_for(&self, uri: &str) -> RmcpResult<()> {
         let subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
         let message = if uri.len() > MAX_SUBSCRIBED_URI {
             format!("a resource is subscribed to by a URI of at most {MAX_SUBSCRIBED_URI} bytes")
@@ -174,7 +178,7 @@ impl ToolboxHandler {
         &self,
         params: &CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-    ) -> Answer<Begun> {
+    ) -> RmcpResult<StartedCall> {
         let text = |text: RawJson| Bytes::from(String::from(Box::<str>::from(text)));
         let arguments = params.arguments.as_ref().map(raw).transpose().map_err(internal)?;
         let parts = context.extensions.get::<Parts>();
@@ -184,8 +188,8 @@ impl ToolboxHandler {
             McpEra::Stateless => context.meta.log_level().map(severity),
             McpEra::Handshake => Some(self.level.get()),
         };
-        let wants = Wants { progress: context.meta.get_progress_token(), level };
-        let asked = Asked {
+        let wants = NotificationFilter { progress: context.meta.get_progress_token(), level };
+        let asked = OwnedCall {
             reach: self.reach().await?,
             name: params.name.to_string(),
             arguments: arguments.map(text),
@@ -193,7 +197,7 @@ impl ToolboxHandler {
             epoch,
             trace,
         };
-        Ok(Begun::new(asked, wants))
+        Ok(StartedCall::new(asked, wants))
     }
 }
 
@@ -206,14 +210,14 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: InitializeRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<InitializeResult> {
+    ) -> RmcpResult<InitializeResult> {
         let reach = self.reach().await?;
-        self.remember(Offer::of(reach.toolbox()));
+        self.remember(OfferedLists::of(reach.toolbox()));
         context.peer.set_peer_info(request.clone());
         self.negotiate_initialize(&request)
     }
 
-    async fn discover(&self, _context: RequestContext<RoleServer>) -> Answer<DiscoverResult> {
+    async fn discover(&self, _context: RequestContext<RoleServer>) -> RmcpResult<DiscoverResult> {
         self.reach().await?;
         let versions: Vec<ProtocolVersion> = self.supported_protocol_versions().into_owned();
         Ok(DiscoverResult::from_server_info(versions, self.declared()))
@@ -234,7 +238,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
-    ) -> Answer<ListToolsResult> {
+    ) -> RmcpResult<ListToolsResult> {
         first_page(request)?;
         let listing = self.reach().await?.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
         Ok(ListToolsResult::with_all_items(items(serde_json::from_str(&listing).map_err(internal)?)))
@@ -250,9 +254,10 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: CallToolRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<CallToolResponse> {
+    ) -> RmcpResult<CallToolResponse> {
         let parts = context.extensions.get::<Parts>();
-        let handed = parts.and_then(|parts| parts.extensions.get::<Handed>()).and_then(Handed::take);
+        let handed =
+            parts.and_then(|parts| parts.extensions.get::<CallHandover>()).and_then(CallHandover::take);
         let begun = match handed {
             Some(begun) => begun,
             None => self.begin(&params, &context).await?,
@@ -260,7 +265,7 @@ impl ServerHandler for ToolboxHandler {
         let era = era(&context);
         let capabilities = context.client_capabilities().unwrap_or_default();
         let declared = || serde_json::to_value(&capabilities).unwrap_or_default();
-        let client = Client { peer: context.peer.clone(), capabilities: capabilities.clone(), era };
+        let client = ClientHandle { peer: context.peer.clone(), capabilities: capabilities.clone(), era };
         let outcome = tokio::select! {
             biased;
             () = context.ct.cancelled() => return Err(cancelled()),
@@ -280,7 +285,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
-    ) -> Answer<ListResourcesResult> {
+    ) -> RmcpResult<ListResourcesResult> {
         let extras = self.extras(request, |offered| offered.resources).await?;
         Ok(ListResourcesResult::with_all_items(items(extras.resources)))
     }
@@ -289,7 +294,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
-    ) -> Answer<ListResourceTemplatesResult> {
+    ) -> RmcpResult<ListResourceTemplatesResult> {
         let extras = self.extras(request, |offered| offered.resources).await?;
         Ok(ListResourceTemplatesResult::with_all_items(items(extras.templates)))
     }
@@ -298,7 +303,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
-    ) -> Answer<ListPromptsResult> {
+    ) -> RmcpResult<ListPromptsResult> {
         let extras = self.extras(request, |offered| offered.prompts).await?;
         Ok(ListPromptsResult::with_all_items(items(extras.prompts)))
     }
@@ -307,7 +312,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<ReadResourceResponse> {
+    ) -> RmcpResult<ReadResourceResponse> {
         match self.asked("resources/read", &params, &context).await? {
             answer if wants_input(&answer) => parsed(answer).map(ReadResourceResponse::InputRequired),
             answer => parsed(answer).map(ReadResourceResponse::Complete),
@@ -318,7 +323,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<GetPromptResponse> {
+    ) -> RmcpResult<GetPromptResponse> {
         match self.asked("prompts/get", &params, &context).await? {
             answer if wants_input(&answer) => parsed(answer).map(GetPromptResponse::InputRequired),
             answer => parsed(answer).map(GetPromptResponse::Complete),
@@ -329,7 +334,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: CompleteRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<CompleteResult> {
+    ) -> RmcpResult<CompleteResult> {
         parsed(self.asked("completion/complete", &params, &context).await?)
     }
 
@@ -338,7 +343,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: rmcp::model::SetLevelRequestParams,
         _context: RequestContext<RoleServer>,
-    ) -> Answer<()> {
+    ) -> RmcpResult<()> {
         self.level.set(severity(params.level));
         Ok(())
     }
@@ -347,7 +352,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<()> {
+    ) -> RmcpResult<()> {
         self.room_for(&params.uri)?;
         match self.asked("resources/subscribe", &params, &context).await {
             // A toolset that knows of no subscriptions still says when something has changed.
@@ -362,7 +367,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         params: UnsubscribeRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> Answer<()> {
+    ) -> RmcpResult<()> {
         self.subscribed.lock().unwrap_or_else(PoisonError::into_inner).remove(&params.uri);
         match self.asked("resources/unsubscribe", &params, &context).await {
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => Err(error),
@@ -375,7 +380,7 @@ impl ServerHandler for ToolboxHandler {
         &self,
         request: CustomRequest,
         context: RequestContext<RoleServer>,
-    ) -> Answer<CustomResult> {
+    ) -> RmcpResult<CustomResult> {
         let method = request.method;
         let gone = era(&context) == McpEra::Stateless && GONE.contains(&method.as_str());
         Err(match KNOWN.contains(&method.as_str()) && !gone {
@@ -392,7 +397,7 @@ impl ServerHandler for ToolboxHandler {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        self.remember(Offer::of(self.reach.toolbox()));
+        self.remember(OfferedLists::of(self.reach.toolbox()));
         let mut accepted = requested.clone();
         if let Some(uris) = &mut accepted.resource_subscriptions {
             uris.retain(|uri| uri.len() <= MAX_SUBSCRIBED_URI);
@@ -402,7 +407,7 @@ impl ServerHandler for ToolboxHandler {
         Some(accepted)
     }
 
-    async fn listen(&self, context: SubscriptionContext) -> Answer<()> {
+    async fn listen(&self, context: SubscriptionContext) -> RmcpResult<()> {
         tokio::select! {
             () = context.cancelled() => {}
             () = self.app.stopping.cancelled() => {}

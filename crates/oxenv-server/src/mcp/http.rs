@@ -14,13 +14,13 @@ use oxenv_core::Failure;
 use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
-use super::begun::Begun;
+use super::begun::StartedCall;
 use super::handler::ToolboxHandler;
-use super::manner::{Manner, takes_anything};
-use super::reach::{PrivateSession, Target};
-use super::severity::Level;
-use super::transports::{InUse, Manager, Plan};
-use super::{Door, failed};
+use super::manner::{ClientProtocol, takes_anything};
+use super::reach::{McpTarget, PrivateSession};
+use super::severity::LogThreshold;
+use super::transports::{TransportGuard, TransportManager, TransportPlan};
+use super::{McpEndpoint, failed};
 use crate::app::App;
 use crate::error;
 
@@ -40,12 +40,12 @@ pub(super) struct Epoch(pub(super) Option<u64>);
 /// Takes a message to rmcp, with the call that has begun if it is one.
 pub(super) async fn forward(
     app: &Arc<App>,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: Option<&RpcRequest<'_>>,
     mut parts: Parts,
     body: Bytes,
-    begun: Option<Begun>,
+    begun: Option<StartedCall>,
 ) -> Response {
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
     if has_too_many_values(&body) {
@@ -54,8 +54,8 @@ pub(super) async fn forward(
         return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
-    let found = match Manner::of(&parts.headers) {
-        Manner::Session(session) => app.transports.find(session, door),
+    let found = match ClientProtocol::of(&parts.headers) {
+        ClientProtocol::Session(session) => app.transports.find(session, door),
         _ => None,
     };
     if let Some(found) = found.as_ref().filter(|_| rpc.is_some_and(|rpc| rpc.has_id)) {
@@ -80,36 +80,36 @@ pub(super) async fn forward(
     if let Some(begun) = begun {
         parts.extensions.insert(begun.hand_over());
     }
-    let manager = Manager::new(&app.transports, plan);
+    let manager = TransportManager::new(&app.transports, plan);
     served(app, handler, manager, Request::from_parts(parts, Full::new(body)), id).await
 }
 
 /// Takes a GET or a DELETE to rmcp.
-pub(super) async fn without_body(app: &Arc<App>, door: Door<'_>, request: Request) -> Response {
+pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let found = match Manner::of(&parts.headers) {
-        Manner::Session(id) => match app.transports.find(id, door) {
+    let found = match ClientProtocol::of(&parts.headers) {
+        ClientProtocol::Session(id) => match app.transports.find(id, door) {
             Some(found) => Some(found),
             None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::short::unknown_session()),
         },
         _ => None,
     };
     let target = found.as_ref().map_or_else(|| door.target(app), |found| found.transport().target.clone());
-    let handler = match ToolboxHandler::new(app, target, Level::default()).await {
+    let handler = match ToolboxHandler::new(app, target, LogThreshold::default()).await {
         Ok(handler) => handler,
         Err(failure) => return failed(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
     };
-    let manager = Manager::new(&app.transports, None);
+    let manager = TransportManager::new(&app.transports, None);
     served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
 }
 
 /// What a request is connected to, and the transport session to be made if it shakes hands.
 async fn prepared(
     app: &App,
-    door: Door<'_>,
-    found: Option<&InUse>,
+    door: McpEndpoint<'_>,
+    found: Option<&TransportGuard>,
     shakes_hands: bool,
-) -> Result<(Target, Option<Plan>), (StatusCode, RpcError)> {
+) -> Result<(McpTarget, Option<TransportPlan>), (StatusCode, RpcError)> {
     if let Some(found) = found {
         return Ok((found.transport().target.clone(), None));
     }
@@ -122,13 +122,16 @@ async fn prepared(
         .await
         .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
     let target = match door.target(app) {
-        Target::Server => {
+        McpTarget::Server => {
             PrivateSession::make(app, door.caller).await.map_err(|failure| unavailable(&failure))?
         }
         target => target,
     };
     let (session_id, caller) = (door.session_id().map(str::to_owned), door.caller.clone());
-    Ok((target.clone(), Some(Plan { target, session_id, caller, level: Level::default(), room })))
+    Ok((
+        target.clone(),
+        Some(TransportPlan { target, session_id, caller, level: LogThreshold::default(), room }),
+    ))
 }
 
 fn unavailable(failure: &Failure) -> (StatusCode, RpcError) {
@@ -146,7 +149,7 @@ fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
 async fn served(
     app: &Arc<App>,
     handler: Arc<ToolboxHandler>,
-    manager: Arc<Manager>,
+    manager: Arc<TransportManager>,
     request: Request<Full<Bytes>>,
     id: RpcId<'_>,
 ) -> Response {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oxenv_core::{CallerChannel, CallNotification, RequestError, Work};
+use oxenv_core::{CallNotification, CallerChannel, RequestError, Work};
 use oxenv_wire::McpEra;
 use rmcp::model::{
     ClientCapabilities, CustomNotification, CustomRequest, ProgressNotificationParam, ProgressToken,
@@ -16,7 +16,7 @@ use rmcp::service::{Peer, PeerRequestOptions, RequestHandle, RoleServer, Service
 use serde_json::{Value, json};
 use tokio::sync::{Notify, SetOnce};
 
-use super::severity::Severity;
+use super::severity::LogLevel;
 
 /// Notes that wait for a client that does not read.
 const MAX_WAITING: usize = 256;
@@ -29,23 +29,23 @@ const INTERNAL_ERROR: i32 = -32603;
 
 /// Which notes a client wants.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wants {
+pub(crate) struct NotificationFilter {
     /// Under which token it wants to hear of progress.
     pub(crate) progress: Option<ProgressToken>,
     /// From which level on it wants the log.
-    pub(super) level: Option<Severity>,
+    pub(super) level: Option<LogLevel>,
 }
 
 /// The client of one call, as its tool sees it.
-pub(crate) struct Line {
-    wants: Wants,
-    notes: Mutex<Notes>,
+pub(crate) struct ClientChannel {
+    wants: NotificationFilter,
+    notes: Mutex<NotificationQueue>,
     told: Notify,
-    client: SetOnce<Client>,
+    client: SetOnce<ClientHandle>,
 }
 
 #[derive(Default)]
-struct Notes {
+struct NotificationQueue {
     waiting: VecDeque<CallNotification>,
     /// The weight of those that wait.
     bytes: usize,
@@ -53,13 +53,13 @@ struct Notes {
 }
 
 /// Where the client can be reached, once that is known.
-pub(crate) struct Client {
+pub(crate) struct ClientHandle {
     pub(crate) peer: Peer<RoleServer>,
     pub(crate) capabilities: ClientCapabilities,
     pub(crate) era: McpEra,
 }
 
-impl Notes {
+impl NotificationQueue {
     /// The oldest note.
     fn pop(&mut self) -> Option<CallNotification> {
         let note = self.waiting.pop_front()?;
@@ -68,9 +68,14 @@ impl Notes {
     }
 }
 
-impl Line {
-    pub(crate) fn new(wants: Wants) -> Arc<Self> {
-        Arc::new(Line { wants, notes: Mutex::default(), told: Notify::new(), client: SetOnce::new() })
+impl ClientChannel {
+    pub(crate) fn new(wants: NotificationFilter) -> Arc<Self> {
+        Arc::new(ClientChannel {
+            wants,
+            notes: Mutex::default(),
+            told: Notify::new(),
+            client: SetOnce::new(),
+        })
     }
 
     /// Whether nothing waits to be passed on.
@@ -79,7 +84,7 @@ impl Line {
     }
 
     /// Gives the tool somebody to ask.
-    pub(crate) fn connect(&self, client: Client) {
+    pub(crate) fn connect(&self, client: ClientHandle) {
         // Only whoever runs the call connects it, and once.
         let _ = self.client.set(client);
     }
@@ -102,7 +107,7 @@ impl Line {
                     peer.notify_progress(params).await
                 }
                 CallNotification::Log { level, logger, data } => {
-                    let mut params = json!({ "level": Severity::of(&level).name(), "data": data });
+                    let mut params = json!({ "level": LogLevel::of(&level).name(), "data": data });
                     if let Some(logger) = logger {
                         params["logger"] = logger.into();
                     }
@@ -130,16 +135,18 @@ impl Line {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Notes> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, NotificationQueue> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl CallerChannel for Line {
+impl CallerChannel for ClientChannel {
     fn tell(&self, note: CallNotification) {
         let wanted = match &note {
             CallNotification::Progress { .. } => self.wants.progress.is_some(),
-            CallNotification::Log { level, .. } => self.wants.level.is_some_and(|wanted| Severity::of(level) >= wanted),
+            CallNotification::Log { level, .. } => {
+                self.wants.level.is_some_and(|wanted| LogLevel::of(level) >= wanted)
+            }
         };
         if !wanted {
             return;
@@ -174,7 +181,7 @@ impl CallerChannel for Line {
     }
 }
 
-impl Client {
+impl ClientHandle {
     fn can(&self, method: &str) -> bool {
         match method {
             "sampling/createMessage" => self.capabilities.sampling.is_some(),
@@ -189,7 +196,7 @@ impl Client {
         let parameters = Some(parameters).filter(|parameters| !parameters.is_null());
         let request = ServerRequest::CustomRequest(CustomRequest::new(method, parameters));
         let sent = self.peer.send_request_with_option(request, PeerRequestOptions::no_options()).await;
-        let mut question = Question(Some(sent.map_err(fault)?));
+        let mut question = PendingRequest(Some(sent.map_err(fault)?));
         let answer = match &mut question.0 {
             Some(handle) => (&mut handle.rx).await.ok(),
             None => None,
@@ -201,9 +208,9 @@ impl Client {
 }
 
 /// A question that is withdrawn if nobody waits for its answer any more.
-struct Question(Option<RequestHandle<RoleServer>>);
+struct PendingRequest(Option<RequestHandle<RoleServer>>);
 
-impl Drop for Question {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let (Some(handle), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             // Ends with the connection at the latest, since it only sends.

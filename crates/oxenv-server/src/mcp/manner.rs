@@ -16,7 +16,7 @@ pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// A client's way of speaking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner<'a> {
+pub(crate) enum ClientProtocol<'a> {
     /// OpenEnv's dialect, and whoever sends no header of MCP's.
     Dialect,
     /// MCP of the handshake's era, outside of a transport session.
@@ -29,23 +29,23 @@ pub(crate) enum Manner<'a> {
     Unknown(&'a str),
 }
 
-impl<'a> Manner<'a> {
+impl<'a> ClientProtocol<'a> {
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let revision = text(PROTOCOL_VERSION);
         match (revision, text(SESSION_ID)) {
-            (Some(STATELESS), _) => Manner::Stateless,
-            (Some(revision), _) if !REVISIONS.contains(&revision) => Manner::Unknown(revision),
-            (_, Some(id)) => Manner::Session(id),
-            (Some(_), None) => Manner::Bare,
-            (None, None) if names(headers, "text/event-stream") => Manner::Bare,
-            (None, None) => Manner::Dialect,
+            (Some(STATELESS), _) => ClientProtocol::Stateless,
+            (Some(revision), _) if !REVISIONS.contains(&revision) => ClientProtocol::Unknown(revision),
+            (_, Some(id)) => ClientProtocol::Session(id),
+            (Some(_), None) => ClientProtocol::Bare,
+            (None, None) if names(headers, "text/event-stream") => ClientProtocol::Bare,
+            (None, None) => ClientProtocol::Dialect,
         }
     }
 
     /// The status of a reply; the dialect knows only one.
     pub(crate) fn status(self, otherwise: StatusCode) -> StatusCode {
-        if self == Manner::Dialect { StatusCode::OK } else { otherwise }
+        if self == ClientProtocol::Dialect { StatusCode::OK } else { otherwise }
     }
 }
 

@@ -30,26 +30,26 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A pipe to a client.
 pub(super) struct Pipe<R: AsyncRead + Unpin, W: AsyncWrite> {
-    inner: AsyncRwTransport<RoleServer, Counted<R>, W>,
+    inner: AsyncRwTransport<RoleServer, CountingReader<R>, W>,
     /// Bytes that were read.
     read: Arc<AtomicUsize>,
     /// Those of them that messages were made of.
     taken: usize,
     load: Arc<Load>,
-    unsent: Arc<Unsent>,
+    unsent: Arc<UnsentReplies>,
     refusals: JoinSet<()>,
     /// How long the client may take no answer while too many wait.
     stall: Duration,
 }
 
 /// A reader that counts what it reads.
-struct Counted<R> {
+struct CountingReader<R> {
     inner: R,
     read: Arc<AtomicUsize>,
 }
 
 /// The answers that wait to be written.
-struct Unsent {
+struct UnsentReplies {
     count: AtomicUsize,
     /// When the last one was written, or the first one began to wait.
     moved: Mutex<Instant>,
@@ -57,7 +57,7 @@ struct Unsent {
 }
 
 /// One of them, until it is dropped.
-struct Waiting(Arc<Unsent>);
+struct UnsentReply(Arc<UnsentReplies>);
 
 impl<R, W> Pipe<R, W>
 where
@@ -66,13 +66,13 @@ where
 {
     pub(super) fn new(input: R, output: W, stall: Duration) -> Self {
         let read = Arc::new(AtomicUsize::new(0));
-        let input = Counted { inner: input, read: Arc::clone(&read) };
+        let input = CountingReader { inner: input, read: Arc::clone(&read) };
         Pipe {
             inner: AsyncRwTransport::new_server(input, output),
             read,
             taken: 0,
             load: Arc::default(),
-            unsent: Arc::new(Unsent {
+            unsent: Arc::new(UnsentReplies {
                 count: AtomicUsize::new(0),
                 moved: Mutex::new(Instant::now()),
                 written: Notify::new(),
@@ -146,7 +146,7 @@ where
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for CountingReader<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -159,12 +159,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
     }
 }
 
-impl Unsent {
-    fn add(self: &Arc<Self>) -> Waiting {
+impl UnsentReplies {
+    fn add(self: &Arc<Self>) -> UnsentReply {
         if self.count.fetch_add(1, Ordering::AcqRel) == 0 {
             self.moves();
         }
-        Waiting(Arc::clone(self))
+        UnsentReply(Arc::clone(self))
     }
 
     fn moves(&self) {
@@ -190,7 +190,7 @@ impl Unsent {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for UnsentReply {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::AcqRel);
         self.0.moves();

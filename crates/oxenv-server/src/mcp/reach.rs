@@ -16,22 +16,22 @@ use crate::auth::Caller;
 use crate::error;
 
 /// What came of a call that reached its tool, or failed to.
-pub(crate) type Outcome = Result<ToolResult, ToolError>;
+pub(crate) type CallResult = Result<ToolResult, ToolError>;
 
 /// A session, or the tools that need none.
 #[derive(Clone)]
-pub(crate) enum Reach {
+pub(crate) enum ToolAccess {
     /// A session and its tools.
     Session(Arc<Session>),
     /// The server's own tools, and who measures their calls.
     Server { toolbox: Arc<Toolbox>, observer: Option<Arc<dyn Observer>> },
 }
 
-impl Reach {
+impl ToolAccess {
     pub(crate) fn toolbox(&self) -> &Arc<Toolbox> {
         match self {
-            Reach::Session(session) => session.toolbox(),
-            Reach::Server { toolbox, .. } => toolbox,
+            ToolAccess::Session(session) => session.toolbox(),
+            ToolAccess::Server { toolbox, .. } => toolbox,
         }
     }
 
@@ -39,16 +39,16 @@ impl Reach {
         &self,
         call: AgentCall<'_>,
         trace: Option<TraceContext>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<CallResult, Failure> {
         match self {
-            Reach::Session(session) => {
+            ToolAccess::Session(session) => {
                 let request = SessionRequest { trace, ..SessionRequest::call(call) };
                 match session.submit(request).await.into_outcome()? {
                     StepReply::Call { reply, .. } => Ok(reply.outcome),
                     _ => Err(Failure::infrastructure("the call gave no result")),
                 }
             }
-            Reach::Server { toolbox, observer } => {
+            ToolAccess::Server { toolbox, observer } => {
                 let context = CallContext {
                     caller: call.caller,
                     request: call.request,
@@ -64,16 +64,16 @@ impl Reach {
     /// Waits until the lists of the toolsets are known.
     pub(crate) async fn settled(&self) {
         match self {
-            Reach::Session(session) => session.settled().await,
-            Reach::Server { toolbox, .. } => toolbox.settled().await,
+            ToolAccess::Session(session) => session.settled().await,
+            ToolAccess::Server { toolbox, .. } => toolbox.settled().await,
         }
     }
 
     /// A request about a resource or a prompt.
     pub(crate) async fn request(&self, method: &str, parameters: &RawValue) -> Result<RawJson, RequestError> {
         match self {
-            Reach::Session(session) => session.request(method, parameters).await,
-            Reach::Server { toolbox, .. } => {
+            ToolAccess::Session(session) => session.request(method, parameters).await,
+            ToolAccess::Server { toolbox, .. } => {
                 let context =
                     CallContext { request: Some(parameters), ..CallContext::sessionless(Principal::Agent) };
                 toolbox.request(context, method, parameters).await
@@ -84,7 +84,7 @@ impl Reach {
 
 /// What a client of MCP is connected to; looked up anew for each request.
 #[derive(Clone)]
-pub(crate) enum Target {
+pub(crate) enum McpTarget {
     /// The session of requests that name none.
     Default,
     /// The server's own tools.
@@ -95,25 +95,25 @@ pub(crate) enum Target {
     Private(Arc<PrivateSession>),
 }
 
-impl Target {
-    pub(crate) async fn reach(&self, app: &App) -> Result<Reach, Failure> {
+impl McpTarget {
+    pub(crate) async fn reach(&self, app: &App) -> Result<ToolAccess, Failure> {
         Ok(match self {
-            Target::Default => Reach::Session(app.store.default_session(false).await?),
-            Target::Server => Reach::Server {
+            McpTarget::Default => ToolAccess::Session(app.store.default_session(false).await?),
+            McpTarget::Server => ToolAccess::Server {
                 toolbox: Arc::clone(&app.server_tools),
                 observer: app.store.observer().cloned(),
             },
-            Target::Named(session) => Reach::Session(Arc::clone(session)),
-            Target::Private(private) => Reach::Session(Arc::clone(private.0.session())),
+            McpTarget::Named(session) => ToolAccess::Session(Arc::clone(session)),
+            McpTarget::Private(private) => ToolAccess::Session(Arc::clone(private.0.session())),
         })
     }
 
     /// Whether there will never be anything to reach again.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
-            Target::Default | Target::Server => false,
-            Target::Named(session) => session.ended().is_some(),
-            Target::Private(private) => private.0.session().ended().is_some(),
+            McpTarget::Default | McpTarget::Server => false,
+            McpTarget::Named(session) => session.ended().is_some(),
+            McpTarget::Private(private) => private.0.session().ended().is_some(),
         }
     }
 }
@@ -122,9 +122,9 @@ impl Target {
 pub(crate) struct PrivateSession(Attachment);
 
 impl PrivateSession {
-    pub(crate) async fn make(app: &App, caller: &Caller) -> Result<Target, Failure> {
+    pub(crate) async fn make(app: &App, caller: &Caller) -> Result<McpTarget, Failure> {
         let session = app.store.create(caller.options()).await?;
-        Ok(Target::Private(Arc::new(PrivateSession(session.attach()))))
+        Ok(McpTarget::Private(Arc::new(PrivateSession(session.attach()))))
     }
 
     pub(crate) fn end(&self) {

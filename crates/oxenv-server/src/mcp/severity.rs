@@ -9,14 +9,14 @@ const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "criti
 
 /// One of MCP's levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Severity(usize);
+pub(super) struct LogLevel(usize);
 
-impl Severity {
-    pub(super) const INFO: Severity = Severity(1);
+impl LogLevel {
+    pub(super) const INFO: LogLevel = LogLevel(1);
 
     /// The level of that name; nothing for a word that is none.
     pub(super) fn named(name: &str) -> Option<Self> {
-        LEVELS.iter().position(|level| *level == name).map(Severity)
+        LEVELS.iter().position(|level| *level == name).map(LogLevel)
     }
 
     /// The level that a tool means.
@@ -31,20 +31,20 @@ impl Severity {
 
 /// From which level on a client wants the log; it may change its mind.
 #[derive(Clone)]
-pub(super) struct Level(Arc<Mutex<Severity>>);
+pub(super) struct LogThreshold(Arc<Mutex<LogLevel>>);
 
-impl Level {
-    pub(super) fn get(&self) -> Severity {
+impl LogThreshold {
+    pub(super) fn get(&self) -> LogLevel {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, severity: Severity) {
+    pub(super) fn set(&self, severity: LogLevel) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = severity;
     }
 }
 
-impl Default for Level {
+impl Default for LogThreshold {
     fn default() -> Self {
-        Level(Arc::new(Mutex::new(Severity::INFO)))
+        LogThreshold(Arc::new(Mutex::new(LogLevel::INFO)))
     }
 }

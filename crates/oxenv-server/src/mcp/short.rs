@@ -13,15 +13,15 @@ use oxenv_wire::{
 };
 use serde_json::{Value, json};
 
-use super::Door;
-use super::begun::{Asked, Begun};
+use super::McpEndpoint;
+use super::begun::{OwnedCall, StartedCall};
 use super::dialect::meant;
 use super::http::has_too_many_values;
-use super::line::Wants;
-use super::manner::{METHOD, Manner, NAME, single, takes_json};
-use super::reach::{Outcome, Reach};
-use super::severity::Severity;
-use super::transports::InUse;
+use super::line::NotificationFilter;
+use super::manner::{ClientProtocol, METHOD, NAME, single, takes_json};
+use super::reach::{CallResult, ToolAccess};
+use super::severity::LogLevel;
+use super::transports::TransportGuard;
 use crate::app::App;
 use crate::load::{MAX_BYTES, MAX_REQUESTS};
 use crate::{error, traces};
@@ -39,19 +39,19 @@ const AGREED: [&str; 5] =
     [META_VERSION, META_CAPABILITIES, META_LEVEL, "io.modelcontextprotocol/clientInfo", "progressToken"];
 
 /// What became of a request.
-pub(super) enum Short {
+pub(super) enum FastPath {
     /// It is answered with this text.
     Answered(String),
     /// It is answered with this error.
     Refused(StatusCode, RpcError),
     /// The call it asks for runs, and may have something to say before it ends.
-    Begun(Begun),
+    Begun(StartedCall),
     /// It is not for this path.
     No,
 }
 
 /// How a plain request is to be answered.
-struct Plain<'a> {
+struct PlainRequest<'a> {
     era: McpEra,
     /// What the client says that it can do, where a request has to say so.
     capabilities: Option<Json<'a>>,
@@ -60,35 +60,35 @@ struct Plain<'a> {
     /// Whether the parameters hold more than the call and what its connection has agreed on.
     more: bool,
     /// What a client that can hear of more than the outcome wants to hear.
-    wants: Option<Wants>,
+    wants: Option<NotificationFilter>,
     /// The transport session that it belongs to.
-    within: Option<InUse>,
+    within: Option<TransportGuard>,
 }
 
 pub(super) async fn answer(
     app: &std::sync::Arc<App>,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
-    manner: Manner<'_>,
+    manner: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     body: &Bytes,
-) -> Short {
+) -> FastPath {
     let within = match manner {
-        Manner::Session(id) => match app.transports.find(id, door) {
+        ClientProtocol::Session(id) => match app.transports.find(id, door) {
             Some(within) if rpc.has_id && !within.transport().load.has_room() => {
-                return Short::Refused(StatusCode::SERVICE_UNAVAILABLE, too_many());
+                return FastPath::Refused(StatusCode::SERVICE_UNAVAILABLE, too_many());
             }
             Some(within) => Some(within),
-            None => return Short::Refused(StatusCode::NOT_FOUND, unknown_session()),
+            None => return FastPath::Refused(StatusCode::NOT_FOUND, unknown_session()),
         },
         _ => None,
     };
     if !rpc.has_id || !matches!(rpc.method.as_ref(), "tools/list" | "tools/call") || !takes_json(headers) {
-        return Short::No;
+        return FastPath::No;
     }
-    let Ok(params) = rpc.read_params() else { return Short::No };
-    let Some(plain) = plain(manner, headers, rpc, &params, within) else { return Short::No };
+    let Ok(params) = rpc.read_params() else { return FastPath::No };
+    let Some(plain) = plain(manner, headers, rpc, &params, within) else { return FastPath::No };
     let ran = match rpc.method.as_ref() {
         "tools/list" => list(app, door, rpc, &params, &plain).await,
         _ => call(app, door, epoch, rpc, &params, plain, body).await,
@@ -96,7 +96,7 @@ pub(super) async fn answer(
     ran.unwrap_or_else(|fault| {
         let mut out = String::new();
         write_rpc_error(&mut out, rpc.id, &fault);
-        Short::Answered(out)
+        FastPath::Answered(out)
     })
 }
 
@@ -112,12 +112,12 @@ fn too_many() -> RpcError {
 
 /// How to answer, if the request is plainly what it should be in its era.
 fn plain<'a>(
-    manner: Manner<'_>,
+    manner: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'a>,
-    within: Option<InUse>,
-) -> Option<Plain<'a>> {
+    within: Option<TransportGuard>,
+) -> Option<PlainRequest<'a>> {
     let meta = params.meta();
     // Metadata that cannot be read is not for here.
     if meta.is_some() != params.get("_meta").is_some() {
@@ -129,8 +129,8 @@ fn plain<'a>(
         false => None,
     };
     let era = match manner {
-        Manner::Stateless => McpEra::Stateless,
-        Manner::Bare | Manner::Session(_) if revision.is_none() => McpEra::Handshake,
+        ClientProtocol::Stateless => McpEra::Stateless,
+        ClientProtocol::Bare | ClientProtocol::Session(_) if revision.is_none() => McpEra::Handshake,
         _ => return None,
     };
     if era == McpEra::Stateless {
@@ -155,11 +155,11 @@ fn plain<'a>(
         || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
     let wants = wants(meta.as_ref(), within.as_ref())?;
     let capabilities = meta.as_ref().and_then(|meta| meta.get(META_CAPABILITIES));
-    Some(Plain { era, capabilities, tool, more, wants, within })
+    Some(PlainRequest { era, capabilities, tool, more, wants, within })
 }
 
 /// What the client wants to hear; the outer nothing when it says so in words that are not plain.
-fn wants(meta: Option<&Object<'_>>, within: Option<&InUse>) -> Option<Option<Wants>> {
+fn wants(meta: Option<&Object<'_>>, within: Option<&TransportGuard>) -> Option<Option<NotificationFilter>> {
     let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
     // A token that is neither is read by nobody.
     let scalar = |value: &Json<'_>| !value.get().starts_with(['[', '{']);
@@ -170,48 +170,48 @@ fn wants(meta: Option<&Object<'_>>, within: Option<&InUse>) -> Option<Option<Wan
     let level = match within {
         Some(within) => Some(within.transport().level.get()),
         None => match given(META_LEVEL) {
-            Some(level) => Some(Severity::named(read::<&str>(level).ok()?)?),
+            Some(level) => Some(LogLevel::named(read::<&str>(level).ok()?)?),
             None => None,
         },
     };
     let hears = within.is_some() || progress.is_some() || level.is_some();
-    Some(hears.then_some(Wants { progress, level }))
+    Some(hears.then_some(NotificationFilter { progress, level }))
 }
 
 async fn list(
     app: &App,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
-    plain: &Plain<'_>,
-) -> Result<Short, RpcError> {
+    plain: &PlainRequest<'_>,
+) -> Result<FastPath, RpcError> {
     if params.get("cursor").is_some() {
-        return Ok(Short::No);
+        return Ok(FastPath::No);
     }
     let reach = connected(app, door, params, plain).await?;
     reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
     let mut out = String::with_capacity(tools.len() + 128);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_tools(out, plain.era, &tools));
-    Ok(Short::Answered(out))
+    Ok(FastPath::Answered(out))
 }
 
 async fn call(
     app: &App,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
-    plain: Plain<'_>,
+    plain: PlainRequest<'_>,
     body: &Bytes,
-) -> Result<Short, RpcError> {
+) -> Result<FastPath, RpcError> {
     let tool = match &plain.tool {
         Some(tool) => tool.clone(),
         None => params.tool_call()?,
     };
     let reach = connected(app, door, params, &plain).await?;
     if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
-        return Ok(Short::No);
+        return Ok(FastPath::No);
     }
     let request = rpc.params.filter(|_| plain.more);
     let trace = traces::of_params(app, params, door.trace);
@@ -231,7 +231,7 @@ async fn call(
         }
         Some(wants) => {
             let part = |text: &str| body.slice_ref(text.as_bytes());
-            let asked = Asked {
+            let asked = OwnedCall {
                 reach,
                 name: tool.name.into_owned(),
                 arguments: tool.arguments.map(|arguments| part(arguments.get())),
@@ -239,9 +239,9 @@ async fn call(
                 epoch,
                 trace,
             };
-            match Begun::new(asked, wants).at_once().await {
+            match StartedCall::new(asked, wants).at_once().await {
                 Ok(outcome) => outcome,
-                Err(begun) => return Ok(Short::Begun(begun)),
+                Err(begun) => return Ok(FastPath::Begun(begun)),
             }
         }
     };
@@ -251,23 +251,23 @@ async fn call(
     let outcome = match told(outcome, plain.era, declared) {
         // MCP's own status for it.
         Err(fault) if fault.code == RpcCode::MissingCapability => {
-            return Ok(Short::Refused(StatusCode::BAD_REQUEST, fault));
+            return Ok(FastPath::Refused(StatusCode::BAD_REQUEST, fault));
         }
         outcome => outcome?,
     };
     let mut out = String::with_capacity(256);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_call(out, plain.era, outcome.as_ref()));
-    Ok(Short::Answered(out))
+    Ok(FastPath::Answered(out))
 }
 
 /// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
 /// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
 /// session that cannot run the call; all else is a result.
 pub(super) fn told(
-    outcome: Result<Outcome, Failure>,
+    outcome: Result<CallResult, Failure>,
     era: McpEra,
     declared: impl FnOnce() -> Value,
-) -> Result<Outcome, RpcError> {
+) -> Result<CallResult, RpcError> {
     let outcome = outcome.map_err(|failure| error::rpc(&failure))?;
     match &outcome {
         Err(error)
@@ -311,10 +311,10 @@ fn lacking(wanted: &RawJson, declared: &Value) -> Option<Value> {
 /// What the request reaches.
 async fn connected(
     app: &App,
-    door: Door<'_>,
+    door: McpEndpoint<'_>,
     params: &RpcParams<'_>,
-    plain: &Plain<'_>,
-) -> Result<Reach, RpcError> {
+    plain: &PlainRequest<'_>,
+) -> Result<ToolAccess, RpcError> {
     match &plain.within {
         Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
         None => meant(app, door, params).await,
@@ -322,7 +322,7 @@ async fn connected(
 }
 
 /// Whether a tool asks for some of its arguments to be repeated as headers.
-fn wants_headers(reach: &Reach, name: &str) -> bool {
+fn wants_headers(reach: &ToolAccess, name: &str) -> bool {
     let tools = reach.toolbox().tools(Principal::Agent);
     let tool = tools.iter().find(|tool| tool.name == name);
     tool.is_some_and(|tool| marked(&tool.input_schema))

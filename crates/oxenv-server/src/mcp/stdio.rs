@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::handler::ToolboxHandler;
 use super::pipe::Pipe;
-use super::reach::Target;
-use super::severity::Level;
+use super::reach::McpTarget;
+use super::severity::LogThreshold;
 use crate::app::App;
 
 /// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in
@@ -40,8 +40,8 @@ pub async fn serve_pipe(
 ) -> io::Result<()> {
     let session = app.store.create(SessionOptions::default()).await.map_err(io::Error::other)?;
     let attachment = session.attach();
-    let target = Target::Named(Arc::clone(&session));
-    let handler = ToolboxHandler::new(&app, target, Level::default()).await;
+    let target = McpTarget::Named(Arc::clone(&session));
+    let handler = ToolboxHandler::new(&app, target, LogThreshold::default()).await;
     let handler = handler.map_err(io::Error::other)?;
     let pipe = Pipe::new(input, output, app.config.stall);
     let stopped = CancellationToken::new();

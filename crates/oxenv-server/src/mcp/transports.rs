@@ -19,9 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Door;
-use super::reach::Target;
-use super::severity::Level;
+use super::McpEndpoint;
+use super::reach::McpTarget;
+use super::severity::LogThreshold;
 use crate::auth::Caller;
 use crate::load::Load;
 
@@ -41,12 +41,12 @@ pub(crate) struct Transports {
 
 /// One transport session.
 pub(crate) struct Transport {
-    pub(crate) target: Target,
+    pub(crate) target: McpTarget,
     /// The one session that the door leads to at which it was made; none for `/mcp`.
     session_id: Option<String>,
     /// Who made it, and alone may use it: its id is no credential.
     caller: Caller,
-    pub(super) level: Level,
+    pub(super) level: LogThreshold,
     /// Its requests that rmcp works on, also for clients that went away meanwhile.
     pub(super) load: Arc<Load>,
     in_use: AtomicUsize,
@@ -56,22 +56,22 @@ pub(crate) struct Transport {
 }
 
 /// A transport session to be made, if the handshake succeeds.
-pub(crate) struct Plan {
-    pub(crate) target: Target,
+pub(crate) struct TransportPlan {
+    pub(crate) target: McpTarget,
     pub(crate) session_id: Option<String>,
     pub(crate) caller: Caller,
-    pub(super) level: Level,
+    pub(super) level: LogThreshold,
     pub(crate) room: OwnedSemaphorePermit,
 }
 
 /// The transport sessions as rmcp's service sees them during one request.
-pub(crate) struct Manager {
+pub(crate) struct TransportManager {
     transports: Arc<Transports>,
-    plan: Mutex<Option<Plan>>,
+    plan: Mutex<Option<TransportPlan>>,
 }
 
 /// Marks a transport session in use.
-pub(crate) struct InUse {
+pub(crate) struct TransportGuard {
     transports: Arc<Transports>,
     transport: Arc<Transport>,
 }
@@ -98,13 +98,13 @@ impl Transports {
     }
 
     /// The transport session of that id, if that caller made it at that door. It is in use from now on.
-    pub(crate) fn find(self: &Arc<Self>, id: &str, door: Door<'_>) -> Option<InUse> {
+    pub(crate) fn find(self: &Arc<Self>, id: &str, door: McpEndpoint<'_>) -> Option<TransportGuard> {
         let table = self.table();
         let same = |transport: &Transport| {
             transport.session_id.as_deref() == door.session_id() && transport.caller == *door.caller
         };
         let transport = table.get(id).filter(|transport| same(transport))?;
-        Some(InUse::new(self, transport))
+        Some(TransportGuard::new(self, transport))
     }
 
     /// Room for one more; if need be the one goes for it that was not used for the longest time, and
@@ -135,7 +135,7 @@ impl Transports {
         let removed = self.table().remove(id);
         // Dropping its handle ends the worker behind it, even one that waits for a slow reader.
         self.local.sessions.write().await.remove(id);
-        if let Some(Target::Private(private)) = removed.as_deref().map(|transport| &transport.target) {
+        if let Some(McpTarget::Private(private)) = removed.as_deref().map(|transport| &transport.target) {
             private.end();
         }
         removed.is_some()
@@ -188,10 +188,10 @@ impl Transport {
     }
 }
 
-impl InUse {
+impl TransportGuard {
     fn new(transports: &Arc<Transports>, transport: &Arc<Transport>) -> Self {
         transport.in_use.fetch_add(1, Ordering::AcqRel);
-        InUse { transports: Arc::clone(transports), transport: Arc::clone(transport) }
+        TransportGuard { transports: Arc::clone(transports), transport: Arc::clone(transport) }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -199,16 +199,16 @@ impl InUse {
     }
 }
 
-impl Drop for InUse {
+impl Drop for TransportGuard {
     fn drop(&mut self) {
         self.transport.last.store(self.transports.now(), Ordering::Release);
         self.transport.in_use.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Manager {
-    pub(crate) fn new(transports: &Arc<Transports>, plan: Option<Plan>) -> Arc<Self> {
-        Arc::new(Manager { transports: Arc::clone(transports), plan: Mutex::new(plan) })
+impl TransportManager {
+    pub(crate) fn new(transports: &Arc<Transports>, plan: Option<TransportPlan>) -> Arc<Self> {
+        Arc::new(TransportManager { transports: Arc::clone(transports), plan: Mutex::new(plan) })
     }
 
     /// A stream that keeps its transport session in use.
@@ -221,7 +221,7 @@ impl Manager {
         S: Stream<Item = ServerSseMessage> + Send + Sync + 'static,
     {
         let transport = self.transports.table().get(id).map(Arc::clone);
-        let in_use = transport.map(|transport| InUse::new(&self.transports, &transport));
+        let in_use = transport.map(|transport| TransportGuard::new(&self.transports, &transport));
         stream.inspect(move |_| {
             let _held = &in_use;
         })
@@ -230,14 +230,14 @@ impl Manager {
 
 type Failed = LocalSessionManagerError;
 
-impl SessionManager for Manager {
+impl SessionManager for TransportManager {
     type Error = Failed;
     type Transport = <LocalSessionManager as SessionManager>::Transport;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Failed> {
         let (id, connection) = self.transports.local.create_session().await?;
         let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Plan { target, session_id, caller, level, room }) = plan else {
+        let Some(TransportPlan { target, session_id, caller, level, room }) = plan else {
             self.transports.end(&id).await;
             return Err(Failed::SessionNotFound(id));
         };

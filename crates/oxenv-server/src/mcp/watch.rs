@@ -15,7 +15,7 @@ use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, Subsc
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::reach::Target;
+use super::reach::McpTarget;
 use crate::app::App;
 
 /// The resources that a client wants to hear of.
@@ -27,10 +27,10 @@ pub(super) struct Watcher(JoinHandle<()>);
 impl Watcher {
     pub(super) fn spawn(
         app: Arc<App>,
-        target: Target,
+        target: McpTarget,
         subscribed: Subscribed,
         client: Peer<RoleServer>,
-        mut offer: Option<Offer>,
+        mut offer: Option<OfferedLists>,
     ) -> Self {
         Watcher(tokio::spawn(async move {
             while let Some(changed) = next(&app, &target, &mut offer).await {
@@ -52,9 +52,9 @@ impl Drop for Watcher {
 /// Tells who listens on a stream of its own, for as long as the future is polled.
 pub(super) async fn tell_listener(
     app: &App,
-    target: &Target,
+    target: &McpTarget,
     listener: &SubscriptionSink,
-    mut offer: Option<Offer>,
+    mut offer: Option<OfferedLists>,
 ) {
     while let Some(changed) = next(app, target, &mut offer).await {
         if let Err(error) = tell_one(changed, listener).await {
@@ -66,7 +66,7 @@ pub(super) async fn tell_listener(
 
 /// What an agent is offered at one moment. Each client that came has one, so of the lists that are made for it alone
 /// it has fingerprints.
-pub(super) struct Offer {
+pub(super) struct OfferedLists {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
@@ -76,24 +76,24 @@ pub(super) struct Offer {
 }
 
 /// Which lists have changed.
-struct Changed {
+struct ChangedLists {
     tools: bool,
     resources: bool,
     prompts: bool,
 }
 
-impl Changed {
+impl ChangedLists {
     /// Whether it is what resources hold that has changed, as far as anybody can tell.
     fn contents(&self) -> bool {
         !(self.tools || self.resources || self.prompts)
     }
 }
 
-impl Offer {
+impl OfferedLists {
     pub(super) fn of(toolbox: &Arc<Toolbox>) -> Self {
         let seen = toolbox.changes().count();
         let extras = toolbox.extras(Principal::Agent);
-        Offer {
+        OfferedLists {
             of: Arc::clone(toolbox),
             seen,
             tools: toolbox.listing(Principal::Agent, ToolSpelling::Mcp),
@@ -102,8 +102,8 @@ impl Offer {
         }
     }
 
-    fn until(&self, now: &Offer) -> Changed {
-        Changed {
+    fn until(&self, now: &OfferedLists) -> ChangedLists {
+        ChangedLists {
             tools: self.tools != now.tools,
             resources: self.resources != now.resources,
             prompts: self.prompts != now.prompts,
@@ -114,9 +114,9 @@ impl Offer {
 /// What lists are known by.
 fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
     /// Takes what is written into a hash.
-    struct Hashed(DefaultHasher);
+    struct HashWriter(DefaultHasher);
 
-    impl io::Write for Hashed {
+    impl io::Write for HashWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.write(bytes);
             Ok(bytes.len())
@@ -127,29 +127,29 @@ fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
         }
     }
 
-    let mut hashed = Hashed(DefaultHasher::new());
+    let mut hashed = HashWriter(DefaultHasher::new());
     // Parsed JSON is always written, and a hash takes everything.
     let _ = serde_json::to_writer(&mut hashed, lists);
     hashed.0.finish()
 }
 
 /// Waits for the next change of what the target offers; nothing when it offers nothing any more.
-async fn next(app: &App, target: &Target, offer: &mut Option<Offer>) -> Option<Changed> {
+async fn next(app: &App, target: &McpTarget, offer: &mut Option<OfferedLists>) -> Option<ChangedLists> {
     let reach = target.reach(app).await.ok()?;
     let toolbox = reach.toolbox();
-    let old = offer.take().unwrap_or_else(|| Offer::of(toolbox));
+    let old = offer.take().unwrap_or_else(|| OfferedLists::of(toolbox));
     // The default session may have been replaced by another.
     if Arc::ptr_eq(&old.of, toolbox) {
         toolbox.changes().after(old.seen).await;
     }
-    let now = Offer::of(toolbox);
+    let now = OfferedLists::of(toolbox);
     let changed = old.until(&now);
     *offer = Some(now);
     Some(changed)
 }
 
 async fn tell(
-    changed: Changed,
+    changed: ChangedLists,
     subscribed: &Subscribed,
     client: &Peer<RoleServer>,
 ) -> Result<(), ServiceError> {
@@ -171,7 +171,7 @@ async fn tell(
     Ok(())
 }
 
-async fn tell_one(changed: Changed, listener: &SubscriptionSink) -> Result<(), SubscriptionSendError> {
+async fn tell_one(changed: ChangedLists, listener: &SubscriptionSink) -> Result<(), SubscriptionSendError> {
     let SubscriptionFilter {
         tools_list_changed,
         prompts_list_changed,

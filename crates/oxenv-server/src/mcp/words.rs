@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::severity::Severity;
+use super::severity::LogLevel;
 
-pub(super) type Answer<T> = Result<T, ErrorData>;
+pub(super) type RmcpResult<T> = Result<T, ErrorData>;
 
 /// The era of a request.
 pub(super) fn era(context: &RequestContext<RoleServer>) -> McpEra {
@@ -23,13 +23,13 @@ pub(super) fn era(context: &RequestContext<RoleServer>) -> McpEra {
 }
 
 #[expect(deprecated, reason = "the log is part of every revision so far")]
-pub(super) fn severity(level: rmcp::model::LoggingLevel) -> Severity {
+pub(super) fn severity(level: rmcp::model::LoggingLevel) -> LogLevel {
     let name = serde_json::to_value(level).unwrap_or_default();
-    Severity::of(name.as_str().unwrap_or_default())
+    LogLevel::of(name.as_str().unwrap_or_default())
 }
 
 /// Lists come as one page, so no cursor was ever given out.
-pub(super) fn first_page(request: Option<PaginatedRequestParams>) -> Answer<()> {
+pub(super) fn first_page(request: Option<PaginatedRequestParams>) -> RmcpResult<()> {
     match request.and_then(|request| request.cursor) {
         None => Ok(()),
         Some(cursor) => {
@@ -53,7 +53,7 @@ pub(super) fn items<T: DeserializeOwned>(items: Vec<Value>) -> Vec<T> {
 }
 
 /// Parameters as they were sent: rmcp keeps their metadata elsewhere.
-pub(super) fn with_meta<T: Serialize>(params: &T, meta: &RequestMetaObject) -> Answer<RawJson> {
+pub(super) fn with_meta<T: Serialize>(params: &T, meta: &RequestMetaObject) -> RmcpResult<RawJson> {
     let mut params = serde_json::to_value(params).map_err(internal)?;
     let meta = serde_json::to_value(meta).map_err(internal)?;
     if meta.as_object().is_some_and(|meta| !meta.is_empty()) {
@@ -66,7 +66,7 @@ pub(super) fn wants_input(answer: &Value) -> bool {
     answer["resultType"] == "input_required"
 }
 
-pub(super) fn parsed<T: DeserializeOwned>(answer: Value) -> Answer<T> {
+pub(super) fn parsed<T: DeserializeOwned>(answer: Value) -> RmcpResult<T> {
     serde_json::from_value(answer)
         .map_err(|error| internal(format!("the answer of the toolset is not one of MCP's: {error}")))
 }

@@ -18,14 +18,14 @@ pub(super) struct Counts {
     pub(super) ended: HashMap<&'static str, u64>,
     pub(super) failures: HashMap<(ErrorCode, FailureKind, Phase), u64>,
     /// By kind. There are few, and comparing them is cheaper than hashing one.
-    pub(super) operations: Vec<(OperationKind, Times)>,
+    pub(super) operations: Vec<(OperationKind, OperationTimes)>,
     /// By toolset, by tool.
     pub(super) tools: HashMap<Box<str>, HashMap<Box<str>, ToolCounts>>,
 }
 
 /// The operations of one kind.
 #[derive(Debug, Default)]
-pub(super) struct Times {
+pub(super) struct OperationTimes {
     pub(super) waited: Histogram,
     pub(super) took: Histogram,
 }
@@ -43,9 +43,9 @@ impl Counts {
         *self.failures.entry((failure.code, failure.kind, failure.phase)).or_default() += 1;
     }
 
-    pub(super) fn operation(&mut self, kind: OperationKind) -> &mut Times {
+    pub(super) fn operation(&mut self, kind: OperationKind) -> &mut OperationTimes {
         let at = self.operations.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
-            self.operations.push((kind, Times::default()));
+            self.operations.push((kind, OperationTimes::default()));
             self.operations.len() - 1
         });
         &mut self.operations[at].1

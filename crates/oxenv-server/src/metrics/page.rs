@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::counts::Counts;
 use super::histogram::Histogram;
-use super::process::{self, Process};
+use super::process::{self, ProcessStats};
 use super::{AuditStatus, RecordStatus};
 
 /// What is looked up when the page is asked for, rather than counted before.
@@ -184,7 +184,7 @@ fn audit(page: &mut DescriptorEncoder<'_>, audit: AuditStatus) -> fmt::Result {
     write_counter(&mut counter(page, "oxenv_audit_refused", help)?, &[], audit.refused)
 }
 
-fn this_process(page: &mut DescriptorEncoder<'_>, process: Process) -> fmt::Result {
+fn this_process(page: &mut DescriptorEncoder<'_>, process: ProcessStats) -> fmt::Result {
     if let Some(bytes) = process.resident_bytes {
         let help = "Memory that the process holds.";
         write_gauge(&mut gauge(page, "process_resident_memory_bytes", help)?, &[], bytes)?;

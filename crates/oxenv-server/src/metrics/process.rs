@@ -11,7 +11,7 @@ const TICKS: f64 = 100.0;
 
 /// The process at present.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Process {
+pub(super) struct ProcessStats {
     pub(super) resident_bytes: Option<u64>,
     pub(super) open_descriptors: Option<usize>,
     /// None where there is no limit.
@@ -22,12 +22,12 @@ pub(super) struct Process {
 }
 
 /// Reads them. These files are in memory, so it does not wait for a disk.
-pub(super) fn read() -> Process {
+pub(super) fn read() -> ProcessStats {
     let times = fs::read_to_string("/proc/self/stat").ok();
     let times = times.as_deref().and_then(times_of);
     let boot = fs::read_to_string("/proc/stat").ok();
     let boot = boot.as_deref().and_then(|text| field(text, "btime "));
-    Process {
+    ProcessStats {
         resident_bytes: fs::read_to_string("/proc/self/status")
             .ok()
             .and_then(|text| field(&text, "VmRSS:"))

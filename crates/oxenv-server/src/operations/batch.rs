@@ -15,14 +15,14 @@ use oxenv_core::Failure;
 use oxenv_wire::{BatchRequest, ErrorCode, MultiRequest, ReplyHead, write_batch_data};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{Desk, Outcome, Started, unread, write_outcome};
+use super::{RequestContext, RequestOutcome, StartedRequest, unread, write_outcome};
 
 /// Items that are done in a row before others get their turn.
 const AT_ONCE: usize = 256;
 
 /// A batch whose items have all begun.
-pub(crate) struct Batch<'d, 'a> {
-    running: FuturesUnordered<Running<'d, 'a>>,
+pub(crate) struct RunningBatch<'d, 'a> {
+    running: FuturesUnordered<RunningItem<'d, 'a>>,
     /// The results, one after the other as they came.
     text: String,
     /// Where the result of each item stands in it.
@@ -37,19 +37,19 @@ pub(crate) struct Batch<'d, 'a> {
 }
 
 /// An item at work.
-type Running<'d, 'a> = ReusableBoxFuture<'d, Finished<'a>>;
+type RunningItem<'d, 'a> = ReusableBoxFuture<'d, FinishedItem<'a>>;
 
 /// An item that is done.
-struct Finished<'a> {
+struct FinishedItem<'a> {
     index: usize,
     item: MultiRequest<'a>,
-    outcome: Outcome<'a>,
+    outcome: RequestOutcome<'a>,
 }
 
-impl<'d, 'a: 'd> Batch<'d, 'a> {
+impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
     /// Begins every item, and finishes those that can be finished at once.
-    pub(crate) async fn begin(desk: &'d Desk, request: &BatchRequest<'a>) -> Self {
-        let mut batch = Batch {
+    pub(crate) async fn begin(desk: &'d RequestContext, request: &BatchRequest<'a>) -> Self {
+        let mut batch = RunningBatch {
             running: FuturesUnordered::new(),
             text: String::with_capacity(256 * request.len()),
             places: vec![None; request.len()],
@@ -59,7 +59,7 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
             written: false,
         };
         // The memory of a future that is done serves the next one.
-        let mut spare: Option<Running<'d, 'a>> = None;
+        let mut spare: Option<RunningItem<'d, 'a>> = None;
         for (index, item) in request.items().enumerate() {
             let item = match item {
                 Ok(item) => item,
@@ -73,7 +73,7 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
                 continue;
             }
             let started = match desk.begin(&item, request.timeout_s) {
-                Started::Done(outcome) => {
+                StartedRequest::Done(outcome) => {
                     batch.put(index, Some(&item), &outcome);
                     if index % AT_ONCE == AT_ONCE - 1 {
                         tokio::task::yield_now().await;
@@ -84,7 +84,7 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
             };
             let work = async move {
                 let outcome = desk.finish(&item, started).await;
-                Finished { index, item, outcome }
+                FinishedItem { index, item, outcome }
             };
             let mut running = match spare.take() {
                 Some(mut spare) => {
@@ -139,11 +139,11 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
         write_batch_data(out, results, list_pending);
     }
 
-    fn finished(&mut self, finished: &Finished<'_>) {
+    fn finished(&mut self, finished: &FinishedItem<'_>) {
         self.put(finished.index, Some(&finished.item), &finished.outcome);
     }
 
-    fn put(&mut self, index: usize, item: Option<&MultiRequest<'_>>, outcome: &Outcome<'_>) {
+    fn put(&mut self, index: usize, item: Option<&MultiRequest<'_>>, outcome: &RequestOutcome<'_>) {
         let begin = self.text.len();
         let session = item.map(|item| &*item.session).filter(|session| !session.is_empty());
         let head = ReplyHead { session, ..ReplyHead::default() };
@@ -159,12 +159,12 @@ impl<'d, 'a: 'd> Batch<'d, 'a> {
 }
 
 /// Whether a result takes few bytes: it is what stands in place of another.
-fn is_short(outcome: &Outcome<'_>) -> bool {
+fn is_short(outcome: &RequestOutcome<'_>) -> bool {
     outcome.as_ref().is_err_and(|failure| failure.issues.is_empty())
 }
 
 /// What stands in place of a result for which there is no room.
-fn left_out(outcome: &Outcome<'_>, limit: usize) -> Failure {
+fn left_out(outcome: &RequestOutcome<'_>, limit: usize) -> Failure {
     match outcome {
         Err(failure) => Failure::new(failure.code, "the batch has no room for what is wrong with this item"),
         Ok(_) => {

@@ -15,12 +15,12 @@ use tokio_util::task::AbortOnDropHandle;
 const FRAMES: usize = 64;
 
 /// The sessions, and the way to the socket for what is said unasked.
-pub(crate) struct Held {
-    sessions: Mutex<HashMap<String, Hold>>,
+pub(crate) struct SocketSessions {
+    sessions: Mutex<HashMap<String, AttachedSession>>,
     frames: mpsc::Sender<String>,
 }
 
-struct Hold {
+struct AttachedSession {
     attachment: Attachment,
     /// Whether the session ends with the socket.
     mortal: bool,
@@ -28,7 +28,7 @@ struct Hold {
     _watch: AbortOnDropHandle<()>,
 }
 
-impl Drop for Hold {
+impl Drop for AttachedSession {
     fn drop(&mut self) {
         if self.mortal && !self.attachment.is_superseded() {
             self.attachment.session().end(EndReason::Closed);
@@ -36,11 +36,11 @@ impl Drop for Hold {
     }
 }
 
-impl Held {
+impl SocketSessions {
     /// No sessions, and the frames that are to be sent.
     pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<String>) {
         let (frames, taken) = mpsc::channel(FRAMES);
-        (Arc::new(Held { sessions: Mutex::default(), frames }), taken)
+        (Arc::new(SocketSessions { sessions: Mutex::default(), frames }), taken)
     }
 
     /// The session of that id; none if the socket does not have it, a failure if it had.
@@ -74,7 +74,7 @@ impl Held {
             superseded.await;
             tell_taken(&held, &watched).await;
         });
-        let hold = Hold { attachment, mortal, _watch: AbortOnDropHandle::new(watch) };
+        let hold = AttachedSession { attachment, mortal, _watch: AbortOnDropHandle::new(watch) };
         let before = sessions.insert(id, hold);
         drop(sessions);
         drop(before);
@@ -103,12 +103,12 @@ impl Held {
         let _ = self.frames.send(frame).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Hold>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, AttachedSession>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn tell_taken(held: &Weak<Held>, id: &str) {
+async fn tell_taken(held: &Weak<SocketSessions>, id: &str) {
     let Some(held) = held.upgrade() else { return };
     let mut frame = String::new();
     let head = ReplyHead { session: Some(id), ..ReplyHead::default() };

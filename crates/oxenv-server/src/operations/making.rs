@@ -6,17 +6,17 @@
 
 use std::time::Duration;
 
-use oxenv_core::{IdempotentReply, Failure, OpenKey, Session, SessionIds, SessionOptions, SessionSource};
+use oxenv_core::{Failure, IdempotentReply, OpenKey, Session, SessionIds, SessionOptions, SessionSource};
 use oxenv_wire::{
     ErrorCode, ForkRequest, Forked, ReplyKind, RestoreRequest, Seconds, SessionCreate, SessionCreated,
     SessionProgress,
 };
 use serde_json::json;
 
-use super::{Desk, Told};
+use super::{ControlReply, RequestContext};
 
 /// Sessions that were made for a request.
-pub(crate) struct Made {
+pub(crate) struct CreatedSessions {
     pub(crate) ids: SessionIds,
     /// The number of the last thing that the original of forks had done; else 0.
     pub(crate) seq: u64,
@@ -24,8 +24,12 @@ pub(crate) struct Made {
     pub(crate) repeated: bool,
 }
 
-impl Desk {
-    pub(super) async fn open(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Told, Failure> {
+impl RequestContext {
+    pub(super) async fn open(
+        &self,
+        asked: &SessionCreate<'_>,
+        key: Option<&str>,
+    ) -> Result<ControlReply, Failure> {
         let made = self.create(asked, key).await?;
         self.opened(made, asked.resume_s)
     }
@@ -34,7 +38,7 @@ impl Desk {
         &self,
         asked: &RestoreRequest<'_>,
         key: Option<&str>,
-    ) -> Result<Told, Failure> {
+    ) -> Result<ControlReply, Failure> {
         let made = self.create_restored(asked.clone(), key).await?;
         self.opened(made, asked.resume_s)
     }
@@ -44,17 +48,17 @@ impl Desk {
         original: &str,
         asked: &ForkRequest,
         key: Option<&str>,
-    ) -> Result<Told, Failure> {
-        let Made { ids, seq, repeated } = self.create_forks(original, asked, key).await?;
+    ) -> Result<ControlReply, Failure> {
+        let CreatedSessions { ids, seq, repeated } = self.create_forks(original, asked, key).await?;
         for id in &ids {
             self.keep(id, asked.resume_s);
         }
         let sessions = ids.iter().map(|id| self.created(id)).collect();
         let data = json!(Forked { sessions }).to_string();
-        Ok(Told { kind: ReplyKind::Forked, session: None, seq: Some(seq), repeated, data })
+        Ok(ControlReply { kind: ReplyKind::Forked, session: None, seq: Some(seq), repeated, data })
     }
 
-    pub(super) fn attach(&self, id: &str) -> Result<Told, Failure> {
+    pub(super) fn attach(&self, id: &str) -> Result<ControlReply, Failure> {
         let Some(held) = &self.held else {
             return Err(Failure::unsupported("only a socket can attach to a session"));
         };
@@ -63,11 +67,15 @@ impl Desk {
         if !held.has(id) {
             held.take(&session, false);
         }
-        Ok(Told::about(&session, ReplyKind::Attached, &progress(&session)))
+        Ok(ControlReply::about(&session, ReplyKind::Attached, &progress(&session)))
     }
 
     /// Makes a session.
-    pub(crate) async fn create(&self, asked: &SessionCreate<'_>, key: Option<&str>) -> Result<Made, Failure> {
+    pub(crate) async fn create(
+        &self,
+        asked: &SessionCreate<'_>,
+        key: Option<&str>,
+    ) -> Result<CreatedSessions, Failure> {
         let options = SessionOptions {
             seed: asked.seed,
             episode_id: asked.episode_id.as_deref().map(str::to_owned),
@@ -82,7 +90,7 @@ impl Desk {
         &self,
         asked: RestoreRequest<'_>,
         key: Option<&str>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<CreatedSessions, Failure> {
         let options = self.options(asked.resume_s);
         let source = SessionSource::Snapshot(asked.snapshot.into_owned());
         self.make(source, options, key).await
@@ -94,7 +102,7 @@ impl Desk {
         original: &str,
         asked: &ForkRequest,
         key: Option<&str>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<CreatedSessions, Failure> {
         let count = usize::try_from(asked.n).unwrap_or(usize::MAX);
         let found = self.session(original);
         let source = SessionSource::Fork { original: original.to_owned(), found, count };
@@ -106,12 +114,12 @@ impl Desk {
         source: SessionSource,
         options: SessionOptions,
         key: Option<&str>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<CreatedSessions, Failure> {
         let ends_with_caller = self.held.is_some() && options.lease.is_none();
         let key = key.map(|key| OpenKey { key, ends_with_caller });
         let answer: IdempotentReply<SessionIds> = self.app.store.open(source, options, key).await;
         let (seq, repeated) = (answer.seq, answer.repeated);
-        Ok(Made { ids: answer.into_outcome()?, seq, repeated })
+        Ok(CreatedSessions { ids: answer.into_outcome()?, seq, repeated })
     }
 
     /// What a client is told about a session that was made for it.
@@ -123,14 +131,14 @@ impl Desk {
         }
     }
 
-    fn opened(&self, made: Made, resume_s: Option<Seconds>) -> Result<Told, Failure> {
-        let Made { ids, seq, repeated } = made;
+    fn opened(&self, made: CreatedSessions, resume_s: Option<Seconds>) -> Result<ControlReply, Failure> {
+        let CreatedSessions { ids, seq, repeated } = made;
         let Some(id) = ids.into_iter().next() else {
             return Err(Failure::new(ErrorCode::SessionNotFound, "no session was made"));
         };
         self.keep(&id, resume_s);
         let data = json!(self.created(&id)).to_string();
-        Ok(Told { kind: ReplyKind::Opened, session: Some(id), seq: Some(seq), repeated, data })
+        Ok(ControlReply { kind: ReplyKind::Opened, session: Some(id), seq: Some(seq), repeated, data })
     }
 
     /// Takes a session for the socket, if there is one. At a repeat it may have ended.

@@ -24,12 +24,12 @@ use oxenv_wire::{
 use serde::Deserialize;
 
 use super::multi;
-use super::socket::{self, Incoming, Socket};
+use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
-use crate::mcp::{self, Door};
+use crate::mcp::{self, McpEndpoint};
 use crate::operations;
 use crate::peer::Peer;
 
@@ -87,7 +87,7 @@ fn many(
 }
 
 /// A session in the hands of a socket.
-struct Hold {
+struct AttachedSession {
     caller: Caller,
     attachment: Attachment,
     owned: bool,
@@ -95,13 +95,13 @@ struct Hold {
     renewed: bool,
 }
 
-impl Hold {
+impl AttachedSession {
     fn session(&self) -> &Arc<Session> {
         self.attachment.session()
     }
 }
 
-impl Drop for Hold {
+impl Drop for AttachedSession {
     fn drop(&mut self) {
         if self.owned && !self.attachment.is_superseded() {
             self.session().end(EndReason::Closed);
@@ -110,14 +110,14 @@ impl Drop for Hold {
 }
 
 /// What to do after an answer.
-enum Next {
+enum AfterReply {
     Reply(String),
     /// Reply, then close.
     Last(String),
     Close,
 }
 
-async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Option<String>) {
+async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_id: Option<String>) {
     let mut hold = match socket.during(open(&app, caller, session_id)).await {
         None => return,
         Some(Ok(hold)) => hold,
@@ -155,12 +155,12 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Op
             None => return,
             // A panic is the failure of its request alone; one of an environment is told by its session.
             Some(Err(_)) => socket.send(error::frame(&operations::panicked())).await,
-            Some(Ok(Next::Reply(reply))) => socket.send(reply).await,
-            Some(Ok(Next::Last(reply))) => {
+            Some(Ok(AfterReply::Reply(reply))) => socket.send(reply).await,
+            Some(Ok(AfterReply::Last(reply))) => {
                 socket.send(reply).await;
                 return socket.close().await;
             }
-            Some(Ok(Next::Close)) => return socket.close().await,
+            Some(Ok(AfterReply::Close)) => return socket.close().await,
         };
         if !sent {
             return;
@@ -168,29 +168,29 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket, session_id: Op
     }
 }
 
-async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<Hold, Failure> {
+async fn open(app: &App, caller: Caller, session_id: Option<String>) -> Result<AttachedSession, Failure> {
     match session_id {
         Some(id) => {
             let session = app.store.get(&id)?;
-            Ok(Hold { caller, attachment: session.attach(), owned: false, renewed: true })
+            Ok(AttachedSession { caller, attachment: session.attach(), owned: false, renewed: true })
         }
         None => {
             let session = app.store.create(caller.options()).await?;
-            Ok(Hold { caller, attachment: session.attach(), owned: true, renewed: true })
+            Ok(AttachedSession { caller, attachment: session.attach(), owned: true, renewed: true })
         }
     }
 }
 
-async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
+async fn answer(app: &App, hold: &mut AttachedSession, text: &str) -> AfterReply {
     let frame = match ClientFrame::parse(text) {
         Ok(frame) => frame,
-        Err(fault @ FrameError::NotObject(_)) => return Next::Last(frame_fault(&fault)),
-        Err(fault) => return Next::Reply(frame_fault(&fault)),
+        Err(fault @ FrameError::NotObject(_)) => return AfterReply::Last(frame_fault(&fault)),
+        Err(fault) => return AfterReply::Reply(frame_fault(&fault)),
     };
     let reply = match frame {
-        ClientFrame::Close => return Next::Close,
+        ClientFrame::Close => return AfterReply::Close,
         ClientFrame::Mcp(message) => {
-            Ok(mcp_frame(app, Door::socket(&hold.caller, hold.session()), message).await)
+            Ok(mcp_frame(app, McpEndpoint::socket(&hold.caller, hold.session()), message).await)
         }
         ClientFrame::Step(action) if app.production() => step_as_agent(hold.session(), &action).await,
         ClientFrame::Reset(_) | ClientFrame::State if app.production() => Err(refused()),
@@ -199,15 +199,15 @@ async fn answer(app: &App, hold: &mut Hold, text: &str) -> Next {
         ClientFrame::State => state(hold.session()).await,
     };
     match reply {
-        Ok(reply) => Next::Reply(reply),
-        Err(failure) if failure.code == ErrorCode::SessionEnded => Next::Last(error::frame(&failure)),
-        Err(failure) => Next::Reply(error::frame(&failure)),
+        Ok(reply) => AfterReply::Reply(reply),
+        Err(failure) if failure.code == ErrorCode::SessionEnded => AfterReply::Last(error::frame(&failure)),
+        Err(failure) => AfterReply::Reply(error::frame(&failure)),
     }
 }
 
 /// A socket whose own session has failed gets a new one by a reset; an attached one does not, for
 /// others may hold the session's id.
-async fn reset(app: &App, hold: &mut Hold, request: ResetRequest<'_>) -> Result<String, Failure> {
+async fn reset(app: &App, hold: &mut AttachedSession, request: ResetRequest<'_>) -> Result<String, Failure> {
     if hold.owned && hold.session().ended().is_some() {
         *hold = open(app, hold.caller.clone(), None).await?;
     }
@@ -256,7 +256,7 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
     Ok(render::step(&reply, Envelope::Frame))
 }
 
-async fn mcp_frame(app: &App, door: Door<'_>, message: Json<'_>) -> String {
+async fn mcp_frame(app: &App, door: McpEndpoint<'_>, message: Json<'_>) -> String {
     let mut reply = String::new();
     match RpcRequest::parse(message.get()) {
         Ok(rpc) => reply = mcp::answer(app, door, None, &rpc).await,

@@ -14,11 +14,11 @@ use futures_util::FutureExt as _;
 use oxenv_core::{EndReason, Failure, Session};
 use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 
-use super::socket::{self, Incoming, Socket};
+use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{self, Refusal};
-use crate::mcp::{self, Door};
+use crate::mcp::{self, McpEndpoint};
 use crate::operations;
 
 pub(crate) fn upgrade(
@@ -37,7 +37,7 @@ pub(crate) fn upgrade(
     }
 }
 
-async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
+async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
     let session = match socket.during(open(&app, &caller)).await {
         None => return,
         Some(Ok(session)) => session,
@@ -65,7 +65,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: Socket) {
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
-                    let door = Door::socket(&caller, &session);
+                    let door = McpEndpoint::socket(&caller, &session);
                     let work = AssertUnwindSafe(Box::pin(mcp::answer(&app, door, None, &rpc)));
                     let answer = socket.during(work.catch_unwind()).await;
                     // A panic is the failure of its request alone.

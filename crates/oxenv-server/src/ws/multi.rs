@@ -16,15 +16,15 @@ use oxenv_wire::{
     BatchRequest, ErrorCode, FrameError, Json, MultiFrame, MultiWork, ReplyHead, ReplyKind, write_multi_reply,
 };
 
-use super::socket::{Incoming, Socket, Turn};
+use super::socket::{Incoming, ServerSocket, SocketEvent};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error;
 use crate::load::Load;
-use crate::operations::{Batch, Desk, Held, unread, write_outcome};
+use crate::operations::{RequestContext, RunningBatch, SocketSessions, unread, write_outcome};
 
 /// What to do when a frame has been worked on.
-enum Next {
+enum AfterFrame {
     Reply(String),
     /// Reply, then close.
     Last(String),
@@ -32,18 +32,18 @@ enum Next {
     Sent,
 }
 
-type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Next> + Send>>>;
+type RunningFrames = FuturesUnordered<Pin<Box<dyn Future<Output = AfterFrame> + Send>>>;
 
-pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, mut socket: Socket) {
-    let (held, mut frames) = Held::new();
-    let desk = Arc::new(Desk { app, caller, host, held: Some(Arc::clone(&held)) });
+pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, mut socket: ServerSocket) {
+    let (held, mut frames) = SocketSessions::new();
+    let desk = Arc::new(RequestContext { app, caller, host, held: Some(Arc::clone(&held)) });
     let load = Arc::new(Load::default());
     let (of_socket, work) = (Arc::downgrade(&held), Arc::downgrade(&load));
     socket.peer().useless_when(move || {
         of_socket.upgrade().is_none_or(|held| held.is_empty())
             && work.upgrade().is_none_or(|load| load.is_empty())
     });
-    let mut running = Running::new();
+    let mut running = RunningFrames::new();
     let mut stopping = false;
     loop {
         if stopping && running.is_empty() && frames.is_empty() {
@@ -54,21 +54,21 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
                 return Poll::Ready(next);
             }
             match frames.poll_recv(context) {
-                Poll::Ready(Some(frame)) => Poll::Ready(Next::Reply(frame)),
+                Poll::Ready(Some(frame)) => Poll::Ready(AfterFrame::Reply(frame)),
                 _ => Poll::Pending,
             }
         });
         let next = match turn.await {
-            Turn::Done(next) => next,
-            Turn::ToldToEnd if held.is_empty() && running.is_empty() => {
+            SocketEvent::Done(next) => next,
+            SocketEvent::ToldToEnd if held.is_empty() && running.is_empty() => {
                 desk.app.accepted.ends();
                 return socket.close_for_another().await;
             }
-            Turn::ToldToEnd => {
+            SocketEvent::ToldToEnd => {
                 socket.peer().stays();
                 continue;
             }
-            Turn::Came(Incoming::Text(text)) => {
+            SocketEvent::Came(Incoming::Text(text)) => {
                 let mut work = Box::pin(answer(Arc::clone(&desk), Arc::clone(&load), text));
                 match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
                     Poll::Ready(next) => next,
@@ -78,24 +78,24 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
                     }
                 }
             }
-            Turn::Came(Incoming::Binary) => {
+            SocketEvent::Came(Incoming::Binary) => {
                 let message = "binary frames are not part of this protocol: send JSON as text";
-                Next::Last(refusal(None, ErrorCode::SessionError, message))
+                AfterFrame::Last(refusal(None, ErrorCode::SessionError, message))
             }
-            Turn::Came(Incoming::Stopping) => {
+            SocketEvent::Came(Incoming::Stopping) => {
                 stopping = true;
                 continue;
             }
-            Turn::Came(Incoming::Watched) => continue,
-            Turn::Came(Incoming::Gone) => return,
+            SocketEvent::Came(Incoming::Watched) => continue,
+            SocketEvent::Came(Incoming::Gone) => return,
         };
         let sent = match next {
-            Next::Reply(reply) => socket.feed(reply).await,
-            Next::Last(reply) => {
+            AfterFrame::Reply(reply) => socket.feed(reply).await,
+            AfterFrame::Last(reply) => {
                 socket.send(reply).await;
                 return socket.close().await;
             }
-            Next::Sent => true,
+            AfterFrame::Sent => true,
         };
         if !sent {
             return;
@@ -103,7 +103,7 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
     }
 }
 
-async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
+async fn answer(desk: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) -> AfterFrame {
     let frame = match MultiFrame::parse(&text) {
         Ok(frame) => frame,
         Err(fault) => {
@@ -111,7 +111,7 @@ async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
             let mut reply = String::new();
             let id = Some(fault.id.unwrap_or(Json::NULL));
             error::multi(&mut reply, &ReplyHead { id, ..ReplyHead::default() }, &unread(fault.fault));
-            return if last { Next::Last(reply) } else { Next::Reply(reply) };
+            return if last { AfterFrame::Last(reply) } else { AfterFrame::Reply(reply) };
         }
     };
     let id = frame.id;
@@ -123,7 +123,7 @@ async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
             let session = Some(&*request.session).filter(|session| !session.is_empty());
             let mut reply = String::new();
             write_outcome(&mut reply, ReplyHead { id: Some(id), session, ..ReplyHead::default() }, &outcome);
-            Next::Reply(reply)
+            AfterFrame::Reply(reply)
         }
         MultiWork::Batch(request) => {
             let _in_flight = load.add(request.len(), text.len());
@@ -132,14 +132,14 @@ async fn answer(desk: Arc<Desk>, load: Arc<Load>, text: Utf8Bytes) -> Next {
     }
 }
 
-async fn answer_batch(desk: &Desk, id: Json<'_>, request: &BatchRequest<'_>) -> Next {
-    let mut batch = Batch::begin(desk, request).await;
+async fn answer_batch(desk: &RequestContext, id: Json<'_>, request: &BatchRequest<'_>) -> AfterFrame {
+    let mut batch = RunningBatch::begin(desk, request).await;
     let wanted = request.first.unwrap_or(request.len());
     while batch.ready() < wanted && batch.next().await.is_some() {}
     let head = ReplyHead { id: Some(id), ..ReplyHead::default() };
     let mut reply = String::new();
     write_multi_reply(&mut reply, &head, ReplyKind::Batch, |out| batch.write(out, request.first.is_some()));
-    let Some(held) = desk.held.as_ref().filter(|_| !batch.is_over()) else { return Next::Reply(reply) };
+    let Some(held) = desk.held.as_ref().filter(|_| !batch.is_over()) else { return AfterFrame::Reply(reply) };
     held.send(reply).await;
     while let Some(index) = batch.next().await {
         let mut more = String::new();
@@ -150,7 +150,7 @@ async fn answer_batch(desk: &Desk, id: Json<'_>, request: &BatchRequest<'_>) -> 
         });
         held.send(more).await;
     }
-    Next::Sent
+    AfterFrame::Sent
 }
 
 fn refusal(id: Option<Json<'_>>, code: ErrorCode, message: &str) -> String {

@@ -19,7 +19,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite;
 
 use crate::app::App;
-use crate::peer::{Busy, Peer};
+use crate::peer::{BusyGuard, Peer};
 use crate::timing::{Events, within};
 
 /// How much is read at once; most requests fit.
@@ -46,7 +46,7 @@ pub(super) enum Incoming {
 }
 
 /// What comes first on a socket that has several requests at work.
-pub(super) enum Turn<T> {
+pub(super) enum SocketEvent<T> {
     /// Something that the socket brings.
     Came(Incoming),
     /// Something that is done.
@@ -56,7 +56,7 @@ pub(super) enum Turn<T> {
 }
 
 /// What may happen beside requests.
-enum Event {
+enum BackgroundEvent {
     Beat,
     Stop,
     Watched,
@@ -65,12 +65,12 @@ enum Event {
 }
 
 /// One accepted WebSocket.
-pub(super) struct Socket {
+pub(super) struct ServerSocket {
     inner: WebSocket,
     app: Arc<App>,
     ahead: VecDeque<Message>,
     ahead_bytes: usize,
-    events: Events<'static, Event>,
+    events: Events<'static, BackgroundEvent>,
     /// Beats since something was last heard.
     quiet: u32,
     /// Whether something was fed that may not have gone out yet.
@@ -79,7 +79,7 @@ pub(super) struct Socket {
     owes_pong: bool,
     /// Bytes of it count as heard too, for a message may be long on its way.
     peer: Peer,
-    _busy: Busy,
+    _busy: BusyGuard,
     /// Whether the peer has ended its side, behind what is still to be read.
     lost: bool,
     told_to_end: bool,
@@ -91,7 +91,7 @@ pub(super) struct Socket {
 /// Accepts a socket and runs `serve` on it in a task of its own.
 pub(super) fn accept<F, R>(app: Arc<App>, upgrade: WebSocketUpgrade, peer: Peer, serve: F) -> Response
 where
-    F: FnOnce(Socket) -> R + Send + 'static,
+    F: FnOnce(ServerSocket) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
     let limit = app.config.max_message;
@@ -108,7 +108,7 @@ where
             let _counted = token;
             let mut killed = Events::new();
             killed.watch(app.killed.clone().cancelled_owned());
-            let socket = Socket::new(inner, app, peer);
+            let socket = ServerSocket::new(inner, app, peer);
             tokio::select! {
                 biased;
                 () = serve(socket) => {}
@@ -117,9 +117,9 @@ where
         })
 }
 
-impl Socket {
+impl ServerSocket {
     fn new(inner: WebSocket, app: Arc<App>, peer: Peer) -> Self {
-        let mut socket = Socket {
+        let mut socket = ServerSocket {
             inner,
             app,
             ahead: VecDeque::new(),
@@ -139,12 +139,12 @@ impl Socket {
         let stopping = socket.app.stopping.clone();
         socket.events.watch(async move {
             stopping.cancelled().await;
-            Event::Stop
+            BackgroundEvent::Stop
         });
         let peer = socket.peer.clone();
         socket.events.watch(async move {
             peer.lost().await;
-            Event::Lost
+            BackgroundEvent::Lost
         });
         socket.watch_end();
         socket.next_beat();
@@ -155,15 +155,15 @@ impl Socket {
         let told = self.peer.clone().told_to_end();
         self.events.watch(async move {
             told.await;
-            Event::End
+            BackgroundEvent::End
         });
     }
 
-    /// Makes [`Socket::next`] return [`Incoming::Watched`] once that future is ready.
+    /// Makes [`ServerSocket::next`] return [`Incoming::Watched`] once that future is ready.
     pub(super) fn watch(&mut self, event: impl Future<Output = ()> + Send + 'static) {
         self.events.watch(async move {
             event.await;
-            Event::Watched
+            BackgroundEvent::Watched
         });
     }
 
@@ -186,7 +186,7 @@ impl Socket {
             if self.stopping {
                 return Incoming::Stopping;
             }
-            let Socket { inner, owes_pong, events, .. } = self;
+            let ServerSocket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
                 message = poll_fn(|context| poll_message(inner, owes_pong, context)) => self.take(message).await,
@@ -205,7 +205,7 @@ impl Socket {
             if self.gone {
                 return None;
             }
-            let Socket { inner, owes_pong, events, .. } = self;
+            let ServerSocket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
@@ -213,7 +213,7 @@ impl Socket {
                     self.take(message).await;
                 }
                 event = events.next() => match event {
-                    Event::Beat if !room => self.knock().await,
+                    BackgroundEvent::Beat if !room => self.knock().await,
                     event => self.happened(&event).await,
                 },
             }
@@ -227,35 +227,35 @@ impl Socket {
         &mut self,
         room: bool,
         mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Turn<T> {
+    ) -> SocketEvent<T> {
         loop {
             self.gone |= self.lost && !room;
             if self.gone {
-                return Turn::Came(Incoming::Gone);
+                return SocketEvent::Came(Incoming::Gone);
             }
             if std::mem::take(&mut self.told_to_end) {
-                return Turn::ToldToEnd;
+                return SocketEvent::ToldToEnd;
             }
             if let Some(message) = self.ahead.pop_front() {
                 self.ahead_bytes -= size(&message);
-                return Turn::Came(match message {
+                return SocketEvent::Came(match message {
                     Message::Text(text) => Incoming::Text(text),
                     _ => Incoming::Binary,
                 });
             }
             if std::mem::take(&mut self.stopping) {
-                return Turn::Came(Incoming::Stopping);
+                return SocketEvent::Came(Incoming::Stopping);
             }
-            let Socket { inner, unsent, owes_pong, events, .. } = self;
+            let ServerSocket { inner, unsent, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
-                done = poll_fn(&mut work) => return Turn::Done(done),
+                done = poll_fn(&mut work) => return SocketEvent::Done(done),
                 traffic = poll_fn(|context| exchange(inner, owes_pong, unsent, room, context)) => match traffic {
-                    Traffic::Came(message) => self.take(message).await,
-                    Traffic::Sent(sent) => self.gone |= !sent,
+                    IoProgress::Came(message) => self.take(message).await,
+                    IoProgress::Sent(sent) => self.gone |= !sent,
                 },
                 event = events.next() => match event {
-                    Event::Beat if !room => self.knock().await,
+                    BackgroundEvent::Beat if !room => self.knock().await,
                     event => self.happened(&event).await,
                 },
             }
@@ -329,10 +329,10 @@ impl Socket {
         }
     }
 
-    async fn happened(&mut self, event: &Event) {
+    async fn happened(&mut self, event: &BackgroundEvent) {
         match event {
-            Event::Stop => self.stopping = true,
-            Event::Beat => {
+            BackgroundEvent::Stop => self.stopping = true,
+            BackgroundEvent::Beat => {
                 if self.peer.take_heard() {
                     self.quiet = 0;
                 }
@@ -348,9 +348,9 @@ impl Socket {
                 self.quiet += 1;
                 self.next_beat();
             }
-            Event::Watched => self.watched = true,
-            Event::Lost => self.lost = true,
-            Event::End => {
+            BackgroundEvent::Watched => self.watched = true,
+            BackgroundEvent::Lost => self.lost = true,
+            BackgroundEvent::End => {
                 self.told_to_end = true;
                 self.watch_end();
             }
@@ -367,7 +367,7 @@ impl Socket {
         let beat = tokio::time::sleep(self.app.config.ping_every);
         self.events.watch(async move {
             beat.await;
-            Event::Beat
+            BackgroundEvent::Beat
         });
     }
 
@@ -380,7 +380,7 @@ impl Socket {
 }
 
 /// What was read, or whether the rest could be sent.
-enum Traffic {
+enum IoProgress {
     Came(Option<Result<Message, Error>>),
     Sent(bool),
 }
@@ -408,16 +408,16 @@ fn exchange(
     unsent: &mut bool,
     room: bool,
     context: &mut Context<'_>,
-) -> Poll<Traffic> {
+) -> Poll<IoProgress> {
     if room && let Poll::Ready(message) = poll_message(socket, owes_pong, context) {
-        return Poll::Ready(Traffic::Came(message));
+        return Poll::Ready(IoProgress::Came(message));
     }
     if !*unsent {
         return Poll::Pending;
     }
     let sent = ready!(socket.poll_flush_unpin(context)).is_ok();
     *unsent = false;
-    Poll::Ready(Traffic::Sent(sent))
+    Poll::Ready(IoProgress::Sent(sent))
 }
 
 fn size(message: &Message) -> usize {

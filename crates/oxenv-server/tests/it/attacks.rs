@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{EndReason, Execution, StoreLimits, Session};
+use oxenv_core::{EndReason, Execution, Session, StoreLimits};
 use oxenv_server::{Mode, ServerConfig, Tokens};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

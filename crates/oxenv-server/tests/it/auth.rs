@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use oxenv_core::{EndReason, Execution, StoreLimits, Session, SessionOptions};
+use oxenv_core::{EndReason, Execution, Session, SessionOptions, StoreLimits};
 use oxenv_server::{Mode, ServerConfig, Tokens};
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{Entry, Event, Execution, Failure, StoreLimits, Recorder, SessionStore, Work};
+use oxenv_core::{Execution, Failure, RecordEntry, RecordEvent, Recorder, SessionStore, StoreLimits, Work};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 
@@ -250,8 +250,8 @@ async fn results_that_come_later_have_room_of_their_own() {
 struct Broken;
 
 impl Recorder for Broken {
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
-        if let Event::Step { action, .. } = entry.event {
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
+        if let RecordEvent::Step { action, .. } = entry.event {
             assert!(!action.get().contains("panic here"), "a mistake");
         }
         Work::done(Ok(()))
@@ -263,7 +263,8 @@ async fn a_panic_is_the_error_of_its_item_alone() {
     for execution in [Execution::Inline, Execution::Task] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution);
-        let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
+        let store =
+            SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
         let address = "127.0.0.1:0".parse().unwrap();
         let served = Served::over(address, &stage, store, ServerConfig::default()).await;
         let mut socket = Multi::connect(&served).await;
@@ -298,7 +299,8 @@ async fn a_panic_of_ours_is_the_error_of_its_request() {
     for execution in [Execution::Inline, Execution::Task] {
         let stage = Stage::default();
         let factory = Scripted::new(&stage, execution).tools(true);
-        let store = SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
+        let store =
+            SessionStore::new(Arc::new(factory), StoreLimits::default()).with_recorder(Arc::new(Broken));
         let address = "127.0.0.1:0".parse().unwrap();
         let served = Served::over(address, &stage, store, ServerConfig::default()).await;
         let bad = json!({ "do": "note", "text": "panic here" });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::schema::CheckBudget;
-use oxenv_core::{Execution, StoreLimits, Schema};
+use oxenv_core::{Execution, Schema, StoreLimits};
 use oxenv_server::{Metrics, ServerConfig, Tokens};
 use serde_json::{Value, json};
 

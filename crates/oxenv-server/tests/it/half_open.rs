@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Execution, StoreLimits, SessionStore};
+use oxenv_core::{Execution, SessionStore, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! One session's trouble is its own: panics, hangs, resets through another door.
 
-use oxenv_core::{Execution, StoreLimits, SessionOptions};
+use oxenv_core::{Execution, SessionOptions, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use oxenv_core::{StoreLimits, SessionOptions};
+use oxenv_core::{SessionOptions, StoreLimits};
 use oxenv_server::{App, ServerConfig, serve_pipe};
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ElicitRequestParams,

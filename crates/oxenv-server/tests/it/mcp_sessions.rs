@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{EndReason, StoreLimits, ResetOptions, SessionOptions, SessionRequest};
+use oxenv_core::{EndReason, ResetOptions, SessionOptions, SessionRequest, StoreLimits};
 use oxenv_server::{Mode, ServerConfig};
 use serde_json::{Value, json};
 

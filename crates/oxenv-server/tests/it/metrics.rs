@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{
-    CallError, EndReason, Execution, Failure, StoreLimits, ObservedCall, Observer, Operation, OperationKind,
+    CallError, EndReason, Execution, Failure, ObservedCall, Observer, Operation, OperationKind, StoreLimits,
 };
 use oxenv_server::{AuditStatus, Metrics, Mode, RecordStatus, ServerConfig};
 use oxenv_wire::{ErrorCode, Phase, ToolErrorType};

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use oxenv_core::{
-    EnvironmentContext, EnvironmentFactory, EnvironmentSpec, Failure, EnvironmentInstance, StoreLimits, CopySource, Toolbox, Work,
+    CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, Failure,
+    StoreLimits, Toolbox, Work,
 };
 use oxenv_server::ServerConfig;
 use oxenv_wire::MultiReply;
@@ -136,7 +137,11 @@ impl EnvironmentFactory for Bundled {
         self.0.create(boot)
     }
 
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         self.0.fork(boot, original)
     }
 
@@ -144,7 +149,11 @@ impl EnvironmentFactory for Bundled {
         self.0.save(original)
     }
 
-    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn restore<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        saved: &'a [u8],
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         self.0.restore(boot, saved)
     }
 

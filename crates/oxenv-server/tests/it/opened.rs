@@ -262,7 +262,8 @@ async fn forks_that_wait_keep_no_slot_from_others() {
 /// The lease is shorter than the fork takes.
 #[tokio::test]
 async fn a_session_outlives_its_own_fork_however_short_its_lease() {
-    let limits = StoreLimits { max_sessions: 2, queue: Duration::from_millis(1500), ..StoreLimits::default() };
+    let limits =
+        StoreLimits { max_sessions: 2, queue: Duration::from_millis(1500), ..StoreLimits::default() };
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     socket.open().await;

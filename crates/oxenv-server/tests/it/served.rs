@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{EnvironmentFactory, Execution, StoreLimits, SessionStore};
+use oxenv_core::{EnvironmentFactory, Execution, SessionStore, StoreLimits};
 use oxenv_server::{App, Mode, Server, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Execution, StoreLimits, SessionStore};
+use oxenv_core::{Execution, SessionStore, StoreLimits};
 use oxenv_server::{Server, ServerConfig, Shutdown};
 use serde_json::{Value, json};
 
@@ -112,7 +112,8 @@ fn a_process_that_serves() {
     let shutdown = runtime.block_on(async {
         let shutdown = Shutdown::on_signals(drain).unwrap();
         let stage = Stage::default();
-        let store = SessionStore::new(Arc::new(Scripted::new(&stage, Execution::Inline)), StoreLimits::default());
+        let store =
+            SessionStore::new(Arc::new(Scripted::new(&stage, Execution::Inline)), StoreLimits::default());
         let config = ServerConfig { drain, ..ServerConfig::default() };
         let server = Server::bind("127.0.0.1:0".parse().unwrap(), store, config).await.unwrap();
         println!("serving on {}", server.address().unwrap());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oxenv_core::{EndReason, Execution, StoreLimits, SessionOptions};
+use oxenv_core::{EndReason, Execution, SessionOptions, StoreLimits};
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
 

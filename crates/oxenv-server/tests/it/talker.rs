@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{
-    EnvironmentContext, CallContext, ChangeCounter, EnvironmentFactory, EnvironmentSpec, ResourcesAndPrompts, Failure, EnvironmentInstance, StoreLimits,
-    Mount, CallNotification, Principal, RequestError, Scope, Toolbox, Toolset, Work, tool_environment,
+    CallContext, CallNotification, ChangeCounter, EnvironmentContext, EnvironmentFactory,
+    EnvironmentInstance, EnvironmentSpec, Failure, Mount, Principal, RequestError, ResourcesAndPrompts,
+    Scope, StoreLimits, Toolbox, Toolset, Work, tool_environment,
 };
 use oxenv_server::ServerConfig;
 use oxenv_wire::{Content, ErrorCode, RawJson, Tool, ToolError, ToolErrorType, ToolResult, raw};

@@ -8,14 +8,14 @@ use oxenv_wire::{RawJson, Reward};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::shown::{Call, Shown, call, shown};
+use super::shown::{ExportedCall, ExportedReply, call, shown};
 use super::{ExportError, each_entry};
 use crate::index::{SessionSummary, Trajectories};
 use crate::stored::{StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin};
 
 /// The beginning of a line.
 #[derive(Serialize)]
-struct Head<'a> {
+struct LineHead<'a> {
     session_id: &'a str,
     environment: &'a str,
     version: &'a str,
@@ -29,15 +29,15 @@ struct Head<'a> {
 
 /// The beginning of an epoch.
 #[derive(Serialize)]
-struct Epoch<'a> {
+struct EpochLine<'a> {
     epoch: u64,
     episode_id: Option<&'a str>,
     seed: Option<u64>,
-    reset: Option<Reset>,
+    reset: Option<ResetLine>,
 }
 
 #[derive(Serialize)]
-struct Reset {
+struct ResetLine {
     seq: u64,
     time_us: u64,
     duration_us: u64,
@@ -50,14 +50,14 @@ struct Reset {
 }
 
 #[derive(Serialize)]
-struct Step<'a> {
+struct StepLine<'a> {
     seq: u64,
     step: u64,
     time_us: u64,
     duration_us: u64,
     principal: &'a str,
     action: RawJson,
-    calls: Vec<Call<'a>>,
+    calls: Vec<ExportedCall<'a>>,
     observation: Option<RawJson>,
     reward: Option<Reward>,
     done: Option<bool>,
@@ -71,7 +71,7 @@ pub(super) fn write(
     session: &SessionSummary,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let head = Head {
+    let head = LineHead {
         session_id: &session.id,
         environment: &session.environment,
         version: &session.version,
@@ -83,7 +83,7 @@ pub(super) fn write(
         reason: session.reason.as_deref(),
     };
     begin(out, &head, "epochs")?;
-    let mut line = Line { out, open: None, epochs: 0 };
+    let mut line = SessionLine { out, open: None, epochs: 0 };
     each_entry(trajectories, session, |entry| line.entry(entry))?;
     line.end_epoch()?;
     write_json(out, "],\"steps\":", &session.steps)?;
@@ -99,20 +99,20 @@ pub(super) fn write(
 }
 
 /// A line that is being written.
-struct Line<'a> {
+struct SessionLine<'a> {
     out: &'a mut dyn Write,
     /// The steps and the rewards of the epoch that is being written.
     open: Option<(u64, f64)>,
     epochs: u64,
 }
 
-impl Line<'_> {
+impl SessionLine<'_> {
     fn entry(&mut self, entry: &StoredEntry) -> Result<(), ExportError> {
         match &entry.event {
             StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => Ok(()),
             StoredEvent::Reset { seed, episode_id, arguments, outcome, duration_us, .. } => {
-                let Shown { observation, reward, done, metadata, error } = shown(outcome)?;
-                let reset = Reset {
+                let ExportedReply { observation, reward, done, metadata, error } = shown(outcome)?;
+                let reset = ResetLine {
                     seq: entry.seq,
                     time_us: entry.time_us,
                     duration_us: *duration_us,
@@ -124,7 +124,7 @@ impl Line<'_> {
                     error,
                 };
                 let (episode_id, seed) = (Some(episode_id.as_str()), Some(*seed));
-                self.begin_epoch(&Epoch { epoch: entry.epoch, episode_id, seed, reset: Some(reset) })
+                self.begin_epoch(&EpochLine { epoch: entry.epoch, episode_id, seed, reset: Some(reset) })
             }
             StoredEvent::Step { .. } => self.step(entry),
         }
@@ -135,10 +135,10 @@ impl Line<'_> {
             return Ok(());
         };
         if self.open.is_none() {
-            self.begin_epoch(&Epoch { epoch: entry.epoch, episode_id: None, seed: None, reset: None })?;
+            self.begin_epoch(&EpochLine { epoch: entry.epoch, episode_id: None, seed: None, reset: None })?;
         }
-        let Shown { observation, reward, done, metadata, error } = shown(outcome)?;
-        let written = Step {
+        let ExportedReply { observation, reward, done, metadata, error } = shown(outcome)?;
+        let written = StepLine {
             seq: entry.seq,
             step: *step,
             time_us: entry.time_us,
@@ -159,7 +159,7 @@ impl Line<'_> {
         write_json(self.out, comma, &written)
     }
 
-    fn begin_epoch(&mut self, epoch: &Epoch<'_>) -> Result<(), ExportError> {
+    fn begin_epoch(&mut self, epoch: &EpochLine<'_>) -> Result<(), ExportError> {
         self.end_epoch()?;
         if self.epochs > 0 {
             self.out.write_all(b",")?;

@@ -64,7 +64,7 @@ struct Group {
 }
 
 /// The episode that steps belong to.
-type Episode = Option<(String, u64)>;
+type EpisodeKey = Option<(String, u64)>;
 
 impl<W: Write + Send> Rows<W> {
     pub(super) fn begin(out: W) -> Result<Self, ExportError> {
@@ -138,7 +138,7 @@ impl Group {
     fn step(
         &mut self,
         session: &SessionSummary,
-        episode: &Episode,
+        episode: &EpisodeKey,
         entry: &StoredEntry,
     ) -> Result<(), ExportError> {
         let StoredEvent::Step { step, principal, action, calls, outcome, duration_us } = &entry.event else {

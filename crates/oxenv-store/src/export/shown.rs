@@ -12,7 +12,7 @@ use crate::stored::{
 
 /// What an outcome shows.
 #[derive(Default)]
-pub(super) struct Shown {
+pub(super) struct ExportedReply {
     pub(super) observation: Option<RawJson>,
     pub(super) reward: Option<Reward>,
     pub(super) done: Option<bool>,
@@ -22,7 +22,7 @@ pub(super) struct Shown {
 
 /// One call.
 #[derive(Serialize)]
-pub(super) struct Call<'a> {
+pub(super) struct ExportedCall<'a> {
     id: Option<&'a str>,
     tool: &'a str,
     arguments: Option<RawJson>,
@@ -32,7 +32,7 @@ pub(super) struct Call<'a> {
 
 /// A reply's parts.
 #[derive(Deserialize)]
-struct Reply {
+struct ReplyParts {
     observation: RawJson,
     metadata: Option<RawJson>,
 }
@@ -57,21 +57,21 @@ pub(super) fn readable(entry: &StoredEntry) -> Result<(), LogError> {
 }
 
 /// Takes an outcome apart.
-pub(super) fn shown(outcome: &StoredOutcome) -> Result<Shown, LogError> {
+pub(super) fn shown(outcome: &StoredOutcome) -> Result<ExportedReply, LogError> {
     let (reply, reward, done) = match outcome {
         StoredOutcome::Answered { reply, reward, done } => (reply, *reward, Some(*done)),
         StoredOutcome::Failed(failure) => {
-            return Ok(Shown { error: Some(failure.clone()), ..Shown::default() });
+            return Ok(ExportedReply { error: Some(failure.clone()), ..ExportedReply::default() });
         }
     };
-    let Reply { observation, metadata } = serde_json::from_str(&reply.text()?)
+    let ReplyParts { observation, metadata } = serde_json::from_str(&reply.text()?)
         .map_err(|error| reply.fault(format!("the reply is not one of a step: {error}")))?;
-    Ok(Shown { observation: Some(observation), reward, done, metadata, error: None })
+    Ok(ExportedReply { observation: Some(observation), reward, done, metadata, error: None })
 }
 
 /// Tells a call.
-pub(super) fn call(call: &StoredCall) -> Result<Call<'_>, LogError> {
-    Ok(Call {
+pub(super) fn call(call: &StoredCall) -> Result<ExportedCall<'_>, LogError> {
+    Ok(ExportedCall {
         id: call.id.as_deref(),
         tool: &call.tool,
         arguments: call.arguments.as_ref().map(StoredJson::raw).transpose()?,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::refresh::{number, stored_number};
 use crate::error::LogError;
 use crate::log::bounds::{self, Extent};
-use crate::log::{Cursor, segment};
+use crate::log::{RecordCursor, segment};
 
 /// A fault as the table has it.
 #[derive(PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub(super) fn at_the_end(
     transaction: &Transaction<'_>,
     folder: &Path,
     extent: &Extent,
-    cursor: &Cursor,
+    cursor: &RecordCursor,
 ) -> rusqlite::Result<Vec<LogError>> {
     let file = |number| segment::path(folder, number);
     let mut faults: Vec<LogError> = extent

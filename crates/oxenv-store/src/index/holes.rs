@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::refresh::{number, stored_number};
-use crate::log::{Position, segment};
+use crate::log::{LogPosition, segment};
 
 /// What of a session is missing, or may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ pub(super) fn keep(
     transaction: &Transaction<'_>,
     session: i64,
     missing: RangeInclusive<u64>,
-    before: Position,
+    before: LogPosition,
 ) -> rusqlite::Result<()> {
     let insert = "INSERT OR REPLACE INTO gaps
         SELECT ?1, ?2, ?3, last_segment, last_offset, ?4, ?5 FROM sessions WHERE number = ?1";

@@ -13,13 +13,13 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::refresh::{number, stored_number};
 use super::{SessionFilter, SessionSummary, holes};
 use crate::error::LogError;
-use crate::log::{Position, frame, segment};
+use crate::log::{LogPosition, frame, segment};
 use crate::stored::{self, StoredEntry, StoredOrigin};
 
 /// Where an entry's record is, and how long its text is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    at: Position,
+pub(super) struct EntryLocation {
+    at: LogPosition,
     length: u32,
 }
 
@@ -81,20 +81,20 @@ pub(super) fn places(
     id: &str,
     from: u64,
     limit: usize,
-) -> rusqlite::Result<Vec<Place>> {
+) -> rusqlite::Result<Vec<EntryLocation>> {
     let find = "SELECT entries.segment, entries.offset, entries.length
         FROM entries JOIN sessions ON sessions.number = entries.session
         WHERE sessions.id = ?1 AND entries.seq >= ?2 ORDER BY entries.seq LIMIT ?3";
     let mut statement = connection.prepare_cached(find)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map(params![id, stored_number(from), limit], |row| {
-        let at = Position { segment: number(row.get(0)?), offset: number(row.get(1)?) };
-        Ok(Place { at, length: row.get(2)? })
+        let at = LogPosition { segment: number(row.get(0)?), offset: number(row.get(1)?) };
+        Ok(EntryLocation { at, length: row.get(2)? })
     })?;
     rows.collect()
 }
 
-pub(super) fn entries(folder: &Arc<Path>, places: &[Place]) -> Result<Vec<StoredEntry>, LogError> {
+pub(super) fn entries(folder: &Arc<Path>, places: &[EntryLocation]) -> Result<Vec<StoredEntry>, LogError> {
     let mut open: Option<(u64, PathBuf, File)> = None;
     let mut buffer = Vec::new();
     let mut entries = Vec::with_capacity(places.len());

@@ -14,9 +14,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::{RefreshReport, Trouble, faults, holes, schema};
 use crate::error::LogError;
 use crate::log::bounds::{self, Extent};
-use crate::log::unwritten::Mark;
-use crate::log::{Cursor, Position, Reading, checksum_at, segment};
-use crate::stored::{self, Brief};
+use crate::log::unwritten::UnwrittenMark;
+use crate::log::{LogPosition, Reading, RecordCursor, checksum_at, segment};
+use crate::stored::{self, RecordSummary};
 
 /// So many records are taken in before others may look.
 const AT_ONCE: u64 = 50_000;
@@ -29,15 +29,15 @@ struct Progress {
     /// Where to read on.
     reading: Reading,
     /// Where the last record that was read begins, to know it again.
-    last: Position,
+    last: LogPosition,
     /// What it was.
     checksum: u32,
 }
 
 /// What one record brings.
 struct Arrival<'a> {
-    brief: Brief<'a>,
-    at: Position,
+    brief: RecordSummary<'a>,
+    at: LogPosition,
     /// Of its text.
     length: u32,
     /// Whether everything that its session did is in segments that should be there.
@@ -86,10 +86,10 @@ fn part(
         None => {
             sessions.clear();
             schema::clear(&transaction)?;
-            let cursor = Cursor::open(folder)?;
+            let cursor = RecordCursor::open(folder)?;
             let reading = cursor.reading();
             let first = first.unwrap_or(reading.segment);
-            (cursor, Progress { first, reading, last: Position::default(), checksum: 0 })
+            (cursor, Progress { first, reading, last: LogPosition::default(), checksum: 0 })
         }
     };
     if let Some(first) = first.filter(|first| progress.first < *first) {
@@ -113,15 +113,15 @@ fn known(
     folder: &Path,
     extent: &Extent,
     progress: Progress,
-) -> Result<Option<(Cursor, Progress)>, Trouble> {
+) -> Result<Option<(RecordCursor, Progress)>, Trouble> {
     let at = progress.last;
-    if at != Position::default() && checksum_at(folder, at)? != Some(progress.checksum) {
+    if at != LogPosition::default() && checksum_at(folder, at)? != Some(progress.checksum) {
         return Ok(None);
     }
     if !watched(transaction, folder, extent, &progress)? {
         return Ok(None);
     }
-    Ok(Cursor::resume(folder, progress.reading.clone())?.map(|cursor| (cursor, progress)))
+    Ok(RecordCursor::resume(folder, progress.reading.clone())?.map(|cursor| (cursor, progress)))
 }
 
 /// Remembers how the files look that were read.
@@ -129,7 +129,7 @@ fn watch(
     transaction: &Transaction<'_>,
     folder: &Path,
     extent: &Extent,
-    cursor: &Cursor,
+    cursor: &RecordCursor,
 ) -> Result<(), Trouble> {
     let reached = cursor.position().segment;
     for number in extent.segments.iter().copied().filter(|number| *number <= reached) {
@@ -185,7 +185,7 @@ fn look(folder: &Path, number: u64) -> Result<Option<(u64, i64)>, LogError> {
 /// True when there may be more.
 fn take_in(
     transaction: &Transaction<'_>,
-    cursor: &mut Cursor,
+    cursor: &mut RecordCursor,
     progress: &mut Progress,
     refreshed: &mut RefreshReport,
     sessions: &mut Sessions,
@@ -237,8 +237,8 @@ fn take_in(
 }
 
 /// Takes in which entries could not be written, if that is what the record tells.
-fn unwritten(transaction: &Transaction<'_>, at: Position, text: &[u8]) -> rusqlite::Result<()> {
-    let Some(mark) = Mark::read(text) else { return Ok(()) };
+fn unwritten(transaction: &Transaction<'_>, at: LogPosition, text: &[u8]) -> rusqlite::Result<()> {
+    let Some(mark) = UnwrittenMark::read(text) else { return Ok(()) };
     for range in mark.entries {
         let (first, last) = (stored_number(range.first), stored_number(range.last));
         transaction
@@ -269,7 +269,7 @@ fn load(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Progress>> {
         Ok(Some(Progress {
             first: number(row.get(0)?),
             reading,
-            last: Position { segment: number(row.get(2)?), offset: number(row.get(3)?) },
+            last: LogPosition { segment: number(row.get(2)?), offset: number(row.get(3)?) },
             checksum: row.get(4)?,
         }))
     });

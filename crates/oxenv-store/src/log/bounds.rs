@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::segment::{self, Written};
+use super::segment::{self, SegmentSummary};
 use super::sync_folder;
 use crate::error::LogError;
 
@@ -28,7 +28,7 @@ pub(crate) struct Bounds {
     /// What the newest one held when its writer ended; absent while it is written, and when its writer
     /// was killed.
     #[serde(default)]
-    pub(crate) end: Option<Written>,
+    pub(crate) end: Option<SegmentSummary>,
 }
 
 /// What there is of a log.

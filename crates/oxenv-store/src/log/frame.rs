@@ -16,7 +16,7 @@ const PIECE: usize = 256 * 1024;
 
 /// What stands at some place of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Piece {
+pub(crate) enum FramePiece {
     /// A frame.
     Frame {
         /// Where it begins, in bytes from where reading began.
@@ -58,7 +58,7 @@ pub(crate) struct Content {
 }
 
 /// What the first bytes of a text are.
-enum Scan {
+enum PrefixScan {
     /// A frame of so many bytes, its ends included.
     Frame(usize),
     /// The beginning of one, as far as can be seen.
@@ -92,7 +92,7 @@ pub(crate) fn framed(text: usize) -> usize {
 /// The text of the frame that these bytes are.
 pub(crate) fn only(bytes: &[u8]) -> Option<&[u8]> {
     match scan(bytes) {
-        Scan::Frame(length) if length == bytes.len() => Some(&bytes[PREFIX..length - 1]),
+        PrefixScan::Frame(length) if length == bytes.len() => Some(&bytes[PREFIX..length - 1]),
         _ => None,
     }
 }
@@ -144,30 +144,30 @@ impl<R: Read> Frames<R> {
 
     /// The next piece; none at the end and at a torn tail. Asked again, it looks for what has been
     /// written since.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Piece>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<FramePiece>> {
         loop {
             match scan(&self.buffer[self.used..]) {
-                Scan::Frame(length) => {
+                PrefixScan::Frame(length) => {
                     let offset = self.base + self.used as u64;
                     if let Some(begin) = self.damage.take() {
-                        return Ok(Some(Piece::Damage { offset: begin, bytes: offset - begin }));
+                        return Ok(Some(FramePiece::Damage { offset: begin, bytes: offset - begin }));
                     }
                     let text = self.used + PREFIX..self.used + length - 1;
                     self.pass(length);
-                    return Ok(Some(Piece::Frame { offset, text }));
+                    return Ok(Some(FramePiece::Frame { offset, text }));
                 }
-                Scan::Damage(length) => {
+                PrefixScan::Damage(length) => {
                     self.damage.get_or_insert(self.base + self.used as u64);
                     self.pass(length);
                 }
-                Scan::Torn => {
+                PrefixScan::Torn => {
                     if self.fill()? == 0 {
                         // A line that has its end was written whole, so it is damaged also where it is the last.
                         let end = self.base + self.used as u64;
                         return Ok(self
                             .damage
                             .take()
-                            .map(|offset| Piece::Damage { offset, bytes: end - offset }));
+                            .map(|offset| FramePiece::Damage { offset, bytes: end - offset }));
                     }
                 }
             }
@@ -193,16 +193,16 @@ impl<R: Read> Frames<R> {
     }
 }
 
-fn scan(bytes: &[u8]) -> Scan {
+fn scan(bytes: &[u8]) -> PrefixScan {
     if let Some((length, checksum)) = prefix(bytes) {
         let end = PREFIX + length;
         if bytes.len() > end && crc32fast::hash(&bytes[PREFIX..end]) == checksum {
-            return Scan::Frame(end + 1);
+            return PrefixScan::Frame(end + 1);
         }
     }
     match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(at) => Scan::Damage(at + 1),
-        None => Scan::Torn,
+        Some(at) => PrefixScan::Damage(at + 1),
+        None => PrefixScan::Torn,
     }
 }
 

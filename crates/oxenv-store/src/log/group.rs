@@ -13,14 +13,14 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use oxenv_core::{Entry, Failure, Redact, Work};
+use oxenv_core::{Failure, RecordEntry, Redact, Work};
 use oxenv_wire::ErrorCode;
 use parking_lot::Mutex;
 
 use super::blobs::Blob;
 use super::unwritten::Unwritten;
-use super::writer::{BETWEEN_COMPLAINTS, WriteFault, Writer};
-use super::{WriteLag, LogOptions, frame, line};
+use super::writer::{BETWEEN_COMPLAINTS, WriteError, Writer};
+use super::{LogOptions, WriteLag, frame, line};
 use crate::error::LogError;
 
 /// The thread is told to write when so much has come together, whoever waits.
@@ -30,7 +30,7 @@ const USUAL: usize = 1024 * 1024;
 
 /// The writing thread and what it is given.
 pub(super) struct Group {
-    shared: Arc<Shared>,
+    shared: Arc<GroupShared>,
     thread: Option<JoinHandle<()>>,
     folder: PathBuf,
     redact: Option<Redact>,
@@ -38,8 +38,8 @@ pub(super) struct Group {
     behind_bytes: usize,
 }
 
-struct Shared {
-    next: Mutex<Next>,
+struct GroupShared {
+    next: Mutex<NextBatch>,
     /// Whether the thread sleeps, and nobody has told it to wake up.
     asleep: AtomicBool,
     thread: OnceLock<thread::Thread>,
@@ -48,7 +48,7 @@ struct Shared {
 
 /// What is written next.
 #[derive(Default)]
-struct Next {
+struct NextBatch {
     frames: Vec<u8>,
     blobs: Vec<Blob>,
     lag: WriteLag,
@@ -70,8 +70,8 @@ struct Batch {
 }
 
 /// Waits for a batch.
-struct Written {
-    shared: Arc<Shared>,
+struct SegmentSummary {
+    shared: Arc<GroupShared>,
     batch: Arc<Batch>,
     polled: bool,
     place: Option<usize>,
@@ -83,7 +83,7 @@ thread_local! {
 
 impl Group {
     pub(super) fn start(writer: Writer, folder: &Path, options: LogOptions) -> Result<Self, LogError> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(GroupShared {
             next: Mutex::default(),
             asleep: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -117,8 +117,8 @@ impl Group {
         self.shared.failed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
-        let style = line::Style { redact: self.redact.as_ref(), inline: self.inline_bytes };
+    pub(super) fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
+        let style = line::ValueStyle { redact: self.redact.as_ref(), inline: self.inline_bytes };
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             let mut blobs = Vec::new();
@@ -129,7 +129,12 @@ impl Group {
         })
     }
 
-    fn push(&self, entry: &Entry<'_>, frame: &[u8], blobs: Vec<Blob>) -> Work<'static, Result<(), Failure>> {
+    fn push(
+        &self,
+        entry: &RecordEntry<'_>,
+        frame: &[u8],
+        blobs: Vec<Blob>,
+    ) -> Work<'static, Result<(), Failure>> {
         let mut next = self.shared.next.lock();
         if next.lag.bytes as usize > self.behind_bytes || next.lost {
             next.unwritten.add(entry.session_id, entry.seq);
@@ -147,7 +152,7 @@ impl Group {
         if plenty {
             self.shared.rouse();
         }
-        Work::pending(Written { shared: Arc::clone(&self.shared), batch, polled: false, place: None })
+        Work::pending(SegmentSummary { shared: Arc::clone(&self.shared), batch, polled: false, place: None })
     }
 }
 
@@ -162,7 +167,7 @@ impl Drop for Group {
     }
 }
 
-impl Shared {
+impl GroupShared {
     /// Wakes the thread up if it sleeps.
     fn rouse(&self) {
         if self.asleep.swap(false, Ordering::AcqRel)
@@ -173,7 +178,7 @@ impl Shared {
     }
 }
 
-impl Future for Written {
+impl Future for SegmentSummary {
     type Output = Result<(), Failure>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -207,7 +212,7 @@ impl Future for Written {
     }
 }
 
-impl Drop for Written {
+impl Drop for SegmentSummary {
     fn drop(&mut self) {
         if self.place.is_none() && self.batch.outcome.get().is_none() {
             self.shared.rouse();
@@ -217,7 +222,7 @@ impl Drop for Written {
 
 /// What the writing thread has.
 struct Thread {
-    shared: Arc<Shared>,
+    shared: Arc<GroupShared>,
     writer: Writer,
     /// What could not be written and is not told in the log yet.
     unwritten: Unwritten,
@@ -234,14 +239,14 @@ struct Taken {
 }
 
 /// What the thread has to do next.
-enum Task {
+enum WriterTask {
     Write(Taken),
     Sleep,
     End,
 }
 
 /// Answers those who wait if the thread ends by a panic.
-struct Watch(Arc<Shared>, Option<Arc<Batch>>);
+struct Watch(Arc<GroupShared>, Option<Arc<Batch>>);
 
 impl Thread {
     fn run(mut self) {
@@ -249,14 +254,14 @@ impl Thread {
         let mut spare = Vec::new();
         loop {
             match self.take(&mut spare) {
-                Task::Write(mut taken) => {
+                WriterTask::Write(mut taken) => {
                     watch.1 = Some(Arc::clone(&taken.batch));
                     self.commit(&mut taken);
                     watch.1 = None;
                     spare = taken.frames;
                 }
-                Task::Sleep => self.sleep(),
-                Task::End => break,
+                WriterTask::Sleep => self.sleep(),
+                WriterTask::End => break,
             }
             self.sync_if_due(false);
         }
@@ -264,12 +269,12 @@ impl Thread {
     }
 
     /// Takes what has come together; if that is nothing, the thread counts as asleep from here on.
-    fn take(&self, spare: &mut Vec<u8>) -> Task {
+    fn take(&self, spare: &mut Vec<u8>) -> WriterTask {
         let mut next = self.shared.next.lock();
         let empty = next.frames.is_empty();
         self.shared.asleep.store(empty && !next.closing, Ordering::Release);
         if empty {
-            return if next.closing { Task::End } else { Task::Sleep };
+            return if next.closing { WriterTask::End } else { WriterTask::Sleep };
         }
         next.writing = next.lag;
         spare.clear();
@@ -277,7 +282,7 @@ impl Thread {
         let frames = std::mem::replace(&mut next.frames, std::mem::take(spare));
         let (blobs, batch) = (std::mem::take(&mut next.blobs), std::mem::take(&mut next.batch));
         let refused = std::mem::take(&mut next.unwritten);
-        Task::Write(Taken { frames, blobs, batch, refused })
+        WriterTask::Write(Taken { frames, blobs, batch, refused })
     }
 
     fn sleep(&self) {
@@ -305,7 +310,7 @@ impl Thread {
     }
 
     /// Writes a batch, behind what could not be written before it.
-    fn write(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteFault> {
+    fn write(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteError> {
         let outcome = if self.unwritten.is_empty() {
             self.writer.commit(frames, blobs)
         } else {
@@ -342,7 +347,7 @@ impl Thread {
         }
     }
 
-    fn complain(&mut self, fault: &WriteFault, records: u64) {
+    fn complain(&mut self, fault: &WriteError, records: u64) {
         if self.complained.is_some_and(|last| last.elapsed() < BETWEEN_COMPLAINTS) {
             return;
         }
@@ -388,7 +393,7 @@ impl WriteLag {
     }
 }
 
-fn failure(fault: &WriteFault) -> Failure {
+fn failure(fault: &WriteError) -> Failure {
     let name = fault.path.file_name().unwrap_or_default().to_string_lossy();
     let message = format!(
         "the record could not be written to '{name}': {}; make room or mend the record folder, then reset",
@@ -414,7 +419,7 @@ mod tests {
     use std::sync::mpsc::{self, Receiver, Sender};
     use std::time::Duration;
 
-    use oxenv_core::Event;
+    use oxenv_core::RecordEvent;
     use proptest::prelude::*;
 
     use super::super::segment::{Sink, append_to};
@@ -423,7 +428,7 @@ mod tests {
 
     /// What one write, or bringing to the disk, does instead of what it should.
     #[derive(Debug, Clone, Copy)]
-    enum Trouble {
+    enum InjectedFault {
         /// It takes so many bytes at the most.
         Short(usize),
         /// It takes so many bytes, and the next one finds the disk full.
@@ -433,10 +438,10 @@ mod tests {
     }
 
     /// The troubles that are still to come, one for each operation.
-    type Troubles = Arc<Mutex<VecDeque<Option<Trouble>>>>;
+    type Troubles = Arc<Mutex<VecDeque<Option<InjectedFault>>>>;
 
     /// A file with troubles. Each of its operations is told.
-    struct Troubled {
+    struct FaultyFile {
         file: File,
         troubles: Troubles,
         full: bool,
@@ -445,7 +450,7 @@ mod tests {
         gate: Option<Arc<Mutex<Receiver<()>>>>,
     }
 
-    impl Sink for Troubled {
+    impl Sink for FaultyFile {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.told.send("write");
             if let Some(gate) = &self.gate {
@@ -455,8 +460,8 @@ mod tests {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             let most = match self.troubles.lock().pop_front().flatten() {
-                Some(Trouble::Short(most)) => most.max(1),
-                Some(Trouble::Full(most)) => {
+                Some(InjectedFault::Short(most)) => most.max(1),
+                Some(InjectedFault::Full(most)) => {
                     self.full = true;
                     most
                 }
@@ -472,7 +477,7 @@ mod tests {
         fn sync(&mut self) -> io::Result<()> {
             let _ = self.told.send("sync");
             match self.troubles.lock().pop_front().flatten() {
-                Some(Trouble::NoSync) => Err(io::Error::other("the disk is gone")),
+                Some(InjectedFault::NoSync) => Err(io::Error::other("the disk is gone")),
                 _ => self.file.sync(),
             }
         }
@@ -506,14 +511,21 @@ mod tests {
         let opener = move |path: &Path| {
             let (troubles, gate) = (Arc::clone(&shared), gate.clone());
             let file = append_to(path)?;
-            Ok(Box::new(Troubled { file, troubles, full: false, told: told.clone(), gate }) as Box<dyn Sink>)
+            Ok(Box::new(FaultyFile { file, troubles, full: false, told: told.clone(), gate })
+                as Box<dyn Sink>)
         };
         let (writer, _) = Writer::open_with(folder, &options, Box::new(opener)).unwrap();
         (Group::start(writer, folder, options).unwrap(), hear, troubles)
     }
 
-    fn closed(seq: u64) -> Entry<'static> {
-        Entry { session_id: "a", seq, epoch: 0, time_us: 1, event: Event::Closed { reason: "closed" } }
+    fn closed(seq: u64) -> RecordEntry<'static> {
+        RecordEntry {
+            session_id: "a",
+            seq,
+            epoch: 0,
+            time_us: 1,
+            event: RecordEvent::Closed { reason: "closed" },
+        }
     }
 
     fn wait(work: Work<'static, Result<(), Failure>>) -> Result<(), Failure> {
@@ -534,9 +546,9 @@ mod tests {
             machine in any::<bool>(),
             script in prop::collection::vec(
                 prop::option::of(prop_oneof![
-                    (0_usize..300).prop_map(Trouble::Short),
-                    (0_usize..300).prop_map(Trouble::Full),
-                    Just(Trouble::NoSync),
+                    (0_usize..300).prop_map(InjectedFault::Short),
+                    (0_usize..300).prop_map(InjectedFault::Full),
+                    Just(InjectedFault::NoSync),
                 ]),
                 0..40,
             ),
@@ -636,7 +648,7 @@ mod tests {
     fn what_could_not_be_written_is_told_and_is_no_hole() {
         let folder = folder("unwritten");
         let (group, _hear, troubles) = group(&folder, options(Durability::Process), None);
-        let opened = Event::Opened {
+        let opened = RecordEvent::Opened {
             environment: "e",
             version: "1",
             deterministic: true,
@@ -644,9 +656,9 @@ mod tests {
             episode_id: "e",
             origin: None,
         };
-        let entry = |seq| Entry { session_id: "a", seq, epoch: 0, time_us: 1, event: opened };
-        let reset = |seq| Entry {
-            event: Event::Reset {
+        let entry = |seq| RecordEntry { session_id: "a", seq, epoch: 0, time_us: 1, event: opened };
+        let reset = |seq| RecordEntry {
+            event: RecordEvent::Reset {
                 seed: 1,
                 seed_given: false,
                 episode_id: "e",
@@ -657,11 +669,11 @@ mod tests {
             ..entry(seq)
         };
         wait(group.append(&entry(0))).unwrap();
-        *troubles.lock() = [Some(Trouble::Full(20)), Some(Trouble::Full(0))].into();
+        *troubles.lock() = [Some(InjectedFault::Full(20)), Some(InjectedFault::Full(0))].into();
         assert!(wait(group.append(&reset(1))).is_err());
         assert!(wait(group.append(&reset(2))).is_err());
         wait(group.append(&reset(3))).unwrap();
-        *troubles.lock() = [Some(Trouble::Full(0))].into();
+        *troubles.lock() = [Some(InjectedFault::Full(0))].into();
         assert!(wait(group.append(&reset(4))).is_err());
         wait(group.append(&reset(5))).unwrap();
         drop(group);

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use oxenv_core::{CallEntry, Entry, Event, Failure, SessionOrigin, RecordedOutcome, Redact};
+use oxenv_core::{CallEntry, Failure, RecordEntry, RecordEvent, RecordedOutcome, Redact, SessionOrigin};
 use oxenv_wire::{Reward, Structured, ToolError, ToolResult};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,15 +18,15 @@ use super::blobs::Blob;
 pub(crate) const ENTRY_VERSION: u64 = 1;
 
 /// How values are written.
-pub(super) struct Style<'a> {
+pub(super) struct ValueStyle<'a> {
     pub(super) redact: Option<&'a Redact>,
     /// Longer values become blobs.
     pub(super) inline: usize,
 }
 
 /// Appends the entry; gives the blobs that it names.
-pub(super) fn write(out: &mut Vec<u8>, entry: &Entry<'_>, style: &Style<'_>) -> Vec<Blob> {
-    let mut object = Object { out, style, blobs: Vec::new() };
+pub(super) fn write(out: &mut Vec<u8>, entry: &RecordEntry<'_>, style: &ValueStyle<'_>) -> Vec<Blob> {
+    let mut object = ObjectWriter { out, style, blobs: Vec::new() };
     object.out.extend_from_slice(b"{\"v\":");
     object.display(ENTRY_VERSION);
     object.text("session", entry.session_id);
@@ -34,10 +34,10 @@ pub(super) fn write(out: &mut Vec<u8>, entry: &Entry<'_>, style: &Style<'_>) -> 
     object.number("epoch", entry.epoch);
     object.number("time_us", entry.time_us);
     match &entry.event {
-        Event::Opened { .. } => opened(&mut object, &entry.event),
-        Event::Reset { .. } => reset(&mut object, &entry.event),
-        Event::Step { .. } => step(&mut object, &entry.event),
-        Event::Closed { reason } => {
+        RecordEvent::Opened { .. } => opened(&mut object, &entry.event),
+        RecordEvent::Reset { .. } => reset(&mut object, &entry.event),
+        RecordEvent::Step { .. } => step(&mut object, &entry.event),
+        RecordEvent::Closed { reason } => {
             object.text("event", "closed");
             object.text("reason", reason);
             object.number("entries", entry.seq);
@@ -47,8 +47,8 @@ pub(super) fn write(out: &mut Vec<u8>, entry: &Entry<'_>, style: &Style<'_>) -> 
     object.blobs
 }
 
-fn opened(object: &mut Object<'_>, event: &Event<'_>) {
-    let Event::Opened { environment, version, deterministic, seed, episode_id, origin } = event else {
+fn opened(object: &mut ObjectWriter<'_>, event: &RecordEvent<'_>) {
+    let RecordEvent::Opened { environment, version, deterministic, seed, episode_id, origin } = event else {
         return;
     };
     object.text("event", "opened");
@@ -69,8 +69,8 @@ fn opened(object: &mut Object<'_>, event: &Event<'_>) {
     object.out.push(b'}');
 }
 
-fn reset(object: &mut Object<'_>, event: &Event<'_>) {
-    let Event::Reset { seed, seed_given, episode_id, arguments, outcome, duration_us } = event else {
+fn reset(object: &mut ObjectWriter<'_>, event: &RecordEvent<'_>) {
+    let RecordEvent::Reset { seed, seed_given, episode_id, arguments, outcome, duration_us } = event else {
         return;
     };
     object.text("event", "reset");
@@ -84,8 +84,8 @@ fn reset(object: &mut Object<'_>, event: &Event<'_>) {
     outcome_of(object, outcome);
 }
 
-fn step(object: &mut Object<'_>, event: &Event<'_>) {
-    let Event::Step { step, principal, action, calls, outcome, duration_us } = event else { return };
+fn step(object: &mut ObjectWriter<'_>, event: &RecordEvent<'_>) {
+    let RecordEvent::Step { step, principal, action, calls, outcome, duration_us } = event else { return };
     object.text("event", "step");
     object.number("step", step);
     object.key("principal");
@@ -103,7 +103,7 @@ fn step(object: &mut Object<'_>, event: &Event<'_>) {
     outcome_of(object, outcome);
 }
 
-fn outcome_of(object: &mut Object<'_>, outcome: &RecordedOutcome<'_>) {
+fn outcome_of(object: &mut ObjectWriter<'_>, outcome: &RecordedOutcome<'_>) {
     match outcome {
         RecordedOutcome::Answered { reply, reward, done } => {
             match reward {
@@ -119,7 +119,7 @@ fn outcome_of(object: &mut Object<'_>, outcome: &RecordedOutcome<'_>) {
     }
 }
 
-fn failure_of(object: &mut Object<'_>, failure: &Failure) {
+fn failure_of(object: &mut ObjectWriter<'_>, failure: &Failure) {
     object.open("failure");
     object.plain("code", &failure.code);
     object.plain("kind", &failure.kind);
@@ -135,7 +135,7 @@ fn failure_of(object: &mut Object<'_>, failure: &Failure) {
     object.out.push(b'}');
 }
 
-fn call_of(object: &mut Object<'_>, call: &CallEntry<'_>) {
+fn call_of(object: &mut ObjectWriter<'_>, call: &CallEntry<'_>) {
     object.begin();
     if let Some(id) = call.id {
         object.foreign_text("id", id);
@@ -151,7 +151,7 @@ fn call_of(object: &mut Object<'_>, call: &CallEntry<'_>) {
     object.out.push(b'}');
 }
 
-fn result_of(object: &mut Object<'_>, result: &ToolResult) {
+fn result_of(object: &mut ObjectWriter<'_>, result: &ToolResult) {
     if let Some(asks) = &result.input_required {
         object.json(["input_required", "input_required_blob"], asks.get());
         return;
@@ -165,7 +165,7 @@ fn result_of(object: &mut Object<'_>, result: &ToolResult) {
     }
 }
 
-fn error_of(object: &mut Object<'_>, error: &ToolError) {
+fn error_of(object: &mut ObjectWriter<'_>, error: &ToolError) {
     object.open("error");
     object.plain("error_type", &error.error_type);
     object.foreign_text("message", &error.message);
@@ -176,13 +176,13 @@ fn error_of(object: &mut Object<'_>, error: &ToolError) {
 }
 
 /// Appends the members of objects.
-struct Object<'a> {
+struct ObjectWriter<'a> {
     out: &'a mut Vec<u8>,
-    style: &'a Style<'a>,
+    style: &'a ValueStyle<'a>,
     blobs: Vec<Blob>,
 }
 
-impl Object<'_> {
+impl ObjectWriter<'_> {
     fn begin(&mut self) {
         if !matches!(self.out.last(), Some(b'[')) {
             self.out.push(b',');

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Content, Frames, Piece, is_unfinished};
-use super::segment::{self, Head, Written};
+use super::frame::{Content, FramePiece, Frames, is_unfinished};
+use super::segment::{self, Head, SegmentSummary};
 use crate::error::LogError;
 use crate::stored::{self, StoredEntry};
 
@@ -22,12 +22,12 @@ use crate::stored::{self, StoredEntry};
 /// has been written since; after an error it goes on behind what could not be read.
 pub struct LogReader {
     folder: Arc<Path>,
-    cursor: Cursor,
+    cursor: RecordCursor,
 }
 
 /// A place in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Position {
+pub struct LogPosition {
     /// The number of the segment.
     pub segment: u64,
     /// Bytes from its beginning.
@@ -35,7 +35,7 @@ pub struct Position {
 }
 
 /// Goes from record to record.
-pub(crate) struct Cursor {
+pub(crate) struct RecordCursor {
     folder: PathBuf,
     reading: Reading,
     current: Option<Current>,
@@ -61,7 +61,7 @@ pub(crate) struct Reading {
 /// A segment that was read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Left {
-    written: Written,
+    written: SegmentSummary,
     damaged: bool,
     /// How many bytes at its end are no whole line.
     rest: u64,
@@ -75,9 +75,9 @@ struct Current {
 }
 
 /// A record that a cursor found.
-pub(crate) struct Found {
+pub(crate) struct FoundRecord {
     /// Where it begins.
-    pub(crate) at: Position,
+    pub(crate) at: LogPosition,
     text: Range<usize>,
 }
 
@@ -88,12 +88,12 @@ impl LogReader {
     /// When the folder cannot be read.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, LogError> {
         let folder = folder.as_ref();
-        Ok(LogReader { folder: folder.into(), cursor: Cursor::open(folder)? })
+        Ok(LogReader { folder: folder.into(), cursor: RecordCursor::open(folder)? })
     }
 
     /// Where the next record begins, or will.
     #[must_use]
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> LogPosition {
         self.cursor.position()
     }
 
@@ -119,7 +119,7 @@ impl Iterator for LogReader {
     }
 }
 
-impl Cursor {
+impl RecordCursor {
     /// At the beginning of a log.
     pub(crate) fn open(folder: &Path) -> Result<Self, LogError> {
         let first = segment::list(folder)?.first().copied();
@@ -143,11 +143,11 @@ impl Cursor {
     }
 
     fn at(folder: &Path, reading: Reading) -> Self {
-        Cursor { folder: folder.to_owned(), reading, current: None, faults: VecDeque::new() }
+        RecordCursor { folder: folder.to_owned(), reading, current: None, faults: VecDeque::new() }
     }
 
-    pub(crate) fn position(&self) -> Position {
-        Position { segment: self.reading.segment, offset: self.content().bytes }
+    pub(crate) fn position(&self) -> LogPosition {
+        LogPosition { segment: self.reading.segment, offset: self.content().bytes }
     }
 
     /// How far it has come.
@@ -165,7 +165,7 @@ impl Cursor {
         !self.faults.is_empty()
     }
 
-    pub(crate) fn next(&mut self) -> Result<Option<Found>, LogError> {
+    pub(crate) fn next(&mut self) -> Result<Option<FoundRecord>, LogError> {
         loop {
             if let Some(fault) = self.faults.pop_front() {
                 return Err(fault);
@@ -186,7 +186,7 @@ impl Cursor {
     }
 
     /// At the end: what is wrong with it, if `end` is what its writer says it is.
-    pub(crate) fn wrong_end(&self, end: Option<Written>) -> Option<LogError> {
+    pub(crate) fn wrong_end(&self, end: Option<SegmentSummary>) -> Option<LogError> {
         let rest = self.current.as_ref().map_or(&[][..], |current| current.frames.rest());
         let content = self.content().with(rest);
         let end = end.filter(|end| end.segment == self.reading.segment);
@@ -200,12 +200,12 @@ impl Cursor {
     }
 
     /// The text of the record that was found last.
-    pub(crate) fn text(&self, found: &Found) -> &[u8] {
+    pub(crate) fn text(&self, found: &FoundRecord) -> &[u8] {
         self.current.as_ref().map_or(&[], |current| current.frames.text(found.text.clone()))
     }
 
     /// What is wrong with the record that was found last.
-    pub(crate) fn unreadable(&self, found: &Found, reason: String) -> LogError {
+    pub(crate) fn unreadable(&self, found: &FoundRecord, reason: String) -> LogError {
         LogError::Unreadable { path: self.path(), offset: found.at.offset, reason }
     }
 
@@ -217,19 +217,19 @@ impl Cursor {
         self.current.as_ref().map_or(self.reading.content, |current| current.frames.content())
     }
 
-    fn piece(&mut self) -> Result<Option<Piece>, LogError> {
+    fn piece(&mut self) -> Result<Option<FramePiece>, LogError> {
         let Some(current) = &mut self.current else { return Ok(None) };
         current.frames.next().map_err(LogError::io(&current.path))
     }
 
-    fn found(&mut self, piece: Piece) -> Result<Found, LogError> {
+    fn found(&mut self, piece: FramePiece) -> Result<FoundRecord, LogError> {
         match piece {
-            Piece::Damage { offset, bytes } => {
+            FramePiece::Damage { offset, bytes } => {
                 self.reading.damaged = true;
                 Err(LogError::Damaged { path: self.path(), offset, bytes })
             }
-            Piece::Frame { offset, text } => {
-                let found = Found { at: Position { segment: self.reading.segment, offset }, text };
+            FramePiece::Frame { offset, text } => {
+                let found = FoundRecord { at: LogPosition { segment: self.reading.segment, offset }, text };
                 if offset == segment::HEAD_OFFSET {
                     self.join(&found);
                 }
@@ -239,11 +239,11 @@ impl Cursor {
     }
 
     /// Takes in what a segment tells about itself and the one before it.
-    fn join(&mut self, found: &Found) {
+    fn join(&mut self, found: &FoundRecord) {
         let Ok(head) = serde_json::from_slice::<Head>(self.text(found)) else { return };
         self.reading.run = head.run;
         let Some(left) = self.reading.left.take() else { return };
-        let Written { segment, content } = left.written;
+        let SegmentSummary { segment, content } = left.written;
         let path = segment::path(&self.folder, segment);
         let begins_a_run = head.run == Some(head.segment);
         let whole = left.rest == 0 || left.unfinished && begins_a_run;
@@ -266,7 +266,7 @@ impl Cursor {
             let rest = current.frames.rest();
             let content = current.frames.content().with(rest);
             let (unfinished, rest) = (is_unfinished(rest), rest.len() as u64);
-            let (written, damaged) = (Written { segment, content }, self.reading.damaged);
+            let (written, damaged) = (SegmentSummary { segment, content }, self.reading.damaged);
             self.reading.left = Some(Left { written, damaged, rest, unfinished });
         }
         self.reading =
@@ -302,7 +302,7 @@ impl Cursor {
 }
 
 /// The checksum of the text of the record that begins there, if one does.
-pub(crate) fn checksum_at(folder: &Path, at: Position) -> Result<Option<u32>, LogError> {
+pub(crate) fn checksum_at(folder: &Path, at: LogPosition) -> Result<Option<u32>, LogError> {
     let path = segment::path(folder, at.segment);
     let mut frames = match segment::open_behind(&path, Content { bytes: at.offset, ..Content::NONE }) {
         Ok(Some(frames)) => frames,
@@ -311,7 +311,7 @@ pub(crate) fn checksum_at(folder: &Path, at: Position) -> Result<Option<u32>, Lo
         Err(error) => return Err(error),
     };
     match frames.next().map_err(LogError::io(&path))? {
-        Some(Piece::Frame { offset, text }) if offset == at.offset => {
+        Some(FramePiece::Frame { offset, text }) if offset == at.offset => {
             Ok(Some(crc32fast::hash(frames.text(text))))
         }
         _ => Ok(None),

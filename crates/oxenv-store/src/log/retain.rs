@@ -24,7 +24,7 @@ pub struct Retention {
 }
 
 /// A segment that could be removed.
-struct Old {
+struct OldSegment {
     path: PathBuf,
     modified: SystemTime,
     bytes: u64,
@@ -43,7 +43,7 @@ pub(super) fn retain(
         let path = segment::path(folder, number);
         let about = fs::metadata(&path).map_err(LogError::io(&path))?;
         let modified = about.modified().map_err(LogError::io(&path))?;
-        segments.push((number, Old { path, modified, bytes: about.len() }));
+        segments.push((number, OldSegment { path, modified, bytes: about.len() }));
     }
     let blob_bytes = if retention.bytes.is_some() { blob_bytes(folder)? } else { 0 };
     let mut total: u64 = blob_bytes + segments.iter().map(|(_, old)| old.bytes).sum::<u64>();

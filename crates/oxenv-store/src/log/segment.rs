@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use oxenv_core::utc_micros;
 use serde::{Deserialize, Serialize};
 
-use super::frame::{self, Content, Frames, Piece, is_unfinished};
+use super::frame::{self, Content, FramePiece, Frames, is_unfinished};
 use crate::error::LogError;
 
 /// The version of the format that is written.
@@ -47,12 +47,12 @@ pub(crate) struct Head {
     pub(crate) run: Option<u64>,
     /// The segment before it; absent in the first one, and where that segment was not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) previous: Option<Written>,
+    pub(crate) previous: Option<SegmentSummary>,
 }
 
 /// A segment that is not written any more, and what it held then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Written {
+pub(crate) struct SegmentSummary {
     pub(crate) segment: u64,
     #[serde(flatten)]
     pub(crate) content: Content,
@@ -60,7 +60,7 @@ pub(crate) struct Written {
 
 /// What was found in the segment that was written last.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End {
+pub(super) struct SegmentEnd {
     /// Everything in it.
     pub(super) content: Content,
     /// Whether the frame that tells about it, or anything behind it, is there.
@@ -150,18 +150,18 @@ pub(crate) fn frames(path: &Path) -> Result<Option<Frames<File>>, LogError> {
 pub(crate) const HEAD_OFFSET: u64 = FIRST_LINE.len() as u64;
 
 /// Looks through a segment that was written before; `each` hears the text of each frame.
-pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<End, LogError> {
+pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<SegmentEnd, LogError> {
     let Some(mut frames) = frames(path)? else {
         let rest = fs::read(path).map_err(LogError::io(path))?;
         let torn = rest.len() as u64;
-        return Ok(End { content: Content::NONE.with(&rest), begun: false, torn, damaged: 0 });
+        return Ok(SegmentEnd { content: Content::NONE.with(&rest), begun: false, torn, damaged: 0 });
     };
     let (mut damaged, mut begun) = (0, false);
     while let Some(piece) = frames.next().map_err(LogError::io(path))? {
         begun = true;
         match piece {
-            Piece::Frame { text, .. } => each(frames.text(text)),
-            Piece::Damage { bytes, .. } => damaged += bytes,
+            FramePiece::Frame { text, .. } => each(frames.text(text)),
+            FramePiece::Damage { bytes, .. } => damaged += bytes,
         }
     }
     let (rest, mut torn) = (frames.rest(), frames.rest().len() as u64);
@@ -169,11 +169,11 @@ pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<End, LogEr
         damaged += std::mem::take(&mut torn);
         begun = true;
     }
-    Ok(End { content: frames.content().with(rest), begun, torn, damaged })
+    Ok(SegmentEnd { content: frames.content().with(rest), begun, torn, damaged })
 }
 
 impl Head {
-    pub(super) fn new(segment: u64, run: u64, previous: Option<Written>, server: &str) -> Self {
+    pub(super) fn new(segment: u64, run: u64, previous: Option<SegmentSummary>, server: &str) -> Self {
         let (event, server) = ("segment".to_owned(), server.to_owned());
         let created_us = utc_micros(SystemTime::now());
         Head { event, segment, created_us, server, run: Some(run), previous }

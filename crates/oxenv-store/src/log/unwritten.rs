@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{self, Content, Frames, Piece};
+use super::frame::{self, Content, FramePiece, Frames};
 use crate::stored;
 
 /// So many runs of entries are remembered while nothing can be written.
@@ -33,12 +33,12 @@ pub(crate) struct Range {
 
 /// The record.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub(crate) struct UnwrittenMark {
     event: String,
     pub(crate) entries: Vec<Range>,
 }
 
-impl Mark {
+impl UnwrittenMark {
     /// The record, if that is what the text is: its event is its first member.
     pub(crate) fn read(text: &[u8]) -> Option<Self> {
         text.starts_with(BEGINNING).then(|| serde_json::from_slice(text).ok()).flatten()
@@ -67,7 +67,7 @@ impl Unwritten {
         let mut frames = Frames::new(frames, Content::NONE);
         // Reading from memory cannot fail.
         while let Ok(Some(piece)) = frames.next() {
-            if let Piece::Frame { text, .. } = piece
+            if let FramePiece::Frame { text, .. } = piece
                 && let Ok(Some(brief)) = stored::read(frames.text(text))
             {
                 self.add(&brief.session, brief.seq);
@@ -86,7 +86,7 @@ impl Unwritten {
             first: *first,
             last: *last,
         };
-        let mark = Mark { event: EVENT.to_owned(), entries: self.0.iter().map(told).collect() };
+        let mark = UnwrittenMark { event: EVENT.to_owned(), entries: self.0.iter().map(told).collect() };
         let mut out = Vec::new();
         // Writing to a vector cannot fail.
         frame::append(&mut out, |out| drop(serde_json::to_writer(out, &mark)));

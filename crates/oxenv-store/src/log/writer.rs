@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::blobs::{self, Blob};
 use super::bounds::{self, Bounds};
 use super::frame::Content;
-use super::segment::{self, Head, Sink, Written};
+use super::segment::{self, Head, SegmentSummary, Sink};
 use super::{Durability, LogOptions, Recovery, Retention, retain, sync_folder};
 use crate::error::LogError;
 
@@ -35,7 +35,7 @@ pub(super) struct Writer {
     /// None until the first segment is begun.
     file: Option<Box<dyn Sink>>,
     /// The segment before this one.
-    previous: Option<Written>,
+    previous: Option<SegmentSummary>,
     /// The whole part of the segment.
     content: Content,
     /// Whether something may stand behind it.
@@ -48,7 +48,7 @@ pub(super) struct Writer {
 
 /// Why a batch could not be written.
 #[derive(Debug)]
-pub(super) struct WriteFault {
+pub(super) struct WriteError {
     /// The segment's file.
     pub(super) path: PathBuf,
     /// What the operating system said.
@@ -108,7 +108,7 @@ impl Writer {
         let path = segment::path(&self.folder, *last);
         let mut named = HashSet::new();
         let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
-        let mut previous = Some(Written { segment: *last, content: end.content });
+        let mut previous = Some(SegmentSummary { segment: *last, content: end.content });
         if !end.begun {
             // Nothing of it counts, so it is begun again.
             self.number = *last;
@@ -116,7 +116,7 @@ impl Writer {
                 None => None,
                 Some(before) => {
                     let content = segment::end(&segment::path(&self.folder, *before), |_| ())?.content;
-                    Some(Written { segment: *before, content })
+                    Some(SegmentSummary { segment: *before, content })
                 }
             };
         }
@@ -130,11 +130,11 @@ impl Writer {
     }
 
     /// Writes a batch of frames and the blobs that they name. Afterwards it is as safe as was asked.
-    pub(super) fn commit(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteFault> {
+    pub(super) fn commit(&mut self, frames: &[u8], blobs: &[Blob]) -> Result<(), WriteError> {
         self.write(frames, blobs).map_err(|error| {
             // At once if it can be, so that nothing of a failed batch is found later.
             let _ = self.cut();
-            WriteFault { path: self.path(), error }
+            WriteError { path: self.path(), error }
         })
     }
 
@@ -146,21 +146,21 @@ impl Writer {
 
     /// Brings what was written to the disk. A failure is told once: what the operating system has
     /// dropped then, asking again does not bring back.
-    pub(super) fn sync(&mut self) -> Result<(), WriteFault> {
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
         if self.unsynced.take().is_none() {
             return Ok(());
         }
-        self.sync_file().map_err(|error| WriteFault { path: self.path(), error })
+        self.sync_file().map_err(|error| WriteError { path: self.path(), error })
     }
 
     /// Says what the log holds, now that nothing more is written.
-    pub(super) fn end(&mut self) -> Result<(), WriteFault> {
-        let fault = |path: PathBuf| move |error| WriteFault { path, error };
+    pub(super) fn end(&mut self) -> Result<(), WriteError> {
+        let fault = |path: PathBuf| move |error| WriteError { path, error };
         if self.content.bytes == 0 {
             return Ok(());
         }
         self.cut().map_err(fault(self.path()))?;
-        self.bounds.end = Some(Written { segment: self.number, content: self.content });
+        self.bounds.end = Some(SegmentSummary { segment: self.number, content: self.content });
         let written = self.bounds.write(&self.folder, self.durable());
         written.map_err(fault(bounds::path(&self.folder)))
     }
@@ -249,7 +249,7 @@ impl Writer {
         }
         self.file = Some((self.opener)(&segment::path(&self.folder, self.number + 1))?);
         // From here on there is no way back: readers may have gone on to the new file.
-        self.previous = Some(Written { segment: self.number, content: self.content });
+        self.previous = Some(SegmentSummary { segment: self.number, content: self.content });
         (self.number, self.content, self.torn) = (self.number + 1, Content::NONE, true);
         self.listed.clear();
         let durable = self.durable();

@@ -19,7 +19,7 @@ use crate::log::unwritten;
 
 /// As much of a record as an index needs.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Brief<'a> {
+pub(crate) struct RecordSummary<'a> {
     pub(crate) v: Option<u64>,
     #[serde(default)]
     pub(crate) session: String,
@@ -47,7 +47,7 @@ pub(crate) struct Brief<'a> {
     pub(crate) reason: Option<String>,
     pub(crate) entries: Option<u64>,
     #[serde(borrow, default)]
-    pub(crate) calls: Vec<CallRecord<'a>>,
+    pub(crate) calls: Vec<StoredCallRecord<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     arguments: Option<&'a RawValue>,
     arguments_blob: Option<BlobName>,
@@ -61,7 +61,7 @@ pub(crate) struct Brief<'a> {
 
 /// One call.
 #[derive(Debug, Deserialize)]
-pub(crate) struct CallRecord<'a> {
+pub(crate) struct StoredCallRecord<'a> {
     pub(crate) id: Option<String>,
     pub(crate) tool: String,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -85,12 +85,12 @@ struct BlobName {
 }
 
 /// What a record says of a session; none for what the log says about itself.
-pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<Brief<'a>>, String> {
+pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<RecordSummary<'a>>, String> {
     // What tells of entries that could not be written has a list of them.
-    if unwritten::Mark::read(payload).is_some() {
+    if unwritten::UnwrittenMark::read(payload).is_some() {
         return Ok(None);
     }
-    let brief: Brief<'a> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+    let brief: RecordSummary<'a> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
     match brief.v {
         None if brief.event == "segment" => Ok(None),
         Some(ENTRY_VERSION) => Ok(Some(brief)),
@@ -101,7 +101,7 @@ pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<Brief<'a>>, String> {
     }
 }
 
-impl Brief<'_> {
+impl RecordSummary<'_> {
     /// The whole entry.
     pub(crate) fn entry(self, folder: &Arc<Path>) -> Result<StoredEntry, String> {
         let event = self.event.clone();
@@ -151,7 +151,7 @@ impl Brief<'_> {
     }
 }
 
-impl CallRecord<'_> {
+impl StoredCallRecord<'_> {
     fn read(self, folder: &Arc<Path>) -> Option<StoredCall> {
         let result = json(self.result, self.result_blob, folder);
         let asks = json(self.input_required, self.input_required_blob, folder);

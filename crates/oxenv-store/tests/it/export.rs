@@ -1,7 +1,7 @@
 //! Exports: their form, in a golden text.
 
 use expect_test::expect;
-use oxenv_core::{CallEntry, Event, Failure, RecordedOutcome, Principal};
+use oxenv_core::{CallEntry, Failure, Principal, RecordEvent, RecordedOutcome};
 use oxenv_store::{LogOptions, SessionFilter, Trajectories, export_jsonl};
 use oxenv_wire::{ErrorCode, Reward, ToolResult};
 
@@ -16,7 +16,7 @@ async fn a_session_is_a_line() {
     let result = Ok(ToolResult::from_value(&3).unwrap());
     let calls =
         [CallEntry { id: Some("x"), tool: "add", arguments: Some(raw(r#"{"a":1}"#)), outcome: &result }];
-    let step = |outcome, calls| Event::Step {
+    let step = |outcome, calls| RecordEvent::Step {
         step: 1,
         principal: Principal::Agent,
         action: raw(r#"{"message":"a long one, which makes it a blob"}"#),
@@ -32,7 +32,7 @@ async fn a_session_is_a_line() {
     let mut again = entry("a", 4, reset(r#"{"observation":{"at":0},"reward":null,"done":false}"#));
     again.epoch = 2;
     put(&recorder, &again).await;
-    put(&recorder, &entry("a", 5, Event::Closed { reason: "closed" })).await;
+    put(&recorder, &entry("a", 5, RecordEvent::Closed { reason: "closed" })).await;
 
     let trajectories = Trajectories::open(&folder).unwrap();
     trajectories.refresh().unwrap();
@@ -203,7 +203,7 @@ async fn steps_are_rows() {
     let recorder = open(&folder, LogOptions::default());
     session(&recorder, "a", 3).await;
     let failure = Failure::action("no");
-    let failed = Event::Step {
+    let failed = RecordEvent::Step {
         step: 4,
         principal: Principal::Agent,
         action: raw("[1]"),

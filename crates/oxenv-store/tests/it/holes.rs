@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oxenv_core::Event;
+use oxenv_core::RecordEvent;
 use oxenv_store::{Hole, LogError, LogOptions, LogRecorder, Retention, Trajectories, export_jsonl};
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn missing(folder: &Path) -> Missing {
 /// A session of so many steps that has ended.
 async fn ended(recorder: &LogRecorder, id: &str, steps: u64) {
     session(recorder, id, steps).await;
-    put(recorder, &entry(id, 2 + steps, Event::Closed { reason: "closed" })).await;
+    put(recorder, &entry(id, 2 + steps, RecordEvent::Closed { reason: "closed" })).await;
 }
 
 /// Writes a segment anew, each record as the change makes it, in frames that fit.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use oxenv_core::{Event, Failure, SessionOrigin, RecordedOutcome, Principal};
+use oxenv_core::{Failure, Principal, RecordEvent, RecordedOutcome, SessionOrigin};
 use oxenv_store::{
     LogOptions, LogRecorder, Retention, SessionFilter, SessionSummary, StoredEntry, Trajectories,
 };
@@ -39,7 +39,7 @@ fn anew(folder: &Path) -> Vec<(SessionSummary, Vec<String>)> {
 
 async fn opened_at(recorder: &LogRecorder, id: &str, environment: &str, time_us: u64) {
     let mut event = opened();
-    if let Event::Opened { environment: place, .. } = &mut event {
+    if let RecordEvent::Opened { environment: place, .. } = &mut event {
         *place = environment;
     }
     let mut entry = entry(id, 0, event);
@@ -116,12 +116,12 @@ async fn sessions_are_summed_up() {
     let recorder = open(&folder, LogOptions::default());
     let origin = Some(SessionOrigin::Snapshot { session_id: "z", seq: 9 });
     let mut event = opened();
-    if let Event::Opened { origin: place, .. } = &mut event {
+    if let RecordEvent::Opened { origin: place, .. } = &mut event {
         *place = origin;
     }
     put(&recorder, &entry("a", 0, event)).await;
     let answered = |reward, done| RecordedOutcome::Answered { reply: "{}", reward, done };
-    let reset = |outcome| Event::Reset {
+    let reset = |outcome| RecordEvent::Reset {
         seed: 1,
         seed_given: false,
         episode_id: "e",
@@ -129,7 +129,7 @@ async fn sessions_are_summed_up() {
         outcome,
         duration_us: 1,
     };
-    let step = |outcome| Event::Step {
+    let step = |outcome| RecordEvent::Step {
         step: 1,
         principal: Principal::Agent,
         action: raw("1"),
@@ -143,7 +143,7 @@ async fn sessions_are_summed_up() {
     put(&recorder, &entry("a", 3, step(answered(Some(Reward::Int(2)), false)))).await;
     put(&recorder, &entry("a", 4, step(RecordedOutcome::Failed(&failure)))).await;
     put(&recorder, &entry("a", 5, step(answered(Some(Reward::Bool(true)), true)))).await;
-    put(&recorder, &entry("a", 6, Event::Closed { reason: "expired" })).await;
+    put(&recorder, &entry("a", 6, RecordEvent::Closed { reason: "expired" })).await;
     let trajectories = Trajectories::open(&folder).unwrap();
     trajectories.refresh().unwrap();
     let session = trajectories.session("a").unwrap().unwrap();
@@ -204,7 +204,7 @@ async fn damage_is_passed_over_and_told_each_time() {
     let refreshed = trajectories.refresh().unwrap();
     assert_eq!((refreshed.entries, refreshed.faults.len()), (10, 2), "{refreshed:?}");
     for number in 0..3 {
-        put(&recorder, &entry("a", 100 + number, Event::Closed { reason: "closed" })).await;
+        put(&recorder, &entry("a", 100 + number, RecordEvent::Closed { reason: "closed" })).await;
         let refreshed = trajectories.refresh().unwrap();
         assert_eq!((refreshed.entries, refreshed.faults.len(), refreshed.rebuilt), (1, 0, false));
         assert_eq!(trajectories.faults().unwrap().len(), 2);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use oxenv_core::{CallEntry, Event, Failure, SessionOrigin, RecordedOutcome, Principal, Recorder};
+use oxenv_core::{CallEntry, Failure, Principal, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
 use oxenv_store::{
     Durability, LogError, LogOptions, LogReader, Retention, StoredEntry, StoredEvent, StoredJson,
     StoredOutcome,
@@ -32,7 +32,7 @@ async fn records_are_lines_that_any_tool_can_read() {
     let recorder = open(&folder, LogOptions::default());
     let origin = Some(SessionOrigin::Fork { session_id: "a", seq: 3 });
     let mut event = opened();
-    if let Event::Opened { origin: place, .. } = &mut event {
+    if let RecordEvent::Opened { origin: place, .. } = &mut event {
         *place = origin;
     }
     put(&recorder, &entry("b", 0, event)).await;
@@ -48,7 +48,7 @@ async fn records_are_lines_that_any_tool_can_read() {
     let reply = r#"{"observation":{"x":"é\n"},"reward":0.5,"done":false}"#;
     put(&recorder, &entry("b", 2, step(raw("{\n  \"go\": 1\r\n}"), reply, &calls))).await;
     let failure = Failure::new(ErrorCode::DeadlineExceeded, "the step took \"too\" long");
-    let failed = Event::Step {
+    let failed = RecordEvent::Step {
         step: 1,
         principal: Principal::Agent,
         action: raw("null"),
@@ -57,7 +57,7 @@ async fn records_are_lines_that_any_tool_can_read() {
         duration_us: 5,
     };
     put(&recorder, &entry("b", 3, failed)).await;
-    put(&recorder, &entry("b", 4, Event::Closed { reason: "closed" })).await;
+    put(&recorder, &entry("b", 4, RecordEvent::Closed { reason: "closed" })).await;
     drop(recorder);
     assert_eq!(segments(&folder).len(), 1);
     expect![[r#"
@@ -146,7 +146,7 @@ async fn secrets_are_in_no_file() {
     // What would be no JSON any more is concealed as a whole.
     put(&recorder, &entry("a", 1, step(raw(r#"{"p":424242}"#), "{}", &[]))).await;
     let failure = Failure::action("hunter22 is wrong");
-    let failed = Event::Reset {
+    let failed = RecordEvent::Reset {
         seed: 1,
         seed_given: false,
         episode_id: "hunter22",

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oxenv_core::{CallEntry, Entry, Event, RecordedOutcome, Principal, Recorder};
+use oxenv_core::{CallEntry, Principal, RecordEntry, RecordEvent, RecordedOutcome, Recorder};
 use oxenv_store::{LogOptions, LogReader, LogRecorder, StoredEntry};
 use oxenv_wire::Reward;
 use serde_json::value::RawValue;
@@ -24,13 +24,13 @@ pub(crate) fn raw(json: &str) -> &RawValue {
     serde_json::from_str(json).unwrap()
 }
 
-pub(crate) fn entry<'a>(session_id: &'a str, seq: u64, event: Event<'a>) -> Entry<'a> {
+pub(crate) fn entry<'a>(session_id: &'a str, seq: u64, event: RecordEvent<'a>) -> RecordEntry<'a> {
     let epoch = u64::from(seq > 0);
-    Entry { session_id, seq, epoch, time_us: 1_767_225_600_000_000 + seq, event }
+    RecordEntry { session_id, seq, epoch, time_us: 1_767_225_600_000_000 + seq, event }
 }
 
-pub(crate) fn opened<'a>() -> Event<'a> {
-    Event::Opened {
+pub(crate) fn opened<'a>() -> RecordEvent<'a> {
+    RecordEvent::Opened {
         environment: "grid_world",
         version: "1.2.0",
         deterministic: true,
@@ -40,8 +40,8 @@ pub(crate) fn opened<'a>() -> Event<'a> {
     }
 }
 
-pub(crate) fn reset(reply: &str) -> Event<'_> {
-    Event::Reset {
+pub(crate) fn reset(reply: &str) -> RecordEvent<'_> {
+    RecordEvent::Reset {
         seed: 7,
         seed_given: true,
         episode_id: "e-1",
@@ -51,8 +51,8 @@ pub(crate) fn reset(reply: &str) -> Event<'_> {
     }
 }
 
-pub(crate) fn step<'a>(action: &'a RawValue, reply: &'a str, calls: &'a [CallEntry<'a>]) -> Event<'a> {
-    Event::Step {
+pub(crate) fn step<'a>(action: &'a RawValue, reply: &'a str, calls: &'a [CallEntry<'a>]) -> RecordEvent<'a> {
+    RecordEvent::Step {
         step: 1,
         principal: Principal::Control,
         action,
@@ -63,7 +63,7 @@ pub(crate) fn step<'a>(action: &'a RawValue, reply: &'a str, calls: &'a [CallEnt
 }
 
 /// Appends and waits until the recorder says that it is safe.
-pub(crate) async fn put(recorder: &LogRecorder, entry: &Entry<'_>) {
+pub(crate) async fn put(recorder: &LogRecorder, entry: &RecordEntry<'_>) {
     recorder.append(entry).await.unwrap();
 }
 

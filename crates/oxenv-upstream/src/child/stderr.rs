@@ -36,7 +36,7 @@ pub(super) struct Tail {
 }
 
 /// Divides what is said into lines, and counts those that are too much.
-struct Lines {
+struct StderrLines {
     line: Vec<u8>,
     cut: bool,
     /// When the current second ends, in which so much was shown and so many lines were not.
@@ -45,8 +45,8 @@ struct Lines {
     hidden: u64,
 }
 
-/// What [`Lines`] makes of what is said.
-enum Heard<'a> {
+/// What [`StderrLines`] makes of what is said.
+enum StderrPart<'a> {
     Line { raw: &'a [u8], cut: bool },
     Hidden(u64),
 }
@@ -54,10 +54,12 @@ enum Heard<'a> {
 /// Reads stderr to its end.
 pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mutex<Tail>>, redact: Redact) {
     let mut chunk = vec![0; KEPT];
-    let mut lines = Lines::new(Instant::now());
-    let mut show = |heard: Heard<'_>| match heard {
-        Heard::Line { raw, cut } => tracing::debug!(toolset = label, "{}", line_text(raw, cut, &*redact)),
-        Heard::Hidden(hidden) => tracing::debug!(toolset = label, "{hidden} lines not shown"),
+    let mut lines = StderrLines::new(Instant::now());
+    let mut show = |heard: StderrPart<'_>| match heard {
+        StderrPart::Line { raw, cut } => {
+            tracing::debug!(toolset = label, "{}", line_text(raw, cut, &*redact))
+        }
+        StderrPart::Hidden(hidden) => tracing::debug!(toolset = label, "{hidden} lines not shown"),
     };
     loop {
         // While lines are hidden, their number is told when the second is over.
@@ -105,12 +107,12 @@ impl Tail {
     }
 }
 
-impl Lines {
+impl StderrLines {
     fn new(now: Instant) -> Self {
-        Lines { line: Vec::new(), cut: false, until: now, shown: 0, hidden: 0 }
+        StderrLines { line: Vec::new(), cut: false, until: now, shown: 0, hidden: 0 }
     }
 
-    fn feed(&mut self, chunk: &[u8], now: Instant, show: &mut dyn FnMut(Heard<'_>)) {
+    fn feed(&mut self, chunk: &[u8], now: Instant, show: &mut dyn FnMut(StderrPart<'_>)) {
         self.turn(now, show);
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             let text = piece.strip_suffix(b"\n").unwrap_or(piece);
@@ -124,35 +126,35 @@ impl Lines {
     }
 
     /// Begins another second, if the current one is over.
-    fn turn(&mut self, now: Instant, show: &mut dyn FnMut(Heard<'_>)) {
+    fn turn(&mut self, now: Instant, show: &mut dyn FnMut(StderrPart<'_>)) {
         if now >= self.until {
             self.until = after(now, Duration::from_secs(1));
             self.shown = 0;
             if self.hidden > 0 {
-                show(Heard::Hidden(self.hidden));
+                show(StderrPart::Hidden(self.hidden));
                 self.hidden = 0;
             }
         }
     }
 
-    fn finish(&mut self, show: &mut dyn FnMut(Heard<'_>)) {
+    fn finish(&mut self, show: &mut dyn FnMut(StderrPart<'_>)) {
         if self.hidden > 0 || self.shown + self.line.len() > SHOWN_PER_SECOND {
             self.hidden += 1;
         } else {
             // An empty line costs something, too.
             self.shown += self.line.len() + 1;
-            show(Heard::Line { raw: &self.line, cut: self.cut });
+            show(StderrPart::Line { raw: &self.line, cut: self.cut });
         }
         self.line.clear();
         self.cut = false;
     }
 
-    fn end(mut self, show: &mut dyn FnMut(Heard<'_>)) {
+    fn end(mut self, show: &mut dyn FnMut(StderrPart<'_>)) {
         if !self.line.is_empty() {
             self.finish(show);
         }
         if self.hidden > 0 {
-            show(Heard::Hidden(self.hidden));
+            show(StderrPart::Hidden(self.hidden));
         }
     }
 }
@@ -180,11 +182,11 @@ mod tests {
     fn shown(chunks: &[(u64, &[u8])]) -> Vec<String> {
         let start = Instant::now();
         let mut all = Vec::new();
-        let mut show = |heard: Heard<'_>| match heard {
-            Heard::Line { raw, cut } => all.push(line_text(raw, cut, &no_secret)),
-            Heard::Hidden(hidden) => all.push(format!("{hidden} hidden")),
+        let mut show = |heard: StderrPart<'_>| match heard {
+            StderrPart::Line { raw, cut } => all.push(line_text(raw, cut, &no_secret)),
+            StderrPart::Hidden(hidden) => all.push(format!("{hidden} hidden")),
         };
-        let mut lines = Lines::new(start);
+        let mut lines = StderrLines::new(start);
         for (second, chunk) in chunks {
             lines.feed(chunk, start + Duration::from_secs(*second), &mut show);
         }

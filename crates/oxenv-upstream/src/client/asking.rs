@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{MAX_REQUEST, TooLong};
-use super::traffic::{Asked, Event, Traffic, number};
+use super::traffic::{ConnectionState, ForwardedQuestion, ServerMessage, number};
 
 /// What servers may ask callers.
 pub(super) const METHODS: [&str; 3] = ["sampling/createMessage", "elicitation/create", "roots/list"];
@@ -28,7 +28,7 @@ const MAX_METHOD: usize = 100;
 
 /// What becomes of the questions that a server asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Questions {
+pub(crate) enum QuestionPolicy {
     /// Callers answer them.
     Passed,
     /// Nobody is there to answer, and the server is told so in advance.
@@ -37,17 +37,17 @@ pub(crate) enum Questions {
 
 /// Our side of a connection as rmcp sees it: what we can answer.
 pub(crate) struct Handler {
-    traffic: Arc<Traffic>,
-    questions: Questions,
+    traffic: Arc<ConnectionState>,
+    questions: QuestionPolicy,
 }
 
 impl Handler {
-    pub(crate) fn new(traffic: Arc<Traffic>, questions: Questions) -> Self {
+    pub(crate) fn new(traffic: Arc<ConnectionState>, questions: QuestionPolicy) -> Self {
         Handler { traffic, questions }
     }
 
     /// What passes over its connection.
-    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+    pub(crate) fn traffic(&self) -> &Arc<ConnectionState> {
         &self.traffic
     }
 }
@@ -74,7 +74,7 @@ impl Service<RoleClient> for Handler {
     fn get_info(&self) -> ClientConfig {
         let mut capabilities = ClientCapabilities::default();
         let us = Implementation::new("oxenv", env!("CARGO_PKG_VERSION"));
-        if self.questions == Questions::Refused {
+        if self.questions == QuestionPolicy::Refused {
             return ClientConfig::new(capabilities, us)
                 .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
         }
@@ -89,14 +89,14 @@ impl Service<RoleClient> for Handler {
 }
 
 /// A question of a server to the caller of one of its tools.
-pub(super) struct Question {
+pub(super) struct PeerQuestion {
     method: String,
     parameters: Value,
     /// The request of ours on whose stream it came, if that is known.
     origin: Option<i64>,
 }
 
-impl Question {
+impl PeerQuestion {
     /// Reads a request.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Question {
         {
             fields.insert("_meta".to_owned(), Value::Object(meta));
         }
-        Ok(Question { method, parameters, origin })
+        Ok(PeerQuestion { method, parameters, origin })
     }
 
     /// The length of its parameters.
@@ -144,17 +144,17 @@ impl Question {
 /// # Errors
 /// If there is no caller to be asked.
 pub(super) fn ask(
-    traffic: &Traffic,
-    question: Question,
+    traffic: &ConnectionState,
+    question: PeerQuestion,
     withdrawn: CancellationToken,
 ) -> Result<impl Future<Output = Result<Value, RequestError>> + Send + 'static, RequestError> {
-    let Question { method, parameters, origin } = question;
+    let PeerQuestion { method, parameters, origin } = question;
     let Some(events) = traffic.listener(origin) else {
         let says = format!("{method}: there is not exactly one call whose caller can be asked");
         return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
     };
     let (answer, answered) = oneshot::channel();
-    if !events.ask(Asked { method, parameters, answer }) {
+    if !events.ask(ForwardedQuestion { method, parameters, answer }) {
         let says = "the caller has too many questions to answer";
         return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
     }
@@ -170,7 +170,7 @@ pub(super) fn ask(
 /// Waits for a response while the caller hears what the server says, and answers what it asks.
 pub(crate) async fn converse<T>(
     caller: &dyn CallerChannel,
-    events: &mut mpsc::Receiver<Event>,
+    events: &mut mpsc::Receiver<ServerMessage>,
     response: impl Future<Output = T>,
 ) -> T {
     let mut response = std::pin::pin!(response);
@@ -180,8 +180,8 @@ pub(crate) async fn converse<T>(
             // What came before the response is heard before it.
             biased;
             Some(event) = events.recv() => match event {
-                Event::Note { note, .. } => caller.tell(note),
-                Event::Asked(asked) => answers.push(answer(caller, asked)),
+                ServerMessage::Note { note, .. } => caller.tell(note),
+                ServerMessage::Asked(asked) => answers.push(answer(caller, asked)),
             },
             outcome = &mut response => return outcome,
             Some(()) = answers.next() => {}
@@ -189,8 +189,8 @@ pub(crate) async fn converse<T>(
     }
 }
 
-async fn answer(caller: &dyn CallerChannel, asked: Asked) {
-    let Asked { method, parameters, answer: mut waiting } = asked;
+async fn answer(caller: &dyn CallerChannel, asked: ForwardedQuestion) {
+    let ForwardedQuestion { method, parameters, answer: mut waiting } = asked;
     let answer = tokio::select! {
         answer = caller.ask(&method, parameters) => answer,
         () = waiting.closed() => return,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Why a request has no result. Its texts hold no secret.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum CallFault {
+pub(crate) enum UpstreamError {
     /// It was not sent.
     Unavailable(String),
     /// It may have been delivered, and no answer came.
@@ -21,7 +21,7 @@ pub(crate) enum CallFault {
 
 /// What stood in the way, as far as it can be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum FaultCause {
     /// There is no connection: nobody listens there, or the name is not known.
     Connect,
     /// There is no safe connection.
@@ -54,31 +54,31 @@ const INTERNAL: i32 = -32603;
 /// What rmcp answers in the upstream's place when a session was replaced under a request.
 const REPLACED: &str = "streamable HTTP session was re-initialized before the response arrived";
 
-impl CallFault {
+impl UpstreamError {
     /// The fault as rmcp tells it.
     pub(crate) fn of_service(error: ServiceError) -> Self {
         match error {
             ServiceError::McpError(error) if error.message == REPLACED => {
-                CallFault::Lost("the connection's session was replaced before the answer came".to_owned())
+                UpstreamError::Lost("the connection's session was replaced before the answer came".to_owned())
             }
-            ServiceError::McpError(error) => CallFault::Refused(RequestError {
+            ServiceError::McpError(error) => UpstreamError::Refused(RequestError {
                 code: error.code.0,
                 message: error.message.into_owned(),
                 data: error.data.unwrap_or_default(),
             }),
             ServiceError::TransportSend(error) => of_transport(error.error.as_ref()),
-            ServiceError::TransportClosed => CallFault::Lost("the connection closed".to_owned()),
-            other => CallFault::Lost(other.to_string()),
+            ServiceError::TransportClosed => UpstreamError::Lost("the connection closed".to_owned()),
+            other => UpstreamError::Lost(other.to_string()),
         }
     }
 
     /// The same with its texts changed.
     pub(crate) fn map(self, change: impl Fn(&str) -> String) -> Self {
         match self {
-            CallFault::Unavailable(text) => CallFault::Unavailable(change(&text)),
-            CallFault::Lost(text) => CallFault::Lost(change(&text)),
-            CallFault::Refused(fault) => {
-                CallFault::Refused(RequestError { message: change(&fault.message), ..fault })
+            UpstreamError::Unavailable(text) => UpstreamError::Unavailable(change(&text)),
+            UpstreamError::Lost(text) => UpstreamError::Lost(change(&text)),
+            UpstreamError::Refused(fault) => {
+                UpstreamError::Refused(RequestError { message: change(&fault.message), ..fault })
             }
         }
     }
@@ -86,15 +86,15 @@ impl CallFault {
     /// What it is to who called a tool of the toolset.
     pub(crate) fn into_tool_error(self, toolset: &str) -> ToolError {
         match self {
-            CallFault::Unavailable(why) => {
+            UpstreamError::Unavailable(why) => {
                 let says = format!("toolset '{toolset}' is not available: {why}");
                 ToolError::new(ToolErrorType::TransportError, says).with_code(ErrorCode::UpstreamUnavailable)
             }
-            CallFault::Lost(why) => {
+            UpstreamError::Lost(why) => {
                 let says = format!("toolset '{toolset}' went away during the call: {why}");
                 ToolError::new(ToolErrorType::TransportError, says).with_code(ErrorCode::UpstreamLost)
             }
-            CallFault::Refused(fault) => {
+            UpstreamError::Refused(fault) => {
                 let category = match fault.code {
                     INVALID_PARAMS => ToolErrorType::InvalidArgs,
                     _ => ToolErrorType::ExecutionError,
@@ -111,7 +111,7 @@ impl CallFault {
 
     /// What it is to who asked for something that is no tool call.
     pub(crate) fn into_request_fault(self, toolset: &str) -> RequestError {
-        if let CallFault::Refused(fault) = self {
+        if let UpstreamError::Refused(fault) = self {
             return fault;
         }
         let error = self.into_tool_error(toolset);
@@ -120,38 +120,38 @@ impl CallFault {
     }
 }
 
-impl Cause {
+impl FaultCause {
     /// The cause of what rmcp tells.
     pub(crate) fn of_service(error: &ServiceError) -> Self {
         match error {
-            ServiceError::McpError(error) if error.message == REPLACED => Cause::Lost,
-            ServiceError::McpError(_) => Cause::Refused,
-            ServiceError::TransportSend(error) => Cause::of_transport(error.error.as_ref()),
-            _ => Cause::Lost,
+            ServiceError::McpError(error) if error.message == REPLACED => FaultCause::Lost,
+            ServiceError::McpError(_) => FaultCause::Refused,
+            ServiceError::TransportSend(error) => FaultCause::of_transport(error.error.as_ref()),
+            _ => FaultCause::Lost,
         }
     }
 
     /// The cause of a failure to send.
     pub(crate) fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
-        let Some(error) = error.downcast_ref::<Http<reqwest::Error>>() else { return Cause::Lost };
-        let status = |status| Cause::Status { status, retry_after: None };
+        let Some(error) = error.downcast_ref::<Http<reqwest::Error>>() else { return FaultCause::Lost };
+        let status = |status| FaultCause::Status { status, retry_after: None };
         match error {
-            Http::Client(error) if error.is_connect() && breaks_tls(error) => Cause::Tls,
-            Http::Client(error) if error.is_connect() || error.is_builder() => Cause::Connect,
-            Http::Client(error) => error.status().map_or(Cause::Lost, |code| status(code.as_u16())),
+            Http::Client(error) if error.is_connect() && breaks_tls(error) => FaultCause::Tls,
+            Http::Client(error) if error.is_connect() || error.is_builder() => FaultCause::Connect,
+            Http::Client(error) => error.status().map_or(FaultCause::Lost, |code| status(code.as_u16())),
             Http::HttpStatus(error) => {
-                Cause::Status { status: error.status, retry_after: error.retry_after.clone() }
+                FaultCause::Status { status: error.status, retry_after: error.retry_after.clone() }
             }
             Http::AuthRequired(_) => status(401),
             Http::InsufficientScope(_) => status(403),
-            Http::SessionExpired | Http::ReinitializationFailed(_) => Cause::SessionGone,
-            Http::UnexpectedContentType(_) | Http::Deserialize(_) => Cause::Alien,
+            Http::SessionExpired | Http::ReinitializationFailed(_) => FaultCause::SessionGone,
+            Http::UnexpectedContentType(_) | Http::Deserialize(_) => FaultCause::Alien,
             // As rmcp and `post.rs` spell a status whose body is no JSON-RPC.
             Http::UnexpectedServerResponse(says) => {
                 let code = says.strip_prefix("HTTP ").and_then(|says| says.get(..3)?.parse().ok());
-                code.map_or(Cause::Alien, status)
+                code.map_or(FaultCause::Alien, status)
             }
-            _ => Cause::Lost,
+            _ => FaultCause::Lost,
         }
     }
 }
@@ -176,21 +176,21 @@ fn breaks_tls(error: &reqwest::Error) -> bool {
 }
 
 /// A failure to send. One over HTTP may have been delivered unless its kind says that it was not.
-fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> CallFault {
+fn of_transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> UpstreamError {
     let says = describe(error);
-    match Cause::of_transport(error) {
-        Cause::Status { status: 429, retry_after } => {
+    match FaultCause::of_transport(error) {
+        FaultCause::Status { status: 429, retry_after } => {
             let retry = retry_after.map_or_else(String::new, |after| format!(", retry after {after}"));
-            CallFault::Unavailable(format!("{says}{retry}"))
+            UpstreamError::Unavailable(format!("{says}{retry}"))
         }
         // Who answers so has not looked into the request.
-        Cause::Status { status: 401 | 403 | 404 | 405 | 406 | 415, .. }
-        | Cause::Connect
-        | Cause::Tls
-        | Cause::SessionGone => CallFault::Unavailable(says),
+        FaultCause::Status { status: 401 | 403 | 404 | 405 | 406 | 415, .. }
+        | FaultCause::Connect
+        | FaultCause::Tls
+        | FaultCause::SessionGone => UpstreamError::Unavailable(says),
         _ => match error.downcast_ref::<Http<reqwest::Error>>() {
-            Some(Http::ReservedHeaderConflict(_)) => CallFault::Unavailable(says),
-            _ => CallFault::Lost(says),
+            Some(Http::ReservedHeaderConflict(_)) => UpstreamError::Unavailable(says),
+            _ => UpstreamError::Lost(says),
         },
     }
 }
@@ -223,14 +223,14 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_category_and_code() {
-        let error = CallFault::Unavailable("no such command".into()).into_tool_error("git");
+        let error = UpstreamError::Unavailable("no such command".into()).into_tool_error("git");
         assert_eq!(error.message, "toolset 'git' is not available: no such command");
         assert_eq!(error.error_type, ToolErrorType::TransportError);
         assert_eq!(error.code, Some(ErrorCode::UpstreamUnavailable));
-        let error = CallFault::Lost("exited with code 1".into()).into_tool_error("git");
+        let error = UpstreamError::Lost("exited with code 1".into()).into_tool_error("git");
         assert_eq!(error.code, Some(ErrorCode::UpstreamLost));
         for (code, category) in [(-32602, ToolErrorType::InvalidArgs), (-1, ToolErrorType::ExecutionError)] {
-            let error = CallFault::Refused(RequestError::new(code, "no")).into_tool_error("git");
+            let error = UpstreamError::Refused(RequestError::new(code, "no")).into_tool_error("git");
             assert_eq!((error.error_type, error.code, error.message.as_str()), (category, None, "no"));
         }
     }
@@ -238,8 +238,8 @@ mod tests {
     #[test]
     fn a_request_that_is_no_call_gets_the_upstreams_own_error() {
         let fault = RequestError::new(-32002, "no such resource");
-        assert_eq!(CallFault::Refused(fault.clone()).into_request_fault("git"), fault);
-        let fault = CallFault::Lost("gone".into()).into_request_fault("git");
+        assert_eq!(UpstreamError::Refused(fault.clone()).into_request_fault("git"), fault);
+        let fault = UpstreamError::Lost("gone".into()).into_request_fault("git");
         assert_eq!(fault.code, -32603);
         assert_eq!(fault.data["oxenv"]["code"], "UPSTREAM_LOST");
     }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::lines::LONGEST_LINE;
 use super::post::{self, Fault, Post};
-use super::traffic::Traffic;
+use super::traffic::ConnectionState;
 use crate::secret::Secret;
 
 /// Requests that may wait for their answers at once.
@@ -52,7 +52,7 @@ struct Resumption;
 #[derive(Clone)]
 pub(crate) struct Client {
     inner: reqwest::Client,
-    traffic: Arc<Traffic>,
+    traffic: Arc<ConnectionState>,
 }
 
 impl Endpoint {
@@ -94,7 +94,7 @@ impl Endpoint {
     }
 
     /// A transport to it. Nothing is sent yet.
-    pub(crate) fn transport(&self, traffic: Arc<Traffic>) -> StreamableHttpClientTransport<Client> {
+    pub(crate) fn transport(&self, traffic: Arc<ConnectionState>) -> StreamableHttpClientTransport<Client> {
         let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.as_str())
             .max_concurrent_requests(MOST_REQUESTS)
             .max_sse_event_size(LONGEST_LINE);

@@ -26,7 +26,7 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::asking::METHODS;
-use super::traffic::{Outgoing, Traffic, number};
+use super::traffic::{ConnectionState, Outgoing, number};
 use crate::child::Redact;
 
 /// The longest line that is read.
@@ -45,33 +45,33 @@ const KEPT_BUFFER: usize = 1 << 20;
 const SHOWN: usize = 200;
 
 /// A transport of lines.
-pub(crate) struct Lines<R, W> {
+pub(crate) struct LineTransport<R, W> {
     read: BufReader<R>,
     line: Vec<u8>,
     /// Messages that came in one line with others.
     batch: VecDeque<ServerJsonRpcMessage>,
     longest: usize,
-    garbage: Garbage,
-    pipe: Arc<Pipe<W>>,
-    traffic: Arc<Traffic>,
+    garbage: SkippedLines,
+    pipe: Arc<LineWriter<W>>,
+    traffic: Arc<ConnectionState>,
 }
 
 /// The lines that are no messages.
-struct Garbage {
+struct SkippedLines {
     label: String,
     redact: Redact,
     told: bool,
 }
 
 /// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
-struct Pipe<W> {
-    queue: Mutex<Queue>,
+struct LineWriter<W> {
+    queue: Mutex<LineQueue>,
     write: tokio::sync::Mutex<Option<W>>,
 }
 
 /// Lines that nobody writes yet.
 #[derive(Default)]
-struct Queue {
+struct LineQueue {
     lines: Vec<u8>,
     count: usize,
 }
@@ -95,16 +95,19 @@ struct Envelope<'a> {
     error: Option<Value>,
 }
 
-impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<R, W> {
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTransport<R, W> {
     /// A transport that reads lines from one pipe and writes them to another. The label is for logs.
-    pub(crate) fn new(read: R, write: W, label: &str, redact: Redact, traffic: Arc<Traffic>) -> Self {
-        Lines {
+    pub(crate) fn new(read: R, write: W, label: &str, redact: Redact, traffic: Arc<ConnectionState>) -> Self {
+        LineTransport {
             read: BufReader::with_capacity(64 << 10, read),
             line: Vec::new(),
             batch: VecDeque::new(),
             longest: LONGEST_LINE,
-            garbage: Garbage { label: label.to_owned(), redact, told: false },
-            pipe: Arc::new(Pipe { queue: Mutex::default(), write: tokio::sync::Mutex::new(Some(write)) }),
+            garbage: SkippedLines { label: label.to_owned(), redact, told: false },
+            pipe: Arc::new(LineWriter {
+                queue: Mutex::default(),
+                write: tokio::sync::Mutex::new(Some(write)),
+            }),
             traffic,
         }
     }
@@ -163,7 +166,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> Lines<
     }
 }
 
-impl<R, W> Transport<RoleClient> for Lines<R, W>
+impl<R, W> Transport<RoleClient> for LineTransport<R, W>
 where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
@@ -209,7 +212,7 @@ where
     }
 }
 
-impl<W: AsyncWrite + Unpin> Pipe<W> {
+impl<W: AsyncWrite + Unpin> LineWriter<W> {
     fn push(&self, message: &ClientJsonRpcMessage) -> io::Result<()> {
         let mut queue = self.queue.lock();
         if queue.lines.len() > MAX_QUEUED_BYTES || queue.count >= MAX_QUEUED {
@@ -238,7 +241,7 @@ impl<W: AsyncWrite + Unpin> Pipe<W> {
     }
 }
 
-impl Garbage {
+impl SkippedLines {
     /// Tells of a line that is no message; once for each server, as it may print many.
     fn tell(&mut self, line: &str) {
         if std::mem::replace(&mut self.told, true) {
@@ -251,7 +254,7 @@ impl Garbage {
     }
 }
 
-impl Traffic {
+impl ConnectionState {
     /// Reads one message; nothing if it is none.
     fn read(&self, text: &str) -> Option<ServerJsonRpcMessage> {
         // A type of named fields can be read from a list as well.
@@ -418,13 +421,13 @@ mod tests {
     use serde_json::json;
     use tokio::io::DuplexStream;
 
-    type Pair = (Lines<DuplexStream, DuplexStream>, DuplexStream, BufReader<DuplexStream>);
+    type Pair = (LineTransport<DuplexStream, DuplexStream>, DuplexStream, BufReader<DuplexStream>);
 
     /// A transport with the server's ends of its pipes.
     fn pair() -> Pair {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (to_server, from_client) = tokio::io::duplex(1 << 16);
-        let lines = Lines::new(ours, to_server, "test", Arc::new(str::to_owned), Arc::default());
+        let lines = LineTransport::new(ours, to_server, "test", Arc::new(str::to_owned), Arc::default());
         (lines, theirs, BufReader::new(from_client))
     }
 

@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oxenv_core::{ResourcesAndPrompts, RequestError};
+use oxenv_core::{RequestError, ResourcesAndPrompts};
 use oxenv_wire::Tool;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::fault::CallFault;
+use super::fault::UpstreamError;
 
 /// Pages of one list that are read at most.
 const MAX_PAGES: usize = 1000;
@@ -36,7 +36,7 @@ pub(crate) struct Lists {
 
 /// Which lists an upstream says that it has.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Offered {
+pub(crate) struct ListCapabilities {
     pub(crate) tools: bool,
     pub(crate) resources: bool,
     pub(crate) prompts: bool,
@@ -49,7 +49,7 @@ pub(crate) trait Pages: Sync {
         &self,
         method: &'static str,
         cursor: Option<String>,
-    ) -> impl Future<Output = Result<String, CallFault>> + Send;
+    ) -> impl Future<Output = Result<String, UpstreamError>> + Send;
 }
 
 impl Lists {
@@ -57,7 +57,11 @@ impl Lists {
     ///
     /// # Errors
     /// When the tools cannot be listed. Of the rest, what cannot be listed is left out.
-    pub(crate) async fn read(pages: &impl Pages, offered: Offered, label: &str) -> Result<Self, CallFault> {
+    pub(crate) async fn read(
+        pages: &impl Pages,
+        offered: ListCapabilities,
+        label: &str,
+    ) -> Result<Self, UpstreamError> {
         let mut lists = Lists::default();
         if offered.tools {
             lists.tools = list_tools(pages, label).await?.into();
@@ -103,7 +107,7 @@ impl Lists {
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) async fn list_tools(pages: &impl Pages, label: &str) -> Result<Vec<Tool>, CallFault> {
+pub(crate) async fn list_tools(pages: &impl Pages, label: &str) -> Result<Vec<Tool>, UpstreamError> {
     Ok(tools(all(pages, "tools/list", "tools", label).await?, label))
 }
 
@@ -113,9 +117,9 @@ async fn some(
     method: &'static str,
     key: &str,
     label: &str,
-) -> Result<Vec<Value>, CallFault> {
+) -> Result<Vec<Value>, UpstreamError> {
     match all(pages, method, key, label).await {
-        Err(CallFault::Refused(fault)) => {
+        Err(UpstreamError::Refused(fault)) => {
             tracing::debug!(toolset = %label, "its server refuses {method}: {}", fault.message);
             Ok(Vec::new())
         }
@@ -129,7 +133,7 @@ async fn all(
     method: &'static str,
     key: &str,
     label: &str,
-) -> Result<Vec<Value>, CallFault> {
+) -> Result<Vec<Value>, UpstreamError> {
     let mut list = List::default();
     let mut cursors = HashSet::new();
     let mut cursor = None;
@@ -167,14 +171,17 @@ impl List {
         key: &str,
         method: &str,
         label: &str,
-    ) -> Result<Option<String>, CallFault> {
+    ) -> Result<Option<String>, UpstreamError> {
         #[derive(Deserialize)]
         struct Cursor<'a> {
             #[serde(rename = "nextCursor", default, borrow)]
             next: Option<Cow<'a, str>>,
         }
         let garbage = |what: String| {
-            CallFault::Refused(RequestError::new(-32603, format!("its server answers {method} with {what}")))
+            UpstreamError::Refused(RequestError::new(
+                -32603,
+                format!("its server answers {method} with {what}"),
+            ))
         };
         if text.len() > MAX_PAGE {
             return Err(garbage(format!("a page of more than {} MiB", MAX_PAGE >> 20)));
@@ -251,20 +258,20 @@ mod tests {
     use super::*;
 
     /// Pages by their cursors; the first has none.
-    struct Fixed(Vec<(&'static str, &'static str)>);
+    struct FixedPages(Vec<(&'static str, &'static str)>);
 
-    impl Pages for Fixed {
-        async fn page(&self, _: &'static str, cursor: Option<String>) -> Result<String, CallFault> {
+    impl Pages for FixedPages {
+        async fn page(&self, _: &'static str, cursor: Option<String>) -> Result<String, UpstreamError> {
             let cursor = cursor.unwrap_or_default();
             let page = self.0.iter().find(|(at, _)| *at == cursor);
             page.map(|(_, text)| (*text).to_owned())
-                .ok_or_else(|| CallFault::Refused(RequestError::new(-32602, "no such cursor")))
+                .ok_or_else(|| UpstreamError::Refused(RequestError::new(-32602, "no such cursor")))
         }
     }
 
-    async fn names(pages: Vec<(&'static str, &'static str)>) -> Result<Vec<String>, CallFault> {
-        let offered = Offered { tools: true, ..Offered::default() };
-        let lists = Lists::read(&Fixed(pages), offered, "test").await?;
+    async fn names(pages: Vec<(&'static str, &'static str)>) -> Result<Vec<String>, UpstreamError> {
+        let offered = ListCapabilities { tools: true, ..ListCapabilities::default() };
+        let lists = Lists::read(&FixedPages(pages), offered, "test").await?;
         Ok(lists.tools.iter().map(|tool| tool.name.to_string()).collect())
     }
 

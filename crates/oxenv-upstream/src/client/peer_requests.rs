@@ -23,8 +23,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::asking::{self, Question};
-use super::traffic::{MAX_QUESTIONS, Traffic};
+use super::asking::{self, PeerQuestion};
+use super::traffic::{ConnectionState, MAX_QUESTIONS};
 
 /// Answers that may wait for the server to take them.
 const MAX_UNSENT_ANSWERS: usize = 1024;
@@ -36,9 +36,9 @@ const MAX_QUESTION_BYTES: usize = 64 << 20;
 /// A transport that answers the server's requests and passes on everything else.
 pub(super) struct PeerRequests<T> {
     inner: T,
-    traffic: Arc<Traffic>,
+    traffic: Arc<ConnectionState>,
     /// Questions that callers have not answered yet.
-    questions: FuturesUnordered<BoxFuture<'static, Answered>>,
+    questions: FuturesUnordered<BoxFuture<'static, AnsweredRequest>>,
     /// By the id of such a question: what withdraws it.
     withdrawals: HashMap<RequestId, CancellationToken>,
     question_bytes: usize,
@@ -48,7 +48,7 @@ pub(super) struct PeerRequests<T> {
 }
 
 /// What a caller answered.
-struct Answered {
+struct AnsweredRequest {
     id: RequestId,
     /// The length of the question.
     bytes: usize,
@@ -56,7 +56,7 @@ struct Answered {
 }
 
 impl<T: Transport<RoleClient>> PeerRequests<T> {
-    pub(super) fn new(inner: T, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(inner: T, traffic: Arc<ConnectionState>) -> Self {
         PeerRequests {
             inner,
             traffic,
@@ -79,7 +79,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
 
     /// Asks the caller whom a request is for.
     fn ask(&mut self, id: RequestId, request: ServerRequest) -> Result<(), RequestError> {
-        let question = Question::of(request)?;
+        let question = PeerQuestion::of(request)?;
         if self.withdrawals.contains_key(&id) {
             let says = "another request with this id is not answered yet; give each request its own id";
             return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
@@ -96,13 +96,13 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
         let asked = asking::ask(&self.traffic, question, withdrawn.clone())?;
         self.withdrawals.insert(id.clone(), withdrawn);
         self.question_bytes += bytes;
-        self.questions.push(Box::pin(async move { Answered { id, bytes, outcome: asked.await } }));
+        self.questions.push(Box::pin(async move { AnsweredRequest { id, bytes, outcome: asked.await } }));
         Ok(())
     }
 
     /// Sends what a caller answered, unless the server has withdrawn its question.
-    fn answered(&mut self, answered: Answered) {
-        let Answered { id, bytes, outcome } = answered;
+    fn answered(&mut self, answered: AnsweredRequest) {
+        let AnsweredRequest { id, bytes, outcome } = answered;
         self.question_bytes -= bytes;
         if self.withdrawals.remove(&id).is_none() {
             return;

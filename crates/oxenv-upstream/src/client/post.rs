@@ -25,7 +25,7 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream::{Sse, SseStream};
 
 use super::lines::{self, LONGEST_LINE};
-use super::traffic::{Listener, Outgoing, Traffic, number};
+use super::traffic::{ConnectionState, Listener, Outgoing, number};
 
 /// How much of the body of a refusal is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -68,7 +68,7 @@ pub(super) fn textual(message: &ClientJsonRpcMessage) -> Option<RequestId> {
 pub(super) async fn post(
     client: &reqwest::Client,
     post: Post<'_>,
-    traffic: &Arc<Traffic>,
+    traffic: &Arc<ConnectionState>,
 ) -> Result<StreamableHttpPostResponse, Fault> {
     let (in_session, id) = (post.session.is_some(), post.id.clone());
     let response = post.request(client)?.send().await?;
@@ -117,7 +117,7 @@ impl Post<'_> {
 
 /// Events in which the answers to requests of ours are text, as rmcp hands it on. Requests and notifications
 /// that are too long to be read into values are left out.
-pub(super) fn as_text(events: Events, traffic: Arc<Traffic>) -> Events {
+pub(super) fn as_text(events: Events, traffic: Arc<ConnectionState>) -> Events {
     let change = move |event: Result<Sse, SseError>| {
         event.map(|mut event| {
             let changed = event.data.as_deref().and_then(|data| quoted(data, &traffic));
@@ -133,7 +133,7 @@ pub(super) fn as_text(events: Events, traffic: Arc<Traffic>) -> Events {
 }
 
 /// Events whose end, in order or not, is told.
-pub(super) fn told_when_over(events: Events, traffic: Arc<Traffic>) -> Events {
+pub(super) fn told_when_over(events: Events, traffic: Arc<ConnectionState>) -> Events {
     let at_end = traffic.clone();
     let end = stream::poll_fn(move |_| {
         at_end.news_ended();
@@ -148,7 +148,7 @@ pub(super) fn told_when_over(events: Events, traffic: Arc<Traffic>) -> Events {
 }
 
 /// A message whose result is the text of its result; nothing if it is none, or for rmcp.
-fn quoted(data: &str, traffic: &Traffic) -> Option<String> {
+fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
     let (id, result) = lines::result(data)?;
     let id = number(&id).filter(|id| traffic.awaits_text(*id))?;
     let result = serde_json::to_string(result.get()).ok()?;

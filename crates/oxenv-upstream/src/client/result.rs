@@ -4,16 +4,16 @@ use oxenv_core::RequestError;
 use oxenv_wire::ToolResult;
 use serde_json::Value;
 
-use super::fault::CallFault;
+use super::fault::UpstreamError;
 
 /// Reads a result of `tools/call` of a tool, which may declare the schema of its results.
 ///
 /// # Errors
 /// When it is no result of a call; the call has run then.
-pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, CallFault> {
+pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, UpstreamError> {
     let garbage = |what: &dyn std::fmt::Display| {
         let says = format!("its server sent what is no tool result: {what}");
-        CallFault::Refused(RequestError::new(-32603, says))
+        UpstreamError::Refused(RequestError::new(-32603, says))
     };
     if !text.starts_with('{') {
         return Err(garbage(&"it is no object"));
@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn what_is_no_result_is_refused() {
         for text in ["[]", "5", r#"{"content":5}"#, r#"{"content":[],"isError":"no"}"#] {
-            let Err(CallFault::Refused(fault)) = tool_result(text, None) else { panic!("{text} was taken") };
+            let Err(UpstreamError::Refused(fault)) = tool_result(text, None) else {
+                panic!("{text} was taken")
+            };
             assert!(
                 fault.message.starts_with("its server sent what is no tool result: "),
                 "{}",

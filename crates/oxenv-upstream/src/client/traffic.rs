@@ -37,7 +37,7 @@ const MAX_NOTE_BYTES: usize = 16 << 20;
 const NEWS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an upstream says during a call.
-pub(crate) enum Event {
+pub(crate) enum ServerMessage {
     /// For the caller to know.
     Note {
         /// The note.
@@ -46,19 +46,19 @@ pub(crate) enum Event {
         _room: OwnedSemaphorePermit,
     },
     /// For the caller to answer.
-    Asked(Asked),
+    Asked(ForwardedQuestion),
 }
 
 /// Where the notes and questions for the caller of one call are sent. Sending never waits.
 #[derive(Clone)]
-pub(crate) struct Events {
-    sender: mpsc::Sender<Event>,
+pub(crate) struct MessageSender {
+    sender: mpsc::Sender<ServerMessage>,
     /// Bytes of notes that may still wait.
     room: Arc<Semaphore>,
 }
 
 /// A question on its way to a caller.
-pub(crate) struct Asked {
+pub(crate) struct ForwardedQuestion {
     /// MCP's method.
     pub(crate) method: String,
     /// Its parameters.
@@ -75,19 +75,19 @@ pub(crate) enum Listener {
     /// A call whose caller does not listen.
     Deaf,
     /// A call whose caller does.
-    Caller(Events),
+    Caller(MessageSender),
 }
 
-impl Events {
+impl MessageSender {
     /// The sender, and the receiver that the caller listens to.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Event>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<ServerMessage>) {
         let (sender, receiver) = mpsc::channel(MAX_QUESTIONS + MAX_NOTES);
-        (Events { sender, room: Arc::new(Semaphore::new(MAX_NOTE_BYTES)) }, receiver)
+        (MessageSender { sender, room: Arc::new(Semaphore::new(MAX_NOTE_BYTES)) }, receiver)
     }
 
     /// Passes a question on; false if the caller has too much to hear.
-    pub(crate) fn ask(&self, asked: Asked) -> bool {
-        self.sender.try_send(Event::Asked(asked)).is_ok()
+    pub(crate) fn ask(&self, asked: ForwardedQuestion) -> bool {
+        self.sender.try_send(ServerMessage::Asked(asked)).is_ok()
     }
 
     /// Passes a note on. A caller that does not keep up loses notes, not its call.
@@ -96,7 +96,7 @@ impl Events {
         let bytes = note.weight().max(MAX_NOTE_BYTES / MAX_NOTES);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
-            let _ = self.sender.try_send(Event::Note { note, _room: room });
+            let _ = self.sender.try_send(ServerMessage::Note { note, _room: room });
         }
     }
 }
@@ -111,7 +111,7 @@ pub(crate) struct Outgoing {
 
 /// The state of a connection that its transport and its callers share.
 #[derive(Default)]
-pub(crate) struct Traffic {
+pub(crate) struct ConnectionState {
     in_flight: Mutex<HashMap<i64, Listener>>,
     lists_changed: Notify,
     /// Cancelled once the stream of news was answered, with news or a refusal.
@@ -121,19 +121,19 @@ pub(crate) struct Traffic {
     /// Whether the upstream gave the connection a session.
     session: AtomicBool,
     closed: CancellationToken,
-    end: Mutex<Option<End>>,
+    end: Mutex<Option<ConnectionEnd>>,
 }
 
 /// How a connection ended.
 #[derive(Clone)]
-pub(crate) struct End {
+pub(crate) struct ConnectionEnd {
     /// In words.
     pub(crate) reason: String,
     /// Whether the server went away, so that its exit says more.
     pub(crate) by_server: bool,
 }
 
-impl Traffic {
+impl ConnectionState {
     /// Notes a message on its way to the upstream. The number of a call with a listener becomes the
     /// token of its progress; other requests ask for none.
     pub(crate) fn outgoing(&self, message: &mut ClientJsonRpcMessage) {
@@ -222,7 +222,7 @@ impl Traffic {
     }
 
     /// Who answers questions that came with that request, or, if it is not known, during the only call.
-    pub(crate) fn listener(&self, request: Option<i64>) -> Option<Events> {
+    pub(crate) fn listener(&self, request: Option<i64>) -> Option<MessageSender> {
         let in_flight = self.in_flight.lock();
         let listener = match request {
             Some(request) => in_flight.get(&request)?,
@@ -275,15 +275,15 @@ impl Traffic {
 
     /// The server went away; the first end counts.
     pub(crate) fn lost(&self, reason: impl Into<String>) {
-        self.over(End { reason: reason.into(), by_server: true });
+        self.over(ConnectionEnd { reason: reason.into(), by_server: true });
     }
 
     /// We end the connection; the first end counts.
     pub(crate) fn close(&self, reason: impl Into<String>) {
-        self.over(End { reason: reason.into(), by_server: false });
+        self.over(ConnectionEnd { reason: reason.into(), by_server: false });
     }
 
-    fn over(&self, end: End) {
+    fn over(&self, end: ConnectionEnd) {
         self.end.lock().get_or_insert(end);
         self.closed.cancel();
     }
@@ -294,9 +294,9 @@ impl Traffic {
     }
 
     /// How the connection ended.
-    pub(crate) fn end(&self) -> End {
+    pub(crate) fn end(&self) -> ConnectionEnd {
         let end = self.end.lock().clone();
-        end.unwrap_or_else(|| End { reason: "the connection closed".to_owned(), by_server: true })
+        end.unwrap_or_else(|| ConnectionEnd { reason: "the connection closed".to_owned(), by_server: true })
     }
 
     fn answered(&self, id: Option<&RequestId>) {
@@ -313,13 +313,13 @@ impl Traffic {
 }
 
 /// Ends a connection whose greeting was given up.
-pub(crate) struct Greeted {
-    traffic: Option<Arc<Traffic>>,
+pub(crate) struct HandshakeGuard {
+    traffic: Option<Arc<ConnectionState>>,
 }
 
-impl Greeted {
-    pub(crate) fn new(traffic: Arc<Traffic>) -> Self {
-        Greeted { traffic: Some(traffic) }
+impl HandshakeGuard {
+    pub(crate) fn new(traffic: Arc<ConnectionState>) -> Self {
+        HandshakeGuard { traffic: Some(traffic) }
     }
 
     /// The greeting has ended, well or not.
@@ -328,7 +328,7 @@ impl Greeted {
     }
 }
 
-impl Drop for Greeted {
+impl Drop for HandshakeGuard {
     fn drop(&mut self) {
         if let Some(traffic) = &self.traffic {
             traffic.close("its greeting was given up");
@@ -345,12 +345,12 @@ pub(crate) fn number(id: &RequestId) -> Option<i64> {
 }
 
 /// A transport of rmcp with its traffic noted.
-pub(crate) struct Tapped<T> {
+pub(crate) struct ObservedTransport<T> {
     pub(crate) inner: T,
-    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) traffic: Arc<ConnectionState>,
 }
 
-impl<T: Transport<RoleClient>> Transport<RoleClient> for Tapped<T> {
+impl<T: Transport<RoleClient>> Transport<RoleClient> for ObservedTransport<T> {
     type Error = T::Error;
 
     fn send(

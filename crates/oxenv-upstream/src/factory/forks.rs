@@ -4,13 +4,19 @@
 
 use std::sync::Arc;
 
-use oxenv_core::{EnvironmentContext, Failure, ForkMode, EnvironmentInstance, Mount, CopySource, Toolbox, Toolset};
+use oxenv_core::{
+    CopySource, EnvironmentContext, EnvironmentInstance, Failure, ForkMode, Mount, Toolbox, Toolset,
+};
 
 use super::{ToolFactory, modes, repeat};
 
 impl ToolFactory {
     /// Makes what goes on from the present state of a session.
-    pub(super) async fn fork_of(&self, boot: EnvironmentContext, mut original: CopySource<'_>) -> Result<EnvironmentInstance, Failure> {
+    pub(super) async fn fork_of(
+        &self,
+        boot: EnvironmentContext,
+        mut original: CopySource<'_>,
+    ) -> Result<EnvironmentInstance, Failure> {
         let (base_mounts, own_mounts) = self.parted(original.toolbox);
         modes::refuse_unforkable(&self.spec, self.own, own_mounts)?;
         let repeats = repeat::of(&original, base_mounts.len())?;

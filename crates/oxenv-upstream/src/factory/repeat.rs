@@ -4,7 +4,7 @@
 //! policy and schema let through now; a call that comes to another result than the first time is a failure, never a
 //! fork in another state.
 
-use oxenv_core::{CallContext, CallRequest, EpisodeCall, Failure, ForkMode, Mount, CopySource, Toolbox};
+use oxenv_core::{CallContext, CallRequest, CopySource, EpisodeCall, Failure, ForkMode, Mount, Toolbox};
 use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
 

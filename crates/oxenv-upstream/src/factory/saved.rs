@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oxenv_core::{EnvironmentContext, Environment as _, Failure, EnvironmentInstance, Mount, CopySource, ToolEnvironment, Toolbox};
+use oxenv_core::{
+    CopySource, Environment as _, EnvironmentContext, EnvironmentInstance, Failure, Mount, ToolEnvironment,
+    Toolbox,
+};
 use oxenv_wire::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +72,11 @@ impl ToolFactory {
     }
 
     /// Makes what goes on from a saved state.
-    pub(super) async fn restored(&self, boot: EnvironmentContext, saved: &[u8]) -> Result<EnvironmentInstance, Failure> {
+    pub(super) async fn restored(
+        &self,
+        boot: EnvironmentContext,
+        saved: &[u8],
+    ) -> Result<EnvironmentInstance, Failure> {
         let (header, state, files) =
             parts(saved).ok_or_else(|| invalid("they were made by something else"))?;
         let (_, own_mounts) = self.parted(&self.all);

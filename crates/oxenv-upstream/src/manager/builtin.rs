@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    CallContext, ChangeCounter, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode, NativeToolset, RequestError, Scope,
-    Toolset, Work,
+    CallContext, ChangeCounter, EpisodeSeeds, Failure, ForkMode, NativeToolset, RequestError,
+    ResourcesAndPrompts, Scope, Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult};
 use parking_lot::RwLock;

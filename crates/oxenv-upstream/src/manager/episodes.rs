@@ -9,8 +9,8 @@ use oxenv_core::{EpisodeSeeds, Scope};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::SessionPlace;
-use super::slot::Slot;
+use super::SessionContext;
+use super::slot::InstanceSlot;
 use super::upstream::Upstream;
 use super::watchers::Watchers;
 use crate::manifest::Startup;
@@ -20,26 +20,26 @@ pub(super) struct EpisodeSlots {
     upstream: Arc<Upstream>,
     watchers: Arc<Watchers>,
     /// The session; nothing for a toolset that all share.
-    place: Option<Arc<SessionPlace>>,
+    place: Option<Arc<SessionContext>>,
     /// The slot that all share, where the server is still to tell whether it is one for all.
-    shared: Option<Arc<Slot>>,
+    shared: Option<Arc<InstanceSlot>>,
     /// Cancelled when the toolset is closed.
     stop: CancellationToken,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    present: Arc<Slot>,
+    present: Arc<InstanceSlot>,
     seeds: EpisodeSeeds,
     /// Whether the next reset is likely to leave the seed to the session, as the last one did.
     derives: bool,
     /// The next episode's slot, once somebody used the present one.
-    ahead: Option<Arc<Slot>>,
+    ahead: Option<Arc<InstanceSlot>>,
 }
 
 impl EpisodeSlots {
     /// The slot that all sessions share.
-    pub(super) fn shared(upstream: Arc<Upstream>, slot: Arc<Slot>) -> Self {
+    pub(super) fn shared(upstream: Arc<Upstream>, slot: Arc<InstanceSlot>) -> Self {
         let seeds = EpisodeSeeds::before_reset(0);
         let inner = Mutex::new(Inner { present: slot, seeds, derives: false, ahead: None });
         let (watchers, stop) = (Arc::default(), CancellationToken::new());
@@ -49,18 +49,19 @@ impl EpisodeSlots {
     /// Slots of a session. Nothing is started yet.
     pub(super) fn of_session(
         upstream: Arc<Upstream>,
-        place: Arc<SessionPlace>,
+        place: Arc<SessionContext>,
         watchers: Arc<Watchers>,
         stop: CancellationToken,
     ) -> Self {
         let seeds = place.seeds;
-        let present = Slot::new(upstream.clone(), Some(place.clone()), watchers.clone(), stop.child_token());
+        let present =
+            InstanceSlot::new(upstream.clone(), Some(place.clone()), watchers.clone(), stop.child_token());
         let inner = Mutex::new(Inner { present, seeds, derives: true, ahead: None });
         EpisodeSlots { upstream, watchers, place: Some(place), shared: None, stop, inner }
     }
 
     /// The same, to be left alone if it turns out that all sessions share that slot.
-    pub(super) fn unless_shared(self, shared: Option<Arc<Slot>>) -> Self {
+    pub(super) fn unless_shared(self, shared: Option<Arc<InstanceSlot>>) -> Self {
         EpisodeSlots { shared, ..self }
     }
 
@@ -70,7 +71,7 @@ impl EpisodeSlots {
     }
 
     /// The slot of the present episode.
-    pub(super) fn present(&self) -> Arc<Slot> {
+    pub(super) fn present(&self) -> Arc<InstanceSlot> {
         match &self.shared {
             Some(shared) if self.upstream.scope() != Some(Scope::Session) => shared.clone(),
             _ => self.inner.lock().present.clone(),
@@ -170,9 +171,9 @@ impl EpisodeSlots {
     }
 
     /// A slot of the session for an episode with that seed.
-    fn slot(&self, seeds: EpisodeSeeds) -> Option<Arc<Slot>> {
-        let place = Arc::new(SessionPlace { seeds, ..SessionPlace::clone(self.place.as_ref()?) });
+    fn slot(&self, seeds: EpisodeSeeds) -> Option<Arc<InstanceSlot>> {
+        let place = Arc::new(SessionContext { seeds, ..SessionContext::clone(self.place.as_ref()?) });
         let stop = self.stop.child_token();
-        Some(Slot::new(self.upstream.clone(), Some(place), self.watchers.clone(), stop))
+        Some(InstanceSlot::new(self.upstream.clone(), Some(place), self.watchers.clone(), stop))
     }
 }

@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::scratch::Scratch;
-use super::slot::Slot;
+use super::scratch::TempFolder;
+use super::slot::InstanceSlot;
 use crate::child::Child;
-use crate::client::{CallFault, Connection, Lists, Request};
+use crate::client::{Connection, Lists, RawRequest, UpstreamError};
 
 /// How long the exit of a process whose output closed is waited for, to tell how it ended.
 const EXIT: Duration = Duration::from_millis(500);
@@ -29,11 +29,11 @@ const END_PATIENCE: Duration = Duration::from_secs(3);
 const RELIST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What an instance is made of.
-pub(super) struct Birth {
+pub(super) struct InstanceParts {
     pub(super) connection: Connection,
     pub(super) child: Option<Child>,
     /// Its own folder, removed when it has ended.
-    pub(super) scratch: Option<Arc<Scratch>>,
+    pub(super) scratch: Option<Arc<TempFolder>>,
     /// Lists that its own are compared with.
     pub(super) known: Option<Lists>,
     pub(super) label: String,
@@ -62,13 +62,13 @@ struct Shared {
     /// Why the last request was not answered although the connection lives on.
     trouble: Mutex<Option<String>>,
     /// Who is told of changed lists.
-    holder: Mutex<Weak<Slot>>,
+    holder: Mutex<Weak<InstanceSlot>>,
 }
 
 impl Instance {
     /// Takes over a connection that was greeted, and its process.
-    pub(super) fn new(birth: Birth, tracker: &TaskTracker, stop: CancellationToken) -> Self {
-        let Birth { connection, child, scratch, known, label, list_timeout } = birth;
+    pub(super) fn new(birth: InstanceParts, tracker: &TaskTracker, stop: CancellationToken) -> Self {
+        let InstanceParts { connection, child, scratch, known, label, list_timeout } = birth;
         let shared = Arc::new(Shared {
             connection,
             label,
@@ -87,16 +87,16 @@ impl Instance {
     /// Sends a request; see [`Connection::request`].
     ///
     /// # Errors
-    /// See [`CallFault`]. If the instance died, it says how.
+    /// See [`UpstreamError`]. If the instance died, it says how.
     pub(super) async fn request(
         &self,
-        request: Request<'_>,
+        request: RawRequest<'_>,
         caller: Option<&dyn CallerChannel>,
-    ) -> Result<String, CallFault> {
+    ) -> Result<String, UpstreamError> {
         let shared = &*self.shared;
         let outcome = shared.connection.request(request, caller).await;
         match outcome {
-            Ok(_) | Err(CallFault::Refused(_)) => {
+            Ok(_) | Err(UpstreamError::Refused(_)) => {
                 if shared.trouble.lock().take().is_some() {
                     // Whatever was in the way, behind it may be another server now.
                     shared.connection.lists_may_differ();
@@ -107,7 +107,7 @@ impl Instance {
                 let end = self.end_text().await;
                 Err(fault.map(|_| end.clone()))
             }
-            Err(CallFault::Unavailable(ref why) | CallFault::Lost(ref why)) => {
+            Err(UpstreamError::Unavailable(ref why) | UpstreamError::Lost(ref why)) => {
                 *shared.trouble.lock() = Some(why.clone());
                 outcome
             }
@@ -153,7 +153,7 @@ impl Instance {
     }
 
     /// Names who is told when its lists have changed.
-    pub(super) fn hold(&self, holder: Weak<Slot>) {
+    pub(super) fn hold(&self, holder: Weak<InstanceSlot>) {
         *self.shared.holder.lock() = holder;
     }
 
@@ -234,8 +234,8 @@ impl Shared {
         let read = timeout(self.list_timeout, self.connection.lists()).await;
         match read {
             Ok(Ok(lists)) => Ok(lists),
-            Ok(Err(CallFault::Refused(fault))) => Err(fault.message),
-            Ok(Err(CallFault::Unavailable(why) | CallFault::Lost(why))) => Err(why),
+            Ok(Err(UpstreamError::Refused(fault))) => Err(fault.message),
+            Ok(Err(UpstreamError::Unavailable(why) | UpstreamError::Lost(why))) => Err(why),
             Err(_) => Err(format!("it did not list its tools within {} s", self.list_timeout.as_secs_f64())),
         }
     }
@@ -260,7 +260,7 @@ impl Shared {
 async fn keep(
     shared: Arc<Shared>,
     mut child: Option<Child>,
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Arc<TempFolder>>,
     known: Option<Lists>,
     stop: CancellationToken,
 ) {
@@ -280,7 +280,7 @@ async fn keep(
     {
         tracing::warn!(toolset = %shared.label, "{error}");
     }
-    Scratch::release(scratch).await;
+    TempFolder::release(scratch).await;
 }
 
 /// Waits until the connection or the process is over; gives how that came.

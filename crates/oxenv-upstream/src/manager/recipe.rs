@@ -17,11 +17,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::SessionPlace;
-use super::instance::{Birth, Instance};
-use super::scratch::Scratch;
+use super::SessionContext;
+use super::instance::{Instance, InstanceParts};
+use super::scratch::TempFolder;
 use crate::child::{Child, ChildSpec, Redact, Supervisor};
-use crate::client::{CallFault, Connection, Endpoint, Era, Greeting, Lists, Questions, Request};
+use crate::client::{
+    Connection, Endpoint, Era, HandshakeError, Lists, QuestionPolicy, RawRequest, UpstreamError,
+};
 use crate::manifest::{Text, ToolsetEntry, Transport};
 use crate::secret::Secret;
 
@@ -36,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const PYTHON_TOOLS: &str = include_str!("../python_tools.py");
 
 /// What instances of all upstreams are made with.
-pub(super) struct Kitchen {
+pub(super) struct LaunchContext {
     pub(super) supervisor: Supervisor,
     pub(super) base_environment: Vec<(OsString, OsString)>,
     /// The manifest's folder.
@@ -48,15 +50,15 @@ pub(super) struct Kitchen {
 }
 
 /// How instances of one upstream are made.
-pub(super) struct Recipe {
-    kitchen: Arc<Kitchen>,
+pub(super) struct LaunchSpec {
+    kitchen: Arc<LaunchContext>,
     entry: ToolsetEntry,
     /// How the server was greeted with success.
     era: Mutex<Era>,
 }
 
 /// Where an instance is made.
-struct Site {
+struct LaunchSite {
     /// What `${workspace}` is.
     workspace: PathBuf,
     /// What `${seed}` is.
@@ -64,28 +66,28 @@ struct Site {
     /// Where it runs unless it says otherwise.
     folder: PathBuf,
     /// That folder, if it is the instance's own.
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Arc<TempFolder>>,
     /// What counts the session's processes.
     running: Option<TaskTracker>,
 }
 
 /// A process that is being greeted. If it is given up, its end is still seen to, as a task of the manager.
-struct Starting {
+struct StartingProcess {
     child: Option<Child>,
-    scratch: Option<Arc<Scratch>>,
+    scratch: Option<Arc<TempFolder>>,
     tracker: TaskTracker,
     running: Option<TaskTracker>,
 }
 
 /// A server that was started and greeted.
-struct Started {
+struct StartedServer {
     connection: Connection,
     child: Option<Child>,
 }
 
-impl Recipe {
-    pub(super) fn new(kitchen: Arc<Kitchen>, entry: ToolsetEntry) -> Self {
-        Recipe { kitchen, entry, era: Mutex::new(Era::Handshake) }
+impl LaunchSpec {
+    pub(super) fn new(kitchen: Arc<LaunchContext>, entry: ToolsetEntry) -> Self {
+        LaunchSpec { kitchen, entry, era: Mutex::new(Era::Handshake) }
     }
 
     /// Whether an instance can be made before its session is known.
@@ -113,7 +115,7 @@ impl Recipe {
     /// Why there is none. The text holds no secret.
     pub(super) async fn make(
         &self,
-        place: Option<&SessionPlace>,
+        place: Option<&SessionContext>,
         known: Option<Lists>,
     ) -> Result<Instance, String> {
         let deadline = after(Instant::now(), self.entry.start_timeout);
@@ -129,7 +131,7 @@ impl Recipe {
             started => started.map_err(|greeting| greeting.says)?,
         };
         let instance = Instance::new(
-            Birth {
+            InstanceParts {
                 connection: started.connection,
                 child: started.child,
                 scratch: site.scratch,
@@ -151,74 +153,79 @@ impl Recipe {
     ///
     /// # Errors
     /// When it cannot be moved there.
-    pub(super) async fn settle(&self, instance: &Instance, place: &SessionPlace) -> Result<(), String> {
+    pub(super) async fn settle(&self, instance: &Instance, place: &SessionContext) -> Result<(), String> {
         if !matches!(self.entry.transport, Transport::Python { .. }) {
             return Ok(());
         }
         // Python functions see the session's files; the worker is ours and can be sent there.
         let parameters = oxenv_wire::raw(&json!({ "folder": place.workspace.to_string_lossy() }));
         let parameters = parameters.map_err(|error| error.to_string())?;
-        let request = Request { method: "oxenv/enter", parameters, meta: Map::new() };
+        let request = RawRequest { method: "oxenv/enter", parameters, meta: Map::new() };
         match instance.request(request, None).await {
             Ok(_) => Ok(()),
-            Err(CallFault::Refused(fault)) => Err(fault.message),
-            Err(CallFault::Unavailable(why) | CallFault::Lost(why)) => Err(why),
+            Err(UpstreamError::Refused(fault)) => Err(fault.message),
+            Err(UpstreamError::Unavailable(why) | UpstreamError::Lost(why)) => Err(why),
         }
     }
 
     /// Where an instance is made. One that does not ask for the workspace gets a folder of its own, as does one that
     /// asks for it when there is no session.
-    fn site(&self, place: Option<&SessionPlace>) -> io::Result<Site> {
+    fn site(&self, place: Option<&SessionContext>) -> io::Result<LaunchSite> {
         let seed = place.map_or(0, |place| place.seeds.present);
         let running = place.map(|place| place.running.clone());
         let per_session = self.is_process() && self.entry.scope == Scope::Session;
         if !per_session || (place.is_some() && self.names_workspace()) {
             let workspace = place.map_or(&self.kitchen.folder, |place| &place.workspace).clone();
-            return Ok(Site { folder: workspace.clone(), workspace, seed, scratch: None, running });
+            return Ok(LaunchSite { folder: workspace.clone(), workspace, seed, scratch: None, running });
         }
         let base = &self.kitchen.base_environment;
         let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| Path::new(value));
-        let scratch = Scratch::new(within.unwrap_or(Path::new("/tmp")))?;
+        let scratch = TempFolder::new(within.unwrap_or(Path::new("/tmp")))?;
         let folder = scratch.path().to_owned();
         let workspace = place.map_or(&folder, |place| &place.workspace).clone();
-        Ok(Site { folder, workspace, seed, scratch: Some(Arc::new(scratch)), running })
+        Ok(LaunchSite { folder, workspace, seed, scratch: Some(Arc::new(scratch)), running })
     }
 
-    async fn start(&self, era: Era, site: &Site, deadline: Instant) -> Result<Started, Greeting> {
+    async fn start(
+        &self,
+        era: Era,
+        site: &LaunchSite,
+        deadline: Instant,
+    ) -> Result<StartedServer, HandshakeError> {
         let (label, redact) = (&*self.entry.name, self.kitchen.redact.clone());
         if let Transport::Http { url, headers } = &self.entry.transport {
             let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
             let headers: Vec<(String, Secret)> = headers.collect();
             let patience = CONNECT_TIMEOUT.min(self.entry.start_timeout);
             let endpoint = Endpoint::new(&site.fill(url), &headers, patience);
-            let endpoint = endpoint.map_err(|why| Greeting::failed(redact(&why)))?;
-            let greeted = Connection::over_http(&endpoint, era, label, redact, Questions::Passed);
+            let endpoint = endpoint.map_err(|why| HandshakeError::failed(redact(&why)))?;
+            let greeted = Connection::over_http(&endpoint, era, label, redact, QuestionPolicy::Passed);
             let greeted = timeout_at(deadline, greeted).await;
             let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
-            return Ok(Started { connection, child: None });
+            return Ok(StartedServer { connection, child: None });
         }
         let spawned = self.kitchen.supervisor.spawn(self.command(site), redact.clone());
-        let (child, stdin, stdout) = spawned.map_err(|error| Greeting::failed(error.to_string()))?;
+        let (child, stdin, stdout) = spawned.map_err(|error| HandshakeError::failed(error.to_string()))?;
         let (scratch, tracker) = (site.scratch.clone(), self.kitchen.tracker.clone());
         let running = site.running.clone();
-        let mut starting = Starting { child: Some(child), scratch, tracker, running };
+        let mut starting = StartingProcess { child: Some(child), scratch, tracker, running };
         let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
         match greeted.unwrap_or_else(|_| Err(self.too_late())) {
-            Ok(connection) => Ok(Started { connection, child: starting.child.take() }),
+            Ok(connection) => Ok(StartedServer { connection, child: starting.child.take() }),
             Err(greeting) if greeting.answered => Err(greeting),
-            Err(greeting) => Err(Greeting::failed(starting.last_words(greeting).await)),
+            Err(greeting) => Err(HandshakeError::failed(starting.last_words(greeting).await)),
         }
     }
 
-    fn too_late(&self) -> Greeting {
+    fn too_late(&self) -> HandshakeError {
         let limit = self.entry.start_timeout.as_secs_f64();
-        Greeting::failed(format!(
+        HandshakeError::failed(format!(
             "it did not answer its greeting within {limit} s; raise start_timeout_s if it is slow"
         ))
     }
 
     /// The command of an instance that is a process.
-    fn command(&self, site: &Site) -> ChildSpec {
+    fn command(&self, site: &LaunchSite) -> ChildSpec {
         let text = |text: &Text| OsString::from(site.fill(text).expose());
         let mut environment = self.kitchen.base_environment.clone();
         let (program, arguments, own, cwd) = match &self.entry.transport {
@@ -250,15 +257,15 @@ impl Recipe {
     }
 }
 
-impl Site {
+impl LaunchSite {
     fn fill(&self, text: &Text) -> Secret {
         text.resolve(&self.workspace, self.seed)
     }
 }
 
-impl Starting {
+impl StartingProcess {
     /// Why the start failed: how the process ended, or what it wrote so far.
-    async fn last_words(&mut self, greeting: Greeting) -> String {
+    async fn last_words(&mut self, greeting: HandshakeError) -> String {
         let Some(child) = &mut self.child else { return greeting.says };
         if greeting.by_server
             && let Ok(ending) = tokio::time::timeout(LAST_WORDS, child.ending()).await
@@ -272,7 +279,7 @@ impl Starting {
     }
 }
 
-impl Drop for Starting {
+impl Drop for StartingProcess {
     fn drop(&mut self) {
         if let (Some(child), Ok(runtime)) = (self.child.take(), Handle::try_current()) {
             let scratch = self.scratch.take();
@@ -280,7 +287,7 @@ impl Drop for Starting {
             let end = async move {
                 let _ = child.stop().await;
                 drop(counted);
-                Scratch::release(scratch).await;
+                TempFolder::release(scratch).await;
             };
             self.tracker.spawn_on(end, &runtime);
         }

@@ -1,6 +1,6 @@
 //! Temporary folders.
 //!
-//! Invariant: a folder is gone once its `Scratch` is dropped.
+//! Invariant: a folder is gone once its `TempFolder` is dropped.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -13,9 +13,9 @@ use std::time::SystemTime;
 use oxenv_core::folders;
 
 /// A folder that only this user can enter.
-pub(super) struct Scratch(PathBuf);
+pub(super) struct TempFolder(PathBuf);
 
-impl Scratch {
+impl TempFolder {
     /// Makes a folder within another.
     pub(super) fn new(within: &Path) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -24,7 +24,7 @@ impl Scratch {
             let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros();
             let path = within.join(format!("oxenv-{}-{time:x}-{count:x}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Scratch(path)),
+                Ok(()) => return Ok(TempFolder(path)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let says = format!("cannot make a folder in '{}': {error}", within.display());
@@ -47,7 +47,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         // What cannot be removed is left to whoever cleans the temporary folder.
         if let Err(error) = folders::remove(&self.0) {

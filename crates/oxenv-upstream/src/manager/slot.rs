@@ -12,21 +12,21 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::SessionPlace;
+use super::SessionContext;
 use super::instance::Instance;
-use super::upstream::{Lane, Upstream};
+use super::upstream::{StartKind, Upstream};
 use super::watchers::Watchers;
 use crate::backoff::Backoff;
-use crate::client::{CallFault, Lists};
+use crate::client::{Lists, UpstreamError};
 
 /// An instance that lived this long has no earlier failures.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// The place of an instance.
-pub(super) struct Slot {
+pub(super) struct InstanceSlot {
     upstream: Arc<Upstream>,
     /// The session; nothing in the place that all share.
-    place: Option<Arc<SessionPlace>>,
+    place: Option<Arc<SessionContext>>,
     inner: Mutex<Inner>,
     changed: Notify,
     watchers: Arc<Watchers>,
@@ -34,7 +34,7 @@ pub(super) struct Slot {
 }
 
 struct Inner {
-    state: State,
+    state: SlotState,
     backoff: Backoff,
     starts: u64,
     problem: Option<String>,
@@ -42,7 +42,7 @@ struct Inner {
     shown: Option<Lists>,
 }
 
-enum State {
+enum SlotState {
     /// Never wanted so far.
     Idle,
     Starting,
@@ -53,7 +53,7 @@ enum State {
 }
 
 /// What somebody who wants the instance has to do.
-enum Next {
+enum NextAction {
     Take(Arc<Instance>),
     Wait,
     Later(Duration),
@@ -62,30 +62,35 @@ enum Next {
 
 /// What a slot is at, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SlotPhase {
     Idle,
     Starting,
     Ready,
     Down,
 }
 
-impl Slot {
+impl InstanceSlot {
     pub(super) fn new(
         upstream: Arc<Upstream>,
-        place: Option<Arc<SessionPlace>>,
+        place: Option<Arc<SessionContext>>,
         watchers: Arc<Watchers>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let inner =
-            Inner { state: State::Idle, backoff: Backoff::default(), starts: 0, problem: None, shown: None };
+        let inner = Inner {
+            state: SlotState::Idle,
+            backoff: Backoff::default(),
+            starts: 0,
+            problem: None,
+            shown: None,
+        };
         let changed = Notify::new();
-        Arc::new(Slot { upstream, place, inner: Mutex::new(inner), changed, watchers, stop })
+        Arc::new(InstanceSlot { upstream, place, inner: Mutex::new(inner), changed, watchers, stop })
     }
 
     /// The instance if it runs.
     pub(super) fn running(&self) -> Option<Arc<Instance>> {
         match &self.inner.lock().state {
-            State::Ready(instance) if !instance.is_over() => Some(instance.clone()),
+            SlotState::Ready(instance) if !instance.is_over() => Some(instance.clone()),
             _ => None,
         }
     }
@@ -94,20 +99,20 @@ impl Slot {
     ///
     /// # Errors
     /// Why there is none, and when the next try is.
-    pub(super) async fn instance(self: &Arc<Self>) -> Result<Arc<Instance>, CallFault> {
+    pub(super) async fn instance(self: &Arc<Self>) -> Result<Arc<Instance>, UpstreamError> {
         let mut waited = false;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            match self.next(Lane::Wanted) {
-                Next::Take(instance) => return Ok(instance),
-                Next::Wait => changed.await,
-                Next::Later(pause) if !waited && pause <= Backoff::MAX_CALL_WAIT => {
+            match self.next(StartKind::Wanted) {
+                NextAction::Take(instance) => return Ok(instance),
+                NextAction::Wait => changed.await,
+                NextAction::Later(pause) if !waited && pause <= Backoff::MAX_CALL_WAIT => {
                     let _ = timeout(pause, changed).await;
                     continue;
                 }
-                Next::Later(pause) => return Err(CallFault::Unavailable(self.down_text(pause))),
-                Next::GiveUp => return Err(CallFault::Unavailable("it was ended".to_owned())),
+                NextAction::Later(pause) => return Err(UpstreamError::Unavailable(self.down_text(pause))),
+                NextAction::GiveUp => return Err(UpstreamError::Unavailable("it was ended".to_owned())),
             }
             waited = true;
         }
@@ -115,8 +120,8 @@ impl Slot {
 
     /// Starts it in the background unless that was done.
     pub(super) fn begin(self: &Arc<Self>) {
-        if matches!(self.inner.lock().state, State::Idle) {
-            self.next(Lane::Background);
+        if matches!(self.inner.lock().state, SlotState::Idle) {
+            self.next(StartKind::Background);
         }
     }
 
@@ -124,8 +129,8 @@ impl Slot {
     pub(super) async fn renew(&self) {
         let old = {
             let mut inner = self.inner.lock();
-            match std::mem::replace(&mut inner.state, State::Idle) {
-                State::Ready(instance) => Some(instance),
+            match std::mem::replace(&mut inner.state, SlotState::Idle) {
+                SlotState::Ready(instance) => Some(instance),
                 other => {
                     inner.state = other;
                     None
@@ -137,7 +142,7 @@ impl Slot {
         }
     }
 
-    /// Ends the instance for good and waits for its end, as [`Slot::renew`] does.
+    /// Ends the instance for good and waits for its end, as [`InstanceSlot::renew`] does.
     pub(super) async fn end(&self) {
         let running = self.held();
         self.close();
@@ -148,7 +153,7 @@ impl Slot {
 
     fn held(&self) -> Option<Arc<Instance>> {
         match &self.inner.lock().state {
-            State::Ready(instance) => Some(instance.clone()),
+            SlotState::Ready(instance) => Some(instance.clone()),
             _ => None,
         }
     }
@@ -156,8 +161,8 @@ impl Slot {
     /// Ends the instance for good; nothing waits for that.
     pub(super) fn close(&self) {
         self.stop.cancel();
-        let state = std::mem::replace(&mut self.inner.lock().state, State::Closed);
-        if let State::Ready(instance) = state {
+        let state = std::mem::replace(&mut self.inner.lock().state, SlotState::Closed);
+        if let SlotState::Ready(instance) = state {
             instance.begin_end();
         }
         self.changed.notify_waiters();
@@ -166,7 +171,7 @@ impl Slot {
     /// The lists of the running instance.
     pub(super) fn lists(&self) -> Option<Lists> {
         match &self.inner.lock().state {
-            State::Ready(instance) => instance.lists()?.ok(),
+            SlotState::Ready(instance) => instance.lists()?.ok(),
             _ => None,
         }
     }
@@ -187,12 +192,12 @@ impl Slot {
         }
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> SlotPhase {
         match &self.inner.lock().state {
-            State::Idle | State::Closed => Phase::Idle,
-            State::Starting => Phase::Starting,
-            State::Ready(instance) if !instance.is_over() => Phase::Ready,
-            State::Ready(_) | State::Down(_) => Phase::Down,
+            SlotState::Idle | SlotState::Closed => SlotPhase::Idle,
+            SlotState::Starting => SlotPhase::Starting,
+            SlotState::Ready(instance) if !instance.is_over() => SlotPhase::Ready,
+            SlotState::Ready(_) | SlotState::Down(_) => SlotPhase::Down,
         }
     }
 
@@ -205,32 +210,32 @@ impl Slot {
     pub(super) fn problem(&self) -> Option<String> {
         let inner = self.inner.lock();
         match &inner.state {
-            State::Ready(instance) => instance.problem(),
-            State::Idle | State::Closed => None,
-            State::Starting | State::Down(_) => inner.problem.clone(),
+            SlotState::Ready(instance) => instance.problem(),
+            SlotState::Idle | SlotState::Closed => None,
+            SlotState::Starting | SlotState::Down(_) => inner.problem.clone(),
         }
     }
 
     /// Decides what comes next; begins a start where one is due.
-    fn next(self: &Arc<Self>, lane: Lane) -> Next {
+    fn next(self: &Arc<Self>, lane: StartKind) -> NextAction {
         let mut inner = self.inner.lock();
-        if let State::Ready(instance) = &inner.state {
+        if let SlotState::Ready(instance) = &inner.state {
             if !instance.is_over() {
-                return Next::Take(instance.clone());
+                return NextAction::Take(instance.clone());
             }
             let instance = instance.clone();
             inner.note_end(&instance);
         }
         match inner.state {
-            State::Idle => {}
+            SlotState::Idle => {}
             // The shared instance is started again by its own task.
-            State::Down(due) if self.place.is_none() && due <= Instant::now() => return Next::Wait,
-            State::Down(due) if due > Instant::now() => return Next::Later(due - Instant::now()),
-            State::Down(_) => {}
-            State::Starting | State::Ready(_) => return Next::Wait,
-            State::Closed => return Next::GiveUp,
+            SlotState::Down(due) if self.place.is_none() && due <= Instant::now() => return NextAction::Wait,
+            SlotState::Down(due) if due > Instant::now() => return NextAction::Later(due - Instant::now()),
+            SlotState::Down(_) => {}
+            SlotState::Starting | SlotState::Ready(_) => return NextAction::Wait,
+            SlotState::Closed => return NextAction::GiveUp,
         }
-        inner.state = State::Starting;
+        inner.state = SlotState::Starting;
         // From here on the session's folder waits for what is started, also if the slot is closed at this moment.
         let counted = self.place.as_ref().map(|place| place.running.token());
         drop(inner);
@@ -243,11 +248,11 @@ impl Slot {
                 () = slot.run(lane) => {}
             }
         });
-        Next::Wait
+        NextAction::Wait
     }
 
     /// Starts the instance; the shared one again and again.
-    async fn run(self: &Arc<Self>, mut lane: Lane) {
+    async fn run(self: &Arc<Self>, mut lane: StartKind) {
         loop {
             let outcome = self.upstream.obtain(self.place.as_deref(), lane).await;
             let instance = self.started(outcome);
@@ -264,12 +269,12 @@ impl Slot {
                 self.changed.notify_waiters();
             }
             let due = match self.inner.lock().state {
-                State::Down(due) => due,
+                SlotState::Down(due) => due,
                 _ => return,
             };
             sleep_until(due).await;
-            self.inner.lock().state = State::Starting;
-            lane = Lane::Background;
+            self.inner.lock().state = SlotState::Starting;
+            lane = StartKind::Background;
         }
     }
 
@@ -277,14 +282,14 @@ impl Slot {
         let instance = outcome.map(Arc::new);
         {
             let mut inner = self.inner.lock();
-            if !matches!(inner.state, State::Starting) {
+            if !matches!(inner.state, SlotState::Starting) {
                 return None;
             }
             inner.starts += 1;
             match &instance {
                 Ok(instance) => {
                     inner.problem = None;
-                    inner.state = State::Ready(instance.clone());
+                    inner.state = SlotState::Ready(instance.clone());
                 }
                 Err(why) => inner.failed(why.clone(), Instant::now()),
             }
@@ -313,7 +318,7 @@ impl Slot {
 impl Inner {
     /// Takes note of the death of an instance, once.
     fn note_end(&mut self, instance: &Instance) {
-        if !matches!(self.state, State::Ready(_)) {
+        if !matches!(self.state, SlotState::Ready(_)) {
             return;
         }
         if instance.started().elapsed() >= HEALTHY {
@@ -326,6 +331,6 @@ impl Inner {
     fn failed(&mut self, why: String, now: Instant) {
         let pause = self.backoff.next_pause();
         self.problem = Some(why);
-        self.state = State::Down(after(now, pause));
+        self.state = SlotState::Down(after(now, pause));
     }
 }

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use oxenv_core::{
-    CallContext, ChangeCounter, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode, RequestError, Scope, Toolset, Work,
+    CallContext, ChangeCounter, EpisodeSeeds, Failure, ForkMode, RequestError, ResourcesAndPrompts, Scope,
+    Toolset, Work,
 };
 use oxenv_wire::{ErrorCode, Phase, RawJson, Tool, ToolError, ToolResult, exceeds_values};
 use serde::Deserialize;
@@ -16,11 +17,11 @@ use tokio::time::timeout;
 
 use super::episodes::EpisodeSlots;
 use super::instance::Instance;
-use super::slot::Slot;
+use super::slot::InstanceSlot;
 use super::upstream::Upstream;
-use super::view::View;
+use super::view::WorkspacePaths;
 use super::watchers::Watchers;
-use crate::client::{CallFault, Lists, Request, tool_result};
+use crate::client::{Lists, RawRequest, UpstreamError, tool_result};
 use crate::manifest::{OnReset, Transport};
 
 /// Requests beside tool calls that are passed on.
@@ -45,7 +46,7 @@ pub(super) struct UpstreamToolset {
     slots: Option<Arc<EpisodeSlots>>,
     watchers: Arc<Watchers>,
     /// Set where the session's agents know its folder by another path.
-    view: Option<View>,
+    view: Option<WorkspacePaths>,
 }
 
 /// The parameters of a call at our door.
@@ -66,7 +67,7 @@ impl UpstreamToolset {
         upstream: Arc<Upstream>,
         slots: Option<Arc<EpisodeSlots>>,
         watchers: Arc<Watchers>,
-        view: Option<View>,
+        view: Option<WorkspacePaths>,
     ) -> Self {
         upstream.handles.add(&watchers);
         UpstreamToolset { upstream, slots, watchers, view }
@@ -92,16 +93,16 @@ impl UpstreamToolset {
     }
 
     /// The slot of the present episode.
-    fn slot(&self) -> Option<Arc<Slot>> {
+    fn slot(&self) -> Option<Arc<InstanceSlot>> {
         self.slots.as_ref().map(|slots| slots.present())
     }
 
     /// The instance that a request is for, started if need be.
-    async fn instance(&self) -> Result<Arc<Instance>, CallFault> {
+    async fn instance(&self) -> Result<Arc<Instance>, UpstreamError> {
         let scope = self.upstream.scope_found().await?;
         let within = |slots: &&Arc<EpisodeSlots>| scope == Scope::Server || slots.are_of_session();
         let slots = self.slots.as_ref().filter(within).ok_or_else(|| {
-            CallFault::Unavailable("each session has its own; call it within a session".to_owned())
+            UpstreamError::Unavailable("each session has its own; call it within a session".to_owned())
         })?;
         let instance = slots.present().instance().await?;
         slots.used();
@@ -160,7 +161,7 @@ impl UpstreamToolset {
         let outcome = async {
             let instance = self.instance().await?;
             let text = self.outward(instance.request(request, context.caller).await?);
-            let garbage = |error| CallFault::Lost(format!("its answer cannot be read: {error}"));
+            let garbage = |error| UpstreamError::Lost(format!("its answer cannot be read: {error}"));
             RawValue::from_string(text).map_err(garbage)
         };
         outcome.await.map_err(|fault| fault.into_request_fault(self.name()))
@@ -301,7 +302,7 @@ fn call_request<'a>(
     context: CallContext<'_>,
     tool: &str,
     arguments: Option<&RawValue>,
-) -> Result<Request<'a>, CallFault> {
+) -> Result<RawRequest<'a>, UpstreamError> {
     let given = context.request.map(|request| serde_json::from_str::<CallParameters<'_>>(request.get()));
     let given = given.and_then(Result::ok).unwrap_or_default();
     let name = oxenv_wire::raw(tool).unwrap_or_default();
@@ -317,14 +318,14 @@ fn call_request<'a>(
         }
     }
     parameters.push('}');
-    let broken = |error| CallFault::Unavailable(format!("the call cannot be written: {error}"));
+    let broken = |error| UpstreamError::Unavailable(format!("the call cannot be written: {error}"));
     let parameters = RawValue::from_string(parameters).map_err(broken)?;
-    let meta = passed_meta(given.meta).map_err(CallFault::Refused)?;
-    Ok(Request { method: "tools/call", parameters, meta })
+    let meta = passed_meta(given.meta).map_err(UpstreamError::Refused)?;
+    Ok(RawRequest { method: "tools/call", parameters, meta })
 }
 
 /// A request beside tool calls as its server gets it.
-fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<'a>, RequestError> {
+fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<RawRequest<'a>, RequestError> {
     let wrong = |error: serde_json::Error| RequestError::new(-32602, format!("{method}: {error}"));
     let mut fields: Vec<(Cow<'_, str>, &RawValue)> = oxenv_wire::Object::from_raw(parameters)
         .map_err(|_| RequestError::new(-32602, format!("{method}: the parameters are no object")))?
@@ -340,7 +341,7 @@ fn passed_request<'a>(method: &'a str, parameters: &RawValue) -> Result<Request<
     }
     text.push('}');
     let parameters = RawValue::from_string(text).map_err(wrong)?;
-    Ok(Request { method, parameters, meta })
+    Ok(RawRequest { method, parameters, meta })
 }
 
 /// Metadata of a caller that means its request, not its connection.

@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::SessionPlace;
+use super::SessionContext;
 use super::instance::Instance;
-use super::recipe::{Kitchen, Recipe};
-use super::slot::Slot;
-use super::watchers::Handles;
-use crate::client::{CallFault, Lists};
+use super::recipe::{LaunchContext, LaunchSpec};
+use super::slot::InstanceSlot;
+use super::watchers::WatchedHandles;
+use crate::client::{Lists, UpstreamError};
 use crate::manifest::{Manifest, ToolsetEntry};
 
 /// The pause before a discovery that failed may be tried again.
@@ -28,7 +28,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 
 /// Who wants a start: the two never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum StartKind {
     /// A call.
     Wanted,
     /// Discovery, restarts, warming.
@@ -36,7 +36,7 @@ pub(super) enum Lane {
 }
 
 /// How many starts of each kind may run at once.
-pub(super) struct Lanes {
+pub(super) struct StartLimits {
     wanted: Semaphore,
     background: Semaphore,
 }
@@ -45,20 +45,20 @@ pub(super) struct Lanes {
 pub(super) struct Upstream {
     pub(super) entry: ToolsetEntry,
     manifest: Arc<Manifest>,
-    recipe: Recipe,
-    kitchen: Arc<Kitchen>,
-    lanes: Arc<Lanes>,
-    known: watch::Sender<Known>,
+    recipe: LaunchSpec,
+    kitchen: Arc<LaunchContext>,
+    lanes: Arc<StartLimits>,
+    known: watch::Sender<KnownLists>,
     /// How many instances are kept warm; 0 where none can be.
     warm: usize,
     pool: Mutex<Vec<Instance>>,
     refilling: AtomicBool,
     discovery: Mutex<Discovery>,
-    pub(super) handles: Handles,
+    pub(super) handles: WatchedHandles,
     /// Whose its instances are, once that is known.
     scope: OnceLock<Scope>,
     /// The slot that all sessions share if it turns out to be theirs.
-    shared: OnceLock<Weak<Slot>>,
+    shared: OnceLock<Weak<InstanceSlot>>,
     /// Whether its server is told the seed of the episode, and so serves no other.
     pub(super) follows_seed: bool,
     /// Whether its server of the next episode can run beside that of the present one. One that runs in the
@@ -68,7 +68,7 @@ pub(super) struct Upstream {
 
 /// What is known of an upstream.
 #[derive(Default)]
-struct Known {
+struct KnownLists {
     lists: Option<Lists>,
     /// Why it could not be started or listed when that was last tried.
     problem: Option<String>,
@@ -87,16 +87,16 @@ enum Discovery {
     Running,
 }
 
-impl Lanes {
+impl StartLimits {
     pub(super) fn new(concurrency: usize) -> Self {
         let permits = concurrency.clamp(1, Semaphore::MAX_PERMITS);
-        Lanes { wanted: Semaphore::new(permits), background: Semaphore::new(permits) }
+        StartLimits { wanted: Semaphore::new(permits), background: Semaphore::new(permits) }
     }
 
-    async fn permit(&self, lane: Lane) -> Result<SemaphorePermit<'_>, String> {
+    async fn permit(&self, lane: StartKind) -> Result<SemaphorePermit<'_>, String> {
         let lane = match lane {
-            Lane::Wanted => &self.wanted,
-            Lane::Background => &self.background,
+            StartKind::Wanted => &self.wanted,
+            StartKind::Background => &self.background,
         };
         lane.acquire().await.map_err(|_| "the server is closing".to_owned())
     }
@@ -107,11 +107,11 @@ impl Upstream {
         entry: ToolsetEntry,
         scope: Option<Scope>,
         manifest: Arc<Manifest>,
-        kitchen: Arc<Kitchen>,
-        lanes: Arc<Lanes>,
+        kitchen: Arc<LaunchContext>,
+        lanes: Arc<StartLimits>,
         warm: usize,
     ) -> Arc<Self> {
-        let recipe = Recipe::new(kitchen.clone(), entry.clone());
+        let recipe = LaunchSpec::new(kitchen.clone(), entry.clone());
         let warmable = recipe.is_process() && recipe.is_portable() && entry.scope == Scope::Session;
         let follows_seed = entry.follows_seed();
         let starts_ahead = follows_seed && !recipe.runs_in_workspace();
@@ -121,12 +121,12 @@ impl Upstream {
             recipe,
             kitchen,
             lanes,
-            known: watch::Sender::new(Known::default()),
+            known: watch::Sender::new(KnownLists::default()),
             warm: if warmable { warm } else { 0 },
             pool: Mutex::new(Vec::new()),
             refilling: AtomicBool::new(false),
             discovery: Mutex::new(Discovery::Due(None)),
-            handles: Handles::default(),
+            handles: WatchedHandles::default(),
             scope: scope.map_or_else(OnceLock::new, OnceLock::from),
             shared: OnceLock::new(),
             follows_seed,
@@ -156,8 +156,8 @@ impl Upstream {
     /// Why there is none.
     pub(super) async fn obtain(
         self: &Arc<Self>,
-        place: Option<&SessionPlace>,
-        lane: Lane,
+        place: Option<&SessionContext>,
+        lane: StartKind,
     ) -> Result<Instance, String> {
         if let (Some(place), Some(instance)) = (place, self.take_warm()) {
             self.refill();
@@ -191,7 +191,7 @@ impl Upstream {
         let upstream = self.clone();
         self.spawn(async move {
             while upstream.pool.lock().len() < upstream.warm {
-                let Ok(instance) = upstream.obtain(None, Lane::Background).await else { break };
+                let Ok(instance) = upstream.obtain(None, StartKind::Background).await else { break };
                 upstream.pool.lock().push(instance);
             }
             upstream.refilling.store(false, Ordering::Release);
@@ -236,7 +236,7 @@ impl Upstream {
 
     async fn find_out(&self) -> Result<(), String> {
         // Held until the instance is of use or gone, so that servers that are only asked do not pile up.
-        let _permit = self.lanes.permit(Lane::Background).await?;
+        let _permit = self.lanes.permit(StartKind::Background).await?;
         let instance = self.recipe.make(None, None).await?;
         let lists = instance.first_lists().await?;
         self.find_scope(&instance);
@@ -257,7 +257,7 @@ impl Upstream {
     }
 
     /// Names the slot that all sessions share.
-    pub(super) fn share(&self, slot: &Arc<Slot>) {
+    pub(super) fn share(&self, slot: &Arc<InstanceSlot>) {
         // Once for each upstream.
         let _ = self.shared.set(Arc::downgrade(slot));
     }
@@ -271,7 +271,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Why that cannot be found out.
-    pub(super) async fn scope_found(self: &Arc<Self>) -> Result<Scope, CallFault> {
+    pub(super) async fn scope_found(self: &Arc<Self>) -> Result<Scope, UpstreamError> {
         if let Some(scope) = self.scope() {
             return Ok(scope);
         }
@@ -282,7 +282,7 @@ impl Upstream {
             let _ = self.known.subscribe().wait_for(|known| known.discoveries > seen).await;
         }
         self.scope().ok_or_else(|| {
-            CallFault::Unavailable(self.problem().unwrap_or_else(|| "it cannot be reached".to_owned()))
+            UpstreamError::Unavailable(self.problem().unwrap_or_else(|| "it cannot be reached".to_owned()))
         })
     }
 

@@ -6,18 +6,18 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::SessionPlace;
+use super::SessionContext;
 
 /// Turns one path into the other within JSON texts. Both hold a session's random id, so neither is in a text
 /// by chance.
-pub(super) struct View {
+pub(super) struct WorkspacePaths {
     known: String,
     real: String,
 }
 
-impl View {
+impl WorkspacePaths {
     /// The view of a session whose agents know its folder by another path; nothing for all others.
-    pub(super) fn of(place: &SessionPlace) -> Option<Self> {
+    pub(super) fn of(place: &SessionContext) -> Option<Self> {
         let spelled = |path: &std::path::Path| {
             let quoted = serde_json::to_string(path.to_str()?).ok()?;
             Some(quoted[1..quoted.len() - 1].to_owned())
@@ -25,7 +25,7 @@ impl View {
         if place.known_as == place.workspace {
             return None;
         }
-        Some(View { known: spelled(&place.known_as)?, real: spelled(&place.workspace)? })
+        Some(WorkspacePaths { known: spelled(&place.known_as)?, real: spelled(&place.workspace)? })
     }
 
     /// What an agent says, as a server is told it.

@@ -13,7 +13,7 @@ pub(super) struct Watchers(Mutex<Vec<ChangeCounter>>);
 
 /// The handles of one upstream.
 #[derive(Default)]
-pub(super) struct Handles(Mutex<Vec<Weak<Watchers>>>);
+pub(super) struct WatchedHandles(Mutex<Vec<Weak<Watchers>>>);
 
 impl Watchers {
     pub(super) fn add(&self, changes: &ChangeCounter) {
@@ -25,7 +25,7 @@ impl Watchers {
     }
 }
 
-impl Handles {
+impl WatchedHandles {
     /// Adds a handle.
     pub(super) fn add(&self, watchers: &Arc<Watchers>) {
         let mut handles = self.0.lock();

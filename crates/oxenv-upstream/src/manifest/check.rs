@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::manifest::{
-    Lookup, Manifest, OnReset, Position, Problem, Severity, Text, ToolsetEntry, Transport, file_name,
+    FilePosition, Lookup, Manifest, OnReset, Problem, Severity, Text, ToolsetEntry, Transport, file_name,
 };
 
 /// The file that a command means: looked for on `path`, a list as PATH holds it; with a slash in it,
@@ -120,7 +120,7 @@ fn is_program(file: &Path) -> bool {
 
 fn problem(
     manifest: &Manifest,
-    (at, path): (Position, String),
+    (at, path): (FilePosition, String),
     severity: Severity,
     message: String,
     suggestion: String,

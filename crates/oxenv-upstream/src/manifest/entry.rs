@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use oxenv_core::{ForkMode, Scope};
 
-use crate::manifest::reader::{Fields, Reader, Spot, shown};
+use crate::manifest::reader::{Fields, Reader, YamlValue, shown};
 use crate::manifest::server::{self, Kind};
-use crate::manifest::text::Use;
+use crate::manifest::text::TextUse;
 use crate::manifest::{OnReset, Prefix, PrefixRule, Startup, ToolsetEntry, Transport, rules};
 
 /// The one version of the format.
@@ -61,7 +61,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads the whole file. What it gives counts only if no error was reported.
 pub(super) fn read_manifest(
-    root: &Spot<'_>,
+    root: &YamlValue<'_>,
     reader: &mut Reader<'_>,
 ) -> Option<(PrefixRule, Vec<ToolsetEntry>)> {
     if matches!(root.node.kind, crate::manifest::node::Kind::List(_)) {
@@ -90,7 +90,7 @@ pub(super) fn read_manifest(
     Some((prefix.unwrap_or_default(), toolsets))
 }
 
-fn version(spot: &Spot<'_>, reader: &mut Reader<'_>) {
+fn version(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
     let Some(version) = spot.text(reader) else { return };
     if version != VERSION {
         let message = format!("version '{}' is not known", shown(version));
@@ -99,7 +99,7 @@ fn version(spot: &Spot<'_>, reader: &mut Reader<'_>) {
 }
 
 fn read_entry<'a>(
-    spot: &Spot<'a>,
+    spot: &YamlValue<'a>,
     names: &mut HashMap<&'a str, usize>,
     reader: &mut Reader<'_>,
 ) -> Option<ToolsetEntry> {
@@ -123,7 +123,7 @@ fn read_entry<'a>(
     {
         scope = given_scope.unwrap_or(found.default_scope());
         kind = Some(found);
-        let usage = Use { enabled, per_session: scope == Scope::Session };
+        let usage = TextUse { enabled, per_session: scope == Scope::Session };
         transport = server::transport(found, &server, usage, reader);
     }
     let fork = fields.get("on_fork").and_then(|spot| spot.one_of(&FORK_MODES, reader));
@@ -148,7 +148,7 @@ fn read_entry<'a>(
 }
 
 fn name<'a>(
-    spot: &Spot<'a>,
+    spot: &YamlValue<'a>,
     names: &mut HashMap<&'a str, usize>,
     reader: &mut Reader<'_>,
 ) -> Option<&'a str> {
@@ -213,7 +213,7 @@ fn on_reset(transport: Option<&Transport>, fields: &Fields<'_>, reader: &mut Rea
     written.unwrap_or(if needs_seed { OnReset::Restart } else { OnReset::Keep })
 }
 
-fn written_on_reset(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<OnReset> {
+fn written_on_reset(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<OnReset> {
     if spot.node.get("call").is_some() {
         reader.error_with(spot, format!("{} must be a text, not a mapping", spot.path), "write call:TOOL");
         return None;
@@ -233,7 +233,7 @@ fn written_on_reset(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<OnReset>
     }
 }
 
-fn prefix(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Prefix> {
+fn prefix(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Prefix> {
     use crate::manifest::node::Kind;
     match &spot.node.kind {
         Kind::Bool(true) => Some(Prefix::Always),

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::manifest::entry::{LONGEST_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
-use crate::manifest::problem::{Position, Problem, Severity};
+use crate::manifest::problem::{FilePosition, Problem, Severity};
 use crate::manifest::reader::shown;
 use crate::manifest::text::is_variable;
 use crate::manifest::token;
@@ -31,7 +31,7 @@ pub struct Imported {
 /// # Errors
 /// Why it is no such configuration, or that no server of it can be taken over.
 pub fn import(text: &str, file: &str) -> Result<Imported, Vec<Problem>> {
-    let problem = |at: Position, message: String, suggestion: Option<String>| Problem {
+    let problem = |at: FilePosition, message: String, suggestion: Option<String>| Problem {
         severity: Severity::Error,
         file: file.to_owned(),
         at,

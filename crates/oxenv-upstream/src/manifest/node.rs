@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::{Map, Number, Value};
 
-use crate::manifest::problem::Position;
+use crate::manifest::problem::FilePosition;
 
 /// The longest text that is read, in bytes.
 pub(super) const LONGEST: usize = 1 << 20;
@@ -22,7 +22,7 @@ const DEEPEST: usize = 64;
 /// A value and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    pub(super) at: Position,
+    pub(super) at: FilePosition,
     pub(super) kind: Kind,
 }
 
@@ -42,24 +42,24 @@ pub(super) enum Kind {
 /// A key and where it stands.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
-    pub(super) at: Position,
+    pub(super) at: FilePosition,
     pub(super) name: String,
 }
 
 /// Why a text is no such tree.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) at: Position,
+pub(super) struct YamlError {
+    pub(super) at: FilePosition,
     pub(super) message: String,
     pub(super) suggestion: Option<String>,
 }
 
 /// Reads a text of one document. Besides the tree come the faults that did not keep it from being
 /// read: duplicate keys, and keys that are no text.
-pub(super) fn read(text: &str) -> Result<(Node, Vec<Fault>), Fault> {
+pub(super) fn read(text: &str) -> Result<(Node, Vec<YamlError>), YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > LONGEST {
-        return Err(Fault::new(Position::default(), format!("longer than {LONGEST} bytes")));
+        return Err(YamlError::new(FilePosition::default(), format!("longer than {LONGEST} bytes")));
     }
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// The value as JSON; the place of a number that JSON has no spelling for, if there is one.
-    pub(super) fn to_json(&self) -> Result<Value, Position> {
+    pub(super) fn to_json(&self) -> Result<Value, FilePosition> {
         Ok(match &self.kind {
             Kind::Null => Value::Null,
             Kind::Bool(value) => Value::Bool(*value),
@@ -104,9 +104,9 @@ impl Node {
     }
 }
 
-impl Fault {
-    fn new(at: Position, message: impl Into<String>) -> Self {
-        Fault { at, message: message.into(), suggestion: None }
+impl YamlError {
+    fn new(at: FilePosition, message: impl Into<String>) -> Self {
+        YamlError { at, message: message.into(), suggestion: None }
     }
 
     fn suggest(mut self, suggestion: impl Into<String>) -> Self {
@@ -121,7 +121,7 @@ struct Tree<'a> {
     /// What each anchor stands for.
     anchors: HashMap<usize, Subtree>,
     weight: Weight,
-    faults: Vec<Fault>,
+    faults: Vec<YamlError>,
 }
 
 /// A value, and what it weighs against the limits.
@@ -141,38 +141,38 @@ struct Weight {
 }
 
 impl<'a> Tree<'a> {
-    fn document(&mut self) -> Result<Node, Fault> {
+    fn document(&mut self) -> Result<Node, YamlError> {
         self.next()?;
         let (event, span) = self.next()?;
         if event == Event::StreamEnd {
-            return Err(Fault::new(position(&span), "the file is empty"));
+            return Err(YamlError::new(position(&span), "the file is empty"));
         }
         let (event, span) = self.next()?;
         let root = self.value(event, &span, 0)?;
         self.next()?;
         match self.next()? {
             (Event::StreamEnd, _) => Ok(root.node),
-            (_, span) => Err(Fault::new(position(&span), "a second document begins here")
+            (_, span) => Err(YamlError::new(position(&span), "a second document begins here")
                 .suggest("a file holds one document")),
         }
     }
 
-    fn next(&mut self) -> Result<(Event<'a>, Span), Fault> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
         match self.parser.next() {
             Some(Ok(next)) => Ok(next),
             Some(Err(error)) => {
-                let at = Position { line: error.marker().line(), column: error.marker().col() + 1 };
-                Err(Fault::new(at, format!("not YAML: {}", error.info().replace('\n', ", "))))
+                let at = FilePosition { line: error.marker().line(), column: error.marker().col() + 1 };
+                Err(YamlError::new(at, format!("not YAML: {}", error.info().replace('\n', ", "))))
             }
-            None => Err(Fault::new(Position::default(), "not YAML: it ends too early")),
+            None => Err(YamlError::new(FilePosition::default(), "not YAML: it ends too early")),
         }
     }
 
     /// The value that an event begins.
-    fn value(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Subtree, Fault> {
+    fn value(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Subtree, YamlError> {
         let at = position(span);
         if depth > DEEPEST {
-            return Err(Fault::new(at, format!("nested deeper than {DEEPEST} levels")));
+            return Err(YamlError::new(at, format!("nested deeper than {DEEPEST} levels")));
         }
         let before = self.weight;
         let bytes = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
@@ -192,7 +192,7 @@ impl<'a> Tree<'a> {
                 let (entries, height) = self.entries(depth)?;
                 (Node { at, kind: Kind::Map(entries) }, anchor, height + 1)
             }
-            _ => return Err(Fault::new(at, "not YAML: a value is missing here")),
+            _ => return Err(YamlError::new(at, "not YAML: a value is missing here")),
         };
         let weight =
             Weight { values: self.weight.values - before.values, bytes: self.weight.bytes - before.bytes };
@@ -204,19 +204,19 @@ impl<'a> Tree<'a> {
         Ok(subtree)
     }
 
-    fn alias(&mut self, anchor: usize, at: Position, depth: usize) -> Result<Subtree, Fault> {
+    fn alias(&mut self, anchor: usize, at: FilePosition, depth: usize) -> Result<Subtree, YamlError> {
         let Some(subtree) = self.anchors.get(&anchor) else {
-            return Err(Fault::new(at, "the alias stands inside the value that it refers to"));
+            return Err(YamlError::new(at, "the alias stands inside the value that it refers to"));
         };
         let (weight, height) = (subtree.weight, subtree.height);
         self.count(weight, at)?;
         if depth + height > DEEPEST {
-            return Err(Fault::new(at, format!("nested deeper than {DEEPEST} levels")));
+            return Err(YamlError::new(at, format!("nested deeper than {DEEPEST} levels")));
         }
         Ok(self.anchors[&anchor].clone())
     }
 
-    fn items(&mut self, depth: usize) -> Result<(Vec<Node>, usize), Fault> {
+    fn items(&mut self, depth: usize) -> Result<(Vec<Node>, usize), YamlError> {
         let (mut items, mut height) = (Vec::new(), 0);
         loop {
             let (event, span) = self.next()?;
@@ -229,7 +229,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn entries(&mut self, depth: usize) -> Result<(Vec<(Key, Node)>, usize), Fault> {
+    fn entries(&mut self, depth: usize) -> Result<(Vec<(Key, Node)>, usize), YamlError> {
         let (mut entries, mut height): (Vec<(Key, Node)>, _) = (Vec::new(), 0);
         let mut places = HashMap::new();
         let mut merged = Vec::new();
@@ -246,15 +246,16 @@ impl<'a> Tree<'a> {
             height = height.max(value.height);
             let Some(name) = key_name(&key) else {
                 let message = format!("a key must be a text, not {}", key.kind_name());
-                self.faults.push(Fault::new(key.at, message));
+                self.faults.push(YamlError::new(key.at, message));
                 continue;
             };
             if is_merge {
                 merged.push(value.node);
             } else if let Some(line) = places.insert(name.clone(), key.at.line) {
                 let message = format!("duplicate key '{}'", name.escape_debug());
-                self.faults
-                    .push(Fault::new(key.at, message).suggest(format!("it stands on line {line} already")));
+                self.faults.push(
+                    YamlError::new(key.at, message).suggest(format!("it stands on line {line} already")),
+                );
             } else {
                 entries.push((Key { at: key.at, name }, value.node));
             }
@@ -277,27 +278,30 @@ impl<'a> Tree<'a> {
             }
             Kind::List(sources) => sources.into_iter().for_each(|source| self.merge(source, entries, places)),
             _ => {
-                let fault = Fault::new(source.at, "'<<' must be a mapping or a list of mappings");
+                let fault = YamlError::new(source.at, "'<<' must be a mapping or a list of mappings");
                 self.faults.push(fault.suggest("write <<: *name"));
             }
         }
     }
 
-    fn count(&mut self, more: Weight, at: Position) -> Result<(), Fault> {
+    fn count(&mut self, more: Weight, at: FilePosition) -> Result<(), YamlError> {
         self.weight.values += more.values;
         self.weight.bytes += more.bytes;
         if self.weight.values > MAX_VALUES {
-            return Err(Fault::new(at, format!("more than {MAX_VALUES} values, with what aliases repeat")));
+            return Err(YamlError::new(
+                at,
+                format!("more than {MAX_VALUES} values, with what aliases repeat"),
+            ));
         }
         if self.weight.bytes > MAX_BYTES {
-            return Err(Fault::new(at, format!("more than {MAX_BYTES} bytes, with what aliases repeat")));
+            return Err(YamlError::new(at, format!("more than {MAX_BYTES} bytes, with what aliases repeat")));
         }
         Ok(())
     }
 }
 
-fn position(span: &Span) -> Position {
-    Position { line: span.start.line(), column: span.start.col() + 1 }
+fn position(span: &Span) -> FilePosition {
+    FilePosition { line: span.start.line(), column: span.start.col() + 1 }
 }
 
 /// A key as it was written; numbers and booleans are taken by their spelling.
@@ -309,7 +313,7 @@ fn key_name(key: &Node) -> Option<String> {
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Result<Kind, Fault> {
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: FilePosition) -> Result<Kind, YamlError> {
     known_tag(tag, at)?;
     let is_text = tag.is_some_and(|tag| tag.core_suffix().is_none_or(|suffix| suffix == "str"));
     if is_text || style != ScalarStyle::Plain {
@@ -360,11 +364,11 @@ fn is_all(text: &str, test: impl Fn(char) -> bool) -> bool {
 }
 
 /// Refuses tags that are not YAML's own: they would mean something that nobody reads.
-fn known_tag(tag: Option<&Tag>, at: Position) -> Result<(), Fault> {
+fn known_tag(tag: Option<&Tag>, at: FilePosition) -> Result<(), YamlError> {
     match tag {
         Some(tag) if tag.core_suffix().is_none() && tag.original() != "!" => {
             let tag = tag.original();
-            Err(Fault::new(at, format!("tag '{}' means nothing here", tag.escape_debug()))
+            Err(YamlError::new(at, format!("tag '{}' means nothing here", tag.escape_debug()))
                 .suggest("remove it"))
         }
         _ => Ok(()),
@@ -419,7 +423,7 @@ mod tests {
         assert!(fault("tools:\n  - name: é: 1\n").starts_with("2:"));
         let (root, _) = read("tools:\n  - name: x\n").unwrap();
         let Kind::List(items) = &root.get("tools").unwrap().kind else { panic!() };
-        assert_eq!(items[0].get("name").unwrap().at, Position { line: 2, column: 11 });
+        assert_eq!(items[0].get("name").unwrap().at, FilePosition { line: 2, column: 11 });
     }
 
     #[test]

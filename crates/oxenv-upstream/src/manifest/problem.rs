@@ -18,7 +18,7 @@ pub enum Severity {
 
 /// A place in a file; both numbers count from 1. Line 0 is the file as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
-pub struct Position {
+pub struct FilePosition {
     /// The line.
     pub line: usize,
     /// The character within it.
@@ -34,7 +34,7 @@ pub struct Problem {
     pub file: String,
     /// Where in the file.
     #[serde(flatten)]
-    pub at: Position,
+    pub at: FilePosition,
     /// The keys that lead there: `tools[1].mcp_server.comand`. Empty for the file as a whole.
     pub path: String,
     /// What is wrong.
@@ -51,7 +51,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Position {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }

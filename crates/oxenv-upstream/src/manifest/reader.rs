@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::manifest::Lookup;
 use crate::manifest::node::{Kind, Node};
-use crate::manifest::problem::{Position, Problem, Severity};
+use crate::manifest::problem::{FilePosition, Problem, Severity};
 
 /// The most bytes that variables and files may put into one manifest.
 const MAX_FILLED: usize = 16 << 20;
@@ -25,17 +25,17 @@ pub(super) struct Reader<'a> {
 
 /// A value, and the keys that lead to it.
 #[derive(Clone)]
-pub(super) struct Spot<'a> {
+pub(super) struct YamlValue<'a> {
     pub(super) node: &'a Node,
     pub(super) path: String,
 }
 
 /// A mapping whose keys are known.
 pub(super) struct Fields<'a> {
-    pub(super) spot: Spot<'a>,
+    pub(super) spot: YamlValue<'a>,
     /// What the mapping is, for people.
     what: &'static str,
-    entries: Vec<(&'a str, Spot<'a>)>,
+    entries: Vec<(&'a str, YamlValue<'a>)>,
     /// Keys that are not known, which were reported.
     strangers: Vec<&'a str>,
 }
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Counts what a variable or a file is about to put in; false, and reported once, if that is too much.
-    pub(super) fn may_fill(&mut self, spot: &Spot<'_>, bytes: usize) -> bool {
+    pub(super) fn may_fill(&mut self, spot: &YamlValue<'_>, bytes: usize) -> bool {
         let before = self.filled;
         self.filled = before.saturating_add(bytes);
         if before <= MAX_FILLED && self.filled > MAX_FILLED {
@@ -65,27 +65,32 @@ impl<'a> Reader<'a> {
         self.filled <= MAX_FILLED
     }
 
-    pub(super) fn error(&mut self, spot: &Spot<'_>, message: impl AsRef<str>) {
+    pub(super) fn error(&mut self, spot: &YamlValue<'_>, message: impl AsRef<str>) {
         self.report(Severity::Error, spot.node.at, &spot.path, message.as_ref(), None);
     }
 
     pub(super) fn error_with(
         &mut self,
-        spot: &Spot<'_>,
+        spot: &YamlValue<'_>,
         message: impl AsRef<str>,
         suggestion: impl Into<String>,
     ) {
         self.report(Severity::Error, spot.node.at, &spot.path, message.as_ref(), Some(suggestion.into()));
     }
 
-    pub(super) fn warn(&mut self, spot: &Spot<'_>, message: impl AsRef<str>, suggestion: impl Into<String>) {
+    pub(super) fn warn(
+        &mut self,
+        spot: &YamlValue<'_>,
+        message: impl AsRef<str>,
+        suggestion: impl Into<String>,
+    ) {
         self.report(Severity::Warning, spot.node.at, &spot.path, message.as_ref(), Some(suggestion.into()));
     }
 
     pub(super) fn report(
         &mut self,
         severity: Severity,
-        at: Position,
+        at: FilePosition,
         path: &str,
         message: &str,
         suggestion: Option<String>,
@@ -108,10 +113,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl<'a> Spot<'a> {
+impl<'a> YamlValue<'a> {
     /// The root of a file.
     pub(super) fn root(node: &'a Node) -> Self {
-        Spot { node, path: String::new() }
+        YamlValue { node, path: String::new() }
     }
 
     fn key(&self, key: &str, node: &'a Node) -> Self {
@@ -119,7 +124,7 @@ impl<'a> Spot<'a> {
             "" => shown(key),
             path => format!("{path}.{}", shown(key)),
         };
-        Spot { node, path }
+        YamlValue { node, path }
     }
 
     fn wrong(&self, wanted: &str, reader: &mut Reader<'_>) {
@@ -172,13 +177,13 @@ impl<'a> Spot<'a> {
         }
     }
 
-    pub(super) fn list(&self, reader: &mut Reader<'_>) -> Option<Vec<Spot<'a>>> {
+    pub(super) fn list(&self, reader: &mut Reader<'_>) -> Option<Vec<YamlValue<'a>>> {
         match &self.node.kind {
             Kind::List(items) => Some(
                 items
                     .iter()
                     .enumerate()
-                    .map(|(at, node)| Spot { node, path: format!("{}[{at}]", self.path) })
+                    .map(|(at, node)| YamlValue { node, path: format!("{}[{at}]", self.path) })
                     .collect(),
             ),
             _ => {
@@ -189,7 +194,7 @@ impl<'a> Spot<'a> {
     }
 
     /// A mapping with keys of any name.
-    pub(super) fn map(&self, reader: &mut Reader<'_>) -> Option<Vec<(&'a str, Spot<'a>)>> {
+    pub(super) fn map(&self, reader: &mut Reader<'_>) -> Option<Vec<(&'a str, YamlValue<'a>)>> {
         match &self.node.kind {
             Kind::Map(entries) => Some(
                 entries.iter().map(|(key, node)| (key.name.as_str(), self.key(&key.name, node))).collect(),
@@ -241,7 +246,7 @@ impl<'a> Spot<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<&Spot<'a>> {
+    pub(super) fn get(&self, key: &str) -> Option<&YamlValue<'a>> {
         self.entries.iter().find(|(name, _)| *name == key).map(|(_, spot)| spot)
     }
 
@@ -251,7 +256,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A key that must be there.
-    pub(super) fn required(&self, key: &str, reader: &mut Reader<'_>) -> Option<&Spot<'a>> {
+    pub(super) fn required(&self, key: &str, reader: &mut Reader<'_>) -> Option<&YamlValue<'a>> {
         // A misspelt one was reported as unknown.
         if !self.seems_to_have(key) {
             reader.error(&self.spot, format!("key '{key}' is missing in {}", self.what));

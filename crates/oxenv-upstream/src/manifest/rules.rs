@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::manifest::node::Kind;
 use crate::manifest::problem::Severity;
-use crate::manifest::reader::{Fields, Reader, Spot};
+use crate::manifest::reader::{Fields, Reader, YamlValue};
 
 /// The keys of a role.
 pub(super) const ROLE_KEYS: [&str; 3] = ["allow", "deny", "rate_limit"];
@@ -54,7 +54,7 @@ fn patterns(key: &str, fields: &Fields<'_>, reader: &mut Reader<'_>) -> Vec<Stri
     patterns
 }
 
-fn roles(spot: &Spot<'_>, reader: &mut Reader<'_>) -> HashMap<Principal, RoleRules> {
+fn roles(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> HashMap<Principal, RoleRules> {
     let names: Vec<&str> = ROLES.iter().map(|(name, _)| *name).collect();
     let hint = |key: &str| {
         (key == "observer").then(|| "observers never call tools, so they need no rules".to_owned())
@@ -78,7 +78,7 @@ fn roles(spot: &Spot<'_>, reader: &mut Reader<'_>) -> HashMap<Principal, RoleRul
 }
 
 /// `10/s`, or a mapping of `rate`, `burst` and `per`.
-fn rate_limit(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
+fn rate_limit(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
     if !matches!(spot.node.kind, Kind::Map(_)) {
         return rate(spot, reader);
     }
@@ -89,7 +89,7 @@ fn rate_limit(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
     Some(RateLimit { burst: burst.unwrap_or(rate.burst), scope: scope.unwrap_or(rate.scope), ..rate })
 }
 
-fn rate(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
+fn rate(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
     let Kind::Text(text) = &spot.node.kind else {
         let message = format!("{} must be a rate or a mapping, not {}", spot.path, spot.node.kind_name());
         reader.error_with(spot, message, "write 10/s, 100/m or 1000/h");
@@ -104,7 +104,7 @@ fn rate(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<RateLimit> {
     }
 }
 
-fn calls(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<u32> {
+fn calls(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<u32> {
     let whole = match &spot.node.kind {
         Kind::Number(_, Some(number)) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
         _ => None,
@@ -117,7 +117,7 @@ fn calls(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<u32> {
 }
 
 /// By pattern, the schemas that arguments must fit besides the tools' own.
-fn arguments(spot: &Spot<'_>, reader: &mut Reader<'_>) -> BTreeMap<String, Value> {
+fn arguments(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> BTreeMap<String, Value> {
     let mut arguments = BTreeMap::new();
     for (pattern, spot) in spot.map(reader).unwrap_or_default() {
         let schema = match spot.node.to_json() {
@@ -138,7 +138,7 @@ fn arguments(spot: &Spot<'_>, reader: &mut Reader<'_>) -> BTreeMap<String, Value
 }
 
 /// Whether a policy can keep these rules; if not, why is reported.
-fn is_kept(rules: Rules, spot: &Spot<'_>, reader: &mut Reader<'_>) -> bool {
+fn is_kept(rules: Rules, spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> bool {
     match Policy::compile(rules) {
         Ok(_) => true,
         Err(error) => {

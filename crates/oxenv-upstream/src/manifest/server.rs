@@ -8,8 +8,8 @@ use oxenv_core::Scope;
 
 use crate::manifest::Transport;
 use crate::manifest::entry::{ENTRY_KEYS, check_name};
-use crate::manifest::reader::{Fields, Reader, Spot, shown};
-use crate::manifest::text::{Text, Use, plain};
+use crate::manifest::reader::{Fields, Reader, YamlValue, shown};
+use crate::manifest::text::{Text, TextUse, plain};
 use crate::manifest::token;
 
 /// The keys of `mcp_server`.
@@ -82,7 +82,7 @@ impl Kind {
 }
 
 /// Which kind of transport `mcp_server` is about, with its keys.
-pub(super) fn kind<'a>(spot: &Spot<'a>, reader: &mut Reader<'_>) -> Option<(Kind, Fields<'a>)> {
+pub(super) fn kind<'a>(spot: &YamlValue<'a>, reader: &mut Reader<'_>) -> Option<(Kind, Fields<'a>)> {
     let hint = |key: &str| match key {
         "type" => Some("did you mean 'transport'?".to_owned()),
         _ if ENTRY_KEYS.contains(&key) => Some("it belongs to the toolset, beside mcp_server".to_owned()),
@@ -110,7 +110,7 @@ pub(super) fn kind<'a>(spot: &Spot<'a>, reader: &mut Reader<'_>) -> Option<(Kind
 pub(super) fn transport(
     kind: Kind,
     fields: &Fields<'_>,
-    usage: Use,
+    usage: TextUse,
     reader: &mut Reader<'_>,
 ) -> Option<Transport> {
     match kind {
@@ -144,7 +144,7 @@ pub(super) fn transport(
     }
 }
 
-fn named(spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
+fn named(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
     if plain(spot) == Some("sse") {
         let message = "transport sse is not supported: MCP has replaced it by Streamable HTTP";
         reader.error_with(spot, message, "use transport: http with the server's newer endpoint, often /mcp");
@@ -175,7 +175,7 @@ fn derived(fields: &Fields<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
     }
 }
 
-fn stdio(fields: &Fields<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Transport> {
+fn stdio(fields: &Fields<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Transport> {
     let arg_spots = fields.get("args").and_then(|spot| spot.list(reader)).unwrap_or_default();
     let args: Vec<Text> = arg_spots.iter().filter_map(|spot| argument(spot, usage, reader)).collect();
     let env = texts("env", check_variable, fields, usage, reader);
@@ -194,7 +194,7 @@ fn stdio(fields: &Fields<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Tra
     Some(Transport::Stdio { command, args, env, cwd })
 }
 
-fn argument(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text> {
+fn argument(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Text> {
     let text = Text::read(spot, usage, reader)?;
     let written = plain(spot).unwrap_or_default();
     Some(match token::in_argument(None, written) {
@@ -206,7 +206,7 @@ fn argument(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text
     })
 }
 
-fn url(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Text> {
+fn url(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Text> {
     let url = Text::read(spot, usage, reader)?;
     let Some(fixed) = url.fixed().filter(|_| usage.enabled || !url.to_string().contains("${")) else {
         return Some(url);
@@ -255,7 +255,7 @@ fn texts(
     key: &str,
     check: Check,
     fields: &Fields<'_>,
-    usage: Use,
+    usage: TextUse,
     reader: &mut Reader<'_>,
 ) -> BTreeMap<String, Text> {
     let entries = fields.get(key).and_then(|spot| spot.map(reader)).unwrap_or_default();
@@ -293,7 +293,7 @@ fn check_header(name: &str, value: Option<&Text>) -> Result<(), &'static str> {
     if breaks { Err("has a value with a line end or another control character") } else { Ok(()) }
 }
 
-fn warn_of_literal(spot: &Spot<'_>, reader: &mut Reader<'_>) {
+fn warn_of_literal(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
     let message = format!("{} looks like a secret", spot.path);
     reader.warn(
         spot,
@@ -303,7 +303,7 @@ fn warn_of_literal(spot: &Spot<'_>, reader: &mut Reader<'_>) {
 }
 
 /// `/workspace` as a path of its own, or below an option's `=`.
-fn warn_of_shared_workspace(spot: &Spot<'_>, reader: &mut Reader<'_>) {
+fn warn_of_shared_workspace(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
     let Some(text) = plain(spot) else { return };
     let path = text.rsplit('=').next().unwrap_or(text);
     if path == "/workspace" || path.starts_with("/workspace/") {
@@ -313,7 +313,7 @@ fn warn_of_shared_workspace(spot: &Spot<'_>, reader: &mut Reader<'_>) {
 }
 
 /// The github server reads another variable than the one people set for it.
-fn warn_of_github_variable(fields: &Fields<'_>, args: &[Spot<'_>], reader: &mut Reader<'_>) {
+fn warn_of_github_variable(fields: &Fields<'_>, args: &[YamlValue<'_>], reader: &mut Reader<'_>) {
     const WANTED: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
     let is_github = fields.get("command").into_iter().chain(args).filter_map(plain).any(|text| {
         let package = text.rsplit('/').next().unwrap_or(text).split('@').next();

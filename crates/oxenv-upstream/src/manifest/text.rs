@@ -10,17 +10,17 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::manifest::node::Kind;
-use crate::manifest::reader::{Reader, Spot, near, shown};
+use crate::manifest::reader::{Reader, YamlValue, near, shown};
 use crate::secret::{CONCEALED, Secret};
 
 /// A text whose variables are filled in, and which may still wait for a session's workspace and seed.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Text {
-    pieces: Vec<Piece>,
+    pieces: Vec<TextPiece>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Piece {
+enum TextPiece {
     Literal(String),
     Secret(Secret),
     Workspace,
@@ -29,7 +29,7 @@ enum Piece {
 
 /// How texts of an entry are to be read.
 #[derive(Clone, Copy)]
-pub(super) struct Use {
+pub(super) struct TextUse {
     /// Whether variables and files are looked up.
     pub(super) enabled: bool,
     /// Whether there is a session to take the workspace and the seed from.
@@ -38,7 +38,7 @@ pub(super) struct Use {
 
 /// A piece of a text before it is filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Part<'a> {
+enum TextPart<'a> {
     Literal(&'a str),
     Variable { name: &'a str, default: Option<&'a str> },
     File(&'a str),
@@ -56,19 +56,19 @@ impl Text {
     /// A text that stands for itself.
     #[must_use]
     pub fn literal(text: impl Into<String>) -> Self {
-        Text { pieces: vec![Piece::Literal(text.into())] }
+        Text { pieces: vec![TextPiece::Literal(text.into())] }
     }
 
     /// Whether `${workspace}` is in it.
     #[must_use]
     pub fn needs_workspace(&self) -> bool {
-        self.pieces.contains(&Piece::Workspace)
+        self.pieces.contains(&TextPiece::Workspace)
     }
 
     /// Whether `${seed}` is in it.
     #[must_use]
     pub fn needs_seed(&self) -> bool {
-        self.pieces.contains(&Piece::Seed)
+        self.pieces.contains(&TextPiece::Seed)
     }
 
     /// The whole text for a session, secrets and all.
@@ -77,10 +77,10 @@ impl Text {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Literal(literal) => text.push_str(literal),
-                Piece::Secret(secret) => text.push_str(secret.expose()),
-                Piece::Workspace => text.push_str(&workspace.to_string_lossy()),
-                Piece::Seed => text.push_str(&seed.to_string()),
+                TextPiece::Literal(literal) => text.push_str(literal),
+                TextPiece::Secret(secret) => text.push_str(secret.expose()),
+                TextPiece::Workspace => text.push_str(&workspace.to_string_lossy()),
+                TextPiece::Seed => text.push_str(&seed.to_string()),
             }
         }
         Secret::new(text)
@@ -89,8 +89,8 @@ impl Text {
     /// The secrets in it.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Secret(secret) => Some(secret),
-            Piece::Literal(_) | Piece::Workspace | Piece::Seed => None,
+            TextPiece::Secret(secret) => Some(secret),
+            TextPiece::Literal(_) | TextPiece::Workspace | TextPiece::Seed => None,
         })
     }
 
@@ -102,12 +102,12 @@ impl Text {
     /// The text with a part of it that was written out made secret as well.
     pub(super) fn concealed(self, part: &str) -> Self {
         let conceal = |piece| match piece {
-            Piece::Literal(text) => match text.split_once(part) {
+            TextPiece::Literal(text) => match text.split_once(part) {
                 Some((before, after)) => {
-                    let literal = |text: &str| Piece::Literal(text.to_owned());
-                    vec![literal(before), Piece::Secret(Secret::new(part)), literal(after)]
+                    let literal = |text: &str| TextPiece::Literal(text.to_owned());
+                    vec![literal(before), TextPiece::Secret(Secret::new(part)), literal(after)]
                 }
-                None => vec![Piece::Literal(text)],
+                None => vec![TextPiece::Literal(text)],
             },
             other => vec![other],
         };
@@ -115,7 +115,7 @@ impl Text {
     }
 
     /// Reads a text; its problems are reported, then there is none.
-    pub(super) fn read(spot: &Spot<'_>, usage: Use, reader: &mut Reader<'_>) -> Option<Self> {
+    pub(super) fn read(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Self> {
         let text = spot.text(reader)?;
         if text.contains('\0') {
             reader.error(spot, format!("{} holds a NUL character", spot.path));
@@ -132,7 +132,7 @@ impl Text {
             return Some(Text::literal(text));
         }
         // Every part is read, so that all unset variables are told at once.
-        let pieces: Vec<Option<Piece>> =
+        let pieces: Vec<Option<TextPiece>> =
             parts.into_iter().map(|part| fill(part, usage, spot, reader)).collect();
         pieces.into_iter().collect::<Option<Vec<_>>>().map(|pieces| Text { pieces })
     }
@@ -142,10 +142,10 @@ impl Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.pieces.iter().try_for_each(|piece| match piece {
-            Piece::Literal(literal) => f.write_str(literal),
-            Piece::Secret(_) => f.write_str(CONCEALED),
-            Piece::Workspace => f.write_str("${workspace}"),
-            Piece::Seed => f.write_str("${seed}"),
+            TextPiece::Literal(literal) => f.write_str(literal),
+            TextPiece::Secret(_) => f.write_str(CONCEALED),
+            TextPiece::Workspace => f.write_str("${workspace}"),
+            TextPiece::Seed => f.write_str("${seed}"),
         })
     }
 }
@@ -157,7 +157,7 @@ impl fmt::Debug for Text {
 }
 
 /// What a text says if it stands for itself wholly; for checks of what was written.
-pub(super) fn plain<'a>(spot: &Spot<'a>) -> Option<&'a str> {
+pub(super) fn plain<'a>(spot: &YamlValue<'a>) -> Option<&'a str> {
     match &spot.node.kind {
         Kind::Text(text) => Some(text),
         _ => None,
@@ -171,18 +171,18 @@ pub(super) fn is_variable(name: &str) -> bool {
 }
 
 /// Takes a text apart; the error is a message and a suggestion.
-fn split(text: &str) -> Result<Vec<Part<'_>>, (String, String)> {
+fn split(text: &str) -> Result<Vec<TextPart<'_>>, (String, String)> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         if rest[..at].ends_with('$') {
             // `$${` is a literal `${`: the first dollar is dropped.
-            parts.push(Part::Literal(&rest[..at - 1]));
-            parts.push(Part::Literal("${"));
+            parts.push(TextPart::Literal(&rest[..at - 1]));
+            parts.push(TextPart::Literal("${"));
             rest = &rest[at + 2..];
             continue;
         }
-        parts.push(Part::Literal(&rest[..at]));
+        parts.push(TextPart::Literal(&rest[..at]));
         let inside = &rest[at + 2..];
         let Some(end) = inside.find('}') else {
             return Err(("'${' has no '}'".to_owned(), "close it, or write $${ for a literal ${".to_owned()));
@@ -190,27 +190,27 @@ fn split(text: &str) -> Result<Vec<Part<'_>>, (String, String)> {
         parts.push(reference(&inside[..end])?);
         rest = &inside[end + 1..];
     }
-    parts.push(Part::Literal(rest));
-    parts.retain(|part| *part != Part::Literal(""));
+    parts.push(TextPart::Literal(rest));
+    parts.retain(|part| *part != TextPart::Literal(""));
     Ok(parts)
 }
 
 /// What stands between `${` and `}`.
-fn reference(inside: &str) -> Result<Part<'_>, (String, String)> {
+fn reference(inside: &str) -> Result<TextPart<'_>, (String, String)> {
     match inside {
-        "workspace" => return Ok(Part::Workspace),
-        "seed" => return Ok(Part::Seed),
+        "workspace" => return Ok(TextPart::Workspace),
+        "seed" => return Ok(TextPart::Seed),
         _ => {}
     }
     if let Some(path) = inside.strip_prefix("file:").filter(|path| !path.is_empty()) {
-        return Ok(Part::File(path));
+        return Ok(TextPart::File(path));
     }
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inside, None),
     };
     if is_variable(name) && default.is_none_or(|default| !default.contains("${")) {
-        return Ok(Part::Variable { name, default });
+        return Ok(TextPart::Variable { name, default });
     }
     let message = format!("'${{{}}}' is not understood", shown(inside));
     match inside.strip_prefix("env:").filter(|name| is_variable(name)) {
@@ -221,28 +221,38 @@ fn reference(inside: &str) -> Result<Part<'_>, (String, String)> {
     }
 }
 
-fn fill(part: Part<'_>, usage: Use, spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Piece> {
+fn fill(
+    part: TextPart<'_>,
+    usage: TextUse,
+    spot: &YamlValue<'_>,
+    reader: &mut Reader<'_>,
+) -> Option<TextPiece> {
     match part {
-        Part::Literal(text) => Some(Piece::Literal(text.to_owned())),
-        Part::Workspace | Part::Seed if !usage.per_session => {
-            let name = if part == Part::Workspace { "workspace" } else { "seed" };
+        TextPart::Literal(text) => Some(TextPiece::Literal(text.to_owned())),
+        TextPart::Workspace | TextPart::Seed if !usage.per_session => {
+            let name = if part == TextPart::Workspace { "workspace" } else { "seed" };
             let message =
                 format!("${{{name}}} differs per session, but this toolset is one for the whole server");
             reader.error_with(spot, message, "give the toolset scope: session");
             None
         }
-        Part::Workspace => Some(Piece::Workspace),
-        Part::Seed => Some(Piece::Seed),
-        Part::File(_) if !reader.may_fill(spot, 0) => None,
-        Part::File(path) => {
+        TextPart::Workspace => Some(TextPiece::Workspace),
+        TextPart::Seed => Some(TextPiece::Seed),
+        TextPart::File(_) if !reader.may_fill(spot, 0) => None,
+        TextPart::File(path) => {
             let secret = file(path, spot, reader)?;
-            reader.may_fill(spot, secret.expose().len()).then_some(Piece::Secret(secret))
+            reader.may_fill(spot, secret.expose().len()).then_some(TextPiece::Secret(secret))
         }
-        Part::Variable { name, default } => variable(name, default, spot, reader),
+        TextPart::Variable { name, default } => variable(name, default, spot, reader),
     }
 }
 
-fn variable(name: &str, default: Option<&str>, spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Piece> {
+fn variable(
+    name: &str,
+    default: Option<&str>,
+    spot: &YamlValue<'_>,
+    reader: &mut Reader<'_>,
+) -> Option<TextPiece> {
     let value = reader.lookup(name).filter(|value| !value.is_empty());
     match (value, default) {
         (Some(value), _) if !reader.may_fill(spot, value.len()) => None,
@@ -250,9 +260,9 @@ fn variable(name: &str, default: Option<&str>, spot: &Spot<'_>, reader: &mut Rea
             reader.error(spot, format!("variable {name} holds a NUL character"));
             None
         }
-        (Some(value), _) if PUBLIC.contains(&name) => Some(Piece::Literal(value)),
-        (Some(value), _) => Some(Piece::Secret(Secret::new(value))),
-        (None, Some(default)) => Some(Piece::Literal(default.to_owned())),
+        (Some(value), _) if PUBLIC.contains(&name) => Some(TextPiece::Literal(value)),
+        (Some(value), _) => Some(TextPiece::Secret(Secret::new(value))),
+        (None, Some(default)) => Some(TextPiece::Literal(default.to_owned())),
         (None, None) => {
             let suggestion = match near(&name.to_lowercase(), ["workspace", "seed"]) {
                 Some(late) => format!("did you mean ${{{late}}}?"),
@@ -264,7 +274,7 @@ fn variable(name: &str, default: Option<&str>, spot: &Spot<'_>, reader: &mut Rea
     }
 }
 
-fn file(path: &str, spot: &Spot<'_>, reader: &mut Reader<'_>) -> Option<Secret> {
+fn file(path: &str, spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Secret> {
     match read_file(&reader.folder().join(path)) {
         Ok(text) => Some(Secret::new(text)),
         Err(why) => {
@@ -304,27 +314,27 @@ mod tests {
     fn texts_are_taken_apart() {
         let parts = split("a${B}c${D:-e f}${file:g/h}${workspace}${seed}$i").unwrap();
         let expected = [
-            Part::Literal("a"),
-            Part::Variable { name: "B", default: None },
-            Part::Literal("c"),
-            Part::Variable { name: "D", default: Some("e f") },
-            Part::File("g/h"),
-            Part::Workspace,
-            Part::Seed,
-            Part::Literal("$i"),
+            TextPart::Literal("a"),
+            TextPart::Variable { name: "B", default: None },
+            TextPart::Literal("c"),
+            TextPart::Variable { name: "D", default: Some("e f") },
+            TextPart::File("g/h"),
+            TextPart::Workspace,
+            TextPart::Seed,
+            TextPart::Literal("$i"),
         ];
         assert_eq!(parts, expected);
-        assert_eq!(split("${A:-}").unwrap(), [Part::Variable { name: "A", default: Some("") }]);
+        assert_eq!(split("${A:-}").unwrap(), [TextPart::Variable { name: "A", default: Some("") }]);
     }
 
     #[test]
     fn two_dollars_are_a_literal_one() {
         let parts = split("a $${B} $c $$ ${D}").unwrap();
         let expected = [
-            Part::Literal("a "),
-            Part::Literal("${"),
-            Part::Literal("B} $c $$ "),
-            Part::Variable { name: "D", default: None },
+            TextPart::Literal("a "),
+            TextPart::Literal("${"),
+            TextPart::Literal("B} $c $$ "),
+            TextPart::Variable { name: "D", default: None },
         ];
         assert_eq!(parts, expected);
     }
@@ -343,10 +353,10 @@ mod tests {
     fn a_text_can_be_printed() {
         let text = Text {
             pieces: vec![
-                Piece::Literal("Bearer ".to_owned()),
-                Piece::Secret(Secret::new("hunter22")),
-                Piece::Workspace,
-                Piece::Seed,
+                TextPiece::Literal("Bearer ".to_owned()),
+                TextPiece::Secret(Secret::new("hunter22")),
+                TextPiece::Workspace,
+                TextPiece::Seed,
             ],
         };
         assert_eq!(

@@ -1,4 +1,4 @@
-//! [`RemoteFault`]: why a remote server gave nothing, in parts that a program can tell apart.
+//! [`RemoteError`]: why a remote server gave nothing, in parts that a program can tell apart.
 //!
 //! Invariant: `delivered` is `No` only of what surely did not reach a tool.
 
@@ -9,7 +9,7 @@ use oxenv_core::RequestError;
 use oxenv_wire::Delivered;
 use serde_json::Value;
 
-use crate::client::{CallFault, Cause, Failure, Greeting};
+use crate::client::{Failure, FaultCause, HandshakeError, UpstreamError};
 
 /// How much of a server's own words a message holds.
 const LONGEST_SAYS: usize = 400;
@@ -17,7 +17,7 @@ const LONGEST_SAYS: usize = 400;
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RemoteFaultKind {
+pub enum RemoteErrorKind {
     /// There is no connection: nobody listens there, or the name is not known.
     Unreachable,
     /// There is no safe connection.
@@ -44,9 +44,9 @@ pub enum RemoteFaultKind {
 
 /// Why there is no answer. It shows no secret.
 #[derive(Debug, Clone)]
-pub struct RemoteFault {
+pub struct RemoteError {
     /// What went wrong.
-    pub kind: RemoteFaultKind,
+    pub kind: RemoteErrorKind,
     /// In words, without the endpoint.
     pub message: String,
     /// Whether the request reached the server's tool.
@@ -57,89 +57,91 @@ pub struct RemoteFault {
     pub data: Value,
 }
 
-impl RemoteFault {
-    fn new(kind: RemoteFaultKind, message: impl Into<String>, delivered: Delivered) -> Self {
-        RemoteFault { kind, message: message.into(), delivered, retry_after: None, data: Value::Null }
+impl RemoteError {
+    fn new(kind: RemoteErrorKind, message: impl Into<String>, delivered: Delivered) -> Self {
+        RemoteError { kind, message: message.into(), delivered, retry_after: None, data: Value::Null }
     }
 
     pub(super) fn old_transport() -> Self {
         let says =
             "speaks the old HTTP+SSE transport, which is not supported; ask its operator for Streamable HTTP";
-        RemoteFault::new(RemoteFaultKind::OldTransport, says, Delivered::No)
+        RemoteError::new(RemoteErrorKind::OldTransport, says, Delivered::No)
     }
 
     pub(super) fn closed() -> Self {
-        RemoteFault::new(RemoteFaultKind::Lost, "was closed", Delivered::No)
+        RemoteError::new(RemoteErrorKind::Lost, "was closed", Delivered::No)
     }
 
     pub(super) fn late(says: &str) -> Self {
-        RemoteFault::new(RemoteFaultKind::TimedOut, says, Delivered::No)
+        RemoteError::new(RemoteErrorKind::TimedOut, says, Delivered::No)
     }
 
     pub(super) fn unsendable(error: &serde_json::Error) -> Self {
-        RemoteFault::new(
-            RemoteFaultKind::InvalidAnswer,
+        RemoteError::new(
+            RemoteErrorKind::InvalidAnswer,
             format!("the call cannot be written: {error}"),
             Delivered::No,
         )
     }
 
-    pub(super) fn of_greeting(greeting: Greeting) -> Self {
-        RemoteFault::of(Failure { fault: CallFault::Unavailable(greeting.says), cause: greeting.cause })
+    pub(super) fn of_greeting(greeting: HandshakeError) -> Self {
+        RemoteError::of(Failure { fault: UpstreamError::Unavailable(greeting.says), cause: greeting.cause })
     }
 
     /// Of a result that is none; its call has run.
-    pub(super) fn of_result(fault: CallFault) -> Self {
+    pub(super) fn of_result(fault: UpstreamError) -> Self {
         let says = match fault {
-            CallFault::Refused(RequestError { message, .. })
-            | CallFault::Lost(message)
-            | CallFault::Unavailable(message) => message,
+            UpstreamError::Refused(RequestError { message, .. })
+            | UpstreamError::Lost(message)
+            | UpstreamError::Unavailable(message) => message,
         };
-        RemoteFault::new(RemoteFaultKind::InvalidAnswer, short(says), Delivered::Yes)
+        RemoteError::new(RemoteErrorKind::InvalidAnswer, short(says), Delivered::Yes)
     }
 
     pub(super) fn of(failure: Failure) -> Self {
         let Failure { fault, cause } = failure;
         let (says, delivered) = match fault {
-            CallFault::Refused(fault) => {
-                let kind = RemoteFaultKind::Refused(fault.code);
+            UpstreamError::Refused(fault) => {
+                let kind = RemoteErrorKind::Refused(fault.code);
                 let data = fault.data;
-                return RemoteFault { data, ..RemoteFault::new(kind, short(fault.message), Delivered::Yes) };
+                return RemoteError { data, ..RemoteError::new(kind, short(fault.message), Delivered::Yes) };
             }
-            CallFault::Unavailable(says) => (says, Delivered::No),
-            CallFault::Lost(says) => (says, Delivered::Maybe),
+            UpstreamError::Unavailable(says) => (says, Delivered::No),
+            UpstreamError::Lost(says) => (says, Delivered::Maybe),
         };
         let says = short(says);
         let mut retry_after = None;
         let (kind, says) = match cause {
-            Cause::Connect => {
-                (RemoteFaultKind::Unreachable, format!("cannot be reached: {}", innermost(&says)))
+            FaultCause::Connect => {
+                (RemoteErrorKind::Unreachable, format!("cannot be reached: {}", innermost(&says)))
             }
-            Cause::Tls => {
-                (RemoteFaultKind::Tls, format!("has no safe connection to offer: {}", innermost(&says)))
+            FaultCause::Tls => {
+                (RemoteErrorKind::Tls, format!("has no safe connection to offer: {}", innermost(&says)))
             }
-            Cause::Status { status, retry_after: after } => {
+            FaultCause::Status { status, retry_after: after } => {
                 retry_after = after.and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
-                (RemoteFaultKind::Status(status), of_status(status, &says))
+                (RemoteErrorKind::Status(status), of_status(status, &says))
             }
-            Cause::SessionGone => (RemoteFaultKind::SessionGone, "has forgotten the session".to_owned()),
-            Cause::Alien => (RemoteFaultKind::NotMcp, format!("is no MCP server: {says}; check the url")),
-            Cause::Version => (RemoteFaultKind::Version, says),
-            Cause::TimedOut => (RemoteFaultKind::TimedOut, says),
-            Cause::Refused => (RemoteFaultKind::NotMcp, says),
-            Cause::Lost => (RemoteFaultKind::Lost, says),
+            FaultCause::SessionGone => (RemoteErrorKind::SessionGone, "has forgotten the session".to_owned()),
+            FaultCause::Alien => {
+                (RemoteErrorKind::NotMcp, format!("is no MCP server: {says}; check the url"))
+            }
+            FaultCause::Version => (RemoteErrorKind::Version, says),
+            FaultCause::TimedOut => (RemoteErrorKind::TimedOut, says),
+            FaultCause::Refused => (RemoteErrorKind::NotMcp, says),
+            FaultCause::Lost => (RemoteErrorKind::Lost, says),
         };
-        RemoteFault { retry_after, ..RemoteFault::new(kind, says, delivered) }
+        RemoteError { retry_after, ..RemoteError::new(kind, says, delivered) }
     }
 }
 
-impl fmt::Display for RemoteFault {
+impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for RemoteFault {}
+impl std::error::Error for RemoteError {}
 
 fn of_status(status: u16, says: &str) -> String {
     match status {

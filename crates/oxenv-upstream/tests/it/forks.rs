@@ -1,8 +1,8 @@
 //! Sessions of tools, forked, saved and restored, each toolset as its entry says.
 
 use oxenv_core::{
-    EnvironmentContext, CallRecord, EndReason, EnvironmentFactory, EpisodeCall, ForkMode, Principal, SessionOptions,
-    WorkspaceSource,
+    CallRecord, EndReason, EnvironmentContext, EnvironmentFactory, EpisodeCall, ForkMode, Principal,
+    SessionOptions, WorkspaceSource,
 };
 use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::json;

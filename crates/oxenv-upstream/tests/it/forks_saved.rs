@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, EnvironmentContext, Capabilities, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode, Reset, Session,
-    SessionOptions, SessionRequest, Step, StepReply, TypedEnvironment, WorkspaceSource, typed,
+    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentSpec, Failure, ForkMode,
+    Reset, Session, SessionOptions, SessionRequest, Step, StepReply, TypedEnvironment, WorkspaceSource,
+    typed,
 };
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::json;

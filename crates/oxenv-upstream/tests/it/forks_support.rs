@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use oxenv_core::{
-    AgentCall, AuditSink, Auditor, EnvironmentContext, CallContext, EnvironmentFactory, EpisodeCall, Failure, ForkMode,
-    EnvironmentInstance, SnapshotKeySource, StoreLimits, MemoryAudit, CopySource, ResetOptions, Session, SessionOptions,
-    SessionRequest, SessionStore, SnapshotKey, SnapshotRoom, StepReply, Toolset, Work, WorkspaceSource,
-    Workspaces,
+    AgentCall, AuditSink, Auditor, CallContext, CopySource, EnvironmentContext, EnvironmentFactory,
+    EnvironmentInstance, EpisodeCall, Failure, ForkMode, MemoryAudit, ResetOptions, Session, SessionOptions,
+    SessionRequest, SessionStore, SnapshotKey, SnapshotKeySource, SnapshotRoom, StepReply, StoreLimits,
+    Toolset, Work, WorkspaceSource, Workspaces,
 };
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
@@ -134,7 +134,11 @@ impl Tools {
     }
 
     /// Asks the factory itself for a fork, after these calls.
-    pub(crate) async fn refused(&self, instance: &mut EnvironmentInstance, calls: &[EpisodeCall]) -> (Failure, Failure) {
+    pub(crate) async fn refused(
+        &self,
+        instance: &mut EnvironmentInstance,
+        calls: &[EpisodeCall],
+    ) -> (Failure, Failure) {
         let boot = || EnvironmentContext::new(uuid(), 1);
         let forked = self.factory.fork(boot(), original(instance, calls)).await;
         let saved = self.factory.save(original(instance, calls)).await;
@@ -164,7 +168,10 @@ pub(crate) fn uuid() -> String {
     format!("00000000-0000-4000-8000-{:012}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn original<'a>(instance: &'a mut EnvironmentInstance, calls: &'a [EpisodeCall]) -> CopySource<'a> {
+pub(crate) fn original<'a>(
+    instance: &'a mut EnvironmentInstance,
+    calls: &'a [EpisodeCall],
+) -> CopySource<'a> {
     CopySource {
         session_id: "original",
         environment: instance.environment.as_mut(),

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_core::{CallerChannel, CallNotification, RequestError, Toolset, Work};
+use oxenv_core::{CallNotification, CallerChannel, RequestError, Toolset, Work};
 use serde_json::{Value, json};
 
 use crate::upstream_support::*;

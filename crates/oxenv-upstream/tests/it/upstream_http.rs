@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
-use oxenv_core::{CallerChannel, ChangeCounter, CallNotification, RequestError, Scope, Toolset, Work};
+use oxenv_core::{CallNotification, CallerChannel, ChangeCounter, RequestError, Scope, Toolset, Work};
 use oxenv_wire::ErrorCode;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, CallerChannel, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset};
+use oxenv_core::{
+    CallContext, CallerChannel, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset,
+};
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
-use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager, UpstreamState};
+use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager, UpstreamState};
 use oxenv_wire::{ErrorCode, ToolErrorType};
 use serde_json::{Value, json};
 
@@ -224,7 +226,7 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
         builtin: Arc::new(builtin),
     };
     let manager = UpstreamManager::new(manifest, options);
-    let place = SessionPlace {
+    let place = SessionContext {
         session_id: "s".into(),
         seeds: EpisodeSeeds::before_reset(0),
         workspace: "/".into(),
@@ -236,7 +238,8 @@ async fn compiled_in_toolsets_stand_beside_the_others() {
     assert_eq!(toolsets[1].problem().as_deref(), Some("no toolset of the name 'missing' is compiled in"));
     let states: Vec<_> = manager.status().into_iter().map(|status| status.state).collect();
     assert_eq!(states, [UpstreamState::Ready, UpstreamState::Failed, UpstreamState::Disabled]);
-    let context = CallContext { caller: None::<&dyn CallerChannel>, ..CallContext::sessionless(Principal::Agent) };
+    let context =
+        CallContext { caller: None::<&dyn CallerChannel>, ..CallContext::sessionless(Principal::Agent) };
     assert!(toolsets[0].call(context, "hi", None).await.is_ok());
 }
 

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{CallContext, CallerChannel, EpisodeSeeds, Failure, CallNotification, Principal, RequestError, Toolset, Work};
+use oxenv_core::{
+    CallContext, CallNotification, CallerChannel, EpisodeSeeds, Failure, Principal, RequestError, Toolset,
+    Work,
+};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
-use oxenv_upstream::{ManagerOptions, SessionPlace, UpstreamManager};
+use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager};
 use oxenv_wire::{ToolError, ToolResult};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -103,7 +106,7 @@ impl Stage {
         let workspace = self.folder.join(format!("workspace-{number}"));
         std::fs::create_dir_all(&workspace).unwrap();
         let (session_id, known_as) = (format!("s{number}"), workspace.clone());
-        self.manager.open_session(SessionPlace {
+        self.manager.open_session(SessionContext {
             session_id,
             seeds: EpisodeSeeds::before_reset(number),
             workspace,
@@ -205,7 +208,9 @@ pub(crate) struct Recorder(pub(crate) Mutex<Vec<String>>);
 impl CallerChannel for Recorder {
     fn tell(&self, note: CallNotification) {
         self.0.lock().push(match note {
-            CallNotification::Progress { progress, total, message } => format!("{progress}/{total:?} {message:?}"),
+            CallNotification::Progress { progress, total, message } => {
+                format!("{progress}/{total:?} {message:?}")
+            }
             CallNotification::Log { level, logger, data } => format!("{level} {logger:?} {data}"),
         });
     }

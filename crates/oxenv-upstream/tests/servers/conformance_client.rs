@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use oxenv_core::{CallContext, CallerChannel, CallNotification, Principal, RequestError, Toolset, Work};
+use oxenv_core::{CallContext, CallNotification, CallerChannel, Principal, RequestError, Toolset, Work};
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, UpstreamManager};

@@ -25,7 +25,7 @@ const SESSION: &str = "‹session›";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where sessions are opened.
-pub(super) enum Door {
+pub(super) enum CheckedServer {
     /// Over HTTP.
     Sessions(Arc<Client>),
     /// Each on a socket of its own.
@@ -33,14 +33,14 @@ pub(super) enum Door {
 }
 
 /// A session.
-pub(super) enum Player {
+pub(super) enum CheckedSession {
     Session(Arc<Client>, String),
     Socket(Box<Socket>),
 }
 
 /// What was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct CheckedReply {
     /// Whether it is no failure.
     pub(super) ok: bool,
     /// The status of HTTP; 200 or 400 on a socket.
@@ -49,7 +49,7 @@ pub(super) struct Reply {
 }
 
 /// What came of asking for something that not every server has.
-pub(super) enum Offer<T> {
+pub(super) enum Optional<T> {
     Made(T),
     /// Why it is not there.
     None(String),
@@ -57,132 +57,146 @@ pub(super) enum Offer<T> {
 
 /// A frame of a socket.
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct SocketFrame<'a> {
     #[serde(rename = "type")]
     kind: String,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
 
-impl Door {
+impl CheckedServer {
     /// Finds out which door a server has.
     ///
     /// # Errors
     /// When it cannot be reached, or lets nobody in.
     pub(super) async fn find(client: Arc<Client>) -> anyhow::Result<Self> {
         match client.send(Method::GET, "/sessions", None, String::new()).await? {
-            (StatusCode::OK, _) => Ok(Door::Sessions(client)),
+            (StatusCode::OK, _) => Ok(CheckedServer::Sessions(client)),
             (status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), said) => bail!("{status}: {said}"),
-            _ => Ok(Door::Sockets(client)),
+            _ => Ok(CheckedServer::Sockets(client)),
         }
     }
 
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Door::Sessions(_) => "sessions",
-            Door::Sockets(_) => "websocket",
+            CheckedServer::Sessions(_) => "sessions",
+            CheckedServer::Sockets(_) => "websocket",
         }
     }
 
-    pub(super) async fn open(&self, seed: u64) -> anyhow::Result<Player> {
+    pub(super) async fn open(&self, seed: u64) -> anyhow::Result<CheckedSession> {
         match self {
-            Door::Sessions(client) => {
+            CheckedServer::Sessions(client) => {
                 let body = json!({ "seed": seed }).to_string();
                 let (status, text) = client.send(Method::POST, "/sessions", None, body).await?;
                 let id = named(&text, "session_id").filter(|_| status.is_success());
                 let id = id.with_context(|| format!("no session could be opened: {status}: {text}"))?;
-                Ok(Player::Session(Arc::clone(client), id))
+                Ok(CheckedSession::Session(Arc::clone(client), id))
             }
-            Door::Sockets(client) => Ok(Player::Socket(Box::new(client.websocket("/ws").await?))),
+            CheckedServer::Sockets(client) => {
+                Ok(CheckedSession::Socket(Box::new(client.websocket("/ws").await?)))
+            }
         }
     }
 
     /// The JSON of a path; null where there is none.
     pub(super) async fn about(&self, path: &str) -> anyhow::Result<Value> {
-        let (Door::Sessions(client) | Door::Sockets(client)) = self;
+        let (CheckedServer::Sessions(client) | CheckedServer::Sockets(client)) = self;
         let (status, text) = client.send(Method::GET, path, None, String::new()).await?;
         Ok(if status.is_success() { serde_json::from_str(&text).unwrap_or_default() } else { Value::Null })
     }
 
-    pub(super) async fn restore(&self, snapshot: &str) -> anyhow::Result<Player> {
-        let Door::Sessions(client) = self else { bail!("there is no door for it") };
+    pub(super) async fn restore(&self, snapshot: &str) -> anyhow::Result<CheckedSession> {
+        let CheckedServer::Sessions(client) = self else { bail!("there is no door for it") };
         let body = json!({ "snapshot": snapshot }).to_string();
         let (status, text) = client.send(Method::POST, "/restore", None, body).await?;
         let id = named(&text, "session_id").filter(|_| status.is_success());
         let id = id.with_context(|| format!("the snapshot was not restored: {status}: {text}"))?;
-        Ok(Player::Session(Arc::clone(client), id))
+        Ok(CheckedSession::Session(Arc::clone(client), id))
     }
 }
 
-impl Player {
-    pub(super) async fn reset(&mut self, seed: u64) -> anyhow::Result<Reply> {
+impl CheckedSession {
+    pub(super) async fn reset(&mut self, seed: u64) -> anyhow::Result<CheckedReply> {
         let asked = json!({ "seed": seed, "episode_id": EPISODE });
         match self {
-            Player::Session(..) => self.post("reset", None, &asked).await,
-            Player::Socket(socket) => ask(socket, &json!({ "type": "reset", "data": asked })).await,
+            CheckedSession::Session(..) => self.post("reset", None, &asked).await,
+            CheckedSession::Socket(socket) => ask(socket, &json!({ "type": "reset", "data": asked })).await,
         }
     }
 
-    pub(super) async fn step(&mut self, action: &Value) -> anyhow::Result<Reply> {
+    pub(super) async fn step(&mut self, action: &Value) -> anyhow::Result<CheckedReply> {
         match self {
-            Player::Session(..) => self.post("step", None, &json!({ "action": action })).await,
-            Player::Socket(socket) => ask(socket, &json!({ "type": "step", "data": action })).await,
+            CheckedSession::Session(..) => self.post("step", None, &json!({ "action": action })).await,
+            CheckedSession::Socket(socket) => ask(socket, &json!({ "type": "step", "data": action })).await,
         }
     }
 
     /// A step with a key; nothing where there are none.
-    pub(super) async fn step_once(&mut self, key: &str, action: &Value) -> anyhow::Result<Option<Reply>> {
+    pub(super) async fn step_once(
+        &mut self,
+        key: &str,
+        action: &Value,
+    ) -> anyhow::Result<Option<CheckedReply>> {
         match self {
-            Player::Session(..) => self.post("step", Some(key), &json!({ "action": action })).await.map(Some),
-            Player::Socket(_) => Ok(None),
+            CheckedSession::Session(..) => {
+                self.post("step", Some(key), &json!({ "action": action })).await.map(Some)
+            }
+            CheckedSession::Socket(_) => Ok(None),
         }
     }
 
     pub(super) async fn state(&mut self) -> anyhow::Result<Value> {
         let text = match self {
-            Player::Session(client, id) => {
+            CheckedSession::Session(client, id) => {
                 client.send(Method::GET, &format!("/sessions/{id}/state"), None, String::new()).await?.1
             }
-            Player::Socket(socket) => ask(socket, &json!({ "type": "state" })).await?.text,
+            CheckedSession::Socket(socket) => ask(socket, &json!({ "type": "state" })).await?.text,
         };
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
-    pub(super) async fn fork(&mut self) -> anyhow::Result<Offer<Player>> {
+    pub(super) async fn fork(&mut self) -> anyhow::Result<Optional<CheckedSession>> {
         let reply = match self {
-            Player::Session(..) => self.post("fork", None, &json!({ "n": 1 })).await?,
-            Player::Socket(_) => return Ok(Offer::None("the server has no sessions over HTTP".to_owned())),
+            CheckedSession::Session(..) => self.post("fork", None, &json!({ "n": 1 })).await?,
+            CheckedSession::Socket(_) => {
+                return Ok(Optional::None("the server has no sessions over HTTP".to_owned()));
+            }
         };
         if let Some(why) = absent(&reply) {
-            return Ok(Offer::None(why));
+            return Ok(Optional::None(why));
         }
         let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
         let id = body["sessions"][0]["session_id"].as_str().filter(|_| reply.ok);
         let id = id.with_context(|| format!("the session was not forked: {}", reply.text))?;
         match self {
-            Player::Session(client, _) => Ok(Offer::Made(Player::Session(Arc::clone(client), id.to_owned()))),
-            Player::Socket(_) => bail!("a socket has no forks"),
+            CheckedSession::Session(client, _) => {
+                Ok(Optional::Made(CheckedSession::Session(Arc::clone(client), id.to_owned())))
+            }
+            CheckedSession::Socket(_) => bail!("a socket has no forks"),
         }
     }
 
-    pub(super) async fn snapshot(&mut self) -> anyhow::Result<Offer<String>> {
+    pub(super) async fn snapshot(&mut self) -> anyhow::Result<Optional<String>> {
         let reply = match self {
-            Player::Session(..) => self.post("snapshot", None, &json!({})).await?,
-            Player::Socket(_) => return Ok(Offer::None("the server has no sessions over HTTP".to_owned())),
+            CheckedSession::Session(..) => self.post("snapshot", None, &json!({})).await?,
+            CheckedSession::Socket(_) => {
+                return Ok(Optional::None("the server has no sessions over HTTP".to_owned()));
+            }
         };
         if let Some(why) = absent(&reply) {
-            return Ok(Offer::None(why));
+            return Ok(Optional::None(why));
         }
         let snapshot = named(&reply.text, "snapshot").filter(|_| reply.ok);
-        snapshot.map(Offer::Made).with_context(|| format!("no snapshot was made: {}", reply.text))
+        snapshot.map(Optional::Made).with_context(|| format!("no snapshot was made: {}", reply.text))
     }
 
     pub(super) async fn close(self) -> anyhow::Result<()> {
         match self {
-            Player::Session(client, id) => {
+            CheckedSession::Session(client, id) => {
                 client.send(Method::DELETE, &format!("/sessions/{id}"), None, String::new()).await?;
             }
-            Player::Socket(mut socket) => {
+            CheckedSession::Socket(mut socket) => {
                 // A server that hangs up first has closed it just as well.
                 let _ = socket.send(Message::text(json!({ "type": "close" }).to_string())).await;
             }
@@ -190,11 +204,11 @@ impl Player {
         Ok(())
     }
 
-    async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> anyhow::Result<Reply> {
-        let Player::Session(client, id) = self else { bail!("a socket takes frames") };
+    async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> anyhow::Result<CheckedReply> {
+        let CheckedSession::Session(client, id) = self else { bail!("a socket takes frames") };
         let path = format!("/sessions/{id}/{path}");
         let (status, text) = client.send(Method::POST, &path, key, body.to_string()).await?;
-        Ok(Reply {
+        Ok(CheckedReply {
             ok: status.is_success(),
             status: status.as_u16(),
             text: text.replace(id.as_str(), SESSION),
@@ -203,24 +217,25 @@ impl Player {
 }
 
 /// Sends a frame and waits for the one that answers it.
-async fn ask(socket: &mut Socket, frame: &Value) -> anyhow::Result<Reply> {
+async fn ask(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedReply> {
     tokio::time::timeout(PATIENCE, exchange(socket, frame)).await.context("the server does not answer")?
 }
 
-async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<Reply> {
+async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedReply> {
     socket.send(Message::text(frame.to_string())).await?;
     loop {
         let message = socket.next().await.context("the server closed the socket")??;
         let Message::Text(text) = message else { continue };
-        let frame: Frame<'_> = serde_json::from_str(&text).with_context(|| format!("no frame: {text}"))?;
+        let frame: SocketFrame<'_> =
+            serde_json::from_str(&text).with_context(|| format!("no frame: {text}"))?;
         let ok = frame.kind != "error";
         let text = frame.data.map_or("null", RawValue::get).to_owned();
-        return Ok(Reply { ok, status: if ok { 200 } else { 400 }, text });
+        return Ok(CheckedReply { ok, status: if ok { 200 } else { 400 }, text });
     }
 }
 
 /// Why a server does not have what was asked for, if that is what it says.
-fn absent(reply: &Reply) -> Option<String> {
+fn absent(reply: &CheckedReply) -> Option<String> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     match reply.status {
         404 | 405 if body["oxenv"].is_null() => Some("the server has no such route".to_owned()),

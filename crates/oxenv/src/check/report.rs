@@ -18,7 +18,7 @@ pub(super) enum Verdict {
 
 /// A rule and what came of it.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(super) struct RuleResult {
     rule: &'static str,
     #[serde(flatten)]
     verdict: Verdict,
@@ -26,21 +26,21 @@ pub(super) struct Line {
 
 /// What came of all rules.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct CheckReport {
     pub(super) environment: String,
     /// How it was reached: `sessions` over HTTP, or the `websocket` of any OpenEnv server.
     pub(super) door: &'static str,
     pub(super) deterministic: bool,
-    rules: Vec<Line>,
+    rules: Vec<RuleResult>,
 }
 
-impl Report {
+impl CheckReport {
     pub(super) fn new(environment: String, door: &'static str, deterministic: bool) -> Self {
-        Report { environment, door, deterministic, rules: Vec::new() }
+        CheckReport { environment, door, deterministic, rules: Vec::new() }
     }
 
     pub(super) fn add(&mut self, rule: &'static str, verdict: Verdict) {
-        self.rules.push(Line { rule, verdict });
+        self.rules.push(RuleResult { rule, verdict });
     }
 
     pub(super) fn failures(&self) -> usize {

@@ -5,27 +5,27 @@
 
 use serde_json::{Value, json};
 
-use super::door::{Door, Offer, Player, Reply};
+use super::door::{CheckedReply, CheckedServer, CheckedSession, Optional};
 use super::report::Verdict;
 
 /// What an environment says of itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Promises {
+pub(super) struct DeclaredCapabilities {
     /// The same seed and actions give the same bytes.
     pub(super) deterministic: bool,
 }
 
 /// An episode, and what an undisturbed session showed.
 #[derive(Debug, Clone)]
-pub(super) struct Episode {
+pub(super) struct ReferenceEpisode {
     pub(super) seed: u64,
     pub(super) actions: Vec<Value>,
     /// To the reset, and to each action.
-    pub(super) replies: Vec<Reply>,
+    pub(super) replies: Vec<CheckedReply>,
 }
 
 /// The same seed and the same actions give the same bytes, in another session and in the same one.
-pub(super) async fn seed(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+pub(super) async fn seed(door: &CheckedServer, episodes: &[ReferenceEpisode]) -> anyhow::Result<Verdict> {
     for episode in episodes {
         let mut player = door.open(episode.seed).await?;
         for which in ["another session", "the next episode of that session"] {
@@ -43,7 +43,10 @@ pub(super) async fn seed(door: &Door, episodes: &[Episode]) -> anyhow::Result<Ve
 }
 
 /// What one session does is not seen by another.
-pub(super) async fn isolation(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+pub(super) async fn isolation(
+    door: &CheckedServer,
+    episodes: &[ReferenceEpisode],
+) -> anyhow::Result<Verdict> {
     for episode in episodes {
         let (mut one, mut two) = (door.open(episode.seed).await?, door.open(episode.seed + 1).await?);
         let mut replies = vec![one.reset(episode.seed).await?];
@@ -62,15 +65,15 @@ pub(super) async fn isolation(door: &Door, episodes: &[Episode]) -> anyhow::Resu
 }
 
 /// A fork goes on as the original does, from wherever it was forked.
-pub(super) async fn fork(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+pub(super) async fn fork(door: &CheckedServer, episodes: &[ReferenceEpisode]) -> anyhow::Result<Verdict> {
     let mut forks = 0;
     for episode in episodes {
         let mut original = door.open(episode.seed).await?;
         original.reset(episode.seed).await?;
         for at in 0..=episode.actions.len() {
             let mut fork = match original.fork().await? {
-                Offer::Made(fork) => fork,
-                Offer::None(why) => {
+                Optional::Made(fork) => fork,
+                Optional::None(why) => {
                     original.close().await?;
                     return Ok(Verdict::NotOffered(why));
                 }
@@ -95,7 +98,7 @@ pub(super) async fn fork(door: &Door, episodes: &[Episode]) -> anyhow::Result<Ve
 }
 
 /// A restored snapshot goes on as the original does.
-pub(super) async fn snapshot(door: &Door, episodes: &[Episode]) -> anyhow::Result<Verdict> {
+pub(super) async fn snapshot(door: &CheckedServer, episodes: &[ReferenceEpisode]) -> anyhow::Result<Verdict> {
     for episode in episodes {
         let half = episode.actions.len() / 2;
         let mut original = door.open(episode.seed).await?;
@@ -104,8 +107,8 @@ pub(super) async fn snapshot(door: &Door, episodes: &[Episode]) -> anyhow::Resul
         let saved = original.snapshot().await?;
         original.close().await?;
         let text = match saved {
-            Offer::Made(text) => text,
-            Offer::None(why) => return Ok(Verdict::NotOffered(why)),
+            Optional::Made(text) => text,
+            Optional::None(why) => return Ok(Verdict::NotOffered(why)),
         };
         let mut restored = door.restore(&text).await?;
         let rest = go_on(&mut restored, &episode.actions[half..]).await?;
@@ -121,7 +124,10 @@ pub(super) async fn snapshot(door: &Door, episodes: &[Episode]) -> anyhow::Resul
 }
 
 /// A repeated request gets the first reply and is not run again.
-pub(super) async fn at_most_once(door: &Door, episode: &Episode) -> anyhow::Result<Verdict> {
+pub(super) async fn at_most_once(
+    door: &CheckedServer,
+    episode: &ReferenceEpisode,
+) -> anyhow::Result<Verdict> {
     let mut player = door.open(episode.seed).await?;
     player.reset(episode.seed).await?;
     let verdict = repeat(&mut player, episode).await?;
@@ -129,7 +135,7 @@ pub(super) async fn at_most_once(door: &Door, episode: &Episode) -> anyhow::Resu
     Ok(verdict)
 }
 
-async fn repeat(player: &mut Player, episode: &Episode) -> anyhow::Result<Verdict> {
+async fn repeat(player: &mut CheckedSession, episode: &ReferenceEpisode) -> anyhow::Result<Verdict> {
     let action = &episode.actions[0];
     let Some(first) = player.step_once("check-1", action).await? else {
         return Ok(Verdict::NotOffered("the server knows no keys of requests".to_owned()));
@@ -155,9 +161,9 @@ async fn repeat(player: &mut Player, episode: &Episode) -> anyhow::Result<Verdic
 
 /// A wrong action is the agent's fault, and the episode goes on as if it had not been.
 pub(super) async fn bad_actions(
-    door: &Door,
-    episode: &Episode,
-    promises: Promises,
+    door: &CheckedServer,
+    episode: &ReferenceEpisode,
+    promises: DeclaredCapabilities,
 ) -> anyhow::Result<Verdict> {
     let mut player = door.open(episode.seed).await?;
     player.reset(episode.seed).await?;
@@ -186,7 +192,7 @@ pub(super) async fn bad_actions(
 }
 
 /// Why an answer to a wrong action is none that blames the agent.
-fn wrongly_taken(reply: &Reply, called: bool) -> Option<Verdict> {
+fn wrongly_taken(reply: &CheckedReply, called: bool) -> Option<Verdict> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     let kind = body["oxenv"]["kind"].as_str();
     match reply.ok {
@@ -203,13 +209,16 @@ fn wrongly_taken(reply: &Reply, called: bool) -> Option<Verdict> {
 }
 
 /// Resets and takes all actions.
-pub(super) async fn play(player: &mut Player, episode: &Episode) -> anyhow::Result<Vec<Reply>> {
+pub(super) async fn play(
+    player: &mut CheckedSession,
+    episode: &ReferenceEpisode,
+) -> anyhow::Result<Vec<CheckedReply>> {
     let mut replies = vec![player.reset(episode.seed).await?];
     replies.extend(go_on(player, &episode.actions).await?);
     Ok(replies)
 }
 
-async fn go_on(player: &mut Player, actions: &[Value]) -> anyhow::Result<Vec<Reply>> {
+async fn go_on(player: &mut CheckedSession, actions: &[Value]) -> anyhow::Result<Vec<CheckedReply>> {
     let mut replies = Vec::with_capacity(actions.len());
     for action in actions {
         replies.push(player.step(action).await?);
@@ -218,7 +227,7 @@ async fn go_on(player: &mut Player, actions: &[Value]) -> anyhow::Result<Vec<Rep
 }
 
 /// The first reply that differs.
-fn difference(expected: &[Reply], seen: &[Reply]) -> Option<String> {
+fn difference(expected: &[CheckedReply], seen: &[CheckedReply]) -> Option<String> {
     let at = expected.iter().zip(seen).position(|(one, two)| one != two)?;
     Some(format!("reply {at} is {} instead of {}", seen[at].text, expected[at].text))
 }

@@ -14,14 +14,14 @@ use oxenv_store::{LogOptions, LogRecorder, SessionFilter};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::Plan;
-use super::door::{Door, Player};
-use super::report::{Report, Verdict};
-use super::rules::{self, Episode, Promises};
+use super::CheckPlan;
+use super::door::{CheckedServer, CheckedSession};
+use super::report::{CheckReport, Verdict};
+use super::rules::{self, DeclaredCapabilities, ReferenceEpisode};
 use super::sample::Sampler;
 use crate::client::Client;
-use crate::replay::{self, Folder, Replayer, Stage};
-use crate::tools::Seeded;
+use crate::replay::{self, Folder, ReplayEnvironment, Replayer};
+use crate::tools::SeededToolset;
 use crate::trajectories::{self, Incomplete};
 
 /// How many actions an episode has that are made.
@@ -37,7 +37,7 @@ pub(super) struct Local {
     /// Of each of a manifest's toolsets, whether it is another server's.
     pub(super) upstream: Vec<bool>,
     /// Of the toolsets with `${seed}`, whether they are declared to be restarted with each episode's.
-    pub(super) seeded: Vec<Seeded>,
+    pub(super) seeded: Vec<SeededToolset>,
     /// How long a reply may take.
     pub(super) timeout: Duration,
 }
@@ -48,12 +48,12 @@ pub(super) struct Local {
 /// When it cannot be talked to, or takes none of the actions.
 pub(super) async fn over_the_wire(
     client: Arc<Client>,
-    plan: &Plan,
-    promises: Promises,
-) -> anyhow::Result<Report> {
-    let door = Door::find(client).await?;
+    plan: &CheckPlan,
+    promises: DeclaredCapabilities,
+) -> anyhow::Result<CheckReport> {
+    let door = CheckedServer::find(client).await?;
     let name = door.about("/metadata").await?["name"].as_str().unwrap_or("the environment").to_owned();
-    let mut report = Report::new(name, door.name(), promises.deterministic);
+    let mut report = CheckReport::new(name, door.name(), promises.deterministic);
     through(&door, plan, promises, &mut report).await?;
     report
         .add("replay", Verdict::NotOffered("a record is replayed where it is: oxenv replay DIR".to_owned()));
@@ -64,9 +64,9 @@ pub(super) async fn over_the_wire(
 ///
 /// # Errors
 /// When it cannot be served, or takes none of the actions.
-pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Report> {
+pub(super) async fn in_process(local: Local, plan: &CheckPlan) -> anyhow::Result<CheckReport> {
     let spec = Arc::clone(local.factory.spec());
-    let promises = Promises { deterministic: spec.capabilities.deterministic };
+    let promises = DeclaredCapabilities { deterministic: spec.capabilities.deterministic };
     let folder = Folder::new("check")?;
     let recorder = LogRecorder::open(folder.path(), LogOptions::default())?;
     let store = SessionStore::new(Arc::clone(&local.factory), oxenv_core::StoreLimits::default());
@@ -79,9 +79,9 @@ pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Repo
         // A sender that is gone stops it as well.
         let _ = stopped.await;
     }));
-    let mut report = Report::new(spec.name.clone(), "sessions", promises.deterministic);
+    let mut report = CheckReport::new(spec.name.clone(), "sessions", promises.deterministic);
     let checked = async {
-        let door = Door::find(Arc::new(client)).await?;
+        let door = CheckedServer::find(Arc::new(client)).await?;
         through(&door, plan, promises, &mut report).await?;
         episode(&door, plan, CONTRACT_SEED).await
     };
@@ -99,7 +99,12 @@ pub(super) async fn in_process(local: Local, plan: &Plan) -> anyhow::Result<Repo
     Ok(report)
 }
 
-async fn through(door: &Door, plan: &Plan, promises: Promises, report: &mut Report) -> anyhow::Result<()> {
+async fn through(
+    door: &CheckedServer,
+    plan: &CheckPlan,
+    promises: DeclaredCapabilities,
+    report: &mut CheckReport,
+) -> anyhow::Result<()> {
     let mut episodes = Vec::new();
     for number in 0..plan.episodes {
         episodes.push(episode(door, plan, plan.seed.wrapping_add(number)).await?);
@@ -121,9 +126,9 @@ async fn through(door: &Door, plan: &Plan, promises: Promises, report: &mut Repo
 }
 
 /// An episode that nobody disturbs: the given actions, or those of the made ones that are taken.
-async fn episode(door: &Door, plan: &Plan, seed: u64) -> anyhow::Result<Episode> {
+async fn episode(door: &CheckedServer, plan: &CheckPlan, seed: u64) -> anyhow::Result<ReferenceEpisode> {
     let mut player = door.open(seed).await?;
-    let mut episode = Episode { seed, actions: Vec::new(), replies: Vec::new() };
+    let mut episode = ReferenceEpisode { seed, actions: Vec::new(), replies: Vec::new() };
     episode.replies.push(player.reset(seed).await?);
     if !episode.replies[0].ok {
         bail!("a reset with seed {seed} fails: {}", episode.replies[0].text);
@@ -151,7 +156,11 @@ async fn episode(door: &Door, plan: &Plan, seed: u64) -> anyhow::Result<Episode>
     Ok(episode)
 }
 
-async fn made(door: &Door, player: &mut Player, episode: &mut Episode) -> anyhow::Result<()> {
+async fn made(
+    door: &CheckedServer,
+    player: &mut CheckedSession,
+    episode: &mut ReferenceEpisode,
+) -> anyhow::Result<()> {
     let schemas = door.about("/schema").await?;
     let mut looker = door.open(episode.seed).await?;
     looker.reset(episode.seed).await?;
@@ -194,7 +203,7 @@ async fn contract(factory: &Arc<dyn EnvironmentFactory>, actions: &[Value]) -> V
 
 /// Whether the toolsets that are handed a seed are declared to be handed each episode's. What their servers make of it
 /// is not looked at: only the manifest is.
-fn seed_of_tools(seeded: &[Seeded]) -> Verdict {
+fn seed_of_tools(seeded: &[SeededToolset]) -> Verdict {
     let names = |follows: bool| {
         let named = seeded.iter().filter(|toolset| toolset.follows == follows);
         named.map(|toolset| toolset.toolset.as_str()).collect::<Vec<_>>().join(", ")
@@ -218,7 +227,7 @@ async fn replayed(folder: &Folder, local: Local) -> anyhow::Result<Verdict> {
     incomplete.outcome()?;
     let filter = SessionFilter { limit: usize::MAX, ..SessionFilter::default() };
     let sessions = recorded.sessions(&filter)?;
-    let stage = Stage::over(local.factory, local.upstream)?;
+    let stage = ReplayEnvironment::over(local.factory, local.upstream)?;
     let mut replayer = Replayer::on(&recorded, stage);
     let mut same = 0;
     for session in &sessions {
@@ -244,7 +253,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use oxenv_core::{
-        EnvironmentContext, Capabilities, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment, typed,
+        Capabilities, EnvironmentContext, EnvironmentSpec, Failure, ForkMode, Reset, Step, TypedEnvironment,
+        typed,
     };
     use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
@@ -252,41 +262,41 @@ mod tests {
     use super::*;
 
     /// It says that it is deterministic, and shows how often any of its kind was ever asked.
-    struct Liar;
+    struct NondeterministicEnvironment;
 
     static ASKED: AtomicU64 = AtomicU64::new(0);
 
     #[derive(Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    struct Ask {
+    struct CountAction {
         #[allow(dead_code)]
         number: i64,
     }
 
     #[derive(Serialize, JsonSchema)]
-    struct Told {
+    struct CountObservation {
         asked: u64,
     }
 
-    impl TypedEnvironment for Liar {
-        type Action = Ask;
-        type Observation = Told;
-        type State = Told;
+    impl TypedEnvironment for NondeterministicEnvironment {
+        type Action = CountAction;
+        type Observation = CountObservation;
+        type State = CountObservation;
 
-        async fn reset(&mut self, _reset: &Reset) -> Result<Step<Told>, Failure> {
-            Ok(Step::new(Told { asked: 0 }))
+        async fn reset(&mut self, _reset: &Reset) -> Result<Step<CountObservation>, Failure> {
+            Ok(Step::new(CountObservation { asked: 0 }))
         }
 
-        async fn step(&mut self, _action: Ask) -> Result<Step<Told>, Failure> {
-            Ok(Step::new(Told { asked: ASKED.fetch_add(1, Ordering::Relaxed) }))
+        async fn step(&mut self, _action: CountAction) -> Result<Step<CountObservation>, Failure> {
+            Ok(Step::new(CountObservation { asked: ASKED.fetch_add(1, Ordering::Relaxed) }))
         }
 
-        fn state(&self) -> Told {
-            Told { asked: 0 }
+        fn state(&self) -> CountObservation {
+            CountObservation { asked: 0 }
         }
 
         fn fork(&self) -> Option<Self> {
-            Some(Liar)
+            Some(NondeterministicEnvironment)
         }
     }
 
@@ -295,13 +305,13 @@ mod tests {
             capabilities: Capabilities { deterministic, fork: ForkMode::Native, ..Capabilities::default() },
             ..EnvironmentSpec::new("liar", "Says that it is deterministic, and is not")
         };
-        let factory = Arc::new(typed(spec, |_: &EnvironmentContext| Liar));
+        let factory = Arc::new(typed(spec, |_: &EnvironmentContext| NondeterministicEnvironment));
         Local { factory, upstream: Vec::new(), seeded: Vec::new(), timeout: Duration::from_secs(20) }
     }
 
     #[tokio::test]
     async fn an_environment_that_says_deterministic_and_is_not_fails() {
-        let plan = Plan { actions: None, episodes: 1, seed: 7 };
+        let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
         let report = in_process(liar(true), &plan).await.unwrap();
         let table = report.table();
         for rule in ["seed", "isolation", "fork", "contract", "replay"] {
@@ -321,10 +331,10 @@ mod tests {
             let url = format!("http://{}", server.address().unwrap());
             let serving = tokio::spawn(server.run(std::future::pending()));
             let client = Client::new(&url, Duration::from_secs(20), None).unwrap();
-            let plan = Plan { actions: None, episodes: 1, seed: 7 };
-            let mut report = Report::new("it".to_owned(), "websocket", true);
-            let promises = Promises { deterministic: true };
-            through(&Door::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
+            let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
+            let mut report = CheckReport::new("it".to_owned(), "websocket", true);
+            let promises = DeclaredCapabilities { deterministic: true };
+            through(&CheckedServer::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
             serving.abort();
             let table = report.table();
             for line in [
@@ -341,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_promises_nothing_is_not_held_to_it() {
-        let plan = Plan { actions: None, episodes: 1, seed: 7 };
+        let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
         let table = in_process(liar(false), &plan).await.unwrap().table();
         assert!(table.contains("not offered  seed"), "{table}");
         assert!(table.contains("holds        at most once"), "{table}");

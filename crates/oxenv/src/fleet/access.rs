@@ -20,7 +20,7 @@ use crate::exit::{Problem, usage};
 
 /// Who we are to Fleet, and where it is.
 #[derive(Args)]
-pub(super) struct Access {
+pub(super) struct FleetAccess {
     /// A file with the API key; otherwise FLEET_API_KEY
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub(super) struct Access {
 
 /// How an instance is made.
 #[derive(Args)]
-pub(super) struct Making {
+pub(super) struct InstanceArgs {
     /// Where it is to run
     #[arg(long)]
     region: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct Making {
     strict: bool,
 }
 
-impl Access {
+impl FleetAccess {
     /// The API key.
     pub(super) fn key(&self) -> anyhow::Result<String> {
         match &self.api_key_file {
@@ -88,8 +88,8 @@ impl Access {
     }
 }
 
-impl Making {
-    pub(super) fn options(&self, access: &Access) -> anyhow::Result<FleetOptions> {
+impl InstanceArgs {
+    pub(super) fn options(&self, access: &FleetAccess) -> anyhow::Result<FleetOptions> {
         Ok(FleetOptions {
             base_url: access.base_url(),
             region: self.region.clone(),

@@ -7,7 +7,7 @@ use clap::Args;
 use oxenv_client::Code;
 use oxenv_client::fleet::FleetControl;
 
-use super::access::{Access, stoppable, told};
+use super::access::{FleetAccess, stoppable, told};
 use crate::commands::print;
 
 /// What to end.
@@ -27,7 +27,7 @@ pub(super) struct DownArgs {
     #[arg(long, value_name = "RUN")]
     run_id: Option<String>,
     #[command(flatten)]
-    access: Access,
+    access: FleetAccess,
 }
 
 pub(super) async fn run(args: DownArgs) -> anyhow::Result<()> {

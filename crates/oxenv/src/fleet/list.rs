@@ -5,7 +5,7 @@
 use clap::Args;
 use oxenv_client::fleet::FleetInstance;
 
-use super::access::{Access, stoppable, told};
+use super::access::{FleetAccess, stoppable, told};
 use crate::commands::print;
 
 /// What to list.
@@ -21,7 +21,7 @@ pub(super) struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    access: Access,
+    access: FleetAccess,
 }
 
 pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {

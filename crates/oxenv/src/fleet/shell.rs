@@ -13,7 +13,7 @@ use oxenv_wire::ToolResult;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::access::{Access, Making, connect, stoppable, told};
+use super::access::{FleetAccess, InstanceArgs, connect, stoppable, told};
 use crate::commands::{object, print};
 
 const COMMANDS: &str = "reset [SEED]       begin an episode
@@ -36,14 +36,14 @@ pub(super) struct ShellArgs {
     #[arg(value_name = "ENV_KEY|ID")]
     environment: String,
     #[command(flatten)]
-    making: Making,
+    making: InstanceArgs,
     #[command(flatten)]
-    access: Access,
+    access: FleetAccess,
 }
 
 /// What a line asks for.
 #[derive(Debug, PartialEq)]
-enum Line {
+enum ShellCommand {
     Nothing,
     Help,
     Reset(Option<u64>),
@@ -76,8 +76,8 @@ async fn converse(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::Resul
             eprint!("> ");
         }
         let Some(line) = lines.recv().await else { break };
-        let outcome = match Line::parse(&line) {
-            Ok(Line::Quit) => break,
+        let outcome = match ShellCommand::parse(&line) {
+            Ok(ShellCommand::Quit) => break,
             Ok(line) => line.run(client, tools).await,
             Err(error) => Err(error),
         };
@@ -106,41 +106,41 @@ fn lines() -> mpsc::Receiver<String> {
     lines
 }
 
-impl Line {
-    fn parse(line: &str) -> anyhow::Result<Line> {
+impl ShellCommand {
+    fn parse(line: &str) -> anyhow::Result<ShellCommand> {
         let line = line.trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
         match (word, rest) {
-            ("", _) => Ok(Line::Nothing),
-            ("help", "") => Ok(Line::Help),
-            ("reset", "") => Ok(Line::Reset(None)),
+            ("", _) => Ok(ShellCommand::Nothing),
+            ("help", "") => Ok(ShellCommand::Help),
+            ("reset", "") => Ok(ShellCommand::Reset(None)),
             ("reset", seed) => match seed.parse() {
-                Ok(seed) => Ok(Line::Reset(Some(seed))),
+                Ok(seed) => Ok(ShellCommand::Reset(Some(seed))),
                 Err(_) => bail!("'{seed}' is no seed: write a whole number"),
             },
-            ("tools", "") => Ok(Line::Tools),
-            ("state", "") => Ok(Line::State),
-            ("quit" | "exit", "") => Ok(Line::Quit),
+            ("tools", "") => Ok(ShellCommand::Tools),
+            ("state", "") => Ok(ShellCommand::State),
+            ("quit" | "exit", "") => Ok(ShellCommand::Quit),
             ("call", "") => bail!("which tool? write: call NAME {{\"argument\": 1}}"),
             ("call", rest) => {
                 let (name, arguments) = rest.split_once(char::is_whitespace).unwrap_or((rest, "{}"));
-                Ok(Line::Call(name.to_owned(), object("the arguments", arguments.trim())?))
+                Ok(ShellCommand::Call(name.to_owned(), object("the arguments", arguments.trim())?))
             }
-            ("step", action) => Ok(Line::Step(object("the action", action)?)),
+            ("step", action) => Ok(ShellCommand::Step(object("the action", action)?)),
             _ => bail!("'{line}' is not known here; `help` tells what is"),
         }
     }
 
     async fn run(self, client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::Result<()> {
         match self {
-            Line::Nothing | Line::Quit => Ok(()),
-            Line::Help => print(COMMANDS),
-            Line::Reset(seed) => {
+            ShellCommand::Nothing | ShellCommand::Quit => Ok(()),
+            ShellCommand::Help => print(COMMANDS),
+            ShellCommand::Reset(seed) => {
                 let options = ResetOptions { seed, ..ResetOptions::default() };
                 result(&client.reset(&options).await.map_err(told)?)
             }
-            Line::Tools => {
+            ShellCommand::Tools => {
                 let listing = tools.list().await.map_err(told)?;
                 for endpoint in listing.endpoints {
                     if let Some(error) = endpoint.error {
@@ -153,11 +153,13 @@ impl Line {
                 };
                 print(&listing.tools.iter().map(line).collect::<Vec<_>>().join("\n"))
             }
-            Line::Call(name, arguments) => {
+            ShellCommand::Call(name, arguments) => {
                 called(&name, &tools.call_tool(&name, arguments).await.map_err(told)?)
             }
-            Line::Step(action) => result(&client.step(&action).await.map_err(told)?),
-            Line::State => print(&serde_json::to_string_pretty(&client.state().await.map_err(told)?)?),
+            ShellCommand::Step(action) => result(&client.step(&action).await.map_err(told)?),
+            ShellCommand::State => {
+                print(&serde_json::to_string_pretty(&client.state().await.map_err(told)?)?)
+            }
         }
     }
 }
@@ -187,12 +189,15 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_wrong_ones_are_told() {
-        let read = |line: &str| Line::parse(line).map_err(|error| error.to_string());
-        assert_eq!(read("  "), Ok(Line::Nothing));
-        assert_eq!(read("reset 7"), Ok(Line::Reset(Some(7))));
-        assert_eq!(read("call a"), Ok(Line::Call("a".to_owned(), json!({}))));
-        assert_eq!(read("call a  {\"b\": [1, 2]}"), Ok(Line::Call("a".to_owned(), json!({ "b": [1, 2] }))));
-        assert_eq!(read("exit"), Ok(Line::Quit));
+        let read = |line: &str| ShellCommand::parse(line).map_err(|error| error.to_string());
+        assert_eq!(read("  "), Ok(ShellCommand::Nothing));
+        assert_eq!(read("reset 7"), Ok(ShellCommand::Reset(Some(7))));
+        assert_eq!(read("call a"), Ok(ShellCommand::Call("a".to_owned(), json!({}))));
+        assert_eq!(
+            read("call a  {\"b\": [1, 2]}"),
+            Ok(ShellCommand::Call("a".to_owned(), json!({ "b": [1, 2] })))
+        );
+        assert_eq!(read("exit"), Ok(ShellCommand::Quit));
         assert!(read("reset x").unwrap_err().contains("no seed"));
         assert!(read("call a [1]").unwrap_err().contains("must be a JSON object"));
         assert!(read("delete").unwrap_err().contains("`help`"));

@@ -11,7 +11,7 @@ use oxenv_client::fleet::{FleetControl, FleetEnvClient};
 use oxenv_client::{Code, ToolListing};
 use serde_json::json;
 
-use super::access::{Access, Making, stoppable, told};
+use super::access::{FleetAccess, InstanceArgs, stoppable, told};
 use crate::commands::print;
 
 /// How often Fleet is asked whether the instance is still there.
@@ -31,7 +31,7 @@ pub(super) struct UpArgs {
     #[arg(value_name = "ENV_KEY")]
     environment: String,
     #[command(flatten)]
-    making: Making,
+    making: InstanceArgs,
     /// Leave it running and end this command
     #[arg(long, conflicts_with = "heartbeat")]
     detach: bool,
@@ -39,7 +39,7 @@ pub(super) struct UpArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    access: Access,
+    access: FleetAccess,
 }
 
 pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {

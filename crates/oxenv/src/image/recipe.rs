@@ -23,23 +23,23 @@ const INSTALLED: [&str; 2] =
 const USUAL: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
 
 /// What an image is built by.
-pub(super) enum Recipe {
+pub(super) enum BuildPlan {
     /// A file of the folder.
     File { file: PathBuf, notes: Vec<String> },
     /// A file that was made.
     Made { base: String, text: String, notes: Vec<String> },
 }
 
-impl Recipe {
+impl BuildPlan {
     /// What the user should know.
     pub(super) fn notes(&self) -> &[String] {
-        let (Recipe::File { notes, .. } | Recipe::Made { notes, .. }) = self;
+        let (BuildPlan::File { notes, .. } | BuildPlan::Made { notes, .. }) = self;
         notes
     }
 }
 
 /// Finds what the folder is built by, and judges its manifest if a build file has to be made.
-pub(super) fn find(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
+pub(super) fn find(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let own = ["Dockerfile", "server/Dockerfile"].into_iter().find(|file| folder.join(file).is_file());
     let has = |name: &str| folder.join(name).is_file();
     match own {
@@ -52,16 +52,16 @@ pub(super) fn find(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> 
 }
 
 /// A folder with a build file, which takes what it wants of the folder.
-pub(super) fn own_file(folder: &Path, file: PathBuf) -> anyhow::Result<Recipe> {
+pub(super) fn own_file(folder: &Path, file: PathBuf) -> anyhow::Result<BuildPlan> {
     let has_manifest = folder.join("tools.yaml").is_file();
-    let notes = if has_manifest { Judged::of(folder)?.notes } else { Vec::new() };
-    Ok(Recipe::File { file, notes })
+    let notes = if has_manifest { CheckedManifest::of(folder)?.notes } else { Vec::new() };
+    Ok(BuildPlan::File { file, notes })
 }
 
 /// A folder with a manifest, which is served as an environment of tools.
-fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
+fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let ignored = ignored(folder)?;
-    let (manifest, notes) = Judged::of(folder)?.packed(folder, &ignored)?;
+    let (manifest, notes) = CheckedManifest::of(folder)?.packed(folder, &ignored)?;
     let enabled = || manifest.toolsets.iter().filter(|entry| entry.enabled);
     let runs =
         |transport: &Transport| matches!(transport, Transport::Stdio { .. } | Transport::Python { .. });
@@ -93,7 +93,7 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
 }
 
 /// A folder with a Python environment, which is served by its own application.
-fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
+fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let file = folder.join("openenv.yaml");
     let text = std::fs::read_to_string(&file)
         .map_err(|error| usage(format!("cannot read {}: {error}", file.display())))?;
@@ -127,20 +127,20 @@ fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<Recipe> {
     Ok(made(base, &lines, Vec::new()))
 }
 
-fn made(base: &str, lines: &[String], notes: Vec<String>) -> Recipe {
+fn made(base: &str, lines: &[String], notes: Vec<String>) -> BuildPlan {
     let text = format!("# Made by oxenv build.\n{}\n", lines.join("\n"));
-    Recipe::Made { base: base.to_owned(), text, notes }
+    BuildPlan::Made { base: base.to_owned(), text, notes }
 }
 
 /// A manifest that can be served.
-struct Judged {
+struct CheckedManifest {
     manifest: Manifest,
     /// The files that it reads as secrets.
     files: Vec<String>,
     notes: Vec<String>,
 }
 
-impl Judged {
+impl CheckedManifest {
     /// Reads the manifest as it will be read in a container: with variables that nobody has set yet.
     fn of(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("tools.yaml");
@@ -180,7 +180,7 @@ impl Judged {
         if !files.is_empty() {
             notes.push(format!("a container is to see the files {}", files.join(", ")));
         }
-        Ok(Judged { manifest, files, notes })
+        Ok(CheckedManifest { manifest, files, notes })
     }
 
     /// Refuses what would put a secret into the image, or leave the manifest out.
@@ -297,8 +297,8 @@ mod tests {
 
         fn made(&self, base: Option<&str>) -> (String, Vec<String>) {
             match find(&self.0, base).unwrap() {
-                Recipe::Made { text, notes, .. } => (text, notes),
-                Recipe::File { file, .. } => panic!("built by {}", file.display()),
+                BuildPlan::Made { text, notes, .. } => (text, notes),
+                BuildPlan::File { file, .. } => panic!("built by {}", file.display()),
             }
         }
 
@@ -376,7 +376,7 @@ mod tests {
         assert!(text.contains("WORKDIR /app\nCOPY . /app\nRUN [") && text.contains(served), "{text}");
         std::fs::write(folder.0.join("server/Dockerfile"), "FROM scratch").unwrap();
         assert!(
-            matches!(find(&folder.0, None).unwrap(), Recipe::File { file, .. } if file.ends_with("server/Dockerfile"))
+            matches!(find(&folder.0, None).unwrap(), BuildPlan::File { file, .. } if file.ends_with("server/Dockerfile"))
         );
     }
 

@@ -20,7 +20,7 @@ use crate::cli::duration;
 use crate::commands::print;
 use crate::env;
 use crate::exit::usage;
-use crate::registry::{self, Found};
+use crate::registry::{self, ServedName};
 
 const HELP: &str =
     "A bundled environment's name, a manifest or a folder with a tools.yaml is served by a process of
@@ -192,7 +192,7 @@ fn serve_command(args: &UpArgs) -> anyhow::Result<Vec<OsString>> {
     let mut command = vec![std::env::current_exe()?.into(), "serve".into(), target];
     command.extend(["--host", "127.0.0.1", "--port", "{port}"].map(OsString::from));
     let has_tools =
-        matches!(found, Found::Manifest(_)) || args.arguments.iter().any(|word| word == "--tools");
+        matches!(found, ServedName::Manifest(_)) || args.arguments.iter().any(|word| word == "--tools");
     if let Some(workspace) = args.workspace.as_ref().filter(|_| has_tools) {
         let folder = workspace.canonicalize();
         let folder =

@@ -14,15 +14,15 @@ use oxenv_store::{
 };
 use oxenv_wire::{Action, Delivered, ErrorCode};
 
-use super::compare::{Names, compare};
-use super::stage::Stage;
+use super::compare::{SessionNames, compare};
+use super::stage::ReplayEnvironment;
 use super::{Verdict, compare};
 
 /// The most sessions that one was made of, one after the other.
 const DEEPEST: usize = 1000;
 
 /// A recorded session, as far as it is done again.
-pub(super) struct Link {
+pub(super) struct ReplayedSession {
     pub(super) id: String,
     pub(super) environment: String,
     seed: u64,
@@ -44,7 +44,7 @@ pub(super) struct Unknown {
 }
 
 /// An entry that was done again, or why it was not.
-enum Done {
+enum ReplayedEntry {
     /// Under that number; what it was refused for, if it was.
     Again(u64, Option<Failure>),
     /// It had been cut off.
@@ -60,8 +60,11 @@ enum Done {
 ///
 /// # Errors
 /// When the record cannot be read at all.
-pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Result<Vec<Link>, Unknown>> {
-    let mut chain: Vec<Link> = Vec::new();
+pub(super) fn chain(
+    trajectories: &Trajectories,
+    id: &str,
+) -> anyhow::Result<Result<Vec<ReplayedSession>, Unknown>> {
+    let mut chain: Vec<ReplayedSession> = Vec::new();
     let (mut id, mut upto) = (id.to_owned(), u64::MAX);
     loop {
         let Some(summary) = trajectories.session(&id)? else {
@@ -87,7 +90,7 @@ pub(super) fn chain(trajectories: &Trajectories, id: &str) -> anyhow::Result<Res
     Ok(Ok(chain))
 }
 
-fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<Link, Unknown> {
+fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result<ReplayedSession, Unknown> {
     let SessionSummary { id, unwritten, mut holes, .. } = summary;
     let mut entries = entries.into_iter();
     let opened = entries.next().map(|entry| entry.event);
@@ -116,7 +119,7 @@ fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result
             return Err(Unknown { why, damaged: true });
         }
     }
-    Ok(Link { id, environment, seed, episode_id, origin, entries, holes, unwritten })
+    Ok(ReplayedSession { id, environment, seed, episode_id, origin, entries, holes, unwritten })
 }
 
 fn beginning(id: &str) -> Unknown {
@@ -127,8 +130,11 @@ fn beginning(id: &str) -> Unknown {
 ///
 /// # Errors
 /// When a record cannot be read.
-pub(super) async fn replay(stage: &mut Stage, chain: &[Link]) -> anyhow::Result<Verdict> {
-    let mut names = Names::default();
+pub(super) async fn replay(
+    stage: &mut ReplayEnvironment,
+    chain: &[ReplayedSession],
+) -> anyhow::Result<Verdict> {
+    let mut names = SessionNames::default();
     let mut before: Option<Arc<Session>> = None;
     let mut verdict =
         Verdict::CannotBeReplayed { why: "there is nothing to replay".to_owned(), damaged: false };
@@ -159,7 +165,11 @@ pub(super) async fn replay(stage: &mut Stage, chain: &[Link]) -> anyhow::Result<
 }
 
 /// Makes the session as it was made.
-async fn begin(stage: &Stage, link: &Link, before: Option<&Arc<Session>>) -> Result<Arc<Session>, Failure> {
+async fn begin(
+    stage: &ReplayEnvironment,
+    link: &ReplayedSession,
+    before: Option<&Arc<Session>>,
+) -> Result<Arc<Session>, Failure> {
     let options = SessionOptions {
         seed: Some(link.seed),
         episode_id: Some(link.episode_id.clone()),
@@ -182,7 +192,7 @@ async fn begin(stage: &Stage, link: &Link, before: Option<&Arc<Session>>) -> Res
 }
 
 async fn restored(
-    stage: &Stage,
+    stage: &ReplayEnvironment,
     before: &Arc<Session>,
     options: SessionOptions,
 ) -> Result<Arc<Session>, Failure> {
@@ -190,27 +200,31 @@ async fn restored(
     stage.store.restore(&snapshot, options).await
 }
 
-async fn run(stage: &Stage, link: &Link, session: &Arc<Session>) -> anyhow::Result<Vec<Done>> {
+async fn run(
+    stage: &ReplayEnvironment,
+    link: &ReplayedSession,
+    session: &Arc<Session>,
+) -> anyhow::Result<Vec<ReplayedEntry>> {
     let mut done = Vec::with_capacity(link.entries.len());
     for (index, entry) in link.entries.iter().enumerate() {
         if let Some(tool) = unknown_effect(stage, session, &link.entries[index..]) {
-            done.push(Done::Unknown { tool });
+            done.push(ReplayedEntry::Unknown { tool });
             break;
         }
         done.push(match &entry.event {
-            StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => Done::CutOff,
+            StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => ReplayedEntry::CutOff,
             StoredEvent::Reset { outcome, .. } => {
                 let failed = reset(session, entry).await?;
                 match was_cut_off(outcome) {
-                    true => Done::CutOff,
-                    false => Done::Again(session.seq(), failed),
+                    true => ReplayedEntry::CutOff,
+                    false => ReplayedEntry::Again(session.seq(), failed),
                 }
             }
             // Nothing that is compared hangs on how far it came.
-            StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => Done::CutOff,
+            StoredEvent::Step { outcome, .. } if was_cut_off(outcome) => ReplayedEntry::CutOff,
             StoredEvent::Step { .. } => {
                 let failed = step(stage, session, &entry.event).await?;
-                Done::Again(session.seq(), failed)
+                ReplayedEntry::Again(session.seq(), failed)
             }
         });
     }
@@ -229,7 +243,11 @@ async fn reset(session: &Arc<Session>, entry: &StoredEntry) -> anyhow::Result<Op
     Ok(session.submit(SessionRequest::reset(options)).await.into_outcome().err())
 }
 
-async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> anyhow::Result<Option<Failure>> {
+async fn step(
+    stage: &ReplayEnvironment,
+    session: &Arc<Session>,
+    event: &StoredEvent,
+) -> anyhow::Result<Option<Failure>> {
     let StoredEvent::Step { principal, action, calls, .. } = event else { return Ok(None) };
     stage.tape.load(calls)?;
     let action = action.raw()?;
@@ -260,7 +278,7 @@ async fn step(stage: &Stage, session: &Arc<Session>, event: &StoredEvent) -> any
 
 /// The tool of the first of these entries whose call was cut off, if something else of the episode came after it. A
 /// tool whose toolset has no state has no effect that could be unknown.
-fn unknown_effect(stage: &Stage, session: &Session, entries: &[StoredEntry]) -> Option<String> {
+fn unknown_effect(stage: &ReplayEnvironment, session: &Session, entries: &[StoredEntry]) -> Option<String> {
     let (entry, later) = entries.split_first()?;
     let StoredEvent::Step { calls, .. } = &entry.event else { return None };
     let unknown = |call: &&StoredCall| {
@@ -285,16 +303,21 @@ fn was_cut_off(outcome: &StoredOutcome) -> bool {
     )
 }
 
-fn judge(link: &Link, done: &[Done], replayed: &[StoredEntry], names: &Names) -> anyhow::Result<Verdict> {
+fn judge(
+    link: &ReplayedSession,
+    done: &[ReplayedEntry],
+    replayed: &[StoredEntry],
+    names: &SessionNames,
+) -> anyhow::Result<Verdict> {
     let (mut entries, mut cut_off) = (0, 0);
     for (recorded, done) in link.entries.iter().zip(done) {
         let (seq, refused) = match done {
-            Done::Again(seq, refused) => (*seq, refused),
-            Done::CutOff => {
+            ReplayedEntry::Again(seq, refused) => (*seq, refused),
+            ReplayedEntry::CutOff => {
                 cut_off += u64::from(!matches!(recorded.event, StoredEvent::Closed { .. }));
                 continue;
             }
-            Done::Unknown { tool } => {
+            ReplayedEntry::Unknown { tool } => {
                 let why = format!(
                     "a call of tool '{tool}' was cut off (seq {}), and nobody knows whether it had its effect: \
                      what came after it in its episode is not proven",

@@ -23,9 +23,9 @@ pub(super) struct Difference {
 
 /// What sessions of the replay are called in the record.
 #[derive(Debug, Default)]
-pub(super) struct Names(Vec<(String, String)>);
+pub(super) struct SessionNames(Vec<(String, String)>);
 
-impl Names {
+impl SessionNames {
     pub(super) fn add(&mut self, replayed: &str, recorded: &str) {
         self.0.push((replayed.to_owned(), recorded.to_owned()));
     }
@@ -43,7 +43,7 @@ impl Names {
 pub(super) fn compare(
     recorded: &StoredEntry,
     replayed: &StoredEntry,
-    names: &Names,
+    names: &SessionNames,
 ) -> Result<Option<Difference>, LogError> {
     if let (StoredEvent::Reset { seed: one, .. }, StoredEvent::Reset { seed: two, .. }) =
         (&recorded.event, &replayed.event)
@@ -79,7 +79,11 @@ pub(super) fn shown(entry: &StoredEntry) -> Result<String, LogError> {
     })
 }
 
-fn answers(one: &StoredOutcome, two: &StoredOutcome, names: &Names) -> Result<Option<Difference>, LogError> {
+fn answers(
+    one: &StoredOutcome,
+    two: &StoredOutcome,
+    names: &SessionNames,
+) -> Result<Option<Difference>, LogError> {
     let (
         StoredOutcome::Answered { reply: one, reward: one_reward, done: one_done },
         StoredOutcome::Answered { reply: two, reward: two_reward, done: two_done },
@@ -121,10 +125,10 @@ fn without_problems(mut reply: Cow<'_, str>) -> Cow<'_, str> {
 /// then and are to vanish so.
 fn without(object: &str, path: &[&str], vanishes: &dyn Fn(&str) -> bool) -> Option<String> {
     let (key, rest) = path.split_first()?;
-    let members: BTreeMap<Name<'_>, &RawValue> = serde_json::from_str(object).ok()?;
-    let (name, value) = members.get_key_value(&Name(Cow::Borrowed(key)))?;
+    let members: BTreeMap<MemberName<'_>, &RawValue> = serde_json::from_str(object).ok()?;
+    let (name, value) = members.get_key_value(&MemberName(Cow::Borrowed(key)))?;
     // A name is borrowed unless it is written with escapes, as none of ours is.
-    let Name(Cow::Borrowed(name)) = name else { return None };
+    let MemberName(Cow::Borrowed(name)) = name else { return None };
     let at = |part: &str| part.as_ptr() as usize - object.as_ptr() as usize;
     let (begin, from) = (at(name) - 1, at(value.get()));
     let (before, behind) = (&object[..begin], &object[from + value.get().len()..]);
@@ -142,7 +146,7 @@ fn without(object: &str, path: &[&str], vanishes: &dyn Fn(&str) -> bool) -> Opti
 
 /// The name of an object's member.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn outcome(entry: &StoredEntry) -> Option<&StoredOutcome> {
     match &entry.event {
@@ -217,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_sessions_own_ids_are_taken_for_the_same() {
-        let mut names = Names::default();
+        let mut names = SessionNames::default();
         names.add("b-2", "a-1");
         assert_eq!(names.spell("{\"id\":\"b-2\"}"), "{\"id\":\"a-1\"}");
     }

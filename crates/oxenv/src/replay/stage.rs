@@ -10,24 +10,24 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use oxenv_core::rubric::JudgeCache;
-use oxenv_core::{EnvironmentFactory, StoreLimits, Redact, SessionStore, folders};
+use oxenv_core::{EnvironmentFactory, Redact, SessionStore, StoreLimits, folders};
 use oxenv_store::{
     LogOptions, LogReader, LogRecorder, StoredEntry, StoredEvent, StoredOutcome, Trajectories,
 };
 use serde_json::value::RawValue;
 
-use super::{Tape, taped};
+use super::{ToolTape, taped};
 use crate::cli::ToolArgs;
 use crate::registry;
 use crate::rubrics::{self, RubricArgs};
-use crate::tools::{self, Served};
+use crate::tools::{self, ServedEnvironment};
 
 /// Sessions live as long as their replay takes.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// How the environment is made, as `serve` was told.
 #[derive(Default)]
-pub(crate) struct Given {
+pub(crate) struct ReplayOptions {
     pub(crate) environment: Option<String>,
     pub(crate) tools: ToolArgs,
     pub(crate) rubric: RubricArgs,
@@ -35,27 +35,27 @@ pub(crate) struct Given {
 }
 
 /// An environment that does sessions again.
-pub(crate) struct Stage {
+pub(crate) struct ReplayEnvironment {
     pub(super) store: SessionStore,
-    pub(super) tape: Arc<Tape>,
+    pub(super) tape: Arc<ToolTape>,
     /// What was recorded of sessions that are being done again.
     entries: HashMap<String, Vec<StoredEntry>>,
     reader: LogReader,
-    served: Option<Served>,
+    served: Option<ServedEnvironment>,
     _folder: Folder,
 }
 
-impl Stage {
+impl ReplayEnvironment {
     /// Makes the environment that a record names, or that was given.
     ///
     /// # Errors
     /// When it cannot be made, or is another one.
     pub(super) async fn open(
-        given: &Given,
+        given: &ReplayOptions,
         recorded: &str,
         trajectories: &Trajectories,
     ) -> anyhow::Result<Self> {
-        let tape = Arc::new(Tape::new(given.live));
+        let tape = Arc::new(ToolTape::new(given.live));
         // A manifest alone is an environment of its own; one beside a bundled environment adds to it.
         let bundled = registry::environments().iter().any(|factory| factory.spec().name == recorded);
         let by_record = (bundled || given.tools.manifest.is_none()).then_some(recorded);
@@ -76,7 +76,7 @@ impl Stage {
             served.factory = rubrics::over(Arc::clone(&served.factory), &given.rubric, &cache)?;
         }
         let (factory, redact) = (Arc::clone(&served.factory), served.redact.clone());
-        Stage::of(factory, tape, redact, Some(served))
+        ReplayEnvironment::of(factory, tape, redact, Some(served))
     }
 
     /// A stage for an environment that is there already, and is closed by whoever made it.
@@ -84,22 +84,23 @@ impl Stage {
     /// # Errors
     /// When its folder cannot be made.
     pub(crate) fn over(factory: Arc<dyn EnvironmentFactory>, upstream: Vec<bool>) -> anyhow::Result<Self> {
-        let tape = Arc::new(Tape::new(false));
-        Stage::of(taped(factory, Arc::clone(&tape), upstream), tape, None, None)
+        let tape = Arc::new(ToolTape::new(false));
+        ReplayEnvironment::of(taped(factory, Arc::clone(&tape), upstream), tape, None, None)
     }
 
     fn of(
         factory: Arc<dyn EnvironmentFactory>,
-        tape: Arc<Tape>,
+        tape: Arc<ToolTape>,
         redact: Option<Redact>,
-        served: Option<Served>,
+        served: Option<ServedEnvironment>,
     ) -> anyhow::Result<Self> {
         let folder = Folder::new("replay")?;
         let recorder = LogRecorder::open(folder.path(), LogOptions { redact, ..LogOptions::default() })?;
-        let limits = StoreLimits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..StoreLimits::default() };
+        let limits =
+            StoreLimits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..StoreLimits::default() };
         let store = SessionStore::new(factory, limits).with_recorder(Arc::new(recorder));
         let reader = LogReader::open(folder.path())?;
-        Ok(Stage { store, tape, entries: HashMap::new(), reader, served, _folder: folder })
+        Ok(ReplayEnvironment { store, tape, entries: HashMap::new(), reader, served, _folder: folder })
     }
 
     pub(super) fn environment(&self) -> &str {
@@ -143,7 +144,7 @@ fn remember(cache: &JudgeCache, trajectories: &Trajectories, environment: &str) 
 /// The same of one entry.
 pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow::Result<()> {
     #[derive(serde::Deserialize)]
-    struct Reply<'a> {
+    struct ReplyParts<'a> {
         #[serde(borrow, default)]
         metadata: Option<&'a RawValue>,
     }
@@ -151,7 +152,7 @@ pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow:
         return Ok(());
     };
     let text = reply.text()?;
-    if let Ok(Reply { metadata: Some(metadata) }) = serde_json::from_str(&text) {
+    if let Ok(ReplyParts { metadata: Some(metadata) }) = serde_json::from_str(&text) {
         cache.remember(metadata);
     }
     Ok(())

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oxenv_core::{
-    EnvironmentContext, CallContext, ChangeCounter, EnvironmentFactory, EnvironmentSpec, EpisodeSeeds, ResourcesAndPrompts, Failure, ForkMode,
-    EnvironmentInstance, Mount, CopySource, ResolvedTool, Scope, Toolbox, Toolset, Work,
+    CallContext, ChangeCounter, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
+    EnvironmentSpec, EpisodeSeeds, Failure, ForkMode, Mount, ResolvedTool, ResourcesAndPrompts, Scope,
+    Toolbox, Toolset, Work,
 };
 use oxenv_store::{LogError, StoredCall, StoredJson};
 use oxenv_wire::{ErrorCode, Tool, ToolError, ToolErrorType, ToolResult};
@@ -17,23 +18,23 @@ use serde_json::value::RawValue;
 
 /// The answers of the step that is being done again.
 #[derive(Default)]
-pub(crate) struct Tape {
-    answers: Mutex<Vec<Answer>>,
+pub(crate) struct ToolTape {
+    answers: Mutex<Vec<TapedResult>>,
     /// The toolsets that have a state when they are not answered from here.
     stateful: Mutex<BTreeSet<String>>,
     /// Whether tools are called really; what was refused for its rate is refused from the tape even so.
     live: bool,
 }
 
-struct Answer {
+struct TapedResult {
     tool: String,
     arguments: Option<String>,
     outcome: Result<ToolResult, ToolError>,
 }
 
-impl Tape {
+impl ToolTape {
     pub(crate) fn new(live: bool) -> Self {
-        Tape { live, ..Tape::default() }
+        ToolTape { live, ..ToolTape::default() }
     }
 
     /// Whether a tool's own toolset has a state, so that a call of it that was cut off has an unknown effect.
@@ -54,7 +55,7 @@ impl Tape {
         let answers = calls.iter().map(|call| {
             let arguments = call.arguments.as_ref().map(StoredJson::text).transpose()?;
             let arguments = arguments.map(Cow::into_owned);
-            Ok(Answer { tool: call.tool.clone(), arguments, outcome: call.played_back()? })
+            Ok(TapedResult { tool: call.tool.clone(), arguments, outcome: call.played_back()? })
         });
         *self.lock() = answers.collect::<Result<_, LogError>>()?;
         Ok(())
@@ -63,7 +64,7 @@ impl Tape {
     /// The answer to a call; nothing when it is to be made really.
     fn answer(&self, tool: &str, arguments: Option<&RawValue>) -> Option<Result<ToolResult, ToolError>> {
         let mut answers = self.lock();
-        let named = |answer: &Answer| answer.tool == tool || answer.tool.ends_with(&format!("__{tool}"));
+        let named = |answer: &TapedResult| answer.tool == tool || answer.tool.ends_with(&format!("__{tool}"));
         let given = arguments.map(RawValue::get);
         let exact = answers.iter().position(|answer| named(answer) && answer.arguments.as_deref() == given);
         let found = exact.or_else(|| answers.iter().position(named));
@@ -79,7 +80,7 @@ impl Tape {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Answer>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<TapedResult>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +89,7 @@ impl Tape {
 /// that `upstream` names, and all of them where the environment does not promise to be deterministic.
 pub(crate) fn taped(
     inner: Arc<dyn EnvironmentFactory>,
-    tape: Arc<Tape>,
+    tape: Arc<ToolTape>,
     upstream: Vec<bool>,
 ) -> Arc<dyn EnvironmentFactory> {
     Arc::new(TapedFactory { inner, tape, upstream })
@@ -96,7 +97,7 @@ pub(crate) fn taped(
 
 struct TapedFactory {
     inner: Arc<dyn EnvironmentFactory>,
-    tape: Arc<Tape>,
+    tape: Arc<ToolTape>,
     /// Of each of the manifest's toolsets, which come last.
     upstream: Vec<bool>,
 }
@@ -134,7 +135,11 @@ impl EnvironmentFactory for TapedFactory {
         Work::pending(async move { Ok(self.wrap(self.inner.create(boot).await?)) })
     }
 
-    fn fork<'a>(&'a self, boot: EnvironmentContext, original: CopySource<'a>) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn fork<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        original: CopySource<'a>,
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.inner.fork(boot, original).await?)) })
     }
 
@@ -142,7 +147,11 @@ impl EnvironmentFactory for TapedFactory {
         self.inner.save(original)
     }
 
-    fn restore<'a>(&'a self, boot: EnvironmentContext, saved: &'a [u8]) -> Work<'a, Result<EnvironmentInstance, Failure>> {
+    fn restore<'a>(
+        &'a self,
+        boot: EnvironmentContext,
+        saved: &'a [u8],
+    ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move { Ok(self.wrap(self.inner.restore(boot, saved).await?)) })
     }
 
@@ -158,7 +167,7 @@ impl EnvironmentFactory for TapedFactory {
 /// A toolset whose calls are answered from the tape; its lists are its own.
 struct TapedToolset {
     inner: Arc<dyn Toolset>,
-    tape: Arc<Tape>,
+    tape: Arc<ToolTape>,
 }
 
 impl Toolset for TapedToolset {

@@ -127,7 +127,7 @@ struct Sender {
 }
 
 /// Why a request failed, and whether another may not.
-struct Refused {
+struct SendError {
     why: String,
     for_now: bool,
 }
@@ -198,13 +198,13 @@ impl Sender {
         self.dropped.fetch_add(group.len() as u64, Ordering::Relaxed);
     }
 
-    async fn post(&self, body: String) -> Result<(), Refused> {
+    async fn post(&self, body: String) -> Result<(), SendError> {
         let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         // The address may hold a password.
         let mut response = request
             .send()
             .await
-            .map_err(|error| Refused { why: error.without_url().to_string(), for_now: true })?;
+            .map_err(|error| SendError { why: error.without_url().to_string(), for_now: true })?;
         let status = response.status();
         // Read to its end, so that the connection can be used again; it says nothing that we need.
         let mut read = 0;
@@ -223,7 +223,7 @@ impl Sender {
         );
         match status.is_success() {
             true => Ok(()),
-            false => Err(Refused { why: format!("the receiver answered {status}"), for_now }),
+            false => Err(SendError { why: format!("the receiver answered {status}"), for_now }),
         }
     }
 

@@ -16,16 +16,16 @@ use crate::client::Client;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that records.
-pub(super) struct Remote(Client);
+pub(super) struct RemoteRecords(Client);
 
 #[derive(Deserialize)]
 struct Sessions {
     trajectories: Vec<SessionView>,
 }
 
-impl Remote {
+impl RemoteRecords {
     pub(super) fn new(url: &str, token: Option<&str>) -> anyhow::Result<Self> {
-        Ok(Remote(Client::new(url, PATIENCE, token)?))
+        Ok(RemoteRecords(Client::new(url, PATIENCE, token)?))
     }
 
     pub(super) async fn sessions(&self, filter: &SessionFilter) -> anyhow::Result<Vec<SessionView>> {

@@ -18,11 +18,11 @@ use crate::exit::usage;
 const PAGE_BYTES: usize = 16 << 20;
 
 /// The recorded sessions of a folder.
-pub(crate) struct Recorded(Trajectories);
+pub(crate) struct RecordFolder(Trajectories);
 
-impl Recorded {
+impl RecordFolder {
     pub(super) fn new(trajectories: Trajectories) -> Self {
-        Recorded(trajectories)
+        RecordFolder(trajectories)
     }
 
     /// The records of a folder whose log is read when somebody asks, however long it is.
@@ -30,7 +30,7 @@ impl Recorded {
     /// # Errors
     /// When the folder or its index cannot be used.
     pub(crate) fn of(folder: &Path) -> anyhow::Result<Self> {
-        Ok(Recorded(Trajectories::open(folder).map_err(|error| usage(error.to_string()))?))
+        Ok(RecordFolder(Trajectories::open(folder).map_err(|error| usage(error.to_string()))?))
     }
 
     pub(super) fn sessions_in(&self, filter: &SessionFilter) -> Result<Vec<SessionView>, LogError> {
@@ -70,7 +70,7 @@ impl Recorded {
     }
 }
 
-impl TrajectorySource for Recorded {
+impl TrajectorySource for RecordFolder {
     fn sessions(&self, asked: &TrajectoryFilter) -> Result<Vec<(String, RawJson)>, Failure> {
         let filter = SessionFilter {
             environment: asked.environment.clone(),
@@ -100,7 +100,7 @@ impl TrajectorySource for Recorded {
     }
 }
 
-impl fmt::Debug for Recorded {
+impl fmt::Debug for RecordFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Recorded").field(&self.0.folder()).finish()
     }

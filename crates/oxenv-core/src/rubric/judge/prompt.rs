@@ -12,27 +12,27 @@ use super::super::{EpisodeEvent, ScoringContext};
 
 /// A prompt that was taken apart.
 pub(in crate::rubric) struct Prompt {
-    pieces: Vec<Piece>,
+    pieces: Vec<PromptPiece>,
 }
 
-enum Piece {
+enum PromptPiece {
     Text(String),
-    Place(Place),
+    Place(Placeholder),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Placeholder {
     Task,
     Action,
     Observation,
     Transcript,
 }
 
-const PLACES: [(&str, Place); 4] = [
-    ("task", Place::Task),
-    ("action", Place::Action),
-    ("observation", Place::Observation),
-    ("transcript", Place::Transcript),
+const PLACES: [(&str, Placeholder); 4] = [
+    ("task", Placeholder::Task),
+    ("action", Placeholder::Action),
+    ("observation", Placeholder::Observation),
+    ("transcript", Placeholder::Transcript),
 ];
 
 impl Prompt {
@@ -56,8 +56,8 @@ impl Prompt {
                 let names: Vec<&str> = PLACES.iter().map(|(name, _)| *name).collect();
                 return Err(format!("'{{{word}}}' is no part of an episode{}", nearest(word, &names)));
             };
-            pieces.push(Piece::Text(std::mem::take(&mut plain)));
-            pieces.push(Piece::Place(*place));
+            pieces.push(PromptPiece::Text(std::mem::take(&mut plain)));
+            pieces.push(PromptPiece::Place(*place));
             rest = &rest[word.len() + 2..];
         }
         if pieces.is_empty() {
@@ -66,13 +66,13 @@ impl Prompt {
             return Err(message.to_owned());
         }
         plain.push_str(rest);
-        pieces.push(Piece::Text(plain));
+        pieces.push(PromptPiece::Text(plain));
         Ok(Prompt { pieces })
     }
 
     /// Whether it shows earlier acts.
     pub(super) fn looks_back(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Place(Place::Transcript)))
+        self.pieces.iter().any(|piece| matches!(piece, PromptPiece::Place(Placeholder::Transcript)))
     }
 
     /// The prompt about what was seen.
@@ -80,11 +80,13 @@ impl Prompt {
         let mut out = String::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Place(Place::Task) => out.push_str(seen.task.map_or("null", RawValue::get)),
-                Piece::Place(Place::Action) => push_action(&mut out, seen.act),
-                Piece::Place(Place::Observation) => out.push_str(&seen.act.output()),
-                Piece::Place(Place::Transcript) => push_transcript(&mut out, seen),
+                PromptPiece::Text(text) => out.push_str(text),
+                PromptPiece::Place(Placeholder::Task) => {
+                    out.push_str(seen.task.map_or("null", RawValue::get))
+                }
+                PromptPiece::Place(Placeholder::Action) => push_action(&mut out, seen.act),
+                PromptPiece::Place(Placeholder::Observation) => out.push_str(&seen.act.output()),
+                PromptPiece::Place(Placeholder::Transcript) => push_transcript(&mut out, seen),
             }
         }
         out

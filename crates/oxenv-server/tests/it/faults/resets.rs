@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{
-    Entry, Event, Execution, Failure, StoreLimits, RecordedOutcome, Principal, Recorder, SessionStore, Work,
+    Execution, Failure, Principal, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionStore,
+    StoreLimits, Work,
 };
 use oxenv_server::ServerConfig;
 use serde_json::{Value, json};
@@ -31,8 +32,8 @@ struct Written {
 }
 
 impl Recorder for Book {
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
-        if let Event::Step { principal: Principal::Agent, action, outcome, .. } = entry.event {
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
+        if let RecordEvent::Step { principal: Principal::Agent, action, outcome, .. } = entry.event {
             let action: Value = serde_json::from_str(action.get()).unwrap();
             let text = action["arguments"]["text"].as_str().unwrap().to_owned();
             let answered = matches!(outcome, RecordedOutcome::Answered { .. });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use oxenv_core::{Entry, Event, Execution, Failure, StoreLimits, Recorder, SessionStore, Work};
+use oxenv_core::{Execution, Failure, RecordEntry, RecordEvent, Recorder, SessionStore, StoreLimits, Work};
 use oxenv_server::ServerConfig;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -26,10 +26,10 @@ struct Inner {
 }
 
 impl Recorder for Disk {
-    fn append(&self, entry: &Entry<'_>) -> Work<'static, Result<(), Failure>> {
+    fn append(&self, entry: &RecordEntry<'_>) -> Work<'static, Result<(), Failure>> {
         let gate = self.0.stuck.lock().unwrap().get(entry.session_id).cloned();
         match gate.or_else(|| self.0.all.lock().unwrap().clone()) {
-            Some(gate) if matches!(entry.event, Event::Step { .. }) => {
+            Some(gate) if matches!(entry.event, RecordEvent::Step { .. }) => {
                 *self.0.waiting.lock().unwrap() += 1;
                 let disk = self.clone();
                 Work::pending(async move {
