@@ -7,8 +7,8 @@
 //! [`Walk`] reads a folder, [`remove`] deletes one; `folders/position.rs` goes down and up in one,
 //! `folders/moving.rs` empties one beside programs that go on writing.
 
+mod cursor;
 mod moving;
-mod position;
 mod remove;
 mod walk;
 
@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+pub(crate) use cursor::FolderCursor;
 pub(crate) use moving::Aside;
-pub(crate) use position::FolderCursor;
 pub use remove::remove;
 pub(crate) use remove::{clear, remove_in};
 pub use walk::{EntryKind, RecordEntry, Walk, WalkError, WalkEvent};

@@ -16,10 +16,10 @@ mod environment;
 mod failure;
 pub mod folders;
 mod graph;
+mod idempotency;
 mod mac;
 mod native;
 mod observe;
-mod once;
 mod policy;
 mod record;
 pub mod render;
@@ -43,10 +43,10 @@ pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc
 pub use clock::after;
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
+pub use idempotency::{Idempotency, IdempotentReply};
 pub use mac::MacKey;
 pub use native::NativeToolset;
 pub use observe::{CallError, ObservedCall, Observer, Operation, OperationKind, TraceContext};
-pub use once::{Idempotency, IdempotentReply};
 pub use policy::{
     ArgumentRefusal, Buckets, ConsideredRule, Explanation, Policy, PolicyError, RateLimit, RateScope,
     RetryAfter, RoleRules, Rules, Verdict,

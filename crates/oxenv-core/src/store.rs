@@ -17,8 +17,8 @@ use oxenv_wire::{ErrorCode, preview};
 use parking_lot::{Mutex, RwLock};
 
 use crate::failure::Failure;
+use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
-use crate::once::{InFlightLimit, ReplyCache};
 use crate::record::Recorder;
 use crate::session::{EndReason, Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;

@@ -15,7 +15,7 @@ pub(crate) mod tasks;
 pub(crate) mod trajectories;
 
 mod body;
-mod once;
+mod idempotency;
 mod params;
 
 pub(crate) use body::bytes as read;

@@ -10,20 +10,20 @@
 //! of one; `mcp/http.rs` takes everything else to rmcp's service, behind which `mcp/handler.rs`
 //! stands. `mcp/transports.rs` keeps the sessions of clients that shook hands.
 
-mod begun;
+mod client_channel;
+mod client_protocol;
 mod dialect;
+mod fast_path;
 mod handler;
 mod http;
-mod line;
-mod manner;
+mod list_changes;
+mod log_level;
 mod pipe;
-mod reach;
-mod severity;
-mod short;
+mod rmcp_types;
+mod started_call;
 mod stdio;
-mod transports;
-mod watch;
-mod words;
+mod tool_access;
+mod transport_sessions;
 
 use std::sync::Arc;
 
@@ -46,11 +46,11 @@ use crate::traces;
 
 pub(crate) use dialect::answer;
 pub use stdio::{serve_pipe, serve_stdio};
-pub(crate) use transports::Transports;
+pub(crate) use transport_sessions::Transports;
 
-use manner::{ClientProtocol, REVISIONS};
-use reach::McpTarget;
-use short::FastPath;
+use client_protocol::{ClientProtocol, REVISIONS};
+use fast_path::FastPath;
+use tool_access::McpTarget;
 
 /// Through which door who came, and so which session a request means.
 #[derive(Clone, Copy)]
@@ -213,7 +213,7 @@ async fn reply(
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
-    let begun = match short::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
+    let begun = match fast_path::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
         FastPath::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
         FastPath::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
         FastPath::Begun(begun) => Some(begun),
@@ -237,7 +237,7 @@ fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCo
     let ClientProtocol::Unknown(revision) = manner else { return None };
     let told = rpc
         .read_params()
-        .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(short::META_VERSION).is_some()));
+        .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(fast_path::META_VERSION).is_some()));
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
     (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
@@ -245,7 +245,8 @@ fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCo
 
 async fn stream(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
     let headers = request.headers();
-    let asks = manner::names(headers, "text/event-stream") || headers.contains_key(manner::SESSION_ID);
+    let asks = client_protocol::names(headers, "text/event-stream")
+        || headers.contains_key(client_protocol::SESSION_ID);
     if !asks || wants_websocket(headers) {
         return not_allowed();
     }

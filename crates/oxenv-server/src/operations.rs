@@ -4,8 +4,8 @@
 //! means what the same frame means on a socket. A failure is an answer of its own, never a reward.
 
 mod batch;
-mod held;
-mod making;
+mod create;
+mod socket_sessions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ use crate::error;
 const AROUND: usize = 1 << 10;
 
 pub(crate) use batch::RunningBatch;
-pub(crate) use held::SocketSessions;
-pub(crate) use making::{CreatedSessions, progress};
+pub(crate) use create::{CreatedSessions, progress};
+pub(crate) use socket_sessions::SocketSessions;
 
 /// Who asks, and which sessions are theirs to name.
 pub(crate) struct RequestContext {

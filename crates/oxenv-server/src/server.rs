@@ -34,10 +34,10 @@ use crate::config::ServerConfig;
 use crate::error::Refusal;
 use crate::hosts::Hosts;
 use crate::operations::panicked;
-use crate::patient::StallTimeoutStream;
 use crate::peer::{CountedBody, Peer, SplitSocket};
 use crate::routes::router;
 use crate::shutdown::Shutdown;
+use crate::stall_timeout::StallTimeoutStream;
 use crate::timing::Events;
 
 /// How long the answers to calls that the end of the drain cut off may take to be sent.

@@ -12,9 +12,9 @@ use crate::index::{SessionFilter, SessionSummary, Trajectories};
 use crate::stored::StoredEntry;
 
 mod jsonl;
+mod reply;
 #[cfg(feature = "parquet")]
 mod rows;
-mod shown;
 
 /// So many sessions are looked up at once.
 const PAGE: usize = 100;
@@ -113,7 +113,7 @@ fn each_session(
 
 /// Reads all of a session, so that none is written in part.
 fn readable(trajectories: &Trajectories, session: &SessionSummary) -> Result<(), ExportError> {
-    each_entry(trajectories, session, |entry| Ok(shown::readable(entry)?))
+    each_entry(trajectories, session, |entry| Ok(reply::readable(entry)?))
 }
 
 /// A session's entries in order.

@@ -3,15 +3,15 @@
 //! Entry points: [`Connection::over_pipes`], [`Connection::over_http`], [`Connection::request`].
 //! Invariant: a request is sent once. Dropping it before its answer cancels it at the server.
 
-mod asking;
-mod fault;
+mod error;
 mod http;
-mod lines;
 mod lists;
 mod peer_requests;
 mod post;
+mod questions;
 mod result;
-mod traffic;
+mod state;
+mod stdio;
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -39,16 +39,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
-use asking::{Handler, converse};
 use peer_requests::PeerRequests;
-use traffic::{
+use questions::{Handler, converse};
+use state::{
     ConnectionEnd, ConnectionState, HandshakeGuard, Listener, MessageSender, ObservedTransport, Outgoing,
 };
 
-pub(crate) use asking::QuestionPolicy;
-pub(crate) use fault::{FaultCause, UpstreamError};
+pub(crate) use error::{FaultCause, UpstreamError};
 pub(crate) use http::Endpoint;
 pub(crate) use lists::{ListCapabilities, Lists, Pages, list_tools};
+pub(crate) use questions::QuestionPolicy;
 pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
@@ -126,7 +126,7 @@ impl Connection {
         redact: Redact,
     ) -> Result<Self, HandshakeError> {
         let traffic = Arc::new(ConnectionState::default());
-        let lines = lines::LineTransport::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
+        let lines = stdio::LineTransport::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
         Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redact, true).await
     }
 
@@ -422,7 +422,7 @@ impl HandshakeError {
             }
             Failed::ConnectionClosed(_) => (traffic.end().reason, false, FaultCause::Lost),
             Failed::TransportError { error, .. } => {
-                let says = fault::describe(error.error.as_ref());
+                let says = error::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
                 let status = says.contains("unexpected server response: HTTP 4");
                 (says, status, FaultCause::of_transport(error.error.as_ref()))

@@ -6,13 +6,13 @@
 mod builtin;
 mod episodes;
 mod instance;
-mod recipe;
-mod scratch;
+mod launch;
 mod slot;
+mod temp_folder;
 mod toolset;
 mod upstream;
-mod view;
 mod watchers;
+mod workspace_paths;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,11 +29,11 @@ use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
 use episodes::EpisodeSlots;
-use recipe::LaunchContext;
+use launch::LaunchContext;
 use slot::{InstanceSlot, SlotPhase};
 use toolset::UpstreamToolset;
 use upstream::{StartLimits, Upstream};
-use view::WorkspacePaths;
+use workspace_paths::WorkspacePaths;
 
 /// How long [`UpstreamManager::close`] waits.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what goes into the image is in the folder or named by it; nothing of this machine does.
 
-mod recipe;
+mod plan;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use oxenv_providers::{ProviderCode, ProviderError};
 use crate::commands::print;
 use crate::env;
 use crate::exit::{Problem, usage};
-use recipe::BuildPlan;
+use plan::BuildPlan;
 
 /// What to build.
 #[derive(Args)]
@@ -65,8 +65,8 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         return Err(usage(format!("{} is no folder", folder.display())));
     }
     let recipe = match &args.file {
-        Some(file) => recipe::own_file(folder, file.clone())?,
-        None => recipe::find(folder, args.base.as_deref())?,
+        Some(file) => plan::own_file(folder, file.clone())?,
+        None => plan::find(folder, args.base.as_deref())?,
     };
     recipe.notes().iter().for_each(|note| told(&format!("note: {note}")));
     let Some(tag) = args.tag.as_ref().filter(|_| !args.print) else {

@@ -3,9 +3,9 @@
 //! Invariant: what is done again is recorded again, through the same road, and the two records are
 //! compared; nothing of the record that is replayed changes.
 
-mod again;
 mod compare;
-mod stage;
+mod environment;
+mod session;
 mod tape;
 
 use std::collections::BTreeMap;
@@ -22,9 +22,9 @@ use crate::commands::print;
 use crate::exit::usage;
 use crate::rubrics::RubricArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
-use stage::ReplayOptions;
+use environment::ReplayOptions;
 
-pub(crate) use stage::{Folder, ReplayEnvironment, remember_entry as remember};
+pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry as remember};
 pub(crate) use tape::{ToolTape, taped};
 
 #[derive(Args)]
@@ -203,9 +203,9 @@ impl<'a> Replayer<'a> {
             }
             false => Err(error),
         };
-        let chain = match again::chain(self.trajectories, id) {
+        let chain = match session::chain(self.trajectories, id) {
             Ok(Ok(chain)) => chain,
-            Ok(Err(again::Unknown { why, damaged })) => {
+            Ok(Err(session::Unknown { why, damaged })) => {
                 return Ok((String::new(), Verdict::CannotBeReplayed { why, damaged }));
             }
             Err(error) => return unreadable("", error),
@@ -216,7 +216,7 @@ impl<'a> Replayer<'a> {
             self.stages.insert(environment.clone(), stage.map_err(|error| format!("{error:#}")));
         }
         match self.stages.get_mut(&environment) {
-            Some(Ok(stage)) => match again::replay(stage, &chain).await {
+            Some(Ok(stage)) => match session::replay(stage, &chain).await {
                 Ok(verdict) => Ok((environment, verdict.with_holes(&chain))),
                 Err(error) => unreadable(&environment, error),
             },
@@ -234,7 +234,7 @@ impl<'a> Replayer<'a> {
 
 impl Verdict {
     /// What is the same of a record that is not complete is not all.
-    fn with_holes(self, chain: &[again::ReplayedSession]) -> Verdict {
+    fn with_holes(self, chain: &[session::ReplayedSession]) -> Verdict {
         let Verdict::Same { entries, .. } = self else { return self };
         let holes: Vec<LinkHole> = chain
             .iter()

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Suite, difference, reply, reset, step};
 use crate::failure::Failure;
-use crate::once::Idempotency;
+use crate::idempotency::Idempotency;
 use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::ForkMode;
 

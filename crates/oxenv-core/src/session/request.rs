@@ -10,8 +10,8 @@ use oxenv_wire::Action;
 use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
 use super::{Expected, Principal, Session};
+use crate::idempotency::{Idempotency, IdempotentReply};
 use crate::observe::TraceContext;
-use crate::once::{Idempotency, IdempotentReply};
 
 /// One request to a session.
 pub struct SessionRequest<'a> {

@@ -13,7 +13,7 @@ use oxenv_core::{Failure, Idempotency, Session, SessionRequest, TraceContext};
 use oxenv_wire::{Action, ResetRequest, StepRequest};
 
 use super::body::{self, Text};
-use super::once;
+use super::idempotency;
 use crate::app::App;
 use crate::error::{Refusal, json_response};
 use crate::operations;
@@ -24,7 +24,7 @@ pub(crate) async fn reset(
     CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let key = once::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let request = reset_request(&body)?;
     let session = app.store.default_session(true).await?;
@@ -36,7 +36,7 @@ pub(crate) async fn step(
     CallersTrace(trace): CallersTrace,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let key = once::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let request = step_request(&body, key)?;
     let session = app.store.default_session(false).await?;
@@ -59,7 +59,7 @@ pub(super) fn reset_request(body: &Text) -> Result<ResetRequest<'_>, Refusal> {
 /// Reads the body of a step, with the key that its header may name.
 pub(super) fn step_request(body: &Text, key: Option<String>) -> Result<StepRequest<'_>, Refusal> {
     let mut request = StepRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    request.key = once::same_key(key, request.key.take())?.map(Cow::Owned);
+    request.key = idempotency::same_key(key, request.key.take())?.map(Cow::Owned);
     Ok(request)
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn reset_session(
 ) -> Result<Response, Refusal> {
     let once = Idempotency { key, ..Idempotency::default() };
     let reset = SessionRequest::reset(operations::reset(request));
-    once::answered(&session.submit(SessionRequest { once, trace, ..reset }).await)
+    idempotency::answered(&session.submit(SessionRequest { once, trace, ..reset }).await)
 }
 
 pub(super) async fn step_session(
@@ -89,5 +89,5 @@ pub(super) async fn step_session(
         expected_step: request.expected_step,
     };
     let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);
-    once::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
+    idempotency::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
 }

@@ -16,7 +16,7 @@ use oxenv_wire::{ForkRequest, Forked, RestoreRequest, SessionSnapshot};
 use serde_json::json;
 
 use super::sessions::created;
-use super::{InPath, body, once as keys};
+use super::{InPath, body, idempotency};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
@@ -34,7 +34,7 @@ pub(crate) async fn fork(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
-    let key = keys::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
@@ -43,7 +43,7 @@ pub(crate) async fn fork(
     let CreatedSessions { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
     let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
-    Ok(keys::marked(response, None, repeated))
+    Ok(idempotency::marked(response, None, repeated))
 }
 
 pub(crate) async fn snapshot(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
@@ -73,7 +73,7 @@ pub(crate) async fn restore(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
-    let key = keys::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let room = app.store.snapshot_room();
     let bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
     let limit = bytes.div_ceil(3).saturating_mul(4).saturating_add(SPARE).max(app.config.max_message);

@@ -12,7 +12,7 @@ use oxenv_wire::{SessionCreate, SessionInfo};
 use serde_json::json;
 
 use super::control::{reset_request, reset_session, step_request, step_session};
-use super::{InPath, body, once};
+use super::{InPath, body, idempotency};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Refusal, json_response};
@@ -25,7 +25,7 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response, Refusal> {
     let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
-    let key = once::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
@@ -39,7 +39,7 @@ pub(crate) async fn create(
 pub(super) fn created(desk: &RequestContext, ids: &[String], repeated: bool) -> Response {
     let id = ids.first().map_or("", String::as_str);
     let response = json_response(StatusCode::CREATED, json!(desk.created(id)).to_string());
-    once::marked(response, None, repeated)
+    idempotency::marked(response, None, repeated)
 }
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
@@ -64,7 +64,7 @@ pub(crate) async fn reset(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    let key = once::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     reset_session(&session, &reset_request(&body)?, key, trace).await
 }
@@ -76,7 +76,7 @@ pub(crate) async fn step(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
-    let key = once::header_key(request.headers())?;
+    let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     step_session(&session, step_request(&body, key)?, trace).await
 }

@@ -11,7 +11,7 @@ use oxenv_wire::{
 };
 use serde_json::json;
 
-use super::reach::{ToolAccess, named, unknown};
+use super::tool_access::{ToolAccess, named, unknown};
 use super::{EndpointPath, McpEndpoint};
 use crate::app::App;
 use crate::{error, traces};

@@ -23,17 +23,17 @@ use rmcp::service::{NotificationContext, RequestContext, RoleServer, Subscriptio
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::begun::{CallHandover, OwnedCall, StartedCall};
+use super::client_channel::{ClientHandle, NotificationFilter};
+use super::fast_path::told;
 use super::http::Epoch;
-use super::line::{ClientHandle, NotificationFilter};
-use super::reach::{McpTarget, ToolAccess};
-use super::severity::LogThreshold;
-use super::short::told;
-use super::watch::{OfferedLists, Subscribed, Watcher, tell_listener};
-use super::words::{
+use super::list_changes::{OfferedLists, Subscribed, Watcher, tell_listener};
+use super::log_level::LogThreshold;
+use super::rmcp_types::{
     RmcpResult, cancelled, declined, era, first_page, internal, items, parsed, refused, severity,
     wants_input, with_meta,
 };
+use super::started_call::{CallHandover, OwnedCall, StartedCall};
+use super::tool_access::{McpTarget, ToolAccess};
 use crate::app::App;
 use crate::{error, traces};
 

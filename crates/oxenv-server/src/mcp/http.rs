@@ -14,12 +14,12 @@ use oxenv_core::Failure;
 use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
-use super::begun::StartedCall;
+use super::client_protocol::{ClientProtocol, takes_anything};
 use super::handler::ToolboxHandler;
-use super::manner::{ClientProtocol, takes_anything};
-use super::reach::{McpTarget, PrivateSession};
-use super::severity::LogThreshold;
-use super::transports::{TransportGuard, TransportManager, TransportPlan};
+use super::log_level::LogThreshold;
+use super::started_call::StartedCall;
+use super::tool_access::{McpTarget, PrivateSession};
+use super::transport_sessions::{TransportGuard, TransportManager, TransportPlan};
 use super::{McpEndpoint, failed};
 use crate::app::App;
 use crate::error;
@@ -90,7 +90,7 @@ pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request:
     let found = match ClientProtocol::of(&parts.headers) {
         ClientProtocol::Session(id) => match app.transports.find(id, door) {
             Some(found) => Some(found),
-            None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::short::unknown_session()),
+            None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::fast_path::unknown_session()),
         },
         _ => None,
     };

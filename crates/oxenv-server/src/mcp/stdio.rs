@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::handler::ToolboxHandler;
+use super::log_level::LogThreshold;
 use super::pipe::Pipe;
-use super::reach::McpTarget;
-use super::severity::LogThreshold;
+use super::tool_access::McpTarget;
 use crate::app::App;
 
 /// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in

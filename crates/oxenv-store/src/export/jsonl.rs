@@ -8,7 +8,7 @@ use oxenv_wire::{RawJson, Reward};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::shown::{ExportedCall, ExportedReply, call, shown};
+use super::reply::{ExportedCall, ExportedReply, call, shown};
 use super::{ExportError, each_entry};
 use crate::index::{SessionSummary, Trajectories};
 use crate::stored::{StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin};

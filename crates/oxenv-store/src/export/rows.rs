@@ -14,7 +14,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 
-use super::shown::{call, shown};
+use super::reply::{call, shown};
 use super::{ExportError, each_entry};
 use crate::index::{SessionSummary, Trajectories};
 use crate::stored::{StoredEntry, StoredEvent};

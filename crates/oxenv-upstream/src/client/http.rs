@@ -23,9 +23,9 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream::Sse;
 use tokio::time::timeout;
 
-use super::lines::LONGEST_LINE;
 use super::post::{self, Fault, Post};
-use super::traffic::ConnectionState;
+use super::state::ConnectionState;
+use super::stdio::LONGEST_LINE;
 use crate::secret::Secret;
 
 /// Requests that may wait for their answers at once.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::fault::UpstreamError;
+use super::error::UpstreamError;
 
 /// Pages of one list that are read at most.
 const MAX_PAGES: usize = 1000;

@@ -23,8 +23,8 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::asking::{self, PeerQuestion};
-use super::traffic::{ConnectionState, MAX_QUESTIONS};
+use super::questions::{self, PeerQuestion};
+use super::state::{ConnectionState, MAX_QUESTIONS};
 
 /// Answers that may wait for the server to take them.
 const MAX_UNSENT_ANSWERS: usize = 1024;
@@ -93,7 +93,7 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
             return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
         }
         let withdrawn = CancellationToken::new();
-        let asked = asking::ask(&self.traffic, question, withdrawn.clone())?;
+        let asked = questions::ask(&self.traffic, question, withdrawn.clone())?;
         self.withdrawals.insert(id.clone(), withdrawn);
         self.question_bytes += bytes;
         self.questions.push(Box::pin(async move { AnsweredRequest { id, bytes, outcome: asked.await } }));

@@ -24,8 +24,8 @@ use rmcp::transport::streamable_http_client::{
 };
 use sse_stream::{Sse, SseStream};
 
-use super::lines::{self, LONGEST_LINE};
-use super::traffic::{ConnectionState, Listener, Outgoing, number};
+use super::state::{ConnectionState, Listener, Outgoing, number};
+use super::stdio::{self, LONGEST_LINE};
 
 /// How much of the body of a refusal is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -95,14 +95,14 @@ pub(super) async fn post(
     }
     let body = read(response, LONGEST_LINE).await?;
     let body = String::from_utf8_lossy(&body);
-    let answer = lines::answer(&body, id).ok_or_else(|| no_message(&body))?;
+    let answer = stdio::answer(&body, id).ok_or_else(|| no_message(&body))?;
     Ok(StreamableHttpPostResponse::Json(answer, session))
 }
 
 impl Post<'_> {
     fn request(self, client: &reqwest::Client) -> Result<RequestBuilder, Fault> {
         let mut body = Vec::new();
-        lines::write_message(&mut body, self.message)?;
+        stdio::write_message(&mut body, self.message)?;
         let request = client.post(self.url).header(ACCEPT, "text/event-stream, application/json");
         let mut request = request.header(CONTENT_TYPE, JSON).body(body);
         for (name, value) in self.headers {
@@ -123,7 +123,7 @@ pub(super) fn as_text(events: Events, traffic: Arc<ConnectionState>) -> Events {
             let changed = event.data.as_deref().and_then(|data| quoted(data, &traffic));
             if changed.is_some() {
                 event.data = changed;
-            } else if event.data.as_deref().is_some_and(lines::is_too_long) {
+            } else if event.data.as_deref().is_some_and(stdio::is_too_long) {
                 event.data = None;
             }
             event
@@ -149,7 +149,7 @@ pub(super) fn told_when_over(events: Events, traffic: Arc<ConnectionState>) -> E
 
 /// A message whose result is the text of its result; nothing if it is none, or for rmcp.
 fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
-    let (id, result) = lines::result(data)?;
+    let (id, result) = stdio::result(data)?;
     let id = number(&id).filter(|id| traffic.awaits_text(*id))?;
     let result = serde_json::to_string(result.get()).ok()?;
     Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
@@ -176,7 +176,7 @@ async fn refusal(response: Response, is_json: bool, id: RequestId) -> Result<Ser
     if is_json
         && !refuses
         && !told_by_status
-        && let Some(answer @ JsonRpcMessage::Error(_)) = lines::answer(&body, id)
+        && let Some(answer @ JsonRpcMessage::Error(_)) = stdio::answer(&body, id)
     {
         return Ok(answer);
     }

@@ -4,7 +4,7 @@ use oxenv_core::RequestError;
 use oxenv_wire::ToolResult;
 use serde_json::Value;
 
-use super::fault::UpstreamError;
+use super::error::UpstreamError;
 
 /// Reads a result of `tools/call` of a tool, which may declare the schema of its results.
 ///

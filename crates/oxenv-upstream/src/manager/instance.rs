@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::scratch::TempFolder;
 use super::slot::InstanceSlot;
+use super::temp_folder::TempFolder;
 use crate::child::Child;
 use crate::client::{Connection, Lists, RawRequest, UpstreamError};
 

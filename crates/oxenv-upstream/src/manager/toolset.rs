@@ -19,8 +19,8 @@ use super::episodes::EpisodeSlots;
 use super::instance::Instance;
 use super::slot::InstanceSlot;
 use super::upstream::Upstream;
-use super::view::WorkspacePaths;
 use super::watchers::Watchers;
+use super::workspace_paths::WorkspacePaths;
 use crate::client::{Lists, RawRequest, UpstreamError, tool_result};
 use crate::manifest::{OnReset, Transport};
 

@@ -14,7 +14,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::SessionContext;
 use super::instance::Instance;
-use super::recipe::{LaunchContext, LaunchSpec};
+use super::launch::{LaunchContext, LaunchSpec};
 use super::slot::InstanceSlot;
 use super::watchers::WatchedHandles;
 use crate::client::{Lists, UpstreamError};

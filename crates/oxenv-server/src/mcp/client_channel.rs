@@ -16,7 +16,7 @@ use rmcp::service::{Peer, PeerRequestOptions, RequestHandle, RoleServer, Service
 use serde_json::{Value, json};
 use tokio::sync::{Notify, SetOnce};
 
-use super::severity::LogLevel;
+use super::log_level::LogLevel;
 
 /// Notes that wait for a client that does not read.
 const MAX_WAITING: usize = 256;

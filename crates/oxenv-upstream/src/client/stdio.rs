@@ -25,8 +25,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use super::asking::METHODS;
-use super::traffic::{ConnectionState, Outgoing, number};
+use super::questions::METHODS;
+use super::state::{ConnectionState, Outgoing, number};
 use crate::child::Redact;
 
 /// The longest line that is read.
@@ -416,7 +416,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::traffic::Listener;
+    use crate::client::state::Listener;
     use rmcp::model::{CancelledNotification, CancelledNotificationParam};
     use serde_json::json;
     use tokio::io::DuplexStream;

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::SessionContext;
 use super::instance::{Instance, InstanceParts};
-use super::scratch::TempFolder;
+use super::temp_folder::TempFolder;
 use crate::child::{Child, ChildSpec, Redact, Supervisor};
 use crate::client::{
     Connection, Endpoint, Era, HandshakeError, Lists, QuestionPolicy, RawRequest, UpstreamError,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::severity::LogLevel;
+use super::log_level::LogLevel;
 
 pub(super) type RmcpResult<T> = Result<T, ErrorData>;
 

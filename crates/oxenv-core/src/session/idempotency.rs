@@ -17,11 +17,11 @@ use super::settle::Settled;
 use super::steps::{ResetOptions, StepReply};
 use super::{Expected, Session};
 use crate::failure::Failure;
-use crate::observe::TraceContext;
-use crate::once::{
+use crate::idempotency::{
     Attempt, Idempotency, IdempotentReply, Identity, MemorySize, ReplyReceiver, ReplySender, fingerprint,
     forgotten, lost,
 };
+use crate::observe::TraceContext;
 
 type OwnedRun = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 

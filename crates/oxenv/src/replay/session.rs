@@ -15,7 +15,7 @@ use oxenv_store::{
 use oxenv_wire::{Action, Delivered, ErrorCode};
 
 use super::compare::{SessionNames, compare};
-use super::stage::ReplayEnvironment;
+use super::environment::ReplayEnvironment;
 use super::{Verdict, compare};
 
 /// The most sessions that one was made of, one after the other.

@@ -13,8 +13,8 @@ use oxenv_core::{AgentCall, Failure, TraceContext};
 use rmcp::service::{Peer, RoleServer};
 use serde_json::value::RawValue;
 
-use super::line::{ClientChannel, ClientHandle, NotificationFilter};
-use super::reach::{CallResult, ToolAccess};
+use super::client_channel::{ClientChannel, ClientHandle, NotificationFilter};
+use super::tool_access::{CallResult, ToolAccess};
 
 /// A call, owned, so that it can outlive the request that it came with.
 pub(crate) struct OwnedCall {

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::McpEndpoint;
-use super::reach::McpTarget;
-use super::severity::LogThreshold;
+use super::log_level::LogThreshold;
+use super::tool_access::McpTarget;
 use crate::auth::Caller;
 use crate::load::Load;
 

@@ -18,8 +18,8 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::lines::{MAX_REQUEST, TooLong};
-use super::traffic::{ConnectionState, ForwardedQuestion, ServerMessage, number};
+use super::state::{ConnectionState, ForwardedQuestion, ServerMessage, number};
+use super::stdio::{MAX_REQUEST, TooLong};
 
 /// What servers may ask callers.
 pub(super) const METHODS: [&str; 3] = ["sampling/createMessage", "elicitation/create", "roots/list"];

@@ -15,7 +15,7 @@ use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, Subsc
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::reach::McpTarget;
+use super::tool_access::McpTarget;
 use crate::app::App;
 
 /// The resources that a client wants to hear of.

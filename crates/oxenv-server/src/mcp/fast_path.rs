@@ -14,14 +14,14 @@ use oxenv_wire::{
 use serde_json::{Value, json};
 
 use super::McpEndpoint;
-use super::begun::{OwnedCall, StartedCall};
+use super::client_channel::NotificationFilter;
+use super::client_protocol::{ClientProtocol, METHOD, NAME, single, takes_json};
 use super::dialect::meant;
 use super::http::has_too_many_values;
-use super::line::NotificationFilter;
-use super::manner::{ClientProtocol, METHOD, NAME, single, takes_json};
-use super::reach::{CallResult, ToolAccess};
-use super::severity::LogLevel;
-use super::transports::TransportGuard;
+use super::log_level::LogLevel;
+use super::started_call::{OwnedCall, StartedCall};
+use super::tool_access::{CallResult, ToolAccess};
+use super::transport_sessions::TransportGuard;
 use crate::app::App;
 use crate::load::{MAX_BYTES, MAX_REQUESTS};
 use crate::{error, traces};
