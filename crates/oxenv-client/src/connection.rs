@@ -27,7 +27,7 @@ use crate::result::StepResult;
 use crate::server_address::ServerAddress;
 
 /// Bytes of a snapshot that a frame has room for: servers take frames of 100 MiB.
-const LARGEST_SNAPSHOT: usize = (100 << 20) - (1 << 10);
+const MAX_SNAPSHOT_BYTES: usize = (100 << 20) - (1 << 10);
 
 pub(crate) use self::session::MultiSession;
 
@@ -116,7 +116,7 @@ impl Connection {
     pub async fn restore(&self, snapshot: &str, options: &OpenOptions) -> Result<EnvClient> {
         restorable(options)?;
         let bytes = snapshot.len();
-        if bytes > LARGEST_SNAPSHOT {
+        if bytes > MAX_SNAPSHOT_BYTES {
             let message = format!(
                 "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST /restore or \
                  EnvClient::restore"

@@ -31,7 +31,7 @@ pub use walk::{EntryKind, RecordEntry, Walk, WalkError, WalkEvent};
 const FOLDER_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// The first and the last names of a long path that a message shows.
-const SHOWN_NAMES: usize = 8;
+const MAX_SHOWN_NAMES: usize = 8;
 
 /// A folder that is open, with the path that messages call it by.
 #[derive(Debug)]
@@ -124,8 +124,8 @@ pub(crate) fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
 /// A path for a message: so many names below `top`, the middle left out where there are many.
 fn shown_path<'a>(top: &Path, count: usize, name: impl Fn(usize) -> &'a CStr) -> PathBuf {
     let mut path = top.to_owned();
-    let left_out = count.saturating_sub(2 * SHOWN_NAMES);
-    let first = if left_out == 0 { count } else { SHOWN_NAMES };
+    let left_out = count.saturating_sub(2 * MAX_SHOWN_NAMES);
+    let first = if left_out == 0 { count } else { MAX_SHOWN_NAMES };
     (0..first).for_each(|at| path.push(os_str(name(at))));
     if left_out > 0 {
         path.push(format!("({left_out} folders)"));

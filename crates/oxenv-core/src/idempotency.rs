@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 
 /// Bytes of replies that one memory keeps.
-const KEPT_BYTES: usize = 1 << 20;
+const MAX_CACHED_BYTES: usize = 1 << 20;
 /// Requests of one generation. Two generations are remembered after their replies were let go, so that it is so many at
 /// the least; both take about a MiB.
-const REMEMBERED: usize = 25_000;
+const MAX_FORGOTTEN_KEYS: usize = 25_000;
 
 /// How a request is told from its repeats. Nothing set: it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -354,7 +354,7 @@ impl<T> CacheState<T> {
         self.kept_bytes += kept.weight;
         self.kept.push_back(kept);
         // The newest stays however large it is: its caller may just be losing its connection.
-        while self.kept_bytes > KEPT_BYTES && self.kept.len() > 1 {
+        while self.kept_bytes > MAX_CACHED_BYTES && self.kept.len() > 1 {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.kept_bytes -= oldest.weight;
             self.remember(&oldest);
@@ -367,7 +367,7 @@ impl<T> CacheState<T> {
         let [latest, before] = &mut self.remembered;
         latest.fingerprints.insert(kept.digest, known.fingerprint);
         latest.last_seq = latest.last_seq.max(kept.seq);
-        if latest.fingerprints.len() == REMEMBERED {
+        if latest.fingerprints.len() == MAX_FORGOTTEN_KEYS {
             let forgotten = std::mem::replace(before, std::mem::take(latest));
             self.unknown_up_to = self.unknown_up_to.max(forgotten.last_seq);
         }
@@ -521,33 +521,36 @@ mod tests {
             ticket.settle(Err(failure), 0);
         }
         let state = replies.0.state.lock();
-        assert!(state.kept.len() <= KEPT_BYTES / (64 << 10), "{} are kept", state.kept.len());
+        assert!(state.kept.len() <= MAX_CACHED_BYTES / (64 << 10), "{} are kept", state.kept.len());
     }
 
     #[test]
     fn the_memory_is_bounded_and_a_forgotten_request_is_not_run_again() {
-        const KEPT: usize = KEPT_BYTES / 1024;
+        const KEPT: usize = MAX_CACHED_BYTES / 1024;
         let replies = ReplyCache::new(LIMIT);
-        let last = 3 * REMEMBERED + KEPT;
+        let last = 3 * MAX_FORGOTTEN_KEYS + KEPT;
         for name in 1..=last {
             run(&replies, name, "x".repeat(1024));
         }
         let state = replies.0.state.lock();
-        assert_eq!((state.kept_bytes, state.known.len()), (KEPT_BYTES, KEPT));
+        assert_eq!((state.kept_bytes, state.known.len()), (MAX_CACHED_BYTES, KEPT));
         let remembered = state.remembered.iter().map(|generation| generation.fingerprints.len());
-        assert!((REMEMBERED..2 * REMEMBERED).contains(&remembered.sum()));
+        assert!((MAX_FORGOTTEN_KEYS..2 * MAX_FORGOTTEN_KEYS).contains(&remembered.sum()));
         drop(state);
         for kept in [last, last - KEPT + 1] {
             assert!(matches!(replies.claim(&key(kept), 1, 0), Ok(Attempt::Repeat(_))));
         }
-        for remembered in [last - KEPT, last - KEPT - REMEMBERED + 1] {
+        for remembered in [last - KEPT, last - KEPT - MAX_FORGOTTEN_KEYS + 1] {
             let refused = |fingerprint| replies.claim(&key(remembered), fingerprint, 0).err().unwrap().code;
             assert_eq!(refused(1), ErrorCode::ReplyForgotten);
             assert_eq!(refused(2), ErrorCode::KeyConflict);
         }
         // Of those before them only the numbers are known.
         let up_to = usize::try_from(replies.unknown_up_to()).unwrap();
-        assert!((last - KEPT - 2 * REMEMBERED..=last - KEPT - REMEMBERED).contains(&up_to), "{up_to}");
+        assert!(
+            (last - KEPT - 2 * MAX_FORGOTTEN_KEYS..=last - KEPT - MAX_FORGOTTEN_KEYS).contains(&up_to),
+            "{up_to}"
+        );
         assert!(matches!(replies.claim(&key(up_to), 1, 0), Ok(Attempt::First(_))));
         assert!(replies.claim(&key(up_to + 1), 1, 0).is_err());
     }

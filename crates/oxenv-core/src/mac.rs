@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The bytes that SHA-256 takes at once.
-const BLOCK: usize = 64;
+const BLOCK_BYTES: usize = 64;
 
 /// A key of HMAC-SHA256, taken in already.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ impl MacKey {
     /// The key of these bytes, of any number.
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
-        let mut block = [0; BLOCK];
+        let mut block = [0; BLOCK_BYTES];
         match block.get_mut(..key.len()) {
             Some(start) => start.copy_from_slice(key),
             None => block[..32].copy_from_slice(&Sha256::digest(key)),

@@ -100,7 +100,7 @@ struct NameRule {
     rule: String,
 }
 
-const OBSERVERS: &str = "observers never call tools";
+const OBSERVER_RULE: &str = "observers never call tools";
 
 impl Policy {
     /// Compiles rules.
@@ -115,7 +115,7 @@ impl Policy {
         for (role, rules) in in_order(rules.roles) {
             let place = format!("roles.{role}");
             if role == Principal::Observer {
-                let problem = format!("{OBSERVERS}, so rules about them do nothing; remove them");
+                let problem = format!("{OBSERVER_RULE}, so rules about them do nothing; remove them");
                 return Err(PolicyError { place, problem });
             }
             let place = format!("{place}.");
@@ -138,7 +138,7 @@ impl Policy {
     #[must_use]
     pub fn verdict(&self, role: Principal, tool: &str) -> Verdict<'_> {
         if role == Principal::Observer {
-            return Verdict::Denied { by: OBSERVERS };
+            return Verdict::Denied { by: OBSERVER_RULE };
         }
         let denied = self.layers(role).find_map(|layer| layer.deny.iter().find(|rule| rule.matches(tool)));
         if let Some(rule) = denied {

@@ -89,7 +89,7 @@ impl Schema {
     /// # Errors
     /// When it is no JSON Schema, or past the bounds.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        build(schema, Purpose::Tool, &compile::FULL)
+        build(schema, Purpose::Tool, &compile::FULL_LIMITS)
     }
 
     /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an error.
@@ -97,7 +97,7 @@ impl Schema {
     /// # Errors
     /// Says why it is not usable, and what to do about it where that is not plain.
     pub fn rule(schema: &Value) -> Result<Self, String> {
-        let compiled = build(schema, Purpose::Rule, &compile::FULL);
+        let compiled = build(schema, Purpose::Rule, &compile::FULL_LIMITS);
         compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
     }
 
@@ -193,7 +193,7 @@ impl LazySchema {
     /// than some milliseconds.
     pub fn get_quickly(&self, source: &Value) -> Option<Result<&Schema, &SchemaError>> {
         if self.compiled.get().is_none() {
-            match build(source, Purpose::Tool, &compile::INLINE) {
+            match build(source, Purpose::Tool, &compile::INLINE_LIMITS) {
                 Err(SchemaError::TooLarge(_)) => return None,
                 // Another thread may have compiled it meanwhile, with the same outcome.
                 outcome => drop(self.compiled.set(outcome)),

@@ -16,10 +16,10 @@ use crate::spec::EnvironmentSpec;
 /// What every snapshot begins with; the number is the version of the format. It is authenticated too.
 const MAGIC: &str = "oxs2.";
 /// What those of the version before begin with, which had a digest and no key.
-const WITHOUT_KEY: &str = "oxs1.";
-const MAC: usize = 32;
+const MAGIC_WITHOUT_KEY: &str = "oxs1.";
+const MAC_BYTES: usize = 32;
 /// Bytes of the state in a piece of the text: a multiple of 3, so that each piece stands for itself.
-const PIECE: usize = 48 << 10;
+const PIECE_BYTES: usize = 48 << 10;
 /// Numbers that nothing can be added to are of no use.
 pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 
@@ -114,7 +114,7 @@ impl SealedSnapshot {
         let SealedSnapshot { head, body } = self;
         let mut at = 0;
         let rest = std::iter::from_fn(move || {
-            let end = (at + PIECE).min(body.len());
+            let end = (at + PIECE_BYTES).min(body.len());
             let piece = (at < end).then(|| URL_SAFE_NO_PAD.encode(&body[at..end]));
             at = end;
             piece
@@ -175,7 +175,7 @@ impl Snapshot {
         let text = text.trim();
         let Some(body) = text.strip_prefix(MAGIC) else {
             return Err(match text {
-                old if old.starts_with(WITHOUT_KEY) => invalid(
+                old if old.starts_with(MAGIC_WITHOUT_KEY) => invalid(
                     "it was made by an older version of this server, whose snapshots are not authenticated; \
                      take a new one",
                 ),
@@ -185,7 +185,7 @@ impl Snapshot {
         };
         let mut bytes = MAGIC.as_bytes().to_vec();
         URL_SAFE_NO_PAD.decode_vec(body, &mut bytes).map_err(|_| invalid("it is cut or changed"))?;
-        let Some(end) = bytes.len().checked_sub(MAC).filter(|end| *end >= MAGIC.len() + 4) else {
+        let Some(end) = bytes.len().checked_sub(MAC_BYTES).filter(|end| *end >= MAGIC.len() + 4) else {
             return Err(invalid("it is cut"));
         };
         if !key.key.verifies(&bytes[..end], &bytes[end..]) {
@@ -262,7 +262,14 @@ mod tests {
     fn its_pieces_are_the_text() {
         let key = SnapshotKey::random();
         let (snapshot, _) = Snapshot::open(&sealed(&key), &key).unwrap();
-        for length in [0, 1, PIECE - MAC - 1, PIECE - MAC, PIECE - MAC + 1, 3 * PIECE + 7] {
+        for length in [
+            0,
+            1,
+            PIECE_BYTES - MAC_BYTES - 1,
+            PIECE_BYTES - MAC_BYTES,
+            PIECE_BYTES - MAC_BYTES + 1,
+            3 * PIECE_BYTES + 7,
+        ] {
             let state: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let seal = || snapshot.seal(state.clone(), &key);
             let (sealed, text) = (seal(), seal().into_text());
@@ -354,13 +361,13 @@ mod tests {
         let key = SnapshotKey::random();
         let genuine = sealed(&key);
         let mut bytes = URL_SAFE_NO_PAD.decode(&genuine[MAGIC.len()..]).unwrap();
-        let end = bytes.len() - MAC;
+        let end = bytes.len() - MAC_BYTES;
         bytes[end - 1] ^= 1;
         for digest in
             [Sha256::digest(&bytes[..end]), Sha256::digest([MAGIC.as_bytes(), &bytes[..end]].concat())]
         {
             bytes[end..].copy_from_slice(&digest);
-            for magic in [MAGIC, WITHOUT_KEY] {
+            for magic in [MAGIC, MAGIC_WITHOUT_KEY] {
                 let forged = format!("{magic}{}", URL_SAFE_NO_PAD.encode(&bytes));
                 assert_eq!(Snapshot::open(&forged, &key).unwrap_err().code, ErrorCode::SnapshotInvalid);
             }

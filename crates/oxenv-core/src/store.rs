@@ -29,7 +29,7 @@ pub(crate) use queue::SlotOwner;
 use queue::{Permit, Slots};
 
 /// How many ended sessions are remembered, so that their callers learn why.
-const TOMBSTONES: usize = 1024;
+const MAX_TOMBSTONES: usize = 1024;
 /// Requests with a key that make sessions and may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 16_384, bytes: 256 << 20 };
 
@@ -149,7 +149,7 @@ impl Drop for Slot {
         drop(self.permit.take());
         if let Some(reason) = self.reason.take() {
             let mut ended = self.registry.ended.lock();
-            if ended.len() >= TOMBSTONES {
+            if ended.len() >= MAX_TOMBSTONES {
                 ended.pop_front();
             }
             ended.push_back((std::mem::take(&mut self.id), reason));

@@ -12,7 +12,7 @@ use crate::environment::Reset;
 use crate::spec::EpisodeCall;
 
 /// Bytes that one session's tape may take.
-const LONGEST: usize = 16 << 20;
+const MAX_TAPE_BYTES: usize = 16 << 20;
 
 /// One thing that was done in an episode.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl Tape {
         }
         self.bytes += weight(&entry);
         self.own.push(entry);
-        if self.bytes > LONGEST {
+        if self.bytes > MAX_TAPE_BYTES {
             *self = Tape::unknown();
         }
     }
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(texts(&third), texts(&original));
         // The entries themselves are there once.
         assert!(Arc::ptr_eq(&original.shared[0], &second.shared[0]));
-        second.push(action(&"x".repeat(LONGEST)));
+        second.push(action(&"x".repeat(MAX_TAPE_BYTES)));
         assert!(second.entries().is_none() && second.copy().entries().is_none());
         assert_eq!(texts(&copy).len(), 2);
     }

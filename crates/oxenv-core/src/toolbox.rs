@@ -35,7 +35,7 @@ pub use mount::{Mount, Naming};
 pub use record::{Auditor, Redact};
 
 /// Bytes of an error's message, at the most: people and models read it.
-const LONGEST_MESSAGE: usize = 16 << 10;
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// The tools that a session offers.
 pub struct Toolbox {
@@ -248,6 +248,6 @@ fn contained<'a, T: Send + 'a>(begin: impl FnOnce() -> Work<'a, T>) -> Work<'a, 
 
 /// A message may repeat what it is about, which is as large as its sender likes.
 fn shortened(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
     message
 }

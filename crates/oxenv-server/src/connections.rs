@@ -16,15 +16,15 @@ use tokio::sync::Notify;
 use crate::peer::{Peer, WeakPeer};
 
 /// What sessions keep at the least, where the limit is not smaller than twice that.
-const LEAST_RESERVE: usize = 24;
+const MIN_RESERVE: usize = 24;
 /// What they keep at the most. Descriptors that sessions have already count by themselves.
-const MOST_RESERVE: usize = 1024;
+const MAX_RESERVE: usize = 1024;
 /// How long a count of descriptors holds at the most.
-const COUNT_HOLDS: Duration = Duration::from_secs(1);
+const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
 /// Idle connections that are told to end for one new one, at the most.
-const TRIES: usize = 4;
+const MAX_TRIES: usize = 4;
 
 /// The connections of a server.
 pub(crate) struct Connections {
@@ -82,7 +82,7 @@ pub fn raise_descriptor_limit() {
 impl Connections {
     pub(crate) fn new() -> Arc<Self> {
         let limit = descriptor_limit();
-        let reserve = |limit: usize| (limit / 4).clamp(LEAST_RESERVE, MOST_RESERVE).min(limit / 2);
+        let reserve = |limit: usize| (limit / 4).clamp(MIN_RESERVE, MAX_RESERVE).min(limit / 2);
         Arc::new(Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
             open: Mutex::new(OpenConnections { next: 0, peers: BTreeMap::new(), count: None }),
@@ -94,7 +94,7 @@ impl Connections {
 
     /// A place for a connection that was accepted, if it need not be refused.
     pub(crate) async fn enter(self: &Arc<Self>) -> Option<ConnectionPlace> {
-        let mut tries = TRIES;
+        let mut tries = MAX_TRIES;
         while !self.has_room() {
             if tries == 0 || !self.make_room().await {
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +163,7 @@ impl Connections {
             count.since += 1;
             let room = limit.saturating_sub(count.used);
             // Others have opened some meanwhile: the fewer are left, the sooner they are counted again.
-            if count.since <= room / 8 && count.at.elapsed() < COUNT_HOLDS {
+            if count.since <= room / 8 && count.at.elapsed() < MAX_COUNT_AGE {
                 return true;
             }
         }

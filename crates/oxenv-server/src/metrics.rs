@@ -22,13 +22,13 @@ use page::{Files, Page};
 pub(crate) use page::Gauges;
 
 /// Places to count in. More threads than that share them.
-const SHARDS: usize = 16;
+const SHARD_COUNT: usize = 16;
 
 /// Tools that have series of their own; those beyond are counted together as `other`.
 const MAX_TOOLS: usize = 512;
 
 /// The tool and toolset of those beyond.
-const OTHER: &str = "other";
+const OTHER_TOOL: &str = "other";
 
 /// The state of a log of steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct AuditStatus {
 /// the store as its observer, and to the server in its configuration.
 pub struct Metrics {
     environment: String,
-    shards: [Shard; SHARDS],
+    shards: [Shard; SHARD_COUNT],
     /// Every tool that has series of its own, in any shard.
     tools: Mutex<HashSet<(Box<str>, Box<str>)>>,
     record: Option<Box<dyn Fn() -> RecordStatus + Send + Sync>>,
@@ -153,7 +153,7 @@ impl Observer for Metrics {
         }
         let (toolset, tool) = match self.admits(call.toolset, call.tool) {
             true => (call.toolset, call.tool),
-            false => (OTHER, OTHER),
+            false => (OTHER_TOOL, OTHER_TOOL),
         };
         self.counts().new_tool(toolset, tool).called(call);
     }
@@ -173,7 +173,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn shard_of_this_thread() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        static SHARD: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        static SHARD: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARD_COUNT;
     }
     SHARD.with(|shard| *shard)
 }

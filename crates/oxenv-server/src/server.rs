@@ -45,7 +45,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long connections may take to end after the drain, answers included.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to send the head of a request.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection hears that there is no room for.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
@@ -304,7 +304,7 @@ where
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
+            .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );

@@ -17,10 +17,10 @@ mod reply;
 mod rows;
 
 /// So many sessions are looked up at once.
-const PAGE: usize = 100;
+const PAGE_SESSIONS: usize = 100;
 
 /// So many entries are in memory at once.
-const PIECE: usize = 256;
+const PAGE_ENTRIES: usize = 256;
 
 /// What an export has written.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ fn each_session(
     let mut left = filter.limit;
     let mut exported = Exported::default();
     while left > 0 {
-        filter.limit = left.min(PAGE);
+        filter.limit = left.min(PAGE_SESSIONS);
         let page = trajectories.sessions(&filter)?;
         for session in &page {
             match readable(trajectories, session) {
@@ -124,12 +124,12 @@ fn each_entry(
 ) -> Result<(), ExportError> {
     let mut from = 0;
     loop {
-        let entries = trajectories.entries_from(&session.id, from, PIECE)?;
+        let entries = trajectories.entries_from(&session.id, from, PAGE_ENTRIES)?;
         for entry in &entries {
             each(entry)?;
             from = entry.seq + 1;
         }
-        if entries.len() < PIECE {
+        if entries.len() < PAGE_ENTRIES {
             return Ok(());
         }
     }

@@ -30,13 +30,13 @@ const MAX_PLACES: usize = 16 * 1024;
 /// A record takes another place for each of so many bytes.
 const PLACE_BYTES: usize = 1024;
 /// How soon a write that failed is tried again.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end waits for what is still to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The log hears of trouble so often at most.
-const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 /// A buffer that had to grow beyond this is given back.
-const USUAL: usize = 256 * 1024;
+const MAX_KEPT_BUFFER: usize = 256 * 1024;
 
 /// Appends audit records to a file, one JSON object a line.
 ///
@@ -199,7 +199,7 @@ impl AuditSink for JsonlAudit {
             queue.waiting += 1;
             drop(queue);
             self.0.work.notify_one();
-            line.shrink_to(USUAL);
+            line.shrink_to(MAX_KEPT_BUFFER);
         });
     }
 }
@@ -228,7 +228,7 @@ impl Shared {
     fn complain(&self, say: impl FnOnce(&str, u64)) {
         let now = Instant::now();
         let mut complained = self.complained.lock();
-        if complained.is_none_or(|last| now.duration_since(last) >= BETWEEN_COMPLAINTS) {
+        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
             *complained = Some(now);
             drop(complained);
             say(&self.path.to_string_lossy(), self.refused.load(Ordering::Relaxed));
@@ -251,7 +251,7 @@ impl Writer {
             drop(queue);
             self.tell_refused(&mut group);
             let written = self.write(&mut group);
-            group.shrink_to(USUAL);
+            group.shrink_to(MAX_KEPT_BUFFER);
             shared.places.add_permits(places);
             let mut queue = shared.queue.lock();
             if written {
@@ -284,7 +284,11 @@ impl Writer {
             if queue.closing {
                 return false;
             }
-            shared.work.wait_while_for(&mut queue, |queue| queue.reopened.is_none() && !queue.closing, RETRY);
+            shared.work.wait_while_for(
+                &mut queue,
+                |queue| queue.reopened.is_none() && !queue.closing,
+                RETRY_INTERVAL,
+            );
             self.turn(&mut queue);
         }
         true

@@ -38,9 +38,9 @@ pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
 /// How long [`Child::stop`] waits beyond the grace: SIGTERM's second, and time to spare.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
 /// How long stderr is read on after the end, in case someone outside the tree holds it open.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const STDERR_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// The codes that stand for signals; a command may exit with higher ones by itself.
-const SIGNALLED: RangeInclusive<i32> = 129..=192;
+const SIGNAL_EXIT_CODES: RangeInclusive<i32> = 129..=192;
 
 /// A command to run.
 pub struct ChildSpec {
@@ -327,7 +327,7 @@ pub fn end_detached(supervisor: u32) {
 /// How a command ended, of the status that its supervisor gave.
 pub fn in_words(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) if SIGNALLED.contains(&code) => format!("was ended by signal {}", code - 128),
+        (Some(code), _) if SIGNAL_EXIT_CODES.contains(&code) => format!("was ended by signal {}", code - 128),
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("ended with its supervisor, by signal {signal}"),
         (None, None) => "ended".to_owned(),
@@ -367,7 +367,7 @@ async fn keep(
 ) {
     let mut listening = tokio::spawn(stderr::listen(stderr, label, tail, redact));
     let status = poll_fn(|context| pin!(process.lock().wait()).poll(context)).await;
-    if timeout(LAST_WORDS, &mut listening).await.is_err() {
+    if timeout(STDERR_DRAIN_TIMEOUT, &mut listening).await.is_err() {
         listening.abort();
     }
     ended.send_replace(Some(status.unwrap_or_else(|_| unknown())));

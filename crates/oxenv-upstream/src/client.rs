@@ -52,11 +52,11 @@ pub(crate) use questions::QuestionPolicy;
 pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a subscription that ended is made again: at first, and at most.
 const RENEWAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// After a subscription that lasted this long, the pause is the first again.
-const STEADY_SUBSCRIPTION: Duration = Duration::from_secs(5);
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 
 /// How a server is greeted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,7 +326,7 @@ impl Connection {
                     // The notes themselves were taken on their way here.
                     while let Ok(Some(_)) = subscription.next().await {}
                     // A server that ends each one at once is asked ever less often.
-                    if begun.elapsed() >= STEADY_SUBSCRIPTION {
+                    if begun.elapsed() >= STEADY_AFTER {
                         pause = RENEWAL.0;
                     }
                 }
@@ -380,7 +380,7 @@ impl Connection {
         let running = self.running.lock().take();
         if let Some(mut running) = running {
             // rmcp waits here for whoever still answers a question, which nobody needs any more.
-            let _ = running.close_with_timeout(CLOSE_PATIENCE).await;
+            let _ = running.close_with_timeout(CLOSE_TIMEOUT).await;
         }
     }
 }

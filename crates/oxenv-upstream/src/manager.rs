@@ -36,7 +36,7 @@ use upstream::{StartLimits, Upstream};
 use workspace_paths::WorkspacePaths;
 
 /// How long [`UpstreamManager::close`] waits.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Gives a toolset that is compiled in by its name: a new one each time, with a state of its own.
 pub type Builtin = Arc<dyn Fn(&str) -> Option<Arc<dyn Toolset>> + Send + Sync>;
@@ -271,7 +271,7 @@ impl UpstreamManager {
             }
         }
         self.kitchen.tracker.close();
-        if timeout(CLOSE_PATIENCE, self.kitchen.tracker.wait()).await.is_err() {
+        if timeout(CLOSE_TIMEOUT, self.kitchen.tracker.wait()).await.is_err() {
             tracing::warn!("some toolsets do not end; their supervisors see to it");
         }
     }

@@ -172,7 +172,7 @@ pub type ParsedManifest = Result<(Manifest, Vec<Problem>), Vec<Problem>>;
 
 impl Manifest {
     /// The most bytes that a manifest may have.
-    pub const LONGEST: usize = node::LONGEST;
+    pub const MAX_TEXT_BYTES: usize = node::MAX_TEXT_BYTES;
 
     /// Reads a file. Commands that are not there are warnings: whether they are needed, starting
     /// them will tell.
@@ -192,7 +192,7 @@ impl Manifest {
     /// Those of the file system.
     pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(path)?.take(Manifest::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+        File::open(path)?.take(Manifest::MAX_TEXT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 pub const CONCEALED: &str = "***";
 
 /// Values shorter than this are left in texts: they would be found everywhere.
-const SHORTEST: usize = 6;
+const MIN_SECRET_BYTES: usize = 6;
 
 /// A value that came from a variable or from a file.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Redactor {
         let mut values = Vec::new();
         for secret in secrets {
             let value = secret.expose();
-            if value.chars().count() < SHORTEST {
+            if value.chars().count() < MIN_SECRET_BYTES {
                 continue;
             }
             let quoted = serde_json::Value::from(value).to_string();

@@ -43,14 +43,14 @@ pub const NOT_RUNNABLE: u8 = 126;
 /// What it exits with when the supervisor itself failed.
 pub const FAILED: u8 = 125;
 /// How long processes have between SIGTERM and SIGKILL.
-pub const TERM_PATIENCE: Duration = Duration::from_secs(1);
+pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the command has to end by itself, once it is asked to, unless told otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 
 /// The pause between two rounds of SIGKILL: at first, and at most.
 const KILL_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// How often to look for the parent where the kernel does not tell of its end.
-const PARENT_LOOK: Duration = Duration::from_millis(500);
+const PARENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the supervisor on the arguments of this process, as its whole `main`.
 ///
@@ -113,7 +113,7 @@ impl SuperviseArgs {
             parent: rustix::process::getppid(),
             detached: false,
             grace: DEFAULT_GRACE,
-            patience: TERM_PATIENCE,
+            patience: TERM_TIMEOUT,
             log: None,
             hold: None,
             execute: None,
@@ -306,7 +306,7 @@ async fn run(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     tree.clear().await;
     if let Some(log) = log {
         // Somebody outside the tree may hold the pipe open.
-        let _ = timeout(TERM_PATIENCE, log).await;
+        let _ = timeout(TERM_TIMEOUT, log).await;
     }
     Ok(tree.code())
 }
@@ -346,7 +346,7 @@ async fn end_of(parent: Option<Pid>) {
         return;
     }
     while rustix::process::getppid() == parent {
-        tokio::time::sleep(PARENT_LOOK).await;
+        tokio::time::sleep(PARENT_POLL_INTERVAL).await;
     }
 }
 

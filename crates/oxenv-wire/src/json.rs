@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::fault::JsonError;
 use crate::preview::preview;
-use crate::scan::{ELEMENT, FIELD, Scan, Span};
+use crate::scan::{ELEMENT_DEPTH, FIELD_DEPTH, Scan, Span};
 
 /// A JSON value kept as the text it was sent as.
 pub type RawJson = Box<RawValue>;
@@ -30,7 +30,7 @@ impl<'a> Json<'a> {
     /// What is wrong, and where.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
         Scan::new(text).document().map_err(|found| JsonError::locate(text, found))?;
-        Ok(Json(text.trim_matches(SPACE)))
+        Ok(Json(text.trim_matches(WHITESPACE)))
     }
 
     /// A value from a text that is known to be one JSON value without spaces around it, such as one that this crate
@@ -67,7 +67,7 @@ impl<'a> Json<'a> {
 
     /// Whether the value is an object without keys.
     fn is_empty_object(self) -> bool {
-        self.0.strip_prefix('{').is_some_and(|rest| rest.trim_start_matches(SPACE).starts_with('}'))
+        self.0.strip_prefix('{').is_some_and(|rest| rest.trim_start_matches(WHITESPACE).starts_with('}'))
     }
 
     /// The text of a string, borrowed unless it has escapes; `None` for any other value, and for a
@@ -96,7 +96,7 @@ impl<'a> From<&'a RawJson> for Json<'a> {
 /// Longer values are told by their length alone, in bytes.
 const MAX_PREVIEWED: usize = 1024;
 
-const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// A JSON object with its keys in order of appearance and its values unread.
 #[derive(Debug, Clone)]
@@ -138,7 +138,7 @@ impl<'a> Object<'a> {
         let Some(spans) = Scan::new(text).object().map_err(|found| syntax(text, found))? else {
             return Err(not_object(text));
         };
-        Self::assemble(text.trim_matches(SPACE), &spans, FIELD)
+        Self::assemble(text.trim_matches(WHITESPACE), &spans, FIELD_DEPTH)
     }
 
     /// Splits one object as [`Object::parse`] does and, in the same pass, the objects of a list called
@@ -147,15 +147,15 @@ impl<'a> Object<'a> {
     /// # Errors
     /// As [`Object::parse`]. What is wrong with an element is told when it is looked at.
     pub(crate) fn parse_with_items(text: &'a str, inner: bool) -> Result<(Self, Items<'a>), ParseError> {
-        let mut scan = Scan::new(text).splitting_items(FIELD + u8::from(inner));
+        let mut scan = Scan::new(text).splitting_items(FIELD_DEPTH + u8::from(inner));
         let Some(spans) = scan.object().map_err(|found| syntax(text, found))? else {
             return Err(not_object(text));
         };
         let (mut own, mut items) = (SmallVec::<[Span<'a>; 8]>::new(), Vec::new());
         for span in spans {
-            if span.depth < ELEMENT { own.push(span) } else { items.push(span) }
+            if span.depth < ELEMENT_DEPTH { own.push(span) } else { items.push(span) }
         }
-        Ok((Self::assemble(text.trim_matches(SPACE), &own, FIELD)?, Items(items)))
+        Ok((Self::assemble(text.trim_matches(WHITESPACE), &own, FIELD_DEPTH)?, Items(items)))
     }
 
     /// Puts an object together from its fields at that depth and the fields of those.
@@ -249,12 +249,12 @@ impl<'a> Items<'a> {
         let mut rest = self.0.as_slice();
         std::iter::from_fn(move || {
             let (element, after) = rest.split_first()?;
-            let end = after.iter().position(|span| span.depth == ELEMENT).unwrap_or(after.len());
+            let end = after.iter().position(|span| span.depth == ELEMENT_DEPTH).unwrap_or(after.len());
             let (fields, others) = after.split_at(end);
             rest = others;
             let text = element.value;
             let object = match text.starts_with('{') {
-                true => Object::assemble(text, fields, ELEMENT + 1),
+                true => Object::assemble(text, fields, ELEMENT_DEPTH + 1),
                 false => Err(not_object(text)),
             };
             Some((Json(text), object))
@@ -263,7 +263,7 @@ impl<'a> Items<'a> {
 
     /// How many there are; a long list is only split up to a bound.
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().filter(|span| span.depth == ELEMENT).count()
+        self.0.iter().filter(|span| span.depth == ELEMENT_DEPTH).count()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::json::Json;
 pub(crate) type Found = (String, usize);
 
 /// Elements of a list that are split; those behind them are only checked.
-pub(crate) const SPLIT_ELEMENTS: usize = 4097;
+pub(crate) const MAX_SPLIT_ELEMENTS: usize = 4097;
 
 /// The most keys of an object that is split: more would cost many times the bytes that they are sent as.
 const MAX_FIELDS: usize = 1 << 16;
@@ -23,14 +23,14 @@ const MAX_INNER_FIELDS: usize = 1 << 10;
 /// The most fields and elements that are noted of one text.
 const MAX_SPANS: usize = 1 << 20;
 /// Beyond so many, objects within objects are not split with them any more.
-const INNER_SPANS: usize = 1 << 18;
+const MAX_INNER_SPANS: usize = 1 << 18;
 
 const TOO_MANY_KEYS: &str = "Too many keys: an object that is split has at most 65536";
 
 /// A field of an object, its key as it is spelled; or an element of a list, which has no key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span<'a> {
-    /// [`FIELD`] for a field of the object itself, one more for a field of that field; [`ELEMENT`] for
+    /// [`FIELD_DEPTH`] for a field of the object itself, one more for a field of that field; [`ELEMENT_DEPTH`] for
     /// an element of the list that is split, and again one and two more for the fields of that element.
     pub(crate) depth: u8,
     pub(crate) key: &'a str,
@@ -41,9 +41,9 @@ pub(crate) struct Span<'a> {
 pub(crate) type Spans<'a> = SmallVec<[Span<'a>; 8]>;
 
 /// The depth of a field of the object that is split.
-pub(crate) const FIELD: u8 = 1;
+pub(crate) const FIELD_DEPTH: u8 = 1;
 /// The depth of an element of the list in it that is split too.
-pub(crate) const ELEMENT: u8 = 3;
+pub(crate) const ELEMENT_DEPTH: u8 = 3;
 
 /// A part of a value.
 pub(crate) struct Member<'a> {
@@ -102,7 +102,7 @@ impl<'a> Scan<'a> {
         if self.peek() != Some(b'{') {
             return Ok(None);
         }
-        self.fields(&mut spans, FIELD)?;
+        self.fields(&mut spans, FIELD_DEPTH)?;
         self.end()?;
         Ok(Some(spans))
     }
@@ -158,7 +158,7 @@ impl<'a> Scan<'a> {
 
     /// The fields of the object that begins here.
     fn fields(&mut self, spans: &mut Spans<'a>, depth: u8) -> Result<(), Found> {
-        let outer = depth == FIELD || depth == ELEMENT + 1;
+        let outer = depth == FIELD_DEPTH || depth == ELEMENT_DEPTH + 1;
         let (begin, mut room) = (spans.len(), if outer { MAX_FIELDS } else { inner_room(spans) });
         self.at += 1;
         self.space();
@@ -229,12 +229,12 @@ impl<'a> Scan<'a> {
         while more {
             let (index, value) = (spans.len(), self.at);
             count += 1;
-            if count > SPLIT_ELEMENTS {
+            if count > MAX_SPLIT_ELEMENTS {
                 self.tree()?;
             } else {
-                spans.push(Span { depth: ELEMENT, key: "", value: "" });
+                spans.push(Span { depth: ELEMENT_DEPTH, key: "", value: "" });
                 match self.peek() {
-                    Some(b'{') => self.fields(spans, ELEMENT + 1)?,
+                    Some(b'{') => self.fields(spans, ELEMENT_DEPTH + 1)?,
                     _ => self.tree()?,
                 }
                 spans[index].value = &self.text[value..self.at];
@@ -444,7 +444,7 @@ impl<'a> Scan<'a> {
 
 /// How many fields of an object within another are noted.
 fn inner_room(spans: &[Span<'_>]) -> usize {
-    if spans.len() < INNER_SPANS { MAX_INNER_FIELDS } else { 0 }
+    if spans.len() < MAX_INNER_SPANS { MAX_INNER_FIELDS } else { 0 }
 }
 
 /// The strings of a JSON text, which was checked before, in their order.

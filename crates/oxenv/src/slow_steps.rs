@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation};
 
 /// Lines per second, at the most.
-const LINES: u32 = 10;
+const MAX_LINES_PER_SECOND: u32 = 10;
 
 /// Tells of operations that took at least that long, waiting included.
 pub(crate) struct SlowSteps {
@@ -69,7 +69,7 @@ impl LogWindow {
         if now.saturating_duration_since(self.began) >= Duration::from_secs(1) {
             (self.began, self.lines) = (now, 0);
         }
-        if self.lines == LINES {
+        if self.lines == MAX_LINES_PER_SECOND {
             self.left_out += 1;
             return None;
         }

@@ -12,10 +12,10 @@ use oxenv_core::{SnapshotKey, SnapshotKeySource};
 use crate::exit::usage;
 
 /// The name of the file beside a record.
-const BESIDE_RECORD: &str = "snapshot.key";
+const FILE_NAME: &str = "snapshot.key";
 /// Bytes of a key: fewer could be guessed, and more are no key but some other file.
-const SHORTEST: usize = 32;
-const LONGEST: usize = 4096;
+const MIN_KEY_BYTES: usize = 32;
+const MAX_KEY_BYTES: usize = 4096;
 
 /// The key of the named file; else that beside the record, which is made if it is not there; else a random one.
 pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<SnapshotKey> {
@@ -28,7 +28,7 @@ pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<S
 
 /// Whoever has opened the record is alone with it, so the file is made by one process only.
 fn beside(record: &Path) -> anyhow::Result<Vec<u8>> {
-    let path = record.join(BESIDE_RECORD);
+    let path = record.join(FILE_NAME);
     if !path.try_exists().map_err(|error| unreadable(&path, &error))? {
         make(record, &path).map_err(|error| {
             usage(format!("cannot make the key of snapshots {}: {error}", path.display()))
@@ -39,7 +39,7 @@ fn beside(record: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// Makes the file as a whole or not at all.
 fn make(folder: &Path, path: &Path) -> io::Result<()> {
-    let mut key = [0; SHORTEST];
+    let mut key = [0; MIN_KEY_BYTES];
     getrandom::fill(&mut key)?;
     let unfinished = path.with_extension("key.new");
     // What an earlier try has left may be open to others.
@@ -62,16 +62,16 @@ fn remove(path: &Path) -> io::Result<()> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut key = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    file.take(LONGEST as u64 + 1).read_to_end(&mut key).map_err(|error| unreadable(path, &error))?;
-    if key.len() > SHORTEST && key.ends_with(b"\n") {
+    file.take(MAX_KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(|error| unreadable(path, &error))?;
+    if key.len() > MIN_KEY_BYTES && key.ends_with(b"\n") {
         key.pop();
     }
-    if (SHORTEST..=LONGEST).contains(&key.len()) {
+    if (MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&key.len()) {
         return Ok(key);
     }
     let path = path.display();
     Err(usage(format!(
-        "{path} is no key of snapshots: it must have from {SHORTEST} to {LONGEST} bytes; \
+        "{path} is no key of snapshots: it must have from {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes; \
          make one with: openssl rand -hex 32 > {path}"
     )))
 }

@@ -19,9 +19,9 @@ use crate::replay::{ToolTape, taped};
 use crate::{env, registry};
 
 /// Servers of tools that are started at once.
-const STARTS_AT_ONCE: usize = 4;
+const MAX_CONCURRENT_STARTS: usize = 4;
 /// Instances of a server that are kept ready for the next session.
-const KEPT_WARM: usize = 1;
+const WARM_INSTANCES: usize = 1;
 /// How long the end waits for the audit file.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -153,8 +153,8 @@ fn with_manifest(
     let options = ManagerOptions {
         supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]).holding(workspaces.lock_path()),
         base_environment: base_environment(&env::lookup),
-        concurrency: STARTS_AT_ONCE,
-        warm: KEPT_WARM,
+        concurrency: MAX_CONCURRENT_STARTS,
+        warm: WARM_INSTANCES,
         builtin: Arc::new(builtin),
         discover_scope: mode == Mode::Simulation,
     };

@@ -192,7 +192,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
         return Manifest::read(file);
     }
     let mut bytes = Vec::new();
-    io::stdin().take(Manifest::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    io::stdin().take(Manifest::MAX_TEXT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -22,7 +22,7 @@ pub(crate) use export::{Endpoint, Exporter};
 use span::{Kind, Span, Value};
 
 /// Spans that wait to be sent, at the most.
-const QUEUE: usize = 8192;
+const MAX_QUEUED_SPANS: usize = 8192;
 
 /// Makes spans of what sessions do.
 pub(crate) struct Traces {
@@ -45,7 +45,7 @@ impl Traces {
         sample: f64,
         environment: &str,
     ) -> anyhow::Result<(Arc<Self>, Exporter)> {
-        let (spans, queue) = mpsc::channel(QUEUE);
+        let (spans, queue) = mpsc::channel(MAX_QUEUED_SPANS);
         let dropped = Arc::new(AtomicU64::new(0));
         let exporter = Exporter::start(endpoint, queue, Arc::clone(&dropped))?;
         Ok((Arc::new(Self::new(sample, environment, spans, dropped)), exporter))

@@ -28,7 +28,7 @@ pub(crate) use incomplete::Incomplete;
 pub(crate) use source::RecordFolder;
 
 /// How many entries or sessions are read at once.
-const PIECE: usize = 500;
+const PAGE_ENTRIES: usize = 500;
 /// Reading so many entries takes a while, so it is said if it has to be done each time.
 const MANY: u64 = 100_000;
 
@@ -174,7 +174,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
     };
     let mut sessions = Vec::new();
     while left > 0 {
-        filter.limit = left.min(PIECE);
+        filter.limit = left.min(PAGE_ENTRIES);
         let page = place.sessions(&filter).await?;
         left -= page.len().min(left);
         let Some(last) = page.last().filter(|_| page.len() == filter.limit) else {
@@ -201,7 +201,7 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     incomplete.holes(&args.session, &session.holes);
     let mut after = None;
     loop {
-        let page = match place.entries(&args.session, after, PIECE).await {
+        let page = match place.entries(&args.session, after, PAGE_ENTRIES).await {
             Err(error) if is_damage(&error) => {
                 incomplete.session(&args.session, &error);
                 break;
@@ -272,7 +272,7 @@ pub(crate) fn sessions(
     let mut left = filter.limit;
     let mut sessions: Vec<SessionSummary> = Vec::new();
     while left > 0 {
-        filter.limit = left.min(PIECE);
+        filter.limit = left.min(PAGE_ENTRIES);
         let page = trajectories.sessions(&filter)?;
         left -= page.len().min(left);
         let full = page.len() == filter.limit;

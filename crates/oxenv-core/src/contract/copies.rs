@@ -14,21 +14,21 @@ use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
 use crate::spec::ForkMode;
 
 /// Forks that are made of one session.
-const FORKS: usize = 3;
+const FORK_COUNT: usize = 3;
 
 impl Suite {
     /// Forks go on as the original would, and neither sees the other.
     pub(super) async fn fork(&mut self) {
         let declared = self.factory.spec().capabilities.fork;
         let Some((original, rest)) = self.halfway().await else { return };
-        let forked = self.store.fork(&original, FORKS, SessionOptions::default()).await;
+        let forked = self.store.fork(&original, FORK_COUNT, SessionOptions::default()).await;
         match (forked, declared) {
             (Ok(_), ForkMode::None) => self.fail("fork is as declared", "it forked, but declares none"),
             (Err(failure), ForkMode::None) => self.refused("a refused fork says why", &failure),
             (Err(failure), _) => self.fail("fork is as declared", failure.to_string()),
             (Ok(forks), _) => {
                 let ids: Vec<&str> = forks.iter().map(|fork| fork.id()).chain([original.id()]).collect();
-                if forks.len() != FORKS || (1..ids.len()).any(|at| ids[..at].contains(&ids[at])) {
+                if forks.len() != FORK_COUNT || (1..ids.len()).any(|at| ids[..at].contains(&ids[at])) {
                     self.fail("each fork is a session of its own", ids.join(", "));
                 }
                 for fork in &forks {

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::policy::{Layer, OBSERVERS, Policy};
+use crate::policy::{Layer, OBSERVER_RULE, Policy};
 use crate::session::Principal;
 
 /// Every rule that was looked at for a call, in order, and what came of it.
@@ -48,7 +48,7 @@ impl Policy {
     pub fn explain(&self, role: Principal, tool: &str, arguments: Option<&Value>) -> Explanation {
         let mut rules = Vec::new();
         if role == Principal::Observer {
-            rules.push(ConsideredRule::named(OBSERVERS, true, true));
+            rules.push(ConsideredRule::named(OBSERVER_RULE, true, true));
         }
         for layer in self.layers(role) {
             rules.extend(layer.deny.iter().map(|rule| {

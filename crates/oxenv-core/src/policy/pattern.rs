@@ -4,7 +4,7 @@
 //! what looks like a wildcard of another language is refused instead of matching nothing.
 
 /// The longest pattern that is taken, in bytes; tool names have 64 characters at most.
-const LONGEST: usize = 256;
+const MAX_PATTERN_BYTES: usize = 256;
 
 /// A pattern that stands for tool names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,8 @@ impl Pattern {
         if text.is_empty() {
             return Err("an empty pattern matches no tool; remove it".to_owned());
         }
-        if text.len() > LONGEST {
-            return Err(format!("a pattern has {LONGEST} bytes at most, not {}", text.len()));
+        if text.len() > MAX_PATTERN_BYTES {
+            return Err(format!("a pattern has {MAX_PATTERN_BYTES} bytes at most, not {}", text.len()));
         }
         let foreign = |c: char| "[]{}()!^|\\,\"'".contains(c) || c.is_whitespace() || c.is_control();
         match text.chars().find(|c| foreign(*c)) {

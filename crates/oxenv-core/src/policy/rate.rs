@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::session::Principal;
 
 /// The longest time that a limit may count over.
-const LONGEST_PERIOD: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const MAX_PERIOD: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// How often calls may be made. `"10/s".parse()` gives ten a second for each session, ten at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl RateLimit {
         if self.calls == 0 || self.burst == 0 {
             return Err("a limit of 0 calls lets nothing through; use deny for that".to_owned());
         }
-        if self.per.is_zero() || self.per > LONGEST_PERIOD {
+        if self.per.is_zero() || self.per > MAX_PERIOD {
             return Err("a limit counts over more than no time and at most 366 days".to_owned());
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::work::{Work, join_all};
 
 /// How far weights may be from adding up to 1.
-const WEIGHTS_OFF: f64 = 1e-6;
+const WEIGHT_TOLERANCE: f64 = 1e-6;
 
 /// Asks its parts in order and stops at the first that gives 0, which is then its own score;
 /// otherwise its score is that of the last part with an opinion.
@@ -77,7 +77,7 @@ impl WeightedSum {
     pub fn new(parts: Vec<(f64, ComponentRubric)>) -> Result<Self, String> {
         let sum: f64 = parts.iter().map(|(weight, _)| weight).sum();
         // Also refuses a sum that is no number.
-        if (sum - 1.0).abs() <= WEIGHTS_OFF {
+        if (sum - 1.0).abs() <= WEIGHT_TOLERANCE {
             Ok(Self::free(parts))
         } else {
             Err(format!("the weights add up to {sum}; make them add up to 1"))

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::schema::Schema;
 
 /// Keywords that say something about values of one type alone.
-const OF_TYPE: [(&str, &[&str]); 4] = [
+const TYPE_KEYWORDS: [(&str, &[&str]); 4] = [
     (
         "object",
         &[
@@ -57,7 +57,7 @@ const OF_TYPE: [(&str, &[&str]); 4] = [
     ),
 ];
 /// Keywords whose schemas must be met, so that nothing more fits where these are met less often.
-const WITH_SCHEMA: [&str; 8] = [
+const SCHEMA_KEYWORDS: [&str; 8] = [
     "additionalItems",
     "additionalProperties",
     "contains",
@@ -67,13 +67,13 @@ const WITH_SCHEMA: [&str; 8] = [
     "unevaluatedItems",
     "unevaluatedProperties",
 ];
-const WITH_LIST: [&str; 4] = ["allOf", "anyOf", "items", "prefixItems"];
-const WITH_NAMED: [&str; 6] =
+const SCHEMA_LIST_KEYWORDS: [&str; 4] = ["allOf", "anyOf", "items", "prefixItems"];
+const SCHEMA_MAP_KEYWORDS: [&str; 6] =
     ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 /// Keywords whose value is data and no schema.
-const DATA: [&str; 4] = ["const", "default", "enum", "examples"];
+const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 /// The definition that is the whole schema as it was written.
-const WRITTEN: &str = "_as_written";
+const ORIGINAL_DEFINITION: &str = "_as_written";
 
 /// Compiles a schema that a rubric declares.
 ///
@@ -92,7 +92,7 @@ pub(super) fn expected(schema: &Value) -> Result<Arc<Schema>, String> {
 /// The types that the keywords of a schema without `type` are about.
 pub(super) fn implied_types(schema: &Map<String, Value>) -> Vec<&'static str> {
     let is_about = |keywords: &[&str]| keywords.iter().any(|keyword| schema.contains_key(*keyword));
-    let about = OF_TYPE.iter().filter(|(_, keywords)| is_about(keywords));
+    let about = TYPE_KEYWORDS.iter().filter(|(_, keywords)| is_about(keywords));
     about.map(|(name, _)| *name).collect()
 }
 
@@ -109,7 +109,7 @@ fn of_their_types(schema: &Value) -> Value {
         }
         let definitions = root.entry("$defs").or_insert_with(|| json!({}));
         if let Some(definitions) = definitions.as_object_mut() {
-            definitions.insert(WRITTEN.to_owned(), copy);
+            definitions.insert(ORIGINAL_DEFINITION.to_owned(), copy);
         }
     }
     strict
@@ -142,11 +142,11 @@ fn strict(schema: &Value, refers: &mut bool) -> Value {
 /// The value of a keyword, with the schemas in it.
 fn within(keyword: &str, value: &Value, refers: &mut bool) -> Value {
     match value {
-        Value::Object(named) if WITH_NAMED.contains(&keyword) => {
+        Value::Object(named) if SCHEMA_MAP_KEYWORDS.contains(&keyword) => {
             named.iter().map(|(name, schema)| (name.clone(), strict(schema, refers))).collect()
         }
-        Value::Object(_) if WITH_SCHEMA.contains(&keyword) => strict(value, refers),
-        Value::Array(schemas) if WITH_LIST.contains(&keyword) => {
+        Value::Object(_) if SCHEMA_KEYWORDS.contains(&keyword) => strict(value, refers),
+        Value::Array(schemas) if SCHEMA_LIST_KEYWORDS.contains(&keyword) => {
             schemas.iter().map(|schema| strict(schema, refers)).collect()
         }
         _ => value.clone(),
@@ -162,10 +162,10 @@ fn written(part: &Value, refers: &mut bool) -> Value {
                 let value = match (key.as_str(), value) {
                     ("$ref", Value::String(at)) if matches!(at.as_bytes(), [b'#'] | [b'#', b'/', ..]) => {
                         *refers = true;
-                        format!("#/$defs/{WRITTEN}{}", &at[1..]).into()
+                        format!("#/$defs/{ORIGINAL_DEFINITION}{}", &at[1..]).into()
                     }
-                    (key, value) if DATA.contains(&key) => value.clone(),
-                    (key, Value::Object(named)) if WITH_NAMED.contains(&key) => {
+                    (key, value) if DATA_KEYWORDS.contains(&key) => value.clone(),
+                    (key, Value::Object(named)) if SCHEMA_MAP_KEYWORDS.contains(&key) => {
                         named.iter().map(|(name, schema)| (name.clone(), written(schema, refers))).collect()
                     }
                     _ => written(value, refers),

@@ -23,11 +23,11 @@ use crate::work::Work;
 pub(super) use prompt::Prompt;
 
 /// Answers a cache keeps.
-const KEPT: usize = 16_384;
+const MAX_CACHED_ANSWERS: usize = 16_384;
 /// The longest question, in bytes.
-const LONGEST: usize = 1 << 20;
+const MAX_QUESTION_BYTES: usize = 1 << 20;
 /// So much of an answer that is no number goes into the log.
-const SHOWN: usize = 200;
+const PREVIEW_CHARS: usize = 200;
 
 /// What a judge is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl JudgeCache {
             return;
         }
         kept.order.push_back(digest);
-        if kept.order.len() > KEPT
+        if kept.order.len() > MAX_CACHED_ANSWERS
             && let Some(oldest) = kept.order.pop_front()
         {
             kept.answers.remove(&oldest);
@@ -184,9 +184,9 @@ impl JudgeRubric {
 impl Asks {
     fn question(&self, seen: &ScoringContext<'_>) -> Result<JudgeQuestion, Failure> {
         let prompt = self.prompt.fill(seen);
-        if prompt.len() > LONGEST {
+        if prompt.len() > MAX_QUESTION_BYTES {
             let message = format!(
-                "the question for the judge has {} bytes and {LONGEST} is the most: ask about less of the episode",
+                "the question for the judge has {} bytes and {MAX_QUESTION_BYTES} is the most: ask about less of the episode",
                 prompt.len()
             );
             return Err(Failure::infrastructure(message));
@@ -202,7 +202,7 @@ impl Asks {
             let (least, most) = self.range;
             let message = format!("the judge did not answer with one number from {least} to {most}");
             // An agent may read the message, so what the judge said is for the log alone.
-            let said: String = text.chars().take(SHOWN).collect();
+            let said: String = text.chars().take(PREVIEW_CHARS).collect();
             Failure::infrastructure(message)
                 .with(|detail| detail.internal = Some(format!("it said {said:?}")))
         })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::spec::RubricError;
 
 /// So much of a word is compared with known ones, in bytes.
-const LONGEST_WORD: usize = 64;
+const MAX_SUGGESTED_BYTES: usize = 64;
 
 /// The keys of one object.
 pub(super) struct Fields<'a> {
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
 
 /// What to write instead, as the end of a message.
 pub(super) fn nearest(word: &str, known: &[&str]) -> String {
-    let word = &word[..word.floor_char_boundary(LONGEST_WORD)];
+    let word = &word[..word.floor_char_boundary(MAX_SUGGESTED_BYTES)];
     let distance = |known: &&&str| strsim::damerau_levenshtein(word, known);
     match known.iter().min_by_key(distance).filter(|known| distance(known) <= 1 + word.len() / 4) {
         Some(known) => format!("; did you mean '{known}'?"),

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::snapshot::MAX_NUMBER;
 
 /// Bytes of an episode that are kept for a rubric that looks back.
-const LONGEST: usize = 16 << 20;
+const MAX_HISTORY_BYTES: usize = 16 << 20;
 /// The longest state of a rubric that is read, in bytes: it is built as a value.
 const MAX_SAVED_RUBRIC: usize = 1 << 20;
 /// The most parts whose totals are read.
@@ -103,10 +103,10 @@ impl Scorer {
     ) -> Result<ScoredEvent, Failure> {
         let episode = &mut self.episode;
         episode.steps += 1;
-        if self.needs.episode && episode.bytes > LONGEST {
+        if self.needs.episode && episode.bytes > MAX_HISTORY_BYTES {
             let message = format!(
                 "the episode takes more than the {} MiB that a rubric can look back on",
-                LONGEST >> 20
+                MAX_HISTORY_BYTES >> 20
             );
             return Err(Failure::infrastructure(message));
         }
@@ -158,7 +158,7 @@ impl Scorer {
         rubric.load(&serde_json::from_str(saved.rubric.get()).map_err(|_| no_state())?)?;
         // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An episode that was
         // too long to be kept stays so.
-        let too_long = episode.bytes > LONGEST;
+        let too_long = episode.bytes > MAX_HISTORY_BYTES;
         episode.bytes =
             if too_long { episode.bytes } else { episode.earlier.iter().map(PastEvent::weight).sum() };
         (self.rubric, self.episode) = (rubric, episode);
@@ -168,12 +168,12 @@ impl Scorer {
 
 impl EpisodeHistory {
     fn remember(&mut self, act: PastEvent) {
-        if self.bytes > LONGEST {
+        if self.bytes > MAX_HISTORY_BYTES {
             return;
         }
         self.bytes += act.weight();
         self.earlier.push(act);
-        if self.bytes > LONGEST {
+        if self.bytes > MAX_HISTORY_BYTES {
             self.earlier = Vec::new();
         }
     }

@@ -25,9 +25,9 @@ const VERSION: u64 = 1;
 /// The judge that is asked where none is named.
 const DEFAULT_JUDGE: &str = "default";
 /// The longest name of a component.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 /// Keys that any component may have.
-const COMMON: [&str; 2] = ["type", "name"];
+const COMMON_KEYS: [&str; 2] = ["type", "name"];
 
 /// The components, and the keys of each beside `type` and `name`.
 const COMPONENTS: [(&str, &[&str]); 11] = [
@@ -162,10 +162,10 @@ impl Builder<'_> {
                 format!("no component is called '{}'{}", kind.escape_debug(), nearest(kind, &names));
             return Err(fields.wrong("type", problem));
         };
-        fields.only(&[&COMMON, keys, extra])?;
+        fields.only(&[&COMMON_KEYS, keys, extra])?;
         let name = fields.optional_text("name")?.unwrap_or(kind);
-        if name.is_empty() || name.len() > LONGEST_NAME || name.contains('.') {
-            let problem = format!("a name has 1 to {LONGEST_NAME} bytes, and no dot in it");
+        if name.is_empty() || name.len() > MAX_NAME || name.contains('.') {
+            let problem = format!("a name has 1 to {MAX_NAME} bytes, and no dot in it");
             return Err(fields.wrong("name", problem));
         }
         Ok(ComponentRubric::new(name, self.component(kind, &fields)?))

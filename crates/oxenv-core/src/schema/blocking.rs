@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 
 /// Half of the processors.
-static THREADS: LazyLock<Semaphore> =
+static BLOCKING_PERMITS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, NonZero::get).div_ceil(2)));
 
 /// Sets the flag when it is dropped.
@@ -29,7 +29,7 @@ impl Drop for SetOnDrop {
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
 ) -> Option<T> {
-    let turn = THREADS.acquire().await.ok()?;
+    let turn = BLOCKING_PERMITS.acquire().await.ok()?;
     let dropped = SetOnDrop(Arc::default());
     let flag = Arc::clone(&dropped.0);
     let work = tokio::task::spawn_blocking(move || {

@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::analysis::{Analysis, longest_path, measure};
-use super::instrument::{COUNTER, instrument, instrument_for_errors};
+use super::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
 use super::messages::{truncated, unknown_draft, unusable, unusable_pattern};
 use super::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
 use super::pattern::{self, MatchCost, Matcher, PatternError, PatternKeyword};
 use super::{BYTES_PER_ERROR, MAX_ERROR_BYTES, Schema, SchemaError};
 
 /// Any schema within the bounds: some tenths of a second.
-pub(super) const FULL: CompileLimits = CompileLimits {
+pub(super) const FULL_LIMITS: CompileLimits = CompileLimits {
     source: usize::MAX,
     bytes: 16 << 20,
     steps: 20_000_000,
@@ -28,7 +28,7 @@ pub(super) const FULL: CompileLimits = CompileLimits {
     stack: 6 << 20,
 };
 /// A schema of ordinary size, on the thread that asks: some milliseconds.
-pub(super) const INLINE: CompileLimits = CompileLimits {
+pub(super) const INLINE_LIMITS: CompileLimits = CompileLimits {
     source: 64 << 10,
     bytes: 512 << 10,
     steps: 200_000,
@@ -80,7 +80,7 @@ struct PartCounter;
 
 type Options<'a> = ValidationOptions<'a, Arc<dyn Retrieve>, MeteredJson>;
 
-/// Compiles a schema: on the thread that asks within [`INLINE`], and otherwise on one with enough stack.
+/// Compiles a schema: on the thread that asks within [`INLINE_LIMITS`], and otherwise on one with enough stack.
 pub(super) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
     let too_large = || Err(SchemaError::TooLarge("it is too large to compile here".to_owned()));
     let measure = measure(schema).map_err(SchemaError::TooLarge)?;
@@ -134,7 +134,7 @@ fn options<'a>(compilation: &Arc<Compilation>, purpose: Purpose, backtracks: boo
             charge(STEPS_PER_REGEX_BYTE * text.len() as u64);
             jsonschema_regex::is_valid_ecma_regex(text)
         })
-        .with_keyword(COUNTER, move |part: &Map<String, Value>, _: &Value, path| {
+        .with_keyword(PART_COUNTER_KEYWORD, move |part: &Map<String, Value>, _: &Value, path| {
             parts.count(part, path.as_str())?;
             Ok(Box::new(PartCounter) as Box<dyn for<'i> Keyword<'i, MeteredJson>>)
         })
@@ -167,14 +167,14 @@ fn check_draft(schema: &Value, limits: &CompileLimits) -> Result<(), SchemaError
     };
     let schema = Metered(schema);
     let valid = || meta::is_valid_for::<MeteredJson>(schema).map_err(|error| unusable(&error));
-    match within(&budget, MatchCost::FREE, valid) {
+    match within(&budget, MatchCost::NO_COST, valid) {
         Ok(Ok(true)) => return Ok(()),
         Ok(Ok(false)) => {}
         Ok(Err(why)) => return Err(SchemaError::Unusable(truncated(why))),
         Err(_) => return Err(SchemaError::TooLarge("it takes too long to compile".to_owned())),
     }
     let why = || meta::validate_for::<MeteredJson>(schema).err().map(|error| unusable(&error));
-    let why = within(&budget, MatchCost::FREE, why).ok().flatten();
+    let why = within(&budget, MatchCost::NO_COST, why).ok().flatten();
     let why = why.unwrap_or_else(|| "it does not fit the schema of its draft".to_owned());
     Err(SchemaError::Unusable(truncated(why)))
 }
@@ -241,7 +241,7 @@ impl Compilation {
     /// nothing here: compiling says why.
     fn names(&self, analysis: &Analysis) -> MatchCost {
         let matchers = analysis.name_patterns.iter().filter_map(|pattern| self.matcher(pattern).ok());
-        matchers.fold(MatchCost::FREE, |cost, matcher| cost.and(matcher.cost()))
+        matchers.fold(MatchCost::NO_COST, |cost, matcher| cost.and(matcher.cost()))
     }
 }
 

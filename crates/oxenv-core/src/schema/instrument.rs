@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use super::analysis::Analysis;
 
 /// The keyword that is counted when a part is compiled. Its value says whether `type` was added too.
-pub(super) const COUNTER: &str = "x-oxenv-part";
+pub(super) const PART_COUNTER_KEYWORD: &str = "x-oxenv-part";
 /// Keywords with a list of schemas for the value itself.
-const COMBINING: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+const COMBINING_KEYWORDS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 /// Keywords whose branches' errors no message tells.
-const HIDDEN: [&str; 2] = ["anyOf", "oneOf"];
+const HIDDEN_BRANCH_KEYWORDS: [&str; 2] = ["anyOf", "oneOf"];
 /// All types, in any draft.
-const ANY_TYPE: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
+const ALL_TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 
 /// The instrumented schema.
 pub(super) fn instrument(schema: &Value, analysis: &Analysis) -> Value {
@@ -34,22 +34,22 @@ fn instrumented(schema: &Value, analysis: &Analysis, hides_branches: bool) -> Va
         Value::Object(members) if analysis.is_schema(schema) => {
             let ours = !members.contains_key("type");
             // First, so that a part is counted before those within it are compiled.
-            let mut part = Map::from_iter([(COUNTER.to_owned(), json!(ours))]);
+            let mut part = Map::from_iter([(PART_COUNTER_KEYWORD.to_owned(), json!(ours))]);
             let mut hidden = Vec::new();
             for (key, value) in members {
                 let value = match value {
-                    Value::Array(branches) if COMBINING.contains(&key.as_str()) => {
+                    Value::Array(branches) if COMBINING_KEYWORDS.contains(&key.as_str()) => {
                         branches.iter().map(|branch| branch_object(branch, inner)).collect()
                     }
                     value => inner(value),
                 };
-                match hides_branches && HIDDEN.contains(&key.as_str()) && value.is_array() {
+                match hides_branches && HIDDEN_BRANCH_KEYWORDS.contains(&key.as_str()) && value.is_array() {
                     true => hidden.push(twice_negated(key, &value)),
                     false => drop(part.insert(key.clone(), value)),
                 }
             }
             if ours {
-                part.insert("type".to_owned(), json!(ANY_TYPE));
+                part.insert("type".to_owned(), json!(ALL_TYPES));
             }
             if !hidden.is_empty()
                 && let Value::Array(all) = part.entry("allOf").or_insert_with(|| json!([]))
@@ -68,8 +68,8 @@ fn instrumented(schema: &Value, analysis: &Analysis, hides_branches: bool) -> Va
 /// A boolean branch does not look at the value; the same branch as an object does.
 fn branch_object(branch: &Value, instrumented: impl Fn(&Value) -> Value) -> Value {
     match branch {
-        Value::Bool(true) => json!({ "type": ANY_TYPE }),
-        Value::Bool(false) => json!({ "type": ANY_TYPE, "not": {} }),
+        Value::Bool(true) => json!({ "type": ALL_TYPES }),
+        Value::Bool(false) => json!({ "type": ALL_TYPES, "not": {} }),
         branch => instrumented(branch),
     }
 }
@@ -77,15 +77,17 @@ fn branch_object(branch: &Value, instrumented: impl Fn(&Value) -> Value) -> Valu
 /// The condition of `keyword` in a form whose errors are not collected: `not` only asks whether a value
 /// is valid.
 fn twice_negated(keyword: &str, branches: &Value) -> Value {
-    let combined = json!({ COUNTER: true, "type": ANY_TYPE, keyword: branches });
-    let negated = json!({ COUNTER: true, "type": ANY_TYPE, "not": combined });
-    json!({ COUNTER: true, "type": ANY_TYPE, "not": negated })
+    let combined = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, keyword: branches });
+    let negated = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, "not": combined });
+    json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, "not": negated })
 }
 
 /// The keyword that [`instrument_for_errors`] put under a `not`, of which this is the value.
 pub(super) fn hidden_keyword(negated: &Value) -> Option<&'static str> {
-    let combined = negated.get(COUNTER).and(negated.get("not"))?;
-    HIDDEN.into_iter().find(|keyword| combined.get(COUNTER).is_some() && combined.get(*keyword).is_some())
+    let combined = negated.get(PART_COUNTER_KEYWORD).and(negated.get("not"))?;
+    HIDDEN_BRANCH_KEYWORDS
+        .into_iter()
+        .find(|keyword| combined.get(PART_COUNTER_KEYWORD).is_some() && combined.get(*keyword).is_some())
 }
 
 /// A part of an instrumented schema as its author wrote it, for messages.
@@ -93,8 +95,9 @@ pub(super) fn strip(schema: &Value) -> Value {
     match schema {
         Value::Array(items) => items.iter().map(strip).collect(),
         Value::Object(members) => {
-            let ours = members.get(COUNTER) == Some(&Value::Bool(true));
-            let plain = members.iter().filter(|(key, _)| *key != COUNTER && !(ours && *key == "type"));
+            let ours = members.get(PART_COUNTER_KEYWORD) == Some(&Value::Bool(true));
+            let plain =
+                members.iter().filter(|(key, _)| *key != PART_COUNTER_KEYWORD && !(ours && *key == "type"));
             Value::Object(plain.map(|(key, value)| (key.clone(), strip(value))).collect())
         }
         value => value.clone(),

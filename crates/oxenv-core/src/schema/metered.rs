@@ -67,7 +67,7 @@ thread_local! {
             error_bytes: Cell::new(0),
             bytes_per_error: Cell::new(0),
             stack_end: Cell::new(0),
-            names: Cell::new(MatchCost::FREE),
+            names: Cell::new(MatchCost::NO_COST),
             cancelled: RefCell::new(None),
         }
     };
@@ -389,10 +389,12 @@ fn canonical_string(string: &str, text: &mut String) {
 /// Whole numbers alike, however they are written; others by their bits.
 fn canonical_number(number: &Number, text: &mut String) {
     /// 2 to the power of 64: every whole number above is a float.
-    const WHOLE: f64 = 18_446_744_073_709_551_616.0;
+    const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
     text.push('#');
     match number.as_f64() {
-        Some(float) if number.is_f64() && float.fract() != 0.0 || number.is_f64() && float.abs() >= WHOLE => {
+        Some(float)
+            if number.is_f64() && float.fract() != 0.0 || number.is_f64() && float.abs() >= TWO_TO_64 =>
+        {
             text.push_str(&format!("x{:x}", float.to_bits()));
         }
         #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2 to the power of 64")]

@@ -155,7 +155,7 @@ impl Automaton {
 
 impl MatchCost {
     /// Nothing is matched.
-    pub(super) const FREE: MatchCost = MatchCost { states: 0, backtracks: false };
+    pub(super) const NO_COST: MatchCost = MatchCost { states: 0, backtracks: false };
 
     /// Whether one of the patterns needs the engine that backtracks.
     pub(super) fn backtracks(self) -> bool {
@@ -228,16 +228,16 @@ pub(super) fn check(pattern: &str) -> Result<u64, String> {
 /// About how many states the automaton of a pattern has.
 fn states(pattern: &str) -> u64 {
     /// States of a class of Unicode, such as `\p{L}`.
-    const UNICODE_CLASS: u64 = 1350;
+    const UNICODE_CLASS_STATES: u64 = 1350;
     /// States of "any character but these".
-    const NEGATED_CLASS: u64 = 32;
+    const NEGATED_CLASS_STATES: u64 = 32;
     // The states of each group that is open, and of its last part, which a quantifier repeats.
     let mut groups: Vec<u64> = vec![0];
     let mut last = 0_u64;
     let mut chars = pattern.chars().peekable();
     let class_of = |escape: char| match escape {
-        'p' | 'P' => UNICODE_CLASS,
-        'D' | 'W' | 'S' | 's' => NEGATED_CLASS,
+        'p' | 'P' => UNICODE_CLASS_STATES,
+        'D' | 'W' | 'S' | 's' => NEGATED_CLASS_STATES,
         _ => 2,
     };
     while let Some(char) = chars.next() {
@@ -255,7 +255,7 @@ fn states(pattern: &str) -> u64 {
                 group.saturating_add(4)
             }
             '[' => {
-                let mut states = if chars.peek() == Some(&'^') { NEGATED_CLASS } else { 3 };
+                let mut states = if chars.peek() == Some(&'^') { NEGATED_CLASS_STATES } else { 3 };
                 while let Some(char) = chars.next_if(|char| *char != ']') {
                     states = states.saturating_add(match char {
                         '\\' => chars.next().map_or(0, class_of),
@@ -266,7 +266,7 @@ fn states(pattern: &str) -> u64 {
                 states
             }
             '\\' => chars.next().map_or(0, class_of),
-            '.' => NEGATED_CLASS,
+            '.' => NEGATED_CLASS_STATES,
             '*' | '+' | '?' => last.saturating_add(2),
             '{' => {
                 let bounds: String = std::iter::from_fn(|| chars.next_if(|char| *char != '}')).collect();

@@ -31,7 +31,7 @@ use crate::work::{Work, panic_text};
 pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 
 /// A limit that nobody will see pass: more than a century.
-const ENDLESS: Duration = Seconds::LONGEST;
+const NO_TIMEOUT: Duration = Seconds::LONGEST;
 
 /// What the environment is asked.
 #[derive(Clone, Copy)]
@@ -324,7 +324,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
 
 /// The deadline after that time; one beyond every clock is none.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
-    limit.filter(|limit| *limit < ENDLESS).map(|limit| clock::after(Instant::now(), limit))
+    limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| clock::after(Instant::now(), limit))
 }
 
 /// The task of an environment: aborted if its operation ends before it is done.

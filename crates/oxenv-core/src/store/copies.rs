@@ -24,7 +24,7 @@ use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
 /// A snapshot of no more bytes is encoded and decoded at once, which takes less than a millisecond.
-const INLINE_BYTES: usize = 64 << 10;
+const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// The ids of sessions that were made by one request.
 pub type SessionIds = Vec<String>;
@@ -406,7 +406,7 @@ async fn on_a_thread<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    if bytes <= INLINE_BYTES {
+    if bytes <= MAX_INLINE_BYTES {
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::infrastructure(error.to_string()))

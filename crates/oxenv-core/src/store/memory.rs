@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// How old an answer may be.
-const FRESH: Duration = Duration::from_millis(20);
+const MAX_READING_AGE: Duration = Duration::from_millis(20);
 
 /// A budget, and the memory in use as it was seen last.
 pub(super) struct MemoryGauge {
@@ -29,7 +29,7 @@ impl MemoryGauge {
     fn used(&self) -> u64 {
         let mut seen = self.seen.lock();
         match *seen {
-            Some((at, used)) if at.elapsed() < FRESH => used,
+            Some((at, used)) if at.elapsed() < MAX_READING_AGE => used,
             _ => {
                 let used = resident().unwrap_or(0);
                 *seen = Some((Instant::now(), used));

@@ -17,9 +17,9 @@ use super::memory::MemoryGauge;
 use crate::clock::after;
 
 /// Those who wait, at the most; whoever comes then is refused at once.
-const LONGEST_QUEUE: usize = 16_384;
+const MAX_QUEUE: usize = 16_384;
 /// How often memory is looked at while somebody waits for it.
-const MEMORY_EVERY: Duration = Duration::from_millis(100);
+const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who asks for a slot; nobody in particular has no name.
 pub(crate) type SlotOwner = Option<Arc<str>>;
@@ -168,7 +168,9 @@ impl Slots {
     ) -> Result<Permit, NoSlot> {
         while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             match until.filter(|until| Instant::now() < *until) {
-                Some(until) => tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_EVERY))).await,
+                Some(until) => {
+                    tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_INTERVAL))).await
+                }
                 None => return Err(NoSlot::Memory { used, budget }),
             }
         }
@@ -201,7 +203,7 @@ impl Slots {
             state.owners.entry(owner.clone()).or_default().active += count;
             return Ok(Entered::Had(Permit { slots: Arc::clone(self), owner: owner.clone(), count }));
         }
-        if state.waiting >= LONGEST_QUEUE {
+        if state.waiting >= MAX_QUEUE {
             return Err(state.full(owner, count, self));
         }
         let (sender, receiver) = oneshot::channel();

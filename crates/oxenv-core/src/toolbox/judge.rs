@@ -25,7 +25,7 @@ use crate::session::Principal;
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.
-const DOES_NOT_FIT: &str = "the arguments do not fit the tool's schema";
+const ARGUMENTS_DO_NOT_FIT: &str = "the arguments do not fit the tool's schema";
 
 /// Why a call is not made.
 pub(super) struct Refusal {
@@ -208,10 +208,10 @@ fn judge_arguments(
                 return Ok(Err(Refusal::denied(rule, format!("tool '{tool}' cannot be called: {why}"))));
             }
             Ok(Some(schema)) if !schema.is_valid(&value, budget)? => {
-                let issues = match issues(schema, &value, budget, DOES_NOT_FIT) {
+                let issues = match issues(schema, &value, budget, ARGUMENTS_DO_NOT_FIT) {
                     Err(TooDeep) if budget.is_inline() => return Err(TooDeep),
                     Err(TooDeep) => {
-                        general_issue(&value, &format!("{DOES_NOT_FIT}; where, is too deep to check"))
+                        general_issue(&value, &format!("{ARGUMENTS_DO_NOT_FIT}; where, is too deep to check"))
                     }
                     Ok(issues) => issues,
                 };

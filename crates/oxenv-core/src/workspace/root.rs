@@ -94,12 +94,12 @@ impl Root {
 /// Makes the lock of a new root and takes it. It gets its name only when it is held, or another server
 /// that starts at this moment would take the root for an abandoned one.
 fn lock(root: &OpenFolder) -> io::Result<File> {
-    const UNNAMED: &str = "lock.new";
+    const LOCK_BEFORE_RENAME: &str = "lock.new";
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = File::from(rustix::fs::openat(root, UNNAMED, flags, Mode::RUSR | Mode::WUSR)?);
+    let lock = File::from(rustix::fs::openat(root, LOCK_BEFORE_RENAME, flags, Mode::RUSR | Mode::WUSR)?);
     // Shared with the supervisors of tools; who sweeps needs it alone.
     lock.lock_shared()?;
-    rustix::fs::renameat(root, UNNAMED, root, LOCK)?;
+    rustix::fs::renameat(root, LOCK_BEFORE_RENAME, root, LOCK)?;
     Ok(lock)
 }
 

@@ -23,9 +23,9 @@ use crate::error::{Refusal, json_response};
 use crate::operations::{CreatedSessions, RequestContext};
 
 /// A snapshot of no more bytes is written at once.
-const AT_ONCE: usize = 64 << 10;
+const MAX_UNSTREAMED_BYTES: usize = 64 << 10;
 /// Bytes of a request beside the state in its snapshot.
-const SPARE: usize = 1 << 20;
+const ENVELOPE_BYTES: usize = 1 << 20;
 
 pub(crate) async fn fork(
     State(app): State<Arc<App>>,
@@ -51,7 +51,7 @@ pub(crate) async fn snapshot(State(app): State<Arc<App>>, InPath(id): InPath) ->
     let sealed = app.store.sealed_snapshot(&session, app.store.snapshot_room()).await?;
     let key = app.store.snapshot_key_source().name().to_owned();
     let length = sealed.text_len();
-    if length <= AT_ONCE {
+    if length <= MAX_UNSTREAMED_BYTES {
         let snapshot = sealed.into_text();
         return Ok(json_response(StatusCode::OK, json!(SessionSnapshot { snapshot, key }).to_string()));
     }
@@ -76,7 +76,8 @@ pub(crate) async fn restore(
     let key = idempotency::header_key(request.headers())?;
     let room = app.store.snapshot_room();
     let bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
-    let limit = bytes.div_ceil(3).saturating_mul(4).saturating_add(SPARE).max(app.config.max_message);
+    let limit =
+        bytes.div_ceil(3).saturating_mul(4).saturating_add(ENVELOPE_BYTES).max(app.config.max_message);
     let body = body::large_text(&app, request, limit, room.more).await?;
     let asked = RestoreRequest::parse(body.required()?, &["body"]).map_err(Refusal::Body)?;
     let resume_s = asked.resume_s;

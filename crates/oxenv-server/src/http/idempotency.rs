@@ -13,18 +13,18 @@ use oxenv_wire::{ValidationIssue, raw};
 use crate::error::{Refusal, json_response};
 
 /// The header that names a request's key.
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header with the number that a request got within its session.
-const SEQ: HeaderName = HeaderName::from_static("oxenv-seq");
+const SEQ_HEADER: HeaderName = HeaderName::from_static("oxenv-seq");
 /// The header of a reply that was given before.
-const REPEATED: HeaderName = HeaderName::from_static("oxenv-repeated");
+const REPEATED_HEADER: HeaderName = HeaderName::from_static("oxenv-repeated");
 
 /// Most characters of a key, as in a body.
 const MAX_KEY: usize = 255;
 
 /// The key that a request's header names.
 pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let mut named = headers.get_all(KEY).iter();
+    let mut named = headers.get_all(KEY_HEADER).iter();
     let Some(first) = named.next() else { return Ok(None) };
     let text = first.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
     match text {
@@ -73,10 +73,10 @@ pub(super) fn answered(answer: &IdempotentReply<StepReply<'_>>) -> Result<Respon
 /// A reply that says its number, and whether it was given before.
 pub(super) fn marked(mut response: Response, seq: Option<u64>, repeated: bool) -> Response {
     if let Some(seq) = seq {
-        response.headers_mut().insert(SEQ, seq.into());
+        response.headers_mut().insert(SEQ_HEADER, seq.into());
     }
     if repeated {
-        response.headers_mut().insert(REPEATED, HeaderValue::from_static("true"));
+        response.headers_mut().insert(REPEATED_HEADER, HeaderValue::from_static("true"));
     }
     response
 }

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::error::Refusal;
 use crate::metrics::Gauges;
 
-const TEXT: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
+const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
 
 pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     let Some(metrics) = &app.config.metrics else {
@@ -38,5 +38,5 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Result<Response, Refusa
         toolsets,
         problems: app.all_tools.problems(),
     };
-    Ok(([(header::CONTENT_TYPE, TEXT)], metrics.page(gauges)).into_response())
+    Ok(([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], metrics.page(gauges)).into_response())
 }

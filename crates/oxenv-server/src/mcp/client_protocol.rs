@@ -5,9 +5,10 @@
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 
 /// The revision whose requests stand alone.
-pub(crate) const STATELESS: &str = "2026-07-28";
+pub(crate) const STATELESS_REVISION: &str = "2026-07-28";
 /// Protocol revisions that a header may name.
-pub(crate) const REVISIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", STATELESS];
+pub(crate) const REVISIONS: [&str; 5] =
+    ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", STATELESS_REVISION];
 
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -34,7 +35,7 @@ impl<'a> ClientProtocol<'a> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let revision = text(PROTOCOL_VERSION);
         match (revision, text(SESSION_ID)) {
-            (Some(STATELESS), _) => ClientProtocol::Stateless,
+            (Some(STATELESS_REVISION), _) => ClientProtocol::Stateless,
             (Some(revision), _) if !REVISIONS.contains(&revision) => ClientProtocol::Unknown(revision),
             (_, Some(id)) => ClientProtocol::Session(id),
             (Some(_), None) => ClientProtocol::Bare,
@@ -50,11 +51,11 @@ impl<'a> ClientProtocol<'a> {
 }
 
 /// What MCP's own clients accept, to the letter.
-const USUAL: &str = "application/json, text/event-stream";
+const MCP_ACCEPT: &str = "application/json, text/event-stream";
 
 /// Whether a client takes plain JSON as a reply.
 pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
-    if headers.get(header::ACCEPT).is_some_and(|accepted| accepted == USUAL) {
+    if headers.get(header::ACCEPT).is_some_and(|accepted| accepted == MCP_ACCEPT) {
         return true;
     }
     names(headers, "application/json") || takes_anything(headers) || names(headers, "application/*")

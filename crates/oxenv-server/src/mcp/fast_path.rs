@@ -35,7 +35,7 @@ const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What a client says of itself with every request, and what is about the reply: no tool needs it.
-const AGREED: [&str; 5] =
+const CLIENT_META_KEYS: [&str; 5] =
     [META_VERSION, META_CAPABILITIES, META_LEVEL, "io.modelcontextprotocol/clientInfo", "progressToken"];
 
 /// What became of a request.
@@ -149,8 +149,9 @@ fn plain<'a>(
     }
     // A client that can do something tells the tool, which may ask for it.
     let able = |key: &str, value: Json<'_>| key == META_CAPABILITIES && value.get() != "{}";
-    let beyond =
-        |meta: &Object<'_>| meta.iter().any(|(key, value)| !AGREED.contains(&key) || able(key, value));
+    let beyond = |meta: &Object<'_>| {
+        meta.iter().any(|(key, value)| !CLIENT_META_KEYS.contains(&key) || able(key, value))
+    };
     let more = meta.as_ref().is_some_and(beyond)
         || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
     let wants = wants(meta.as_ref(), within.as_ref())?;

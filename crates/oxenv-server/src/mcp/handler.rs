@@ -57,7 +57,7 @@ const MAX_SUBSCRIPTIONS: usize = 1024;
 const MAX_SUBSCRIBED_URI: usize = 8 << 10;
 
 /// Methods with parameters that a request can get wrong.
-const KNOWN: [&str; 9] = [
+const METHODS_WITH_PARAMS: [&str; 9] = [
     "tools/list",
     "tools/call",
     "resources/list",
@@ -70,7 +70,7 @@ const KNOWN: [&str; 9] = [
 ];
 
 /// Those of them that 2026-07-28 has no more.
-const GONE: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
+const HANDSHAKE_METHODS: [&str; 2] = ["resources/subscribe", "resources/unsubscribe"];
 
 impl ToolboxHandler {
     pub(super) async fn new(
@@ -382,8 +382,8 @@ impl ServerHandler for ToolboxHandler {
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<CustomResult> {
         let method = request.method;
-        let gone = era(&context) == McpEra::Stateless && GONE.contains(&method.as_str());
-        Err(match KNOWN.contains(&method.as_str()) && !gone {
+        let gone = era(&context) == McpEra::Stateless && HANDSHAKE_METHODS.contains(&method.as_str());
+        Err(match METHODS_WITH_PARAMS.contains(&method.as_str()) && !gone {
             true => {
                 let message = format!("Invalid params - they are not as {method} has them");
                 ErrorData::new(ErrorCode::INVALID_PARAMS, message, None)

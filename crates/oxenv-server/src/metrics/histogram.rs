@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The upper ends of the buckets, in nanoseconds. They reach from an inline step, which takes microseconds, to what no
 /// deadline of ours allows.
-pub(super) const BOUNDS: [u64; 20] = [
+pub(super) const BUCKETS: [u64; 20] = [
     5_000,
     10_000,
     50_000,
@@ -33,7 +33,7 @@ pub(super) const BOUNDS: [u64; 20] = [
 #[derive(Debug, Default, Clone)]
 pub(super) struct Histogram {
     /// Each bucket's own, the last one without an end.
-    buckets: [u64; BOUNDS.len() + 1],
+    buckets: [u64; BUCKETS.len() + 1],
     /// The sum of all times, in nanoseconds: it holds 584 years.
     nanos: u64,
 }
@@ -41,7 +41,7 @@ pub(super) struct Histogram {
 impl Histogram {
     pub(super) fn observe(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < nanos);
+        let bucket = BUCKETS.partition_point(|bound| *bound < nanos);
         self.buckets[bucket] += 1;
         self.nanos = self.nanos.saturating_add(nanos);
     }
@@ -54,8 +54,8 @@ impl Histogram {
     }
 
     /// The upper end of each bucket in seconds, and how many times are in that bucket alone.
-    pub(super) fn buckets(&self) -> [(f64, u64); BOUNDS.len() + 1] {
-        let mut bounds = BOUNDS.iter().map(|nanos| *nanos as f64 / 1e9);
+    pub(super) fn buckets(&self) -> [(f64, u64); BUCKETS.len() + 1] {
+        let mut bounds = BUCKETS.iter().map(|nanos| *nanos as f64 / 1e9);
         self.buckets.map(|count| (bounds.next().unwrap_or(f64::INFINITY), count))
     }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
-        for (index, bound) in BOUNDS.iter().enumerate() {
+        for (index, bound) in BUCKETS.iter().enumerate() {
             let mut histogram = Histogram::default();
             histogram.observe(Duration::from_nanos(*bound));
             histogram.observe(Duration::from_nanos(*bound + 1));

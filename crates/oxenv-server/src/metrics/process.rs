@@ -7,7 +7,7 @@ use std::fs;
 use crate::connections;
 
 /// Ticks of the processor clock per second: what Linux shows to programs on every architecture of ours.
-const TICKS: f64 = 100.0;
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The process at present.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +50,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 fn times_of(stat: &str) -> Option<(f64, f64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(((ticks(14)? + ticks(15)?) as f64 / TICKS, ticks(22)? as f64 / TICKS))
+    Some(((ticks(14)? + ticks(15)?) as f64 / TICKS_PER_SECOND, ticks(22)? as f64 / TICKS_PER_SECOND))
 }
 
 #[cfg(test)]

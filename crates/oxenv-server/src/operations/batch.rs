@@ -18,7 +18,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::{RequestContext, RequestOutcome, StartedRequest, unread, write_outcome};
 
 /// Items that are done in a row before others get their turn.
-const AT_ONCE: usize = 256;
+const MAX_ITEMS_PER_POLL: usize = 256;
 
 /// A batch whose items have all begun.
 pub(crate) struct RunningBatch<'d, 'a> {
@@ -75,7 +75,7 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
             let started = match desk.begin(&item, request.timeout_s) {
                 StartedRequest::Done(outcome) => {
                     batch.put(index, Some(&item), &outcome);
-                    if index % AT_ONCE == AT_ONCE - 1 {
+                    if index % MAX_ITEMS_PER_POLL == MAX_ITEMS_PER_POLL - 1 {
                         tokio::task::yield_now().await;
                     }
                     continue;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Frames that nobody asked for, or that come later, and wait until the socket takes them.
-const FRAMES: usize = 64;
+const MAX_QUEUED_FRAMES: usize = 64;
 
 /// The sessions, and the way to the socket for what is said unasked.
 pub(crate) struct SocketSessions {
@@ -39,7 +39,7 @@ impl Drop for AttachedSession {
 impl SocketSessions {
     /// No sessions, and the frames that are to be sent.
     pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<String>) {
-        let (frames, taken) = mpsc::channel(FRAMES);
+        let (frames, taken) = mpsc::channel(MAX_QUEUED_FRAMES);
         (Arc::new(SocketSessions { sessions: Mutex::default(), frames }), taken)
     }
 

@@ -23,13 +23,13 @@ use crate::peer::{BusyGuard, Peer};
 use crate::timing::{Events, within};
 
 /// How much is read at once; most requests fit.
-const READ_BUFFER: usize = 1 << 10;
+const READ_BUFFER_BYTES: usize = 1 << 10;
 /// Requests kept while one is being answered.
-const AHEAD: usize = 64;
+const MAX_REQUESTS_AHEAD: usize = 64;
 /// Bytes of them.
-const AHEAD_BYTES: usize = 1 << 20;
+const MAX_BYTES_AHEAD: usize = 1 << 20;
 /// How long a close waits for the peer's own.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a socket brings.
 pub(super) enum Incoming {
@@ -99,7 +99,7 @@ where
     upgrade
         // The default buffers of 128 KiB each would be most of an idle session's memory, and the
         // library clears its read buffer before every read.
-        .read_buffer_size(READ_BUFFER)
+        .read_buffer_size(READ_BUFFER_BYTES)
         // Without a `max_write_buffer_size`, which would refuse any longer reply: see `poll_message`.
         .write_buffer_size(4 << 10)
         .max_message_size(limit)
@@ -199,7 +199,7 @@ impl ServerSocket {
     pub(super) async fn during<W: Future>(&mut self, work: W) -> Option<W::Output> {
         let mut work = pin!(work);
         loop {
-            let room = self.ahead.len() < AHEAD && self.ahead_bytes < AHEAD_BYTES;
+            let room = self.ahead.len() < MAX_REQUESTS_AHEAD && self.ahead_bytes < MAX_BYTES_AHEAD;
             // Otherwise what is read comes to the end by itself.
             self.gone |= self.lost && !room;
             if self.gone {
@@ -304,7 +304,7 @@ impl ServerSocket {
         }
         // The peer's own close frame ends the handshake; without this wait its last bytes could
         // meet a closed port, and TCP would take our reply back.
-        let patience = self.app.config.drain.min(CLOSE_PATIENCE);
+        let patience = self.app.config.drain.min(CLOSE_TIMEOUT);
         let closed = async { while matches!(self.inner.recv().await, Some(Ok(_))) {} };
         within(patience, closed).await;
     }

@@ -43,8 +43,8 @@ message steps {
     OPTIONAL BINARY error (JSON);
 }";
 /// A group of rows is written when it has so many, or so many bytes.
-const GROUP_ROWS: usize = 10_000;
-const GROUP_BYTES: usize = 64 * 1024 * 1024;
+const MAX_GROUP_ROWS: usize = 10_000;
+const MAX_GROUP_BYTES: usize = 64 * 1024 * 1024;
 
 /// Writes rows.
 pub(super) struct Rows<W: Write + Send> {
@@ -86,7 +86,7 @@ impl<W: Write + Send> Rows<W> {
                 StoredEvent::Step { .. } => self.group.step(session, &episode, entry)?,
                 StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => {}
             }
-            if self.group.rows >= GROUP_ROWS || self.group.bytes >= GROUP_BYTES {
+            if self.group.rows >= MAX_GROUP_ROWS || self.group.bytes >= MAX_GROUP_BYTES {
                 self.flush()
             } else {
                 Ok(())

@@ -19,7 +19,7 @@ use crate::log::{LogPosition, Reading, RecordCursor, checksum_at, segment};
 use crate::stored::{self, RecordSummary};
 
 /// So many records are taken in before others may look.
-const AT_ONCE: u64 = 50_000;
+const MAX_TRANSACTION_RECORDS: u64 = 50_000;
 
 /// How far the index has come.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ fn take_in(
 ) -> Result<bool, Trouble> {
     let mut taken = 0;
     let mut more = true;
-    while more && (taken < AT_ONCE || cursor.has_more_to_tell()) {
+    while more && (taken < MAX_TRANSACTION_RECORDS || cursor.has_more_to_tell()) {
         taken += 1;
         let found = match cursor.next() {
             Ok(Some(found)) => found,

@@ -15,7 +15,7 @@ use crate::error::LogError;
 /// The version of the tables.
 const INDEX_VERSION: i64 = 2;
 /// Another process may be busy with the index for so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An entry's place is where its record is in the log. Seeds are 64 bits without a sign, and stored
 /// as the same bits with one.
@@ -139,7 +139,7 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path(folder))?;
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     // What a crash of the machine takes from the index is read from the log again.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
@@ -163,9 +163,9 @@ fn prepare(mut connection: Connection) -> rusqlite::Result<Connection> {
 }
 
 fn drop_tables(connection: &Connection) -> rusqlite::Result<()> {
-    const NEXT: &str =
+    const NEXT_ENTRY: &str =
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' LIMIT 1";
-    while let Some(name) = connection.query_row(NEXT, [], |row| row.get::<_, String>(0)).optional()? {
+    while let Some(name) = connection.query_row(NEXT_ENTRY, [], |row| row.get::<_, String>(0)).optional()? {
         connection.execute_batch(&format!("DROP TABLE \"{}\"", name.replace('"', "\"\"")))?;
     }
     Ok(())

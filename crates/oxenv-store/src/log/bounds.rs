@@ -16,7 +16,7 @@ use super::sync_folder;
 use crate::error::LogError;
 
 /// So often the bounds are read again when segments were removed meanwhile.
-const TRIES: usize = 10;
+const MAX_TRIES: usize = 10;
 
 /// Where a log begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub(crate) fn read(folder: &Path) -> Option<Bounds> {
 /// When the folder cannot be read.
 pub(crate) fn extent(folder: &Path) -> Result<Extent, LogError> {
     let mut bounds = read(folder);
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let segments = segment::list(folder)?;
         let now = read(folder);
         if now == bounds {

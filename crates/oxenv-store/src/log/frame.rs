@@ -10,9 +10,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 /// `LENGTH CRC32 `, in bytes.
-const PREFIX: usize = 18;
+const PREFIX_BYTES: usize = 18;
 /// Files are read in pieces of so many bytes; a longer frame gets longer pieces.
-const PIECE: usize = 256 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 
 /// What stands at some place of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,9 +71,9 @@ enum PrefixScan {
 /// JSON's strings they mean the same, inside they are never bare.
 pub(crate) fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    out.resize(start + PREFIX, b' ');
+    out.resize(start + PREFIX_BYTES, b' ');
     write(out);
-    let (prefix, payload) = out[start..].split_at_mut(PREFIX);
+    let (prefix, payload) = out[start..].split_at_mut(PREFIX_BYTES);
     for byte in payload.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';
     }
@@ -86,20 +86,20 @@ pub(crate) fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 
 /// How many bytes a frame takes around so many bytes of text.
 pub(crate) fn framed(text: usize) -> usize {
-    PREFIX + text + 1
+    PREFIX_BYTES + text + 1
 }
 
 /// The text of the frame that these bytes are.
 pub(crate) fn only(bytes: &[u8]) -> Option<&[u8]> {
     match scan(bytes) {
-        PrefixScan::Frame(length) if length == bytes.len() => Some(&bytes[PREFIX..length - 1]),
+        PrefixScan::Frame(length) if length == bytes.len() => Some(&bytes[PREFIX_BYTES..length - 1]),
         _ => None,
     }
 }
 
 /// Whether these bytes, which end a file, can be the beginning of a frame that was never finished.
 pub(crate) fn is_unfinished(rest: &[u8]) -> bool {
-    let (head, text) = rest.split_at(rest.len().min(PREFIX));
+    let (head, text) = rest.split_at(rest.len().min(PREFIX_BYTES));
     let fits = |(at, byte): (usize, &u8)| match at {
         8 | 17 => *byte == b' ',
         _ => get_hex(std::slice::from_ref(byte)).is_some(),
@@ -152,7 +152,7 @@ impl<R: Read> Frames<R> {
                     if let Some(begin) = self.damage.take() {
                         return Ok(Some(FramePiece::Damage { offset: begin, bytes: offset - begin }));
                     }
-                    let text = self.used + PREFIX..self.used + length - 1;
+                    let text = self.used + PREFIX_BYTES..self.used + length - 1;
                     self.pass(length);
                     return Ok(Some(FramePiece::Frame { offset, text }));
                 }
@@ -188,15 +188,15 @@ impl<R: Read> Frames<R> {
         self.buffer.drain(..self.used);
         self.base += self.used as u64;
         self.used = 0;
-        let piece = PIECE.max(self.buffer.len()) as u64;
+        let piece = READ_BYTES.max(self.buffer.len()) as u64;
         self.source.by_ref().take(piece).read_to_end(&mut self.buffer)
     }
 }
 
 fn scan(bytes: &[u8]) -> PrefixScan {
     if let Some((length, checksum)) = prefix(bytes) {
-        let end = PREFIX + length;
-        if bytes.len() > end && crc32fast::hash(&bytes[PREFIX..end]) == checksum {
+        let end = PREFIX_BYTES + length;
+        if bytes.len() > end && crc32fast::hash(&bytes[PREFIX_BYTES..end]) == checksum {
             return PrefixScan::Frame(end + 1);
         }
     }
@@ -207,7 +207,7 @@ fn scan(bytes: &[u8]) -> PrefixScan {
 }
 
 fn prefix(bytes: &[u8]) -> Option<(usize, u32)> {
-    let bytes = bytes.get(..PREFIX)?;
+    let bytes = bytes.get(..PREFIX_BYTES)?;
     let spaced = bytes[8] == b' ' && bytes[17] == b' ';
     let length = get_hex(&bytes[..8]).filter(|_| spaced)?;
     Some((length as usize, get_hex(&bytes[9..17])?))

@@ -19,14 +19,14 @@ use parking_lot::Mutex;
 
 use super::blobs::Blob;
 use super::unwritten::Unwritten;
-use super::writer::{BETWEEN_COMPLAINTS, WriteError, Writer};
+use super::writer::{COMPLAINT_INTERVAL, WriteError, Writer};
 use super::{LogOptions, WriteLag, frame, line};
 use crate::error::LogError;
 
 /// The thread is told to write when so much has come together, whoever waits.
-const PLENTY: usize = 128 * 1024;
+const FLUSH_BYTES: usize = 128 * 1024;
 /// A buffer that had to grow beyond this is given back.
-const USUAL: usize = 1024 * 1024;
+const MAX_KEPT_BUFFER: usize = 1024 * 1024;
 
 /// The writing thread and what it is given.
 pub(super) struct Group {
@@ -124,7 +124,7 @@ impl Group {
             let mut blobs = Vec::new();
             frame::append(scratch, |out| blobs = line::write(out, entry, &style));
             let work = self.push(entry, scratch, blobs);
-            scratch.shrink_to(USUAL);
+            scratch.shrink_to(MAX_KEPT_BUFFER);
             work
         })
     }
@@ -146,7 +146,7 @@ impl Group {
         next.frames.extend_from_slice(frame);
         next.blobs.extend(blobs);
         next.lag = next.lag.plus(1, bytes as u64);
-        let plenty = next.frames.len() > PLENTY;
+        let plenty = next.frames.len() > FLUSH_BYTES;
         let batch = Arc::clone(&next.batch);
         drop(next);
         if plenty {
@@ -278,7 +278,7 @@ impl Thread {
         }
         next.writing = next.lag;
         spare.clear();
-        spare.shrink_to(USUAL);
+        spare.shrink_to(MAX_KEPT_BUFFER);
         let frames = std::mem::replace(&mut next.frames, std::mem::take(spare));
         let (blobs, batch) = (std::mem::take(&mut next.blobs), std::mem::take(&mut next.batch));
         let refused = std::mem::take(&mut next.unwritten);
@@ -348,7 +348,7 @@ impl Thread {
     }
 
     fn complain(&mut self, fault: &WriteError, records: u64) {
-        if self.complained.is_some_and(|last| last.elapsed() < BETWEEN_COMPLAINTS) {
+        if self.complained.is_some_and(|last| last.elapsed() < COMPLAINT_INTERVAL) {
             return;
         }
         self.complained = Some(Instant::now());

@@ -11,7 +11,7 @@ use super::frame::{self, Content, FramePiece, Frames};
 use crate::stored;
 
 /// So many runs of entries are remembered while nothing can be written.
-const RANGES: usize = 10_000;
+const MAX_RANGES: usize = 10_000;
 
 /// The event of the record that tells them, and how the record begins.
 const EVENT: &str = "unwritten";
@@ -57,7 +57,7 @@ impl Unwritten {
             && *last + 1 == seq
         {
             *last = seq;
-        } else if self.0.len() < RANGES {
+        } else if self.0.len() < MAX_RANGES {
             self.0.insert(upto, seq);
         }
     }

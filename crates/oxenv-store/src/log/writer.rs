@@ -287,4 +287,4 @@ impl Writer {
 }
 
 /// How long the log is silent between complaints.
-pub(super) const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(1);
+pub(super) const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);

@@ -15,15 +15,15 @@ use tokio::time::{Instant, timeout_at};
 use super::Redact;
 
 /// How much is read at once, kept of the end, and kept of a line, in bytes.
-const KEPT: usize = 16 << 10;
+const READ_BYTES: usize = 16 << 10;
 /// The longest secret, in bytes: what is left out beside a cut.
-const LONGEST_SECRET: usize = 8 << 10;
+const MAX_SECRET_BYTES: usize = 8 << 10;
 /// How much of a line is shown, in bytes.
-const SHOWN_LINE: usize = 8 << 10;
+const MAX_SHOWN_LINE: usize = 8 << 10;
 /// How much is shown each second, in bytes.
-const SHOWN_PER_SECOND: usize = 64 << 10;
-const TAIL_LINES: usize = 20;
-const TAIL_BYTES: usize = 4 << 10;
+const MAX_SHOWN_PER_SECOND: usize = 64 << 10;
+const MAX_TAIL_LINES: usize = 20;
+const MAX_TAIL_BYTES: usize = 4 << 10;
 
 /// The end of what was said.
 #[derive(Default)]
@@ -53,7 +53,7 @@ enum StderrPart<'a> {
 
 /// Reads stderr to its end.
 pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mutex<Tail>>, redact: Redact) {
-    let mut chunk = vec![0; KEPT];
+    let mut chunk = vec![0; READ_BYTES];
     let mut lines = StderrLines::new(Instant::now());
     let mut show = |heard: StderrPart<'_>| match heard {
         StderrPart::Line { raw, cut } => {
@@ -81,7 +81,7 @@ pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mut
 impl Tail {
     fn push(&mut self, chunk: &[u8], torn: bool) {
         self.raw.extend_from_slice(chunk);
-        let excess = self.raw.len().saturating_sub(KEPT);
+        let excess = self.raw.len().saturating_sub(READ_BYTES);
         self.raw.drain(..excess);
         self.begun |= excess > 0;
         self.torn = torn;
@@ -95,15 +95,15 @@ impl Tail {
         };
         let text = redact(&String::from_utf8_lossy(whole));
         let text = text.trim_end();
-        let safe = if self.begun { LONGEST_SECRET.min(text.len()) } else { 0 };
-        let start = text.ceil_char_boundary(safe.max(text.len().saturating_sub(TAIL_BYTES)));
+        let safe = if self.begun { MAX_SECRET_BYTES.min(text.len()) } else { 0 };
+        let start = text.ceil_char_boundary(safe.max(text.len().saturating_sub(MAX_TAIL_BYTES)));
         // A line that is begun before is left out, unless it is the only one.
         let start = match text[start..].find('\n') {
             Some(line_end) if start > 0 => start + line_end + 1,
             _ => start,
         };
         let lines: Vec<&str> = text[start..].lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        lines[lines.len().saturating_sub(MAX_TAIL_LINES)..].join("\n")
     }
 }
 
@@ -116,7 +116,7 @@ impl StderrLines {
         self.turn(now, show);
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
             let text = piece.strip_suffix(b"\n").unwrap_or(piece);
-            let room = KEPT - self.line.len();
+            let room = READ_BYTES - self.line.len();
             self.cut |= text.len() > room;
             self.line.extend_from_slice(&text[..text.len().min(room)]);
             if text.len() < piece.len() {
@@ -138,7 +138,7 @@ impl StderrLines {
     }
 
     fn finish(&mut self, show: &mut dyn FnMut(StderrPart<'_>)) {
-        if self.hidden > 0 || self.shown + self.line.len() > SHOWN_PER_SECOND {
+        if self.hidden > 0 || self.shown + self.line.len() > MAX_SHOWN_PER_SECOND {
             self.hidden += 1;
         } else {
             // An empty line costs something, too.
@@ -162,9 +162,9 @@ impl StderrLines {
 /// A line as it is shown.
 fn line_text(raw: &[u8], cut: bool, redact: &dyn Fn(&str) -> String) -> String {
     let mut text = redact(String::from_utf8_lossy(raw).trim_end());
-    let safe = if cut { text.len().saturating_sub(LONGEST_SECRET) } else { text.len() };
-    if cut || text.len() > SHOWN_LINE {
-        text.truncate(text.floor_char_boundary(safe.min(SHOWN_LINE)));
+    let safe = if cut { text.len().saturating_sub(MAX_SECRET_BYTES) } else { text.len() };
+    if cut || text.len() > MAX_SHOWN_LINE {
+        text.truncate(text.floor_char_boundary(safe.min(MAX_SHOWN_LINE)));
         text.push('…');
     }
     text
@@ -205,7 +205,7 @@ mod tests {
     fn a_line_without_end_is_cut() {
         let endless = [b'x'; 1 << 20];
         let lines = shown(&[(0, &endless), (0, b"\nnext")]);
-        assert_eq!(lines, ["x".repeat(SHOWN_LINE) + "…", "next".to_owned()]);
+        assert_eq!(lines, ["x".repeat(MAX_SHOWN_LINE) + "…", "next".to_owned()]);
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         let flood = b"0123456789\n".repeat(10_000);
         let lines = shown(&[(0, &flood), (0, b"more\n"), (1, b"calm\n"), (1, &flood)]);
         let told: Vec<&String> = lines.iter().filter(|line| *line != "0123456789").collect();
-        let first = SHOWN_PER_SECOND / 11;
+        let first = MAX_SHOWN_PER_SECOND / 11;
         assert!(lines.len() > 2 * first && lines.len() < 2 * first + 10, "{}", lines.len());
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(
@@ -225,16 +225,21 @@ mod tests {
     #[test]
     fn no_cut_leaves_a_part_of_a_secret() {
         // A secret on each place at which something may be cut.
-        for at in [KEPT - 3, SHOWN_LINE - 3, KEPT - LONGEST_SECRET - 3, KEPT - TAIL_BYTES - 3] {
-            let mut line = vec![b'x'; KEPT * 2];
+        for at in [
+            READ_BYTES - 3,
+            MAX_SHOWN_LINE - 3,
+            READ_BYTES - MAX_SECRET_BYTES - 3,
+            READ_BYTES - MAX_TAIL_BYTES - 3,
+        ] {
+            let mut line = vec![b'x'; READ_BYTES * 2];
             line[at..at + 7].copy_from_slice(b"hunter2");
             let shown = shown(&[(0, &line)]).concat();
             assert!(!shown.contains('h') && shown.contains('x'), "{at}");
 
             let mut tail = Tail::default();
-            tail.push(&line[..KEPT], true);
+            tail.push(&line[..READ_BYTES], true);
             let torn = tail.text(&no_secret);
-            tail.push(&line[KEPT..], false);
+            tail.push(&line[READ_BYTES..], false);
             let whole = tail.text(&no_secret);
             for text in [torn, whole] {
                 assert!(
@@ -261,6 +266,6 @@ mod tests {
         assert_eq!(tail.text(&no_secret), expected.join("\n"));
         tail.push("é".repeat(10_000).as_bytes(), false);
         let text = tail.text(&no_secret);
-        assert!(text.len() <= TAIL_BYTES && text.len() > TAIL_BYTES - 8, "{}", text.len());
+        assert!(text.len() <= MAX_TAIL_BYTES && text.len() > MAX_TAIL_BYTES - 8, "{}", text.len());
     }
 }

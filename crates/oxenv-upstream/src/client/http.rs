@@ -25,16 +25,16 @@ use tokio::time::timeout;
 
 use super::post::{self, Fault, Post};
 use super::state::ConnectionState;
-use super::stdio::LONGEST_LINE;
+use super::stdio::MAX_LINE_BYTES;
 use crate::secret::Secret;
 
 /// Requests that may wait for their answers at once.
-const MOST_REQUESTS: usize = 256;
+const MAX_REQUESTS: usize = 256;
 /// Redirects that are followed.
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
 /// How long a first request waits for the stream of news; some servers answer it only when there are any.
-const NEWS_PATIENCE: Duration = Duration::from_millis(200);
+const STREAM_GRACE: Duration = Duration::from_millis(200);
 
 /// Where an HTTP upstream is and what it is sent.
 pub(crate) struct Endpoint {
@@ -96,8 +96,8 @@ impl Endpoint {
     /// A transport to it. Nothing is sent yet.
     pub(crate) fn transport(&self, traffic: Arc<ConnectionState>) -> StreamableHttpClientTransport<Client> {
         let mut config = StreamableHttpClientTransportConfig::with_uri(self.url.as_str())
-            .max_concurrent_requests(MOST_REQUESTS)
-            .max_sse_event_size(LONGEST_LINE);
+            .max_concurrent_requests(MAX_REQUESTS)
+            .max_sse_event_size(MAX_LINE_BYTES);
         config.retry_config = Arc::new(Resumption);
         config.reinit_on_expired_session = self.renews;
         let client = Client { inner: self.client.clone(), traffic };
@@ -143,7 +143,7 @@ impl Client {
         if session.is_some() && !news.is_cancelled() {
             // What a server asks or tells during a request may come over the stream of news; without one it
             // would be lost.
-            let _ = timeout(NEWS_PATIENCE, news.cancelled()).await;
+            let _ = timeout(STREAM_GRACE, news.cancelled()).await;
         }
         let post = Post { url: &uri, message: &message, id, session, headers };
         post::post(inner, post, &self.traffic).await
@@ -161,8 +161,15 @@ impl StreamableHttpClient for Client {
         authorization: Option<String>,
         headers: HashMap<HeaderName, HeaderValue>,
     ) -> Result<StreamableHttpPostResponse, Fault> {
-        self.post_message_with_max_sse_event_size(uri, message, session, authorization, headers, LONGEST_LINE)
-            .await
+        self.post_message_with_max_sse_event_size(
+            uri,
+            message,
+            session,
+            authorization,
+            headers,
+            MAX_LINE_BYTES,
+        )
+        .await
     }
 
     async fn post_message_with_max_sse_event_size(
@@ -231,7 +238,7 @@ impl StreamableHttpClient for Client {
             last_event,
             authorization,
             headers,
-            LONGEST_LINE,
+            MAX_LINE_BYTES,
         )
         .await
     }
@@ -272,7 +279,7 @@ fn within_origin() -> Policy {
         let keeps =
             [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&attempt.status());
         let first = attempt.previous().first().map(Url::origin);
-        if keeps && first == Some(attempt.url().origin()) && attempt.previous().len() <= MOST_REDIRECTS {
+        if keeps && first == Some(attempt.url().origin()) && attempt.previous().len() <= MAX_REDIRECTS {
             attempt.follow()
         } else {
             attempt.stop()

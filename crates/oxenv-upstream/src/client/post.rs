@@ -25,16 +25,16 @@ use rmcp::transport::streamable_http_client::{
 use sse_stream::{Sse, SseStream};
 
 use super::state::{ConnectionState, Listener, Outgoing, number};
-use super::stdio::{self, LONGEST_LINE};
+use super::stdio::{self, MAX_LINE_BYTES};
 
 /// How much of the body of a refusal is read.
-const LONGEST_REFUSAL: usize = 64 << 10;
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
 /// How much of what is no message is shown.
-const SHOWN: usize = 200;
+const PREVIEW_BYTES: usize = 200;
 /// The header that names a session.
-const SESSION: &str = "mcp-session-id";
+const SESSION_HEADER: &str = "mcp-session-id";
 /// The type of a stream of events.
-const EVENTS: &str = "text/event-stream";
+const EVENT_STREAM: &str = "text/event-stream";
 /// The type of a message.
 const JSON: &str = "application/json";
 
@@ -79,21 +79,21 @@ pub(super) async fn post(
     if status == StatusCode::NOT_FOUND && in_session {
         return Err(StreamableHttpError::SessionExpired);
     }
-    let session = header(&response, SESSION);
+    let session = header(&response, SESSION_HEADER);
     let kind = header(&response, CONTENT_TYPE.as_str());
     let is = |wanted: &str| kind.as_deref().is_some_and(|kind| kind.starts_with(wanted));
     if !status.is_success() {
         let answer = refusal(response, is(JSON), id).await?;
         return Ok(StreamableHttpPostResponse::Json(answer, session));
     }
-    if is(EVENTS) {
+    if is(EVENT_STREAM) {
         let events = as_text(events(response), traffic.clone());
         return Ok(StreamableHttpPostResponse::Sse(events, session));
     }
     if !is(JSON) {
         return Err(StreamableHttpError::UnexpectedContentType(kind));
     }
-    let body = read(response, LONGEST_LINE).await?;
+    let body = read(response, MAX_LINE_BYTES).await?;
     let body = String::from_utf8_lossy(&body);
     let answer = stdio::answer(&body, id).ok_or_else(|| no_message(&body))?;
     Ok(StreamableHttpPostResponse::Json(answer, session))
@@ -109,7 +109,7 @@ impl Post<'_> {
             request = request.header(name, value);
         }
         Ok(match self.session {
-            Some(session) => request.header(SESSION, &*session),
+            Some(session) => request.header(SESSION_HEADER, &*session),
             None => request,
         })
     }
@@ -171,7 +171,7 @@ async fn refusal(response: Response, is_json: bool, id: RequestId) -> Result<Ser
     let retry_after = header(&response, RETRY_AFTER.as_str());
     let told_by_status = status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && !is_json);
     let refuses = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    let body = if told_by_status { Vec::new() } else { read(response, LONGEST_REFUSAL).await? };
+    let body = if told_by_status { Vec::new() } else { read(response, MAX_REFUSAL_BYTES).await? };
     let body = String::from_utf8_lossy(&body);
     if is_json
         && !refuses
@@ -193,7 +193,7 @@ fn no_message(body: &str) -> Fault {
 }
 
 fn beginning(body: &str) -> String {
-    body.chars().take(SHOWN).collect()
+    body.chars().take(PREVIEW_BYTES).collect()
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {
@@ -220,15 +220,15 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, Fault> {
     Ok(body)
 }
 
-/// The events of a body, none of which may be much longer than [`LONGEST_LINE`].
+/// The events of a body, none of which may be much longer than [`MAX_LINE_BYTES`].
 fn events(response: Response) -> Events {
     let mut length = EventLength::default();
     let chunks = response.bytes_stream().map(move |chunk| {
         let chunk = chunk.map_err(io::Error::other)?;
-        if length.after(&chunk, LONGEST_LINE) {
+        if length.after(&chunk, MAX_LINE_BYTES) {
             return Ok(chunk);
         }
-        Err(io::Error::other(format!("it sent an event of more than {} MiB", LONGEST_LINE >> 20)))
+        Err(io::Error::other(format!("it sent an event of more than {} MiB", MAX_LINE_BYTES >> 20)))
     });
     SseStream::from_bytes_stream(chunks).boxed()
 }

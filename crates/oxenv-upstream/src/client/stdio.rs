@@ -30,7 +30,7 @@ use super::state::{ConnectionState, Outgoing, number};
 use crate::child::Redact;
 
 /// The longest line that is read.
-pub(crate) const LONGEST_LINE: usize = 100 << 20;
+pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
 /// The longest request or notification of a server that is read into values.
 pub(super) const MAX_REQUEST: usize = 16 << 20;
 /// Messages that may come in one line.
@@ -40,9 +40,9 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Messages that may wait to be written.
 const MAX_QUEUED: usize = 16_384;
 /// A buffer that grew beyond this is given back after its line.
-const KEPT_BUFFER: usize = 1 << 20;
+const MAX_KEPT_BUFFER: usize = 1 << 20;
 /// How much of what is no message is shown.
-const SHOWN: usize = 200;
+const PREVIEW_BYTES: usize = 200;
 
 /// A transport of lines.
 pub(crate) struct LineTransport<R, W> {
@@ -102,7 +102,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTr
             read: BufReader::with_capacity(64 << 10, read),
             line: Vec::new(),
             batch: VecDeque::new(),
-            longest: LONGEST_LINE,
+            longest: MAX_LINE_BYTES,
             garbage: SkippedLines { label: label.to_owned(), redact, told: false },
             pipe: Arc::new(LineWriter {
                 queue: Mutex::default(),
@@ -199,7 +199,7 @@ where
             self.read_line().await?;
             let mut line = std::mem::take(&mut self.line);
             self.read_messages(&line);
-            if line.capacity() <= KEPT_BUFFER {
+            if line.capacity() <= MAX_KEPT_BUFFER {
                 line.clear();
                 self.line = line;
             }
@@ -248,8 +248,8 @@ impl SkippedLines {
             return;
         }
         // Cut only after it was redacted, or a part of a secret might stay.
-        let start: String = line.chars().take(16 * SHOWN).collect();
-        let shown: String = (self.redact)(&start).chars().take(SHOWN).collect();
+        let start: String = line.chars().take(16 * PREVIEW_BYTES).collect();
+        let shown: String = (self.redact)(&start).chars().take(PREVIEW_BYTES).collect();
         tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message that can be read, which is skipped: {shown}");
     }
 }

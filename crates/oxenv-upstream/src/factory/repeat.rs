@@ -9,7 +9,7 @@ use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an error's message that are compared: a toolbox shortens longer ones.
-const COMPARED: usize = 8 << 10;
+const MAX_COMPARED_BYTES: usize = 8 << 10;
 
 /// A call to make again.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,7 +141,7 @@ fn told(outcome: &Result<ToolResult, ToolError>) -> String {
     match outcome {
         Ok(result) => result.write_mcp(&mut text),
         Err(error) => {
-            let end = error.message.floor_char_boundary(COMPARED);
+            let end = error.message.floor_char_boundary(MAX_COMPARED_BYTES);
             text = format!("{:?}: {}", error.error_type, &error.message[..end]);
         }
     }

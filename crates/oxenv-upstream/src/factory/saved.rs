@@ -20,7 +20,7 @@ use super::{ToolFactory, forks, modes};
 /// JSON, the environment's state and the workspace.
 const MAGIC: &[u8] = b"oxenv session of tools 2\n";
 /// The shortest path that agents may know a folder by. Anything shorter could be in a text by chance.
-const SHORTEST_PATH: usize = 16;
+const MIN_PATH_BYTES: usize = 16;
 
 /// What the bytes tell of themselves.
 #[derive(Serialize, Deserialize)]
@@ -153,7 +153,7 @@ fn declared(mounts: &[Mount]) -> Vec<Declared> {
 
 /// Agents' texts are searched for the path, so it must be one that means nothing else.
 fn may_stand_for_a_folder(path: &Path) -> bool {
-    let named = path.file_name().is_some_and(|name| name.len() >= SHORTEST_PATH);
+    let named = path.file_name().is_some_and(|name| name.len() >= MIN_PATH_BYTES);
     path.is_absolute() && named && path.to_str().is_some_and(|path| !path.contains(char::is_control))
 }
 

@@ -19,11 +19,11 @@ use crate::child::Child;
 use crate::client::{Connection, Lists, RawRequest, UpstreamError};
 
 /// How long the exit of a process whose output closed is waited for, to tell how it ended.
-const EXIT: Duration = Duration::from_millis(500);
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a call waits to learn how its instance ended.
-const END_TEXT: Duration = Duration::from_secs(1);
+const END_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end of an instance is waited for.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+const END_TIMEOUT: Duration = Duration::from_secs(3);
 /// The least time between two readings of the lists: at first, and at most, while the server keeps saying
 /// that they have changed.
 const RELIST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -136,10 +136,10 @@ impl Instance {
         self.stop.token().cancel();
     }
 
-    /// Ends it and waits until nothing of it is left, for [`END_PATIENCE`] at most.
+    /// Ends it and waits until nothing of it is left, for [`END_TIMEOUT`] at most.
     pub(super) async fn end(&self) {
         self.begin_end();
-        let _ = timeout(END_PATIENCE, self.shared.gone.cancelled()).await;
+        let _ = timeout(END_TIMEOUT, self.shared.gone.cancelled()).await;
     }
 
     /// Counts it there until nothing of it is left.
@@ -185,7 +185,7 @@ impl Instance {
     /// How it ended; waits a moment until that is known.
     pub(super) async fn end_text(&self) -> String {
         let mut end = self.shared.end.subscribe();
-        let known = timeout(END_TEXT, end.wait_for(Option::is_some)).await;
+        let known = timeout(END_REASON_TIMEOUT, end.wait_for(Option::is_some)).await;
         let text = known.ok().and_then(Result::ok).and_then(|text| text.clone());
         text.unwrap_or_else(|| self.shared.connection.end().reason)
     }
@@ -297,5 +297,5 @@ async fn ending(connection: &Connection, child: Option<&mut Child>) -> String {
     if !end.by_server {
         return end.reason;
     }
-    timeout(EXIT, child.ending()).await.unwrap_or(end.reason)
+    timeout(EXIT_TIMEOUT, child.ending()).await.unwrap_or(end.reason)
 }

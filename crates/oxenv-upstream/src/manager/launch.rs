@@ -28,11 +28,11 @@ use crate::manifest::{Text, ToolsetEntry, Transport};
 use crate::secret::Secret;
 
 /// How long a server has to end by itself when its input closes.
-const GRACE: Duration = Duration::from_millis(500);
+const STDIN_CLOSE_GRACE: Duration = Duration::from_millis(500);
 /// How long connecting to a host may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the reason of a failed start is waited for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FAILURE_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The worker that offers a Python file's functions.
 const PYTHON_TOOLS: &str = include_str!("../python_tools.py");
@@ -245,7 +245,14 @@ impl LaunchSpec {
             environment.push((name.into(), text(value)));
         }
         let folder = Some(cwd.unwrap_or_else(|| site.folder.clone()));
-        ChildSpec { label: self.entry.name.clone(), program, arguments, environment, folder, grace: GRACE }
+        ChildSpec {
+            label: self.entry.name.clone(),
+            program,
+            arguments,
+            environment,
+            folder,
+            grace: STDIN_CLOSE_GRACE,
+        }
     }
 
     /// A program that is a path is taken from the manifest's folder.
@@ -268,7 +275,7 @@ impl StartingProcess {
     async fn last_words(&mut self, greeting: HandshakeError) -> String {
         let Some(child) = &mut self.child else { return greeting.says };
         if greeting.by_server
-            && let Ok(ending) = tokio::time::timeout(LAST_WORDS, child.ending()).await
+            && let Ok(ending) = tokio::time::timeout(FAILURE_REASON_TIMEOUT, child.ending()).await
         {
             return ending;
         }

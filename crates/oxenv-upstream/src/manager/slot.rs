@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 use crate::client::{Lists, UpstreamError};
 
 /// An instance that lived this long has no earlier failures.
-const HEALTHY: Duration = Duration::from_secs(60);
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// The place of an instance.
 pub(super) struct InstanceSlot {
@@ -321,7 +321,7 @@ impl Inner {
         if !matches!(self.state, SlotState::Ready(_)) {
             return;
         }
-        if instance.started().elapsed() >= HEALTHY {
+        if instance.started().elapsed() >= HEALTHY_AFTER {
             self.backoff.reset();
         }
         let why = instance.problem().unwrap_or_else(|| "it has ended".to_owned());

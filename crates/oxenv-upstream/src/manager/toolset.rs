@@ -25,10 +25,10 @@ use crate::client::{Lists, RawRequest, UpstreamError, tool_result};
 use crate::manifest::{OnReset, Transport};
 
 /// Requests beside tool calls that are passed on.
-const PASSED: [&str; 5] =
+const FORWARDED_METHODS: [&str; 5] =
     ["resources/read", "prompts/get", "completion/complete", "resources/subscribe", "resources/unsubscribe"];
 /// What a door's connection has agreed on; a server has its own agreement with us.
-const OURS: [&str; 5] = [
+const CONNECTION_META_KEYS: [&str; 5] = [
     "progressToken",
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientInfo",
@@ -153,7 +153,7 @@ impl UpstreamToolset {
         method: &str,
         parameters: &RawValue,
     ) -> Result<RawJson, RequestError> {
-        if !PASSED.contains(&method) {
+        if !FORWARDED_METHODS.contains(&method) {
             return Err(RequestError::new(-32601, format!("Method not found: {method}")));
         }
         let parameters = self.inward(parameters);
@@ -352,6 +352,6 @@ fn passed_meta(meta: Option<&RawValue>) -> Result<Map<String, Value>, RequestErr
         return Err(RequestError::new(-32602, message));
     }
     let mut meta: Map<String, Value> = serde_json::from_str(meta.get()).unwrap_or_default();
-    meta.retain(|key, _| !OURS.contains(&key.as_str()));
+    meta.retain(|key, _| !CONNECTION_META_KEYS.contains(&key.as_str()));
     Ok(meta)
 }

@@ -21,7 +21,7 @@ use crate::client::{Lists, UpstreamError};
 use crate::manifest::{Manifest, ToolsetEntry};
 
 /// The pause before a discovery that failed may be tried again.
-const REDISCOVERY: Duration = Duration::from_secs(5);
+const REDISCOVERY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause before an upstream of which the scope is not known is asked again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -221,7 +221,7 @@ impl Upstream {
                 self.failed(&why);
             }
             let again = self.scope().is_none();
-            let due = after(Instant::now(), if again { pause } else { REDISCOVERY });
+            let due = after(Instant::now(), if again { pause } else { REDISCOVERY_PAUSE });
             // Nobody else begins to ask meanwhile, so there is one who asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);

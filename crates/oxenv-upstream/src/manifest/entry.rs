@@ -51,13 +51,13 @@ pub(super) const FORK_MODES: [(&str, ForkMode); 4] = [
 ];
 
 /// The longest name of a toolset, in characters.
-pub(super) const LONGEST_NAME: usize = 64;
+pub(super) const MAX_NAME: usize = 64;
 /// The longest prefix, in characters: it must leave room for the tool's name.
-pub(super) const LONGEST_PREFIX: usize = 32;
+pub(super) const MAX_PREFIX: usize = 32;
 /// The longest time that can be asked for, in seconds: a day.
-pub(super) const LONGEST_TIME_S: f64 = 86_400.0;
-const TIMEOUT: Duration = Duration::from_secs(30);
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const MAX_TIME_S: f64 = 86_400.0;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads the whole file. What it gives counts only if no error was reported.
 pub(super) fn read_manifest(
@@ -133,8 +133,8 @@ fn read_entry<'a>(
         startup: fields.get("startup").and_then(|spot| spot.one_of(&STARTUPS, reader)).unwrap_or_default(),
         scope,
         scope_written: given_scope.is_some(),
-        timeout: seconds("timeout_s", TIMEOUT, &fields, reader),
-        start_timeout: seconds("start_timeout_s", START_TIMEOUT, &fields, reader),
+        timeout: seconds("timeout_s", DEFAULT_TIMEOUT, &fields, reader),
+        start_timeout: seconds("start_timeout_s", DEFAULT_START_TIMEOUT, &fields, reader),
         on_reset: on_reset(transport.as_ref(), &fields, reader),
         on_fork: fork.unwrap_or(if kind == Some(Kind::Builtin) { ForkMode::Native } else { ForkMode::None }),
         prefix: fields.get("prefix").and_then(|spot| prefix(spot, reader)),
@@ -153,7 +153,7 @@ fn name<'a>(
     reader: &mut Reader<'_>,
 ) -> Option<&'a str> {
     let name = spot.text(reader)?;
-    if let Err(why) = check_name(name, LONGEST_NAME) {
+    if let Err(why) = check_name(name, MAX_NAME) {
         reader.error(spot, format!("{} '{}' {why}", spot.path, shown(name)));
         return None;
     }
@@ -191,11 +191,11 @@ fn boolean(key: &str, default: bool, fields: &Fields<'_>, reader: &mut Reader<'_
 fn seconds(key: &str, default: Duration, fields: &Fields<'_>, reader: &mut Reader<'_>) -> Duration {
     let Some(spot) = fields.get(key) else { return default };
     let Some(seconds) = spot.number(reader) else { return default };
-    if seconds > 0.0 && seconds <= LONGEST_TIME_S {
+    if seconds > 0.0 && seconds <= MAX_TIME_S {
         return Duration::from_secs_f64(seconds);
     }
     let message = format!("{} is {seconds}", spot.path);
-    reader.error_with(spot, message, format!("write seconds above 0, up to {LONGEST_TIME_S}"));
+    reader.error_with(spot, message, format!("write seconds above 0, up to {MAX_TIME_S}"));
     default
 }
 
@@ -238,7 +238,7 @@ fn prefix(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Prefix> {
     match &spot.node.kind {
         Kind::Bool(true) => Some(Prefix::Always),
         Kind::Bool(false) => Some(Prefix::Never),
-        Kind::Text(text) => match check_name(text, LONGEST_PREFIX) {
+        Kind::Text(text) => match check_name(text, MAX_PREFIX) {
             Ok(()) => Some(Prefix::Named(text.clone())),
             Err(why) => {
                 reader.error(spot, format!("{} '{}' {why}", spot.path, shown(text)));

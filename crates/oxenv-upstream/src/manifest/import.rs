@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use crate::manifest::entry::{LONGEST_NAME, RESERVED, is_name_character};
+use crate::manifest::entry::{MAX_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
 use crate::manifest::problem::{FilePosition, Problem, Severity};
 use crate::manifest::reader::shown;
@@ -183,7 +183,7 @@ impl Import {
         let parts: Vec<&str> =
             given.split(|c| !is_name_character(c)).filter(|part| !part.is_empty()).collect();
         // Room is left for what makes it unique.
-        let mut base: String = parts.join("_").chars().take(LONGEST_NAME - 8).collect();
+        let mut base: String = parts.join("_").chars().take(MAX_NAME - 8).collect();
         if base.is_empty() || RESERVED.contains(&base.as_str()) {
             base.push_str("_tools");
         }

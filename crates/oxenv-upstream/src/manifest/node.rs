@@ -11,13 +11,13 @@ use serde_json::{Map, Number, Value};
 use crate::manifest::problem::FilePosition;
 
 /// The longest text that is read, in bytes.
-pub(super) const LONGEST: usize = 1 << 20;
+pub(super) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// The most values in one text, with what aliases repeat.
 const MAX_VALUES: usize = 100_000;
 /// The most bytes of texts, with what aliases repeat.
-const MAX_BYTES: usize = 8 * LONGEST;
+const MAX_BYTES: usize = 8 * MAX_TEXT_BYTES;
 /// The deepest nesting, with what aliases add.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -58,8 +58,8 @@ pub(super) struct YamlError {
 /// read: duplicate keys, and keys that are no text.
 pub(super) fn read(text: &str) -> Result<(Node, Vec<YamlError>), YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.len() > LONGEST {
-        return Err(YamlError::new(FilePosition::default(), format!("longer than {LONGEST} bytes")));
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(YamlError::new(FilePosition::default(), format!("longer than {MAX_TEXT_BYTES} bytes")));
     }
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -171,8 +171,8 @@ impl<'a> Tree<'a> {
     /// The value that an event begins.
     fn value(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Subtree, YamlError> {
         let at = position(span);
-        if depth > DEEPEST {
-            return Err(YamlError::new(at, format!("nested deeper than {DEEPEST} levels")));
+        if depth > MAX_DEPTH {
+            return Err(YamlError::new(at, format!("nested deeper than {MAX_DEPTH} levels")));
         }
         let before = self.weight;
         let bytes = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
@@ -210,8 +210,8 @@ impl<'a> Tree<'a> {
         };
         let (weight, height) = (subtree.weight, subtree.height);
         self.count(weight, at)?;
-        if depth + height > DEEPEST {
-            return Err(YamlError::new(at, format!("nested deeper than {DEEPEST} levels")));
+        if depth + height > MAX_DEPTH {
+            return Err(YamlError::new(at, format!("nested deeper than {MAX_DEPTH} levels")));
         }
         Ok(self.anchors[&anchor].clone())
     }
@@ -444,7 +444,7 @@ mod tests {
         let keys = format!("a: &a {{? {}\n: 1}}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(40_000));
         assert!(fault(&keys).contains("more than 8388608 bytes"), "{}", fault(&keys));
         assert!(fault("&a [*a]").contains("inside the value"));
-        assert!(read(&format!("a: {}", "x".repeat(LONGEST))).is_err());
+        assert!(read(&format!("a: {}", "x".repeat(MAX_TEXT_BYTES))).is_err());
     }
 
     #[test]

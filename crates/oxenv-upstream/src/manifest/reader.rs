@@ -11,7 +11,7 @@ use crate::manifest::problem::{FilePosition, Problem, Severity};
 /// The most bytes that variables and files may put into one manifest.
 const MAX_FILLED: usize = 16 << 20;
 /// The longest piece of the file that a message repeats, in characters.
-const LONGEST_SHOWN: usize = 40;
+const MAX_SHOWN_CHARS: usize = 40;
 
 /// What a manifest is read with, and the problems found so far.
 pub(super) struct Reader<'a> {
@@ -267,7 +267,7 @@ impl<'a> Fields<'a> {
 
 /// The one of these that was probably meant.
 pub(super) fn near<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let word = &word[..word.floor_char_boundary(4 * LONGEST_SHOWN)];
+    let word = &word[..word.floor_char_boundary(4 * MAX_SHOWN_CHARS)];
     known
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(word, known), known))
@@ -278,7 +278,7 @@ pub(super) fn near<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> 
 
 /// A piece of the file as messages repeat it: on one line, and not too long.
 pub(super) fn shown(text: &str) -> String {
-    let mut short: String = text.chars().take(LONGEST_SHOWN).collect();
+    let mut short: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');
     }

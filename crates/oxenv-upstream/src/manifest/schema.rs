@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::manifest::entry::{
-    FORK_MODES, LONGEST_NAME, LONGEST_PREFIX, LONGEST_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION,
+    FORK_MODES, MAX_NAME, MAX_PREFIX, MAX_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION,
 };
 use crate::manifest::rules::RATE_SCOPES;
 use crate::manifest::server::TRANSPORTS;
@@ -57,7 +57,7 @@ fn toolset() -> Value {
             "name": {
                 "description": "The toolset's name, unlike any other's.",
                 "type": "string",
-                "pattern": format!("^[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}$"),
+                "pattern": format!("^[A-Za-z0-9_.-]{{1,{MAX_NAME}}}$"),
             },
             "type": { "description": "Always mcp.", "const": "mcp", "default": "mcp" },
             "enabled": { "description": "Whether it is loaded.", "type": "boolean", "default": true },
@@ -89,7 +89,7 @@ fn toolset() -> Value {
                 "description": "Prefix all its tools (true), none (false), or all with this text.",
                 "anyOf": [
                     { "type": "boolean" },
-                    { "type": "string", "pattern": format!("^[A-Za-z0-9_.-]{{1,{LONGEST_PREFIX}}}$") },
+                    { "type": "string", "pattern": format!("^[A-Za-z0-9_.-]{{1,{MAX_PREFIX}}}$") },
                 ],
             },
             "required": {
@@ -218,7 +218,7 @@ fn seconds(description: &str, default: u64) -> Value {
         "description": description,
         "type": "number",
         "exclusiveMinimum": 0,
-        "maximum": LONGEST_TIME_S,
+        "maximum": MAX_TIME_S,
         "default": default,
     })
 }

@@ -123,7 +123,7 @@ pub(super) fn transport(
         Kind::Builtin => {
             let spot = fields.required("toolset", reader)?;
             let toolset = spot.text(reader)?;
-            match check_name(toolset, crate::manifest::entry::LONGEST_NAME) {
+            match check_name(toolset, crate::manifest::entry::MAX_NAME) {
                 Ok(()) => Some(Transport::Builtin { toolset: toolset.to_owned() }),
                 Err(why) => {
                     reader.error(spot, format!("{} '{}' {why}", spot.path, shown(toolset)));
@@ -314,14 +314,14 @@ fn warn_of_shared_workspace(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
 
 /// The github server reads another variable than the one people set for it.
 fn warn_of_github_variable(fields: &Fields<'_>, args: &[YamlValue<'_>], reader: &mut Reader<'_>) {
-    const WANTED: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
+    const GITHUB_TOKEN_VARIABLE: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
     let is_github = fields.get("command").into_iter().chain(args).filter_map(plain).any(|text| {
         let package = text.rsplit('/').next().unwrap_or(text).split('@').next();
         package.is_some_and(|package| package.ends_with("server-github"))
     });
     let Some(env) = fields.get("env").filter(|_| is_github) else { return };
-    if env.node.get("GITHUB_TOKEN").is_some() && env.node.get(WANTED).is_none() {
-        let message = format!("server-github reads {WANTED}, not GITHUB_TOKEN");
-        reader.warn(env, message, format!("add {WANTED}: \"${{GITHUB_TOKEN}}\""));
+    if env.node.get("GITHUB_TOKEN").is_some() && env.node.get(GITHUB_TOKEN_VARIABLE).is_none() {
+        let message = format!("server-github reads {GITHUB_TOKEN_VARIABLE}, not GITHUB_TOKEN");
+        reader.warn(env, message, format!("add {GITHUB_TOKEN_VARIABLE}: \"${{GITHUB_TOKEN}}\""));
     }
 }

@@ -47,10 +47,10 @@ enum TextPart<'a> {
 }
 
 /// Variables whose values every child process gets anyway, so they are no secrets.
-const PUBLIC: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
+const PUBLIC_VARIABLES: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
 
 /// The longest file that `${file:…}` takes, in bytes.
-const LONGEST_FILE: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 impl Text {
     /// A text that stands for itself.
@@ -260,7 +260,7 @@ fn variable(
             reader.error(spot, format!("variable {name} holds a NUL character"));
             None
         }
-        (Some(value), _) if PUBLIC.contains(&name) => Some(TextPiece::Literal(value)),
+        (Some(value), _) if PUBLIC_VARIABLES.contains(&name) => Some(TextPiece::Literal(value)),
         (Some(value), _) => Some(TextPiece::Secret(Secret::new(value))),
         (None, Some(default)) => Some(TextPiece::Literal(default.to_owned())),
         (None, None) => {
@@ -292,10 +292,10 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(format!("it is longer than {LONGEST_FILE} bytes"));
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("it is longer than {MAX_FILE_BYTES} bytes"));
     }
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
     let text = text.trim_end_matches(['\n', '\r']);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 /// Words in the name of a variable, header, option or parameter whose value is a secret.
-const NAMES: [&str; 10] = [
+const SECRET_WORDS: [&str; 10] = [
     "TOKEN",
     "SECRET",
     "PASSWORD",
@@ -19,7 +19,7 @@ const NAMES: [&str; 10] = [
 ];
 
 /// How well-known tokens begin.
-const BEGINNINGS: [&str; 14] = [
+const TOKEN_PREFIXES: [&str; 14] = [
     "ghp_",
     "gho_",
     "ghs_",
@@ -37,7 +37,7 @@ const BEGINNINGS: [&str; 14] = [
 ];
 
 /// The shortest token that is known by its beginning, in bytes.
-const SHORTEST: usize = 16;
+const MIN_TOKEN_BYTES: usize = 16;
 
 /// Whether a value under this name is a secret written out.
 pub(super) fn is_literal(name: &str, value: &str) -> bool {
@@ -50,14 +50,15 @@ pub(super) fn is_secret_name(name: &str) -> bool {
     // `TOKEN_URL` and `MAX_TOKENS` are no secrets.
     let says_where =
         ["_URL", "_URI", "_FILE", "_PATH", "_TYPE", "_ID", "TOKENS"].iter().any(|end| name.ends_with(end));
-    !says_where && (name == "KEY" || name.ends_with("_PAT") || NAMES.iter().any(|word| name.contains(word)))
+    !says_where
+        && (name == "KEY" || name.ends_with("_PAT") || SECRET_WORDS.iter().any(|word| name.contains(word)))
 }
 
 /// Whether a value is a well-known kind of token, perhaps after `Bearer `.
 pub(super) fn begins_as_one(value: &str) -> bool {
     let value = scheme(value).1;
-    let is_word = value.len() >= SHORTEST && value.chars().all(|c| c.is_ascii_graphic());
-    is_word && BEGINNINGS.iter().any(|beginning| value.starts_with(beginning))
+    let is_word = value.len() >= MIN_TOKEN_BYTES && value.chars().all(|c| c.is_ascii_graphic());
+    is_word && TOKEN_PREFIXES.iter().any(|beginning| value.starts_with(beginning))
 }
 
 /// A header's value as its scheme, with the space, and the rest: `Bearer `, `abc`.

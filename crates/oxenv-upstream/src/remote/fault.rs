@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::{Failure, FaultCause, HandshakeError, UpstreamError};
 
 /// How much of a server's own words a message holds.
-const LONGEST_SAYS: usize = 400;
+const MAX_SERVER_TEXT: usize = 400;
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,11 +161,11 @@ fn innermost(says: &str) -> &str {
 
 /// A text in one line, and not longer than somebody reads.
 fn short(text: String) -> String {
-    if text.len() <= LONGEST_SAYS && !text.contains('\n') {
+    if text.len() <= MAX_SERVER_TEXT && !text.contains('\n') {
         return text;
     }
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_SAYS) {
+    match line.char_indices().nth(MAX_SERVER_TEXT) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line,
     }

@@ -11,13 +11,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::Endpoint;
 
 /// How long the first event may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_EVENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much of the answer is looked at.
-const LONGEST: usize = 4 << 10;
+const MAX_PROBED_BYTES: usize = 4 << 10;
 
 /// Whether it does.
 pub(super) async fn speaks_old_transport(endpoint: &Endpoint, deadline: Instant) -> bool {
-    let deadline = deadline.min(after(Instant::now(), PATIENCE));
+    let deadline = deadline.min(after(Instant::now(), FIRST_EVENT_TIMEOUT));
     timeout_at(deadline, first_event(endpoint)).await.ok().flatten().unwrap_or(false)
 }
 
@@ -29,7 +29,7 @@ async fn first_event(endpoint: &Endpoint) -> Option<bool> {
         return None;
     }
     let mut read = Vec::new();
-    while read.len() < LONGEST {
+    while read.len() < MAX_PROBED_BYTES {
         read.extend_from_slice(&response.chunk().await.ok()??);
         let text = String::from_utf8_lossy(&read);
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);

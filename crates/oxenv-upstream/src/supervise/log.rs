@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 /// How long a file becomes before the next is begun, in bytes; one older file is kept.
-const LENGTH: usize = 1 << 20;
+const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// Opens a log to write at its end, and makes it if it is not there.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
@@ -26,7 +26,7 @@ pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
     let mut file = OpenOptions::new().append(true).open(&path).ok();
     let mut written = 0;
     while let Ok(length @ 1..) = heard.read(&mut chunk).await {
-        if written + length > LENGTH {
+        if written + length > MAX_FILE_BYTES {
             file = next(&path);
             written = 0;
         }

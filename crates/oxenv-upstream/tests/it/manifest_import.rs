@@ -86,7 +86,7 @@ fn configurations_made_to_take_long_do_not() {
             .join(",")
         ),
     ] {
-        assert!(text.len() <= Manifest::LONGEST);
+        assert!(text.len() <= Manifest::MAX_TEXT_BYTES);
         let imported = import(&text, "client.json").unwrap();
         assert!(imported.manifest.len() < 16 << 20, "{}", imported.manifest.len());
         assert!(Manifest::parse(&imported.manifest, None, &|_| None).is_err() || text.len() > 100_000);

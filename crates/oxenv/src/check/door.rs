@@ -18,11 +18,11 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::client::{Client, Socket};
 
 /// The id that every episode gets, so that it is no difference.
-const EPISODE: &str = "check";
+const EPISODE_ID: &str = "check";
 /// What stands for a session's own id in its replies.
-const SESSION: &str = "‹session›";
+const SESSION_PLACEHOLDER: &str = "‹session›";
 /// How long a reply on a socket may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where sessions are opened.
 pub(super) enum CheckedServer {
@@ -118,7 +118,7 @@ impl CheckedServer {
 
 impl CheckedSession {
     pub(super) async fn reset(&mut self, seed: u64) -> anyhow::Result<CheckedReply> {
-        let asked = json!({ "seed": seed, "episode_id": EPISODE });
+        let asked = json!({ "seed": seed, "episode_id": EPISODE_ID });
         match self {
             CheckedSession::Session(..) => self.post("reset", None, &asked).await,
             CheckedSession::Socket(socket) => ask(socket, &json!({ "type": "reset", "data": asked })).await,
@@ -211,14 +211,16 @@ impl CheckedSession {
         Ok(CheckedReply {
             ok: status.is_success(),
             status: status.as_u16(),
-            text: text.replace(id.as_str(), SESSION),
+            text: text.replace(id.as_str(), SESSION_PLACEHOLDER),
         })
     }
 }
 
 /// Sends a frame and waits for the one that answers it.
 async fn ask(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedReply> {
-    tokio::time::timeout(PATIENCE, exchange(socket, frame)).await.context("the server does not answer")?
+    tokio::time::timeout(REPLY_TIMEOUT, exchange(socket, frame))
+        .await
+        .context("the server does not answer")?
 }
 
 async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedReply> {

@@ -7,11 +7,11 @@ use oxenv_core::derive_seed;
 use serde_json::{Map, Value, json};
 
 /// Schemas may refer to themselves; nobody needs an action that is deeper.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 /// Lists of lists and what is required of them multiply; an action has no more values than this.
 const MAX_VALUES: usize = 10_000;
 /// Numbers that no bound keeps are at most that large.
-const LARGEST: i64 = 5;
+const MAX_NUMBER: i64 = 5;
 
 /// Makes actions.
 pub(super) struct Sampler<'a> {
@@ -55,7 +55,7 @@ impl<'a> Sampler<'a> {
 
     fn value(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
         self.values += 1;
-        if depth > DEEPEST || self.values > MAX_VALUES {
+        if depth > MAX_DEPTH || self.values > MAX_VALUES {
             return Value::Null;
         }
         if let Some(found) = schema["$ref"].as_str().and_then(|text| root.pointer(text.strip_prefix('#')?)) {
@@ -101,9 +101,9 @@ impl<'a> Sampler<'a> {
         let most = bound("maximum").map(|bound| bound.floor() as i64).or(below);
         let (least, most) = match (least, most) {
             (Some(least), Some(most)) => (least, most.max(least)),
-            (Some(least), None) => (least, least + LARGEST),
+            (Some(least), None) => (least, least + MAX_NUMBER),
             (None, Some(most)) => (most.min(0), most),
-            (None, None) => (0, LARGEST),
+            (None, None) => (0, MAX_NUMBER),
         };
         let span = usize::try_from(most - least).unwrap_or(0).saturating_add(1);
         least + i64::try_from(self.draw(span)).unwrap_or(0)

@@ -25,9 +25,9 @@ use crate::tools::SeededToolset;
 use crate::trajectories::{self, Incomplete};
 
 /// How many actions an episode has that are made.
-const ACTIONS: usize = 8;
+const ACTIONS_PER_EPISODE: usize = 8;
 /// How many are tried for one that is taken.
-const TRIES: usize = 8;
+const MAX_TRIES: usize = 8;
 /// The seed of the suite of environments.
 const CONTRACT_SEED: u64 = 7;
 
@@ -170,7 +170,7 @@ async fn made(
     let tools = listed["observation"]["tools"].as_array().cloned().unwrap_or_default();
     let mut sampler = Sampler::new(&schemas["action"], &tools, episode.seed);
     let mut refused = String::new();
-    for _ in 0..ACTIONS * TRIES {
+    for _ in 0..ACTIONS_PER_EPISODE * MAX_TRIES {
         let action = sampler.action().context(
             "neither /schema nor a list of tools says what an action is; give some with --actions FILE",
         )?;
@@ -181,7 +181,7 @@ async fn made(
         }
         let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
         episode.actions.push(action);
-        if body["done"] == true || episode.actions.len() == ACTIONS {
+        if body["done"] == true || episode.actions.len() == ACTIONS_PER_EPISODE {
             break;
         }
     }

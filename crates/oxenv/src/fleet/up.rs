@@ -15,7 +15,7 @@ use super::access::{FleetAccess, InstanceArgs, stoppable, told};
 use crate::commands::print;
 
 /// How often Fleet is asked whether the instance is still there.
-const LOOK: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What to make.
 #[derive(Args)]
@@ -101,7 +101,7 @@ fn shown(client: &FleetEnvClient, listing: &ToolListing, as_json: bool) -> Strin
 /// Returns when the instance is gone.
 async fn watch(control: &FleetControl, id: &str) -> anyhow::Result<()> {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         match control.instance(id).await {
             Ok(instance) if matches!(instance.status.as_str(), "stopped" | "error") => {
                 bail!("the instance '{id}' is gone: Fleet says '{}'", instance.status);

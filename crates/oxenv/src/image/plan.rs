@@ -13,14 +13,14 @@ use crate::exit::usage;
 use crate::tools::builtin_names;
 
 /// The image of the command alone.
-const COMMAND: &str = "oxenv:latest";
+const COMMAND_IMAGE: &str = "oxenv:latest";
 /// The image with Node and Python beside it.
-const TOOLS: &str = "oxenv-tools:latest";
-/// The servers that [`TOOLS`] has.
-const INSTALLED: [&str; 2] =
+const TOOLS_IMAGE: &str = "oxenv-tools:latest";
+/// The servers that [`TOOLS_IMAGE`] has.
+const INSTALLED_SERVERS: [&str; 2] =
     ["@modelcontextprotocol/server-filesystem", "@modelcontextprotocol/server-github"];
 /// Variables that every container has, or that tell nothing.
-const USUAL: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
+const COMMON_VARIABLES: [&str; 4] = ["PATH", "HOME", "TMPDIR", "LANG"];
 
 /// What an image is built by.
 pub(super) enum BuildPlan {
@@ -65,11 +65,11 @@ fn tools(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
     let enabled = || manifest.toolsets.iter().filter(|entry| entry.enabled);
     let runs =
         |transport: &Transport| matches!(transport, Transport::Stdio { .. } | Transport::Python { .. });
-    let usual = if enabled().any(|entry| runs(&entry.transport)) { TOOLS } else { COMMAND };
+    let usual = if enabled().any(|entry| runs(&entry.transport)) { TOOLS_IMAGE } else { COMMAND_IMAGE };
     let chosen = base.unwrap_or(usual);
     let mut lines = vec![format!("FROM {chosen}")];
     // What a base of somebody's own has or lacks is not known here.
-    if chosen == TOOLS {
+    if chosen == TOOLS_IMAGE {
         let packages: BTreeSet<String> =
             enabled().filter_map(|entry| npx_package(&entry.transport)).collect();
         let requirements = folder.join("requirements.txt").is_file() && !ignored.excludes("requirements.txt");
@@ -112,7 +112,7 @@ fn python(folder: &Path, base: Option<&str>) -> anyhow::Result<BuildPlan> {
         let wanted = "add a requirements.txt, with openenv and uvicorn at least, or a Dockerfile";
         return Err(usage(format!("{} does not say what to install: {wanted}", folder.display())));
     };
-    let base = base.unwrap_or(TOOLS);
+    let base = base.unwrap_or(TOOLS_IMAGE);
     let serve = ["python3", "-m", "uvicorn", app, "--host", "0.0.0.0", "--port", "8000"];
     let lines = [
         format!("FROM {base}"),
@@ -169,7 +169,7 @@ impl CheckedManifest {
         let mut notes: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         // Those with a default do not have to be given.
         let is_needed = |name: &&String| {
-            let is_own = !USUAL.contains(&name.as_str()) && name.bytes().any(|byte| byte != b'_');
+            let is_own = !COMMON_VARIABLES.contains(&name.as_str()) && name.bytes().any(|byte| byte != b'_');
             is_own && text.contains(&format!("${{{name}}}"))
         };
         let variables = variables.into_inner();
@@ -214,11 +214,11 @@ fn outside(manifest: &Manifest, folder: &Path) -> Option<String> {
 
 /// A manifest's text with a variable of the same length for each `${file:PATH}`, which is not here yet, and the paths.
 fn without_files(text: &str) -> (String, Vec<String>) {
-    const BEGINNING: &str = "${file:";
+    const FILE_REFERENCE: &str = "${file:";
     let (mut changed, mut files, mut rest) = (String::new(), Vec::new(), text);
-    while let Some(start) = rest.find(BEGINNING) {
+    while let Some(start) = rest.find(FILE_REFERENCE) {
         let Some(length) = rest[start..].find('}') else { break };
-        files.push(rest[start + BEGINNING.len()..start + length].to_owned());
+        files.push(rest[start + FILE_REFERENCE.len()..start + length].to_owned());
         let characters = rest[start + 2..start + length].chars().count();
         changed.push_str(&rest[..start]);
         changed.push_str(&format!("${{{}}}", "_".repeat(characters)));
@@ -244,7 +244,7 @@ fn npx_package(transport: &Transport) -> Option<String> {
     let name = package.strip_prefix('@').unwrap_or(&package);
     let version = name.split_once('@').map(|(_, version)| version);
     let is_fixed = version.is_none_or(|version| version.starts_with(|first: char| first.is_ascii_digit()));
-    (is_fixed && !INSTALLED.contains(&package.as_str())).then_some(package)
+    (is_fixed && !INSTALLED_SERVERS.contains(&package.as_str())).then_some(package)
 }
 
 fn pip<'a>(what: &[&'a str]) -> Vec<&'a str> {

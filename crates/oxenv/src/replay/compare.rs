@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// So many characters before and behind a difference are shown.
-const CONTEXT: usize = 40;
+const CONTEXT_CHARS: usize = 40;
 
 /// How two entries differ.
 #[derive(Debug, PartialEq, Eq)]
@@ -162,8 +162,8 @@ fn differs(what: &str, recorded: &str, replayed: &str) -> Difference {
 /// A text around one of its bytes.
 fn excerpt(text: &str, at: usize) -> String {
     let at = text.floor_char_boundary(at);
-    let from = text[..at].char_indices().rev().nth(CONTEXT - 1).map_or(0, |(index, _)| index);
-    let to = text[at..].char_indices().nth(CONTEXT).map_or(text.len(), |(index, _)| at + index);
+    let from = text[..at].char_indices().rev().nth(CONTEXT_CHARS - 1).map_or(0, |(index, _)| index);
+    let to = text[at..].char_indices().nth(CONTEXT_CHARS).map_or(text.len(), |(index, _)| at + index);
     let (before, behind) = (if from > 0 { "…" } else { "" }, if to < text.len() { "…" } else { "" });
     format!("{before}{}{behind}", &text[from..to])
 }

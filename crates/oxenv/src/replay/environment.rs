@@ -23,7 +23,7 @@ use crate::rubrics::{self, RubricArgs};
 use crate::tools::{self, ServedEnvironment};
 
 /// Sessions live as long as their replay takes.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// How the environment is made, as `serve` was told.
 #[derive(Default)]
@@ -96,8 +96,12 @@ impl ReplayEnvironment {
     ) -> anyhow::Result<Self> {
         let folder = Folder::new("replay")?;
         let recorder = LogRecorder::open(folder.path(), LogOptions { redact, ..LogOptions::default() })?;
-        let limits =
-            StoreLimits { max_sessions: 1 << 20, idle: DAY, queue: Duration::ZERO, ..StoreLimits::default() };
+        let limits = StoreLimits {
+            max_sessions: 1 << 20,
+            idle: LEASE,
+            queue: Duration::ZERO,
+            ..StoreLimits::default()
+        };
         let store = SessionStore::new(factory, limits).with_recorder(Arc::new(recorder));
         let reader = LogReader::open(folder.path())?;
         Ok(ReplayEnvironment { store, tape, entries: HashMap::new(), reader, served, _folder: folder })

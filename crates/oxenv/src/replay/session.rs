@@ -19,7 +19,7 @@ use super::environment::ReplayEnvironment;
 use super::{Verdict, compare};
 
 /// The most sessions that one was made of, one after the other.
-const DEEPEST: usize = 1000;
+const MAX_ANCESTORS: usize = 1000;
 
 /// A recorded session, as far as it is done again.
 pub(super) struct ReplayedSession {
@@ -79,8 +79,8 @@ pub(super) fn chain(
         chain.push(link);
         match origin {
             None => break,
-            Some(_) if chain.len() >= DEEPEST => {
-                let why = format!("it was made of more than {DEEPEST} sessions, one after the other");
+            Some(_) if chain.len() >= MAX_ANCESTORS => {
+                let why = format!("it was made of more than {MAX_ANCESTORS} sessions, one after the other");
                 return Ok(Err(Unknown { why, damaged: false }));
             }
             Some(origin) => (id, upto) = (origin.session_id, origin.seq),

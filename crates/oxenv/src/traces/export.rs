@@ -17,25 +17,25 @@ use tokio::task::JoinHandle;
 use super::span::{Span, request};
 
 /// Spans of one request, at the most.
-const GROUP: usize = 512;
+const MAX_SPANS_PER_REQUEST: usize = 512;
 
 /// How long a span waits for others.
-const GATHER: Duration = Duration::from_secs(2);
+const GATHER_TIME: Duration = Duration::from_secs(2);
 
 /// Deadline of one request.
-const DEADLINE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pauses before a group is tried again; after the last it is dropped.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
 /// How often losses are told of, at the most.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+const LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How much of an answer is read.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// How long the end may take.
-const CLOSING: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where spans are sent: a receiver's address, below which `/v1/traces` is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Exporter {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(DEADLINE)
+            .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("oxenv/", env!("CARGO_PKG_VERSION")));
         if endpoint.0.scheme() == "http" {
             // An image may have no roots, and none are needed.
@@ -100,7 +100,7 @@ impl Exporter {
     pub(crate) async fn close(mut self) {
         // It has ended already if nobody hears this.
         let _ = self.stop.send(());
-        if tokio::time::timeout(CLOSING, &mut self.task.0).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.task.0).await.is_err() {
             tracing::warn!("the last traces could not be sent in time");
         }
     }
@@ -134,7 +134,7 @@ struct SendError {
 
 impl Sender {
     async fn run(mut self) {
-        let mut group = Vec::with_capacity(GROUP);
+        let mut group = Vec::with_capacity(MAX_SPANS_PER_REQUEST);
         while self.gather(&mut group).await {
             self.send(&group).await;
             group.clear();
@@ -147,8 +147,8 @@ impl Sender {
     async fn gather(&mut self, group: &mut Vec<Span>) -> bool {
         let Some(first) = self.next().await else { return false };
         group.push(first);
-        let mut enough = std::pin::pin!(tokio::time::sleep(GATHER));
-        while group.len() < GROUP {
+        let mut enough = std::pin::pin!(tokio::time::sleep(GATHER_TIME));
+        while group.len() < MAX_SPANS_PER_REQUEST {
             tokio::select! {
                 biased;
                 span = self.next() => match span {
@@ -180,7 +180,7 @@ impl Sender {
 
     async fn send(&mut self, group: &[Span]) {
         let body = request(group).to_string();
-        let mut pauses = PAUSES.iter();
+        let mut pauses = RETRY_PAUSES.iter();
         let why = loop {
             match self.post(body.clone()).await {
                 Ok(()) => return,
@@ -228,7 +228,7 @@ impl Sender {
     }
 
     fn tell_losses(&mut self) {
-        let recently = self.told.is_some_and(|told| told.elapsed() < TELL_EVERY);
+        let recently = self.told.is_some_and(|told| told.elapsed() < LOSS_REPORT_INTERVAL);
         if recently && !self.stopping {
             return;
         }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::view::{EntryPage, SessionView};
 use crate::client::Client;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server that records.
 pub(super) struct RemoteRecords(Client);
@@ -25,7 +25,7 @@ struct Sessions {
 
 impl RemoteRecords {
     pub(super) fn new(url: &str, token: Option<&str>) -> anyhow::Result<Self> {
-        Ok(RemoteRecords(Client::new(url, PATIENCE, token)?))
+        Ok(RemoteRecords(Client::new(url, REQUEST_TIMEOUT, token)?))
     }
 
     pub(super) async fn sessions(&self, filter: &SessionFilter) -> anyhow::Result<Vec<SessionView>> {

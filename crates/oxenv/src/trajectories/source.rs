@@ -15,7 +15,7 @@ use super::view::{EntryPage, EntryView, SessionView};
 use crate::exit::usage;
 
 /// A page has no more entries once these take so many bytes.
-const PAGE_BYTES: usize = 16 << 20;
+const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// The recorded sessions of a folder.
 pub(crate) struct RecordFolder(Trajectories);
@@ -49,7 +49,7 @@ impl RecordFolder {
         limit: usize,
     ) -> Result<EntryPage, LogError> {
         let (mut page, mut bytes) = (EntryPage::default(), 0);
-        while page.entries.len() < limit && bytes < PAGE_BYTES {
+        while page.entries.len() < limit && bytes < MAX_PAGE_BYTES {
             let from = after.map_or(0, |after| after.saturating_add(1));
             // One at a time: each may be as large as a message.
             let Some(entry) = self.0.entries_from(id, from, 1)?.pop() else { return Ok(page) };

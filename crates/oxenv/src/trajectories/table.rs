@@ -11,7 +11,7 @@ use oxenv_wire::Reward;
 use super::view::{EntryView, SessionView};
 
 /// So many characters of an action are shown.
-const SHOWN: usize = 60;
+const MAX_ACTION_CHARS: usize = 60;
 
 /// A table of sessions.
 pub(super) fn sessions(sessions: &[SessionView]) -> String {
@@ -104,7 +104,7 @@ fn time(us: u64) -> String {
 
 fn shortened(text: &str) -> String {
     let line = text.replace(['\n', '\r'], " ");
-    match line.char_indices().nth(SHOWN) {
+    match line.char_indices().nth(MAX_ACTION_CHARS) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line,
     }

@@ -28,7 +28,7 @@ enum Placeholder {
     Transcript,
 }
 
-const PLACES: [(&str, Placeholder); 4] = [
+const PLACEHOLDERS: [(&str, Placeholder); 4] = [
     ("task", Placeholder::Task),
     ("action", Placeholder::Action),
     ("observation", Placeholder::Observation),
@@ -52,8 +52,8 @@ impl Prompt {
                 rest = &rest[1..];
                 continue;
             }
-            let Some((_, place)) = PLACES.iter().find(|(name, _)| *name == word) else {
-                let names: Vec<&str> = PLACES.iter().map(|(name, _)| *name).collect();
+            let Some((_, place)) = PLACEHOLDERS.iter().find(|(name, _)| *name == word) else {
+                let names: Vec<&str> = PLACEHOLDERS.iter().map(|(name, _)| *name).collect();
                 return Err(format!("'{{{word}}}' is no part of an episode{}", nearest(word, &names)));
             };
             pieces.push(PromptPiece::Text(std::mem::take(&mut plain)));
