@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use oxenv_wire::Seconds;
 
-/// The time so much later, of any clock. A wait longer than [`Seconds::LONGEST`], which is 136 years, counts as
+/// The time so much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts as
 /// that long.
 #[must_use]
 pub fn after<T: Add<Duration, Output = T>>(time: T, wait: Duration) -> T {
-    time + wait.min(Seconds::LONGEST)
+    time + wait.min(Seconds::MAX)
 }
 
 #[cfg(test)]
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn a_wait_without_an_end_panics_nobody() {
         let now = Instant::now();
-        assert_eq!(after(now, Duration::MAX) - now, Seconds::LONGEST);
+        assert_eq!(after(now, Duration::MAX) - now, Seconds::MAX);
         assert_eq!(after(now, Duration::from_millis(5)) - now, Duration::from_millis(5));
         assert!(after(std::time::Instant::now(), Duration::MAX) > std::time::Instant::now());
         assert!(after(SystemTime::now(), Duration::MAX) > SystemTime::now());

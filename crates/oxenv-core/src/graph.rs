@@ -151,7 +151,7 @@ impl PlannedCall<'_> {
             let value = result.value();
             if let Cow::Owned(text) = &value {
                 let left = budget.fill.scanned.checked_sub(text.len());
-                budget.fill.scanned = left.ok_or_else(|| invalid(beyond(&FillError::TooFar)))?;
+                budget.fill.scanned = left.ok_or_else(|| invalid(fill_failure(&FillError::TooFar)))?;
             }
             values.insert(id, value);
         }
@@ -198,12 +198,12 @@ fn unfilled(reference: &Reference, fault: &FillError) -> ToolError {
             let message = format!("not called: the result of '{id}' cannot be read: {why}");
             ToolError::new(ToolErrorType::ExecutionError, message)
         }
-        FillError::TooLarge | FillError::TooFar => invalid(beyond(fault)),
+        FillError::TooLarge | FillError::TooFar => invalid(fill_failure(fault)),
     }
 }
 
 /// That the references of a graph ask for too much.
-fn beyond(fault: &FillError) -> String {
+fn fill_failure(fault: &FillError) -> String {
     match fault {
         FillError::TooFar => {
             format!("the references of a graph may look through {MAX_SCANNED} bytes of results, and no more")

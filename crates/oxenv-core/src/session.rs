@@ -276,7 +276,7 @@ impl Session {
             }
             tracing::debug!(session = %self.id, ?reason, "session ended");
             if let Some(slot) = &mut progress.slot {
-                slot.bury(reason.clone());
+                slot.retire(reason.clone());
             }
             if let Some(observer) = &self.hooks.observer {
                 observer.ended(&reason);

@@ -138,7 +138,7 @@ impl Slot {
     }
 
     /// Says why, for callers who come later.
-    pub(crate) fn bury(&mut self, reason: EndReason) {
+    pub(crate) fn retire(&mut self, reason: EndReason) {
         self.reason = Some(reason);
     }
 }
@@ -250,9 +250,10 @@ impl SessionStore {
         let ended = self.registry.ended.lock();
         let reason = ended.iter().rev().find(|(other, _)| other == id).map(|(_, reason)| reason.clone());
         Err(match reason {
-            Some(reason) => {
-                Failure::new(ErrorCode::SessionEnded, format!("session {id} has ended: {}", told(&reason)))
-            }
+            Some(reason) => Failure::new(
+                ErrorCode::SessionEnded,
+                format!("session {id} has ended: {}", end_message(&reason)),
+            ),
             None => Failure::new(ErrorCode::SessionNotFound, format!("Unknown session_id: {}", preview(id))),
         })
     }
@@ -331,7 +332,7 @@ impl SessionStore {
     }
 }
 
-fn told(reason: &EndReason) -> String {
+fn end_message(reason: &EndReason) -> String {
     match reason {
         EndReason::Closed => "it was closed".to_owned(),
         EndReason::Expired => "its lease ran out".to_owned(),

@@ -30,7 +30,7 @@ use place::WorkspacePath;
 use root::Root;
 
 /// How long the end of what runs in a workspace is waited for before the workspace is deleted.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a fresh workspace holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -139,8 +139,8 @@ impl Workspaces {
         }
         let place = WorkspacePath::make(&self.root, name)?;
         let known_as = place.path().to_owned();
-        let workspace = self.made(place, known_as, self.source.clone());
-        let folder = workspace.own_place()?.open()?;
+        let workspace = self.with_source(place, known_as, self.source.clone());
+        let folder = workspace.owned_path()?.open()?;
         workspace.fill(&folder)?;
         Ok(workspace)
     }
@@ -156,8 +156,9 @@ impl Workspaces {
         if let WorkspaceSource::Shared(folder) = &self.source {
             return Err(shared(folder));
         }
-        let workspace = self.made(WorkspacePath::make(&self.root, name)?, known_as, self.source.clone());
-        let folder = workspace.own_place()?.open()?;
+        let workspace =
+            self.with_source(WorkspacePath::make(&self.root, name)?, known_as, self.source.clone());
+        let folder = workspace.owned_path()?.open()?;
         archive::unpack(archive, &folder, self.limits)?;
         Ok(workspace)
     }
@@ -168,7 +169,7 @@ impl Workspaces {
         matches!(self.source, WorkspaceSource::Shared(_))
     }
 
-    fn made(&self, place: WorkspacePath, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
+    fn with_source(&self, place: WorkspacePath, known_as: PathBuf, source: WorkspaceSource) -> Workspace {
         self.own(place.path().to_owned(), Some(place), known_as, source)
     }
 
@@ -231,12 +232,12 @@ impl Workspace {
     /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
     /// [`io::ErrorKind::Unsupported`] for one that sessions share. Nothing half-made stays.
     pub fn fork(&self, workspaces: &Workspaces, name: &str) -> io::Result<Workspace> {
-        let place = self.own_place()?;
+        let place = self.owned_path()?;
         let _alone = self.renewing.lock();
         let from = place.open()?;
         let made = WorkspacePath::make(&workspaces.root, name)?;
-        let fork = workspaces.made(made, self.known_as.clone(), self.source.clone());
-        let to = fork.own_place()?.open()?;
+        let fork = workspaces.with_source(made, self.known_as.clone(), self.source.clone());
+        let to = fork.owned_path()?.open()?;
         Copying::of_session(&from, place, &to, workspaces.limits, &workspaces.cannot_share).run()?;
         Ok(fork)
     }
@@ -255,7 +256,7 @@ impl Workspace {
     /// # Errors
     /// As [`Workspace::save`].
     pub fn save_onto(&self, begun: Vec<u8>, room: SnapshotRoom) -> io::Result<Vec<u8>> {
-        let place = self.own_place()?;
+        let place = self.owned_path()?;
         let _alone = self.renewing.lock();
         archive::pack(place, begun, self.limits, room)
     }
@@ -284,7 +285,7 @@ impl Workspace {
         }
     }
 
-    fn own_place(&self) -> io::Result<&WorkspacePath> {
+    fn owned_path(&self) -> io::Result<&WorkspacePath> {
         self.place.as_ref().ok_or_else(|| shared(&self.path))
     }
 }
@@ -297,7 +298,7 @@ impl Drop for Workspace {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
                 // What has not ended by then cannot be ended.
-                let _ = timeout(END_PATIENCE, running.wait()).await;
+                let _ = timeout(END_TIMEOUT, running.wait()).await;
                 // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
                 tokio::task::spawn_blocking(move || remove(&place));
             })),

@@ -72,7 +72,7 @@ async fn admit(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Ca
     let caller = guard.caller(app, &parts.headers)?;
     // Nothing behind this layer needs it, and so nothing can let it out.
     parts.headers.remove(header::AUTHORIZATION);
-    let allowed = access.admits(caller.principal) && is_its_own(&caller, parts).await;
+    let allowed = access.admits(caller.principal) && is_own_session(&caller, parts).await;
     match allowed {
         true => Ok(Some(caller)),
         false => {
@@ -83,7 +83,7 @@ async fn admit(app: &App, access: Access, parts: &mut Parts) -> Result<Option<Ca
 }
 
 /// Whether the session that the path names, if it names one, is one that the caller may reach.
-async fn is_its_own(caller: &Caller, parts: &mut Parts) -> bool {
+async fn is_own_session(caller: &Caller, parts: &mut Parts) -> bool {
     let Some(own) = &caller.session else { return true };
     match RawPathParams::from_request_parts(parts, &()).await {
         Ok(params) => params.iter().all(|(_, id)| id == &**own),
@@ -127,7 +127,7 @@ impl Guard {
 
 impl Caller {
     /// Who calls a server that has no tokens.
-    pub(crate) fn anybody() -> Self {
+    pub(crate) fn unauthenticated() -> Self {
         Caller { principal: Principal::Control, name: None, session: None }
     }
 
@@ -135,7 +135,7 @@ impl Caller {
     pub(crate) fn of(app: &App, extensions: &Extensions) -> Result<Self, Failure> {
         match (extensions.get::<Caller>(), &app.guard) {
             (Some(caller), _) => Ok(caller.clone()),
-            (None, None) => Ok(Caller::anybody()),
+            (None, None) => Ok(Caller::unauthenticated()),
             (None, Some(_)) => Err(unauthorized("this server wants a token, and none was looked for here")),
         }
     }

@@ -154,22 +154,22 @@ impl HttpJudge {
     async fn once(&self, body: &serde_json::Value) -> Result<String, JudgeError> {
         let sent = self.client.post(self.url.clone()).json(body).send().await;
         let response = sent.map_err(|error| match error.is_connect() {
-            true => JudgeError::passing("could not be reached", None),
-            false => JudgeError::lasting("went away while it was asked"),
+            true => JudgeError::retryable("could not be reached", None),
+            false => JudgeError::permanent("went away while it was asked"),
         })?;
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             let wait = retry_after(&response);
-            return Err(JudgeError::passing(format!("answered with status {}", status.as_u16()), wait));
+            return Err(JudgeError::retryable(format!("answered with status {}", status.as_u16()), wait));
         }
         if status != StatusCode::OK {
-            return Err(JudgeError::lasting(format!("answered with status {}", status.as_u16())));
+            return Err(JudgeError::permanent(format!("answered with status {}", status.as_u16())));
         }
         let reply = self.bounded(response).await?;
         let reply: Completion = serde_json::from_slice(&reply)
-            .map_err(|_| JudgeError::lasting("did not answer in the form of chat/completions"))?;
+            .map_err(|_| JudgeError::permanent("did not answer in the form of chat/completions"))?;
         let text = reply.choices.into_iter().next().and_then(|choice| choice.message.content);
-        text.ok_or_else(|| JudgeError::lasting("gave no text"))
+        text.ok_or_else(|| JudgeError::permanent("gave no text"))
     }
 
     async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, JudgeError> {
@@ -182,9 +182,9 @@ impl HttpJudge {
                 }
                 Ok(Some(_)) => {
                     let most = self.options.max_reply;
-                    return Err(JudgeError::lasting(format!("answered with more than {most} bytes")));
+                    return Err(JudgeError::permanent(format!("answered with more than {most} bytes")));
                 }
-                Err(_) => return Err(JudgeError::lasting("went away while it answered")),
+                Err(_) => return Err(JudgeError::permanent("went away while it answered")),
             }
         }
     }
@@ -221,11 +221,11 @@ struct JudgeError {
 }
 
 impl JudgeError {
-    fn passing(what: impl Into<String>, wait: Option<Duration>) -> Self {
+    fn retryable(what: impl Into<String>, wait: Option<Duration>) -> Self {
         JudgeError { what: what.into(), passes: true, wait }
     }
 
-    fn lasting(what: impl Into<String>) -> Self {
+    fn permanent(what: impl Into<String>) -> Self {
         JudgeError { what: what.into(), passes: false, wait: None }
     }
 }

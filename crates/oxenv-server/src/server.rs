@@ -113,12 +113,12 @@ impl Server {
     /// left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {
-            shutdown.hurried().await;
+            shutdown.give_up_time().await;
             tokio::time::sleep(CLOSE_TIMEOUT).await;
         };
         let served = async {
             tokio::select! {
-                () = self.serve(shutdown.requested(), shutdown.hurried()) => true,
+                () = self.serve(shutdown.requested(), shutdown.give_up_time()) => true,
                 () = given_up => false,
             }
         };

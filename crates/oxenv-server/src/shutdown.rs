@@ -70,7 +70,7 @@ impl Shutdown {
 
     /// Waits until calls in flight are not waited for any more: the drain time is over, or there was a second
     /// signal.
-    pub async fn hurried(&self) {
+    pub async fn give_up_time(&self) {
         self.hurried.cancelled().await;
     }
 

@@ -210,7 +210,7 @@ impl Trajectories {
     /// # Errors
     /// As [`Trajectories::entries`].
     pub fn entries_from(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<StoredEntry>, LogError> {
-        let places = self.ask(|connection| Ok(query::places(connection, id, seq, limit)?))?;
+        let places = self.ask(|connection| Ok(query::entry_locations(connection, id, seq, limit)?))?;
         query::entries(&self.folder, &places)
     }
 

@@ -117,7 +117,7 @@ impl LogRecorder {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(LogError::io(&folder))?;
         let lock = lock(&folder)?;
         let (writer, recovery) = writer::Writer::open(&folder, &options)?;
-        recovery.tell();
+        recovery.warn();
         let group = group::Group::start(writer, &folder, options)?;
         Ok(LogRecorder { group, recovery, _lock: lock })
     }
@@ -148,7 +148,7 @@ impl LogRecorder {
 }
 
 impl Recovery {
-    fn tell(&self) {
+    fn warn(&self) {
         let Some(segment) = &self.segment else { return };
         let (segment, torn, damaged) = (segment.display(), self.torn_bytes, self.damaged_bytes);
         if torn > 0 {

@@ -274,7 +274,7 @@ impl Child {
 
     /// Waits as [`Child::wait`] does; gives how it ended in words, with the last lines of stderr:
     /// `exited with code 1: no such option`.
-    pub async fn ending(&mut self) -> String {
+    pub async fn describe_end(&mut self) -> String {
         let status = self.wait().await;
         let how = in_words(status);
         match self.stderr_tail() {

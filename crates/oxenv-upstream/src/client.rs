@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::child::Redact;
 use peer_requests::PeerRequests;
-use questions::{Handler, converse};
+use questions::{Handler, answer_while};
 use state::{
     ConnectionEnd, ConnectionState, HandshakeGuard, Listener, MessageSender, ObservedTransport, Outgoing,
 };
@@ -198,7 +198,7 @@ impl Connection {
     ) -> Result<String, UpstreamError> {
         let outcome = if let Some(caller) = caller {
             let (listener, mut events) = MessageSender::new();
-            converse(caller, &mut events, self.exchange(request, Listener::Caller(listener))).await
+            answer_while(caller, &mut events, self.exchange(request, Listener::Caller(listener))).await
         } else {
             self.exchange(request, Listener::Deaf).await
         };

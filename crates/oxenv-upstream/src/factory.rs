@@ -104,7 +104,7 @@ impl ToolFactory {
             None => (Box::new(ToolEnvironment) as Box<_>, Vec::new()),
         };
         let toolsets = self.open_toolsets(&boot, &workspace);
-        self.furnished(environment, workspace, base_mounts, toolsets).await
+        self.with_mounts(environment, workspace, base_mounts, toolsets).await
     }
 
     fn open_toolsets(&self, boot: &EnvironmentContext, workspace: &Workspace) -> Vec<Arc<dyn Toolset>> {
@@ -118,7 +118,7 @@ impl ToolFactory {
     }
 
     /// The environment with its workspace and its tools, if those that are required work.
-    async fn furnished(
+    async fn with_mounts(
         &self,
         environment: Box<dyn Environment>,
         workspace: Workspace,

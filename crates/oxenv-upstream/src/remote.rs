@@ -142,7 +142,7 @@ impl Remote {
         let reader = Reader { connection: &self.connection, cause: Mutex::new(None) };
         let listed = timeout_at(deadline, list_tools(&reader, self.connection.label())).await;
         let Ok(listed) = listed else {
-            return Err(RemoteError::late("it did not list its tools in time"));
+            return Err(RemoteError::timed_out("it did not list its tools in time"));
         };
         let offers = self.connection.offered().tools;
         match listed {

@@ -137,18 +137,20 @@ impl SuperviseArgs {
                 (Some("--log"), _, _) => order.log = text.map(PathBuf::from),
                 (Some("--hold"), _, _) => order.hold = text.map(PathBuf::from),
                 (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
-                _ => return Err(SuperviseError::own(&format!("cannot read its flag {}", flag.display()))),
+                _ => {
+                    return Err(SuperviseError::internal(&format!("cannot read its flag {}", flag.display())));
+                }
             }
         }
         if order.command.is_empty() {
-            return Err(SuperviseError::own("no command is given after `--`"));
+            return Err(SuperviseError::internal("no command is given after `--`"));
         }
         Ok(order)
     }
 }
 
 impl SuperviseError {
-    fn own(why: &str) -> Self {
+    fn internal(why: &str) -> Self {
         SuperviseError { code: FAILED, says: format!("supervisor: {why}") }
     }
 
@@ -249,23 +251,23 @@ impl ProcessTree {
 fn become_command(supervisor: Pid, command: &[OsString]) -> SuperviseError {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return SuperviseError::own(&format!("cannot set the command's death signal: {error}"));
+        return SuperviseError::internal(&format!("cannot set the command's death signal: {error}"));
     }
     if rustix::process::getppid() != Some(supervisor) {
-        return SuperviseError::own("it was ended before the command started");
+        return SuperviseError::internal("it was ended before the command started");
     }
     if let Err(error) = rustix::process::setsid() {
-        return SuperviseError::own(&format!("cannot give the command a session: {error}"));
+        return SuperviseError::internal(&format!("cannot give the command a session: {error}"));
     }
     SuperviseError::of_command(&command[0], &Command::new(&command[0]).args(&command[1..]).exec())
 }
 
 fn supervise(order: &SuperviseArgs, leading: &[&str]) -> Result<u8, SuperviseError> {
-    let failed = |error: std::io::Error| SuperviseError::own(&error.to_string());
+    let failed = |error: std::io::Error| SuperviseError::internal(&error.to_string());
     #[cfg(target_os = "linux")]
     {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|error| SuperviseError::own(&format!("cannot adopt orphans: {error}")))?;
+            .map_err(|error| SuperviseError::internal(&format!("cannot adopt orphans: {error}")))?;
         // A name of its own, which a `pkill` of the server does not hit.
         let _ = rustix::thread::set_name(c"mcp-supervisor");
     }

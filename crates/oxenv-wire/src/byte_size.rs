@@ -5,18 +5,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes: above 0, and at most [`ByteSize::LARGEST`].
+/// A number of bytes: above 0, and at most [`ByteSize::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(u64);
 
 impl ByteSize {
     /// The largest size that is taken: 1 EiB, 2^60 bytes.
-    pub const LARGEST: ByteSize = ByteSize(1 << 60);
+    pub const MAX: ByteSize = ByteSize(1 << 60);
 
-    /// That many bytes, if they are not 0 and not more than [`ByteSize::LARGEST`].
+    /// That many bytes, if they are not 0 and not more than [`ByteSize::MAX`].
     #[must_use]
     pub fn new(bytes: u64) -> Option<Self> {
-        (1..=Self::LARGEST.0).contains(&bytes).then_some(ByteSize(bytes))
+        (1..=Self::MAX.0).contains(&bytes).then_some(ByteSize(bytes))
     }
 
     /// The number of bytes.
@@ -54,7 +54,7 @@ impl FromStr for ByteSize {
         match ByteSize::new(bytes) {
             Some(size) => Ok(size),
             None if bytes == 0 => Err("must be more than 0".to_owned()),
-            None => Err(format!("must be at most {} bytes, which is 1 EiB", Self::LARGEST)),
+            None => Err(format!("must be at most {} bytes, which is 1 EiB", Self::MAX)),
         }
     }
 }
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(read("512MiB"), Ok(512 << 20));
         assert_eq!(read(" 20 GB "), Ok(20_000_000_000));
         assert_eq!(read("4096"), Ok(4096));
-        assert_eq!(read("1048576TiB"), Ok(ByteSize::LARGEST.get()));
+        assert_eq!(read("1048576TiB"), Ok(ByteSize::MAX.get()));
         for large in ["1048577TiB", "18446744073709551615", "18446744073709551616", "99999999999999999999TiB"]
         {
             assert_eq!(

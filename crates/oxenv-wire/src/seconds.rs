@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// A length of time in seconds: above 0, and at most [`Seconds::LONGEST`].
+/// A length of time in seconds: above 0, and at most [`Seconds::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Seconds(f64);
 
 impl Seconds {
     /// The longest time that is told from one without an end: 2^32 seconds, which are 136 years.
-    pub const LONGEST: Duration = Duration::from_secs(1 << 32);
+    pub const MAX: Duration = Duration::from_secs(1 << 32);
 
-    /// That many seconds. A number that is not above 0 is none; a longer time than [`Seconds::LONGEST`], also one
+    /// That many seconds. A number that is not above 0 is none; a longer time than [`Seconds::MAX`], also one
     /// without an end, is taken as that one.
     #[must_use]
     pub fn new(seconds: f64) -> Option<Self> {
-        (seconds > 0.0).then(|| Seconds(seconds.min(Self::LONGEST.as_secs_f64())))
+        (seconds > 0.0).then(|| Seconds(seconds.min(Self::MAX.as_secs_f64())))
     }
 
     /// The number of seconds.
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn every_length_is_one_that_a_clock_can_hold() {
         for endless in [5e9, 1e19, 1e300, f64::MAX, f64::INFINITY] {
-            assert_eq!(Seconds::new(endless).map(Duration::from), Some(Seconds::LONGEST), "{endless}");
+            assert_eq!(Seconds::new(endless).map(Duration::from), Some(Seconds::MAX), "{endless}");
         }
         for wrong in [0.0, -0.0, -1.0, f64::NAN, f64::NEG_INFINITY] {
             assert_eq!(Seconds::new(wrong), None, "{wrong}");

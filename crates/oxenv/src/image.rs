@@ -68,7 +68,7 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         Some(file) => plan::own_file(folder, file.clone())?,
         None => plan::find(folder, args.base.as_deref())?,
     };
-    recipe.notes().iter().for_each(|note| told(&format!("note: {note}")));
+    recipe.notes().iter().for_each(|note| report_line(&format!("note: {note}")));
     let Some(tag) = args.tag.as_ref().filter(|_| !args.print) else {
         return print(text(folder, &recipe)?.trim_end());
     };
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<()> {
         BuildPlan::File { file, .. } => spec.file = Some(file.clone()),
         BuildPlan::Made { text, .. } => spec.text = Some(text.clone()),
     }
-    match provider.build(&spec, &mut told).await {
+    match provider.build(&spec, &mut report_line).await {
         Ok(image) => print(&format!("{tag} is {image}")),
         Err(error) => Err(failed(with_hint(error, &recipe))),
     }
@@ -123,7 +123,7 @@ fn failed(error: ProviderError) -> anyhow::Error {
     }
 }
 
-fn told(line: &str) {
+fn report_line(line: &str) {
     // Nobody is left to tell when stderr is gone.
     let _ = writeln!(io::stderr(), "{line}");
 }

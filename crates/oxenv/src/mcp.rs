@@ -19,7 +19,7 @@ pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     let store = SessionStore::new(Arc::clone(&served.factory), StoreLimits::default());
     let outcome = tokio::select! {
         outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,
-        () = shutdown.hurried() => Ok(()),
+        () = shutdown.give_up_time() => Ok(()),
     };
     shutdown.finish(served.close()).await;
     exit::in_time(&shutdown)?;

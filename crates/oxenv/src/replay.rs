@@ -153,7 +153,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
             Verdict::CannotBeReplayed { .. } | Verdict::Differs { .. } => {}
         }
         let line = ReplayLine { session_id: id, environment: &environment, verdict: &verdict };
-        print(&if args.json { serde_json::to_string(&line)? } else { told(&line) })?;
+        print(&if args.json { serde_json::to_string(&line)? } else { text_line(&line) })?;
     }
     replayer.close().await;
     if total == 0 {
@@ -274,7 +274,7 @@ fn unknown<'a>(trajectories: &Trajectories, named: &'a [String]) -> anyhow::Resu
     Ok(None)
 }
 
-fn told(line: &ReplayLine<'_>) -> String {
+fn text_line(line: &ReplayLine<'_>) -> String {
     let ReplayLine { session_id, environment, verdict } = line;
     match verdict {
         Verdict::Same { entries, cut_off, unwritten } => {

@@ -127,7 +127,7 @@ pub(crate) async fn run(mut args: RescoreArgs) -> anyhow::Result<()> {
             if let Some(out) = &mut out {
                 writeln!(out, "{text}")?;
             }
-            print(&if args.json { text } else { told(&line) })?;
+            print(&if args.json { text } else { text_line(&line) })?;
         }
     }
     if let Some(mut out) = out {
@@ -237,7 +237,7 @@ async fn scored<'a>(
     line
 }
 
-fn told(line: &EpisodeRewards<'_>) -> String {
+fn text_line(line: &EpisodeRewards<'_>) -> String {
     let number = |reward: Option<f64>| reward.map_or("null".to_owned(), |reward| reward.to_string());
     let came = match &line.error {
         Some(error) => format!("cannot be scored: {error}"),

@@ -21,13 +21,13 @@ const MAX_KEY_BYTES: usize = 4096;
 pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<SnapshotKey> {
     match (file, record) {
         (Some(file), _) => Ok(SnapshotKey::new(&read(file)?, SnapshotKeySource::File)),
-        (None, Some(record)) => Ok(SnapshotKey::new(&beside(record)?, SnapshotKeySource::Record)),
+        (None, Some(record)) => Ok(SnapshotKey::new(&record_key(record)?, SnapshotKeySource::Record)),
         (None, None) => Ok(SnapshotKey::random()),
     }
 }
 
 /// Whoever has opened the record is alone with it, so the file is made by one process only.
-fn beside(record: &Path) -> anyhow::Result<Vec<u8>> {
+fn record_key(record: &Path) -> anyhow::Result<Vec<u8>> {
     let path = record.join(FILE_NAME);
     if !path.try_exists().map_err(|error| unreadable(&path, &error))? {
         make(record, &path).map_err(|error| {

@@ -69,7 +69,7 @@ pub(crate) fn assemble(
     tools: &ToolArgs,
     mode: Mode,
 ) -> anyhow::Result<ServedEnvironment> {
-    put_together(name, tools, mode, None)
+    assemble_factory(name, tools, mode, None)
 }
 
 /// The same for sessions that are done again, with tools that are answered from the tape.
@@ -78,10 +78,10 @@ pub(crate) fn assemble_taped(
     tools: &ToolArgs,
     tape: &Arc<ToolTape>,
 ) -> anyhow::Result<ServedEnvironment> {
-    put_together(name, tools, Mode::Simulation, Some(tape))
+    assemble_factory(name, tools, Mode::Simulation, Some(tape))
 }
 
-fn put_together(
+fn assemble_factory(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,
@@ -128,10 +128,10 @@ fn with_manifest(
     tape: Option<&Arc<ToolTape>>,
 ) -> anyhow::Result<ServedEnvironment> {
     let (mut manifest, warnings) =
-        Manifest::load(path, &env::lookup).map_err(|problems| usage(listed(path, &problems)))?;
+        Manifest::load(path, &env::lookup).map_err(|problems| usage(problem_lines(path, &problems)))?;
     let unknown = manifest.unknown_builtins(&builtin_names());
     if !unknown.is_empty() {
-        return Err(usage(listed(path, &unknown)));
+        return Err(usage(problem_lines(path, &unknown)));
     }
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -236,7 +236,7 @@ fn refuse_without_manifest(tools: &ToolArgs) -> anyhow::Result<()> {
     }
 }
 
-fn listed(path: &Path, problems: &[Problem]) -> String {
+fn problem_lines(path: &Path, problems: &[Problem]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     format!("{} cannot be served:\n{}", path.display(), lines.join("\n"))
 }

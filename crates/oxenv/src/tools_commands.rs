@@ -76,7 +76,7 @@ struct Findings {
 pub(crate) fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
     let mut findings = Findings::default();
     for file in &args.files {
-        findings.look_into(file);
+        findings.check_file(file);
     }
     findings.print(args.json)?;
     let count = |severity| findings.problems.iter().filter(|problem| problem.severity == severity).count();
@@ -97,8 +97,8 @@ pub(crate) fn tools(args: &ToolsArgs) -> anyhow::Result<()> {
 }
 
 impl Findings {
-    fn look_into(&mut self, file: &Path) {
-        let shown = shown(file);
+    fn check_file(&mut self, file: &Path) {
+        let shown = display_path(file);
         let bytes = match read(file) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -155,7 +155,7 @@ fn scope_note(file: &str, entry: &ToolsetEntry) -> Option<String> {
 }
 
 fn import(args: &ImportArgs) -> anyhow::Result<()> {
-    let file = shown(&args.file);
+    let file = display_path(&args.file);
     let bytes = read(&args.file).map_err(|error| usage(format!("cannot read {file}: {error}")))?;
     let text = String::from_utf8(bytes).map_err(|_| usage(format!("{file} is not UTF-8")))?;
     let imported = match manifest::import(&text, &file) {
@@ -182,7 +182,7 @@ fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn shown(file: &Path) -> String {
+fn display_path(file: &Path) -> String {
     if is_stdin(file) { "stdin".to_owned() } else { file.display().to_string() }
 }
 

@@ -73,7 +73,7 @@ impl Traces {
         }
     }
 
-    fn hand_over(&self, span: Span) {
+    fn queue(&self, span: Span) {
         if self.spans.try_send(span).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -104,7 +104,7 @@ impl Observer for Traces {
             attributes.push(("oxenv.failure.kind", word(&failure.kind)));
             attributes.push(("oxenv.failure.phase", word(&failure.phase)));
         }
-        self.hand_over(Span {
+        self.queue(Span {
             place,
             name: Cow::Borrowed(operation.kind.name()),
             kind: Kind::Server,
@@ -136,7 +136,7 @@ impl Observer for Traces {
             None if call.tool_error => attributes.push(("error.type", Value::Text("reported".into()))),
             None => {}
         }
-        self.hand_over(Span {
+        self.queue(Span {
             place,
             name: Cow::Owned(format!("execute_tool {}", call.tool)),
             kind: Kind::Internal,

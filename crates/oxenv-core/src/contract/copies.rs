@@ -20,7 +20,7 @@ impl Suite {
     /// Forks go on as the original would, and neither sees the other.
     pub(super) async fn fork(&mut self) {
         let declared = self.factory.spec().capabilities.fork;
-        let Some((original, rest)) = self.halfway().await else { return };
+        let Some((original, rest)) = self.half_episode().await else { return };
         let forked = self.store.fork(&original, FORK_COUNT, SessionOptions::default()).await;
         match (forked, declared) {
             (Ok(_), ForkMode::None) => self.fail("fork is as declared", "it forked, but declares none"),
@@ -34,14 +34,14 @@ impl Suite {
                 for fork in &forks {
                     self.same_numbers("a fork has the numbers of its original", &original, fork);
                 }
-                let Some(undisturbed) = self.undisturbed(&rest).await else { return };
+                let Some(undisturbed) = self.rest_without_copies(&rest).await else { return };
                 let [first, second, third] = &forks[..] else { return };
                 let rule = "forks go on as the original would, each by itself";
-                self.goes_on(rule, first, &rest, &undisturbed).await;
+                self.check_rest(rule, first, &rest, &undisturbed).await;
                 let _ = reset(third, 8).await;
-                self.goes_on(rule, &original, &rest, &undisturbed).await;
+                self.check_rest(rule, &original, &rest, &undisturbed).await;
                 first.close();
-                self.goes_on(rule, second, &rest, &undisturbed).await;
+                self.check_rest(rule, second, &rest, &undisturbed).await;
             }
         }
     }
@@ -49,7 +49,7 @@ impl Suite {
     /// A restored snapshot is a new session that goes on as the saved one would; other texts are refused.
     pub(super) async fn snapshot(&mut self) {
         let declared = self.factory.spec().capabilities.snapshot;
-        let Some((original, rest)) = self.halfway().await else { return };
+        let Some((original, rest)) = self.half_episode().await else { return };
         let saved = match (self.store.snapshot(&original).await, declared) {
             (Ok(saved), true) => saved,
             (Ok(_), false) => {
@@ -77,10 +77,10 @@ impl Suite {
             self.fail("a restored snapshot is a new session", restored.id());
         }
         self.same_numbers("a restored snapshot has the numbers of the session", &original, &restored);
-        let Some(undisturbed) = self.undisturbed(&rest).await else { return };
+        let Some(undisturbed) = self.rest_without_copies(&rest).await else { return };
         let rule = "a restored snapshot goes on as the session would";
-        self.goes_on(rule, &original, &rest, &undisturbed).await;
-        self.goes_on(rule, &restored, &rest, &undisturbed).await;
+        self.check_rest(rule, &original, &rest, &undisturbed).await;
+        self.check_rest(rule, &restored, &rest, &undisturbed).await;
     }
 
     /// A request with a key is run once, and its repeats get its reply.
@@ -133,7 +133,7 @@ impl Suite {
     }
 
     /// A session after the first half of the actions, and the other half.
-    async fn halfway(&mut self) -> Option<(Arc<Session>, Vec<Value>)> {
+    async fn half_episode(&mut self) -> Option<(Arc<Session>, Vec<Value>)> {
         let session = self.session().await?;
         let _ = reset(&session, 7).await;
         let (first, rest) = self.actions.split_at(self.actions.len() / 2);
@@ -144,15 +144,15 @@ impl Suite {
     }
 
     /// What the other half shows if nothing disturbs; nothing if the environment promises no bytes.
-    async fn undisturbed(&mut self, rest: &[Value]) -> Option<Vec<String>> {
+    async fn rest_without_copies(&mut self, rest: &[Value]) -> Option<Vec<String>> {
         if !self.factory.spec().capabilities.deterministic {
             return None;
         }
-        let (session, _) = self.halfway().await?;
+        let (session, _) = self.half_episode().await?;
         Some(play(&session, rest).await)
     }
 
-    async fn goes_on(
+    async fn check_rest(
         &mut self,
         rule: &'static str,
         session: &Arc<Session>,

@@ -57,7 +57,7 @@ impl Policy {
             }));
         }
         for layer in self.layers(role) {
-            rules.extend(layer.looked_for(tool));
+            rules.extend(layer.name_rules_for(tool));
         }
         for rule in &self.arguments {
             let matched = rule.pattern.matches(tool);
@@ -86,7 +86,7 @@ impl Policy {
 
 impl Layer {
     /// The patterns of `allow`, and after them the denial that follows when none matches.
-    fn looked_for(&self, tool: &str) -> Vec<ConsideredRule> {
+    fn name_rules_for(&self, tool: &str) -> Vec<ConsideredRule> {
         let mut rules: Vec<ConsideredRule> = self
             .allow
             .iter()

@@ -91,7 +91,7 @@ impl Policy {
         }
         // Always the session's first, so that two calls never wait for each other.
         let mut slots = session.slots(&limits.session);
-        look(&limits.session, &slots, role, now)?;
+        next_token(&limits.session, &slots, role, now)?;
         server.take(&limits.server, role, now)?;
         spend(&limits.session, &mut slots, role, now);
         Ok(())
@@ -104,7 +104,7 @@ impl Buckets {
             return Ok(());
         }
         let mut slots = self.slots(limits);
-        look(limits, &slots, role, now)?;
+        next_token(limits, &slots, role, now)?;
         spend(limits, &mut slots, role, now);
         Ok(())
     }
@@ -185,7 +185,7 @@ impl fmt::Display for RateLimit {
 }
 
 /// Refuses a call for which a bucket is empty, with the longest wait.
-fn look<'a>(
+fn next_token<'a>(
     limits: &'a [Limit],
     slots: &[Option<Instant>],
     role: Principal,

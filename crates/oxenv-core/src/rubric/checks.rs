@@ -202,7 +202,7 @@ impl Rubric for ToolCalled {
         }
         let inputs = self.inputs(seen);
         match &self.arguments {
-            None => gives(truth(self.holds(inputs.len()))),
+            None => ready_score(truth(self.holds(inputs.len()))),
             Some(arguments) => {
                 let count = count_fitting(arguments, inputs);
                 scored(count, |count| self.holds(count))
@@ -232,7 +232,7 @@ impl Rubric for OutputMatches {
             return nothing();
         }
         if seen.act.is_error() {
-            return gives(truth(false));
+            return ready_score(truth(false));
         }
         let Read { texts, needed } = self.readings.read(seen.act);
         scored(count_fitting(&self.schema, texts), move |count| count >= needed)
@@ -254,7 +254,7 @@ impl Rubric for FinalState {
                 scored(count_fitting(schema, vec![Cow::Borrowed(text)]), |count| count == 1)
             }
             (Ok(Some(text)), Expectation::Part(part)) => {
-                gives(truth(serde_json::from_str(text).is_ok_and(|value| contains(&value, part))))
+                ready_score(truth(serde_json::from_str(text).is_ok_and(|value| contains(&value, part))))
             }
         }
     }
@@ -275,7 +275,7 @@ impl Rubric for EnvironmentReward {
     fn reset(&mut self, _reset: &Reset) {}
 
     fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
-        gives(seen.reward)
+        ready_score(seen.reward)
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
@@ -291,7 +291,7 @@ impl Rubric for Constant {
             None => true,
             Some(pattern) => seen.act.tool().is_some_and(|tool| pattern.matches(tool)),
         };
-        gives(meant.then_some(self.reward))
+        ready_score(meant.then_some(self.reward))
     }
 
     fn fork(&self) -> Box<dyn Rubric> {
@@ -299,12 +299,12 @@ impl Rubric for Constant {
     }
 }
 
-fn gives<'a>(reward: Option<Reward>) -> Work<'a, Result<Score, Failure>> {
+fn ready_score<'a>(reward: Option<Reward>) -> Work<'a, Result<Score, Failure>> {
     Work::done(Ok(Score::of(reward)))
 }
 
 fn nothing<'a>() -> Work<'a, Result<Score, Failure>> {
-    gives(None)
+    ready_score(None)
 }
 
 fn truth(holds: bool) -> Option<Reward> {
@@ -317,7 +317,7 @@ fn scored<'a>(
     holds: impl FnOnce(usize) -> bool + Send + 'a,
 ) -> Work<'a, Result<Score, Failure>> {
     match count {
-        Work::Done(Some(count)) => gives(truth(holds(count))),
+        Work::Done(Some(count)) => ready_score(truth(holds(count))),
         pending => Work::pending(async move { Ok(Score::of(truth(holds(pending.await)))) }),
     }
 }

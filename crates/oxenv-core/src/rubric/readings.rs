@@ -33,10 +33,10 @@ impl Readings {
     /// Those of a schema.
     pub(super) fn of(schema: &Value) -> Self {
         let mut wanted = Mentioned::default();
-        wanted.look(schema, schema, &mut HashSet::new());
+        wanted.collect_types(schema, schema, &mut HashSet::new());
         let mut refused = Mentioned::default();
         for schema in std::mem::take(&mut wanted.refused) {
-            refused.look(schema, schema, &mut HashSet::new());
+            refused.collect_types(schema, schema, &mut HashSet::new());
         }
         Readings {
             string: wanted.types.contains("string"),
@@ -74,17 +74,17 @@ struct Mentioned<'a> {
 }
 
 impl<'a> Mentioned<'a> {
-    fn look(&mut self, root: &'a Value, schema: &'a Value, followed: &mut HashSet<&'a str>) {
+    fn collect_types(&mut self, root: &'a Value, schema: &'a Value, followed: &mut HashSet<&'a str>) {
         let Value::Object(schema) = schema else { return };
         self.types.extend(types_of(schema));
         for keyword in ["allOf", "anyOf", "oneOf"] {
             for part in schema.get(keyword).and_then(Value::as_array).into_iter().flatten() {
-                self.look(root, part, followed);
+                self.collect_types(root, part, followed);
             }
         }
         for keyword in ["then", "else"] {
             if let Some(part) = schema.get(keyword) {
-                self.look(root, part, followed);
+                self.collect_types(root, part, followed);
             }
         }
         self.refused.extend(["not", "if"].iter().filter_map(|keyword| schema.get(*keyword)));
@@ -92,7 +92,7 @@ impl<'a> Mentioned<'a> {
             && followed.insert(at)
             && let Some(part) = at.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
         {
-            self.look(root, part, followed);
+            self.collect_types(root, part, followed);
         }
     }
 }

@@ -88,7 +88,7 @@ pub async fn rescore(rubric: Box<dyn Rubric>, episode: &RecordedEpisode) -> Resu
     let mut rescored = Rescored { steps: Vec::new(), reward: None, scores: Value::Null };
     for (index, step) in episode.steps.iter().enumerate() {
         let last = episode.ends && index + 1 == episode.steps.len();
-        let step = again(&mut scorer, step, last).await?;
+        let step = rescore_step(&mut scorer, step, last).await?;
         rescored.reward = added(rescored.reward, step.reward);
         rescored.steps.push(step);
     }
@@ -106,7 +106,7 @@ struct RecordedReply<'a> {
     metadata: Option<&'a RawValue>,
 }
 
-async fn again(scorer: &mut Scorer, step: &RecordedStep, last: bool) -> Result<RescoredStep, Failure> {
+async fn rescore_step(scorer: &mut Scorer, step: &RecordedStep, last: bool) -> Result<RescoredStep, Failure> {
     let mut rescored =
         RescoredStep { reward: None, done: step.observed.done || last, report: ScoreReport::default() };
     let calls: Vec<&CallRecord> = step.calls.iter().filter(|call| call.outcome.is_ok()).collect();

@@ -100,7 +100,7 @@ impl EnvironmentFactory for ScoredFactory {
         original: CopySource<'a>,
     ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
-            let Scored { inner, scorer } = taken_apart(original.environment)?;
+            let Scored { inner, scorer } = as_scored(original.environment)?;
             let fork = scorer.fork();
             let instance = self.base.fork(boot, CopySource { environment: inner, ..original }).await?;
             Ok(self.wrap(instance, fork))
@@ -109,7 +109,7 @@ impl EnvironmentFactory for ScoredFactory {
 
     fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::pending(async move {
-            let Scored { inner, scorer } = taken_apart(original.environment)?;
+            let Scored { inner, scorer } = as_scored(original.environment)?;
             let rubric = scorer.save()?;
             let saved = self.base.save(CopySource { environment: inner, ..original }).await?;
             Ok(joined(&rubric, &saved))
@@ -151,10 +151,10 @@ impl ScoredEnvironment {
         let own =
             EnvironmentVerdict { reward: observed.reward, done: observed.done, state: state.as_deref() };
         let judged = self.scorer.score(EpisodeEvent::Step { action, observed: &observed }, own).await?;
-        shown(observed, judged)
+        with_score(observed, judged)
     }
 
-    async fn look(&mut self, call: &CallRecord) -> Result<Observed, Failure> {
+    async fn observe_call(&mut self, call: &CallRecord) -> Result<Observed, Failure> {
         let observed = match self.inner_observes {
             true => self.inner.after_call(call).await?,
             false => Observed { fields: empty_object(), metadata: None, reward: None, done: false },
@@ -163,7 +163,7 @@ impl ScoredEnvironment {
         let own =
             EnvironmentVerdict { reward: observed.reward, done: observed.done, state: state.as_deref() };
         let judged = self.scorer.score(EpisodeEvent::Call(call), own).await?;
-        shown(observed, judged)
+        with_score(observed, judged)
     }
 
     fn state_for_rubric(&self) -> Result<Option<RawJson>, Failure> {
@@ -186,7 +186,7 @@ impl Environment for ScoredEnvironment {
     }
 
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
-        Work::pending(self.look(call))
+        Work::pending(self.observe_call(call))
     }
 
     fn scores(&self) -> Option<RawJson> {
@@ -217,12 +217,12 @@ impl Environment for ScoredEnvironment {
 }
 
 /// The environment and its rubric, which only this factory's environments have.
-fn taken_apart(environment: &mut dyn Environment) -> Result<Scored<'_>, Failure> {
+fn as_scored(environment: &mut dyn Environment) -> Result<Scored<'_>, Failure> {
     environment.scored().ok_or_else(|| Failure::environment("this environment has no rubric over it"))
 }
 
 /// What the environment showed, with the reward and the scores of the rubric.
-fn shown(observed: Observed, judged: ScoredEvent) -> Result<Observed, Failure> {
+fn with_score(observed: Observed, judged: ScoredEvent) -> Result<Observed, Failure> {
     let ScoredEvent { score, report } = judged;
     let not_ours = |what| Failure::environment(format!("the environment's {what} is not a JSON object"));
     let mut metadata: Map<String, Value> = match &observed.metadata {

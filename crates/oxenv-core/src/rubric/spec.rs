@@ -76,7 +76,7 @@ impl RubricSpec {
             }
             Ok(Arc::new(NoJudge))
         };
-        Builder { judges: &Judges::default(), find: &note }.whole(&declared)?;
+        Builder { judges: &Judges::default(), find: &note }.build_root(&declared)?;
         Ok(RubricSpec { declared, judges: judges.into_inner() })
     }
 
@@ -111,7 +111,7 @@ impl RubricSpec {
                 RubricError { place: place.to_owned(), problem: format!("no judge is called '{name}'{hint}") }
             })
         };
-        let rubric = Builder { judges, find: &find }.whole(&self.declared)?;
+        let rubric = Builder { judges, find: &find }.build_root(&self.declared)?;
         // Compiled schemas are shared by all copies; only a lock lets threads share the original.
         let original = Mutex::new(rubric);
         Ok(Arc::new(move || original.lock().fork()))
@@ -138,22 +138,27 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn whole(&self, declared: &Value) -> Result<Box<dyn Rubric>, RubricError> {
+    fn build_root(&self, declared: &Value) -> Result<Box<dyn Rubric>, RubricError> {
         let fields = Fields::open(declared, "")?;
         fields.only(&[&["version", "rubric", "ends"]])?;
         fields.value("version")?;
         if fields.optional_count("version")? != Some(VERSION) {
             return Err(fields.wrong("version", format!("only version {VERSION} is known here")));
         }
-        let whole = EpisodeRubric::new(self.part(fields.value("rubric")?, "rubric", &[])?);
+        let whole = EpisodeRubric::new(self.build_component(fields.value("rubric")?, "rubric", &[])?);
         Ok(Box::new(match fields.get("ends") {
-            Some(ends) => whole.ending(self.part(ends, "ends", &[])?),
+            Some(ends) => whole.ending(self.build_component(ends, "ends", &[])?),
             None => whole,
         }))
     }
 
     /// A component; `extra` are the keys that belong to what it is a part of.
-    fn part(&self, declared: &Value, place: &str, extra: &[&str]) -> Result<ComponentRubric, RubricError> {
+    fn build_component(
+        &self,
+        declared: &Value,
+        place: &str,
+        extra: &[&str],
+    ) -> Result<ComponentRubric, RubricError> {
         let fields = Fields::open(declared, place)?;
         let kind = fields.text("type")?;
         let Some((_, keys)) = COMPONENTS.iter().find(|(name, _)| *name == kind) else {
@@ -195,7 +200,7 @@ impl Builder<'_> {
     }
 
     fn one_part(&self, fields: &Fields<'_>) -> Result<ComponentRubric, RubricError> {
-        self.part(fields.value("part")?, &fields.below("part"), &[])
+        self.build_component(fields.value("part")?, &fields.below("part"), &[])
     }
 
     fn parts(&self, fields: &Fields<'_>) -> Result<Vec<ComponentRubric>, RubricError> {
@@ -207,7 +212,7 @@ impl Builder<'_> {
         let mut names = HashSet::new();
         for (index, declared) in fields.list("parts")?.iter().enumerate() {
             let place = format!("{}[{index}]", fields.below("parts"));
-            let part = self.part(declared, &place, extra)?;
+            let part = self.build_component(declared, &place, extra)?;
             if !names.insert(part.name().to_owned()) {
                 let problem = format!("two parts are called '{}'; give one of them a 'name'", part.name());
                 return Err(RubricError { place, problem });

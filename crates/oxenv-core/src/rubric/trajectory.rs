@@ -97,12 +97,12 @@ impl EpisodeRubric {
     }
 
     async fn ask(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
-        let done = seen.done || self.over(seen).await?;
+        let done = seen.done || self.is_over(seen).await?;
         let score = self.scores.score(&ScoringContext { done, ..*seen }).await?;
         Ok(Score { done: done || score.done, ..score })
     }
 
-    async fn over(&mut self, seen: &ScoringContext<'_>) -> Result<bool, Failure> {
+    async fn is_over(&mut self, seen: &ScoringContext<'_>) -> Result<bool, Failure> {
         let Some(ends) = &mut self.ends else { return Ok(false) };
         let score = ends.score(&ScoringContext { done: true, ..*seen }).await?;
         Ok(score.reward.is_some_and(|reward| reward.as_f64() > 0.0))

@@ -146,10 +146,10 @@ impl Analysis {
             let registry = registry.add(id, root).and_then(referencing::RegistryBuilder::prepare);
             // What cannot be resolved is no schema; compiling it says why.
             if let (Ok(registry), Ok(base)) = (registry, referencing::uri::from_str(id)) {
-                return SchemaWalk::over(schema, Some(registry.resolver(base)), draft);
+                return SchemaWalk::analyse(schema, Some(registry.resolver(base)), draft);
             }
         }
-        SchemaWalk::over(schema, None, draft)
+        SchemaWalk::analyse(schema, None, draft)
     }
 
     /// Whether that value of the measured schema is a schema itself.
@@ -159,7 +159,7 @@ impl Analysis {
 }
 
 impl<'a> SchemaWalk<'a> {
-    fn over(schema: &'a Value, resolver: Option<Resolver<'a>>, draft: Draft) -> Result<Analysis, String> {
+    fn analyse(schema: &'a Value, resolver: Option<Resolver<'a>>, draft: Draft) -> Result<Analysis, String> {
         let mut walk = SchemaWalk::default();
         walk.visit(schema, resolver, draft);
         walk.run()?;
@@ -186,7 +186,7 @@ impl<'a> SchemaWalk<'a> {
         while let Some(PendingSubschema { number, object, resolver, draft }) = self.queue.pop() {
             let mut part = Subschema::default();
             for (key, value) in object {
-                part.own += 1 + listed(value);
+                part.own += 1 + list_length(value);
                 self.keyword(&mut part, (key, value), resolver.as_ref(), draft)?;
             }
             if object.contains_key("$dynamicAnchor") || object.contains_key("$recursiveAnchor") {
@@ -396,7 +396,7 @@ fn position(keyword: &str) -> KeywordValue {
 }
 
 /// How many values stand directly in another.
-fn listed(value: &Value) -> u64 {
+fn list_length(value: &Value) -> u64 {
     match value {
         Value::Array(items) => items.len() as u64,
         Value::Object(members) => members.len() as u64,

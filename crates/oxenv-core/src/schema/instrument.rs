@@ -44,7 +44,7 @@ fn instrumented(schema: &Value, analysis: &Analysis, hides_branches: bool) -> Va
                     value => inner(value),
                 };
                 match hides_branches && HIDDEN_BRANCH_KEYWORDS.contains(&key.as_str()) && value.is_array() {
-                    true => hidden.push(twice_negated(key, &value)),
+                    true => hidden.push(double_negation(key, &value)),
                     false => drop(part.insert(key.clone(), value)),
                 }
             }
@@ -76,7 +76,7 @@ fn branch_object(branch: &Value, instrumented: impl Fn(&Value) -> Value) -> Valu
 
 /// The condition of `keyword` in a form whose errors are not collected: `not` only asks whether a value
 /// is valid.
-fn twice_negated(keyword: &str, branches: &Value) -> Value {
+fn double_negation(keyword: &str, branches: &Value) -> Value {
     let combined = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, keyword: branches });
     let negated = json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, "not": combined });
     json!({ PART_COUNTER_KEYWORD: true, "type": ALL_TYPES, "not": negated })

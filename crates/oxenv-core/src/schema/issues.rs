@@ -128,7 +128,7 @@ fn other(kind: &Kind, error: &ValidationError<'_>, input: &RawJson) -> Validatio
                 .with_ctx(json!({ "expected": expected }))
         }
         Kind::Enum { options } => {
-            let expected = options.as_array().map_or_else(String::new, |options| listed(options));
+            let expected = options.as_array().map_or_else(String::new, |options| join_options(options));
             issue("literal_error", format!("Input should be {expected}"))
                 .with_ctx(json!({ "expected": expected }))
         }
@@ -172,7 +172,7 @@ fn wrong_type(expected: JsonType, input: &RawJson) -> ValidationIssue {
     ValidationIssue::new(kind, &[], message, input)
 }
 
-fn listed(options: &[Value]) -> String {
+fn join_options(options: &[Value]) -> String {
     let quoted = |option: &Value| option.to_string().replace('"', "'");
     let texts: Vec<String> = options.iter().take(MAX_OPTIONS).map(quoted).collect();
     truncated(match texts.split_last() {

@@ -71,7 +71,7 @@ impl Session {
         let (name, arguments, deadline) = (tool.name(), request.arguments, request.deadline);
         operation.call_begins(0, None, name, arguments);
         let mut call = pin!(self.call_tool(tool, request));
-        let outcome = self.held(operation, None, call.as_mut()).await?;
+        let outcome = self.with_step_lock(operation, None, call.as_mut()).await?;
         operation.call_ends(0);
         if !self.spec.capabilities.observes_calls || outcome.is_err() {
             return Ok(CallReply { outcome, reward: None, metadata: None, done: false });
@@ -162,7 +162,7 @@ impl Session {
                     Err(error) => operation.call_fails(index, call.id, call.tool, error),
                 }
             }
-            let Some(finished) = self.held(operation, None, pin!(running.next())).await? else {
+            let Some(finished) = self.with_step_lock(operation, None, pin!(running.next())).await? else {
                 // Calls that failed without running may have let others become ready.
                 if operation.outcomes.iter().all(Option::is_some) {
                     break;
@@ -243,12 +243,12 @@ impl Session {
             }
             self.toolbox.reset(seeds).await
         };
-        self.held(operation, deadline, pin!(work)).await?
+        self.with_step_lock(operation, deadline, pin!(work)).await?
     }
 
     /// Waits for work that is part of an epoch. Work that is done at once, as most is, needs no way
     /// to be cut off.
-    async fn held<T>(
+    async fn with_step_lock<T>(
         &self,
         operation: &mut RunningOperation<'_>,
         deadline: Option<Instant>,

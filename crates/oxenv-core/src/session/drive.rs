@@ -31,7 +31,7 @@ use crate::work::{Work, panic_text};
 pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 
 /// A limit that nobody will see pass: more than a century.
-const NO_TIMEOUT: Duration = Seconds::LONGEST;
+const NO_TIMEOUT: Duration = Seconds::MAX;
 
 /// What the environment is asked.
 #[derive(Clone, Copy)]
@@ -109,7 +109,7 @@ impl Session {
             execution => {
                 let phase = request.phase();
                 let answer = Box::pin(self.drive_apart(execution, lock, epoch, request, deadline)).await?;
-                told(answer, phase)
+                check_observed(answer, phase)
             }
         }
     }
@@ -123,7 +123,7 @@ impl Session {
         let phase = request.phase();
         let guard = locked(&mut lock.guard)?;
         match catch_unwind(AssertUnwindSafe(|| now(guard, request))) {
-            Ok(answer) => told(answer, phase),
+            Ok(answer) => check_observed(answer, phase),
             Err(panic) => {
                 if let Some(mut guard) = lock.guard.take() {
                     discard(&mut guard);
@@ -168,7 +168,7 @@ impl Session {
             joined = &mut handle => {
                 (in_flight.armed, unfinished.armed) = (false, false);
                 self.progress.lock().published = None;
-                let (answer, guard) = joined.map_err(|error| self.lost(error, epoch, phase))?;
+                let (answer, guard) = joined.map_err(|error| self.task_failure(error, epoch, phase))?;
                 lock.guard = Some(guard);
                 Ok(answer)
             }
@@ -182,7 +182,7 @@ impl Session {
 
     /// Keeps the present state for readers, and gives the token that cancels calls of that epoch.
     pub(super) fn publish(&self, guard: &mut CellGuard, epoch: u64) -> Result<CancellationToken, Failure> {
-        let state = self.tell(guard)?;
+        let state = self.publish_state(guard)?;
         let token = self.token_of(epoch)?;
         self.progress.lock().published = Some(state);
         Ok(token)
@@ -200,7 +200,7 @@ impl Session {
 
     /// The state's own fields, or why they cannot be told; the outer failure is that the session
     /// has ended, of a panic just now if need be.
-    pub(super) fn tell(&self, guard: &mut CellGuard) -> Result<Result<RawJson, Failure>, Failure> {
+    pub(super) fn publish_state(&self, guard: &mut CellGuard) -> Result<Result<RawJson, Failure>, Failure> {
         let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
         match catch_unwind(AssertUnwindSafe(|| environment.state())) {
             Ok(Ok(state)) if !is_object(&state) => {
@@ -233,7 +233,7 @@ impl Session {
         })
     }
 
-    fn lost(&self, error: JoinError, epoch: u64, phase: Phase) -> Failure {
+    fn task_failure(&self, error: JoinError, epoch: u64, phase: Phase) -> Failure {
         if error.is_panic() {
             return self.panicked(&panic_text(error.into_panic().as_ref()), phase);
         }
@@ -289,7 +289,7 @@ fn now(cell: &mut Cell, request: EnvironmentRequest<'_>) -> Result<Observed, Fai
 }
 
 /// What an environment answered, in the phase that it was asked in.
-fn told(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
+fn check_observed(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
     answer.and_then(checked).map_err(|failure| match failure.phase {
         // What scores a step says so itself.
         Phase::Verify => failure,

@@ -295,7 +295,7 @@ impl Session {
     async fn state_fields(&self) -> Result<RawJson, Failure> {
         loop {
             if let Ok(mut guard) = Arc::clone(&self.cell).try_lock_owned() {
-                return self.tell(&mut guard)?;
+                return self.publish_state(&mut guard)?;
             }
             let published = self.progress.lock().published.clone();
             if let Some(state) = published {
@@ -304,7 +304,7 @@ impl Session {
             // An inline step ends within the poll that began it, so this is no wait for a step.
             if self.spec.capabilities.execution == Execution::Inline {
                 let mut guard = self.acquire().await?;
-                return self.tell(&mut guard)?;
+                return self.publish_state(&mut guard)?;
             }
             // Between taking the lock and publishing, or between finishing and releasing it.
             tokio::task::yield_now().await;

@@ -179,7 +179,7 @@ impl Slots {
             Entered::Waits(place, receiver) => (place, receiver),
         };
         // Some may be free, though others wait: for more, or for their own cap.
-        self.hand_out();
+        self.grant_slots();
         let had = match until {
             Some(until) => tokio::time::timeout_at(until, receiver).await.ok(),
             None => receiver.try_recv().ok().map(Ok),
@@ -220,7 +220,7 @@ impl Slots {
     }
 
     /// Gives free slots to those whose turn it is.
-    fn hand_out(self: &Arc<Self>) {
+    fn grant_slots(self: &Arc<Self>) {
         let mut left = Vec::new();
         let mut state = self.state.lock();
         while let Some(next) = state.next(self) {
@@ -332,7 +332,7 @@ impl Drop for QueuePlace {
         state.waiting -= 1;
         state.forget(&self.owner);
         drop(state);
-        self.slots.hand_out();
+        self.slots.grant_slots();
     }
 }
 
@@ -364,7 +364,7 @@ impl Drop for Permit {
             }
             state.forget(&self.owner);
         }
-        self.slots.hand_out();
+        self.slots.grant_slots();
     }
 }
 

@@ -160,7 +160,7 @@ impl Catalogue {
 
     /// What does not work at present.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let late = self.entries.iter().filter_map(CatalogueEntry::late_problem);
+        let late = self.entries.iter().filter_map(CatalogueEntry::startup_problem);
         self.problems.iter().cloned().chain(late)
     }
 
@@ -244,7 +244,7 @@ impl CatalogueEntry {
     }
 
     /// What compiling found to be past the bounds.
-    fn late_problem(&self) -> Option<String> {
+    fn startup_problem(&self) -> Option<String> {
         [("input", &self.input), ("output", &self.output)].into_iter().find_map(
             |(which, schema)| match schema.known()? {
                 Err(SchemaError::TooLarge(why)) => {

@@ -107,7 +107,7 @@ impl Toolbox {
         let answer = match self.addressee(context.principal, method, parameters) {
             Ok((mount, parameters)) => {
                 recording.owned_by(mount.toolset.name(), method);
-                self.asked(mount, context, method, &parameters).await
+                self.request_owner(mount, context, method, &parameters).await
             }
             Err(fault) => {
                 recording.refused(Decision::NotFound, None);
@@ -119,7 +119,7 @@ impl Toolbox {
     }
 
     /// The request itself, held to its deadline, its panics contained.
-    async fn asked(
+    async fn request_owner(
         &self,
         mount: &Mount,
         context: CallContext<'_>,
@@ -170,13 +170,13 @@ impl Toolbox {
                 message: format!("Resource not found: {wanted}"),
                 data: json!({ "uri": wanted }),
             };
-            let owner = owner.ok_or_else(|| self.nowhere(principal, "resources", missing()))?;
+            let owner = owner.ok_or_else(|| self.unknown_item(principal, "resources", missing()))?;
             return Ok((owner, parameters.to_owned()));
         }
         let offered = self.prompts(principal).into_iter().find(|offered| offered.prompt["name"] == wanted);
         let Some(OfferedPrompt { mount, own, .. }) = offered else {
             let missing = RequestError::new(INVALID_PARAMS, format!("Unknown prompt: '{wanted}'"));
-            return Err(self.nowhere(principal, "prompts", missing));
+            return Err(self.unknown_item(principal, "prompts", missing));
         };
         if own == wanted {
             return Ok((mount, parameters.to_owned()));

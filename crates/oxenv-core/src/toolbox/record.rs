@@ -138,9 +138,9 @@ impl<'a> Recording<'a> {
         let Some(mut open) = self.0.take() else { return };
         match outcome {
             Ok(result) if result.is_error => {
-                open.tell(AuditOutcome::ToolError, || Some(result.text().into()));
+                open.finish_with(AuditOutcome::ToolError, || Some(result.text().into()));
             }
-            Ok(_) => open.tell(AuditOutcome::Ok, || None),
+            Ok(_) => open.finish_with(AuditOutcome::Ok, || None),
             Err(error) => {
                 // A toolset that validates is the judge of its arguments; nothing has run.
                 if error.error_type == ToolErrorType::InvalidArgs && open.decision == Decision::Allowed {
@@ -150,7 +150,7 @@ impl<'a> Recording<'a> {
                 // What is wrong with arguments is told with their values.
                 let hidden = error.error_type == ToolErrorType::InvalidArgs
                     && !open.auditor.is_some_and(|auditor| auditor.arguments);
-                open.tell(outcome, || (!hidden).then(|| error.message.as_str().into()));
+                open.finish_with(outcome, || (!hidden).then(|| error.message.as_str().into()));
             }
         }
     }
@@ -159,10 +159,10 @@ impl<'a> Recording<'a> {
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {
-            Ok(_) => open.tell(AuditOutcome::Ok, || None),
+            Ok(_) => open.finish_with(AuditOutcome::Ok, || None),
             Err(fault) => {
                 let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code: None };
-                open.tell(outcome, || Some(fault.message.as_str().into()));
+                open.finish_with(outcome, || Some(fault.message.as_str().into()));
             }
         }
     }
@@ -173,13 +173,13 @@ impl Drop for Recording<'_> {
         if let Some(open) = self.0.take() {
             let code = Some(ErrorCode::Cancelled);
             let outcome = AuditOutcome::Error { error_type: ToolErrorType::ExecutionError, code };
-            open.tell(outcome, || Some("cancelled before it was finished".into()));
+            open.finish_with(outcome, || Some("cancelled before it was finished".into()));
         }
     }
 }
 
 impl<'a> OpenRecord<'a> {
-    fn tell<'m>(self, outcome: AuditOutcome, message: impl FnOnce() -> Option<Cow<'m, str>>) {
+    fn finish_with<'m>(self, outcome: AuditOutcome, message: impl FnOnce() -> Option<Cow<'m, str>>) {
         if let (Some(observer), Some((toolset, _))) = (self.request.observer, self.owner) {
             let error = match outcome {
                 AuditOutcome::Error { error_type, code } => Some(CallError { error_type, code }),

@@ -23,13 +23,13 @@ struct Silent<'a> {
 impl Toolbox {
     /// Why a tool that nobody offers cannot be called.
     pub(super) fn not_offered(&self, role: Principal, tool: &str) -> ToolError {
-        let silent = self.silent();
+        let silent = self.unavailable_toolsets();
         let by_prefix: Vec<&Silent<'_>> = silent
             .iter()
             .filter(|silent| own_name(silent.mount, tool).is_some_and(|own| allows(silent.mount, role, own)))
             .collect();
         if !by_prefix.is_empty() {
-            return unavailable(told(&by_prefix));
+            return unavailable(describe(&by_prefix));
         }
         if self.mounts.iter().any(|mount| own_name(mount, tool).is_some()) {
             return ToolError::not_found(tool);
@@ -43,30 +43,33 @@ impl Toolbox {
             false => unavailable(format!(
                 "tool '{}' is not offered at present: {}",
                 preview(tool),
-                told(&possible)
+                describe(&possible)
             )),
         }
     }
 
     /// Why a resource or a prompt that nobody offers cannot be had: that it does not exist, unless a toolset has not
     /// told what it offers.
-    pub(super) fn nowhere(&self, role: Principal, what: &str, missing: RequestError) -> RequestError {
-        let silent = self.silent();
+    pub(super) fn unknown_item(&self, role: Principal, what: &str, missing: RequestError) -> RequestError {
+        let silent = self.unavailable_toolsets();
         let possible: Vec<&Silent<'_>> =
             silent.iter().filter(|silent| allows(silent.mount, role, what)).collect();
         if possible.is_empty() {
             return missing;
         }
-        request_fault(unavailable(format!("{}, but {}", missing.message, told(&possible))))
+        request_fault(unavailable(format!("{}, but {}", missing.message, describe(&possible))))
     }
 
-    fn silent(&self) -> Vec<Silent<'_>> {
-        self.mounts.iter().filter_map(|mount| Some(Silent { mount, why: silence(mount)? })).collect()
+    fn unavailable_toolsets(&self) -> Vec<Silent<'_>> {
+        self.mounts
+            .iter()
+            .filter_map(|mount| Some(Silent { mount, why: unavailable_reason(mount)? }))
+            .collect()
     }
 }
 
 /// Why a toolset has not told what it offers; nothing if it has. Asking lets it try again in the background.
-fn silence(mount: &Mount) -> Option<String> {
+fn unavailable_reason(mount: &Mount) -> Option<String> {
     let toolset = &mount.toolset;
     let extras = toolset.extras();
     let told_extras = [&extras.resources, &extras.templates, &extras.prompts];
@@ -91,7 +94,7 @@ fn allows(mount: &Mount, role: Principal, own: &str) -> bool {
     matches!(mount.policy.verdict(role, own), Verdict::Allowed)
 }
 
-fn told(silent: &[&Silent<'_>]) -> String {
+fn describe(silent: &[&Silent<'_>]) -> String {
     let told = silent.iter().map(|silent| {
         let name = silent.mount.toolset.name();
         format!("toolset '{name}' is not available: {}", shortened(silent.why.clone()))

@@ -137,8 +137,8 @@ impl Packing<'_> {
 
     fn link(&mut self, name: &OsStr, leads: &Path, depth: usize) -> io::Result<()> {
         let (kind, leads) = match self.place.inside(leads) {
-            Some(from_top) if stays(&from_top, 0) => (LINK_FROM_TOP, from_top),
-            None if stays(leads, depth) => (LINK, leads.to_owned()),
+            Some(from_top) if stays_inside(&from_top, 0) => (LINK_FROM_TOP, from_top),
+            None if stays_inside(leads, depth) => (LINK, leads.to_owned()),
             _ => {
                 let message = format!(
                     "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the link, or \
@@ -249,7 +249,7 @@ impl<'a> Unpacking<'a> {
                 let leads = Path::new(OsStr::from_bytes(self.bytes()?));
                 let from_top = kind == LINK_FROM_TOP;
                 let depth = if from_top { 0 } else { self.position.depth() };
-                if !stays(leads, depth) || leads.as_os_str().as_bytes().contains(&0) {
+                if !stays_inside(leads, depth) || leads.as_os_str().as_bytes().contains(&0) {
                     return Err(invalid(&format!(
                         "a link of it leads out of the workspace, to '{}'",
                         leads.display()
@@ -304,7 +304,7 @@ impl<'a> Unpacking<'a> {
 
 /// Whether a relative link in a folder of that depth cannot lead out: it goes up no further than the folder is
 /// deep, and never after it went down, where it could go up from what another link leads to.
-fn stays(leads: &Path, depth: usize) -> bool {
+fn stays_inside(leads: &Path, depth: usize) -> bool {
     let mut ups = 0;
     let mut downs = 0;
     for part in leads.components() {

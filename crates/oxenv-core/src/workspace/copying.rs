@@ -123,7 +123,7 @@ impl<'a> Copying<'a> {
             }
             EntryKind::Link => {
                 let Some(leads) = walk.read_link(entry)? else { return Ok(()) };
-                let made = symlinkat(self.turned(leads), target.position.folder(), &*entry.name);
+                let made = symlinkat(self.rebased(leads), target.position.folder(), &*entry.name);
                 made.map_err(|errno| failed(errno, "cannot copy", &walk.path_of(entry)))
             }
             EntryKind::Special => {
@@ -164,7 +164,7 @@ impl<'a> Copying<'a> {
     }
 
     /// Where the copy of a link leads.
-    fn turned(&self, leads: PathBuf) -> PathBuf {
+    fn rebased(&self, leads: PathBuf) -> PathBuf {
         let inside = self.session.and_then(|place| place.inside(&leads));
         inside.map_or(leads, |inside| self.to.path().join(inside))
     }

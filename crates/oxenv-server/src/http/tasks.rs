@@ -97,19 +97,19 @@ struct GuardedTasks<'a>(&'a dyn TaskSource);
 
 impl GuardedTasks<'_> {
     fn splits(&self) -> Result<Vec<Split>, Refusal> {
-        told(|| Ok(self.0.splits()))
+        catch_panics(|| Ok(self.0.splits()))
     }
 
     fn count(&self, split: &str) -> Result<usize, Refusal> {
-        told(|| self.0.count(split))
+        catch_panics(|| self.0.count(split))
     }
 
     fn task(&self, split: &str, index: usize) -> Result<Value, Refusal> {
-        told(|| self.0.task(split, index))
+        catch_panics(|| self.0.task(split, index))
     }
 }
 
-fn told<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
+fn catch_panics<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
     let told = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
         let message = "the environment panicked while it told its tasks; its server's log says where";
         Failure::new(ErrorCode::EnvironmentPanicked, message)

@@ -90,7 +90,7 @@ impl ClientChannel {
     }
 
     /// Nothing more will be said.
-    pub(crate) fn hang_up(&self) {
+    pub(crate) fn disconnect(&self) {
         self.lock().hung_up = true;
         self.told.notify_one();
     }

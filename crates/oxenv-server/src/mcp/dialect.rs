@@ -68,7 +68,7 @@ async fn list(
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcError> {
-    let reach = meant(app, door, &rpc.read_params()?).await?;
+    let reach = resolve_target(app, door, &rpc.read_params()?).await?;
     reach.settled().await;
     let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
     write_rpc_result(out, rpc.id, |out| {
@@ -88,7 +88,7 @@ async fn call(
 ) -> Result<(), RpcError> {
     let params = rpc.read_params()?;
     let tool = params.tool_call()?;
-    let reach = meant(app, door, &params).await?;
+    let reach = resolve_target(app, door, &params).await?;
     let trace = traces::of_params(app, &params, door.trace);
     let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
     let outcome = reach.call(call, trace).await.map_err(|failure| error::rpc(&failure))?;
@@ -124,7 +124,7 @@ fn close(app: &App, door: McpEndpoint<'_>, rpc: &RpcRequest<'_>, out: &mut Strin
 
 /// What a request means: the session that it names, else its door's; in production the server's
 /// own tools for who names none.
-pub(super) async fn meant(
+pub(super) async fn resolve_target(
     app: &App,
     door: McpEndpoint<'_>,
     params: &RpcParams<'_>,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::McpEndpoint;
 use super::client_channel::NotificationFilter;
 use super::client_protocol::{ClientProtocol, METHOD, NAME, single, takes_json};
-use super::dialect::meant;
+use super::dialect::resolve_target;
 use super::http::has_too_many_values;
 use super::log_level::LogLevel;
 use super::started_call::{OwnedCall, StartedCall};
@@ -88,7 +88,7 @@ pub(super) async fn answer(
         return FastPath::No;
     }
     let Ok(params) = rpc.read_params() else { return FastPath::No };
-    let Some(plain) = plain(manner, headers, rpc, &params, within) else { return FastPath::No };
+    let Some(plain) = parse_plain(manner, headers, rpc, &params, within) else { return FastPath::No };
     let ran = match rpc.method.as_ref() {
         "tools/list" => list(app, door, rpc, &params, &plain).await,
         _ => call(app, door, epoch, rpc, &params, plain, body).await,
@@ -111,7 +111,7 @@ fn too_many() -> RpcError {
 }
 
 /// How to answer, if the request is plainly what it should be in its era.
-fn plain<'a>(
+fn parse_plain<'a>(
     manner: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
@@ -249,7 +249,7 @@ async fn call(
     let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITIES);
     let declared =
         || plain.capabilities.filter(small).and_then(|declared| read(declared).ok()).unwrap_or_default();
-    let outcome = match told(outcome, plain.era, declared) {
+    let outcome = match error_response(outcome, plain.era, declared) {
         // MCP's own status for it.
         Err(fault) if fault.code == RpcCode::MissingCapability => {
             return Ok(FastPath::Refused(StatusCode::BAD_REQUEST, fault));
@@ -264,7 +264,7 @@ async fn call(
 /// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
 /// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
 /// session that cannot run the call; all else is a result.
-pub(super) fn told(
+pub(super) fn error_response(
     outcome: Result<CallResult, Failure>,
     era: McpEra,
     declared: impl FnOnce() -> Value,
@@ -318,7 +318,7 @@ async fn connected(
 ) -> Result<ToolAccess, RpcError> {
     match &plain.within {
         Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
-        None => meant(app, door, params).await,
+        None => resolve_target(app, door, params).await,
     }
 }
 

@@ -24,7 +24,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::client_channel::{ClientHandle, NotificationFilter};
-use super::fast_path::told;
+use super::fast_path::error_response;
 use super::http::Epoch;
 use super::list_changes::{OfferedLists, Subscribed, Watcher, tell_listener};
 use super::log_level::LogThreshold;
@@ -122,7 +122,7 @@ impl ToolboxHandler {
         }
     }
 
-    async fn asked<T: Serialize>(
+    async fn request<T: Serialize>(
         &self,
         method: &str,
         params: &T,
@@ -269,7 +269,7 @@ impl ServerHandler for ToolboxHandler {
         let outcome = tokio::select! {
             biased;
             () = context.ct.cancelled() => return Err(cancelled()),
-            outcome = begun.finish(client) => told(outcome, era, declared).map_err(refused)?,
+            outcome = begun.finish(client) => error_response(outcome, era, declared).map_err(refused)?,
         };
         let wants_input = outcome.as_ref().is_ok_and(|result| result.input_required.is_some());
         let mut text = String::new();
@@ -313,7 +313,7 @@ impl ServerHandler for ToolboxHandler {
         params: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<ReadResourceResponse> {
-        match self.asked("resources/read", &params, &context).await? {
+        match self.request("resources/read", &params, &context).await? {
             answer if wants_input(&answer) => parsed(answer).map(ReadResourceResponse::InputRequired),
             answer => parsed(answer).map(ReadResourceResponse::Complete),
         }
@@ -324,7 +324,7 @@ impl ServerHandler for ToolboxHandler {
         params: GetPromptRequestParams,
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<GetPromptResponse> {
-        match self.asked("prompts/get", &params, &context).await? {
+        match self.request("prompts/get", &params, &context).await? {
             answer if wants_input(&answer) => parsed(answer).map(GetPromptResponse::InputRequired),
             answer => parsed(answer).map(GetPromptResponse::Complete),
         }
@@ -335,7 +335,7 @@ impl ServerHandler for ToolboxHandler {
         params: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<CompleteResult> {
-        parsed(self.asked("completion/complete", &params, &context).await?)
+        parsed(self.request("completion/complete", &params, &context).await?)
     }
 
     #[expect(deprecated, reason = "the log is part of every revision so far")]
@@ -354,7 +354,7 @@ impl ServerHandler for ToolboxHandler {
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<()> {
         self.room_for(&params.uri)?;
-        match self.asked("resources/subscribe", &params, &context).await {
+        match self.request("resources/subscribe", &params, &context).await {
             // A toolset that knows of no subscriptions still says when something has changed.
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => return Err(error),
             _ => {}
@@ -369,7 +369,7 @@ impl ServerHandler for ToolboxHandler {
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<()> {
         self.subscribed.lock().unwrap_or_else(PoisonError::into_inner).remove(&params.uri);
-        match self.asked("resources/unsubscribe", &params, &context).await {
+        match self.request("resources/unsubscribe", &params, &context).await {
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => Err(error),
             _ => Ok(()),
         }

@@ -118,7 +118,7 @@ async fn prepared(
     }
     let room = app
         .transports
-        .make_room(door.caller)
+        .reserve(door.caller)
         .await
         .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
     let target = match door.target(app) {
@@ -161,14 +161,14 @@ async fn served(
         .with_cancellation_token(app.killed.clone());
     let service = StreamableHttpService::new(move || Ok(Arc::clone(&handler)), manager, config);
     let response = service.handle(request).await;
-    match worded(&response) {
+    match has_plain_text(&response) {
         true => response.map(Body::new),
         false => reworded(response.map(Body::new), id).await,
     }
 }
 
 /// Whether a response is JSON-RPC, a stream of it, or nothing at all.
-fn worded<B>(response: &Response<B>) -> bool {
+fn has_plain_text<B>(response: &Response<B>) -> bool {
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     response.status().is_success() || kind.is_some_and(|kind| kind.starts_with("application/json"))
 }

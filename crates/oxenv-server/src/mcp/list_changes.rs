@@ -34,7 +34,7 @@ impl Watcher {
     ) -> Self {
         Watcher(tokio::spawn(async move {
             while let Some(changed) = next(&app, &target, &mut offer).await {
-                if let Err(error) = tell(changed, &subscribed, &client).await {
+                if let Err(error) = notify(changed, &subscribed, &client).await {
                     tracing::debug!(%error, "a client no longer hears of changes");
                     return;
                 }
@@ -148,7 +148,7 @@ async fn next(app: &App, target: &McpTarget, offer: &mut Option<OfferedLists>) -
     Some(changed)
 }
 
-async fn tell(
+async fn notify(
     changed: ChangedLists,
     subscribed: &Subscribed,
     client: &Peer<RoleServer>,

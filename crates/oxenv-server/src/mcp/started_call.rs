@@ -85,7 +85,7 @@ impl StartedCall {
                 CallState::Running(call) => call.await,
                 CallState::Finished(outcome) => outcome,
             };
-            line.hang_up();
+            line.disconnect();
             outcome
         };
         tokio::join!(running, line.deliver(&peer)).0

@@ -109,7 +109,7 @@ impl Transports {
 
     /// Room for one more; if need be the one goes for it that was not used for the longest time, and
     /// one of the caller's own before those of others.
-    pub(crate) async fn make_room(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, RpcError> {
+    pub(crate) async fn reserve(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, RpcError> {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
             return Ok(room);
         }

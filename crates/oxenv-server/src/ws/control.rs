@@ -118,7 +118,7 @@ enum AfterReply {
 }
 
 async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_id: Option<String>) {
-    let mut hold = match socket.during(open(&app, caller, session_id)).await {
+    let mut hold = match socket.read_while(open(&app, caller, session_id)).await {
         None => return,
         Some(Ok(hold)) => hold,
         Some(Err(failure)) => {
@@ -150,7 +150,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_
         // Boxed, because a step's future is kilobytes: on the heap those are the same warm ones for
         // every session, within this task they would be each session's own cold ones.
         let work = AssertUnwindSafe(Box::pin(answer(&app, &mut hold, &text)));
-        let next = socket.during(work.catch_unwind()).await;
+        let next = socket.read_while(work.catch_unwind()).await;
         let sent = match next {
             None => return,
             // A panic is the failure of its request alone; one of an environment is told by its session.

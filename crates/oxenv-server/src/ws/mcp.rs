@@ -38,7 +38,7 @@ pub(crate) fn upgrade(
 }
 
 async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
-    let session = match socket.during(open(&app, &caller)).await {
+    let session = match socket.read_while(open(&app, &caller)).await {
         None => return,
         Some(Ok(session)) => session,
         Some(Err(failure)) => {
@@ -67,7 +67,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
                 Ok(rpc) => {
                     let door = McpEndpoint::socket(&caller, &session);
                     let work = AssertUnwindSafe(Box::pin(mcp::answer(&app, door, None, &rpc)));
-                    let answer = socket.during(work.catch_unwind()).await;
+                    let answer = socket.read_while(work.catch_unwind()).await;
                     // A panic is the failure of its request alone.
                     answer.map(|answer| answer.unwrap_or_else(|_| failed(rpc.id, &operations::panicked())))
                 }

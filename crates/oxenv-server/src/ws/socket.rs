@@ -190,13 +190,13 @@ impl ServerSocket {
             tokio::select! {
                 biased;
                 message = poll_fn(|context| poll_message(inner, owes_pong, context)) => self.take(message).await,
-                event = events.next() => self.happened(&event).await,
+                event = events.next() => self.handle_event(&event).await,
             }
         }
     }
 
     /// Does work while the socket is read; `None` when the peer went away, and the work is dropped.
-    pub(super) async fn during<W: Future>(&mut self, work: W) -> Option<W::Output> {
+    pub(super) async fn read_while<W: Future>(&mut self, work: W) -> Option<W::Output> {
         let mut work = pin!(work);
         loop {
             let room = self.ahead.len() < MAX_REQUESTS_AHEAD && self.ahead_bytes < MAX_BYTES_AHEAD;
@@ -213,8 +213,8 @@ impl ServerSocket {
                     self.take(message).await;
                 }
                 event = events.next() => match event {
-                    BackgroundEvent::Beat if !room => self.knock().await,
-                    event => self.happened(&event).await,
+                    BackgroundEvent::Beat if !room => self.send_ping().await,
+                    event => self.handle_event(&event).await,
                 },
             }
         }
@@ -255,8 +255,8 @@ impl ServerSocket {
                     IoProgress::Sent(sent) => self.gone |= !sent,
                 },
                 event = events.next() => match event {
-                    BackgroundEvent::Beat if !room => self.knock().await,
-                    event => self.happened(&event).await,
+                    BackgroundEvent::Beat if !room => self.send_ping().await,
+                    event => self.handle_event(&event).await,
                 },
             }
         }
@@ -329,7 +329,7 @@ impl ServerSocket {
         }
     }
 
-    async fn happened(&mut self, event: &BackgroundEvent) {
+    async fn handle_event(&mut self, event: &BackgroundEvent) {
         match event {
             BackgroundEvent::Stop => self.stopping = true,
             BackgroundEvent::Beat => {
@@ -358,7 +358,7 @@ impl ServerSocket {
     }
 
     /// A peer that is not read cannot be heard, but a write tells whether it is gone.
-    async fn knock(&mut self) {
+    async fn send_ping(&mut self) {
         self.write(Message::Ping(Vec::new().into())).await;
         self.next_beat();
     }

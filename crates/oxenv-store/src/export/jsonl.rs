@@ -8,7 +8,7 @@ use oxenv_wire::{RawJson, Reward};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::reply::{ExportedCall, ExportedReply, call, shown};
+use super::reply::{ExportedCall, ExportedReply, call, exported_reply};
 use super::{ExportError, each_entry};
 use crate::index::{SessionSummary, Trajectories};
 use crate::stored::{StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin};
@@ -111,7 +111,7 @@ impl SessionLine<'_> {
         match &entry.event {
             StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => Ok(()),
             StoredEvent::Reset { seed, episode_id, arguments, outcome, duration_us, .. } => {
-                let ExportedReply { observation, reward, done, metadata, error } = shown(outcome)?;
+                let ExportedReply { observation, reward, done, metadata, error } = exported_reply(outcome)?;
                 let reset = ResetLine {
                     seq: entry.seq,
                     time_us: entry.time_us,
@@ -137,7 +137,7 @@ impl SessionLine<'_> {
         if self.open.is_none() {
             self.begin_epoch(&EpochLine { epoch: entry.epoch, episode_id: None, seed: None, reset: None })?;
         }
-        let ExportedReply { observation, reward, done, metadata, error } = shown(outcome)?;
+        let ExportedReply { observation, reward, done, metadata, error } = exported_reply(outcome)?;
         let written = StepLine {
             seq: entry.seq,
             step: *step,

@@ -43,21 +43,21 @@ pub(super) fn readable(entry: &StoredEntry) -> Result<(), LogError> {
         StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => {}
         StoredEvent::Reset { arguments, outcome, .. } => {
             arguments.as_ref().map(StoredJson::raw).transpose()?;
-            shown(outcome)?;
+            exported_reply(outcome)?;
         }
         StoredEvent::Step { action, calls, outcome, .. } => {
             action.raw()?;
             for made in calls {
                 call(made)?;
             }
-            shown(outcome)?;
+            exported_reply(outcome)?;
         }
     }
     Ok(())
 }
 
 /// Takes an outcome apart.
-pub(super) fn shown(outcome: &StoredOutcome) -> Result<ExportedReply, LogError> {
+pub(super) fn exported_reply(outcome: &StoredOutcome) -> Result<ExportedReply, LogError> {
     let (reply, reward, done) = match outcome {
         StoredOutcome::Answered { reply, reward, done } => (reply, *reward, Some(*done)),
         StoredOutcome::Failed(failure) => {

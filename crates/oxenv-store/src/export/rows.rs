@@ -14,7 +14,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 
-use super::reply::{call, shown};
+use super::reply::{call, exported_reply};
 use super::{ExportError, each_entry};
 use crate::index::{SessionSummary, Trajectories};
 use crate::stored::{StoredEntry, StoredEvent};
@@ -144,7 +144,7 @@ impl Group {
         let StoredEvent::Step { step, principal, action, calls, outcome, duration_us } = &entry.event else {
             return Ok(());
         };
-        let shown = shown(outcome)?;
+        let shown = exported_reply(outcome)?;
         let calls: Vec<_> = calls.iter().map(call).collect::<Result<_, _>>()?;
         let texts = [
             Some(session.id.clone()),

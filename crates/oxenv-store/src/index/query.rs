@@ -76,7 +76,7 @@ pub(super) fn session(
     connection.prepare_cached(&find)?.query_row([id], |row| summary(connection, folder, row)).optional()
 }
 
-pub(super) fn places(
+pub(super) fn entry_locations(
     connection: &Connection,
     id: &str,
     from: u64,

@@ -58,12 +58,12 @@ type Sessions = HashMap<String, Seen>;
 pub(super) fn refresh(connection: &mut Connection, folder: &Path) -> Result<RefreshReport, Trouble> {
     let mut refreshed = RefreshReport::default();
     let mut sessions = Sessions::new();
-    while !part(connection, folder, &mut refreshed, &mut sessions)? {}
+    while !refresh_part(connection, folder, &mut refreshed, &mut sessions)? {}
     Ok(refreshed)
 }
 
 /// Takes in some records; true when there are no more.
-fn part(
+fn refresh_part(
     connection: &mut Connection,
     folder: &Path,
     refreshed: &mut RefreshReport,
@@ -76,7 +76,7 @@ fn part(
     let known = match progress {
         None => None,
         Some(progress) => {
-            let known = known(&transaction, folder, &extent, progress)?;
+            let known = resume_point(&transaction, folder, &extent, progress)?;
             refreshed.rebuilt |= known.is_none();
             known
         }
@@ -108,7 +108,7 @@ fn part(
 }
 
 /// Where to read on, if the log is still what it was.
-fn known(
+fn resume_point(
     transaction: &Transaction<'_>,
     folder: &Path,
     extent: &Extent,

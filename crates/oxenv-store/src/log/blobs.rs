@@ -82,7 +82,7 @@ pub(super) fn write(folder: &Path, blob: &Blob, durable: bool) -> io::Result<()>
 }
 
 /// Adds names to a segment's list.
-pub(super) fn enlist(segment: &Path, names: &[&str], durable: bool) -> io::Result<()> {
+pub(super) fn append_names(segment: &Path, names: &[&str], durable: bool) -> io::Result<()> {
     let mut text = names.join("\n");
     text.push('\n');
     let mut list = OpenOptions::new().append(true).create(true).mode(0o600).open(list_path(segment))?;
@@ -95,7 +95,7 @@ pub(super) fn enlist(segment: &Path, names: &[&str], durable: bool) -> io::Resul
 }
 
 /// The blobs that a segment names; none when it has no list.
-pub(super) fn listed(segment: &Path) -> io::Result<HashSet<String>> {
+pub(super) fn read_names(segment: &Path) -> io::Result<HashSet<String>> {
     match fs::read_to_string(list_path(segment)) {
         Ok(text) => Ok(text.lines().filter(|line| line.len() == 64).map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),

@@ -150,7 +150,7 @@ impl Group {
         let batch = Arc::clone(&next.batch);
         drop(next);
         if plenty {
-            self.shared.rouse();
+            self.shared.wake_thread();
         }
         Work::pending(SegmentSummary { shared: Arc::clone(&self.shared), batch, polled: false, place: None })
     }
@@ -159,7 +159,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.shared.next.lock().closing = true;
-        self.shared.rouse();
+        self.shared.wake_thread();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so.
             let _ = thread.join();
@@ -169,7 +169,7 @@ impl Drop for Group {
 
 impl GroupShared {
     /// Wakes the thread up if it sleeps.
-    fn rouse(&self) {
+    fn wake_thread(&self) {
         if self.asleep.swap(false, Ordering::AcqRel)
             && let Some(thread) = self.thread.get()
         {
@@ -207,7 +207,7 @@ impl Future for SegmentSummary {
             }
         }
         drop(waiting);
-        self.shared.rouse();
+        self.shared.wake_thread();
         Poll::Pending
     }
 }
@@ -215,7 +215,7 @@ impl Future for SegmentSummary {
 impl Drop for SegmentSummary {
     fn drop(&mut self) {
         if self.place.is_none() && self.batch.outcome.get().is_none() {
-            self.shared.rouse();
+            self.shared.wake_thread();
         }
     }
 }

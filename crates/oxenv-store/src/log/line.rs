@@ -110,7 +110,7 @@ fn outcome_of(object: &mut ObjectWriter<'_>, outcome: &RecordedOutcome<'_>) {
                 None => object.null("reward"),
                 Some(Reward::Bool(value)) => object.number("reward", value),
                 Some(Reward::Int(value)) => object.number("reward", value),
-                Some(reward @ Reward::Float(_)) => object.plain("reward", reward),
+                Some(reward @ Reward::Float(_)) => object.member("reward", reward),
             }
             object.number("done", done);
             object.json(["reply", "reply_blob"], reply);
@@ -121,10 +121,10 @@ fn outcome_of(object: &mut ObjectWriter<'_>, outcome: &RecordedOutcome<'_>) {
 
 fn failure_of(object: &mut ObjectWriter<'_>, failure: &Failure) {
     object.open("failure");
-    object.plain("code", &failure.code);
-    object.plain("kind", &failure.kind);
-    object.plain("phase", &failure.phase);
-    object.plain("delivered", &failure.delivered);
+    object.member("code", &failure.code);
+    object.member("kind", &failure.kind);
+    object.member("phase", &failure.phase);
+    object.member("delivered", &failure.delivered);
     object.number("retryable", failure.retryable);
     object.foreign_text("message", &failure.message);
     if !failure.issues.is_empty()
@@ -167,10 +167,10 @@ fn result_of(object: &mut ObjectWriter<'_>, result: &ToolResult) {
 
 fn error_of(object: &mut ObjectWriter<'_>, error: &ToolError) {
     object.open("error");
-    object.plain("error_type", &error.error_type);
+    object.member("error_type", &error.error_type);
     object.foreign_text("message", &error.message);
     if let Some(code) = &error.code {
-        object.plain("code", code);
+        object.member("code", code);
     }
     object.out.push(b'}');
 }
@@ -221,7 +221,7 @@ impl ObjectWriter<'_> {
     }
 
     /// A value of our own that serde writes.
-    fn plain(&mut self, key: &str, value: &impl Serialize) {
+    fn member(&mut self, key: &str, value: &impl Serialize) {
         self.key(key);
         if serde_json::to_writer(&mut *self.out, value).is_err() {
             self.display("null");
@@ -230,7 +230,7 @@ impl ObjectWriter<'_> {
 
     /// A text that we chose.
     fn text(&mut self, key: &str, value: &str) {
-        self.plain(key, &value);
+        self.member(key, &value);
     }
 
     /// A text that somebody else chose, and that may hold a secret.
@@ -243,7 +243,7 @@ impl ObjectWriter<'_> {
 
     /// Raw JSON below the first key, or a reference to it below the second.
     fn json(&mut self, [key, blob_key]: [&str; 2], json: &str) {
-        let redacted = self.style.redact.map(|redact| still_json(redact(json), json));
+        let redacted = self.style.redact.map(|redact| keep_valid_json(redact(json), json));
         let json = redacted.as_deref().unwrap_or(json);
         if json.len() <= self.style.inline {
             self.key(key);
@@ -261,7 +261,7 @@ impl ObjectWriter<'_> {
 
 /// A secret within a string leaves JSON behind; one that is a number does not, and then nothing of
 /// the value is kept.
-fn still_json(redacted: String, original: &str) -> String {
+fn keep_valid_json(redacted: String, original: &str) -> String {
     let kept = redacted == original || serde_json::from_str::<&RawValue>(&redacted).is_ok();
     if kept { redacted } else { "\"***\"".to_owned() }
 }

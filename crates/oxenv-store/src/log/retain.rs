@@ -82,7 +82,7 @@ fn sweep(folder: &Path) -> Result<u64, LogError> {
         if list.extension().is_none_or(|extension| extension != "blobs") {
             continue;
         }
-        let names = blobs::listed(&list).map_err(LogError::io(&list))?;
+        let names = blobs::read_names(&list).map_err(LogError::io(&list))?;
         if list.with_extension("oxl").exists() { stay.extend(names) } else { go.push((list, names)) }
     }
     let mut freed = 0;

@@ -121,10 +121,10 @@ impl Writer {
             };
         }
         self.previous = previous.filter(|previous| previous.segment + 1 == self.number);
-        let listed = blobs::listed(&path).map_err(LogError::io(&path))?;
+        let listed = blobs::read_names(&path).map_err(LogError::io(&path))?;
         let missing: Vec<&str> = named.difference(&listed).map(String::as_str).collect();
         if !missing.is_empty() {
-            blobs::enlist(&path, &missing, self.durable()).map_err(LogError::io(&path))?;
+            blobs::append_names(&path, &missing, self.durable()).map_err(LogError::io(&path))?;
         }
         Ok(Recovery { segment: Some(path), torn_bytes: end.torn, damaged_bytes: end.damaged })
     }
@@ -236,7 +236,7 @@ impl Writer {
             .filter(|name| !self.listed.contains(*name))
             .collect();
         if !new.is_empty() {
-            blobs::enlist(&self.path(), &new, durable)?;
+            blobs::append_names(&self.path(), &new, durable)?;
             self.listed.extend(new.iter().map(|name| (*name).to_owned()));
         }
         Ok(())

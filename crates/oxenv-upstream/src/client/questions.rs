@@ -168,7 +168,7 @@ pub(super) fn ask(
 }
 
 /// Waits for a response while the caller hears what the server says, and answers what it asks.
-pub(crate) async fn converse<T>(
+pub(crate) async fn answer_while<T>(
     caller: &dyn CallerChannel,
     events: &mut mpsc::Receiver<ServerMessage>,
     response: impl Future<Output = T>,

@@ -154,14 +154,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTr
         // The revision of March 2025 has batches.
         match serde_json::from_str::<Batch<'_>>(&line) {
             Ok(Batch(texts)) => texts.iter().for_each(|text| self.take(text.get())),
-            Err(_) => self.garbage.tell(&line),
+            Err(_) => self.garbage.report_skipped(&line),
         }
     }
 
     fn take(&mut self, text: &str) {
         match self.traffic.read(text) {
             Some(message) => self.batch.extend(self.traffic.incoming(message)),
-            None => self.garbage.tell(text),
+            None => self.garbage.report_skipped(text),
         }
     }
 }
@@ -243,7 +243,7 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
 
 impl SkippedLines {
     /// Tells of a line that is no message; once for each server, as it may print many.
-    fn tell(&mut self, line: &str) {
+    fn report_skipped(&mut self, line: &str) {
         if std::mem::replace(&mut self.told, true) {
             return;
         }

@@ -17,7 +17,7 @@ impl ToolFactory {
         boot: EnvironmentContext,
         mut original: CopySource<'_>,
     ) -> Result<EnvironmentInstance, Failure> {
-        let (base_mounts, own_mounts) = self.parted(original.toolbox);
+        let (base_mounts, own_mounts) = self.split_mounts(original.toolbox);
         modes::refuse_unforkable(&self.spec, self.own, own_mounts)?;
         let repeats = repeat::of(&original, base_mounts.len())?;
         let copies = native_copies(own_mounts)?;
@@ -25,7 +25,7 @@ impl ToolFactory {
         let (environment, base_mounts) = match &self.options.base {
             Some(base) => {
                 let toolbox = Arc::new(Toolbox::new(base_mounts.to_vec()));
-                let instance = base.fork(boot.clone(), bare(&mut original, &toolbox)).await?;
+                let instance = base.fork(boot.clone(), without_toolbox(&mut original, &toolbox)).await?;
                 (instance.environment, instance.toolbox.mounts().to_vec())
             }
             None => (original.environment.fork()?, Vec::new()),
@@ -38,20 +38,23 @@ impl ToolFactory {
         let fork = fork.await?;
         let toolsets = self.open_toolsets(&boot, &fork).into_iter().zip(copies);
         let toolsets = toolsets.map(|(fresh, copy)| copy.unwrap_or(fresh)).collect();
-        let instance = self.furnished(environment, fork, base_mounts, toolsets).await?;
-        repeat::again(&repeats, &boot.session_id, &instance.toolbox).await?;
+        let instance = self.with_mounts(environment, fork, base_mounts, toolsets).await?;
+        repeat::repeat_calls(&repeats, &boot.session_id, &instance.toolbox).await?;
         Ok(instance)
     }
 
     /// The toolsets of the environment itself, and those of the manifest.
-    pub(super) fn parted<'a>(&self, toolbox: &'a Toolbox) -> (&'a [Mount], &'a [Mount]) {
+    pub(super) fn split_mounts<'a>(&self, toolbox: &'a Toolbox) -> (&'a [Mount], &'a [Mount]) {
         let mounts = toolbox.mounts();
         mounts.split_at(mounts.len().saturating_sub(self.rules.len()))
     }
 }
 
 /// The same session as its environment alone knows it.
-pub(super) fn bare<'a>(original: &'a mut CopySource<'_>, toolbox: &'a Arc<Toolbox>) -> CopySource<'a> {
+pub(super) fn without_toolbox<'a>(
+    original: &'a mut CopySource<'_>,
+    toolbox: &'a Arc<Toolbox>,
+) -> CopySource<'a> {
     let CopySource { session_id, environment, calls, room, .. } = original;
     CopySource { session_id, environment: &mut **environment, toolbox, workspace: None, calls, room: *room }
 }

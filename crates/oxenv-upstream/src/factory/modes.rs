@@ -71,7 +71,7 @@ pub(super) fn refuse_unsavable(
 }
 
 /// The mode as a manifest spells it.
-pub(super) fn spelled(mode: ForkMode) -> &'static str {
+pub(super) fn mode_name(mode: ForkMode) -> &'static str {
     match mode {
         ForkMode::Stateless => "stateless",
         ForkMode::Workspace => "workspace",

@@ -63,7 +63,7 @@ pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, 
             toolset,
             tool: call.tool.clone(),
             arguments: call.arguments.clone(),
-            came: told(&call.outcome),
+            came: outcome_text(&call.outcome),
         });
     }
     Ok(repeats)
@@ -73,7 +73,11 @@ pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, 
 ///
 /// # Errors
 /// Names the first call that is refused, or that came to another result.
-pub(super) async fn again(repeats: &[Repeat], session_id: &str, toolbox: &Toolbox) -> Result<(), Failure> {
+pub(super) async fn repeat_calls(
+    repeats: &[Repeat],
+    session_id: &str,
+    toolbox: &Toolbox,
+) -> Result<(), Failure> {
     for repeat in repeats {
         repeat.once(session_id, toolbox).await?;
     }
@@ -96,7 +100,7 @@ impl Repeat {
         let principal = self.principal.parse().map_err(|why: String| unrepeatable(&why))?;
         let context = CallContext { session_id: Some(session_id), ..CallContext::sessionless(principal) };
         let outcome = found.repeat(&CallRequest::new(context, self.arguments.as_deref())).await;
-        if told(&outcome) == self.came {
+        if outcome_text(&outcome) == self.came {
             return Ok(());
         }
         Err(self.failure(&outcome))
@@ -136,7 +140,7 @@ fn by_replay(mount: &Mount) -> bool {
 }
 
 /// An outcome as a text that two of them can be compared by.
-fn told(outcome: &Result<ToolResult, ToolError>) -> String {
+fn outcome_text(outcome: &Result<ToolResult, ToolError>) -> String {
     let mut text = String::new();
     match outcome {
         Ok(result) => result.write_mcp(&mut text),

@@ -44,7 +44,7 @@ struct Declared {
 impl ToolFactory {
     /// The present state of a session.
     pub(super) async fn saved(&self, mut original: CopySource<'_>) -> Result<Vec<u8>, Failure> {
-        let (base_mounts, own_mounts) = self.parted(original.toolbox);
+        let (base_mounts, own_mounts) = self.split_mounts(original.toolbox);
         modes::refuse_unsavable(&self.spec, self.own, own_mounts)?;
         let calls = repeat::of(&original, base_mounts.len())?;
         let toolsets = declared(own_mounts);
@@ -54,7 +54,7 @@ impl ToolFactory {
         let state = match &self.options.base {
             Some(base) => {
                 let toolbox = Arc::new(Toolbox::new(base_mounts.to_vec()));
-                base.save(forks::bare(&mut original, &toolbox)).await?
+                base.save(forks::without_toolbox(&mut original, &toolbox)).await?
             }
             None => original.environment.snapshot()?,
         };
@@ -79,7 +79,7 @@ impl ToolFactory {
     ) -> Result<EnvironmentInstance, Failure> {
         let (header, state, files) =
             parts(saved).ok_or_else(|| invalid("they were made by something else"))?;
-        let (_, own_mounts) = self.parted(&self.all);
+        let (_, own_mounts) = self.split_mounts(&self.all);
         header.fits(own_mounts)?;
         let (environment, base_mounts) = match &self.options.base {
             Some(base) => {
@@ -96,8 +96,8 @@ impl ToolFactory {
         let known_as = header.known_as;
         let workspace = self.blocking(move |workspaces| workspaces.restore(&name, known_as, &files)).await?;
         let toolsets = self.open_toolsets(&boot, &workspace);
-        let instance = self.furnished(environment, workspace, base_mounts, toolsets).await?;
-        repeat::again(&header.calls, &boot.session_id, &instance.toolbox).await?;
+        let instance = self.with_mounts(environment, workspace, base_mounts, toolsets).await?;
+        repeat::repeat_calls(&header.calls, &boot.session_id, &instance.toolbox).await?;
         Ok(instance)
     }
 }
@@ -146,7 +146,7 @@ fn parts(saved: &[u8]) -> Option<(Header, &[u8], &[u8])> {
 fn declared(mounts: &[Mount]) -> Vec<Declared> {
     let of = |mount: &Mount| Declared {
         name: mount.toolset.name().to_owned(),
-        on_fork: modes::spelled(mount.toolset.fork()).to_owned(),
+        on_fork: modes::mode_name(mount.toolset.fork()).to_owned(),
     };
     mounts.iter().map(of).collect()
 }

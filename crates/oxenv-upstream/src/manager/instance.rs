@@ -251,7 +251,7 @@ impl Shared {
         self.lists.send_replace(Some(lists.clone()));
         let holder = self.holder.lock().upgrade();
         if let Some(holder) = holder {
-            holder.told(lists);
+            holder.lists_arrived(lists);
         }
     }
 }
@@ -270,7 +270,7 @@ async fn keep(
     };
     let how = tokio::select! {
         () = stop.cancelled() => "it was ended".to_owned(),
-        how = ending(&shared.connection, child.as_mut()) => how,
+        how = describe_end(&shared.connection, child.as_mut()) => how,
         () = following => "it was ended".to_owned(),
     };
     shared.end.send_replace(Some(how.clone()));
@@ -284,18 +284,18 @@ async fn keep(
 }
 
 /// Waits until the connection or the process is over; gives how that came.
-async fn ending(connection: &Connection, child: Option<&mut Child>) -> String {
+async fn describe_end(connection: &Connection, child: Option<&mut Child>) -> String {
     let Some(child) = child else {
         connection.over().await;
         return connection.end().reason;
     };
     tokio::select! {
         () = connection.over() => {}
-        how = child.ending() => return how,
+        how = child.describe_end() => return how,
     }
     let end = connection.end();
     if !end.by_server {
         return end.reason;
     }
-    timeout(EXIT_TIMEOUT, child.ending()).await.unwrap_or(end.reason)
+    timeout(EXIT_TIMEOUT, child.describe_end()).await.unwrap_or(end.reason)
 }

@@ -213,7 +213,7 @@ impl LaunchSpec {
         match greeted.unwrap_or_else(|_| Err(self.too_late())) {
             Ok(connection) => Ok(StartedServer { connection, child: starting.child.take() }),
             Err(greeting) if greeting.answered => Err(greeting),
-            Err(greeting) => Err(HandshakeError::failed(starting.last_words(greeting).await)),
+            Err(greeting) => Err(HandshakeError::failed(starting.failure_reason(greeting).await)),
         }
     }
 
@@ -272,10 +272,10 @@ impl LaunchSite {
 
 impl StartingProcess {
     /// Why the start failed: how the process ended, or what it wrote so far.
-    async fn last_words(&mut self, greeting: HandshakeError) -> String {
+    async fn failure_reason(&mut self, greeting: HandshakeError) -> String {
         let Some(child) = &mut self.child else { return greeting.says };
         if greeting.by_server
-            && let Ok(ending) = tokio::time::timeout(FAILURE_REASON_TIMEOUT, child.ending()).await
+            && let Ok(ending) = tokio::time::timeout(FAILURE_REASON_TIMEOUT, child.describe_end()).await
         {
             return ending;
         }

@@ -144,14 +144,14 @@ impl InstanceSlot {
 
     /// Ends the instance for good and waits for its end, as [`InstanceSlot::renew`] does.
     pub(super) async fn end(&self) {
-        let running = self.held();
+        let running = self.running_instance();
         self.close();
         if let Some(instance) = running {
             instance.end().await;
         }
     }
 
-    fn held(&self) -> Option<Arc<Instance>> {
+    fn running_instance(&self) -> Option<Arc<Instance>> {
         match &self.inner.lock().state {
             SlotState::Ready(instance) => Some(instance.clone()),
             _ => None,
@@ -177,14 +177,14 @@ impl InstanceSlot {
     }
 
     /// Told by the instance when it has read its lists anew, or that it cannot.
-    pub(super) fn told(&self, lists: Result<Lists, String>) {
+    pub(super) fn lists_arrived(&self, lists: Result<Lists, String>) {
         let known = self.upstream.known();
         let lists = match lists {
             Ok(lists) => lists,
             Err(why) => return self.upstream.failed(&why),
         };
         if self.place.is_none() || known.is_none() {
-            self.upstream.learn(&lists);
+            self.upstream.set_lists(&lists);
         }
         let shown = self.inner.lock().shown.replace(lists.clone()).or(known);
         if shown.is_none_or(|shown| !shown.is(&lists)) {
@@ -254,7 +254,7 @@ impl InstanceSlot {
     /// Starts the instance; the shared one again and again.
     async fn run(self: &Arc<Self>, mut lane: StartKind) {
         loop {
-            let outcome = self.upstream.obtain(self.place.as_deref(), lane).await;
+            let outcome = self.upstream.get_instance(self.place.as_deref(), lane).await;
             let instance = self.started(outcome);
             if self.place.is_some() {
                 return;
@@ -300,7 +300,7 @@ impl InstanceSlot {
                 instance.hold(Arc::downgrade(self));
                 // Those that were read before it was held.
                 if let Some(lists) = instance.lists() {
-                    self.told(lists);
+                    self.lists_arrived(lists);
                 }
             }
             Err(why) => self.upstream.failed(why),

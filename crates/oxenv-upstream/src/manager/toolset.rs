@@ -118,7 +118,7 @@ impl UpstreamToolset {
             && let Ok(instance) = slot.instance().await
             && let Ok(lists) = instance.first_lists().await
         {
-            slot.told(Ok(lists));
+            slot.lists_arrived(Ok(lists));
         }
     }
 

@@ -154,7 +154,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn obtain(
+    pub(super) async fn get_instance(
         self: &Arc<Self>,
         place: Option<&SessionContext>,
         lane: StartKind,
@@ -191,7 +191,7 @@ impl Upstream {
         let upstream = self.clone();
         self.spawn(async move {
             while upstream.pool.lock().len() < upstream.warm {
-                let Ok(instance) = upstream.obtain(None, StartKind::Background).await else { break };
+                let Ok(instance) = upstream.get_instance(None, StartKind::Background).await else { break };
                 upstream.pool.lock().push(instance);
             }
             upstream.refilling.store(false, Ordering::Release);
@@ -240,7 +240,7 @@ impl Upstream {
         let instance = self.recipe.make(None, None).await?;
         let lists = instance.first_lists().await?;
         self.find_scope(&instance);
-        self.learn(&lists);
+        self.set_lists(&lists);
         let spare = {
             let mut pool = self.pool.lock();
             if pool.len() < self.warm {
@@ -314,7 +314,7 @@ impl Upstream {
     }
 
     /// Takes lists as those that it offers.
-    pub(super) fn learn(&self, lists: &Lists) {
+    pub(super) fn set_lists(&self, lists: &Lists) {
         let mut changed = false;
         let mut first = false;
         self.known.send_modify(|known| {

@@ -44,10 +44,11 @@ pub(super) fn builtins(manifest: &Manifest, known: &[String]) -> Vec<Problem> {
     });
     unknown
         .map(|(index, entry, toolset)| {
-            let suggestion = match crate::manifest::reader::near(toolset, known.iter().map(String::as_str)) {
-                Some(near) => format!("did you mean '{near}'?"),
-                None => format!("there are {}", known.join(", ")),
-            };
+            let suggestion =
+                match crate::manifest::reader::nearest_word(toolset, known.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => format!("there are {}", known.join(", ")),
+                };
             let message = format!("no built-in toolset is called '{toolset}'");
             let place = (entry.server_at, format!("tools[{index}].mcp_server.toolset"));
             problem(manifest, place, Severity::Error, message, suggestion)
@@ -58,7 +59,7 @@ pub(super) fn builtins(manifest: &Manifest, known: &[String]) -> Vec<Problem> {
 /// What to say of a toolset that has these tools.
 pub(super) fn tools(manifest: &Manifest, toolset: &ToolsetEntry, tools: &[&str]) -> Vec<Problem> {
     let index = manifest.toolsets.iter().position(|other| other.name == toolset.name).unwrap_or_default();
-    let nearest = |name: &str| match crate::manifest::reader::near(name, tools.iter().copied()) {
+    let nearest = |name: &str| match crate::manifest::reader::nearest_word(name, tools.iter().copied()) {
         Some(near) => format!("did you mean '{near}'?"),
         None => "see 'GET /tools' for its tools".to_owned(),
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oxenv_core::{ForkMode, Scope};
 
-use crate::manifest::reader::{Fields, Reader, YamlValue, shown};
+use crate::manifest::reader::{Fields, Reader, YamlValue, excerpt_of};
 use crate::manifest::server::{self, Kind};
 use crate::manifest::text::TextUse;
 use crate::manifest::{OnReset, Prefix, PrefixRule, Startup, ToolsetEntry, Transport, rules};
@@ -93,7 +93,7 @@ pub(super) fn read_manifest(
 fn version(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
     let Some(version) = spot.text(reader) else { return };
     if version != VERSION {
-        let message = format!("version '{}' is not known", shown(version));
+        let message = format!("version '{}' is not known", excerpt_of(version));
         reader.error_with(spot, message, format!("write \"{VERSION}\", or use a newer oxenv"));
     }
 }
@@ -154,7 +154,7 @@ fn name<'a>(
 ) -> Option<&'a str> {
     let name = spot.text(reader)?;
     if let Err(why) = check_name(name, MAX_NAME) {
-        reader.error(spot, format!("{} '{}' {why}", spot.path, shown(name)));
+        reader.error(spot, format!("{} '{}' {why}", spot.path, excerpt_of(name)));
         return None;
     }
     if RESERVED.contains(&name) {
@@ -226,7 +226,7 @@ fn written_on_reset(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<OnR
             Some(OnReset::Call(tool.to_owned()))
         }
         _ => {
-            let message = format!("{} cannot be '{}'", spot.path, shown(text));
+            let message = format!("{} cannot be '{}'", spot.path, excerpt_of(text));
             reader.error_with(spot, message, "use keep, restart or call:TOOL");
             None
         }
@@ -241,7 +241,7 @@ fn prefix(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Prefix> {
         Kind::Text(text) => match check_name(text, MAX_PREFIX) {
             Ok(()) => Some(Prefix::Named(text.clone())),
             Err(why) => {
-                reader.error(spot, format!("{} '{}' {why}", spot.path, shown(text)));
+                reader.error(spot, format!("{} '{}' {why}", spot.path, excerpt_of(text)));
                 None
             }
         },

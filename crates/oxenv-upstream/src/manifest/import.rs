@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::manifest::entry::{MAX_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
 use crate::manifest::problem::{FilePosition, Problem, Severity};
-use crate::manifest::reader::shown;
+use crate::manifest::reader::excerpt_of;
 use crate::manifest::text::is_variable;
 use crate::manifest::token;
 
@@ -122,14 +122,14 @@ impl Import {
         let known = ["mcp", "mcpServers", "servers", "$schema"];
         if let Kind::Map(others) = &root.kind {
             for (key, _) in others.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
-                self.notes.push(format!("key '{}' is left out", shown(&key.name)));
+                self.notes.push(format!("key '{}' is left out", excerpt_of(&key.name)));
             }
         }
         Some(entries.iter().map(|(key, server)| (key.name.as_str(), server)).collect())
     }
 
     fn server(&mut self, given: &str, server: &Node) -> Option<Draft> {
-        let shown_name = shown(given);
+        let shown_name = excerpt_of(given);
         let Kind::Map(entries) = &server.kind else {
             self.notes.push(format!("server '{shown_name}' is left out: it is {}", server.kind_name()));
             return None;
@@ -174,7 +174,7 @@ impl Import {
             ("headers", Kind::Map(entries), _) if !is_stdio => {
                 draft.headers = self.pairs(entries, Some(&draft.name), &draft.name);
             }
-            _ => self.notes.push(format!("server '{}': key '{}' is left out", draft.name, shown(key))),
+            _ => self.notes.push(format!("server '{}': key '{}' is left out", draft.name, excerpt_of(key))),
         }
     }
 
@@ -220,8 +220,10 @@ impl Import {
         for (key, value) in entries {
             let name = &key.name;
             let Some(value) = scalar(value) else {
-                self.notes
-                    .push(format!("server '{server}': {place} '{}' is left out: it is no text", shown(name)));
+                self.notes.push(format!(
+                    "server '{server}': {place} '{}' is left out: it is no text",
+                    excerpt_of(name)
+                ));
                 continue;
             };
             if !token::is_literal(name, &value) {
@@ -230,7 +232,7 @@ impl Import {
             }
             let (scheme, value) = token::scheme(&value);
             let wanted = prefix.map_or(name.clone(), |prefix| format!("{prefix}_{name}"));
-            let variable = self.variable(&wanted, server, value, &format!("{place}.{}", shown(name)));
+            let variable = self.variable(&wanted, server, value, &format!("{place}.{}", excerpt_of(name)));
             pairs.push((name.clone(), format!("{scheme}${{{variable}}}")));
         }
         pairs
@@ -304,8 +306,10 @@ impl Import {
     fn reference(&mut self, inside: &str, per_session: bool) -> Option<String> {
         if let Some(id) = inside.strip_prefix("input:") {
             let variable = variable_name(id);
-            self.notes
-                .push(format!("set {variable}: it stands for what the client asks for as '{}'", shown(id)));
+            self.notes.push(format!(
+                "set {variable}: it stands for what the client asks for as '{}'",
+                excerpt_of(id)
+            ));
             return Some(format!("${{{variable}}}"));
         }
         match inside {

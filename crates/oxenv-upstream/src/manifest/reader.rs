@@ -121,8 +121,8 @@ impl<'a> YamlValue<'a> {
 
     fn key(&self, key: &str, node: &'a Node) -> Self {
         let path = match self.path.as_str() {
-            "" => shown(key),
-            path => format!("{path}.{}", shown(key)),
+            "" => excerpt_of(key),
+            path => format!("{path}.{}", excerpt_of(key)),
         };
         YamlValue { node, path }
     }
@@ -220,7 +220,7 @@ impl<'a> YamlValue<'a> {
         let strangers = strangers.into_iter().map(|(key, _)| key).collect();
         if let Kind::Map(nodes) = &self.node.kind {
             for (key, node) in nodes.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
-                let message = format!("unknown key '{}' in {what}", shown(&key.name));
+                let message = format!("unknown key '{}' in {what}", excerpt_of(&key.name));
                 let suggestion = hint(&key.name).unwrap_or_else(|| did_you_mean(&key.name, known));
                 let path = self.key(&key.name, node).path;
                 reader.report(Severity::Error, key.at, &path, &message, Some(suggestion));
@@ -236,11 +236,11 @@ impl<'a> YamlValue<'a> {
             return Some(*value);
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        let suggestion = match near(text, words.iter().copied()) {
+        let suggestion = match nearest_word(text, words.iter().copied()) {
             Some(word) => format!("did you mean {word}?"),
             None => format!("use {}", words.join(", ")),
         };
-        reader.error_with(self, format!("{} cannot be '{}'", self.path, shown(text)), suggestion);
+        reader.error_with(self, format!("{} cannot be '{}'", self.path, excerpt_of(text)), suggestion);
         None
     }
 }
@@ -251,14 +251,15 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether a key is there, be it misspelt.
-    pub(super) fn seems_to_have(&self, key: &str) -> bool {
-        self.get(key).is_some() || self.strangers.iter().any(|stranger| near(stranger, [key]).is_some())
+    pub(super) fn may_have(&self, key: &str) -> bool {
+        self.get(key).is_some()
+            || self.strangers.iter().any(|stranger| nearest_word(stranger, [key]).is_some())
     }
 
     /// A key that must be there.
     pub(super) fn required(&self, key: &str, reader: &mut Reader<'_>) -> Option<&YamlValue<'a>> {
         // A misspelt one was reported as unknown.
-        if !self.seems_to_have(key) {
+        if !self.may_have(key) {
             reader.error(&self.spot, format!("key '{key}' is missing in {}", self.what));
         }
         self.get(key)
@@ -266,7 +267,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The one of these that was probably meant.
-pub(super) fn near<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(super) fn nearest_word<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = &word[..word.floor_char_boundary(4 * MAX_SHOWN_CHARS)];
     known
         .into_iter()
@@ -277,7 +278,7 @@ pub(super) fn near<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> 
 }
 
 /// A piece of the file as messages repeat it: on one line, and not too long.
-pub(super) fn shown(text: &str) -> String {
+pub(super) fn excerpt_of(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');
@@ -287,7 +288,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 fn did_you_mean(word: &str, known: &[&str]) -> String {
-    match near(word, known.iter().copied()) {
+    match nearest_word(word, known.iter().copied()) {
         Some(known) => format!("did you mean '{known}'?"),
         None => format!("known keys are {}", known.join(", ")),
     }

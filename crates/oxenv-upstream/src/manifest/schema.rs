@@ -26,7 +26,7 @@ pub fn schema() -> Value {
             "prefix": {
                 "description": "What happens to tools of one name from several toolsets: prefix the later one \
                     as toolset__tool, prefix all tools, or refuse.",
-                "enum": words(&PREFIX_RULES),
+                "enum": spellings(&PREFIX_RULES),
                 "default": "conflict",
             },
             "tools": {
@@ -64,13 +64,13 @@ fn toolset() -> Value {
             "mcp_server": { "$ref": "#/definitions/mcp_server" },
             "startup": {
                 "description": "When it is started: when its tools are first needed, or with the server.",
-                "enum": words(&STARTUPS),
+                "enum": spellings(&STARTUPS),
                 "default": "lazy",
             },
             "scope": {
                 "description": "One per session, or one for the whole server. Default: session; for http, in \
                     simulation mode session if its server gives sessions of its own, else server.",
-                "enum": words(&SCOPES),
+                "enum": spellings(&SCOPES),
             },
             "timeout_s": seconds("How long a call may take, in seconds.", 30),
             "start_timeout_s": seconds("How long a start may take, in seconds.", 60),
@@ -82,7 +82,7 @@ fn toolset() -> Value {
             },
             "on_fork": {
                 "description": "How its state follows a fork of the session.",
-                "enum": words(&FORK_MODES),
+                "enum": spellings(&FORK_MODES),
                 "default": "none",
             },
             "prefix": {
@@ -134,7 +134,7 @@ fn mcp_server() -> Value {
         "properties": {
             "transport": {
                 "description": "Default: told by command, url, toolset or path.",
-                "enum": words(&TRANSPORTS),
+                "enum": spellings(&TRANSPORTS),
             },
             "command": described("stdio: the program to run.", &text),
             "args": {
@@ -200,7 +200,7 @@ fn rate_limit() -> Value {
                     },
                     "per": {
                         "description": "Who shares the limit.",
-                        "enum": words(&RATE_SCOPES),
+                        "enum": spellings(&RATE_SCOPES),
                         "default": "session",
                     },
                 },
@@ -209,7 +209,7 @@ fn rate_limit() -> Value {
     })
 }
 
-fn words<T>(choices: &[(&str, T)]) -> Vec<String> {
+fn spellings<T>(choices: &[(&str, T)]) -> Vec<String> {
     choices.iter().map(|(word, _)| (*word).to_owned()).collect()
 }
 

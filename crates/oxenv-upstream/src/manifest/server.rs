@@ -8,8 +8,8 @@ use oxenv_core::Scope;
 
 use crate::manifest::Transport;
 use crate::manifest::entry::{ENTRY_KEYS, check_name};
-use crate::manifest::reader::{Fields, Reader, YamlValue, shown};
-use crate::manifest::text::{Text, TextUse, plain};
+use crate::manifest::reader::{Fields, Reader, YamlValue, excerpt_of};
+use crate::manifest::text::{Text, TextUse, literal_text};
 use crate::manifest::token;
 
 /// The keys of `mcp_server`.
@@ -126,7 +126,7 @@ pub(super) fn transport(
             match check_name(toolset, crate::manifest::entry::MAX_NAME) {
                 Ok(()) => Some(Transport::Builtin { toolset: toolset.to_owned() }),
                 Err(why) => {
-                    reader.error(spot, format!("{} '{}' {why}", spot.path, shown(toolset)));
+                    reader.error(spot, format!("{} '{}' {why}", spot.path, excerpt_of(toolset)));
                     None
                 }
             }
@@ -145,7 +145,7 @@ pub(super) fn transport(
 }
 
 fn named(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
-    if plain(spot) == Some("sse") {
+    if literal_text(spot) == Some("sse") {
         let message = "transport sse is not supported: MCP has replaced it by Streamable HTTP";
         reader.error_with(spot, message, "use transport: http with the server's newer endpoint, often /mcp");
         return None;
@@ -155,7 +155,7 @@ fn named(spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
 
 fn derived(fields: &Fields<'_>, reader: &mut Reader<'_>) -> Option<Kind> {
     let kinds = [Kind::Stdio, Kind::Http, Kind::Builtin, Kind::Python];
-    let given: Vec<Kind> = kinds.into_iter().filter(|kind| fields.seems_to_have(kind.key())).collect();
+    let given: Vec<Kind> = kinds.into_iter().filter(|kind| fields.may_have(kind.key())).collect();
     match given[..] {
         [kind] => Some(kind),
         [] => {
@@ -185,7 +185,7 @@ fn stdio(fields: &Fields<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option
         arg_spots.iter().chain(cwd_spot).for_each(|spot| warn_of_shared_workspace(spot, reader));
     }
     let spot = fields.required("command", reader)?;
-    if plain(spot).is_some_and(|command| command.trim().is_empty()) {
+    if literal_text(spot).is_some_and(|command| command.trim().is_empty()) {
         reader.error(spot, format!("{} is empty", spot.path));
         return None;
     }
@@ -196,7 +196,7 @@ fn stdio(fields: &Fields<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option
 
 fn argument(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Text> {
     let text = Text::read(spot, usage, reader)?;
-    let written = plain(spot).unwrap_or_default();
+    let written = literal_text(spot).unwrap_or_default();
     Some(match token::in_argument(None, written) {
         Some((_, range)) => {
             warn_of_literal(spot, reader);
@@ -235,7 +235,7 @@ fn url(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<
         );
         return None;
     }
-    let written = plain(spot).unwrap_or_default();
+    let written = literal_text(spot).unwrap_or_default();
     Some(match token::in_url(written) {
         Some((_, range)) => {
             warn_of_literal(spot, reader);
@@ -266,7 +266,7 @@ fn texts(
             reader.error(&spot, format!("{} {why}", spot.path));
         }
         let Some(mut text) = text else { continue };
-        if let Some(value) = plain(&spot).filter(|value| token::is_literal(name, value)) {
+        if let Some(value) = literal_text(&spot).filter(|value| token::is_literal(name, value)) {
             warn_of_literal(&spot, reader);
             text = text.concealed(token::scheme(value).1);
         }
@@ -304,7 +304,7 @@ fn warn_of_literal(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
 
 /// `/workspace` as a path of its own, or below an option's `=`.
 fn warn_of_shared_workspace(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
-    let Some(text) = plain(spot) else { return };
+    let Some(text) = literal_text(spot) else { return };
     let path = text.rsplit('=').next().unwrap_or(text);
     if path == "/workspace" || path.starts_with("/workspace/") {
         let message = "/workspace is one path shared by all sessions";
@@ -315,7 +315,7 @@ fn warn_of_shared_workspace(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
 /// The github server reads another variable than the one people set for it.
 fn warn_of_github_variable(fields: &Fields<'_>, args: &[YamlValue<'_>], reader: &mut Reader<'_>) {
     const GITHUB_TOKEN_VARIABLE: &str = "GITHUB_PERSONAL_ACCESS_TOKEN";
-    let is_github = fields.get("command").into_iter().chain(args).filter_map(plain).any(|text| {
+    let is_github = fields.get("command").into_iter().chain(args).filter_map(literal_text).any(|text| {
         let package = text.rsplit('/').next().unwrap_or(text).split('@').next();
         package.is_some_and(|package| package.ends_with("server-github"))
     });

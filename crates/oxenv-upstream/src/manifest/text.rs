@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::manifest::node::Kind;
-use crate::manifest::reader::{Reader, YamlValue, near, shown};
+use crate::manifest::reader::{Reader, YamlValue, excerpt_of, nearest_word};
 use crate::secret::{CONCEALED, Secret};
 
 /// A text whose variables are filled in, and which may still wait for a session's workspace and seed.
@@ -157,7 +157,7 @@ impl fmt::Debug for Text {
 }
 
 /// What a text says if it stands for itself wholly; for checks of what was written.
-pub(super) fn plain<'a>(spot: &YamlValue<'a>) -> Option<&'a str> {
+pub(super) fn literal_text<'a>(spot: &YamlValue<'a>) -> Option<&'a str> {
     match &spot.node.kind {
         Kind::Text(text) => Some(text),
         _ => None,
@@ -212,7 +212,7 @@ fn reference(inside: &str) -> Result<TextPart<'_>, (String, String)> {
     if is_variable(name) && default.is_none_or(|default| !default.contains("${")) {
         return Ok(TextPart::Variable { name, default });
     }
-    let message = format!("'${{{}}}' is not understood", shown(inside));
+    let message = format!("'${{{}}}' is not understood", excerpt_of(inside));
     match inside.strip_prefix("env:").filter(|name| is_variable(name)) {
         Some(name) => Err((message, format!("write ${{{name}}}"))),
         None => {
@@ -264,7 +264,7 @@ fn variable(
         (Some(value), _) => Some(TextPiece::Secret(Secret::new(value))),
         (None, Some(default)) => Some(TextPiece::Literal(default.to_owned())),
         (None, None) => {
-            let suggestion = match near(&name.to_lowercase(), ["workspace", "seed"]) {
+            let suggestion = match nearest_word(&name.to_lowercase(), ["workspace", "seed"]) {
                 Some(late) => format!("did you mean ${{{late}}}?"),
                 None => format!("set it, or write ${{{name}:-default}}"),
             };
@@ -278,7 +278,7 @@ fn file(path: &str, spot: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<Sec
     match read_file(&reader.folder().join(path)) {
         Ok(text) => Some(Secret::new(text)),
         Err(why) => {
-            reader.error(spot, format!("cannot read file '{}': {why}", shown(path)));
+            reader.error(spot, format!("cannot read file '{}': {why}", excerpt_of(path)));
             None
         }
     }

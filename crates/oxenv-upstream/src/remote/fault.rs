@@ -72,7 +72,7 @@ impl RemoteError {
         RemoteError::new(RemoteErrorKind::Lost, "was closed", Delivered::No)
     }
 
-    pub(super) fn late(says: &str) -> Self {
+    pub(super) fn timed_out(says: &str) -> Self {
         RemoteError::new(RemoteErrorKind::TimedOut, says, Delivered::No)
     }
 

@@ -25,7 +25,7 @@ async fn a_command_reads_and_writes_and_ends_with_its_stdin() {
     soon(stdout.read_to_string(&mut said)).await.unwrap();
     assert_eq!(said, "hello");
     assert!(soon(child.wait()).await.success());
-    assert_eq!(soon(child.ending()).await, "exited with code 0");
+    assert_eq!(soon(child.describe_end()).await, "exited with code 0");
     mark.count(0).await;
 }
 
@@ -98,7 +98,7 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     let script = script.to_str().unwrap();
     let ending = async |program: &str| {
         let (mut child, _stdin, _stdout) = spawn(mark.spec(program, &[]));
-        soon(child.ending()).await
+        soon(child.describe_end()).await
     };
     assert_eq!(
         ending("no-such-command").await,
@@ -128,13 +128,13 @@ async fn an_ending_has_the_code_and_the_last_words() {
     let mark = Mark::new();
     let (mut child, _stdin, _stdout) = shell(&mark, "echo starting >&2; echo no key hunter2 >&2; exit 3");
     assert_eq!(soon(child.wait()).await.code(), Some(3));
-    assert_eq!(soon(child.ending()).await, "exited with code 3: starting\nno key ***");
+    assert_eq!(soon(child.describe_end()).await, "exited with code 3: starting\nno key ***");
 
     let (mut child, _stdin, _stdout) = shell(&mark, "kill -9 $$");
-    assert_eq!(soon(child.ending()).await, "was ended by signal 9");
+    assert_eq!(soon(child.describe_end()).await, "was ended by signal 9");
 
     let (mut child, _stdin, _stdout) = shell(&mark, "exit 255");
-    assert_eq!(soon(child.ending()).await, "exited with code 255");
+    assert_eq!(soon(child.describe_end()).await, "exited with code 255");
     mark.count(0).await;
 }
 

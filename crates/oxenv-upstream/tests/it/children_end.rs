@@ -158,7 +158,7 @@ async fn the_command_ends_when_its_supervisor_is_killed() {
     ready(&mut stdout).await;
     mark.count(2).await;
     kill(child.pid(), Signal::KILL);
-    assert_eq!(soon(child.ending()).await, "ended with its supervisor, by signal 9");
+    assert_eq!(soon(child.describe_end()).await, "ended with its supervisor, by signal 9");
     mark.count(0).await;
 }
 

@@ -163,7 +163,7 @@ impl CheckedSession {
                 return Ok(Optional::None("the server has no sessions over HTTP".to_owned()));
             }
         };
-        if let Some(why) = absent(&reply) {
+        if let Some(why) = missing_reason(&reply) {
             return Ok(Optional::None(why));
         }
         let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
@@ -184,7 +184,7 @@ impl CheckedSession {
                 return Ok(Optional::None("the server has no sessions over HTTP".to_owned()));
             }
         };
-        if let Some(why) = absent(&reply) {
+        if let Some(why) = missing_reason(&reply) {
             return Ok(Optional::None(why));
         }
         let snapshot = named(&reply.text, "snapshot").filter(|_| reply.ok);
@@ -237,7 +237,7 @@ async fn exchange(socket: &mut Socket, frame: &Value) -> anyhow::Result<CheckedR
 }
 
 /// Why a server does not have what was asked for, if that is what it says.
-fn absent(reply: &CheckedReply) -> Option<String> {
+fn missing_reason(reply: &CheckedReply) -> Option<String> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     match reply.status {
         404 | 405 if body["oxenv"].is_null() => Some("the server has no such route".to_owned()),

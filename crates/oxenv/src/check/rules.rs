@@ -78,7 +78,7 @@ pub(super) async fn fork(door: &CheckedServer, episodes: &[ReferenceEpisode]) ->
                     return Ok(Verdict::NotOffered(why));
                 }
             };
-            let rest = go_on(&mut fork, &episode.actions[at..]).await?;
+            let rest = play_on(&mut fork, &episode.actions[at..]).await?;
             fork.close().await?;
             if let Some(difference) = difference(&episode.replies[at + 1..], &rest) {
                 original.close().await?;
@@ -103,7 +103,7 @@ pub(super) async fn snapshot(door: &CheckedServer, episodes: &[ReferenceEpisode]
         let half = episode.actions.len() / 2;
         let mut original = door.open(episode.seed).await?;
         original.reset(episode.seed).await?;
-        go_on(&mut original, &episode.actions[..half]).await?;
+        play_on(&mut original, &episode.actions[..half]).await?;
         let saved = original.snapshot().await?;
         original.close().await?;
         let text = match saved {
@@ -111,7 +111,7 @@ pub(super) async fn snapshot(door: &CheckedServer, episodes: &[ReferenceEpisode]
             Optional::None(why) => return Ok(Verdict::NotOffered(why)),
         };
         let mut restored = door.restore(&text).await?;
-        let rest = go_on(&mut restored, &episode.actions[half..]).await?;
+        let rest = play_on(&mut restored, &episode.actions[half..]).await?;
         restored.close().await?;
         if let Some(difference) = difference(&episode.replies[half + 1..], &rest) {
             return Ok(Verdict::Fails(format!("restored after {half} steps: {difference}")));
@@ -173,11 +173,11 @@ pub(super) async fn bad_actions(
         false => json!({ "no such field": [[]] }),
     };
     let reply = player.step(&bad).await?;
-    if let Some(why) = wrongly_taken(&reply, called) {
+    if let Some(why) = accepted_wrongly(&reply, called) {
         player.close().await?;
         return Ok(why);
     }
-    let rest = go_on(&mut player, &episode.actions).await?;
+    let rest = play_on(&mut player, &episode.actions).await?;
     player.close().await?;
     // A tool that is not there is asked for in a step of its own, which environments may count.
     let same = !promises.deterministic || called || difference(&episode.replies[1..], &rest).is_none();
@@ -192,7 +192,7 @@ pub(super) async fn bad_actions(
 }
 
 /// Why an answer to a wrong action is none that blames the agent.
-fn wrongly_taken(reply: &CheckedReply, called: bool) -> Option<Verdict> {
+fn accepted_wrongly(reply: &CheckedReply, called: bool) -> Option<Verdict> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     let kind = body["oxenv"]["kind"].as_str();
     match reply.ok {
@@ -214,11 +214,11 @@ pub(super) async fn play(
     episode: &ReferenceEpisode,
 ) -> anyhow::Result<Vec<CheckedReply>> {
     let mut replies = vec![player.reset(episode.seed).await?];
-    replies.extend(go_on(player, &episode.actions).await?);
+    replies.extend(play_on(player, &episode.actions).await?);
     Ok(replies)
 }
 
-async fn go_on(player: &mut CheckedSession, actions: &[Value]) -> anyhow::Result<Vec<CheckedReply>> {
+async fn play_on(player: &mut CheckedSession, actions: &[Value]) -> anyhow::Result<Vec<CheckedReply>> {
     let mut replies = Vec::with_capacity(actions.len());
     for action in actions {
         replies.push(player.step(action).await?);

@@ -54,7 +54,7 @@ pub(super) async fn over_the_wire(
     let door = CheckedServer::find(client).await?;
     let name = door.about("/metadata").await?["name"].as_str().unwrap_or("the environment").to_owned();
     let mut report = CheckReport::new(name, door.name(), promises.deterministic);
-    through(&door, plan, promises, &mut report).await?;
+    run_rules(&door, plan, promises, &mut report).await?;
     report
         .add("replay", Verdict::NotOffered("a record is replayed where it is: oxenv replay DIR".to_owned()));
     Ok(report)
@@ -82,7 +82,7 @@ pub(super) async fn in_process(local: Local, plan: &CheckPlan) -> anyhow::Result
     let mut report = CheckReport::new(spec.name.clone(), "sessions", promises.deterministic);
     let checked = async {
         let door = CheckedServer::find(Arc::new(client)).await?;
-        through(&door, plan, promises, &mut report).await?;
+        run_rules(&door, plan, promises, &mut report).await?;
         episode(&door, plan, CONTRACT_SEED).await
     };
     let checked = checked.await;
@@ -99,7 +99,7 @@ pub(super) async fn in_process(local: Local, plan: &CheckPlan) -> anyhow::Result
     Ok(report)
 }
 
-async fn through(
+async fn run_rules(
     door: &CheckedServer,
     plan: &CheckPlan,
     promises: DeclaredCapabilities,
@@ -145,7 +145,7 @@ async fn episode(door: &CheckedServer, plan: &CheckPlan, seed: u64) -> anyhow::R
             }
         }
         None => {
-            made(door, &mut player, &mut episode).await?;
+            find_actions(door, &mut player, &mut episode).await?;
             // What was refused on the way may have left traces, so nobody compares with this session.
             player.close().await?;
             player = door.open(seed).await?;
@@ -156,7 +156,7 @@ async fn episode(door: &CheckedServer, plan: &CheckPlan, seed: u64) -> anyhow::R
     Ok(episode)
 }
 
-async fn made(
+async fn find_actions(
     door: &CheckedServer,
     player: &mut CheckedSession,
     episode: &mut ReferenceEpisode,
@@ -300,7 +300,7 @@ mod tests {
         }
     }
 
-    fn liar(deterministic: bool) -> Local {
+    fn nondeterministic(deterministic: bool) -> Local {
         let spec = EnvironmentSpec {
             capabilities: Capabilities { deterministic, fork: ForkMode::Native, ..Capabilities::default() },
             ..EnvironmentSpec::new("liar", "Says that it is deterministic, and is not")
@@ -312,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn an_environment_that_says_deterministic_and_is_not_fails() {
         let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
-        let report = in_process(liar(true), &plan).await.unwrap();
+        let report = in_process(nondeterministic(true), &plan).await.unwrap();
         let table = report.table();
         for rule in ["seed", "isolation", "fork", "contract", "replay"] {
             let line = table.lines().find(|line| line.contains(rule)).unwrap();
@@ -334,7 +334,7 @@ mod tests {
             let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
             let mut report = CheckReport::new("it".to_owned(), "websocket", true);
             let promises = DeclaredCapabilities { deterministic: true };
-            through(&CheckedServer::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
+            run_rules(&CheckedServer::Sockets(Arc::new(client)), &plan, promises, &mut report).await.unwrap();
             serving.abort();
             let table = report.table();
             for line in [
@@ -352,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_promises_nothing_is_not_held_to_it() {
         let plan = CheckPlan { actions: None, episodes: 1, seed: 7 };
-        let table = in_process(liar(false), &plan).await.unwrap().table();
+        let table = in_process(nondeterministic(false), &plan).await.unwrap().table();
         assert!(table.contains("not offered  seed"), "{table}");
         assert!(table.contains("holds        at most once"), "{table}");
     }

@@ -80,7 +80,7 @@ impl FleetAccess {
 
     /// The control plane.
     pub(super) fn control(&self) -> anyhow::Result<FleetControl> {
-        FleetControl::new(&self.key()?, self.base_url().as_deref()).map_err(told)
+        FleetControl::new(&self.key()?, self.base_url().as_deref()).map_err(with_exit_code)
     }
 
     fn base_url(&self) -> Option<String> {
@@ -138,18 +138,18 @@ pub(super) async fn connect(
     let there = match control.instance(environment).await {
         Ok(_) => true,
         Err(error) if matches!(error.code(), Code::FleetInstanceGone | Code::FleetBadRequest) => false,
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(with_exit_code(error)),
     };
     let connected = if there {
         FleetEnvClient::attach(key, environment, options).await
     } else {
         FleetEnvClient::from_fleet(key, environment, options).await
     };
-    connected.map_err(told)
+    connected.map_err(with_exit_code)
 }
 
 /// A client's failure as this command's, with its exit code.
-pub(super) fn told(error: ClientError) -> anyhow::Error {
+pub(super) fn with_exit_code(error: ClientError) -> anyhow::Error {
     let text = error.message().to_owned();
     match error.code() {
         Code::InvalidOptions => usage(text),

@@ -7,7 +7,7 @@ use clap::Args;
 use oxenv_client::Code;
 use oxenv_client::fleet::FleetControl;
 
-use super::access::{FleetAccess, stoppable, told};
+use super::access::{FleetAccess, stoppable, with_exit_code};
 use crate::commands::print;
 
 /// What to end.
@@ -34,7 +34,7 @@ pub(super) async fn run(args: DownArgs) -> anyhow::Result<()> {
     let control = args.access.control()?;
     stoppable(async {
         let ids = match args.ids.is_empty() {
-            true => there(&control, args.run_id.as_deref()).await?,
+            true => running_instances(&control, args.run_id.as_deref()).await?,
             false => args.ids,
         };
         if ids.is_empty() {
@@ -59,8 +59,8 @@ pub(super) async fn run(args: DownArgs) -> anyhow::Result<()> {
     .map(|_| ())
 }
 
-async fn there(control: &FleetControl, run_id: Option<&str>) -> anyhow::Result<Vec<String>> {
-    let instances = control.instances(run_id).await.map_err(told)?;
+async fn running_instances(control: &FleetControl, run_id: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let instances = control.instances(run_id).await.map_err(with_exit_code)?;
     let there = instances.into_iter().filter(|instance| instance.status != "stopped");
     Ok(there.map(|instance| instance.instance_id).collect())
 }
@@ -69,6 +69,6 @@ async fn there(control: &FleetControl, run_id: Option<&str>) -> anyhow::Result<V
 async fn end(control: &FleetControl, id: &str) -> anyhow::Result<()> {
     match control.instance(id).await {
         Err(error) if error.code() == Code::FleetInstanceGone => bail!("there is no instance '{id}'"),
-        _ => control.delete(id).await.map_err(told),
+        _ => control.delete(id).await.map_err(with_exit_code),
     }
 }

@@ -5,7 +5,7 @@
 use clap::Args;
 use oxenv_client::fleet::FleetInstance;
 
-use super::access::{FleetAccess, stoppable, told};
+use super::access::{FleetAccess, stoppable, with_exit_code};
 use crate::commands::print;
 
 /// What to list.
@@ -26,7 +26,7 @@ pub(super) struct ListArgs {
 
 pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
     let control = args.access.control()?;
-    let listed = stoppable(async { control.instances(args.run_id.as_deref()).await.map_err(told) });
+    let listed = stoppable(async { control.instances(args.run_id.as_deref()).await.map_err(with_exit_code) });
     let Some(instances) = listed.await? else { return Ok(()) };
     if args.json {
         return print(&serde_json::to_string_pretty(&instances)?);

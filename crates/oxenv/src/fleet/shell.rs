@@ -13,7 +13,7 @@ use oxenv_wire::ToolResult;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::access::{FleetAccess, InstanceArgs, connect, stoppable, told};
+use super::access::{FleetAccess, InstanceArgs, connect, stoppable, with_exit_code};
 use crate::commands::{object, print};
 
 const COMMANDS: &str = "reset [SEED]       begin an episode
@@ -60,14 +60,14 @@ pub(super) async fn run(args: ShellArgs) -> anyhow::Result<()> {
     stoppable(async {
         let (client, tools) = connect(&key, &args.environment, options, &control).await?;
         eprintln!("instance {} at {}; `help` tells what can be asked", client.instance_id(), client.root());
-        let outcome = converse(&client, &tools).await;
-        outcome.and(client.close().await.map_err(told))
+        let outcome = read_commands(&client, &tools).await;
+        outcome.and(client.close().await.map_err(with_exit_code))
     })
     .await
     .map(|_| ())
 }
 
-async fn converse(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::Result<()> {
+async fn read_commands(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::Result<()> {
     let by_hand = std::io::stdin().is_terminal();
     let mut lines = lines();
     let mut failed = 0;
@@ -138,10 +138,10 @@ impl ShellCommand {
             ShellCommand::Help => print(COMMANDS),
             ShellCommand::Reset(seed) => {
                 let options = ResetOptions { seed, ..ResetOptions::default() };
-                result(&client.reset(&options).await.map_err(told)?)
+                result(&client.reset(&options).await.map_err(with_exit_code)?)
             }
             ShellCommand::Tools => {
-                let listing = tools.list().await.map_err(told)?;
+                let listing = tools.list().await.map_err(with_exit_code)?;
                 for endpoint in listing.endpoints {
                     if let Some(error) = endpoint.error {
                         eprintln!("{}: {error}", endpoint.url);
@@ -154,11 +154,11 @@ impl ShellCommand {
                 print(&listing.tools.iter().map(line).collect::<Vec<_>>().join("\n"))
             }
             ShellCommand::Call(name, arguments) => {
-                called(&name, &tools.call_tool(&name, arguments).await.map_err(told)?)
+                called(&name, &tools.call_tool(&name, arguments).await.map_err(with_exit_code)?)
             }
-            ShellCommand::Step(action) => result(&client.step(&action).await.map_err(told)?),
+            ShellCommand::Step(action) => result(&client.step(&action).await.map_err(with_exit_code)?),
             ShellCommand::State => {
-                print(&serde_json::to_string_pretty(&client.state().await.map_err(told)?)?)
+                print(&serde_json::to_string_pretty(&client.state().await.map_err(with_exit_code)?)?)
             }
         }
     }

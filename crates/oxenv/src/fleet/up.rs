@@ -11,7 +11,7 @@ use oxenv_client::fleet::{FleetControl, FleetEnvClient};
 use oxenv_client::{Code, ToolListing};
 use serde_json::json;
 
-use super::access::{FleetAccess, InstanceArgs, stoppable, told};
+use super::access::{FleetAccess, InstanceArgs, stoppable, with_exit_code};
 use crate::commands::print;
 
 /// How often Fleet is asked whether the instance is still there.
@@ -47,9 +47,9 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let options = args.making.options(&args.access)?;
     let kept = stoppable(async {
         let (client, tools) =
-            FleetEnvClient::from_fleet(&key, &args.environment, options).await.map_err(told)?;
-        let listing = tools.list().await.map_err(told)?;
-        print(&shown(&client, &listing, args.json))?;
+            FleetEnvClient::from_fleet(&key, &args.environment, options).await.map_err(with_exit_code)?;
+        let listing = tools.list().await.map_err(with_exit_code)?;
+        print(&summary_text(&client, &listing, args.json))?;
         if args.detach {
             let id = client.detach();
             eprintln!("it runs on; end it with `oxenv fleet down {id}`");
@@ -67,7 +67,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
     }
 }
 
-fn shown(client: &FleetEnvClient, listing: &ToolListing, as_json: bool) -> String {
+fn summary_text(client: &FleetEnvClient, listing: &ToolListing, as_json: bool) -> String {
     let instance = client.instance();
     if as_json {
         return json!({
@@ -106,7 +106,7 @@ async fn watch(control: &FleetControl, id: &str) -> anyhow::Result<()> {
             Ok(instance) if matches!(instance.status.as_str(), "stopped" | "error") => {
                 bail!("the instance '{id}' is gone: Fleet says '{}'", instance.status);
             }
-            Err(error) if error.code() == Code::FleetInstanceGone => return Err(told(error)),
+            Err(error) if error.code() == Code::FleetInstanceGone => return Err(with_exit_code(error)),
             // A Fleet that cannot be asked just now has not ended it.
             _ => {}
         }

@@ -162,7 +162,7 @@ impl CheckedManifest {
         if !unknown.is_empty() {
             return Err(refused(&unknown));
         }
-        if let Some(outside) = outside(&manifest, folder) {
+        if let Some(outside) = file_outside(&manifest, folder) {
             let folder = folder.display();
             return Err(usage(format!("{outside} is not in {folder}, so it would not be in the image")));
         }
@@ -201,7 +201,7 @@ impl CheckedManifest {
 }
 
 /// A Python file of the manifest that is somewhere else.
-fn outside(manifest: &Manifest, folder: &Path) -> Option<String> {
+fn file_outside(manifest: &Manifest, folder: &Path) -> Option<String> {
     let folder = folder.canonicalize().ok()?;
     manifest.toolsets.iter().find_map(|entry| match &entry.transport {
         Transport::Python { path, .. } => {

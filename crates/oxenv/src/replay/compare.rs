@@ -31,7 +31,7 @@ impl SessionNames {
     }
 
     /// A text of the replay in the names of the record.
-    fn spell(&self, text: &str) -> String {
+    fn replace_names(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (replayed, recorded)| text.replace(replayed, recorded))
     }
 }
@@ -59,10 +59,10 @@ pub(super) fn compare(
             (one != two).then(|| differs("the failure", &format!("{one:?}"), &format!("{two:?}")))
         }
         (StoredOutcome::Answered { .. }, StoredOutcome::Failed(_)) => {
-            Some(differs("it failed", &shown(recorded)?, &shown(replayed)?))
+            Some(differs("it failed", &comparable_text(recorded)?, &comparable_text(replayed)?))
         }
         (StoredOutcome::Failed(_), StoredOutcome::Answered { .. }) => {
-            Some(differs("it did not fail", &shown(recorded)?, &shown(replayed)?))
+            Some(differs("it did not fail", &comparable_text(recorded)?, &comparable_text(replayed)?))
         }
     })
 }
@@ -71,7 +71,7 @@ pub(super) fn compare(
 ///
 /// # Errors
 /// When a blob cannot be read.
-pub(super) fn shown(entry: &StoredEntry) -> Result<String, LogError> {
+pub(super) fn comparable_text(entry: &StoredEntry) -> Result<String, LogError> {
     Ok(match outcome(entry) {
         None => String::new(),
         Some(StoredOutcome::Answered { reply, .. }) => excerpt(&reply.text()?, 0),
@@ -91,7 +91,7 @@ fn answers(
     else {
         return Ok(None);
     };
-    let (mut one, mut two) = (one.text()?, Cow::from(names.spell(&two.text()?)));
+    let (mut one, mut two) = (one.text()?, Cow::from(names.replace_names(&two.text()?)));
     (one, two) = (without_problems(one), without_problems(two));
     if one != two {
         let at = one.bytes().zip(two.bytes()).take_while(|(one, two)| one == two).count();
@@ -223,6 +223,6 @@ mod tests {
     fn the_sessions_own_ids_are_taken_for_the_same() {
         let mut names = SessionNames::default();
         names.add("b-2", "a-1");
-        assert_eq!(names.spell("{\"id\":\"b-2\"}"), "{\"id\":\"a-1\"}");
+        assert_eq!(names.replace_names("{\"id\":\"b-2\"}"), "{\"id\":\"a-1\"}");
     }
 }

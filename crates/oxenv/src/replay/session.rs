@@ -332,7 +332,7 @@ fn judge(
             (Some(other), _) => compare(recorded, other, names)?,
             (None, Some(failure)) => Some(compare::Difference {
                 what: "it was refused".to_owned(),
-                recorded: compare::shown(recorded)?,
+                recorded: compare::comparable_text(recorded)?,
                 replayed: failure.to_string(),
             }),
             (None, None) => None,

@@ -81,13 +81,13 @@ impl TrajectorySource for RecordFolder {
         };
         let sessions =
             self.refresh().and_then(|()| self.sessions_in(&filter)).map_err(|error| unreadable(&error))?;
-        sessions.into_iter().map(|session| Ok((session.session_id.clone(), spelled(&session)?))).collect()
+        sessions.into_iter().map(|session| Ok((session.session_id.clone(), to_json(&session)?))).collect()
     }
 
     fn session(&self, id: &str) -> Result<Option<RawJson>, Failure> {
         let session =
             self.refresh().and_then(|()| self.session_of(id)).map_err(|error| unreadable(&error))?;
-        session.map(|session| spelled(&session)).transpose()
+        session.map(|session| to_json(&session)).transpose()
     }
 
     fn entries(&self, id: &str, after: Option<u64>, limit: usize) -> Result<EntriesPage, Failure> {
@@ -95,7 +95,7 @@ impl TrajectorySource for RecordFolder {
             .refresh()
             .and_then(|()| self.entries_of(id, after, limit))
             .map_err(|error| unreadable(&error))?;
-        let entries = page.entries.into_iter().map(|entry| Ok((entry.seq, spelled(&entry)?)));
+        let entries = page.entries.into_iter().map(|entry| Ok((entry.seq, to_json(&entry)?)));
         Ok(EntriesPage { entries: entries.collect::<Result<_, Failure>>()?, more: page.next.is_some() })
     }
 }
@@ -106,7 +106,7 @@ impl fmt::Debug for RecordFolder {
     }
 }
 
-fn spelled(view: &impl Serialize) -> Result<RawJson, Failure> {
+fn to_json(view: &impl Serialize) -> Result<RawJson, Failure> {
     raw(view).map_err(|error| Failure::infrastructure(error.to_string()))
 }
 

@@ -28,7 +28,7 @@ pub(super) fn sessions(sessions: &[SessionView]) -> String {
             session.epochs,
             session.steps,
             session.reward,
-            ended(session),
+            end_text(session),
         )
     }));
     lines.join("\n")
@@ -44,7 +44,7 @@ pub(super) fn head(session: &SessionView) -> String {
         "session {session_id}\nenvironment {environment} {version}, seed {seed}\nopened {}, {}{origin}\n\
          {} epochs, {} steps, {} failures, reward {}",
         time(session.opened_us),
-        ended(session),
+        end_text(session),
         session.epochs,
         session.steps,
         session.failures,
@@ -55,7 +55,7 @@ pub(super) fn head(session: &SessionView) -> String {
 /// The lines of an entry: none for what the head tells already.
 pub(super) fn lines(entry: &EntryView) -> Vec<String> {
     let took = entry.duration_us.map_or(String::new(), |us| format!("  {us} µs"));
-    let came = came(entry);
+    let came = outcome_text(entry);
     match entry.event.as_str() {
         "reset" => {
             let episode = entry.episode_id.as_deref().unwrap_or_default();
@@ -74,7 +74,7 @@ pub(super) fn lines(entry: &EntryView) -> Vec<String> {
     }
 }
 
-fn came(entry: &EntryView) -> String {
+fn outcome_text(entry: &EntryView) -> String {
     if let Some(failure) = &entry.failure {
         return format!("failed: {:?}: {}", failure.code, shortened(&failure.message));
     }
@@ -88,7 +88,7 @@ fn came(entry: &EntryView) -> String {
     format!("reward {reward}{done}")
 }
 
-fn ended(session: &SessionView) -> String {
+fn end_text(session: &SessionView) -> String {
     let ended = match (&session.reason, session.closed_us) {
         (Some(reason), _) => reason,
         (None, Some(_)) => "ended",
