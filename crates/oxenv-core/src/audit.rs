@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::work::Work;
 
 /// Where audit records go.

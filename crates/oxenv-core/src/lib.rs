@@ -12,6 +12,7 @@ pub mod contract;
 
 mod audit;
 mod clock;
+mod end_reason;
 mod environment;
 mod failure;
 pub mod folders;
@@ -21,6 +22,7 @@ mod mac;
 mod native;
 mod observe;
 mod policy;
+mod principal;
 mod record;
 pub mod render;
 pub mod rubric;
@@ -41,6 +43,7 @@ mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
 pub use clock::after;
+pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};
 pub use idempotency::{Idempotency, IdempotentReply};
@@ -51,6 +54,7 @@ pub use policy::{
     ArgumentRefusal, Buckets, ConsideredRule, Explanation, Policy, PolicyError, RateLimit, RateScope,
     RetryAfter, RoleRules, Rules, Verdict,
 };
+pub use principal::Principal;
 pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
@@ -58,7 +62,7 @@ pub use rubric::{
 pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, EndReason, GraphReply, Principal, ResetOptions, Session,
+    AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session,
     SessionOperation, SessionOptions, SessionRequest, StepReply, ToolListing,
 };
 pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use oxenv_wire::ErrorCode;
 
 use crate::failure::Failure;
-use crate::session::EndReason;
+use crate::end_reason::EndReason;
 
 /// Counts and measures the work of sessions.
 ///

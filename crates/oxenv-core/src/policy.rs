@@ -18,7 +18,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::schema::{CheckBudget, TooDeep};
-use crate::session::Principal;
+use crate::principal::Principal;
 use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 

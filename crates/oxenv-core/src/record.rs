@@ -8,7 +8,7 @@ use oxenv_wire::{Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::work::Work;
 
 /// Keeps what sessions do.

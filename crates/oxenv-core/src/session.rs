@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
+use crate::end_reason::EndReason;
 use crate::environment::Environment;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::{Observer, TraceContext};
@@ -46,17 +47,6 @@ pub use steps::{AgentCall, CallReply, GraphReply, ResetOptions, StepReply, ToolL
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 1024, bytes: 64 << 20 };
 
-/// Who is calling, as the door knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Principal {
-    /// The orchestrator: resets, steps, sees rewards.
-    Control,
-    /// The agent: calls tools, never sees rewards.
-    Agent,
-    /// Somebody who only looks.
-    Observer,
-}
-
 /// What is asked of a new session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
@@ -71,32 +61,6 @@ pub struct SessionOptions {
     pub owner: Option<Arc<str>>,
     /// How long to wait for a free slot, or for all that are asked for; absent: the store's limit.
     pub queue: Option<Duration>,
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EndReason {
-    /// Somebody closed it, or the socket that owned it went away.
-    Closed,
-    /// Its lease ran out.
-    Expired,
-    /// Its environment panicked; holds what the panic said.
-    Failed(String),
-    /// The server shut down.
-    Drained,
-}
-
-impl EndReason {
-    /// The reason in a word.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            EndReason::Closed => "closed",
-            EndReason::Expired => "expired",
-            EndReason::Failed(_) => "failed",
-            EndReason::Drained => "drained",
-        }
-    }
 }
 
 /// One live environment and the counters of its history.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;

@@ -20,7 +20,8 @@ use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
 use crate::record::Recorder;
-use crate::session::{EndReason, Hooks, Session, SessionOptions};
+use crate::end_reason::EndReason;
+use crate::session::{Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
 

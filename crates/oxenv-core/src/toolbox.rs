@@ -23,7 +23,7 @@ use parking_lot::RwLock;
 use crate::failure::Failure;
 use crate::policy::Buckets;
 use crate::seed::EpisodeSeeds;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
 

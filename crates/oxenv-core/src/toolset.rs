@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::failure::Failure;
 use crate::schema::memory_size;
 use crate::seed::EpisodeSeeds;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::spec::ForkMode;
 use crate::work::Work;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::policy::{Layer, OBSERVER_RULE, Policy};
-use crate::session::Principal;
+use crate::principal::Principal;
 
 /// Every rule that was looked at for a call, in order, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

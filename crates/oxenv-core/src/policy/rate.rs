@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::Policy;
-use crate::session::Principal;
+use crate::principal::Principal;
 
 /// The longest time that a limit may count over.
 const MAX_PERIOD: Duration = Duration::from_secs(366 * 24 * 60 * 60);

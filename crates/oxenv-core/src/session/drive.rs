@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::operation::StepLock;
-use super::{Cell, EndReason, Session};
+use super::{Cell, Session};
+use crate::end_reason::EndReason;
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::spec::Execution;

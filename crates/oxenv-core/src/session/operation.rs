@@ -17,7 +17,8 @@ use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
 use super::drive::{CellGuard, InFlight, at};
-use super::{Expected, Hooks, Principal, Progress, Session};
+use super::{Expected, Hooks, Progress, Session};
+use crate::principal::Principal;
 use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
 use crate::observe::{OperationKind, TraceContext};

@@ -6,7 +6,7 @@
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;
 
-use super::EndReason;
+use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::store::Slot;
 use crate::tape::Tape;

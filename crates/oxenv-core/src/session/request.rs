@@ -9,7 +9,8 @@ use oxenv_wire::Action;
 
 use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
-use super::{Expected, Principal, Session};
+use super::{Expected, Session};
+use crate::principal::Principal;
 use crate::idempotency::{Idempotency, IdempotentReply};
 use crate::observe::TraceContext;
 

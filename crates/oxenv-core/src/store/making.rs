@@ -17,7 +17,8 @@ use crate::clock::after;
 use crate::failure::Failure;
 use crate::record::{RecordEntry, RecordEvent, SessionOrigin};
 use crate::seed::derive_seed;
-use crate::session::{EndReason, Lease, NewSession, Past, Session, SessionOptions};
+use crate::end_reason::EndReason;
+use crate::session::{Lease, NewSession, Past, Session, SessionOptions};
 use crate::spec::{EnvironmentContext, EnvironmentInstance};
 use crate::work::{CatchPanic, Work, panic_text};
 

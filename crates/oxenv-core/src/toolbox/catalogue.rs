@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::mount::{Mount, Naming};
 use crate::policy::Verdict;
 use crate::schema::{LazySchema, Schema, SchemaError};
-use crate::session::Principal;
+use crate::principal::Principal;
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;

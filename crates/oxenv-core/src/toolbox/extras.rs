@@ -19,7 +19,7 @@ use super::record::Recording;
 use super::{Toolbox, contained};
 use crate::audit::Decision;
 use crate::policy::Verdict;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::toolset::{CallContext, RequestError, ResourcesAndPrompts};
 
 /// JSON-RPC's number for parameters that are wrong, which MCP uses for unknown prompts as well.

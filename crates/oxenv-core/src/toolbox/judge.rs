@@ -21,7 +21,7 @@ use crate::audit::Decision;
 use crate::schema::{
     CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
 };
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.

@@ -11,7 +11,7 @@ use super::extras::request_fault;
 use super::mount::{Mount, Naming};
 use super::{Toolbox, shortened};
 use crate::policy::Verdict;
-use crate::session::Principal;
+use crate::principal::Principal;
 use crate::toolset::RequestError;
 
 /// A toolset that has not told what it offers, and why.
