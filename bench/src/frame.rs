@@ -1,8 +1,8 @@
 //! The WebSocket frames that a load generator needs (RFC 6455, section 5).
 //!
-//! tungstenite masks each message when it is sent. Here a frame is masked once and sent many times, so that the
-//! load generator costs less than the server. The masking key is constant: masking protects proxies, and none is
-//! measured.
+//! tungstenite masks each message when it is sent. Here a frame is masked once and sent many times, so that
+//! the load generator costs less than the server. The masking key is constant: masking protects proxies, and
+//! none is measured.
 
 use std::ops::Range;
 

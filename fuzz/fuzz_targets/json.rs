@@ -1,4 +1,5 @@
-//! Python's JSON: the diagnosis of what is none, and writing what is some. The invariants are in `bodies.rs`, which the stable tests run too.
+//! Python's JSON: the diagnosis of what is none, and writing what is some. The invariants are in `bodies.rs`,
+//! which the stable tests run too.
 
 #![no_main]
 

@@ -2,8 +2,8 @@
 //!
 //!     episode http://localhost:8000 '{"message":"hi"}' echo_message='{"message":"hi"}'
 //!
-//! What begins with a brace is an action; `NAME=ARGUMENTS` calls a tool. `OPENENV_PROTOCOL` is `stock`, `oxenv1` or
-//! `http`; without it the best is taken that the server offers.
+//! What begins with a brace is an action; `NAME=ARGUMENTS` calls a tool. `OPENENV_PROTOCOL` is `stock`,
+//! `oxenv1` or `http`; without it the best is taken that the server offers.
 
 use oxenv_client::{ClientError, ClientOptions, EnvClient, OpenOptions, Protocol, ResetOptions};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! An environment on Fleet: an episode controlled over HTTP, tools called over MCP, nothing left running.
 //!
-//! `cargo run -p oxenv-client --example fleet -- fira`, with `FLEET_API_KEY` set, and `FLEET_BASE_URL` for a Fleet
-//! elsewhere: `oxenv fleet simulate` prints both.
+//! `cargo run -p oxenv-client --example fleet -- fira`, with `FLEET_API_KEY` set, and `FLEET_BASE_URL` for a
+//! Fleet elsewhere: `oxenv fleet simulate` prints both.
 
 use std::env;
 

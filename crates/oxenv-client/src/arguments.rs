@@ -1,7 +1,8 @@
 //! [`ArgumentChecker`]: checks arguments against a tool's schema before anything is sent.
 //!
-//! Invariant: every mistake is told with its place, as our servers tell it; a schema that is none keeps nobody from
-//! calling, since the tool itself still judges. The same holds for what is too large or too deep to check here.
+//! Invariant: every mistake is told with its place, as our servers tell it; a schema that is none keeps
+//! nobody from calling, since the tool itself still judges. The same holds for what is too large or too deep
+//! to check here.
 
 use std::sync::Arc;
 

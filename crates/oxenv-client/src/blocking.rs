@@ -1,7 +1,7 @@
 //! Clients for callers without an async runtime: each call blocks.
 //!
-//! Invariant: nothing is implemented here; one background thread drives the clients, so that sockets are read and
-//! pings answered also while nobody calls.
+//! Invariant: nothing is implemented here; one background thread drives the clients, so that sockets are read
+//! and pings answered also while nobody calls.
 
 use std::future::Future;
 use std::sync::OnceLock;
@@ -47,8 +47,8 @@ pub fn wait<F: Future>(future: F) -> F::Output {
 /// Waits as [`wait`] does, for a future that can fail.
 ///
 /// # Errors
-/// [`Code::InvalidOptions`] on a thread of a runtime, which must not wait: its tasks would stand still. Also within
-/// `spawn_blocking`, which cannot be told from it.
+/// [`Code::InvalidOptions`] on a thread of a runtime, which must not wait: its tasks would stand still. Also
+/// within `spawn_blocking`, which cannot be told from it.
 pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     if Handle::try_current().is_ok() {
         let message = "a blocking client was called on a thread of an async runtime; use the async client there, or \
@@ -58,8 +58,8 @@ pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     wait(future)
 }
 
-/// One session of an environment, each of whose calls waits. It may be shared among threads; the calls of one session
-/// are answered in their order.
+/// One session of an environment, each of whose calls waits. It may be shared among threads; the calls of one
+/// session are answered in their order.
 ///
 /// ```no_run
 /// # fn run() -> oxenv_client::Result<()> {

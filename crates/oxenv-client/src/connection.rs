@@ -1,7 +1,7 @@
 //! [`Connection`]: many sessions over one socket of `oxenv.1`.
 //!
-//! Invariant: a reply is matched to its request by id, in any order. After a lost socket, sessions with a resume are
-//! attached to again, and their requests in flight are sent again with their keys.
+//! Invariant: a reply is matched to its request by id, in any order. After a lost socket, sessions with a
+//! resume are attached to again, and their requests in flight are sent again with their keys.
 
 mod batch;
 mod driver;
@@ -33,10 +33,10 @@ pub(crate) use self::session::MultiSession;
 
 /// A socket that many sessions share. Cheap to clone; closes with its last user.
 ///
-/// After a lost socket it connects again for as long as a session with a [resume](OpenOptions::resume) is left, with
-/// growing pauses: each such session goes on, and what was in flight runs once. Sessions without one are lost with the
-/// socket, and their requests fail at once with [`Code::ConnectionLost`]. A request whose
-/// future is dropped is not taken back; its late reply is thrown away.
+/// After a lost socket it connects again for as long as a session with a [resume](OpenOptions::resume) is
+/// left, with growing pauses: each such session goes on, and what was in flight runs once. Sessions without
+/// one are lost with the socket, and their requests fail at once with [`Code::ConnectionLost`]. A request
+/// whose future is dropped is not taken back; its late reply is thrown away.
 ///
 /// ```no_run
 /// # async fn run() -> oxenv_client::Result<()> {
@@ -95,8 +95,8 @@ impl Connection {
         Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
-    /// Attaches to a session that exists. When the client is dropped the session is not ended; the server has it back
-    /// when the connection closes. After a lost socket it has to be attached to again by the caller.
+    /// Attaches to a session that exists. When the client is dropped the session is not ended; the server has
+    /// it back when the connection closes. After a lost socket it has to be attached to again by the caller.
     ///
     /// # Errors
     /// Why it cannot be had.
@@ -108,8 +108,8 @@ impl Connection {
         Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
-    /// Makes a new session of a snapshot that fits into a frame ([`EnvClient::restore`] takes larger ones). Of the
-    /// options it takes `resume` alone.
+    /// Makes a new session of a snapshot that fits into a frame ([`EnvClient::restore`] takes larger ones).
+    /// Of the options it takes `resume` alone.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if there are others; and why there is none.
@@ -131,8 +131,8 @@ impl Connection {
         Ok(EnvClient::from_multi(session, &self.inner().options))
     }
 
-    /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with its own
-    /// failure.
+    /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with
+    /// its own failure.
     ///
     /// ```no_run
     /// # async fn run(connection: oxenv_client::Connection) -> Result<(), Box<dyn std::error::Error>> {

@@ -1,8 +1,8 @@
 //! Making a WebSocket: TCP, TLS, handshake, in one connection.
 //!
-//! Invariant: one connection, whatever the server answers. A server that selects no subprotocol although one was
-//! offered is not a failure, because stock servers select none and have one slot; so the handshake is made here, not by
-//! tungstenite, which refuses that.
+//! Invariant: one connection, whatever the server answers. A server that selects no subprotocol although one
+//! was offered is not a failure, because stock servers select none and have one slot; so the handshake is
+//! made here, not by tungstenite, which refuses that.
 
 mod handshake;
 pub(crate) mod tls;

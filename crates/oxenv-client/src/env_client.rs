@@ -1,7 +1,7 @@
 //! [`EnvClient`]: one session of an environment.
 //!
-//! Invariant: requests of one client are answered in their order; a request that is given up never gives its reply to
-//! the next.
+//! Invariant: requests of one client are answered in their order; a request that is given up never gives its
+//! reply to the next.
 
 mod http;
 mod ordered_socket;
@@ -28,8 +28,9 @@ use crate::result::StepResult;
 
 /// One session of an environment, over any protocol. Dropping it ends the session.
 ///
-/// A future of a client may be dropped at any time: a request that was not sent is not sent any more, and the late
-/// reply to one that was is thrown away. A step that was sent is still taken, but over HTTP, where it is cancelled.
+/// A future of a client may be dropped at any time: a request that was not sent is not sent any more, and the
+/// late reply to one that was is thrown away. A step that was sent is still taken, but over HTTP, where it is
+/// cancelled.
 ///
 /// ```no_run
 /// # async fn run() -> oxenv_client::Result<()> {
@@ -61,8 +62,8 @@ enum AnySession {
 }
 
 impl EnvClient {
-    /// Connects to a server and opens a session, with defaults. `http`, `https`, `ws` and `wss` URLs are the same;
-    /// without a scheme it is `http`.
+    /// Connects to a server and opens a session, with defaults. `http`, `https`, `ws` and `wss` URLs are the
+    /// same; without a scheme it is `http`.
     ///
     /// # Errors
     /// Why there is no session; see [`Code`](crate::Code).
@@ -70,8 +71,8 @@ impl EnvClient {
         Self::connect_with(url, &ClientOptions::default(), &OpenOptions::default()).await
     }
 
-    /// Connects to a server and opens a session. A server of the stock dialect tells only with the first reset that
-    /// it is full.
+    /// Connects to a server and opens a session. A server of the stock dialect tells only with the first
+    /// reset that it is full.
     ///
     /// # Errors
     /// As [`EnvClient::connect`].
@@ -102,8 +103,8 @@ impl EnvClient {
         Ok(Self::new(AnySession::Stock(session), options))
     }
 
-    /// Makes a session of a snapshot, over HTTP, which has room for those that no frame of `oxenv.1` holds. Of the
-    /// options for opening it takes `resume` alone.
+    /// Makes a session of a snapshot, over HTTP, which has room for those that no frame of `oxenv.1` holds.
+    /// Of the options for opening it takes `resume` alone.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if there are others; and why there is none.
@@ -208,8 +209,8 @@ impl EnvClient {
     /// Takes an action with a deadline, an idempotency key or an expected step number.
     ///
     /// # Errors
-    /// As [`EnvClient::step`]; [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if the protocol has no
-    /// keys.
+    /// As [`EnvClient::step`]; [`ErrorCode::Unsupported`](oxenv_wire::ErrorCode::Unsupported), if the
+    /// protocol has no keys.
     pub async fn step_with<A: Serialize + ?Sized>(
         &self,
         action: &A,
@@ -237,8 +238,8 @@ impl EnvClient {
         })
     }
 
-    /// The tools of the environment, asked for anew. In the stock dialect and over HTTP this is a step, which servers
-    /// may count.
+    /// The tools of the environment, asked for anew. In the stock dialect and over HTTP this is a step, which
+    /// servers may count.
     ///
     /// # Errors
     /// Why they cannot be listed.
@@ -256,13 +257,14 @@ impl EnvClient {
         Ok(tools)
     }
 
-    /// Calls a tool, as a step of the session. A tool that says that it failed is a result whose `is_error` is set.
-    /// The tools are listed first, if they were not yet or do not have that name, in a way that is no step where the
-    /// server has one: then as agents see them. A tool that agents are not shown is found after
-    /// [`EnvClient::list_tools`].
+    /// Calls a tool, as a step of the session. A tool that says that it failed is a result whose `is_error`
+    /// is set. The tools are listed first, if they were not yet or do not have that name, in a way that is no
+    /// step where the server has one: then as agents see them. A tool that agents are not shown is found
+    /// after [`EnvClient::list_tools`].
     ///
     /// # Errors
-    /// [`Code::InvalidArguments`](crate::Code::InvalidArguments) before anything is sent, and why there is no result.
+    /// [`Code::InvalidArguments`](crate::Code::InvalidArguments) before anything is sent, and why there is no
+    /// result.
     pub async fn call_tool(&self, name: &str, arguments: Value) -> Result<ToolResult> {
         self.call_tool_with(name, arguments, &StepOptions::default()).await
     }

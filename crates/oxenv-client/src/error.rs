@@ -1,6 +1,7 @@
 //! Why a client's request gave nothing.
 //!
-//! Invariant: every failure says whether the request was delivered, and none shows a token, a key or a password.
+//! Invariant: every failure says whether the request was delivered, and none shows a token, a key or a
+//! password.
 
 use std::fmt;
 use std::time::Duration;
@@ -41,7 +42,8 @@ pub enum Code {
     ToolFailed,
     /// The client was closed.
     Closed,
-    /// An endpoint of a multiplexer cannot be reached, and all were demanded, or it may have the tool that is called.
+    /// An endpoint of a multiplexer cannot be reached, and all were demanded, or it may have the tool that is
+    /// called.
     EndpointUnavailable,
     /// Fleet does not know the key.
     FleetUnauthorized,

@@ -1,7 +1,8 @@
-//! Environments on Fleet: an instance is made, reset and ended over Fleet's API, and its tools are called over MCP.
+//! Environments on Fleet: an instance is made, reset and ended over Fleet's API, and its tools are called
+//! over MCP.
 //!
-//! Invariant: an instance that was made is deleted: by [`FleetEnvClient::close`], by its drop, and on every path on
-//! which making it fails. The API key goes to Fleet and to the instance's own host, and to no log.
+//! Invariant: an instance that was made is deleted: by [`FleetEnvClient::close`], by its drop, and on every
+//! path on which making it fails. The API key goes to Fleet and to the instance's own host, and to no log.
 
 mod api_error;
 mod control;
@@ -84,7 +85,8 @@ pub struct FleetEnvClient {
 }
 
 impl FleetEnvClient {
-    /// Makes an instance, waits until it runs, and connects its tools. Dropping the future deletes whatever was made.
+    /// Makes an instance, waits until it runs, and connects its tools. Dropping the future deletes whatever
+    /// was made.
     ///
     /// A failure comes after what was made is deleted, which may take 10 s beyond the timeout.
     ///
@@ -98,11 +100,12 @@ impl FleetEnvClient {
         start::create(api_key, env_key, &options).await
     }
 
-    /// Connects to an instance that runs, and leaves it to whoever made it: neither drop nor close deletes it.
+    /// Connects to an instance that runs, and leaves it to whoever made it: neither drop nor close deletes
+    /// it.
     ///
     /// # Errors
-    /// [`Code::FleetInstanceGone`], and why it cannot be used. Of the options, those that make an instance are not
-    /// looked at.
+    /// [`Code::FleetInstanceGone`], and why it cannot be used. Of the options, those that make an instance
+    /// are not looked at.
     pub async fn attach(
         api_key: &str,
         instance_id: &str,
@@ -129,14 +132,15 @@ impl FleetEnvClient {
         &self.instance
     }
 
-    /// Begins an episode. The observation is made by the client, because Fleet reports none: `message` (the reset's),
-    /// `resources` (as Fleet lists them), `tools` (their names); the last two are null if they could not be read.
+    /// Begins an episode. The observation is made by the client, because Fleet reports none: `message` (the
+    /// reset's), `resources` (as Fleet lists them), `tools` (their names); the last two are null if they
+    /// could not be read.
     ///
     /// Of the options, `seed` and `extra` (such as `timestamp`) go to the instance. It is sent once.
     ///
     /// # Errors
-    /// [`Code::TimedOut`] after the reset's deadline, [`Code::FleetRunnerRefused`], [`Code::FleetInstanceGone`], and
-    /// others that say why there is none.
+    /// [`Code::TimedOut`] after the reset's deadline, [`Code::FleetRunnerRefused`],
+    /// [`Code::FleetInstanceGone`], and others that say why there is none.
     pub async fn reset(&self, options: &ResetOptions) -> Result<StepResult> {
         self.lifecycle.check_usable()?;
         let limit = options.timeout.unwrap_or(self.reset_timeout);
@@ -151,8 +155,9 @@ impl FleetEnvClient {
         observation::reset_observation(&message, &resources.unwrap_or_default(), &tools)
     }
 
-    /// Takes an action: `ListToolsAction` and `CallToolAction`, in any spelling, go through the MCP endpoints, and the
-    /// observation has that spelling's shape. Any other goes to the instance's `/step`, should its image serve one.
+    /// Takes an action: `ListToolsAction` and `CallToolAction`, in any spelling, go through the MCP
+    /// endpoints, and the observation has that spelling's shape. Any other goes to the instance's `/step`,
+    /// should its image serve one.
     ///
     /// # Errors
     /// [`ErrorCode::Unsupported`] for any other, while Fleet serves no `/step`;
@@ -182,8 +187,8 @@ impl FleetEnvClient {
         }
     }
 
-    /// The state: what the instance says, or, while its image serves no `/state`, `episode_id`, `step_count` and
-    /// `instance_id` as the client counts them.
+    /// The state: what the instance says, or, while its image serves no `/state`, `episode_id`, `step_count`
+    /// and `instance_id` as the client counts them.
     ///
     /// # Errors
     /// Why it cannot be read.
@@ -212,7 +217,8 @@ impl FleetEnvClient {
         ended
     }
 
-    /// Leaves the instance running and gives its id: from now on its end is the caller's care, or its time to live's.
+    /// Leaves the instance running and gives its id: from now on its end is the caller's care, or its time to
+    /// live's.
     #[must_use]
     pub fn detach(mut self) -> String {
         self.guard.get_mut().disarm();

@@ -1,7 +1,7 @@
 //! [`Multiplexer`]: the tools of many MCP endpoints as one.
 //!
-//! Invariant: the map from names to owners is replaced as a whole with each listing; a call goes to the endpoint
-//! whose tool was listed, and is repeated only if it surely was not delivered.
+//! Invariant: the map from names to owners is replaced as a whole with each listing; a call goes to the
+//! endpoint whose tool was listed, and is repeated only if it surely was not delivered.
 
 mod call;
 mod catalogue;
@@ -110,7 +110,8 @@ pub struct Multiplexer {
 }
 
 impl Multiplexer {
-    /// A multiplexer over endpoints of Streamable HTTP, in the order of their precedence. Nothing is connected yet.
+    /// A multiplexer over endpoints of Streamable HTTP, in the order of their precedence. Nothing is
+    /// connected yet.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if a URL or a header is wrong, or there is no URL.
@@ -121,8 +122,8 @@ impl Multiplexer {
         Ok(Multiplexer { state: Arc::new(shared), _stop: stop })
     }
 
-    /// Connects where that is not done yet, lists all endpoints together, and replaces the owner map. An endpoint
-    /// that does not answer holds this up for [`MultiplexOptions::connect_timeout`] at most.
+    /// Connects where that is not done yet, lists all endpoints together, and replaces the owner map. An
+    /// endpoint that does not answer holds this up for [`MultiplexOptions::connect_timeout`] at most.
     ///
     /// # Errors
     /// [`Code::EndpointUnavailable`], if none can be used, or not all and all are demanded; its data has the
@@ -139,23 +140,24 @@ impl Multiplexer {
         Ok(self.list().await?.tools)
     }
 
-    /// Calls a tool at its owner; lists first if nothing was listed yet or a list has changed. A tool that says that
-    /// it failed is a result whose `is_error` is set. An owner that is away keeps its tools: the call fails, and
-    /// no other endpoint gets it.
+    /// Calls a tool at its owner; lists first if nothing was listed yet or a list has changed. A tool that
+    /// says that it failed is a result whose `is_error` is set. An owner that is away keeps its tools: the
+    /// call fails, and no other endpoint gets it.
     ///
     /// Dropping the future cancels the call at the endpoint.
     ///
     /// # Errors
-    /// [`Code::ToolNotFound`], [`Code::InvalidArguments`], [`Code::EndpointUnavailable`] if it was not delivered,
-    /// [`Code::ConnectionLost`] if it may have been, [`Code::TimedOut`] after [`MultiplexOptions::timeout`],
-    /// [`Code::ToolFailed`] if the endpoint answered with an error instead of a result, [`Code::InvalidReply`],
-    /// [`Code::Closed`]. Where the failure is an endpoint's, the data has its `endpoint`.
+    /// [`Code::ToolNotFound`], [`Code::InvalidArguments`], [`Code::EndpointUnavailable`] if it was not
+    /// delivered, [`Code::ConnectionLost`] if it may have been, [`Code::TimedOut`] after
+    /// [`MultiplexOptions::timeout`], [`Code::ToolFailed`] if the endpoint answered with an error instead of
+    /// a result, [`Code::InvalidReply`], [`Code::Closed`]. Where the failure is an endpoint's, the data has
+    /// its `endpoint`.
     pub async fn call_tool(&self, name: &str, arguments: Value) -> Result<ToolResult> {
         self.state.call(name, arguments).await
     }
 
-    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint said so, went
-    /// away, or came back. Returns at once if that was before, and when the multiplexer is closed.
+    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint said so,
+    /// went away, or came back. Returns at once if that was before, and when the multiplexer is closed.
     pub async fn changed(&self) {
         self.state.changed().await;
     }

@@ -19,7 +19,8 @@ pub enum Protocol {
     /// `oxenv.1`; a server without it is a
     /// [`Code::VersionMismatch`](crate::Code::VersionMismatch).
     Oxenv1,
-    /// HTTP requests: the session of `POST /sessions` where the server has that route, else the server's only one.
+    /// HTTP requests: the session of `POST /sessions` where the server has that route, else the server's only
+    /// one.
     Http,
 }
 
@@ -60,13 +61,14 @@ pub struct ClientOptions {
 /// How to open a session.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The seed that the session's seeds come from; in the stock dialect that of the first reset, if it has none.
+    /// The seed that the session's seeds come from; in the stock dialect that of the first reset, if it has
+    /// none.
     pub seed: Option<u64>,
     /// The client's name for the first episode.
     pub episode_id: Option<String>,
-    /// Keep the session that long after its socket was lost, and come back to it: requests in flight are then asked
-    /// for again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our servers it is how
-    /// long the session lives between requests.
+    /// Keep the session that long after its socket was lost, and come back to it: requests in flight are then
+    /// asked for again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our
+    /// servers it is how long the session lives between requests.
     pub resume: Option<Duration>,
     /// How long to wait for a free slot; the server's own patience if absent, and in the stock dialect.
     pub queue: Option<Duration>,

@@ -73,9 +73,9 @@ impl ProvidedEnv {
         }
     }
 
-    /// Starts a container of an image with the machine's own Docker daemon, as the tools RFC has it: the directory is
-    /// mounted at `/workspace`, and the variables are in the container's environment alone. For another daemon, limits
-    /// or mounts, use [`ProvidedEnv::start`] with a [`DockerProvider`].
+    /// Starts a container of an image with the machine's own Docker daemon, as the tools RFC has it: the
+    /// directory is mounted at `/workspace`, and the variables are in the container's environment alone. For
+    /// another daemon, limits or mounts, use [`ProvidedEnv::start`] with a [`DockerProvider`].
     ///
     /// # Errors
     /// As [`ProvidedEnv::start`].
@@ -95,9 +95,9 @@ impl ProvidedEnv {
     }
 
     /// Starts a command as a process of this machine, such as `oxenv serve echo --port {port}` or
-    /// `uvicorn module:app --port {port}`; `{port}` stands for a free port. The supervisor is the program that ends
-    /// it: `oxenv` with the argument `supervise`. The command has the usual PATH and no other variable of ours; to give
-    /// it more, start it by a `ProcessProvider` of your own.
+    /// `uvicorn module:app --port {port}`; `{port}` stands for a free port. The supervisor is the program
+    /// that ends it: `oxenv` with the argument `supervise`. The command has the usual PATH and no other
+    /// variable of ours; to give it more, start it by a `ProcessProvider` of your own.
     ///
     /// ```no_run
     /// # async fn run() -> oxenv_client::Result<()> {

@@ -1,6 +1,7 @@
 //! [`TypedClient`]: an [`EnvClient`] with the types of one environment.
 //!
-//! Invariant: an observation that is not of the type is a failure that says that the step was taken, never a panic.
+//! Invariant: an observation that is not of the type is a failure that says that the step was taken, never a
+//! panic.
 
 use std::marker::PhantomData;
 
@@ -15,8 +16,8 @@ use crate::result::StepResult;
 
 /// A session of an environment whose actions are `A`, observations `O` and states `S`.
 ///
-/// Observations that do not need all fields need not name them; unknown ones are left alone, unless the type refuses
-/// them itself.
+/// Observations that do not need all fields need not name them; unknown ones are left alone, unless the type
+/// refuses them itself.
 ///
 /// ```no_run
 /// # async fn run() -> oxenv_client::Result<()> {
@@ -93,7 +94,8 @@ impl<A: Serialize, O: DeserializeOwned, S: DeserializeOwned> TypedClient<A, O, S
     /// Takes an action.
     ///
     /// # Errors
-    /// As [`EnvClient::step`]; [`Code::InvalidReply`], if the observation is not of the type: the step was taken.
+    /// As [`EnvClient::step`]; [`Code::InvalidReply`], if the observation is not of the type: the step was
+    /// taken.
     pub async fn step(&self, action: &A) -> Result<TypedResult<O>> {
         self.step_with(action, &StepOptions::default()).await
     }

@@ -1,8 +1,8 @@
 //! Folders that somebody else filled: read, filled and removed by descriptor, however deep they are.
 //!
-//! Invariant: a name is resolved in an open folder only, and a link is never followed. So nothing outside of the
-//! folder that the caller opened is read, changed or removed, whatever a program puts in the place of a part of it
-//! meanwhile. No call needs more stack, or more than a few descriptors, for a deeper folder.
+//! Invariant: a name is resolved in an open folder only, and a link is never followed. So nothing outside of
+//! the folder that the caller opened is read, changed or removed, whatever a program puts in the place of a
+//! part of it meanwhile. No call needs more stack, or more than a few descriptors, for a deeper folder.
 //!
 //! [`Walk`] reads a folder, [`remove`] deletes one; `folders/position.rs` goes down and up in one,
 //! `folders/moving.rs` empties one beside programs that go on writing.

@@ -18,8 +18,8 @@ use crate::failure::Failure;
 
 /// Issues of one action that are told, at the most.
 const MAX_ISSUES: usize = 64;
-/// Bytes that references may put into the arguments of all calls of a graph: results that are put into each other
-/// grow without end.
+/// Bytes that references may put into the arguments of all calls of a graph: results that are put into each
+/// other grow without end.
 const MAX_FILLED: usize = 16 << 20;
 /// Bytes of results that the references of a graph may be looked up in.
 const MAX_SCANNED: usize = 64 << 20;

@@ -4,9 +4,10 @@
 //! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
 //! is bounded in bytes, and so are the requests that run on without anybody who waits for them.
 //!
-//! What a request is known by is kept as a digest of 64 bits with a secret key. The chance that a new key has the digest
-//! of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new keys now and then,
-//! and no bounded memory knows all old ones: a key that is older than all that are remembered counts as new.
+//! What a request is known by is kept as a digest of 64 bits with a secret key. The chance that a new key has
+//! the digest of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new
+//! keys now and then, and no bounded memory knows all old ones: a key that is older than all that are
+//! remembered counts as new.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -20,8 +21,8 @@ use crate::failure::Failure;
 
 /// Bytes of replies that one memory keeps.
 const MAX_CACHED_BYTES: usize = 1 << 20;
-/// Requests of one generation. Two generations are remembered after their replies were let go, so that it is so many at
-/// the least; both take about a MiB.
+/// Requests of one generation. Two generations are remembered after their replies were let go, so that it is
+/// so many at the least; both take about a MiB.
 const MAX_FORGOTTEN_KEYS: usize = 25_000;
 
 /// How a request is told from its repeats. Nothing set: it is not.
@@ -277,7 +278,8 @@ fn same(identity: &Identity, known: u64, fingerprint: u64) -> Result<(), Failure
 }
 
 impl<T> ReplySender<T> {
-    /// The same for a request that has done nothing if it does not come to its end: then it may be asked for again.
+    /// The same for a request that has done nothing if it does not come to its end: then it may be asked for
+    /// again.
     pub(crate) fn harmless(mut self) -> Self {
         self.harmless = true;
         self
@@ -380,8 +382,8 @@ impl<T> ReplyReceiver<T> {
         ReplyReceiver(ReplyState::Running(ticket.sender.subscribe()))
     }
 
-    /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the future
-    /// changes nothing for others.
+    /// Waits for the reply; none if whoever ran the request went away and nothing has happened. Dropping the
+    /// future changes nothing for others.
     pub(crate) async fn answer(self) -> Option<IdempotentReply<T>> {
         let given = match self.0 {
             ReplyState::Kept(given) => Some(given),

@@ -62,8 +62,8 @@ pub use rubric::{
 pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session,
-    SessionOperation, SessionOptions, SessionRequest, StepReply, ToolListing,
+    AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session, SessionOperation, SessionOptions,
+    SessionRequest, StepReply, ToolListing,
 };
 pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
 pub use spec::{

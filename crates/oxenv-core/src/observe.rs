@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use oxenv_wire::ErrorCode;
 
-use crate::failure::Failure;
 use crate::end_reason::EndReason;
+use crate::failure::Failure;
 
 /// Counts and measures the work of sessions.
 ///

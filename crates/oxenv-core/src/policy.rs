@@ -17,8 +17,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::schema::{CheckBudget, TooDeep};
 use crate::principal::Principal;
+use crate::schema::{CheckBudget, TooDeep};
 use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 
@@ -159,8 +159,8 @@ impl Policy {
     /// Holds arguments against every argument rule of a tool. Absent arguments are `{}`.
     ///
     /// # Errors
-    /// The first rule that refuses, with where and why; values of the arguments are not told. A rule also refuses
-    /// what it cannot check, because it is nested too deep.
+    /// The first rule that refuses, with where and why; values of the arguments are not told. A rule also
+    /// refuses what it cannot check, because it is nested too deep.
     pub fn check_arguments(&self, tool: &str, arguments: &Value) -> Result<(), ArgumentRefusal<'_>> {
         self.rules_of(tool).try_for_each(|rule| rule.verdict(arguments))
     }

@@ -1,8 +1,9 @@
 //! JSON Schemas: the one place where they are compiled and run.
 //!
-//! Invariant: compiling and checking end in bounded time, memory and stack, whatever the schema and the value are.
-//! `analysis.rs` refuses schemas past the bounds before anything is made of them; a check takes its steps from
-//! a budget, see `metered.rs`, and has no outcome when that runs out: [`TooDeep`]. Nothing is ever fetched.
+//! Invariant: compiling and checking end in bounded time, memory and stack, whatever the schema and the value
+//! are. `analysis.rs` refuses schemas past the bounds before anything is made of them; a check takes its
+//! steps from a budget, see `metered.rs`, and has no outcome when that runs out: [`TooDeep`]. Nothing is ever
+//! fetched.
 
 mod analysis;
 mod blocking;
@@ -92,7 +93,8 @@ impl Schema {
         build(schema, Purpose::Tool, &compile::FULL_LIMITS)
     }
 
-    /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an error.
+    /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an
+    /// error.
     ///
     /// # Errors
     /// Says why it is not usable, and what to do about it where that is not plain.
@@ -101,8 +103,8 @@ impl Schema {
         compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
     }
 
-    /// Whether a schema is within the bounds: gives the number of its references. Takes time linear in its size, of
-    /// which a reference takes the most, some microseconds.
+    /// Whether a schema is within the bounds: gives the number of its references. Takes time linear in its
+    /// size, of which a reference takes the most, some microseconds.
     ///
     /// # Errors
     /// Says what of it is past them.
@@ -118,8 +120,8 @@ impl Schema {
         self.run(budget, 0, || self.validator.is_valid(Metered(value)))
     }
 
-    /// What is wrong with a value, up to `limit` errors, each as `describe` puts it. Where all together are too
-    /// much, the first alone.
+    /// What is wrong with a value, up to `limit` errors, each as `describe` puts it. Where all together are
+    /// too much, the first alone.
     ///
     /// # Errors
     /// When not even that could be found out.

@@ -16,7 +16,8 @@ pub fn derive_seed(parent: u64, index: u64) -> u64 {
 /// The seeds of a session's present episode and of the one after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpisodeSeeds {
-    /// The present episode's: the one that its reset named, else derived. Before the first reset, the session's own.
+    /// The present episode's: the one that its reset named, else derived. Before the first reset, the
+    /// session's own.
     pub present: u64,
     /// The next episode's, unless its reset names another.
     pub next: u64,

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
-use crate::seed::EpisodeSeeds;
 use crate::principal::Principal;
+use crate::seed::EpisodeSeeds;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -200,7 +200,8 @@ impl EnvironmentInstance {
 /// How many bytes may be saved of a session, and what whoever is refused for more can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRoom {
-    /// Bytes of the environment's state, the workspace and the calls to make again, together. Default 256 MiB.
+    /// Bytes of the environment's state, the workspace and the calls to make again, together. Default 256
+    /// MiB.
     pub bytes: u64,
     /// What allows more, for the refusal; may be empty.
     pub more: &'static str,

@@ -16,11 +16,11 @@ use std::time::Duration;
 use oxenv_wire::{ErrorCode, preview};
 use parking_lot::{Mutex, RwLock};
 
+use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
 use crate::record::Recorder;
-use crate::end_reason::EndReason;
 use crate::session::{Hooks, Session, SessionOptions};
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};

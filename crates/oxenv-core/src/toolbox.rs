@@ -22,8 +22,8 @@ use parking_lot::RwLock;
 
 use crate::failure::Failure;
 use crate::policy::Buckets;
-use crate::seed::EpisodeSeeds;
 use crate::principal::Principal;
+use crate::seed::EpisodeSeeds;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all, panic_text};
 
@@ -185,7 +185,8 @@ impl Toolbox {
         Self::new(mounts).with_deadline(self.deadline).with_auditor(self.auditor.clone())
     }
 
-    /// Ends what its toolsets do not take along into the next episode, all of them together, and waits for that.
+    /// Ends what its toolsets do not take along into the next episode, all of them together, and waits for
+    /// that.
     pub async fn end_episode(&self, seeds: EpisodeSeeds) {
         let ends = self.mounts.iter().map(|mount| contained(|| mount.toolset.end_episode(seeds)));
         let ends: Vec<_> = ends.filter(|end| !matches!(end, Work::Done(Some(Ok(()))))).collect();

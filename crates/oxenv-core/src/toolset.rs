@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
+use crate::principal::Principal;
 use crate::schema::memory_size;
 use crate::seed::EpisodeSeeds;
-use crate::principal::Principal;
 use crate::spec::ForkMode;
 use crate::work::Work;
 
@@ -228,8 +228,9 @@ pub trait Toolset: Send + Sync {
         Err(Failure::unsupported(format!("toolset '{}' cannot copy itself", self.name())))
     }
 
-    /// Ends what a new episode with that seed does not go on with, if its author asked for that, and waits for it: the
-    /// session's folder is made fresh next, and nothing of the last episode is to write there any more.
+    /// Ends what a new episode with that seed does not go on with, if its author asked for that, and waits
+    /// for it: the session's folder is made fresh next, and nothing of the last episode is to write there any
+    /// more.
     fn end_episode(&self, seeds: EpisodeSeeds) -> Work<'_, ()> {
         let _ = seeds;
         Work::done(())

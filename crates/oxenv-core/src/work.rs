@@ -78,7 +78,8 @@ pub(crate) async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
     .await
 }
 
-/// Bytes of a panic's text that are kept: it may repeat what an action said, and ended sessions are remembered by it.
+/// Bytes of a panic's text that are kept: it may repeat what an action said, and ended sessions are
+/// remembered by it.
 const MAX_PANIC_TEXT: usize = 4 << 10;
 
 /// What a panic said.

@@ -70,8 +70,8 @@ pub struct Workspaces {
     cannot_share: Arc<AtomicBool>,
 }
 
-/// One session's folder; dropping it deletes it, unless it is shared, as soon as what runs in it has ended. It holds
-/// one descriptor.
+/// One session's folder; dropping it deletes it, unless it is shared, as soon as what runs in it has ended.
+/// It holds one descriptor.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -120,8 +120,8 @@ impl Workspaces {
         self
     }
 
-    /// The file whose lock says that their folder is in use. Whoever runs programs in workspaces, and may outlive
-    /// this process, holds a shared lock of it for as long.
+    /// The file whose lock says that their folder is in use. Whoever runs programs in workspaces, and may
+    /// outlive this process, holds a shared lock of it for as long.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.root.lock_path()
@@ -145,13 +145,13 @@ impl Workspaces {
         Ok(workspace)
     }
 
-    /// A workspace for one session, named after it, with what [`Workspace::save`] has saved; `known_as` is what
-    /// the saved one was known as. A reset makes it what resets make of any other here. Blocks.
+    /// A workspace for one session, named after it, with what [`Workspace::save`] has saved; `known_as` is
+    /// what the saved one was known as. A reset makes it what resets make of any other here. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that nobody saved, which
-    /// then have changed nothing; [`io::ErrorKind::QuotaExceeded`] past a limit; [`io::ErrorKind::Unsupported`]
-    /// where all sessions share one folder.
+    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that nobody saved,
+    /// which then have changed nothing; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// [`io::ErrorKind::Unsupported`] where all sessions share one folder.
     pub fn restore(&self, name: &str, known_as: PathBuf, archive: &[u8]) -> io::Result<Workspace> {
         if let WorkspaceSource::Shared(folder) = &self.source {
             return Err(shared(folder));
@@ -209,8 +209,8 @@ impl Workspace {
         &self.path
     }
 
-    /// The path that its agents know it by: its own, or that of the one it was forked or saved from. What they
-    /// have read before the fork names that one.
+    /// The path that its agents know it by: its own, or that of the one it was forked or saved from. What
+    /// they have read before the fork names that one.
     #[must_use]
     pub fn known_as(&self) -> &Path {
         &self.known_as
@@ -225,8 +225,8 @@ impl Workspace {
     /// A new workspace with the present contents of this one, for a session of that name; a reset makes it
     /// what a reset makes of this one. Files share their blocks until one of the two is written to where the
     /// file system can do that, else they are copied. Modes and times are kept, links are copied and never
-    /// followed, and those into this folder lead into the new one. What is neither file, folder nor link is left
-    /// out with a warning. Blocks.
+    /// followed, and those into this folder lead into the new one. What is neither file, folder nor link is
+    /// left out with a warning. Blocks.
     ///
     /// # Errors
     /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit;
@@ -242,11 +242,13 @@ impl Workspace {
         Ok(fork)
     }
 
-    /// Its present contents as bytes for [`Workspaces::restore`]: the same contents give the same bytes. Blocks.
+    /// Its present contents as bytes for [`Workspaces::restore`]: the same contents give the same bytes.
+    /// Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit, before anything is read;
-    /// [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of it.
+    /// The file system's, with the path in it; [`io::ErrorKind::QuotaExceeded`] past a limit, before anything
+    /// is read; [`io::ErrorKind::Unsupported`] for one that sessions share, and for links that lead out of
+    /// it.
     pub fn save(&self) -> io::Result<Vec<u8>> {
         self.save_onto(Vec::new(), SnapshotRoom::default())
     }
@@ -261,8 +263,8 @@ impl Workspace {
         archive::pack(place, begun, self.limits, room)
     }
 
-    /// Makes it what it was at first, for a new episode; a shared one stays as it is. Programs that go on writing into
-    /// it do not make this fail; what they write meanwhile may be in it. Blocks.
+    /// Makes it what it was at first, for a new episode; a shared one stays as it is. Programs that go on
+    /// writing into it do not make this fail; what they write meanwhile may be in it. Blocks.
     ///
     /// # Errors
     /// The file system's, with the path of the first thing that cannot be removed; all the rest is removed.

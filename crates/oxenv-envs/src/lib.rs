@@ -29,8 +29,8 @@ fn load<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// An object that a client may send and nobody looks at. It is checked to be one and let go: built as a value it would
-/// take many times the bytes that it was sent as.
+/// An object that a client may send and nobody looks at. It is checked to be one and let go: built as a value
+/// it would take many times the bytes that it was sent as.
 struct Unread;
 
 impl<'de> Deserialize<'de> for Unread {

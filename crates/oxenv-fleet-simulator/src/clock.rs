@@ -44,8 +44,8 @@ impl SimulatedClock {
         self.changed.notify_waiters();
     }
 
-    /// Sleeps until the time that `until` gives, or until somebody calls [`SimulatedClock::wake_sleepers`] after it was asked; without
-    /// a time only the latter.
+    /// Sleeps until the time that `until` gives, or until somebody calls [`SimulatedClock::wake_sleepers`]
+    /// after it was asked; without a time only the latter.
     pub(crate) async fn sleep_until(&self, until: impl FnOnce() -> Option<Duration>) {
         let changed = self.changed.notified();
         tokio::pin!(changed);

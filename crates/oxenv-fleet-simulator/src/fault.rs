@@ -1,7 +1,7 @@
 //! What goes wrong: where, how, and how often.
 //!
-//! Invariant: a fault has one text form, and reading it gives the fault back (`text.rs`); one that could never happen
-//! where it is put is refused.
+//! Invariant: a fault has one text form, and reading it gives the fault back (`text.rs`); one that could
+//! never happen where it is put is refused.
 
 mod apply;
 mod registry;
@@ -18,8 +18,8 @@ pub use target::{FaultTarget, McpMethod};
 
 /// Something that goes wrong. Write one as text, `create:429*2`, or build it with [`Fault::new`].
 ///
-/// The text is `PLACE:EFFECT`, and `*N` after it if only the first N requests meet it. Of several faults that answer at
-/// one place, the first that was injected is met until it is used up.
+/// The text is `PLACE:EFFECT`, and `*N` after it if only the first N requests meet it. Of several faults that
+/// answer at one place, the first that was injected is met until it is used up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
     target: FaultTarget,
@@ -78,13 +78,13 @@ pub enum Effect {
     Slow(Duration),
     /// `garbage`: it is done and answered with a text that is not JSON, with status 200.
     Garbage,
-    /// `refuse`, at `instance` alone: instances do not listen, those that run and those to come. What shares its host
-    /// with others cannot refuse alone; that is `drop`.
+    /// `refuse`, at `instance` alone: instances do not listen, those that run and those to come. What shares
+    /// its host with others cannot refuse alone; that is `drop`.
     Refuse,
     /// `expire`, at an instance: the time of the instance is over as the request comes.
     Expire,
-    /// `pending` and others, at `create` alone: the create is answered at once, with `pending`; the instance is still
-    /// pending when it is asked for the first time, and after that what its outcome is.
+    /// `pending` and others, at `create` alone: the create is answered at once, with `pending`; the instance
+    /// is still pending when it is asked for the first time, and after that what its outcome is.
     Pending(PendingOutcome),
     /// `lose-session`, over MCP: the session is forgotten as the request comes, which is answered with 404.
     LoseSession,
@@ -125,8 +125,8 @@ pub enum PendingOutcome {
 /// `limit`, `403-limit`, `403-team`, `403-environment`, `403-permission`, `400-region`, `400-environment`,
 /// `400-version`, `400-retryable`, `400-retryable-text`.
 ///
-/// In the text form a body is JSON for JSON, a JSON string for plain text, and `html` before a JSON string for HTML.
-/// A status alone has the body that Fleet, or a proxy before it, was seen to send.
+/// In the text form a body is JSON for JSON, a JSON string for plain text, and `html` before a JSON string
+/// for HTML. A status alone has the body that Fleet, or a proxy before it, was seen to send.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaultResponse {
     /// The status.

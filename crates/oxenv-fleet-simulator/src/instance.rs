@@ -1,6 +1,7 @@
 //! An instance: its life as the control plane reports it.
 //!
-//! Invariant: its listener exists from the moment it was made until it is ended, and answers 503 until it runs.
+//! Invariant: its listener exists from the moment it was made until it is ended, and answers 503 until it
+//! runs.
 
 mod database;
 mod host;

@@ -1,4 +1,5 @@
-//! A Fleet on this machine: the control plane, one listener per instance, and every fault that was seen in the field.
+//! A Fleet on this machine: the control plane, one listener per instance, and every fault that was seen in
+//! the field.
 //!
 //! Entry point: [`Simulator::start`]. Faults are injected with [`Simulator::inject`]; each has a text form:
 //!
@@ -13,9 +14,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 //!
-//! Invariant: what Fleet's own SDK accepts of the real service, it accepts of this. Everything listens on loopback
-//! addresses, and nothing is left after [`Simulator::shutdown`] or the drop of the simulator: no listener, no task, no
-//! process.
+//! Invariant: what Fleet's own SDK accepts of the real service, it accepts of this. Everything listens on
+//! loopback addresses, and nothing is left after [`Simulator::shutdown`] or the drop of the simulator: no
+//! listener, no task, no process.
 
 mod clock;
 mod connections;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::fault::Fault;
 
-/// A key of the API, and whose it is. Teams do not see each other's instances, and each has a limit of its own.
+/// A key of the API, and whose it is. Teams do not see each other's instances, and each has a limit of its
+/// own.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
     /// What clients send as `Authorization: Bearer KEY`.
@@ -68,8 +69,8 @@ pub struct SimulatorOptions {
     pub runner_gate: bool,
     /// The runner token. Default: `runner_simulated`.
     pub runner_token: String,
-    /// Whether verifiers are run. They are code that the caller sends, and it runs on this machine as this user with
-    /// `python3`; otherwise each fails and says so. Default: no.
+    /// Whether verifiers are run. They are code that the caller sends, and it runs on this machine as this
+    /// user with `python3`; otherwise each fails and says so. Default: no.
     pub run_verifiers: bool,
     /// How long a verifier may run. Default: 30 s.
     pub verifier_timeout: Duration,

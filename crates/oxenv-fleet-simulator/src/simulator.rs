@@ -73,8 +73,8 @@ impl Simulator {
         self.state.options.keys.first().map_or("", |key| &key.key)
     }
 
-    /// How many instances were made and not ended: those that are pending, run, or failed. A client that left one of
-    /// them behind would pay for it.
+    /// How many instances were made and not ended: those that are pending, run, or failed. A client that left
+    /// one of them behind would pay for it.
     #[must_use]
     pub fn instances(&self) -> usize {
         self.views().iter().filter(|instance| instance.status != InstanceStatus::Stopped).count()

@@ -1,7 +1,7 @@
 //! The state of the simulated Fleet: its instances, their create requests, and the clock.
 //!
-//! Invariant: an instance is counted from the moment its create was accepted until it is ended, whether or not anybody
-//! heard of it; its listener ends with it.
+//! Invariant: an instance is counted from the moment its create was accepted until it is ended, whether or
+//! not anybody heard of it; its listener ends with it.
 
 use std::collections::HashMap;
 use std::io;
@@ -93,7 +93,8 @@ impl SimulatorState {
         simulator
     }
 
-    /// Makes an instance, unless the request made one before or the team has too many. `make` is given the id.
+    /// Makes an instance, unless the request made one before or the team has too many. `make` is given the
+    /// id.
     pub(crate) fn create(
         &self,
         team: &str,
@@ -205,7 +206,8 @@ impl SimulatorState {
     }
 }
 
-/// Twelve hexadecimal digits: a bijection of the count (SplitMix64's mixing), so no two are alike but by rare chance.
+/// Twelve hexadecimal digits: a bijection of the count (SplitMix64's mixing), so no two are alike but by rare
+/// chance.
 fn instance_id(seed: u64, count: u64) -> String {
     let mut mixed = seed.wrapping_add(count.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -36,11 +36,11 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Starts containers.
 ///
-/// They are named `oxenv-` and the instance's name. The workspace is mounted at `/workspace`, and the container runs as
-/// the user and group that own it, so that neither side meets files that it may not touch; nothing is changed or
-/// cleared there. Without a workspace there is a volume that goes with the container. The rest of its files can only
-/// be read, but `/tmp`, which is also its `HOME`; it has no capabilities and gains none. A server is expected on the
-/// one port that its image exposes, or on 8000.
+/// They are named `oxenv-` and the instance's name. The workspace is mounted at `/workspace`, and the
+/// container runs as the user and group that own it, so that neither side meets files that it may not touch;
+/// nothing is changed or cleared there. Without a workspace there is a volume that goes with the container.
+/// The rest of its files can only be read, but `/tmp`, which is also its `HOME`; it has no capabilities and
+/// gains none. A server is expected on the one port that its image exposes, or on 8000.
 #[derive(Debug, Clone)]
 pub struct DockerProvider {
     docker: Docker,
@@ -48,12 +48,12 @@ pub struct DockerProvider {
 }
 
 impl DockerProvider {
-    /// Connects to the daemon that `DOCKER_HOST` names, given as `host`, or to the machine's own. The daemon must be
-    /// on this machine: ports are published on its loopback address, and folders are its folders.
+    /// Connects to the daemon that `DOCKER_HOST` names, given as `host`, or to the machine's own. The daemon
+    /// must be on this machine: ports are published on its loopback address, and folders are its folders.
     ///
     /// # Errors
-    /// [`ProviderCode::ProviderUnavailable`], if none answers; [`ProviderCode::InvalidSpec`], if `host` is neither
-    /// `unix://PATH` nor `tcp://HOST:PORT`.
+    /// [`ProviderCode::ProviderUnavailable`], if none answers; [`ProviderCode::InvalidSpec`], if `host` is
+    /// neither `unix://PATH` nor `tcp://HOST:PORT`.
     pub async fn connect(host: Option<&str>) -> Result<Self, ProviderError> {
         let endpoint = parse_daemon_address(host)?;
         let seconds = RESPONSE_TIMEOUT.as_secs();

@@ -19,12 +19,14 @@ pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderE
 ///
 /// # Behavior
 ///
-/// - `start` gives an instance that has answered `GET /health` with status 200, or an error and nothing running.
+/// - `start` gives an instance that has answered `GET /health` with status 200, or an error and nothing
+///   running.
 /// - An instance that ends before it is healthy is told at once, with its last lines; it is not waited for.
 /// - Dropping the future of `start` leaves nothing running.
 /// - `list` names each instance of this provider that runs, also those of other processes, and no other.
-/// - `stop` asks the instance to end, waits for its grace, then ends it. Stopping an id that has ended is not an
-///   error; a name that no instance has is [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
+/// - `stop` asks the instance to end, waits for its grace, then ends it. Stopping an id that has ended is not
+///   an error; a name that no instance has is
+///   [`ProviderCode::InstanceNotFound`](crate::ProviderCode::InstanceNotFound).
 /// - Dropping an [`Instance`] that is not detached ends it, without waiting.
 /// - `sweep` ends what was left by processes that are gone, and nothing else, and says how many those were.
 /// - No value of a variable is in a listing, a label, an error or a log.

@@ -33,9 +33,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Starts commands.
 ///
-/// A command gets [`base_environment`], the variables of its spec, and `HOST`, `PORT`, `OXENV_HOST` and `OXENV_PORT`
-/// with the address to listen on (`OXENV_UDS` for a socket); it works in the workspace. Limits, mounts and images are
-/// not its: a spec with those is refused.
+/// A command gets [`base_environment`], the variables of its spec, and `HOST`, `PORT`, `OXENV_HOST` and
+/// `OXENV_PORT` with the address to listen on (`OXENV_UDS` for a socket); it works in the workspace. Limits,
+/// mounts and images are not its: a spec with those is refused.
 pub struct ProcessProvider {
     supervisor: Supervisor,
     environment: Vec<(OsString, OsString)>,
@@ -51,8 +51,8 @@ struct PreparedProcess {
 }
 
 impl ProcessProvider {
-    /// A provider whose commands run under that supervisor; instances are noted below the user's runtime folder
-    /// (`/run/user/N`, else the temporary files).
+    /// A provider whose commands run under that supervisor; instances are noted below the user's runtime
+    /// folder (`/run/user/N`, else the temporary files).
     #[must_use]
     pub fn new(supervisor: Supervisor) -> Self {
         let path = |name: &str| (name == "PATH").then(|| DEFAULT_PATH.to_owned());

@@ -17,9 +17,9 @@ pub enum ListenAddress {
     FreePort,
     /// This port of the loopback address.
     Port(u16),
-    /// A Unix socket in this folder, which must exist; a free port of the loopback address is bridged to it, so
-    /// that every client can talk to it. The server finds the socket's path in `OXENV_UDS`. A container has no other
-    /// network then.
+    /// A Unix socket in this folder, which must exist; a free port of the loopback address is bridged to it,
+    /// so that every client can talk to it. The server finds the socket's path in `OXENV_UDS`. A container
+    /// has no other network then.
     Socket(PathBuf),
 }
 
@@ -62,8 +62,8 @@ pub struct Mount {
 pub struct InstanceSpec {
     /// The image, for providers that have images.
     pub image: Option<String>,
-    /// The command with its arguments; empty: what the image says. In each, `{port}` stands for the port to listen on,
-    /// and `{socket}` for the path of the socket, where there is one.
+    /// The command with its arguments; empty: what the image says. In each, `{port}` stands for the port to
+    /// listen on, and `{socket}` for the path of the socket, where there is one.
     pub command: Vec<OsString>,
     /// A name for people and for `oxenv ps`; made up if there is none.
     pub name: Option<String>,
@@ -79,11 +79,11 @@ pub struct InstanceSpec {
     pub limits: ResourceLimits,
     /// Whether an image may be fetched.
     pub pull: PullPolicy,
-    /// Let a container write outside its workspace and `/tmp`, keep its capabilities, and run as the image's own user,
-    /// whoever owns the workspace; some images need it.
+    /// Let a container write outside its workspace and `/tmp`, keep its capabilities, and run as the image's
+    /// own user, whoever owns the workspace; some images need it.
     pub privileged_root: bool,
-    /// Let a container share the machine's network, for daemons that have none for containers. It then listens
-    /// on every address that its own command names.
+    /// Let a container share the machine's network, for daemons that have none for containers. It then
+    /// listens on every address that its own command names.
     pub host_network: bool,
     /// Bytes that a container may put into `/tmp`, which is memory; 0: 1 GiB.
     pub tmp_bytes: u64,

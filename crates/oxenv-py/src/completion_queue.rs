@@ -1,7 +1,7 @@
 //! Completed requests for an event loop: a list, and a descriptor that is readable while there are some.
 //!
-//! Invariant: whoever puts a reply here never waits for the interpreter; one wake-up serves all replies that came
-//! until it is answered.
+//! Invariant: whoever puts a reply here never waits for the interpreter; one wake-up serves all replies that
+//! came until it is answered.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

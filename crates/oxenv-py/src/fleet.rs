@@ -1,7 +1,7 @@
 //! Environments on Fleet, and the tools of many MCP endpoints as one.
 //!
-//! Invariant: an instance that was made is deleted when its orchestrator is closed or collected, or the process
-//! exits, and the exit waits for that.
+//! Invariant: an instance that was made is deleted when its orchestrator is closed or collected, or the
+//! process exits, and the exit waits for that.
 
 use std::future::Future;
 use std::mem;

@@ -1,7 +1,7 @@
 //! The private native module `oxenv._native`; what Python programs use is hand-written around it.
 //!
-//! Invariant: nothing is decided here: values are translated, and the interpreter is let go while a call waits. No
-//! thread of ours ever takes the interpreter's lock, so a busy program delays no socket.
+//! Invariant: nothing is decided here: values are translated, and the interpreter is let go while a call
+//! waits. No thread of ours ever takes the interpreter's lock, so a busy program delays no socket.
 
 mod completion_queue;
 mod connection;

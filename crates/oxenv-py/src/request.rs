@@ -1,7 +1,7 @@
 //! One request that was not sent yet: waited for by a thread, or started for an event loop.
 //!
-//! Invariant: giving up drops the future, and that cancels the request; what waits lets the interpreter go and looks
-//! for signals (Ctrl-C) often enough.
+//! Invariant: giving up drops the future, and that cancels the request; what waits lets the interpreter go
+//! and looks for signals (Ctrl-C) often enough.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The runtime of all clients of this process, and the end of what they hold.
 //!
-//! Invariant: a process that was forked never touches what its parent's thread held: it has a runtime of its own, and
-//! what the parent made is of another generation.
+//! Invariant: a process that was forked never touches what its parent's thread held: it has a runtime of its
+//! own, and what the parent made is of another generation.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -102,8 +102,8 @@ pub(crate) fn forked() -> PyResult<()> {
     Ok(())
 }
 
-/// Ends every session and instance that is still held, and waits for those that are ending; at most so many seconds.
-/// Says whether all have ended.
+/// Ends every session and instance that is still held, and waits for those that are ending; at most so many
+/// seconds. Says whether all have ended.
 #[pyfunction]
 pub(crate) fn shut_down(py: Python<'_>, seconds: f64) -> bool {
     let Some(process_runtime) = RUNTIMES.get(generation()).and_then(OnceLock::get) else { return true };

@@ -1,8 +1,8 @@
 //! Which thread drives the runtime of this process: one that waits for a reply, or else the driver's own.
 //!
-//! Invariant: the runtime is driven soon after anybody last drove it, so sockets are read and pings answered while
-//! nobody calls. A thread that waits drives it itself, which saves two changes of threads with each step; it leaves it
-//! to the driver while something is under way that no thread waits for.
+//! Invariant: the runtime is driven soon after anybody last drove it, so sockets are read and pings answered
+//! while nobody calls. A thread that waits drives it itself, which saves two changes of threads with each
+//! step; it leaves it to the driver while something is under way that no thread waits for.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! One session as Python holds it: connected at its first request, ended with its last holder.
 //!
-//! Invariant: nothing is connected before a request is sent, and no step ever lands silently in a fresh environment.
+//! Invariant: nothing is connected before a request is sent, and no step ever lands silently in a fresh
+//! environment.
 
 mod state;
 

@@ -1,7 +1,7 @@
 //! How many connections there may be, and which has to go for another.
 //!
-//! Invariant: connections leave a part of the process's descriptors to sessions: their records, workspaces and
-//! children. For a new connection an idle one ends; where none is idle, the new one is refused.
+//! Invariant: connections leave a part of the process's descriptors to sessions: their records, workspaces
+//! and children. For a new connection an idle one ends; where none is idle, the new one is refused.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,8 +112,8 @@ impl Connections {
         self.lock().peers.insert(number, peer.weak());
     }
 
-    /// Ends the connection that is missed least: the oldest that never asked for anything, or else the oldest that
-    /// asks for nothing now. False if there is none. Gives it a moment to end.
+    /// Ends the connection that is missed least: the oldest that never asked for anything, or else the oldest
+    /// that asks for nothing now. False if there is none. Gives it a moment to end.
     pub(crate) async fn make_room(&self) -> bool {
         let Some(idle) = self.least_missed() else { return false };
         let mut left = pin!(self.left.notified());

@@ -1,9 +1,9 @@
 //! The agents' door: MCP of both eras and OpenEnv's dialect, at `/mcp` and `/sessions/{id}/mcp`.
 //!
 //! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state
-//! and fork of an environment cannot be reached here by any method; `openenv/session/close` ends a session for
-//! control alone, and not where the address names the session. Whoever is not control comes to one session, whatever
-//! the request names.
+//! and fork of an environment cannot be reached here by any method; `openenv/session/close` ends a session
+//! for control alone, and not where the address names the session. Whoever is not control comes to one
+//! session, whatever the request names.
 //!
 //! A request is read once. `mcp/manner.rs` tells how its client speaks; `mcp/dialect.rs` answers
 //! OpenEnv's dialect; `mcp/short.rs` answers what MCP's clients mostly ask, a list of tools or a call

@@ -1,10 +1,10 @@
 //! `/openapi.json`: the routes of this server in OpenAPI 3.1.
 //!
-//! Invariant: made from the one table of routes, so it lists what the router has. Tests hold every reply against the
-//! schema of its route (`tests/it/documented.rs`).
+//! Invariant: made from the one table of routes, so it lists what the router has. Tests hold every reply
+//! against the schema of its route (`tests/it/documented.rs`).
 //!
-//! It is written as JSON and not by a crate: those derive schemas from the types of handlers, and our messages are read
-//! from borrowed text by types that know serde alone.
+//! It is written as JSON and not by a crate: those derive schemas from the types of handlers, and our
+//! messages are read from borrowed text by types that know serde alone.
 
 mod schemas;
 

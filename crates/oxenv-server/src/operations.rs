@@ -94,8 +94,8 @@ impl RequestContext {
         RequestContext { app, caller, host: host(headers), held: None }
     }
 
-    /// Begins a request, and does it if it takes no waiting, as most steps do not. `timeout_s` is the deadline of a
-    /// step that names none. A panic is the failure of this request alone.
+    /// Begins a request, and does it if it takes no waiting, as most steps do not. `timeout_s` is the
+    /// deadline of a step that names none. A panic is the failure of this request alone.
     pub(crate) fn begin<'a>(
         &self,
         request: &MultiRequest<'a>,
@@ -126,8 +126,8 @@ impl RequestContext {
         }
     }
 
-    /// Waits for what takes waiting. Dropping the future cancels it, unless the request has a key or a number. A panic
-    /// is the failure of this request alone.
+    /// Waits for what takes waiting. Dropping the future cancels it, unless the request has a key or a
+    /// number. A panic is the failure of this request alone.
     pub(crate) fn finish<'a>(
         &self,
         request: &MultiRequest<'a>,

@@ -1,7 +1,7 @@
 //! What is known of a connection beside its bytes: whether it was heard, is busy, has lost its other side.
 //!
-//! Invariant: a peer that ended its side is known to have done so although bytes of it are still unread, which nobody
-//! reads while a request is being answered.
+//! Invariant: a peer that ended its side is known to have done so although bytes of it are still unread,
+//! which nobody reads while a request is being answered.
 
 use std::future::pending;
 use std::io;
@@ -62,8 +62,8 @@ impl Peer {
         self.0.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes came since the last time somebody asked: a long message on its way is a sign of life before it is
-    /// whole.
+    /// Whether bytes came since the last time somebody asked: a long message on its way is a sign of life
+    /// before it is whole.
     pub(crate) fn take_heard(&self) -> bool {
         self.0.heard.swap(false, Ordering::Relaxed)
     }
@@ -117,7 +117,8 @@ impl Peer {
         self.0.end.notified().await;
     }
 
-    /// Waits until the other side has ended the connection or its own half of it, whatever is still to be read.
+    /// Waits until the other side has ended the connection or its own half of it, whatever is still to be
+    /// read.
     pub(crate) async fn lost(self) {
         match &self.0.socket {
             Some(socket) => socket.lost().await,

@@ -7,7 +7,8 @@ use oxenv_core::Principal;
 
 use crate::app::App;
 
-/// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are made from it.
+/// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are
+/// made from it.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,

@@ -1,7 +1,7 @@
 //! The routes: the one table from which the router, the access rules and the OpenAPI document are made.
 //!
-//! Invariant: a route cannot exist without an access rule, and production mode has no control route; a route that is
-//! absent answers 404 like any path that never was.
+//! Invariant: a route cannot exist without an access rule, and production mode has no control route; a route
+//! that is absent answers 404 like any path that never was.
 
 use std::sync::Arc;
 

@@ -73,8 +73,8 @@ impl Server {
         Ok(Server { listener, socket: None, app: App::new(store, config), hosts })
     }
 
-    /// Listens on a Unix socket as well, which only this user can connect to. Its file is removed when the server
-    /// is dropped. Must be called within a Tokio runtime.
+    /// Listens on a Unix socket as well, which only this user can connect to. Its file is removed when the
+    /// server is dropped. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// The operating system's, with the path in it; also if there is a file of that name.
@@ -109,8 +109,8 @@ impl Server {
     }
 
     /// Serves until a signal comes, then drains. Calls in flight are not waited for any more after a second
-    /// signal. Connections that do not end although they are told to, because an environment blocks its thread, are
-    /// left.
+    /// signal. Connections that do not end although they are told to, because an environment blocks its
+    /// thread, are left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {
             shutdown.give_up_time().await;
@@ -292,7 +292,8 @@ where
                 Some(refusal) => refusal,
                 None => {
                     let work = AssertUnwindSafe(async { door.routes.call(request).await });
-                    // A panic is the failure of its request alone; one of an environment is told by its session.
+                    // A panic is the failure of its request alone; one of an environment is told by its
+                    // session.
                     work.catch_unwind()
                         .await
                         .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?

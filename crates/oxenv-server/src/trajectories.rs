@@ -47,8 +47,9 @@ pub trait TrajectorySource: fmt::Debug + Send + Sync {
     /// When the record cannot be read.
     fn session(&self, id: &str) -> Result<Option<RawJson>, Failure>;
 
-    /// What a session did: at most `limit` entries whose number is above `after`; from the first on if that is
-    /// absent. A page ends early, behind its first entry at the earliest, when its entries take much memory.
+    /// What a session did: at most `limit` entries whose number is above `after`; from the first on if that
+    /// is absent. A page ends early, behind its first entry at the earliest, when its entries take much
+    /// memory.
     ///
     /// # Errors
     /// When the record cannot be read.

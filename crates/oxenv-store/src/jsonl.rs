@@ -1,8 +1,8 @@
 //! Audit records as lines of JSON in a file, which a thread of its own writes in groups.
 //!
-//! Invariant: whoever records waits for memory alone. A record that was taken is in the file once, whole and in its
-//! order, as soon as the file takes it; what cannot be written is kept and tried again. What is kept is bounded by
-//! places: a call has one before it is made.
+//! Invariant: whoever records waits for memory alone. A record that was taken is in the file once, whole and
+//! in its order, as soon as the file takes it; what cannot be written is kept and tried again. What is kept
+//! is bounded by places: a call has one before it is made.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -40,8 +40,8 @@ const MAX_KEPT_BUFFER: usize = 256 * 1024;
 
 /// Appends audit records to a file, one JSON object a line.
 ///
-/// A thread writes them, a moment after `record` returned; the end of the process costs those that are not written
-/// yet, unless the sink is dropped before. Several processes may append to one file.
+/// A thread writes them, a moment after `record` returned; the end of the process costs those that are not
+/// written yet, unless the sink is dropped before. Several processes may append to one file.
 pub struct JsonlAudit(Arc<Shared>);
 
 /// How the audit file does.
@@ -132,8 +132,9 @@ impl JsonlAudit {
         Ok(JsonlAudit(shared))
     }
 
-    /// Opens the path again, for when the file was moved away to be rotated. Records go on to the new file, as soon
-    /// as the old one has taken or refused what is being written. On an error they stay with the old one.
+    /// Opens the path again, for when the file was moved away to be rotated. Records go on to the new file,
+    /// as soon as the old one has taken or refused what is being written. On an error they stay with the old
+    /// one.
     ///
     /// # Errors
     /// As [`JsonlAudit::open`].
@@ -144,7 +145,8 @@ impl JsonlAudit {
         Ok(())
     }
 
-    /// Waits until everything is written, for that long at most; false if something is left. Blocks its thread.
+    /// Waits until everything is written, for that long at most; false if something is left. Blocks its
+    /// thread.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
         let mut queue = self.0.queue.lock();

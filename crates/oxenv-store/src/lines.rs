@@ -1,6 +1,7 @@
 //! Whole lines for a writer that may fail in the middle of one.
 //!
-//! Invariant: a line that was taken from the caller is whole, once. No line begins behind the rest of a torn one.
+//! Invariant: a line that was taken from the caller is whole, once. No line begins behind the rest of a torn
+//! one.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -21,8 +22,8 @@ impl<W: Write> Lines<W> {
         (self.writer, self.torn) = (writer, torn);
     }
 
-    /// Writes lines, each with its end, in one piece if the writer takes them so. What was written is taken from
-    /// `lines`; after an error the rest begins with the first line that is not whole.
+    /// Writes lines, each with its end, in one piece if the writer takes them so. What was written is taken
+    /// from `lines`; after an error the rest begins with the first line that is not whole.
     pub(crate) fn write(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         if self.torn {
             self.write_some(b"\n").1?;

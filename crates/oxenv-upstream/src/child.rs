@@ -81,8 +81,8 @@ pub struct Child {
     redact: Redact,
 }
 
-/// A command that goes on without this process, until its supervisor is told to end it by SIGTERM. Dropping it
-/// changes nothing.
+/// A command that goes on without this process, until its supervisor is told to end it by SIGTERM. Dropping
+/// it changes nothing.
 pub struct Detached {
     pid: u32,
     process: tokio::process::Child,
@@ -109,8 +109,8 @@ impl Supervisor {
         Supervisor { program: program.into(), arguments, holds: None }
     }
 
-    /// The same, for commands that work in folders which are deleted by whoever gets this file's lock: while one of
-    /// them lives, its supervisor holds a shared lock. See [`oxenv_core::Workspaces::lock_path`].
+    /// The same, for commands that work in folders which are deleted by whoever gets this file's lock: while
+    /// one of them lives, its supervisor holds a shared lock. See [`oxenv_core::Workspaces::lock_path`].
     #[must_use]
     pub fn holding(self, lock: PathBuf) -> Self {
         Supervisor { holds: Some(lock), ..self }
@@ -137,8 +137,8 @@ impl Supervisor {
         Ok((Child::watched(process, pid, stderr, spec.label, spec.grace, redact), stdin, stdout))
     }
 
-    /// Starts a server: its stdin is empty, and what it writes to stdout is heard as stderr is. Asked to end, it gets
-    /// SIGTERM at once, and SIGKILL after its grace.
+    /// Starts a server: its stdin is empty, and what it writes to stdout is heard as stderr is. Asked to end,
+    /// it gets SIGTERM at once, and SIGKILL after its grace.
     ///
     /// # Errors
     ///
@@ -157,8 +157,9 @@ impl Supervisor {
         Ok(Child::watched(process, pid, heard, spec.label, spec.grace, redact))
     }
 
-    /// Starts a server that goes on when this process ends, with a session of its own. The end of what it writes is
-    /// kept in the file `log`, 2 MiB of it at the most; older parts are in the file of that name and `.old`.
+    /// Starts a server that goes on when this process ends, with a session of its own. The end of what it
+    /// writes is kept in the file `log`, 2 MiB of it at the most; older parts are in the file of that name
+    /// and `.old`.
     ///
     /// # Errors
     ///
@@ -242,7 +243,8 @@ impl Child {
         self.finish().await
     }
 
-    /// Ends it as [`Child::stop`] does, for who shares it. If this future is dropped, the end goes on without it.
+    /// Ends it as [`Child::stop`] does, for who shares it. If this future is dropped, the end goes on without
+    /// it.
     ///
     /// # Errors
     ///
@@ -316,8 +318,8 @@ impl Detached {
     }
 }
 
-/// Asks the supervisor of a [`Detached`] command, which another process may have started, to end its tree. That the
-/// number is still the supervisor's is the caller's care.
+/// Asks the supervisor of a [`Detached`] command, which another process may have started, to end its tree.
+/// That the number is still the supervisor's is the caller's care.
 pub fn end_detached(supervisor: u32) {
     if let Some(pid) = i32::try_from(supervisor).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, Signal::TERM);

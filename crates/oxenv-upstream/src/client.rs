@@ -146,7 +146,8 @@ impl Connection {
             ObservedTransport { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
         let connection =
             Self::greet(tapped, Handler::new(traffic, questions), era, label, redact, true).await?;
-        // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a handshake.
+        // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a
+        // handshake.
         let info = connection.peer.peer_info();
         let as_text = info.is_some_and(|info| info.protocol_version.has_initialize());
         Ok(Connection { as_text, ..connection })

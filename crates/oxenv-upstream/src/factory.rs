@@ -4,8 +4,8 @@
 //! Invariant: every session has toolsets, a workspace and a toolbox of its own; what sessions share
 //! (server-scoped toolsets, names, rate limits of the server) is made once.
 //!
-//! `factory/forks.rs` copies a session, `factory/saved.rs` makes bytes of one, `factory/repeat.rs` has what is
-//! done again, `factory/modes.rs` says what can be copied at all.
+//! `factory/forks.rs` copies a session, `factory/saved.rs` makes bytes of one, `factory/repeat.rs` has what
+//! is done again, `factory/modes.rs` says what can be copied at all.
 
 mod forks;
 mod modes;
@@ -137,8 +137,8 @@ impl ToolFactory {
         Ok(instance)
     }
 
-    /// Does something with folders, which takes as long as it takes and is not for a thread that serves others.
-    /// If nobody waits for it any more, what it made is deleted again.
+    /// Does something with folders, which takes as long as it takes and is not for a thread that serves
+    /// others. If nobody waits for it any more, what it made is deleted again.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Workspaces) -> io::Result<T> + Send + 'static,

@@ -1,7 +1,8 @@
 //! The manager of upstreams: it starts the servers of a manifest, keeps them, and offers each as a toolset.
 //!
-//! Entry point: [`UpstreamManager::new`]. Invariant: what it starts ends with it, with [`UpstreamManager::close`],
-//! or with the session that it was started for; one upstream's death is told in its own toolset and nowhere else.
+//! Entry point: [`UpstreamManager::new`]. Invariant: what it starts ends with it, with
+//! [`UpstreamManager::close`], or with the session that it was started for; one upstream's death is told in
+//! its own toolset and nowhere else.
 
 mod builtin;
 mod episodes;
@@ -53,8 +54,9 @@ pub struct ManagerOptions {
     pub warm: usize,
     /// The toolsets that are compiled in.
     pub builtin: Builtin,
-    /// Whether a server over HTTP, of which the manifest does not say its scope, is asked whether it gives sessions
-    /// of its own (`Mcp-Session-Id`): then each session has one. Else all share one, as in production mode.
+    /// Whether a server over HTTP, of which the manifest does not say its scope, is asked whether it gives
+    /// sessions of its own (`Mcp-Session-Id`): then each session has one. Else all share one, as in
+    /// production mode.
     pub discover_scope: bool,
 }
 

@@ -281,7 +281,8 @@ impl Transport {
 }
 
 impl ToolsetEntry {
-    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is written.
+    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is
+    /// written.
     #[must_use]
     pub fn may_give_sessions(&self) -> bool {
         self.enabled && matches!(self.transport, Transport::Http { .. }) && !self.scope_written

@@ -55,8 +55,8 @@ struct Reader<'a> {
 }
 
 impl RemoteEndpoint {
-    /// An endpoint with headers for every request, and the time that making a TCP connection may take. Nothing is
-    /// sent yet.
+    /// An endpoint with headers for every request, and the time that making a TCP connection may take.
+    /// Nothing is sent yet.
     ///
     /// # Errors
     /// When the URL is none of http or https, or a header cannot be sent. The text holds no secret.
@@ -179,7 +179,8 @@ impl Remote {
         self.connection.list_change().await;
     }
 
-    /// Keeps a subscription to changes of its list where servers tell only who asks; ends where none is needed.
+    /// Keeps a subscription to changes of its list where servers tell only who asks; ends where none is
+    /// needed.
     pub async fn subscribe(&self) {
         self.connection.subscribe().await;
     }

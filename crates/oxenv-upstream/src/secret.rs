@@ -20,8 +20,8 @@ const MIN_SECRET_BYTES: usize = 6;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
-/// Takes the values of secrets out of texts, in time with the length of a text and not with the number of values. A
-/// clone shares them.
+/// Takes the values of secrets out of texts, in time with the length of a text and not with the number of
+/// values. A clone shares them.
 #[derive(Clone, Default)]
 pub struct Redactor {
     /// Absent without values.

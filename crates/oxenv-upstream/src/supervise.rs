@@ -5,8 +5,9 @@
 //! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
 //! `PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] [--hold FILE] -- COMMAND
 //! ARGUMENTS…` and starts itself once more, with `--exec`, for what must happen in the command's own process just
-//! before it runs: a session of its own, and a death signal from the kernel in case the supervisor is killed. Without
-//! a parent it has a session of its own as well, and ends only when it is told to or the command has ended.
+//! before it runs: a session of its own, and a death signal from the kernel in case the supervisor is killed.
+//! Without a parent it has a session of its own as well, and ends only when it is told to or the command has
+//! ended.
 //!
 //! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
 //! command's process group survives, and the server's end is noticed within half a second.
@@ -138,7 +139,10 @@ impl SuperviseArgs {
                 (Some("--hold"), _, _) => order.hold = text.map(PathBuf::from),
                 (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
                 _ => {
-                    return Err(SuperviseError::internal(&format!("cannot read its flag {}", flag.display())));
+                    return Err(SuperviseError::internal(&format!(
+                        "cannot read its flag {}",
+                        flag.display()
+                    )));
                 }
             }
         }

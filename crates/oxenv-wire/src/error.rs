@@ -63,8 +63,8 @@ pub enum ErrorCode {
     KeyConflict,
     /// The session is at another step than the request expects.
     StepConflict,
-    /// The request was answered before, and its reply is not kept any more; it was not run again. Or it was an item of
-    /// a batch whose reply had no room for its result.
+    /// The request was answered before, and its reply is not kept any more; it was not run again. Or it was
+    /// an item of a batch whose reply had no room for its result.
     ReplyForgotten,
     /// The step was taken, but its record could not be written.
     RecordFailed,

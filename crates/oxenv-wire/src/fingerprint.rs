@@ -1,6 +1,7 @@
 //! What a JSON value says, in a number: the same for every spelling of it.
 //!
-//! Invariant: one pass, linear in the size of the text, and memory for [`MAX_DEPTH`] levels and the longest string.
+//! Invariant: one pass, linear in the size of the text, and memory for [`MAX_DEPTH`] levels and the longest
+//! string.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
@@ -19,8 +20,9 @@ struct Level {
     key: Option<u64>,
 }
 
-/// A number that two values share if they differ in nothing but spaces, the order of an object's keys and the escapes
-/// of strings. Numbers are compared as they are written: `1` is not `1.0`. It is good for this process only.
+/// A number that two values share if they differ in nothing but spaces, the order of an object's keys and the
+/// escapes of strings. Numbers are compared as they are written: `1` is not `1.0`. It is good for this
+/// process only.
 #[must_use]
 pub fn fingerprint(value: Json<'_>) -> u64 {
     let text = value.get();

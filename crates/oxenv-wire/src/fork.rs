@@ -77,8 +77,9 @@ pub struct Forked {
 pub struct SessionSnapshot {
     /// The session's state, opaque.
     pub snapshot: String,
-    /// Whose key authenticates it, and so which servers restore it: `file` (those with the same key file), `record`
-    /// (later ones with the same record) or `process` (this one alone). Empty from servers that do not say.
+    /// Whose key authenticates it, and so which servers restore it: `file` (those with the same key file),
+    /// `record` (later ones with the same record) or `process` (this one alone). Empty from servers that do
+    /// not say.
     #[serde(default)]
     pub key: String,
 }

@@ -33,8 +33,8 @@ impl<'a> Json<'a> {
         Ok(Json(text.trim_matches(WHITESPACE)))
     }
 
-    /// A value from a text that is known to be one JSON value without spaces around it, such as one that this crate
-    /// wrote. What is read from any other text means nothing.
+    /// A value from a text that is known to be one JSON value without spaces around it, such as one that this
+    /// crate wrote. What is read from any other text means nothing.
     #[must_use]
     pub fn from_checked(text: &'a str) -> Self {
         Json(text)

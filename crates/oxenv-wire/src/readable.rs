@@ -1,7 +1,8 @@
-//! What building a value would meet, found out without building it: whether every reader takes it, and how many
-//! values there are in it.
+//! What building a value would meet, found out without building it: whether every reader takes it, and how
+//! many values there are in it.
 //!
-//! Invariant: memory stays constant, whatever the value; the stack is bounded by the depth of nesting that is allowed.
+//! Invariant: memory stays constant, whatever the value; the stack is bounded by the depth of nesting that is
+//! allowed.
 
 use std::fmt;
 
@@ -10,8 +11,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::json::{Json, read};
 use crate::scan::strings;
 
-/// Checks that every reader takes a value: no number is beyond all floats, no string has a lone surrogate, nothing
-/// is nested deeper than 128 levels. Nothing of the value is kept.
+/// Checks that every reader takes a value: no number is beyond all floats, no string has a lone surrogate,
+/// nothing is nested deeper than 128 levels. Nothing of the value is kept.
 ///
 /// # Errors
 /// What the first such thing is.
@@ -70,8 +71,8 @@ impl<'de> Visitor<'de> for Readable {
     }
 }
 
-/// Whether a JSON text has more values than that. A text of a few bytes for each value takes up to a hundred times its
-/// length once it is built, so whoever builds what somebody else sent asks this first.
+/// Whether a JSON text has more values than that. A text of a few bytes for each value takes up to a hundred
+/// times its length once it is built, so whoever builds what somebody else sent asks this first.
 #[must_use]
 pub fn exceeds_values(json: &str, most: usize) -> bool {
     // Each value but the last has a byte of its own and one that ends it.

@@ -1,8 +1,8 @@
 //! The one reader of JSON's grammar (RFC 8259) on the way in: it checks a text and splits an object
 //! in a single pass, a list of objects within it included.
 //!
-//! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what serde_json
-//! accepts as a raw value. Its errors have CPython's words and positions.
+//! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what
+//! serde_json accepts as a raw value. Its errors have CPython's words and positions.
 
 use std::ops::Range;
 
@@ -18,7 +18,8 @@ pub(crate) const MAX_SPLIT_ELEMENTS: usize = 4097;
 
 /// The most keys of an object that is split: more would cost many times the bytes that they are sent as.
 const MAX_FIELDS: usize = 1 << 16;
-/// An object within an object is only split with it if it has no more keys than this; else when it is read itself.
+/// An object within an object is only split with it if it has no more keys than this; else when it is read
+/// itself.
 const MAX_INNER_FIELDS: usize = 1 << 10;
 /// The most fields and elements that are noted of one text.
 const MAX_SPANS: usize = 1 << 20;
@@ -30,8 +31,9 @@ const TOO_MANY_KEYS: &str = "Too many keys: an object that is split has at most 
 /// A field of an object, its key as it is spelled; or an element of a list, which has no key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span<'a> {
-    /// [`FIELD_DEPTH`] for a field of the object itself, one more for a field of that field; [`ELEMENT_DEPTH`] for
-    /// an element of the list that is split, and again one and two more for the fields of that element.
+    /// [`FIELD_DEPTH`] for a field of the object itself, one more for a field of that field;
+    /// [`ELEMENT_DEPTH`] for an element of the list that is split, and again one and two more for the fields
+    /// of that element.
     pub(crate) depth: u8,
     pub(crate) key: &'a str,
     pub(crate) value: &'a str,
@@ -107,8 +109,8 @@ impl<'a> Scan<'a> {
         Ok(Some(spans))
     }
 
-    /// The value of a key, or of an index, in the object or list that the text is. Of a key that is there twice, the
-    /// last value counts, as for every reader that keeps one.
+    /// The value of a key, or of an index, in the object or list that the text is. Of a key that is there
+    /// twice, the last value counts, as for every reader that keeps one.
     pub(crate) fn member(mut self, step: &str) -> Member<'a> {
         self.space();
         let found = match self.peek() {

@@ -1,7 +1,9 @@
-//! The references `${id.path}` within a JSON text: where they stand, and the text with results in their places.
+//! The references `${id.path}` within a JSON text: where they stand, and the text with results in their
+//! places.
 //!
-//! Invariant: texts are scanned and never built as values, so memory grows with the bytes of a text and not with
-//! the number of values in it, and nesting costs no stack. What was put in is not looked at for references again.
+//! Invariant: texts are scanned and never built as values, so memory grows with the bytes of a text and not
+//! with the number of values in it, and nesting costs no stack. What was put in is not looked at for
+//! references again.
 
 use crate::json::Json;
 use crate::readable::check_readable;
@@ -22,7 +24,8 @@ pub struct Template {
 /// One reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// What stands between `${` and `}`: an id, and behind dots the keys or indices that lead to a part of its result.
+    /// What stands between `${` and `}`: an id, and behind dots the keys or indices that lead to a part of
+    /// its result.
     path: String,
     /// Where in the template's text the value goes.
     at: usize,
@@ -48,7 +51,8 @@ pub struct FillBudget {
 pub enum FillError {
     /// The result has no such part; holds the key or index that is not there.
     Missing(String),
-    /// The part is JSON that not every reader takes: a number beyond all floats, a lone surrogate, deep nesting.
+    /// The part is JSON that not every reader takes: a number beyond all floats, a lone surrogate, deep
+    /// nesting.
     Unreadable(String),
     /// The budget of inserted bytes is used up.
     TooLarge,
@@ -71,8 +75,8 @@ impl Reference {
 }
 
 impl Template {
-    /// Finds the references within the string values of a JSON text; keys are never looked at. `None` when the text
-    /// has neither a reference nor a `$${`: then it stands for itself.
+    /// Finds the references within the string values of a JSON text; keys are never looked at. `None` when
+    /// the text has neither a reference nor a `$${`: then it stands for itself.
     ///
     /// # Errors
     /// When there are more than [`MAX_REFERENCES`].
@@ -105,8 +109,9 @@ impl Template {
         &self.references
     }
 
-    /// The text with each reference replaced; `value` gives the JSON text of one. A string that is one reference
-    /// becomes the value; within a longer string, strings stand as they are and other values as JSON.
+    /// The text with each reference replaced; `value` gives the JSON text of one. A string that is one
+    /// reference becomes the value; within a longer string, strings stand as they are and other values as
+    /// JSON.
     ///
     /// # Errors
     /// The first fault, with the reference that it is about.

@@ -189,8 +189,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot_key_file: Option<PathBuf>,
 
-    /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it is
-    /// made [default: 256MiB]
+    /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it
+    /// is made [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_snapshot: Option<ByteSize>,
 
@@ -355,7 +355,8 @@ pub(crate) struct CallArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
-    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or OXENV_TOKEN
+    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
+    /// OXENV_TOKEN
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
 }
@@ -380,7 +381,8 @@ pub(crate) struct StepArgs {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
     pub(crate) timeout: Duration,
-    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or OXENV_TOKEN
+    /// The token, if the server wants one; otherwise the one in the URL, `http://oxenv:TOKEN@HOST`, or
+    /// OXENV_TOKEN
     #[arg(long, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! The HTTP client of the commands that ask a server: JSON both ways, over `http://` and `https://`, and a WebSocket.
+//! The HTTP client of the commands that ask a server: JSON both ways, over `http://` and `https://`, and a
+//! WebSocket.
 //!
 //! Invariant: a failure says whether the server was reached, and what it answered; it never shows a
 //! token. What is asked goes to the server of the URL, through no proxy and no redirect.
@@ -41,12 +42,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Reads a URL; the scheme may be left out, and is `http` then. What is sent as a token is the given one, else
-    /// what stands in the URL, else `OXENV_TOKEN`. `timeout` is for each request, its reply included.
+    /// Reads a URL; the scheme may be left out, and is `http` then. What is sent as a token is the given one,
+    /// else what stands in the URL, else `OXENV_TOKEN`. `timeout` is for each request, its reply included.
     ///
     /// # Errors
-    /// [`Problem::Usage`], if the URL or the token cannot be used, or this machine trusts nobody and the URL is
-    /// `https`.
+    /// [`Problem::Usage`], if the URL or the token cannot be used, or this machine trusts nobody and the URL
+    /// is `https`.
     pub(crate) fn new(url: &str, timeout: Duration, token: Option<&str>) -> anyhow::Result<Self> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let url = without_token(url);

@@ -50,8 +50,8 @@ fn short_text(text: &str, limit: usize) -> String {
     format!("{}{end}", &text[..text.floor_char_boundary(limit.saturating_sub(end.len()))])
 }
 
-/// A line that is an object, and stays one: its texts are shortened, and if that is not enough, all that is not said
-/// of every event is left out.
+/// A line that is an object, and stays one: its texts are shortened, and if that is not enough, all that is
+/// not said of every event is left out.
 fn short_json(line: &str) -> String {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
         return json!({ "message": short_text(line, MAX_TEXT) }).to_string();

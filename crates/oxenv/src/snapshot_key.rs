@@ -17,7 +17,8 @@ const FILE_NAME: &str = "snapshot.key";
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: usize = 4096;
 
-/// The key of the named file; else that beside the record, which is made if it is not there; else a random one.
+/// The key of the named file; else that beside the record, which is made if it is not there; else a random
+/// one.
 pub(crate) fn of(file: Option<&Path>, record: Option<&Path>) -> anyhow::Result<SnapshotKey> {
     match (file, record) {
         (Some(file), _) => Ok(SnapshotKey::new(&read(file)?, SnapshotKeySource::File)),

@@ -1,6 +1,7 @@
 //! Many steps in one frame.
 //!
-//! Invariant: each step has its own result; one that cannot be sent fails alone, and the others keep their order.
+//! Invariant: each step has its own result; one that cannot be sent fails alone, and the others keep their
+//! order.
 
 use std::time::Duration;
 

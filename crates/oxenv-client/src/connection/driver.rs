@@ -1,7 +1,9 @@
-//! The task that owns a connection's socket. It writes requests and hands each reply to the caller with its id.
+//! The task that owns a connection's socket. It writes requests and hands each reply to the caller with its
+//! id.
 //!
-//! Invariant: the socket is always read, so pings are answered while nobody calls. Requests of several callers are
-//! written together. The task ends soon after the last user is gone, and answers every request before.
+//! Invariant: the socket is always read, so pings are answered while nobody calls. Requests of several
+//! callers are written together. The task ends soon after the last user is gone, and answers every request
+//! before.
 
 use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};

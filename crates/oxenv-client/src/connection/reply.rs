@@ -1,7 +1,7 @@
 //! Replies of a socket of `oxenv.1`, parsed.
 //!
-//! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and never
-//! half a result.
+//! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and
+//! never half a result.
 
 use std::borrow::Cow;
 

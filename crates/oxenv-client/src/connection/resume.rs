@@ -1,7 +1,8 @@
-//! Reconnecting after a lost socket: which requests fail, which sessions are attached again, what is sent again.
+//! Reconnecting after a lost socket: which requests fail, which sessions are attached again, what is sent
+//! again.
 //!
-//! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A request
-//! that was never written fails as not delivered; one that was written as maybe delivered.
+//! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A
+//! request that was never written fails as not delivered; one that was written as maybe delivered.
 
 use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};

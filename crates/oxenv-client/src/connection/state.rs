@@ -1,7 +1,7 @@
 //! The state that callers of a connection share with the task that drives its socket.
 //!
-//! Invariant: each request is in `pending` from its creation until its reply came or its caller gave up. The lock is
-//! never held across an await, nor while a reply is dropped.
+//! Invariant: each request is in `pending` from its creation until its reply came or its caller gave up. The
+//! lock is never held across an await, nor while a reply is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -192,7 +192,8 @@ impl ConnectionInner {
         request: OutgoingRequest,
         delivered: &mut Delivered,
     ) -> Result<ServerReply> {
-        // Without waiting where that can be done, so that requests go out in the order in which they were begun.
+        // Without waiting where that can be done, so that requests go out in the order in which they were
+        // begun.
         let _room = match self.in_flight.try_acquire_many(request.weight) {
             Ok(room) => Ok(room),
             // The semaphore is never closed.

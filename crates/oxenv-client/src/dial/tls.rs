@@ -1,7 +1,7 @@
 //! The TLS handshake, with the roots that the machine trusts.
 //!
-//! Invariant: the same roots and the same provider of cryptography as reqwest has, named here, so that what the
-//! process has for a default does not matter.
+//! Invariant: the same roots and the same provider of cryptography as reqwest has, named here, so that what
+//! the process has for a default does not matter.
 
 use std::io;
 use std::sync::{Arc, OnceLock};

@@ -1,4 +1,5 @@
-//! [`HttpSession`]: a session by HTTP requests, of `POST /sessions` where the server has that, else the server's one.
+//! [`HttpSession`]: a session by HTTP requests, of `POST /sessions` where the server has that, else the
+//! server's one.
 //!
 //! Invariant: a session that was made here is deleted by its close or its drop.
 
@@ -29,7 +30,8 @@ use crate::server_error::excerpt;
 
 /// How long the deletion of a session that was dropped may take.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a snapshot that is read whatever is said of other answers: those of a server with the usual limit, and more.
+/// Bytes of a snapshot that is read whatever is said of other answers: those of a server with the usual
+/// limit, and more.
 const MAX_SNAPSHOT: usize = 512 << 20;
 
 pub(super) struct HttpSession {

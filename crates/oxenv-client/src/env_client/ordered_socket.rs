@@ -1,10 +1,10 @@
 //! [`OrderedSocket`]: a WebSocket whose replies come in the order of its requests, as in the stock dialect.
 //!
-//! Invariant: the next reply belongs to the oldest request without one. A request that is given up keeps its place in
-//! the queue, so that its late reply is thrown away and never goes to another request.
+//! Invariant: the next reply belongs to the oldest request without one. A request that is given up keeps its
+//! place in the queue, so that its late reply is thrown away and never goes to another request.
 //!
-//! A caller that waits for a reply reads the socket itself, so that a step wakes no other task. The driver reads it
-//! while no caller does: it answers pings and notices a lost socket.
+//! A caller that waits for a reply reads the socket itself, so that a step wakes no other task. The driver
+//! reads it while no caller does: it answers pings and notices a lost socket.
 
 mod driver;
 mod pending;
@@ -136,8 +136,8 @@ impl OrderedSocket {
 }
 
 impl SocketState {
-    /// Sends a request and gives its number. The socket is read first, so that nothing is sent into a connection that
-    /// is known to be lost.
+    /// Sends a request and gives its number. The socket is read first, so that nothing is sent into a
+    /// connection that is known to be lost.
     fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
         if self.closing {
             return Err(ClientError::new(Code::Closed, "the client was closed; make another"));

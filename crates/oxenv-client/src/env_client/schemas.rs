@@ -50,8 +50,8 @@ impl ToolSchemas {
         }
     }
 
-    /// Whether arguments fit their tool. A name that was not listed is for the server to judge: it knows whether the
-    /// tool does not exist, or whether a toolset does not work.
+    /// Whether arguments fit their tool. A name that was not listed is for the server to judge: it knows
+    /// whether the tool does not exist, or whether a toolset does not work.
     ///
     /// # Errors
     /// [`crate::Code::InvalidArguments`], with all that is wrong.

@@ -21,7 +21,8 @@ pub(super) struct StockSession {
     first_reset: Mutex<FirstReset>,
 }
 
-/// The seed and the name that a session was opened with, where the protocol has no place for them but a reset.
+/// The seed and the name that a session was opened with, where the protocol has no place for them but a
+/// reset.
 #[derive(Default)]
 pub(super) struct FirstReset {
     seed: Option<u64>,

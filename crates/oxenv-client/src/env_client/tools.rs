@@ -1,7 +1,8 @@
 //! Tools through steps: how they are listed and called, and what comes of it.
 //!
-//! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a server's
-//! libraries which one it has. A tool that says that it failed is a result; a call that did not happen is a failure.
+//! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a
+//! server's libraries which one it has. A tool that says that it failed is a result; a call that did not
+//! happen is a failure.
 
 use oxenv_wire::{Content, Delivered, ErrorCode, Object, Phase, RawJson, Tool, ToolResult, raw};
 use serde::Deserialize;

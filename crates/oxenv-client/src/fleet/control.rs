@@ -1,7 +1,8 @@
 //! [`FleetControl`]: Fleet's control plane.
 //!
-//! Invariant: a logical request keeps its `X-Request-ID` across repeats; only statuses 429, 500, 502, 503 and 504
-//! (404 too, where one can pass) and broken connections are repeated, four times at most, within the deadline.
+//! Invariant: a logical request keeps its `X-Request-ID` across repeats; only statuses 429, 500, 502, 503 and
+//! 504 (404 too, where one can pass) and broken connections are repeated, four times at most, within the
+//! deadline.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -286,8 +287,8 @@ fn parse_base_url(text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// How long to wait before the next attempt, if one may help: half a second, doubled each time, of which a random
-/// part; or longer, if Fleet asks for it.
+/// How long to wait before the next attempt, if one may help: half a second, doubled each time, of which a
+/// random part; or longer, if Fleet asks for it.
 fn retry_delay(attempt: u32, outcome: &Result<FleetResponse>, repeat: RetryPolicy) -> Option<Duration> {
     let asked = match outcome {
         Ok(answer) => match answer.status {

@@ -1,7 +1,7 @@
 //! Making an instance: the request, its recovery, and the wait until it runs.
 //!
-//! Invariant: one logical create has one request id, whatever is repeated, so that Fleet makes one instance; what may
-//! have been made is noted in the [`InstanceGuard`] before anything is sent.
+//! Invariant: one logical create has one request id, whatever is repeated, so that Fleet makes one instance;
+//! what may have been made is noted in the [`InstanceGuard`] before anything is sent.
 
 use oxenv_core::after;
 use std::time::Duration;
@@ -156,8 +156,8 @@ pub(super) async fn create(
     wait_until_running(control, instance, deadline).await
 }
 
-/// Finds out what became of a request whose answer was lost, by sending it again under the same id. It asks Fleet not
-/// to wait until the instance runs.
+/// Finds out what became of a request whose answer was lost, by sending it again under the same id. It asks
+/// Fleet not to wait until the instance runs.
 pub(super) async fn recover(
     control: &FleetControl,
     request: &CreateRequest,

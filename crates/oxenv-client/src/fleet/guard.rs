@@ -1,7 +1,7 @@
 //! [`InstanceGuard`]: deletes an instance that this process created.
 //!
-//! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is disarmed. A
-//! create request without an answer counts as an instance until it is known that there is none.
+//! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is
+//! disarmed. A create request without an answer counts as an instance until it is known that there is none.
 
 use oxenv_core::after;
 use std::sync::LazyLock;
@@ -45,10 +45,10 @@ enum GuardState {
     Created(String),
 }
 
-/// Waits until no deletion is under way that a drop began, in this process, and gives what could not be deleted since
-/// it was asked last, in words. Programs that end right after they dropped a
-/// [`FleetEnvClient`](super::FleetEnvClient), or a future of [`from_fleet`](super::FleetEnvClient::from_fleet), wait
-/// for this first.
+/// Waits until no deletion is under way that a drop began, in this process, and gives what could not be
+/// deleted since it was asked last, in words. Programs that end right after they dropped a
+/// [`FleetEnvClient`](super::FleetEnvClient), or a future of
+/// [`from_fleet`](super::FleetEnvClient::from_fleet), wait for this first.
 pub async fn deletions_done() -> Vec<String> {
     let mut under_way = PENDING_DELETIONS.subscribe();
     // The sender is never dropped.
@@ -148,8 +148,8 @@ impl Drop for InstanceGuard {
             let _: std::result::Result<(), _> = finished.send(());
         });
         if let Ok(handle) = Handle::try_current() {
-            // A runtime that is dropped waits for its blocking tasks: so a program whose `main` ends by an error
-            // does not end before its instance.
+            // A runtime that is dropped waits for its blocking tasks: so a program whose `main` ends by an
+            // error does not end before its instance.
             handle.spawn_blocking(move || wait.recv_timeout(RUNTIME_SHUTDOWN_TIMEOUT));
         }
     }

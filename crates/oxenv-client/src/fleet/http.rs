@@ -1,6 +1,7 @@
 //! HTTP as Fleet and its instances are asked: one request, one bounded answer.
 //!
-//! Invariant: no redirect is followed, because it could carry a key to somebody else; no failure shows a secret.
+//! Invariant: no redirect is followed, because it could carry a key to somebody else; no failure shows a
+//! secret.
 
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a quiet connection is probed: a create may be held for a quarter of an hour.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long a connection is kept that nothing uses: less than what proxies before a server keep theirs, because a
-/// reset that met a closing one could not be repeated.
+/// How long a connection is kept that nothing uses: less than what proxies before a server keep theirs,
+/// because a reset that met a closing one could not be repeated.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Largest answer that is read.
@@ -87,8 +88,8 @@ impl FleetHttp {
     /// Asks once.
     ///
     /// # Errors
-    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: what answered,
-    /// with whatever status, is not an error here.
+    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: what
+    /// answered, with whatever status, is not an error here.
     pub(super) async fn send(&self, ask: FleetRequest<'_>) -> Result<FleetResponse> {
         let what = format!("{} {}", ask.method, display_url(&ask.url));
         let mut request = self.0.request(ask.method, ask.url).timeout(ask.timeout).headers(ask.headers);

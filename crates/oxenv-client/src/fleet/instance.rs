@@ -1,6 +1,7 @@
 //! An instance as Fleet reports it.
 //!
-//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not an error.
+//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not
+//! an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +64,8 @@ impl FleetInstance {
         self.urls.as_ref().map(|urls| urls.root.as_str())
     }
 
-    /// The URLs of its MCP endpoints, in the order of their precedence: the aggregator, then the environment's own.
+    /// The URLs of its MCP endpoints, in the order of their precedence: the aggregator, then the
+    /// environment's own.
     #[must_use]
     pub fn mcp_urls(&self) -> Vec<String> {
         let Some(root) = self.root() else { return Vec::new() };

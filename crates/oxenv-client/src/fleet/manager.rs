@@ -1,7 +1,7 @@
 //! An instance's manager: its health, resets, resources, and whatever it serves of step and state.
 //!
-//! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner gate,
-//! which answers 404 to everybody that it does not know, is ruled out.
+//! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner
+//! gate, which answers 404 to everybody that it does not know, is ruled out.
 
 use oxenv_core::after;
 use std::time::Duration;
@@ -75,7 +75,8 @@ impl InstanceManager {
         })
     }
 
-    /// Waits until the manager answers its health as something else than a proxy before a server that still starts.
+    /// Waits until the manager answers its health as something else than a proxy before a server that still
+    /// starts.
     ///
     /// # Errors
     /// [`Code::FleetInstanceGone`], if the instance ended meanwhile. It has no deadline of its own.

@@ -1,7 +1,7 @@
 //! Observations that the client makes: of resets, and of actions that are tool calls.
 //!
-//! Invariant: an observation has the shape of the spelling that it was asked in, as one of our servers gives it; it has
-//! no reward, because Fleet reports none.
+//! Invariant: an observation has the shape of the spelling that it was asked in, as one of our servers gives
+//! it; it has no reward, because Fleet reports none.
 
 use oxenv_wire::{
     CallOutcome, ObservationParts, RawJson, Spelling, Tool, ToolCall, ToolError, ToolErrorType, ToolResult,
@@ -29,8 +29,8 @@ pub(super) fn tools_observation(spelling: Spelling, tools: &[Tool]) -> Result<St
     }
 }
 
-/// The observation of a call. What is the agent's fault or the tool's is an observation; where nothing is known of the
-/// call, or nobody could be reached, there is none.
+/// The observation of a call. What is the agent's fault or the tool's is an observation; where nothing is
+/// known of the call, or nobody could be reached, there is none.
 ///
 /// # Errors
 /// The failure, if it is not one of the call itself.

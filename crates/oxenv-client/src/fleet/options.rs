@@ -26,8 +26,8 @@ pub struct FleetOptions {
     pub run_id: Option<String>,
     /// After how long Fleet ends it by itself.
     pub ttl: Option<Duration>,
-    /// Fleet is to end the instance if it is not told for that long that it is still used; it is told twice as often.
-    /// Absent: as the instance says, or never.
+    /// Fleet is to end the instance if it is not told for that long that it is still used; it is told twice
+    /// as often. Absent: as the instance says, or never.
     pub heartbeat: Option<Duration>,
     /// The token of the instance's runner; asked for with the API key if absent.
     pub runner_token: Option<String>,
@@ -37,7 +37,8 @@ pub struct FleetOptions {
     pub timeout: Duration,
     /// How long a reset may take; 0: 2 minutes.
     pub reset_timeout: Duration,
-    /// What becomes of a listing when one MCP endpoint cannot be reached; one that answers 404 is absent, not broken.
+    /// What becomes of a listing when one MCP endpoint cannot be reached; one that answers 404 is absent, not
+    /// broken.
     pub strictness: Strictness,
 }
 

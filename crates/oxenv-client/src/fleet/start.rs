@@ -1,6 +1,7 @@
 //! Starting an instance: it is created, healthy, and its tools are connected.
 //!
-//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what was created.
+//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what
+//! was created.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -145,7 +146,8 @@ async fn connect_instance(
     Ok(ReadyInstance { instance, manager, tools, lifecycle, heartbeat })
 }
 
-/// Lists the tools, again while an endpoint is only beginning to work: answers as a proxy does before it is there.
+/// Lists the tools, again while an endpoint is only beginning to work: answers as a proxy does before it is
+/// there.
 async fn wait_until_listed(tools: &Multiplexer, patience: Duration) -> Result<()> {
     let until = after(Instant::now(), patience);
     let mut pause = Duration::from_millis(50);
@@ -193,7 +195,8 @@ fn not_ready(what: &str, timeout: Duration) -> ClientError {
     ClientError::new(Code::TimedOut, message)
 }
 
-/// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the background.
+/// The failure, after what was made is deleted; where that fails too, it is said, and tried further in the
+/// background.
 async fn clean_up(error: ClientError, mut guard: InstanceGuard) -> ClientError {
     let Err(left) = guard.delete(after(Instant::now(), CLEANUP_TIMEOUT)).await else { return error };
     let which = match guard.instance_id() {

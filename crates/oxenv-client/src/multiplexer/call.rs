@@ -96,8 +96,8 @@ impl MultiplexerState {
     }
 }
 
-/// How long to wait before a call that was not delivered is sent again, if it may be. A connection that did not
-/// serve is given up.
+/// How long to wait before a call that was not delivered is sent again, if it may be. A connection that did
+/// not serve is given up.
 fn retry_delay(
     fault: &RemoteError,
     endpoint: &MultiplexedEndpoint,

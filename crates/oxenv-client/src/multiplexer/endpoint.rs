@@ -1,6 +1,7 @@
 //! One endpoint and its connection, which is made on demand and again after a loss, with growing pauses.
 //!
-//! Invariant: at most one connection is being made at a time. What runs in the background ends with the endpoint.
+//! Invariant: at most one connection is being made at a time. What runs in the background ends with the
+//! endpoint.
 
 use oxenv_core::after;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -169,8 +169,8 @@ async fn list_endpoint(endpoint: &Arc<MultiplexedEndpoint>) -> EndpointTools {
     EndpointTools { url: endpoint.url.clone(), tools, fault, optional: endpoint.optional, changes }
 }
 
-/// What an endpoint offers, asked only if that may have changed. One that cannot be asked keeps what it had, so
-/// that no other gets its calls.
+/// What an endpoint offers, asked only if that may have changed. One that cannot be asked keeps what it had,
+/// so that no other gets its calls.
 async fn refresh_endpoint(endpoint: &Arc<MultiplexedEndpoint>, old: Option<EndpointTools>) -> EndpointTools {
     let Some(old) = old else { return list_endpoint(endpoint).await };
     if old.changes == endpoint.changes() {

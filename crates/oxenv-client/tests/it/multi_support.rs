@@ -1,6 +1,7 @@
 //! A server of ours in this process, and the proof that clients left nothing in it.
 //!
-//! Invariant: [`Served::end`] is the last line of a test: no session, no environment and no connection is left.
+//! Invariant: [`Served::end`] is the last line of a test: no session, no environment and no connection is
+//! left.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The multiplexer over endpoints that fail: each has its own outcome, and no call is sent twice that may have run.
+//! The multiplexer over endpoints that fail: each has its own outcome, and no call is sent twice that may
+//! have run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! Endpoints for the multiplexer: one whose every answer a test chooses, and one on rmcp; with counts of what is left.
+//! Endpoints for the multiplexer: one whose every answer a test chooses, and one on rmcp; with counts of what
+//! is left.
 //!
 //! Invariant: every wait has an end.
 

@@ -1,7 +1,8 @@
 //! A proxy between client and server that cuts connections where a test says.
 //!
-//! Invariant: a cut is made at a frame, not at a time: before a request was passed on, within it, after it, or within
-//! the reply to it. What was passed on whole reaches the server before the end of the connection does.
+//! Invariant: a cut is made at a frame, not at a time: before a request was passed on, within it, after it,
+//! or within the reply to it. What was passed on whole reaches the server before the end of the connection
+//! does.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! A place in a folder: one goes down by a name, and up again to where one came from.
 //!
-//! Invariant: at most [`MAX_OPEN`] folders are open at a time. One that was closed is found again as the parent of
-//! the one below it, and is taken only if it is the one that was closed.
+//! Invariant: at most [`MAX_OPEN`] folders are open at a time. One that was closed is found again as the
+//! parent of the one below it, and is taken only if it is the one that was closed.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};

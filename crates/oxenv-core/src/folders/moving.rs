@@ -29,7 +29,8 @@ impl<'a> Aside<'a> {
         Aside { folder, moved: 0 }
     }
 
-    /// Takes in every entry that is in a folder when this begins. One that cannot be moved is removed where it is.
+    /// Takes in every entry that is in a folder when this begins. One that cannot be moved is removed where
+    /// it is.
     ///
     /// # Errors
     /// The file system's, with the path of the first entry that can be neither moved nor removed.

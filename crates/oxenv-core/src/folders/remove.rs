@@ -1,7 +1,8 @@
 //! Removes what is in a folder, however deep, wide or shut it is, while programs may still write into it.
 //!
-//! Invariant: what cannot be removed does not keep the rest, and is named. Memory and descriptors do not grow with the
-//! folder: what is too deep is moved to the top first. Another file system that is mounted in it is left alone.
+//! Invariant: what cannot be removed does not keep the rest, and is named. Memory and descriptors do not grow
+//! with the folder: what is too deep is moved to the top first. Another file system that is mounted in it is
+//! left alone.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
@@ -23,16 +24,16 @@ const MAX_UNMOVABLE_DEPTH: usize = 64;
 const MAX_REMEMBERED: usize = 1024;
 /// How often the removal of a folder is begun again because something was put into it, or in its place.
 const MAX_ATTEMPTS: u32 = 16;
-/// How often folders are read again because something was put into them meanwhile. A file system tells every name that
-/// is there all the time, so this is for programs that still write.
+/// How often folders are read again because something was put into them meanwhile. A file system tells every
+/// name that is there all the time, so this is for programs that still write.
 const MAX_RESCANS: u32 = 1000;
 
-/// Removes a folder with everything in it. Links in the path to it are followed, none in the folder are. Blocks for as
-/// long as it takes.
+/// Removes a folder with everything in it. Links in the path to it are followed, none in the folder are.
+/// Blocks for as long as it takes.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if it is not there. Else the file system's, with the path of the first thing that could
-/// not be removed and the number of others; all the rest is removed all the same.
+/// [`io::ErrorKind::NotFound`] if it is not there. Else the file system's, with the path of the first thing
+/// that could not be removed and the number of others; all the rest is removed all the same.
 pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         let says = format!("cannot remove {}: it is no path of a folder", path.display());
@@ -42,7 +43,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     remove_in(&OpenFolder::open(parent)?, &c_name(name)?)
 }
 
-/// Removes what has that name in a folder: with everything in it if it is a folder, by itself if it is a link.
+/// Removes what has that name in a folder: with everything in it if it is a folder, by itself if it is a
+/// link.
 ///
 /// # Errors
 /// Those of [`remove`].
@@ -249,7 +251,8 @@ impl Removal<'_> {
         }
     }
 
-    /// Does something in the innermost folder; once more if it was forbidden and the owner can be given the right.
+    /// Does something in the innermost folder; once more if it was forbidden and the owner can be given the
+    /// right.
     fn with_access<T>(&mut self, act: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
         let Some(level) = self.levels.last_mut() else { return Err(Errno::NOENT) };
         match act(level.dir.fd()?) {
@@ -297,7 +300,8 @@ pub(super) fn add_rights(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::fs::fchmod(folder, mode | Mode::RWXU)
 }
 
-/// Opens a folder for [`clear`], which its owner may lack the right to; [`Errno::XDEV`] if it is another file system.
+/// Opens a folder for [`clear`], which its owner may lack the right to; [`Errno::XDEV`] if it is another file
+/// system.
 fn open_for_removal(folder: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     match open_on_same_mount(folder, name) {
         Err(Errno::ACCESS) => {
@@ -327,7 +331,8 @@ fn open_on_same_device(folder: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, E
     is_same.then_some(opened).ok_or(Errno::XDEV)
 }
 
-/// Gives the owner of a folder all rights to it. It need not be readable for that, and a link is not followed.
+/// Gives the owner of a folder all rights to it. It need not be readable for that, and a link is not
+/// followed.
 pub(super) fn make_accessible(folder: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     {

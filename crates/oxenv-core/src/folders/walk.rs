@@ -1,7 +1,7 @@
 //! Reads a folder and all that is in it, one entry after the other, in order of names.
 //!
-//! Invariant: what it holds in memory are the names of folders that are not read to their end, of which there are no
-//! more than its caller allows.
+//! Invariant: what it holds in memory are the names of folders that are not read to their end, of which there
+//! are no more than its caller allows.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
@@ -92,8 +92,8 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// What comes next; nothing at the end of the folder that the walk began with. What is removed meanwhile by
-    /// others may be left out.
+    /// What comes next; nothing at the end of the folder that the walk began with. What is removed meanwhile
+    /// by others may be left out.
     ///
     /// # Errors
     /// [`WalkError::Io`].
@@ -114,8 +114,8 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is no folder, or
-    /// is not there any more.
+    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is no
+    /// folder, or is not there any more.
     ///
     /// # Errors
     /// [`WalkError`].

@@ -1,7 +1,7 @@
 //! Argument rules: JSON Schemas that narrow what a tool may be called with.
 //!
-//! Invariant: a rule never lets an argument's value into a message, and what it cannot find out within its bounds it
-//! does not let through.
+//! Invariant: a rule never lets an argument's value into a message, and what it cannot find out within its
+//! bounds it does not let through.
 
 use serde_json::Value;
 

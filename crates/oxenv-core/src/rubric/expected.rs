@@ -1,7 +1,8 @@
 //! The schemas that rubrics hold values against.
 //!
-//! Invariant: a keyword about values of one type is not met by a value of another. JSON Schema lets `required` say
-//! nothing about a text and `pattern` nothing about a number, so a tool that answers with one would get full marks.
+//! Invariant: a keyword about values of one type is not met by a value of another. JSON Schema lets
+//! `required` say nothing about a text and `pattern` nothing about a number, so a tool that answers with one
+//! would get full marks.
 
 use std::sync::Arc;
 
@@ -96,8 +97,9 @@ pub(super) fn implied_types(schema: &Map<String, Value>) -> Vec<&'static str> {
     about.map(|(name, _)| *name).collect()
 }
 
-/// The same schema with a `type` wherever a keyword implies it and there is none. What is met less often then, and
-/// is within `not`, `if` or `oneOf`, would make more values fit: these are left as they are, with what they refer to.
+/// The same schema with a `type` wherever a keyword implies it and there is none. What is met less often
+/// then, and is within `not`, `if` or `oneOf`, would make more values fit: these are left as they are, with
+/// what they refer to.
 fn of_their_types(schema: &Value) -> Value {
     let mut refers_to_written = false;
     let mut strict = strict(schema, &mut refers_to_written);

@@ -156,8 +156,8 @@ impl Scorer {
         }
         let mut rubric = self.rubric.fork();
         rubric.load(&serde_json::from_str(saved.rubric.get()).map_err(|_| no_state())?)?;
-        // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An episode that was
-        // too long to be kept stays so.
+        // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An
+        // episode that was too long to be kept stays so.
         let too_long = episode.bytes > MAX_HISTORY_BYTES;
         episode.bytes =
             if too_long { episode.bytes } else { episode.earlier.iter().map(PastEvent::weight).sum() };

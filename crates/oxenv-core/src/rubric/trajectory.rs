@@ -1,4 +1,5 @@
-//! Rubrics about whole episodes: [`Trajectory`] scores one at its end, [`EpisodeRubric`] may say when it ends.
+//! Rubrics about whole episodes: [`Trajectory`] scores one at its end, [`EpisodeRubric`] may say when it
+//! ends.
 //!
 //! Invariant: the final score of a trajectory is given once, with the act that ends the episode.
 
@@ -18,8 +19,8 @@ const MAX_DISCOUNTED_ACTS: u64 = 100_000;
 ///
 /// With a discount, the final score is also spread over the acts that led to it: the act `t` of `T`,
 /// counted from 0, gets `gamma^(T-1-t)` times the final score, as OpenEnv's
-/// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act. An episode of more than
-/// 100,000 acts has no score then.
+/// `ExponentialDiscountingTrajectoryRubric` has it. These are in the report of the last act. An episode of
+/// more than 100,000 acts has no score then.
 pub struct Trajectory {
     part: ComponentRubric,
     intermediate: Option<Reward>,

@@ -1,8 +1,8 @@
 //! What a schema is made of, measured before anything is compiled from it.
 //!
 //! Invariant: takes time and memory linear in the schema's own size, and never recurses deeper than
-//! [`MAX_DEPTH`]. What [`Analysis::of`] accepts can be compiled, cloned, written and dropped safely. References are
-//! resolved by the crate that `jsonschema` resolves them with, so both see the same graph.
+//! [`MAX_DEPTH`]. What [`Analysis::of`] accepts can be compiled, cloned, written and dropped safely.
+//! References are resolved by the crate that `jsonschema` resolves them with, so both see the same graph.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,10 +19,11 @@ const MAX_VALUES: usize = 50_000;
 const MAX_TEXT: usize = 1 << 20;
 /// Bytes of the paths to all values of a schema, at the most: each part of a validator knows its path.
 const MAX_PATHS: usize = 16 << 20;
-/// Parts that apply to one value one within the other, at the most: references, `allOf`, `anyOf` and the like.
+/// Parts that apply to one value one within the other, at the most: references, `allOf`, `anyOf` and the
+/// like.
 const MAX_NESTED: usize = 64;
-/// The sum, over all parts of a schema, of the parts that apply to the same value, at the most. Each reference
-/// counts what it refers to.
+/// The sum, over all parts of a schema, of the parts that apply to the same value, at the most. Each
+/// reference counts what it refers to.
 const MAX_EXPANDED: u64 = 250_000;
 /// Dynamic references times dynamic anchors, at the most.
 const MAX_DYNAMIC: usize = 10_000;
@@ -374,8 +375,8 @@ pub(super) fn measure(schema: &Value) -> Result<Measure, String> {
     Ok(Measure { refers, bytes: text + 64 * values })
 }
 
-/// What a keyword's value is made of, in any draft. A draft ignores keywords that it does not know, so taking their
-/// values for schemas does no harm.
+/// What a keyword's value is made of, in any draft. A draft ignores keywords that it does not know, so taking
+/// their values for schemas does no harm.
 fn position(keyword: &str) -> KeywordValue {
     match keyword {
         "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" => KeywordValue::SameValue,

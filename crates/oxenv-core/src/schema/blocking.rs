@@ -1,7 +1,7 @@
 //! Runs long checks outside the runtime's worker threads.
 //!
-//! Invariant: at most half as many checks run at once as there are processors; others wait for their turn. Dropping
-//! the future cancels its work.
+//! Invariant: at most half as many checks run at once as there are processors; others wait for their turn.
+//! Dropping the future cancels its work.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ impl Drop for SetOnDrop {
 }
 
 /// Runs work on a thread that may block. The work is given a flag that is set when the future is dropped, see
-/// [`CheckBudget::cancelled_by`](super::CheckBudget::cancelled_by). `None` if the work panicked, or the runtime has
-/// ended.
+/// [`CheckBudget::cancelled_by`](super::CheckBudget::cancelled_by). `None` if the work panicked, or the
+/// runtime has ended.
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
 ) -> Option<T> {

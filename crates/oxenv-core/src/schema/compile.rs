@@ -1,7 +1,7 @@
 //! Compiling a schema: within bounds of time, memory and stack.
 //!
-//! Invariant: every part of a schema is counted when it is compiled, before what is within it, so a schema whose
-//! parts are compiled in more ways than [`Analysis`] can tell ends with an error as well.
+//! Invariant: every part of a schema is counted when it is compiled, before what is within it, so a schema
+//! whose parts are compiled in more ways than [`Analysis`] can tell ends with an error as well.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,8 +59,8 @@ pub(super) struct CompileLimits {
     steps: u64,
     /// States of the automata of all patterns.
     pattern_states: u64,
-    /// Bytes of stack. A level of a schema takes up to 7 KiB, and schemas that are referred to may be compiled
-    /// eight one within the other.
+    /// Bytes of stack. A level of a schema takes up to 7 KiB, and schemas that are referred to may be
+    /// compiled eight one within the other.
     stack: usize,
 }
 
@@ -80,7 +80,8 @@ struct PartCounter;
 
 type Options<'a> = ValidationOptions<'a, Arc<dyn Retrieve>, MeteredJson>;
 
-/// Compiles a schema: on the thread that asks within [`INLINE_LIMITS`], and otherwise on one with enough stack.
+/// Compiles a schema: on the thread that asks within [`INLINE_LIMITS`], and otherwise on one with enough
+/// stack.
 pub(super) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
     let too_large = || Err(SchemaError::TooLarge("it is too large to compile here".to_owned()));
     let measure = measure(schema).map_err(SchemaError::TooLarge)?;
@@ -237,8 +238,8 @@ impl Compilation {
         Ok(matcher)
     }
 
-    /// What it costs to match a name against all patterns of `patternProperties`. One that is not usable costs
-    /// nothing here: compiling says why.
+    /// What it costs to match a name against all patterns of `patternProperties`. One that is not usable
+    /// costs nothing here: compiling says why.
     fn names(&self, analysis: &Analysis) -> MatchCost {
         let matchers = analysis.name_patterns.iter().filter_map(|pattern| self.matcher(pattern).ok());
         matchers.fold(MatchCost::NO_COST, |cost, matcher| cost.and(matcher.cost()))

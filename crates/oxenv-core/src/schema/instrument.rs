@@ -1,7 +1,7 @@
 //! Adds to each part of a schema what makes its cost countable, before it is compiled.
 //!
-//! Invariant: an instrumented schema accepts what the plain one accepts. Each part looks at the type of the value first
-//! and allows any type, so that it costs a step even where it only applies other parts.
+//! Invariant: an instrumented schema accepts what the plain one accepts. Each part looks at the type of the
+//! value first and allows any type, so that it costs a step even where it only applies other parts.
 
 use serde_json::{Map, Value, json};
 
@@ -21,8 +21,8 @@ pub(super) fn instrument(schema: &Value, analysis: &Analysis) -> Value {
     instrumented(schema, analysis, false)
 }
 
-/// The instrumented schema for finding errors quickly: it does not look for errors below `anyOf` and `oneOf`, which
-/// no message tells. References into these keywords do not resolve in it.
+/// The instrumented schema for finding errors quickly: it does not look for errors below `anyOf` and `oneOf`,
+/// which no message tells. References into these keywords do not resolve in it.
 pub(super) fn instrument_for_errors(schema: &Value, analysis: &Analysis) -> Value {
     instrumented(schema, analysis, true)
 }

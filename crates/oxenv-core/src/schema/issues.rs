@@ -1,7 +1,7 @@
 //! Says why a value does not fit a JSON Schema, as pydantic would say it.
 //!
-//! Invariant: runs on the error path only, and what it writes is bounded: issues, paths, and the values and options
-//! that are repeated.
+//! Invariant: runs on the error path only, and what it writes is bounded: issues, paths, and the values and
+//! options that are repeated.
 
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use jsonschema::paths::LocationSegment;

@@ -23,7 +23,8 @@ use crate::work::panic_text;
 const STEPS_PER_SLICE: u64 = 1 << 16;
 /// Steps for a number with a fraction: `multipleOf` divides it as a ratio of big integers.
 const FRACTION_STEPS: u64 = 20;
-/// Bytes of stack that one check may use. Threads of the runtime have 2 MiB; frames of a debug build are larger.
+/// Bytes of stack that one check may use. Threads of the runtime have 2 MiB; frames of a debug build are
+/// larger.
 pub(super) const MAX_STACK: usize = if cfg!(debug_assertions) { 1 << 20 } else { 512 << 10 };
 
 /// What one check may use.

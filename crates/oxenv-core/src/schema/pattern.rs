@@ -1,7 +1,8 @@
-//! The regular expressions of schemas: an automaton first, and a bounded engine with backtracking for what it lacks.
+//! The regular expressions of schemas: an automaton first, and a bounded engine with backtracking for what it
+//! lacks.
 //!
-//! Invariant: each match takes its steps before it begins, by the sizes of pattern and text. A pattern that is too
-//! large is refused by [`check`] before anything is compiled.
+//! Invariant: each match takes its steps before it begins, by the sizes of pattern and text. A pattern that
+//! is too large is refused by [`check`] before anything is compiled.
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ const MAX_STATES: u64 = 128 << 10;
 const MAX_COMPILED: usize = 8 << 20;
 /// Bytes that the tables of an automaton may grow to while it matches.
 const MAX_TABLES: usize = 256 << 10;
-/// Times that these tables may fill up before the text is read in a slower way, unless a new entry serves so many
-/// bytes.
+/// Times that these tables may fill up before the text is read in a slower way, unless a new entry serves so
+/// many bytes.
 const MAX_TABLE_FILLS: usize = 8;
 const MIN_BYTES_PER_ENTRY: usize = 1000;
 /// Tables of one automaton that are kept for the next match, at the most.

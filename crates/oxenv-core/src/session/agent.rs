@@ -13,14 +13,14 @@ use super::operation::RunningOperation;
 use super::settle::Settled;
 use super::steps::{AgentCall, StepReply, ToolListing};
 use super::{Expected, Session};
-use crate::principal::Principal;
 use crate::failure::Failure;
 use crate::observe::TraceContext;
+use crate::principal::Principal;
 use crate::toolset::{CallContext, RequestError};
 
 impl Session {
-    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may overlap with
-    /// others where the toolset allows it.
+    /// Calls a tool for an agent: a step of this session that is counted and scored, and that may overlap
+    /// with others where the toolset allows it.
     pub(super) async fn agent_call<'a>(
         self: &Arc<Self>,
         call: AgentCall<'a>,
@@ -41,8 +41,8 @@ impl Session {
         self.toolbox.settled().await;
     }
 
-    /// An agent's request about a resource or a prompt, as [`Toolbox::request`](crate::Toolbox::request) answers it; the
-    /// session's lease does not run meanwhile.
+    /// An agent's request about a resource or a prompt, as [`Toolbox::request`](crate::Toolbox::request)
+    /// answers it; the session's lease does not run meanwhile.
     ///
     /// # Errors
     /// What is wrong with the request, or why nobody answered it.
@@ -75,8 +75,8 @@ impl Session {
         Ok(StepReply::Call { spelling: Spelling::Stock, name: call.name, reply })
     }
 
-    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference. Waits
-    /// for toolsets whose first list is still to come.
+    /// The tools that somebody may call, without waiting for a step; counted as a step, as in the reference.
+    /// Waits for toolsets whose first list is still to come.
     pub(super) async fn list(
         self: &Arc<Self>,
         principal: Principal,

@@ -93,8 +93,8 @@ impl Session {
         }
     }
 
-    /// Scores a call that is over. Until then its operation has its outcome, so that it is known whatever becomes of
-    /// the score.
+    /// Scores a call that is over. Until then its operation has its outcome, so that it is known whatever
+    /// becomes of the score.
     async fn score(
         &self,
         scoring: &Scoring,
@@ -223,8 +223,8 @@ impl Session {
         scored
     }
 
-    /// What a reset does before the environment's own: what is restarted ends, then comes a fresh workspace, then
-    /// toolsets as their authors asked for.
+    /// What a reset does before the environment's own: what is restarted ends, then comes a fresh workspace,
+    /// then toolsets as their authors asked for.
     pub(super) async fn renew(
         &self,
         operation: &mut RunningOperation<'_>,
@@ -281,8 +281,8 @@ impl GraphScore {
     }
 }
 
-/// A call, until it is known what became of it: dropped before, its effect is unknown, unless its toolset has no
-/// state.
+/// A call, until it is known what became of it: dropped before, its effect is unknown, unless its toolset has
+/// no state.
 struct PendingEffect<'a> {
     session: &'a Session,
     epoch: u64,

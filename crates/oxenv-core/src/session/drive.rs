@@ -1,8 +1,9 @@
 //! Runs one call of a session's environment: inline, in a task, or on a thread of its own, with a
 //! deadline, cancellation and panics contained.
 //!
-//! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the environment's task
-//! aborts it, and the session then demands a reset, because nobody knows how far the task came.
+//! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the
+//! environment's task aborts it, and the session then demands a reset, because nobody knows how far the task
+//! came.
 
 use crate::clock;
 use oxenv_wire::Seconds;
@@ -96,8 +97,8 @@ impl Session {
         }
     }
 
-    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that says so nobody
-    /// knows how far it came.
+    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that says
+    /// so nobody knows how far it came.
     pub(super) async fn drive(
         &self,
         lock: &mut StepLock,
@@ -224,7 +225,8 @@ impl Session {
         })
     }
 
-    /// The failure of what was cut off, by the end of its session or else as said. Nobody knows how far it came.
+    /// The failure of what was cut off, by the end of its session or else as said. Nobody knows how far it
+    /// came.
     pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
         let failure = ended.unwrap_or_else(|| Failure::new(code, message));

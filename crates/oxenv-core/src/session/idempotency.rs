@@ -34,7 +34,8 @@ enum OwnedOperation {
 impl Session {
     /// Does what has a key or a number at most once. A repeat that comes while the first runs waits for it;
     /// dropping the future then stops the waiting, not the operation. Refused with
-    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of them.
+    /// [`oxenv_wire::ErrorCode::CapacityReached`] if 1,024 such requests of the session run, or 64 MiB of
+    /// them.
     pub(super) async fn submit_once(
         self: &Arc<Self>,
         identity: Identity,

@@ -1,7 +1,7 @@
 //! Leases: how long a session lives when nobody is there.
 //!
-//! Invariant: a lease runs only while no socket is attached and nothing is in flight: no step or call, no list, no fork
-//! and no snapshot.
+//! Invariant: a lease runs only while no socket is attached and nothing is in flight: no step or call, no
+//! list, no fork and no snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -60,7 +60,8 @@ impl Lease {
     }
 }
 
-/// Something that is done with a session. Its lease does not run meanwhile, and begins anew when this is dropped.
+/// Something that is done with a session. Its lease does not run meanwhile, and begins anew when this is
+/// dropped.
 pub(crate) struct LeaseHold<'a>(&'a Lease);
 
 impl Drop for LeaseHold<'_> {

@@ -1,8 +1,8 @@
 //! [`RunningOperation`]: a reset, a step or an agent's call, from its first wait to its counted end.
 //!
-//! Invariant: what may have reached the environment or a tool is counted and recorded once, however it ends. An
-//! operation that is dropped before its end was cut off, and is counted as that. Its number is given before the step
-//! lock is let go.
+//! Invariant: what may have reached the environment or a tool is counted and recorded once, however it ends.
+//! An operation that is dropped before its end was cut off, and is counted as that. Its number is given
+//! before the step lock is let go.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use super::drive::{CellGuard, InFlight, at};
 use super::{Expected, Hooks, Progress, Session};
-use crate::principal::Principal;
 use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
 use crate::observe::{OperationKind, TraceContext};
+use crate::principal::Principal;
 
 /// A reset, a step or a call while it runs.
 pub(super) struct RunningOperation<'a> {
@@ -212,8 +212,8 @@ impl<'a> RunningOperation<'a> {
         Ok(self.epoch)
     }
 
-    /// Takes the step lock: first come, first served among steps, resets, forks and snapshots. What expects a number
-    /// waits until nothing else of its session runs, so that no other operation can get that number.
+    /// Takes the step lock: first come, first served among steps, resets, forks and snapshots. What expects a
+    /// number waits until nothing else of its session runs, so that no other operation can get that number.
     ///
     /// # Errors
     /// A reset or the end of the session, or the deadline, came first.
@@ -271,7 +271,8 @@ impl<'a> RunningOperation<'a> {
         self.lock.guard.is_some()
     }
 
-    /// Runs beside other work of the session, but neither while it is copied nor beside what expects a number.
+    /// Runs beside other work of the session, but neither while it is copied nor beside what expects a
+    /// number.
     pub(super) async fn share(&mut self) {
         self.presence = Some(Presence::Shared(self.session.presence.read().await));
     }

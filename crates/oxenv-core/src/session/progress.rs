@@ -1,7 +1,7 @@
 //! A session's numbers, and what they allow.
 //!
-//! Invariant: the numbers change only under their lock, which nobody holds while an environment or a tool runs. The
-//! recorder takes an entry down under it, so that records are in the order of their numbers.
+//! Invariant: the numbers change only under their lock, which nobody holds while an environment or a tool
+//! runs. The recorder takes an entry down under it, so that records are in the order of their numbers.
 
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;

@@ -10,15 +10,16 @@ use oxenv_wire::Action;
 use super::settle::Settled;
 use super::steps::{AgentCall, ResetOptions, StepReply};
 use super::{Expected, Session};
-use crate::principal::Principal;
 use crate::idempotency::{Idempotency, IdempotentReply};
 use crate::observe::TraceContext;
+use crate::principal::Principal;
 
 /// One request to a session.
 pub struct SessionRequest<'a> {
     /// What to do.
     pub operation: SessionOperation<'a>,
-    /// How a reset or a step is told from its repeats, and what it expects of the session. Default: it is not.
+    /// How a reset or a step is told from its repeats, and what it expects of the session. Default: it is
+    /// not.
     pub once: Idempotency,
     /// Deadline of a step, waiting included. Default none. A reset has the session's.
     pub timeout: Option<Duration>,
@@ -69,11 +70,12 @@ impl<'a> SessionRequest<'a> {
 }
 
 impl Session {
-    /// Does what is asked for, and counts it. Dropping the future cancels it, unless it has a key or a number: then
-    /// it runs to its end, so that whoever asks again gets its reply.
+    /// Does what is asked for, and counts it. Dropping the future cancels it, unless it has a key or a
+    /// number: then it runs to its end, so that whoever asks again gets its reply.
     ///
-    /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A tool's own
-    /// error is no failure but an observation. After a reset that failed the session demands another.
+    /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A
+    /// tool's own error is no failure but an observation. After a reset that failed the session demands
+    /// another.
     pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> IdempotentReply<StepReply<'a>> {
         match request.once.identity() {
             // Boxed, because most requests have no key.
@@ -85,8 +87,8 @@ impl Session {
         }
     }
 
-    /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend, while
-    /// nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
+    /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend,
+    /// while nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
     pub fn try_submit<'a>(
         self: &Arc<Self>,
         request: &SessionRequest<'a>,

@@ -38,8 +38,8 @@ pub(super) struct Concluded<'a> {
     recorded: Option<PendingRecord>,
 }
 
-/// The record of an operation, until it is known to be safe: one that could not be written is a gap, so the session
-/// demands a reset, also if nobody waits any more.
+/// The record of an operation, until it is known to be safe: one that could not be written is a gap, so the
+/// session demands a reset, also if nobody waits any more.
 struct PendingRecord {
     session: Arc<Session>,
     epoch: u64,

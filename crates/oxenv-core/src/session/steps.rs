@@ -19,11 +19,11 @@ use super::operation::{OperationInput, RunningOperation};
 use super::request::{SessionOperation, SessionRequest};
 use super::settle::Settled;
 use super::{Expected, Session, fresh_id};
-use crate::principal::Principal;
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::graph::CallPlan;
 use crate::observe::TraceContext;
+use crate::principal::Principal;
 use crate::render;
 use crate::seed::derive_seed;
 use crate::spec::{ActionSpace, Execution};
@@ -140,8 +140,8 @@ impl Session {
         operation.settle(outcome).await
     }
 
-    /// Begins an epoch, which cancels what runs in the present one. What expects a number begins it only once it has
-    /// that number, and the step lock.
+    /// Begins an epoch, which cancels what runs in the present one. What expects a number begins it only once
+    /// it has that number, and the step lock.
     async fn begin_epoch(
         &self,
         operation: &mut RunningOperation<'_>,
@@ -174,8 +174,8 @@ impl Session {
         Ok(render::with_problems(observed, &self.toolbox.problems()))
     }
 
-    /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its session
-    /// runs, and nobody records. Absent when it has to; then nothing has happened.
+    /// A typed step that has to wait for nothing: its environment does not suspend, nothing else of its
+    /// session runs, and nobody records. Absent when it has to; then nothing has happened.
     pub(super) fn step_inline<'a>(self: &Arc<Self>, request: &SessionRequest<'_>) -> Option<Settled<'a>> {
         let SessionOperation::Step(action @ Action::Typed(typed)) = &request.operation else { return None };
         let inline = self.spec.capabilities.execution == Execution::Inline;

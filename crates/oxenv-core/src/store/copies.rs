@@ -52,8 +52,8 @@ pub enum SessionSource {
 pub struct OpenKey<'a> {
     /// The client's key: a repeat with the same key is the same request.
     pub key: &'a str,
-    /// Whether its sessions are for its caller alone. Then it is given up when the caller goes away before they are
-    /// made, and a repeat makes them. Else it runs to its end.
+    /// Whether its sessions are for its caller alone. Then it is given up when the caller goes away before
+    /// they are made, and a repeat makes them. Else it runs to its end.
     pub ends_with_caller: bool,
 }
 
@@ -93,14 +93,15 @@ impl MemorySize for SessionIds {
 
 impl SessionStore {
     /// Makes `n` sessions that go on from the present state of another: its epoch, episode, step
-    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease. Their slots
-    /// are waited for together, and none is taken before; all are made by one deadline. Dropping the future leaves
-    /// nothing.
+    /// count, reward and seed. `options` gives them another seed for later episodes, or another lease. Their
+    /// slots are waited for together, and none is taken before; all are made by one deadline. Dropping the
+    /// future leaves nothing.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are never so many slots;
-    /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked; [`oxenv_wire::ErrorCode::ResetRequired`] while the
-    /// state is unknown; and whatever making a session may fail with.
+    /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are never so many
+    /// slots; [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked;
+    /// [`oxenv_wire::ErrorCode::ResetRequired`] while the state is unknown; and whatever making a session may
+    /// fail with.
     pub async fn fork(
         &self,
         session: &Arc<Session>,
@@ -157,8 +158,8 @@ impl SessionStore {
         Ok(OpenedSessions { sessions, seq })
     }
 
-    /// Waits until the session is still and so many slots are free, and has both at once: nobody is kept waiting by one
-    /// while the other is missing. The time to wait for slots is that of the whole request.
+    /// Waits until the session is still and so many slots are free, and has both at once: nobody is kept
+    /// waiting by one while the other is missing. The time to wait for slots is that of the whole request.
     async fn hold_with_slots<'a>(
         &self,
         session: &'a Session,
@@ -189,12 +190,12 @@ impl SessionStore {
         Ok(StillWithSlots { held, slots })
     }
 
-    /// Makes sessions and tells their ids; at most once for a key, which belongs to the original of forks, else to
-    /// the options' owner: a repeat gets the same sessions, also when they have ended. The answer's number is that of
-    /// the last thing that the original of forks had done.
+    /// Makes sessions and tells their ids; at most once for a key, which belongs to the original of forks,
+    /// else to the options' owner: a repeat gets the same sessions, also when they have ended. The answer's
+    /// number is that of the last thing that the original of forks had done.
     ///
-    /// The outcome fails as [`SessionStore::create`], [`SessionStore::restore`] and [`SessionStore::fork`] do, and
-    /// with [`oxenv_wire::ErrorCode::KeyConflict`] and [`oxenv_wire::ErrorCode::ReplyForgotten`].
+    /// The outcome fails as [`SessionStore::create`], [`SessionStore::restore`] and [`SessionStore::fork`]
+    /// do, and with [`oxenv_wire::ErrorCode::KeyConflict`] and [`oxenv_wire::ErrorCode::ReplyForgotten`].
     pub async fn open(
         self: &Arc<Self>,
         source: SessionSource,
@@ -254,7 +255,8 @@ impl SessionStore {
         Ok(self.sealed_snapshot(session, room).await?.into_text())
     }
 
-    /// The same before it is a text, for who has that room; never more than [`StoreLimits::snapshot`](crate::StoreLimits).
+    /// The same before it is a text, for who has that room; never more than
+    /// [`StoreLimits::snapshot`](crate::StoreLimits).
     ///
     /// # Errors
     /// As [`SessionStore::snapshot`].
@@ -318,8 +320,8 @@ impl SessionStore {
     /// Makes a session that goes on from a saved state.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key, environment or
-    /// version;
+    /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key,
+    /// environment or version;
     /// and whatever making a session may fail with.
     pub async fn restore(
         &self,

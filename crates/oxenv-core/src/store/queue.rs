@@ -1,9 +1,9 @@
 //! Slots for sessions, and the fair queue of who waits for some.
 //!
-//! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request has all the
-//! slots that it asks for at once, or none. Owners take turns, and within one owner first come, first served. Whoever
-//! waits for more slots than are free is overtaken by those who wait for fewer, until they have had as many slots as it
-//! asks for; from then on free slots are kept for it.
+//! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request
+//! has all the slots that it asks for at once, or none. Owners take turns, and within one owner first come,
+//! first served. Whoever waits for more slots than are free is overtaken by those who wait for fewer, until
+//! they have had as many slots as it asks for; from then on free slots are kept for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -144,7 +144,8 @@ impl Slots {
         drop(told);
     }
 
-    /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner `beside` is.
+    /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner
+    /// `beside` is.
     pub(super) fn refuse_too_many(
         &self,
         owner: &SlotOwner,

@@ -1,8 +1,8 @@
 //! The one road of a tool call: found once, judged once, made, told once.
 //!
-//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is judged in the order owner,
-//! name, rate, arguments; then come the call, the check of its result, and what is told of it: its audit record and its
-//! measure.
+//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is judged in the order
+//! owner, name, rate, arguments; then come the call, the check of its result, and what is told of it: its
+//! audit record and its measure.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -75,8 +75,8 @@ impl<'a> ResolvedTool<'a> {
         self.entry().map(|entry| self.toolbox.mounts[entry.mount].toolset.name())
     }
 
-    /// Whether calls of it may overlap with other calls and steps of the session. A name that nobody has yet may
-    /// become any toolset's.
+    /// Whether calls of it may overlap with other calls and steps of the session. A name that nobody has yet
+    /// may become any toolset's.
     #[must_use]
     pub fn concurrent(&self) -> bool {
         self.all_owners(|mount| mount.toolset.concurrent())
@@ -131,7 +131,8 @@ impl<'a> ResolvedTool<'a> {
         outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
     }
 
-    /// Waits until all toolsets have started, for as long as a call may take. Who is not there then has nothing.
+    /// Waits until all toolsets have started, for as long as a call may take. Who is not there then has
+    /// nothing.
     async fn wait_for_owner(&mut self, deadline: Option<Instant>) {
         let mut settled = pin!(self.toolbox.settled());
         if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::mount::{Mount, Naming};
 use crate::policy::Verdict;
-use crate::schema::{LazySchema, Schema, SchemaError};
 use crate::principal::Principal;
+use crate::schema::{LazySchema, Schema, SchemaError};
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;

@@ -1,8 +1,8 @@
 //! Whether a call may be made, and whether its result is what was declared.
 //!
-//! Invariant: what costs the least comes first, so that a caller past a rate limit cannot have arguments checked.
-//! Arguments and results of ordinary size are checked at once; what takes longer is checked on a thread for such
-//! work, held to the deadline of the call.
+//! Invariant: what costs the least comes first, so that a caller past a rate limit cannot have arguments
+//! checked. Arguments and results of ordinary size are checked at once; what takes longer is checked on a
+//! thread for such work, held to the deadline of the call.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use super::call::{CallRequest, ResolvedTool, end_of, until};
 use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
 use crate::audit::Decision;
+use crate::principal::Principal;
 use crate::schema::{
     CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
 };
-use crate::principal::Principal;
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.

@@ -1,7 +1,7 @@
 //! What is told of a call that is over: one audit record, and its measure.
 //!
-//! Invariant: a call begins when its record has a place. It is told when the recording is finished or dropped: a call
-//! that was cancelled leaves a record too.
+//! Invariant: a call begins when its record has a place. It is told when the recording is finished or
+//! dropped: a call that was cancelled leaves a record too.
 
 use std::borrow::Cow;
 use std::mem;

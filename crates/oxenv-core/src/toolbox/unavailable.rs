@@ -48,8 +48,8 @@ impl Toolbox {
         }
     }
 
-    /// Why a resource or a prompt that nobody offers cannot be had: that it does not exist, unless a toolset has not
-    /// told what it offers.
+    /// Why a resource or a prompt that nobody offers cannot be had: that it does not exist, unless a toolset
+    /// has not told what it offers.
     pub(super) fn unknown_item(&self, role: Principal, what: &str, missing: RequestError) -> RequestError {
         let silent = self.unavailable_toolsets();
         let possible: Vec<&Silent<'_>> =

@@ -3,9 +3,9 @@
 //! Invariant: an archive is not trusted. It has names and no paths, so nothing in it can be put outside of
 //! the folder that is filled; a link in it leads to somewhere in that folder.
 //!
-//! After [`MAGIC`] comes one entry after another: a byte that tells the kind, then the name; for files and folders
-//! the time (seconds and nanoseconds since 1970) and the mode; for files the content, for links where they lead.
-//! What follows a folder is in it, up to an end.
+//! After [`MAGIC`] comes one entry after another: a byte that tells the kind, then the name; for files and
+//! folders the time (seconds and nanoseconds since 1970) and the mode; for files the content, for links where
+//! they lead. What follows a folder is in it, up to an end.
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read as _, Write as _};
@@ -53,7 +53,8 @@ pub(super) fn pack(
         Packing { place, folder: &folder, limits, room, out: begun, left_out: LeftOut::default() };
     let size = Size::of(&folder, limits.files);
     packing.fits(MAGIC.len() as u64 + size.bytes)?;
-    // All at once, because a vector that grows is in memory twice. What an entry takes beside its content is little.
+    // All at once, because a vector that grows is in memory twice. What an entry takes beside its content is
+    // little.
     packing.out.reserve_exact(usize::try_from(size.bytes).unwrap_or(0) + SPARE);
     packing.out.extend(MAGIC);
     let mut walk = Walk::new(&folder, limits.files).map_err(|error| packing.stopped(error))?;
@@ -302,8 +303,8 @@ impl<'a> Unpacking<'a> {
     }
 }
 
-/// Whether a relative link in a folder of that depth cannot lead out: it goes up no further than the folder is
-/// deep, and never after it went down, where it could go up from what another link leads to.
+/// Whether a relative link in a folder of that depth cannot lead out: it goes up no further than the folder
+/// is deep, and never after it went down, where it could go up from what another link leads to.
 fn stays_inside(leads: &Path, depth: usize) -> bool {
     let mut ups = 0;
     let mut downs = 0;

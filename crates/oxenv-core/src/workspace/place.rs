@@ -1,8 +1,8 @@
 //! The folder of one workspace: held by descriptor from when it is made to when it is deleted.
 //!
-//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads by now. One that a
-//! program has moved out of the root is left to whoever did that; what has been put in its place goes with the root,
-//! and a link there is removed by itself.
+//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads by now.
+//! One that a program has moved out of the root is left to whoever did that; what has been put in its place
+//! goes with the root, and a link there is removed by itself.
 
 use std::ffi::CString;
 use std::io;
@@ -53,7 +53,8 @@ impl WorkspacePath {
     /// A new folder in the root, and nowhere else, because it will be removed.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::InvalidInput`] for what is no name of a folder.
+    /// The file system's, with the path in it; [`io::ErrorKind::InvalidInput`] for what is no name of a
+    /// folder.
     pub(super) fn make(root: &Arc<Root>, name: &str) -> io::Result<Self> {
         if Path::new(name).components().ne([Component::Normal(name.as_ref())]) {
             let message = format!("'{name}' is no name of a workspace");
@@ -93,8 +94,9 @@ impl WorkspacePath {
         Err(io::Error::new(io::ErrorKind::NotADirectory, message))
     }
 
-    /// Makes it empty. It stays the same folder, because processes may have it as theirs, unless it was replaced.
-    /// Programs that go on writing cannot make this fail: what they keep from being deleted is moved aside.
+    /// Makes it empty. It stays the same folder, because processes may have it as theirs, unless it was
+    /// replaced. Programs that go on writing cannot make this fail: what they keep from being deleted is
+    /// moved aside.
     ///
     /// # Errors
     /// The file system's, with the path of the first thing that cannot be removed.
@@ -134,7 +136,8 @@ impl WorkspacePath {
         Ok(made)
     }
 
-    /// Makes it empty, and puts into it what `fill` puts into a folder, also beside programs that go on writing.
+    /// Makes it empty, and puts into it what `fill` puts into a folder, also beside programs that go on
+    /// writing.
     ///
     /// # Errors
     /// As [`WorkspacePath::emptied`]; and those of `fill`.
@@ -149,11 +152,12 @@ impl WorkspacePath {
         marks.put_on(&*folder).map_err(|errno| failed(errno, "cannot make", &self.path))
     }
 
-    /// Deletes it with everything in it. While a program still writes into it this is tried again, a few times. Blocks.
+    /// Deletes it with everything in it. While a program still writes into it this is tried again, a few
+    /// times. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path of the first thing that cannot be removed; it is tried again when the server
-    /// ends, and when the next one starts.
+    /// The file system's, with the path of the first thing that cannot be removed; it is tried again when the
+    /// server ends, and when the next one starts.
     pub(super) fn remove(&self) -> io::Result<()> {
         let folder = Arc::clone(&self.held.lock().folder);
         let mut pauses = PAUSES.into_iter();
@@ -213,8 +217,8 @@ impl WorkspacePath {
     }
 }
 
-/// A folder of ours in the root; deleted with everything in it when it is dropped. What cannot be deleted then is when
-/// the workspace is.
+/// A folder of ours in the root; deleted with everything in it when it is dropped. What cannot be deleted
+/// then is when the workspace is.
 struct Temporary<'a> {
     place: &'a WorkspacePath,
     name: CString,

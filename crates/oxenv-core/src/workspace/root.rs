@@ -1,8 +1,8 @@
 //! The folder that the workspaces of one server are in, and the sweep of those that dead servers have left.
 //!
-//! Invariant: it is reached by the descriptors that were opened when the server started, so a tool that puts a link in
-//! its place turns nothing to where that link leads. It goes when nobody holds its lock any more: the server does, and
-//! the supervisors of its tools do, which outlive a server that is killed.
+//! Invariant: it is reached by the descriptors that were opened when the server started, so a tool that puts
+//! a link in its place turns nothing to where that link leads. It goes when nobody holds its lock any more:
+//! the server does, and the supervisors of its tools do, which outlive a server that is killed.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -74,8 +74,8 @@ impl Root {
         self.real.join(os_str(LOCK))
     }
 
-    /// Removes it with all workspaces. If something stays, it is tried again by the next server that starts here; the
-    /// root itself stays while a supervisor of this server lives, whose tools could fill it again.
+    /// Removes it with all workspaces. If something stays, it is tried again by the next server that starts
+    /// here; the root itself stays while a supervisor of this server lives, whose tools could fill it again.
     ///
     /// # Errors
     /// The file system's, with the path of what cannot be removed.
@@ -147,8 +147,8 @@ fn roots_in(parent: &OpenFolder) -> Result<Vec<CString>, Errno> {
     Ok(names.filter(|name| name.to_bytes().starts_with(ROOT_PREFIX.as_bytes())).collect())
 }
 
-/// The lock of a root of this user's. The folder that it is in may be open to other users, so it is taken for nothing
-/// that it may not be.
+/// The lock of a root of this user's. The folder that it is in may be open to other users, so it is taken for
+/// nothing that it may not be.
 fn lock_of(root: &OpenFolder) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let user = rustix::process::geteuid().as_raw();

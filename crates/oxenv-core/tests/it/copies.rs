@@ -1,5 +1,5 @@
-//! What it takes to copy a session: slots at once or none, one deadline for all copies, and a lease that does not run
-//! out meanwhile.
+//! What it takes to copy a session: slots at once or none, one deadline for all copies, and a lease that does
+//! not run out meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

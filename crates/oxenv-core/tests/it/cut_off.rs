@@ -1,4 +1,5 @@
-//! What was cut off: by a deadline, a lost caller, a reset, a close. Its effect is unknown, and everybody is told so.
+//! What was cut off: by a deadline, a lost caller, a reset, a close. Its effect is unknown, and everybody is
+//! told so.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -237,7 +237,8 @@ async fn forks_are_made_once_for_a_key() {
     settled(&store, &stage).await;
 }
 
-/// Checking a snapshot of many megabytes takes a while; the thread that serves sessions does other things meanwhile.
+/// Checking a snapshot of many megabytes takes a while; the thread that serves sessions does other things
+/// meanwhile.
 #[tokio::test]
 async fn a_large_snapshot_keeps_no_thread_from_others() {
     let stage = Stage::default();

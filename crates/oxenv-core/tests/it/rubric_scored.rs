@@ -245,8 +245,8 @@ async fn bytes_of_another_kind_are_refused() {
     assert!(other.restore(boot(), &good).await.is_err());
 }
 
-/// Nothing keeps a client from making a snapshot up: an episode of as many acts as a number can count would be as many
-/// rewards in its last observation, more than any machine holds.
+/// Nothing keeps a client from making a snapshot up: an episode of as many acts as a number can count would
+/// be as many rewards in its last observation, more than any machine holds.
 #[tokio::test]
 async fn an_episode_that_was_made_up_costs_no_more_than_another() {
     let part = json!({ "type": "environment_reward" });

@@ -1,5 +1,5 @@
-//! Schemas and values that make a validator explode: each is refused or judged within its bounds, and within the
-//! memory that the test gives itself.
+//! Schemas and values that make a validator explode: each is refused or judged within its bounds, and within
+//! the memory that the test gives itself.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

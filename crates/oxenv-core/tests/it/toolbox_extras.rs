@@ -48,8 +48,8 @@ async fn the_union_has_each_resource_once_and_each_prompt_under_a_name_of_its_ow
     assert_eq!(union.prompts[2]["description"], "two", "only the name changes");
 }
 
-/// Lists are as long as their servers make them, and every client that comes asks for their union: it takes time with
-/// the length of the lists and not with its square, which took minutes.
+/// Lists are as long as their servers make them, and every client that comes asks for their union: it takes
+/// time with the length of the lists and not with its square, which took minutes.
 #[tokio::test]
 async fn the_union_of_long_lists_is_made_quickly() {
     const ITEMS: usize = 50_000;

@@ -126,7 +126,8 @@ fn limits_hold_for_saving_and_restoring() {
     write(one.path(), "file", &"x".repeat(1000));
     let error = one.save_onto(Vec::new(), room(1000)).unwrap_err();
     assert!(error.to_string().contains("has 1000 bytes in 1 files and folders, and no more than 1000 bytes"));
-    // One that is far too large is not read at all, or this would take a minute and the memory of the machine.
+    // One that is far too large is not read at all, or this would take a minute and the memory of the
+    // machine.
     std::fs::File::create(one.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
     assert_eq!(one.save().unwrap_err().kind(), ErrorKind::QuotaExceeded);
 }

@@ -17,7 +17,8 @@ fn skipped(what: &str) {
     eprintln!("skipped: {what}");
 }
 
-/// Does something as a user who has no right to read everything; if these tests run as root, in a thread without it.
+/// Does something as a user who has no right to read everything; if these tests run as root, in a thread
+/// without it.
 fn as_user(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {

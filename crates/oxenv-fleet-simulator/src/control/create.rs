@@ -1,7 +1,7 @@
 //! Making an instance.
 //!
-//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is recorded
-//! before anything is waited for.
+//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is
+//! recorded before anything is waited for.
 
 use std::io;
 use std::sync::Arc;

@@ -54,7 +54,8 @@ impl FaultRegistry {
         self.faults.lock().clone()
     }
 
-    /// What a request meets: the first fault that answers it, or else all that change it. What it meets is used.
+    /// What a request meets: the first fault that answers it, or else all that change it. What it meets is
+    /// used.
     pub(crate) fn take_for(&self, request: FaultTarget) -> RequestFaults {
         let mut met = RequestFaults::default();
         let mut faults = self.faults.lock();

@@ -1,10 +1,12 @@
 //! The requests that a fault applies to.
 //!
-//! Invariant: a target covers requests by what they are, never by how a path ends: `/mcp` is a suffix of `/api/v1/mcp`.
+//! Invariant: a target covers requests by what they are, never by how a path ends: `/mcp` is a suffix of
+//! `/api/v1/mcp`.
 
 use std::fmt;
 
-/// A request, or a kind of requests. In the text form those over MCP may name a method: `mcp.call`, `mcps.list`.
+/// A request, or a kind of requests. In the text form those over MCP may name a method: `mcp.call`,
+/// `mcps.list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultTarget {
     /// `control`: anything on the control plane.

@@ -1,7 +1,8 @@
-//! The databases of an instance: `current`, which the episode changes, and `seed`, which is as the episode began.
+//! The databases of an instance: `current`, which the episode changes, and `seed`, which is as the episode
+//! began.
 //!
-//! Invariant: a query that nobody waits for any more is interrupted, so that no thread is left behind; none reaches a
-//! file of this machine.
+//! Invariant: a query that nobody waits for any more is interrupted, so that no thread is left behind; none
+//! reaches a file of this machine.
 
 use std::sync::Arc;
 use std::time::Duration;

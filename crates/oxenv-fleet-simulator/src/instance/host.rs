@@ -1,7 +1,7 @@
 //! An instance's host: the manager, both MCP endpoints, the application.
 //!
-//! Invariant: a request meets its faults before anything is looked at; one that is on its way when the instance ends
-//! is not answered.
+//! Invariant: a request meets its faults before anything is looked at; one that is on its way when the
+//! instance ends is not answered.
 
 use std::io;
 use std::sync::Arc;

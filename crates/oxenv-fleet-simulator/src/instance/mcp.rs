@@ -1,7 +1,7 @@
 //! MCP over Streamable HTTP: the handshake of 2025, tools, and nothing else.
 //!
-//! Invariant: a request that names a session must name one that lives; one that names none is served, as servers
-//! without sessions do. A call with an id is answered once.
+//! Invariant: a request that names a session must name one that lives; one that names none is served, as
+//! servers without sessions do. A call with an id is answered once.
 
 use std::collections::HashSet;
 

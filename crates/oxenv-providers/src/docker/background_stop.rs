@@ -1,7 +1,7 @@
 //! Ending a container without waiting, and without a runtime: the caller's may be about to end.
 //!
-//! Invariant: when [`stop_in_background`] returns, the daemon has been asked to end the container, unless it accepts
-//! nothing for a second; so a process may exit right after it.
+//! Invariant: when [`stop_in_background`] returns, the daemon has been asked to end the container, unless it
+//! accepts nothing for a second; so a process may exit right after it.
 
 use std::fmt;
 use std::io::{self, Read, Write};

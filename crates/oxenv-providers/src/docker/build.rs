@@ -1,6 +1,7 @@
 //! Building images with the daemon's own builder.
 //!
-//! Invariant: dropping a build's future ends the build. An error names the step of the build file that failed.
+//! Invariant: dropping a build's future ends the build. An error names the step of the build file that
+//! failed.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ pub struct BuildSpec {
     pub tag: String,
     /// Arguments of the build. They can be read from the image: a secret has no place here.
     pub args: Vec<(String, String)>,
-    /// The network of the build's commands, such as `host` or `none`; the daemon's usual one if there is none.
+    /// The network of the build's commands, such as `host` or `none`; the daemon's usual one if there is
+    /// none.
     pub network: Option<String>,
 }
 

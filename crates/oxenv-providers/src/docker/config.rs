@@ -17,8 +17,8 @@ use crate::process::{now_us, socket_in};
 use crate::spec::{InstanceSpec, ListenAddress};
 use crate::validate::{self, invalid_spec};
 
-/// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port is
-/// published, and when it was made.
+/// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port
+/// is published, and when it was made.
 pub(super) const NAME_LABEL: &str = "dev.oxenv.name";
 pub(super) const OWNER_LABEL: &str = "dev.oxenv.owner";
 pub(super) const DETACHED_LABEL: &str = "dev.oxenv.detached";
@@ -123,8 +123,8 @@ impl ContainerConfig {
         format!("{}/tcp", self.port)
     }
 
-    /// The request body for the daemon. `reached_at` is the port of this machine, where it is known before; `init` says
-    /// whether a process of Docker's is the container's first.
+    /// The request body for the daemon. `reached_at` is the port of this machine, where it is known before;
+    /// `init` says whether a process of Docker's is the container's first.
     pub(super) fn body(
         &self,
         spec: &InstanceSpec,

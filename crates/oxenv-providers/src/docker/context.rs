@@ -1,7 +1,7 @@
 //! The folder that an image is built from, as the tar archive that the daemon reads.
 //!
-//! Invariant: owners and times of this machine are not in it, and no link leads out of the folder. It is read while it
-//! is sent, so its size does not matter; who stops to listen ends the reading.
+//! Invariant: owners and times of this machine are not in it, and no link leads out of the folder. It is read
+//! while it is sent, so its size does not matter; who stops to listen ends the reading.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -67,7 +67,8 @@ impl<W: Write> ContextWriter<'_, W> {
     fn write_folder(&mut self) -> Result<(), ProviderError> {
         let folder = OpenFolder::open(&self.context.folder).map_err(|error| invalid_context(&error))?;
         let mut walk = Walk::new(&folder, u64::MAX).map_err(|error| invalid_context(&error.into()))?;
-        // The path of the present folder within the whole, which ends with `/`, and the lengths of those above it.
+        // The path of the present folder within the whole, which ends with `/`, and the lengths of those
+        // above it.
         let (mut within, mut lengths) = (String::new(), Vec::new());
         while let Some(event) = walk.next().map_err(|error| invalid_context(&error.into()))? {
             let entry = match event {

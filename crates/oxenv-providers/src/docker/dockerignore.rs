@@ -1,7 +1,8 @@
 //! `.dockerignore`: which files of a folder are not sent to the daemon.
 //!
-//! Invariant: the last pattern that fits a path, or a folder that it is in, decides, as with Docker's own commands;
-//! before the folder's patterns come ours, of files that usually hold secrets or belong to one machine.
+//! Invariant: the last pattern that fits a path, or a folder that it is in, decides, as with Docker's own
+//! commands; before the folder's patterns come ours, of files that usually hold secrets or belong to one
+//! machine.
 
 use std::io;
 use std::path::Path;
@@ -91,8 +92,8 @@ impl IgnorePattern {
         (!parts.is_empty()).then_some(IgnorePattern { negated: lets_in, parts })
     }
 
-    /// Whether it names the path, or a folder that the path is in. The number of steps is at most the product of the
-    /// lengths of both.
+    /// Whether it names the path, or a folder that the path is in. The number of steps is at most the product
+    /// of the lengths of both.
     fn matches(&self, path: &[&str]) -> bool {
         let end = self.parts.len();
         // How many parts of the pattern may stand for the path so far.

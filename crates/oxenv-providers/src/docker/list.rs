@@ -53,7 +53,8 @@ impl DockerProvider {
         Ok(swept)
     }
 
-    /// Makes room for a name that is held by a container of ours that has ended or was left. Says whether there is.
+    /// Makes room for a name that is held by a container of ours that has ended or was left. Says whether
+    /// there is.
     pub(super) async fn free_name(&self, name: &str) -> Result<bool, ProviderError> {
         let found = self.labelled_containers(&format!("{NAME_LABEL}={name}")).await?;
         for one in &found {

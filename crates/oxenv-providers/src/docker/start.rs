@@ -1,7 +1,7 @@
 //! Starting a container.
 //!
-//! Invariant: from the moment that the daemon is asked to make a container, somebody removes it unless it becomes
-//! healthy: this future, its drop, or the task that asked.
+//! Invariant: from the moment that the daemon is asked to make a container, somebody removes it unless it
+//! becomes healthy: this future, its drop, or the task that asked.
 
 use std::sync::Arc;
 

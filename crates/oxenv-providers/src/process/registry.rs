@@ -1,4 +1,5 @@
-//! The registry of started processes, so that other processes find them: a file per instance in a folder of the user.
+//! The registry of started processes, so that other processes find them: a file per instance in a folder of
+//! the user.
 //!
 //! Invariant: a record is there or not, never in part, and holds no value of a variable.
 
@@ -132,8 +133,8 @@ impl SupervisorId {
 }
 
 impl InstanceRegistry {
-    /// The notes in a folder, which is made if it is not there; without one, in a folder of the user that goes with
-    /// the machine's present run.
+    /// The notes in a folder, which is made if it is not there; without one, in a folder of the user that
+    /// goes with the machine's present run.
     pub(super) fn open(folder: Option<&Path>) -> Result<Self, ProviderError> {
         let user = rustix::process::geteuid().as_raw();
         let folder = folder.map_or_else(|| default_folder(user), Path::to_owned);

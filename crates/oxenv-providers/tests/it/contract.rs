@@ -1,6 +1,7 @@
 //! What the trait promises, checked on every provider by the same rules.
 //!
-//! Invariant: whether something runs is seen by looking at processes or containers, never by asking the provider.
+//! Invariant: whether something runs is seen by looking at processes or containers, never by asking the
+//! provider.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,5 @@
-//! What the tests need as a process of its own: the supervisor, and somebody who starts an instance and is killed.
+//! What the tests need as a process of its own: the supervisor, and somebody who starts an instance and is
+//! killed.
 //!
 //! Invariant: `hold` never ends by itself; `drop` ends right after it dropped its instance.
 
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `hold process NOTES NAME MARK COMMAND…`, `hold docker HOST NAME IMAGE COMMAND…`, and `drop` in the same way.
+/// `hold process NOTES NAME MARK COMMAND…`, `hold docker HOST NAME IMAGE COMMAND…`, and `drop` in the same
+/// way.
 async fn start() -> Instance {
     let arguments: Vec<String> = std::env::args().skip(2).collect();
     let [kind, place, name, what, command @ ..] = &arguments[..] else { panic!("too few arguments") };

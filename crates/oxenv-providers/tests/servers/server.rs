@@ -1,5 +1,5 @@
-//! A small server for the tests, of the standard library alone: it is compiled into a static binary that runs as a
-//! process as well as in an image that holds nothing else.
+//! A small server for the tests, of the standard library alone: it is compiled into a static binary that runs
+//! as a process as well as in an image that holds nothing else.
 //!
 //! Invariant: its first argument says how it behaves; `healthy` is the only way in which it serves.
 

@@ -1,7 +1,7 @@
 //! What requests of one session share: the client, once it is connected, and the instance that serves it.
 //!
-//! Invariant: after a lost connection only a reset opens another session; what a forked process's parent made is never
-//! touched.
+//! Invariant: after a lost connection only a reset opens another session; what a forked process's parent made
+//! is never touched.
 
 use std::mem;
 use std::sync::Arc;
@@ -135,8 +135,8 @@ impl SessionState {
 }
 
 impl SessionConnection {
-    /// Ends it for those who do not wait. A session without an instance ends with its socket at the latest, so a
-    /// server that does not answer holds nobody up.
+    /// Ends it for those who do not wait. A session without an instance ends with its socket at the latest,
+    /// so a server that does not answer holds nobody up.
     async fn end_in_time(self) {
         let instance = matches!(self, SessionConnection::Open(_, Some(_)) | SessionConnection::Lost(Some(_)));
         let _ =

@@ -216,8 +216,8 @@ async fn call(
     }
     let request = rpc.params.filter(|_| plain.more);
     let trace = traces::of_params(app, params, door.trace);
-    // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A message that
-    // is too large for that is answered here, without such notes.
+    // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A
+    // message that is too large for that is answered here, without such notes.
     let outcome = match plain.wants.filter(|_| !has_too_many_values(body)) {
         None => {
             let request = request.map(Json::raw);

@@ -24,8 +24,8 @@ use super::{McpEndpoint, failed};
 use crate::app::App;
 use crate::error;
 
-/// The most values of a message that goes to rmcp, which builds all of them: 60 MiB of zeros took 6 GiB. Lists and calls
-/// of tools as clients make them are not among these, so arguments have no such bound.
+/// The most values of a message that goes to rmcp, which builds all of them: 60 MiB of zeros took 6 GiB.
+/// Lists and calls of tools as clients make them are not among these, so arguments have no such bound.
 const MAX_VALUES: usize = 1 << 18;
 
 /// Whether a message has more values than rmcp is given to build.

@@ -64,8 +64,8 @@ pub(super) async fn tell_listener(
     }
 }
 
-/// What an agent is offered at one moment. Each client that came has one, so of the lists that are made for it alone
-/// it has fingerprints.
+/// What an agent is offered at one moment. Each client that came has one, so of the lists that are made for
+/// it alone it has fingerprints.
 pub(super) struct OfferedLists {
     of: Arc<Toolbox>,
     seen: u64,

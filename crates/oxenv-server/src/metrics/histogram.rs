@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-/// The upper ends of the buckets, in nanoseconds. They reach from an inline step, which takes microseconds, to what no
-/// deadline of ours allows.
+/// The upper ends of the buckets, in nanoseconds. They reach from an inline step, which takes microseconds,
+/// to what no deadline of ours allows.
 pub(super) const BUCKETS: [u64; 20] = [
     5_000,
     10_000,

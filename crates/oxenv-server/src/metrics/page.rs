@@ -1,7 +1,7 @@
 //! The page: every family of metrics, in order. `prometheus-client` writes it; the numbers are ours.
 //!
-//! Invariant: docs/observability.md lists exactly these families; a test compares the two. The names of counters get
-//! their `_total` when they are written.
+//! Invariant: docs/observability.md lists exactly these families; a test compares the two. The names of
+//! counters get their `_total` when they are written.
 
 use std::fmt;
 

@@ -316,8 +316,8 @@ fn messages() -> Value {
     })
 }
 
-/// The environment's own messages. Any JSON object is taken as an action before the environment looks at it, so the
-/// environment's own schema is an annotation of it and its local references stay its own.
+/// The environment's own messages. Any JSON object is taken as an action before the environment looks at it,
+/// so the environment's own schema is an annotation of it and its local references stay its own.
 fn environment(spec: &EnvironmentSpec) -> Value {
     json!({
         "Action": { "type": "object", "title": spec.schemas.action["title"], "x-oxenv-schema": "/schema" },

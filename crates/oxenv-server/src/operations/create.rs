@@ -1,8 +1,8 @@
 //! Sessions that a request makes, or takes from where they were.
 //!
-//! Invariant: a session that was made for a socket alone ends with that socket, also while it is still being made; one
-//! with a time to resume within outlives it by that time. A repeat gets the first reply, whatever has become of the
-//! sessions.
+//! Invariant: a session that was made for a socket alone ends with that socket, also while it is still being
+//! made; one with a time to resume within outlives it by that time. A repeat gets the first reply, whatever
+//! has become of the sessions.
 
 use std::time::Duration;
 

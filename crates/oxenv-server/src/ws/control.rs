@@ -1,7 +1,8 @@
 //! `WS /ws`: one socket, one session.
 //!
 //! Invariant: a session that the socket made is closed with it, unless another socket has taken it
-//! over; one that it attached to is given back. In production the socket is an agent's: it lists and calls tools and sees no reward.
+//! over; one that it attached to is given back. In production the socket is an agent's: it lists and calls
+//! tools and sees no reward.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

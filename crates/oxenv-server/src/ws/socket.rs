@@ -428,7 +428,8 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); not at all if the connection is gone.
+/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); not at all if the connection is
+/// gone.
 fn broken(error: Error) -> Option<(u16, &'static str)> {
     use tungstenite::Error::{Capacity, Protocol, Utf8};
     use tungstenite::error::ProtocolError::{ResetWithoutClosingHandshake, UnmaskedFrameFromClient};

@@ -124,8 +124,8 @@ fn refused(may: May, caller: As, path: &str) -> Option<u16> {
     (!allowed).then_some(403)
 }
 
-/// The routes of a server in simulation, which has all: what docs/principals.md lists, which a test of the crate holds
-/// equal to the table.
+/// The routes of a server in simulation, which has all: what docs/principals.md lists, which a test of the
+/// crate holds equal to the table.
 fn routes() -> BTreeSet<(String, String)> {
     let page = include_str!("../../../../docs/principals.md");
     let route = |line: &str| {

@@ -186,8 +186,8 @@ async fn over_http_a_batch_means_the_same() {
     served.end().await;
 }
 
-/// A few bytes ask for much: the state of a session, thousands of times in one request. What has no room is told,
-/// and what comes behind it is not run.
+/// A few bytes ask for much: the state of a session, thousands of times in one request. What has no room is
+/// told, and what comes behind it is not run.
 #[tokio::test]
 async fn the_results_of_one_reply_are_bounded() {
     const ROOM: usize = 64 << 10;

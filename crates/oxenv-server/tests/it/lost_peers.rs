@@ -178,8 +178,8 @@ async fn a_reader_that_takes_a_little_at_a_time_gets_everything() {
 
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// A client that has said all that it wants to say, and still listens, is answered what needs no waiting, as far as
-/// bytes behind its last request hide the end.
+/// A client that has said all that it wants to say, and still listens, is answered what needs no waiting, as
+/// far as bytes behind its last request hide the end.
 #[tokio::test]
 async fn a_client_that_stops_writing_is_answered_what_is_done_at_once() {
     let served = serve().await;
@@ -202,7 +202,8 @@ async fn a_client_that_stops_writing_is_answered_what_is_done_at_once() {
     served.end().await;
 }
 
-/// A socket is not read while so many requests wait that there is no room for more; its end is found all the same.
+/// A socket is not read while so many requests wait that there is no room for more; its end is found all the
+/// same.
 #[tokio::test]
 async fn a_socket_with_many_requests_ahead_is_found_when_it_goes() {
     for how in ["closes", "resets"] {

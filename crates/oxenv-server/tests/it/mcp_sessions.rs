@@ -132,7 +132,8 @@ async fn subscriptions_are_bounded() {
     served.end().await;
 }
 
-/// A message that has to be built as values takes many times its bytes. Calls as clients make them are not built.
+/// A message that has to be built as values takes many times its bytes. Calls as clients make them are not
+/// built.
 #[tokio::test]
 async fn messages_of_many_values_are_refused_where_they_are_built() {
     let talker = Talker::default();

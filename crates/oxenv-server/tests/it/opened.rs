@@ -1,5 +1,5 @@
-//! Sessions that are made with a key: what a repeat gets at each door, and what becomes of them when their socket is
-//! lost.
+//! Sessions that are made with a key: what a repeat gets at each door, and what becomes of them when their
+//! socket is lost.
 
 use std::time::Duration;
 

@@ -162,7 +162,8 @@ impl<R: Read> Frames<R> {
                 }
                 PrefixScan::Torn => {
                     if self.fill()? == 0 {
-                        // A line that has its end was written whole, so it is damaged also where it is the last.
+                        // A line that has its end was written whole, so it is damaged also where it is the
+                        // last.
                         let end = self.base + self.used as u64;
                         return Ok(self
                             .damage

@@ -206,7 +206,8 @@ fn a_full_disk_is_waited_for() {
     assert!(ids_of(&lines).eq(expected.iter().map(String::as_str)));
 }
 
-/// A pipe that nobody reads is a disk that stalls. Whoever records is not held up: without a place there is no call.
+/// A pipe that nobody reads is a disk that stalls. Whoever records is not held up: without a place there is
+/// no call.
 #[test]
 fn a_stalled_disk_holds_nobody_up() {
     let path = folder("stalled").join("audit.jsonl");

@@ -223,8 +223,8 @@ async fn a_segment_that_was_replaced_is_found_though_its_frames_fit() {
     assert_eq!(format!("{:?}", missing(&folder)), "([], [])");
 }
 
-/// Whatever bit of the last acknowledged line is flipped: nothing of it is destroyed by the next start, and it is
-/// told each time, unless the entry can still be read.
+/// Whatever bit of the last acknowledged line is flipped: nothing of it is destroyed by the next start, and
+/// it is told each time, unless the entry can still be read.
 #[tokio::test]
 async fn a_flipped_bit_in_the_last_line_is_told_and_kept() {
     let (folder, bytes) = killed("holes-flipped").await;

@@ -43,8 +43,8 @@ pub(crate) struct Endpoint {
     renews: bool,
 }
 
-/// How often a stream that broke is taken up again, which repeats no request: after 0.2, 0.4, 0.8 and 1.6 seconds,
-/// or as the server asks. Then the calls that wait for it are lost, rather than waiting for ever.
+/// How often a stream that broke is taken up again, which repeats no request: after 0.2, 0.4, 0.8 and 1.6
+/// seconds, or as the server asks. Then the calls that wait for it are lost, rather than waiting for ever.
 #[derive(Debug)]
 struct Resumption;
 
@@ -56,7 +56,8 @@ pub(crate) struct Client {
 }
 
 impl Endpoint {
-    /// An endpoint, with headers of every request and the time that making a connection may take. Nothing is sent.
+    /// An endpoint, with headers of every request and the time that making a connection may take. Nothing is
+    /// sent.
     ///
     /// # Errors
     /// When the URL or a header cannot be used. The text holds no secret.
@@ -78,7 +79,8 @@ impl Endpoint {
         Ok(Endpoint { url, client, renews: true })
     }
 
-    /// The same, whose connections do not begin a new session by themselves when the server has forgotten theirs.
+    /// The same, whose connections do not begin a new session by themselves when the server has forgotten
+    /// theirs.
     pub(crate) fn without_renewal(self) -> Self {
         Endpoint { renews: false, ..self }
     }

@@ -257,8 +257,8 @@ impl ConnectionState {
         &self.news_begun
     }
 
-    /// The stream that news come over has ended. What changes until there is another one, nobody tells; but a server
-    /// that ends it again and again is not asked each time.
+    /// The stream that news come over has ended. What changes until there is another one, nobody tells; but a
+    /// server that ends it again and again is not asked each time.
     pub(crate) fn news_ended(&self) {
         let now = Instant::now();
         let mut told = self.told_of_end.lock();

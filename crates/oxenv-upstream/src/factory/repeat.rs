@@ -1,8 +1,8 @@
 //! Calls that are made again, to bring the state of a toolset back that was declared with `on_fork: replay`.
 //!
-//! Invariant: only a new instance of the toolset gets them, in the order they were made in, and only those that
-//! policy and schema let through now; a call that comes to another result than the first time is a failure, never a
-//! fork in another state.
+//! Invariant: only a new instance of the toolset gets them, in the order they were made in, and only those
+//! that policy and schema let through now; a call that comes to another result than the first time is a
+//! failure, never a fork in another state.
 
 use oxenv_core::{CallContext, CallRequest, CopySource, EpisodeCall, Failure, ForkMode, Mount, Toolbox};
 use oxenv_wire::{Delivered, ErrorCode, RawJson, ToolError, ToolResult};
@@ -69,7 +69,8 @@ pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, 
     Ok(repeats)
 }
 
-/// Makes the calls again, each as who made it first. Their audit records say `repeat`, and no rate limit counts them.
+/// Makes the calls again, each as who made it first. Their audit records say `repeat`, and no rate limit
+/// counts them.
 ///
 /// # Errors
 /// Names the first call that is refused, or that came to another result.

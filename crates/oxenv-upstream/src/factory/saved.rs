@@ -1,7 +1,7 @@
 //! A session as bytes, and a new one from them: the environment's state, the workspace, calls to make again.
 //!
-//! Invariant: the bytes say which toolsets they are of and how those were forked, and only a manifest that says
-//! the same takes them.
+//! Invariant: the bytes say which toolsets they are of and how those were forked, and only a manifest that
+//! says the same takes them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

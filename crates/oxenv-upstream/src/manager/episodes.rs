@@ -1,5 +1,6 @@
-//! The slots of a toolset: one for the whole session or server, or one for each episode if its server is told the
-//! episode's seed. The next episode's server is then started ahead, so that nobody waits for it after a reset.
+//! The slots of a toolset: one for the whole session or server, or one for each episode if its server is told
+//! the episode's seed. The next episode's server is then started ahead, so that nobody waits for it after a
+//! reset.
 //!
 //! Invariant: a server that was told a seed serves the episode of that seed and no other.
 
@@ -101,7 +102,8 @@ impl EpisodeSlots {
         });
     }
 
-    /// Told that the present episode's instance is in use: the next episode's is started if it is of another seed.
+    /// Told that the present episode's instance is in use: the next episode's is started if it is of another
+    /// seed.
     pub(super) fn used(&self) {
         if !self.upstream.starts_ahead || self.stop.is_cancelled() {
             return;
@@ -117,8 +119,8 @@ impl EpisodeSlots {
         inner.ahead = Some(slot);
     }
 
-    /// Begins an episode of which the instance is a new one, of that seed where the server is told it. Waits for the
-    /// end of an instance that a new one might meet.
+    /// Begins an episode of which the instance is a new one, of that seed where the server is told it. Waits
+    /// for the end of an instance that a new one might meet.
     pub(super) async fn restart(&self, seeds: EpisodeSeeds) {
         let Some(next) = self.upstream.follows_seed.then(|| self.slot(seeds)).flatten() else {
             return self.present().renew().await;

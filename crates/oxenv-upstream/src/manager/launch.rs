@@ -168,8 +168,8 @@ impl LaunchSpec {
         }
     }
 
-    /// Where an instance is made. One that does not ask for the workspace gets a folder of its own, as does one that
-    /// asks for it when there is no session.
+    /// Where an instance is made. One that does not ask for the workspace gets a folder of its own, as does
+    /// one that asks for it when there is no session.
     fn site(&self, place: Option<&SessionContext>) -> io::Result<LaunchSite> {
         let seed = place.map_or(0, |place| place.seeds.present);
         let running = place.map(|place| place.running.clone());

@@ -236,7 +236,8 @@ impl InstanceSlot {
             SlotState::Closed => return NextAction::GiveUp,
         }
         inner.state = SlotState::Starting;
-        // From here on the session's folder waits for what is started, also if the slot is closed at this moment.
+        // From here on the session's folder waits for what is started, also if the slot is closed at this
+        // moment.
         let counted = self.place.as_ref().map(|place| place.running.token());
         drop(inner);
         let slot = self.clone();

@@ -38,8 +38,8 @@ impl TempFolder {
         &self.0
     }
 
-    /// Lets go of a folder. If nobody else holds it, it is removed by a thread that may take its time: a server may
-    /// have put any number of files there.
+    /// Lets go of a folder. If nobody else holds it, it is removed by a thread that may take its time: a
+    /// server may have put any number of files there.
     pub(super) async fn release(scratch: Option<Arc<Self>>) {
         if let Some(scratch) = scratch {
             let _ = tokio::task::spawn_blocking(move || drop(scratch)).await;

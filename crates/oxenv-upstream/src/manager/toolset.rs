@@ -167,7 +167,8 @@ impl UpstreamToolset {
         outcome.await.map_err(|fault| fault.into_request_fault(self.name()))
     }
 
-    /// The slots that a reset of the session begins anew: the one that all sessions share is no session's to restart.
+    /// The slots that a reset of the session begins anew: the one that all sessions share is no session's to
+    /// restart.
     fn restarted(&self) -> Option<&Arc<EpisodeSlots>> {
         let restarts = matches!(self.upstream.entry.on_reset, OnReset::Restart) && self.is_per_session();
         self.slots.as_ref().filter(|_| restarts)

@@ -1,6 +1,7 @@
 //! Who wants to know of changed lists.
 //!
-//! Invariant: an upstream keeps no session in memory: it knows handles weakly, and forgets those that are gone.
+//! Invariant: an upstream keeps no session in memory: it knows handles weakly, and forgets those that are
+//! gone.
 
 use std::sync::{Arc, Weak};
 

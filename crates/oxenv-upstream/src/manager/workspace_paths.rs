@@ -1,6 +1,7 @@
 //! The one path by which agents know a session's folder, although a fork of the session has another folder.
 //!
-//! Invariant: servers see the real path and agents the known one; a path that is part of neither is left alone.
+//! Invariant: servers see the real path and agents the known one; a path that is part of neither is left
+//! alone.
 
 use std::borrow::Cow;
 

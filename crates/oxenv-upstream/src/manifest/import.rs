@@ -244,8 +244,8 @@ impl Import {
         self.without_secrets(url, server, "url", secret)
     }
 
-    /// A text with a variable in the place of each secret that `find` finds first; with one in the place of the whole
-    /// text where there are many.
+    /// A text with a variable in the place of each secret that `find` finds first; with one in the place of
+    /// the whole text where there are many.
     fn without_secrets(
         &mut self,
         mut text: String,

@@ -1,4 +1,5 @@
-//! Whether a server speaks HTTP+SSE, the transport of 2024-11-05: a GET there begins with the event `endpoint`.
+//! Whether a server speaks HTTP+SSE, the transport of 2024-11-05: a GET there begins with the event
+//! `endpoint`.
 //!
 //! Invariant: it asks once, and only who refused both greetings.
 

@@ -1,7 +1,7 @@
 //! The log of a command that nobody listens to: a file with the end of what it writes.
 //!
-//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it. Files that somebody removes
-//! stay removed.
+//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it. Files that
+//! somebody removes stay removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -19,8 +19,8 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Writes down what comes, until nobody can write any more. The file is there already: if it is not, it was removed,
-/// and nothing is written. A file that cannot be written loses its part.
+/// Writes down what comes, until nobody can write any more. The file is there already: if it is not, it was
+/// removed, and nothing is written. A file that cannot be written loses its part.
 pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
     let mut chunk = vec![0; 16 << 10];
     let mut file = OpenOptions::new().append(true).open(&path).ok();

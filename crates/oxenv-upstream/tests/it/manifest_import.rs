@@ -62,7 +62,8 @@ fn what_is_no_configuration_is_told() {
     assert!(told(r#"{"mcpServers": {"a": {}, "a": {}}}"#).contains("duplicate key 'a'"));
 }
 
-/// A configuration of a megabyte is taken over in a moment, however its names and secrets are in each other's way.
+/// A configuration of a megabyte is taken over in a moment, however its names and secrets are in each other's
+/// way.
 #[test]
 fn configurations_made_to_take_long_do_not() {
     let many = |text: &dyn Fn(usize) -> String, count: usize| (0..count).map(text).collect::<Vec<_>>();

@@ -119,7 +119,8 @@ async fn metadata_of_the_request_travels_with_the_call() {
     );
 }
 
-/// What a caller says of its request is built as values to be passed on, so there is a bound; arguments are not.
+/// What a caller says of its request is built as values to be passed on, so there is a bound; arguments are
+/// not.
 #[tokio::test]
 async fn metadata_of_many_values_is_refused() {
     let (_stage, toolset) = plain().await;

@@ -1,7 +1,7 @@
 //! Reading a result of a tool, in either of its spellings.
 //!
-//! Invariant: the one reader of results. A key of one spelling says nothing in the other. Every block but plain
-//! text, the value and the metadata keep their bytes.
+//! Invariant: the one reader of results. A key of one spelling says nothing in the other. Every block but
+//! plain text, the value and the metadata keep their bytes.
 
 use std::borrow::Cow;
 
@@ -90,8 +90,8 @@ struct Wrapper<'a> {
 }
 
 impl ToolResult {
-    /// Reads the result of a `tools/call` as MCP spells it. A value is unwrapped where the metadata say that it is
-    /// wrapped, unless the tool says that it failed. A server's own keys are left out.
+    /// Reads the result of a `tools/call` as MCP spells it. A value is unwrapped where the metadata say that
+    /// it is wrapped, unless the tool says that it failed. A server's own keys are left out.
     ///
     /// # Errors
     /// When the text is no such result.
@@ -104,8 +104,8 @@ impl ToolResult {
         Ok(Self::of_parts(parts, None))
     }
 
-    /// Reads a result in the dialect, known by its own `structured_content` or `is_error`, or else in MCP's spelling.
-    /// The dialect's `data` tells that a value is wrapped as well.
+    /// Reads a result in the dialect, known by its own `structured_content` or `is_error`, or else in MCP's
+    /// spelling. The dialect's `data` tells that a value is wrapped as well.
     ///
     /// # Errors
     /// When the text is no such result.

@@ -201,8 +201,8 @@ async fn contract(factory: &Arc<dyn EnvironmentFactory>, actions: &[Value]) -> V
     }
 }
 
-/// Whether the toolsets that are handed a seed are declared to be handed each episode's. What their servers make of it
-/// is not looked at: only the manifest is.
+/// Whether the toolsets that are handed a seed are declared to be handed each episode's. What their servers
+/// make of it is not looked at: only the manifest is.
 fn seed_of_tools(seeded: &[SeededToolset]) -> Verdict {
     let names = |follows: bool| {
         let named = seeded.iter().filter(|toolset| toolset.follows == follows);

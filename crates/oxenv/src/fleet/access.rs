@@ -1,6 +1,7 @@
 //! What all commands about Fleet need: the key, where Fleet is, how an instance is made, when to stop.
 //!
-//! Invariant: whatever stops a command, [`stoppable`] returns only after the instances that it made are deleted.
+//! Invariant: whatever stops a command, [`stoppable`] returns only after the instances that it made are
+//! deleted.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -158,8 +159,8 @@ pub(super) fn with_exit_code(error: ClientError) -> anyhow::Error {
     }
 }
 
-/// Does some work until it is done or somebody wants it to end, and waits until what was made is deleted. `None` if
-/// it was ended.
+/// Does some work until it is done or somebody wants it to end, and waits until what was made is deleted.
+/// `None` if it was ended.
 pub(super) async fn stoppable<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;

@@ -1,7 +1,7 @@
 //! `oxenv fleet shell`: an instance used by hand, a line for each request.
 //!
-//! Invariant: lines come from a terminal or from a file; answers go to stdout, all else to stderr. What the shell made
-//! ends with it.
+//! Invariant: lines come from a terminal or from a file; answers go to stdout, all else to stderr. What the
+//! shell made ends with it.
 
 use std::io::{BufRead, IsTerminal};
 

@@ -1,6 +1,7 @@
 //! `oxenv fleet simulate`: a Fleet on this machine.
 //!
-//! Invariant: it listens on loopback addresses only; a key that it made is printed once, one from a file never.
+//! Invariant: it listens on loopback addresses only; a key that it made is printed once, one from a file
+//! never.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

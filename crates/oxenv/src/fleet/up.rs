@@ -1,7 +1,7 @@
 //! `oxenv fleet up`: an instance, kept while the command runs.
 //!
-//! Invariant: stdout tells where the instance is and nothing else; it is deleted when the command ends, unless
-//! `--detach` was given.
+//! Invariant: stdout tells where the instance is and nothing else; it is deleted when the command ends,
+//! unless `--detach` was given.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! How an environment's folder becomes an image: its own build file, or one that is made for what is in it.
 //!
-//! Invariant: a manifest that cannot be served is not built, and a file that it takes for a secret is not packed.
+//! Invariant: a manifest that cannot be served is not built, and a file that it takes for a secret is not
+//! packed.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -212,7 +213,8 @@ fn file_outside(manifest: &Manifest, folder: &Path) -> Option<String> {
     })
 }
 
-/// A manifest's text with a variable of the same length for each `${file:PATH}`, which is not here yet, and the paths.
+/// A manifest's text with a variable of the same length for each `${file:PATH}`, which is not here yet, and
+/// the paths.
 fn without_files(text: &str) -> (String, Vec<String>) {
     const FILE_REFERENCE: &str = "${file:";
     let (mut changed, mut files, mut rest) = (String::new(), Vec::new(), text);

@@ -105,8 +105,8 @@ fn answers(
     Ok(None)
 }
 
-/// A reply without what did not work of its toolsets, which is the machine's state and not the episode's. All else
-/// keeps its bytes.
+/// A reply without what did not work of its toolsets, which is the machine's state and not the episode's. All
+/// else keeps its bytes.
 fn without_problems(mut reply: Cow<'_, str>) -> Cow<'_, str> {
     if !reply.contains("\"problems\"") {
         return reply;
@@ -121,8 +121,8 @@ fn without_problems(mut reply: Cow<'_, str>) -> Cow<'_, str> {
     reply
 }
 
-/// An object's text without the member at the end of a path, if that is there, nor objects on the way that are empty
-/// then and are to vanish so.
+/// An object's text without the member at the end of a path, if that is there, nor objects on the way that
+/// are empty then and are to vanish so.
 fn without(object: &str, path: &[&str], vanishes: &dyn Fn(&str) -> bool) -> Option<String> {
     let (key, rest) = path.split_first()?;
     let members: BTreeMap<MemberName<'_>, &RawValue> = serde_json::from_str(object).ok()?;

@@ -276,8 +276,8 @@ async fn step(
     Ok(session.submit(request).await.into_outcome().err())
 }
 
-/// The tool of the first of these entries whose call was cut off, if something else of the episode came after it. A
-/// tool whose toolset has no state has no effect that could be unknown.
+/// The tool of the first of these entries whose call was cut off, if something else of the episode came after
+/// it. A tool whose toolset has no state has no effect that could be unknown.
 fn unknown_effect(stage: &ReplayEnvironment, session: &Session, entries: &[StoredEntry]) -> Option<String> {
     let (entry, later) = entries.split_first()?;
     let StoredEvent::Step { calls, .. } = &entry.event else { return None };

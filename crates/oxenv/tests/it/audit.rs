@@ -17,8 +17,8 @@ fn call(session: &Session<'_>, message: &str) -> Value {
     session.post("step", &json!({ "action": action }))["observation"].clone()
 }
 
-/// A pipe that nobody reads is a disk that stalls. Sessions go on, but for their calls, none of which runs unaudited;
-/// when the disk goes on, so do calls, and each that was made has its line, once.
+/// A pipe that nobody reads is a disk that stalls. Sessions go on, but for their calls, none of which runs
+/// unaudited; when the disk goes on, so do calls, and each that was made has its line, once.
 #[test]
 fn a_stalled_audit_file_refuses_calls_and_holds_nobody_up() {
     let folder = Folder::new("stalled-audit");

@@ -8,7 +8,8 @@ use crate::records::Folder;
 const TOKEN: &str = "hunter2-hunter2";
 const WORDS: &str = "exited with code 3: no licence, process ";
 
-/// A manifest with a server that ends at once, with other words each time and a secret among them, and with echo.
+/// A manifest with a server that ends at once, with other words each time and a secret among them, and with
+/// echo.
 fn manifest(folder: &Folder) -> String {
     let server = "mcp_server: { command: /bin/sh, args: [\"-c\", \"echo no licence, process $$, $TOKEN >&2; exit 3\"], \
                   env: { TOKEN: \"${TOKEN}\" } }";

@@ -1,4 +1,5 @@
-//! Records that are incomplete or damaged: every command says so, each time, and none of them proves what is not there.
+//! Records that are incomplete or damaged: every command says so, each time, and none of them proves what is
+//! not there.
 
 use std::fs;
 use std::path::{Path, PathBuf};

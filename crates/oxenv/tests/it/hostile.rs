@@ -1,7 +1,8 @@
-//! Messages made to cost much, against the built binary with its memory limited: it answers each, takes memory by
-//! the bytes that were sent, and goes on.
+//! Messages made to cost much, against the built binary with its memory limited: it answers each, takes
+//! memory by the bytes that were sent, and goes on.
 //!
-//! Invariant: a server takes some 35 MiB, and a message of 8 MiB little more than itself, whatever stands in it.
+//! Invariant: a server takes some 35 MiB, and a message of 8 MiB little more than itself, whatever stands in
+//! it.
 
 use std::io::{Read, Write};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Snapshots as large as they may be: what can be taken can be given back, and what cannot be is refused before it is
-//! made, at every door.
+//! Snapshots as large as they may be: what can be taken can be given back, and what cannot be is refused
+//! before it is made, at every door.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

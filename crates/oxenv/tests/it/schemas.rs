@@ -1,5 +1,5 @@
-//! Schemas of tool servers, and arguments, that make a validator explode: the server's memory is limited, it answers
-//! others meanwhile, and ends when it is told to.
+//! Schemas of tool servers, and arguments, that make a validator explode: the server's memory is limited, it
+//! answers others meanwhile, and ends when it is told to.
 
 use std::io::Write as _;
 use std::net::TcpStream;

@@ -232,7 +232,8 @@ fn environment_variables_are_read_in_one_file() {
     }
 }
 
-/// What the standard library deletes a folder with needs a descriptor and a part of the stack for each level of it.
+/// What the standard library deletes a folder with needs a descriptor and a part of the stack for each level
+/// of it.
 #[test]
 fn folders_are_removed_in_one_way() {
     for path in sources() {
@@ -250,7 +251,8 @@ fn json_schemas_are_compiled_in_one_place() {
     }
 }
 
-/// Whether a line adds a length of time to a time: told by the names on both sides of the sign, for a text has no types.
+/// Whether a line adds a length of time to a time: told by the names on both sides of the sign, for a text
+/// has no types.
 fn adds_to_a_time(line: &str) -> bool {
     const TIMES: [&str; 9] =
         ["now()", "now", "UNIX_EPOCH", "began", "since", "deadline", "until", "due", "started"];

@@ -1,4 +1,5 @@
-//! The commands that ask a server, over TLS: an endpoint in front of the built binary, as a proxy is in production.
+//! The commands that ask a server, over TLS: an endpoint in front of the built binary, as a proxy is in
+//! production.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,7 +34,8 @@ fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Ends TLS in front of a server. One `without_sessions` answers `GET /sessions` as a server of another make does.
+/// Ends TLS in front of a server. One `without_sessions` answers `GET /sessions` as a server of another make
+/// does.
 async fn endpoint(server: &Serving, without_sessions: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // The certificate is that of this name.

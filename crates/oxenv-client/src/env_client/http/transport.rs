@@ -1,7 +1,7 @@
 //! [`HttpTransport`]: requests to one server, each answered once.
 //!
-//! Invariant: a request is sent again only if it surely was not delivered, or carries a key; and never beyond the
-//! caller's deadline.
+//! Invariant: a request is sent again only if it surely was not delivered, or carries a key; and never beyond
+//! the caller's deadline.
 
 use std::time::Duration;
 

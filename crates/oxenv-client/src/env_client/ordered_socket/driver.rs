@@ -1,5 +1,5 @@
-//! The driver of an [`OrderedSocket`](super::OrderedSocket): it reads a socket that no caller reads, and closes it
-//! after its last user is gone.
+//! The driver of an [`OrderedSocket`](super::OrderedSocket): it reads a socket that no caller reads, and
+//! closes it after its last user is gone.
 //!
 //! Invariant: it ends at most `CLOSE_TIMEOUT` after the socket's last user is gone.
 

@@ -120,7 +120,8 @@ async fn what_does_not_pass_is_told_after_four_attempts() {
         let error = refused(&simulator, options(&simulator)).await;
         assert_eq!(error.code(), code, "{error}");
         let known = code == Code::FleetRateLimited;
-        // Of what a proxy answers nobody knows what it was: it is asked again, to delete what it may have made.
+        // Of what a proxy answers nobody knows what it was: it is asked again, to delete what it may have
+        // made.
         assert_eq!(came(&simulator, "POST", "/v1/env/instances"), if known { 4 } else { 8 }, "{fault}");
         assert_eq!(error.delivered(), if known { Delivered::No } else { Delivered::Maybe });
         assert_eq!(error.message().contains("is not known"), !known, "{error}");

@@ -1,5 +1,5 @@
-//! Tool servers that never stop writing into their workspace, by themselves and by a grandchild in the background,
-//! while their sessions are reset and end in every way there is.
+//! Tool servers that never stop writing into their workspace, by themselves and by a grandchild in the
+//! background, while their sessions are reset and end in every way there is.
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,8 +18,8 @@ const MANY: usize = 100;
 /// Sessions of one server at a time.
 const AT_ONCE: usize = 5;
 
-/// A server that writes from its first call on: a thread of it, and a process that it leaves behind, which is in a
-/// session of its own and takes no SIGTERM. All of them make their folder again if it is gone.
+/// A server that writes from its first call on: a thread of it, and a process that it leaves behind, which is
+/// in a session of its own and takes no SIGTERM. All of them make their folder again if it is gone.
 const WRITER: &str = r#"
 import json, os, subprocess, sys, threading
 
