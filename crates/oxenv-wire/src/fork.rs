@@ -105,7 +105,8 @@ impl<'a> RestoreRequest<'a> {
         let mut shape = Shape::new(&object, loc);
         let snapshot = shape.string("snapshot");
         let resume_s = shape.optional_seconds("resume_s");
-        shape.only(&["snapshot", "resume_s"]);
+        // The reply to a snapshot may be sent back as it is.
+        shape.only(&["snapshot", "key", "resume_s"]);
         shape.finish(RestoreRequest { snapshot, resume_s })
     }
 }

@@ -170,7 +170,7 @@ impl Slots {
         while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             match until.filter(|until| Instant::now() < *until) {
                 Some(until) => {
-                    tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_INTERVAL))).await
+                    tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_INTERVAL))).await;
                 }
                 None => return Err(NoSlot::Memory { used, budget }),
             }

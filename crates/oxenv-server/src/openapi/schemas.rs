@@ -227,7 +227,7 @@ fn sessions() -> Value {
         "RestoreRequest": {
             "type": "object",
             "required": ["snapshot"],
-            "properties": { "snapshot": text, "resume_s": seconds() },
+            "properties": { "snapshot": text, "key": text, "resume_s": seconds() },
             "additionalProperties": false,
         },
     })

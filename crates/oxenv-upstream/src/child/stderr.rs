@@ -57,7 +57,7 @@ pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mut
     let mut lines = StderrLines::new(Instant::now());
     let mut show = |heard: StderrPart<'_>| match heard {
         StderrPart::Line { raw, cut } => {
-            tracing::debug!(toolset = label, "{}", line_text(raw, cut, &*redact))
+            tracing::debug!(toolset = label, "{}", line_text(raw, cut, &*redact));
         }
         StderrPart::Hidden(hidden) => tracing::debug!(toolset = label, "{hidden} lines not shown"),
     };

@@ -82,7 +82,7 @@ impl Prompt {
             match piece {
                 PromptPiece::Text(text) => out.push_str(text),
                 PromptPiece::Place(Placeholder::Task) => {
-                    out.push_str(seen.task.map_or("null", RawValue::get))
+                    out.push_str(seen.task.map_or("null", RawValue::get));
                 }
                 PromptPiece::Place(Placeholder::Action) => push_action(&mut out, seen.act),
                 PromptPiece::Place(Placeholder::Observation) => out.push_str(&seen.act.output()),
