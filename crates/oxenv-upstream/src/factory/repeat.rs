@@ -88,10 +88,11 @@ pub(super) async fn repeat_calls(
 impl Repeat {
     async fn once(&self, session_id: &str, toolbox: &Toolbox) -> Result<(), Failure> {
         let Repeat { number, toolset, tool, .. } = self;
-        let mount = toolbox.mounts().iter().find(|mount| mount.toolset.name() == toolset);
-        let mount = mount.ok_or_else(|| unrepeatable(&format!("there is no toolset '{toolset}'")))?;
-        // Its tools have their names once it has started.
-        mount.toolset.ready().await;
+        if !toolbox.mounts().iter().any(|mount| mount.toolset.name() == toolset) {
+            return Err(unrepeatable(&format!("there is no toolset '{toolset}'")));
+        }
+        // What a tool is called depends on the tools of the others too.
+        toolbox.settled().await;
         let found = toolbox.find(tool);
         if found.toolset().is_some_and(|owner| owner != toolset) {
             let why =
