@@ -117,7 +117,7 @@ pub struct UpstreamStatus {
 pub struct UpstreamManager {
     members: Vec<ManifestMember>,
     builtin: Builtin,
-    kitchen: Arc<LaunchContext>,
+    launch: Arc<LaunchContext>,
     _stop: DropGuard,
 }
 
@@ -134,7 +134,7 @@ impl UpstreamManager {
     pub fn new(manifest: Manifest, options: ManagerOptions) -> Arc<Self> {
         let redactor = manifest.secrets();
         let stop = CancellationToken::new();
-        let kitchen = Arc::new(LaunchContext {
+        let launch = Arc::new(LaunchContext {
             supervisor: options.supervisor,
             base_environment: options.base_environment,
             folder: manifest.folder.clone(),
@@ -157,8 +157,8 @@ impl UpstreamManager {
             }
             let scope = known_scope(&entry, options.discover_scope);
             let upstream =
-                Upstream::new(entry, scope, manifest.clone(), kitchen.clone(), lanes.clone(), options.warm);
-            let stop = kitchen.stop.child_token();
+                Upstream::new(entry, scope, manifest.clone(), launch.clone(), lanes.clone(), options.warm);
+            let stop = launch.stop.child_token();
             let shared = (scope != Some(Scope::Session))
                 .then(|| InstanceSlot::new(upstream.clone(), None, Arc::default(), stop));
             if let Some(slot) = &shared {
@@ -167,7 +167,7 @@ impl UpstreamManager {
             ManifestMember::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
-        Arc::new(UpstreamManager { members, builtin: options.builtin, kitchen, _stop: stop.drop_guard() })
+        Arc::new(UpstreamManager { members, builtin: options.builtin, launch, _stop: stop.drop_guard() })
     }
 
     /// Begins to find out, in the background and with bounded concurrency, what each toolset offers; those
@@ -175,6 +175,7 @@ impl UpstreamManager {
     ///
     /// It must be called within a Tokio runtime.
     pub fn start(&self) {
+        self.launch.sweep();
         for eager in [true, false] {
             for member in &self.members {
                 let ManifestMember::Upstream { upstream, shared } = member else { continue };
@@ -243,7 +244,7 @@ impl UpstreamManager {
         place: &Arc<SessionContext>,
     ) -> Arc<dyn Toolset> {
         let watchers = Arc::default();
-        let stop = self.kitchen.stop.child_token();
+        let stop = self.launch.stop.child_token();
         let slots = EpisodeSlots::of_session(upstream.clone(), place.clone(), Arc::clone(&watchers), stop);
         let slots = Arc::new(slots.unless_shared(shared.cloned()));
         if upstream.known().is_none() {
@@ -263,7 +264,7 @@ impl UpstreamManager {
 
     /// Ends everything and waits for that, for 3 seconds at most; what is left then goes on ending.
     pub async fn close(&self) {
-        self.kitchen.stop.cancel();
+        self.launch.stop.cancel();
         for member in &self.members {
             if let ManifestMember::Upstream { upstream, shared } = member {
                 upstream.drain();
@@ -272,8 +273,8 @@ impl UpstreamManager {
                 }
             }
         }
-        self.kitchen.tracker.close();
-        if timeout(CLOSE_TIMEOUT, self.kitchen.tracker.wait()).await.is_err() {
+        self.launch.tracker.close();
+        if timeout(CLOSE_TIMEOUT, self.launch.tracker.wait()).await.is_err() {
             tracing::warn!("some toolsets do not end; their supervisors see to it");
         }
     }

@@ -49,9 +49,23 @@ pub(super) struct LaunchContext {
     pub(super) stop: CancellationToken,
 }
 
+impl LaunchContext {
+    /// Where temporary folders are made.
+    fn temporary(&self) -> &Path {
+        let variable = self.base_environment.iter().find(|(name, _)| name == "TMPDIR");
+        variable.map_or(Path::new("/tmp"), |(_, value)| Path::new(value))
+    }
+
+    /// Removes, in the background, the temporary folders that servers have left which were killed.
+    pub(super) fn sweep(&self) {
+        let within = self.temporary().to_owned();
+        self.tracker.spawn_blocking(move || TempFolder::sweep(&within));
+    }
+}
+
 /// How instances of one upstream are made.
 pub(super) struct LaunchSpec {
-    kitchen: Arc<LaunchContext>,
+    launch: Arc<LaunchContext>,
     entry: ToolsetEntry,
     /// How the server was greeted with success.
     era: Mutex<Era>,
@@ -86,8 +100,8 @@ struct StartedServer {
 }
 
 impl LaunchSpec {
-    pub(super) fn new(kitchen: Arc<LaunchContext>, entry: ToolsetEntry) -> Self {
-        LaunchSpec { kitchen, entry, era: Mutex::new(Era::Handshake) }
+    pub(super) fn new(launch: Arc<LaunchContext>, entry: ToolsetEntry) -> Self {
+        LaunchSpec { launch, entry, era: Mutex::new(Era::Handshake) }
     }
 
     /// Whether an instance can be made before its session is known.
@@ -139,8 +153,8 @@ impl LaunchSpec {
                 label: self.entry.name.clone(),
                 list_timeout: self.entry.start_timeout,
             },
-            &self.kitchen.tracker,
-            self.kitchen.stop.child_token(),
+            &self.launch.tracker,
+            self.launch.stop.child_token(),
         );
         if let Some(place) = place {
             instance.counts_in(&place.running);
@@ -175,12 +189,10 @@ impl LaunchSpec {
         let running = place.map(|place| place.running.clone());
         let per_session = self.is_process() && self.entry.scope == Scope::Session;
         if !per_session || (place.is_some() && self.names_workspace()) {
-            let workspace = place.map_or(&self.kitchen.folder, |place| &place.workspace).clone();
+            let workspace = place.map_or(&self.launch.folder, |place| &place.workspace).clone();
             return Ok(LaunchSite { folder: workspace.clone(), workspace, seed, scratch: None, running });
         }
-        let base = &self.kitchen.base_environment;
-        let within = base.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| Path::new(value));
-        let scratch = TempFolder::new(within.unwrap_or(Path::new("/tmp")))?;
+        let scratch = TempFolder::new(self.launch.temporary())?;
         let folder = scratch.path().to_owned();
         let workspace = place.map_or(&folder, |place| &place.workspace).clone();
         Ok(LaunchSite { folder, workspace, seed, scratch: Some(Arc::new(scratch)), running })
@@ -192,7 +204,7 @@ impl LaunchSpec {
         site: &LaunchSite,
         deadline: Instant,
     ) -> Result<StartedServer, HandshakeError> {
-        let (label, redact) = (&*self.entry.name, self.kitchen.redact.clone());
+        let (label, redact) = (&*self.entry.name, self.launch.redact.clone());
         if let Transport::Http { url, headers } = &self.entry.transport {
             let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
             let headers: Vec<(String, Secret)> = headers.collect();
@@ -204,9 +216,9 @@ impl LaunchSpec {
             let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
             return Ok(StartedServer { connection, child: None });
         }
-        let spawned = self.kitchen.supervisor.spawn(self.command(site), redact.clone());
+        let spawned = self.launch.supervisor.spawn(self.command(site), redact.clone());
         let (child, stdin, stdout) = spawned.map_err(|error| HandshakeError::failed(error.to_string()))?;
-        let (scratch, tracker) = (site.scratch.clone(), self.kitchen.tracker.clone());
+        let (scratch, tracker) = (site.scratch.clone(), self.launch.tracker.clone());
         let running = site.running.clone();
         let mut starting = StartingProcess { child: Some(child), scratch, tracker, running };
         let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
@@ -227,11 +239,11 @@ impl LaunchSpec {
     /// The command of an instance that is a process.
     fn command(&self, site: &LaunchSite) -> ChildSpec {
         let text = |text: &Text| OsString::from(site.fill(text).expose());
-        let mut environment = self.kitchen.base_environment.clone();
+        let mut environment = self.launch.base_environment.clone();
         let (program, arguments, own, cwd) = match &self.entry.transport {
             Transport::Stdio { command, args, env, cwd } => {
                 let arguments = args.iter().map(text).collect();
-                let folder = cwd.as_ref().map(|cwd| self.kitchen.folder.join(text(cwd)));
+                let folder = cwd.as_ref().map(|cwd| self.launch.folder.join(text(cwd)));
                 (self.program(text(command)), arguments, Some(env), folder)
             }
             Transport::Python { path, env } => {
@@ -258,7 +270,7 @@ impl LaunchSpec {
     /// A program that is a path is taken from the manifest's folder.
     fn program(&self, command: OsString) -> OsString {
         if command.as_encoded_bytes().contains(&b'/') {
-            return self.kitchen.folder.join(command).into();
+            return self.launch.folder.join(command).into();
         }
         command
     }

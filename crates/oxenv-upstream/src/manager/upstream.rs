@@ -46,7 +46,7 @@ pub(super) struct Upstream {
     pub(super) entry: ToolsetEntry,
     manifest: Arc<Manifest>,
     recipe: LaunchSpec,
-    kitchen: Arc<LaunchContext>,
+    launch: Arc<LaunchContext>,
     lanes: Arc<StartLimits>,
     known: watch::Sender<KnownLists>,
     /// How many instances are kept warm; 0 where none can be.
@@ -107,11 +107,11 @@ impl Upstream {
         entry: ToolsetEntry,
         scope: Option<Scope>,
         manifest: Arc<Manifest>,
-        kitchen: Arc<LaunchContext>,
+        launch: Arc<LaunchContext>,
         lanes: Arc<StartLimits>,
         warm: usize,
     ) -> Arc<Self> {
-        let recipe = LaunchSpec::new(kitchen.clone(), entry.clone());
+        let recipe = LaunchSpec::new(launch.clone(), entry.clone());
         let warmable = recipe.is_process() && recipe.is_portable() && entry.scope == Scope::Session;
         let follows_seed = entry.follows_seed();
         let starts_ahead = follows_seed && !recipe.runs_in_workspace();
@@ -119,7 +119,7 @@ impl Upstream {
             entry,
             manifest,
             recipe,
-            kitchen,
+            launch,
             lanes,
             known: watch::Sender::new(KnownLists::default()),
             warm: if warmable { warm } else { 0 },
@@ -136,12 +136,12 @@ impl Upstream {
 
     /// Runs a task that ends by itself when the manager does.
     pub(super) fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.kitchen.tracker.spawn(task);
+        self.launch.tracker.spawn(task);
     }
 
     /// Runs a task that ends with the manager.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.kitchen.stop.clone();
+        let stop = self.launch.stop.clone();
         self.track(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
