@@ -6,10 +6,10 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +76,6 @@ struct Queue {
     places: usize,
     /// Records that are not written yet, those that the thread is writing included.
     waiting: u64,
-    reopened: Option<(File, bool)>,
     closing: bool,
     /// Whether the thread has ended.
     over: bool,
@@ -86,6 +85,7 @@ struct Queue {
 struct Writer {
     shared: Arc<Shared>,
     lines: Lines<File>,
+    id: Option<FileId>,
     /// Refused calls that the file tells of.
     told: u64,
 }
@@ -116,7 +116,7 @@ impl JsonlAudit {
     /// Names the file when it cannot be opened for reading and writing.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let (file, torn) = open(&path)?;
+        let Opened { file, torn, id } = open(&path)?;
         let shared = Arc::new(Shared {
             path,
             places: Semaphore::new(MAX_PLACES),
@@ -127,22 +127,9 @@ impl JsonlAudit {
             refused: AtomicU64::new(0),
             complained: Mutex::default(),
         });
-        let writer = Writer { shared: Arc::clone(&shared), lines: Lines::new(file, torn), told: 0 };
+        let writer = Writer { shared: Arc::clone(&shared), lines: Lines::new(file, torn), id, told: 0 };
         thread::Builder::new().name("oxenv-audit".to_owned()).spawn(move || writer.run())?;
         Ok(JsonlAudit(shared))
-    }
-
-    /// Opens the path again, for when the file was moved away to be rotated. Records go on to the new file,
-    /// as soon as the old one has taken or refused what is being written. On an error they stay with the old
-    /// one.
-    ///
-    /// # Errors
-    /// As [`JsonlAudit::open`].
-    pub fn reopen(&self) -> io::Result<()> {
-        let opened = open(&self.0.path)?;
-        self.0.queue.lock().reopened = Some(opened);
-        self.0.work.notify_one();
-        Ok(())
     }
 
     /// Waits until everything is written, for that long at most; false if something is left. Blocks its
@@ -244,10 +231,7 @@ impl Writer {
         let mut group = Vec::new();
         loop {
             let mut queue = shared.queue.lock();
-            shared.work.wait_while(&mut queue, |queue| {
-                queue.lines.is_empty() && queue.reopened.is_none() && !queue.closing
-            });
-            self.turn(&mut queue);
+            shared.work.wait_while(&mut queue, |queue| queue.lines.is_empty() && !queue.closing);
             mem::swap(&mut group, &mut queue.lines);
             let (places, records, closing) = (mem::take(&mut queue.places), queue.waiting, queue.closing);
             drop(queue);
@@ -267,17 +251,21 @@ impl Writer {
         }
     }
 
-    /// Goes on with the file that was opened again, if one was.
-    fn turn(&mut self, queue: &mut Queue) {
-        if let Some((file, torn)) = queue.reopened.take() {
+    /// Goes on with the file that stands at the path, if that is another one now, because the first was moved away
+    /// or removed.
+    fn follow(&mut self) -> io::Result<()> {
+        if self.id != id(fs::metadata(&self.shared.path)) {
+            let Opened { file, torn, id } = open(&self.shared.path)?;
             self.lines.replace(file, torn);
+            self.id = id;
         }
+        Ok(())
     }
 
     /// Writes a group, however often that takes; false if the end came before.
     fn write(&mut self, group: &mut Vec<u8>) -> bool {
         let shared = Arc::clone(&self.shared);
-        while let Err(error) = self.lines.write(group) {
+        while let Err(error) = self.follow().and_then(|()| self.lines.write(group)) {
             shared.failed.fetch_add(1, Ordering::Relaxed);
             shared.complain(|file, refused| {
                 tracing::error!(file, %error, refused, "audit records cannot be written, and are tried again");
@@ -286,12 +274,7 @@ impl Writer {
             if queue.closing {
                 return false;
             }
-            shared.work.wait_while_for(
-                &mut queue,
-                |queue| queue.reopened.is_none() && !queue.closing,
-                RETRY_INTERVAL,
-            );
-            self.turn(&mut queue);
+            shared.work.wait_while_for(&mut queue, |queue| !queue.closing, RETRY_INTERVAL);
         }
         true
     }
@@ -309,12 +292,30 @@ impl Writer {
     }
 }
 
-/// The file, and whether its last line lacks its end.
-fn open(path: &Path) -> io::Result<(File, bool)> {
+/// A file that was opened.
+struct Opened {
+    file: File,
+    /// Whether its last line lacks its end.
+    torn: bool,
+    id: Option<FileId>,
+}
+
+/// What tells one file from another.
+#[derive(PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+fn id(about: io::Result<fs::Metadata>) -> Option<FileId> {
+    about.ok().map(|about| FileId { device: about.dev(), inode: about.ino() })
+}
+
+fn open(path: &Path) -> io::Result<Opened> {
     let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
     let checked = opened.and_then(|file| {
-        let torn = lacks_line_end(&file)?;
-        Ok((file, torn))
+        let (torn, id) = (lacks_line_end(&file)?, id(file.metadata()));
+        Ok(Opened { file, torn, id })
     });
     checked.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot open the audit file '{}': {error}", path.display()))
