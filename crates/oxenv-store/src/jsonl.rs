@@ -116,7 +116,7 @@ impl JsonlAudit {
     /// Names the file when it cannot be opened for reading and writing.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let Opened { file, torn, id } = open(&path)?;
+        let OpenedFile { file, torn, id } = open(&path)?;
         let shared = Arc::new(Shared {
             path,
             places: Semaphore::new(MAX_PLACES),
@@ -251,11 +251,11 @@ impl Writer {
         }
     }
 
-    /// Goes on with the file that stands at the path, if that is another one now, because the first was moved away
-    /// or removed.
+    /// Goes on with the file that stands at the path, if that is another one now, because the first was moved
+    /// away or removed.
     fn follow(&mut self) -> io::Result<()> {
         if self.id != id(fs::metadata(&self.shared.path)) {
-            let Opened { file, torn, id } = open(&self.shared.path)?;
+            let OpenedFile { file, torn, id } = open(&self.shared.path)?;
             self.lines.replace(file, torn);
             self.id = id;
         }
@@ -293,7 +293,7 @@ impl Writer {
 }
 
 /// A file that was opened.
-struct Opened {
+struct OpenedFile {
     file: File,
     /// Whether its last line lacks its end.
     torn: bool,
@@ -311,11 +311,11 @@ fn id(about: io::Result<fs::Metadata>) -> Option<FileId> {
     about.ok().map(|about| FileId { device: about.dev(), inode: about.ino() })
 }
 
-fn open(path: &Path) -> io::Result<Opened> {
+fn open(path: &Path) -> io::Result<OpenedFile> {
     let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
     let checked = opened.and_then(|file| {
         let (torn, id) = (lacks_line_end(&file)?, id(file.metadata()));
-        Ok(Opened { file, torn, id })
+        Ok(OpenedFile { file, torn, id })
     });
     checked.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot open the audit file '{}': {error}", path.display()))

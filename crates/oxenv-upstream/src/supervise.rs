@@ -3,9 +3,14 @@
 //!
 //! It adopts the orphans among its descendants (`PR_SET_CHILD_SUBREAPER`), so it has no child left exactly
 //! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
-//! `PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] [--hold FILE] -- COMMAND
-//! ARGUMENTS…` and starts itself once more, with `--exec`, for what must happen in the command's own process just
-//! before it runs: a session of its own, and a death signal from the kernel in case the supervisor is killed.
+//!
+//! ```text
+//! PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] [--hold FILE]
+//!     -- COMMAND ARGUMENTS…
+//! ```
+//!
+//! It starts itself once more, with `--exec`, for what must happen in the command's own process just before
+//! that runs: a session of its own, and a death signal from the kernel in case the supervisor is killed.
 //! Without a parent it has a session of its own as well, and ends only when it is told to or the command has
 //! ended.
 //!

@@ -31,7 +31,8 @@ impl TempFolder {
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros();
         let name = format!("{process}-{time:x}-{count:x}");
-        // It has its name when its lock is held, or another server that starts at this moment would remove it.
+        // It has its name when its lock is held, or another server that starts at this moment would remove
+        // it.
         let (unlocked, path) =
             (within.join(format!("oxenv-new-{name}")), within.join(format!("{PREFIX}{name}")));
         let made = DirBuilder::new().mode(0o700).create(&unlocked).and_then(|()| {

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a rule that is written in CONTRIBUTING.md or ARCHITECTURE.md with a number is held here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -178,6 +178,50 @@ fn every_file_says_what_it_is() {
         let first = text.lines().find(|line| !line.starts_with("#![")).unwrap_or_default();
         assert!(first.starts_with("//!"), "{} does not open with a `//!` doc", shown(&path));
     }
+}
+
+/// Names that are idioms: of Rust, or of environments, each of which has its own.
+const COMMON_TYPE_NAMES: [&str; 7] =
+    ["Action", "Builder", "Config", "Error", "Observation", "Options", "State"];
+
+/// The name of a type that a line at the left margin defines.
+fn defined_type(line: &str) -> Option<&str> {
+    let code = match line.strip_prefix("pub(") {
+        Some(rest) => rest.split_once(") ")?.1,
+        None => line.strip_prefix("pub ").unwrap_or(line),
+    };
+    let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+    let name = kinds.iter().find_map(|kind| code.strip_prefix(kind))?;
+    let end = name.find(|character: char| !character.is_alphanumeric()).unwrap_or(name.len());
+    Some(&name[..end])
+}
+
+#[test]
+fn a_type_name_is_defined_in_three_places_at_most() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in sources() {
+        for name in fs::read_to_string(&path).unwrap().lines().filter_map(defined_type) {
+            places.entry(name.to_owned()).or_default().push(shown(&path));
+        }
+    }
+    assert!(places.len() > 500, "only {} types were found", places.len());
+    places.retain(|name, places| places.len() > 3 && !COMMON_TYPE_NAMES.contains(&name.as_str()));
+    assert!(places.is_empty(), "give these types more exact names: {places:#?}");
+}
+
+#[test]
+fn comments_are_narrow() {
+    const MAX_WIDTH: usize = 110;
+    let mut wide = Vec::new();
+    for path in everything() {
+        for (index, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            let is_comment = line.trim_start().starts_with("//");
+            if is_comment && line.chars().count() > MAX_WIDTH && line.trim_start().contains(' ') {
+                wide.push(format!("{}:{}", shown(&path), index + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "comments have {MAX_WIDTH} columns at most: {wide:#?}");
 }
 
 #[test]
