@@ -120,7 +120,7 @@ impl Supervisor {
     /// with the field `toolset`, as far as it is no flood.
     ///
     /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is told by
-    /// [`Child::ending`], as any that ends at once.
+    /// [`Child::describe_end`], as any that ends at once.
     ///
     /// # Errors
     ///
