@@ -23,6 +23,13 @@ const MAX_RESERVE: usize = 1024;
 const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
+/// Connections that are accepted as long as the process has descriptors at all, so that somebody can see how
+/// the server does and close sessions.
+const MIN_CONNECTIONS: usize = 4;
+/// Descriptors that such a connection leaves free: one for a file that answering may open, and one more.
+const LAST_DESCRIPTORS: usize = 2;
+/// How often the log says that connections are refused, at the most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// Idle connections that are told to end for one new one, at the most.
 const MAX_TRIES: usize = 4;
 
@@ -30,6 +37,9 @@ const MAX_TRIES: usize = 4;
 pub(crate) struct Connections {
     /// Descriptors that connections leave room for; none where they cannot be counted.
     limit: Option<usize>,
+    /// Descriptors that there may be at all.
+    hard_limit: usize,
+    complained: Mutex<Option<Instant>>,
     open: Mutex<OpenConnections>,
     left: Notify,
     refused: AtomicU64,
@@ -85,6 +95,8 @@ impl Connections {
         let reserve = |limit: usize| (limit / 4).clamp(MIN_RESERVE, MAX_RESERVE).min(limit / 2);
         Arc::new(Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
+            hard_limit: limit.unwrap_or(usize::MAX),
+            complained: Mutex::default(),
             open: Mutex::new(OpenConnections { next: 0, peers: BTreeMap::new(), count: None }),
             left: Notify::new(),
             refused: AtomicU64::new(0),
@@ -98,6 +110,7 @@ impl Connections {
         while !self.has_room() {
             if tries == 0 || !self.make_room().await {
                 self.refused.fetch_add(1, Ordering::Relaxed);
+                self.complain();
                 return None;
             }
             tries -= 1;
@@ -169,7 +182,22 @@ impl Connections {
         }
         let Some(used) = descriptors() else { return true };
         open.count = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
-        used <= limit
+        let few = open.peers.len() < MIN_CONNECTIONS;
+        used <= limit || (few && used + LAST_DESCRIPTORS <= self.hard_limit)
+    }
+
+    fn complain(&self) {
+        let now = Instant::now();
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
+            *complained = Some(now);
+            let (limit, refused) = (self.hard_limit, self.refused());
+            tracing::warn!(
+                limit,
+                refused,
+                "connections are refused for want of descriptors; raise the limit"
+            );
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, OpenConnections> {

@@ -1,7 +1,7 @@
 //! Logs: on stderr, as text or as JSON, in colour only on a terminal.
 //!
-//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak. A line has
-//! [`MAX_LINE`] bytes at the most, whatever it quotes.
+//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak. An event is one
+//! line of [`MAX_LINE`] bytes at the most, whatever it quotes.
 
 use std::io::{IsTerminal, Write};
 
@@ -23,10 +23,11 @@ struct LogWriter(LogFormat);
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        if line.len() <= MAX_LINE {
+        let content = line.strip_suffix(b"\n").unwrap_or(line);
+        if line.len() <= MAX_LINE && !content.iter().any(is_control) {
             std::io::stderr().write_all(line)?;
         } else {
-            let text = String::from_utf8_lossy(line);
+            let text = without_controls(&String::from_utf8_lossy(content));
             let short = match self.0 {
                 LogFormat::Text => short_text(text.trim_end(), MAX_LINE - 1),
                 LogFormat::Json => short_json(&text),
@@ -39,6 +40,24 @@ impl Write for LogWriter {
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
     }
+}
+
+/// Whether a byte would begin a line, or hide what stands before it. Colours begin with an escape, which the library
+/// takes out of what is quoted.
+fn is_control(byte: &u8) -> bool {
+    byte.is_ascii_control() && !matches!(byte, b'\t' | b'\x1b')
+}
+
+/// A text in one line.
+fn without_controls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match u8::try_from(character) {
+            Ok(byte) if is_control(&byte) => out.extend(character.escape_default()),
+            _ => out.push(character),
+        }
+    }
+    out
 }
 
 /// The beginning of a text, in that many bytes with what says how much is left out.
@@ -108,6 +127,11 @@ mod tests {
         assert!(short.len() < MAX_LINE && short.starts_with("INFO é é"), "{}", short.len());
         assert!(short.ends_with(&format!("… <{} bytes in all>", line.len())), "{short}");
         assert_eq!(short_text("short", MAX_LINE - 1), "short");
+    }
+
+    #[test]
+    fn what_is_quoted_begins_no_line() {
+        assert_eq!(without_controls("a\nERROR b\r\0\tc é \x1b[0m"), "a\\nERROR b\\r\\u{0}\tc é \x1b[0m");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Error;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite;
 
 use crate::app::App;
@@ -319,7 +319,13 @@ impl ServerSocket {
             // The library answers pings by itself.
             Some(Ok(Message::Ping(_))) => self.owes_pong = true,
             Some(Ok(Message::Pong(_))) => {}
-            Some(Ok(Message::Close(_))) | None => self.gone = true,
+            Some(Ok(Message::Close(_))) => {
+                // The library has a close frame ready in reply (RFC 6455, section 5.5.1). A peer that takes none gets
+                // none: its step is not kept waiting.
+                let _ = self.inner.flush().now_or_never();
+                self.gone = true;
+            }
+            None => self.gone = true,
             Some(Err(error)) => {
                 if let Some((code, reason)) = broken(error) {
                     self.close_with(code, reason).await;

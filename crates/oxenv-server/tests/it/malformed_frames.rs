@@ -212,3 +212,19 @@ async fn nesting_without_end_in_a_frame() {
     socket.close().await;
     served.end().await;
 }
+
+/// RFC 6455, section 5.5.1: a close frame is answered by one, with the same code if there is one.
+#[tokio::test]
+async fn a_close_frame_is_answered() {
+    let served = serve().await;
+    for path in ["/ws", "/mcp"] {
+        for payload in [vec![], 1000_u16.to_be_bytes().to_vec(), 1001_u16.to_be_bytes().to_vec()] {
+            let mut socket = RawWs::connect(served.address, path).await;
+            socket.send(0x88, &payload).await;
+            assert_eq!(socket.recv().await, Some((0x88, payload)), "{path}");
+            assert_eq!(socket.recv().await, None);
+        }
+    }
+    served.quiet().await;
+    served.end().await;
+}
