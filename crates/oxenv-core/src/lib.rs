@@ -12,6 +12,7 @@ pub mod contract;
 
 mod audit;
 mod clock;
+mod descriptors;
 mod end_reason;
 mod environment;
 mod failure;
@@ -43,6 +44,7 @@ mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
 pub use clock::after;
+pub use descriptors::{descriptor_limit, open_descriptors};
 pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};
 pub use failure::{Failure, FailureDetail};

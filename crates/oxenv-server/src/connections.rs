@@ -4,12 +4,12 @@
 //! and children. For a new connection an idle one ends; where none is idle, the new one is refused.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use oxenv_core::{descriptor_limit, open_descriptors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
@@ -180,7 +180,7 @@ impl Connections {
                 return true;
             }
         }
-        let Some(used) = descriptors() else { return true };
+        let Some(used) = open_descriptors() else { return true };
         open.count = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
         let few = open.peers.len() < MIN_CONNECTIONS;
         used <= limit || (few && used + LAST_DESCRIPTORS <= self.hard_limit)
@@ -209,22 +209,5 @@ impl ConnectionPlace {
     /// Its number among all connections.
     pub(crate) fn number(&self) -> u64 {
         self.number
-    }
-}
-
-/// How many descriptors the process may have open, if that has an end.
-pub(crate) fn descriptor_limit() -> Option<usize> {
-    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
-}
-
-/// How many descriptors the process has open; unknown where there is no `/proc`.
-pub(crate) fn descriptors() -> Option<usize> {
-    const FOLDER: &str = "/proc/self/fd";
-    // Since Linux 6.2 it is the folder's size.
-    let size = fs::metadata(FOLDER).ok()?.len();
-    match usize::try_from(size) {
-        Ok(size) if size > 0 => Some(size),
-        // The folder that is being read has a descriptor too.
-        _ => Some(fs::read_dir(FOLDER).ok()?.count().saturating_sub(1)),
     }
 }

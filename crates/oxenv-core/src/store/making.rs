@@ -123,6 +123,15 @@ impl SessionStore {
                 let cap = self.limits.max_per_owner.unwrap_or(max);
                 (format!("Server at capacity: your token has all {cap} sessions that it may have."), active)
             }
+            NoSlot::Descriptors(used) => {
+                let message = format!(
+                    "Server at capacity: it has {} descriptors open of the {} that it may have; raise the limit \
+                     (ulimit -n), or end sessions.",
+                    used.open, used.limit
+                );
+                waited.clear();
+                (message, self.slots.counts().0)
+            }
             NoSlot::Memory { used, budget } => {
                 let (used, budget) = (used >> 20, budget >> 20);
                 let message = format!(

@@ -1,13 +1,53 @@
-//! How much memory the process uses, against a budget.
+//! How much memory the process uses, against a budget, and how many descriptors, against their limit.
 //!
-//! Invariant: the answer may be a moment old, and costs one look at a clock most of the time.
+//! Invariant: an answer may be a moment old, and costs one look at a clock most of the time.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::descriptors::{descriptor_limit, open_descriptors};
+
 /// How old an answer may be.
 const MAX_READING_AGE: Duration = Duration::from_millis(20);
+
+/// Descriptors that a new session leaves to those that live and to connections; a quarter of a small limit.
+const MIN_DESCRIPTORS_LEFT: usize = 16;
+/// Descriptors that a session takes at the least: its folder's, and a tool's or a socket's.
+const DESCRIPTORS_PER_SESSION: usize = 2;
+
+/// The descriptors of the process as they were counted last.
+#[derive(Default)]
+pub(super) struct DescriptorGauge(Mutex<Option<(Instant, DescriptorUse)>>);
+
+/// Descriptors that are open, and how many may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DescriptorUse {
+    pub(super) open: usize,
+    pub(super) limit: usize,
+}
+
+impl DescriptorGauge {
+    /// What is in use, when too little is left for so many sessions.
+    pub(super) fn exceeded(&self, sessions: usize) -> Option<DescriptorUse> {
+        let used = self.used()?;
+        let left = MIN_DESCRIPTORS_LEFT.min(used.limit / 4);
+        (used.open + sessions.saturating_mul(DESCRIPTORS_PER_SESSION) > used.limit - left).then_some(used)
+    }
+
+    /// Nothing where there is no limit, or where the system does not tell.
+    fn used(&self) -> Option<DescriptorUse> {
+        let mut seen = self.0.lock();
+        if let Some((at, used)) = *seen
+            && at.elapsed() < MAX_READING_AGE
+        {
+            return Some(used);
+        }
+        let used = DescriptorUse { open: open_descriptors()?, limit: descriptor_limit()? };
+        *seen = Some((Instant::now(), used));
+        Some(used)
+    }
+}
 
 /// A budget, and the memory in use as it was seen last.
 pub(super) struct MemoryGauge {

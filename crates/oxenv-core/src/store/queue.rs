@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::memory::MemoryGauge;
+use super::memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
 use crate::clock::after;
 
 /// Those who wait, at the most; whoever comes then is refused at once.
@@ -29,6 +29,7 @@ pub(super) struct Slots {
     max: usize,
     max_per_owner: usize,
     memory: Option<MemoryGauge>,
+    descriptors: DescriptorGauge,
     state: Mutex<QueueState>,
 }
 
@@ -84,6 +85,8 @@ pub(super) enum NoSlot {
         /// Whether it is the owner's own cap.
         capped: bool,
     },
+    /// The process has few descriptors left.
+    Descriptors(DescriptorUse),
     /// The process uses as much memory as it may.
     Memory {
         /// Bytes in use.
@@ -123,6 +126,7 @@ impl Slots {
             max,
             max_per_owner: max_per_owner.unwrap_or(usize::MAX),
             memory: memory.map(MemoryGauge::new),
+            descriptors: DescriptorGauge::default(),
             state: Mutex::default(),
         })
     }
@@ -167,6 +171,10 @@ impl Slots {
         count: usize,
         until: Option<Instant>,
     ) -> Result<Permit, NoSlot> {
+        // It is not waited for: whoever waits has a descriptor too.
+        if let Some(used) = self.descriptors.exceeded(count) {
+            return Err(NoSlot::Descriptors(used));
+        }
         while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             match until.filter(|until| Instant::now() < *until) {
                 Some(until) => {

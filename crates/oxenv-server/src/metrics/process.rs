@@ -4,8 +4,6 @@
 
 use std::fs;
 
-use crate::connections;
-
 /// Ticks of the processor clock per second: what Linux shows to programs on every architecture of ours.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -32,8 +30,8 @@ pub(super) fn read() -> ProcessStats {
             .ok()
             .and_then(|text| field(&text, "VmRSS:"))
             .map(|kibibytes| kibibytes * 1024),
-        open_descriptors: connections::descriptors(),
-        max_descriptors: connections::descriptor_limit(),
+        open_descriptors: oxenv_core::open_descriptors(),
+        max_descriptors: oxenv_core::descriptor_limit(),
         cpu_seconds: times.map(|(used, _)| used),
         started: boot.zip(times).map(|(boot, (_, since_boot))| boot as f64 + since_boot),
     }

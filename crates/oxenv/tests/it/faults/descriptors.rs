@@ -154,3 +154,39 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
     );
     report("descriptor exhaustion", tried, tried, &note);
 }
+
+/// Sessions without a connection take descriptors too. What is left is for those who want to look and to end some.
+#[test]
+fn sessions_leave_descriptors_for_who_ends_them() {
+    let few = Few::start();
+    let server = &few.server;
+    let mut sessions = Vec::new();
+    let refusal = loop {
+        match server.post("/sessions", &json!({ "queue_s": 0.1 })) {
+            (201, made) => sessions.push(made["session_id"].as_str().unwrap().to_owned()),
+            (status, refusal) => {
+                assert_eq!(status, 503, "{refusal}");
+                break refusal;
+            }
+        }
+        assert!(sessions.len() < LIMIT);
+    };
+    assert!(
+        refusal["detail"].as_str().unwrap().contains(&format!("of the {LIMIT} that it may have")),
+        "{refusal}"
+    );
+    assert_eq!(
+        (&refusal["oxenv"]["code"], &refusal["oxenv"]["retryable"]),
+        (&json!("CAPACITY_REACHED"), &json!(true))
+    );
+    let forked = server.post(&format!("/sessions/{}/fork", sessions[0]), &json!({ "n": 30 }));
+    assert_eq!(forked.0, 503, "{}", forked.1);
+    assert_eq!((server.get("/health").0, server.get("/ready").0), (200, 200));
+    for session in sessions.drain(5..) {
+        assert_eq!(server.delete(&format!("/sessions/{session}")).0, 200);
+    }
+    until("there is room again", || server.post("/sessions", &json!({ "queue_s": 0.1 })).0 == 201);
+    let Few { server, temporary, .. } = few;
+    server.stop();
+    assert_eq!(fs::read_dir(&temporary.0).unwrap().count(), 0, "a folder is left");
+}
