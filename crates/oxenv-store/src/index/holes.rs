@@ -128,8 +128,10 @@ fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result
         CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults
         WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND faults.kind != 'no bounds'
         AND (faults.segment, faults.offset) > (sessions.last_segment, sessions.last_offset)
-        AND (SELECT run FROM segments WHERE number <= faults.segment ORDER BY number DESC LIMIT 1)
-            IS (SELECT run FROM segments WHERE number <= sessions.segment ORDER BY number DESC LIMIT 1)
+        AND (SELECT run FROM segments WHERE number <= faults.segment AND run IS NOT NULL
+                ORDER BY number DESC LIMIT 1)
+            IS (SELECT run FROM segments WHERE number <= sessions.segment AND run IS NOT NULL
+                ORDER BY number DESC LIMIT 1)
         ORDER BY faults.segment, faults.offset LIMIT 1";
     let mut statement = connection.prepare_cached(find)?;
     let hole = |row: &rusqlite::Row<'_>| {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::error::LogError;
 
 /// The version of the tables.
-const INDEX_VERSION: i64 = 2;
+const INDEX_VERSION: i64 = 3;
 /// Another process may be busy with the index for so long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -1,7 +1,7 @@
 //! Records with holes: what is missing is told, each time, and what is not missing is not.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oxenv_core::RecordEvent;
 use oxenv_store::{Hole, LogError, LogOptions, LogRecorder, Retention, Trajectories, export_jsonl};
@@ -152,6 +152,44 @@ async fn each_of_three_segments_is_missed() {
     assert_eq!(segments(&folder).len(), 3);
     let (faults, _) = missing(&folder);
     assert!(matches!(&faults[..], [LogError::Missing { path, .. }] if *path == files[2]), "{faults:?}");
+}
+
+/// So many segments, each of a server that ended in order, with one session.
+async fn runs(name: &str, runs: usize) -> (PathBuf, Vec<PathBuf>) {
+    let folder = folder(name);
+    for run in 0..runs {
+        ended(&open(&folder, LogOptions::default()), &format!("s{run}"), 2).await;
+    }
+    let files = segments(&folder);
+    assert_eq!(files.len(), runs);
+    (folder, files)
+}
+
+fn count(folder: &Path) -> usize {
+    let trajectories = Trajectories::open(folder).unwrap();
+    trajectories.refresh().unwrap();
+    trajectories.sessions(&oxenv_store::SessionFilter::default()).unwrap().len()
+}
+
+#[tokio::test]
+async fn a_segment_that_was_put_back_is_read_by_an_index_that_missed_it() {
+    let (folder, files) = runs("holes-put-back", 3).await;
+    for file in &files {
+        let away = file.with_extension("away");
+        fs::rename(file, &away).unwrap();
+        assert_eq!((count(&folder), told(&folder).0.len()), (2, 1));
+        fs::rename(&away, file).unwrap();
+        assert_eq!((count(&folder), told(&folder).0.len()), (3, 0), "{file:?}");
+    }
+    // The same when two were away and come back one by one.
+    for file in &files[..2] {
+        fs::rename(file, file.with_extension("away")).unwrap();
+    }
+    assert_eq!(count(&folder), 1);
+    for (number, file) in files[..2].iter().enumerate() {
+        fs::rename(file.with_extension("away"), file).unwrap();
+        assert_eq!(count(&folder), 2 + number);
+    }
 }
 
 #[tokio::test]
