@@ -63,6 +63,13 @@ pub enum LogError {
         /// In which way.
         reason: String,
     },
+    /// A segment is there that is not within the bounds of the log.
+    Unlisted {
+        /// The segment's file.
+        path: PathBuf,
+        /// In which way.
+        reason: Unlisted,
+    },
     /// What tells where the log begins and ends is missing or cannot be read.
     NoBounds {
         /// The file.
@@ -95,6 +102,15 @@ pub enum LogError {
     },
 }
 
+/// Where a segment stands that does not belong to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Before its first one.
+    Before,
+    /// Behind its last one.
+    Behind,
+}
+
 impl LogError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LogError {
         move |source| LogError::Io { path: path.into(), source }
@@ -108,6 +124,7 @@ impl LogError {
             | LogError::Unreadable { .. }
             | LogError::Missing { .. }
             | LogError::Changed { .. }
+            | LogError::Unlisted { .. }
             | LogError::NoBounds { .. }
             | LogError::NoOpening { .. }
             | LogError::Blob { .. } => true,
@@ -128,6 +145,7 @@ impl LogError {
             | LogError::Damaged { path, .. }
             | LogError::Missing { path, .. }
             | LogError::Changed { path, .. }
+            | LogError::Unlisted { path, .. }
             | LogError::NoBounds { path }
             | LogError::NoOpening { path, .. }
             | LogError::Unreadable { path, .. }
@@ -170,10 +188,18 @@ impl fmt::Display for LogError {
             LogError::Changed { reason, .. } => {
                 write!(f, "'{path}' is not the file that was written: {reason}; restore the file from a copy")
             }
+            LogError::Unlisted { reason, .. } => write!(
+                f,
+                "the segment '{path}' stands {} that 'log-bounds.json' names; move it away if it is of another record",
+                match reason {
+                    Unlisted::Before => "before the first one",
+                    Unlisted::Behind => "behind the last one",
+                }
+            ),
             LogError::NoBounds { .. } => write!(
                 f,
-                "'{path}' cannot be read, so nobody knows whether segments are missing; the next server that records \
-                 something here makes it anew"
+                "'{path}' is missing or cannot be read as what a server writes, so nobody knows whether segments are \
+                 missing; the next server that records something here makes it anew"
             ),
             LogError::NoOpening { offset, session, entries, .. } => write!(
                 f,

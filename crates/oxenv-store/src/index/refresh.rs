@@ -99,7 +99,7 @@ fn refresh_part(
     }
     let more = take_in(&transaction, &mut cursor, &mut progress, refreshed, sessions, &extent)?;
     if !more {
-        refreshed.faults.extend(faults::at_the_end(&transaction, folder, &extent, &cursor)?);
+        refreshed.faults.extend(faults::at_the_end(&transaction, folder, &extent, &cursor, progress.last)?);
     }
     watch(&transaction, folder, &extent, &cursor)?;
     save(&transaction, &progress)?;
@@ -181,6 +181,7 @@ fn watched(
 fn look(folder: &Path, number: u64) -> Result<Option<(u64, i64)>, LogError> {
     let path = segment::path(folder, number);
     match fs::metadata(&path) {
+        Ok(about) if !about.is_file() => Ok(None),
         Ok(about) => {
             let modified = about.mtime().wrapping_mul(1_000_000_000).wrapping_add(about.mtime_nsec());
             Ok(Some((about.len(), modified)))
