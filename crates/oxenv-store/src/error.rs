@@ -22,6 +22,11 @@ pub enum LogError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Nobody has recorded anything in the folder.
+    NoRecord {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A segment was written by a newer version.
     Newer {
         /// The segment's file.
@@ -131,7 +136,10 @@ impl LogError {
             LogError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
             }
-            LogError::Locked { .. } | LogError::Newer { .. } | LogError::Index { .. } => false,
+            LogError::Locked { .. }
+            | LogError::NoRecord { .. }
+            | LogError::Newer { .. }
+            | LogError::Index { .. } => false,
         }
     }
 
@@ -139,7 +147,7 @@ impl LogError {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            LogError::Locked { folder } => folder,
+            LogError::Locked { folder } | LogError::NoRecord { folder } => folder,
             LogError::Io { path, .. }
             | LogError::Newer { path, .. }
             | LogError::Damaged { path, .. }
@@ -166,13 +174,17 @@ impl fmt::Display for LogError {
                     "the record folder '{path}' is being written by another process: stop it, or name another folder"
                 )
             }
+            LogError::NoRecord { .. } => {
+                write!(f, "no record is in '{path}'; name the folder that was given to --record")
+            }
             LogError::Newer { found, known, .. } => write!(
                 f,
                 "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
             ),
             LogError::Damaged { offset, bytes, .. } => write!(
                 f,
-                "'{path}' is damaged: {bytes} bytes from byte {offset} on cannot be read; restore the file from a copy"
+                "'{path}' is damaged: {} from byte {offset} on cannot be read; restore the file from a copy",
+                counted(*bytes, "byte", "bytes")
             ),
             LogError::Unreadable { offset, reason, .. } => {
                 write!(f, "the record at byte {offset} of '{path}' is not understood: {reason}")
@@ -203,8 +215,9 @@ impl fmt::Display for LogError {
             ),
             LogError::NoOpening { offset, session, entries, .. } => write!(
                 f,
-                "the first {entries} entries of session '{session}' are missing before byte {offset} of '{path}', so it is \
-                 not listed"
+                "the first {} of session '{session}' {} missing before byte {offset} of '{path}', so it is not listed",
+                counted(*entries, "entry", "entries"),
+                if *entries == 1 { "is" } else { "are" }
             ),
             LogError::Blob { reason, .. } => {
                 write!(f, "the blob '{path}' cannot be used: {reason}; restore the file from a copy")
@@ -214,6 +227,11 @@ impl fmt::Display for LogError {
             }
         }
     }
+}
+
+/// A number of things.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl std::error::Error for LogError {

@@ -187,6 +187,15 @@ fn lock(folder: &Path) -> Result<File, LogError> {
     }
 }
 
+/// Whether somebody has recorded something in a folder, or has begun to.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(crate) fn is_record(folder: &Path) -> Result<bool, LogError> {
+    let told = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
+    Ok(told || !segment::list(folder)?.is_empty())
+}
+
 /// Opens a file for reading. Opening a named pipe would wait for a writer, and nothing here is one.
 fn open_plain(path: &Path) -> io::Result<File> {
     if fs::metadata(path)?.is_file() { File::open(path) } else { Err(no_file()) }

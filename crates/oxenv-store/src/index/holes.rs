@@ -170,7 +170,9 @@ impl fmt::Display for Hole {
                 write!(f, "what came after entry {last} may be missing: {unreadable} cannot be read")
             }
             Hole::Count { counted, found } => {
-                write!(f, "its end counted {counted} entries before it, and there are {found}")
+                let before = crate::error::counted(*counted, "entry", "entries");
+                let are = if *found == 1 { "is" } else { "are" };
+                write!(f, "its end counted {before} before it, and there {are} {found}")
             }
             Hole::Changed { file } => write!(f, "'{file}' is not the file that was written"),
         }
