@@ -22,6 +22,11 @@ pub enum LogError {
         /// The folder.
         folder: PathBuf,
     },
+    /// Nobody has recorded anything in the folder.
+    NoRecord {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A segment was written by a newer version.
     Newer {
         /// The segment's file.
@@ -63,6 +68,13 @@ pub enum LogError {
         /// In which way.
         reason: String,
     },
+    /// A segment is there that is not within the bounds of the log.
+    Unlisted {
+        /// The segment's file.
+        path: PathBuf,
+        /// In which way.
+        reason: Unlisted,
+    },
     /// What tells where the log begins and ends is missing or cannot be read.
     NoBounds {
         /// The file.
@@ -95,6 +107,15 @@ pub enum LogError {
     },
 }
 
+/// Where a segment stands that does not belong to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Before its first one.
+    Before,
+    /// Behind its last one.
+    Behind,
+}
+
 impl LogError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LogError {
         move |source| LogError::Io { path: path.into(), source }
@@ -108,13 +129,17 @@ impl LogError {
             | LogError::Unreadable { .. }
             | LogError::Missing { .. }
             | LogError::Changed { .. }
+            | LogError::Unlisted { .. }
             | LogError::NoBounds { .. }
             | LogError::NoOpening { .. }
             | LogError::Blob { .. } => true,
             LogError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
             }
-            LogError::Locked { .. } | LogError::Newer { .. } | LogError::Index { .. } => false,
+            LogError::Locked { .. }
+            | LogError::NoRecord { .. }
+            | LogError::Newer { .. }
+            | LogError::Index { .. } => false,
         }
     }
 
@@ -122,12 +147,13 @@ impl LogError {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            LogError::Locked { folder } => folder,
+            LogError::Locked { folder } | LogError::NoRecord { folder } => folder,
             LogError::Io { path, .. }
             | LogError::Newer { path, .. }
             | LogError::Damaged { path, .. }
             | LogError::Missing { path, .. }
             | LogError::Changed { path, .. }
+            | LogError::Unlisted { path, .. }
             | LogError::NoBounds { path }
             | LogError::NoOpening { path, .. }
             | LogError::Unreadable { path, .. }
@@ -148,13 +174,17 @@ impl fmt::Display for LogError {
                     "the record folder '{path}' is being written by another process: stop it, or name another folder"
                 )
             }
+            LogError::NoRecord { .. } => {
+                write!(f, "no record is in '{path}'; name the folder that was given to --record")
+            }
             LogError::Newer { found, known, .. } => write!(
                 f,
                 "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
             ),
             LogError::Damaged { offset, bytes, .. } => write!(
                 f,
-                "'{path}' is damaged: {bytes} bytes from byte {offset} on cannot be read; restore the file from a copy"
+                "'{path}' is damaged: {} from byte {offset} on cannot be read; restore the file from a copy",
+                counted(*bytes, "byte", "bytes")
             ),
             LogError::Unreadable { offset, reason, .. } => {
                 write!(f, "the record at byte {offset} of '{path}' is not understood: {reason}")
@@ -170,15 +200,24 @@ impl fmt::Display for LogError {
             LogError::Changed { reason, .. } => {
                 write!(f, "'{path}' is not the file that was written: {reason}; restore the file from a copy")
             }
+            LogError::Unlisted { reason, .. } => write!(
+                f,
+                "the segment '{path}' stands {} that 'log-bounds.json' names; move it away if it is of another record",
+                match reason {
+                    Unlisted::Before => "before the first one",
+                    Unlisted::Behind => "behind the last one",
+                }
+            ),
             LogError::NoBounds { .. } => write!(
                 f,
-                "'{path}' cannot be read, so nobody knows whether segments are missing; the next server that records \
-                 something here makes it anew"
+                "'{path}' is missing or cannot be read as what a server writes, so nobody knows whether segments are \
+                 missing; the next server that records something here makes it anew"
             ),
             LogError::NoOpening { offset, session, entries, .. } => write!(
                 f,
-                "the first {entries} entries of session '{session}' are missing before byte {offset} of '{path}', so it is \
-                 not listed"
+                "the first {} of session '{session}' {} missing before byte {offset} of '{path}', so it is not listed",
+                counted(*entries, "entry", "entries"),
+                if *entries == 1 { "is" } else { "are" }
             ),
             LogError::Blob { reason, .. } => {
                 write!(f, "the blob '{path}' cannot be used: {reason}; restore the file from a copy")
@@ -188,6 +227,11 @@ impl fmt::Display for LogError {
             }
         }
     }
+}
+
+/// A number of things.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 impl std::error::Error for LogError {

@@ -14,7 +14,7 @@ mod lines;
 mod log;
 mod stored;
 
-pub use error::LogError;
+pub use error::{LogError, Unlisted};
 #[cfg(feature = "parquet")]
 pub use export::export_parquet;
 pub use export::{ExportError, Exported, LeftOut, export_jsonl};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -175,6 +175,9 @@ impl fmt::Debug for LogRecorder {
 /// One writer for each folder: the lock goes with the file, and so with the process.
 fn lock(folder: &Path) -> Result<File, LogError> {
     let path = folder.join("lock");
+    if fs::metadata(&path).is_ok_and(|about| !about.is_file()) {
+        return Err(LogError::Io { path, source: no_file() });
+    }
     let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(LogError::io(&path))?;
     match file.try_lock() {
@@ -182,6 +185,31 @@ fn lock(folder: &Path) -> Result<File, LogError> {
         Err(fs::TryLockError::WouldBlock) => Err(LogError::Locked { folder: folder.to_owned() }),
         Err(fs::TryLockError::Error(source)) => Err(LogError::Io { path, source }),
     }
+}
+
+/// Whether somebody has recorded something in a folder, or has begun to.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(crate) fn is_record(folder: &Path) -> Result<bool, LogError> {
+    let told = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
+    Ok(told || !segment::list(folder)?.is_empty())
+}
+
+/// Opens a file for reading. Opening a named pipe would wait for a writer, and nothing here is one.
+fn open_plain(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() { File::open(path) } else { Err(no_file()) }
+}
+
+/// Reads a whole file.
+fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_plain(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn no_file() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it is no regular file")
 }
 
 /// Brings a folder's names to the disk.

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::error::LogError;
 use crate::log::blobs;
 
-pub(crate) use record::{RecordSummary, read};
+pub(crate) use record::{MAX_SEQ, RecordSummary, read};
 
 mod playback;
 mod record;

@@ -22,6 +22,8 @@ pub(crate) enum Problem {
     Unreachable(String),
     /// It ends although something in it has not.
     Unfinished,
+    /// A signal ended it before it was done.
+    Interrupted,
     /// A record is incomplete or damaged; what could be done with the rest was done.
     Incomplete(String),
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Problem {
             | Problem::Listen(text)
             | Problem::Unreachable(text)
             | Problem::Incomplete(text) => f.write_str(text),
+            Problem::Interrupted => f.write_str("a signal ended it before it was done"),
             Problem::Unfinished => {
                 f.write_str(
                     "something did not end in time, such as an environment that blocks its thread or a tool server \
@@ -70,7 +73,7 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
         Some(Problem::Usage(_)) => 2,
         Some(Problem::Listen(_)) => 3,
         Some(Problem::Unreachable(_)) => 4,
-        Some(Problem::Unfinished) => Shutdown::EXIT_CODE as u8,
+        Some(Problem::Unfinished | Problem::Interrupted) => Shutdown::EXIT_CODE as u8,
         Some(Problem::Incomplete(_)) => 6,
     })
 }

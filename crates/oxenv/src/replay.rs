@@ -16,10 +16,11 @@ use anyhow::bail;
 use clap::Args;
 use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ToolArgs;
 use crate::commands::print;
-use crate::exit::usage;
+use crate::exit::Problem;
 use crate::rubrics::RubricArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
@@ -33,7 +34,8 @@ pub(crate) use tape::{ToolTape, taped};
 answered from the record: what is proven then is all that was done with their answers. --live
 calls them. Sessions of a manifest, or with a rubric, need the flags they were served with.
 
-Exit codes: 0 if all were the same, 1 if not, 6 if nothing but a hole in the record kept them from it.
+Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before, 6 if nothing but a hole in the
+record kept them from it.
 
 Examples:
   oxenv replay records                      every session
@@ -122,9 +124,22 @@ struct ReplayLine<'a> {
     verdict: &'a Verdict,
 }
 
+/// Replays. A signal ends it, and what it has made goes.
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
+    let (mut ended, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        outcome = replay(args) => outcome,
+        _ = ended.recv() => Err(Problem::Interrupted.into()),
+        _ = interrupted.recv() => Err(Problem::Interrupted.into()),
+    }
+}
+
+async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
     let trajectories = trajectories::open(&args.folder, &mut incomplete)?;
+    if let Some(unknown) = unknown(&trajectories, &args.sessions)? {
+        return Err(incomplete.unknown(unknown));
+    }
     let ids =
         chosen(&trajectories, &args.sessions, args.environment.as_deref(), args.tools.manifest.is_none())?;
     let rubric = RubricArgs { only_recorded: !args.live, ..args.rubric };
@@ -157,6 +172,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     }
     replayer.close().await;
     if total == 0 {
+        incomplete.outcome()?;
         bail!("no session of '{}' was chosen, so nothing was replayed", args.folder.display());
     }
     if !args.json {
@@ -255,9 +271,6 @@ fn chosen(
     bundled: bool,
 ) -> anyhow::Result<Vec<String>> {
     if !named.is_empty() {
-        if let Some(unknown) = unknown(trajectories, named)? {
-            return Err(usage(format!("no session {unknown} is in the record")));
-        }
         return Ok(named.to_vec());
     }
     let environment = environment.filter(|name| bundled && !Path::new(name).exists()).map(str::to_owned);
@@ -286,7 +299,7 @@ fn text_line(line: &ReplayLine<'_>) -> String {
                 but(cut_off, "had been cut off were not compared"),
                 but(unwritten, "could not be written are not there"),
             );
-            format!("same     {session_id}  {environment}  {entries} entries{cut_off}{unwritten}")
+            format!("same     {session_id}  {environment}  {}{cut_off}{unwritten}", compared(*entries))
         }
         Verdict::Incomplete { entries, holes } => {
             let told: Vec<String> = holes
@@ -297,7 +310,8 @@ fn text_line(line: &ReplayLine<'_>) -> String {
                 })
                 .collect();
             format!(
-                "incomplete  {session_id}  {environment}  {entries} entries are the same, but {}",
+                "incomplete  {session_id}  {environment}  {} the same, but {}",
+                compared(*entries),
                 told.join("; ")
             )
         }
@@ -308,6 +322,10 @@ fn text_line(line: &ReplayLine<'_>) -> String {
             format!("cannot be replayed: {why}  {session_id}  {environment}")
         }
     }
+}
+
+fn compared(entries: u64) -> String {
+    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
 /// How far it is, for who looks at a terminal.

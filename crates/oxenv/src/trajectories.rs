@@ -13,7 +13,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use oxenv_core::utc_micros;
 use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
@@ -196,7 +195,7 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let mut incomplete = Incomplete::default();
     let place = RecordSource::open(&args.place, args.token.as_deref(), &mut incomplete)?;
     let session = place.session(&args.session).await?;
-    let session = session.with_context(|| format!("no session {} is in the record", args.session))?;
+    let session = session.ok_or_else(|| incomplete.unknown(&args.session))?;
     print(&if args.json { serde_json::to_string(&session)? } else { table::head(&session) })?;
     incomplete.holes(&args.session, &session.holes);
     let mut after = None;

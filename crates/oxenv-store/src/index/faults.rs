@@ -9,9 +9,9 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, params};
 
 use super::refresh::{number, stored_number};
-use crate::error::LogError;
+use crate::error::{LogError, Unlisted};
 use crate::log::bounds::{self, Extent};
-use crate::log::{RecordCursor, segment};
+use crate::log::{LogPosition, RecordCursor, segment};
 
 /// A fault as the table has it.
 #[derive(PartialEq, Eq, Hash)]
@@ -30,6 +30,8 @@ const UNREADABLE: &str = "unreadable";
 const CHANGED: &str = "changed";
 const MISSING: &str = "missing";
 const NO_BOUNDS: &str = "no bounds";
+const BEFORE: &str = "before";
+const BEHIND: &str = "behind";
 
 /// Keeps what was found while reading. False if it is no fault of the record.
 pub(super) fn keep(transaction: &Transaction<'_>, fault: &LogError) -> rusqlite::Result<bool> {
@@ -44,6 +46,7 @@ pub(super) fn at_the_end(
     folder: &Path,
     extent: &Extent,
     cursor: &RecordCursor,
+    last: LogPosition,
 ) -> rusqlite::Result<Vec<LogError>> {
     let file = |number| segment::path(folder, number);
     let mut faults: Vec<LogError> = extent
@@ -51,7 +54,8 @@ pub(super) fn at_the_end(
         .into_iter()
         .map(|gone| LogError::Missing { path: file(*gone.start()), last: file(*gone.end()) })
         .collect();
-    faults.extend(cursor.wrong_end(extent.bounds.and_then(|bounds| bounds.end)));
+    faults.extend(cursor.wrong_end(extent.bounds));
+    faults.extend(unlisted(folder, extent, last));
     // Format 1 has no bounds.
     if extent.bounds.is_none() && cursor.run().is_some() {
         faults.push(LogError::NoBounds { path: bounds::path(folder) });
@@ -67,6 +71,22 @@ pub(super) fn at_the_end(
         }
     }
     Ok(new)
+}
+
+/// The segments that are there and should not be. A new one is told before anything but its beginning is
+/// written, so `last`, the last record that was read, is looked at before the bounds.
+fn unlisted(folder: &Path, extent: &Extent, last: LogPosition) -> Vec<LogError> {
+    let fault = |number, reason| LogError::Unlisted { path: segment::path(folder, number), reason };
+    let before = extent.before_first().map(|number| fault(number, Unlisted::Before));
+    let mut faults: Vec<LogError> = before.collect();
+    let Some(now) = bounds::read(folder) else { return faults };
+    let is_begun = |number: u64| {
+        number == now.last + 1
+            && (last.segment < number || last.segment == number && last.offset <= segment::HEAD_OFFSET)
+    };
+    let behind = extent.segments.iter().copied().filter(|number| *number > now.last && !is_begun(*number));
+    faults.extend(behind.map(|number| fault(number, Unlisted::Behind)));
+    faults
 }
 
 /// Everything that is known, in the order of the log.
@@ -94,7 +114,7 @@ fn rows(connection: &Connection, which: &str) -> rusqlite::Result<Vec<Row>> {
     let mut statement = connection.prepare_cached(&find)?;
     let rows = statement.query_map([], |row| {
         let kind: String = row.get(2)?;
-        let kinds = [DAMAGED, UNREADABLE, CHANGED, MISSING, NO_BOUNDS];
+        let kinds = [DAMAGED, UNREADABLE, CHANGED, MISSING, NO_BOUNDS, BEFORE, BEHIND];
         Ok(Row {
             segment: number(row.get(0)?),
             offset: number(row.get(1)?),
@@ -120,6 +140,8 @@ impl Row {
             LogError::Changed { reason, .. } => row(CHANGED, i64::MAX as u64, 0, reason),
             LogError::Missing { last, .. } => row(MISSING, 0, segment::number(last).unwrap_or(segment), ""),
             LogError::NoBounds { .. } => row(NO_BOUNDS, 0, 0, ""),
+            LogError::Unlisted { reason: Unlisted::Before, .. } => row(BEFORE, 0, 0, ""),
+            LogError::Unlisted { reason: Unlisted::Behind, .. } => row(BEHIND, 0, 0, ""),
             _ => None,
         }
     }
@@ -145,6 +167,8 @@ impl Row {
             CHANGED => LogError::Changed { path, reason },
             MISSING => LogError::Missing { path, last: segment::path(folder, bytes) },
             NO_BOUNDS => LogError::NoBounds { path: bounds::path(folder) },
+            BEFORE => LogError::Unlisted { path, reason: Unlisted::Before },
+            BEHIND => LogError::Unlisted { path, reason: Unlisted::Behind },
             _ => LogError::Damaged { path, offset, bytes },
         }
     }

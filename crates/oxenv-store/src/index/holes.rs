@@ -126,10 +126,12 @@ fn changed(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Re
 fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result<Option<Hole>> {
     let find = "SELECT sessions.last_seq, faults.segment,
         CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults
-        WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND faults.kind != 'no bounds'
+        WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND faults.kind NOT IN ('no bounds', 'before', 'behind')
         AND (faults.segment, faults.offset) > (sessions.last_segment, sessions.last_offset)
-        AND (SELECT run FROM segments WHERE number <= faults.segment ORDER BY number DESC LIMIT 1)
-            IS (SELECT run FROM segments WHERE number <= sessions.segment ORDER BY number DESC LIMIT 1)
+        AND (SELECT run FROM segments WHERE number <= faults.segment AND run IS NOT NULL
+                ORDER BY number DESC LIMIT 1)
+            IS (SELECT run FROM segments WHERE number <= sessions.segment AND run IS NOT NULL
+                ORDER BY number DESC LIMIT 1)
         ORDER BY faults.segment, faults.offset LIMIT 1";
     let mut statement = connection.prepare_cached(find)?;
     let hole = |row: &rusqlite::Row<'_>| {
@@ -168,7 +170,9 @@ impl fmt::Display for Hole {
                 write!(f, "what came after entry {last} may be missing: {unreadable} cannot be read")
             }
             Hole::Count { counted, found } => {
-                write!(f, "its end counted {counted} entries before it, and there are {found}")
+                let before = crate::error::counted(*counted, "entry", "entries");
+                let are = if *found == 1 { "is" } else { "are" };
+                write!(f, "its end counted {before} before it, and there {are} {found}")
             }
             Hole::Changed { file } => write!(f, "'{file}' is not the file that was written"),
         }

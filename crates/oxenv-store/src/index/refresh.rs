@@ -3,7 +3,7 @@
 //! Invariant: the index of a log is the same whether it was made at once or bit by bit. Where the log
 //! is not what it was (a record that was read is gone), the index is made anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -99,9 +99,9 @@ fn refresh_part(
     }
     let more = take_in(&transaction, &mut cursor, &mut progress, refreshed, sessions, &extent)?;
     if !more {
-        refreshed.faults.extend(faults::at_the_end(&transaction, folder, &extent, &cursor)?);
-        watch(&transaction, folder, &extent, &cursor)?;
+        refreshed.faults.extend(faults::at_the_end(&transaction, folder, &extent, &cursor, progress.last)?);
     }
+    watch(&transaction, folder, &extent, &cursor)?;
     save(&transaction, &progress)?;
     transaction.commit()?;
     Ok(!more)
@@ -124,7 +124,7 @@ fn resume_point(
     Ok(RecordCursor::resume(folder, progress.reading.clone())?.map(|cursor| (cursor, progress)))
 }
 
-/// Remembers how the files look that were read.
+/// Remembers how the files look that were read or passed over.
 fn watch(
     transaction: &Transaction<'_>,
     folder: &Path,
@@ -134,14 +134,19 @@ fn watch(
     let reached = cursor.position().segment;
     for number in extent.segments.iter().copied().filter(|number| *number <= reached) {
         let Some((bytes, modified)) = look(folder, number)? else { continue };
-        transaction
-            .prepare_cached("UPDATE segments SET bytes = ?2, modified_ns = ?3 WHERE number = ?1")?
-            .execute(params![stored_number(number), stored_number(bytes), modified])?;
+        let put = "INSERT INTO segments (number, bytes, modified_ns) VALUES (?1, ?2, ?3)
+             ON CONFLICT DO UPDATE SET bytes = ?2, modified_ns = ?3";
+        transaction.prepare_cached(put)?.execute(params![
+            stored_number(number),
+            stored_number(bytes),
+            modified
+        ])?;
     }
     Ok(())
 }
 
-/// Whether the files that were read look as they did. The newest one may have grown.
+/// Whether the files up to the one that was read last are those that there were, and look as they did.
+/// That one may have grown.
 fn watched(
     transaction: &Transaction<'_>,
     folder: &Path,
@@ -149,10 +154,12 @@ fn watched(
     progress: &Progress,
 ) -> Result<bool, Trouble> {
     let mut statement =
-        transaction.prepare_cached("SELECT number, bytes, modified_ns FROM segments WHERE bytes > 0")?;
+        transaction.prepare_cached("SELECT number, bytes, modified_ns FROM segments ORDER BY number")?;
     let mut rows = statement.query([])?;
+    let mut known = HashSet::new();
     while let Some(row) = rows.next()? {
         let (segment, bytes, modified) = (number(row.get(0)?), number(row.get(1)?), row.get::<_, i64>(2)?);
+        known.insert(segment);
         let newest = segment == progress.reading.segment;
         let same = match look(folder, segment)? {
             // Retention says what it removes; of format 1 nobody does.
@@ -166,13 +173,15 @@ fn watched(
             return Ok(false);
         }
     }
-    Ok(true)
+    // One that was put back, or put there, would be passed over.
+    Ok(extent.segments.iter().all(|number| *number > progress.reading.segment || known.contains(number)))
 }
 
 /// How long a segment is and when it was changed; none if it is not there.
 fn look(folder: &Path, number: u64) -> Result<Option<(u64, i64)>, LogError> {
     let path = segment::path(folder, number);
     match fs::metadata(&path) {
+        Ok(about) if !about.is_file() => Ok(None),
         Ok(about) => {
             let modified = about.mtime().wrapping_mul(1_000_000_000).wrapping_add(about.mtime_nsec());
             Ok(Some((about.len(), modified)))
@@ -211,7 +220,9 @@ fn take_in(
         };
         if found.at.offset == segment::HEAD_OFFSET {
             transaction
-                .prepare_cached("INSERT OR REPLACE INTO segments (number, run) VALUES (?1, ?2)")?
+                .prepare_cached(
+                    "INSERT INTO segments (number, run) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET run = ?2",
+                )?
                 .execute(params![stored_number(found.at.segment), cursor.run().map(stored_number)])?;
         }
         let text = cursor.text(&found);

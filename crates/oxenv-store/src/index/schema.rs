@@ -5,15 +5,17 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::LogError;
+use crate::log::is_record;
 
 /// The version of the tables.
-const INDEX_VERSION: i64 = 2;
+const INDEX_VERSION: i64 = 3;
 /// Another process may be busy with the index for so long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -101,6 +103,9 @@ pub(super) fn open(folder: &Path) -> Result<Opened, LogError> {
         let source = io::ErrorKind::NotADirectory.into();
         return Err(LogError::Io { path: folder.to_owned(), source });
     }
+    if !is_record(folder)? {
+        return Err(LogError::NoRecord { folder: folder.to_owned() });
+    }
     match connect(folder) {
         Ok(connection) => Ok(Opened { connection, in_memory: None }),
         Err(error) => anew(folder, &error),
@@ -138,6 +143,9 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
+    // SQLite makes files that everybody can read; those beside it get the permissions of this one. Why it
+    // cannot be made, SQLite tells.
+    let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // What a crash of the machine takes from the index is read from the log again.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::{no_file, read_plain};
 use crate::error::LogError;
 
 /// The folder of the blobs, within that of the log.
@@ -48,7 +49,7 @@ pub(crate) fn list_path(segment: &Path) -> PathBuf {
 pub(crate) fn read(folder: &Path, sha256: &str) -> Result<String, LogError> {
     let path = path(folder, sha256);
     let fault = |reason: &str| LogError::Blob { path: path.clone(), reason: reason.to_owned() };
-    let bytes = fs::read(&path).map_err(|error| fault(&error.to_string()))?;
+    let bytes = read_plain(&path).map_err(|error| fault(&error.to_string()))?;
     if hash(&bytes) != sha256 {
         return Err(fault("its content is not what its name says"));
     }
@@ -85,7 +86,11 @@ pub(super) fn write(folder: &Path, blob: &Blob, durable: bool) -> io::Result<()>
 pub(super) fn append_names(segment: &Path, names: &[&str], durable: bool) -> io::Result<()> {
     let mut text = names.join("\n");
     text.push('\n');
-    let mut list = OpenOptions::new().append(true).create(true).mode(0o600).open(list_path(segment))?;
+    let path = list_path(segment);
+    if fs::metadata(&path).is_ok_and(|about| !about.is_file()) {
+        return Err(no_file());
+    }
+    let mut list = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     // A name whose end is missing ends here, and is no name.
     if list.metadata()?.len() % 65 != 0 {
         text.insert(0, '\n');
@@ -96,8 +101,12 @@ pub(super) fn append_names(segment: &Path, names: &[&str], durable: bool) -> io:
 
 /// The blobs that a segment names; none when it has no list.
 pub(super) fn read_names(segment: &Path) -> io::Result<HashSet<String>> {
-    match fs::read_to_string(list_path(segment)) {
-        Ok(text) => Ok(text.lines().filter(|line| line.len() == 64).map(str::to_owned).collect()),
+    match read_plain(&list_path(segment)) {
+        Ok(text) => Ok(String::from_utf8_lossy(&text)
+            .lines()
+            .filter(|line| line.len() == 64)
+            .map(str::to_owned)
+            .collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
         Err(error) => Err(error),
     }

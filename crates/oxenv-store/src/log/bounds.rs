@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{self, SegmentSummary};
-use super::sync_folder;
+use super::{read_plain, sync_folder};
 use crate::error::LogError;
 
 /// So often the bounds are read again when segments were removed meanwhile.
@@ -44,8 +44,13 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
     folder.join("log-bounds.json")
 }
 
+/// None where they are missing, cannot be read, or are none that a writer leaves.
 pub(crate) fn read(folder: &Path) -> Option<Bounds> {
-    serde_json::from_slice(&fs::read(path(folder)).ok()?).ok()
+    let bounds: Bounds = serde_json::from_slice(&read_plain(&path(folder)).ok()?).ok()?;
+    let Bounds { first, last, end } = bounds;
+    // All that was written may be removed before the next segment is begun.
+    let fit = last <= segment::MAX_NUMBER && first <= last + 1 && end.is_none_or(|end| end.segment == last);
+    fit.then_some(bounds)
 }
 
 /// Bounds and segments of one moment.
@@ -97,6 +102,17 @@ impl Extent {
             next = next.max(number + 1);
         }
         missing
+    }
+
+    /// The segments that stand before the first one that there should be. One that retention is about to
+    /// remove, or was when its writer was killed, is none of them.
+    pub(crate) fn before_first(&self) -> impl Iterator<Item = u64> {
+        let bounds = self.bounds;
+        let going = move |number, bounds: Bounds| bounds.end.is_none() && number + 1 == bounds.first;
+        let odd = move |number: &u64| {
+            bounds.is_some_and(|bounds| *number < bounds.first && !going(*number, bounds))
+        };
+        self.segments.iter().copied().filter(odd)
     }
 
     fn first(&self) -> Option<u64> {

@@ -422,7 +422,7 @@ mod tests {
     use oxenv_core::RecordEvent;
     use proptest::prelude::*;
 
-    use super::super::segment::{Sink, append_to};
+    use super::super::segment::{Sink, create};
     use super::super::{Durability, LogReader, Retention};
     use super::*;
 
@@ -510,7 +510,7 @@ mod tests {
         let shared = Arc::clone(&troubles);
         let opener = move |path: &Path| {
             let (troubles, gate) = (Arc::clone(&shared), gate.clone());
-            let file = append_to(path)?;
+            let file = create(path)?;
             Ok(Box::new(FaultyFile { file, troubles, full: false, told: told.clone(), gate })
                 as Box<dyn Sink>)
         };

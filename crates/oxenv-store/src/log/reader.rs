@@ -13,8 +13,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bounds;
 use super::frame::{Content, FramePiece, Frames, is_unfinished};
 use super::segment::{self, Head, SegmentSummary};
+use super::{open_plain, read_plain};
 use crate::error::LogError;
 use crate::stored::{self, StoredEntry};
 
@@ -52,6 +54,8 @@ pub(crate) struct Reading {
     pub(crate) content: Content,
     /// Whether any of that could not be.
     damaged: bool,
+    /// Whether it says that it is another segment, so that its records are passed over.
+    misplaced: bool,
     /// The segment that the writer of this one began with, where that is told.
     pub(crate) run: Option<u64>,
     /// The segment before, until this one has told about itself.
@@ -63,6 +67,8 @@ pub(crate) struct Reading {
 struct Left {
     written: SegmentSummary,
     damaged: bool,
+    /// Whether it has more than a beginning that is not whole.
+    begun: bool,
     /// How many bytes at its end are no whole line.
     rest: u64,
     /// Whether they can be a write that was never finished.
@@ -173,30 +179,42 @@ impl RecordCursor {
             if self.current.is_none() && !self.begin()? {
                 return Ok(None);
             }
-            if let Some(piece) = self.piece()? {
-                return self.found(piece).map(Some);
+            if let Some(found) = self.piece()? {
+                return found.map(Some);
             }
             let Some(next) = self.later()? else { return Ok(None) };
             // Something may have been written between the end and the look at the folder.
-            if let Some(piece) = self.piece()? {
-                return self.found(piece).map(Some);
+            if let Some(found) = self.piece()? {
+                return found.map(Some);
             }
             self.leave(next);
         }
     }
 
-    /// At the end: what is wrong with it, if `end` is what its writer says it is.
-    pub(crate) fn wrong_end(&self, end: Option<SegmentSummary>) -> Option<LogError> {
+    /// At the end: what is wrong with it, as its writer told it before it was read.
+    pub(crate) fn wrong_end(&self, told: Option<Bounds>) -> Option<LogError> {
+        let path = self.path();
+        if !path.is_file() {
+            return None;
+        }
         let rest = self.current.as_ref().map_or(&[][..], |current| current.frames.rest());
         let content = self.content().with(rest);
-        let end = end.filter(|end| end.segment == self.reading.segment);
+        let end = told.and_then(|told| told.end).filter(|end| end.segment == self.reading.segment);
         if let Some(was) = end.filter(|end| end.content != content) {
             let explained = self.reading.damaged && was.content.bytes == content.bytes;
-            return (!explained).then(|| changed(self.path(), was.content, content));
+            return (!explained).then(|| changed(path, was.content, content));
+        }
+        if !self.begun() && told.is_some_and(|told| told.last >= self.reading.segment) {
+            return Some(no_beginning(path));
         }
         let whole = is_unfinished(rest);
         let bytes = rest.len() as u64;
-        (!whole).then(|| LogError::Damaged { path: self.path(), offset: content.bytes - bytes, bytes })
+        (!whole).then(|| LogError::Damaged { path, offset: content.bytes - bytes, bytes })
+    }
+
+    /// Whether anything was read of the segment behind its first line.
+    fn begun(&self) -> bool {
+        self.reading.damaged || self.content().bytes > segment::HEAD_OFFSET
     }
 
     /// The text of the record that was found last.
@@ -217,9 +235,15 @@ impl RecordCursor {
         self.current.as_ref().map_or(self.reading.content, |current| current.frames.content())
     }
 
-    fn piece(&mut self) -> Result<Option<FramePiece>, LogError> {
-        let Some(current) = &mut self.current else { return Ok(None) };
-        current.frames.next().map_err(LogError::io(&current.path))
+    fn piece(&mut self) -> Result<Option<Result<FoundRecord, LogError>>, LogError> {
+        while let Some(current) = &mut self.current
+            && let Some(piece) = current.frames.next().map_err(LogError::io(&current.path))?
+        {
+            if !self.reading.misplaced {
+                return Ok(Some(self.found(piece)));
+            }
+        }
+        Ok(None)
     }
 
     fn found(&mut self, piece: FramePiece) -> Result<FoundRecord, LogError> {
@@ -240,17 +264,39 @@ impl RecordCursor {
 
     /// Takes in what a segment tells about itself and the one before it.
     fn join(&mut self, found: &FoundRecord) {
-        let Ok(head) = serde_json::from_slice::<Head>(self.text(found)) else { return };
+        let head = serde_json::from_slice::<Head>(self.text(found)).ok();
+        let Some(head) = head.filter(|head| head.event == "segment") else {
+            self.faults.push_back(no_beginning(self.path()));
+            return;
+        };
+        if head.segment != self.reading.segment {
+            let reason = format!("it says that it is segment {}", head.segment);
+            self.faults.push_back(LogError::Changed { path: self.path(), reason });
+            self.reading.misplaced = true;
+            return;
+        }
+        if let Some(previous) = head.previous
+            && previous.segment.checked_add(1) != Some(head.segment)
+        {
+            let reason = format!("it says that segment {} is the one before it", previous.segment);
+            self.faults.push_back(LogError::Changed { path: self.path(), reason });
+        }
         self.reading.run = head.run;
         let Some(left) = self.reading.left.take() else { return };
         let SegmentSummary { segment, content } = left.written;
         let path = segment::path(&self.folder, segment);
+        let told = head.previous.filter(|was| was.segment == segment);
+        // A writer that was killed while it began one leaves it to the next to tell what it is.
+        if !left.begun && told.is_none() {
+            self.faults.push_back(no_beginning(path));
+            return;
+        }
         let begins_a_run = head.run == Some(head.segment);
         let whole = left.rest == 0 || left.unfinished && begins_a_run;
         if !whole {
             let (offset, bytes) = (content.bytes - left.rest, left.rest);
             self.faults.push_back(LogError::Damaged { path, offset, bytes });
-        } else if let Some(was) = head.previous.filter(|was| was.segment == segment)
+        } else if let Some(was) = told
             && was.content != content
             // Bytes that are damaged where they stand are told already.
             && !(left.damaged && was.content.bytes == content.bytes)
@@ -262,12 +308,15 @@ impl RecordCursor {
     /// Goes on to a later segment.
     fn leave(&mut self, next: u64) {
         let segment = self.reading.segment;
-        if let Some(current) = self.current.take() {
+        let begun = self.begun();
+        if let Some(current) = self.current.take()
+            && !self.reading.misplaced
+        {
             let rest = current.frames.rest();
             let content = current.frames.content().with(rest);
             let (unfinished, rest) = (is_unfinished(rest), rest.len() as u64);
             let (written, damaged) = (SegmentSummary { segment, content }, self.reading.damaged);
-            self.reading.left = Some(Left { written, damaged, rest, unfinished });
+            self.reading.left = Some(Left { written, damaged, begun, rest, unfinished });
         }
         self.reading =
             Reading { left: self.reading.left.take(), run: self.reading.run, ..Reading::from(next) };
@@ -282,7 +331,7 @@ impl RecordCursor {
                 Ok(true)
             }
             // It is still to be begun, unless somebody has gone on to the next one.
-            Ok(None) => self.skip(),
+            Ok(None) => self.pass_over(&path),
             // It was removed because it was old, or the log is still to be begun.
             Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.skip(),
             Err(error) => Err(error),
@@ -292,6 +341,23 @@ impl RecordCursor {
     fn skip(&mut self) -> Result<bool, LogError> {
         let Some(next) = self.later()? else { return Ok(false) };
         self.reading = Reading::from(next);
+        self.begin()
+    }
+
+    /// Goes on behind a segment whose first line is not whole, which the next one tells about.
+    fn pass_over(&mut self, path: &Path) -> Result<bool, LogError> {
+        let segment = self.reading.segment;
+        let Some(next) = self.later()? else { return Ok(false) };
+        if let Some(frames) = segment::frames(path)? {
+            // It was begun meanwhile.
+            self.current = Some(Current { path: path.to_owned(), frames });
+            return Ok(true);
+        }
+        let bytes = read_plain(path).map_err(LogError::io(path))?;
+        let written = SegmentSummary { segment, content: Content::NONE.with(&bytes) };
+        let rest = bytes.len() as u64;
+        let left = Left { written, damaged: false, begun: false, rest, unfinished: true };
+        self.reading = Reading { left: Some(left), ..Reading::from(next) };
         self.begin()
     }
 
@@ -326,16 +392,20 @@ fn changed(path: PathBuf, was: Content, is: Content) -> LogError {
     LogError::Changed { path, reason }
 }
 
+fn no_beginning(path: PathBuf) -> LogError {
+    LogError::Changed { path, reason: "its beginning, which tells about it, is missing".to_owned() }
+}
+
 impl Reading {
     /// Nothing of that segment has been read.
     fn from(segment: u64) -> Self {
-        Reading { segment, content: Content::NONE, damaged: false, run: None, left: None }
+        Reading { segment, content: Content::NONE, damaged: false, misplaced: false, run: None, left: None }
     }
 
     /// Whether the segment still holds what was read of it.
     pub(crate) fn still_holds(&self, folder: &Path) -> Result<bool, LogError> {
         let path = segment::path(folder, self.segment);
-        let file = File::open(&path).map_err(LogError::io(&path))?;
+        let file = open_plain(&path).map_err(LogError::io(&path))?;
         let mut checksum = crc32fast::Hasher::new();
         let mut pieces = BufReader::with_capacity(PIECE, file.take(self.content.bytes));
         loop {

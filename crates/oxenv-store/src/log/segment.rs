@@ -14,12 +14,15 @@ use oxenv_core::utc_micros;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Content, FramePiece, Frames, is_unfinished};
+use super::{open_plain, read_plain};
 use crate::error::LogError;
 
 /// The version of the format that is written.
 pub(crate) const FORMAT_VERSION: u64 = 2;
 /// The oldest version that is read.
 const OLDEST_VERSION: u64 = 1;
+/// No segment has a greater number.
+pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64 / 2;
 /// What the first line says before the version.
 const MAGIC: &[u8] = b"oxenv-log ";
 /// The first line of a segment of this version.
@@ -38,7 +41,7 @@ pub(super) trait Sink: Send {
 /// What a segment tells about itself. What is absent is so in format 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
-    event: String,
+    pub(crate) event: String,
     pub(crate) segment: u64,
     created_us: u64,
     server: String,
@@ -81,7 +84,14 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u64>, LogError> {
     let entries = fs::read_dir(folder).map_err(LogError::io(folder))?;
     let mut numbers = Vec::new();
     for entry in entries {
-        numbers.extend(number(&entry.map_err(LogError::io(folder))?.path()));
+        let entry = entry.map_err(LogError::io(folder))?;
+        let path = entry.path();
+        let Some(number) = number(&path) else { continue };
+        // What is no file, such as a named pipe, is no segment; a link is what it leads to.
+        let kind = entry.file_type().map_err(LogError::io(&path))?;
+        if kind.is_file() || kind.is_symlink() && path.is_file() {
+            numbers.push(number);
+        }
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -89,7 +99,10 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u64>, LogError> {
 
 /// The number of the segment that a file is, if it is one.
 pub(crate) fn number(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_prefix("log-")?.strip_suffix(".oxl")?.parse().ok()
+    let digits = path.file_name()?.to_str()?.strip_prefix("log-")?.strip_suffix(".oxl")?;
+    let number = digits.parse().ok().filter(|number| *number <= MAX_NUMBER)?;
+    // A number has one name.
+    (format!("{number:06}") == digits).then_some(number)
 }
 
 /// A segment that is open for reading.
@@ -101,7 +114,7 @@ struct Opened {
 
 /// None: the line that tells the version is not whole yet.
 fn open(path: &Path) -> Result<Option<Opened>, LogError> {
-    let mut file = File::open(path).map_err(LogError::io(path))?;
+    let mut file = open_plain(path).map_err(LogError::io(path))?;
     let mut head = Vec::new();
     let length = FIRST_LINE.len() as u64;
     Read::by_ref(&mut file).take(length).read_to_end(&mut head).map_err(LogError::io(path))?;
@@ -152,7 +165,7 @@ pub(crate) const HEAD_OFFSET: u64 = FIRST_LINE.len() as u64;
 /// Looks through a segment that was written before; `each` hears the text of each frame.
 pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<SegmentEnd, LogError> {
     let Some(mut frames) = frames(path)? else {
-        let rest = fs::read(path).map_err(LogError::io(path))?;
+        let rest = read_plain(path).map_err(LogError::io(path))?;
         let torn = rest.len() as u64;
         return Ok(SegmentEnd { content: Content::NONE.with(&rest), begun: false, torn, damaged: 0 });
     };
@@ -188,9 +201,9 @@ impl Head {
     }
 }
 
-/// Opens a segment for appending, or makes one that only its owner may read.
-pub(super) fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+/// Makes a segment that only its owner may read. What is there already is never written on.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
 impl Sink for File {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Content, FramePiece, Frames};
-use crate::stored;
+use crate::stored::{self, MAX_SEQ};
 
 /// So many runs of entries are remembered while nothing can be written.
 const MAX_RANGES: usize = 10_000;
@@ -41,7 +41,9 @@ pub(crate) struct UnwrittenMark {
 impl UnwrittenMark {
     /// The record, if that is what the text is: its event is its first member.
     pub(crate) fn read(text: &[u8]) -> Option<Self> {
-        text.starts_with(BEGINNING).then(|| serde_json::from_slice(text).ok()).flatten()
+        let mark: Self = text.starts_with(BEGINNING).then(|| serde_json::from_slice(text).ok()).flatten()?;
+        let fits = |range: &Range| range.first <= range.last && range.last <= MAX_SEQ;
+        mark.entries.iter().all(fits).then_some(mark)
     }
 }
 

@@ -59,7 +59,7 @@ impl Writer {
     /// Looks at what was written before; the first batch begins a new segment. The caller holds the
     /// folder's lock.
     pub(super) fn open(folder: &Path, options: &LogOptions) -> Result<(Self, Recovery), LogError> {
-        let opener = |path: &Path| Ok(Box::new(segment::append_to(path)?) as Box<dyn Sink>);
+        let opener = |path: &Path| Ok(Box::new(segment::create(path)?) as Box<dyn Sink>);
         Self::open_with(folder, options, Box::new(opener))
     }
 
@@ -75,7 +75,8 @@ impl Writer {
         }
         let last = segments.last().copied().unwrap_or(0);
         let first = segments.first().copied().unwrap_or(1);
-        let bounds = bounds::read(folder).unwrap_or(Bounds { first, last, end: None });
+        let told = bounds::read(folder);
+        let bounds = told.unwrap_or(Bounds { first, last, end: None });
         let mut writer = Writer {
             folder: folder.to_owned(),
             opener,
@@ -93,7 +94,7 @@ impl Writer {
             listed: HashSet::new(),
             unsynced: None,
         };
-        let recovery = writer.take_over(&segments)?;
+        let recovery = writer.take_over(&segments, told)?;
         // What its writer said of its end stands, whatever became of it since.
         writer.previous = bounds.end.filter(|end| end.segment + 1 == writer.number).or(writer.previous);
         writer.run = writer.number;
@@ -103,22 +104,15 @@ impl Writer {
     }
 
     /// Looks at the segment that another writer wrote last.
-    fn take_over(&mut self, segments: &[u64]) -> Result<Recovery, LogError> {
-        let [before @ .., last] = segments else { return Ok(Recovery::default()) };
+    fn take_over(&mut self, segments: &[u64], told: Option<Bounds>) -> Result<Recovery, LogError> {
+        let Some(last) = segments.last() else { return Ok(Recovery::default()) };
         let path = segment::path(&self.folder, *last);
         let mut named = HashSet::new();
         let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
         let mut previous = Some(SegmentSummary { segment: *last, content: end.content });
-        if !end.begun {
-            // Nothing of it counts, so it is begun again.
-            self.number = *last;
-            previous = match before.last() {
-                None => None,
-                Some(before) => {
-                    let content = segment::end(&segment::path(&self.folder, *before), |_| ())?.content;
-                    Some(SegmentSummary { segment: *before, content })
-                }
-            };
+        // Its beginning was there when the bounds were written, so nobody vouches for what is there now.
+        if !end.begun && told.is_some_and(|bounds| bounds.last >= *last) {
+            previous = None;
         }
         self.previous = previous.filter(|previous| previous.segment + 1 == self.number);
         let listed = blobs::read_names(&path).map_err(LogError::io(&path))?;

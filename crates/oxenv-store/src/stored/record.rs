@@ -17,6 +17,9 @@ use super::{
 use crate::log::line::ENTRY_VERSION;
 use crate::log::unwritten;
 
+/// No entry has a greater number.
+pub(crate) const MAX_SEQ: u64 = i64::MAX as u64 / 2;
+
 /// As much of a record as an index needs.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RecordSummary<'a> {
@@ -93,6 +96,9 @@ pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<RecordSummary<'a>>, S
     let brief: RecordSummary<'a> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
     match brief.v {
         None if brief.event == "segment" => Ok(None),
+        Some(ENTRY_VERSION) if brief.numbers().any(|number| number > MAX_SEQ) => {
+            Err("it has a number that no entry has".to_owned())
+        }
         Some(ENTRY_VERSION) => Ok(Some(brief)),
         version => Err(format!(
             "it has version {} and this program knows {ENTRY_VERSION}: use a newer program",
@@ -102,6 +108,11 @@ pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<RecordSummary<'a>>, S
 }
 
 impl RecordSummary<'_> {
+    /// The numbers of entries in it.
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        [Some(self.seq), self.entries, self.origin.as_ref().map(|origin| origin.seq)].into_iter().flatten()
+    }
+
     /// The whole entry.
     pub(crate) fn entry(self, folder: &Arc<Path>) -> Result<StoredEntry, String> {
         let event = self.event.clone();

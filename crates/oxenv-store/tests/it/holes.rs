@@ -1,7 +1,7 @@
 //! Records with holes: what is missing is told, each time, and what is not missing is not.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oxenv_core::RecordEvent;
 use oxenv_store::{Hole, LogError, LogOptions, LogRecorder, Retention, Trajectories, export_jsonl};
@@ -152,6 +152,187 @@ async fn each_of_three_segments_is_missed() {
     assert_eq!(segments(&folder).len(), 3);
     let (faults, _) = missing(&folder);
     assert!(matches!(&faults[..], [LogError::Missing { path, .. }] if *path == files[2]), "{faults:?}");
+}
+
+/// So many segments, each of a server that ended in order, with one session.
+async fn runs(name: &str, runs: usize) -> (PathBuf, Vec<PathBuf>) {
+    let folder = folder(name);
+    for run in 0..runs {
+        ended(&open(&folder, LogOptions::default()), &format!("s{run}"), 2).await;
+    }
+    let files = segments(&folder);
+    assert_eq!(files.len(), runs);
+    (folder, files)
+}
+
+fn count(folder: &Path) -> usize {
+    let trajectories = Trajectories::open(folder).unwrap();
+    trajectories.refresh().unwrap();
+    trajectories.sessions(&oxenv_store::SessionFilter::default()).unwrap().len()
+}
+
+#[tokio::test]
+async fn a_segment_that_was_put_back_is_read_by_an_index_that_missed_it() {
+    let (folder, files) = runs("holes-put-back", 3).await;
+    for file in &files {
+        let away = file.with_extension("away");
+        fs::rename(file, &away).unwrap();
+        assert_eq!((count(&folder), told(&folder).0.len()), (2, 1));
+        fs::rename(&away, file).unwrap();
+        assert_eq!((count(&folder), told(&folder).0.len()), (3, 0), "{file:?}");
+    }
+    // The same when two were away and come back one by one.
+    for file in &files[..2] {
+        fs::rename(file, file.with_extension("away")).unwrap();
+    }
+    assert_eq!(count(&folder), 1);
+    for (number, file) in files[..2].iter().enumerate() {
+        fs::rename(file.with_extension("away"), file).unwrap();
+        assert_eq!(count(&folder), 2 + number);
+    }
+}
+
+fn names(faults: &[LogError]) -> Vec<(&Path, bool)> {
+    faults.iter().map(|fault| (fault.path(), matches!(fault, LogError::Changed { .. }))).collect()
+}
+
+#[tokio::test]
+async fn a_segment_cut_within_its_beginning_is_told_also_after_a_start() {
+    let (folder, files) = runs("holes-emptied", 3).await;
+    for length in [0, 1, 11, 12, 40] {
+        for file in &files {
+            let bytes = fs::read(file).unwrap();
+            fs::write(file, &bytes[..length]).unwrap();
+            let (faults, _) = missing(&folder);
+            assert_eq!(names(&faults), [(file.as_path(), true)], "{length} {faults:?}");
+            fs::write(file, &bytes).unwrap();
+        }
+    }
+    for killed in [false, true] {
+        let newest = segments(&folder).pop().unwrap();
+        if killed {
+            as_if_killed(&folder);
+        }
+        fs::write(&newest, "").unwrap();
+        for run in 0..2 {
+            let before = segments(&folder).len();
+            ended(&open(&folder, LogOptions::default()), &format!("later{killed}{run}"), 1).await;
+            assert_eq!(segments(&folder).len(), before + 1);
+            assert_eq!(fs::read(&newest).unwrap(), b"");
+            let (faults, _) = missing(&folder);
+            assert!(names(&faults).contains(&(&newest, true)), "{faults:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_writer_began_is_no_fault() {
+    let (folder, _) = runs("holes-begun", 2).await;
+    let begun = folder.join("log-000003.oxl");
+    for length in [0, 5, 12] {
+        let next = segments(&folder).len() + 1;
+        fs::write(folder.join(format!("log-{next:06}.oxl")), &b"oxenv-log 2\n"[..length]).unwrap();
+        assert_eq!(format!("{:?}", missing(&folder)), "([], [])", "{length}");
+        ended(&open(&folder, LogOptions::default()), &format!("later{length}"), 1).await;
+        assert_eq!(segments(&folder).len(), next + 1);
+        assert_eq!(format!("{:?}", missing(&folder)), "([], [])", "{length}");
+    }
+    assert_eq!(fs::read(&begun).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn segments_of_other_records_and_in_other_places_are_told_and_not_taken_in() {
+    let (other, foreign) = runs("holes-foreign", 4).await;
+    fs::remove_file(other.join("log-bounds.json")).unwrap();
+    let (folder, files) = runs("holes-misplaced", 3).await;
+    for (from, to) in [
+        (&foreign[0], "log-000004.oxl"),
+        (&foreign[3], "log-000004.oxl"),
+        (&files[2], "log-000004.oxl"),
+        (&files[0], "log-000000.oxl"),
+        (&files[0], "log-000009.oxl"),
+    ] {
+        let to = folder.join(to);
+        fs::copy(from, &to).unwrap();
+        let (faults, _) = missing(&folder);
+        assert!(faults.iter().any(|fault| *fault.path() == to), "{to:?} {faults:?}");
+        // One in the place that it names may be ours.
+        assert_eq!(count(&folder), if from == &foreign[3] { 4 } else { 3 }, "{to:?}");
+        fs::remove_file(to).unwrap();
+    }
+    assert_eq!(format!("{:?}", missing(&folder)), "([], [])");
+    // A start goes on behind it, and it is told all the same.
+    fs::copy(&files[2], folder.join("log-000004.oxl")).unwrap();
+    ended(&open(&folder, LogOptions::default()), "s3", 1).await;
+    assert!(folder.join("log-000005.oxl").exists());
+    let (faults, holes) = missing(&folder);
+    assert_eq!((names(&faults), holes.len()), (vec![(folder.join("log-000004.oxl").as_path(), true)], 0));
+    assert_eq!(count(&folder), 4);
+}
+
+#[tokio::test]
+async fn bounds_that_no_server_wrote_are_told() {
+    let (folder, files) = runs("holes-bounds", 3).await;
+    let path = folder.join("log-bounds.json");
+    let written: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (key, value) in [("last", u64::MAX), ("first", u64::MAX), ("first", 5), ("last", 2)] {
+        let mut bounds = written.clone();
+        bounds[key] = value.into();
+        fs::write(&path, bounds.to_string()).unwrap();
+        let (faults, _) = missing(&folder);
+        assert!(matches!(&faults[..], [LogError::NoBounds { .. }]), "{key} {value} {faults:?}");
+    }
+    let mut bounds = written.clone();
+    bounds["first"] = 2.into();
+    fs::write(&path, bounds.to_string()).unwrap();
+    let (faults, _) = missing(&folder);
+    assert!(matches!(&faults[..], [LogError::Unlisted { path, .. }] if *path == files[0]), "{faults:?}");
+    fs::write(&path, r#"{"first":1,"last":18446744073709551615}"#).unwrap();
+    ended(&open(&folder, LogOptions::default()), "s3", 1).await;
+    assert_eq!(format!("{:?}", missing(&folder)), "([], [])");
+    fs::write(folder.join("log-18446744073709551615.oxl"), "").unwrap();
+    assert_eq!(format!("{:?}", missing(&folder)), "([], [])");
+}
+
+#[tokio::test]
+async fn numbers_that_no_entry_has_are_damage() {
+    let (folder, bytes) = killed("holes-numbers").await;
+    let path = &segments(&folder)[0];
+    for number in [u64::MAX, i64::MAX as u64] {
+        for key in ["seq", "entries"] {
+            fs::write(path, &bytes).unwrap();
+            rewrite(path, |record| {
+                if record["session"] == "b" && record["event"] == "closed" {
+                    record[key] = number.into();
+                }
+                true
+            });
+            let (faults, _) = missing(&folder);
+            assert!(matches!(&faults[..], [LogError::Unreadable { .. }]), "{key} {number} {faults:?}");
+            let trajectories = Trajectories::open(&folder).unwrap();
+            let mut out = Vec::new();
+            assert_eq!(export_jsonl(&trajectories, &mut out, &Default::default()).unwrap().sessions, 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_named_pipe_in_the_place_of_a_file_is_told() {
+    let (folder, files) = runs("holes-pipes", 3).await;
+    let bounds = folder.join("log-bounds.json");
+    for file in files.iter().chain([&bounds]) {
+        let away = file.with_extension("away");
+        fs::rename(file, &away).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(file).status().unwrap().success());
+        let (faults, _) = missing(&folder);
+        assert_eq!((faults.len(), faults[0].path()), (1, file.as_path()), "{faults:?}");
+        if file != &bounds {
+            drop(open(&folder, LogOptions::default()));
+        }
+        fs::remove_file(file).unwrap();
+        fs::rename(&away, file).unwrap();
+    }
+    assert_eq!(format!("{:?}", missing(&folder)), "([], [])");
 }
 
 #[tokio::test]

@@ -4,8 +4,13 @@
 //! Invariant: the folder goes with the stage, and nothing else of the machine is touched.
 
 use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -163,35 +168,67 @@ pub(crate) fn remember_entry(cache: &JudgeCache, entry: &StoredEntry) -> anyhow:
 }
 
 /// A folder of our own, which goes with its owner.
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Its lock tells others that it is in use.
+    _lock: File,
+}
 
 impl Folder {
+    /// Makes one, and removes those of its kind that processes have left which were killed.
+    ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn new(what: &str) -> std::io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) fn new(what: &str) -> io::Result<Self> {
         static MADE: AtomicU64 = AtomicU64::new(0);
+        let (within, prefix) = (std::env::temp_dir(), format!("oxenv-{what}-"));
         loop {
-            let name =
-                format!("oxenv-{what}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-            let path = std::env::temp_dir().join(name);
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            let name = format!("{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+            // It has its name when its lock is held, or another that starts at this moment would remove it.
+            let (unlocked, path) =
+                (within.join(format!("oxenv-new-{what}-{name}")), within.join(format!("{prefix}{name}")));
+            match DirBuilder::new().mode(0o700).create(&unlocked) {
                 // A process of that number left it there.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                made => return made.map(|()| Folder(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
             }
+            let lock = File::open(&unlocked)?;
+            lock.lock()?;
+            match fs::rename(&unlocked, &path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    fs::remove_dir(&unlocked)?;
+                    continue;
+                }
+                named => named?,
+            }
+            sweep(&within, &prefix, lock.metadata()?.uid());
+            return Ok(Folder { path, _lock: lock });
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         // What is left behind in the temporary folder harms nobody.
-        let _ = folders::remove(&self.0);
+        let _ = folders::remove(&self.path);
+    }
+}
+
+/// Removes the folders of that kind that are this user's and that nobody uses.
+fn sweep(within: &Path, prefix: &str, user: u32) {
+    for entry in fs::read_dir(within).into_iter().flatten().flatten() {
+        // What is said of the entry is not said of what a link leads to.
+        let ours = entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == user);
+        if ours && entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            let path = entry.path();
+            if File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok()) {
+                // What stays is tried again by the next one.
+                let _ = folders::remove(&path);
+            }
+        }
     }
 }

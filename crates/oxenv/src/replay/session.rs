@@ -9,8 +9,8 @@ use oxenv_core::{
     AgentCall, EndReason, Failure, Principal, ResetOptions, Session, SessionOptions, SessionRequest,
 };
 use oxenv_store::{
-    Hole, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin, StoredOutcome,
-    Trajectories,
+    Hole, LogError, SessionSummary, StoredCall, StoredEntry, StoredEvent, StoredJson, StoredOrigin,
+    StoredOutcome, Trajectories,
 };
 use oxenv_wire::{Action, Delivered, ErrorCode};
 
@@ -68,7 +68,7 @@ pub(super) fn chain(
     let (mut id, mut upto) = (id.to_owned(), u64::MAX);
     loop {
         let Some(summary) = trajectories.session(&id)? else {
-            return Ok(Err(beginning(&id)));
+            return Ok(Err(Unknown { damaged: lacks(trajectories, &id)?, ..beginning(&id) }));
         };
         let entries = trajectories.entries(&id)?;
         let link = match link(summary, entries, upto) {
@@ -120,6 +120,16 @@ fn link(summary: SessionSummary, entries: Vec<StoredEntry>, upto: u64) -> Result
         }
     }
     Ok(ReplayedSession { id, environment, seed, episode_id, origin, entries, holes, unwritten })
+}
+
+/// Whether something is missing of the record as a whole that a session may have been in.
+fn lacks(trajectories: &Trajectories, id: &str) -> anyhow::Result<bool> {
+    let may_hold = |fault: &LogError| match fault {
+        LogError::NoOpening { session, .. } => session == id,
+        LogError::Unlisted { .. } => false,
+        _ => true,
+    };
+    Ok(trajectories.faults()?.iter().any(may_hold))
 }
 
 fn beginning(id: &str) -> Unknown {

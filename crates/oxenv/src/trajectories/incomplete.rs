@@ -8,7 +8,7 @@ use std::io::Write;
 
 use oxenv_store::Hole;
 
-use crate::exit::Problem;
+use crate::exit::{Problem, usage};
 
 /// What was told of a record.
 #[derive(Default)]
@@ -34,6 +34,17 @@ impl Incomplete {
 
     pub(crate) fn holes(&mut self, id: &str, holes: &[Hole]) {
         holes.iter().for_each(|hole| self.session(id, hole));
+    }
+
+    /// Why a session that was named is not shown: what is missing may have it, or nobody recorded it.
+    pub(crate) fn unknown(&self, id: &str) -> anyhow::Error {
+        match self.record {
+            true => Problem::Incomplete(format!(
+                "no session {id} is in what the record still has; the warnings above say what is missing"
+            ))
+            .into(),
+            false => usage(format!("no session {id} is in the record")),
+        }
     }
 
     /// # Errors

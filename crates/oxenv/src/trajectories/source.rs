@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use oxenv_core::Failure;
 use oxenv_server::{EntriesPage, TrajectoryFilter, TrajectorySource};
@@ -18,19 +19,24 @@ use crate::exit::usage;
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// The recorded sessions of a folder.
-pub(crate) struct RecordFolder(Trajectories);
+pub(crate) struct RecordFolder(Arc<Trajectories>);
 
 impl RecordFolder {
     pub(super) fn new(trajectories: Trajectories) -> Self {
-        RecordFolder(trajectories)
+        RecordFolder(Arc::new(trajectories))
     }
 
-    /// The records of a folder whose log is read when somebody asks, however long it is.
+    /// The records of a folder, for the server that writes them. A thread reads the log, however long it is,
+    /// and tells in the server's log what is missing of it.
     ///
     /// # Errors
     /// When the folder or its index cannot be used.
     pub(crate) fn of(folder: &Path) -> anyhow::Result<Self> {
-        Ok(RecordFolder(Trajectories::open(folder).map_err(|error| usage(error.to_string()))?))
+        let trajectories = Trajectories::open(folder).map_err(|error| usage(error.to_string()))?;
+        let trajectories = Arc::new(trajectories);
+        let looked_through = Arc::clone(&trajectories);
+        std::thread::Builder::new().name("record-check".to_owned()).spawn(move || tell(&looked_through))?;
+        Ok(RecordFolder(trajectories))
     }
 
     pub(super) fn sessions_in(&self, filter: &SessionFilter) -> Result<Vec<SessionView>, LogError> {
@@ -67,6 +73,16 @@ impl RecordFolder {
             tracing::warn!(%fault, "a part of the record cannot be read");
         }
         Ok(())
+    }
+}
+
+/// Tells what is missing of a record as a whole.
+fn tell(trajectories: &Trajectories) {
+    match trajectories.refresh().and_then(|_| trajectories.faults()) {
+        Ok(faults) => {
+            faults.iter().for_each(|fault| tracing::warn!(%fault, "the record is incomplete or damaged"));
+        }
+        Err(error) => tracing::warn!(%error, "the record cannot be read"),
     }
 }
 

@@ -42,14 +42,18 @@ pub(super) fn head(session: &SessionView) -> String {
     });
     format!(
         "session {session_id}\nenvironment {environment} {version}, seed {seed}\nopened {}, {}{origin}\n\
-         {} epochs, {} steps, {} failures, reward {}",
+         {}, {}, {}, reward {}",
         time(session.opened_us),
         end_text(session),
-        session.epochs,
-        session.steps,
-        session.failures,
+        counted(session.epochs, "epoch"),
+        counted(session.steps, "step"),
+        counted(session.failures, "failure"),
         session.reward,
     )
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The lines of an entry: none for what the head tells already.

@@ -2,6 +2,7 @@
 //! not there.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -151,6 +152,69 @@ fn each_of_three_files_is_missed() {
     }
     let replayed = run(&["replay", &folder.records()]);
     assert!(replayed.succeeded().ends_with("3 of 3 the same\n"), "{replayed:#?}");
+}
+
+#[test]
+fn what_a_missing_file_may_have_held_is_no_other_failure() {
+    let folder = Folder::new("origin");
+    let records = folder.records();
+    let mut ids = three(&folder);
+    let server = Serving::start(&["grid_world", "--record", &records]);
+    let session = Session::open(&server);
+    session.post("reset", &json!({ "seed": 7 }));
+    let snapshot = session.post("snapshot", &json!({}))["snapshot"].clone();
+    server.stop();
+    let server = Serving::start(&["grid_world", "--record", &records]);
+    let (status, made) = server.post("/restore", &json!({ "snapshot": snapshot }));
+    assert_eq!(status, 201, "{made}");
+    ids.push(made["session_id"].as_str().unwrap().to_owned());
+    server.stop();
+    let files = files(&folder);
+    let origin = fs::read(&files[3]).unwrap();
+    // The file of its origin, and the opening of its origin.
+    fs::remove_file(&files[3]).unwrap();
+    says(&run(&["replay", &records]), &["log-000004.oxl", "the beginning of session"]);
+    // A session that is not there may have been in it.
+    says(&run(&["replay", &records, "nobody"]), &["nobody"]);
+    says(&run(&["trajectories", "show", &records, "nobody"]), &["nobody"]);
+    fs::write(&files[3], &origin).unwrap();
+    assert_eq!(remove(&files[3], |record| record["event"] == "opened"), 1);
+    says(&run(&["replay", &records]), &["log-000004.oxl", "the beginning of session"]);
+    fs::write(&files[3], &origin).unwrap();
+    run(&["replay", &records]).succeeded();
+    run(&["replay", &records, "nobody"]).failed(2, &["nobody"]);
+    run(&["trajectories", "show", &records, "nobody"]).failed(2, &["nobody"]);
+    // A server that starts tells what it finds.
+    fs::remove_file(&files[1]).unwrap();
+    let server = Serving::start(&["grid_world", "--record", &records]);
+    server.get("/trajectories");
+    let ended = server.stop();
+    assert!(ended.stderr.contains("log-000002.oxl"), "{ended:#?}");
+    for file in &files {
+        let _ = fs::remove_file(file);
+    }
+    says(&run(&["replay", &records]), &["log-000001.oxl"]);
+}
+
+#[test]
+fn a_folder_without_a_record_is_refused_and_left_alone() {
+    let folder = Folder::new("no-record");
+    let records = folder.records();
+    fs::create_dir(&records).unwrap();
+    for command in [
+        &["trajectories", "list", &records][..],
+        &["trajectories", "export", &records],
+        &["replay", &records],
+    ] {
+        run(command).failed(2, &["no record", &records]);
+    }
+    assert_eq!(fs::read_dir(&records).unwrap().count(), 0);
+    three(&folder);
+    run(&["trajectories", "list", &records]).succeeded();
+    for entry in fs::read_dir(&records).unwrap().map(Result::unwrap) {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o77, 0, "{entry:?}");
+    }
 }
 
 #[test]

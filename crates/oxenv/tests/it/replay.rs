@@ -1,6 +1,7 @@
 //! `oxenv replay`: what it proves, and what it finds.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -277,5 +278,51 @@ fn what_cannot_be_replayed_is_said() {
     run(&["replay", "/no/such/folder"]).failed(2, &["no folder"]);
     let empty = Folder::new("empty");
     fs::create_dir(empty.0.join("records")).unwrap();
-    run(&["replay", &empty.records()]).failed(1, &["nothing was replayed"]);
+    run(&["replay", &empty.records()]).failed(2, &["no record"]);
+}
+
+/// The folders that replays have made within another.
+fn made(within: &Path) -> Vec<String> {
+    let names = fs::read_dir(within).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("oxenv-replay-")).collect()
+}
+
+#[test]
+fn a_replay_that_is_ended_leaves_nothing_or_is_cleared_up_after_by_the_next() {
+    let folder = Folder::new("ended");
+    let script = folder.file("nap.sh", &SLOW_COUNTER.replace("read -r line ;; esac\n", "sleep 2 ;; esac\n"));
+    let manifest = folder.file(
+        "tools.yaml",
+        &format!(
+            "version: \"1.0\"\ntools:\n  - {{ name: counter, mcp_server: {{ command: /bin/sh, args: [\"{script}\"] }} }}\n"
+        ),
+    );
+    let records = folder.records();
+    let mut command = oxenv();
+    command.args(["serve", "--port", "0", "--tools", &manifest, "--record", &records]);
+    let server = Serving::of(with_token(&mut command));
+    let session = Session::open(&server);
+    session.post("reset", &json!({}));
+    session.steps(&[json!({ "type": "call_tool", "tool_name": "next", "arguments": { "slow": true } })]);
+    server.stop();
+    let temporary = folder.0.join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let start = || {
+        let mut command = oxenv();
+        command.args(["replay", &records, "--tools", &manifest, "--live"]).env("TMPDIR", &temporary);
+        with_token(&mut command).spawn().unwrap()
+    };
+    for (signal, code) in [("TERM", Some(5)), ("INT", Some(5)), ("KILL", None)] {
+        let mut replay = start();
+        while made(&temporary).is_empty() {
+            assert!(replay.try_wait().unwrap().is_none(), "it ended before");
+            std::thread::yield_now();
+        }
+        let sent = Command::new("/bin/sh").args(["-c", &format!("kill -{signal} {}", replay.id())]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(replay.wait().unwrap().code(), code, "{signal}");
+        assert_eq!(made(&temporary).len(), usize::from(code.is_none()), "{signal}");
+    }
+    assert_eq!(start().wait().unwrap().code(), Some(0));
+    assert_eq!(made(&temporary), [""; 0]);
 }
