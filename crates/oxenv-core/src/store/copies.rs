@@ -171,7 +171,7 @@ impl SessionStore {
         let no_slot = |refusal| self.no_slot(refusal, n, patience);
         let beside = session.slot_owner();
         self.slots.refuse_too_many(&options.owner, n, beside.as_ref()).map_err(no_slot)?;
-        let held = session.hold().await?;
+        let held = patience.bound(session.hold()).await??;
         let permit = match (self.slots.take(&options.owner, n, None).await, patience.until()) {
             (Ok(permit), _) => Some(permit),
             (Err(NoSlot::Full { .. } | NoSlot::Memory { .. }), Some(_)) => None,
@@ -290,7 +290,8 @@ impl SessionStore {
         session: &Arc<Session>,
         room: SnapshotRoom,
     ) -> Result<SealedSnapshot, Failure> {
-        let mut held = session.hold().await?;
+        let still = QueueTimeout::new(self.limits.queue).bound(session.hold());
+        let mut held = still.await??;
         let original = CopySource { room, ..held.original()? };
         let save = std::panic::AssertUnwindSafe(|| self.factory.save(original));
         let state = self

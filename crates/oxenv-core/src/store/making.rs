@@ -38,6 +38,9 @@ pub(super) struct UnlistedSession {
     listed: bool,
 }
 
+/// How long a copy waits for its session to be still where nobody waits for slots.
+const STILL_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How long a request waits for all its slots together.
 #[derive(Clone, Copy)]
 pub(super) struct QueueTimeout {
@@ -50,13 +53,13 @@ impl QueueTimeout {
         QueueTimeout { began: Instant::now(), length }
     }
 
-    /// Waits no longer than that for a session to be still.
+    /// Waits no longer than that for a session to be still; [`STILL_TIMEOUT`] where slots are not waited for.
     pub(super) async fn bound<T>(self, still: impl Future<Output = T>) -> Result<T, Failure> {
-        let deadline = after(self.began, self.length);
-        tokio::time::timeout_at(deadline, still).await.map_err(|_| {
+        let length = if self.length.is_zero() { STILL_TIMEOUT } else { self.length };
+        tokio::time::timeout_at(after(self.began, length), still).await.map_err(|_| {
             let message = format!(
                 "the session was still at work when the {} s for waiting were over",
-                self.length.as_secs_f64()
+                length.as_secs_f64()
             );
             Failure::new(ErrorCode::DeadlineExceeded, message).in_phase(Phase::Boot).undelivered()
         })

@@ -304,6 +304,33 @@ async fn all_copies_are_made_by_one_deadline() {
     settled(&store, &stage).await;
 }
 
+/// A session at work is waited for as long as slots are.
+#[tokio::test(start_paused = true)]
+async fn a_session_at_work_is_not_waited_for_without_end() {
+    let stage = Stage::default();
+    let store = store_with(forking(&stage), StoreLimits { queue: 3 * SECOND, ..four() });
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let step = spawn_step(&session, json!({ "do": "wait" }));
+    eventually("it runs", || stage.waiting() == 1).await;
+    for queue in [None, Some(SECOND), Some(Duration::ZERO)] {
+        let began = Instant::now();
+        let options = SessionOptions { queue, ..SessionOptions::default() };
+        let failure = store.fork(&session, 2, options).await.err().unwrap();
+        assert_eq!((failure.code, failure.delivered), (ErrorCode::DeadlineExceeded, Delivered::No));
+        let waited = queue.map_or(3 * SECOND, |queue| if queue.is_zero() { 20 * SECOND } else { queue });
+        assert_eq!(began.elapsed(), waited);
+    }
+    let began = Instant::now();
+    let failure = store.snapshot(&session).await.unwrap_err();
+    assert_eq!((failure.code, began.elapsed()), (ErrorCode::DeadlineExceeded, 3 * SECOND));
+    stage.open("");
+    step.await.unwrap().unwrap();
+    let forks = store.fork(&session, 2, SessionOptions::default()).await.unwrap();
+    forks.into_iter().chain([session]).for_each(close);
+    settled(&store, &stage).await;
+}
+
 /// What is done again for a copy is part of making it.
 #[tokio::test(start_paused = true)]
 async fn a_copy_by_replay_has_the_deadline_too() {
