@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oxenv_wire::{Action, RawJson, ToolError, ToolResult};
+use oxenv_wire::{Action, ErrorCode, RawJson, ToolError, ToolResult, empty_object};
 use serde_json::value::RawValue;
 
 use super::request::{SessionOperation, SessionRequest};
@@ -47,6 +47,8 @@ impl Session {
                 let arguments = asked.arguments.as_deref().map(RawValue::get);
                 let said =
                     asked.arguments.as_ref().map(|arguments| oxenv_wire::fingerprint(arguments.into()));
+                // A body without arguments says no more than none.
+                let said = said.filter(|said| *said != oxenv_wire::fingerprint((&empty_object()).into()));
                 let fingerprint = fingerprint(("reset", asked.seed, &asked.episode_id, said));
                 let bytes = arguments.map_or(0, str::len);
                 (OwnedOperation::Reset(asked), fingerprint, bytes)
@@ -69,7 +71,15 @@ impl Session {
         let ticket = match self.claim(&identity, expect, fingerprint, bytes) {
             Ok(Attempt::First(ticket)) => ticket,
             Ok(Attempt::Repeat(waiting)) => {
-                return waiting.answer().await.unwrap_or_else(|| IdempotentReply::refused(lost()));
+                let answer =
+                    async { waiting.answer().await.unwrap_or_else(|| IdempotentReply::refused(lost())) };
+                return match request.timeout {
+                    // It gives up waiting, and the first goes on.
+                    Some(limit) => tokio::time::timeout(limit, answer)
+                        .await
+                        .unwrap_or_else(|_| IdempotentReply::refused(still_running(&identity, limit))),
+                    None => answer.await,
+                };
             }
             Err(refusal) => return IdempotentReply::refused(refusal),
         };
@@ -119,6 +129,15 @@ impl Session {
             claim => Ok(claim),
         }
     }
+}
+
+/// The failure of a repeat whose own deadline passed.
+fn still_running(identity: &Identity, limit: Duration) -> Failure {
+    let message = format!(
+        "the first request with {identity} was still at work after {} s; ask again for its reply",
+        limit.as_secs_f64()
+    );
+    Failure::new(ErrorCode::DeadlineExceeded, message)
 }
 
 async fn run_once(

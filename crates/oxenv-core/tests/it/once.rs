@@ -2,6 +2,7 @@
 //! runs twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use oxenv_core::{
@@ -103,6 +104,31 @@ async fn a_repeat_waits_for_the_first_and_the_first_outlives_its_caller() {
     settled(&store, &stage).await;
 }
 
+/// A repeat has the deadline that it names, whatever the first named.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_waits_no_longer_than_its_own_deadline() {
+    let stage = Stage::default();
+    let store = store(Scripted::new(&stage, Execution::Task));
+    let session = open(&store).await;
+    reset(&session).await.unwrap();
+    let slow = json!({ "do": "wait", "at": "gate" });
+    let first = tokio::spawn({
+        let (session, slow) = (Arc::clone(&session), slow.clone());
+        async move { once(&session, slow, &key("a")).await }
+    });
+    stage.entered().await;
+    let action: &'static RawValue = Box::leak(raw(&slow).unwrap());
+    let step = SessionRequest::step(Action::parse(action).unwrap());
+    let (began, timeout) = (tokio::time::Instant::now(), Some(Duration::from_millis(500)));
+    let repeat = session.submit(SessionRequest { once: key("a"), timeout, ..step }).await;
+    assert_eq!((refusal(&repeat), Some(began.elapsed())), (ErrorCode::DeadlineExceeded, timeout));
+    stage.open("gate");
+    assert!(first.await.unwrap().outcome().is_ok());
+    assert!(once(&session, slow, &key("a")).await.repeated);
+    close(session);
+    settled(&store, &stage).await;
+}
+
 #[tokio::test]
 async fn resets_are_run_once_too() {
     let stage = Stage::default();
@@ -113,6 +139,10 @@ async fn resets_are_run_once_too() {
     assert!(reset_once(&session, 7, key("r")).await.repeated);
     assert_eq!((session.info().epoch, session.info().step_count), (1, 1));
     assert_eq!(refusal(&reset_once(&session, 8, key("r")).await), ErrorCode::KeyConflict);
+    // No arguments are an object without any.
+    let options = ResetOptions { seed: Some(7), arguments: raw(&json!({})).ok(), ..ResetOptions::default() };
+    let again = session.submit(SessionRequest { once: key("r"), ..SessionRequest::reset(options) }).await;
+    assert!(again.repeated);
     close(session);
     settled(&store, &stage).await;
 }
