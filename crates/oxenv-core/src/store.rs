@@ -234,10 +234,15 @@ impl SessionStore {
             self.boot(slot, options).await
         };
         let created = created.await;
-        if let (Err(failure), Some(observer)) = (&created, &self.hooks.observer) {
+        self.observe_refusal(&created);
+        created
+    }
+
+    /// Tells the observer of a session that could not be made.
+    fn observe_refusal(&self, made: &Result<Arc<Session>, Failure>) {
+        if let (Err(failure), Some(observer)) = (made, &self.hooks.observer) {
             observer.refused(failure);
         }
-        created
     }
 
     /// The session of that id.

@@ -95,14 +95,14 @@ fn responses(docs: &RouteDocs, guarded: bool) -> Value {
     let of_tokens: &[u16] = if guarded { &[401, 403] } else { &[] };
     for status in docs.failures.iter().chain(of_tokens) {
         let description = error::codes_with_status(*status);
-        responses.insert(status.to_string(), failure(&description));
+        responses.insert(status.to_string(), failure(&description, docs.failure));
     }
-    responses.insert("default".to_owned(), failure("Failure"));
+    responses.insert("default".to_owned(), failure("Failure", docs.failure));
     Value::Object(responses)
 }
 
-fn failure(description: &str) -> Value {
-    let content = json!({ "application/json": { "schema": reference("Failure") } });
+fn failure(description: &str, schema: &str) -> Value {
+    let content = json!({ "application/json": { "schema": reference(schema) } });
     json!({ "description": description, "content": content })
 }
 

@@ -60,8 +60,10 @@ pub(crate) struct RouteDocs {
     /// The parameters of its query, all of them optional.
     pub(crate) query: &'static [QueryParameter],
     pub(crate) replies: &'static [Reply],
-    /// The statuses of its failures, beside those of tokens; the bodies are `Failure`.
+    /// The statuses of its failures, beside those of tokens.
     pub(crate) failures: &'static [u16],
+    /// The schema of their bodies.
+    pub(crate) failure: &'static str,
 }
 
 /// When the document lists a route.
@@ -148,6 +150,7 @@ impl RouteDocs {
             query: &[],
             replies,
             failures: &[],
+            failure: "Failure",
         }
     }
 
@@ -175,6 +178,11 @@ impl RouteDocs {
 
     pub(crate) const fn failures(self, failures: &'static [u16]) -> Self {
         RouteDocs { failures, ..self }
+    }
+
+    /// Whose failures are told as those of the other routes, or in JSON-RPC's words.
+    pub(crate) const fn rpc_failures(self, failures: &'static [u16]) -> Self {
+        RouteDocs { failures, failure: "RpcFailure", ..self }
     }
 }
 

@@ -223,7 +223,7 @@ const ROUTES: &[Route] = &[
         Agents,
         RouteDocs::new("MCP", "One message of MCP or of its OpenEnv dialect", RPC_REPLIES)
             .body("JsonRpcRequest")
-            .failures(&[400, 404, 408, 413, 503]),
+            .rpc_failures(&[400, 404, 408, 413, 503]),
     ),
     route(
         Get,
@@ -232,7 +232,7 @@ const ROUTES: &[Route] = &[
         Agents,
         Agents,
         RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
-            .failures(&[400, 404, 405]),
+            .rpc_failures(&[400, 404, 405]),
     ),
     route(
         Delete,
@@ -241,7 +241,7 @@ const ROUTES: &[Route] = &[
         Agents,
         Agents,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
-            .failures(&[400, 404, 405]),
+            .rpc_failures(&[400, 404, 405]),
     ),
     route(
         Post,
@@ -252,7 +252,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("MCP", "The same to the tools of one session", RPC_REPLIES)
             .body("JsonRpcRequest")
             .query(&[EPOCH])
-            .failures(&[400, 404, 408, 410, 413, 503]),
+            .rpc_failures(&[400, 404, 408, 410, 413, 503]),
     ),
     route(
         Get,
@@ -262,7 +262,7 @@ const ROUTES: &[Route] = &[
         Agents,
         RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
             .query(&[EPOCH])
-            .failures(&[400, 404, 405, 410]),
+            .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
         Delete,
@@ -272,7 +272,7 @@ const ROUTES: &[Route] = &[
         Agents,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
             .query(&[EPOCH])
-            .failures(&[400, 404, 405, 410]),
+            .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
         Post,

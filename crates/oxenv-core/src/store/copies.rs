@@ -329,7 +329,13 @@ impl SessionStore {
         snapshot: impl Into<String>,
         options: SessionOptions,
     ) -> Result<Arc<Session>, Failure> {
-        let (text, key) = (snapshot.into(), self.snapshot_key.clone());
+        let restored = self.restore_now(snapshot.into(), options).await;
+        self.observe_refusal(&restored);
+        restored
+    }
+
+    async fn restore_now(&self, text: String, options: SessionOptions) -> Result<Arc<Session>, Failure> {
+        let key = self.snapshot_key.clone();
         let (snapshot, state) = on_a_thread(text.len(), move || Snapshot::open(&text, &key)).await??;
         snapshot.fits(self.spec())?;
         self.snapshot_room().holds(state.len() as u64)?;

@@ -290,6 +290,7 @@ fn messages() -> Value {
             "required": ["jsonrpc", "id"],
             "properties": { "jsonrpc": { "const": "2.0" }, "id": {}, "result": {}, "error": { "type": "object" } },
         },
+        "RpcFailure": { "anyOf": [reference("JsonRpcResponse"), reference("Failure")] },
         "Failure": {
             "type": "object",
             "required": ["detail"],

@@ -86,6 +86,14 @@ async fn replies_fit_the_schemas_of_their_routes() {
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" });
     check("POST", "/sessions/{id}/mcp", &post(address, &of("/mcp"), &list).await);
     check("POST", "/mcp", &post(address, "/mcp", &list).await);
+    let accept = ("accept", "application/json, text/event-stream");
+    let json = ("content-type", "application/json");
+    for session in ["x", ""] {
+        let headers = [accept, json, ("mcp-session-id", session), ("mcp-protocol-version", "2025-11-25")];
+        check("POST", "/mcp", &http(address, "POST", "/mcp", &headers, list.to_string().as_bytes()).await);
+        check("GET", "/mcp", &http(address, "GET", "/mcp", &headers, b"").await);
+    }
+    check("POST", "/sessions/{id}/mcp", &post(address, "/sessions/nobody/mcp", &list).await);
     let items = json!({ "items": [{ "type": "step", "session": id, "data": { "type": "list_tools" } }] });
     check("POST", "/batch", &post(address, "/batch", &items).await);
     check("POST", "/batch", &post(address, "/batch", &json!({ "items": [] })).await);
