@@ -31,6 +31,9 @@ use root::Root;
 
 /// How long the end of what runs in a workspace is waited for before the workspace is deleted.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before a folder that could not be removed is tried again: at first, and at most.
+const MIN_REMOVE_PAUSE: Duration = Duration::from_millis(50);
+const MAX_REMOVE_PAUSE: Duration = Duration::from_secs(4);
 
 /// What a fresh workspace holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -301,19 +304,32 @@ impl Drop for Workspace {
             Ok(runtime) => drop(runtime.spawn(async move {
                 // What has not ended by then cannot be ended.
                 let _ = timeout(END_TIMEOUT, running.wait()).await;
-                // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
-                tokio::task::spawn_blocking(move || remove(&place));
+                remove(place).await;
             })),
-            Err(_) => remove(&place),
+            Err(_) => drop(place.remove().inspect_err(cannot_remove)),
         }
     }
 }
 
-/// Deletes a workspace. Blocks.
-fn remove(place: &WorkspacePath) {
-    if let Err(error) = place.remove() {
-        tracing::warn!(%error, "could not remove a workspace");
+/// Deletes a workspace. What cannot be removed now, because the process has no descriptors left for instance,
+/// is tried again a few times.
+async fn remove(place: WorkspacePath) {
+    let place = Arc::new(place);
+    let mut pause = MIN_REMOVE_PAUSE;
+    loop {
+        let folder = Arc::clone(&place);
+        // Deleting a folder takes as long as it takes, which is not for a thread that serves others.
+        match tokio::task::spawn_blocking(move || folder.remove()).await {
+            Ok(Err(error)) if pause > MAX_REMOVE_PAUSE => return cannot_remove(&error),
+            Ok(Err(_)) => tokio::time::sleep(pause).await,
+            Ok(Ok(())) | Err(_) => return,
+        }
+        pause *= 2;
     }
+}
+
+fn cannot_remove(error: &io::Error) {
+    tracing::warn!(%error, "could not remove a workspace");
 }
 
 /// Why a folder that all sessions share has no copies.

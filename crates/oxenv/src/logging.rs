@@ -1,7 +1,7 @@
 //! Logs: on stderr, as text or as JSON, in colour only on a terminal.
 //!
-//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak. An event is one
-//! line of [`MAX_LINE`] bytes at the most, whatever it quotes.
+//! Invariant: stdout stays for what a script may read; below warnings, only our own crates speak. An event is
+//! one line of [`MAX_LINE`] bytes at the most, whatever it quotes.
 
 use std::io::{IsTerminal, Write};
 
@@ -42,8 +42,8 @@ impl Write for LogWriter {
     }
 }
 
-/// Whether a byte would begin a line, or hide what stands before it. Colours begin with an escape, which the library
-/// takes out of what is quoted.
+/// Whether a byte would begin a line, or hide what stands before it. Colours begin with an escape, which the
+/// library takes out of what is quoted.
 fn is_control(byte: &u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t' | b'\x1b')
 }

@@ -320,8 +320,8 @@ impl ServerSocket {
             Some(Ok(Message::Ping(_))) => self.owes_pong = true,
             Some(Ok(Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) => {
-                // The library has a close frame ready in reply (RFC 6455, section 5.5.1). A peer that takes none gets
-                // none: its step is not kept waiting.
+                // The library has a close frame ready in reply (RFC 6455, section 5.5.1). A peer that takes
+                // none gets none: its step is not kept waiting.
                 let _ = self.inner.flush().now_or_never();
                 self.gone = true;
             }

@@ -155,7 +155,8 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
     report("descriptor exhaustion", tried, tried, &note);
 }
 
-/// Sessions without a connection take descriptors too. What is left is for those who want to look and to end some.
+/// Sessions without a connection take descriptors too. What is left is for those who want to look and to end
+/// some.
 #[test]
 fn sessions_leave_descriptors_for_who_ends_them() {
     let few = Few::start();
