@@ -24,12 +24,14 @@ struct LogWriter(LogFormat);
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let content = line.strip_suffix(b"\n").unwrap_or(line);
-        if line.len() <= MAX_LINE && !content.iter().any(is_control) {
+        // JSON escapes what would begin a line by itself.
+        let is_plain = matches!(self.0, LogFormat::Json) || !content.iter().any(is_control);
+        if line.len() <= MAX_LINE && is_plain {
             std::io::stderr().write_all(line)?;
         } else {
-            let text = without_controls(&String::from_utf8_lossy(content));
+            let text = String::from_utf8_lossy(content);
             let short = match self.0 {
-                LogFormat::Text => short_text(text.trim_end(), MAX_LINE - 1),
+                LogFormat::Text => short_text(&without_controls(text.trim_end()), MAX_LINE - 1),
                 LogFormat::Json => short_json(&text),
             };
             std::io::stderr().write_all(format!("{short}\n").as_bytes())?;
