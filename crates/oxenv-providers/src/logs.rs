@@ -2,7 +2,7 @@
 //!
 //! Invariant: secrets are taken out of a text in one piece, so that no cut leaves a part of one.
 
-use oxenv_upstream::secret::Redactor;
+use oxenv_process::secret::Redactor;
 
 use crate::spec::InstanceSpec;
 

@@ -12,9 +12,9 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use oxenv_upstream::child::{ChildSpec, Supervisor, base_environment, in_words};
-use oxenv_upstream::secret::Redactor;
-use oxenv_upstream::supervise;
+use oxenv_process::child::{ChildSpec, Supervisor, base_environment, in_words};
+use oxenv_process::secret::Redactor;
+use oxenv_process::supervise;
 use parking_lot::Mutex;
 use uuid::Uuid;
 

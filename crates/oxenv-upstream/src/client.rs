@@ -38,7 +38,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::child::Redact;
+use oxenv_process::child::Redact;
 use peer_requests::PeerRequests;
 use questions::{Handler, answer_while};
 use state::{

@@ -26,11 +26,11 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
 use episodes::EpisodeSlots;
 use launch::LaunchContext;
+use oxenv_process::child::Supervisor;
 use slot::{InstanceSlot, SlotPhase};
 use toolset::UpstreamToolset;
 use upstream::{StartLimits, Upstream};
@@ -46,7 +46,7 @@ pub type Builtin = Arc<dyn Fn(&str) -> Option<Arc<dyn Toolset>> + Send + Sync>;
 pub struct ManagerOptions {
     /// What runs commands.
     pub supervisor: Supervisor,
-    /// The environment that every command starts from; see [`crate::child::base_environment`].
+    /// The environment that every command starts from; see [`oxenv_process::child::base_environment`].
     pub base_environment: Vec<(OsString, OsString)>,
     /// How many upstreams may be starting at once, for calls and in the background each.
     pub concurrency: usize,

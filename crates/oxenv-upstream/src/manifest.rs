@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use oxenv_core::{ForkMode, Rules, Scope};
 
-use crate::secret::{Redactor, Secret};
+use oxenv_process::secret::{Redactor, Secret};
 use reader::{Reader, YamlValue};
 
 pub use check::find_command;

@@ -17,12 +17,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
-use crate::child::Redact;
 use crate::client::{
     Connection, Endpoint, Era, Failure, FaultCause, HandshakeError, Pages, QuestionPolicy, RawRequest,
     UpstreamError, list_tools, tool_result,
 };
-use crate::secret::{Redactor, Secret};
+use oxenv_process::child::Redact;
+use oxenv_process::secret::{Redactor, Secret};
 
 pub use fault::{RemoteError, RemoteErrorKind};
 

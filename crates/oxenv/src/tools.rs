@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{AuditSink, Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
-use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
 

@@ -11,7 +11,7 @@ use bollard::query_parameters::{
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt};
-use oxenv_upstream::secret::Redactor;
+use oxenv_process::secret::Redactor;
 
 use super::background_stop::stop_in_background;
 use super::{DockerProvider, daemon_error};

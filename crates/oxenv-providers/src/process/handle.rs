@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use oxenv_upstream::child::{Child, Detached, in_words};
-use oxenv_upstream::secret::Redactor;
+use oxenv_process::child::{Child, Detached, in_words};
+use oxenv_process::secret::Redactor;
 use parking_lot::Mutex;
 
 use super::registry::{RecordGuard, SupervisorId};

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::post::{self, Fault, Post};
 use super::state::ConnectionState;
 use super::stdio::MAX_LINE_BYTES;
-use crate::secret::Secret;
+use oxenv_process::secret::Secret;
 
 /// Requests that may wait for their answers at once.
 const MAX_REQUESTS: usize = 256;

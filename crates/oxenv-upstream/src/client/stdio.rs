@@ -27,7 +27,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 
 use super::questions::METHODS;
 use super::state::{ConnectionState, Outgoing, number};
-use crate::child::Redact;
+use oxenv_process::child::Redact;
 
 /// The longest line that is read.
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;

@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::slot::InstanceSlot;
 use super::temp_folder::TempFolder;
-use crate::child::Child;
 use crate::client::{Connection, Lists, RawRequest, UpstreamError};
+use oxenv_process::child::Child;
 
 /// How long the exit of a process whose output closed is waited for, to tell how it ended.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);

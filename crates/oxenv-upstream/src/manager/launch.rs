@@ -20,12 +20,12 @@ use tokio_util::task::TaskTracker;
 use super::SessionContext;
 use super::instance::{Instance, InstanceParts};
 use super::temp_folder::TempFolder;
-use crate::child::{Child, ChildSpec, Redact, Supervisor};
 use crate::client::{
     Connection, Endpoint, Era, HandshakeError, Lists, QuestionPolicy, RawRequest, UpstreamError,
 };
 use crate::manifest::{Text, ToolsetEntry, Transport};
-use crate::secret::Secret;
+use oxenv_process::child::{Child, ChildSpec, Redact, Supervisor};
+use oxenv_process::secret::Secret;
 
 /// How long a server has to end by itself when its input closes.
 const STDIN_CLOSE_GRACE: Duration = Duration::from_millis(500);

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::manifest::node::Kind;
 use crate::manifest::reader::{Reader, YamlValue, excerpt_of, nearest_word};
-use crate::secret::{CONCEALED, Secret};
+use oxenv_process::secret::{CONCEALED, Secret};
 
 /// A text whose variables are filled in, and which may still wait for a session's workspace and seed.
 #[derive(Clone, PartialEq, Eq, Default)]

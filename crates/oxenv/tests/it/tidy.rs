@@ -8,15 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("oxenv-wire", &[]),
     ("oxenv-core", &["oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv-process", &[]),
+    ("oxenv-upstream", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv-providers", &["oxenv-core", "oxenv-upstream", "oxenv-wire"]),
-    ("oxenv-client", &["oxenv-core", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-providers", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
+    ("oxenv-client", &["oxenv-core", "oxenv-process", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-fleet-simulator", &[]),
     (
         "oxenv",
@@ -26,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "oxenv-core",
             "oxenv-envs",
             "oxenv-fleet-simulator",
+            "oxenv-process",
             "oxenv-providers",
             "oxenv-server",
             "oxenv-store",
@@ -33,7 +35,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "oxenv-wire",
         ],
     ),
-    ("oxenv-py", &["oxenv-client", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-py", &["oxenv-client", "oxenv-process", "oxenv-providers", "oxenv-wire"]),
     ("oxenv-bench", &["oxenv-client", "oxenv-core", "oxenv-wire"]),
     ("oxenv-paths", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store"]),
 ];

@@ -110,7 +110,7 @@ impl Supervisor {
     }
 
     /// The same, for commands that work in folders which are deleted by whoever gets this file's lock: while
-    /// one of them lives, its supervisor holds a shared lock. See [`oxenv_core::Workspaces::lock_path`].
+    /// one of them lives, its supervisor holds a shared lock.
     #[must_use]
     pub fn holding(self, lock: PathBuf) -> Self {
         Supervisor { holds: Some(lock), ..self }

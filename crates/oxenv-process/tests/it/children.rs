@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_process::child::{Supervisor, base_environment};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use oxenv_upstream::child::{Child, ChildSpec, Redact, Supervisor};
+use oxenv_process::child::{Child, ChildSpec, Redact, Supervisor};
 use tokio::process::{ChildStdin, ChildStdout};
 
 /// How long a test waits for what must happen before it says that it did not.

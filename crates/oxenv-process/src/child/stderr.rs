@@ -3,14 +3,13 @@
 //! Invariant: stderr is always drained, however much comes, in bounded memory; and what is shown went
 //! through the redaction in one piece, so that no cut leaves a part of a secret.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::process::ChildStderr;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Redact;
 
@@ -39,8 +38,8 @@ pub(super) struct Tail {
 struct StderrLines {
     line: Vec<u8>,
     cut: bool,
-    /// When the current second ends, in which so much was shown and so many lines were not.
-    until: Instant,
+    /// When the current second began, in which so much was shown and so many lines were not.
+    second: Instant,
     shown: usize,
     hidden: u64,
 }
@@ -63,9 +62,8 @@ pub(super) async fn listen(mut stderr: ChildStderr, label: String, tail: Arc<Mut
     };
     loop {
         // While lines are hidden, their number is told when the second is over.
-        let until =
-            if lines.hidden > 0 { lines.until } else { after(Instant::now(), Duration::from_secs(3600)) };
-        match timeout_at(until, stderr.read(&mut chunk)).await {
+        let time = if lines.hidden > 0 { lines.rest_of_second(Instant::now()) } else { Duration::MAX };
+        match timeout(time, stderr.read(&mut chunk)).await {
             Err(_) => lines.turn(Instant::now(), &mut show),
             Ok(Err(_) | Ok(0)) => break,
             Ok(Ok(length)) => {
@@ -109,7 +107,7 @@ impl Tail {
 
 impl StderrLines {
     fn new(now: Instant) -> Self {
-        StderrLines { line: Vec::new(), cut: false, until: now, shown: 0, hidden: 0 }
+        StderrLines { line: Vec::new(), cut: false, second: now, shown: 0, hidden: 0 }
     }
 
     fn feed(&mut self, chunk: &[u8], now: Instant, show: &mut dyn FnMut(StderrPart<'_>)) {
@@ -127,14 +125,18 @@ impl StderrLines {
 
     /// Begins another second, if the current one is over.
     fn turn(&mut self, now: Instant, show: &mut dyn FnMut(StderrPart<'_>)) {
-        if now >= self.until {
-            self.until = after(now, Duration::from_secs(1));
+        if self.rest_of_second(now).is_zero() {
+            self.second = now;
             self.shown = 0;
             if self.hidden > 0 {
                 show(StderrPart::Hidden(self.hidden));
                 self.hidden = 0;
             }
         }
+    }
+
+    fn rest_of_second(&self, now: Instant) -> Duration {
+        Duration::from_secs(1).saturating_sub(now.duration_since(self.second))
     }
 
     fn finish(&mut self, show: &mut dyn FnMut(StderrPart<'_>)) {
