@@ -4,5 +4,6 @@
 //! process, unless it was started to.
 
 pub mod child;
+pub mod run;
 pub mod secret;
 pub mod supervise;
