@@ -38,7 +38,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use oxenv_process::child::Redact;
+use oxenv_process::secret::Redactor;
 use peer_requests::PeerRequests;
 use questions::{Handler, answer_while};
 use state::{
@@ -101,7 +101,7 @@ pub(crate) struct Connection {
     peer: Peer<RoleClient>,
     traffic: Arc<ConnectionState>,
     label: String,
-    redact: Redact,
+    redactor: Redactor,
     /// Whether parameters travel as text beside the message; else rmcp writes them.
     as_text: bool,
     running: Mutex<Option<RunningService<RoleClient, Handler>>>,
@@ -123,11 +123,11 @@ impl Connection {
         pipes: (ChildStdin, ChildStdout),
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
     ) -> Result<Self, HandshakeError> {
         let traffic = Arc::new(ConnectionState::default());
-        let lines = stdio::LineTransport::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
-        Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redact, true).await
+        let lines = stdio::LineTransport::new(pipes.1, pipes.0, label, redactor.clone(), traffic.clone());
+        Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redactor, true).await
     }
 
     /// Connects to a server over HTTP and greets it.
@@ -138,14 +138,14 @@ impl Connection {
         endpoint: &Endpoint,
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
         questions: QuestionPolicy,
     ) -> Result<Self, HandshakeError> {
         let traffic = Arc::new(ConnectionState::default());
         let tapped =
             ObservedTransport { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
         let connection =
-            Self::greet(tapped, Handler::new(traffic, questions), era, label, redact, true).await?;
+            Self::greet(tapped, Handler::new(traffic, questions), era, label, redactor, true).await?;
         // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a
         // handshake.
         let info = connection.peer.peer_info();
@@ -158,7 +158,7 @@ impl Connection {
         handler: Handler,
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
         as_text: bool,
     ) -> Result<Self, HandshakeError> {
         let traffic = handler.traffic().clone();
@@ -173,12 +173,12 @@ impl Connection {
         let greeted = HandshakeGuard::new(traffic.clone());
         let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
         greeted.done();
-        let running = running.map_err(|error| HandshakeError::of(&error, &traffic, &*redact))?;
+        let running = running.map_err(|error| HandshakeError::of(&error, &traffic, &redactor))?;
         Ok(Connection {
             peer: running.peer().clone(),
             traffic,
             label: label.to_owned(),
-            redact,
+            redactor,
             as_text,
             running: Mutex::new(Some(running)),
             ended,
@@ -237,7 +237,8 @@ impl Connection {
             Err(error) => {
                 let cause = FaultCause::of_service(&error);
                 Err(Failure {
-                    fault: UpstreamError::of_service(error).map(|text| (self.redact)(text)),
+                    fault: UpstreamError::of_service(error)
+                        .map(|text| self.redactor.redact(&text).into_owned()),
                     cause,
                 })
             }
@@ -410,7 +411,7 @@ impl HandshakeError {
         HandshakeError { says, answered: false, by_server: false, cause: FaultCause::Lost }
     }
 
-    fn of(error: &ClientInitializeError, traffic: &ConnectionState, redact: &dyn Fn(&str) -> String) -> Self {
+    fn of(error: &ClientInitializeError, traffic: &ConnectionState, redactor: &Redactor) -> Self {
         use ClientInitializeError as Failed;
         let (says, answered, cause) = match error {
             Failed::JsonRpcError(error) => {
@@ -431,7 +432,7 @@ impl HandshakeError {
             other => (other.to_string(), false, FaultCause::Alien),
         };
         let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
-        HandshakeError { says: redact(&says), answered, by_server, cause }
+        HandshakeError { says: redactor.redact(&says).into_owned(), answered, by_server, cause }
     }
 }
 

@@ -132,13 +132,12 @@ impl UpstreamManager {
     /// A manager for these toolsets. Nothing is started yet.
     #[must_use]
     pub fn new(manifest: Manifest, options: ManagerOptions) -> Arc<Self> {
-        let redactor = manifest.secrets();
         let stop = CancellationToken::new();
         let launch = Arc::new(LaunchContext {
             supervisor: options.supervisor,
             base_environment: options.base_environment,
             folder: manifest.folder.clone(),
-            redact: Arc::new(move |text| redactor.redact(text).into_owned()),
+            redactor: manifest.secrets(),
             tracker: TaskTracker::new(),
             stop: stop.clone(),
         });

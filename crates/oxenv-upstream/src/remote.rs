@@ -21,7 +21,6 @@ use crate::client::{
     Connection, Endpoint, Era, Failure, FaultCause, HandshakeError, Pages, QuestionPolicy, RawRequest,
     UpstreamError, list_tools, tool_result,
 };
-use oxenv_process::child::Redact;
 use oxenv_process::secret::{Redactor, Secret};
 
 pub use fault::{RemoteError, RemoteErrorKind};
@@ -31,7 +30,7 @@ pub struct RemoteEndpoint {
     /// Nothing once it was closed.
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     shown: String,
-    redact: Redact,
+    redactor: Redactor,
     /// How the server was greeted with success.
     era: Mutex<Era>,
 }
@@ -63,16 +62,15 @@ impl RemoteEndpoint {
     pub fn new(url: &str, headers: &[(String, Secret)], connect_timeout: Duration) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|error| format!("the url cannot be used: {error}"))?;
         let redactor = Redactor::new(&secrets(&parsed, headers));
-        let redact: Redact = Arc::new(move |text| redactor.redact(text).into_owned());
-        let shown = redact(without_user(&parsed).as_str());
+        let shown = redactor.redact(without_user(&parsed).as_str()).into_owned();
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(format!("the url {shown} is none of http or https"));
         }
         let endpoint = Endpoint::new(&Secret::new(url), headers, connect_timeout)
-            .map_err(|why| format!("{shown}: {}", redact(&why)))?
+            .map_err(|why| format!("{shown}: {}", redactor.redact(&why)))?
             .without_renewal();
         let endpoint = Mutex::new(Some(Arc::new(endpoint)));
-        Ok(RemoteEndpoint { endpoint, shown, redact, era: Mutex::new(Era::Handshake) })
+        Ok(RemoteEndpoint { endpoint, shown, redactor, era: Mutex::new(Era::Handshake) })
     }
 
     /// Its URL for people: without user and password, and with `***` for the values of its query.
@@ -121,8 +119,8 @@ impl RemoteEndpoint {
         era: Era,
         deadline: Instant,
     ) -> Result<Remote, HandshakeError> {
-        let redact = self.redact.clone();
-        let greeted = Connection::over_http(endpoint, era, &self.shown, redact, QuestionPolicy::Refused);
+        let redactor = self.redactor.clone();
+        let greeted = Connection::over_http(endpoint, era, &self.shown, redactor, QuestionPolicy::Refused);
         match timeout_at(deadline, greeted).await {
             Ok(connection) => Ok(Remote { connection: connection? }),
             Err(_) => Err(HandshakeError {

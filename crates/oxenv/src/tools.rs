@@ -151,7 +151,8 @@ fn with_manifest(
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
         .map_err(|error| usage(error.to_string()))?;
     let options = ManagerOptions {
-        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]).holding(workspaces.lock_path()),
+        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"])
+            .with_shared_lock(workspaces.lock_path()),
         base_environment: base_environment(&env::lookup),
         concurrency: MAX_CONCURRENT_STARTS,
         warm: WARM_INSTANCES,

@@ -104,7 +104,7 @@ impl SupervisorId {
     /// Asks it to end its tree.
     pub(super) fn request_end(self) {
         if self.is_alive() {
-            oxenv_process::child::end_detached(self.pid);
+            oxenv_process::child::begin_stop_detached(self.pid);
         }
     }
 

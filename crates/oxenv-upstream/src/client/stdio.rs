@@ -27,7 +27,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 
 use super::questions::METHODS;
 use super::state::{ConnectionState, Outgoing, number};
-use oxenv_process::child::Redact;
+use oxenv_process::secret::Redactor;
 
 /// The longest line that is read.
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
@@ -59,7 +59,7 @@ pub(crate) struct LineTransport<R, W> {
 /// The lines that are no messages.
 struct SkippedLines {
     label: String,
-    redact: Redact,
+    redactor: Redactor,
     told: bool,
 }
 
@@ -97,13 +97,19 @@ struct Envelope<'a> {
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTransport<R, W> {
     /// A transport that reads lines from one pipe and writes them to another. The label is for logs.
-    pub(crate) fn new(read: R, write: W, label: &str, redact: Redact, traffic: Arc<ConnectionState>) -> Self {
+    pub(crate) fn new(
+        read: R,
+        write: W,
+        label: &str,
+        redactor: Redactor,
+        traffic: Arc<ConnectionState>,
+    ) -> Self {
         LineTransport {
             read: BufReader::with_capacity(64 << 10, read),
             line: Vec::new(),
             batch: VecDeque::new(),
             longest: MAX_LINE_BYTES,
-            garbage: SkippedLines { label: label.to_owned(), redact, told: false },
+            garbage: SkippedLines { label: label.to_owned(), redactor, told: false },
             pipe: Arc::new(LineWriter {
                 queue: Mutex::default(),
                 write: tokio::sync::Mutex::new(Some(write)),
@@ -249,7 +255,7 @@ impl SkippedLines {
         }
         // Cut only after it was redacted, or a part of a secret might stay.
         let start: String = line.chars().take(16 * PREVIEW_BYTES).collect();
-        let shown: String = (self.redact)(&start).chars().take(PREVIEW_BYTES).collect();
+        let shown: String = self.redactor.redact(&start).chars().take(PREVIEW_BYTES).collect();
         tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message that can be read, which is skipped: {shown}");
     }
 }
@@ -427,7 +433,7 @@ mod tests {
     fn pair() -> Pair {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (to_server, from_client) = tokio::io::duplex(1 << 16);
-        let lines = LineTransport::new(ours, to_server, "test", Arc::new(str::to_owned), Arc::default());
+        let lines = LineTransport::new(ours, to_server, "test", Redactor::default(), Arc::default());
         (lines, theirs, BufReader::new(from_client))
     }
 

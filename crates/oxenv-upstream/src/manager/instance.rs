@@ -259,7 +259,7 @@ impl Shared {
 /// The keeper: follows the lists, notes the end, and ends what is left.
 async fn keep(
     shared: Arc<Shared>,
-    mut child: Option<Child>,
+    child: Option<Child>,
     scratch: Option<Arc<TempFolder>>,
     known: Option<Lists>,
     stop: CancellationToken,
@@ -270,7 +270,7 @@ async fn keep(
     };
     let how = tokio::select! {
         () = stop.cancelled() => "it was ended".to_owned(),
-        how = describe_end(&shared.connection, child.as_mut()) => how,
+        how = describe_end(&shared.connection, child.as_ref()) => how,
         () = following => "it was ended".to_owned(),
     };
     shared.end.send_replace(Some(how.clone()));
@@ -284,7 +284,7 @@ async fn keep(
 }
 
 /// Waits until the connection or the process is over; gives how that came.
-async fn describe_end(connection: &Connection, child: Option<&mut Child>) -> String {
+async fn describe_end(connection: &Connection, child: Option<&Child>) -> String {
     let Some(child) = child else {
         connection.over().await;
         return connection.end().reason;
