@@ -9,8 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::error_response;
-use crate::connections::JsonResponse;
+use crate::connections::{JsonResponse, error_response};
 use crate::fault::Fault;
 use crate::log::{Destination, LoggedRequest};
 use crate::state::SimulatorState;

@@ -11,9 +11,8 @@ use parking_lot::Mutex;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, Value as Sql, ValueRef};
 use rusqlite::{Connection, InterruptHandle, Row, params_from_iter};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
-
-use super::manager::QueryBody;
 
 /// The longest that a query may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,6 +34,14 @@ const SUBJECTS: [&str; 8] = [
 const TROUBLES: [&str; 6] =
     ["is slow", "loses a row", "shows a wrong date", "fails twice", "needs a test", "has no title"];
 const PEOPLE: [&str; 4] = ["ada", "grace", "edsger", "barbara"];
+
+/// The body of a query.
+#[derive(Deserialize)]
+pub(super) struct QueryBody {
+    pub(super) query: String,
+    pub(super) args: Option<Vec<Value>>,
+    pub(super) read_only: Option<bool>,
+}
 
 /// Both databases.
 pub(super) struct Databases {
