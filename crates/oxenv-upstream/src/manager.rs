@@ -160,9 +160,6 @@ impl UpstreamManager {
             let stop = launch.stop.child_token();
             let shared = (scope != Some(Scope::Session))
                 .then(|| InstanceSlot::new(upstream.clone(), None, Arc::default(), stop));
-            if let Some(slot) = &shared {
-                upstream.share(slot);
-            }
             ManifestMember::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
@@ -183,7 +180,11 @@ impl UpstreamManager {
                 }
                 match shared {
                     Some(slot) if upstream.scope() == Some(Scope::Server) => slot.begin(),
-                    _ => upstream.discover(),
+                    Some(slot) => {
+                        upstream.discover();
+                        begin_when_shared(upstream, slot);
+                    }
+                    None => upstream.discover(),
                 }
             }
         }
@@ -315,6 +316,16 @@ impl ManifestMember {
             }
         }
     }
+}
+
+/// Starts the instance that all sessions share, once the server has told that they share it.
+fn begin_when_shared(upstream: &Arc<Upstream>, slot: &Arc<InstanceSlot>) {
+    let (upstream, slot) = (upstream.clone(), slot.clone());
+    upstream.clone().spawn(async move {
+        if upstream.scope_known().await == Some(Scope::Server) {
+            slot.begin();
+        }
+    });
 }
 
 /// Whose the instances of an entry are; nothing where its server is to tell.

@@ -6,6 +6,8 @@
 mod check;
 mod entry;
 mod import;
+mod keys;
+mod name;
 mod node;
 mod problem;
 mod reader;

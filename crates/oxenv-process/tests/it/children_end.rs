@@ -184,7 +184,7 @@ fn the_tree_ends_with_the_runtime() {
         ready(&mut stdout).await;
         // A task that would hold it for ever.
         tokio::spawn(async move {
-            let mut child = child;
+            let child = child;
             child.wait().await
         });
     });

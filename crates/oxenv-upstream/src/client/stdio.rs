@@ -25,14 +25,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use super::questions::METHODS;
+use super::questions::{MAX_REQUEST_BYTES, QUESTION_METHODS, TooLong};
 use super::state::{ConnectionState, Outgoing, number};
 use oxenv_process::secret::Redactor;
 
 /// The longest line that is read.
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
-/// The longest request or notification of a server that is read into values.
-pub(super) const MAX_REQUEST: usize = 16 << 20;
 /// Messages that may come in one line.
 const MAX_BATCH: usize = 10_000;
 /// Bytes that may wait to be written to a server that does not read; a single message may be longer.
@@ -75,10 +73,6 @@ struct LineQueue {
     lines: Vec<u8>,
     count: usize,
 }
-
-/// Marks a request of a server that is longer than [`MAX_REQUEST`]; it comes without its parameters.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TooLong;
 
 /// A message as far as its kind.
 #[derive(Deserialize)]
@@ -256,7 +250,10 @@ impl SkippedLines {
         // Cut only after it was redacted, or a part of a secret might stay.
         let start: String = line.chars().take(16 * PREVIEW_BYTES).collect();
         let shown: String = self.redactor.redact(&start).chars().take(PREVIEW_BYTES).collect();
-        tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message that can be read, which is skipped: {shown}");
+        tracing::warn!(
+            toolset = %self.label,
+            "its server prints to stdout what is no message that can be read, which is skipped: {shown}"
+        );
     }
 }
 
@@ -268,14 +265,14 @@ impl ConnectionState {
         let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
         match (envelope.method, id) {
             (Some(method), Some(id)) => {
-                let request = if text.len() > MAX_REQUEST {
+                let request = if text.len() > MAX_REQUEST_BYTES {
                     too_long(method)
                 } else {
                     request(method, envelope.params)
                 };
                 Some(ServerJsonRpcMessage::request(request, id))
             }
-            (Some(_), None) if text.len() > MAX_REQUEST => None,
+            (Some(_), None) if text.len() > MAX_REQUEST_BYTES => None,
             (Some(_), None) => serde_json::from_str(text).ok(),
             (None, id) => {
                 let number = match id {
@@ -307,9 +304,9 @@ pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> 
     }
 }
 
-/// Whether a message is a request or a notification that is longer than [`MAX_REQUEST`].
+/// Whether a message is a request or a notification that is longer than [`MAX_REQUEST_BYTES`].
 pub(super) fn is_too_long(text: &str) -> bool {
-    text.len() > MAX_REQUEST
+    text.len() > MAX_REQUEST_BYTES
         && serde_json::from_str::<Envelope<'_>>(text).map_or(true, |envelope| envelope.method.is_some())
 }
 
@@ -334,7 +331,7 @@ fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
         return ServerRequest::PingRequest(PingRequest::default());
     }
     // Of an unknown method nobody wants the parameters.
-    let parameters = parameters.filter(|_| METHODS.contains(&method.as_str()));
+    let parameters = parameters.filter(|_| QUESTION_METHODS.contains(&method.as_str()));
     let parameters = parameters.and_then(|parameters| serde_json::from_str(parameters.get()).ok());
     ServerRequest::CustomRequest(CustomRequest::new(method, parameters))
 }

@@ -176,7 +176,24 @@ impl InstanceSlot {
         }
     }
 
-    /// Told by the instance when it has read its lists anew, or that it cannot.
+    /// Takes note of each change of the lists of an instance, from those on that it has now.
+    fn follow_lists(self: &Arc<Self>, instance: &Instance) {
+        let mut lists = instance.watch_lists();
+        let first = lists.borrow_and_update().clone();
+        if let Some(first) = first {
+            self.lists_arrived(first);
+        }
+        let slot = Arc::downgrade(self);
+        self.upstream.spawn(async move {
+            while lists.changed().await.is_ok() {
+                let changed = lists.borrow_and_update().clone();
+                let (Some(slot), Some(changed)) = (slot.upgrade(), changed) else { return };
+                slot.lists_arrived(changed);
+            }
+        });
+    }
+
+    /// An instance has read its lists anew, or cannot read them.
     pub(super) fn lists_arrived(&self, lists: Result<Lists, String>) {
         let known = self.upstream.known();
         let lists = match lists {
@@ -298,11 +315,7 @@ impl InstanceSlot {
         match &instance {
             Ok(instance) => {
                 self.upstream.works();
-                instance.hold(Arc::downgrade(self));
-                // Those that were read before it was held.
-                if let Some(lists) = instance.lists() {
-                    self.lists_arrived(lists);
-                }
+                self.follow_lists(instance);
             }
             Err(why) => self.upstream.failed(why),
         }

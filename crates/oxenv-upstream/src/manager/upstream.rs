@@ -5,7 +5,7 @@
 use oxenv_core::after;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use oxenv_core::Scope;
 use parking_lot::Mutex;
@@ -15,7 +15,6 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::SessionContext;
 use super::instance::Instance;
 use super::launch::{LaunchContext, LaunchSpec};
-use super::slot::InstanceSlot;
 use super::watchers::WatchedHandles;
 use crate::client::{Lists, UpstreamError};
 use crate::manifest::{Manifest, ToolsetEntry};
@@ -23,8 +22,10 @@ use crate::manifest::{Manifest, ToolsetEntry};
 /// The pause before a discovery that failed may be tried again.
 const REDISCOVERY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause before an upstream of which the scope is not known is asked again: at first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause before an upstream of which the scope is not known is asked again; it doubles.
+const INITIAL_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// Who wants a start: the two never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,6 @@ pub(super) struct Upstream {
     pub(super) handles: WatchedHandles,
     /// Whose its instances are, once that is known.
     scope: OnceLock<Scope>,
-    /// The slot that all sessions share if it turns out to be theirs.
-    shared: OnceLock<Weak<InstanceSlot>>,
     /// Whether its server is told the seed of the episode, and so serves no other.
     pub(super) follows_seed: bool,
     /// Whether its server of the next episode can run beside that of the present one. One that runs in the
@@ -128,7 +127,6 @@ impl Upstream {
             discovery: Mutex::new(Discovery::Due(None)),
             handles: WatchedHandles::default(),
             scope: scope.map_or_else(OnceLock::new, OnceLock::from),
-            shared: OnceLock::new(),
             follows_seed,
             starts_ahead,
         })
@@ -215,7 +213,7 @@ impl Upstream {
 
     /// Asks it what it offers: once, or, where nobody knows whether all sessions share it, until it tells.
     async fn ask_until_it_tells(&self) {
-        let mut pause = RETRY.0;
+        let mut pause = INITIAL_RETRY_PAUSE;
         loop {
             if let Err(why) = self.find_out().await {
                 self.failed(&why);
@@ -229,7 +227,7 @@ impl Upstream {
                 return;
             }
             sleep_until(due).await;
-            pause = (pause * 2).min(RETRY.1);
+            pause = (pause * 2).min(MAX_RETRY_PAUSE);
             *self.discovery.lock() = Discovery::Running;
         }
     }
@@ -254,12 +252,6 @@ impl Upstream {
             instance.end().await;
         }
         Ok(())
-    }
-
-    /// Names the slot that all sessions share.
-    pub(super) fn share(&self, slot: &Arc<InstanceSlot>) {
-        // Once for each upstream.
-        let _ = self.shared.set(Arc::downgrade(slot));
     }
 
     /// Whose its instances are; nothing while that is not known.
@@ -306,9 +298,6 @@ impl Upstream {
             }
             Scope::Server => {
                 tracing::info!(%toolset, "scope: server, because its server gives no sessions: all share it");
-                if let Some(slot) = self.shared.get().and_then(Weak::upgrade) {
-                    slot.begin();
-                }
             }
         }
     }

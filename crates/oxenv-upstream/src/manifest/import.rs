@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use crate::manifest::entry::{MAX_NAME, RESERVED, is_name_character};
+use crate::manifest::name::{MAX_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
 use crate::manifest::problem::{FilePosition, Problem, Severity};
 use crate::manifest::reader::excerpt_of;

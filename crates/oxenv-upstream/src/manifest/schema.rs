@@ -5,9 +5,8 @@
 
 use serde_json::{Value, json};
 
-use crate::manifest::entry::{
-    FORK_MODES, MAX_NAME, MAX_PREFIX, MAX_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION,
-};
+use crate::manifest::entry::{FORK_MODES, MAX_PREFIX, MAX_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION};
+use crate::manifest::name::MAX_NAME;
 use crate::manifest::rules::RATE_SCOPES;
 use crate::manifest::server::TRANSPORTS;
 
