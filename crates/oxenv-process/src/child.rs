@@ -77,8 +77,7 @@ pub struct Child {
     redactor: Redactor,
 }
 
-/// A command that goes on without this process, until its supervisor is told to end it by SIGTERM. Dropping
-/// it changes nothing.
+/// A command that goes on without this process, until its supervisor gets SIGTERM. Dropping it changes nothing.
 pub struct DetachedChild {
     pid: u32,
     process: tokio::process::Child,
@@ -105,25 +104,25 @@ impl Supervisor {
         Supervisor { program: program.into(), arguments, lock: None }
     }
 
-    /// Makes each supervisor hold a shared lock of this file while its command lives: for commands that work in
-    /// folders which are deleted by whoever gets that lock alone.
+    /// Makes each supervisor hold a shared lock of this file while its command lives: for commands that work
+    /// in folders which are deleted by whoever gets that lock alone.
     #[must_use]
     pub fn with_shared_lock(self, lock: PathBuf) -> Self {
         Supervisor { lock: Some(lock), ..self }
     }
 
-    /// Starts a command; gives it with its stdin and stdout. Each line of its stderr becomes a debug event
-    /// with the field `toolset`, as far as it is no flood.
+    /// Starts a command; returns it with its stdin and stdout. Each line of its stderr becomes a debug event
+    /// with the field `toolset`, up to 64 KiB a second.
     ///
-    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is told by
-    /// [`Child::describe_end`], as any that ends at once.
+    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is an end as
+    /// any other: [`Child::describe_end`] says why.
     ///
     /// # Errors
     ///
     /// If the folder does not exist, or the supervisor cannot be started.
     pub fn spawn(&self, spec: ChildSpec, redactor: Redactor) -> io::Result<(Child, ChildStdin, ChildStdout)> {
         let mut flags = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
-        flags.extend(self.lock.iter().flat_map(|lock| ["--hold".into(), lock.into()]));
+        flags.extend(self.lock.iter().flat_map(|lock| ["--lock".into(), lock.into()]));
         let mut process =
             self.start(in_own_group(&mut self.command(&spec, &flags)?).envs(spec.environment))?;
         let pipes = (process.id(), process.stdin.take(), process.stdout.take(), process.stderr.take());
@@ -144,10 +143,10 @@ impl Supervisor {
         self.spawn_read(spec, &flags, Stdio::null(), redactor)
     }
 
-    /// Starts a worker that is spoken to over a socket, which is its stdin; what it writes to stdout is read as
-    /// stderr is. Python takes the socket with `socket.socket(fileno=0)`; more descriptors can be sent over it.
-    /// Drop this end of the socket before the worker is asked to end: it ends by itself then, or after its grace as
-    /// [`Child`] says.
+    /// Starts a worker that is spoken to over a socket, which is its stdin; what it writes to stdout is read
+    /// as stderr is. Python takes the socket with `socket.socket(fileno=0)`; more descriptors can be sent over
+    /// it. Drop this end of the socket before the worker is asked to end: it can end by itself then, within its
+    /// grace; else see [`Child`].
     ///
     /// # Errors
     ///
@@ -234,7 +233,7 @@ impl Supervisor {
 }
 
 impl Child {
-    /// A process whose stderr is read and whose end is awaited from now on.
+    /// A process whose output is read and whose end is awaited from now on.
     fn watched(
         process: tokio::process::Child,
         pid: u32,
@@ -246,7 +245,7 @@ impl Child {
         let process = Arc::new(Mutex::new(process));
         let tail = Arc::new(Mutex::new(OutputTail::default()));
         let (ended, status) = watch::channel(None);
-        tokio::spawn(keep(process.clone(), stderr, label.clone(), tail.clone(), redactor.clone(), ended));
+        tokio::spawn(watch(process.clone(), stderr, label.clone(), tail.clone(), redactor.clone(), ended));
         Child { label, pid, grace, process, status, tail, redactor }
     }
 
@@ -272,7 +271,7 @@ impl Child {
         })
     }
 
-    /// Waits until the command and all it started have ended by themselves; gives the command's status, in
+    /// Waits until the command and all it started have ended by themselves; returns the command's status, in
     /// which signal N is code 128 + N. The code is [`supervise::FAILED`] if the status is lost; there is none
     /// if the supervisor itself was ended by a signal, as when it is stopped before it started the command.
     ///
@@ -280,10 +279,10 @@ impl Child {
     pub async fn wait(&self) -> ExitStatus {
         let mut status = self.status.clone();
         let status = status.wait_for(Option::is_some).await;
-        status.ok().and_then(|status| *status).unwrap_or_else(unknown)
+        status.ok().and_then(|status| *status).unwrap_or_else(unknown_status)
     }
 
-    /// Waits as [`Child::wait`] does; gives how it ended in words, with the last lines of stderr:
+    /// Waits as [`Child::wait`] does; describes how it ended, with the last lines of stderr:
     /// `exited with code 1: no such option`.
     pub async fn describe_end(&self) -> String {
         let status = self.wait().await;
@@ -294,8 +293,8 @@ impl Child {
         }
     }
 
-    /// The last lines that it wrote to stderr, and to stdout if nobody else has that: 20 lines and 4 KiB at most,
-    /// without secrets.
+    /// The last lines that it wrote to stderr, and to stdout unless [`Supervisor::spawn`] returned that: 20
+    /// lines and 4 KiB at most, without secrets.
     pub fn output_tail(&self) -> String {
         self.tail.lock().text(&self.redactor)
     }
@@ -324,12 +323,12 @@ impl DetachedChild {
 
     /// Waits until the command and all it started have ended; as [`Child::wait`].
     pub async fn wait(&mut self) -> ExitStatus {
-        self.process.wait().await.unwrap_or_else(|_| unknown())
+        self.process.wait().await.unwrap_or_else(|_| unknown_status())
     }
 }
 
 /// Asks the supervisor of a [`DetachedChild`] command, which another process may have started, to end its tree.
-/// That the number is still the supervisor's is the caller's care.
+/// The caller makes sure that the number is still that of the supervisor.
 pub fn begin_stop_detached(supervisor: u32) {
     if let Some(pid) = i32::try_from(supervisor).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, Signal::TERM);
@@ -353,7 +352,7 @@ pub fn describe_signal(signal: i32) -> String {
     format!("was ended by signal {signal}{}", signal_name(signal))
 }
 
-/// The name of a signal, in brackets; empty for one that hardly ever ends a process.
+/// The name of a signal, in brackets; empty for one that is not expected to end a process.
 fn signal_name(number: i32) -> &'static str {
     let names = [
         (Signal::HUP, " (SIGHUP)"),
@@ -381,7 +380,7 @@ fn in_own_group(command: &mut Command) -> &mut Command {
 
 /// What tells the supervisor of a server whose end to wait for, and how long SIGTERM may take.
 fn server_flags(parent: &str, term_timeout: Duration) -> Vec<OsString> {
-    flags(["--parent", parent, "--grace-ms", "0", "--patience-ms", &milliseconds(term_timeout)])
+    flags(["--parent", parent, "--grace-ms", "0", "--term-timeout-ms", &milliseconds(term_timeout)])
 }
 
 fn flags<const N: usize>(words: [&str; N]) -> Vec<OsString> {
@@ -396,23 +395,23 @@ fn milliseconds(time: Duration) -> String {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_string()
 }
 
-/// Reads stderr and waits for the end, which comes soon after the [`Child`] is dropped.
-async fn keep(
+/// Reads the output and waits for the end, which comes soon after the [`Child`] is dropped.
+async fn watch(
     process: Arc<Mutex<tokio::process::Child>>,
-    stderr: ChildStderr,
+    output: ChildStderr,
     label: String,
     tail: Arc<Mutex<OutputTail>>,
     redactor: Redactor,
     ended: watch::Sender<Option<ExitStatus>>,
 ) {
-    let mut following = tokio::spawn(output::follow(stderr, label, tail, redactor));
+    let mut following = tokio::spawn(output::follow(output, label, tail, redactor));
     let status = poll_fn(|context| pin!(process.lock().wait()).poll(context)).await;
     if timeout(OUTPUT_DRAIN_TIMEOUT, &mut following).await.is_err() {
         following.abort();
     }
-    ended.send_replace(Some(status.unwrap_or_else(|_| unknown())));
+    ended.send_replace(Some(status.unwrap_or_else(|_| unknown_status())));
 }
 
-fn unknown() -> ExitStatus {
+fn unknown_status() -> ExitStatus {
     ExitStatus::from_raw(i32::from(supervise::FAILED) << 8)
 }

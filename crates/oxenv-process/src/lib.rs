@@ -26,7 +26,10 @@
 //!         label: "worker".to_owned(),
 //!         program: "sh".into(),
 //!         arguments: vec!["-c".into(), "read code; echo the token is $TOKEN; exit $code".into()],
-//!         environment: vec![("PATH".into(), "/usr/bin:/bin".into()), ("TOKEN".into(), "hunter22".into())],
+//!         environment: vec![
+//!             ("PATH".into(), "/usr/bin:/bin".into()),
+//!             ("TOKEN".into(), "hunter22".into()),
+//!         ],
 //!         folder: None,
 //!         grace: Duration::from_secs(1),
 //!     };

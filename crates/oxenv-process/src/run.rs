@@ -1,7 +1,7 @@
 //! Runs a short command to its end, without a supervisor.
 //!
-//! Invariant: the command is killed when nobody waits for it any more, or when its time is over. What it started
-//! is not: commands that start others belong under a [`Supervisor`](crate::child::Supervisor).
+//! Invariant: the command is killed when nobody waits for it any more, or when its time is over. What it
+//! started is not: commands that start others belong under a [`Supervisor`](crate::child::Supervisor).
 
 use std::io;
 use std::process::{Output, Stdio};
@@ -11,8 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time;
 
-/// Runs a program of the `PATH` with this input; gives its status and all that it wrote, which is kept in memory.
-/// It inherits the environment of this process.
+/// Runs a program of the `PATH` with this input; returns its status and all that it wrote, which is kept in
+/// memory. It inherits the environment of this process.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub async fn run(program: &str, arguments: &[&str], input: &[u8], timeout: Durat
         child.wait_with_output().await
     };
     time::timeout(timeout, ended).await.map_err(|_| {
-        let says = format!("{program} did not end within {} s", timeout.as_secs_f64());
-        io::Error::new(io::ErrorKind::TimedOut, says)
+        let message = format!("{program} did not end within {} s", timeout.as_secs_f64());
+        io::Error::new(io::ErrorKind::TimedOut, message)
     })?
 }

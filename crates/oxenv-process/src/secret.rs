@@ -37,7 +37,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value itself. Where it goes from here is the caller's care.
+    /// The value itself. The caller makes sure that it is shown to nobody.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
