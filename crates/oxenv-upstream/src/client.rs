@@ -53,8 +53,10 @@ pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause before a subscription that ended is made again: at first, and at most.
-const RENEWAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause before a subscription that ended is made again; it doubles.
+const INITIAL_RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
 /// After a subscription that lasted this long, the pause is the first again.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 
@@ -316,11 +318,11 @@ impl Connection {
         self.traffic.lists_may_differ();
     }
 
-    /// Keeps a subscription to its list changes, which a server of 2026-07-28 tells only to who asks.
+    /// Keeps a subscription to its list changes, of which a server of 2026-07-28 notifies subscribers alone.
     /// Ends when there is nothing to subscribe to.
     pub(crate) async fn subscribe(&self) {
         let Some(filter) = self.subscription() else { return };
-        let mut pause = RENEWAL.0;
+        let mut pause = INITIAL_RESUBSCRIBE_PAUSE;
         while !self.is_over() {
             let begun = Instant::now();
             match self.peer.listen(filter.clone()).await {
@@ -329,7 +331,7 @@ impl Connection {
                     while let Ok(Some(_)) = subscription.next().await {}
                     // A server that ends each one at once is asked ever less often.
                     if begun.elapsed() >= STEADY_AFTER {
-                        pause = RENEWAL.0;
+                        pause = INITIAL_RESUBSCRIBE_PAUSE;
                     }
                 }
                 Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
@@ -338,7 +340,7 @@ impl Connection {
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RENEWAL.1);
+            pause = (pause * 2).min(MAX_RESUBSCRIBE_PAUSE);
             // What changes meanwhile, nobody tells.
             self.lists_may_differ();
         }
@@ -399,7 +401,7 @@ impl Drop for Abandoned<'_> {
         let reason = "the caller does not wait any more".to_owned();
         let notification =
             CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
-        // It is queued by the first poll unless the queue is full; then the server is told nothing.
+        // It is queued by the first poll unless the queue is full; then the server is not notified.
         let mut queue = std::pin::pin!(unconstrained(self.peer.send_notification(notification.into())));
         let _ = queue.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }

@@ -1,8 +1,8 @@
 //! The manager of upstreams: it starts the servers of a manifest, keeps them, and offers each as a toolset.
 //!
 //! Entry point: [`UpstreamManager::new`]. Invariant: what it starts ends with it, with
-//! [`UpstreamManager::close`], or with the session that it was started for; one upstream's death is told in
-//! its own toolset and nowhere else.
+//! [`UpstreamManager::close`], or with the session that it was started for; one upstream's death is
+//! reported by its own toolset alone.
 
 mod builtin;
 mod episodes;
@@ -141,7 +141,7 @@ impl UpstreamManager {
             tracker: TaskTracker::new(),
             stop: stop.clone(),
         });
-        let lanes = Arc::new(StartLimits::new(options.concurrency));
+        let start_limits = Arc::new(StartLimits::new(options.concurrency));
         let manifest = Arc::new(manifest);
         let member = |entry: &ToolsetEntry| {
             let entry = entry.clone();
@@ -155,8 +155,14 @@ impl UpstreamManager {
                 return ManifestMember::Builtin { entry, toolset, shared };
             }
             let scope = known_scope(&entry, options.discover_scope);
-            let upstream =
-                Upstream::new(entry, scope, manifest.clone(), launch.clone(), lanes.clone(), options.warm);
+            let upstream = Upstream::new(
+                entry,
+                scope,
+                manifest.clone(),
+                launch.clone(),
+                start_limits.clone(),
+                options.warm,
+            );
             let stop = launch.stop.child_token();
             let shared = (scope != Some(Scope::Session))
                 .then(|| InstanceSlot::new(upstream.clone(), None, Arc::default(), stop));
@@ -318,7 +324,7 @@ impl ManifestMember {
     }
 }
 
-/// Starts the instance that all sessions share, once the server has told that they share it.
+/// Starts the instance that all sessions share, once it is known that they share it.
 fn begin_when_shared(upstream: &Arc<Upstream>, slot: &Arc<InstanceSlot>) {
     let (upstream, slot) = (upstream.clone(), slot.clone());
     upstream.clone().spawn(async move {
@@ -328,7 +334,7 @@ fn begin_when_shared(upstream: &Arc<Upstream>, slot: &Arc<InstanceSlot>) {
     });
 }
 
-/// Whose the instances of an entry are; nothing where its server is to tell.
+/// The scope of the instances of an entry; `None` where its server decides.
 fn known_scope(entry: &ToolsetEntry, discover: bool) -> Option<Scope> {
     let asked = entry.may_give_sessions();
     if asked && !discover {

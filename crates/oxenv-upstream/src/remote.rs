@@ -1,4 +1,4 @@
-//! MCP servers over Streamable HTTP for who is no toolset: one connection at a time, with typed failures.
+//! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed failures.
 //!
 //! Entry point: [`RemoteEndpoint::connect`].
 //! Invariant: a request is sent once; a fault says whether it was delivered. Headers go to the endpoint's own
@@ -177,8 +177,8 @@ impl Remote {
         self.connection.list_change().await;
     }
 
-    /// Keeps a subscription to changes of its list where servers tell only who asks; ends where none is
-    /// needed.
+    /// Keeps a subscription to changes of its list where servers notify subscribers alone; ends where none
+    /// is needed.
     pub async fn subscribe(&self) {
         self.connection.subscribe().await;
     }

@@ -262,7 +262,7 @@ impl StreamableHttpClient for Client {
             .get_stream_with_max_sse_event_size(uri, session, last_event, authorization, headers, longest)
             .await?;
         let events = post::as_text(events, traffic.clone());
-        Ok(if is_news { post::told_when_over(events, traffic) } else { events })
+        Ok(if is_news { post::report_end(events, traffic) } else { events })
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct TooLong;
 pub(crate) enum QuestionPolicy {
     /// Callers answer them.
     Passed,
-    /// Nobody is there to answer, and the server is told so in advance.
+    /// There is nobody to answer, which the server learns in the handshake.
     Refused,
 }
 

@@ -58,7 +58,8 @@ pub(crate) struct LineTransport<R, W> {
 struct SkippedLines {
     label: String,
     redactor: Redactor,
-    told: bool,
+    /// Whether one was logged.
+    logged: bool,
 }
 
 /// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
@@ -103,7 +104,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTr
             line: Vec::new(),
             batch: VecDeque::new(),
             longest: MAX_LINE_BYTES,
-            garbage: SkippedLines { label: label.to_owned(), redactor, told: false },
+            garbage: SkippedLines { label: label.to_owned(), redactor, logged: false },
             pipe: Arc::new(LineWriter {
                 queue: Mutex::default(),
                 write: tokio::sync::Mutex::new(Some(write)),
@@ -244,7 +245,7 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
 impl SkippedLines {
     /// Tells of a line that is no message; once for each server, as it may print many.
     fn report_skipped(&mut self, line: &str) {
-        if std::mem::replace(&mut self.told, true) {
+        if std::mem::replace(&mut self.logged, true) {
             return;
         }
         // Cut only after it was redacted, or a part of a secret might stay.

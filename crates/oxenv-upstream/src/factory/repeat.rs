@@ -69,7 +69,7 @@ pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, 
     Ok(repeats)
 }
 
-/// Makes the calls again, each as who made it first. Their audit records say `repeat`, and no rate limit
+/// Makes the calls again, each as the principal that made it first. Their audit records say `repeat`, and no rate limit
 /// counts them.
 ///
 /// # Errors

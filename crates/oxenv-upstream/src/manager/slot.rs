@@ -1,7 +1,7 @@
 //! The place of an instance: a session's own, or the one that all share. It starts the instance when it is
 //! first wanted, and again after it died, with growing pauses.
 //!
-//! Invariant: at most one start runs at a time; who waits for it learns how it ended.
+//! Invariant: at most one start runs at a time; callers that wait for it learn how it ended.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct Inner {
     backoff: Backoff,
     starts: u64,
     problem: Option<String>,
-    /// The lists as they were last told of.
+    /// The lists at the last time that watchers were notified.
     shown: Option<Lists>,
 }
 
@@ -52,7 +52,7 @@ enum SlotState {
     Closed,
 }
 
-/// What somebody who wants the instance has to do.
+/// What a caller that wants the instance has to do.
 enum NextAction {
     Take(Arc<Instance>),
     Wait,
@@ -234,7 +234,7 @@ impl InstanceSlot {
     }
 
     /// Decides what comes next; begins a start where one is due.
-    fn next(self: &Arc<Self>, lane: StartKind) -> NextAction {
+    fn next(self: &Arc<Self>, kind: StartKind) -> NextAction {
         let mut inner = self.inner.lock();
         if let SlotState::Ready(instance) = &inner.state {
             if !instance.is_over() {
@@ -263,16 +263,16 @@ impl InstanceSlot {
             tokio::select! {
                 biased;
                 () = slot.stop.cancelled() => slot.close(),
-                () = slot.run(lane) => {}
+                () = slot.run(kind) => {}
             }
         });
         NextAction::Wait
     }
 
     /// Starts the instance; the shared one again and again.
-    async fn run(self: &Arc<Self>, mut lane: StartKind) {
+    async fn run(self: &Arc<Self>, mut kind: StartKind) {
         loop {
-            let outcome = self.upstream.get_instance(self.place.as_deref(), lane).await;
+            let outcome = self.upstream.get_instance(self.place.as_deref(), kind).await;
             let instance = self.started(outcome);
             if self.place.is_some() {
                 return;
@@ -292,7 +292,7 @@ impl InstanceSlot {
             };
             sleep_until(due).await;
             self.inner.lock().state = SlotState::Starting;
-            lane = StartKind::Background;
+            kind = StartKind::Background;
         }
     }
 

@@ -35,11 +35,14 @@ pub(super) const MAX_TIME_S: f64 = 86_400.0;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads the whole file. What it gives counts only if no error was reported.
-pub(super) fn read_manifest(
-    root: &YamlValue<'_>,
-    reader: &mut Reader<'_>,
-) -> Option<(PrefixRule, Vec<ToolsetEntry>)> {
+/// The values of the top level.
+pub(super) struct EntryList {
+    pub(super) prefix: PrefixRule,
+    pub(super) toolsets: Vec<ToolsetEntry>,
+}
+
+/// Reads the whole file. The result counts only if no error was reported.
+pub(super) fn read_manifest(root: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<EntryList> {
     if matches!(root.node.kind, crate::manifest::node::Kind::List(_)) {
         reader.error_with(root, "the file is a list", "put 'tools:' above it");
         return None;
@@ -63,7 +66,7 @@ pub(super) fn read_manifest(
         let Some(entry) = read_entry(spot, &mut names, reader) else { continue };
         toolsets.push(entry);
     }
-    Some((prefix.unwrap_or_default(), toolsets))
+    Some(EntryList { prefix: prefix.unwrap_or_default(), toolsets })
 }
 
 fn version(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {

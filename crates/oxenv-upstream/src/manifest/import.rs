@@ -1,6 +1,6 @@
 //! Turns a client's configuration, `{"mcpServers": {…}}`, into a manifest.
 //!
-//! Invariant: what is left out is told in a note, and a value that looks like a secret is neither in
+//! Invariant: what is left out is named in a note, and a value that looks like a secret is neither in
 //! the manifest nor in a note: a variable takes its place.
 
 use std::collections::{HashMap, HashSet};
@@ -39,7 +39,7 @@ pub fn import(text: &str, file: &str) -> Result<Imported, Vec<Problem>> {
         message,
         suggestion,
     };
-    let (root, faults) =
+    let node::Document { root, faults } =
         node::read(text).map_err(|fault| vec![problem(fault.at, fault.message, fault.suggestion)])?;
     if !faults.is_empty() {
         let faults = faults.into_iter();

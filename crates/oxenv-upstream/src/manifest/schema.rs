@@ -132,7 +132,7 @@ fn mcp_server() -> Value {
         "additionalProperties": false,
         "properties": {
             "transport": {
-                "description": "Default: told by command, url, toolset or path.",
+                "description": "Default: that of the key command, url, toolset or path.",
                 "enum": spellings(&TRANSPORTS),
             },
             "command": described("stdio: the program to run.", &text),
@@ -192,7 +192,7 @@ fn rate_limit() -> Value {
                 "properties": {
                     "rate": rate,
                     "burst": {
-                        "description": "So many at once after a quiet time. Default: as many as in the rate.",
+                        "description": "Maximum number of calls at once after a quiet time. Default: that of the rate.",
                         "type": "integer",
                         "minimum": 1,
                         "maximum": u32::MAX,

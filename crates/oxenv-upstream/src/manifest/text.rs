@@ -131,7 +131,7 @@ impl Text {
         if !usage.enabled {
             return Some(Text::literal(text));
         }
-        // Every part is read, so that all unset variables are told at once.
+        // Every part is read, so that all unset variables are reported at once.
         let pieces: Vec<Option<TextPiece>> =
             parts.into_iter().map(|part| fill(part, usage, spot, reader)).collect();
         pieces.into_iter().collect::<Option<Vec<_>>>().map(|pieces| Text { pieces })
