@@ -169,7 +169,8 @@ impl ControlPlane {
         let document = match beat {
             Some(beats) => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": clock.timestamp(now),
-                "deadline_timestamp": clock.unix_seconds(beats.deadline()), "interval_seconds": beats.interval_seconds})
+                "deadline_timestamp": clock.unix_seconds(beats.deadline()),
+                "interval_seconds": beats.interval_seconds})
             }
             None => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": null, "deadline_timestamp": null,

@@ -127,11 +127,13 @@ impl SimulatedInstance {
             InstanceStatus::Error => "error",
         };
         json!({
-            "instance_id": self.id, "env_key": config.environment.key, "version": config.version, "status": name,
-            "subdomain": self.id, "created_at": clock.timestamp(created), "updated_at": clock.timestamp(ended.unwrap_or(created)),
+            "instance_id": self.id, "env_key": config.environment.key, "version": config.version,
+            "status": name, "subdomain": self.id, "created_at": clock.timestamp(created),
+            "updated_at": clock.timestamp(ended.unwrap_or(created)),
             "terminated_at": ended.map(|at| clock.timestamp(at)), "team_id": self.team, "region": config.region,
-            "env_variables": config.env_variables, "data_key": config.data_key, "data_version": config.data_version,
-            "urls": self.urls(), "health": status == InstanceStatus::Running, "run_id": config.run_id, "profile_id": null,
+            "env_variables": config.env_variables, "data_key": config.data_key,
+            "data_version": config.data_version, "urls": self.urls(),
+            "health": status == InstanceStatus::Running, "run_id": config.run_id, "profile_id": null,
             "heartbeat_interval": config.heartbeat_interval, "heartbeat_region": null,
         })
     }
@@ -146,7 +148,8 @@ impl SimulatedInstance {
                 "api": manager, "docs": format!("{manager}/docs"), "reset": format!("{manager}/reset"),
                 "diff": format!("{manager}/diff"), "snapshot": format!("{manager}/snapshot"),
                 "execute_verifier_function": format!("{manager}/execute_verifier_function"),
-                "execute_verifier_function_with_upload": format!("{manager}/execute_verifier_function_with_upload"),
+                "execute_verifier_function_with_upload":
+                    format!("{manager}/execute_verifier_function_with_upload"),
             },
         })
     }

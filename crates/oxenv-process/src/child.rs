@@ -77,7 +77,8 @@ pub struct Child {
     redactor: Redactor,
 }
 
-/// A command that goes on without this process, until its supervisor gets SIGTERM. Dropping it changes nothing.
+/// A command that goes on without this process, until its supervisor gets SIGTERM. Dropping it changes
+/// nothing.
 pub struct DetachedChild {
     pid: u32,
     process: tokio::process::Child,
@@ -144,9 +145,9 @@ impl Supervisor {
     }
 
     /// Starts a worker that is spoken to over a socket, which is its stdin; what it writes to stdout is read
-    /// as stderr is. Python takes the socket with `socket.socket(fileno=0)`; more descriptors can be sent over
-    /// it. Drop this end of the socket before the worker is asked to end: it can end by itself then, within its
-    /// grace; else see [`Child`].
+    /// as stderr is. Python takes the socket with `socket.socket(fileno=0)`; more descriptors can be sent
+    /// over it. Drop this end of the socket before the worker is asked to end: it can end by itself then,
+    /// within its grace; else see [`Child`].
     ///
     /// # Errors
     ///
@@ -327,8 +328,8 @@ impl DetachedChild {
     }
 }
 
-/// Asks the supervisor of a [`DetachedChild`] command, which another process may have started, to end its tree.
-/// The caller makes sure that the number is still that of the supervisor.
+/// Asks the supervisor of a [`DetachedChild`] command, which another process may have started, to end its
+/// tree. The caller makes sure that the number is still that of the supervisor.
 pub fn begin_stop_detached(supervisor: u32) {
     if let Some(pid) = i32::try_from(supervisor).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, Signal::TERM);

@@ -43,8 +43,8 @@
 //! }
 //! ```
 //!
-//! Invariant: this crate alone starts processes (held by `tidy.rs`), and nothing that it started survives this
-//! process, unless it was started to.
+//! Invariant: this crate alone starts processes (held by `tidy.rs`), and nothing that it started survives
+//! this process, unless it was started to.
 
 pub mod child;
 pub mod run;

@@ -11,8 +11,8 @@
 //!
 //! It starts itself once more, with `--exec`, for what must happen in the command's own process just before
 //! that runs: a session of its own, and a death signal from the kernel in case the supervisor is killed.
-//! Without a parent it has a session of its own as well, and ends only when it is signalled or the command has
-//! ended.
+//! Without a parent it has a session of its own as well, and ends only when it is signalled or the command
+//! has ended.
 //!
 //! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
 //! command's process group survives, and the server's end is noticed within half a second.

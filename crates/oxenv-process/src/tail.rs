@@ -10,7 +10,8 @@ const MAX_TAIL_LINES: usize = 20;
 const MAX_TAIL_BYTES: usize = 4 << 10;
 
 /// The last lines of an output, 20 lines and 4 KiB at most, without the secrets of the redactor. `cut` says
-/// that `output` is only the end of it: the first 8 KiB are then left out, for they may begin within a secret.
+/// that `output` is only the end of it: the first 8 KiB are then left out, for they may begin within a
+/// secret.
 #[must_use]
 pub fn last_lines(output: &[u8], cut: bool, redactor: &Redactor) -> String {
     let text = String::from_utf8_lossy(output);

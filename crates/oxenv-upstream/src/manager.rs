@@ -338,7 +338,10 @@ fn begin_when_shared(upstream: &Arc<Upstream>, slot: &Arc<InstanceSlot>) {
 fn known_scope(entry: &ToolsetEntry, discover: bool) -> Option<Scope> {
     let asked = entry.may_give_sessions();
     if asked && !discover {
-        tracing::info!(toolset = %entry.name, "scope: server, because none is written: all sessions share it");
+        tracing::info!(
+            toolset = %entry.name,
+            "scope: server, because none is written: all sessions share it"
+        );
     }
     (!asked || !discover).then_some(entry.scope)
 }

@@ -1,4 +1,5 @@
-//! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed failures.
+//! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed
+//! failures.
 //!
 //! Entry point: [`RemoteEndpoint::connect`].
 //! Invariant: a request is sent once; a fault says whether it was delivered. Headers go to the endpoint's own

@@ -42,7 +42,8 @@ pub(super) fn handle(simulator: &SimulatorState, method: &Method, path: &str, bo
         },
         _ => error_response(
             StatusCode::NOT_FOUND,
-            "the simulator has GET requests, GET, POST and DELETE faults, POST expire/ID, POST advance/SECONDS",
+            "the simulator has GET requests, GET, POST and DELETE faults, POST expire/ID, \
+             POST advance/SECONDS",
         ),
     }
 }

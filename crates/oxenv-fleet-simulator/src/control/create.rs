@@ -76,7 +76,8 @@ pub(super) async fn create(
             let limit = simulator.options.instance_limit;
             error_response(
                 StatusCode::FORBIDDEN,
-                json!({"error_type": "instance_limit_exceeded", "running_instances": held, "instance_limit": limit,
+                json!({"error_type": "instance_limit_exceeded", "running_instances": held,
+                    "instance_limit": limit,
                     "message": format!("You have {held} running instances out of a maximum of {limit}")}),
             )
         }

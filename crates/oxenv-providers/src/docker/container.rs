@@ -44,7 +44,7 @@ impl Container {
     pub(super) async fn wait_for_exit(&self) -> Result<String, ProviderError> {
         let docker = &self.provider.docker;
         loop {
-            // Its status is told by what is asked next; a daemon that breaks off is asked again.
+            // The next request tells its status; a daemon that breaks off is asked again.
             let mut waits = std::pin::pin!(docker.wait_container(&self.id, None));
             let waited = waits.next().await;
             let what = format!("the container of '{}' cannot be seen", self.name);

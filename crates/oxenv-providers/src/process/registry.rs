@@ -29,7 +29,7 @@ const MAX_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct InstanceRecord {
     pub(super) info: InstanceInfo,
-    /// Who started it.
+    /// The process that started it.
     owner: String,
     /// Its supervisor, once there is one.
     pub(super) supervisor: Option<SupervisorId>,

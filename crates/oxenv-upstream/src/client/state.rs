@@ -257,8 +257,8 @@ impl ConnectionState {
         &self.news_begun
     }
 
-    /// The stream that news come over has ended. Nothing reports what changes until there is another one; but a
-    /// server that ends it again and again is not asked each time.
+    /// The stream that news come over has ended. Nothing reports what changes until there is another one;
+    /// but a server that ends it again and again is not asked each time.
     pub(crate) fn news_ended(&self) {
         let now = Instant::now();
         let mut last = self.last_reported_end.lock();

@@ -211,7 +211,8 @@ impl Upstream {
         self.spawn(async move { upstream.discover_until_known().await });
     }
 
-    /// Asks it what it offers: once, or, where it is not known whether all sessions share it, until that is known.
+    /// Asks it what it offers: once, or, where it is not known whether all sessions share it, until that is
+    /// known.
     async fn discover_until_known(&self) {
         let mut pause = INITIAL_RETRY_PAUSE;
         loop {

@@ -23,8 +23,8 @@ pub fn schema() -> Value {
         "properties": {
             "version": { "description": "The format's version.", "const": VERSION, "default": VERSION },
             "prefix": {
-                "description": "What happens to tools of one name from several toolsets: prefix the later one \
-                    as toolset__tool, prefix all tools, or refuse.",
+                "description": "What happens to tools of one name from several toolsets: prefix the later \
+                    one as toolset__tool, prefix all tools, or refuse.",
                 "enum": spellings(&PREFIX_RULES),
                 "default": "conflict",
             },
@@ -74,8 +74,8 @@ fn toolset() -> Value {
             "timeout_s": seconds("How long a call may take, in seconds.", 30),
             "start_timeout_s": seconds("How long a start may take, in seconds.", 60),
             "on_reset": {
-                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: restart \
-                    if one of its texts holds ${seed}, else keep.",
+                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: \
+                    restart if one of its texts holds ${seed}, else keep.",
                 "type": "string",
                 "pattern": "^(keep|restart|call:\\s*\\S+)$",
             },
@@ -109,7 +109,8 @@ fn toolset() -> Value {
             },
             "rate_limit": { "$ref": "#/definitions/rate_limit" },
             "arguments": {
-                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the tool's own.",
+                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the tool's \
+                    own.",
                 "type": "object",
                 "additionalProperties": { "type": ["object", "boolean"] },
             },
@@ -141,7 +142,10 @@ fn mcp_server() -> Value {
                 "type": "array",
                 "items": { "type": "string" },
             },
-            "env": described("stdio, python: variables of the process, beside PATH, HOME, TMPDIR and LANG.", &texts),
+            "env": described(
+                "stdio, python: variables of the process, beside PATH, HOME, TMPDIR and LANG.",
+                &texts,
+            ),
             "cwd": described("stdio: the folder it runs in.", &text),
             "url": {
                 "description": "http: the endpoint.",
@@ -192,7 +196,8 @@ fn rate_limit() -> Value {
                 "properties": {
                     "rate": rate,
                     "burst": {
-                        "description": "Maximum number of calls at once after a quiet time. Default: that of the rate.",
+                        "description": "Maximum number of calls at once after a quiet time. Default: that of \
+                            the rate.",
                         "type": "integer",
                         "minimum": 1,
                         "maximum": u32::MAX,
