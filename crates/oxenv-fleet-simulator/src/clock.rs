@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// It is moved ahead by so much at most, 136 years, so that a time can always be added to it.
-const FARTHEST: Duration = Duration::from_secs(1 << 32);
+const MAX_TIME: Duration = Duration::from_secs(1 << 32);
 
 /// A clock that begins at 0.
 pub(crate) struct SimulatedClock {
@@ -34,7 +34,7 @@ impl SimulatedClock {
 
     pub(crate) fn advance(&self, time: Duration) {
         let mut ahead = self.ahead.lock();
-        *ahead = ahead.saturating_add(time).min(FARTHEST);
+        *ahead = ahead.saturating_add(time).min(MAX_TIME);
         drop(ahead);
         self.wake_sleepers();
     }
@@ -118,7 +118,7 @@ mod tests {
         let clock = SimulatedClock::new();
         for _ in 0..2 {
             clock.advance(Duration::from_secs(u64::MAX));
-            assert!(clock.now() >= FARTHEST && clock.timestamp(clock.now()).starts_with("21"));
+            assert!(clock.now() >= MAX_TIME && clock.timestamp(clock.now()).starts_with("21"));
         }
     }
 

@@ -365,14 +365,14 @@ fn exited_early(name: &str, status: ExitStatus) -> ProviderError {
     if status.code().is_some_and(|code| unusable.contains(&code)) {
         return ProviderError::new(ProviderCode::StartFailed, format!("'{name}' cannot be started"));
     }
-    let says = format!("'{name}' {} before it was healthy", describe_status(status));
-    ProviderError::new(ProviderCode::InstanceExited, says)
+    let message = format!("'{name}' {} before it was healthy", describe_status(status));
+    ProviderError::new(ProviderCode::InstanceExited, message)
 }
 
 pub(crate) fn unhealthy(name: &str, spec: &InstanceSpec, last: &str) -> ProviderError {
     let time = spec.start_deadline().as_secs_f64();
-    let says = format!("'{name}' was not healthy within {time} s and was ended: {last}");
-    ProviderError::new(ProviderCode::InstanceUnhealthy, says)
+    let message = format!("'{name}' was not healthy within {time} s and was ended: {last}");
+    ProviderError::new(ProviderCode::InstanceUnhealthy, message)
 }
 
 pub(crate) fn instance_not_found(name: &str) -> ProviderError {

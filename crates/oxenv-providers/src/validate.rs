@@ -79,8 +79,8 @@ pub(crate) fn check_port_free(port: u16) -> Result<(), ProviderError> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),
         Err(error) => {
-            let says = format!("port {port} of 127.0.0.1 cannot be had: {error}; choose another");
-            Err(ProviderError::new(ProviderCode::StartFailed, says))
+            let message = format!("port {port} of 127.0.0.1 cannot be had: {error}; choose another");
+            Err(ProviderError::new(ProviderCode::StartFailed, message))
         }
     }
 }

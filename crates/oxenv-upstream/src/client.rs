@@ -83,7 +83,7 @@ pub(crate) struct RawRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct HandshakeError {
     /// For people.
-    pub(crate) says: String,
+    pub(crate) message: String,
     /// Whether the server answered, so that it may know the other way of greeting.
     pub(crate) answered: bool,
     /// Whether the server went away, so that its exit says more.
@@ -409,32 +409,32 @@ impl Drop for Abandoned<'_> {
 
 impl HandshakeError {
     /// A failure in which the server had no part.
-    pub(crate) fn failed(says: String) -> Self {
-        HandshakeError { says, answered: false, by_server: false, cause: FaultCause::Lost }
+    pub(crate) fn failed(message: String) -> Self {
+        HandshakeError { message, answered: false, by_server: false, cause: FaultCause::Lost }
     }
 
     fn of(error: &ClientInitializeError, traffic: &ConnectionState, redactor: &Redactor) -> Self {
         use ClientInitializeError as Failed;
-        let (says, answered, cause) = match error {
+        let (message, answered, cause) = match error {
             Failed::JsonRpcError(error) => {
                 (format!("it refused the greeting: {}", error.message), true, FaultCause::Refused)
             }
             Failed::NoCompatibleProtocolVersion { server_supported, .. } => {
                 let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
-                let says = format!("it speaks only revisions that are not known: {}", versions.join(", "));
-                (says, false, FaultCause::Version)
+                let message = format!("it speaks only revisions that are not known: {}", versions.join(", "));
+                (message, false, FaultCause::Version)
             }
             Failed::ConnectionClosed(_) => (traffic.end().reason, false, FaultCause::Lost),
             Failed::TransportError { error, .. } => {
-                let says = error::describe(error.error.as_ref());
+                let message = error::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
-                let status = says.contains("unexpected server response: HTTP 4");
-                (says, status, FaultCause::of_transport(error.error.as_ref()))
+                let status = message.contains("unexpected server response: HTTP 4");
+                (message, status, FaultCause::of_transport(error.error.as_ref()))
             }
             other => (other.to_string(), false, FaultCause::Alien),
         };
         let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
-        HandshakeError { says: redactor.redact(&says).into_owned(), answered, by_server, cause }
+        HandshakeError { message: redactor.redact(&message).into_owned(), answered, by_server, cause }
     }
 }
 

@@ -250,11 +250,11 @@ mod tests {
         let shown = endpoint("http://user:hunter22@host/mcp?token=abcdefgh&a=1", &[]).unwrap();
         assert_eq!(shown.url(), "http://host/mcp?token=***&a=1");
         for url in ["ftp://user:hunter22@host/", "http://", "host"] {
-            let says = endpoint(url, &[]).err().unwrap();
-            assert!(says.contains("url") && !says.contains("hunter22"), "{says}");
+            let message = endpoint(url, &[]).err().unwrap();
+            assert!(message.contains("url") && !message.contains("hunter22"), "{message}");
         }
         let headers = [("x-key".to_owned(), Secret::new("hunter\n22"))];
-        let says = endpoint("http://host/", &headers).err().unwrap();
-        assert!(says.contains("x-key") && !says.contains("hunter"), "{says}");
+        let message = endpoint("http://host/", &headers).err().unwrap();
+        assert!(message.contains("x-key") && !message.contains("hunter"), "{message}");
     }
 }

@@ -79,8 +79,8 @@ impl DockerProvider {
             }
             ContainerNetwork::Socket(path) => {
                 let port_forward = PortForward::open(path.clone()).await.map_err(|error| {
-                    let says = format!("no port of the loopback address can be had: {error}");
-                    ProviderError::new(ProviderCode::StartFailed, says)
+                    let message = format!("no port of the loopback address can be had: {error}");
+                    ProviderError::new(ProviderCode::StartFailed, message)
                 })?;
                 (Some(port_forward), Some(path.clone()))
             }
@@ -101,8 +101,8 @@ impl DockerProvider {
         let outcome = tokio::select! {
             biased;
             ended = container.wait_for_exit() => Err(ended.map_or_else(|error| error, |how| {
-                let says = format!("'{}' {how} before it was healthy", config.name);
-                ProviderError::new(ProviderCode::InstanceExited, says)
+                let message = format!("'{}' {how} before it was healthy", config.name);
+                ProviderError::new(ProviderCode::InstanceExited, message)
             })),
             healthy = health::wait_until_healthy(&address, spec.start_deadline()) => {
                 healthy.map_err(|last| unhealthy(&config.name, spec, &last))

@@ -114,8 +114,8 @@ impl SupervisorId {
         if self.ends_within(grace.saturating_add(STOP_MARGIN)).await {
             return Ok(());
         }
-        let says = format!("'{name}' does not end; look at the processes below process {}", self.pid);
-        Err(ProviderError::new(ProviderCode::StopFailed, says))
+        let message = format!("'{name}' does not end; look at the processes below process {}", self.pid);
+        Err(ProviderError::new(ProviderCode::StopFailed, message))
     }
 
     async fn ends_within(self, limit: Duration) -> bool {
@@ -139,8 +139,8 @@ impl InstanceRegistry {
         let user = rustix::process::geteuid().as_raw();
         let folder = folder.map_or_else(|| default_folder(user), Path::to_owned);
         let unusable = |why: &dyn std::fmt::Display| {
-            let says = format!("instances cannot be noted in '{}': {why}", folder.display());
-            ProviderError::new(ProviderCode::ProviderUnavailable, says)
+            let message = format!("instances cannot be noted in '{}': {why}", folder.display());
+            ProviderError::new(ProviderCode::ProviderUnavailable, message)
         };
         if let Err(error) = DirBuilder::new().mode(0o700).create(&folder)
             && error.kind() != io::ErrorKind::AlreadyExists

@@ -302,9 +302,9 @@ mod tests {
     fn headers_do_not_show_and_bad_ones_are_named() {
         let map = headers(&[("Authorization", "Bearer hunter22")]).unwrap();
         assert!(!format!("{map:?}").contains("hunter22"));
-        let says = headers(&[("x-key", "hunter\n22")]).unwrap_err();
-        assert_eq!(says, "its header 'x-key' has a value that HTTP does not allow");
-        let says = headers(&[("x key", "a")]).unwrap_err();
-        assert_eq!(says, "its header 'x key' has a name that HTTP does not allow");
+        let message = headers(&[("x-key", "hunter\n22")]).unwrap_err();
+        assert_eq!(message, "its header 'x-key' has a value that HTTP does not allow");
+        let message = headers(&[("x key", "a")]).unwrap_err();
+        assert_eq!(message, "its header 'x key' has a name that HTTP does not allow");
     }
 }

@@ -108,8 +108,8 @@ impl PeerQuestion {
     /// If it is none of those that callers answer.
     pub(super) fn of(request: ServerRequest) -> Result<Self, RequestError> {
         if request.extensions().get::<TooLong>().is_some() {
-            let says = format!("the request is longer than {} MiB", MAX_REQUEST_BYTES >> 20);
-            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
+            let message = format!("the request is longer than {} MiB", MAX_REQUEST_BYTES >> 20);
+            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, message));
         }
         let origin = match request.extensions().get::<InboundStreamOrigin>() {
             Some(InboundStreamOrigin::OutboundRequest(id)) => number(id),
@@ -155,16 +155,16 @@ pub(super) fn ask(
 ) -> Result<impl Future<Output = Result<Value, RequestError>> + Send + 'static, RequestError> {
     let PeerQuestion { method, parameters, origin } = question;
     let Some(events) = traffic.listener(origin) else {
-        let says = format!("{method}: there is not exactly one call whose caller can be asked");
-        return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
+        let message = format!("{method}: there is not exactly one call whose caller can be asked");
+        return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, message));
     };
     let (answer, answered) = oneshot::channel();
     if !events.ask(ForwardedQuestion { method, parameters, answer }) {
-        let says = "the caller has too many questions to answer";
-        return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
+        let message = "the caller has too many questions to answer";
+        return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, message));
     }
     Ok(async move {
-        let failed = |says| Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
+        let failed = |message| Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, message));
         tokio::select! {
             answer = answered => answer.unwrap_or_else(|_| failed("the call is over")),
             () = withdrawn.cancelled() => failed("the question was withdrawn"),

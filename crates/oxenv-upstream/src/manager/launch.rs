@@ -138,11 +138,11 @@ impl LaunchSpec {
         let started = match self.start(era, &site, deadline).await {
             Err(greeting) if greeting.answered && era == Era::Handshake => {
                 let started = self.start(Era::Discovery, &site, deadline).await;
-                let started = started.map_err(|_| greeting.says)?;
+                let started = started.map_err(|_| greeting.message)?;
                 *self.era.lock() = Era::Discovery;
                 started
             }
-            started => started.map_err(|greeting| greeting.says)?,
+            started => started.map_err(|greeting| greeting.message)?,
         };
         let instance = Instance::new(
             InstanceParts {
@@ -208,8 +208,8 @@ impl LaunchSpec {
         if let Transport::Http { url, headers } = &self.entry.transport {
             let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
             let headers: Vec<(String, Secret)> = headers.collect();
-            let patience = CONNECT_TIMEOUT.min(self.entry.start_timeout);
-            let endpoint = Endpoint::new(&site.fill(url), &headers, patience);
+            let connect_timeout = CONNECT_TIMEOUT.min(self.entry.start_timeout);
+            let endpoint = Endpoint::new(&site.fill(url), &headers, connect_timeout);
             let endpoint =
                 endpoint.map_err(|why| HandshakeError::failed(redactor.redact(&why).into_owned()))?;
             let greeted = Connection::over_http(&endpoint, era, label, redactor, QuestionPolicy::Passed);
@@ -287,15 +287,15 @@ impl LaunchSite {
 impl StartingProcess {
     /// Why the start failed: how the process ended, or what it wrote so far.
     async fn failure_reason(&self, greeting: HandshakeError) -> String {
-        let Some(child) = &self.child else { return greeting.says };
+        let Some(child) = &self.child else { return greeting.message };
         if greeting.by_server
             && let Ok(ending) = tokio::time::timeout(FAILURE_REASON_TIMEOUT, child.describe_end()).await
         {
             return ending;
         }
         match child.output_tail() {
-            tail if tail.is_empty() => greeting.says,
-            tail => format!("{}; it wrote to stderr: {tail}", greeting.says),
+            tail if tail.is_empty() => greeting.message,
+            tail => format!("{}; it wrote to stderr: {tail}", greeting.message),
         }
     }
 }

@@ -46,8 +46,8 @@ impl TempFolder {
             Err(error) => {
                 // There may be none.
                 let _ = fs::remove_dir(&unlocked);
-                let says = format!("cannot make a folder in '{}': {error}", within.display());
-                Err(io::Error::new(error.kind(), says))
+                let message = format!("cannot make a folder in '{}': {error}", within.display());
+                Err(io::Error::new(error.kind(), message))
             }
         }
     }
