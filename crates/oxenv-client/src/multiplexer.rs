@@ -12,7 +12,7 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_upstream::secret::Secret;
+use oxenv_process::secret::Secret;
 use oxenv_wire::{Tool, ToolResult};
 use serde::{Serialize, Serializer};
 use serde_json::Value;

@@ -5,10 +5,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use oxenv_process::child::Supervisor;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{Instance, InstanceSpec, Provider, SecretText};
-use oxenv_upstream::child::Supervisor;
 
 use crate::env_client::EnvClient;
 use crate::error::Result;
@@ -102,7 +102,7 @@ impl ProvidedEnv {
     /// ```no_run
     /// # async fn run() -> oxenv_client::Result<()> {
     /// use oxenv_client::ProvidedEnv;
-    /// use oxenv_upstream::child::Supervisor;
+    /// use oxenv_process::child::Supervisor;
     ///
     /// let supervisor = Supervisor::new("oxenv", ["supervise"]);
     /// let command = ["oxenv", "serve", "echo", "--port", "{port}"];

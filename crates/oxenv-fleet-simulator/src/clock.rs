@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// It is moved ahead by so much at most, 136 years, so that a time can always be added to it.
-const FARTHEST: Duration = Duration::from_secs(1 << 32);
+const MAX_TIME: Duration = Duration::from_secs(1 << 32);
 
 /// A clock that begins at 0.
 pub(crate) struct SimulatedClock {
@@ -34,7 +34,7 @@ impl SimulatedClock {
 
     pub(crate) fn advance(&self, time: Duration) {
         let mut ahead = self.ahead.lock();
-        *ahead = ahead.saturating_add(time).min(FARTHEST);
+        *ahead = ahead.saturating_add(time).min(MAX_TIME);
         drop(ahead);
         self.wake_sleepers();
     }
@@ -76,15 +76,22 @@ impl SimulatedClock {
     pub(crate) fn timestamp(&self, at: Duration) -> String {
         let since = self.wall + at;
         let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        let (year, month, day) = date(days);
+        let Date { year, month, day } = date(days);
         let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
         let micros = since.subsec_micros();
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
     }
 }
 
-/// Year, month and day of a day since 1970, in the Gregorian calendar.
-fn date(days: u64) -> (u64, u64, u64) {
+/// A date of the Gregorian calendar.
+struct Date {
+    year: u64,
+    month: u64,
+    day: u64,
+}
+
+/// The date of a day since 1970.
+fn date(days: u64) -> Date {
     let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
     let (mut year, mut left) = (1970, days);
     while left >= 365 + u64::from(leap(year)) {
@@ -99,7 +106,7 @@ fn date(days: u64) -> (u64, u64, u64) {
         left -= length;
         month += 1;
     }
-    (year, month, left + 1)
+    Date { year, month, day: left + 1 }
 }
 
 #[cfg(test)]
@@ -111,14 +118,14 @@ mod tests {
         let clock = SimulatedClock::new();
         for _ in 0..2 {
             clock.advance(Duration::from_secs(u64::MAX));
-            assert!(clock.now() >= FARTHEST && clock.timestamp(clock.now()).starts_with("21"));
+            assert!(clock.now() >= MAX_TIME && clock.timestamp(clock.now()).starts_with("21"));
         }
     }
 
     #[test]
     fn dates() {
         assert_eq!(
-            [0, 59, 11_016, 20_778].map(date),
+            [0, 59, 11_016, 20_778].map(date).map(|Date { year, month, day }| (year, month, day)),
             [(1970, 1, 1), (1970, 3, 1), (2000, 2, 29), (2026, 11, 21)]
         );
     }

@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -161,6 +162,11 @@ impl<T: Serialize> IntoResponse for JsonResponse<T> {
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     }
+}
+
+/// An error as Fleet reports it.
+pub(crate) fn error_response(status: StatusCode, detail: impl Into<Value>) -> Response {
+    (status, JsonResponse(json!({"detail": detail.into()}))).into_response()
 }
 
 /// The first half of a text, and then the end of the connection.

@@ -4,7 +4,6 @@
 
 mod admin;
 mod create;
-mod environments;
 mod route;
 
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::connections::{ConnectionClosed, JsonResponse, RequestHandler};
+use crate::connections::{ConnectionClosed, JsonResponse, RequestHandler, error_response};
+use crate::environments;
 use crate::fault::RequestFaults;
 use crate::instance::SimulatedInstance;
 use crate::log::{Destination, LoggedRequest};
-use crate::simulator::InstanceStatus;
 use crate::state::SimulatorState;
-pub(crate) use environments::SimulatedEnvironment;
+use crate::view::InstanceStatus;
 use route::ControlRoute;
 
 /// The control plane.
@@ -114,7 +113,7 @@ impl ControlPlane {
             let document = instance.document(&self.state.clock);
             let right = match &status {
                 Some(status) => document["status"] == status.as_str(),
-                // What has ended is only shown to who asks for it.
+                // Those that have ended are only listed on request.
                 None => instance.status(self.state.clock.now()) != InstanceStatus::Stopped,
             };
             let fits = |(name, wanted): &(&str, Option<String>)| match wanted {
@@ -165,12 +164,13 @@ impl ControlPlane {
             return error_response(StatusCode::NOT_FOUND, format!("Instance {id} not found"));
         };
         let beat = instance.heartbeat(now);
-        // The deadline has moved, and who waits for it must know.
+        // The deadline has moved, and the reaper sleeps until it.
         clock.wake_sleepers();
         let document = match beat {
             Some(beats) => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": clock.timestamp(now),
-                "deadline_timestamp": clock.unix_seconds(beats.deadline()), "interval_seconds": beats.interval_seconds})
+                "deadline_timestamp": clock.unix_seconds(beats.deadline()),
+                "interval_seconds": beats.interval_seconds})
             }
             None => {
                 json!({"success": true, "instance_id": id, "last_heartbeat": null, "deadline_timestamp": null,
@@ -200,11 +200,6 @@ impl RequestHandler for ControlPlane {
     ) -> BoxFuture<'static, Result<Response, ConnectionClosed>> {
         Box::pin(async move { self.respond(parts, body).await })
     }
-}
-
-/// An error as Fleet reports it.
-pub(crate) fn error_response(status: StatusCode, detail: impl Into<Value>) -> Response {
-    (status, JsonResponse(json!({"detail": detail.into()}))).into_response()
 }
 
 fn unauthorized() -> Response {

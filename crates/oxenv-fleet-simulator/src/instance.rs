@@ -3,8 +3,10 @@
 //! Invariant: its listener exists from the moment it was made until it is ended, and answers 503 until it
 //! runs.
 
+mod config;
+mod context;
 mod database;
-mod host;
+pub(crate) mod host;
 mod lifecycle;
 mod manager;
 mod mcp;
@@ -12,37 +14,18 @@ mod route;
 mod tools;
 mod verifier;
 
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::clock::SimulatedClock;
 use crate::connections::Connections;
-use crate::control::SimulatedEnvironment;
 use crate::fault::PendingOutcome;
-use crate::simulator::{InstanceStatus, InstanceView};
-use crate::state::SimulatorState;
-use host::InstanceHost;
+use crate::view::{InstanceStatus, InstanceView};
+pub(crate) use config::InstanceConfig;
 use lifecycle::{Heartbeats, SimulatedLifecycle};
-
-/// How an instance was config.
-pub(crate) struct InstanceConfig {
-    pub(crate) environment: &'static SimulatedEnvironment,
-    pub(crate) version: String,
-    pub(crate) region: String,
-    pub(crate) data_key: Option<String>,
-    pub(crate) data_version: Option<String>,
-    pub(crate) env_variables: Option<Map<String, Value>>,
-    pub(crate) run_id: Option<String>,
-    pub(crate) heartbeat_interval: Option<u32>,
-    pub(crate) ttl: Duration,
-    pub(crate) seed: i64,
-    pub(crate) outcome: Option<PendingOutcome>,
-}
 
 /// An instance.
 pub(crate) struct SimulatedInstance {
@@ -55,26 +38,16 @@ pub(crate) struct SimulatedInstance {
 }
 
 impl SimulatedInstance {
-    /// Begins to listen.
-    pub(crate) fn start(
-        simulator: &Arc<SimulatorState>,
+    /// An instance that does not listen yet. Its root URL ends in a `/`.
+    fn new(
         id: String,
         team: String,
+        root: String,
+        lifecycle: SimulatedLifecycle,
         config: InstanceConfig,
-    ) -> io::Result<Arc<Self>> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        listener.set_nonblocking(true)?;
-        let root = format!("http://{}/", listener.local_addr()?);
-        let life =
-            SimulatedLifecycle::new(simulator.clock.now(), simulator.options.provisioning_delay, &config);
-        let (life, connections) = (Mutex::new(life), Mutex::default());
-        let instance = Arc::new(SimulatedInstance { id, team, config, root, lifecycle: life, connections });
-        if !simulator.faults.take_refusal() {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let host = InstanceHost::new(Arc::clone(&instance), Arc::clone(simulator))?;
-            *instance.connections.lock() = Some(Arc::new(Connections::serve(listener, Arc::new(host))));
-        }
-        Ok(instance)
+    ) -> Self {
+        let (lifecycle, connections) = (Mutex::new(lifecycle), Mutex::default());
+        SimulatedInstance { id, team, config, root, lifecycle, connections }
     }
 
     pub(crate) fn status(&self, now: Duration) -> InstanceStatus {
@@ -91,14 +64,14 @@ impl SimulatedInstance {
         self.lifecycle.lock().deadline()
     }
 
-    /// Somebody asked for it: a pending one with a outcome meets it now.
+    /// Notes that a client asked for it: a pending one with an outcome comes to that now.
     pub(crate) fn note_request(&self, now: Duration) {
         if self.lifecycle.lock().note_request() == Some(PendingOutcome::Stopped) {
             self.end(now);
         }
     }
 
-    /// It is still used. The interval in seconds, and the next deadline, if it wants to know.
+    /// Notes a heartbeat; `None` if it was created without heartbeats.
     pub(crate) fn heartbeat(&self, now: Duration) -> Option<Heartbeats> {
         self.lifecycle.lock().heartbeat(now)
     }
@@ -154,11 +127,13 @@ impl SimulatedInstance {
             InstanceStatus::Error => "error",
         };
         json!({
-            "instance_id": self.id, "env_key": config.environment.key, "version": config.version, "status": name,
-            "subdomain": self.id, "created_at": clock.timestamp(created), "updated_at": clock.timestamp(ended.unwrap_or(created)),
+            "instance_id": self.id, "env_key": config.environment.key, "version": config.version,
+            "status": name, "subdomain": self.id, "created_at": clock.timestamp(created),
+            "updated_at": clock.timestamp(ended.unwrap_or(created)),
             "terminated_at": ended.map(|at| clock.timestamp(at)), "team_id": self.team, "region": config.region,
-            "env_variables": config.env_variables, "data_key": config.data_key, "data_version": config.data_version,
-            "urls": self.urls(), "health": status == InstanceStatus::Running, "run_id": config.run_id, "profile_id": null,
+            "env_variables": config.env_variables, "data_key": config.data_key,
+            "data_version": config.data_version, "urls": self.urls(),
+            "health": status == InstanceStatus::Running, "run_id": config.run_id, "profile_id": null,
             "heartbeat_interval": config.heartbeat_interval, "heartbeat_region": null,
         })
     }
@@ -173,7 +148,8 @@ impl SimulatedInstance {
                 "api": manager, "docs": format!("{manager}/docs"), "reset": format!("{manager}/reset"),
                 "diff": format!("{manager}/diff"), "snapshot": format!("{manager}/snapshot"),
                 "execute_verifier_function": format!("{manager}/execute_verifier_function"),
-                "execute_verifier_function_with_upload": format!("{manager}/execute_verifier_function_with_upload"),
+                "execute_verifier_function_with_upload":
+                    format!("{manager}/execute_verifier_function_with_upload"),
             },
         })
     }

@@ -21,16 +21,19 @@
 mod clock;
 mod connections;
 mod control;
+mod environments;
 mod fault;
 mod instance;
 mod log;
 mod options;
 mod simulator;
 mod state;
+mod view;
 
 pub use fault::{
     Effect, Fault, FaultError, FaultResponse, FaultTarget, McpMethod, PendingOutcome, ResponseBody,
 };
 pub use log::{Destination, LoggedRequest};
 pub use options::{ApiKey, Framing, McpAuth, SimulatorOptions};
-pub use simulator::{InstanceStatus, InstanceView, Simulator};
+pub use simulator::Simulator;
+pub use view::{InstanceStatus, InstanceView};

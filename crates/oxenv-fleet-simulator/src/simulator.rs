@@ -14,32 +14,7 @@ use crate::fault::Fault;
 use crate::log::LoggedRequest;
 use crate::options::SimulatorOptions;
 use crate::state::SimulatorState;
-
-/// What an instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InstanceStatus {
-    /// It is being made.
-    Pending,
-    /// It runs.
-    Running,
-    /// It was ended, or its time is over.
-    Stopped,
-    /// It could not be made.
-    Error,
-}
-
-/// An instance, as the simulator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceView {
-    /// Its id.
-    pub id: String,
-    /// What of.
-    pub env_key: String,
-    /// What it is now.
-    pub status: InstanceStatus,
-    /// Its root URL, which ends in a `/`.
-    pub root: String,
-}
+use crate::view::{InstanceStatus, InstanceView};
 
 /// A Fleet on this machine.
 pub struct Simulator {

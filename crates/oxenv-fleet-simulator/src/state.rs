@@ -17,7 +17,7 @@ use crate::fault::{Effect, Fault, FaultRegistry};
 use crate::instance::SimulatedInstance;
 use crate::log::RequestLog;
 use crate::options::SimulatorOptions;
-use crate::simulator::{InstanceStatus, InstanceView};
+use crate::view::{InstanceStatus, InstanceView};
 
 /// Instances that are known, those that have stopped among them.
 const MAX_INSTANCES: usize = 10_000;

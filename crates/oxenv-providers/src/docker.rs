@@ -29,7 +29,7 @@ pub use dockerignore::DockerIgnore;
 
 /// The daemon's socket, where nothing else is said.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// How long a daemon has to say who it is.
+/// How long a daemon has to name its version.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the head of any other answer may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -107,7 +107,8 @@ fn parse_daemon_address(host: Option<&str>) -> Result<DaemonAddress, ProviderErr
     match host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")) {
         Some(address) => Ok(DaemonAddress::Tcp(address.trim_end_matches('/').to_owned())),
         None => Err(invalid_spec(format!(
-            "'{host}' is no address of a Docker daemon that is spoken to here; use unix://PATH or tcp://HOST:PORT"
+            "'{host}' is no address of a Docker daemon that is spoken to here; \
+             use unix://PATH or tcp://HOST:PORT"
         ))),
     }
 }

@@ -21,7 +21,7 @@ pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ProviderE
 ///
 /// - `start` gives an instance that has answered `GET /health` with status 200, or an error and nothing
 ///   running.
-/// - An instance that ends before it is healthy is told at once, with its last lines; it is not waited for.
+/// - An instance that ends before it is healthy is reported at once, with its last lines.
 /// - Dropping the future of `start` leaves nothing running.
 /// - `list` names each instance of this provider that runs, also those of other processes, and no other.
 /// - `stop` asks the instance to end, waits for its grace, then ends it. Stopping an id that has ended is not

@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-/// A process, told apart from a later one with the same number.
+/// A process, distinct from a later one with the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnerProcess {
     pid: u32,

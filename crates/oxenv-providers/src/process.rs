@@ -12,9 +12,9 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use oxenv_upstream::child::{ChildSpec, Supervisor, base_environment, in_words};
-use oxenv_upstream::secret::Redactor;
-use oxenv_upstream::supervise;
+use oxenv_process::child::{ChildSpec, Supervisor, base_environment, describe_status};
+use oxenv_process::secret::Redactor;
+use oxenv_process::supervise;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -159,21 +159,20 @@ impl ProcessProvider {
         command: ChildSpec,
     ) -> Result<Instance, ProviderError> {
         let redactor = prepared.redactor.clone();
-        let redact = Arc::new(move |text: &str| redactor.redact(text).into_owned());
-        let child = self.supervisor.spawn_server(command, redact).map_err(|error| start_failed(&error))?;
+        let child = self.supervisor.spawn_server(command, redactor).map_err(|error| start_failed(&error))?;
         prepared.guard.update(|record| record.supervisor = SupervisorId::for_process(child.pid()))?;
         let name = &prepared.guard.record.info.name;
         let ended = tokio::select! {
             biased;
-            status = child.over() => Err(exited_early(name, status)),
+            status = child.wait() => Err(exited_early(name, status)),
             healthy = health::wait_until_healthy(&prepared.address, spec.start_deadline()) => {
                 healthy.map_err(|last| unhealthy(name, spec, &last))
             }
         };
         if let Err(error) = ended {
             // What it wrote until the end belongs to the story.
-            let _ = child.finish().await;
-            return Err(error.with_logs(child.stderr_tail()));
+            let _ = child.stop().await;
+            return Err(error.with_logs(child.output_tail()));
         }
         prepared.guard.update(|record| record.ready = true)?;
         let info = prepared.guard.record.info.clone();
@@ -366,14 +365,14 @@ fn exited_early(name: &str, status: ExitStatus) -> ProviderError {
     if status.code().is_some_and(|code| unusable.contains(&code)) {
         return ProviderError::new(ProviderCode::StartFailed, format!("'{name}' cannot be started"));
     }
-    let says = format!("'{name}' {} before it was healthy", in_words(status));
-    ProviderError::new(ProviderCode::InstanceExited, says)
+    let message = format!("'{name}' {} before it was healthy", describe_status(status));
+    ProviderError::new(ProviderCode::InstanceExited, message)
 }
 
 pub(crate) fn unhealthy(name: &str, spec: &InstanceSpec, last: &str) -> ProviderError {
     let time = spec.start_deadline().as_secs_f64();
-    let says = format!("'{name}' was not healthy within {time} s and was ended: {last}");
-    ProviderError::new(ProviderCode::InstanceUnhealthy, says)
+    let message = format!("'{name}' was not healthy within {time} s and was ended: {last}");
+    ProviderError::new(ProviderCode::InstanceUnhealthy, message)
 }
 
 pub(crate) fn instance_not_found(name: &str) -> ProviderError {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The value of a variable, which no log shows.
-pub use oxenv_upstream::secret::Secret as SecretText;
+pub use oxenv_process::secret::Secret as SecretText;
 
 /// How an instance is talked to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -27,8 +27,8 @@ pub(crate) fn instance_name(spec: &InstanceSpec) -> Result<String, ProviderError
     let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
     if !begins || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
         return Err(invalid_spec(format!(
-            "'{name}' is no name for an instance: use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', the \
-             first a letter or a digit"
+            "'{name}' is no name for an instance: use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', \
+             the first a letter or a digit"
         )));
     }
     Ok(name.clone())
@@ -79,8 +79,8 @@ pub(crate) fn check_port_free(port: u16) -> Result<(), ProviderError> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),
         Err(error) => {
-            let says = format!("port {port} of 127.0.0.1 cannot be had: {error}; choose another");
-            Err(ProviderError::new(ProviderCode::StartFailed, says))
+            let message = format!("port {port} of 127.0.0.1 cannot be had: {error}; choose another");
+            Err(ProviderError::new(ProviderCode::StartFailed, message))
         }
     }
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use oxenv_client::{ClientError, ClientOptions, EnvClient, OpenOptions};
+use oxenv_process::child::Supervisor;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{
     Instance, InstanceSpec, ListenAddress, Mount, Provider, PullPolicy, ResourceLimits, SecretText,
 };
-use oxenv_upstream::child::Supervisor;
 use serde::Deserialize;
 
 use crate::options::{invalid_options, parse_seconds};

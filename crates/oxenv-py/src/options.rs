@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oxenv_client::fleet::FleetOptions;
 use oxenv_client::{ClientError, ClientOptions, Code, MultiplexOptions, OpenOptions, Protocol, Strictness};
-use oxenv_upstream::secret::Secret;
+use oxenv_process::secret::Secret;
 use oxenv_wire::MULTI_PROTOCOL;
 use serde::Deserialize;
 use serde_json::{Map, Value};

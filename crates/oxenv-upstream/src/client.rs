@@ -38,7 +38,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::child::Redact;
+use oxenv_process::secret::Redactor;
 use peer_requests::PeerRequests;
 use questions::{Handler, answer_while};
 use state::{
@@ -53,8 +53,10 @@ pub(crate) use result::tool_result;
 
 /// How long rmcp has to end its part of a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause before a subscription that ended is made again: at first, and at most.
-const RENEWAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause before a subscription that ended is made again; it doubles.
+const INITIAL_RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
 /// After a subscription that lasted this long, the pause is the first again.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 
@@ -81,7 +83,7 @@ pub(crate) struct RawRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct HandshakeError {
     /// For people.
-    pub(crate) says: String,
+    pub(crate) message: String,
     /// Whether the server answered, so that it may know the other way of greeting.
     pub(crate) answered: bool,
     /// Whether the server went away, so that its exit says more.
@@ -101,7 +103,7 @@ pub(crate) struct Connection {
     peer: Peer<RoleClient>,
     traffic: Arc<ConnectionState>,
     label: String,
-    redact: Redact,
+    redactor: Redactor,
     /// Whether parameters travel as text beside the message; else rmcp writes them.
     as_text: bool,
     running: Mutex<Option<RunningService<RoleClient, Handler>>>,
@@ -123,11 +125,11 @@ impl Connection {
         pipes: (ChildStdin, ChildStdout),
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
     ) -> Result<Self, HandshakeError> {
         let traffic = Arc::new(ConnectionState::default());
-        let lines = stdio::LineTransport::new(pipes.1, pipes.0, label, redact.clone(), traffic.clone());
-        Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redact, true).await
+        let lines = stdio::LineTransport::new(pipes.1, pipes.0, label, redactor.clone(), traffic.clone());
+        Self::greet(lines, Handler::new(traffic, QuestionPolicy::Passed), era, label, redactor, true).await
     }
 
     /// Connects to a server over HTTP and greets it.
@@ -138,14 +140,14 @@ impl Connection {
         endpoint: &Endpoint,
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
         questions: QuestionPolicy,
     ) -> Result<Self, HandshakeError> {
         let traffic = Arc::new(ConnectionState::default());
         let tapped =
             ObservedTransport { inner: endpoint.transport(traffic.clone()), traffic: traffic.clone() };
         let connection =
-            Self::greet(tapped, Handler::new(traffic, questions), era, label, redact, true).await?;
+            Self::greet(tapped, Handler::new(traffic, questions), era, label, redactor, true).await?;
         // As of 2026-07-28, rmcp makes headers of the parameters, also where that was agreed on by a
         // handshake.
         let info = connection.peer.peer_info();
@@ -158,7 +160,7 @@ impl Connection {
         handler: Handler,
         era: Era,
         label: &str,
-        redact: Redact,
+        redactor: Redactor,
         as_text: bool,
     ) -> Result<Self, HandshakeError> {
         let traffic = handler.traffic().clone();
@@ -173,12 +175,12 @@ impl Connection {
         let greeted = HandshakeGuard::new(traffic.clone());
         let running = serve_client_with_lifecycle_and_ct(handler, transport, lifecycle, ended.clone()).await;
         greeted.done();
-        let running = running.map_err(|error| HandshakeError::of(&error, &traffic, &*redact))?;
+        let running = running.map_err(|error| HandshakeError::of(&error, &traffic, &redactor))?;
         Ok(Connection {
             peer: running.peer().clone(),
             traffic,
             label: label.to_owned(),
-            redact,
+            redactor,
             as_text,
             running: Mutex::new(Some(running)),
             ended,
@@ -237,7 +239,8 @@ impl Connection {
             Err(error) => {
                 let cause = FaultCause::of_service(&error);
                 Err(Failure {
-                    fault: UpstreamError::of_service(error).map(|text| (self.redact)(text)),
+                    fault: UpstreamError::of_service(error)
+                        .map(|text| self.redactor.redact(&text).into_owned()),
                     cause,
                 })
             }
@@ -315,11 +318,11 @@ impl Connection {
         self.traffic.lists_may_differ();
     }
 
-    /// Keeps a subscription to its list changes, which a server of 2026-07-28 tells only to who asks.
+    /// Keeps a subscription to its list changes, of which a server of 2026-07-28 notifies subscribers alone.
     /// Ends when there is nothing to subscribe to.
     pub(crate) async fn subscribe(&self) {
         let Some(filter) = self.subscription() else { return };
-        let mut pause = RENEWAL.0;
+        let mut pause = INITIAL_RESUBSCRIBE_PAUSE;
         while !self.is_over() {
             let begun = Instant::now();
             match self.peer.listen(filter.clone()).await {
@@ -328,7 +331,7 @@ impl Connection {
                     while let Ok(Some(_)) = subscription.next().await {}
                     // A server that ends each one at once is asked ever less often.
                     if begun.elapsed() >= STEADY_AFTER {
-                        pause = RENEWAL.0;
+                        pause = INITIAL_RESUBSCRIBE_PAUSE;
                     }
                 }
                 Err(ServiceError::McpError(error)) if error.code == model::ErrorCode::METHOD_NOT_FOUND => {
@@ -337,7 +340,7 @@ impl Connection {
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RENEWAL.1);
+            pause = (pause * 2).min(MAX_RESUBSCRIBE_PAUSE);
             // What changes meanwhile, nobody tells.
             self.lists_may_differ();
         }
@@ -398,7 +401,7 @@ impl Drop for Abandoned<'_> {
         let reason = "the caller does not wait any more".to_owned();
         let notification =
             CancelledNotification::new(CancelledNotificationParam::new(Some(id), Some(reason)));
-        // It is queued by the first poll unless the queue is full; then the server is told nothing.
+        // It is queued by the first poll unless the queue is full; then the server is not notified.
         let mut queue = std::pin::pin!(unconstrained(self.peer.send_notification(notification.into())));
         let _ = queue.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
@@ -406,32 +409,32 @@ impl Drop for Abandoned<'_> {
 
 impl HandshakeError {
     /// A failure in which the server had no part.
-    pub(crate) fn failed(says: String) -> Self {
-        HandshakeError { says, answered: false, by_server: false, cause: FaultCause::Lost }
+    pub(crate) fn failed(message: String) -> Self {
+        HandshakeError { message, answered: false, by_server: false, cause: FaultCause::Lost }
     }
 
-    fn of(error: &ClientInitializeError, traffic: &ConnectionState, redact: &dyn Fn(&str) -> String) -> Self {
+    fn of(error: &ClientInitializeError, traffic: &ConnectionState, redactor: &Redactor) -> Self {
         use ClientInitializeError as Failed;
-        let (says, answered, cause) = match error {
+        let (message, answered, cause) = match error {
             Failed::JsonRpcError(error) => {
                 (format!("it refused the greeting: {}", error.message), true, FaultCause::Refused)
             }
             Failed::NoCompatibleProtocolVersion { server_supported, .. } => {
                 let versions: Vec<&str> = server_supported.iter().map(ProtocolVersion::as_str).collect();
-                let says = format!("it speaks only revisions that are not known: {}", versions.join(", "));
-                (says, false, FaultCause::Version)
+                let message = format!("it speaks only revisions that are not known: {}", versions.join(", "));
+                (message, false, FaultCause::Version)
             }
             Failed::ConnectionClosed(_) => (traffic.end().reason, false, FaultCause::Lost),
             Failed::TransportError { error, .. } => {
-                let says = error::describe(error.error.as_ref());
+                let message = error::describe(error.error.as_ref());
                 // A server that knows only the other greeting may refuse this one with a status.
-                let status = says.contains("unexpected server response: HTTP 4");
-                (says, status, FaultCause::of_transport(error.error.as_ref()))
+                let status = message.contains("unexpected server response: HTTP 4");
+                (message, status, FaultCause::of_transport(error.error.as_ref()))
             }
             other => (other.to_string(), false, FaultCause::Alien),
         };
         let by_server = traffic.closed().is_cancelled() && traffic.end().by_server;
-        HandshakeError { says: redact(&says), answered, by_server, cause }
+        HandshakeError { message: redactor.redact(&message).into_owned(), answered, by_server, cause }
     }
 }
 

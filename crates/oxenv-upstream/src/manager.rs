@@ -1,8 +1,8 @@
 //! The manager of upstreams: it starts the servers of a manifest, keeps them, and offers each as a toolset.
 //!
 //! Entry point: [`UpstreamManager::new`]. Invariant: what it starts ends with it, with
-//! [`UpstreamManager::close`], or with the session that it was started for; one upstream's death is told in
-//! its own toolset and nowhere else.
+//! [`UpstreamManager::close`], or with the session that it was started for; one upstream's death is
+//! reported by its own toolset alone.
 
 mod builtin;
 mod episodes;
@@ -26,11 +26,11 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::child::Supervisor;
 use crate::manifest::{Manifest, Startup, ToolsetEntry, Transport};
 use builtin::BuiltinToolset;
 use episodes::EpisodeSlots;
 use launch::LaunchContext;
+use oxenv_process::child::Supervisor;
 use slot::{InstanceSlot, SlotPhase};
 use toolset::UpstreamToolset;
 use upstream::{StartLimits, Upstream};
@@ -46,7 +46,7 @@ pub type Builtin = Arc<dyn Fn(&str) -> Option<Arc<dyn Toolset>> + Send + Sync>;
 pub struct ManagerOptions {
     /// What runs commands.
     pub supervisor: Supervisor,
-    /// The environment that every command starts from; see [`crate::child::base_environment`].
+    /// The environment that every command starts from; see [`oxenv_process::child::base_environment`].
     pub base_environment: Vec<(OsString, OsString)>,
     /// How many upstreams may be starting at once, for calls and in the background each.
     pub concurrency: usize,
@@ -132,17 +132,16 @@ impl UpstreamManager {
     /// A manager for these toolsets. Nothing is started yet.
     #[must_use]
     pub fn new(manifest: Manifest, options: ManagerOptions) -> Arc<Self> {
-        let redactor = manifest.secrets();
         let stop = CancellationToken::new();
         let launch = Arc::new(LaunchContext {
             supervisor: options.supervisor,
             base_environment: options.base_environment,
             folder: manifest.folder.clone(),
-            redact: Arc::new(move |text| redactor.redact(text).into_owned()),
+            redactor: manifest.secrets(),
             tracker: TaskTracker::new(),
             stop: stop.clone(),
         });
-        let lanes = Arc::new(StartLimits::new(options.concurrency));
+        let start_limits = Arc::new(StartLimits::new(options.concurrency));
         let manifest = Arc::new(manifest);
         let member = |entry: &ToolsetEntry| {
             let entry = entry.clone();
@@ -156,14 +155,17 @@ impl UpstreamManager {
                 return ManifestMember::Builtin { entry, toolset, shared };
             }
             let scope = known_scope(&entry, options.discover_scope);
-            let upstream =
-                Upstream::new(entry, scope, manifest.clone(), launch.clone(), lanes.clone(), options.warm);
+            let upstream = Upstream::new(
+                entry,
+                scope,
+                manifest.clone(),
+                launch.clone(),
+                start_limits.clone(),
+                options.warm,
+            );
             let stop = launch.stop.child_token();
             let shared = (scope != Some(Scope::Session))
                 .then(|| InstanceSlot::new(upstream.clone(), None, Arc::default(), stop));
-            if let Some(slot) = &shared {
-                upstream.share(slot);
-            }
             ManifestMember::Upstream { upstream, shared }
         };
         let members = manifest.toolsets.iter().map(member).collect();
@@ -184,7 +186,11 @@ impl UpstreamManager {
                 }
                 match shared {
                     Some(slot) if upstream.scope() == Some(Scope::Server) => slot.begin(),
-                    _ => upstream.discover(),
+                    Some(slot) => {
+                        upstream.discover();
+                        begin_when_shared(upstream, slot);
+                    }
+                    None => upstream.discover(),
                 }
             }
         }
@@ -318,11 +324,24 @@ impl ManifestMember {
     }
 }
 
-/// Whose the instances of an entry are; nothing where its server is to tell.
+/// Starts the instance that all sessions share, once it is known that they share it.
+fn begin_when_shared(upstream: &Arc<Upstream>, slot: &Arc<InstanceSlot>) {
+    let (upstream, slot) = (upstream.clone(), slot.clone());
+    upstream.clone().spawn(async move {
+        if upstream.scope_known().await == Some(Scope::Server) {
+            slot.begin();
+        }
+    });
+}
+
+/// The scope of the instances of an entry; `None` where its server decides.
 fn known_scope(entry: &ToolsetEntry, discover: bool) -> Option<Scope> {
     let asked = entry.may_give_sessions();
     if asked && !discover {
-        tracing::info!(toolset = %entry.name, "scope: server, because none is written: all sessions share it");
+        tracing::info!(
+            toolset = %entry.name,
+            "scope: server, because none is written: all sessions share it"
+        );
     }
     (!asked || !discover).then_some(entry.scope)
 }

@@ -1,11 +1,13 @@
 //! `tools.yaml`: which toolsets there are, how each is started, and who may call what.
 //!
 //! Entry point: [`Manifest::load`]. Invariant: a manifest that was read is whole, and what cannot be
-//! kept is refused: every problem is told at once, with its line and column, and no key is ignored.
+//! kept is refused: every problem is reported at once, with its line and column, and no key is ignored.
 
 mod check;
 mod entry;
 mod import;
+mod keys;
+mod name;
 mod node;
 mod problem;
 mod reader;
@@ -23,7 +25,8 @@ use std::time::Duration;
 
 use oxenv_core::{ForkMode, Rules, Scope};
 
-use crate::secret::{Redactor, Secret};
+use entry::EntryList;
+use oxenv_process::secret::{Redactor, Secret};
 use reader::{Reader, YamlValue};
 
 pub use check::find_command;
@@ -82,7 +85,7 @@ pub struct ToolsetEntry {
     pub timeout: Duration,
     /// How long a start may take, up to the first list of tools.
     pub start_timeout: Duration,
-    /// What a reset does to it; by default it is restarted if its server is told the seed, else kept.
+    /// What a reset does to it; by default it is restarted if its server gets the seed, else kept.
     pub on_reset: OnReset,
     /// How its state follows a fork of the session.
     pub on_fork: ForkMode,
@@ -217,16 +220,16 @@ impl Manifest {
     /// # Errors
     /// Every problem, if one of them is an error.
     pub fn parse(text: &str, path: Option<&Path>, lookup: Lookup<'_>) -> ParsedManifest {
-        let (root, faults) = node::read(text)
+        let document = node::read(text)
             .map_err(|fault| vec![file_problem(path, fault.at, fault.message, fault.suggestion)])?;
         let folder = folder(path);
         let mut reader = Reader::new(file_name(path), folder.clone(), lookup);
-        for fault in faults {
+        for fault in document.faults {
             reader.report(Severity::Error, fault.at, "", &fault.message, fault.suggestion);
         }
-        let read = entry::read_manifest(&YamlValue::root(&root), &mut reader);
+        let read = entry::read_manifest(&YamlValue::root(&document.root), &mut reader);
         match read {
-            Some((prefix, toolsets)) if reader.is_clean() => {
+            Some(EntryList { prefix, toolsets }) if reader.is_clean() => {
                 let version = entry::VERSION.to_owned();
                 let path = path.map(Path::to_owned);
                 Ok((Manifest { version, prefix, toolsets, path, folder }, reader.into_problems()))
@@ -274,7 +277,7 @@ impl Transport {
         }
     }
 
-    /// Whether its server is told the seed.
+    /// Whether its server gets the seed.
     pub(crate) fn needs_seed(&self) -> bool {
         self.texts().iter().any(|text| text.needs_seed())
     }

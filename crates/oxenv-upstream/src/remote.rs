@@ -1,4 +1,5 @@
-//! MCP servers over Streamable HTTP for who is no toolset: one connection at a time, with typed failures.
+//! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed
+//! failures.
 //!
 //! Entry point: [`RemoteEndpoint::connect`].
 //! Invariant: a request is sent once; a fault says whether it was delivered. Headers go to the endpoint's own
@@ -17,12 +18,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
-use crate::child::Redact;
 use crate::client::{
     Connection, Endpoint, Era, Failure, FaultCause, HandshakeError, Pages, QuestionPolicy, RawRequest,
     UpstreamError, list_tools, tool_result,
 };
-use crate::secret::{Redactor, Secret};
+use oxenv_process::secret::{Redactor, Secret};
 
 pub use fault::{RemoteError, RemoteErrorKind};
 
@@ -31,7 +31,7 @@ pub struct RemoteEndpoint {
     /// Nothing once it was closed.
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     shown: String,
-    redact: Redact,
+    redactor: Redactor,
     /// How the server was greeted with success.
     era: Mutex<Era>,
 }
@@ -63,16 +63,15 @@ impl RemoteEndpoint {
     pub fn new(url: &str, headers: &[(String, Secret)], connect_timeout: Duration) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|error| format!("the url cannot be used: {error}"))?;
         let redactor = Redactor::new(&secrets(&parsed, headers));
-        let redact: Redact = Arc::new(move |text| redactor.redact(text).into_owned());
-        let shown = redact(without_user(&parsed).as_str());
+        let shown = redactor.redact(without_user(&parsed).as_str()).into_owned();
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(format!("the url {shown} is none of http or https"));
         }
         let endpoint = Endpoint::new(&Secret::new(url), headers, connect_timeout)
-            .map_err(|why| format!("{shown}: {}", redact(&why)))?
+            .map_err(|why| format!("{shown}: {}", redactor.redact(&why)))?
             .without_renewal();
         let endpoint = Mutex::new(Some(Arc::new(endpoint)));
-        Ok(RemoteEndpoint { endpoint, shown, redact, era: Mutex::new(Era::Handshake) })
+        Ok(RemoteEndpoint { endpoint, shown, redactor, era: Mutex::new(Era::Handshake) })
     }
 
     /// Its URL for people: without user and password, and with `***` for the values of its query.
@@ -121,8 +120,8 @@ impl RemoteEndpoint {
         era: Era,
         deadline: Instant,
     ) -> Result<Remote, HandshakeError> {
-        let redact = self.redact.clone();
-        let greeted = Connection::over_http(endpoint, era, &self.shown, redact, QuestionPolicy::Refused);
+        let redactor = self.redactor.clone();
+        let greeted = Connection::over_http(endpoint, era, &self.shown, redactor, QuestionPolicy::Refused);
         match timeout_at(deadline, greeted).await {
             Ok(connection) => Ok(Remote { connection: connection? }),
             Err(_) => Err(HandshakeError {
@@ -179,8 +178,8 @@ impl Remote {
         self.connection.list_change().await;
     }
 
-    /// Keeps a subscription to changes of its list where servers tell only who asks; ends where none is
-    /// needed.
+    /// Keeps a subscription to changes of its list where servers notify subscribers alone; ends where none
+    /// is needed.
     pub async fn subscribe(&self) {
         self.connection.subscribe().await;
     }
@@ -251,11 +250,11 @@ mod tests {
         let shown = endpoint("http://user:hunter22@host/mcp?token=abcdefgh&a=1", &[]).unwrap();
         assert_eq!(shown.url(), "http://host/mcp?token=***&a=1");
         for url in ["ftp://user:hunter22@host/", "http://", "host"] {
-            let says = endpoint(url, &[]).err().unwrap();
-            assert!(says.contains("url") && !says.contains("hunter22"), "{says}");
+            let message = endpoint(url, &[]).err().unwrap();
+            assert!(message.contains("url") && !message.contains("hunter22"), "{message}");
         }
         let headers = [("x-key".to_owned(), Secret::new("hunter\n22"))];
-        let says = endpoint("http://host/", &headers).err().unwrap();
-        assert!(says.contains("x-key") && !says.contains("hunter"), "{says}");
+        let message = endpoint("http://host/", &headers).err().unwrap();
+        assert!(message.contains("x-key") && !message.contains("hunter"), "{message}");
     }
 }

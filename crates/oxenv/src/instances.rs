@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceInfo, Provider, ProviderCode, ProviderError};
-use oxenv_upstream::child::{Supervisor, base_environment};
 
 use crate::commands::print;
 use crate::env;

@@ -41,7 +41,7 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Supervise { .. } = cli.command {
-        return oxenv_upstream::supervise::main(&["supervise"]);
+        return oxenv_process::supervise::main(&["supervise"]);
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{AuditSink, Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
-use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
 
@@ -151,7 +151,8 @@ fn with_manifest(
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
         .map_err(|error| usage(error.to_string()))?;
     let options = ManagerOptions {
-        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"]).holding(workspaces.lock_path()),
+        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"])
+            .with_shared_lock(workspaces.lock_path()),
         base_environment: base_environment(&env::lookup),
         concurrency: MAX_CONCURRENT_STARTS,
         warm: WARM_INSTANCES,

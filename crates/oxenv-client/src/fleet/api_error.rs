@@ -177,7 +177,7 @@ fn page_text(page: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oxenv_upstream::secret::Secret;
+    use oxenv_process::secret::Secret;
 
     use super::*;
 

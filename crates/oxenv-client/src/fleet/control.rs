@@ -8,7 +8,7 @@ use oxenv_core::after;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use oxenv_upstream::secret::Secret;
+use oxenv_process::secret::Secret;
 use oxenv_wire::Delivered;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};

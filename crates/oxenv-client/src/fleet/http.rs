@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use oxenv_upstream::secret::{Redactor, Secret};
+use oxenv_process::secret::{Redactor, Secret};
 use oxenv_wire::Delivered;
 use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};

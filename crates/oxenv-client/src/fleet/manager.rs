@@ -6,7 +6,7 @@
 use oxenv_core::after;
 use std::time::Duration;
 
-use oxenv_upstream::secret::Secret;
+use oxenv_process::secret::Secret;
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use parking_lot::Mutex;
 use reqwest::header::HeaderMap;

@@ -7,7 +7,7 @@ use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_upstream::secret::Secret;
+use oxenv_process::secret::Secret;
 use oxenv_wire::Phase;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oxenv_client::{Code, Conflict, MultiplexOptions, Multiplexer, Strictness};
 use oxenv_core::{SessionStore, StoreLimits};
+use oxenv_process::secret::Secret;
 use oxenv_server::{Server, ServerConfig};
-use oxenv_upstream::secret::Secret;
 use oxenv_wire::Delivered;
 use rmcp::model::ProtocolVersion;
 use serde_json::json;

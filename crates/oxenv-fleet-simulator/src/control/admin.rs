@@ -9,8 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::error_response;
-use crate::connections::JsonResponse;
+use crate::connections::{JsonResponse, error_response};
 use crate::fault::Fault;
 use crate::log::{Destination, LoggedRequest};
 use crate::state::SimulatorState;
@@ -43,7 +42,8 @@ pub(super) fn handle(simulator: &SimulatorState, method: &Method, path: &str, bo
         },
         _ => error_response(
             StatusCode::NOT_FOUND,
-            "the simulator has GET requests, GET, POST and DELETE faults, POST expire/ID, POST advance/SECONDS",
+            "the simulator has GET requests, GET, POST and DELETE faults, POST expire/ID, \
+             POST advance/SECONDS",
         ),
     }
 }

@@ -14,13 +14,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::environments::{self, REGIONS};
-use super::{SimulatedEnvironment, error_response};
-use crate::connections::JsonResponse;
+use crate::connections::{JsonResponse, error_response};
+use crate::environments::{self, REGIONS, SimulatedEnvironment};
 use crate::fault::PendingOutcome;
-use crate::instance::{InstanceConfig, SimulatedInstance};
-use crate::simulator::InstanceStatus;
+use crate::instance::{InstanceConfig, SimulatedInstance, host};
 use crate::state::{CreateOutcome, SimulatorState};
+use crate::view::InstanceStatus;
 
 /// The longest that a create is held.
 const MAX_CREATE_WAIT: Duration = Duration::from_secs(3600);
@@ -77,7 +76,8 @@ pub(super) async fn create(
             let limit = simulator.options.instance_limit;
             error_response(
                 StatusCode::FORBIDDEN,
-                json!({"error_type": "instance_limit_exceeded", "running_instances": held, "instance_limit": limit,
+                json!({"error_type": "instance_limit_exceeded", "running_instances": held,
+                    "instance_limit": limit,
                     "message": format!("You have {held} running instances out of a maximum of {limit}")}),
             )
         }
@@ -134,7 +134,7 @@ fn create_instance(
         seed: wanted.seed.unwrap_or_default(),
         outcome,
     };
-    SimulatedInstance::start(simulator, id, team.to_owned(), made)
+    host::start_instance(simulator, id, team.to_owned(), made)
 }
 
 /// A body that does not fit, in the words of the framework that Fleet is built with.

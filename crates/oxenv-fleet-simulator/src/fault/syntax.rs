@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Effect, Fault, FaultResponse, FaultTarget, PendingOutcome, ResponseBody};
 
-/// Effects that are told by a name alone.
+/// Effects that are written as a name alone.
 const NAMES: [(&str, Effect); 22] = [
     ("drop", Effect::Drop),
     ("drop-after", Effect::DropAfter),
@@ -225,7 +225,8 @@ fn default_response(status: u16) -> FaultResponse {
         404 => FaultResponse::detail(404, "Not Found"),
         422 => FaultResponse::json(
             422,
-            json!({"detail": [{"type": "missing", "loc": ["body", "env_key"], "msg": "Field required", "input": {}}]}),
+            json!({"detail": [{"type": "missing", "loc": ["body", "env_key"], "msg": "Field required",
+                "input": {}}]}),
         ),
         429 => FaultResponse::detail(429, "Rate limit exceeded"),
         502 | 504 => reply(ResponseBody::Html(format!(
@@ -243,8 +244,8 @@ fn named_response(name: &str) -> Option<FaultResponse> {
     Some(match name {
         "limit" => FaultResponse::json(
             403,
-            json!({"detail": {"error_type": "instance_limit_exceeded", "message": limit, "running_instances": 10,
-                "instance_limit": 10}}),
+            json!({"detail": {"error_type": "instance_limit_exceeded", "message": limit,
+                "running_instances": 10, "instance_limit": 10}}),
         ),
         "403-limit" => {
             FaultResponse::detail(403, &format!("Instance limit reached. {limit}. Please stop one."))

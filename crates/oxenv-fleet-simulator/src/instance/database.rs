@@ -11,9 +11,8 @@ use parking_lot::Mutex;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, Value as Sql, ValueRef};
 use rusqlite::{Connection, InterruptHandle, Row, params_from_iter};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
-
-use super::manager::QueryBody;
 
 /// The longest that a query may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,6 +34,14 @@ const SUBJECTS: [&str; 8] = [
 const TROUBLES: [&str; 6] =
     ["is slow", "loses a row", "shows a wrong date", "fails twice", "needs a test", "has no title"];
 const PEOPLE: [&str; 4] = ["ada", "grace", "edsger", "barbara"];
+
+/// The body of a query.
+#[derive(Deserialize)]
+pub(super) struct QueryBody {
+    pub(super) query: String,
+    pub(super) args: Option<Vec<Value>>,
+    pub(super) read_only: Option<bool>,
+}
 
 /// Both databases.
 pub(super) struct Databases {
@@ -94,7 +101,8 @@ impl Databases {
         };
         let outcome = database.on_thread(work).await;
         Some(outcome.unwrap_or_else(|error| {
-            json!({"success": false, "columns": null, "rows": null, "rows_affected": null, "last_insert_id": null,
+            json!({"success": false, "columns": null, "rows": null, "rows_affected": null,
+                "last_insert_id": null,
                 "error": error.to_string(), "message": "Query failed"})
         }))
     }
@@ -179,7 +187,8 @@ fn interrupted() -> rusqlite::Error {
 /// Empties the database and puts in what the seed says.
 fn seed_database(connection: &mut Connection, seed: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for (kind, name, _) in schema_objects(&transaction)? {
+    for SchemaObject { is_table, name, .. } in schema_objects(&transaction)? {
+        let kind = if is_table { "TABLE" } else { "VIEW" };
         transaction.execute(&format!("DROP {kind} \"{}\"", name.replace('"', "\"\"")), [])?;
     }
     transaction.execute_batch(SCHEMA)?;
@@ -200,23 +209,32 @@ fn seed_database(connection: &mut Connection, seed: i64) -> rusqlite::Result<()>
     transaction.commit()
 }
 
-/// Views, then tables: what each is, its name and its text.
-fn schema_objects(connection: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
+/// A view or a table.
+struct SchemaObject {
+    is_table: bool,
+    name: String,
+    sql: String,
+}
+
+/// All views, then all tables.
+fn schema_objects(connection: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
     let mut statement = connection.prepare(
-        "SELECT type, name, sql FROM sqlite_schema
-         WHERE type IN ('view', 'table') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type DESC, rowid",
+        "SELECT type = 'table', name, sql FROM sqlite_schema
+         WHERE type IN ('view', 'table') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+         ORDER BY type DESC, rowid",
     )?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let rows = statement.query_map([], |row| {
+        Ok(SchemaObject { is_table: row.get(0)?, name: row.get(1)?, sql: row.get(2)? })
+    })?;
     rows.collect()
 }
 
-fn user_tables(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
-    let things = schema_objects(connection)?.into_iter();
-    Ok(things.filter(|(kind, ..)| kind == "table").map(|(_, name, sql)| (name, sql)).collect())
+fn user_tables(connection: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
+    Ok(schema_objects(connection)?.into_iter().filter(|object| object.is_table).collect())
 }
 
 fn describe_tables(connection: &Connection) -> rusqlite::Result<Vec<Value>> {
-    let described = user_tables(connection)?.into_iter().map(|(name, sql)| {
+    let described = user_tables(connection)?.into_iter().map(|SchemaObject { name, sql, .. }| {
         let columns = query_objects(connection, "SELECT * FROM pragma_table_info(?)", &[json!(name)])?;
         Ok(json!({"name": name, "sql": sql, "columns": columns}))
     });
@@ -224,7 +242,7 @@ fn describe_tables(connection: &Connection) -> rusqlite::Result<Vec<Value>> {
 }
 
 fn dump_tables(connection: &mut Connection) -> rusqlite::Result<Vec<Value>> {
-    let tables = user_tables(connection)?.into_iter().map(|(name, sql)| {
+    let tables = user_tables(connection)?.into_iter().map(|SchemaObject { name, sql, .. }| {
         let mut statement =
             connection.prepare(&format!("SELECT * FROM \"{}\"", name.replace('"', "\"\"")))?;
         let rows = query_rows(&mut statement, &[])?;

@@ -4,6 +4,7 @@
 //! instance ends is not answered.
 
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
 use axum::http::request::Parts;
@@ -13,47 +14,71 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 
-use super::SimulatedInstance;
+use super::context::InstanceContext;
 use super::database::Databases;
-use super::mcp::{McpEndpoint, McpServerKind};
+use super::lifecycle::SimulatedLifecycle;
+use super::mcp::McpEndpoint;
 use super::route::{InstanceRoute, is_manager};
-use crate::connections::{ConnectionClosed, JsonResponse, RequestHandler};
-use crate::control::error_response;
+use super::tools::McpServerKind;
+use super::{InstanceConfig, SimulatedInstance};
+use crate::connections::{ConnectionClosed, Connections, JsonResponse, RequestHandler, error_response};
 use crate::fault::{Effect, RequestFaults};
 use crate::log::{Destination, LoggedRequest};
 use crate::options::McpAuth;
-use crate::simulator::InstanceStatus;
 use crate::state::SimulatorState;
+use crate::view::InstanceStatus;
 
 const RUNNER_TOKEN: &str = "x-runner-token";
 
 /// The host of an instance.
-pub(super) struct InstanceHost {
-    pub(super) instance: Arc<SimulatedInstance>,
-    pub(super) state: Arc<SimulatorState>,
-    pub(super) databases: Arc<Databases>,
+struct InstanceHost {
+    context: InstanceContext,
     mcp: McpEndpoint,
     aggregator: McpEndpoint,
 }
 
+/// Starts an instance, which begins to listen.
+///
+/// # Errors
+/// If there is no free port, or its databases cannot be made.
+pub(crate) fn start_instance(
+    state: &Arc<SimulatorState>,
+    id: String,
+    team: String,
+    config: InstanceConfig,
+) -> io::Result<Arc<SimulatedInstance>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let root = format!("http://{}/", listener.local_addr()?);
+    let lifecycle = SimulatedLifecycle::new(state.clock.now(), state.options.provisioning_delay, &config);
+    let instance = Arc::new(SimulatedInstance::new(id, team, root, lifecycle, config));
+    if !state.faults.take_refusal() {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let host = InstanceHost::new(Arc::clone(&instance), Arc::clone(state))?;
+        *instance.connections.lock() = Some(Arc::new(Connections::serve(listener, Arc::new(host))));
+    }
+    Ok(instance)
+}
+
 impl InstanceHost {
-    pub(super) fn new(instance: Arc<SimulatedInstance>, simulator: Arc<SimulatorState>) -> io::Result<Self> {
+    fn new(instance: Arc<SimulatedInstance>, state: Arc<SimulatorState>) -> io::Result<Self> {
         let databases = Databases::new(instance.config.seed).map_err(io::Error::other)?;
-        let (mcp, aggregator) =
-            (McpEndpoint::new(McpServerKind::Environment), McpEndpoint::new(McpServerKind::Aggregator));
-        Ok(InstanceHost { instance, state: simulator, databases: Arc::new(databases), mcp, aggregator })
+        let context = InstanceContext { instance, state, databases };
+        let mcp = McpEndpoint::new(McpServerKind::Environment);
+        let aggregator = McpEndpoint::new(McpServerKind::Aggregator);
+        Ok(InstanceHost { context, mcp, aggregator })
     }
 
     async fn respond(&self, parts: Parts, body: Bytes) -> Result<Response, ConnectionClosed> {
-        let to = Destination::Instance(self.instance.id.clone());
-        self.state.log.add(LoggedRequest::new(to, &parts, body.clone()));
-        let (clock, path) = (&self.state.clock, parts.uri.path());
+        let to = Destination::Instance(self.context.instance.id.clone());
+        self.context.state.log.add(LoggedRequest::new(to, &parts, body.clone()));
+        let (clock, path) = (&self.context.state.clock, parts.uri.path());
         let route = InstanceRoute::parse(&parts.method, path, &body);
         let place = route.map_or(crate::fault::FaultTarget::Instance, InstanceRoute::fault_target);
-        let faults = self.state.faults.take_for(place);
+        let faults = self.context.state.faults.take_for(place);
         match faults.instead {
             Some(Effect::Expire) => {
-                self.instance.end(clock.now());
+                self.context.instance.end(clock.now());
                 return Err(ConnectionClosed);
             }
             Some(Effect::LoseSession) => {
@@ -77,14 +102,14 @@ impl InstanceHost {
         body: &Bytes,
         faults: &RequestFaults,
     ) -> Response {
-        if self.instance.status(self.state.clock.now()) != InstanceStatus::Running {
+        if self.context.instance.status(self.context.state.clock.now()) != InstanceStatus::Running {
             return (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream").into_response();
         }
-        let gated = self.state.options.runner_gate && is_manager(parts.uri.path());
+        let gated = self.context.state.options.runner_gate && is_manager(parts.uri.path());
         if gated && !self.has_runner_token(parts) {
             return error_response(StatusCode::NOT_FOUND, "Not Found");
         }
-        let environment = self.instance.config.environment;
+        let environment = self.context.instance.config.environment;
         match route {
             Err(status) => error_response(status, status.canonical_reason().unwrap_or_default()),
             Ok(InstanceRoute::Mcp(_)) if environment.own_mcp => {
@@ -100,7 +125,7 @@ impl InstanceHost {
                 let path = parts.uri.path();
                 JsonResponse(json!({"application": environment.key, "path": path})).into_response()
             }
-            Ok(route) => self.manager(route, body, faults).await,
+            Ok(route) => self.context.manage(route, body, faults).await,
         }
     }
 
@@ -111,7 +136,7 @@ impl InstanceHost {
         body: &Bytes,
         faults: &RequestFaults,
     ) -> Response {
-        match self.state.options.mcp_auth {
+        match self.context.state.options.mcp_auth {
             McpAuth::Bearer if !self.has_key(parts) => {
                 let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
                 (challenge, error_response(StatusCode::UNAUTHORIZED, "Invalid API key")).into_response()
@@ -119,7 +144,7 @@ impl InstanceHost {
             McpAuth::Runner if !self.has_runner_token(parts) => {
                 error_response(StatusCode::NOT_FOUND, "Not Found")
             }
-            _ => endpoint.handle(self, parts, body, faults).await,
+            _ => endpoint.handle(&self.context, parts, body, faults).await,
         }
     }
 
@@ -130,13 +155,18 @@ impl InstanceHost {
 
     fn has_runner_token(&self, parts: &Parts) -> bool {
         let token = parts.headers.get(RUNNER_TOKEN).and_then(|token| token.to_str().ok());
-        token == Some(self.state.options.runner_token.as_str())
+        token == Some(self.context.state.options.runner_token.as_str())
     }
 
     fn has_key(&self, parts: &Parts) -> bool {
         let sent = parts.headers.get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
         let Some(key) = sent.and_then(|sent| sent.strip_prefix("Bearer ")) else { return false };
-        self.state.options.keys.iter().any(|known| known.key == key && known.team == self.instance.team)
+        self.context
+            .state
+            .options
+            .keys
+            .iter()
+            .any(|known| known.key == key && known.team == self.context.instance.team)
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use super::InstanceConfig;
+use super::config::InstanceConfig;
 use crate::fault::PendingOutcome;
-use crate::simulator::InstanceStatus;
+use crate::view::InstanceStatus;
 
 /// The life of an instance, in the times of the clock.
 pub(super) struct SimulatedLifecycle {

@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::host::InstanceHost;
+use super::context::InstanceContext;
+use super::database::QueryBody;
 use super::route::InstanceRoute;
 use super::verifier;
-use crate::connections::JsonResponse;
-use crate::control::error_response;
+use crate::connections::{JsonResponse, error_response};
 use crate::fault::{Effect, RequestFaults};
 
 #[derive(Deserialize, Default)]
@@ -24,21 +24,15 @@ struct ResetBody {
 }
 
 #[derive(Deserialize)]
-pub(super) struct QueryBody {
-    pub(super) query: String,
-    pub(super) args: Option<Vec<Value>>,
-    pub(super) read_only: Option<bool>,
-}
-
-#[derive(Deserialize)]
 struct VerifyBody {
     function_code: String,
     function_name: String,
     text_solution: Option<String>,
 }
 
-impl InstanceHost {
-    pub(super) async fn manager(
+impl InstanceContext {
+    /// Handles a request to the manager.
+    pub(super) async fn manage(
         &self,
         route: InstanceRoute<'_>,
         body: &Bytes,

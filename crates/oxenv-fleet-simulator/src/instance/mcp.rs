@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::host::InstanceHost;
-use super::tools;
+use super::context::InstanceContext;
+use super::tools::{self, McpServerKind, RpcError};
 use crate::connections::JsonResponse;
 use crate::fault::{Effect, RequestFaults};
 use crate::options::Framing;
@@ -21,24 +21,6 @@ use crate::options::Framing;
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 /// The newest last.
 const VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
-
-/// Which server an endpoint is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum McpServerKind {
-    /// The environment's own, `/mcp`.
-    Environment,
-    /// `/api/v1/mcp`.
-    Aggregator,
-}
-
-impl McpServerKind {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            McpServerKind::Environment => "mcp",
-            McpServerKind::Aggregator => "api/v1/mcp",
-        }
-    }
-}
 
 /// Sessions of one endpoint that live at once; the oldest makes room for another.
 const MAX_SESSIONS: u64 = 10_000;
@@ -55,21 +37,9 @@ struct McpSessions {
     made: u64,
 }
 
-/// An error of JSON-RPC.
-pub(super) struct RpcError {
-    code: i32,
-    message: String,
-}
-
-impl RpcError {
-    pub(super) fn new(code: i32, message: impl Into<String>) -> Self {
-        RpcError { code, message: message.into() }
-    }
-}
-
 impl McpEndpoint {
-    pub(super) fn new(which: McpServerKind) -> Self {
-        McpEndpoint { kind: which, sessions: Mutex::default() }
+    pub(super) fn new(kind: McpServerKind) -> Self {
+        McpEndpoint { kind, sessions: Mutex::default() }
     }
 
     pub(super) fn forget_sessions(&self) {
@@ -78,7 +48,7 @@ impl McpEndpoint {
 
     pub(super) async fn handle(
         &self,
-        host: &InstanceHost,
+        context: &InstanceContext,
         parts: &Parts,
         body: &Bytes,
         faults: &RequestFaults,
@@ -108,17 +78,17 @@ impl McpEndpoint {
         if id.is_null() {
             return StatusCode::ACCEPTED.into_response();
         }
-        let outcome = self.call_method(host, method, &message["params"], faults).await;
+        let outcome = self.call_method(context, method, &message["params"], faults).await;
         let reply = match outcome {
             Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
             Err(error) => json!({"jsonrpc": "2.0", "id": id,
                 "error": {"code": error.code, "message": error.message}}),
         };
-        let mut response = frame_reply(&reply, host.state.options.framing, faults);
-        let sessions = host.state.options.mcp_sessions && !faults.has(&Effect::NoSession);
+        let mut response = frame_reply(&reply, context.state.options.framing, faults);
+        let sessions = context.state.options.mcp_sessions && !faults.has(&Effect::NoSession);
         if method == "initialize"
             && sessions
-            && let Ok(id) = HeaderValue::from_str(&self.open_session(&host.instance.id))
+            && let Ok(id) = HeaderValue::from_str(&self.open_session(&context.instance.id))
         {
             response.headers_mut().insert(SESSION_ID, id);
         }
@@ -127,7 +97,7 @@ impl McpEndpoint {
 
     async fn call_method(
         &self,
-        host: &InstanceHost,
+        context: &InstanceContext,
         method: &str,
         params: &Value,
         faults: &RequestFaults,
@@ -142,7 +112,7 @@ impl McpEndpoint {
                     return Err(RpcError::new(-32602, "a call names a tool"));
                 };
                 let result =
-                    tools::call(self.kind, &host.databases, name, &params["arguments"], faults).await?;
+                    tools::call(self.kind, &context.databases, name, &params["arguments"], faults).await?;
                 if faults.has(&Effect::IsError) {
                     let text = format!("{name} failed, as it was told to");
                     return Ok(json!({"content": [{"type": "text", "text": text}], "isError": true}));

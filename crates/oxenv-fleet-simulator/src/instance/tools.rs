@@ -6,7 +6,6 @@
 use serde_json::{Value, json};
 
 use super::database::Databases;
-use super::mcp::{McpServerKind, RpcError};
 use crate::fault::{Effect, RequestFaults};
 
 /// One grey pixel, as PNG in base64.
@@ -17,10 +16,40 @@ const SCREENSHOT: &str =
 const ACTIONS: [&str; 8] =
     ["screenshot", "left_click", "right_click", "double_click", "type", "key", "scroll", "wait"];
 
-pub(super) fn list(which: McpServerKind) -> Value {
+/// An MCP server of an instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum McpServerKind {
+    /// The environment's own, `/mcp`.
+    Environment,
+    /// `/api/v1/mcp`.
+    Aggregator,
+}
+
+impl McpServerKind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            McpServerKind::Environment => "mcp",
+            McpServerKind::Aggregator => "api/v1/mcp",
+        }
+    }
+}
+
+/// An error of JSON-RPC.
+pub(super) struct RpcError {
+    pub(super) code: i32,
+    pub(super) message: String,
+}
+
+impl RpcError {
+    pub(super) fn new(code: i32, message: impl Into<String>) -> Self {
+        RpcError { code, message: message.into() }
+    }
+}
+
+pub(super) fn list(kind: McpServerKind) -> Value {
     let text = json!({"type": "string"});
     let number = json!({"type": "integer"});
-    match which {
+    match kind {
         McpServerKind::Environment => json!([
             tool("create_issue", "Creates an issue", &json!({"title": text, "assignee": text}), &["title"]),
             tool("get_issue", "One issue", &json!({"id": number}), &["id"]),
@@ -61,7 +90,7 @@ fn tool(name: &str, description: &str, properties: &Value, required: &[&str]) ->
 
 /// Calls a tool. Wrong arguments are an error of the tool, an unknown tool one of the protocol.
 pub(super) async fn call(
-    which: McpServerKind,
+    kind: McpServerKind,
     databases: &Databases,
     name: &str,
     arguments: &Value,
@@ -69,7 +98,7 @@ pub(super) async fn call(
 ) -> Result<Value, RpcError> {
     let text = |key: &str| arguments[key].as_str().map(|text| json!(text));
     let number = |key: &str| arguments[key].as_i64().map(|number| json!(number));
-    let (sql, args) = match (which, name) {
+    let (sql, args) = match (kind, name) {
         (McpServerKind::Environment, "create_issue") => (
             "INSERT INTO issues (title, status, assignee) VALUES (?, 'open', ?) RETURNING *",
             vec![text("title"), Some(text("assignee").unwrap_or_default())],

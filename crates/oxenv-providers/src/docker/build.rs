@@ -59,16 +59,16 @@ impl DockerProvider {
             let piece = receiver.recv().await?;
             Some((piece, receiver))
         });
-        let mut told = self.docker.build_image(options, None, Some(bollard::body_try_stream(body)));
+        let mut events = self.docker.build_image(options, None, Some(bollard::body_try_stream(body)));
         let mut log = BuildLog::default();
         let failed = loop {
-            match told.next().await {
+            match events.next().await {
                 Some(Ok(info)) => log.add(info, progress),
                 Some(Err(error)) => break Some(error),
                 None => break None,
             }
         };
-        drop(told);
+        drop(events);
         // What is wrong with the folder says more than what the daemon makes of its half.
         if let Ok(Err(error)) = packing.await
             && (failed.is_none() || !log.has_begun())

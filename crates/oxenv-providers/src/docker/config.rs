@@ -17,7 +17,7 @@ use crate::process::{now_us, socket_in};
 use crate::spec::{InstanceSpec, ListenAddress};
 use crate::validate::{self, invalid_spec};
 
-/// Our labels: the instance's name, who started it, whether it outlives that, where it is reached if no port
+/// Our labels: the instance's name, its owner, whether it outlives that, where it is reached if no port
 /// is published, and when it was made.
 pub(super) const NAME_LABEL: &str = "dev.oxenv.name";
 pub(super) const OWNER_LABEL: &str = "dev.oxenv.owner";

@@ -11,7 +11,8 @@ use bollard::query_parameters::{
     LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt};
-use oxenv_upstream::secret::Redactor;
+use oxenv_process::child::describe_signal;
+use oxenv_process::secret::Redactor;
 
 use super::background_stop::stop_in_background;
 use super::{DockerProvider, daemon_error};
@@ -43,7 +44,7 @@ impl Container {
     pub(super) async fn wait_for_exit(&self) -> Result<String, ProviderError> {
         let docker = &self.provider.docker;
         loop {
-            // Its status is told by what is asked next; a daemon that breaks off is asked again.
+            // The next request tells its status; a daemon that breaks off is asked again.
             let mut waits = std::pin::pin!(docker.wait_container(&self.id, None));
             let waited = waits.next().await;
             let what = format!("the container of '{}' cannot be seen", self.name);
@@ -155,7 +156,7 @@ fn describe_exit(state: &ContainerState) -> String {
     match (state.oom_killed, code, problem) {
         (Some(true), _, _) => format!("was ended because it needed more memory than it may (code {code})"),
         (_, code, Some(problem)) => format!("exited with code {code}: {problem}"),
-        (_, 129..=192, None) => format!("was ended by signal {}", code - 128),
+        (_, 129..=192, None) => describe_signal((code - 128) as i32),
         (_, code, None) => format!("exited with code {code}"),
     }
 }
@@ -172,7 +173,7 @@ mod tests {
             ..ContainerState::default()
         };
         assert_eq!(describe_exit(&state(false, 0)), "exited with code 0");
-        assert_eq!(describe_exit(&state(false, 137)), "was ended by signal 9");
+        assert_eq!(describe_exit(&state(false, 137)), "was ended by signal 9 (SIGKILL)");
         assert!(describe_exit(&state(true, 137)).contains("more memory"));
     }
 }

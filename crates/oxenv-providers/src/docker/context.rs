@@ -1,7 +1,7 @@
 //! The folder that an image is built from, as the tar archive that the daemon reads.
 //!
 //! Invariant: owners and times of this machine are not in it, and no link leads out of the folder. It is read
-//! while it is sent, so its size does not matter; who stops to listen ends the reading.
+//! while it is sent, so its size does not matter; a receiver that is dropped ends the reading.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};

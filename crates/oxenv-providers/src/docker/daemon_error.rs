@@ -27,9 +27,9 @@ pub(super) fn unavailable(endpoint: &DaemonAddress, error: &Error) -> ProviderEr
         Error::SocketNotFoundError(_) => "there is no such socket".to_owned(),
         error => root_cause(error),
     };
-    let says =
+    let message =
         format!("no Docker daemon answers at {endpoint} ({why}); start one, or name another in DOCKER_HOST");
-    ProviderError::new(ProviderCode::ProviderUnavailable, says)
+    ProviderError::new(ProviderCode::ProviderUnavailable, message)
 }
 
 /// The status that the daemon answered with, if it answered.

@@ -297,7 +297,8 @@ mod tests {
             pattern in "(\\*\\*/|[ab*?]{1,3}/|\\[\\^?[ab]\\]?/|\\\\[ab*]?/){1,5}",
             path in "([ab*]{1,3}/){0,5}[ab]{1,3}",
         ) {
-            let parts: Vec<String> = pattern.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+            let parts = pattern.split('/').filter(|part| !part.is_empty());
+            let parts: Vec<String> = parts.map(str::to_owned).collect();
             let path: Vec<&str> = path.split('/').collect();
             let defined = (1..=path.len()).any(|end| defined_path(&parts, &path[..end]));
             prop_assert_eq!(IgnorePattern { negated: false, parts }.matches(&path), defined);

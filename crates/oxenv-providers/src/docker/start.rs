@@ -79,8 +79,8 @@ impl DockerProvider {
             }
             ContainerNetwork::Socket(path) => {
                 let port_forward = PortForward::open(path.clone()).await.map_err(|error| {
-                    let says = format!("no port of the loopback address can be had: {error}");
-                    ProviderError::new(ProviderCode::StartFailed, says)
+                    let message = format!("no port of the loopback address can be had: {error}");
+                    ProviderError::new(ProviderCode::StartFailed, message)
                 })?;
                 (Some(port_forward), Some(path.clone()))
             }
@@ -101,8 +101,8 @@ impl DockerProvider {
         let outcome = tokio::select! {
             biased;
             ended = container.wait_for_exit() => Err(ended.map_or_else(|error| error, |how| {
-                let says = format!("'{}' {how} before it was healthy", config.name);
-                ProviderError::new(ProviderCode::InstanceExited, says)
+                let message = format!("'{}' {how} before it was healthy", config.name);
+                ProviderError::new(ProviderCode::InstanceExited, message)
             })),
             healthy = health::wait_until_healthy(&address, spec.start_deadline()) => {
                 healthy.map_err(|last| unhealthy(&config.name, spec, &last))
@@ -201,20 +201,20 @@ impl DockerProvider {
         name: String,
         body: ContainerCreateBody,
     ) -> Result<ContainerCreation, ProviderError> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let (docker, endpoint) = (self.docker.clone(), self.daemon.clone());
         tokio::spawn(async move {
             let options = CreateContainerOptionsBuilder::default().name(&name).build();
             let created = docker.create_container(Some(options), body).await;
             // If nobody takes it, it is dropped here.
-            let _ = tell.send(match created {
+            let _ = sender.send(match created {
                 Ok(created) => {
                     ContainerCreation::Created(UnreadyContainer { endpoint, id: created.id, armed: true })
                 }
                 Err(error) => ContainerCreation::Refused(error),
             });
         });
-        told.await.map_err(|_| {
+        receiver.await.map_err(|_| {
             ProviderError::new(ProviderCode::StartFailed, "the runtime ended while a container was made")
         })
     }
@@ -227,7 +227,7 @@ impl DockerProvider {
         let ports = found.network_settings.and_then(|network| network.ports).unwrap_or_default();
         let bound = ports.get(&config.port_key()).cloned().flatten().unwrap_or_default();
         let port = bound.iter().find_map(|binding| binding.host_port.as_ref()?.parse().ok());
-        // A container that has ended has no ports any more; what is told of its end is better than this.
+        // A container that has ended has no ports any more; the description of its end says more than this.
         Ok(port.unwrap_or(0))
     }
 }

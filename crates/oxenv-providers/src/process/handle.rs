@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use oxenv_upstream::child::{Child, Detached, in_words};
-use oxenv_upstream::secret::Redactor;
+use oxenv_process::child::{Child, DetachedChild, describe_status};
+use oxenv_process::secret::Redactor;
 use parking_lot::Mutex;
 
 use super::registry::{RecordGuard, SupervisorId};
@@ -26,7 +26,7 @@ pub(super) struct AttachedProcess {
 
 /// A process that goes on without this one.
 pub(super) struct DetachedProcess {
-    pub(super) process: tokio::sync::Mutex<Detached>,
+    pub(super) process: tokio::sync::Mutex<DetachedChild>,
     pub(super) supervisor: SupervisorId,
     pub(super) guard: RecordGuard,
     pub(super) redactor: Redactor,
@@ -35,7 +35,7 @@ pub(super) struct DetachedProcess {
 impl InstanceBackend for AttachedProcess {
     fn stop(&self) -> ProviderFuture<'_, ()> {
         Box::pin(async {
-            let ended = self.child.finish().await;
+            let ended = self.child.stop().await;
             drop(self.guard.lock().take());
             ended.map(drop).map_err(|error| ProviderError::new(ProviderCode::StopFailed, error.to_string()))
         })
@@ -43,15 +43,15 @@ impl InstanceBackend for AttachedProcess {
 
     fn begin_stop(&self) {
         drop(self.guard.lock().take());
-        self.child.end();
+        self.child.begin_stop();
     }
 
     fn logs(&self) -> ProviderFuture<'_, String> {
-        Box::pin(async { Ok(self.child.stderr_tail()) })
+        Box::pin(async { Ok(self.child.output_tail()) })
     }
 
     fn ended(&self) -> ProviderFuture<'_, String> {
-        Box::pin(async { Ok(in_words(self.child.over().await)) })
+        Box::pin(async { Ok(describe_status(self.child.wait().await)) })
     }
 }
 
@@ -76,7 +76,7 @@ impl InstanceBackend for DetachedProcess {
     }
 
     fn ended(&self) -> ProviderFuture<'_, String> {
-        Box::pin(async { Ok(in_words(self.process.lock().await.wait().await)) })
+        Box::pin(async { Ok(describe_status(self.process.lock().await.wait().await)) })
     }
 }
 

@@ -29,7 +29,7 @@ const MAX_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct InstanceRecord {
     pub(super) info: InstanceInfo,
-    /// Who started it.
+    /// The process that started it.
     owner: String,
     /// Its supervisor, once there is one.
     pub(super) supervisor: Option<SupervisorId>,
@@ -104,7 +104,7 @@ impl SupervisorId {
     /// Asks it to end its tree.
     pub(super) fn request_end(self) {
         if self.is_alive() {
-            oxenv_upstream::child::end_detached(self.pid);
+            oxenv_process::child::begin_stop_detached(self.pid);
         }
     }
 
@@ -114,8 +114,8 @@ impl SupervisorId {
         if self.ends_within(grace.saturating_add(STOP_MARGIN)).await {
             return Ok(());
         }
-        let says = format!("'{name}' does not end; look at the processes below process {}", self.pid);
-        Err(ProviderError::new(ProviderCode::StopFailed, says))
+        let message = format!("'{name}' does not end; look at the processes below process {}", self.pid);
+        Err(ProviderError::new(ProviderCode::StopFailed, message))
     }
 
     async fn ends_within(self, limit: Duration) -> bool {
@@ -139,8 +139,8 @@ impl InstanceRegistry {
         let user = rustix::process::geteuid().as_raw();
         let folder = folder.map_or_else(|| default_folder(user), Path::to_owned);
         let unusable = |why: &dyn std::fmt::Display| {
-            let says = format!("instances cannot be noted in '{}': {why}", folder.display());
-            ProviderError::new(ProviderCode::ProviderUnavailable, says)
+            let message = format!("instances cannot be noted in '{}': {why}", folder.display());
+            ProviderError::new(ProviderCode::ProviderUnavailable, message)
         };
         if let Err(error) = DirBuilder::new().mode(0o700).create(&folder)
             && error.kind() != io::ErrorKind::AlreadyExists

@@ -98,7 +98,7 @@ async fn a_container_that_ends_is_told() {
     let (ended, ()) = tokio::join!(instance.ended(), async {
         daemon.docker.kill_container(&format!("oxenv-{name}"), None).await.unwrap();
     });
-    assert_eq!(ended.unwrap(), "was ended by signal 9");
+    assert_eq!(ended.unwrap(), "was ended by signal 9 (SIGKILL)");
     assert!(daemon.provider.list().await.unwrap().iter().all(|info| info.name != name));
     // What has ended can be stopped, and its name is free again at once.
     let again = daemon.provider.start(&daemon.spec("healthy", &name)).await.unwrap();

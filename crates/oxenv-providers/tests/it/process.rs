@@ -143,7 +143,7 @@ async fn what_ended_by_itself_is_told_and_swept() {
         let instance = provider.start(&spec).await.unwrap();
         kill_the_server(&mark);
         let how = tokio::time::timeout(Duration::from_secs(20), instance.ended()).await.unwrap().unwrap();
-        assert_eq!(how, "was ended by signal 9");
+        assert_eq!(how, "was ended by signal 9 (SIGKILL)");
         assert!(provider.list().await.unwrap().is_empty());
         drop(instance);
         provider.sweep().await.unwrap();

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use bollard::Docker;
 use bollard::query_parameters::{CreateImageOptionsBuilder, ListContainersOptionsBuilder};
 use futures_util::TryStreamExt;
+use oxenv_process::child::Supervisor;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceSpec, SecretText};
-use oxenv_upstream::child::Supervisor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -5,14 +5,14 @@
 
 use std::process::ExitCode;
 
+use oxenv_process::child::Supervisor;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{Instance, InstanceSpec, Provider, SecretText};
-use oxenv_upstream::child::Supervisor;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|first| first == "supervise") {
-        return oxenv_upstream::supervise::main(&["supervise"]);
+        return oxenv_process::supervise::main(&["supervise"]);
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let instance = runtime.block_on(start());

@@ -19,7 +19,7 @@ pub(crate) enum UpstreamError {
     Refused(RequestError),
 }
 
-/// What stood in the way, as far as it can be told.
+/// What stood in the way, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FaultCause {
     /// There is no connection: nobody listens there, or the name is not known.
@@ -83,7 +83,7 @@ impl UpstreamError {
         }
     }
 
-    /// What it is to who called a tool of the toolset.
+    /// The error that the caller of a tool of the toolset gets.
     pub(crate) fn into_tool_error(self, toolset: &str) -> ToolError {
         match self {
             UpstreamError::Unavailable(why) => {
@@ -109,7 +109,7 @@ impl UpstreamError {
         }
     }
 
-    /// What it is to who asked for something that is no tool call.
+    /// The error that the caller of another request gets.
     pub(crate) fn into_request_fault(self, toolset: &str) -> RequestError {
         if let UpstreamError::Refused(fault) = self {
             return fault;

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::post::{self, Fault, Post};
 use super::state::ConnectionState;
 use super::stdio::MAX_LINE_BYTES;
-use crate::secret::Secret;
+use oxenv_process::secret::Secret;
 
 /// Requests that may wait for their answers at once.
 const MAX_REQUESTS: usize = 256;
@@ -262,7 +262,7 @@ impl StreamableHttpClient for Client {
             .get_stream_with_max_sse_event_size(uri, session, last_event, authorization, headers, longest)
             .await?;
         let events = post::as_text(events, traffic.clone());
-        Ok(if is_news { post::told_when_over(events, traffic) } else { events })
+        Ok(if is_news { post::report_end(events, traffic) } else { events })
     }
 }
 
@@ -302,9 +302,9 @@ mod tests {
     fn headers_do_not_show_and_bad_ones_are_named() {
         let map = headers(&[("Authorization", "Bearer hunter22")]).unwrap();
         assert!(!format!("{map:?}").contains("hunter22"));
-        let says = headers(&[("x-key", "hunter\n22")]).unwrap_err();
-        assert_eq!(says, "its header 'x-key' has a value that HTTP does not allow");
-        let says = headers(&[("x key", "a")]).unwrap_err();
-        assert_eq!(says, "its header 'x key' has a name that HTTP does not allow");
+        let message = headers(&[("x-key", "hunter\n22")]).unwrap_err();
+        assert_eq!(message, "its header 'x-key' has a value that HTTP does not allow");
+        let message = headers(&[("x key", "a")]).unwrap_err();
+        assert_eq!(message, "its header 'x key' has a name that HTTP does not allow");
     }
 }

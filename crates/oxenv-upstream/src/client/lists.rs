@@ -147,7 +147,10 @@ async fn all(
         cursor = Some(next);
     }
     let taken = list.items.len();
-    tracing::warn!(toolset = %label, "its server's {method} is too long or has no end; {taken} items of it are taken");
+    tracing::warn!(
+        toolset = %label,
+        "its server's {method} is too long or has no end; {taken} items of it are taken"
+    );
     Ok(list.items)
 }
 

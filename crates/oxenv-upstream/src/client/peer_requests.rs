@@ -81,16 +81,16 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
     fn ask(&mut self, id: RequestId, request: ServerRequest) -> Result<(), RequestError> {
         let question = PeerQuestion::of(request)?;
         if self.withdrawals.contains_key(&id) {
-            let says = "another request with this id is not answered yet; give each request its own id";
-            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
+            let message = "another request with this id is not answered yet; give each request its own id";
+            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, message));
         }
         let bytes = question.bytes();
         if self.questions.len() >= MAX_QUESTIONS || self.question_bytes + bytes > MAX_QUESTION_BYTES {
-            let says = format!(
+            let message = format!(
                 "too many requests wait for an answer: at most {MAX_QUESTIONS} may, or {} MiB of them",
                 MAX_QUESTION_BYTES >> 20
             );
-            return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
+            return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, message));
         }
         let withdrawn = CancellationToken::new();
         let asked = questions::ask(&self.traffic, question, withdrawn.clone())?;
@@ -126,8 +126,8 @@ impl<T: Transport<RoleClient>> PeerRequests<T> {
         let bytes = serde_json::to_string(&answer).map_or(0, |text| text.len());
         let waiting = self.unsent.len();
         if waiting >= MAX_UNSENT_ANSWERS || (waiting > 0 && self.unsent_bytes + bytes > MAX_UNSENT_BYTES) {
-            let says = format!("does not take the answers to its own requests: {waiting} of them wait");
-            return self.traffic.close(says);
+            let message = format!("does not take the answers to its own requests: {waiting} of them wait");
+            return self.traffic.close(message);
         }
         self.unsent_bytes += bytes;
         let sending = self.inner.send(answer);

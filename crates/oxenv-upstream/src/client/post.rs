@@ -132,8 +132,8 @@ pub(super) fn as_text(events: Events, traffic: Arc<ConnectionState>) -> Events {
     events.map(change).boxed()
 }
 
-/// Events whose end, in order or not, is told.
-pub(super) fn told_when_over(events: Events, traffic: Arc<ConnectionState>) -> Events {
+/// Events whose end, in order or not, is reported to the state of the connection.
+pub(super) fn report_end(events: Events, traffic: Arc<ConnectionState>) -> Events {
     let at_end = traffic.clone();
     let end = stream::poll_fn(move |_| {
         at_end.news_ended();
@@ -169,18 +169,19 @@ async fn refusal(response: Response, is_json: bool, id: RequestId) -> Result<Ser
         _ => {}
     }
     let retry_after = header(&response, RETRY_AFTER.as_str());
-    let told_by_status = status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && !is_json);
+    let is_known_by_status =
+        status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && !is_json);
     let refuses = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    let body = if told_by_status { Vec::new() } else { read(response, MAX_REFUSAL_BYTES).await? };
+    let body = if is_known_by_status { Vec::new() } else { read(response, MAX_REFUSAL_BYTES).await? };
     let body = String::from_utf8_lossy(&body);
     if is_json
         && !refuses
-        && !told_by_status
+        && !is_known_by_status
         && let Some(answer @ JsonRpcMessage::Error(_)) = stdio::answer(&body, id)
     {
         return Ok(answer);
     }
-    if told_by_status || status.is_server_error() {
+    if is_known_by_status || status.is_server_error() {
         return Err(HttpStatusError::new(status.as_u16(), retry_after).into());
     }
     let says = format!("HTTP {status}: {}", beginning(&body));

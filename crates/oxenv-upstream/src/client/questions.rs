@@ -19,19 +19,24 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{ConnectionState, ForwardedQuestion, ServerMessage, number};
-use super::stdio::{MAX_REQUEST, TooLong};
 
 /// What servers may ask callers.
-pub(super) const METHODS: [&str; 3] = ["sampling/createMessage", "elicitation/create", "roots/list"];
+pub(super) const QUESTION_METHODS: [&str; 3] = ["sampling/createMessage", "elicitation/create", "roots/list"];
 /// How much of an unknown method's name a refusal repeats, in characters.
-const MAX_METHOD: usize = 100;
+const MAX_METHOD_CHARS: usize = 100;
+/// The longest request or notification of a server that is read into values.
+pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Marks a request of a server that is longer than [`MAX_REQUEST_BYTES`]; it comes without its parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TooLong;
 
 /// What becomes of the questions that a server asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QuestionPolicy {
     /// Callers answer them.
     Passed,
-    /// Nobody is there to answer, and the server is told so in advance.
+    /// There is nobody to answer, which the server learns in the handshake.
     Refused,
 }
 
@@ -103,8 +108,8 @@ impl PeerQuestion {
     /// If it is none of those that callers answer.
     pub(super) fn of(request: ServerRequest) -> Result<Self, RequestError> {
         if request.extensions().get::<TooLong>().is_some() {
-            let says = format!("the request is longer than {} MiB", MAX_REQUEST >> 20);
-            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
+            let message = format!("the request is longer than {} MiB", MAX_REQUEST_BYTES >> 20);
+            return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, message));
         }
         let origin = match request.extensions().get::<InboundStreamOrigin>() {
             Some(InboundStreamOrigin::OutboundRequest(id)) => number(id),
@@ -118,8 +123,8 @@ impl PeerQuestion {
                 (spelled["method"].as_str().unwrap_or_default().to_owned(), spelled["params"].take())
             }
         };
-        if !METHODS.contains(&method.as_str()) {
-            let named: String = method.chars().take(MAX_METHOD).collect();
+        if !QUESTION_METHODS.contains(&method.as_str()) {
+            let named: String = method.chars().take(MAX_METHOD_CHARS).collect();
             return Err(RequestError::new(
                 ErrorCode::METHOD_NOT_FOUND.0,
                 format!("Method not found: {named}"),
@@ -150,16 +155,16 @@ pub(super) fn ask(
 ) -> Result<impl Future<Output = Result<Value, RequestError>> + Send + 'static, RequestError> {
     let PeerQuestion { method, parameters, origin } = question;
     let Some(events) = traffic.listener(origin) else {
-        let says = format!("{method}: there is not exactly one call whose caller can be asked");
-        return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, says));
+        let message = format!("{method}: there is not exactly one call whose caller can be asked");
+        return Err(RequestError::new(ErrorCode::INVALID_REQUEST.0, message));
     };
     let (answer, answered) = oneshot::channel();
     if !events.ask(ForwardedQuestion { method, parameters, answer }) {
-        let says = "the caller has too many questions to answer";
-        return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
+        let message = "the caller has too many questions to answer";
+        return Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, message));
     }
     Ok(async move {
-        let failed = |says| Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, says));
+        let failed = |message| Err(RequestError::new(ErrorCode::INTERNAL_ERROR.0, message));
         tokio::select! {
             answer = answered => answer.unwrap_or_else(|_| failed("the call is over")),
             () = withdrawn.cancelled() => failed("the question was withdrawn"),

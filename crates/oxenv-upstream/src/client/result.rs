@@ -12,8 +12,8 @@ use super::error::UpstreamError;
 /// When it is no result of a call; the call has run then.
 pub(crate) fn tool_result(text: &str, output_schema: Option<&Value>) -> Result<ToolResult, UpstreamError> {
     let garbage = |what: &dyn std::fmt::Display| {
-        let says = format!("its server sent what is no tool result: {what}");
-        UpstreamError::Refused(RequestError::new(-32603, says))
+        let message = format!("its server sent what is no tool result: {what}");
+        UpstreamError::Refused(RequestError::new(-32603, message))
     };
     if !text.starts_with('{') {
         return Err(garbage(&"it is no object"));

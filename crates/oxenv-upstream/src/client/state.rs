@@ -33,7 +33,7 @@ const MAX_NOTES: usize = 64;
 /// Bytes of those notes.
 const MAX_NOTE_BYTES: usize = 16 << 20;
 
-/// The least time between two ends of the stream of news that are told.
+/// The least time between two ends of the stream of notifications after which lists are read anew.
 const NEWS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an upstream says during a call.
@@ -116,8 +116,8 @@ pub(crate) struct ConnectionState {
     lists_changed: Notify,
     /// Cancelled once the stream of news was answered, with news or a refusal.
     news_begun: CancellationToken,
-    /// When the end of the stream of news was told last.
-    told_of_end: Mutex<Option<Instant>>,
+    /// When lists were last read anew because the stream of notifications had ended.
+    last_reported_end: Mutex<Option<Instant>>,
     /// Whether the upstream gave the connection a session.
     session: AtomicBool,
     closed: CancellationToken,
@@ -257,13 +257,13 @@ impl ConnectionState {
         &self.news_begun
     }
 
-    /// The stream that news come over has ended. What changes until there is another one, nobody tells; but a
-    /// server that ends it again and again is not asked each time.
+    /// The stream that news come over has ended. Nothing reports what changes until there is another one;
+    /// but a server that ends it again and again is not asked each time.
     pub(crate) fn news_ended(&self) {
         let now = Instant::now();
-        let mut told = self.told_of_end.lock();
-        if told.is_none_or(|told| now - told >= NEWS_PAUSE) {
-            *told = Some(now);
+        let mut last = self.last_reported_end.lock();
+        if last.is_none_or(|last| now - last >= NEWS_PAUSE) {
+            *last = Some(now);
             self.lists_may_differ();
         }
     }

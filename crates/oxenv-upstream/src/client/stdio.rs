@@ -25,14 +25,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
-use super::questions::METHODS;
+use super::questions::{MAX_REQUEST_BYTES, QUESTION_METHODS, TooLong};
 use super::state::{ConnectionState, Outgoing, number};
-use crate::child::Redact;
+use oxenv_process::secret::Redactor;
 
 /// The longest line that is read.
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
-/// The longest request or notification of a server that is read into values.
-pub(super) const MAX_REQUEST: usize = 16 << 20;
 /// Messages that may come in one line.
 const MAX_BATCH: usize = 10_000;
 /// Bytes that may wait to be written to a server that does not read; a single message may be longer.
@@ -59,8 +57,9 @@ pub(crate) struct LineTransport<R, W> {
 /// The lines that are no messages.
 struct SkippedLines {
     label: String,
-    redact: Redact,
-    told: bool,
+    redactor: Redactor,
+    /// Whether one was logged.
+    logged: bool,
 }
 
 /// The way to the server. Lines are queued in the order of their sending; whoever writes takes all.
@@ -75,10 +74,6 @@ struct LineQueue {
     lines: Vec<u8>,
     count: usize,
 }
-
-/// Marks a request of a server that is longer than [`MAX_REQUEST`]; it comes without its parameters.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TooLong;
 
 /// A message as far as its kind.
 #[derive(Deserialize)]
@@ -97,13 +92,19 @@ struct Envelope<'a> {
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send + 'static> LineTransport<R, W> {
     /// A transport that reads lines from one pipe and writes them to another. The label is for logs.
-    pub(crate) fn new(read: R, write: W, label: &str, redact: Redact, traffic: Arc<ConnectionState>) -> Self {
+    pub(crate) fn new(
+        read: R,
+        write: W,
+        label: &str,
+        redactor: Redactor,
+        traffic: Arc<ConnectionState>,
+    ) -> Self {
         LineTransport {
             read: BufReader::with_capacity(64 << 10, read),
             line: Vec::new(),
             batch: VecDeque::new(),
             longest: MAX_LINE_BYTES,
-            garbage: SkippedLines { label: label.to_owned(), redact, told: false },
+            garbage: SkippedLines { label: label.to_owned(), redactor, logged: false },
             pipe: Arc::new(LineWriter {
                 queue: Mutex::default(),
                 write: tokio::sync::Mutex::new(Some(write)),
@@ -244,13 +245,16 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
 impl SkippedLines {
     /// Tells of a line that is no message; once for each server, as it may print many.
     fn report_skipped(&mut self, line: &str) {
-        if std::mem::replace(&mut self.told, true) {
+        if std::mem::replace(&mut self.logged, true) {
             return;
         }
         // Cut only after it was redacted, or a part of a secret might stay.
         let start: String = line.chars().take(16 * PREVIEW_BYTES).collect();
-        let shown: String = (self.redact)(&start).chars().take(PREVIEW_BYTES).collect();
-        tracing::warn!(toolset = %self.label, "its server prints to stdout what is no message that can be read, which is skipped: {shown}");
+        let shown: String = self.redactor.redact(&start).chars().take(PREVIEW_BYTES).collect();
+        tracing::warn!(
+            toolset = %self.label,
+            "its server prints to stdout what is no message that can be read, which is skipped: {shown}"
+        );
     }
 }
 
@@ -262,14 +266,14 @@ impl ConnectionState {
         let id = envelope.id.and_then(|id| serde_json::from_str::<RequestId>(id.get()).ok());
         match (envelope.method, id) {
             (Some(method), Some(id)) => {
-                let request = if text.len() > MAX_REQUEST {
+                let request = if text.len() > MAX_REQUEST_BYTES {
                     too_long(method)
                 } else {
                     request(method, envelope.params)
                 };
                 Some(ServerJsonRpcMessage::request(request, id))
             }
-            (Some(_), None) if text.len() > MAX_REQUEST => None,
+            (Some(_), None) if text.len() > MAX_REQUEST_BYTES => None,
             (Some(_), None) => serde_json::from_str(text).ok(),
             (None, id) => {
                 let number = match id {
@@ -301,9 +305,9 @@ pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> 
     }
 }
 
-/// Whether a message is a request or a notification that is longer than [`MAX_REQUEST`].
+/// Whether a message is a request or a notification that is longer than [`MAX_REQUEST_BYTES`].
 pub(super) fn is_too_long(text: &str) -> bool {
-    text.len() > MAX_REQUEST
+    text.len() > MAX_REQUEST_BYTES
         && serde_json::from_str::<Envelope<'_>>(text).map_or(true, |envelope| envelope.method.is_some())
 }
 
@@ -328,7 +332,7 @@ fn request(method: String, parameters: Option<&RawValue>) -> ServerRequest {
         return ServerRequest::PingRequest(PingRequest::default());
     }
     // Of an unknown method nobody wants the parameters.
-    let parameters = parameters.filter(|_| METHODS.contains(&method.as_str()));
+    let parameters = parameters.filter(|_| QUESTION_METHODS.contains(&method.as_str()));
     let parameters = parameters.and_then(|parameters| serde_json::from_str(parameters.get()).ok());
     ServerRequest::CustomRequest(CustomRequest::new(method, parameters))
 }
@@ -427,7 +431,7 @@ mod tests {
     fn pair() -> Pair {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (to_server, from_client) = tokio::io::duplex(1 << 16);
-        let lines = LineTransport::new(ours, to_server, "test", Arc::new(str::to_owned), Arc::default());
+        let lines = LineTransport::new(ours, to_server, "test", Redactor::default(), Arc::default());
         (lines, theirs, BufReader::new(from_client))
     }
 

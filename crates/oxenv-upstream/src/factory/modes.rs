@@ -37,7 +37,8 @@ pub(super) fn refuse_unforkable(
     let own = match own.fork {
         ForkMode::None => Some(format!("environment '{name}' cannot be forked: it declares fork: none")),
         ForkMode::Replay => Some(format!(
-            "environment '{name}' is forked by replay, which does not take along what its other tools have done"
+            "environment '{name}' is forked by replay, which does not take along what its other tools have \
+             done"
         )),
         ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native => None,
     };
@@ -90,13 +91,14 @@ fn refusal(toolset: &dyn Toolset) -> Option<String> {
     let name = toolset.name();
     match toolset.fork() {
         ForkMode::None => Some(format!(
-            "toolset '{name}' can be neither forked nor saved: its on_fork is none; in tools.yaml, say on_fork: \
-             stateless if it keeps nothing of a session, workspace if all that it keeps is in files of \
+            "toolset '{name}' can be neither forked nor saved: its on_fork is none; in tools.yaml, say \
+             on_fork: stateless if it keeps nothing of a session, workspace if all that it keeps is in files of \
              ${{workspace}}, or replay if calling its tools again brings its state back"
         )),
         ForkMode::Replay if toolset.scope() == Scope::Server => Some(format!(
-            "toolset '{name}' cannot be forked by replay, because all sessions share it and would see its calls \
-             repeated; in tools.yaml, say scope: session, or on_fork: stateless if it keeps nothing of a session"
+            "toolset '{name}' cannot be forked by replay, because all sessions share it and would see its \
+             calls repeated; in tools.yaml, say scope: session, or on_fork: stateless if it keeps nothing of a \
+             session"
         )),
         ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native | ForkMode::Replay => None,
     }

@@ -69,8 +69,8 @@ pub(super) fn of(original: &CopySource<'_>, base: usize) -> Result<Vec<Repeat>, 
     Ok(repeats)
 }
 
-/// Makes the calls again, each as who made it first. Their audit records say `repeat`, and no rate limit
-/// counts them.
+/// Makes the calls again, each as the principal that made it first. Their audit records say `repeat`, and no
+/// rate limit counts them.
 ///
 /// # Errors
 /// Names the first call that is refused, or that came to another result.
@@ -129,9 +129,9 @@ impl Repeat {
             }) => Failure::new(*code, message.clone()),
             Some(error) => unrepeatable(&format!("call {number} is refused now: {}", error.message)),
             None => Failure::environment(format!(
-                "toolset '{toolset}' cannot be forked by replay: call {number}, of its tool '{tool}', came to \
-                 another result when it was made again; declare another on_fork for tools that tell the time, \
-                 draw lots, or keep something beyond a restart"
+                "toolset '{toolset}' cannot be forked by replay: call {number}, of its tool '{tool}', came \
+                 to another result when it was made again; declare another on_fork for tools that tell the \
+                 time, draw lots, or keep something beyond a restart"
             )),
         }
     }

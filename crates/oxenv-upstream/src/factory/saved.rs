@@ -77,8 +77,8 @@ impl ToolFactory {
         boot: EnvironmentContext,
         saved: &[u8],
     ) -> Result<EnvironmentInstance, Failure> {
-        let (header, state, files) =
-            parts(saved).ok_or_else(|| invalid("they were made by something else"))?;
+        let SavedParts { header, state, files } =
+            split_parts(saved).ok_or_else(|| invalid("they were made by something else"))?;
         let (_, own_mounts) = self.split_mounts(&self.all);
         header.fits(own_mounts)?;
         let (environment, base_mounts) = match &self.options.base {
@@ -134,13 +134,22 @@ impl Header {
     }
 }
 
-/// The header, the environment's state and the workspace.
-fn parts(saved: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+/// The parts of a saved session.
+struct SavedParts<'a> {
+    header: Header,
+    /// The environment's state.
+    state: &'a [u8],
+    /// The archive of the workspace.
+    files: &'a [u8],
+}
+
+/// Takes a saved session apart; `None` if it is not one.
+fn split_parts(saved: &[u8]) -> Option<SavedParts<'_>> {
     let (length, rest) = saved.strip_prefix(MAGIC)?.split_first_chunk()?;
     let (header, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let (state, files) = rest.split_at_checked(header.environment)?;
-    Some((header, state, files))
+    Some(SavedParts { header, state, files })
 }
 
 fn declared(mounts: &[Mount]) -> Vec<Declared> {

@@ -1,8 +1,8 @@
-//! The slots of a toolset: one for the whole session or server, or one for each episode if its server is told
+//! The slots of a toolset: one for the whole session or server, or one for each episode if its server gets
 //! the episode's seed. The next episode's server is then started ahead, so that nobody waits for it after a
 //! reset.
 //!
-//! Invariant: a server that was told a seed serves the episode of that seed and no other.
+//! Invariant: a server that was started with a seed serves the episode of that seed and no other.
 
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ impl EpisodeSlots {
         inner.ahead = Some(slot);
     }
 
-    /// Begins an episode of which the instance is a new one, of that seed where the server is told it. Waits
+    /// Begins an episode of which the instance is a new one, of that seed where the server gets it. Waits
     /// for the end of an instance that a new one might meet.
     pub(super) async fn restart(&self, seeds: EpisodeSeeds) {
         let Some(next) = self.upstream.follows_seed.then(|| self.slot(seeds)).flatten() else {

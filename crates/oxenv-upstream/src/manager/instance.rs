@@ -3,7 +3,7 @@
 //! Invariant: one task, the keeper, owns the process; it ends when the instance is dropped or dies, and the
 //! process with it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::CallerChannel;
@@ -13,10 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::slot::InstanceSlot;
 use super::temp_folder::TempFolder;
-use crate::child::Child;
 use crate::client::{Connection, Lists, RawRequest, UpstreamError};
+use oxenv_process::child::Child;
 
 /// How long the exit of a process whose output closed is waited for, to tell how it ended.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -24,9 +23,10 @@ const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 const END_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end of an instance is waited for.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// The least time between two readings of the lists: at first, and at most, while the server keeps saying
-/// that they have changed.
-const RELIST_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The least time between two readings of the lists, at first.
+const INITIAL_RELIST_PAUSE: Duration = Duration::from_millis(50);
+/// The least time between two readings of the lists while the server keeps saying that they have changed.
+const MAX_RELIST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What an instance is made of.
 pub(super) struct InstanceParts {
@@ -61,14 +61,12 @@ struct Shared {
     gone: CancellationToken,
     /// Why the last request was not answered although the connection lives on.
     trouble: Mutex<Option<String>>,
-    /// Who is told of changed lists.
-    holder: Mutex<Weak<InstanceSlot>>,
 }
 
 impl Instance {
     /// Takes over a connection that was greeted, and its process.
-    pub(super) fn new(birth: InstanceParts, tracker: &TaskTracker, stop: CancellationToken) -> Self {
-        let InstanceParts { connection, child, scratch, known, label, list_timeout } = birth;
+    pub(super) fn new(parts: InstanceParts, tracker: &TaskTracker, stop: CancellationToken) -> Self {
+        let InstanceParts { connection, child, scratch, known, label, list_timeout } = parts;
         let shared = Arc::new(Shared {
             connection,
             label,
@@ -77,7 +75,6 @@ impl Instance {
             end: watch::Sender::new(None),
             gone: CancellationToken::new(),
             trouble: Mutex::new(None),
-            holder: Mutex::new(Weak::new()),
         });
         let pid = child.as_ref().map(Child::pid);
         tracker.spawn(keep(shared.clone(), child, scratch, known, stop.clone()));
@@ -152,9 +149,9 @@ impl Instance {
         self.shared.lists.borrow().clone()
     }
 
-    /// Names who is told when its lists have changed.
-    pub(super) fn hold(&self, holder: Weak<InstanceSlot>) {
-        *self.shared.holder.lock() = holder;
+    /// Its lists as they change, as [`Instance::lists`] gives them, until nothing of it is left.
+    pub(super) fn watch_lists(&self) -> watch::Receiver<Option<Result<Lists, String>>> {
+        self.shared.lists.subscribe()
     }
 
     /// The process id of its supervisor, if it is a process.
@@ -205,7 +202,7 @@ impl Shared {
     /// Reads the lists now and after each change; never ends.
     async fn follow_lists(&self, known: Option<Lists>) {
         let mut known = known;
-        let mut pause = RELIST_PAUSE.0;
+        let mut pause = INITIAL_RELIST_PAUSE;
         loop {
             match (self.read_lists().await, &known) {
                 (Ok(lists), Some(known)) => self.publish(Ok(lists.sharing(known))),
@@ -226,7 +223,11 @@ impl Shared {
             sleep(pause).await;
             let quiet = Instant::now();
             self.connection.list_change().await;
-            pause = if quiet.elapsed() < pause { (pause * 2).min(RELIST_PAUSE.1) } else { RELIST_PAUSE.0 };
+            pause = if quiet.elapsed() < pause {
+                (pause * 2).min(MAX_RELIST_PAUSE)
+            } else {
+                INITIAL_RELIST_PAUSE
+            };
         }
     }
 
@@ -248,18 +249,14 @@ impl Shared {
         if same {
             return;
         }
-        self.lists.send_replace(Some(lists.clone()));
-        let holder = self.holder.lock().upgrade();
-        if let Some(holder) = holder {
-            holder.lists_arrived(lists);
-        }
+        self.lists.send_replace(Some(lists));
     }
 }
 
 /// The keeper: follows the lists, notes the end, and ends what is left.
 async fn keep(
     shared: Arc<Shared>,
-    mut child: Option<Child>,
+    child: Option<Child>,
     scratch: Option<Arc<TempFolder>>,
     known: Option<Lists>,
     stop: CancellationToken,
@@ -270,7 +267,7 @@ async fn keep(
     };
     let how = tokio::select! {
         () = stop.cancelled() => "it was ended".to_owned(),
-        how = describe_end(&shared.connection, child.as_mut()) => how,
+        how = describe_end(&shared.connection, child.as_ref()) => how,
         () = following => "it was ended".to_owned(),
     };
     shared.end.send_replace(Some(how.clone()));
@@ -284,7 +281,7 @@ async fn keep(
 }
 
 /// Waits until the connection or the process is over; gives how that came.
-async fn describe_end(connection: &Connection, child: Option<&mut Child>) -> String {
+async fn describe_end(connection: &Connection, child: Option<&Child>) -> String {
     let Some(child) = child else {
         connection.over().await;
         return connection.end().reason;

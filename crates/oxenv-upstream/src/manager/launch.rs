@@ -20,12 +20,12 @@ use tokio_util::task::TaskTracker;
 use super::SessionContext;
 use super::instance::{Instance, InstanceParts};
 use super::temp_folder::TempFolder;
-use crate::child::{Child, ChildSpec, Redact, Supervisor};
 use crate::client::{
     Connection, Endpoint, Era, HandshakeError, Lists, QuestionPolicy, RawRequest, UpstreamError,
 };
 use crate::manifest::{Text, ToolsetEntry, Transport};
-use crate::secret::Secret;
+use oxenv_process::child::{Child, ChildSpec, Supervisor};
+use oxenv_process::secret::{Redactor, Secret};
 
 /// How long a server has to end by itself when its input closes.
 const STDIN_CLOSE_GRACE: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub(super) struct LaunchContext {
     pub(super) base_environment: Vec<(OsString, OsString)>,
     /// The manifest's folder.
     pub(super) folder: PathBuf,
-    pub(super) redact: Redact,
+    pub(super) redactor: Redactor,
     pub(super) tracker: TaskTracker,
     /// Cancelled when everything ends.
     pub(super) stop: CancellationToken,
@@ -138,11 +138,11 @@ impl LaunchSpec {
         let started = match self.start(era, &site, deadline).await {
             Err(greeting) if greeting.answered && era == Era::Handshake => {
                 let started = self.start(Era::Discovery, &site, deadline).await;
-                let started = started.map_err(|_| greeting.says)?;
+                let started = started.map_err(|_| greeting.message)?;
                 *self.era.lock() = Era::Discovery;
                 started
             }
-            started => started.map_err(|greeting| greeting.says)?,
+            started => started.map_err(|greeting| greeting.message)?,
         };
         let instance = Instance::new(
             InstanceParts {
@@ -204,24 +204,26 @@ impl LaunchSpec {
         site: &LaunchSite,
         deadline: Instant,
     ) -> Result<StartedServer, HandshakeError> {
-        let (label, redact) = (&*self.entry.name, self.launch.redact.clone());
+        let (label, redactor) = (&*self.entry.name, self.launch.redactor.clone());
         if let Transport::Http { url, headers } = &self.entry.transport {
             let headers = headers.iter().map(|(name, value)| (name.clone(), site.fill(value)));
             let headers: Vec<(String, Secret)> = headers.collect();
-            let patience = CONNECT_TIMEOUT.min(self.entry.start_timeout);
-            let endpoint = Endpoint::new(&site.fill(url), &headers, patience);
-            let endpoint = endpoint.map_err(|why| HandshakeError::failed(redact(&why)))?;
-            let greeted = Connection::over_http(&endpoint, era, label, redact, QuestionPolicy::Passed);
+            let connect_timeout = CONNECT_TIMEOUT.min(self.entry.start_timeout);
+            let endpoint = Endpoint::new(&site.fill(url), &headers, connect_timeout);
+            let endpoint =
+                endpoint.map_err(|why| HandshakeError::failed(redactor.redact(&why).into_owned()))?;
+            let greeted = Connection::over_http(&endpoint, era, label, redactor, QuestionPolicy::Passed);
             let greeted = timeout_at(deadline, greeted).await;
             let connection = greeted.unwrap_or_else(|_| Err(self.too_late()))?;
             return Ok(StartedServer { connection, child: None });
         }
-        let spawned = self.launch.supervisor.spawn(self.command(site), redact.clone());
+        let spawned = self.launch.supervisor.spawn(self.command(site), redactor.clone());
         let (child, stdin, stdout) = spawned.map_err(|error| HandshakeError::failed(error.to_string()))?;
         let (scratch, tracker) = (site.scratch.clone(), self.launch.tracker.clone());
         let running = site.running.clone();
         let mut starting = StartingProcess { child: Some(child), scratch, tracker, running };
-        let greeted = timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redact)).await;
+        let greeted =
+            timeout_at(deadline, Connection::over_pipes((stdin, stdout), era, label, redactor)).await;
         match greeted.unwrap_or_else(|_| Err(self.too_late())) {
             Ok(connection) => Ok(StartedServer { connection, child: starting.child.take() }),
             Err(greeting) if greeting.answered => Err(greeting),
@@ -284,16 +286,16 @@ impl LaunchSite {
 
 impl StartingProcess {
     /// Why the start failed: how the process ended, or what it wrote so far.
-    async fn failure_reason(&mut self, greeting: HandshakeError) -> String {
-        let Some(child) = &mut self.child else { return greeting.says };
+    async fn failure_reason(&self, greeting: HandshakeError) -> String {
+        let Some(child) = &self.child else { return greeting.message };
         if greeting.by_server
             && let Ok(ending) = tokio::time::timeout(FAILURE_REASON_TIMEOUT, child.describe_end()).await
         {
             return ending;
         }
-        match child.stderr_tail() {
-            tail if tail.is_empty() => greeting.says,
-            tail => format!("{}; it wrote to stderr: {tail}", greeting.says),
+        match child.output_tail() {
+            tail if tail.is_empty() => greeting.message,
+            tail => format!("{}; it wrote to stderr: {tail}", greeting.message),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The place of an instance: a session's own, or the one that all share. It starts the instance when it is
 //! first wanted, and again after it died, with growing pauses.
 //!
-//! Invariant: at most one start runs at a time; who waits for it learns how it ended.
+//! Invariant: at most one start runs at a time; callers that wait for it learn how it ended.
 
 use oxenv_core::after;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct Inner {
     backoff: Backoff,
     starts: u64,
     problem: Option<String>,
-    /// The lists as they were last told of.
+    /// The lists at the last time that watchers were notified.
     shown: Option<Lists>,
 }
 
@@ -52,7 +52,7 @@ enum SlotState {
     Closed,
 }
 
-/// What somebody who wants the instance has to do.
+/// What a caller that wants the instance has to do.
 enum NextAction {
     Take(Arc<Instance>),
     Wait,
@@ -176,7 +176,24 @@ impl InstanceSlot {
         }
     }
 
-    /// Told by the instance when it has read its lists anew, or that it cannot.
+    /// Takes note of each change of the lists of an instance, from those on that it has now.
+    fn follow_lists(self: &Arc<Self>, instance: &Instance) {
+        let mut lists = instance.watch_lists();
+        let first = lists.borrow_and_update().clone();
+        if let Some(first) = first {
+            self.lists_arrived(first);
+        }
+        let slot = Arc::downgrade(self);
+        self.upstream.spawn(async move {
+            while lists.changed().await.is_ok() {
+                let changed = lists.borrow_and_update().clone();
+                let (Some(slot), Some(changed)) = (slot.upgrade(), changed) else { return };
+                slot.lists_arrived(changed);
+            }
+        });
+    }
+
+    /// An instance has read its lists anew, or cannot read them.
     pub(super) fn lists_arrived(&self, lists: Result<Lists, String>) {
         let known = self.upstream.known();
         let lists = match lists {
@@ -217,7 +234,7 @@ impl InstanceSlot {
     }
 
     /// Decides what comes next; begins a start where one is due.
-    fn next(self: &Arc<Self>, lane: StartKind) -> NextAction {
+    fn next(self: &Arc<Self>, kind: StartKind) -> NextAction {
         let mut inner = self.inner.lock();
         if let SlotState::Ready(instance) = &inner.state {
             if !instance.is_over() {
@@ -246,16 +263,16 @@ impl InstanceSlot {
             tokio::select! {
                 biased;
                 () = slot.stop.cancelled() => slot.close(),
-                () = slot.run(lane) => {}
+                () = slot.run(kind) => {}
             }
         });
         NextAction::Wait
     }
 
     /// Starts the instance; the shared one again and again.
-    async fn run(self: &Arc<Self>, mut lane: StartKind) {
+    async fn run(self: &Arc<Self>, mut kind: StartKind) {
         loop {
-            let outcome = self.upstream.get_instance(self.place.as_deref(), lane).await;
+            let outcome = self.upstream.get_instance(self.place.as_deref(), kind).await;
             let instance = self.started(outcome);
             if self.place.is_some() {
                 return;
@@ -275,7 +292,7 @@ impl InstanceSlot {
             };
             sleep_until(due).await;
             self.inner.lock().state = SlotState::Starting;
-            lane = StartKind::Background;
+            kind = StartKind::Background;
         }
     }
 
@@ -298,11 +315,7 @@ impl InstanceSlot {
         match &instance {
             Ok(instance) => {
                 self.upstream.works();
-                instance.hold(Arc::downgrade(self));
-                // Those that were read before it was held.
-                if let Some(lists) = instance.lists() {
-                    self.lists_arrived(lists);
-                }
+                self.follow_lists(instance);
             }
             Err(why) => self.upstream.failed(why),
         }

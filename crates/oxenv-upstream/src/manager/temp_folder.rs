@@ -46,8 +46,8 @@ impl TempFolder {
             Err(error) => {
                 // There may be none.
                 let _ = fs::remove_dir(&unlocked);
-                let says = format!("cannot make a folder in '{}': {error}", within.display());
-                Err(io::Error::new(error.kind(), says))
+                let message = format!("cannot make a folder in '{}': {error}", within.display());
+                Err(io::Error::new(error.kind(), message))
             }
         }
     }
@@ -66,7 +66,11 @@ impl TempFolder {
             let path = entry.path();
             let free = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
             if free && let Err(error) = folders::remove(&path) {
-                tracing::debug!(%error, path = %path.display(), "could not remove an abandoned folder of a tool server");
+                tracing::debug!(
+                    %error,
+                    path = %path.display(),
+                    "could not remove an abandoned folder of a tool server"
+                );
             }
         }
     }

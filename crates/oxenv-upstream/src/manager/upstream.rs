@@ -5,7 +5,7 @@
 use oxenv_core::after;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use oxenv_core::Scope;
 use parking_lot::Mutex;
@@ -15,7 +15,6 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::SessionContext;
 use super::instance::Instance;
 use super::launch::{LaunchContext, LaunchSpec};
-use super::slot::InstanceSlot;
 use super::watchers::WatchedHandles;
 use crate::client::{Lists, UpstreamError};
 use crate::manifest::{Manifest, ToolsetEntry};
@@ -23,10 +22,12 @@ use crate::manifest::{Manifest, ToolsetEntry};
 /// The pause before a discovery that failed may be tried again.
 const REDISCOVERY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause before an upstream of which the scope is not known is asked again: at first, and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause before an upstream of which the scope is not known is asked again; it doubles.
+const INITIAL_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
-/// Who wants a start: the two never wait for each other.
+/// What an instance is started for. The two kinds never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartKind {
     /// A call.
@@ -45,9 +46,9 @@ pub(super) struct StartLimits {
 pub(super) struct Upstream {
     pub(super) entry: ToolsetEntry,
     manifest: Arc<Manifest>,
-    recipe: LaunchSpec,
+    launch_spec: LaunchSpec,
     launch: Arc<LaunchContext>,
-    lanes: Arc<StartLimits>,
+    start_limits: Arc<StartLimits>,
     known: watch::Sender<KnownLists>,
     /// How many instances are kept warm; 0 where none can be.
     warm: usize,
@@ -55,11 +56,9 @@ pub(super) struct Upstream {
     refilling: AtomicBool,
     discovery: Mutex<Discovery>,
     pub(super) handles: WatchedHandles,
-    /// Whose its instances are, once that is known.
+    /// The scope of its instances, once that is known.
     scope: OnceLock<Scope>,
-    /// The slot that all sessions share if it turns out to be theirs.
-    shared: OnceLock<Weak<InstanceSlot>>,
-    /// Whether its server is told the seed of the episode, and so serves no other.
+    /// Whether its server gets the seed of the episode, and so serves no other.
     pub(super) follows_seed: bool,
     /// Whether its server of the next episode can run beside that of the present one. One that runs in the
     /// workspace cannot: a reset makes that anew.
@@ -93,12 +92,12 @@ impl StartLimits {
         StartLimits { wanted: Semaphore::new(permits), background: Semaphore::new(permits) }
     }
 
-    async fn permit(&self, lane: StartKind) -> Result<SemaphorePermit<'_>, String> {
-        let lane = match lane {
+    async fn permit(&self, kind: StartKind) -> Result<SemaphorePermit<'_>, String> {
+        let limit = match kind {
             StartKind::Wanted => &self.wanted,
             StartKind::Background => &self.background,
         };
-        lane.acquire().await.map_err(|_| "the server is closing".to_owned())
+        limit.acquire().await.map_err(|_| "the server is closing".to_owned())
     }
 }
 
@@ -108,19 +107,19 @@ impl Upstream {
         scope: Option<Scope>,
         manifest: Arc<Manifest>,
         launch: Arc<LaunchContext>,
-        lanes: Arc<StartLimits>,
+        start_limits: Arc<StartLimits>,
         warm: usize,
     ) -> Arc<Self> {
-        let recipe = LaunchSpec::new(launch.clone(), entry.clone());
-        let warmable = recipe.is_process() && recipe.is_portable() && entry.scope == Scope::Session;
+        let launch_spec = LaunchSpec::new(launch.clone(), entry.clone());
+        let warmable = launch_spec.is_process() && launch_spec.is_portable() && entry.scope == Scope::Session;
         let follows_seed = entry.follows_seed();
-        let starts_ahead = follows_seed && !recipe.runs_in_workspace();
+        let starts_ahead = follows_seed && !launch_spec.runs_in_workspace();
         Arc::new(Upstream {
             entry,
             manifest,
-            recipe,
+            launch_spec,
             launch,
-            lanes,
+            start_limits,
             known: watch::Sender::new(KnownLists::default()),
             warm: if warmable { warm } else { 0 },
             pool: Mutex::new(Vec::new()),
@@ -128,7 +127,6 @@ impl Upstream {
             discovery: Mutex::new(Discovery::Due(None)),
             handles: WatchedHandles::default(),
             scope: scope.map_or_else(OnceLock::new, OnceLock::from),
-            shared: OnceLock::new(),
             follows_seed,
             starts_ahead,
         })
@@ -157,16 +155,16 @@ impl Upstream {
     pub(super) async fn get_instance(
         self: &Arc<Self>,
         place: Option<&SessionContext>,
-        lane: StartKind,
+        kind: StartKind,
     ) -> Result<Instance, String> {
         if let (Some(place), Some(instance)) = (place, self.take_warm()) {
             self.refill();
             instance.counts_in(&place.running);
-            self.recipe.settle(&instance, place).await?;
+            self.launch_spec.settle(&instance, place).await?;
             return Ok(instance);
         }
-        let _permit = self.lanes.permit(lane).await?;
-        let instance = self.recipe.make(place, self.known()).await?;
+        let _permit = self.start_limits.permit(kind).await?;
+        let instance = self.launch_spec.make(place, self.known()).await?;
         if place.is_some() {
             self.refill();
         }
@@ -210,34 +208,35 @@ impl Upstream {
             *discovery = Discovery::Running;
         }
         let upstream = self.clone();
-        self.spawn(async move { upstream.ask_until_it_tells().await });
+        self.spawn(async move { upstream.discover_until_known().await });
     }
 
-    /// Asks it what it offers: once, or, where nobody knows whether all sessions share it, until it tells.
-    async fn ask_until_it_tells(&self) {
-        let mut pause = RETRY.0;
+    /// Asks it what it offers: once, or, where it is not known whether all sessions share it, until that is
+    /// known.
+    async fn discover_until_known(&self) {
+        let mut pause = INITIAL_RETRY_PAUSE;
         loop {
-            if let Err(why) = self.find_out().await {
+            if let Err(why) = self.discover_once().await {
                 self.failed(&why);
             }
             let again = self.scope().is_none();
             let due = after(Instant::now(), if again { pause } else { REDISCOVERY_PAUSE });
-            // Nobody else begins to ask meanwhile, so there is one who asks at any time.
+            // Nobody else begins to ask meanwhile, so only one task asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);
             if !again {
                 return;
             }
             sleep_until(due).await;
-            pause = (pause * 2).min(RETRY.1);
+            pause = (pause * 2).min(MAX_RETRY_PAUSE);
             *self.discovery.lock() = Discovery::Running;
         }
     }
 
-    async fn find_out(&self) -> Result<(), String> {
+    async fn discover_once(&self) -> Result<(), String> {
         // Held until the instance is of use or gone, so that servers that are only asked do not pile up.
-        let _permit = self.lanes.permit(StartKind::Background).await?;
-        let instance = self.recipe.make(None, None).await?;
+        let _permit = self.start_limits.permit(StartKind::Background).await?;
+        let instance = self.launch_spec.make(None, None).await?;
         let lists = instance.first_lists().await?;
         self.find_scope(&instance);
         self.set_lists(&lists);
@@ -256,18 +255,12 @@ impl Upstream {
         Ok(())
     }
 
-    /// Names the slot that all sessions share.
-    pub(super) fn share(&self, slot: &Arc<InstanceSlot>) {
-        // Once for each upstream.
-        let _ = self.shared.set(Arc::downgrade(slot));
-    }
-
-    /// Whose its instances are; nothing while that is not known.
+    /// The scope of its instances; `None` while that is not known.
     pub(super) fn scope(&self) -> Option<Scope> {
         self.scope.get().copied()
     }
 
-    /// Waits until it is known whose its instances are.
+    /// Waits until the scope of its instances is known.
     ///
     /// # Errors
     /// Why that cannot be found out.
@@ -286,7 +279,7 @@ impl Upstream {
         })
     }
 
-    /// Waits until it is known whose its instances are, however long that takes.
+    /// Waits until the scope of its instances is known, however long that takes.
     pub(super) async fn scope_known(&self) -> Option<Scope> {
         // The sender is this very upstream's.
         let _ = self.known.subscribe().wait_for(|_| self.scope().is_some()).await;
@@ -306,9 +299,6 @@ impl Upstream {
             }
             Scope::Server => {
                 tracing::info!(%toolset, "scope: server, because its server gives no sessions: all share it");
-                if let Some(slot) = self.shared.get().and_then(Weak::upgrade) {
-                    slot.begin();
-                }
             }
         }
     }
@@ -332,7 +322,7 @@ impl Upstream {
         if changed {
             self.handles.bump();
         }
-        // Last, so that who waited for the first list finds toolboxes that know of it.
+        // Last, so that callers that waited for the first list find toolboxes that know of it.
         self.known.send_modify(|known| known.settled = true);
     }
 

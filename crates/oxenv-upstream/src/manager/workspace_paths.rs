@@ -29,7 +29,7 @@ impl WorkspacePaths {
         Some(WorkspacePaths { known: spelled(&place.known_as)?, real: spelled(&place.workspace)? })
     }
 
-    /// What an agent says, as a server is told it.
+    /// The text of an agent with the path that the server knows.
     pub(super) fn inward<'a>(&self, json: &'a RawValue) -> Cow<'a, RawValue> {
         if !json.get().contains(&self.known) {
             return Cow::Borrowed(json);
@@ -38,7 +38,7 @@ impl WorkspacePaths {
         RawValue::from_string(turned).map_or(Cow::Borrowed(json), Cow::Owned)
     }
 
-    /// What a server says, as an agent is told it.
+    /// The text of a server with the path that the agent knows.
     pub(super) fn outward(&self, text: String) -> String {
         match text.contains(&self.real) {
             true => text.replace(&self.real, &self.known),

@@ -27,7 +27,7 @@ pub(super) fn missing(manifest: &Manifest, lookup: Lookup<'_>, severity: Severit
     let enabled = manifest.toolsets.iter().enumerate().filter(|(_, toolset)| toolset.enabled);
     enabled
         .filter_map(|(index, toolset)| {
-            let (key, message, suggestion) = lacks(toolset, manifest, lookup)?;
+            let Missing { key, message, suggestion } = lacks(toolset, manifest, lookup)?;
             let path = format!("tools[{index}].mcp_server.{key}");
             let place = (toolset.server_at, path);
             Some(problem(manifest, place, severity, message, suggestion))
@@ -87,12 +87,16 @@ pub(super) fn tools(manifest: &Manifest, toolset: &ToolsetEntry, tools: &[&str])
     problems
 }
 
-/// What a toolset lacks: the key that asks for it, a message, a suggestion.
-fn lacks(
-    toolset: &ToolsetEntry,
-    manifest: &Manifest,
-    lookup: Lookup<'_>,
-) -> Option<(&'static str, String, String)> {
+/// Something that a toolset needs and the machine does not have.
+struct Missing {
+    /// The key that asks for it.
+    key: &'static str,
+    message: String,
+    suggestion: String,
+}
+
+/// What a toolset lacks.
+fn lacks(toolset: &ToolsetEntry, manifest: &Manifest, lookup: Lookup<'_>) -> Option<Missing> {
     match &toolset.transport {
         Transport::Stdio { command, env, .. } => {
             let own_path = env.get("PATH").and_then(Text::fixed);
@@ -105,11 +109,13 @@ fn lacks(
                 true => ("there is no program", "a relative path is taken from the manifest's folder"),
                 false => ("no folder of PATH has the command", "install it, or write its whole path"),
             };
-            Some(("command", format!("{place} '{command}'"), remedy.to_owned()))
+            let message = format!("{place} '{command}'");
+            Some(Missing { key: "command", message, suggestion: remedy.to_owned() })
         }
         Transport::Python { path, .. } if !path.is_file() => {
             let message = format!("there is no file '{}'", path.display());
-            Some(("path", message, "a relative path is taken from the manifest's folder".to_owned()))
+            let suggestion = "a relative path is taken from the manifest's folder".to_owned();
+            Some(Missing { key: "path", message, suggestion })
         }
         Transport::Python { .. } | Transport::Http { .. } | Transport::Builtin { .. } => None,
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use oxenv_core::{ForkMode, Scope};
 
+use crate::manifest::keys::{ENTRY_KEYS, SERVER_KEYS, TOP_KEYS};
+use crate::manifest::name::{MAX_NAME, RESERVED, check_name};
 use crate::manifest::reader::{Fields, Reader, YamlValue, excerpt_of};
 use crate::manifest::server::{self, Kind};
 use crate::manifest::text::TextUse;
@@ -15,30 +17,6 @@ use crate::manifest::{OnReset, Prefix, PrefixRule, Startup, ToolsetEntry, Transp
 
 /// The one version of the format.
 pub(super) const VERSION: &str = "1.0";
-/// The keys of the top level.
-pub(super) const TOP_KEYS: [&str; 3] = ["version", "prefix", "tools"];
-/// The keys of a toolset.
-pub(super) const ENTRY_KEYS: [&str; 17] = [
-    "name",
-    "type",
-    "enabled",
-    "mcp_server",
-    "startup",
-    "scope",
-    "timeout_s",
-    "start_timeout_s",
-    "on_reset",
-    "on_fork",
-    "prefix",
-    "required",
-    "allow",
-    "deny",
-    "roles",
-    "rate_limit",
-    "arguments",
-];
-/// Names that stand for something else in records and lists.
-pub(super) const RESERVED: [&str; 4] = ["environment", "native", "oxenv", "openenv"];
 pub(super) const PREFIX_RULES: [(&str, PrefixRule); 3] =
     [("conflict", PrefixRule::Conflict), ("always", PrefixRule::Always), ("never", PrefixRule::Never)];
 pub(super) const STARTUPS: [(&str, Startup); 2] = [("lazy", Startup::Lazy), ("eager", Startup::Eager)];
@@ -50,8 +28,6 @@ pub(super) const FORK_MODES: [(&str, ForkMode); 4] = [
     ("none", ForkMode::None),
 ];
 
-/// The longest name of a toolset, in characters.
-pub(super) const MAX_NAME: usize = 64;
 /// The longest prefix, in characters: it must leave room for the tool's name.
 pub(super) const MAX_PREFIX: usize = 32;
 /// The longest time that can be asked for, in seconds: a day.
@@ -59,11 +35,14 @@ pub(super) const MAX_TIME_S: f64 = 86_400.0;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads the whole file. What it gives counts only if no error was reported.
-pub(super) fn read_manifest(
-    root: &YamlValue<'_>,
-    reader: &mut Reader<'_>,
-) -> Option<(PrefixRule, Vec<ToolsetEntry>)> {
+/// The values of the top level.
+pub(super) struct EntryList {
+    pub(super) prefix: PrefixRule,
+    pub(super) toolsets: Vec<ToolsetEntry>,
+}
+
+/// Reads the whole file. The result counts only if no error was reported.
+pub(super) fn read_manifest(root: &YamlValue<'_>, reader: &mut Reader<'_>) -> Option<EntryList> {
     if matches!(root.node.kind, crate::manifest::node::Kind::List(_)) {
         reader.error_with(root, "the file is a list", "put 'tools:' above it");
         return None;
@@ -87,7 +66,7 @@ pub(super) fn read_manifest(
         let Some(entry) = read_entry(spot, &mut names, reader) else { continue };
         toolsets.push(entry);
     }
-    Some((prefix.unwrap_or_default(), toolsets))
+    Some(EntryList { prefix: prefix.unwrap_or_default(), toolsets })
 }
 
 fn version(spot: &YamlValue<'_>, reader: &mut Reader<'_>) {
@@ -105,7 +84,7 @@ fn read_entry<'a>(
 ) -> Option<ToolsetEntry> {
     let hint = |key: &str| match key {
         "disabled" => Some("write enabled: false".to_owned()),
-        _ if server::KEYS.contains(&key) => Some("it belongs in mcp_server".to_owned()),
+        _ if SERVER_KEYS.contains(&key) => Some("it belongs in mcp_server".to_owned()),
         _ => None,
     };
     let fields = spot.fields("a toolset", &ENTRY_KEYS, &hint, reader)?;
@@ -165,23 +144,6 @@ fn name<'a>(
         reader.error_with(spot, message, format!("the other is on line {line}; rename one"));
     }
     Some(name)
-}
-
-/// Why a text is no name, if it is none.
-pub(super) fn check_name(name: &str, longest: usize) -> Result<(), String> {
-    let length = name.chars().count();
-    if length == 0 || length > longest {
-        return Err(format!("has {length} characters; a name has 1 to {longest}"));
-    }
-    match name.chars().find(|c| !is_name_character(*c)) {
-        Some(c) => Err(format!("holds {c:?}; a name is made of letters, digits, '_', '-' and '.'")),
-        None => Ok(()),
-    }
-}
-
-/// Whether names of toolsets may hold it.
-pub(super) fn is_name_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
 fn boolean(key: &str, default: bool, fields: &Fields<'_>, reader: &mut Reader<'_>) -> bool {

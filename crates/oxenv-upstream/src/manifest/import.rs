@@ -1,12 +1,12 @@
 //! Turns a client's configuration, `{"mcpServers": {…}}`, into a manifest.
 //!
-//! Invariant: what is left out is told in a note, and a value that looks like a secret is neither in
+//! Invariant: what is left out is named in a note, and a value that looks like a secret is neither in
 //! the manifest nor in a note: a variable takes its place.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use crate::manifest::entry::{MAX_NAME, RESERVED, is_name_character};
+use crate::manifest::name::{MAX_NAME, RESERVED, is_name_character};
 use crate::manifest::node::{self, Kind, Node};
 use crate::manifest::problem::{FilePosition, Problem, Severity};
 use crate::manifest::reader::excerpt_of;
@@ -39,7 +39,7 @@ pub fn import(text: &str, file: &str) -> Result<Imported, Vec<Problem>> {
         message,
         suggestion,
     };
-    let (root, faults) =
+    let node::Document { root, faults } =
         node::read(text).map_err(|fault| vec![problem(fault.at, fault.message, fault.suggestion)])?;
     if !faults.is_empty() {
         let faults = faults.into_iter();

@@ -54,9 +54,15 @@ pub(super) struct YamlError {
     pub(super) suggestion: Option<String>,
 }
 
-/// Reads a text of one document. Besides the tree come the faults that did not keep it from being
-/// read: duplicate keys, and keys that are no text.
-pub(super) fn read(text: &str) -> Result<(Node, Vec<YamlError>), YamlError> {
+/// A document that was read.
+pub(super) struct Document {
+    pub(super) root: Node,
+    /// Faults that did not keep it from being read: duplicate keys, and keys that are not texts.
+    pub(super) faults: Vec<YamlError>,
+}
+
+/// Reads a text of one document.
+pub(super) fn read(text: &str) -> Result<Document, YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MAX_TEXT_BYTES {
         return Err(YamlError::new(FilePosition::default(), format!("longer than {MAX_TEXT_BYTES} bytes")));
@@ -66,7 +72,7 @@ pub(super) fn read(text: &str) -> Result<(Node, Vec<YamlError>), YamlError> {
     let parser = Parser::new_from_str_with_options(text, options);
     let mut tree = Tree { parser, anchors: HashMap::new(), weight: Weight::default(), faults: Vec::new() };
     let root = tree.document()?;
-    Ok((root, tree.faults))
+    Ok(Document { root, faults: tree.faults })
 }
 
 impl Node {
@@ -140,6 +146,13 @@ struct Weight {
     bytes: usize,
 }
 
+/// The kind of a list or a mapping that was read.
+struct Children {
+    kind: Kind,
+    /// How deep the deepest of its values is nested.
+    height: usize,
+}
+
 impl<'a> Tree<'a> {
     fn document(&mut self) -> Result<Node, YamlError> {
         self.next()?;
@@ -184,13 +197,13 @@ impl<'a> Tree<'a> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 known_tag(tag.as_deref(), at)?;
-                let (items, height) = self.items(depth)?;
-                (Node { at, kind: Kind::List(items) }, anchor, height + 1)
+                let Children { kind, height } = self.items(depth)?;
+                (Node { at, kind }, anchor, height + 1)
             }
             Event::MappingStart(_, anchor, tag) => {
                 known_tag(tag.as_deref(), at)?;
-                let (entries, height) = self.entries(depth)?;
-                (Node { at, kind: Kind::Map(entries) }, anchor, height + 1)
+                let Children { kind, height } = self.entries(depth)?;
+                (Node { at, kind }, anchor, height + 1)
             }
             _ => return Err(YamlError::new(at, "not YAML: a value is missing here")),
         };
@@ -216,12 +229,12 @@ impl<'a> Tree<'a> {
         Ok(self.anchors[&anchor].clone())
     }
 
-    fn items(&mut self, depth: usize) -> Result<(Vec<Node>, usize), YamlError> {
+    fn items(&mut self, depth: usize) -> Result<Children, YamlError> {
         let (mut items, mut height) = (Vec::new(), 0);
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok((items, height));
+                return Ok(Children { kind: Kind::List(items), height });
             }
             let item = self.value(event, &span, depth + 1)?;
             height = height.max(item.height);
@@ -229,7 +242,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn entries(&mut self, depth: usize) -> Result<(Vec<(Key, Node)>, usize), YamlError> {
+    fn entries(&mut self, depth: usize) -> Result<Children, YamlError> {
         let (mut entries, mut height): (Vec<(Key, Node)>, _) = (Vec::new(), 0);
         let mut places = HashMap::new();
         let mut merged = Vec::new();
@@ -263,7 +276,7 @@ impl<'a> Tree<'a> {
         for source in merged {
             self.merge(source, &mut entries, &mut places);
         }
-        Ok((entries, height))
+        Ok(Children { kind: Kind::Map(entries), height })
     }
 
     /// Adds the entries of `<<: *other` whose keys are not there yet.
@@ -323,40 +336,38 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: FilePosition) -
         "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
         "true" | "True" | "TRUE" => Kind::Bool(true),
         "false" | "False" | "FALSE" => Kind::Bool(false),
-        _ => match number(text) {
-            Some(value) => Kind::Number(text.to_owned(), value),
-            None => Kind::Text(text.to_owned()),
-        },
+        _ => number(text).unwrap_or_else(|| Kind::Text(text.to_owned())),
     })
 }
 
-/// A number's value, without one for those that JSON does not know; nothing if the text is none.
-fn number(text: &str) -> Option<Option<Number>> {
+/// The number that a text is, without a value if JSON has none for it; `None` if the text is not a number.
+fn number(text: &str) -> Option<Kind> {
+    let number = |value| Some(Kind::Number(text.to_owned(), value));
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let radix = |digits: &str, radix| u64::from_str_radix(digits, radix).ok().map(Number::from);
     match unsigned {
-        ".inf" | ".Inf" | ".INF" => return Some(None),
-        ".nan" | ".NaN" | ".NAN" if unsigned == text => return Some(None),
+        ".inf" | ".Inf" | ".INF" => return number(None),
+        ".nan" | ".NaN" | ".NAN" if unsigned == text => return number(None),
         _ => {}
     }
     if let Some(digits) = text.strip_prefix("0x").filter(|digits| is_all(digits, |c| c.is_ascii_hexdigit())) {
-        return Some(radix(digits, 16));
+        return number(radix(digits, 16));
     }
     if let Some(digits) = text.strip_prefix("0o").filter(|digits| is_all(digits, |c| matches!(c, '0'..='7')))
     {
-        return Some(radix(digits, 8));
+        return number(radix(digits, 8));
     }
     let begins = unsigned.strip_prefix('.').unwrap_or(unsigned).starts_with(|c: char| c.is_ascii_digit());
     if !begins || !is_all(unsigned, |c| matches!(c, '0'..='9' | '.' | 'e' | 'E' | '+' | '-')) {
         return None;
     }
     if let Ok(whole) = text.parse::<i64>() {
-        return Some(Some(whole.into()));
+        return number(Some(whole.into()));
     }
     if let Ok(whole) = text.parse::<u64>() {
-        return Some(Some(whole.into()));
+        return number(Some(whole.into()));
     }
-    text.parse::<f64>().ok().map(Number::from_f64)
+    text.parse::<f64>().ok().and_then(|value| number(Number::from_f64(value)))
 }
 
 fn is_all(text: &str, test: impl Fn(char) -> bool) -> bool {
@@ -382,13 +393,13 @@ mod tests {
     use super::*;
 
     fn value(text: &str) -> Value {
-        read(text).unwrap().0.to_json().unwrap()
+        read(text).unwrap().root.to_json().unwrap()
     }
 
     fn fault(text: &str) -> String {
         let fault = match read(text) {
             Err(fault) => fault,
-            Ok((_, mut faults)) => faults.remove(0),
+            Ok(mut document) => document.faults.remove(0),
         };
         format!("{}: {}", fault.at, fault.message)
     }
@@ -402,7 +413,7 @@ mod tests {
         let texts =
             "[yes, no, on, 1:30, 1.2.3, 0x, e5, ., 2026-01-01, 1_000, nan, inf, 'true', \"1\", !!str 1]";
         assert!(value(texts).as_array().unwrap().iter().all(Value::is_string), "{}", value(texts));
-        assert!(read(".inf").unwrap().0.to_json().is_err());
+        assert!(read(".inf").unwrap().root.to_json().is_err());
     }
 
     #[test]
@@ -421,7 +432,7 @@ mod tests {
     #[test]
     fn places_count_from_one() {
         assert!(fault("tools:\n  - name: é: 1\n").starts_with("2:"));
-        let (root, _) = read("tools:\n  - name: x\n").unwrap();
+        let Document { root, .. } = read("tools:\n  - name: x\n").unwrap();
         let Kind::List(items) = &root.get("tools").unwrap().kind else { panic!() };
         assert_eq!(items[0].get("name").unwrap().at, FilePosition { line: 2, column: 11 });
     }

@@ -39,7 +39,7 @@ pub struct Problem {
     pub path: String,
     /// What is wrong.
     pub message: String,
-    /// What to do about it, where that can be told.
+    /// What to do about it, if that is known.
     pub suggestion: Option<String>,
 }
 

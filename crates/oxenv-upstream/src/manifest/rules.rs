@@ -1,7 +1,7 @@
 //! Reads an entry's rules: `allow`, `deny`, `roles`, `rate_limit`, `arguments`.
 //!
-//! Invariant: each rule is tried on its own with the policy that will keep it, so that what is wrong
-//! is told where it stands, and is wrong there too.
+//! Invariant: each rule is tried on its own with the policy that will keep it, so that a mistake
+//! is reported at its own place.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,7 +35,7 @@ pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_>) -> Rules {
 fn patterns(key: &str, fields: &Fields<'_>, reader: &mut Reader<'_>) -> Vec<String> {
     let Some(items) = fields.get(key).and_then(|spot| spot.list(reader)) else { return Vec::new() };
     if items.is_empty() && key == "allow" {
-        // In the policy an empty list allows everything, which nobody means who writes it.
+        // In the policy an empty list allows everything, which is not what its author means.
         let spot = fields.get(key).unwrap_or(&fields.spot);
         reader.error_with(
             spot,

@@ -5,9 +5,8 @@
 
 use serde_json::{Value, json};
 
-use crate::manifest::entry::{
-    FORK_MODES, MAX_NAME, MAX_PREFIX, MAX_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION,
-};
+use crate::manifest::entry::{FORK_MODES, MAX_PREFIX, MAX_TIME_S, PREFIX_RULES, SCOPES, STARTUPS, VERSION};
+use crate::manifest::name::MAX_NAME;
 use crate::manifest::rules::RATE_SCOPES;
 use crate::manifest::server::TRANSPORTS;
 
@@ -24,8 +23,8 @@ pub fn schema() -> Value {
         "properties": {
             "version": { "description": "The format's version.", "const": VERSION, "default": VERSION },
             "prefix": {
-                "description": "What happens to tools of one name from several toolsets: prefix the later one \
-                    as toolset__tool, prefix all tools, or refuse.",
+                "description": "What happens to tools of one name from several toolsets: prefix the later \
+                    one as toolset__tool, prefix all tools, or refuse.",
                 "enum": spellings(&PREFIX_RULES),
                 "default": "conflict",
             },
@@ -75,8 +74,8 @@ fn toolset() -> Value {
             "timeout_s": seconds("How long a call may take, in seconds.", 30),
             "start_timeout_s": seconds("How long a start may take, in seconds.", 60),
             "on_reset": {
-                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: restart \
-                    if one of its texts holds ${seed}, else keep.",
+                "description": "What a reset does: keep it, restart it, or call one of its tools. Default: \
+                    restart if one of its texts holds ${seed}, else keep.",
                 "type": "string",
                 "pattern": "^(keep|restart|call:\\s*\\S+)$",
             },
@@ -98,7 +97,7 @@ fn toolset() -> Value {
                 "default": false,
             },
             "allow": patterns("Only these tools may be called; * and ? are wildcards.", 1),
-            "deny": patterns("These tools may not be called, whatever allow says.", 0),
+            "deny": patterns("These tools may not be called, whatever allow message.", 0),
             "roles": {
                 "description": "What holds for a role besides.",
                 "type": "object",
@@ -110,7 +109,8 @@ fn toolset() -> Value {
             },
             "rate_limit": { "$ref": "#/definitions/rate_limit" },
             "arguments": {
-                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the tool's own.",
+                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the tool's \
+                    own.",
                 "type": "object",
                 "additionalProperties": { "type": ["object", "boolean"] },
             },
@@ -133,7 +133,7 @@ fn mcp_server() -> Value {
         "additionalProperties": false,
         "properties": {
             "transport": {
-                "description": "Default: told by command, url, toolset or path.",
+                "description": "Default: that of the key command, url, toolset or path.",
                 "enum": spellings(&TRANSPORTS),
             },
             "command": described("stdio: the program to run.", &text),
@@ -142,7 +142,10 @@ fn mcp_server() -> Value {
                 "type": "array",
                 "items": { "type": "string" },
             },
-            "env": described("stdio, python: variables of the process, beside PATH, HOME, TMPDIR and LANG.", &texts),
+            "env": described(
+                "stdio, python: variables of the process, beside PATH, HOME, TMPDIR and LANG.",
+                &texts,
+            ),
             "cwd": described("stdio: the folder it runs in.", &text),
             "url": {
                 "description": "http: the endpoint.",
@@ -193,7 +196,8 @@ fn rate_limit() -> Value {
                 "properties": {
                     "rate": rate,
                     "burst": {
-                        "description": "So many at once after a quiet time. Default: as many as in the rate.",
+                        "description": "Maximum number of calls at once after a quiet time. Default: that of \
+                            the rate.",
                         "type": "integer",
                         "minimum": 1,
                         "maximum": u32::MAX,

@@ -7,14 +7,11 @@ use std::collections::BTreeMap;
 use oxenv_core::Scope;
 
 use crate::manifest::Transport;
-use crate::manifest::entry::{ENTRY_KEYS, check_name};
+use crate::manifest::keys::{ENTRY_KEYS, SERVER_KEYS};
+use crate::manifest::name::{MAX_NAME, check_name};
 use crate::manifest::reader::{Fields, Reader, YamlValue, excerpt_of};
 use crate::manifest::text::{Text, TextUse, literal_text};
 use crate::manifest::token;
-
-/// The keys of `mcp_server`.
-pub(super) const KEYS: [&str; 9] =
-    ["transport", "command", "args", "env", "cwd", "url", "headers", "toolset", "path"];
 
 /// The transports, as they are written; `http` has two more spellings.
 pub(super) const TRANSPORTS: [(&str, Kind); 6] = [
@@ -88,12 +85,12 @@ pub(super) fn kind<'a>(spot: &YamlValue<'a>, reader: &mut Reader<'_>) -> Option<
         _ if ENTRY_KEYS.contains(&key) => Some("it belongs to the toolset, beside mcp_server".to_owned()),
         _ => None,
     };
-    let fields = spot.fields("mcp_server", &KEYS, &hint, reader)?;
+    let fields = spot.fields("mcp_server", &SERVER_KEYS, &hint, reader)?;
     let kind = match fields.get("transport") {
         Some(spot) => named(spot, reader)?,
         None => derived(&fields, reader)?,
     };
-    for key in KEYS.iter().filter(|key| !kind.keys().contains(key)) {
+    for key in SERVER_KEYS.iter().filter(|key| !kind.keys().contains(key)) {
         if let Some(spot) = fields.get(key) {
             let message = format!("'{key}' has no meaning for transport {}", kind.name());
             reader.error_with(
@@ -123,7 +120,7 @@ pub(super) fn transport(
         Kind::Builtin => {
             let spot = fields.required("toolset", reader)?;
             let toolset = spot.text(reader)?;
-            match check_name(toolset, crate::manifest::entry::MAX_NAME) {
+            match check_name(toolset, MAX_NAME) {
                 Ok(()) => Some(Transport::Builtin { toolset: toolset.to_owned() }),
                 Err(why) => {
                     reader.error(spot, format!("{} '{}' {why}", spot.path, excerpt_of(toolset)));

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::manifest::node::Kind;
 use crate::manifest::reader::{Reader, YamlValue, excerpt_of, nearest_word};
-use crate::secret::{CONCEALED, Secret};
+use oxenv_process::secret::{CONCEALED, Secret};
 
 /// A text whose variables are filled in, and which may still wait for a session's workspace and seed.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -131,7 +131,7 @@ impl Text {
         if !usage.enabled {
             return Some(Text::literal(text));
         }
-        // Every part is read, so that all unset variables are told at once.
+        // Every part is read, so that all unset variables are reported at once.
         let pieces: Vec<Option<TextPiece>> =
             parts.into_iter().map(|part| fill(part, usage, spot, reader)).collect();
         pieces.into_iter().collect::<Option<Vec<_>>>().map(|pieces| Text { pieces })

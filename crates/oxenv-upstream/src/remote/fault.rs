@@ -85,7 +85,10 @@ impl RemoteError {
     }
 
     pub(super) fn of_greeting(greeting: HandshakeError) -> Self {
-        RemoteError::of(Failure { fault: UpstreamError::Unavailable(greeting.says), cause: greeting.cause })
+        RemoteError::of(Failure {
+            fault: UpstreamError::Unavailable(greeting.message),
+            cause: greeting.cause,
+        })
     }
 
     /// Of a result that is none; its call has run.

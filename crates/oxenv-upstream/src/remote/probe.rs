@@ -1,7 +1,7 @@
 //! Whether a server speaks HTTP+SSE, the transport of 2024-11-05: a GET there begins with the event
 //! `endpoint`.
 //!
-//! Invariant: it asks once, and only who refused both greetings.
+//! Invariant: it asks once, and only a server that refused both handshakes.
 
 use oxenv_core::after;
 use std::time::Duration;

@@ -9,14 +9,14 @@ use oxenv_core::{
     SessionRequest, SessionStore, SnapshotKey, SnapshotKeySource, SnapshotRoom, StepReply, StoreLimits,
     Toolset, Work, WorkspaceSource, Workspaces,
 };
-use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_process::child::base_environment;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
 use oxenv_wire::{Tool, ToolError, ToolResult, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::upstream_support::python;
+use crate::upstream_support::{python, supervisor};
 
 /// Functions that keep something in memory, and in files of the folder they run in.
 const TOOLS: &str = r#"
@@ -100,7 +100,7 @@ impl Tools {
         let beside = std::path::Path::new(python()).parent().unwrap();
         base_environment.push(("PATH".into(), format!("{}:/usr/bin:/bin", beside.display()).into()));
         let options = ManagerOptions {
-            supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
+            supervisor: supervisor(),
             base_environment,
             concurrency: 4,
             discover_scope: true,

@@ -2,9 +2,6 @@
 //!
 //! Invariant: one binary; processes that tests start are real ones.
 
-mod children;
-mod children_end;
-mod children_support;
 mod forks;
 mod forks_saved;
 mod forks_support;

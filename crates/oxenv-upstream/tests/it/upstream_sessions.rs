@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oxenv_core::{
     CallContext, CallerChannel, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset,
 };
-use oxenv_upstream::child::Supervisor;
+use oxenv_process::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager, UpstreamState};
 use oxenv_wire::{ErrorCode, ToolErrorType};

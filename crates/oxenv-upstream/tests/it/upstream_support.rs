@@ -10,7 +10,7 @@ use oxenv_core::{
     CallContext, CallNotification, CallerChannel, EpisodeSeeds, Failure, Principal, RequestError, Toolset,
     Work,
 };
-use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager};
 use oxenv_wire::{ToolError, ToolResult};
@@ -25,6 +25,16 @@ pub(crate) struct Stage {
     pub(crate) manager: Arc<UpstreamManager>,
     pub(crate) folder: PathBuf,
     pub(crate) mark: String,
+}
+
+/// The program of `tests/servers/stdio.rs`.
+pub(crate) fn stdio_server() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.parent().unwrap().parent().unwrap().join("examples/upstream-stdio")
+}
+
+pub(crate) fn supervisor() -> Supervisor {
+    Supervisor::new(stdio_server(), ["supervise"])
 }
 
 /// The interpreter itself: what stands for it on PATH may be a slow script.
@@ -91,7 +101,7 @@ impl Stage {
         base.retain(|(name, _)| name != "TMPDIR");
         base.push(("TMPDIR".into(), folder.clone().into()));
         let options = ManagerOptions {
-            supervisor: Supervisor::new(env!("CARGO_BIN_EXE_oxenv-supervise"), Vec::<String>::new()),
+            supervisor: supervisor(),
             base_environment: base,
             concurrency,
             discover_scope,

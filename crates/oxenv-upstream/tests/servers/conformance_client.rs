@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use oxenv_core::{CallContext, CallNotification, CallerChannel, Principal, RequestError, Toolset, Work};
-use oxenv_upstream::child::Supervisor;
+use oxenv_process::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, UpstreamManager};
 use oxenv_wire::{RawJson, Tool, raw};

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Code, OpenOptions, ProvidedEnv, ResetOptions};
+use oxenv_process::child::Supervisor;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceSpec, ListenAddress, ProviderCode};
-use oxenv_upstream::child::Supervisor;
 use serde_json::{Value, json};
 
 use crate::process::{Ended, oxenv};

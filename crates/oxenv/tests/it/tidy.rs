@@ -8,16 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("oxenv-wire", &[]),
     ("oxenv-core", &["oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
+    ("oxenv-process", &[]),
+    ("oxenv-upstream", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
-    ("oxenv-providers", &["oxenv-core", "oxenv-upstream", "oxenv-wire"]),
-    ("oxenv-client", &["oxenv-core", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
-    ("oxenv-fleet-simulator", &[]),
+    ("oxenv-providers", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
+    ("oxenv-client", &["oxenv-core", "oxenv-process", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-fleet-simulator", &["oxenv-process"]),
     (
         "oxenv",
         &[
@@ -26,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "oxenv-core",
             "oxenv-envs",
             "oxenv-fleet-simulator",
+            "oxenv-process",
             "oxenv-providers",
             "oxenv-server",
             "oxenv-store",
@@ -33,7 +35,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "oxenv-wire",
         ],
     ),
-    ("oxenv-py", &["oxenv-client", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-py", &["oxenv-client", "oxenv-process", "oxenv-providers", "oxenv-wire"]),
     ("oxenv-bench", &["oxenv-client", "oxenv-core", "oxenv-wire"]),
     ("oxenv-paths", &["oxenv-core", "oxenv-envs", "oxenv-server", "oxenv-store"]),
 ];
@@ -284,6 +286,26 @@ fn folders_are_removed_in_one_way() {
         let removes = code_lines(&path).iter().any(|line| line.contains("remove_dir_all"));
         assert!(!removes, "{} does not remove folders with oxenv_core::folders::remove", shown(&path));
     }
+}
+
+#[test]
+fn processes_are_started_in_oxenv_process_alone() {
+    // Each with the reason.
+    let allowed = [
+        // A peer that `bench/compare` measures: the SDK alone, with nothing of ours.
+        "bench/src/bin/oxenv-rmcp/main.rs",
+    ];
+    let elsewhere = |path: &&PathBuf| !path.starts_with(root().join("crates/oxenv-process"));
+    let mut seen = BTreeSet::new();
+    for path in sources().iter().filter(elsewhere) {
+        let starts = |line: &String| line.contains("Command::new(") || line.contains("process::Command");
+        if code_lines(path).iter().any(starts) {
+            let shown = shown(path);
+            assert!(allowed.contains(&shown.as_str()), "{shown} starts a process beside oxenv_process");
+            seen.insert(shown);
+        }
+    }
+    assert_eq!(seen.len(), allowed.len(), "an exception is no longer needed");
 }
 
 #[test]

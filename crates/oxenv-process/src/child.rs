@@ -1,13 +1,12 @@
-//! Child processes: how one is started, heard, and ended together with all that it started.
+//! Child processes: how one is started, read, and ended together with all that it started.
 //!
 //! Each command runs under a supervisor process (`supervise.rs`) that outlives this process for a moment, so
 //! that not even a kill -9 of this process leaves anything behind. Commands get the environment they are
 //! given and nothing else, and no descriptor but their three pipes.
 //!
-//! Invariant: this file and the supervisor that it starts (`supervise.rs`) alone start tools' servers, and
-//! dropping a [`Child`] begins the end of its whole tree.
+//! Invariant: dropping a [`Child`] begins the end of its whole tree.
 
-mod stderr;
+mod output;
 
 use std::ffi::OsString;
 use std::future::poll_fn;
@@ -27,18 +26,14 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::secret::Redactor;
 use crate::supervise;
-use stderr::Tail;
-
-/// Takes the secrets out of a text before it is shown.
-///
-/// It is given whole lines as far as they are shorter than 16 KiB. No secret may be longer than 8 KiB.
-pub type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+use crate::tail::OutputTail;
 
 /// How long [`Child::stop`] waits beyond the grace: SIGTERM's second, and time to spare.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
-/// How long stderr is read on after the end, in case someone outside the tree holds it open.
-const STDERR_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long output is read on after the end, in case someone outside the tree holds it open.
+const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// The codes that stand for signals; a command may exit with higher ones by itself.
 const SIGNAL_EXIT_CODES: RangeInclusive<i32> = 129..=192;
 
@@ -63,7 +58,8 @@ pub struct ChildSpec {
 pub struct Supervisor {
     program: PathBuf,
     arguments: Vec<OsString>,
-    holds: Option<PathBuf>,
+    /// The file whose shared lock it holds.
+    lock: Option<PathBuf>,
 }
 
 /// A running command, with everything it starts.
@@ -77,13 +73,13 @@ pub struct Child {
     grace: Duration,
     process: Arc<Mutex<tokio::process::Child>>,
     status: watch::Receiver<Option<ExitStatus>>,
-    tail: Arc<Mutex<Tail>>,
-    redact: Redact,
+    tail: Arc<Mutex<OutputTail>>,
+    redactor: Redactor,
 }
 
-/// A command that goes on without this process, until its supervisor is told to end it by SIGTERM. Dropping
-/// it changes nothing.
-pub struct Detached {
+/// A command that goes on without this process, until its supervisor gets SIGTERM. Dropping it changes
+/// nothing.
+pub struct DetachedChild {
     pid: u32,
     process: tokio::process::Child,
 }
@@ -106,55 +102,83 @@ impl Supervisor {
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Supervisor { program: program.into(), arguments, holds: None }
+        Supervisor { program: program.into(), arguments, lock: None }
     }
 
-    /// The same, for commands that work in folders which are deleted by whoever gets this file's lock: while
-    /// one of them lives, its supervisor holds a shared lock. See [`oxenv_core::Workspaces::lock_path`].
+    /// Makes each supervisor hold a shared lock of this file while its command lives: for commands that work
+    /// in folders which are deleted by whoever gets that lock alone.
     #[must_use]
-    pub fn holding(self, lock: PathBuf) -> Self {
-        Supervisor { holds: Some(lock), ..self }
+    pub fn with_shared_lock(self, lock: PathBuf) -> Self {
+        Supervisor { lock: Some(lock), ..self }
     }
 
-    /// Starts a command; gives it with its stdin and stdout. Each line of its stderr becomes a debug event
-    /// with the field `toolset`, as far as it is no flood.
+    /// Starts a command; returns it with its stdin and stdout. Each line of its stderr becomes a debug event
+    /// with the field `toolset`, up to 64 KiB a second.
     ///
-    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is told by
-    /// [`Child::describe_end`], as any that ends at once.
+    /// It must be called within a Tokio runtime, and does not wait. A command that cannot be run is an end as
+    /// any other: [`Child::describe_end`] says why.
     ///
     /// # Errors
     ///
     /// If the folder does not exist, or the supervisor cannot be started.
-    pub fn spawn(&self, spec: ChildSpec, redact: Redact) -> io::Result<(Child, ChildStdin, ChildStdout)> {
-        let mut order = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
-        order.extend(self.holds.iter().flat_map(|lock| ["--hold".into(), lock.into()]));
+    pub fn spawn(&self, spec: ChildSpec, redactor: Redactor) -> io::Result<(Child, ChildStdin, ChildStdout)> {
+        let mut flags = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        flags.extend(self.lock.iter().flat_map(|lock| ["--lock".into(), lock.into()]));
         let mut process =
-            self.start(in_own_group(&mut self.command(&spec, &order)?).envs(spec.environment))?;
+            self.start(in_own_group(&mut self.command(&spec, &flags)?).envs(spec.environment))?;
         let pipes = (process.id(), process.stdin.take(), process.stdout.take(), process.stderr.take());
         let (Some(pid), Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::Error::other("a process was started without its pipes"));
         };
-        Ok((Child::watched(process, pid, stderr, spec.label, spec.grace, redact), stdin, stdout))
+        Ok((Child::watched(process, pid, stderr, spec.label, spec.grace, redactor), stdin, stdout))
     }
 
-    /// Starts a server: its stdin is empty, and what it writes to stdout is heard as stderr is. Asked to end,
+    /// Starts a server: its stdin is empty, and what it writes to stdout is read as stderr is. Asked to end,
     /// it gets SIGTERM at once, and SIGKILL after its grace.
     ///
     /// # Errors
     ///
     /// As [`Supervisor::spawn`].
-    pub fn spawn_server(&self, spec: ChildSpec, redact: Redact) -> io::Result<Child> {
-        let (heard, said) = io::pipe()?;
-        let order = server_flags(&this_process(), spec.grace);
-        let mut command = self.command(&spec, &order)?;
-        in_own_group(command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said))
-            .envs(spec.environment);
+    pub fn spawn_server(&self, spec: ChildSpec, redactor: Redactor) -> io::Result<Child> {
+        let flags = server_flags(&this_process(), spec.grace);
+        self.spawn_read(spec, &flags, Stdio::null(), redactor)
+    }
+
+    /// Starts a worker that is spoken to over a socket, which is its stdin; what it writes to stdout is read
+    /// as stderr is. Python takes the socket with `socket.socket(fileno=0)`; more descriptors can be sent
+    /// over it. Drop this end of the socket before the worker is asked to end: it can end by itself then,
+    /// within its grace; else see [`Child`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Supervisor::spawn`].
+    pub fn spawn_with_socket(
+        &self,
+        spec: ChildSpec,
+        socket: impl Into<OwnedFd>,
+        redactor: Redactor,
+    ) -> io::Result<Child> {
+        let flags = flags(["--parent", &this_process(), "--grace-ms", &milliseconds(spec.grace)]);
+        self.spawn_read(spec, &flags, Stdio::from(socket.into()), redactor)
+    }
+
+    /// Starts a command whose stdout and stderr are read here.
+    fn spawn_read(
+        &self,
+        spec: ChildSpec,
+        flags: &[OsString],
+        stdin: Stdio,
+        redactor: Redactor,
+    ) -> io::Result<Child> {
+        let (reader, writer) = io::pipe()?;
+        let mut command = self.command(&spec, flags)?;
+        in_own_group(command.stdin(stdin).stdout(writer.try_clone()?).stderr(writer)).envs(spec.environment);
         let process = self.start(&mut command)?;
-        // Else its own copy of the pipe would keep it open.
+        // Else its own copies would keep the pipe and the socket open.
         drop(command);
         let pid = process.id().ok_or_else(|| io::Error::other("a process ended as it was started"))?;
-        let heard = ChildStderr::from_std(std::process::ChildStderr::from(OwnedFd::from(heard)))?;
-        Ok(Child::watched(process, pid, heard, spec.label, spec.grace, redact))
+        let output = ChildStderr::from_std(std::process::ChildStderr::from(OwnedFd::from(reader)))?;
+        Ok(Child::watched(process, pid, output, spec.label, spec.grace, redactor))
     }
 
     /// Starts a server that goes on when this process ends, with a session of its own. The end of what it
@@ -164,15 +188,15 @@ impl Supervisor {
     /// # Errors
     ///
     /// As [`Supervisor::spawn`], and if the file cannot be made.
-    pub fn spawn_detached(&self, spec: ChildSpec, log: &Path) -> io::Result<Detached> {
-        let mut order = server_flags("none", spec.grace);
-        order.extend(["--log".into(), log.into()]);
-        let mut command = self.command(&spec, &order)?;
+    pub fn spawn_detached(&self, spec: ChildSpec, log: &Path) -> io::Result<DetachedChild> {
+        let mut flags = server_flags("none", spec.grace);
+        flags.extend(["--log".into(), log.into()]);
+        let mut command = self.command(&spec, &flags)?;
         let own_problems = supervise::open_log(log)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(own_problems).envs(spec.environment);
         let process = self.start(&mut command)?;
         let pid = process.id().ok_or_else(|| io::Error::other("a process ended as it was started"))?;
-        Ok(Detached { pid, process })
+        Ok(DetachedChild { pid, process })
     }
 
     fn start(&self, command: &mut Command) -> io::Result<tokio::process::Child> {
@@ -182,13 +206,13 @@ impl Supervisor {
         })
     }
 
-    fn command(&self, spec: &ChildSpec, order: &[OsString]) -> io::Result<Command> {
+    fn command(&self, spec: &ChildSpec, flags: &[OsString]) -> io::Result<Command> {
         let mut command = Command::new(&self.program);
         command
             // A name of its own, which a `pkill` of the server does not hit.
             .arg0("mcp-supervisor")
             .args(&self.arguments)
-            .args(order)
+            .args(flags)
             .arg("--")
             .arg(&spec.program)
             .args(&spec.arguments)
@@ -199,9 +223,9 @@ impl Supervisor {
         if let Some(folder) = &spec.folder {
             // The kernel's error would not tell a missing folder from a missing program.
             if !folder.is_dir() {
-                let says =
+                let message =
                     format!("the folder '{}' does not exist; make it or name another", folder.display());
-                return Err(io::Error::new(io::ErrorKind::NotFound, says));
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
             }
             command.current_dir(folder);
         }
@@ -210,20 +234,20 @@ impl Supervisor {
 }
 
 impl Child {
-    /// A process whose stderr is read and whose end is awaited from now on.
+    /// A process whose output is read and whose end is awaited from now on.
     fn watched(
         process: tokio::process::Child,
         pid: u32,
         stderr: ChildStderr,
         label: String,
         grace: Duration,
-        redact: Redact,
+        redactor: Redactor,
     ) -> Self {
         let process = Arc::new(Mutex::new(process));
-        let tail = Arc::new(Mutex::new(Tail::default()));
+        let tail = Arc::new(Mutex::new(OutputTail::default()));
         let (ended, status) = watch::channel(None);
-        tokio::spawn(keep(process.clone(), stderr, label.clone(), tail.clone(), redact.clone(), ended));
-        Child { label, pid, grace, process, status, tail, redact }
+        tokio::spawn(watch(process.clone(), stderr, label.clone(), tail.clone(), redactor.clone(), ended));
+        Child { label, pid, grace, process, status, tail, redactor }
     }
 
     /// The process id of its supervisor.
@@ -239,59 +263,45 @@ impl Child {
     /// # Errors
     ///
     /// If it takes over three seconds more than the grace. The supervisor goes on then.
-    pub async fn stop(self) -> io::Result<ExitStatus> {
-        self.finish().await
-    }
-
-    /// Ends it as [`Child::stop`] does, for who shares it. If this future is dropped, the end goes on without
-    /// it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Child::stop`].
-    pub async fn finish(&self) -> io::Result<ExitStatus> {
-        self.end();
-        timeout(self.grace.saturating_add(STOP_MARGIN), self.over()).await.map_err(|_| {
+    pub async fn stop(&self) -> io::Result<ExitStatus> {
+        self.begin_stop();
+        timeout(self.grace.saturating_add(STOP_MARGIN), self.wait()).await.map_err(|_| {
             let Child { label, pid, .. } = &self;
-            let says = format!("the processes of '{label}' do not end; look at those below process {pid}");
-            io::Error::new(io::ErrorKind::TimedOut, says)
+            let message = format!("the processes of '{label}' do not end; look at those below process {pid}");
+            io::Error::new(io::ErrorKind::TimedOut, message)
         })
     }
 
-    /// Waits until the command and all it started have ended by themselves; gives the command's status, in
+    /// Waits until the command and all it started have ended by themselves; returns the command's status, in
     /// which signal N is code 128 + N. The code is [`supervise::FAILED`] if the status is lost; there is none
     /// if the supervisor itself was ended by a signal, as when it is stopped before it started the command.
     ///
     /// Dropping this future changes nothing; it may be called again.
-    pub async fn wait(&mut self) -> ExitStatus {
-        self.over().await
-    }
-
-    /// Waits as [`Child::wait`] does, for who shares it.
-    pub async fn over(&self) -> ExitStatus {
+    pub async fn wait(&self) -> ExitStatus {
         let mut status = self.status.clone();
         let status = status.wait_for(Option::is_some).await;
-        status.ok().and_then(|status| *status).unwrap_or_else(unknown)
+        status.ok().and_then(|status| *status).unwrap_or_else(unknown_status)
     }
 
-    /// Waits as [`Child::wait`] does; gives how it ended in words, with the last lines of stderr:
+    /// Waits as [`Child::wait`] does; describes how it ended, with the last lines of stderr:
     /// `exited with code 1: no such option`.
-    pub async fn describe_end(&mut self) -> String {
+    pub async fn describe_end(&self) -> String {
         let status = self.wait().await;
-        let how = in_words(status);
-        match self.stderr_tail() {
+        let how = describe_status(status);
+        match self.output_tail() {
             tail if tail.is_empty() => how,
             tail => format!("{how}: {tail}"),
         }
     }
 
-    /// The last lines that it wrote to stderr: 20 lines and 4 KiB at most, without secrets.
-    pub fn stderr_tail(&self) -> String {
-        self.tail.lock().text(&*self.redact)
+    /// The last lines that it wrote to stderr, and to stdout unless [`Supervisor::spawn`] returned that: 20
+    /// lines and 4 KiB at most, without secrets.
+    pub fn output_tail(&self) -> String {
+        self.tail.lock().text(&self.redactor)
     }
 
     /// Begins the end of the whole tree, as a drop does.
-    pub fn end(&self) {
+    pub fn begin_stop(&self) {
         let process = self.process.lock();
         // Under the lock it is not reaped, so that its number is its own.
         if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
@@ -302,11 +312,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.end();
+        self.begin_stop();
     }
 }
 
-impl Detached {
+impl DetachedChild {
     /// The process id of its supervisor.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -314,26 +324,54 @@ impl Detached {
 
     /// Waits until the command and all it started have ended; as [`Child::wait`].
     pub async fn wait(&mut self) -> ExitStatus {
-        self.process.wait().await.unwrap_or_else(|_| unknown())
+        self.process.wait().await.unwrap_or_else(|_| unknown_status())
     }
 }
 
-/// Asks the supervisor of a [`Detached`] command, which another process may have started, to end its tree.
-/// That the number is still the supervisor's is the caller's care.
-pub fn end_detached(supervisor: u32) {
+/// Asks the supervisor of a [`DetachedChild`] command, which another process may have started, to end its
+/// tree. The caller makes sure that the number is still that of the supervisor.
+pub fn begin_stop_detached(supervisor: u32) {
     if let Some(pid) = i32::try_from(supervisor).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, Signal::TERM);
     }
 }
 
-/// How a command ended, of the status that its supervisor gave.
-pub fn in_words(status: ExitStatus) -> String {
+/// How a command ended, from the status of its supervisor: `exited with code 1`.
+pub fn describe_status(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) if SIGNAL_EXIT_CODES.contains(&code) => format!("was ended by signal {}", code - 128),
+        (Some(code), _) if SIGNAL_EXIT_CODES.contains(&code) => describe_signal(code - 128),
         (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => format!("ended with its supervisor, by signal {signal}"),
+        (None, Some(signal)) => {
+            format!("ended with its supervisor, by signal {signal}{}", signal_name(signal))
+        }
         (None, None) => "ended".to_owned(),
     }
+}
+
+/// How a command ended that a signal ended: `was ended by signal 9 (SIGKILL)`.
+pub fn describe_signal(signal: i32) -> String {
+    format!("was ended by signal {signal}{}", signal_name(signal))
+}
+
+/// The name of a signal, in brackets; empty for one that is not expected to end a process.
+fn signal_name(number: i32) -> &'static str {
+    let names = [
+        (Signal::HUP, " (SIGHUP)"),
+        (Signal::INT, " (SIGINT)"),
+        (Signal::QUIT, " (SIGQUIT)"),
+        (Signal::ILL, " (SIGILL)"),
+        (Signal::TRAP, " (SIGTRAP)"),
+        (Signal::ABORT, " (SIGABRT)"),
+        (Signal::BUS, " (SIGBUS)"),
+        (Signal::FPE, " (SIGFPE)"),
+        (Signal::KILL, " (SIGKILL)"),
+        (Signal::SEGV, " (SIGSEGV)"),
+        (Signal::PIPE, " (SIGPIPE)"),
+        (Signal::ALARM, " (SIGALRM)"),
+        (Signal::TERM, " (SIGTERM)"),
+        (Signal::XCPU, " (SIGXCPU)"),
+    ];
+    names.iter().find(|(signal, _)| signal.as_raw() == number).map_or("", |(_, name)| name)
 }
 
 /// A terminal's Ctrl-C is for this process, which ends its children in its own order.
@@ -342,8 +380,8 @@ fn in_own_group(command: &mut Command) -> &mut Command {
 }
 
 /// What tells the supervisor of a server whose end to wait for, and how long SIGTERM may take.
-fn server_flags(parent: &str, patience: Duration) -> Vec<OsString> {
-    flags(["--parent", parent, "--grace-ms", "0", "--patience-ms", &milliseconds(patience)])
+fn server_flags(parent: &str, term_timeout: Duration) -> Vec<OsString> {
+    flags(["--parent", parent, "--grace-ms", "0", "--term-timeout-ms", &milliseconds(term_timeout)])
 }
 
 fn flags<const N: usize>(words: [&str; N]) -> Vec<OsString> {
@@ -358,23 +396,23 @@ fn milliseconds(time: Duration) -> String {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_string()
 }
 
-/// Reads stderr and waits for the end, which comes soon after the [`Child`] is dropped.
-async fn keep(
+/// Reads the output and waits for the end, which comes soon after the [`Child`] is dropped.
+async fn watch(
     process: Arc<Mutex<tokio::process::Child>>,
-    stderr: ChildStderr,
+    output: ChildStderr,
     label: String,
-    tail: Arc<Mutex<Tail>>,
-    redact: Redact,
+    tail: Arc<Mutex<OutputTail>>,
+    redactor: Redactor,
     ended: watch::Sender<Option<ExitStatus>>,
 ) {
-    let mut listening = tokio::spawn(stderr::listen(stderr, label, tail, redact));
+    let mut following = tokio::spawn(output::follow(output, label, tail, redactor));
     let status = poll_fn(|context| pin!(process.lock().wait()).poll(context)).await;
-    if timeout(STDERR_DRAIN_TIMEOUT, &mut listening).await.is_err() {
-        listening.abort();
+    if timeout(OUTPUT_DRAIN_TIMEOUT, &mut following).await.is_err() {
+        following.abort();
     }
-    ended.send_replace(Some(status.unwrap_or_else(|_| unknown())));
+    ended.send_replace(Some(status.unwrap_or_else(|_| unknown_status())));
 }
 
-fn unknown() -> ExitStatus {
+fn unknown_status() -> ExitStatus {
     ExitStatus::from_raw(i32::from(supervise::FAILED) << 8)
 }

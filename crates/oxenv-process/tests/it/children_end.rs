@@ -73,7 +73,8 @@ async fn a_grace_may_be_endless() {
 async fn one_that_is_stopped_before_it_starts_leaves_nothing() {
     let mark = Mark::new();
     let spawned: Vec<_> = (0..20).map(|_| spawn(mark.spec("python3", &["-c", STUBBORN]))).collect();
-    let stopping: Vec<_> = spawned.into_iter().map(|(child, _, _)| tokio::spawn(child.stop())).collect();
+    let stopping: Vec<_> =
+        spawned.into_iter().map(|(child, _, _)| tokio::spawn(async move { child.stop().await })).collect();
     for stopped in stopping {
         soon(stopped).await.unwrap().unwrap();
     }
@@ -98,7 +99,7 @@ async fn one_that_heeds_sigterm_is_not_killed() {
 async fn daemons_end_with_the_command_and_its_code_is_kept() {
     let mark = Mark::new();
     let leaving = STUBBORN_FAMILY.replace("print('ready', flush=True)", "os._exit(4)");
-    let (mut child, _stdin, _stdout) = spawn(mark.spec("python3", &["-c", &leaving]));
+    let (child, _stdin, _stdout) = spawn(mark.spec("python3", &["-c", &leaving]));
     assert_eq!(soon(child.wait()).await.code(), Some(4));
     assert_eq!(mark.processes(), [0; 0]);
 }
@@ -154,11 +155,11 @@ while True: time.sleep(1000)
 #[tokio::test]
 async fn the_command_ends_when_its_supervisor_is_killed() {
     let mark = Mark::new();
-    let (mut child, _stdin, mut stdout) = spawn(mark.spec("python3", &["-c", STUBBORN]));
+    let (child, _stdin, mut stdout) = spawn(mark.spec("python3", &["-c", STUBBORN]));
     ready(&mut stdout).await;
     mark.count(2).await;
     kill(child.pid(), Signal::KILL);
-    assert_eq!(soon(child.describe_end()).await, "ended with its supervisor, by signal 9");
+    assert_eq!(soon(child.describe_end()).await, "ended with its supervisor, by signal 9 (SIGKILL)");
     mark.count(0).await;
 }
 
@@ -166,7 +167,7 @@ async fn the_command_ends_when_its_supervisor_is_killed() {
 async fn a_supervisor_heeds_the_signals_of_a_terminal_too() {
     for signal in [Signal::INT, Signal::HUP] {
         let mark = Mark::new();
-        let (mut child, _stdin, mut stdout) = spawn(mark.spec("python3", &["-c", STUBBORN]));
+        let (child, _stdin, mut stdout) = spawn(mark.spec("python3", &["-c", STUBBORN]));
         ready(&mut stdout).await;
         kill(child.pid(), signal);
         assert_eq!(soon(child.wait()).await.code(), Some(128 + 9));
@@ -183,7 +184,7 @@ fn the_tree_ends_with_the_runtime() {
         ready(&mut stdout).await;
         // A task that would hold it for ever.
         tokio::spawn(async move {
-            let mut child = child;
+            let child = child;
             child.wait().await
         });
     });
@@ -210,7 +211,7 @@ async fn fifty_start_and_end_at_once_and_leave_nothing() {
         .into_iter()
         .map(|(child, stdin, stdout)| {
             drop((stdin, stdout));
-            tokio::spawn(child.stop())
+            tokio::spawn(async move { child.stop().await })
         })
         .collect();
     for stopped in stopping {

@@ -1,4 +1,4 @@
-//! Values that must not be read by chance, and what takes them out of texts.
+//! Secrets that cannot be printed by accident, and a redactor that takes them out of texts.
 //!
 //! Invariant: a secret is read by `expose` alone; whatever prints or serializes it gets `***`.
 
@@ -13,8 +13,10 @@ use serde::{Serialize, Serializer};
 /// What stands in a secret's place.
 pub const CONCEALED: &str = "***";
 
-/// Values shorter than this are left in texts: they would be found everywhere.
-const MIN_SECRET_BYTES: usize = 6;
+/// Values shorter than this, in characters, are left in texts: they would be found everywhere.
+const MIN_SECRET_CHARS: usize = 6;
+/// The longest secret that is kept out of a text which is cut, in bytes: what is left out beside the cut.
+pub(crate) const MAX_SECRET_BYTES: usize = 8 << 10;
 
 /// A value that came from a variable or from a file.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value itself. Where it goes from here is the caller's care.
+    /// The value itself. The caller makes sure that it is shown to nobody.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -62,7 +64,7 @@ impl Redactor {
         let mut values = Vec::new();
         for secret in secrets {
             let value = secret.expose();
-            if value.chars().count() < MIN_SECRET_BYTES {
+            if value.chars().count() < MIN_SECRET_CHARS {
                 continue;
             }
             let quoted = serde_json::Value::from(value).to_string();
@@ -178,9 +180,9 @@ mod tests {
                 }
             }
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            let told = redacted(&values, &text);
-            // Values side by side may be told as one or as several.
-            prop_assert_eq!(told.replace("******", CONCEALED).replace("******", CONCEALED), expected);
+            let redacted = redacted(&values, &text);
+            // Values side by side may be replaced as one or as several.
+            prop_assert_eq!(redacted.replace("******", CONCEALED).replace("******", CONCEALED), expected);
         }
     }
 

@@ -1,7 +1,7 @@
-//! The log of a command that nobody listens to: a file with the end of what it writes.
+//! The log of a detached command: a file with the end of what it writes.
 //!
-//! Invariant: whatever it writes is taken, in bounded space, and only the user can read it. Files that
-//! somebody removes stay removed.
+//! Invariant: whatever the command writes is read, kept in bounded space, and readable by the user alone. A
+//! file that was removed stays removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
-/// How long a file becomes before the next is begun, in bytes; one older file is kept.
+/// The length at which the next file is begun, in bytes; one older file is kept.
 const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// Opens a log to write at its end, and makes it if it is not there.
@@ -19,13 +19,13 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Writes down what comes, until nobody can write any more. The file is there already: if it is not, it was
-/// removed, and nothing is written. A file that cannot be written loses its part.
-pub(super) async fn keep(mut heard: Receiver, path: PathBuf) {
+/// Copies the pipe to the file until the pipe is closed. The file is there already: if it is not, it was
+/// removed, and nothing is written. What cannot be written is lost.
+pub(super) async fn write(mut pipe: Receiver, path: PathBuf) {
     let mut chunk = vec![0; 16 << 10];
     let mut file = OpenOptions::new().append(true).open(&path).ok();
     let mut written = 0;
-    while let Ok(length @ 1..) = heard.read(&mut chunk).await {
+    while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
         if written + length > MAX_FILE_BYTES {
             file = next(&path);
             written = 0;

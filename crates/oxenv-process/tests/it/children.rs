@@ -7,18 +7,19 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oxenv_upstream::child::{Supervisor, base_environment};
+use oxenv_process::child::{Supervisor, base_environment};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::children_support::{
-    Mark, children_of, descriptors, eventually, inheritable, no_secret, ready, shell, soon, spawn, supervisor,
+    Mark, children_of, descriptors, eventually, inheritable, ready, redactor, shell, soon, spawn, supervisor,
 };
 
 #[tokio::test]
 async fn a_command_reads_and_writes_and_ends_with_its_stdin() {
     let mark = Mark::new();
-    let (mut child, mut stdin, mut stdout) = spawn(mark.spec("cat", &[]));
+    let (child, mut stdin, mut stdout) = spawn(mark.spec("cat", &[]));
     stdin.write_all(b"hello").await.unwrap();
     drop(stdin);
     let mut said = String::new();
@@ -79,14 +80,14 @@ async fn what_cannot_be_started_is_told_at_once() {
     let mark = Mark::new();
     let mut spec = mark.spec("pwd", &[]);
     spec.folder = Some("/no/such/folder".into());
-    let error = supervisor().spawn(spec, no_secret()).err().unwrap().to_string();
+    let error = supervisor().spawn(spec, redactor()).err().unwrap().to_string();
     assert_eq!(error, "the folder '/no/such/folder' does not exist; make it or name another");
 
     let missing = Supervisor::new("/no/such/supervisor", ["supervise"]);
-    let error = missing.spawn(mark.spec("pwd", &[]), no_secret()).err().unwrap().to_string();
+    let error = missing.spawn(mark.spec("pwd", &[]), redactor()).err().unwrap().to_string();
     assert!(error.starts_with("cannot start the supervisor '/no/such/supervisor': "), "{error}");
 
-    let error = supervisor().spawn(mark.spec("pwd", &["\0"]), no_secret()).err().unwrap();
+    let error = supervisor().spawn(mark.spec("pwd", &["\0"]), redactor()).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 }
 
@@ -97,7 +98,7 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     fs::write(&script, "#!/no/such/interpreter\n").unwrap();
     let script = script.to_str().unwrap();
     let ending = async |program: &str| {
-        let (mut child, _stdin, _stdout) = spawn(mark.spec(program, &[]));
+        let (child, _stdin, _stdout) = spawn(mark.spec(program, &[]));
         soon(child.describe_end()).await
     };
     assert_eq!(
@@ -126,14 +127,14 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
 #[tokio::test]
 async fn an_ending_has_the_code_and_the_last_words() {
     let mark = Mark::new();
-    let (mut child, _stdin, _stdout) = shell(&mark, "echo starting >&2; echo no key hunter2 >&2; exit 3");
+    let (child, _stdin, _stdout) = shell(&mark, "echo starting >&2; echo no key hunter2 >&2; exit 3");
     assert_eq!(soon(child.wait()).await.code(), Some(3));
     assert_eq!(soon(child.describe_end()).await, "exited with code 3: starting\nno key ***");
 
-    let (mut child, _stdin, _stdout) = shell(&mark, "kill -9 $$");
-    assert_eq!(soon(child.describe_end()).await, "was ended by signal 9");
+    let (child, _stdin, _stdout) = shell(&mark, "kill -9 $$");
+    assert_eq!(soon(child.describe_end()).await, "was ended by signal 9 (SIGKILL)");
 
-    let (mut child, _stdin, _stdout) = shell(&mark, "exit 255");
+    let (child, _stdin, _stdout) = shell(&mark, "exit 255");
     assert_eq!(soon(child.describe_end()).await, "exited with code 255");
     mark.count(0).await;
 }
@@ -177,9 +178,9 @@ async fn a_flood_on_stderr_blocks_nothing() {
     // 100 MB, in lines, then as one line, then the last words.
     let script = "yes 'a line of a flood' | head -c 50000000 >&2
         head -c 50000000 /dev/zero >&2; echo >&2; echo the last words >&2; exit 7";
-    let (mut child, _stdin, _stdout) = shell(&mark, script);
+    let (child, _stdin, _stdout) = shell(&mark, script);
     assert_eq!(soon(child.wait()).await.code(), Some(7));
-    let tail = child.stderr_tail();
+    let tail = child.output_tail();
     assert!(tail.ends_with("the last words") && tail.len() <= 4096, "{tail}");
     mark.count(0).await;
 }
@@ -189,7 +190,7 @@ async fn each_line_of_stderr_is_logged_without_secrets() {
     let log = Log::default();
     let _logging = tracing::subscriber::set_default(log.clone());
     let mark = Mark::new();
-    let (mut child, _stdin, _stdout) = shell(&mark, "echo one >&2; echo the key is hunter2 >&2");
+    let (child, _stdin, _stdout) = shell(&mark, "echo one >&2; echo the key is hunter2 >&2");
     soon(child.wait()).await;
     let mut lines = log.0.lock().clone();
     lines.retain(|line| line.contains("toolset"));
@@ -200,7 +201,7 @@ async fn each_line_of_stderr_is_logged_without_secrets() {
 async fn what_it_said_can_be_read_while_it_runs() {
     let mark = Mark::new();
     let (child, stdin, _stdout) = shell(&mark, "echo waiting >&2; read line");
-    eventually("it says something", || child.stderr_tail() == "waiting").await;
+    eventually("it says something", || child.output_tail() == "waiting").await;
     drop(stdin);
     assert_eq!(soon(child.stop()).await.unwrap().code(), Some(1));
 }
@@ -228,4 +229,39 @@ impl tracing::Subscriber for Log {
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn a_worker_is_spoken_to_over_a_socket_and_ends_when_that_closes() {
+    let mark = Mark::new();
+    let worker = "
+import socket, sys
+socket = socket.socket(fileno=0)
+print('to stdout hunter2', flush=True)
+print('to stderr', file=sys.stderr, flush=True)
+while message := socket.recv(100): socket.sendall(message.upper())
+sys.exit(7)
+";
+    let (mut socket, theirs) = UnixStream::pair().unwrap();
+    let theirs = theirs.into_std().unwrap();
+    theirs.set_nonblocking(false).unwrap();
+    let spec = mark.spec("python3", &["-c", worker]);
+    let child = supervisor().spawn_with_socket(spec, theirs, redactor()).unwrap();
+    socket.write_all(b"hello").await.unwrap();
+    let mut answer = [0; 5];
+    soon(socket.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HELLO");
+    drop(socket);
+    assert_eq!(soon(child.describe_end()).await, "exited with code 7: to stdout ***\nto stderr");
+    mark.count(0).await;
+}
+
+#[tokio::test]
+async fn the_socket_closes_when_a_worker_ends() {
+    let mark = Mark::new();
+    let (mut socket, theirs) = UnixStream::pair().unwrap();
+    let theirs = theirs.into_std().unwrap();
+    let child = supervisor().spawn_with_socket(mark.spec("true", &[]), theirs, redactor()).unwrap();
+    assert_eq!(soon(socket.read(&mut [0; 5])).await.unwrap(), 0);
+    assert!(soon(child.wait()).await.success());
 }

@@ -5,14 +5,14 @@
 //! when the whole tree is gone, whatever was daemonised or has a session of its own. It is started as
 //!
 //! ```text
-//! PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--patience-ms N] [--log FILE] [--hold FILE]
+//! PROGRAM LEADING… [--parent PID|none] [--grace-ms N] [--term-timeout-ms N] [--log FILE] [--lock FILE]
 //!     -- COMMAND ARGUMENTS…
 //! ```
 //!
 //! It starts itself once more, with `--exec`, for what must happen in the command's own process just before
 //! that runs: a session of its own, and a death signal from the kernel in case the supervisor is killed.
-//! Without a parent it has a session of its own as well, and ends only when it is told to or the command has
-//! ended.
+//! Without a parent it has a session of its own as well, and ends only when it is signalled or the command
+//! has ended.
 //!
 //! Systems other than Linux have neither orphans' adoption nor death signals: there, what leaves the
 //! command's process group survives, and the server's end is noticed within half a second.
@@ -50,12 +50,14 @@ pub const NOT_RUNNABLE: u8 = 126;
 pub const FAILED: u8 = 125;
 /// How long processes have between SIGTERM and SIGKILL.
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the command has to end by itself, once it is asked to, unless told otherwise.
+/// How long the command has to end by itself, once it is asked to, unless `--grace-ms` says otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 
-/// The pause between two rounds of SIGKILL: at first, and at most.
-const KILL_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
-/// How often to look for the parent where the kernel does not tell of its end.
+/// The first pause between two rounds of SIGKILL; it doubles.
+const INITIAL_KILL_PAUSE: Duration = Duration::from_millis(1);
+/// The longest such pause.
+const MAX_KILL_PAUSE: Duration = Duration::from_millis(100);
+/// How often to look for the parent where the kernel does not report its end.
 const PARENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the supervisor on the arguments of this process, as its whole `main`.
@@ -67,15 +69,15 @@ const PARENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Gives the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`] and
 /// [`FAILED`] come with a line on stderr.
 pub fn main(leading: &[&str]) -> ExitCode {
-    let code = SuperviseArgs::read(std::env::args_os().skip(1 + leading.len())).and_then(|order| match order
-        .execute
-    {
-        Some(supervisor) => Err(become_command(supervisor, &order.command)),
-        None => supervise(&order, leading),
+    let code = SuperviseArgs::read(std::env::args_os().skip(1 + leading.len())).and_then(|args| {
+        match args.execute {
+            Some(supervisor) => Err(become_command(supervisor, &args.command)),
+            None => supervise(&args, leading),
+        }
     });
     ExitCode::from(code.unwrap_or_else(|failure| {
-        // Nobody may be there to read it any more.
-        let _ = writeln!(std::io::stderr(), "{}", failure.says);
+        // The reader may be gone.
+        let _ = writeln!(std::io::stderr(), "{}", failure.message);
         failure.code
     }))
 }
@@ -88,11 +90,11 @@ struct SuperviseArgs {
     detached: bool,
     grace: Duration,
     /// How long processes have between SIGTERM and SIGKILL.
-    patience: Duration,
+    term_timeout: Duration,
     /// The file for what the command writes, where nobody else reads it.
     log: Option<PathBuf>,
     /// The file whose lock is shared until nothing is left.
-    hold: Option<PathBuf>,
+    lock: Option<PathBuf>,
     /// Set in the second stage, which becomes the command: the supervisor.
     execute: Option<Pid>,
     /// Program and arguments; never empty.
@@ -102,32 +104,32 @@ struct SuperviseArgs {
 /// Why there is no exit code of a command.
 struct SuperviseError {
     code: u8,
-    says: String,
+    message: String,
 }
 
 /// The command and everything below it.
 struct ProcessTree {
     command: Pid,
-    patience: Duration,
+    term_timeout: Duration,
     status: Option<WaitStatus>,
     child_signals: unix::Signal,
 }
 
 impl SuperviseArgs {
     fn read(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, SuperviseError> {
-        let mut order = SuperviseArgs {
+        let mut parsed = SuperviseArgs {
             parent: rustix::process::getppid(),
             detached: false,
             grace: DEFAULT_GRACE,
-            patience: TERM_TIMEOUT,
+            term_timeout: TERM_TIMEOUT,
             log: None,
-            hold: None,
+            lock: None,
             execute: None,
             command: Vec::new(),
         };
         while let Some(flag) = arguments.next() {
             if flag == "--" {
-                order.command = arguments.collect();
+                parsed.command = arguments.collect();
                 break;
             }
             let text = arguments.next();
@@ -135,14 +137,16 @@ impl SuperviseArgs {
             let pid = value.and_then(|value| Pid::from_raw(i32::try_from(value).ok()?));
             match (flag.to_str(), value, pid) {
                 (Some("--parent"), _, None) if text.as_ref().is_some_and(|text| text == "none") => {
-                    order.detached = true;
+                    parsed.detached = true;
                 }
-                (Some("--parent"), _, Some(pid)) => order.parent = Some(pid),
-                (Some("--grace-ms"), Some(grace), _) => order.grace = Duration::from_millis(grace),
-                (Some("--patience-ms"), Some(time), _) => order.patience = Duration::from_millis(time),
-                (Some("--log"), _, _) => order.log = text.map(PathBuf::from),
-                (Some("--hold"), _, _) => order.hold = text.map(PathBuf::from),
-                (Some("--exec"), _, Some(pid)) => order.execute = Some(pid),
+                (Some("--parent"), _, Some(pid)) => parsed.parent = Some(pid),
+                (Some("--grace-ms"), Some(grace), _) => parsed.grace = Duration::from_millis(grace),
+                (Some("--term-timeout-ms"), Some(time), _) => {
+                    parsed.term_timeout = Duration::from_millis(time);
+                }
+                (Some("--log"), _, _) => parsed.log = text.map(PathBuf::from),
+                (Some("--lock"), _, _) => parsed.lock = text.map(PathBuf::from),
+                (Some("--exec"), _, Some(pid)) => parsed.execute = Some(pid),
                 _ => {
                     return Err(SuperviseError::internal(&format!(
                         "cannot read its flag {}",
@@ -151,23 +155,23 @@ impl SuperviseArgs {
                 }
             }
         }
-        if order.command.is_empty() {
+        if parsed.command.is_empty() {
             return Err(SuperviseError::internal("no command is given after `--`"));
         }
-        Ok(order)
+        Ok(parsed)
     }
 }
 
 impl SuperviseError {
     fn internal(why: &str) -> Self {
-        SuperviseError { code: FAILED, says: format!("supervisor: {why}") }
+        SuperviseError { code: FAILED, message: format!("supervisor: {why}") }
     }
 
     /// Why the command could not be executed, and what to do.
     fn of_command(program: &OsString, error: &std::io::Error) -> Self {
         let name = program.display();
         let path = Path::new(program);
-        let (code, says) = match error.kind() {
+        let (code, message) = match error.kind() {
             std::io::ErrorKind::NotFound if path.components().count() < 2 => (
                 NOT_FOUND,
                 format!("command '{name}' was not found on PATH; install it or give its full path"),
@@ -184,7 +188,7 @@ impl SuperviseError {
             }
             _ => (NOT_RUNNABLE, format!("command '{name}' cannot be run: {error}")),
         };
-        SuperviseError { code, says }
+        SuperviseError { code, message }
     }
 }
 
@@ -218,21 +222,21 @@ impl ProcessTree {
     }
 
     /// Ends all that is left, however long the kernel needs for it.
-    async fn clear(&mut self) {
+    async fn end(&mut self) {
         if self.reap() {
             return;
         }
         self.signal(Signal::TERM);
-        if timeout(self.patience, self.empties()).await.is_ok() {
+        if timeout(self.term_timeout, self.empties()).await.is_ok() {
             return;
         }
-        let (mut pause, longest) = KILL_PAUSE;
+        let mut pause = INITIAL_KILL_PAUSE;
         loop {
             self.signal(Signal::KILL);
             if timeout(pause, self.empties()).await.is_ok() {
                 return;
             }
-            pause = (pause * 2).min(longest);
+            pause = (pause * 2).min(MAX_KILL_PAUSE);
         }
     }
 
@@ -271,7 +275,7 @@ fn become_command(supervisor: Pid, command: &[OsString]) -> SuperviseError {
     SuperviseError::of_command(&command[0], &Command::new(&command[0]).args(&command[1..]).exec())
 }
 
-fn supervise(order: &SuperviseArgs, leading: &[&str]) -> Result<u8, SuperviseError> {
+fn supervise(args: &SuperviseArgs, leading: &[&str]) -> Result<u8, SuperviseError> {
     let failed = |error: std::io::Error| SuperviseError::internal(&error.to_string());
     #[cfg(target_os = "linux")]
     {
@@ -281,40 +285,40 @@ fn supervise(order: &SuperviseArgs, leading: &[&str]) -> Result<u8, SuperviseErr
         let _ = rustix::thread::set_name(c"mcp-supervisor");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(run(order, leading)).map_err(failed)
+    runtime.block_on(run(args, leading)).map_err(failed)
 }
 
 /// Starts the command and sees it to its end, and to that of all it started.
-async fn run(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
+async fn run(args: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     // From here on a signal is a request to end, or it would orphan the command.
     let mut terminate = unix::signal(SignalKind::terminate())?;
     let mut interrupt = unix::signal(SignalKind::interrupt())?;
     let mut hang_up = unix::signal(SignalKind::hangup())?;
     let child_signals = unix::signal(SignalKind::child())?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    if order.detached {
+    if args.detached {
         rustix::process::setsid()?;
     }
 
-    let _held = hold(order.hold.as_deref())?;
-    let (command, log) = start(order, leading)?;
-    let mut tree = ProcessTree { command, patience: order.patience, status: None, child_signals };
+    let _held = share_lock(args.lock.as_deref())?;
+    let StartedCommand { pid: command, log } = start(args, leading)?;
+    let mut tree = ProcessTree { command, term_timeout: args.term_timeout, status: None, child_signals };
     // Only the command holds its pipes, so each side sees the other's close.
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
 
-    let asked = tokio::select! {
+    let must_end = tokio::select! {
         () = tree.command_ends() => false,
-        () = end_of(order.parent), if !order.detached => true,
+        () = end_of(args.parent), if !args.detached => true,
         _ = terminate.recv() => true,
         _ = interrupt.recv() => true,
         _ = hang_up.recv() => true,
     };
-    if asked {
+    if must_end {
         // Past the grace it is made to.
-        let _ = timeout(order.grace, tree.command_ends()).await;
+        let _ = timeout(args.grace, tree.command_ends()).await;
     }
-    tree.clear().await;
+    tree.end().await;
     if let Some(log) = log {
         // Somebody outside the tree may hold the pipe open.
         let _ = timeout(TERM_TIMEOUT, log).await;
@@ -322,27 +326,33 @@ async fn run(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     Ok(tree.code())
 }
 
-/// Shares the lock of a file. Whoever has it alone deletes the folders that the command would work in.
-fn hold(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
-    // One that somebody has deleted keeps nobody from anything.
+/// Takes a shared lock of a file. Whoever has it alone deletes the folders that the command would work in.
+fn share_lock(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
+    // A file that was deleted protects nothing.
     let Some(Ok(file)) = file.map(std::fs::File::open) else { return Ok(None) };
     file.try_lock_shared().map_err(|_| std::io::Error::other("its server has ended"))?;
     Ok(Some(file))
 }
 
-/// Starts the second stage, which becomes the command; gives it with who writes its log.
-fn start(order: &SuperviseArgs, leading: &[&str]) -> std::io::Result<(Pid, Option<JoinHandle<()>>)> {
+/// The second stage, which becomes the command, and the task that writes its log if it has one.
+struct StartedCommand {
+    pid: Pid,
+    log: Option<JoinHandle<()>>,
+}
+
+/// Starts the second stage.
+fn start(args: &SuperviseArgs, leading: &[&str]) -> std::io::Result<StartedCommand> {
     // On Linux by this name, which also works when the file was replaced since.
     let program = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
     let mut command = Command::new(program);
-    command.args(leading).args(["--exec", &std::process::id().to_string(), "--"]).args(&order.command);
+    command.args(leading).args(["--exec", &std::process::id().to_string(), "--"]).args(&args.command);
     let mut log = None;
-    if let Some(path) = &order.log {
-        let (heard, said) = std::io::pipe()?;
-        command.stdout(said.try_clone()?).stderr(said);
-        log = Some(tokio::spawn(log::keep(pipe::Receiver::from_owned_fd(heard.into())?, path.clone())));
+    if let Some(path) = &args.log {
+        let (reader, writer) = std::io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        log = Some(tokio::spawn(log::write(pipe::Receiver::from_owned_fd(reader.into())?, path.clone())));
     }
-    Ok((Pid::from_child(&command.spawn()?), log))
+    Ok(StartedCommand { pid: Pid::from_child(&command.spawn()?), log })
 }
 
 /// Waits until the parent is gone.

@@ -6,11 +6,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use oxenv_upstream::child::{Child, ChildSpec, Redact, Supervisor};
+use oxenv_process::child::{Child, ChildSpec, Supervisor};
+use oxenv_process::secret::{Redactor, Secret};
 use tokio::process::{ChildStdin, ChildStdout};
 
 /// How long a test waits for what must happen before it says that it did not.
@@ -100,12 +100,12 @@ pub(crate) fn supervisor() -> Supervisor {
     Supervisor::new(SUPERVISOR, [""; 0])
 }
 
-pub(crate) fn no_secret() -> Redact {
-    Arc::new(|text| text.replace("hunter2", "***"))
+pub(crate) fn redactor() -> Redactor {
+    Redactor::new([&Secret::new("hunter2")])
 }
 
 pub(crate) fn spawn(spec: ChildSpec) -> (Child, ChildStdin, ChildStdout) {
-    supervisor().spawn(spec, no_secret()).unwrap()
+    supervisor().spawn(spec, redactor()).unwrap()
 }
 
 /// A shell script's child.
