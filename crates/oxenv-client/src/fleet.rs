@@ -17,14 +17,13 @@ mod observation;
 mod options;
 mod start;
 
-use oxenv_core::after;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oxenv_wire::{
-    Action, Delivered, ErrorCode, FailureKind, Phase, ToolCall, default_call, raw, render_issues,
+    Action, Delivered, ErrorCode, FailureKind, Phase, ToolCall, after, default_call, raw, render_issues,
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex;

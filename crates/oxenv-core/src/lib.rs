@@ -11,7 +11,6 @@
 pub mod contract;
 
 mod audit;
-mod clock;
 mod descriptors;
 mod end_reason;
 mod environment;
@@ -43,7 +42,6 @@ mod work;
 mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
-pub use clock::after;
 pub use descriptors::{descriptor_limit, open_descriptors};
 pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};

@@ -76,7 +76,7 @@ pub use reply::{
 };
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
-pub use seconds::Seconds;
+pub use seconds::{Seconds, after};
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use template::{FillBudget, FillError, MAX_REFERENCES, Reference, Template, TooManyReferences};
 pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling};

@@ -5,7 +5,6 @@
 //! callers are written together. The task ends soon after the last user is gone, and answers every request
 //! before.
 
-use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Sink as _, Stream as _, StreamExt as _};
-use oxenv_wire::ReplyKind;
+use oxenv_wire::{ReplyKind, after};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;

@@ -4,12 +4,11 @@
 //! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A
 //! request that was never written fails as not delivered; one that was written as maybe delivered.
 
-use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, MULTI_PROTOCOL, ReplyKind};
+use oxenv_wire::{Delivered, MULTI_PROTOCOL, ReplyKind, after};
 use parking_lot::MutexGuard;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;

@@ -9,7 +9,6 @@
 mod driver;
 mod pending;
 
-use oxenv_core::after;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::{Sink as _, Stream as _};
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, after};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::WebSocketStream;

@@ -4,12 +4,11 @@
 //! 504 (404 too, where one can pass) and broken connections are repeated, four times at most, within the
 //! deadline.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oxenv_upstream::secret::Secret;
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, after};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;

@@ -3,9 +3,9 @@
 //! Invariant: one logical create has one request id, whatever is repeated, so that Fleet makes one instance;
 //! what may have been made is noted in the [`InstanceGuard`] before anything is sent.
 
-use oxenv_core::after;
 use std::time::Duration;
 
+use oxenv_wire::after;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};

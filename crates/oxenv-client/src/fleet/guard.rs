@@ -3,11 +3,11 @@
 //! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is
 //! disarmed. A create request without an answer counts as an instance until it is known that there is none.
 
-use oxenv_core::after;
 use std::sync::LazyLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use oxenv_wire::after;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;

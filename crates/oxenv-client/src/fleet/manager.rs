@@ -3,11 +3,10 @@
 //! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner
 //! gate, which answers 404 to everybody that it does not know, is ruled out.
 
-use oxenv_core::after;
 use std::time::Duration;
 
 use oxenv_upstream::secret::Secret;
-use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind, after};
 use parking_lot::Mutex;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};

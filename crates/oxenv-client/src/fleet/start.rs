@@ -3,12 +3,11 @@
 //! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what
 //! was created.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_upstream::secret::Secret;
-use oxenv_wire::Phase;
+use oxenv_wire::{Phase, after};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 

@@ -2,13 +2,12 @@
 //!
 //! Invariant: a call is sent again only if it surely was not delivered, and once at most.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oxenv_upstream::remote::{RemoteError, RemoteErrorKind};
-use oxenv_wire::{Delivered, ErrorCode, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, ToolResult, after};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 

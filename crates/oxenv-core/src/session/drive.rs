@@ -5,8 +5,6 @@
 //! environment's task aborts it, and the session then demands a reset, because nobody knows how far the task
 //! came.
 
-use crate::clock;
-use oxenv_wire::Seconds;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -15,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Seconds};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::{AbortHandle, JoinError};
@@ -327,7 +325,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
 
 /// The deadline after that time; one beyond every clock is none.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
-    limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| clock::after(Instant::now(), limit))
+    limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }
 
 /// The task of an environment: aborted if its operation ends before it is done.

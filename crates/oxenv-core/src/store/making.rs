@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use oxenv_wire::{ErrorCode, Phase};
+use oxenv_wire::{ErrorCode, Phase, after};
 use tokio::time::Instant;
 
 use super::queue::{NoSlot, Permit};
 use super::{SessionStore, Slot, new_id};
 use crate::audit::utc_micros;
-use crate::clock::after;
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::record::{RecordEntry, RecordEvent, SessionOrigin};

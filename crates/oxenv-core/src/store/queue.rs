@@ -9,12 +9,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxenv_wire::after;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
-use crate::clock::after;
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const MAX_QUEUE: usize = 16_384;

@@ -3,7 +3,7 @@
 //! Invariant: stderr is always drained, however much comes, in bounded memory; and what is shown went
 //! through the redaction in one piece, so that no cut leaves a part of a secret.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::sync::Arc;
 use std::time::Duration;
 
