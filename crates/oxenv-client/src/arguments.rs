@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::schema::{CheckBudget, LazySchema, TooDeep, is_small, issues, run_blocking};
+use oxenv_schema::{CheckBudget, LazySchema, TooDeep, is_small, issues, run_blocking};
 use oxenv_wire::{Loc, ValidationIssue};
 use serde_json::{Value, json};
 

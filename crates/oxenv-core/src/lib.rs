@@ -26,7 +26,6 @@ mod principal;
 mod record;
 pub mod render;
 pub mod rubric;
-pub mod schema;
 mod seed;
 mod session;
 mod snapshot;
@@ -59,7 +58,6 @@ pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder,
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
-pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
     AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session, SessionOperation, SessionOptions,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oxenv_wire::{Tool, ToolSpelling, ToolsetProblem};
+use oxenv_wire::{Tool, ToolSpelling, ToolsetProblem, panic_text};
 use parking_lot::RwLock;
 
 use crate::failure::Failure;
@@ -25,7 +25,7 @@ use crate::policy::Buckets;
 use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
-use crate::work::{CatchPanic, Work, join_all, panic_text};
+use crate::work::{CatchPanic, Work, join_all};
 
 pub use call::{CallRequest, ResolvedTool};
 use catalogue::Catalogue;

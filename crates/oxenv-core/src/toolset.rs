@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use oxenv_schema::memory_size;
 use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,7 +15,6 @@ use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::principal::Principal;
-use crate::schema::memory_size;
 use crate::seed::EpisodeSeeds;
 use crate::spec::ForkMode;
 use crate::work::Work;

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use oxenv_schema::{LazySchema, explain};
 use oxenv_wire::{RawJson, Reward, Schemas, raw, read};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::schema::{LazySchema, explain};
 use crate::spec::{
     ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
     Execution,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Seconds};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Seconds, panic_text};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::{AbortHandle, JoinError};
@@ -26,7 +26,7 @@ use crate::end_reason::EndReason;
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::spec::Execution;
-use crate::work::{Work, panic_text};
+use crate::work::Work;
 
 pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 

@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
+use oxenv_wire::{
+    Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult, panic_text,
+};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
@@ -23,7 +25,7 @@ use crate::record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Record
 use crate::render::{self, Envelope};
 use crate::spec::EpisodeCall;
 use crate::tape::{Tape, Taped};
-use crate::work::{Work, panic_text};
+use crate::work::Work;
 
 /// An operation that is over.
 pub(super) struct Settled<'a> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use oxenv_wire::{ErrorCode, Phase, after};
+use oxenv_wire::{ErrorCode, Phase, after, panic_text};
 use tokio::time::Instant;
 
 use super::queue::{NoSlot, Permit};
@@ -19,7 +19,7 @@ use crate::record::{RecordEntry, RecordEvent, SessionOrigin};
 use crate::seed::derive_seed;
 use crate::session::{Lease, NewSession, Past, Session, SessionOptions};
 use crate::spec::{EnvironmentContext, EnvironmentInstance};
-use crate::work::{CatchPanic, Work, panic_text};
+use crate::work::{CatchPanic, Work};
 
 /// All that a session is made of.
 pub(super) struct NewSessionParts<'a> {

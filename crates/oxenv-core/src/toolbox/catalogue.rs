@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use oxenv_schema::{LazySchema, Schema, SchemaError};
 use oxenv_wire::{RESERVED_TOOL_NAMES, RawJson, Tool, ToolSpelling};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -14,7 +15,6 @@ use serde_json::Value;
 use super::mount::{Mount, Naming};
 use crate::policy::Verdict;
 use crate::principal::Principal;
-use crate::schema::{LazySchema, Schema, SchemaError};
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;

@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use oxenv_schema::{
+    CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
+};
 use oxenv_wire::{
     ErrorCode, Structured, ToolError, ToolErrorType, ToolResult, ValidationIssue, empty_object, read,
     render_issues,
@@ -19,9 +22,6 @@ use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
 use crate::audit::Decision;
 use crate::principal::Principal;
-use crate::schema::{
-    CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
-};
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.

@@ -8,15 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("oxenv-wire", &[]),
-    ("oxenv-core", &["oxenv-wire"]),
+    ("oxenv-schema", &["oxenv-wire"]),
+    ("oxenv-core", &["oxenv-schema", "oxenv-wire"]),
     ("oxenv-envs", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-store", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-upstream", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-server", &["oxenv-core", "oxenv-wire"]),
     ("oxenv-providers", &["oxenv-core", "oxenv-upstream", "oxenv-wire"]),
-    ("oxenv-client", &["oxenv-core", "oxenv-providers", "oxenv-upstream", "oxenv-wire"]),
+    ("oxenv-client", &["oxenv-providers", "oxenv-schema", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-fleet-simulator", &[]),
     (
         "oxenv",
@@ -290,8 +291,8 @@ fn folders_are_removed_in_one_way() {
 fn json_schemas_are_compiled_in_one_place() {
     for path in sources() {
         let uses = fs::read_to_string(&path).unwrap().contains("jsonschema::");
-        let is_the_place = path.to_string_lossy().contains("oxenv-core/src/schema");
-        assert!(!uses || is_the_place, "{} compiles JSON Schemas beside oxenv_core::schema", shown(&path));
+        let is_the_place = path.to_string_lossy().contains("oxenv-schema/src/");
+        assert!(!uses || is_the_place, "{} compiles JSON Schemas beside oxenv-schema", shown(&path));
     }
 }
 

@@ -12,15 +12,15 @@ use jsonschema::{Draft, Keyword, Retrieve, ValidationError, ValidationOptions, V
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use super::analysis::{Analysis, longest_path, measure};
-use super::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
-use super::messages::{truncated, unknown_draft, unusable, unusable_pattern};
-use super::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
-use super::pattern::{self, MatchCost, Matcher, PatternError, PatternKeyword};
-use super::{BYTES_PER_ERROR, MAX_ERROR_BYTES, Schema, SchemaError};
+use crate::analysis::{Analysis, longest_path, measure};
+use crate::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
+use crate::messages::{truncated, unknown_draft, unusable, unusable_pattern};
+use crate::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
+use crate::pattern::{self, MatchCost, Matcher, PatternError, PatternKeyword};
+use crate::schema::{BYTES_PER_ERROR, MAX_ERROR_BYTES, Schema, SchemaError};
 
 /// Any schema within the bounds: some tenths of a second.
-pub(super) const FULL_LIMITS: CompileLimits = CompileLimits {
+pub(crate) const FULL_LIMITS: CompileLimits = CompileLimits {
     source: usize::MAX,
     bytes: 16 << 20,
     steps: 20_000_000,
@@ -28,7 +28,7 @@ pub(super) const FULL_LIMITS: CompileLimits = CompileLimits {
     stack: 6 << 20,
 };
 /// A schema of ordinary size, on the thread that asks: some milliseconds.
-pub(super) const INLINE_LIMITS: CompileLimits = CompileLimits {
+pub(crate) const INLINE_LIMITS: CompileLimits = CompileLimits {
     source: 64 << 10,
     bytes: 512 << 10,
     steps: 200_000,
@@ -42,7 +42,7 @@ const THREAD_STACK: usize = 16 << 20;
 
 /// Who wrote a schema, which decides what is an error in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// A tool's server. Unknown formats are ignored, and patterns may have lookaround.
     Tool,
     /// An operator. Formats are checked, and patterns have no lookaround.
@@ -50,7 +50,7 @@ pub(super) enum Purpose {
 }
 
 /// How much compiling may take.
-pub(super) struct CompileLimits {
+pub(crate) struct CompileLimits {
     /// Bytes of the schema in memory.
     source: usize,
     /// Bytes of the paths that the validator keeps: it takes about six times as many itself.
@@ -82,7 +82,7 @@ type Options<'a> = ValidationOptions<'a, Arc<dyn Retrieve>, MeteredJson>;
 
 /// Compiles a schema: on the thread that asks within [`INLINE_LIMITS`], and otherwise on one with enough
 /// stack.
-pub(super) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
+pub(crate) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
     let too_large = || Err(SchemaError::TooLarge("it is too large to compile here".to_owned()));
     let measure = measure(schema).map_err(SchemaError::TooLarge)?;
     if measure.bytes > limits.source {

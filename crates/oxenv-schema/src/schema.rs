@@ -1,18 +1,7 @@
-//! JSON Schemas: the one place where they are compiled and run.
+//! [`Schema`]: a compiled JSON Schema, and how much a check with it may take.
 //!
-//! Invariant: compiling and checking end in bounded time, memory and stack, whatever the schema and the value
-//! are. `analysis.rs` refuses schemas past the bounds before anything is made of them; a check takes its
-//! steps from a budget, see `metered.rs`, and has no outcome when that runs out: [`TooDeep`]. Nothing is ever
-//! fetched.
-
-mod analysis;
-mod blocking;
-mod compile;
-mod instrument;
-mod issues;
-mod messages;
-mod metered;
-mod pattern;
+//! Invariant: every check takes its steps from a budget, see `metered.rs`, and has no outcome when that runs
+//! out: [`TooDeep`].
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -21,16 +10,11 @@ use std::sync::{Arc, OnceLock};
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-use analysis::{Analysis, longest_path};
-use compile::{Purpose, build};
-use metered::{MAX_STACK, Metered, MeteredJson, StepBudget, within};
-use pattern::MatchCost;
-
-pub(crate) use analysis::memory_size;
-pub use blocking::run_blocking;
-pub(crate) use issues::{explain, explain_unreadable};
-pub use issues::{general_issue, issues};
-pub(crate) use messages::{describe_error, describe_masked, truncated, with_location};
+use crate::analysis::{Analysis, longest_path, memory_size};
+use crate::compile::{self, Purpose, build};
+use crate::messages::{describe_masked, truncated};
+use crate::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, within};
+use crate::pattern::MatchCost;
 
 /// Bytes of JSON that are parsed and checked on the caller's thread; larger values are checked elsewhere.
 pub const MAX_INLINE_BYTES: usize = 32 << 10;
@@ -41,18 +25,18 @@ const BASE_STEPS: u64 = 1_000_000;
 const STEPS_PER_BYTE: u64 = 8;
 /// Bytes of errors that are built to explain one value, on the caller's thread and elsewhere.
 const INLINE_ERROR_BYTES: u64 = 512 << 10;
-const MAX_ERROR_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_ERROR_BYTES: u64 = 16 << 20;
 /// Bytes of an error without its path and its value.
-const BYTES_PER_ERROR: u64 = 512;
+pub(crate) const BYTES_PER_ERROR: u64 = 512;
 
 /// A compiled JSON Schema (2020-12, unless its `$schema` names another draft).
 pub struct Schema {
-    validator: Validator<MeteredJson>,
+    pub(crate) validator: Validator<MeteredJson>,
     /// A validator that accepts the same values and finds errors faster; only where the other may take long.
-    for_errors: Option<Validator<MeteredJson>>,
+    pub(crate) for_errors: Option<Validator<MeteredJson>>,
     /// What it costs to match a property's name.
-    names: MatchCost,
-    bytes_per_error: u64,
+    pub(crate) names: MatchCost,
+    pub(crate) bytes_per_error: u64,
 }
 
 /// A schema that is compiled when it is first wanted.
@@ -116,6 +100,7 @@ impl Schema {
     ///
     /// # Errors
     /// When that could not be found out.
+    #[inline]
     pub fn is_valid(&self, value: &Value, budget: &CheckBudget) -> Result<bool, TooDeep> {
         self.run(budget, 0, || self.validator.is_valid(Metered(value)))
     }
@@ -219,6 +204,7 @@ impl LazySchema {
 impl CheckBudget {
     /// The budget of a check on the caller's thread.
     #[must_use]
+    #[inline]
     pub fn inline() -> Self {
         CheckBudget { steps: INLINE_STEPS, error_bytes: INLINE_ERROR_BYTES, inline: true, cancelled: None }
     }
@@ -237,7 +223,9 @@ impl CheckBudget {
     }
 
     /// Whether it is the small one: a larger budget may bring an outcome.
-    pub(crate) fn is_inline(&self) -> bool {
+    #[must_use]
+    #[inline]
+    pub fn is_inline(&self) -> bool {
         self.inline
     }
 
@@ -269,6 +257,7 @@ impl std::error::Error for TooDeep {}
 
 /// Whether a value is small enough to be checked on the caller's thread.
 #[must_use]
+#[inline]
 pub fn is_small(value: &Value) -> bool {
     // A value takes a few times as many bytes in memory as it has as JSON.
     memory_size(value) <= 4 * MAX_INLINE_BYTES as u64

@@ -13,7 +13,7 @@ use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::{NFA, WhichCaptures, pikevm::PikeVM};
 
-use super::metered::{Metered, MeteredJson, charge, exhausted};
+use crate::metered::{Metered, MeteredJson, charge, exhausted};
 
 /// Bytes of one pattern, at the most.
 const MAX_LENGTH: usize = 4 << 10;
@@ -33,7 +33,7 @@ const MAX_SPARE_TABLES: usize = 4;
 const MAX_BACKTRACKS: usize = 10_000;
 
 /// A compiled pattern.
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     /// The pattern as it is repeated in messages.
     preview: String,
     engine: Engine,
@@ -57,14 +57,14 @@ struct Automaton {
 
 /// What a match costs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MatchCost {
+pub(crate) struct MatchCost {
     /// States of the automata.
     states: u64,
     backtracks: bool,
 }
 
 /// Why a pattern is not taken.
-pub(super) enum PatternError {
+pub(crate) enum PatternError {
     /// It is no regular expression, or has what its schema must not use.
     Unusable,
     /// It is one, but too large.
@@ -72,11 +72,11 @@ pub(super) enum PatternError {
 }
 
 /// The keyword `pattern`.
-pub(super) struct PatternKeyword(pub(super) Arc<Matcher>);
+pub(crate) struct PatternKeyword(pub(crate) Arc<Matcher>);
 
 impl Matcher {
     /// Compiles a pattern as ECMA-262 means it; `lookaround` allows what needs the other engine.
-    pub(super) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternError> {
+    pub(crate) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternError> {
         check(pattern).map_err(|_| PatternError::TooLarge)?;
         let translated = jsonschema_regex::to_rust_regex(pattern).map_err(|()| PatternError::Unusable)?;
         let (engine, cost) = match Automaton::new(&translated) {
@@ -98,7 +98,7 @@ impl Matcher {
         Ok(Matcher { preview: preview(pattern).into_owned(), engine, cost })
     }
 
-    pub(super) fn cost(&self) -> MatchCost {
+    pub(crate) fn cost(&self) -> MatchCost {
         self.cost
     }
 
@@ -156,15 +156,15 @@ impl Automaton {
 
 impl MatchCost {
     /// Nothing is matched.
-    pub(super) const NO_COST: MatchCost = MatchCost { states: 0, backtracks: false };
+    pub(crate) const NO_COST: MatchCost = MatchCost { states: 0, backtracks: false };
 
     /// Whether one of the patterns needs the engine that backtracks.
-    pub(super) fn backtracks(self) -> bool {
+    pub(crate) fn backtracks(self) -> bool {
         self.backtracks
     }
 
     /// The steps of one match, at the worst.
-    pub(super) fn steps(self, text: &str) -> u64 {
+    pub(crate) fn steps(self, text: &str) -> u64 {
         let bytes = text.len() as u64;
         let steps = bytes.saturating_mul(self.states) / 16;
         match self.backtracks {
@@ -175,7 +175,7 @@ impl MatchCost {
     }
 
     /// The cost of matching both.
-    pub(super) fn and(self, other: MatchCost) -> MatchCost {
+    pub(crate) fn and(self, other: MatchCost) -> MatchCost {
         let states = self.states.saturating_add(other.states);
         MatchCost { states, backtracks: self.backtracks || other.backtracks }
     }
@@ -200,12 +200,12 @@ impl<'i> Keyword<'i, MeteredJson> for PatternKeyword {
 }
 
 /// The engine of `patternProperties`, where every pattern is linear.
-pub(super) fn linear_options() -> PatternOptions<Regex> {
+pub(crate) fn linear_options() -> PatternOptions<Regex> {
     PatternOptions::regex().size_limit(MAX_COMPILED).dfa_size_limit(MAX_TABLES)
 }
 
 /// The engine of `patternProperties`, where a pattern is not.
-pub(super) fn backtracking_options() -> PatternOptions<FancyRegex> {
+pub(crate) fn backtracking_options() -> PatternOptions<FancyRegex> {
     PatternOptions::fancy_regex()
         .backtrack_limit(MAX_BACKTRACKS)
         .size_limit(MAX_COMPILED)
@@ -216,7 +216,7 @@ pub(super) fn backtracking_options() -> PatternOptions<FancyRegex> {
 ///
 /// # Errors
 /// Says what is too large.
-pub(super) fn check(pattern: &str) -> Result<u64, String> {
+pub(crate) fn check(pattern: &str) -> Result<u64, String> {
     if pattern.len() > MAX_LENGTH {
         return Err(format!("a pattern has {} bytes, and {MAX_LENGTH} at most are taken", pattern.len()));
     }
