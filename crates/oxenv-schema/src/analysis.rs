@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet};
 use referencing::{Draft, Registry, Resolver};
 use serde_json::{Map, Value};
 
-use crate::pattern;
+use crate::pattern_size;
+use crate::size::memory_size;
 
 /// Levels of JSON in a schema, at the most; `serde_json` reads as many.
 const MAX_DEPTH: usize = 128;
@@ -306,7 +307,7 @@ fn check_patterns(patterns: &[&str]) -> Result<u64, String> {
     if patterns.len() > MAX_PATTERNS {
         return Err(format!("it has {} patterns, and {MAX_PATTERNS} at most are taken", patterns.len()));
     }
-    let states = patterns.iter().try_fold(0, |states, text| Ok(states + pattern::check(text)?));
+    let states = patterns.iter().try_fold(0, |states, text| Ok(states + pattern_size::check(text)?));
     match states {
         Ok(states) if states > MAX_PATTERN_STATES => Err("its patterns together repeat too much".to_owned()),
         states => states,
@@ -401,31 +402,6 @@ fn list_length(value: &Value) -> u64 {
     match value {
         Value::Array(items) => items.len() as u64,
         Value::Object(members) => members.len() as u64,
-        _ => 0,
-    }
-}
-
-/// About how many bytes a value takes in memory.
-#[must_use]
-pub fn memory_size(value: &Value) -> u64 {
-    match value {
-        Value::String(string) => 32 + string.len() as u64,
-        Value::Array(items) => 32 + items.iter().map(memory_size).sum::<u64>(),
-        Value::Object(members) => {
-            32 + members.iter().map(|(key, value)| 64 + key.len() as u64 + memory_size(value)).sum::<u64>()
-        }
-        _ => 32,
-    }
-}
-
-/// Bytes of the longest path within a value.
-pub(crate) fn longest_path(value: &Value) -> u64 {
-    match value {
-        Value::Array(items) => items.iter().map(|item| 8 + longest_path(item)).max().unwrap_or(0),
-        Value::Object(members) => {
-            let paths = members.iter().map(|(key, value)| 1 + key.len() as u64 + longest_path(value));
-            paths.max().unwrap_or(0)
-        }
         _ => 0,
     }
 }

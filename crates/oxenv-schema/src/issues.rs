@@ -10,9 +10,11 @@ use oxenv_wire::{Loc, RawJson, ValidationIssue, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::analysis::memory_size;
+use crate::check::{CheckBudget, TooDeep};
+use crate::compile::Schema;
+use crate::lazy::LazySchema;
 use crate::messages::{describe_error, describe_masked, truncated};
-use crate::schema::{CheckBudget, LazySchema, Schema, TooDeep};
+use crate::size::memory_size;
 
 /// Issues of one value, at the most.
 const MAX_ISSUES: usize = 64;

@@ -18,16 +18,22 @@
 
 mod analysis;
 mod blocking;
+mod check;
 mod compile;
 mod instrument;
 mod issues;
+mod lazy;
+mod match_cost;
 mod messages;
 mod metered;
 mod pattern;
-mod schema;
+mod pattern_size;
+mod size;
 
-pub use analysis::memory_size;
 pub use blocking::run_blocking;
+pub use check::{CheckBudget, MAX_INLINE_BYTES, TooDeep, is_small};
+pub use compile::{Schema, SchemaError};
 pub use issues::{explain, explain_unreadable, general_issue, issues};
+pub use lazy::LazySchema;
 pub use messages::{describe_error, describe_masked, truncated, with_location};
-pub use schema::{CheckBudget, LazySchema, MAX_INLINE_BYTES, Schema, SchemaError, TooDeep, is_small};
+pub use size::memory_size;

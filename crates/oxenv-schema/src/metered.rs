@@ -16,8 +16,8 @@ use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp};
 use oxenv_wire::panic_text;
 use serde_json::{Map, Number, Value};
 
-use crate::analysis::memory_size;
-use crate::pattern::MatchCost;
+use crate::match_cost::MatchCost;
+use crate::size::memory_size;
 
 /// Steps between two looks at whether the check is still wanted.
 const STEPS_PER_SLICE: u64 = 1 << 16;
