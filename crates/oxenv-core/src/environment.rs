@@ -3,11 +3,12 @@
 //! Invariant: object-safe, and one call at a time: a session never lets two calls of one
 //! environment overlap, so an implementation needs no lock of its own.
 
+use std::any::Any;
+
 use oxenv_wire::{RawJson, Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::rubric::Scored;
 use crate::work::Work;
 
 /// The arguments of a reset, completed by the session.
@@ -55,7 +56,7 @@ pub struct CallRecord {
 /// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
 /// - Dropping a pending reset or step cancels it; the session then demands a reset.
 /// - A panic ends the session.
-pub trait Environment: Send {
+pub trait Environment: Any + Send {
     /// Begins an episode.
     fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>>;
 
@@ -78,11 +79,6 @@ pub trait Environment: Send {
     /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
     /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
-        None
-    }
-
-    /// The environment and the rubric that [`crate::rubric::scored`] put together; nothing else has them.
-    fn scored(&mut self) -> Option<Scored<'_>> {
         None
     }
 

@@ -10,6 +10,7 @@
 mod act;
 mod checks;
 mod containers;
+mod error;
 mod expected;
 mod judge;
 mod part;
@@ -34,11 +35,12 @@ use crate::work::Work;
 pub use act::{EpisodeEvent, PastEvent, ScoringContext};
 pub use checks::{Constant, EnvironmentReward, FinalState, FinalStateSource, OutputMatches, ToolCalled};
 pub use containers::{Gate, Sequence, WeightedSum};
+pub use error::RubricError;
 pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
 pub use part::ComponentRubric;
 pub use rescore::{RecordedEpisode, RecordedStep, Rescored, RescoredStep, rescore};
-pub use scored::{Scored, scored};
-pub use spec::{RubricError, RubricSpec};
+pub use scored::scored;
+pub use spec::RubricSpec;
 pub use trajectory::{EpisodeRubric, Trajectory};
 
 /// What an act was worth.

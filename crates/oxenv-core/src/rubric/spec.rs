@@ -5,12 +5,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::error::RubricError;
 use super::reader::{Fields, nearest};
 use super::{
     ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource, Gate, Judge,
@@ -49,15 +49,6 @@ const COMPONENTS: [(&str, &[&str]); 11] = [
 pub struct RubricSpec {
     declared: Value,
     judges: Vec<String>,
-}
-
-/// Why a declaration cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RubricError {
-    /// Where: `rubric.parts[1].schema`; empty: the whole.
-    pub place: String,
-    /// What is wrong there, and what to write instead.
-    pub problem: String,
 }
 
 impl RubricSpec {
@@ -117,17 +108,6 @@ impl RubricSpec {
         Ok(Arc::new(move || original.lock().fork()))
     }
 }
-
-impl fmt::Display for RubricError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place.is_empty() {
-            true => f.write_str(&self.problem),
-            false => write!(f, "{}: {}", self.place, self.problem),
-        }
-    }
-}
-
-impl std::error::Error for RubricError {}
 
 /// Finds a judge by its name, for the component at a place.
 type Find<'a> = dyn Fn(&str, &str) -> Result<Arc<dyn Judge>, RubricError> + 'a;
