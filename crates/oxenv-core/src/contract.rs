@@ -24,7 +24,8 @@ use serde_json::{Value, json};
 use crate::environment::{Environment, Observed};
 use crate::failure::Failure;
 use crate::render::{self, Envelope};
-use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest, StepReply};
+use crate::reply::StepReply;
+use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest};
 use crate::spec::{ActionSpace, EnvironmentContext, EnvironmentFactory};
 use crate::store::{SessionStore, StoreLimits};
 

@@ -24,10 +24,13 @@ mod observe;
 mod policy;
 mod principal;
 mod record;
+mod registry;
 pub mod render;
+mod reply;
 pub mod rubric;
 mod seed;
 mod session;
+mod slots;
 mod snapshot;
 mod spec;
 mod store;
@@ -55,13 +58,13 @@ pub use policy::{
 };
 pub use principal::Principal;
 pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
+pub use reply::{CallReply, GraphReply, StepReply, ToolListing};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session, SessionOperation, SessionOptions,
-    SessionRequest, StepReply, ToolListing,
+    AgentCall, Attachment, ResetOptions, Session, SessionOperation, SessionOptions, SessionRequest,
 };
 pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
 pub use spec::{

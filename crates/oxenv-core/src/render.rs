@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::environment::Observed;
-use crate::session::{CallReply, GraphReply, StepReply, ToolListing};
+use crate::reply::{CallReply, GraphReply, StepReply, ToolListing};
 
 /// Which envelope an observation is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! first served. Whoever waits for more slots than are free is overtaken by those who wait for fewer, until
 //! they have had as many slots as it asks for; from then on free slots are kept for it.
 
+mod memory;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
+use memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const MAX_QUEUE: usize = 16_384;
@@ -25,7 +27,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) type SlotOwner = Option<Arc<str>>;
 
 /// The slots of one store.
-pub(super) struct Slots {
+pub(crate) struct Slots {
     max: usize,
     max_per_owner: usize,
     memory: Option<MemoryGauge>,
@@ -62,7 +64,7 @@ struct ReplyReceiver {
 }
 
 /// The slots of one request. Dropping it gives them to who waits longest.
-pub(super) struct Permit {
+pub(crate) struct Permit {
     slots: Arc<Slots>,
     owner: SlotOwner,
     count: usize,
@@ -70,7 +72,7 @@ pub(super) struct Permit {
 
 /// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoSlot {
+pub(crate) enum NoSlot {
     /// So many are not free.
     Full {
         /// Slots that are taken.
@@ -121,7 +123,7 @@ struct Next {
 }
 
 impl Slots {
-    pub(super) fn new(max: usize, max_per_owner: Option<usize>, memory: Option<u64>) -> Arc<Self> {
+    pub(crate) fn new(max: usize, max_per_owner: Option<usize>, memory: Option<u64>) -> Arc<Self> {
         Arc::new(Slots {
             max,
             max_per_owner: max_per_owner.unwrap_or(usize::MAX),
@@ -132,13 +134,13 @@ impl Slots {
     }
 
     /// Slots that are taken, and requests that wait for some.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.active, state.waiting)
     }
 
     /// Gives no slots any more; those who wait are told at once.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         state.waiting = 0;
@@ -150,7 +152,7 @@ impl Slots {
 
     /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner
     /// `beside` is.
-    pub(super) fn refuse_too_many(
+    pub(crate) fn refuse_too_many(
         &self,
         owner: &SlotOwner,
         count: usize,
@@ -165,7 +167,7 @@ impl Slots {
     }
 
     /// Waits for so many slots until that time; absent: not at all. Dropping the future leaves the queue.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         self: &Arc<Self>,
         owner: &SlotOwner,
         count: usize,
@@ -347,12 +349,12 @@ impl Drop for QueuePlace {
 
 impl Permit {
     /// Whose slots they are.
-    pub(super) fn owner(&self) -> &SlotOwner {
+    pub(crate) fn owner(&self) -> &SlotOwner {
         &self.owner
     }
 
     /// The same slots, one by one.
-    pub(super) fn singly(mut self) -> impl Iterator<Item = Permit> {
+    pub(crate) fn singly(mut self) -> impl Iterator<Item = Permit> {
         std::iter::from_fn(move || {
             self.count = self.count.checked_sub(1)?;
             Some(Permit { slots: Arc::clone(&self.slots), owner: self.owner.clone(), count: 1 })

@@ -1,36 +1,31 @@
 //! The store of sessions: bounded, with leases, drained at the end.
 //!
 //! Invariant: a slot is taken before an environment is made and freed exactly once, by the drop of
-//! the [`Slot`] that its session holds, on every path: close, lease, panic, failed boot, drain.
+//! the [`Slot`](crate::registry::Slot) that its session holds, on every path: close, lease, panic, failed boot, drain.
 
 mod copies;
 mod making;
-mod memory;
-mod queue;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oxenv_wire::{ErrorCode, preview};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
 use crate::record::Recorder;
+use crate::registry::Registry;
 use crate::session::{Hooks, Session, SessionOptions};
+use crate::slots::Slots;
 use crate::snapshot::SnapshotKey;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
 
 pub use copies::{OpenKey, SessionIds, SessionSource};
-pub(crate) use queue::SlotOwner;
-use queue::{Permit, Slots};
 
-/// How many ended sessions are remembered, so that their callers learn why.
-const MAX_TOMBSTONES: usize = 1024;
 /// Requests with a key that make sessions and may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 16_384, bytes: 256 << 20 };
 
@@ -101,7 +96,7 @@ pub struct SessionStore {
     created: AtomicU64,
     draining: AtomicBool,
     stuck: Arc<AtomicUsize>,
-    registry: Arc<Registry>,
+    registry: Arc<Registry<Session>>,
     slots: Arc<Slots>,
     hooks: Hooks,
     snapshot_key: SnapshotKey,
@@ -110,54 +105,6 @@ pub struct SessionStore {
     default: RwLock<Option<Arc<Session>>>,
     /// Held while a default session is made, so that there is only ever one.
     making_default: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Registry {
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-    ended: Mutex<VecDeque<(String, EndReason)>>,
-}
-
-/// One taken slot. Dropping it frees the slot and forgets the session.
-pub(crate) struct Slot {
-    registry: Arc<Registry>,
-    id: String,
-    /// The default session has none.
-    permit: Option<Permit>,
-    waited: Duration,
-    reason: Option<EndReason>,
-}
-
-impl Slot {
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Whose slot it is; absent for the default session, which takes none.
-    pub(crate) fn owner(&self) -> Option<SlotOwner> {
-        self.permit.as_ref().map(|permit| permit.owner().clone())
-    }
-
-    /// Says why, for callers who come later.
-    pub(crate) fn retire(&mut self, reason: EndReason) {
-        self.reason = Some(reason);
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let removed = self.registry.sessions.lock().remove(&self.id);
-        drop(self.permit.take());
-        if let Some(reason) = self.reason.take() {
-            let mut ended = self.registry.ended.lock();
-            if ended.len() >= MAX_TOMBSTONES {
-                ended.pop_front();
-            }
-            ended.push_back((std::mem::take(&mut self.id), reason));
-        }
-        // Outside the locks: this may be the last reference and drop the environment.
-        drop(removed);
-    }
 }
 
 impl SessionStore {
@@ -250,11 +197,10 @@ impl SessionStore {
     /// # Errors
     /// [`ErrorCode::SessionNotFound`], or [`ErrorCode::SessionEnded`] with the reason.
     pub fn get(&self, id: &str) -> Result<Arc<Session>, Failure> {
-        if let Some(session) = self.registry.sessions.lock().get(id) {
-            return Ok(Arc::clone(session));
+        if let Some(session) = self.registry.get(id) {
+            return Ok(session);
         }
-        let ended = self.registry.ended.lock();
-        let reason = ended.iter().rev().find(|(other, _)| other == id).map(|(_, reason)| reason.clone());
+        let reason = self.registry.end_reason(id);
         Err(match reason {
             Some(reason) => Failure::new(
                 ErrorCode::SessionEnded,
@@ -267,7 +213,7 @@ impl SessionStore {
     /// The sessions that take a slot, in no order.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Session>> {
-        self.registry.sessions.lock().values().cloned().collect()
+        self.registry.list()
     }
 
     /// The session of requests that name none, made at first use. A default session that has ended
@@ -345,8 +291,4 @@ fn end_message(reason: &EndReason) -> String {
         EndReason::Failed(panic) => format!("its environment panicked: {panic}"),
         EndReason::Drained => "the server is shutting down".to_owned(),
     }
-}
-
-fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
 }

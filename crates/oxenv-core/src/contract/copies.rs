@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::{Suite, difference, reply, reset, step};
 use crate::failure::Failure;
 use crate::idempotency::Idempotency;
-use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
+use crate::reply::StepReply;
+use crate::session::{Session, SessionOptions, SessionRequest};
 use crate::spec::ForkMode;
 
 /// Forks that are made of one session.

@@ -9,26 +9,22 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Seconds, panic_text};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedMutexGuard;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::operation::StepLock;
+use super::step_lock::{CellGuard, InFlight, StepLock, StuckWatch};
 use super::{Cell, Session};
 use crate::end_reason::EndReason;
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::spec::Execution;
 use crate::work::Work;
-
-pub(super) type CellGuard = OwnedMutexGuard<Cell>;
 
 /// A limit that nobody will see pass: more than a century.
 const NO_TIMEOUT: Duration = Seconds::MAX;
@@ -328,22 +324,6 @@ pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }
 
-/// The task of an environment: aborted if its operation ends before it is done.
-pub(super) struct InFlight {
-    abort: AbortHandle,
-    watch: Arc<StuckWatch>,
-    armed: bool,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.armed {
-            self.abort.abort();
-            self.watch.abandon();
-        }
-    }
-}
-
 /// A step of an environment that runs apart: given up before it is done, the session demands a reset.
 struct Unfinished<'a> {
     session: &'a Session,
@@ -355,36 +335,6 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if self.armed {
             self.session.require_reset_in(self.epoch);
-        }
-    }
-}
-
-/// Counts a call as stuck from the moment it was abandoned until it comes back.
-struct StuckWatch {
-    stuck: Arc<AtomicUsize>,
-    state: AtomicU8,
-}
-
-const RUNNING: u8 = 0;
-const ABANDONED: u8 = 1;
-
-impl StuckWatch {
-    fn new(stuck: Arc<AtomicUsize>) -> Self {
-        StuckWatch { stuck, state: AtomicU8::new(RUNNING) }
-    }
-
-    fn abandon(&self) {
-        if self.state.swap(ABANDONED, Ordering::AcqRel) == RUNNING {
-            self.stuck.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Drop for StuckWatch {
-    /// The last reference goes when both the caller and the task are through with the call.
-    fn drop(&mut self) {
-        if *self.state.get_mut() == ABANDONED {
-            self.stuck.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

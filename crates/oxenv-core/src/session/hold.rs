@@ -8,9 +8,9 @@ use oxenv_wire::{Delivered, ErrorCode, RawJson};
 
 use super::Session;
 use super::calls::PublishedState;
-use super::drive::CellGuard;
 use super::lease::LeaseHold;
 use super::operation::Exclusive;
+use super::step_lock::CellGuard;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
 use crate::spec::{CopySource, EnvironmentContext, EpisodeCall, Execution, SnapshotRoom};

@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use super::drive::{CellGuard, InFlight, at};
+use super::drive::at;
+use super::step_lock::StepLock;
 use super::{Expected, Hooks, Progress, Session};
 use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
@@ -68,15 +69,6 @@ pub(super) enum OperationStage {
 pub(super) struct Clock {
     pub(super) asked: Instant,
     pub(super) began: Instant,
-}
-
-/// What an operation has of its environment.
-#[derive(Default)]
-pub(super) struct StepLock {
-    /// The environment's task, which is aborted when the operation is over.
-    pub(super) in_flight: Option<InFlight>,
-    /// The lock itself, while neither that task nor somebody else has it.
-    pub(super) guard: Option<CellGuard>,
 }
 
 /// A call that is scored.

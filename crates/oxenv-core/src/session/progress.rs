@@ -6,9 +6,10 @@
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;
 
+use super::Session;
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
-use crate::store::Slot;
+use crate::registry::Slot;
 use crate::tape::Tape;
 
 /// How far a session is.
@@ -40,7 +41,7 @@ pub(super) struct Progress {
     /// What the state was before the call that holds the step lock and has suspended or blocks;
     /// nothing at other times.
     pub(super) published: Option<Result<RawJson, Failure>>,
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<Slot<Session>>,
     /// The episode so far, if a fork would have to repeat it.
     pub(super) tape: Option<Tape>,
 }

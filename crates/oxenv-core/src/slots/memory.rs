@@ -22,9 +22,9 @@ pub(super) struct DescriptorGauge(Mutex<Option<(Instant, DescriptorUse)>>);
 
 /// Descriptors that are open, and how many may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DescriptorUse {
-    pub(super) open: usize,
-    pub(super) limit: usize,
+pub(crate) struct DescriptorUse {
+    pub(crate) open: usize,
+    pub(crate) limit: usize,
 }
 
 impl DescriptorGauge {

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use oxenv_wire::Phase;
 use tokio::time::Instant;
 
+use super::SessionStore;
 use super::making::{NewSessionParts, QueueTimeout};
-use super::queue::NoSlot;
-use super::{SessionStore, Slot};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::idempotency::{Attempt, IdempotentReply, Identity, MemorySize, ReplySender, fingerprint};
 use crate::observe::{Operation, OperationKind};
 use crate::record::SessionOrigin;
+use crate::registry::Slot;
 use crate::session::{Past, PausedSession, Session, SessionOptions};
+use crate::slots::NoSlot;
 use crate::snapshot::{SealedSnapshot, Snapshot, SnapshotKeySource};
 use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance, ForkMode, SnapshotRoom};
 use crate::tape::{Tape, Taped};
@@ -67,7 +68,7 @@ struct OpenedSessions {
 /// A session that is held still, and the slots of its copies.
 struct StillWithSlots<'a> {
     held: PausedSession<'a>,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<Session>>,
 }
 
 impl OpenedSessions {
