@@ -11,6 +11,7 @@
 pub mod contract;
 
 mod audit;
+mod capabilities;
 mod descriptors;
 mod end_reason;
 mod environment;
@@ -32,6 +33,7 @@ mod seed;
 mod session;
 mod slots;
 mod snapshot;
+mod snapshot_room;
 mod spec;
 mod store;
 mod tape;
@@ -44,6 +46,7 @@ mod work;
 mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
+pub use capabilities::{Capabilities, Execution, ForkMode};
 pub use descriptors::{descriptor_limit, open_descriptors};
 pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};
@@ -67,9 +70,10 @@ pub use session::{
     AgentCall, Attachment, ResetOptions, Session, SessionOperation, SessionOptions, SessionRequest,
 };
 pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
+pub use snapshot_room::SnapshotRoom;
 pub use spec::{
-    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
-    EnvironmentSpec, EpisodeCall, Execution, ForkMode, SnapshotRoom, TaskError, TaskSource,
+    ActionSpace, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    EpisodeCall, TaskError, TaskSource,
 };
 pub use store::{OpenKey, SessionIds, SessionSource, SessionStore, StoreLimits, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
+use crate::capabilities::ForkMode;
 use crate::end_reason::EndReason;
 use crate::environment::Environment;
 use crate::idempotency::{InFlightLimit, ReplyCache};
@@ -38,7 +39,7 @@ use crate::record::{RecordEntry, RecordEvent, Recorder};
 use crate::registry::Slot;
 use crate::reply::StepReply;
 use crate::slots::SlotOwner;
-use crate::spec::{EnvironmentInstance, EnvironmentSpec, ForkMode};
+use crate::spec::{EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 

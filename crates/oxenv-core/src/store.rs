@@ -22,7 +22,8 @@ use crate::registry::Registry;
 use crate::session::{Hooks, Session, SessionOptions};
 use crate::slots::Slots;
 use crate::snapshot::SnapshotKey;
-use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
 pub use copies::{OpenKey, SessionIds, SessionSource};
 

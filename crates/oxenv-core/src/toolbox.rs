@@ -10,6 +10,8 @@ mod judge;
 mod mount;
 mod record;
 mod repeat;
+mod request;
+mod resolved;
 mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,12 +29,13 @@ use crate::seed::EpisodeSeeds;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all};
 
-pub use call::{CallRequest, ResolvedTool};
 use catalogue::Catalogue;
 pub use catalogue::CatalogueCache;
 pub use extras::Offered;
 pub use mount::{Mount, Naming};
 pub use record::{Auditor, Redact};
+pub use request::CallRequest;
+pub use resolved::ResolvedTool;
 
 /// Bytes of an error's message, at the most: people and models read it.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;

@@ -13,10 +13,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
+use crate::capabilities::ForkMode;
 use crate::failure::Failure;
 use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
-use crate::spec::ForkMode;
 use crate::work::Work;
 
 /// Whom a toolset's tools belong to.

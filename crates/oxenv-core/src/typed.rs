@@ -16,11 +16,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::capabilities::{Capabilities, Execution};
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::spec::{
-    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
-    Execution,
+    ActionSpace, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
 };
 use crate::toolbox::Toolbox;
 use crate::work::Work;

@@ -8,6 +8,7 @@
 
 mod archive;
 mod copying;
+mod marks;
 mod place;
 mod root;
 
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::folders::{OpenFolder, named};
-use crate::spec::SnapshotRoom;
+use crate::snapshot_room::SnapshotRoom;
 use copying::Copying;
 use place::WorkspacePath;
 use root::Root;

@@ -8,11 +8,11 @@ use oxenv_wire::{Action, ErrorCode, RawJson, raw};
 use serde_json::{Value, json};
 
 use super::{Suite, difference, reply, reset, step};
+use crate::capabilities::ForkMode;
 use crate::failure::Failure;
 use crate::idempotency::Idempotency;
 use crate::reply::StepReply;
 use crate::session::{Session, SessionOptions, SessionRequest};
-use crate::spec::ForkMode;
 
 /// Forks that are made of one session.
 const FORK_COUNT: usize = 3;

@@ -12,12 +12,10 @@ use serde_json::{Map, Value, json};
 
 use super::scorer::{EnvironmentVerdict, ScoredEvent, Scorer};
 use super::{EpisodeEvent, RubricFactory};
+use crate::capabilities::{Execution, ForkMode};
 use crate::environment::{CallRecord, Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::{
-    CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, Execution,
-    ForkMode,
-};
+use crate::spec::{CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 

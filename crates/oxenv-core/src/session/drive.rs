@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::step_lock::{CellGuard, InFlight, StepLock, StuckWatch};
 use super::{Cell, Session};
+use crate::capabilities::Execution;
 use crate::end_reason::EndReason;
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::Execution;
 use crate::work::Work;
 
 /// A limit that nobody will see pass: more than a century.

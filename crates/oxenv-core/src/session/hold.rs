@@ -11,9 +11,11 @@ use super::calls::PublishedState;
 use super::lease::LeaseHold;
 use super::operation::Exclusive;
 use super::step_lock::CellGuard;
+use crate::capabilities::Execution;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{CopySource, EnvironmentContext, EpisodeCall, Execution, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{CopySource, EnvironmentContext, EpisodeCall};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.

@@ -15,6 +15,7 @@ use super::operation::{OperationInput, RunningOperation};
 use super::request::{ResetOptions, SessionOperation, SessionRequest};
 use super::settle::Settled;
 use super::{Expected, Session, fresh_id};
+use crate::capabilities::Execution;
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::graph::CallPlan;
@@ -23,7 +24,7 @@ use crate::principal::Principal;
 use crate::render;
 use crate::reply::StepReply;
 use crate::seed::derive_seed;
-use crate::spec::{ActionSpace, Execution};
+use crate::spec::ActionSpace;
 
 impl Session {
     pub(super) async fn reset_expecting(

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::SessionStore;
 use super::making::{NewSessionParts, QueueTimeout};
+use crate::capabilities::ForkMode;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::idempotency::{Attempt, IdempotentReply, Identity, MemorySize, ReplySender, fingerprint};
@@ -20,7 +21,8 @@ use crate::registry::Slot;
 use crate::session::{Past, PausedSession, Session, SessionOptions};
 use crate::slots::NoSlot;
 use crate::snapshot::{SealedSnapshot, Snapshot, SnapshotKeySource};
-use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance, ForkMode, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 

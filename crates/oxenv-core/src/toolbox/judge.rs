@@ -17,9 +17,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::call::{CallRequest, ResolvedTool, end_of, until};
 use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
+use super::request::{CallRequest, end_of, until};
+use super::resolved::ResolvedTool;
 use crate::audit::Decision;
 use crate::principal::Principal;
 use crate::toolset::CallContext;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
-use super::call::CallRequest;
+use super::request::CallRequest;
 use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
 use crate::observe::{CallError, ObservedCall};

@@ -16,12 +16,13 @@ use std::time::Duration;
 use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
-use super::copying::{LeftOut, Marks, Size, create_file, make_folder, too_large, within};
+use super::copying::{LeftOut, Size, create_file, make_folder, too_large, within};
+use super::marks::Marks;
 use super::place::WorkspacePath;
 use crate::folders::{
     EntryKind, FolderCursor, OpenFolder, RecordEntry, Walk, WalkError, WalkEvent, failed, named,
 };
-use crate::spec::SnapshotRoom;
+use crate::snapshot_room::SnapshotRoom;
 
 /// What every archive begins with; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv workspace 1\n";

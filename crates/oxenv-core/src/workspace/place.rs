@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Dir, Mode};
 use rustix::io::Errno;
 
-use super::copying::Marks;
+use super::marks::Marks;
 use super::root::Root;
 use crate::folders::{self, Aside, OpenFolder, c_name, failed, stat_in};
 
