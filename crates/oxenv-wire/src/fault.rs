@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::scan::{Found, Scan};
+use crate::scan::{Scan, SyntaxFault};
 
 /// One syntax error of a JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +33,14 @@ impl JsonError {
     pub fn diagnose(text: &str) -> Self {
         match Scan::new(text).document() {
             Err(found) => Self::locate(text, found),
-            Ok(()) => Self::locate(text, ("Not Unicode text: a string holds a lone surrogate".to_owned(), 0)),
+            Ok(()) => {
+                let message = "Not Unicode text: a string holds a lone surrogate".to_owned();
+                Self::locate(text, SyntaxFault { message, at: 0 })
+            }
         }
     }
 
-    pub(crate) fn locate(text: &str, (message, at): Found) -> Self {
+    pub(crate) fn locate(text: &str, SyntaxFault { message, at }: SyntaxFault) -> Self {
         let mut end = at.min(text.len());
         while !text.is_char_boundary(end) {
             end -= 1;

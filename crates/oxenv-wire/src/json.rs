@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::fault::JsonError;
 use crate::preview::preview;
-use crate::scan::{ELEMENT_DEPTH, FIELD_DEPTH, Scan, Span};
+use crate::scan::{ELEMENT_DEPTH, FIELD_DEPTH, Scan, Span, SyntaxFault, string_text};
 
 /// A JSON value kept as the text it was sent as.
 pub type RawJson = Box<RawValue>;
@@ -73,11 +73,7 @@ impl<'a> Json<'a> {
     /// The text of a string, borrowed unless it has escapes; `None` for any other value, and for a
     /// string with a lone surrogate.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
-        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        if !inner.contains('\\') {
-            return Some(Cow::Borrowed(inner));
-        }
-        serde_json::from_str(self.0).ok().map(Cow::Owned)
+        string_text(self.0)
     }
 }
 
@@ -267,7 +263,7 @@ impl<'a> Items<'a> {
     }
 }
 
-fn syntax(text: &str, found: (String, usize)) -> ParseError {
+fn syntax(text: &str, found: SyntaxFault) -> ParseError {
     ParseError::Syntax(JsonError::locate(text, found))
 }
 
