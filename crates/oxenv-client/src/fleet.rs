@@ -7,6 +7,7 @@
 mod api_error;
 mod control;
 mod create;
+mod create_request;
 mod guard;
 mod heartbeat;
 mod http;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod manager;
 mod observation;
 mod options;
+mod shorten;
 mod start;
 
 use std::fmt;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::control::FleetControl;
-use super::create::{CreateRequest, RecoveredInstance, recover};
+use super::create_request::{CreateRequest, RecoveredInstance, recover};
 use crate::blocking;
 use crate::error::{ClientError, Code, Result};
 

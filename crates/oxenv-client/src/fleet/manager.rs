@@ -14,10 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::api_error::{instance_error, shorten};
+use super::api_error::instance_error;
 use super::control::{FleetControl, join_url};
 use super::http::{FleetRequest, FleetResponse, sensitive_header};
 use super::instance::FleetInstance;
+use super::shorten::shorten;
 use crate::error::{ClientError, Code, Result};
 use crate::options::ResetOptions;
 

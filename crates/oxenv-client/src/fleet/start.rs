@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::FleetEnvClient;
 use super::control::FleetControl;
-use super::create::{self, CreateRequest};
+use super::create;
+use super::create_request::CreateRequest;
 use super::guard::InstanceGuard;
 use super::heartbeat::{self, Heartbeat};
 use super::instance::FleetInstance;
