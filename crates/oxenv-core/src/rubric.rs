@@ -34,7 +34,7 @@ use crate::work::Work;
 
 pub use act::{EpisodeEvent, PastEvent, ScoringContext};
 pub use checks::{Constant, EnvironmentReward, FinalState, FinalStateSource, OutputMatches, ToolCalled};
-pub use containers::{Gate, Sequence, WeightedSum};
+pub use containers::{Combination, Gate};
 pub use error::RubricError;
 pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
 pub use part::ComponentRubric;

@@ -13,9 +13,9 @@ use serde_json::Value;
 use super::error::RubricError;
 use super::reader::{Fields, nearest};
 use super::{
-    ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource, Gate, Judge,
-    JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask, Judges, OutputMatches, Rubric, RubricFactory,
-    Sequence, ToolCalled, Trajectory, WeightedSum,
+    Combination, ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource,
+    Gate, Judge, JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask, Judges, OutputMatches, Rubric,
+    RubricFactory, ToolCalled, Trajectory,
 };
 use crate::failure::Failure;
 use crate::work::Work;
@@ -158,16 +158,13 @@ impl Builder<'_> {
 
     fn component(&self, kind: &str, fields: &Fields<'_>) -> Result<Box<dyn Rubric>, RubricError> {
         Ok(match kind {
-            "sequence" => Box::new(Sequence::new(self.parts(fields)?)),
+            "sequence" => Box::new(Combination::sequence(self.parts(fields)?)),
             "gate" => Box::new(Gate::new(
                 self.one_part(fields)?,
                 fields.optional_number("threshold")?.unwrap_or(1.0),
             )),
             "weighted_sum" => Box::new(self.weighted_sum(fields)?),
-            "sum" => {
-                let parts = self.parts(fields)?.into_iter().map(|part| (1.0, part));
-                Box::new(WeightedSum::free(parts.collect()))
-            }
+            "sum" => Box::new(Combination::sum(self.parts(fields)?)),
             "trajectory" => Box::new(self.trajectory(fields)?),
             "tool_called" => Box::new(tool_called(fields)?),
             "output_matches" => Box::new(output_matches(fields)?),
@@ -202,14 +199,14 @@ impl Builder<'_> {
         Ok(parts)
     }
 
-    fn weighted_sum(&self, fields: &Fields<'_>) -> Result<WeightedSum, RubricError> {
+    fn weighted_sum(&self, fields: &Fields<'_>) -> Result<Combination, RubricError> {
         let parts = self.parts_with(fields, &["weight"])?;
         let mut weights = Vec::new();
         for (index, declared) in fields.list("parts")?.iter().enumerate() {
             let part = Fields::open(declared, &format!("{}[{index}]", fields.below("parts")))?;
             weights.push(part.number("weight")?);
         }
-        WeightedSum::new(weights.into_iter().zip(parts).collect())
+        Combination::weighted_sum(weights.into_iter().zip(parts).collect())
             .map_err(|problem| fields.wrong("parts", problem))
     }
 
