@@ -209,14 +209,14 @@ impl ClientError {
 
     /// Sets the kind.
     #[must_use]
-    pub fn with_kind(mut self, kind: FailureKind) -> Self {
+    pub(crate) fn with_kind(mut self, kind: FailureKind) -> Self {
         self.0.kind = kind;
         self
     }
 
     /// Sets the phase.
     #[must_use]
-    pub fn with_phase(mut self, phase: Phase) -> Self {
+    pub(crate) fn with_phase(mut self, phase: Phase) -> Self {
         self.0.phase = Some(phase);
         self
     }
@@ -230,7 +230,7 @@ impl ClientError {
 
     /// Sets whether a repeat is worth it, and after how long if that is known.
     #[must_use]
-    pub fn with_retry(mut self, retryable: bool, after: Option<Duration>) -> Self {
+    pub(crate) fn with_retry(mut self, retryable: bool, after: Option<Duration>) -> Self {
         self.0.retryable = retryable;
         self.0.retry_after = after;
         self
@@ -238,7 +238,7 @@ impl ClientError {
 
     /// Sets the data for programs.
     #[must_use]
-    pub fn with_data(mut self, data: Value) -> Self {
+    pub(crate) fn with_data(mut self, data: Value) -> Self {
         self.0.data = data;
         self
     }

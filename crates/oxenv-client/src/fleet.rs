@@ -45,7 +45,7 @@ use manager::InstanceManager;
 pub use options::FleetOptions;
 
 /// Where Fleet's control plane is.
-pub const DEFAULT_BASE_URL: &str = "https://orchestrator.fleetai.com";
+const DEFAULT_BASE_URL: &str = "https://orchestrator.fleetai.com";
 
 /// How long deleting an instance may take.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);

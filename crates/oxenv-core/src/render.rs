@@ -43,7 +43,7 @@ pub fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
 }
 
 /// Appends an observation in its envelope.
-pub fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) {
+pub(crate) fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) {
     let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
     let size = observed.fields.get().len();
     put(out, envelope, size, metadata, observed.reward, observed.done, |out| {

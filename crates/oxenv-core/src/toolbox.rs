@@ -56,7 +56,7 @@ pub struct Toolbox {
 
 impl Toolbox {
     /// The deadline of a call unless another is set.
-    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+    pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
     /// No tools.
     #[must_use]

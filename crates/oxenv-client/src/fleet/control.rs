@@ -85,7 +85,7 @@ impl RetryPolicy {
 }
 
 impl FleetControl {
-    /// The control plane at a base URL, or at [`DEFAULT_BASE_URL`]. Nothing is sent yet.
+    /// The control plane at a base URL, or at `https://orchestrator.fleetai.com`. Nothing is sent yet.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if the key or the URL cannot be used.
