@@ -29,6 +29,14 @@ impl fmt::Display for JsonError {
 impl JsonError {
     /// Finds the first error of a text. A text without one that was refused all the same (a lone
     /// surrogate in a key) is reported at its start.
+    ///
+    /// ```
+    /// let error = oxenv_wire::JsonError::diagnose("{\"a\": 1,}");
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "Expecting property name enclosed in double quotes: line 1 column 9 (char 8)"
+    /// );
+    /// ```
     #[must_use]
     pub fn diagnose(text: &str) -> Self {
         match Scan::new(text).document() {

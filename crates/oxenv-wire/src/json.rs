@@ -26,6 +26,13 @@ impl<'a> Json<'a> {
 
     /// Checks that a text is one JSON value.
     ///
+    /// ```
+    /// use oxenv_wire::Json;
+    ///
+    /// assert_eq!(Json::parse(" [1, 2] ").unwrap().get(), "[1, 2]");
+    /// assert_eq!(Json::parse("[1, 2").unwrap_err().position, 6);
+    /// ```
+    ///
     /// # Errors
     /// What is wrong, and where.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
@@ -127,6 +134,14 @@ pub enum ParseError {
 
 impl<'a> Object<'a> {
     /// Splits one object from a whole text.
+    ///
+    /// ```
+    /// use oxenv_wire::{Object, ParseError};
+    ///
+    /// let object = Object::parse(r#"{"seed": 7, "options": {"size": 1.0}}"#).unwrap();
+    /// assert_eq!(object.get("options").unwrap().get(), r#"{"size": 1.0}"#);
+    /// assert!(matches!(Object::parse("[]"), Err(ParseError::NotObject("list"))));
+    /// ```
     ///
     /// # Errors
     /// [`ParseError`] says what is wrong and, for a syntax error, where.
