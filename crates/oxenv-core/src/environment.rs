@@ -56,6 +56,39 @@ pub struct CallRecord {
 /// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
 /// - Dropping a pending reset or step cancels it; the session then demands a reset.
 /// - A panic ends the session.
+///
+/// ```
+/// use oxenv_core::{Environment, Failure, Observed, Reset, Work};
+/// use oxenv_wire::{RawJson, Reward, empty_object, raw};
+/// use serde_json::json;
+/// use serde_json::value::RawValue;
+///
+/// /// Counts the steps of an episode, which is over after three.
+/// struct Counter(u64);
+///
+/// impl Counter {
+///     fn observed(&self) -> Observed {
+///         let fields = raw(&json!({ "count": self.0 })).unwrap_or_default();
+///         Observed { fields, metadata: None, reward: Some(Reward::Int(1)), done: self.0 == 3 }
+///     }
+/// }
+///
+/// impl Environment for Counter {
+///     fn reset<'a>(&'a mut self, _reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
+///         self.0 = 0;
+///         Work::done(Ok(self.observed()))
+///     }
+///
+///     fn step<'a>(&'a mut self, _action: &'a RawValue) -> Work<'a, Result<Observed, Failure>> {
+///         self.0 += 1;
+///         Work::done(Ok(self.observed()))
+///     }
+///
+///     fn state(&self) -> Result<RawJson, Failure> {
+///         Ok(empty_object())
+///     }
+/// }
+/// ```
 pub trait Environment: Any + Send {
     /// Begins an episode.
     fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>>;

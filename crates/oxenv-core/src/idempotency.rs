@@ -278,7 +278,7 @@ fn same(identity: &Identity, known: u64, fingerprint: u64) -> Result<(), Failure
 }
 
 impl<T> ReplySender<T> {
-    /// The same for a request that has done nothing if it does not come to its end: then it may be asked for
+    /// Marks a request that has done nothing if it does not come to its end: then it may be asked for
     /// again.
     pub(crate) fn harmless(mut self) -> Self {
         self.harmless = true;

@@ -97,6 +97,28 @@ pub struct ScoreReport {
 /// - The same acts give the same scores, unless it asks a judge.
 /// - A failure is about the reward alone: the act has happened.
 /// - Dropping a pending score cancels it; the session then demands a reset.
+///
+/// ```
+/// use oxenv_core::rubric::ScoringContext;
+/// use oxenv_core::{Failure, Reset, Rubric, Score, Work};
+///
+/// /// Rewards short actions.
+/// #[derive(Clone)]
+/// struct Brevity;
+///
+/// impl Rubric for Brevity {
+///     fn reset(&mut self, _reset: &Reset) {}
+///
+///     fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
+///         let reward = if seen.act.input().len() < 200 { 1.0 } else { 0.0 };
+///         Work::done(Ok(Score::of(Some(reward.into()))))
+///     }
+///
+///     fn fork(&self) -> Box<dyn Rubric> {
+///         Box::new(self.clone())
+///     }
+/// }
+/// ```
 pub trait Rubric: Send {
     /// Begins an episode.
     fn reset(&mut self, reset: &Reset);

@@ -92,7 +92,7 @@ pub struct Session {
     waited: Duration,
 }
 
-/// Who is told of what sessions do.
+/// What records and measures what sessions do.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) recorder: Option<Arc<dyn Recorder>>,

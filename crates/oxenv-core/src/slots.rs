@@ -1,4 +1,4 @@
-//! Slots for sessions, and the fair queue of who waits for some.
+//! Slots for sessions, and the fair queue of those who wait for some.
 //!
 //! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request
 //! has all the slots that it asks for at once, or none. Owners take turns, and within one owner first come,
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
+use memory::{DescriptorGauge, DescriptorUse, MemoryGauge, MemoryUse};
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const MAX_QUEUE: usize = 16_384;
@@ -33,6 +33,15 @@ pub(crate) struct Slots {
     memory: Option<MemoryGauge>,
     descriptors: DescriptorGauge,
     state: Mutex<QueueState>,
+}
+
+/// What the slots of a store are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotCounts {
+    /// Slots that are taken.
+    pub(crate) active: usize,
+    /// Requests that wait for some.
+    pub(crate) waiting: usize,
 }
 
 #[derive(Default)]
@@ -63,7 +72,7 @@ struct ReplyReceiver {
     sender: oneshot::Sender<Permit>,
 }
 
-/// The slots of one request. Dropping it gives them to who waits longest.
+/// The slots of one request. Dropping it gives them to the request that waits longest.
 pub(crate) struct Permit {
     slots: Arc<Slots>,
     owner: SlotOwner,
@@ -115,7 +124,7 @@ struct QueuePosition {
     place: usize,
 }
 
-/// Who is next.
+/// The request whose turn it is.
 struct Next {
     spot: QueuePosition,
     /// Those who are overtaken by that.
@@ -134,9 +143,9 @@ impl Slots {
     }
 
     /// Slots that are taken, and requests that wait for some.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> SlotCounts {
         let state = self.state.lock();
-        (state.active, state.waiting)
+        SlotCounts { active: state.active, waiting: state.waiting }
     }
 
     /// Gives no slots any more; those who wait are told at once.
@@ -145,9 +154,9 @@ impl Slots {
         state.closed = true;
         state.waiting = 0;
         state.turns.clear();
-        let told: Vec<_> = state.owners.values_mut().flat_map(|share| share.waiting.drain(..)).collect();
+        let waiting: Vec<_> = state.owners.values_mut().flat_map(|share| share.waiting.drain(..)).collect();
         drop(state);
-        drop(told);
+        drop(waiting);
     }
 
     /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner
@@ -177,7 +186,7 @@ impl Slots {
         if let Some(used) = self.descriptors.exceeded(count) {
             return Err(NoSlot::Descriptors(used));
         }
-        while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
+        while let Some(MemoryUse { used, budget }) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             match until.filter(|until| Instant::now() < *until) {
                 Some(until) => {
                     tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_INTERVAL))).await;
@@ -480,7 +489,7 @@ mod tests {
         fn check(&self) {
             let taken: usize = self.had.iter().map(|(_, permit)| permit.count).sum();
             assert!(taken <= MAX);
-            assert_eq!(self.slots.counts(), (taken, self.waiting.len()));
+            assert_eq!(self.slots.counts(), SlotCounts { active: taken, waiting: self.waiting.len() });
             for owner in 0..3 {
                 let own = self.had.iter().filter(|(other, _)| *other == owner);
                 assert!(own.map(|(_, permit)| permit.count).sum::<usize>() <= self.cap.unwrap_or(MAX));
@@ -489,7 +498,7 @@ mod tests {
 
         /// Nobody is overtaken too often, and a slot is kept free only for who was overtaken often enough.
         fn check_fairness(&self) {
-            let free = MAX - self.slots.counts().0;
+            let free = MAX - self.slots.counts().active;
             for (place, asker) in self.waiting.iter().enumerate() {
                 assert!(asker.overtaken <= asker.count, "{} by {}", asker.count, asker.overtaken);
                 let kept_from = asker.count <= free;
@@ -509,7 +518,7 @@ mod tests {
                 self.happens(Event::GivesBack(0));
             }
             self.had.clear();
-            assert_eq!(self.slots.counts(), (0, 0));
+            assert_eq!(self.slots.counts(), SlotCounts { active: 0, waiting: 0 });
             assert!(self.slots.state.lock().owners.is_empty());
         }
     }

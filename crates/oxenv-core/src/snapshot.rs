@@ -24,6 +24,13 @@ const PIECE_BYTES: usize = 48 << 10;
 pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 
 /// The key that snapshots are made with, and that those which are restored must have been made with.
+///
+/// ```
+/// use oxenv_core::{SnapshotKey, SnapshotKeySource};
+///
+/// let key = SnapshotKey::new(&[7; 32], SnapshotKeySource::File);
+/// assert!(!format!("{key:?}").contains('7'));
+/// ```
 #[derive(Debug, Clone)]
 pub struct SnapshotKey {
     key: MacKey,

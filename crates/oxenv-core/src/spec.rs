@@ -222,7 +222,7 @@ pub trait EnvironmentFactory: Send + Sync {
         })
     }
 
-    /// The tools that need no session; offered in production to who has none.
+    /// The tools that need no session; offered in production to callers that have none.
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::new(Toolbox::empty())
     }

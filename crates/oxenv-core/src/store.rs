@@ -20,7 +20,7 @@ use crate::observe::Observer;
 use crate::record::Recorder;
 use crate::registry::Registry;
 use crate::session::{Hooks, Session, SessionOptions};
-use crate::slots::Slots;
+use crate::slots::{SlotCounts, Slots};
 use crate::snapshot::SnapshotKey;
 use crate::snapshot_room::SnapshotRoom;
 use crate::spec::{EnvironmentFactory, EnvironmentSpec};
@@ -81,7 +81,7 @@ pub struct StoreStatus {
     pub active: usize,
     /// Slots.
     pub max: usize,
-    /// Who waits for a slot.
+    /// Requests that wait for a slot.
     pub waiting: usize,
     /// Abandoned environment calls that have not come back.
     pub stuck: usize,
@@ -90,6 +90,37 @@ pub struct StoreStatus {
 }
 
 /// All sessions of one environment.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{
+///     Mount, NativeToolset, ResetOptions, SessionOptions, SessionRequest, SessionStore, StoreLimits,
+///     tool_environment,
+/// };
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Add {
+///     a: i64,
+///     b: i64,
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let math = NativeToolset::new("math").tool("add", "Adds.", |add: Add| Ok(add.a + add.b));
+/// let factory = tool_environment("math", "Adds numbers.", vec![Mount::new(Arc::new(math))], None);
+/// let store = SessionStore::new(factory, StoreLimits::default());
+///
+/// let session = store.create(SessionOptions::default()).await.unwrap();
+/// let reset = session.submit(SessionRequest::reset(ResetOptions { seed: Some(7), ..Default::default() })).await;
+/// assert_eq!(reset.seq, 1);
+/// assert!(session.state().await.unwrap().contains("\"step_count\":0"));
+///
+/// // A copy goes on from the same state.
+/// let saved = store.snapshot(&session).await.unwrap();
+/// let copy = store.restore(saved, SessionOptions::default()).await.unwrap();
+/// assert_eq!(copy.info().epoch, session.info().epoch);
+/// # });
+/// ```
 pub struct SessionStore {
     factory: Arc<dyn EnvironmentFactory>,
     limits: StoreLimits,
@@ -244,7 +275,7 @@ impl SessionStore {
     /// The store in numbers.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
-        let (active, waiting) = self.slots.counts();
+        let SlotCounts { active, waiting } = self.slots.counts();
         StoreStatus {
             active,
             waiting,
@@ -271,7 +302,7 @@ impl SessionStore {
         }
     }
 
-    /// Takes no new sessions from now on; who waits for a slot is told at once.
+    /// Takes no new sessions from now on; requests that wait for a slot fail at once.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.slots.close();

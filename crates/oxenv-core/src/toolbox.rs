@@ -41,6 +41,26 @@ pub use resolved::ResolvedTool;
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// The tools that a session offers.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{CallContext, CallRequest, NativeToolset, Principal, Toolbox};
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Add {
+///     a: i64,
+///     b: i64,
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let math = NativeToolset::new("math").tool("add", "Adds.", |add: Add| Ok(add.a + add.b));
+/// let tools = Toolbox::of(vec![Arc::new(math)]).unwrap();
+/// let arguments = oxenv_wire::raw(&serde_json::json!({ "a": 1, "b": 2 })).unwrap();
+/// let request = CallRequest::new(CallContext::sessionless(Principal::Agent), Some(&arguments));
+/// assert_eq!(tools.find("add").call(&request).await.unwrap().data(), "3");
+/// # });
+/// ```
 pub struct Toolbox {
     mounts: Vec<Mount>,
     /// The names, and how many changes they know of.
@@ -70,7 +90,7 @@ impl Toolbox {
         Self::build(mounts, None)
     }
 
-    /// The same for one of many sessions whose toolsets have the same rules and mostly the same lists.
+    /// The union of toolsets for one of many sessions whose toolsets have the same rules and mostly the same lists.
     #[must_use]
     pub fn sharing(mounts: Vec<Mount>, cache: Arc<CatalogueCache>) -> Self {
         Self::build(mounts, Some(cache))
@@ -145,7 +165,7 @@ impl Toolbox {
         Arc::clone(self.catalogue().tools(principal))
     }
 
-    /// The same as a JSON array, made once per change.
+    /// The tools that somebody may call as a JSON array, made once per change.
     #[must_use]
     pub fn listing(&self, principal: Principal, spelling: ToolSpelling) -> Arc<str> {
         Arc::clone(self.catalogue().listing(principal, spelling, &self.mounts))

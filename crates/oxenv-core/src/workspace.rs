@@ -257,7 +257,7 @@ impl Workspace {
         self.save_onto(Vec::new(), SnapshotRoom::default())
     }
 
-    /// The same, behind bytes that are there already, all of which together have that room.
+    /// Saves the folder behind bytes that are there already, all of which together have that room.
     ///
     /// # Errors
     /// As [`Workspace::save`].

@@ -160,16 +160,16 @@ impl ConnectionInner {
 
 /// Fails these requests; callers are told after the lock is released.
 fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
-    let mut told = Vec::with_capacity(ids.len());
+    let mut failed = Vec::with_capacity(ids.len());
     for id in ids {
         let delivered = state.delivery(*id);
         let waiting = state.pending.remove(id);
-        told.extend(waiting.and_then(|waiting| waiting.reply_sender).map(|answer| (answer, delivered)));
+        failed.extend(waiting.and_then(|waiting| waiting.reply_sender).map(|answer| (answer, delivered)));
     }
     let gone: HashSet<u64> = ids.iter().copied().collect();
     state.outbox.retain(|frame| !gone.contains(&frame.id));
     drop(state);
-    for (answer, delivered) in told {
+    for (answer, delivered) in failed {
         let _ = answer.send(Err(error.clone().with_delivered(delivered)));
     }
 }

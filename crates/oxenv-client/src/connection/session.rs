@@ -108,9 +108,9 @@ impl MultiSession {
     pub(crate) async fn close(&self, timeout: Duration) -> Result<()> {
         let inner = &self.handle.inner;
         let asked = self.send(close_request(inner.next_id(), &self.handle.entry), timeout).await;
-        let told =
+        let closed =
             asked.and_then(|reply| ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::Closed).map(drop));
-        match told {
+        match closed {
             Err(error) if !has_ended(&error) => Err(error),
             _ => {
                 let _ = self.handle.entry.gone_error.set(session_closed(&self.handle.entry.id));

@@ -47,7 +47,7 @@ struct SocketState {
     unsent_pongs: usize,
     /// The caller asked the server to close.
     closing: bool,
-    /// Who waits for that.
+    /// The caller that waits for it.
     close_waker: Option<Waker>,
     /// Why no more replies come.
     ended: Option<ClientError>,

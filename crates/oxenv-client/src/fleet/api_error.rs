@@ -123,9 +123,9 @@ fn summary(detail: &Value, body: &[u8]) -> String {
         Value::String(text) => text.clone(),
         Value::Array(issues) => issues.iter().take(8).map(describe_issue).collect::<Vec<_>>().join("; "),
         Value::Object(object) => {
-            let told =
+            let message =
                 ["message", "detail", "error", "msg"].iter().find_map(|key| object.get(*key)?.as_str());
-            told.map_or_else(|| detail.to_string(), str::to_owned)
+            message.map_or_else(|| detail.to_string(), str::to_owned)
         }
         _ => return shorten(body),
     };

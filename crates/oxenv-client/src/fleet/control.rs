@@ -172,10 +172,10 @@ impl FleetControl {
             )
             .await?;
         // What came is a secret even if it cannot be read, so the answer itself is not shown.
-        let told = serde_json::from_slice::<RunnerTokenReply>(&answer.body);
-        let told =
-            told.map_err(|_| ClientError::new(Code::InvalidReply, "Fleet's runner token cannot be read"))?;
-        let token = Secret::new(told.token);
+        let reply = serde_json::from_slice::<RunnerTokenReply>(&answer.body);
+        let reply =
+            reply.map_err(|_| ClientError::new(Code::InvalidReply, "Fleet's runner token cannot be read"))?;
+        let token = Secret::new(reply.token);
         self.secrets.add(&token);
         Ok(token)
     }

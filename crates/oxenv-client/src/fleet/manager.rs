@@ -126,9 +126,9 @@ impl InstanceManager {
         if !answer.is_success() {
             return Err(instance_error("POST /reset", &answer, self.control.secrets()));
         }
-        let told: ResetResponse = answer.json("the reset", self.control.secrets())?;
-        let message = told.message.unwrap_or_default();
-        if told.success {
+        let reply: ResetResponse = answer.json("the reset", self.control.secrets())?;
+        let message = reply.message.unwrap_or_default();
+        if reply.success {
             return Ok(message);
         }
         let said = self.control.secrets().redact(&shorten(message.as_bytes()));
@@ -144,8 +144,8 @@ impl InstanceManager {
             return Err(instance_error("GET /resources", &answer, self.control.secrets()));
         }
         match answer.json("the request for the resources", self.control.secrets())? {
-            Value::Object(mut told) => Ok(told.remove("resources").unwrap_or(json!([]))),
-            told => Ok(told),
+            Value::Object(mut reply) => Ok(reply.remove("resources").unwrap_or(json!([]))),
+            reply => Ok(reply),
         }
     }
 

@@ -124,8 +124,8 @@ async fn connect_instance(
     patience: Duration,
 ) -> Result<ReadyInstance> {
     let lifecycle = Arc::new(InstanceLifecycle::default());
-    let told = instance.heartbeat_interval.and_then(heartbeat::parse_interval);
-    let heartbeat = options.heartbeat.or(told).map(|interval| {
+    let interval_of_instance = instance.heartbeat_interval.and_then(heartbeat::parse_interval);
+    let heartbeat = options.heartbeat.or(interval_of_instance).map(|interval| {
         Heartbeat::start(control.clone(), instance.instance_id.clone(), interval, lifecycle.clone())
     });
     let urls = instance.mcp_urls();

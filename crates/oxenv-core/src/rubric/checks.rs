@@ -67,7 +67,7 @@ enum Expectation {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EnvironmentReward;
 
-/// The same for every act, or for every call of some tools.
+/// The same reward for every act, or for every call of some tools.
 #[derive(Clone)]
 pub struct Constant {
     reward: Reward,

@@ -55,6 +55,19 @@ impl RubricSpec {
     /// Reads a declaration: `{"version": 1, "rubric": {"type": …}, "ends": {"type": …}}`, where `ends`
     /// may be left out.
     ///
+    /// ```
+    /// use oxenv_core::{Judges, RubricSpec};
+    /// use serde_json::json;
+    ///
+    /// let declared = json!({ "version": 1, "rubric": { "type": "tool_called", "tool": "submit" } });
+    /// let spec = RubricSpec::read(declared).unwrap();
+    /// let factory = spec.compile(&Judges::default()).unwrap();
+    /// let rubric = factory();
+    ///
+    /// let wrong = json!({ "version": 1, "rubric": { "type": "tool_caled", "tool": "submit" } });
+    /// assert!(RubricSpec::read(wrong).unwrap_err().to_string().contains("did you mean 'tool_called'?"));
+    /// ```
+    ///
     /// # Errors
     /// The first thing that is wrong: an unknown key or component, a schema that does not compile,
     /// weights that do not add up.

@@ -37,7 +37,7 @@ pub(super) enum EnvironmentRequest<'a> {
     AfterCall(&'a CallRecord),
 }
 
-/// The same, for a task that outlives the caller's borrow.
+/// What the environment is asked, for a task that outlives the caller's borrow.
 enum OwnedRequest {
     Reset(Reset),
     Step(RawJson),
@@ -110,7 +110,7 @@ impl Session {
         }
     }
 
-    /// The same of an environment that does not suspend.
+    /// Runs one request of an environment that does not suspend.
     pub(super) fn drive_inline(
         &self,
         lock: &mut StepLock,

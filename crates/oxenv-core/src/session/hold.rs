@@ -119,7 +119,7 @@ impl Past {
         }
     }
 
-    /// The same history for another session.
+    /// The history for a copy of the session.
     pub(crate) fn copy(&mut self) -> Self {
         Past {
             episode_id: self.episode_id.clone(),

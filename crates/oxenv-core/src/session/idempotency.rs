@@ -165,7 +165,7 @@ impl Expected {
 }
 
 impl StepReply<'_> {
-    /// The same reply, owing nothing to its request.
+    /// The reply without borrows of its request.
     #[must_use]
     pub fn into_owned(self) -> StepReply<'static> {
         match self {

@@ -258,7 +258,7 @@ impl SessionStore {
         Ok(self.sealed_snapshot(session, room).await?.into_text())
     }
 
-    /// The same before it is a text, for who has that room; never more than
+    /// The snapshot before it is a text, for callers that have that room; never more than
     /// [`StoreLimits::snapshot`](crate::StoreLimits).
     ///
     /// # Errors

@@ -133,14 +133,14 @@ impl SessionStore {
                     used.open, used.limit
                 );
                 waited.clear();
-                (message, self.slots.counts().0)
+                (message, self.slots.counts().active)
             }
             NoSlot::Memory { used, budget } => {
                 let (used, budget) = (used >> 20, budget >> 20);
                 let message = format!(
                     "Server at capacity: it uses {used} MiB of memory, and {budget} MiB are its budget."
                 );
-                (message, self.slots.counts().0)
+                (message, self.slots.counts().active)
             }
         };
         Failure::new(ErrorCode::CapacityReached, message + &waited)

@@ -171,7 +171,7 @@ impl Catalogue {
             .get_or_init(|| self.seen_by(role).map(|entry| entry.tool.clone()).collect())
     }
 
-    /// The same as a JSON array.
+    /// The tools that somebody may call as a JSON array.
     pub(super) fn listing(&self, role: Principal, spelling: ToolSpelling, mounts: &[Mount]) -> &Arc<str> {
         self.views[slot(role)].listings[spelling as usize].get_or_init(|| {
             let tools: Vec<RawJson> = self

@@ -100,8 +100,8 @@ impl<'a> Recording<'a> {
         if let Some(auditor) = auditor {
             auditor.place().await?;
         }
-        let told = auditor.is_some() || request.observer.is_some();
-        Ok(Recording(told.then(|| OpenRecord {
+        let wanted = auditor.is_some() || request.observer.is_some();
+        Ok(Recording(wanted.then(|| OpenRecord {
             auditor,
             request,
             tool,
@@ -155,7 +155,7 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// The same for a request that is no call.
+    /// Ends the record of a request that is no call.
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {
