@@ -101,8 +101,8 @@ impl Connection {
         let bytes = snapshot.len();
         if bytes > MAX_SNAPSHOT_BYTES {
             let message = format!(
-                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST /restore or \
-                 EnvClient::restore"
+                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST \
+                 /restore or EnvClient::restore"
             );
             return Err(ClientError::new(Code::InvalidOptions, message).with_delivered(Delivered::No));
         }

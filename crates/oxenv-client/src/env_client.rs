@@ -95,7 +95,8 @@ impl EnvClient {
             return Err(ClientError::new(
                 Code::VersionMismatch,
                 format!(
-                    "{target} does not speak oxenv.1; use the stock dialect, or a server of ours in simulation mode"
+                    "{target} does not speak oxenv.1; use the stock dialect, or a server of ours in \
+                     simulation mode"
                 ),
             ));
         }

@@ -133,8 +133,8 @@ impl OpenOptions {
     /// Refuses options that a session has already which is made of a snapshot.
     pub(crate) fn check_restorable(&self) -> Result<()> {
         if self.seed.is_some() || self.episode_id.is_some() || self.queue.is_some() {
-            let message = "a session that is restored has its seed and its episode already, and does not queue: leave \
-                           those options out";
+            let message = "a session that is restored has its seed and its episode already, and does not \
+                           queue: leave those options out";
             return Err(ClientError::new(Code::InvalidOptions, message));
         }
         Ok(())

@@ -412,7 +412,8 @@ pub(crate) fn fingerprint(what: impl Hash) -> u64 {
 
 pub(crate) fn forgotten(identity: &Identity) -> Failure {
     let message = format!(
-        "the request with {identity} was answered before and its reply is not kept any more; it was not run again"
+        "the request with {identity} was answered before and its reply is not kept any more; it was not run \
+         again"
     );
     Failure::new(ErrorCode::ReplyForgotten, message)
 }

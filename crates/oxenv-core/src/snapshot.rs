@@ -91,12 +91,13 @@ impl SnapshotKey {
                 "snapshot.key beside its record, so only snapshots of servers with that record"
             }
             SnapshotKeySource::Process => {
-                "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots that \
-                 this process has made"
+                "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots \
+                 that this process has made"
             }
         };
         invalid(&format!(
-            "it is cut or changed, or was made with another key; the key of this server is {which} can be restored"
+            "it is cut or changed, or was made with another key; the key of this server is {which} can be \
+             restored"
         ))
     }
 }

@@ -1,7 +1,8 @@
 //! The store of sessions: bounded, with leases, drained at the end.
 //!
 //! Invariant: a slot is taken before an environment is made and freed exactly once, by the drop of
-//! the [`Slot`](crate::registry::Slot) that its session holds, on every path: close, lease, panic, failed boot, drain.
+//! the [`Slot`](crate::registry::Slot) that its session holds, on every path: close, lease, panic, failed
+//! boot, drain.
 
 mod copies;
 mod making;
@@ -111,7 +112,8 @@ pub struct StoreStatus {
 /// let store = SessionStore::new(factory, StoreLimits::default());
 ///
 /// let session = store.create(SessionOptions::default()).await.unwrap();
-/// let reset = session.submit(SessionRequest::reset(ResetOptions { seed: Some(7), ..Default::default() })).await;
+/// let options = ResetOptions { seed: Some(7), ..ResetOptions::default() };
+/// let reset = session.submit(SessionRequest::reset(options)).await;
 /// assert_eq!(reset.seq, 1);
 /// assert!(session.state().await.unwrap().contains("\"step_count\":0"));
 ///

@@ -90,7 +90,8 @@ impl Toolbox {
         Self::build(mounts, None)
     }
 
-    /// The union of toolsets for one of many sessions whose toolsets have the same rules and mostly the same lists.
+    /// The union of toolsets for one of many sessions whose toolsets have the same rules and mostly the same
+    /// lists.
     #[must_use]
     pub fn sharing(mounts: Vec<Mount>, cache: Arc<CatalogueCache>) -> Self {
         Self::build(mounts, Some(cache))

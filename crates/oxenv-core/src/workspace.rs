@@ -336,8 +336,8 @@ fn cannot_remove(error: &io::Error) {
 /// Why a folder that all sessions share has no copies.
 fn shared(folder: &Path) -> io::Error {
     let message = format!(
-        "all sessions share the workspace {}, so it can be neither forked nor saved; let each session have a copy \
-         of it (without --share-workspace)",
+        "all sessions share the workspace {}, so it can be neither forked nor saved; let each session have \
+         a copy of it (without --share-workspace)",
         folder.display()
     );
     io::Error::new(io::ErrorKind::Unsupported, message)

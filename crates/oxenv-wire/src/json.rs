@@ -30,7 +30,7 @@ impl<'a> Json<'a> {
     /// use oxenv_wire::Json;
     ///
     /// assert_eq!(Json::parse(" [1, 2] ").unwrap().get(), "[1, 2]");
-    /// assert_eq!(Json::parse("[1, 2").unwrap_err().position, 6);
+    /// assert_eq!(Json::parse("[1, 2").unwrap_err().position, 5);
     /// ```
     ///
     /// # Errors

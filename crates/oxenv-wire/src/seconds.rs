@@ -1,7 +1,7 @@
 //! Lengths of time as somebody outside writes them, and sums of a time and a length of time.
 //!
-//! Invariant: [`Seconds`] holds no length that is too long for a clock, and [`after`] is the one place that adds
-//! a length to a time, so no length, whoever named it, makes a clock overflow.
+//! Invariant: [`Seconds`] holds no length that is too long for a clock, and [`after`] is the one place that
+//! adds a length to a time, so no length, whoever named it, makes a clock overflow.
 
 use std::ops::Add;
 use std::time::Duration;

@@ -236,7 +236,8 @@ impl SocketState {
         match error {
             WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
                 let message = format!(
-                    "a reply of {size} bytes is larger than {max_size}; allow more with max_message, and connect anew"
+                    "a reply of {size} bytes is larger than {max_size}; allow more with max_message, and \
+                     connect anew"
                 );
                 self.end(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
             }

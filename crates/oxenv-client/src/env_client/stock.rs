@@ -38,7 +38,7 @@ impl StockSession {
             return Err(ClientError::new(Code::VersionMismatch, message));
         }
         let socket = OrderedSocket::new(dialled.socket, target.to_string());
-        Ok(StockSession { socket: socket, first_reset: Mutex::new(FirstReset::from_options(open)) })
+        Ok(StockSession { socket, first_reset: Mutex::new(FirstReset::from_options(open)) })
     }
 
     pub(super) async fn reset(&self, options: &ResetOptions, within: Duration) -> Result<StepResult> {

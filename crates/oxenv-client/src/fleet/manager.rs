@@ -197,7 +197,8 @@ impl InstanceManager {
             Ok(instance) if instance.has_ended() => {
                 let (id, status) = (&self.instance_id, &instance.status);
                 let message = format!(
-                    "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody ended it; make another"
+                    "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody \
+                     ended it; make another"
                 );
                 Err(ClientError::new(Code::FleetInstanceGone, message))
             }

@@ -45,8 +45,8 @@ pub struct Gate {
 }
 
 impl Combination {
-    /// Asks its parts in order and stops at the first that gives 0, which is then its own score; otherwise its
-    /// score is that of the last part with an opinion.
+    /// Asks its parts in order and stops at the first that gives 0, which is then its own score; otherwise
+    /// its score is that of the last part with an opinion.
     #[must_use]
     pub fn sequence(parts: Vec<ComponentRubric>) -> Self {
         Combination { parts, score: CombinedScore::InOrder }

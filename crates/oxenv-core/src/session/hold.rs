@@ -82,8 +82,9 @@ impl Session {
         let calls = match past.tape.entries() {
             Some(entries) => calls(entries),
             None => {
-                let message = "what the episode was made of is not known as a whole: it took more than 16 MiB, or \
-                               began before a snapshot; the session can be copied again after its next reset";
+                let message = "what the episode was made of is not known as a whole: it took more than 16 \
+                               MiB, or began before a snapshot; the session can be copied again after its next \
+                               reset";
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };

@@ -126,8 +126,8 @@ impl Progress {
         self.steppable(Expected::default())?;
         let Some(tool) = &self.unknown_effect else { return Ok(()) };
         let message = format!(
-            "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its effect: \
-             the session can be copied after its next reset"
+            "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its \
+             effect: the session can be copied after its next reset"
         );
         Err(Failure::new(ErrorCode::ResetRequired, message))
     }

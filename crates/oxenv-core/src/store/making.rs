@@ -128,8 +128,8 @@ impl SessionStore {
             }
             NoSlot::Descriptors(used) => {
                 let message = format!(
-                    "Server at capacity: it has {} descriptors open of the {} that it may have; raise the limit \
-                     (ulimit -n), or end sessions.",
+                    "Server at capacity: it has {} descriptors open of the {} that it may have; raise the \
+                     limit (ulimit -n), or end sessions.",
                     used.open, used.limit
                 );
                 waited.clear();

@@ -50,8 +50,8 @@ impl ResolvedTool<'_> {
         outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
     }
 
-    /// Waits until all toolsets have started, for as long as a call may take. A toolset that is not there then
-    /// has no tools.
+    /// Waits until all toolsets have started, for as long as a call may take. A toolset that is not there
+    /// then has no tools.
     async fn wait_for_owner(&mut self, deadline: Option<Instant>) {
         let mut settled = pin!(self.toolbox.settled());
         if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {

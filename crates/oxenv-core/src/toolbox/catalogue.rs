@@ -236,7 +236,10 @@ impl CatalogueEntry {
             Err(SchemaError::Unusable(why)) => {
                 schema.report_once(|| {
                     let tool = &self.tool.name;
-                    tracing::warn!(%tool, "the {which} schema is not a JSON Schema; it is not checked: {why}");
+                    tracing::warn!(
+                        %tool,
+                        "the {which} schema is not a JSON Schema; it is not checked: {why}"
+                    );
                 });
                 Ok(None)
             }

@@ -55,8 +55,8 @@ impl Auditor {
                 Ok(())
             }
             Err(_) => {
-                let message = "the call was not made, because it cannot be audited: the server's audit file takes no \
-                               more records; repeat it later";
+                let message = "the call was not made, because it cannot be audited: the server's audit file \
+                               takes no more records; repeat it later";
                 let error = ToolError::new(ToolErrorType::TransportError, message);
                 Err(error.with_code(ErrorCode::AuditUnavailable))
             }

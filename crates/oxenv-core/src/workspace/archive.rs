@@ -143,8 +143,8 @@ impl Packing<'_> {
             None if stays_inside(leads, depth) => (LINK_MARK, leads.to_owned()),
             _ => {
                 let message = format!(
-                    "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the link, or \
-                     make it one by a path from its own folder",
+                    "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the \
+                     link, or make it one by a path from its own folder",
                     self.folder.path().display(),
                     name.display(),
                     leads.display()

@@ -233,8 +233,8 @@ pub(super) fn within(
     let size = Size::of(folder, max_files.saturating_mul(2));
     let more = if more.is_empty() { String::new() } else { format!("; {more}") };
     let message = format!(
-        "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not needed, or \
-         keep it outside of the workspace{more}",
+        "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not \
+         needed, or keep it outside of the workspace{more}",
         folder.path().display()
     );
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))

@@ -87,8 +87,8 @@ impl WorkspacePath {
             return Ok(folder);
         }
         let message = format!(
-            "the workspace {} is not the folder any more that was made for its session, because a program has removed \
-             it or put something else in its place; reset the session",
+            "the workspace {} is not the folder any more that was made for its session, because a program \
+             has removed it or put something else in its place; reset the session",
             self.path.display()
         );
         Err(io::Error::new(io::ErrorKind::NotADirectory, message))
