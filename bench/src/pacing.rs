@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use oxenv_core::after;
-use oxenv_wire::Seconds;
+use oxenv_wire::{Seconds, after};
 use tokio::sync::Notify;
 
 /// Tokio's timers have a resolution of 1 ms: this long before a request is due, the pacer yields instead of

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use oxenv_core::after;
+use oxenv_wire::after;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use oxenv_core::schema::{CheckBudget, LazySchema, TooDeep, is_small, issues, run_blocking};
+use oxenv_schema::{CheckBudget, LazySchema, TooDeep, is_small, issues, run_blocking};
 use oxenv_wire::{Loc, ValidationIssue};
 use serde_json::{Value, json};
 
@@ -51,8 +51,8 @@ impl ArgumentChecker {
         if issues.is_empty() {
             return Ok(());
         }
-        let told: Vec<String> = issues.iter().map(describe_issue).collect();
-        invalid_arguments(tool, &told.join("; "), json!(issues))
+        let problems: Vec<String> = issues.iter().map(describe_issue).collect();
+        invalid_arguments(tool, &problems.join("; "), json!(issues))
     }
 
     /// What is wrong with arguments; nothing where there is no schema to hold them against.
@@ -75,8 +75,8 @@ impl ArgumentChecker {
     }
 }
 
-fn invalid_arguments(tool: &str, told: &str, issues: Value) -> Result<()> {
-    let message = format!("the arguments do not fit the tool {tool:?}: {told}");
+fn invalid_arguments(tool: &str, problems: &str, issues: Value) -> Result<()> {
+    let message = format!("the arguments do not fit the tool {tool:?}: {problems}");
     Err(ClientError::new(Code::InvalidArguments, message).with_data(issues))
 }
 

@@ -51,8 +51,8 @@ pub fn wait<F: Future>(future: F) -> F::Output {
 /// within `spawn_blocking`, which cannot be told from it.
 pub fn wait_for<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     if Handle::try_current().is_ok() {
-        let message = "a blocking client was called on a thread of an async runtime; use the async client there, or \
-                       a thread of your own";
+        let message = "a blocking client was called on a thread of an async runtime; use the async client \
+                       there, or a thread of your own";
         return Err(ClientError::new(Code::InvalidOptions, message));
     }
     wait(future)

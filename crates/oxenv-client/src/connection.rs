@@ -6,6 +6,7 @@
 mod batch;
 mod driver;
 mod frame;
+mod loss;
 mod reply;
 mod resume;
 mod session;
@@ -14,13 +15,11 @@ mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, MULTI_PROTOCOL, RawJson, ReplyKind};
+use oxenv_wire::{Delivered, MULTI_PROTOCOL, ReplyKind};
 
-use self::batch::BatchedStep;
 use self::frame::{FrameWriter, quote};
 use self::state::{ConnectionInner, OutgoingRequest, RequestScope, SessionCreation};
 use crate::dial::{OpenedSocket, dial};
-use crate::env_client::{EnvClient, restorable};
 use crate::error::{ClientError, Code, Result};
 use crate::options::{ClientOptions, OpenOptions};
 use crate::result::StepResult;
@@ -29,6 +28,7 @@ use crate::server_address::ServerAddress;
 /// Bytes of a snapshot that a frame has room for: servers take frames of 100 MiB.
 const MAX_SNAPSHOT_BYTES: usize = (100 << 20) - (1 << 10);
 
+pub(crate) use self::batch::BatchedStep;
 pub(crate) use self::session::MultiSession;
 
 /// A socket that many sessions share. Cheap to clone; closes with its last user.
@@ -57,16 +57,6 @@ pub struct Connection {
     owner: Arc<ReleaseOnDrop>,
 }
 
-/// One step of a batch.
-pub struct BatchStep<'a> {
-    /// Whose step it is: a session of the same connection.
-    pub client: &'a EnvClient,
-    /// The action: an object.
-    pub action: RawJson,
-    /// The key under which a repeat is the same step.
-    pub key: Option<String>,
-}
-
 /// Ends the task that drives the socket when the last clone of the connection is dropped.
 struct ReleaseOnDrop {
     inner: Arc<ConnectionInner>,
@@ -86,104 +76,6 @@ impl Connection {
         Ok(Connection::new(dialled, target, options.clone()))
     }
 
-    /// Opens a session.
-    ///
-    /// # Errors
-    /// Why there is none, by its code.
-    pub async fn open(&self, options: &OpenOptions) -> Result<EnvClient> {
-        let session = self.open_session(options).await?;
-        Ok(EnvClient::from_multi(session, &self.inner().options))
-    }
-
-    /// Attaches to a session that exists. When the client is dropped the session is not ended; the server has
-    /// it back when the connection closes. After a lost socket it has to be attached to again by the caller.
-    ///
-    /// # Errors
-    /// Why it cannot be had.
-    pub async fn attach(&self, session_id: &str) -> Result<EnvClient> {
-        let id = self.inner().next_id();
-        let frame = FrameWriter::request(id, "attach").with("session", &quote(session_id));
-        let creation = SessionCreation { resume: None, owned: false };
-        let session = self.send_creation(id, frame, creation, ReplyKind::Attached, Duration::ZERO).await?;
-        Ok(EnvClient::from_multi(session, &self.inner().options))
-    }
-
-    /// Makes a new session of a snapshot that fits into a frame ([`EnvClient::restore`] takes larger ones).
-    /// Of the options it takes `resume` alone.
-    ///
-    /// # Errors
-    /// [`Code::InvalidOptions`], if there are others; and why there is none.
-    pub async fn restore(&self, snapshot: &str, options: &OpenOptions) -> Result<EnvClient> {
-        restorable(options)?;
-        let bytes = snapshot.len();
-        if bytes > MAX_SNAPSHOT_BYTES {
-            let message = format!(
-                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST /restore or \
-                 EnvClient::restore"
-            );
-            return Err(ClientError::new(Code::InvalidOptions, message).with_delivered(Delivered::No));
-        }
-        let mut data = serde_json::json!({ "snapshot": snapshot });
-        if let Some(resume) = options.resume {
-            data["resume_s"] = resume.as_secs_f64().into();
-        }
-        let session = self.create_session("restore", &data, options).await?;
-        Ok(EnvClient::from_multi(session, &self.inner().options))
-    }
-
-    /// Takes many steps in one frame, of 4,096 at most; the results are in the order of the steps, each with
-    /// its own failure.
-    ///
-    /// ```no_run
-    /// # async fn run(connection: oxenv_client::Connection) -> Result<(), Box<dyn std::error::Error>> {
-    /// use oxenv_client::{BatchStep, OpenOptions};
-    /// use serde_json::value::to_raw_value;
-    ///
-    /// let (one, two) = (
-    ///     connection.open(&OpenOptions::default()).await?,
-    ///     connection.open(&OpenOptions::default()).await?,
-    /// );
-    /// let action = to_raw_value(&serde_json::json!({ "action": "DOWN" }))?;
-    /// let steps = [&one, &two].map(|client| BatchStep { client, action: action.clone(), key: None });
-    /// for result in connection.step_batch(steps.into()).await? {
-    ///     println!("{:?}", result?.reward);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Code::InvalidOptions`], if a session is not of this connection; and if the
-    /// batch as a whole got no answer.
-    pub async fn step_batch(&self, steps: Vec<BatchStep<'_>>) -> Result<Vec<Result<StepResult>>> {
-        let (mut items, mut refused) = (Vec::with_capacity(steps.len()), Vec::new());
-        for (index, step) in steps.iter().enumerate() {
-            let session =
-                step.client.multi().filter(|session| Arc::ptr_eq(&session.handle().inner, self.inner()));
-            let session = session.ok_or_else(|| {
-                let message =
-                    format!("step {index} of the batch is of a session that is not of this connection");
-                ClientError::new(Code::InvalidOptions, message)
-            })?;
-            match session.handle().entry.check_usable() {
-                Ok(()) => items.push(BatchedStep { session, action: &step.action, key: step.key.as_deref() }),
-                Err(error) => refused.push((index, error)),
-            }
-        }
-        let mut results = Vec::new();
-        if !items.is_empty() {
-            let timeout = self.inner().options.timeout;
-            let request = batch::request(self.inner(), &items, timeout);
-            let reply =
-                self.inner().send(request, timeout.saturating_add(session::SERVER_REPLY_MARGIN)).await?;
-            results = batch::parse_results(&reply.text, &items)?;
-        }
-        for (index, error) in refused {
-            results.insert(index, Err(error));
-        }
-        Ok(results)
-    }
-
     /// The connection over a socket that speaks `oxenv.1` already; `target` is where to dial again.
     pub(crate) fn new(dialled: OpenedSocket, target: ServerAddress, options: ClientOptions) -> Self {
         let inner = ConnectionInner::new(target, options);
@@ -191,6 +83,50 @@ impl Connection {
         Connection { owner: Arc::new(ReleaseOnDrop { inner }) }
     }
 
+    /// The session behind [`Connection::attach`].
+    pub(crate) async fn attach_session(&self, session_id: &str) -> Result<MultiSession> {
+        let id = self.inner().next_id();
+        let frame = FrameWriter::request(id, "attach").with("session", &quote(session_id));
+        let creation = SessionCreation { resume: None, owned: false };
+        self.send_creation(id, frame, creation, ReplyKind::Attached, Duration::ZERO).await
+    }
+
+    /// The session behind [`Connection::restore`].
+    pub(crate) async fn restore_session(
+        &self,
+        snapshot: &str,
+        options: &OpenOptions,
+    ) -> Result<MultiSession> {
+        options.check_restorable()?;
+        let bytes = snapshot.len();
+        if bytes > MAX_SNAPSHOT_BYTES {
+            let message = format!(
+                "a snapshot of {bytes} bytes is too large for a frame; restore it over HTTP, with POST \
+                 /restore or EnvClient::restore"
+            );
+            return Err(ClientError::new(Code::InvalidOptions, message).with_delivered(Delivered::No));
+        }
+        let mut data = serde_json::json!({ "snapshot": snapshot });
+        if let Some(resume) = options.resume {
+            data["resume_s"] = resume.as_secs_f64().into();
+        }
+        self.create_session("restore", &data, options).await
+    }
+
+    /// Sends many steps in one frame.
+    pub(crate) async fn send_batch(&self, items: &[BatchedStep<'_>]) -> Result<Vec<Result<StepResult>>> {
+        let timeout = self.inner().options.timeout;
+        let request = batch::request(self.inner(), items, timeout);
+        let reply = self.inner().send(request, timeout.saturating_add(session::SERVER_REPLY_MARGIN)).await?;
+        batch::parse_results(&reply.text, items)
+    }
+
+    /// What it was connected with.
+    pub(crate) fn options(&self) -> &ClientOptions {
+        &self.inner().options
+    }
+
+    /// The session behind [`Connection::open`].
     pub(crate) async fn open_session(&self, options: &OpenOptions) -> Result<MultiSession> {
         let mut data = serde_json::Map::new();
         let mut put = |key: &str, value: Option<serde_json::Value>| {

@@ -95,7 +95,8 @@ impl EnvClient {
             return Err(ClientError::new(
                 Code::VersionMismatch,
                 format!(
-                    "{target} does not speak oxenv.1; use the stock dialect, or a server of ours in simulation mode"
+                    "{target} does not speak oxenv.1; use the stock dialect, or a server of ours in \
+                     simulation mode"
                 ),
             ));
         }
@@ -114,7 +115,7 @@ impl EnvClient {
         options: &ClientOptions,
         open: &OpenOptions,
     ) -> Result<Self> {
-        restorable(open)?;
+        open.check_restorable()?;
         let session =
             HttpSession::restore(ServerAddress::parse(url, options)?, options, snapshot, open).await?;
         Ok(Self::new(AnySession::Http(Box::new(session)), options))
@@ -376,16 +377,6 @@ impl fmt::Debug for EnvClient {
             .field("session_id", &self.session_id())
             .finish_non_exhaustive()
     }
-}
-
-/// Refuses options that a session has already which is made of a snapshot.
-pub(crate) fn restorable(open: &OpenOptions) -> Result<()> {
-    if open.seed.is_some() || open.episode_id.is_some() || open.queue.is_some() {
-        let message = "a session that is restored has its seed and its episode already, and does not queue: leave \
-                       those options out";
-        return Err(ClientError::new(Code::InvalidOptions, message));
-    }
-    Ok(())
 }
 
 fn unsupported(what: &str) -> ClientError {

@@ -158,14 +158,11 @@ impl Code {
     }
 
     /// Whose fault it is, whether it was delivered, whether a repeat is worth it; as far as the code tells.
-    fn traits(self) -> (FailureKind, Delivered, bool) {
+    fn traits(self) -> ErrorTraits {
         use Delivered::{Maybe, No, Yes};
         use FailureKind::{Action, Infrastructure, Timeout};
-        match self {
-            Code::Server(code) => {
-                let ErrorTraits { kind, delivered, retryable } = code.traits();
-                (kind, delivered, retryable)
-            }
+        let (kind, delivered, retryable) = match self {
+            Code::Server(code) => return code.traits(),
             Code::InvalidOptions | Code::InvalidArguments | Code::ToolNotFound => (Action, No, false),
             Code::ToolFailed => (Action, Yes, false),
             Code::ConnectFailed | Code::EndpointUnavailable | Code::FleetRateLimited => {
@@ -174,7 +171,8 @@ impl Code {
             Code::ConnectionLost | Code::InvalidReply | Code::FleetError => (Infrastructure, Maybe, false),
             Code::TimedOut => (Timeout, Maybe, false),
             _ => (Infrastructure, No, false),
-        }
+        };
+        ErrorTraits { kind, delivered, retryable }
     }
 }
 
@@ -193,7 +191,7 @@ fn screaming_snake_case(name: &str) -> String {
 impl ClientError {
     /// A failure with that code; whose fault it is, delivery and retry follow from the code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        let (kind, delivered, retryable) = code.traits();
+        let ErrorTraits { kind, delivered, retryable } = code.traits();
         let detail = ErrorDetail {
             code,
             message: message.into(),
@@ -209,14 +207,14 @@ impl ClientError {
 
     /// Sets the kind.
     #[must_use]
-    pub fn with_kind(mut self, kind: FailureKind) -> Self {
+    pub(crate) fn with_kind(mut self, kind: FailureKind) -> Self {
         self.0.kind = kind;
         self
     }
 
     /// Sets the phase.
     #[must_use]
-    pub fn with_phase(mut self, phase: Phase) -> Self {
+    pub(crate) fn with_phase(mut self, phase: Phase) -> Self {
         self.0.phase = Some(phase);
         self
     }
@@ -230,7 +228,7 @@ impl ClientError {
 
     /// Sets whether a repeat is worth it, and after how long if that is known.
     #[must_use]
-    pub fn with_retry(mut self, retryable: bool, after: Option<Duration>) -> Self {
+    pub(crate) fn with_retry(mut self, retryable: bool, after: Option<Duration>) -> Self {
         self.0.retryable = retryable;
         self.0.retry_after = after;
         self
@@ -238,7 +236,7 @@ impl ClientError {
 
     /// Sets the data for programs.
     #[must_use]
-    pub fn with_data(mut self, data: Value) -> Self {
+    pub(crate) fn with_data(mut self, data: Value) -> Self {
         self.0.data = data;
         self
     }
@@ -330,7 +328,7 @@ mod tests {
         let rows: Vec<&str> =
             PAGE.lines().filter(|line| line.starts_with("| `") && line.contains("` | ")).collect();
         for code in &own {
-            let (kind, delivered, retryable) = code.traits();
+            let ErrorTraits { kind, delivered, retryable } = code.traits();
             let retryable = retryable || matches!(code, Code::Provider(code) if code.is_retryable());
             let word = |value: Value| value.as_str().unwrap_or_default().to_owned();
             let (kind, delivered) = (word(serde_json::json!(kind)), word(serde_json::json!(delivered)));

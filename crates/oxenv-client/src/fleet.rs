@@ -7,6 +7,7 @@
 mod api_error;
 mod control;
 mod create;
+mod create_request;
 mod guard;
 mod heartbeat;
 mod http;
@@ -15,16 +16,16 @@ mod lifecycle;
 mod manager;
 mod observation;
 mod options;
+mod shorten;
 mod start;
 
-use oxenv_core::after;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oxenv_wire::{
-    Action, Delivered, ErrorCode, FailureKind, Phase, ToolCall, default_call, raw, render_issues,
+    Action, Delivered, ErrorCode, FailureKind, Phase, ToolCall, after, default_call, raw, render_issues,
 };
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -44,7 +45,7 @@ use manager::InstanceManager;
 pub use options::FleetOptions;
 
 /// Where Fleet's control plane is.
-pub const DEFAULT_BASE_URL: &str = "https://orchestrator.fleetai.com";
+const DEFAULT_BASE_URL: &str = "https://orchestrator.fleetai.com";
 
 /// How long deleting an instance may take.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,13 +10,13 @@ use tokio_rustls::rustls;
 pub(crate) fn describe_causes(error: &reqwest::Error) -> String {
     let causes: Vec<String> = sources(error).map(ToString::to_string).collect();
     // An error often repeats its cause at its end.
-    let mut told: Vec<&str> = Vec::new();
+    let mut messages: Vec<&str> = Vec::new();
     for cause in &causes {
-        if !told.last().is_some_and(|last| last.contains(cause.as_str())) {
-            told.push(cause);
+        if !messages.last().is_some_and(|last| last.contains(cause.as_str())) {
+            messages.push(cause);
         }
     }
-    if told.is_empty() { "it failed".to_owned() } else { told.join(": ") }
+    if messages.is_empty() { "it failed".to_owned() } else { messages.join(": ") }
 }
 
 /// Whether the HTTP library says that of it.

@@ -7,6 +7,7 @@
 mod arguments;
 pub mod blocking;
 mod connection;
+mod connection_clients;
 mod dial;
 mod env_client;
 mod error;
@@ -21,7 +22,8 @@ mod server_address;
 mod server_error;
 mod typed;
 
-pub use connection::{BatchStep, Connection};
+pub use connection::Connection;
+pub use connection_clients::BatchStep;
 pub use env_client::EnvClient;
 pub use error::{ClientError, Code, Result};
 pub use multiplexer::{Conflict, EndpointReport, MultiplexOptions, Multiplexer, Strictness, ToolListing};

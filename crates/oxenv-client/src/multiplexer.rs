@@ -66,7 +66,7 @@ pub struct EndpointReport {
     pub tools: usize,
     /// Why it cannot be used, if it cannot.
     pub error: Option<String>,
-    /// The same for programs; written as its name, such as `CONNECT_FAILED`.
+    /// The error's code; written as its name, such as `CONNECT_FAILED`.
     #[serde(serialize_with = "serialize_code_name")]
     pub code: Option<Code>,
     /// Whether it answered that there is nothing (status 404).

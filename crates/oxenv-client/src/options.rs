@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::error::{ClientError, Code, Result};
+
 /// How a server is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
@@ -124,5 +126,17 @@ impl fmt::Debug for ClientOptions {
             .field("token", &self.token.is_some())
             .field("headers", &names)
             .finish_non_exhaustive()
+    }
+}
+
+impl OpenOptions {
+    /// Refuses options that a session has already which is made of a snapshot.
+    pub(crate) fn check_restorable(&self) -> Result<()> {
+        if self.seed.is_some() || self.episode_id.is_some() || self.queue.is_some() {
+            let message = "a session that is restored has its seed and its episode already, and does not \
+                           queue: leave those options out";
+            return Err(ClientError::new(Code::InvalidOptions, message));
+        }
+        Ok(())
     }
 }

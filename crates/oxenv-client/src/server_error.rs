@@ -64,18 +64,18 @@ pub(crate) fn from_oxenv_body(text: &str, retry_after_s: Option<u64>) -> Option<
 
 /// The error in the data of an `error` frame, of the stock dialect or of `oxenv.1`.
 pub(crate) fn from_frame(data: &str) -> ClientError {
-    let Ok(mut told) = serde_json::from_str::<ErrorFields>(data) else {
+    let Ok(mut fields) = serde_json::from_str::<ErrorFields>(data) else {
         let message = format!("the server tells a failure that cannot be read: {}", excerpt(data.as_bytes()));
         return ClientError::new(Code::InvalidReply, message);
     };
-    let message = match &told.errors {
-        Some(errors @ Value::Array(_)) => format!("{}: {}", told.message, describe_issues(errors)),
-        _ => told.message.clone(),
+    let message = match &fields.errors {
+        Some(errors @ Value::Array(_)) => format!("{}: {}", fields.message, describe_issues(errors)),
+        _ => fields.message.clone(),
     };
-    let stock = told.code().unwrap_or(ErrorCode::ExecutionError);
-    let errors = told.errors.take();
-    let ours = told.oxenv.take();
-    let error = ours.as_deref().unwrap_or(&told).to_error(stock, message);
+    let stock = fields.code().unwrap_or(ErrorCode::ExecutionError);
+    let errors = fields.errors.take();
+    let ours = fields.oxenv.take();
+    let error = ours.as_deref().unwrap_or(&fields).to_error(stock, message);
     match errors {
         Some(errors) => error.with_data(errors),
         None => error,
@@ -84,9 +84,9 @@ pub(crate) fn from_frame(data: &str) -> ClientError {
 
 /// The error in the `oxenv` metadata of a tool's error, if there is one.
 pub(crate) fn from_metadata(ours: &Value, message: &str) -> Option<ClientError> {
-    let told = ErrorFields::deserialize(ours).ok()?;
-    let code = told.code()?;
-    Some(told.to_error(code, message.to_owned()))
+    let fields = ErrorFields::deserialize(ours).ok()?;
+    let code = fields.code()?;
+    Some(fields.to_error(code, message.to_owned()))
 }
 
 impl ErrorFields {

@@ -17,14 +17,15 @@ mod copies;
 
 use std::sync::Arc;
 
+use oxenv_schema::{CheckBudget, Schema, describe_error};
 use oxenv_wire::{Action, FailureKind, raw};
 use serde_json::{Value, json};
 
 use crate::environment::{Environment, Observed};
 use crate::failure::Failure;
 use crate::render::{self, Envelope};
-use crate::schema::{CheckBudget, Schema, describe_error};
-use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest, StepReply};
+use crate::reply::StepReply;
+use crate::session::{ResetOptions, Session, SessionOptions, SessionRequest};
 use crate::spec::{ActionSpace, EnvironmentContext, EnvironmentFactory};
 use crate::store::{SessionStore, StoreLimits};
 

@@ -3,11 +3,12 @@
 //! Invariant: object-safe, and one call at a time: a session never lets two calls of one
 //! environment overlap, so an implementation needs no lock of its own.
 
+use std::any::Any;
+
 use oxenv_wire::{RawJson, Reward, ToolError, ToolResult};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::rubric::Scored;
 use crate::work::Work;
 
 /// The arguments of a reset, completed by the session.
@@ -55,7 +56,40 @@ pub struct CallRecord {
 /// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
 /// - Dropping a pending reset or step cancels it; the session then demands a reset.
 /// - A panic ends the session.
-pub trait Environment: Send {
+///
+/// ```
+/// use oxenv_core::{Environment, Failure, Observed, Reset, Work};
+/// use oxenv_wire::{RawJson, Reward, empty_object, raw};
+/// use serde_json::json;
+/// use serde_json::value::RawValue;
+///
+/// /// Counts the steps of an episode, which is over after three.
+/// struct Counter(u64);
+///
+/// impl Counter {
+///     fn observed(&self) -> Observed {
+///         let fields = raw(&json!({ "count": self.0 })).unwrap_or_default();
+///         Observed { fields, metadata: None, reward: Some(Reward::Int(1)), done: self.0 == 3 }
+///     }
+/// }
+///
+/// impl Environment for Counter {
+///     fn reset<'a>(&'a mut self, _reset: &'a Reset) -> Work<'a, Result<Observed, Failure>> {
+///         self.0 = 0;
+///         Work::done(Ok(self.observed()))
+///     }
+///
+///     fn step<'a>(&'a mut self, _action: &'a RawValue) -> Work<'a, Result<Observed, Failure>> {
+///         self.0 += 1;
+///         Work::done(Ok(self.observed()))
+///     }
+///
+///     fn state(&self) -> Result<RawJson, Failure> {
+///         Ok(empty_object())
+///     }
+/// }
+/// ```
+pub trait Environment: Any + Send {
     /// Begins an episode.
     fn reset<'a>(&'a mut self, reset: &'a Reset) -> Work<'a, Result<Observed, Failure>>;
 
@@ -78,11 +112,6 @@ pub trait Environment: Send {
     /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
     /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
-        None
-    }
-
-    /// The environment and the rubric that [`crate::rubric::scored`] put together; nothing else has them.
-    fn scored(&mut self) -> Option<Scored<'_>> {
         None
     }
 

@@ -181,7 +181,8 @@ impl GraphBudget {
         }
         self.results = before;
         let message = format!(
-            "the call was made and its result is left out: the results of a graph may have {MAX_RESULTS} bytes together"
+            "the call was made and its result is left out: the results of a graph may have {MAX_RESULTS} \
+             bytes together"
         );
         Err(ToolError::new(ToolErrorType::ExecutionError, message).with_code(ErrorCode::InvalidResult))
     }

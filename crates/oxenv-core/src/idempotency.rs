@@ -278,7 +278,7 @@ fn same(identity: &Identity, known: u64, fingerprint: u64) -> Result<(), Failure
 }
 
 impl<T> ReplySender<T> {
-    /// The same for a request that has done nothing if it does not come to its end: then it may be asked for
+    /// Marks a request that has done nothing if it does not come to its end: then it may be asked for
     /// again.
     pub(crate) fn harmless(mut self) -> Self {
         self.harmless = true;
@@ -412,7 +412,8 @@ pub(crate) fn fingerprint(what: impl Hash) -> u64 {
 
 pub(crate) fn forgotten(identity: &Identity) -> Failure {
     let message = format!(
-        "the request with {identity} was answered before and its reply is not kept any more; it was not run again"
+        "the request with {identity} was answered before and its reply is not kept any more; it was not run \
+         again"
     );
     Failure::new(ErrorCode::ReplyForgotten, message)
 }

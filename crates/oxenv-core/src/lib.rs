@@ -11,7 +11,7 @@
 pub mod contract;
 
 mod audit;
-mod clock;
+mod capabilities;
 mod descriptors;
 mod end_reason;
 mod environment;
@@ -25,12 +25,15 @@ mod observe;
 mod policy;
 mod principal;
 mod record;
+mod registry;
 pub mod render;
+mod reply;
 pub mod rubric;
-pub mod schema;
 mod seed;
 mod session;
+mod slots;
 mod snapshot;
+mod snapshot_room;
 mod spec;
 mod store;
 mod tape;
@@ -43,7 +46,7 @@ mod work;
 mod workspace;
 
 pub use audit::{AuditOutcome, AuditRecord, AuditSink, Decision, MemoryAudit, utc_micros};
-pub use clock::after;
+pub use capabilities::{Capabilities, Execution, ForkMode};
 pub use descriptors::{descriptor_limit, open_descriptors};
 pub use end_reason::EndReason;
 pub use environment::{CallRecord, Environment, Observed, Reset};
@@ -58,19 +61,19 @@ pub use policy::{
 };
 pub use principal::Principal;
 pub use record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder, SessionOrigin};
+pub use reply::{CallReply, GraphReply, StepReply, ToolListing};
 pub use rubric::{
     Judge, JudgeAnswer, JudgeQuestion, Judges, Rubric, RubricError, RubricFactory, RubricSpec, Score, scored,
 };
-pub use schema::Schema;
 pub use seed::{EpisodeSeeds, derive_seed};
 pub use session::{
-    AgentCall, Attachment, CallReply, GraphReply, ResetOptions, Session, SessionOperation, SessionOptions,
-    SessionRequest, StepReply, ToolListing,
+    AgentCall, Attachment, ResetOptions, Session, SessionOperation, SessionOptions, SessionRequest,
 };
 pub use snapshot::{SealedSnapshot, SnapshotKey, SnapshotKeySource};
+pub use snapshot_room::SnapshotRoom;
 pub use spec::{
-    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance,
-    EnvironmentSpec, EpisodeCall, Execution, ForkMode, SnapshotRoom, TaskError, TaskSource,
+    ActionSpace, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    EpisodeCall, TaskError, TaskSource,
 };
 pub use store::{OpenKey, SessionIds, SessionSource, SessionStore, StoreLimits, StoreStatus};
 pub use tool_environment::{ToolEnvironment, tool_environment};

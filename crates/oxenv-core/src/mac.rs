@@ -49,7 +49,7 @@ impl MacKey {
 
     /// The code of a message that is in parts.
     #[must_use]
-    pub fn mac_of(&self, parts: &[&[u8]]) -> [u8; 32] {
+    pub(crate) fn mac_of(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut inner = self.inner.clone();
         parts.iter().for_each(|part| inner.update(part));
         self.outer.clone().chain_update(inner.finalize()).finalize().into()
@@ -57,7 +57,7 @@ impl MacKey {
 
     /// Whether that is the code of a message.
     #[must_use]
-    pub fn verifies(&self, message: &[u8], mac: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], mac: &[u8]) -> bool {
         self.mac(message).ct_eq(mac).into()
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use oxenv_schema::{LazySchema, explain};
 use oxenv_wire::{
     RESERVED_TOOL_NAMES, Tool, ToolError, ToolErrorType, ToolResult, empty_object, read, render_issues,
 };
@@ -17,7 +18,6 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::schema::{LazySchema, explain};
 use crate::toolset::{CallContext, Toolset};
 use crate::typed::schema_of;
 use crate::work::Work;

@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
+use oxenv_schema::{CheckBudget, TooDeep};
 use serde_json::Value;
 
 use crate::principal::Principal;
-use crate::schema::{CheckBudget, TooDeep};
 use arguments::ArgumentRule;
 use rate::{Limit, Limits};
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::environment::Observed;
-use crate::session::{CallReply, GraphReply, StepReply, ToolListing};
+use crate::reply::{CallReply, GraphReply, StepReply, ToolListing};
 
 /// Which envelope an observation is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn step(reply: &StepReply<'_>, envelope: Envelope) -> String {
 }
 
 /// Appends an observation in its envelope.
-pub fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) {
+pub(crate) fn observed_into(out: &mut String, observed: &Observed, envelope: Envelope) {
     let metadata = observed.metadata.as_deref().map_or("{}", RawValue::get);
     let size = observed.fields.get().len();
     put(out, envelope, size, metadata, observed.reward, observed.done, |out| {

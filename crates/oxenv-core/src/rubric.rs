@@ -10,6 +10,7 @@
 mod act;
 mod checks;
 mod containers;
+mod error;
 mod expected;
 mod judge;
 mod part;
@@ -33,12 +34,13 @@ use crate::work::Work;
 
 pub use act::{EpisodeEvent, PastEvent, ScoringContext};
 pub use checks::{Constant, EnvironmentReward, FinalState, FinalStateSource, OutputMatches, ToolCalled};
-pub use containers::{Gate, Sequence, WeightedSum};
+pub use containers::{Combination, Gate};
+pub use error::RubricError;
 pub use judge::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, JudgeRubric, JudgeTask, Judges};
 pub use part::ComponentRubric;
 pub use rescore::{RecordedEpisode, RecordedStep, Rescored, RescoredStep, rescore};
-pub use scored::{Scored, scored};
-pub use spec::{RubricError, RubricSpec};
+pub use scored::scored;
+pub use spec::RubricSpec;
 pub use trajectory::{EpisodeRubric, Trajectory};
 
 /// What an act was worth.
@@ -95,6 +97,28 @@ pub struct ScoreReport {
 /// - The same acts give the same scores, unless it asks a judge.
 /// - A failure is about the reward alone: the act has happened.
 /// - Dropping a pending score cancels it; the session then demands a reset.
+///
+/// ```
+/// use oxenv_core::rubric::ScoringContext;
+/// use oxenv_core::{Failure, Reset, Rubric, Score, Work};
+///
+/// /// Rewards short actions.
+/// #[derive(Clone)]
+/// struct Brevity;
+///
+/// impl Rubric for Brevity {
+///     fn reset(&mut self, _reset: &Reset) {}
+///
+///     fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>> {
+///         let reward = if seen.act.input().len() < 200 { 1.0 } else { 0.0 };
+///         Work::done(Ok(Score::of(Some(reward.into()))))
+///     }
+///
+///     fn fork(&self) -> Box<dyn Rubric> {
+///         Box::new(self.clone())
+///     }
+/// }
+/// ```
 pub trait Rubric: Send {
     /// Begins an episode.
     fn reset(&mut self, reset: &Reset);

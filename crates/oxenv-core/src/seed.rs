@@ -32,7 +32,7 @@ impl EpisodeSeeds {
 
     /// Those of a session in that epoch, whose seed is `present`.
     #[must_use]
-    pub fn in_epoch(session: u64, epoch: u64, present: u64) -> Self {
+    pub(crate) fn in_epoch(session: u64, epoch: u64, present: u64) -> Self {
         EpisodeSeeds { present, next: derive_seed(session, epoch.wrapping_add(1)) }
     }
 }

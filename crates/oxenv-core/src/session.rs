@@ -4,7 +4,7 @@
 //! one step that runs; listing tools, the lease and the published state never wait for it. Once a
 //! session has ended it never comes back: doors that own one make a new one.
 //!
-//! `session/request.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
+//! `session/submit.rs` is what doors call, `session/drive.rs` runs the environment's side of it.
 
 mod agent;
 mod calls;
@@ -15,8 +15,11 @@ mod lease;
 mod operation;
 mod progress;
 mod request;
+mod run;
 mod settle;
+mod step_lock;
 mod steps;
+mod submit;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -27,13 +30,16 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::utc_micros;
+use crate::capabilities::ForkMode;
 use crate::end_reason::EndReason;
 use crate::environment::Environment;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::{Observer, TraceContext};
 use crate::record::{RecordEntry, RecordEvent, Recorder};
-use crate::spec::{EnvironmentInstance, EnvironmentSpec, ForkMode};
-use crate::store::{Slot, SlotOwner};
+use crate::registry::Slot;
+use crate::reply::StepReply;
+use crate::slots::SlotOwner;
+use crate::spec::{EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::workspace::Workspace;
 
@@ -41,8 +47,7 @@ pub(crate) use hold::{Past, PausedSession};
 pub use lease::Attachment;
 pub(crate) use lease::{Lease, LeaseHold};
 use progress::{Expected, Progress};
-pub use request::{SessionOperation, SessionRequest};
-pub use steps::{AgentCall, CallReply, GraphReply, ResetOptions, StepReply, ToolListing};
+pub use request::{AgentCall, ResetOptions, SessionOperation, SessionRequest};
 
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 1024, bytes: 64 << 20 };
@@ -87,7 +92,7 @@ pub struct Session {
     waited: Duration,
 }
 
-/// Who is told of what sessions do.
+/// What records and measures what sessions do.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) recorder: Option<Arc<dyn Recorder>>,
@@ -107,7 +112,7 @@ impl Hooks {
 
 /// What the store makes a session of.
 pub(crate) struct NewSession {
-    pub(crate) slot: Slot,
+    pub(crate) slot: Slot<Session>,
     pub(crate) spec: Arc<EnvironmentSpec>,
     pub(crate) seed: u64,
     pub(crate) instance: EnvironmentInstance,

@@ -24,6 +24,13 @@ const PIECE_BYTES: usize = 48 << 10;
 pub(crate) const MAX_NUMBER: u64 = 1 << 53;
 
 /// The key that snapshots are made with, and that those which are restored must have been made with.
+///
+/// ```
+/// use oxenv_core::{SnapshotKey, SnapshotKeySource};
+///
+/// let key = SnapshotKey::new(&[7; 32], SnapshotKeySource::File);
+/// assert!(!format!("{key:?}").contains('7'));
+/// ```
 #[derive(Debug, Clone)]
 pub struct SnapshotKey {
     key: MacKey,
@@ -84,12 +91,13 @@ impl SnapshotKey {
                 "snapshot.key beside its record, so only snapshots of servers with that record"
             }
             SnapshotKeySource::Process => {
-                "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots that \
-                 this process has made"
+                "of this process alone (it has neither --snapshot-key-file nor --record), so only snapshots \
+                 that this process has made"
             }
         };
         invalid(&format!(
-            "it is cut or changed, or was made with another key; the key of this server is {which} can be restored"
+            "it is cut or changed, or was made with another key; the key of this server is {which} can be \
+             restored"
         ))
     }
 }

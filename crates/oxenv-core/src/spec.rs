@@ -9,72 +9,16 @@ use oxenv_wire::{Schemas, Split};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::capabilities::{Capabilities, ForkMode};
 use crate::environment::{CallRecord, Environment};
 use crate::failure::Failure;
 use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
+use crate::snapshot_room::SnapshotRoom;
 use crate::tool_schemas::tool_schemas;
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 use crate::workspace::Workspace;
-
-/// How an environment's calls run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Execution {
-    /// Finishes at once, on the caller's task.
-    Inline,
-    /// Suspends (awaits); runs in a task of its own.
-    Task,
-    /// Blocks its thread; runs on a thread of its own.
-    Blocking,
-}
-
-/// How a session's environment can be forked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ForkMode {
-    /// There is nothing to copy.
-    Stateless,
-    /// All state is files of the workspace.
-    Workspace,
-    /// The environment copies itself.
-    Native,
-    /// By replaying the recorded steps.
-    Replay,
-    /// Not at all.
-    None,
-}
-
-/// What an environment can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Capabilities {
-    /// How its calls run.
-    pub execution: Execution,
-    /// Whether the same seed and actions give the same bytes.
-    pub deterministic: bool,
-    /// How it is forked.
-    pub fork: ForkMode,
-    /// Whether it can be snapshotted and restored.
-    pub snapshot: bool,
-    /// Whether it scores tool calls.
-    pub observes_calls: bool,
-    /// Whether its rewards have parts that [`Environment::scores`] tells.
-    pub scored: bool,
-}
-
-impl Default for Capabilities {
-    fn default() -> Self {
-        Capabilities {
-            execution: Execution::Inline,
-            deterministic: true,
-            fork: ForkMode::None,
-            snapshot: false,
-            observes_calls: false,
-            scored: false,
-        }
-    }
-}
 
 /// What a step without a known `type` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -197,39 +141,6 @@ impl EnvironmentInstance {
     }
 }
 
-/// How many bytes may be saved of a session, and what whoever is refused for more can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotRoom {
-    /// Bytes of the environment's state, the workspace and the calls to make again, together. Default 256
-    /// MiB.
-    pub bytes: u64,
-    /// What allows more, for the refusal; may be empty.
-    pub more: &'static str,
-}
-
-impl Default for SnapshotRoom {
-    fn default() -> Self {
-        SnapshotRoom { bytes: 256 << 20, more: "the server's --max-snapshot allows more" }
-    }
-}
-
-impl SnapshotRoom {
-    /// Refuses a state for which there is no room.
-    ///
-    /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] with the size, the limit and what allows more.
-    pub fn holds(&self, bytes: u64) -> Result<(), Failure> {
-        if bytes <= self.bytes {
-            return Ok(());
-        }
-        let limit = self.bytes;
-        let more = if self.more.is_empty() { String::new() } else { format!("; {}", self.more) };
-        Err(Failure::unsupported(format!(
-            "the session's state has {bytes} bytes, and a snapshot holds {limit} at most{more}"
-        )))
-    }
-}
-
 /// A session that is being forked or saved: nothing of it runs meanwhile.
 pub struct CopySource<'a> {
     /// The session's id.
@@ -311,7 +222,7 @@ pub trait EnvironmentFactory: Send + Sync {
         })
     }
 
-    /// The tools that need no session; offered in production to who has none.
+    /// The tools that need no session; offered in production to callers that have none.
     fn server_tools(&self) -> Arc<Toolbox> {
         Arc::new(Toolbox::empty())
     }

@@ -1,36 +1,33 @@
 //! The store of sessions: bounded, with leases, drained at the end.
 //!
 //! Invariant: a slot is taken before an environment is made and freed exactly once, by the drop of
-//! the [`Slot`] that its session holds, on every path: close, lease, panic, failed boot, drain.
+//! the [`Slot`](crate::registry::Slot) that its session holds, on every path: close, lease, panic, failed
+//! boot, drain.
 
 mod copies;
 mod making;
-mod memory;
-mod queue;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oxenv_wire::{ErrorCode, preview};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::idempotency::{InFlightLimit, ReplyCache};
 use crate::observe::Observer;
 use crate::record::Recorder;
+use crate::registry::Registry;
 use crate::session::{Hooks, Session, SessionOptions};
+use crate::slots::{SlotCounts, Slots};
 use crate::snapshot::SnapshotKey;
-use crate::spec::{EnvironmentFactory, EnvironmentSpec, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{EnvironmentFactory, EnvironmentSpec};
 
 pub use copies::{OpenKey, SessionIds, SessionSource};
-pub(crate) use queue::SlotOwner;
-use queue::{Permit, Slots};
 
-/// How many ended sessions are remembered, so that their callers learn why.
-const MAX_TOMBSTONES: usize = 1024;
 /// Requests with a key that make sessions and may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 16_384, bytes: 256 << 20 };
 
@@ -85,7 +82,7 @@ pub struct StoreStatus {
     pub active: usize,
     /// Slots.
     pub max: usize,
-    /// Who waits for a slot.
+    /// Requests that wait for a slot.
     pub waiting: usize,
     /// Abandoned environment calls that have not come back.
     pub stuck: usize,
@@ -94,6 +91,38 @@ pub struct StoreStatus {
 }
 
 /// All sessions of one environment.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{
+///     Mount, NativeToolset, ResetOptions, SessionOptions, SessionRequest, SessionStore, StoreLimits,
+///     tool_environment,
+/// };
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Add {
+///     a: i64,
+///     b: i64,
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let math = NativeToolset::new("math").tool("add", "Adds.", |add: Add| Ok(add.a + add.b));
+/// let factory = tool_environment("math", "Adds numbers.", vec![Mount::new(Arc::new(math))], None);
+/// let store = SessionStore::new(factory, StoreLimits::default());
+///
+/// let session = store.create(SessionOptions::default()).await.unwrap();
+/// let options = ResetOptions { seed: Some(7), ..ResetOptions::default() };
+/// let reset = session.submit(SessionRequest::reset(options)).await;
+/// assert_eq!(reset.seq, 1);
+/// assert!(session.state().await.unwrap().contains("\"step_count\":0"));
+///
+/// // A copy goes on from the same state.
+/// let saved = store.snapshot(&session).await.unwrap();
+/// let copy = store.restore(saved, SessionOptions::default()).await.unwrap();
+/// assert_eq!(copy.info().epoch, session.info().epoch);
+/// # });
+/// ```
 pub struct SessionStore {
     factory: Arc<dyn EnvironmentFactory>,
     limits: StoreLimits,
@@ -101,7 +130,7 @@ pub struct SessionStore {
     created: AtomicU64,
     draining: AtomicBool,
     stuck: Arc<AtomicUsize>,
-    registry: Arc<Registry>,
+    registry: Arc<Registry<Session>>,
     slots: Arc<Slots>,
     hooks: Hooks,
     snapshot_key: SnapshotKey,
@@ -110,54 +139,6 @@ pub struct SessionStore {
     default: RwLock<Option<Arc<Session>>>,
     /// Held while a default session is made, so that there is only ever one.
     making_default: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct Registry {
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-    ended: Mutex<VecDeque<(String, EndReason)>>,
-}
-
-/// One taken slot. Dropping it frees the slot and forgets the session.
-pub(crate) struct Slot {
-    registry: Arc<Registry>,
-    id: String,
-    /// The default session has none.
-    permit: Option<Permit>,
-    waited: Duration,
-    reason: Option<EndReason>,
-}
-
-impl Slot {
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Whose slot it is; absent for the default session, which takes none.
-    pub(crate) fn owner(&self) -> Option<SlotOwner> {
-        self.permit.as_ref().map(|permit| permit.owner().clone())
-    }
-
-    /// Says why, for callers who come later.
-    pub(crate) fn retire(&mut self, reason: EndReason) {
-        self.reason = Some(reason);
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let removed = self.registry.sessions.lock().remove(&self.id);
-        drop(self.permit.take());
-        if let Some(reason) = self.reason.take() {
-            let mut ended = self.registry.ended.lock();
-            if ended.len() >= MAX_TOMBSTONES {
-                ended.pop_front();
-            }
-            ended.push_back((std::mem::take(&mut self.id), reason));
-        }
-        // Outside the locks: this may be the last reference and drop the environment.
-        drop(removed);
-    }
 }
 
 impl SessionStore {
@@ -250,11 +231,10 @@ impl SessionStore {
     /// # Errors
     /// [`ErrorCode::SessionNotFound`], or [`ErrorCode::SessionEnded`] with the reason.
     pub fn get(&self, id: &str) -> Result<Arc<Session>, Failure> {
-        if let Some(session) = self.registry.sessions.lock().get(id) {
-            return Ok(Arc::clone(session));
+        if let Some(session) = self.registry.get(id) {
+            return Ok(session);
         }
-        let ended = self.registry.ended.lock();
-        let reason = ended.iter().rev().find(|(other, _)| other == id).map(|(_, reason)| reason.clone());
+        let reason = self.registry.end_reason(id);
         Err(match reason {
             Some(reason) => Failure::new(
                 ErrorCode::SessionEnded,
@@ -267,7 +247,7 @@ impl SessionStore {
     /// The sessions that take a slot, in no order.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Session>> {
-        self.registry.sessions.lock().values().cloned().collect()
+        self.registry.list()
     }
 
     /// The session of requests that name none, made at first use. A default session that has ended
@@ -297,7 +277,7 @@ impl SessionStore {
     /// The store in numbers.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
-        let (active, waiting) = self.slots.counts();
+        let SlotCounts { active, waiting } = self.slots.counts();
         StoreStatus {
             active,
             waiting,
@@ -324,7 +304,7 @@ impl SessionStore {
         }
     }
 
-    /// Takes no new sessions from now on; who waits for a slot is told at once.
+    /// Takes no new sessions from now on; requests that wait for a slot fail at once.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.slots.close();
@@ -345,8 +325,4 @@ fn end_message(reason: &EndReason) -> String {
         EndReason::Failed(panic) => format!("its environment panicked: {panic}"),
         EndReason::Drained => "the server is shutting down".to_owned(),
     }
-}
-
-fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
 }

@@ -8,12 +8,11 @@ use oxenv_wire::{RawJson, empty_object, raw};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::capabilities::{Capabilities, ForkMode};
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
 use crate::rubric::{RubricFactory, scored};
-use crate::spec::{
-    Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, ForkMode,
-};
+use crate::spec::{EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::{Mount, Toolbox};
 use crate::work::Work;
 

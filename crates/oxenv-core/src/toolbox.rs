@@ -10,6 +10,8 @@ mod judge;
 mod mount;
 mod record;
 mod repeat;
+mod request;
+mod resolved;
 mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use oxenv_wire::{Tool, ToolSpelling, ToolsetProblem};
+use oxenv_wire::{Tool, ToolSpelling, ToolsetProblem, panic_text};
 use parking_lot::RwLock;
 
 use crate::failure::Failure;
@@ -25,19 +27,40 @@ use crate::policy::Buckets;
 use crate::principal::Principal;
 use crate::seed::EpisodeSeeds;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
-use crate::work::{CatchPanic, Work, join_all, panic_text};
+use crate::work::{CatchPanic, Work, join_all};
 
-pub use call::{CallRequest, ResolvedTool};
 use catalogue::Catalogue;
 pub use catalogue::CatalogueCache;
 pub use extras::Offered;
 pub use mount::{Mount, Naming};
 pub use record::{Auditor, Redact};
+pub use request::CallRequest;
+pub use resolved::ResolvedTool;
 
 /// Bytes of an error's message, at the most: people and models read it.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 /// The tools that a session offers.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{CallContext, CallRequest, NativeToolset, Principal, Toolbox};
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Add {
+///     a: i64,
+///     b: i64,
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let math = NativeToolset::new("math").tool("add", "Adds.", |add: Add| Ok(add.a + add.b));
+/// let tools = Toolbox::of(vec![Arc::new(math)]).unwrap();
+/// let arguments = oxenv_wire::raw(&serde_json::json!({ "a": 1, "b": 2 })).unwrap();
+/// let request = CallRequest::new(CallContext::sessionless(Principal::Agent), Some(&arguments));
+/// assert_eq!(tools.find("add").call(&request).await.unwrap().data(), "3");
+/// # });
+/// ```
 pub struct Toolbox {
     mounts: Vec<Mount>,
     /// The names, and how many changes they know of.
@@ -53,7 +76,7 @@ pub struct Toolbox {
 
 impl Toolbox {
     /// The deadline of a call unless another is set.
-    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+    pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
     /// No tools.
     #[must_use]
@@ -67,7 +90,8 @@ impl Toolbox {
         Self::build(mounts, None)
     }
 
-    /// The same for one of many sessions whose toolsets have the same rules and mostly the same lists.
+    /// The union of toolsets for one of many sessions whose toolsets have the same rules and mostly the same
+    /// lists.
     #[must_use]
     pub fn sharing(mounts: Vec<Mount>, cache: Arc<CatalogueCache>) -> Self {
         Self::build(mounts, Some(cache))
@@ -142,7 +166,7 @@ impl Toolbox {
         Arc::clone(self.catalogue().tools(principal))
     }
 
-    /// The same as a JSON array, made once per change.
+    /// The tools that somebody may call as a JSON array, made once per change.
     #[must_use]
     pub fn listing(&self, principal: Principal, spelling: ToolSpelling) -> Arc<str> {
         Arc::clone(self.catalogue().listing(principal, spelling, &self.mounts))

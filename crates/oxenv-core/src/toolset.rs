@@ -6,17 +6,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use oxenv_schema::memory_size;
 use oxenv_wire::{RawJson, Tool, ToolError, ToolResult};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
+use crate::capabilities::ForkMode;
 use crate::failure::Failure;
 use crate::principal::Principal;
-use crate::schema::memory_size;
 use crate::seed::EpisodeSeeds;
-use crate::spec::ForkMode;
 use crate::work::Work;
 
 /// Whom a toolset's tools belong to.
@@ -132,7 +132,7 @@ impl RequestError {
     }
 }
 
-/// Counts the changes of the lists that a toolbox is made of, and wakes who waits for one.
+/// Counts the changes of the lists that a toolbox is made of, and wakes those who wait for one.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeCounter(Arc<ChangeState>);
 
@@ -178,6 +178,56 @@ impl ChangeCounter {
 /// - Arguments that do not fit the tool's schema are `invalid_args`, and nothing has run.
 /// - Dropping the work cancels the call.
 /// - A call is never repeated once it may have been delivered.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{CallContext, Toolset, Work};
+/// use oxenv_wire::{Tool, ToolError, ToolErrorType, ToolResult};
+/// use serde_json::json;
+/// use serde_json::value::RawValue;
+///
+/// /// One tool, which tells how many bytes its arguments have.
+/// struct Lengths(Arc<[Tool]>);
+///
+/// impl Lengths {
+///     fn new() -> Self {
+///         Lengths(Arc::new([Tool {
+///             name: "length".into(),
+///             title: None,
+///             description: "The bytes of the arguments.".to_owned(),
+///             input_schema: json!({ "type": "object" }),
+///             output_schema: None,
+///             annotations: None,
+///             meta: None,
+///         }]))
+///     }
+/// }
+///
+/// impl Toolset for Lengths {
+///     fn name(&self) -> &str {
+///         "lengths"
+///     }
+///
+///     fn list(&self) -> Arc<[Tool]> {
+///         Arc::clone(&self.0)
+///     }
+///
+///     fn call<'a>(
+///         &'a self,
+///         _context: CallContext<'a>,
+///         tool: &'a str,
+///         arguments: Option<&'a RawValue>,
+///     ) -> Work<'a, Result<ToolResult, ToolError>> {
+///         let length = arguments.map_or(0, |arguments| arguments.get().len());
+///         Work::done(match tool {
+///             "length" => ToolResult::from_value(&length)
+///                 .map_err(|error| ToolError::new(ToolErrorType::ExecutionError, error.to_string())),
+///             other => Err(ToolError::not_found(other)),
+///         })
+///     }
+/// }
+/// ```
 pub trait Toolset: Send + Sync {
     /// Its name, which becomes the prefix where names conflict.
     fn name(&self) -> &str;

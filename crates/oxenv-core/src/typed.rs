@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use oxenv_schema::{LazySchema, explain};
 use oxenv_wire::{RawJson, Reward, Schemas, raw, read};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -15,12 +16,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::capabilities::{Capabilities, Execution};
 use crate::environment::{Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::schema::{LazySchema, explain};
 use crate::spec::{
-    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
-    Execution,
+    ActionSpace, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
 };
 use crate::toolbox::Toolbox;
 use crate::work::Work;
@@ -70,6 +70,52 @@ impl<O> Step<O> {
 ///
 /// The methods are `async` and may suspend if the capabilities say [`Execution::Task`]; under
 /// [`Execution::Inline`], the default, they must finish at once.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{EnvironmentSpec, Failure, Reset, Step, TypedEnvironment, contract, typed};
+/// use serde_json::json;
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Add {
+///     number: i64,
+/// }
+///
+/// #[derive(serde::Serialize, schemars::JsonSchema)]
+/// struct Sum {
+///     sum: i64,
+/// }
+///
+/// /// Adds up numbers until there are 10.
+/// struct Adding(i64);
+///
+/// impl TypedEnvironment for Adding {
+///     type Action = Add;
+///     type Observation = Sum;
+///     type State = Sum;
+///
+///     async fn reset(&mut self, _reset: &Reset) -> Result<Step<Sum>, Failure> {
+///         self.0 = 0;
+///         Ok(Step::new(self.state()))
+///     }
+///
+///     async fn step(&mut self, action: Add) -> Result<Step<Sum>, Failure> {
+///         self.0 += action.number;
+///         Ok(Step::new(self.state()).reward(1.0).done(self.0 >= 10))
+///     }
+///
+///     fn state(&self) -> Sum {
+///         Sum { sum: self.0 }
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let factory = typed(EnvironmentSpec::new("adding", "Adds up numbers."), |_| Adding(0));
+/// let violations = contract::check(Arc::new(factory), &[json!({ "number": 3 })]).await;
+/// assert!(violations.is_empty(), "{violations:#?}");
+/// # });
+/// ```
 pub trait TypedEnvironment: Send + Sync + Sized + 'static {
     /// What the agent does.
     type Action: DeserializeOwned + JsonSchema + Send;

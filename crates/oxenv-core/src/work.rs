@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use oxenv_wire::panic_text;
+
 /// What an environment or a tool returns.
 #[must_use = "work does nothing unless it is awaited"]
 pub enum Work<'a, T> {
@@ -76,29 +78,4 @@ pub(crate) async fn join_all<T>(mut works: Vec<Work<'_, T>>) -> Vec<T> {
         }
     })
     .await
-}
-
-/// Bytes of a panic's text that are kept: it may repeat what an action said, and ended sessions are
-/// remembered by it.
-const MAX_PANIC_TEXT: usize = 4 << 10;
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or("no message");
-    text[..text.floor_char_boundary(MAX_PANIC_TEXT)].to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_panic_said_is_kept_up_to_a_length() {
-        let said = |text: &str| panic_text(&text.to_owned());
-        assert_eq!(said("no such cell"), "no such cell");
-        assert_eq!(said(&"é".repeat(1 << 20)).len(), MAX_PANIC_TEXT);
-        assert_eq!((panic_text(&"static"), panic_text(&7)), ("static".to_owned(), "no message".to_owned()));
-    }
 }

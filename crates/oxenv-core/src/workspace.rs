@@ -8,6 +8,7 @@
 
 mod archive;
 mod copying;
+mod marks;
 mod place;
 mod root;
 
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::folders::{OpenFolder, named};
-use crate::spec::SnapshotRoom;
+use crate::snapshot_room::SnapshotRoom;
 use copying::Copying;
 use place::WorkspacePath;
 use root::Root;
@@ -256,7 +257,7 @@ impl Workspace {
         self.save_onto(Vec::new(), SnapshotRoom::default())
     }
 
-    /// The same, behind bytes that are there already, all of which together have that room.
+    /// Saves the folder behind bytes that are there already, all of which together have that room.
     ///
     /// # Errors
     /// As [`Workspace::save`].
@@ -335,8 +336,8 @@ fn cannot_remove(error: &io::Error) {
 /// Why a folder that all sessions share has no copies.
 fn shared(folder: &Path) -> io::Error {
     let message = format!(
-        "all sessions share the workspace {}, so it can be neither forked nor saved; let each session have a copy \
-         of it (without --share-workspace)",
+        "all sessions share the workspace {}, so it can be neither forked nor saved; let each session have \
+         a copy of it (without --share-workspace)",
         folder.display()
     );
     io::Error::new(io::ErrorKind::Unsupported, message)

@@ -2,7 +2,7 @@
 //!
 //! Invariant: healthy is `GET /health` with status 200 and nothing less.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -94,6 +94,7 @@ impl Drop for BlockingWait {
 pub(crate) fn made_before_fork() -> ClientError {
     ClientError::new(
         Code::Closed,
-        "this client was made before the process was forked, and belongs to the parent; make another one here",
+        "this client was made before the process was forked, and belongs to the parent; make another one \
+         here",
     )
 }

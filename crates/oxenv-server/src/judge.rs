@@ -3,13 +3,12 @@
 //! Invariant: a question has one deadline, whatever happens on the way; a failure names the model and
 //! what happened, and holds neither the key nor anything that the endpoint wrote.
 
-use oxenv_core::after;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{Failure, Judge, JudgeAnswer, JudgeQuestion, Work};
-use oxenv_wire::{ErrorCode, Phase};
+use oxenv_wire::{ErrorCode, Phase, after};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};

@@ -55,6 +55,15 @@ pub enum Action<'a> {
 impl<'a> Action<'a> {
     /// Reads an action.
     ///
+    /// ```
+    /// use oxenv_wire::{Action, Json};
+    ///
+    /// let sent = Json::parse(r#"{"type": "call_tool", "tool_name": "add", "arguments": {"a": 1}}"#).unwrap();
+    /// assert!(matches!(Action::parse(sent), Ok(Action::CallTool(call)) if call.name == "add"));
+    /// let sent = Json::parse(r#"{"column": 3}"#).unwrap();
+    /// assert!(matches!(Action::parse(sent), Ok(Action::Typed(_))));
+    /// ```
+    ///
     /// # Errors
     /// Every issue found, when the value is no object or one of the known spellings with a wrong
     /// shape. A typed action is not looked into here.

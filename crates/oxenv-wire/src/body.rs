@@ -28,6 +28,14 @@ pub struct ResetRequest<'a> {
 impl<'a> ResetRequest<'a> {
     /// Reads the arguments of a reset; `loc` is the path that issues begin with.
     ///
+    /// ```
+    /// use oxenv_wire::{Json, ResetRequest};
+    ///
+    /// let sent = Json::parse(r#"{"seed": 7, "size": 4}"#).unwrap();
+    /// let reset = ResetRequest::parse(sent, &["body"]).unwrap();
+    /// assert_eq!((reset.seed, reset.arguments.unwrap().get()), (Some(7), sent.get()));
+    /// ```
+    ///
     /// # Errors
     /// Every issue found.
     pub fn parse(value: impl Into<Json<'a>>, loc: &[&str]) -> Result<Self, Vec<ValidationIssue>> {

@@ -139,6 +139,13 @@ impl ErrorCode {
 
 impl ErrorCode {
     /// What the code says by itself. A failure that knows better says so.
+    ///
+    /// ```
+    /// use oxenv_wire::{Delivered, ErrorCode};
+    ///
+    /// let traits = ErrorCode::Draining.traits();
+    /// assert_eq!((traits.delivered, traits.retryable), (Delivered::No, true));
+    /// ```
     #[must_use]
     pub const fn traits(self) -> ErrorTraits {
         use Delivered::{Maybe, No, Yes};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::scan::{Found, Scan};
+use crate::scan::{Scan, SyntaxFault};
 
 /// One syntax error of a JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,15 +29,26 @@ impl fmt::Display for JsonError {
 impl JsonError {
     /// Finds the first error of a text. A text without one that was refused all the same (a lone
     /// surrogate in a key) is reported at its start.
+    ///
+    /// ```
+    /// let error = oxenv_wire::JsonError::diagnose("{\"a\": 1,}");
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "Expecting property name enclosed in double quotes: line 1 column 9 (char 8)"
+    /// );
+    /// ```
     #[must_use]
     pub fn diagnose(text: &str) -> Self {
         match Scan::new(text).document() {
             Err(found) => Self::locate(text, found),
-            Ok(()) => Self::locate(text, ("Not Unicode text: a string holds a lone surrogate".to_owned(), 0)),
+            Ok(()) => {
+                let message = "Not Unicode text: a string holds a lone surrogate".to_owned();
+                Self::locate(text, SyntaxFault { message, at: 0 })
+            }
         }
     }
 
-    pub(crate) fn locate(text: &str, (message, at): Found) -> Self {
+    pub(crate) fn locate(text: &str, SyntaxFault { message, at }: SyntaxFault) -> Self {
         let mut end = at.min(text.len());
         while !text.is_char_boundary(end) {
             end -= 1;

@@ -23,6 +23,13 @@ struct Level {
 /// A number that two values share if they differ in nothing but spaces, the order of an object's keys and the
 /// escapes of strings. Numbers are compared as they are written: `1` is not `1.0`. It is good for this
 /// process only.
+///
+/// ```
+/// use oxenv_wire::{Json, fingerprint};
+///
+/// let of = |text| fingerprint(Json::parse(text).unwrap());
+/// assert_eq!(of(r#"{"a": 1, "b": 2}"#), of(r#"{"b":2,"a":1}"#));
+/// ```
 #[must_use]
 pub fn fingerprint(value: Json<'_>) -> u64 {
     let text = value.get();

@@ -43,6 +43,14 @@ pub enum FrameError {
 impl<'a> ClientFrame<'a> {
     /// Reads a frame.
     ///
+    /// ```
+    /// use oxenv_wire::{ClientFrame, FrameError};
+    ///
+    /// let frame = ClientFrame::parse(r#"{"type": "reset", "data": {"seed": 7}}"#).unwrap();
+    /// assert!(matches!(frame, ClientFrame::Reset(reset) if reset.seed == Some(7)));
+    /// assert!(matches!(ClientFrame::parse("{bad"), Err(FrameError::Json(_))));
+    /// ```
+    ///
     /// # Errors
     /// [`FrameError`], which names the code to answer with.
     pub fn parse(frame: &'a str) -> Result<Self, FrameError> {

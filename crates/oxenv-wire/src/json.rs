@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::fault::JsonError;
 use crate::preview::preview;
-use crate::scan::{ELEMENT_DEPTH, FIELD_DEPTH, Scan, Span};
+use crate::scan::{ELEMENT_DEPTH, FIELD_DEPTH, Scan, Span, SyntaxFault, string_text};
 
 /// A JSON value kept as the text it was sent as.
 pub type RawJson = Box<RawValue>;
@@ -25,6 +25,13 @@ impl<'a> Json<'a> {
     pub const NULL: Json<'static> = Json("null");
 
     /// Checks that a text is one JSON value.
+    ///
+    /// ```
+    /// use oxenv_wire::Json;
+    ///
+    /// assert_eq!(Json::parse(" [1, 2] ").unwrap().get(), "[1, 2]");
+    /// assert_eq!(Json::parse("[1, 2").unwrap_err().position, 5);
+    /// ```
     ///
     /// # Errors
     /// What is wrong, and where.
@@ -73,11 +80,7 @@ impl<'a> Json<'a> {
     /// The text of a string, borrowed unless it has escapes; `None` for any other value, and for a
     /// string with a lone surrogate.
     pub(crate) fn text(self) -> Option<Cow<'a, str>> {
-        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        if !inner.contains('\\') {
-            return Some(Cow::Borrowed(inner));
-        }
-        serde_json::from_str(self.0).ok().map(Cow::Owned)
+        string_text(self.0)
     }
 }
 
@@ -131,6 +134,14 @@ pub enum ParseError {
 
 impl<'a> Object<'a> {
     /// Splits one object from a whole text.
+    ///
+    /// ```
+    /// use oxenv_wire::{Object, ParseError};
+    ///
+    /// let object = Object::parse(r#"{"seed": 7, "options": {"size": 1.0}}"#).unwrap();
+    /// assert_eq!(object.get("options").unwrap().get(), r#"{"size": 1.0}"#);
+    /// assert!(matches!(Object::parse("[]"), Err(ParseError::NotObject("list"))));
+    /// ```
     ///
     /// # Errors
     /// [`ParseError`] says what is wrong and, for a syntax error, where.
@@ -267,7 +278,7 @@ impl<'a> Items<'a> {
     }
 }
 
-fn syntax(text: &str, found: (String, usize)) -> ParseError {
+fn syntax(text: &str, found: SyntaxFault) -> ParseError {
     ParseError::Syntax(JsonError::locate(text, found))
 }
 

@@ -68,7 +68,7 @@ pub use multi::{
     write_multi_error, write_multi_reply,
 };
 pub use outcome::{CallOutcome, call_metadata, graph_metadata, write_call_fields, write_graph_fields};
-pub use preview::preview;
+pub use preview::{panic_text, preview};
 pub use readable::{check_readable, exceeds_values};
 pub use reply::{
     ErrorData, ObservationParts, write_error_frame, write_mcp_frame, write_observation_body,
@@ -76,7 +76,7 @@ pub use reply::{
 };
 pub use result::{Content, Structured, ToolResult};
 pub use reward::Reward;
-pub use seconds::Seconds;
+pub use seconds::{Seconds, after};
 pub use task::{EnvironmentTasks, NumTasks, OneTask, RangeRequest, Split, SplitRequest, TaskRequest, Tasks};
 pub use template::{FillBudget, FillError, MAX_REFERENCES, Reference, Template, TooManyReferences};
 pub use tool::{RESERVED_TOOL_NAMES, Tool, ToolError, ToolSpelling};

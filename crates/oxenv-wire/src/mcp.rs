@@ -111,6 +111,16 @@ impl<'a> RpcRequest<'a> {
 
     /// Reads a request from a text.
     ///
+    /// ```
+    /// use oxenv_wire::{RpcRequest, write_rpc_result};
+    ///
+    /// let request = RpcRequest::parse(r#"{"jsonrpc": "2.0", "id": 1, "method": "ping"}"#).unwrap();
+    /// assert_eq!(request.method, "ping");
+    /// let mut reply = String::new();
+    /// write_rpc_result(&mut reply, request.id, |out| out.push_str("{}"));
+    /// assert_eq!(reply, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    /// ```
+    ///
     /// # Errors
     /// The fault to answer with: `-32700` when the text is no JSON object, `-32600` when the object
     /// is no request.

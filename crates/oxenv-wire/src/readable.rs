@@ -14,6 +14,13 @@ use crate::scan::strings;
 /// Checks that every reader takes a value: no number is beyond all floats, no string has a lone surrogate,
 /// nothing is nested deeper than 128 levels. Nothing of the value is kept.
 ///
+/// ```
+/// use oxenv_wire::{Json, check_readable};
+///
+/// assert!(check_readable(Json::parse("[1e9]").unwrap()).is_ok());
+/// assert!(check_readable(Json::parse("[1e999]").unwrap()).is_err());
+/// ```
+///
 /// # Errors
 /// What the first such thing is.
 pub fn check_readable<'a>(value: impl Into<Json<'a>>) -> Result<(), serde_json::Error> {

@@ -25,6 +25,16 @@ pub struct ObservationParts<'a> {
 }
 
 /// Appends an `observation` frame around what [`write_observation_data`] appends.
+///
+/// ```
+/// use oxenv_wire::{ObservationParts, Reward, write_observation_frame};
+///
+/// let mut frame = String::new();
+/// let parts = ObservationParts { metadata: "{}", reward: Some(Reward::Int(1)), done: false };
+/// write_observation_frame(&mut frame, &parts, |fields| fields.push_str(r#"{"board":[]}"#));
+/// let frame: serde_json::Value = serde_json::from_str(&frame).unwrap();
+/// assert_eq!((&frame["type"], &frame["data"]["reward"]), (&"observation".into(), &1.into()));
+/// ```
 pub fn write_observation_frame(
     out: &mut String,
     parts: &ObservationParts<'_>,

@@ -56,6 +56,13 @@ pub struct ToolResult {
 impl ToolResult {
     /// A result from a value: a string is its own text, any other value is given as JSON too.
     ///
+    /// ```
+    /// use oxenv_wire::ToolResult;
+    ///
+    /// let result = ToolResult::from_value(&3).unwrap();
+    /// assert_eq!((result.data(), result.text()), ("3", "3".to_owned()));
+    /// ```
+    ///
     /// # Errors
     /// When the value cannot be JSON.
     pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {

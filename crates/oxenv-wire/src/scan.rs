@@ -4,14 +4,19 @@
 //! Invariant: no recursion beyond the fifth level and, up to 16 levels, no allocation; accepts exactly what
 //! serde_json accepts as a raw value. Its errors have CPython's words and positions.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::json::Json;
-
-/// What was expected or found, and at which byte.
-pub(crate) type Found = (String, usize);
+/// Why a text is not JSON.
+#[derive(Debug)]
+pub(crate) struct SyntaxFault {
+    /// What was expected or found.
+    pub(crate) message: String,
+    /// At which byte.
+    pub(crate) at: usize,
+}
 
 /// Elements of a list that are split; those behind them are only checked.
 pub(crate) const MAX_SPLIT_ELEMENTS: usize = 4097;
@@ -90,7 +95,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Checks that the whole text is one JSON value.
-    pub(crate) fn document(&mut self) -> Result<(), Found> {
+    pub(crate) fn document(&mut self) -> Result<(), SyntaxFault> {
         self.space();
         self.tree()?;
         self.end()
@@ -98,7 +103,7 @@ impl<'a> Scan<'a> {
 
     /// Splits a text that is one JSON object, two levels deep, as every message has its parts;
     /// `None` when it begins with anything but a brace.
-    pub(crate) fn object(&mut self) -> Result<Option<Spans<'a>>, Found> {
+    pub(crate) fn object(&mut self) -> Result<Option<Spans<'a>>, SyntaxFault> {
         let mut spans = Spans::new();
         self.space();
         if self.peek() != Some(b'{') {
@@ -122,7 +127,7 @@ impl<'a> Scan<'a> {
         Member { value: found.unwrap_or_default(), scanned: self.at }
     }
 
-    fn value_of(&mut self, name: &str) -> Result<Option<&'a str>, Found> {
+    fn value_of(&mut self, name: &str) -> Result<Option<&'a str>, SyntaxFault> {
         self.at += 1;
         self.space();
         let (mut found, mut more) = (None, self.peek() != Some(b'}'));
@@ -132,7 +137,7 @@ impl<'a> Scan<'a> {
             self.space();
             let value = self.at;
             self.tree()?;
-            if Json::from_checked(&self.text[from..to]).text().as_deref() == Some(name) {
+            if string_text(&self.text[from..to]).as_deref() == Some(name) {
                 found = Some(&self.text[value..self.at]);
             }
             self.space();
@@ -141,7 +146,7 @@ impl<'a> Scan<'a> {
         Ok(found)
     }
 
-    fn element(&mut self, mut index: usize) -> Result<Option<&'a str>, Found> {
+    fn element(&mut self, mut index: usize) -> Result<Option<&'a str>, SyntaxFault> {
         self.at += 1;
         self.space();
         let mut more = self.peek() != Some(b']');
@@ -159,7 +164,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The fields of the object that begins here.
-    fn fields(&mut self, spans: &mut Spans<'a>, depth: u8) -> Result<(), Found> {
+    fn fields(&mut self, spans: &mut Spans<'a>, depth: u8) -> Result<(), SyntaxFault> {
         let outer = depth == FIELD_DEPTH || depth == ELEMENT_DEPTH + 1;
         let (begin, mut room) = (spans.len(), if outer { MAX_FIELDS } else { inner_room(spans) });
         self.at += 1;
@@ -196,7 +201,7 @@ impl<'a> Scan<'a> {
 
     /// Checks the rest of an object from the value of one of its fields on, and forgets the fields before it.
     #[cold]
-    fn unsplit(&mut self, spans: &mut Spans<'a>, begin: usize) -> Result<(), Found> {
+    fn unsplit(&mut self, spans: &mut Spans<'a>, begin: usize) -> Result<(), SyntaxFault> {
         spans.truncate(begin);
         loop {
             self.tree()?;
@@ -211,7 +216,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Whether another field or element follows; then it is the next thing here.
-    fn goes_on(&mut self, end: u8) -> Result<bool, Found> {
+    fn goes_on(&mut self, end: u8) -> Result<bool, SyntaxFault> {
         match self.peek() {
             Some(b',') => {
                 self.at += 1;
@@ -224,7 +229,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The elements of the list that begins here.
-    fn elements(&mut self, spans: &mut Spans<'a>) -> Result<(), Found> {
+    fn elements(&mut self, spans: &mut Spans<'a>) -> Result<(), SyntaxFault> {
         self.at += 1;
         self.space();
         let (mut count, mut more) = (0, self.peek() != Some(b']'));
@@ -249,7 +254,7 @@ impl<'a> Scan<'a> {
     }
 
     /// One value with all that is in it.
-    fn tree(&mut self) -> Result<(), Found> {
+    fn tree(&mut self) -> Result<(), SyntaxFault> {
         let mut stack: SmallVec<[Inside; 16]> = SmallVec::new();
         loop {
             self.space();
@@ -260,13 +265,17 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn end(&mut self) -> Result<(), Found> {
+    fn end(&mut self) -> Result<(), SyntaxFault> {
         self.space();
-        if self.at < self.bytes.len() { Err(("Extra data".to_owned(), self.at)) } else { Ok(()) }
+        if self.at < self.bytes.len() {
+            Err(SyntaxFault { message: "Extra data".to_owned(), at: self.at })
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads one scalar, or opens one container; true when a value is expected next.
-    fn value(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, Found> {
+    fn value(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, SyntaxFault> {
         match self.peek() {
             Some(b'{') => {
                 self.at += 1;
@@ -295,7 +304,7 @@ impl<'a> Scan<'a> {
     }
 
     /// After a value: closes containers; true when another value follows, false at the end.
-    fn close(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, Found> {
+    fn close(&mut self, stack: &mut SmallVec<[Inside; 16]>) -> Result<bool, SyntaxFault> {
         while let Some(&inside) = stack.last() {
             self.space();
             match (self.peek(), inside) {
@@ -318,7 +327,7 @@ impl<'a> Scan<'a> {
     }
 
     /// A key and its colon; the byte after the key.
-    fn key(&mut self) -> Result<usize, Found> {
+    fn key(&mut self) -> Result<usize, SyntaxFault> {
         if self.peek() != Some(b'"') {
             return self.fail("Expecting property name enclosed in double quotes");
         }
@@ -332,13 +341,18 @@ impl<'a> Scan<'a> {
         Ok(to)
     }
 
-    fn string(&mut self) -> Result<(), Found> {
+    fn string(&mut self) -> Result<(), SyntaxFault> {
         let start = self.at;
         self.at += 1;
         loop {
             self.at += plain(&self.bytes[self.at..]);
             match self.peek() {
-                None => return Err(("Unterminated string starting at".to_owned(), start)),
+                None => {
+                    return Err(SyntaxFault {
+                        message: "Unterminated string starting at".to_owned(),
+                        at: start,
+                    });
+                }
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(());
@@ -349,9 +363,9 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn escape(&mut self, start: usize) -> Result<(), Found> {
+    fn escape(&mut self, start: usize) -> Result<(), SyntaxFault> {
         match self.bytes.get(self.at + 1) {
-            None => Err(("Unterminated string starting at".to_owned(), start)),
+            None => Err(SyntaxFault { message: "Unterminated string starting at".to_owned(), at: start }),
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
                 self.at += 2;
                 Ok(())
@@ -362,14 +376,14 @@ impl<'a> Scan<'a> {
                     self.at += 6;
                     return Ok(());
                 }
-                Err(("Invalid \\uXXXX escape".to_owned(), self.at + 2))
+                Err(SyntaxFault { message: "Invalid \\uXXXX escape".to_owned(), at: self.at + 2 })
             }
             Some(_) => self.fail("Invalid \\escape"),
         }
     }
 
     /// `true`, `false`, `null`, a number, or one of Python's words that JSON does not have.
-    fn word(&mut self) -> Result<(), Found> {
+    fn word(&mut self) -> Result<(), SyntaxFault> {
         let rest = &self.bytes[self.at..];
         for word in ["true", "false", "null"] {
             if rest.starts_with(word.as_bytes()) {
@@ -385,14 +399,14 @@ impl<'a> Scan<'a> {
         self.number()
     }
 
-    fn number(&mut self) -> Result<(), Found> {
+    fn number(&mut self) -> Result<(), SyntaxFault> {
         let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
         let whole = self.digits();
         if whole == 0 {
-            return Err(("Expecting value".to_owned(), start));
+            return Err(SyntaxFault { message: "Expecting value".to_owned(), at: start });
         }
         if whole > 1 && self.bytes[self.at - whole] == b'0' {
             // Python reads the zero as a whole number and trips over what follows it.
@@ -439,14 +453,24 @@ impl<'a> Scan<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    fn fail<T>(&self, message: &str) -> Result<T, Found> {
-        Err((message.to_owned(), self.at))
+    fn fail<T>(&self, message: &str) -> Result<T, SyntaxFault> {
+        Err(SyntaxFault { message: message.to_owned(), at: self.at })
     }
 }
 
 /// How many fields of an object within another are noted.
 fn inner_room(spans: &[Span<'_>]) -> usize {
     if spans.len() < MAX_INNER_SPANS { MAX_INNER_FIELDS } else { 0 }
+}
+
+/// The text of a string as it is spelled in JSON, borrowed unless it has escapes; `None` for any other value,
+/// and for a string with a lone surrogate.
+pub(crate) fn string_text(spelled: &str) -> Option<Cow<'_, str>> {
+    let inner = spelled.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(spelled).ok().map(Cow::Owned)
 }
 
 /// The strings of a JSON text, which was checked before, in their order.

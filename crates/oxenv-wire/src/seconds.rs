@@ -1,7 +1,9 @@
-//! Lengths of time as somebody outside writes them.
+//! Lengths of time as somebody outside writes them, and sums of a time and a length of time.
 //!
-//! Invariant: one that is too long for a clock cannot be held, so whoever adds it to a time needs no care.
+//! Invariant: [`Seconds`] holds no length that is too long for a clock, and [`after`] is the one place that
+//! adds a length to a time, so no length, whoever named it, makes a clock overflow.
 
+use std::ops::Add;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -35,9 +37,34 @@ impl From<Seconds> for Duration {
     }
 }
 
+/// The time so much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts as
+/// that long.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let now = Instant::now();
+/// assert_eq!(oxenv_wire::after(now, Duration::from_secs(5)) - now, Duration::from_secs(5));
+/// assert_eq!(oxenv_wire::after(now, Duration::MAX) - now, oxenv_wire::Seconds::MAX);
+/// ```
+#[must_use]
+pub fn after<T: Add<Duration, Output = T>>(time: T, wait: Duration) -> T {
+    time + wait.min(Seconds::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::{Instant, SystemTime};
+
     use super::*;
+
+    #[test]
+    fn a_wait_without_an_end_panics_nobody() {
+        let now = Instant::now();
+        assert_eq!(after(now, Duration::MAX) - now, Seconds::MAX);
+        assert_eq!(after(now, Duration::from_millis(5)) - now, Duration::from_millis(5));
+        assert!(after(SystemTime::now(), Duration::MAX) > SystemTime::now());
+    }
 
     #[test]
     fn every_length_is_one_that_a_clock_can_hold() {

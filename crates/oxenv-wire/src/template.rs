@@ -78,6 +78,20 @@ impl Template {
     /// Finds the references within the string values of a JSON text; keys are never looked at. `None` when
     /// the text has neither a reference nor a `$${`: then it stands for itself.
     ///
+    /// ```
+    /// use oxenv_wire::{FillBudget, Json, Template};
+    ///
+    /// let sent = Json::parse(r#"{"a": "${one.sum}", "b": "x"}"#).unwrap();
+    /// let template = Template::parse(sent).unwrap().unwrap();
+    /// let [reference] = template.references() else { panic!() };
+    /// assert_eq!((reference.id(), reference.path()), ("one", "one.sum"));
+    ///
+    /// let mut budget = FillBudget { inserted: 1024, scanned: 1024 };
+    /// let result = Json::parse(r#"{"sum": 3}"#).unwrap();
+    /// let value = reference.find(result, &mut budget).unwrap();
+    /// assert_eq!(value.get(), "3");
+    /// ```
+    ///
     /// # Errors
     /// When there are more than [`MAX_REFERENCES`].
     pub fn parse(json: Json<'_>) -> Result<Option<Self>, TooManyReferences> {

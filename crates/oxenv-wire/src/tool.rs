@@ -142,7 +142,7 @@ impl ToolError {
         ToolError { error_type, message: message.into(), code: None }
     }
 
-    /// The same with a precise code.
+    /// Adds a precise code.
     #[must_use]
     pub fn with_code(mut self, code: ErrorCode) -> Self {
         self.code = Some(code);
@@ -169,7 +169,7 @@ impl ToolError {
         }
     }
 
-    /// What a tool says that failed, to who reads any result as a success.
+    /// The result of a tool that failed, for readers that take any result as a success.
     pub(crate) fn of_failed(result: &ToolResult) -> Self {
         let text = result.text();
         let message =

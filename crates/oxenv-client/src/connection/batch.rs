@@ -17,10 +17,10 @@ use crate::error::{ClientError, Result};
 use crate::result::StepResult;
 
 /// A step of a batch whose session was found.
-pub(super) struct BatchedStep<'a> {
-    pub(super) session: &'a MultiSession,
-    pub(super) action: &'a RawValue,
-    pub(super) key: Option<&'a str>,
+pub(crate) struct BatchedStep<'a> {
+    pub(crate) session: &'a MultiSession,
+    pub(crate) action: &'a RawValue,
+    pub(crate) key: Option<&'a str>,
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,6 @@
 //! callers are written together. The task ends soon after the last user is gone, and answers every request
 //! before.
 
-use oxenv_core::after;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,17 +13,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Sink as _, Stream as _, StreamExt as _};
-use oxenv_wire::ReplyKind;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use oxenv_wire::{MULTI_PROTOCOL, ReplyKind, after};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message, Utf8Bytes};
+use uuid::Uuid;
 
+use super::loss::{LossRecovery, SocketLoss};
+use super::protocol_not_offered;
 use super::reply::{ReplyEnvelope, reply_id};
 use super::resume::Reattachment;
 use super::state::{ConnectionInner, ConnectionPhase, OutgoingFrame, SessionEntry};
-use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream};
+use crate::dial::{MAX_UNSENT_PONGS, MaybeTlsStream, dial};
 use crate::error::{ClientError, Code};
 use crate::server_error::excerpt;
 
@@ -32,25 +32,29 @@ pub(super) type ClientSocket = WebSocketStream<MaybeTlsStream>;
 
 /// A server that is silent this long is pinged; after as long again the socket counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// The pause before the second attempt; it doubles with each further one.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(25);
+/// The longest pause between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// How long the server may take to say that it has closed the socket.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most messages that one poll reads, so that writes get their turn.
 const MAX_READS_PER_POLL: usize = 256;
 
 /// The state of the task.
-pub(super) struct Driver {
-    pub(super) inner: Arc<ConnectionInner>,
-    pub(super) socket: ClientSocket,
+struct Driver {
+    inner: Arc<ConnectionInner>,
+    socket: ClientSocket,
     /// Frames taken from the outbox and not written yet.
-    pub(super) sending: VecDeque<OutgoingFrame>,
+    sending: VecDeque<OutgoingFrame>,
     /// Sessions whose `attach` has no reply yet, by request id. Nothing else is sent before.
-    pub(super) attaching: HashMap<u64, Arc<SessionEntry>>,
+    attaching: HashMap<u64, Arc<SessionEntry>>,
     /// When the connection was lost; `None` once all sessions are attached again.
-    pub(super) lost_at: Option<Instant>,
+    lost_at: Option<Instant>,
     /// Whether this socket has brought a reply.
-    pub(super) has_delivered: bool,
+    has_delivered: bool,
     /// How long to wait before the next attempt to reconnect.
-    pub(super) backoff: Duration,
+    backoff: Duration,
     unflushed: bool,
     /// Pings since everything was sent last.
     unsent_pongs: usize,
@@ -58,23 +62,6 @@ pub(super) struct Driver {
     has_received: bool,
     has_pinged: bool,
     ping_due: bool,
-}
-
-/// Why a socket is not used any more.
-pub(super) struct SocketLoss {
-    pub(super) error: ClientError,
-    pub(super) recovery: LossRecovery,
-}
-
-/// What to do about a lost socket.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum LossRecovery {
-    /// Reconnect and send the requests in flight again.
-    Resend,
-    /// Reconnect, but fail the requests in flight: sent again they would break the connection again.
-    Reconnect,
-    /// Do not reconnect: the server does not speak the protocol.
-    GiveUp,
 }
 
 enum DriverExit {
@@ -112,8 +99,55 @@ pub(super) async fn drive(inner: Arc<ConnectionInner>, socket: ClientSocket) {
 }
 
 impl Driver {
+    /// Reconnects after a lost socket; false if that is not worth it or not possible in time.
+    async fn reconnect(&mut self, loss: SocketLoss) -> bool {
+        let unwritten = std::mem::take(&mut self.sending);
+        let unwritten = if self.attaching.is_empty() { unwritten } else { VecDeque::new() };
+        self.attaching.clear();
+        if !self.inner.handle_loss(&loss, unwritten) {
+            return false;
+        }
+        if self.has_delivered {
+            self.backoff = Duration::ZERO;
+        }
+        let since = *self.lost_at.get_or_insert_with(Instant::now);
+        let inner = Arc::clone(&self.inner);
+        let mut last = loss.error;
+        loop {
+            let Some(until) = inner.expire_requests(since, &last) else { return false };
+            let pause = self.next_backoff();
+            let attempt = async {
+                sleep(pause).await;
+                dial(&inner.target, "/ws", Some(MULTI_PROTOCOL), &inner.options).await
+            };
+            let dialled = tokio::select! {
+                biased;
+                () = inner.released.notified() => return false,
+                dialled = timeout_at(until, attempt) => dialled,
+            };
+            match dialled {
+                Ok(Ok(dialled)) if dialled.subprotocol.as_deref() == Some(MULTI_PROTOCOL) => {
+                    self.replace_socket(dialled.socket);
+                    return true;
+                }
+                Ok(Ok(_)) => last = protocol_not_offered(&inner.target),
+                Ok(Err(error)) => last = error,
+                // Somebody's time is over; the others' may not be.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn next_backoff(&mut self) -> Duration {
+        let pause = self.backoff;
+        self.backoff = (2 * pause).clamp(INITIAL_BACKOFF, MAX_BACKOFF);
+        // Jitter, so that the clients of a restarted server do not all reconnect at once.
+        let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
+        pause.mul_f64(0.75 + 0.25 * share)
+    }
+
     /// Goes on with a new socket.
-    pub(super) fn replace_socket(&mut self, socket: ClientSocket) {
+    fn replace_socket(&mut self, socket: ClientSocket) {
         self.socket = socket;
         let Reattachment { frames, sessions } = self.inner.reattach();
         (self.sending, self.attaching) = (frames, sessions);
@@ -280,43 +314,6 @@ impl ConnectionInner {
     fn is_released(&self) -> bool {
         let state = self.state.lock();
         state.released && state.outbox.is_empty() && matches!(state.phase, ConnectionPhase::Open)
-    }
-}
-
-impl SocketLoss {
-    fn new(why: &str, recovery: LossRecovery) -> Self {
-        let message = format!("the connection was lost: {why}");
-        SocketLoss { error: ClientError::new(Code::ConnectionLost, message), recovery }
-    }
-
-    fn protocol_violation(what: &str) -> Self {
-        let message = format!("the server does not keep to oxenv.1: {what}");
-        SocketLoss { error: ClientError::new(Code::InvalidReply, message), recovery: LossRecovery::GiveUp }
-    }
-
-    fn closed(frame: Option<CloseFrame>) -> Self {
-        let Some(frame) = frame else {
-            return SocketLoss::new("the server closed it", LossRecovery::Resend);
-        };
-        let code = u16::from(frame.code);
-        // 1009: a frame was too long for the server, and would be again.
-        let recovery = if code == 1009 { LossRecovery::Reconnect } else { LossRecovery::Resend };
-        let what = if code == 1009 { ": a request was longer than it takes" } else { "" };
-        SocketLoss::new(&format!("the server closed it with {code} {}{what}", frame.reason), recovery)
-    }
-}
-
-impl From<SocketError> for SocketLoss {
-    fn from(error: SocketError) -> Self {
-        let recovery = match &error {
-            SocketError::Capacity(_) => LossRecovery::Reconnect,
-            SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => LossRecovery::Resend,
-            SocketError::Protocol(_) | SocketError::Utf8(_) => {
-                return SocketLoss::protocol_violation(&error.to_string());
-            }
-            _ => LossRecovery::Resend,
-        };
-        SocketLoss::new(&error.to_string(), recovery)
     }
 }
 

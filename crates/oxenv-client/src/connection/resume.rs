@@ -4,29 +4,22 @@
 //! Invariant: a request is sent again only if it has a key, and only after its session is attached again. A
 //! request that was never written fails as not delivered; one that was written as maybe delivered.
 
-use oxenv_core::after;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, MULTI_PROTOCOL, ReplyKind};
+use oxenv_wire::{Delivered, ReplyKind, after};
 use parking_lot::MutexGuard;
-use tokio::time::{Instant, sleep, timeout_at};
-use uuid::Uuid;
+use tokio::time::Instant;
 
-use super::driver::{Driver, LossRecovery, SocketLoss};
 use super::frame::FrameWriter;
+use super::loss::{LossRecovery, SocketLoss};
 use super::reply::ReplyEnvelope;
 use super::state::{
     ConnectionInner, ConnectionPhase, ConnectionState, OutgoingFrame, RequestScope, SessionEntry,
 };
-use crate::dial::dial;
 use crate::error::{ClientError, Code};
 
-/// The pause before the second attempt; it doubles with each further one.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(25);
-/// The longest pause between two attempts.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// The longest time that a session is kept, so that deadlines do not overflow.
 const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -38,58 +31,9 @@ pub(super) struct Reattachment {
     pub(super) sessions: HashMap<u64, Arc<SessionEntry>>,
 }
 
-impl Driver {
-    /// Reconnects after a lost socket; false if that is not worth it or not possible in time.
-    pub(super) async fn reconnect(&mut self, loss: SocketLoss) -> bool {
-        let unwritten = std::mem::take(&mut self.sending);
-        let unwritten = if self.attaching.is_empty() { unwritten } else { VecDeque::new() };
-        self.attaching.clear();
-        if !self.inner.handle_loss(&loss, unwritten) {
-            return false;
-        }
-        if self.has_delivered {
-            self.backoff = Duration::ZERO;
-        }
-        let since = *self.lost_at.get_or_insert_with(Instant::now);
-        let inner = Arc::clone(&self.inner);
-        let mut last = loss.error;
-        loop {
-            let Some(until) = inner.expire_requests(since, &last) else { return false };
-            let pause = self.next_backoff();
-            let attempt = async {
-                sleep(pause).await;
-                dial(&inner.target, "/ws", Some(MULTI_PROTOCOL), &inner.options).await
-            };
-            let dialled = tokio::select! {
-                biased;
-                () = inner.released.notified() => return false,
-                dialled = timeout_at(until, attempt) => dialled,
-            };
-            match dialled {
-                Ok(Ok(dialled)) if dialled.subprotocol.as_deref() == Some(MULTI_PROTOCOL) => {
-                    self.replace_socket(dialled.socket);
-                    return true;
-                }
-                Ok(Ok(_)) => last = super::protocol_not_offered(&inner.target),
-                Ok(Err(error)) => last = error,
-                // Somebody's time is over; the others' may not be.
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn next_backoff(&mut self) -> Duration {
-        let pause = self.backoff;
-        self.backoff = (2 * pause).clamp(INITIAL_BACKOFF, MAX_BACKOFF);
-        // Jitter, so that the clients of a restarted server do not all reconnect at once.
-        let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
-        pause.mul_f64(0.75 + 0.25 * share)
-    }
-}
-
 impl ConnectionInner {
     /// Fails what cannot outlive the socket; true if something is left to reconnect for.
-    fn handle_loss(&self, loss: &SocketLoss, unwritten: VecDeque<OutgoingFrame>) -> bool {
+    pub(super) fn handle_loss(&self, loss: &SocketLoss, unwritten: VecDeque<OutgoingFrame>) -> bool {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         for frame in unwritten.into_iter().rev() {
@@ -129,7 +73,7 @@ impl ConnectionInner {
     }
 
     /// Fails what has been lost for too long; gives the next deadline, or `None` if nothing is left.
-    fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
+    pub(super) fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let now = Instant::now();
@@ -216,16 +160,16 @@ impl ConnectionInner {
 
 /// Fails these requests; callers are told after the lock is released.
 fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
-    let mut told = Vec::with_capacity(ids.len());
+    let mut failed = Vec::with_capacity(ids.len());
     for id in ids {
         let delivered = state.delivery(*id);
         let waiting = state.pending.remove(id);
-        told.extend(waiting.and_then(|waiting| waiting.reply_sender).map(|answer| (answer, delivered)));
+        failed.extend(waiting.and_then(|waiting| waiting.reply_sender).map(|answer| (answer, delivered)));
     }
     let gone: HashSet<u64> = ids.iter().copied().collect();
     state.outbox.retain(|frame| !gone.contains(&frame.id));
     drop(state);
-    for (answer, delivered) in told {
+    for (answer, delivered) in failed {
         let _ = answer.send(Err(error.clone().with_delivered(delivered)));
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: with a resume, whatever changes the session carries a key, so that the server runs it once
 //! however often it is sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_wire::{ErrorCode, RawJson, ReplyKind, SessionSnapshot, Tool};
@@ -107,9 +108,9 @@ impl MultiSession {
     pub(crate) async fn close(&self, timeout: Duration) -> Result<()> {
         let inner = &self.handle.inner;
         let asked = self.send(close_request(inner.next_id(), &self.handle.entry), timeout).await;
-        let told =
+        let closed =
             asked.and_then(|reply| ReplyEnvelope::parse(&reply.text)?.data(ReplyKind::Closed).map(drop));
-        match told {
+        match closed {
             Err(error) if !has_ended(&error) => Err(error),
             _ => {
                 let _ = self.handle.entry.gone_error.set(session_closed(&self.handle.entry.id));
@@ -132,6 +133,16 @@ impl MultiSession {
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Whether that connection has it.
+    pub(crate) fn is_of(&self, connection: &Connection) -> bool {
+        Arc::ptr_eq(&self.handle.inner, connection.inner())
+    }
+
+    /// Refuses a session that is gone.
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        self.handle.entry.check_usable()
     }
 
     pub(super) fn handle(&self) -> &SessionHandle {

@@ -113,7 +113,8 @@ impl UpgradeResponse {
             _ if nowhere => (
                 Code::NotAServer,
                 format!(
-                    "{target} has no WebSocket at /ws below that address (status {status}); give the server's own URL: {said}"
+                    "{target} has no WebSocket at /ws below that address (status {status}); give the \
+                     server's own URL: {said}"
                 ),
             ),
             401 => (

@@ -9,7 +9,6 @@
 mod driver;
 mod pending;
 
-use oxenv_core::after;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::{Sink as _, Stream as _};
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, after};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -48,7 +47,7 @@ struct SocketState {
     unsent_pongs: usize,
     /// The caller asked the server to close.
     closing: bool,
-    /// Who waits for that.
+    /// The caller that waits for it.
     close_waker: Option<Waker>,
     /// Why no more replies come.
     ended: Option<ClientError>,
@@ -237,7 +236,8 @@ impl SocketState {
         match error {
             WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
                 let message = format!(
-                    "a reply of {size} bytes is larger than {max_size}; allow more with max_message, and connect anew"
+                    "a reply of {size} bytes is larger than {max_size}; allow more with max_message, and \
+                     connect anew"
                 );
                 self.end(ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes));
             }

@@ -38,7 +38,7 @@ impl ToolSchemas {
         *all = Arc::new(before.into_iter().chain(more).collect());
     }
 
-    /// What was listed, for who asked for something else.
+    /// The names that were listed, for a message about one that was not.
     pub(super) fn describe_offered(&self) -> String {
         let checkers = self.0.lock().clone();
         let mut names: Vec<&str> = checkers.keys().map(String::as_str).collect();

@@ -37,8 +37,8 @@ impl StockSession {
             let message = format!("{target} does not speak oxenv.1, so its sessions cannot be resumed");
             return Err(ClientError::new(Code::VersionMismatch, message));
         }
-        let line = OrderedSocket::new(dialled.socket, target.to_string());
-        Ok(StockSession { socket: line, first_reset: Mutex::new(FirstReset::from_options(open)) })
+        let socket = OrderedSocket::new(dialled.socket, target.to_string());
+        Ok(StockSession { socket, first_reset: Mutex::new(FirstReset::from_options(open)) })
     }
 
     pub(super) async fn reset(&self, options: &ResetOptions, within: Duration) -> Result<StepResult> {

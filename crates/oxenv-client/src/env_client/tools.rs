@@ -254,17 +254,17 @@ mod tests {
 
     #[test]
     fn errors_by_their_type() {
-        let told = |kind: &str| {
+        let outcome_of = |kind: &str| {
             parse_call(&step(&json!({"result": null, "error": {"error_type": kind, "message": "no"}})))
         };
-        let failed = told("execution_error").unwrap();
+        let failed = outcome_of("execution_error").unwrap();
         assert_eq!((failed.is_error, failed.text().as_str()), (true, "no"));
-        let error = told("tool_not_found").unwrap_err();
+        let error = outcome_of("tool_not_found").unwrap_err();
         assert_eq!((error.code(), error.delivered()), (Code::ToolNotFound, Delivered::No));
-        let error = told("invalid_args").unwrap_err();
+        let error = outcome_of("invalid_args").unwrap_err();
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::Yes));
-        assert_eq!(told("timeout").unwrap_err().code(), Code::Server(ErrorCode::DeadlineExceeded));
-        assert_eq!(told("transport_error").unwrap_err().code(), Code::Server(ErrorCode::UpstreamLost));
+        assert_eq!(outcome_of("timeout").unwrap_err().code(), Code::Server(ErrorCode::DeadlineExceeded));
+        assert_eq!(outcome_of("transport_error").unwrap_err().code(), Code::Server(ErrorCode::UpstreamLost));
     }
 
     #[test]

@@ -6,10 +6,8 @@ use oxenv_wire::{Delivered, FailureKind};
 use serde_json::{Value, json};
 
 use super::http::{FleetResponse, Secrets};
+use super::shorten::shorten;
 use crate::error::{ClientError, Code, Result};
-
-/// What is shown of an answer.
-const MAX_MESSAGE_CHARS: usize = 300;
 
 /// Largest detail that a program is given.
 const MAX_DETAIL_BYTES: usize = 8 << 10;
@@ -125,9 +123,9 @@ fn summary(detail: &Value, body: &[u8]) -> String {
         Value::String(text) => text.clone(),
         Value::Array(issues) => issues.iter().take(8).map(describe_issue).collect::<Vec<_>>().join("; "),
         Value::Object(object) => {
-            let told =
+            let message =
                 ["message", "detail", "error", "msg"].iter().find_map(|key| object.get(*key)?.as_str());
-            told.map_or_else(|| detail.to_string(), str::to_owned)
+            message.map_or_else(|| detail.to_string(), str::to_owned)
         }
         _ => return shorten(body),
     };
@@ -141,38 +139,6 @@ fn describe_issue(issue: &Value) -> String {
     let place: Vec<String> =
         parts.map(|part| part.as_str().map_or(part.to_string(), str::to_owned)).collect();
     if place.is_empty() { says.to_owned() } else { format!("{}: {says}", place.join(".")) }
-}
-
-/// A text in one line of at most 300 characters; of a page its words alone.
-pub(super) fn shorten(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(16 << 10)]);
-    let is_page = text.trim_start().starts_with('<');
-    let words = if is_page { page_text(&text) } else { text.into_owned() };
-    let line = words.split(|letter: char| letter.is_whitespace() || letter.is_control());
-    let line = line.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MAX_MESSAGE_CHARS) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None if line.is_empty() => "no text".to_owned(),
-        None => line,
-    }
-}
-
-/// What stands outside of a page's tags.
-fn page_text(page: &str) -> String {
-    let mut words = String::new();
-    let mut inside = false;
-    for letter in page.chars() {
-        match letter {
-            '<' => inside = true,
-            '>' if inside => {
-                inside = false;
-                words.push(' ');
-            }
-            _ if !inside => words.push(letter),
-            _ => {}
-        }
-    }
-    words
 }
 
 #[cfg(test)]

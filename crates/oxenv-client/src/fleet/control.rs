@@ -4,12 +4,11 @@
 //! 504 (404 too, where one can pass) and broken connections are repeated, four times at most, within the
 //! deadline.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oxenv_process::secret::Secret;
-use oxenv_wire::Delivered;
+use oxenv_wire::{Delivered, after};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -86,7 +85,7 @@ impl RetryPolicy {
 }
 
 impl FleetControl {
-    /// The control plane at a base URL, or at [`DEFAULT_BASE_URL`]. Nothing is sent yet.
+    /// The control plane at a base URL, or at `https://orchestrator.fleetai.com`. Nothing is sent yet.
     ///
     /// # Errors
     /// [`Code::InvalidOptions`], if the key or the URL cannot be used.
@@ -173,10 +172,10 @@ impl FleetControl {
             )
             .await?;
         // What came is a secret even if it cannot be read, so the answer itself is not shown.
-        let told = serde_json::from_slice::<RunnerTokenReply>(&answer.body);
-        let told =
-            told.map_err(|_| ClientError::new(Code::InvalidReply, "Fleet's runner token cannot be read"))?;
-        let token = Secret::new(told.token);
+        let reply = serde_json::from_slice::<RunnerTokenReply>(&answer.body);
+        let reply =
+            reply.map_err(|_| ClientError::new(Code::InvalidReply, "Fleet's runner token cannot be read"))?;
+        let token = Secret::new(reply.token);
         self.secrets.add(&token);
         Ok(token)
     }

@@ -3,18 +3,18 @@
 //! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is
 //! disarmed. A create request without an answer counts as an instance until it is known that there is none.
 
-use oxenv_core::after;
 use std::sync::LazyLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use oxenv_wire::after;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::control::FleetControl;
-use super::create::{CreateRequest, RecoveredInstance, recover};
+use super::create_request::{CreateRequest, RecoveredInstance, recover};
 use crate::blocking;
 use crate::error::{ClientError, Code, Result};
 

@@ -34,7 +34,7 @@ impl Heartbeat {
                         interval = beat
                             .interval_seconds
                             .and_then(parse_interval)
-                            .map_or(interval, |told| told.min(interval));
+                            .map_or(interval, |seconds| seconds.min(interval));
                         interval / 2
                     }
                     Err(error) if error.code() == Code::FleetInstanceGone => {
@@ -55,8 +55,8 @@ impl Heartbeat {
 }
 
 /// An interval as Fleet reports it.
-pub(super) fn parse_interval(told: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(told).ok().filter(|interval| *interval >= Duration::from_millis(10))
+pub(super) fn parse_interval(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|interval| *interval >= Duration::from_millis(10))
 }
 
 impl Drop for Heartbeat {

@@ -14,7 +14,7 @@ use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::api_error::shorten;
+use super::shorten::shorten;
 use crate::dial::tls;
 use crate::error::{ClientError, Code, Result};
 use crate::http_error::{any_hyper_error, describe_causes, is_tls};

@@ -79,8 +79,8 @@ impl FleetInstance {
                 format!("Fleet tells no URLs of the instance '{}', although it runs", self.instance_id);
             ClientError::new(Code::InvalidReply, message)
         })?;
-        let told = urls.manager.as_ref().map(|manager| manager.api.trim_end_matches('/').to_owned());
-        Ok(told.filter(|api| !api.is_empty()).unwrap_or_else(|| join_url(&urls.root, "api/v1/env")))
+        let api = urls.manager.as_ref().map(|manager| manager.api.trim_end_matches('/').to_owned());
+        Ok(api.filter(|api| !api.is_empty()).unwrap_or_else(|| join_url(&urls.root, "api/v1/env")))
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn little_is_needed_and_more_is_tolerated() {
-        let told = r#"{"instance_id":"a","status":"pending","urls":null,"new":[1]}"#;
-        let instance: FleetInstance = serde_json::from_str(told).unwrap();
+        let api = r#"{"instance_id":"a","status":"pending","urls":null,"new":[1]}"#;
+        let instance: FleetInstance = serde_json::from_str(api).unwrap();
         assert!(!instance.is_running() && instance.mcp_urls().is_empty());
     }
 }

@@ -3,11 +3,10 @@
 //! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner
 //! gate, which answers 404 to everybody that it does not know, is ruled out.
 
-use oxenv_core::after;
 use std::time::Duration;
 
 use oxenv_process::secret::Secret;
-use oxenv_wire::{Delivered, ErrorCode, FailureKind};
+use oxenv_wire::{Delivered, ErrorCode, FailureKind, after};
 use parking_lot::Mutex;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
@@ -15,10 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::api_error::{instance_error, shorten};
+use super::api_error::instance_error;
 use super::control::{FleetControl, join_url};
 use super::http::{FleetRequest, FleetResponse, sensitive_header};
 use super::instance::FleetInstance;
+use super::shorten::shorten;
 use crate::error::{ClientError, Code, Result};
 use crate::options::ResetOptions;
 
@@ -126,9 +126,9 @@ impl InstanceManager {
         if !answer.is_success() {
             return Err(instance_error("POST /reset", &answer, self.control.secrets()));
         }
-        let told: ResetResponse = answer.json("the reset", self.control.secrets())?;
-        let message = told.message.unwrap_or_default();
-        if told.success {
+        let reply: ResetResponse = answer.json("the reset", self.control.secrets())?;
+        let message = reply.message.unwrap_or_default();
+        if reply.success {
             return Ok(message);
         }
         let said = self.control.secrets().redact(&shorten(message.as_bytes()));
@@ -144,8 +144,8 @@ impl InstanceManager {
             return Err(instance_error("GET /resources", &answer, self.control.secrets()));
         }
         match answer.json("the request for the resources", self.control.secrets())? {
-            Value::Object(mut told) => Ok(told.remove("resources").unwrap_or(json!([]))),
-            told => Ok(told),
+            Value::Object(mut reply) => Ok(reply.remove("resources").unwrap_or(json!([]))),
+            reply => Ok(reply),
         }
     }
 
@@ -197,7 +197,8 @@ impl InstanceManager {
             Ok(instance) if instance.has_ended() => {
                 let (id, status) = (&self.instance_id, &instance.status);
                 let message = format!(
-                    "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody ended it; make another"
+                    "the instance '{id}' is gone (Fleet says '{status}'): it expired, failed, or somebody \
+                     ended it; make another"
                 );
                 Err(ClientError::new(Code::FleetInstanceGone, message))
             }

@@ -12,7 +12,7 @@ use crate::multiplexer::Strictness;
 /// How an instance is made.
 #[derive(Clone, Default)]
 pub struct FleetOptions {
-    /// The control plane; [`DEFAULT_BASE_URL`](super::DEFAULT_BASE_URL) if absent.
+    /// The control plane; `https://orchestrator.fleetai.com` if absent.
     pub base_url: Option<String>,
     /// Where the instance is to run.
     pub region: Option<String>,

@@ -3,18 +3,18 @@
 //! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what
 //! was created.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_process::secret::Secret;
-use oxenv_wire::Phase;
+use oxenv_wire::{Phase, after};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::FleetEnvClient;
 use super::control::FleetControl;
-use super::create::{self, CreateRequest};
+use super::create;
+use super::create_request::CreateRequest;
 use super::guard::InstanceGuard;
 use super::heartbeat::{self, Heartbeat};
 use super::instance::FleetInstance;
@@ -124,8 +124,8 @@ async fn connect_instance(
     patience: Duration,
 ) -> Result<ReadyInstance> {
     let lifecycle = Arc::new(InstanceLifecycle::default());
-    let told = instance.heartbeat_interval.and_then(heartbeat::parse_interval);
-    let heartbeat = options.heartbeat.or(told).map(|interval| {
+    let interval_of_instance = instance.heartbeat_interval.and_then(heartbeat::parse_interval);
+    let heartbeat = options.heartbeat.or(interval_of_instance).map(|interval| {
         Heartbeat::start(control.clone(), instance.instance_id.clone(), interval, lifecycle.clone())
     });
     let urls = instance.mcp_urls();

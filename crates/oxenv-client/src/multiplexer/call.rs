@@ -2,13 +2,12 @@
 //!
 //! Invariant: a call is sent again only if it surely was not delivered, and once at most.
 
-use oxenv_core::after;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oxenv_upstream::remote::{RemoteError, RemoteErrorKind};
-use oxenv_wire::{Delivered, ErrorCode, ToolResult};
+use oxenv_wire::{Delivered, ErrorCode, ToolResult, after};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -120,20 +119,20 @@ fn retry_delay(
 fn tool_not_found(tool: &str, catalogue: &OwnerMap) -> ClientError {
     let missing = |part: &&EndpointTools| part.tools.is_none() && !part.is_usable();
     let missing: Vec<&str> = catalogue.endpoints.iter().filter(missing).map(|part| &*part.url).collect();
-    let says = format!("no endpoint offers a tool of the name '{tool}'; list them to see which there are");
+    let message = format!("no endpoint offers a tool of the name '{tool}'; list them to see which there are");
     match missing.is_empty() {
-        true => ClientError::new(Code::ToolNotFound, says),
+        true => ClientError::new(Code::ToolNotFound, message),
         // One of these may have it.
         false => {
-            let says = format!("{says}. These could not be listed: {}", missing.join(", "));
-            ClientError::new(Code::EndpointUnavailable, says)
+            let message = format!("{message}. These could not be listed: {}", missing.join(", "));
+            ClientError::new(Code::EndpointUnavailable, message)
         }
     }
 }
 
 fn input_required(tool: &str, url: &str) -> ClientError {
-    let says = format!("'{tool}' of {url} wants input from a person or a model, which nobody gives here");
-    ClientError::new(Code::Server(ErrorCode::InputRequired), says)
+    let message = format!("'{tool}' of {url} wants input from a person or a model, which nobody gives here");
+    ClientError::new(Code::Server(ErrorCode::InputRequired), message)
         .with_delivered(Delivered::Yes)
         .with_data(json!({ "endpoint": url }))
 }

@@ -3,14 +3,13 @@
 //! Invariant: at most one connection is being made at a time. What runs in the background ends with the
 //! endpoint.
 
-use oxenv_core::after;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use oxenv_upstream::backoff::Backoff;
 use oxenv_upstream::remote::{Remote, RemoteEndpoint, RemoteError, RemoteErrorKind};
-use oxenv_wire::{Delivered, Tool};
+use oxenv_wire::{Delivered, Tool, after};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;

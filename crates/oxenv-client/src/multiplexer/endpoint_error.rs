@@ -51,28 +51,28 @@ pub(super) fn unavailable(reports: &[EndpointReport]) -> ClientError {
             format!("{} {why}", report.url)
         })
         .collect();
-    let says =
+    let message =
         format!("{} of {} endpoints cannot be used: {}", failing.len(), reports.len(), failing.join("; "));
-    ClientError::new(Code::EndpointUnavailable, says).with_data(json!({ "endpoints": reports }))
+    ClientError::new(Code::EndpointUnavailable, message).with_data(json!({ "endpoints": reports }))
 }
 
 /// A call of a tool that has no result.
 pub(super) fn call_error(fault: &RemoteError, tool: &str, url: &str) -> ClientError {
-    let says = &fault.message;
+    let message = &fault.message;
     let error = match (fault.delivered, fault.kind) {
         (Delivered::No, _) => {
-            let says = format!("'{tool}' was not called: {url} {says}");
-            ClientError::new(Code::EndpointUnavailable, says)
+            let message = format!("'{tool}' was not called: {url} {message}");
+            ClientError::new(Code::EndpointUnavailable, message)
                 .with_retry(is_transient(fault), fault.retry_after)
         }
         (Delivered::Maybe, _) => {
-            let says = format!("{url} went away while '{tool}' may have run: {says}");
-            ClientError::new(Code::ConnectionLost, says)
+            let message = format!("{url} went away while '{tool}' may have run: {message}");
+            ClientError::new(Code::ConnectionLost, message)
         }
         (Delivered::Yes, Kind::Refused(code)) => return rpc_error(fault, code, tool, url),
         (Delivered::Yes, _) => {
-            let says = format!("{url} answers '{tool}' with what cannot be read: {says}");
-            ClientError::new(Code::InvalidReply, says).with_delivered(Delivered::Yes)
+            let message = format!("{url} answers '{tool}' with what cannot be read: {message}");
+            ClientError::new(Code::InvalidReply, message).with_delivered(Delivered::Yes)
         }
     };
     error.with_data(json!({ "endpoint": url, "code": error_code(fault).name() }))
@@ -80,34 +80,35 @@ pub(super) fn call_error(fault: &RemoteError, tool: &str, url: &str) -> ClientEr
 
 /// An endpoint that answered with a JSON-RPC error.
 fn rpc_error(fault: &RemoteError, code: i32, tool: &str, url: &str) -> ClientError {
-    let says = format!("{url} refuses '{tool}': {}", fault.message);
-    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::from_metadata(ours, &says)) {
+    let message = format!("{url} refuses '{tool}': {}", fault.message);
+    if let Some(error) = fault.data.get("oxenv").and_then(|ours| server_error::from_metadata(ours, &message))
+    {
         return error;
     }
     let error = match code {
-        INVALID_PARAMS if is_unknown_tool(fault) => ClientError::new(Code::ToolNotFound, says),
-        INVALID_PARAMS => ClientError::new(Code::InvalidArguments, says).with_delivered(Delivered::Yes),
-        INTERNAL => ClientError::new(Code::ToolFailed, says).with_kind(FailureKind::Infrastructure),
-        _ => ClientError::new(Code::ToolFailed, says),
+        INVALID_PARAMS if is_unknown_tool(fault) => ClientError::new(Code::ToolNotFound, message),
+        INVALID_PARAMS => ClientError::new(Code::InvalidArguments, message).with_delivered(Delivered::Yes),
+        INTERNAL => ClientError::new(Code::ToolFailed, message).with_kind(FailureKind::Infrastructure),
+        _ => ClientError::new(Code::ToolFailed, message),
     };
     error.with_data(json!({ "endpoint": url, "code": code, "data": fault.data }))
 }
 
 /// Whether an endpoint says that it has no such tool, so that its list must have changed.
 pub(super) fn is_unknown_tool(fault: &RemoteError) -> bool {
-    let says = fault.message.to_ascii_lowercase();
+    let message = fault.message.to_ascii_lowercase();
     fault.kind == Kind::Refused(INVALID_PARAMS)
-        && (says.contains("unknown tool") || (says.contains("tool") && says.contains("not found")))
+        && (message.contains("unknown tool") || (message.contains("tool") && message.contains("not found")))
 }
 
 /// The deadline of a call passed.
 pub(super) fn call_timed_out(tool: &str, url: &str, sent: bool, seconds: f64) -> ClientError {
-    let (says, delivered) = if sent {
+    let (message, delivered) = if sent {
         (format!("{url} did not answer '{tool}' within {seconds} s"), Delivered::Maybe)
     } else {
         (format!("'{tool}' was not called: {url} could not be reached within {seconds} s"), Delivered::No)
     };
-    ClientError::new(Code::TimedOut, says)
+    ClientError::new(Code::TimedOut, message)
         .with_delivered(delivered)
         .with_retry(delivered == Delivered::No, None)
         .with_data(json!({ "endpoint": url }))
@@ -115,6 +116,6 @@ pub(super) fn call_timed_out(tool: &str, url: &str, sent: bool, seconds: f64) ->
 
 /// The deadline of a call passed before its owner was known.
 pub(super) fn listing_timed_out(tool: &str, seconds: f64) -> ClientError {
-    let says = format!("'{tool}' was not called: no list came within {seconds} s");
-    ClientError::new(Code::TimedOut, says).with_delivered(Delivered::No).with_retry(true, None)
+    let message = format!("'{tool}' was not called: no list came within {seconds} s");
+    ClientError::new(Code::TimedOut, message).with_delivered(Delivered::No).with_retry(true, None)
 }

@@ -8,10 +8,11 @@ use oxenv_wire::{Action, ErrorCode, RawJson, raw};
 use serde_json::{Value, json};
 
 use super::{Suite, difference, reply, reset, step};
+use crate::capabilities::ForkMode;
 use crate::failure::Failure;
 use crate::idempotency::Idempotency;
-use crate::session::{Session, SessionOptions, SessionRequest, StepReply};
-use crate::spec::ForkMode;
+use crate::reply::StepReply;
+use crate::session::{Session, SessionOptions, SessionRequest};
 
 /// Forks that are made of one session.
 const FORK_COUNT: usize = 3;
@@ -121,12 +122,12 @@ impl Suite {
     }
 
     fn same_numbers(&mut self, rule: &'static str, original: &Session, copy: &Session) {
-        let told = |session: &Session| {
+        let numbers_of = |session: &Session| {
             let info = session.info();
             let numbers = (info.seed, info.epoch, info.step_count, info.done);
             format!("{numbers:?} {} {:?} {:?}", info.episode_id, info.episode_reward, info.episode_scores)
         };
-        let (wanted, seen) = (told(original), told(copy));
+        let (wanted, seen) = (numbers_of(original), numbers_of(copy));
         if wanted != seen {
             self.fail(rule, format!("{wanted} against {seen}"));
         }
@@ -168,14 +169,15 @@ impl Suite {
 
 /// The replies to these actions, each with the state after it.
 async fn play(session: &Arc<Session>, actions: &[Value]) -> Vec<String> {
-    let mut shows = vec![told(session).await];
+    let mut shows = vec![state_text(session).await];
     for action in actions {
         shows.push(reply(step(session, action).await));
-        shows.push(told(session).await);
+        shows.push(state_text(session).await);
     }
     shows
 }
 
-async fn told(session: &Arc<Session>) -> String {
+/// The state, or why it cannot be given.
+async fn state_text(session: &Arc<Session>) -> String {
     session.state().await.unwrap_or_else(|failure| failure.to_string())
 }

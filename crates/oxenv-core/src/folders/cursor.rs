@@ -79,8 +79,8 @@ impl<'a> FolderCursor<'a> {
             let parent = open_folder(&folder, c"..").and_then(|fd| Ok((Id::of(&fd)?, fd)));
             let (id, fd) = parent.map_err(|errno| failed(errno, "cannot go up from", &self.path()))?;
             if self.levels[self.levels.len() - 2].id != id {
-                let says = format!("{} was moved meanwhile; try again", self.path().display());
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, says));
+                let message = format!("{} was moved meanwhile; try again", self.path().display());
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
             }
             self.open.push_back(fd);
         }

@@ -36,8 +36,8 @@ const MAX_RESCANS: u32 = 1000;
 /// that could not be removed and the number of others; all the rest is removed all the same.
 pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        let says = format!("cannot remove {}: it is no path of a folder", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, says));
+        let message = format!("cannot remove {}: it is no path of a folder", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     remove_in(&OpenFolder::open(parent)?, &c_name(name)?)
@@ -356,6 +356,6 @@ fn cannot_remove(errno: Errno, path: &Path, others: u64) -> io::Error {
     };
     let others = if others == 0 { String::new() } else { format!(" (and {others} others)") };
     let error = io::Error::from(errno);
-    let says = format!("cannot remove {}{others}: {error}{advice}", path.display());
-    io::Error::new(error.kind(), says)
+    let message = format!("cannot remove {}{others}: {error}{advice}", path.display());
+    io::Error::new(error.kind(), message)
 }

@@ -3,10 +3,10 @@
 //! Invariant: a rule never lets an argument's value into a message, and what it cannot find out within its
 //! bounds it does not let through.
 
+use oxenv_schema::{CheckBudget, Schema, TooDeep, describe_masked, truncated, with_location};
 use serde_json::Value;
 
 use crate::policy::pattern::Pattern;
-use crate::schema::{CheckBudget, Schema, TooDeep, describe_masked, truncated, with_location};
 
 /// Mistakes of one call that are named, at the most.
 const MAX_ERRORS: usize = 4;

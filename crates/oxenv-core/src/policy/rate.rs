@@ -3,11 +3,11 @@
 //! Invariant: a call takes one token from every bucket that applies, or from none. Nothing here
 //! reads a clock: the caller says what time it is, and a time that lies back gives no tokens.
 
-use crate::clock::after;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use oxenv_wire::after;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::Policy;

@@ -110,7 +110,7 @@ impl<'a> EpisodeEvent<'a> {
 
     /// The act as later ones look back on it.
     #[must_use]
-    pub fn to_past(self) -> PastEvent {
+    pub(crate) fn to_past(self) -> PastEvent {
         let json = |text: &str| RawValue::from_string(text.to_owned()).unwrap_or_else(|_| empty_object());
         PastEvent {
             tool: self.tool().map(str::to_owned),

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use oxenv_schema::{CheckBudget, MAX_INLINE_BYTES, Schema, TooDeep, run_blocking};
 use oxenv_wire::Reward;
 use serde_json::Value;
 
@@ -16,7 +17,6 @@ use super::{EpisodeEvent, Rubric, RubricNeeds, Score, ScoringContext};
 use crate::environment::Reset;
 use crate::failure::Failure;
 use crate::policy::Pattern;
-use crate::schema::{CheckBudget, MAX_INLINE_BYTES, Schema, TooDeep, run_blocking};
 use crate::work::Work;
 
 /// Texts that are checked on the thread that asks, at the most.
@@ -67,7 +67,7 @@ enum Expectation {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EnvironmentReward;
 
-/// The same for every act, or for every call of some tools.
+/// The same reward for every act, or for every call of some tools.
 #[derive(Clone)]
 pub struct Constant {
     reward: Reward,

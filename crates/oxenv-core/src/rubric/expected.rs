@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
+use oxenv_schema::Schema;
 use serde_json::{Map, Value, json};
-
-use crate::schema::Schema;
 
 /// Keywords that say something about values of one type alone.
 const TYPE_KEYWORDS: [(&str, &[&str]); 4] = [

@@ -186,7 +186,8 @@ impl Asks {
         let prompt = self.prompt.fill(seen);
         if prompt.len() > MAX_QUESTION_BYTES {
             let message = format!(
-                "the question for the judge has {} bytes and {MAX_QUESTION_BYTES} is the most: ask about less of the episode",
+                "the question for the judge has {} bytes and {MAX_QUESTION_BYTES} is the most: ask about \
+                 less of the episode",
                 prompt.len()
             );
             return Err(Failure::infrastructure(message));

@@ -14,15 +14,32 @@ use crate::failure::Failure;
 pub struct ComponentRubric {
     name: String,
     rubric: Box<dyn Rubric>,
-    /// What it gave for the last act; absent: it was not asked.
-    last: Option<Option<Reward>>,
+    last: LastScore,
+}
+
+/// What a part gave for the last act.
+#[derive(Clone, Copy)]
+enum LastScore {
+    /// It was not asked.
+    NotAsked,
+    /// It was asked; absent: it has no opinion.
+    Given(Option<Reward>),
+}
+
+impl LastScore {
+    fn reward(self) -> Option<Reward> {
+        match self {
+            LastScore::NotAsked => None,
+            LastScore::Given(reward) => reward,
+        }
+    }
 }
 
 impl ComponentRubric {
     /// A part; its name stands in reports, below the name of the whole.
     #[must_use]
     pub fn new(name: impl Into<String>, rubric: Box<dyn Rubric>) -> Self {
-        ComponentRubric { name: name.into(), rubric, last: None }
+        ComponentRubric { name: name.into(), rubric, last: LastScore::NotAsked }
     }
 
     /// Its name.
@@ -32,19 +49,19 @@ impl ComponentRubric {
     }
 
     pub(super) fn reset(&mut self, reset: &Reset) {
-        self.last = None;
+        self.last = LastScore::NotAsked;
         self.rubric.reset(reset);
     }
 
     /// Says that it is not asked about the present act.
     pub(super) fn skip(&mut self) {
-        self.last = None;
+        self.last = LastScore::NotAsked;
     }
 
     pub(super) async fn score(&mut self, seen: &ScoringContext<'_>) -> Result<Score, Failure> {
-        self.last = None;
+        self.last = LastScore::NotAsked;
         let score = self.rubric.score(seen).await?;
-        self.last = Some(score.reward);
+        self.last = LastScore::Given(score.reward);
         Ok(score)
     }
 
@@ -55,8 +72,8 @@ impl ComponentRubric {
     /// Adds its score and those within it.
     pub(super) fn report(&self, whole: &mut ScoreReport) {
         let own = self.rubric.report();
-        whole.parts.push((self.name.clone(), self.last.flatten()));
-        let asked = self.last.is_some();
+        whole.parts.push((self.name.clone(), self.last.reward()));
+        let asked = matches!(self.last, LastScore::Given(_));
         let inner = own.parts.into_iter();
         whole.parts.extend(inner.map(|(name, reward)| (self.below(&name), reward.filter(|_| asked))));
         if asked {
@@ -66,11 +83,11 @@ impl ComponentRubric {
         }
     }
 
-    /// The same when it is the whole: a rubric without parts is listed itself.
+    /// The report of a part that is the whole: a rubric without parts is listed itself.
     pub(super) fn report_alone(&self) -> ScoreReport {
         let mut report = self.rubric.report();
         if report.parts.is_empty() {
-            report.parts.push((self.name.clone(), self.last.flatten()));
+            report.parts.push((self.name.clone(), self.last.reward()));
         }
         for (name, _) in report.step_rewards.iter_mut().filter(|(name, _)| name.is_empty()) {
             name.clone_from(&self.name);
@@ -87,7 +104,7 @@ impl ComponentRubric {
     }
 
     pub(super) fn load(&mut self, saved: &Value) -> Result<(), Failure> {
-        self.last = None;
+        self.last = LastScore::NotAsked;
         self.rubric.load(saved)
     }
 

@@ -6,7 +6,7 @@
 use oxenv_wire::Reward;
 use serde_json::{Map, Value};
 
-use super::spec::RubricError;
+use super::error::RubricError;
 
 /// So much of a word is compared with known ones, in bytes.
 const MAX_SUGGESTED_BYTES: usize = 64;

@@ -3,6 +3,7 @@
 //! Invariant: only reward, done and `metadata.oxenv` differ from what the environment shows; rubric
 //! and environment are forked and saved together.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use oxenv_wire::{ErrorCode, Phase, RawJson, empty_object, raw};
@@ -11,12 +12,10 @@ use serde_json::{Map, Value, json};
 
 use super::scorer::{EnvironmentVerdict, ScoredEvent, Scorer};
 use super::{EpisodeEvent, RubricFactory};
+use crate::capabilities::{Execution, ForkMode};
 use crate::environment::{CallRecord, Environment, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::{
-    CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec, Execution,
-    ForkMode,
-};
+use crate::spec::{CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec};
 use crate::toolbox::Toolbox;
 use crate::work::Work;
 
@@ -51,12 +50,6 @@ pub fn scored(
         capabilities.fork = ForkMode::Native;
     }
     Arc::new(ScoredFactory { spec: Arc::new(spec), base: factory, base_observes, rubric })
-}
-
-/// What [`scored`] put together, for its own factory.
-pub struct Scored<'a> {
-    inner: &'a mut dyn Environment,
-    scorer: &'a mut Scorer,
 }
 
 struct ScoredFactory {
@@ -100,18 +93,19 @@ impl EnvironmentFactory for ScoredFactory {
         original: CopySource<'a>,
     ) -> Work<'a, Result<EnvironmentInstance, Failure>> {
         Work::pending(async move {
-            let Scored { inner, scorer } = as_scored(original.environment)?;
+            let ScoredEnvironment { inner, scorer, .. } = as_scored(original.environment)?;
             let fork = scorer.fork();
-            let instance = self.base.fork(boot, CopySource { environment: inner, ..original }).await?;
+            let instance =
+                self.base.fork(boot, CopySource { environment: inner.as_mut(), ..original }).await?;
             Ok(self.wrap(instance, fork))
         })
     }
 
     fn save<'a>(&'a self, original: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
         Work::pending(async move {
-            let Scored { inner, scorer } = as_scored(original.environment)?;
+            let ScoredEnvironment { inner, scorer, .. } = as_scored(original.environment)?;
             let rubric = scorer.save()?;
-            let saved = self.base.save(CopySource { environment: inner, ..original }).await?;
+            let saved = self.base.save(CopySource { environment: inner.as_mut(), ..original }).await?;
             Ok(joined(&rubric, &saved))
         })
     }
@@ -193,10 +187,6 @@ impl Environment for ScoredEnvironment {
         raw(&self.scorer.totals()).ok()
     }
 
-    fn scored(&mut self) -> Option<Scored<'_>> {
-        Some(Scored { inner: self.inner.as_mut(), scorer: &mut self.scorer })
-    }
-
     fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
         let (inner, inner_observes) = (self.inner.fork()?, self.inner_observes);
         Ok(Box::new(ScoredEnvironment { inner, inner_observes, scorer: self.scorer.fork() }))
@@ -216,9 +206,10 @@ impl Environment for ScoredEnvironment {
     }
 }
 
-/// The environment and its rubric, which only this factory's environments have.
-fn as_scored(environment: &mut dyn Environment) -> Result<Scored<'_>, Failure> {
-    environment.scored().ok_or_else(|| Failure::environment("this environment has no rubric over it"))
+/// The environment with its rubric; nothing but this factory makes one.
+fn as_scored(environment: &mut dyn Environment) -> Result<&mut ScoredEnvironment, Failure> {
+    let environment: &mut dyn Any = environment;
+    environment.downcast_mut().ok_or_else(|| Failure::environment("this environment has no rubric over it"))
 }
 
 /// What the environment showed, with the reward and the scores of the rubric.

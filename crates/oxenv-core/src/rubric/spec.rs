@@ -5,17 +5,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::error::RubricError;
 use super::reader::{Fields, nearest};
 use super::{
-    ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource, Gate, Judge,
-    JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask, Judges, OutputMatches, Rubric, RubricFactory,
-    Sequence, ToolCalled, Trajectory, WeightedSum,
+    Combination, ComponentRubric, Constant, EnvironmentReward, EpisodeRubric, FinalState, FinalStateSource,
+    Gate, Judge, JudgeAnswer, JudgeQuestion, JudgeRubric, JudgeTask, Judges, OutputMatches, Rubric,
+    RubricFactory, ToolCalled, Trajectory,
 };
 use crate::failure::Failure;
 use crate::work::Work;
@@ -51,18 +51,22 @@ pub struct RubricSpec {
     judges: Vec<String>,
 }
 
-/// Why a declaration cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RubricError {
-    /// Where: `rubric.parts[1].schema`; empty: the whole.
-    pub place: String,
-    /// What is wrong there, and what to write instead.
-    pub problem: String,
-}
-
 impl RubricSpec {
     /// Reads a declaration: `{"version": 1, "rubric": {"type": …}, "ends": {"type": …}}`, where `ends`
     /// may be left out.
+    ///
+    /// ```
+    /// use oxenv_core::{Judges, RubricSpec};
+    /// use serde_json::json;
+    ///
+    /// let declared = json!({ "version": 1, "rubric": { "type": "tool_called", "tool": "submit" } });
+    /// let spec = RubricSpec::read(declared).unwrap();
+    /// let factory = spec.compile(&Judges::default()).unwrap();
+    /// let rubric = factory();
+    ///
+    /// let wrong = json!({ "version": 1, "rubric": { "type": "tool_caled", "tool": "submit" } });
+    /// assert!(RubricSpec::read(wrong).unwrap_err().to_string().contains("did you mean 'tool_called'?"));
+    /// ```
     ///
     /// # Errors
     /// The first thing that is wrong: an unknown key or component, a schema that does not compile,
@@ -118,17 +122,6 @@ impl RubricSpec {
     }
 }
 
-impl fmt::Display for RubricError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place.is_empty() {
-            true => f.write_str(&self.problem),
-            false => write!(f, "{}: {}", self.place, self.problem),
-        }
-    }
-}
-
-impl std::error::Error for RubricError {}
-
 /// Finds a judge by its name, for the component at a place.
 type Find<'a> = dyn Fn(&str, &str) -> Result<Arc<dyn Judge>, RubricError> + 'a;
 
@@ -178,16 +171,13 @@ impl Builder<'_> {
 
     fn component(&self, kind: &str, fields: &Fields<'_>) -> Result<Box<dyn Rubric>, RubricError> {
         Ok(match kind {
-            "sequence" => Box::new(Sequence::new(self.parts(fields)?)),
+            "sequence" => Box::new(Combination::sequence(self.parts(fields)?)),
             "gate" => Box::new(Gate::new(
                 self.one_part(fields)?,
                 fields.optional_number("threshold")?.unwrap_or(1.0),
             )),
             "weighted_sum" => Box::new(self.weighted_sum(fields)?),
-            "sum" => {
-                let parts = self.parts(fields)?.into_iter().map(|part| (1.0, part));
-                Box::new(WeightedSum::free(parts.collect()))
-            }
+            "sum" => Box::new(Combination::sum(self.parts(fields)?)),
             "trajectory" => Box::new(self.trajectory(fields)?),
             "tool_called" => Box::new(tool_called(fields)?),
             "output_matches" => Box::new(output_matches(fields)?),
@@ -222,14 +212,14 @@ impl Builder<'_> {
         Ok(parts)
     }
 
-    fn weighted_sum(&self, fields: &Fields<'_>) -> Result<WeightedSum, RubricError> {
+    fn weighted_sum(&self, fields: &Fields<'_>) -> Result<Combination, RubricError> {
         let parts = self.parts_with(fields, &["weight"])?;
         let mut weights = Vec::new();
         for (index, declared) in fields.list("parts")?.iter().enumerate() {
             let part = Fields::open(declared, &format!("{}[{index}]", fields.below("parts")))?;
             weights.push(part.number("weight")?);
         }
-        WeightedSum::new(weights.into_iter().zip(parts).collect())
+        Combination::weighted_sum(weights.into_iter().zip(parts).collect())
             .map_err(|problem| fields.wrong("parts", problem))
     }
 

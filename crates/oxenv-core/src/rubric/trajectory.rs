@@ -71,7 +71,8 @@ impl Trajectory {
         if let (Some(gamma), Some(reward)) = (self.gamma, score.reward) {
             if seen.step > MAX_DISCOUNTED_ACTS {
                 let message = format!(
-                    "the final score is spread over {MAX_DISCOUNTED_ACTS} acts at most, and the episode has {}",
+                    "the final score is spread over {MAX_DISCOUNTED_ACTS} acts at most, and the episode has \
+                     {}",
                     seen.step
                 );
                 return Err(Failure::infrastructure(message));

@@ -10,12 +10,13 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::operation::RunningOperation;
+use super::request::AgentCall;
 use super::settle::Settled;
-use super::steps::{AgentCall, StepReply, ToolListing};
 use super::{Expected, Session};
 use crate::failure::Failure;
 use crate::observe::TraceContext;
 use crate::principal::Principal;
+use crate::reply::{StepReply, ToolListing};
 use crate::toolset::{CallContext, RequestError};
 
 impl Session {

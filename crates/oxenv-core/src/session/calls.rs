@@ -16,11 +16,12 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::drive::{EnvironmentRequest, at};
-use super::operation::{RunningOperation, Scoring, StepLock};
-use super::steps::{CallReply, GraphReply};
+use super::operation::{RunningOperation, Scoring};
+use super::step_lock::StepLock;
 use crate::environment::{CallRecord, Observed};
 use crate::failure::Failure;
 use crate::graph::{CallPlan, GraphBudget, PlannedCall};
+use crate::reply::{CallReply, GraphReply};
 use crate::seed::EpisodeSeeds;
 use crate::toolbox::{CallRequest, ResolvedTool};
 use crate::toolset::CallContext;

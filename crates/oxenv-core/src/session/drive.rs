@@ -5,32 +5,26 @@
 //! environment's task aborts it, and the session then demands a reset, because nobody knows how far the task
 //! came.
 
-use crate::clock;
-use oxenv_wire::Seconds;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson};
+use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Seconds, panic_text};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedMutexGuard;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::operation::StepLock;
+use super::step_lock::{CellGuard, InFlight, StepLock, StuckWatch};
 use super::{Cell, Session};
+use crate::capabilities::Execution;
 use crate::end_reason::EndReason;
 use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
-use crate::spec::Execution;
-use crate::work::{Work, panic_text};
-
-pub(super) type CellGuard = OwnedMutexGuard<Cell>;
+use crate::work::Work;
 
 /// A limit that nobody will see pass: more than a century.
 const NO_TIMEOUT: Duration = Seconds::MAX;
@@ -43,7 +37,7 @@ pub(super) enum EnvironmentRequest<'a> {
     AfterCall(&'a CallRecord),
 }
 
-/// The same, for a task that outlives the caller's borrow.
+/// What the environment is asked, for a task that outlives the caller's borrow.
 enum OwnedRequest {
     Reset(Reset),
     Step(RawJson),
@@ -116,7 +110,7 @@ impl Session {
         }
     }
 
-    /// The same of an environment that does not suspend.
+    /// Runs one request of an environment that does not suspend.
     pub(super) fn drive_inline(
         &self,
         lock: &mut StepLock,
@@ -327,23 +321,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
 
 /// The deadline after that time; one beyond every clock is none.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
-    limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| clock::after(Instant::now(), limit))
-}
-
-/// The task of an environment: aborted if its operation ends before it is done.
-pub(super) struct InFlight {
-    abort: AbortHandle,
-    watch: Arc<StuckWatch>,
-    armed: bool,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.armed {
-            self.abort.abort();
-            self.watch.abandon();
-        }
-    }
+    limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }
 
 /// A step of an environment that runs apart: given up before it is done, the session demands a reset.
@@ -357,36 +335,6 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if self.armed {
             self.session.require_reset_in(self.epoch);
-        }
-    }
-}
-
-/// Counts a call as stuck from the moment it was abandoned until it comes back.
-struct StuckWatch {
-    stuck: Arc<AtomicUsize>,
-    state: AtomicU8,
-}
-
-const RUNNING: u8 = 0;
-const ABANDONED: u8 = 1;
-
-impl StuckWatch {
-    fn new(stuck: Arc<AtomicUsize>) -> Self {
-        StuckWatch { stuck, state: AtomicU8::new(RUNNING) }
-    }
-
-    fn abandon(&self) {
-        if self.state.swap(ABANDONED, Ordering::AcqRel) == RUNNING {
-            self.stuck.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Drop for StuckWatch {
-    /// The last reference goes when both the caller and the task are through with the call.
-    fn drop(&mut self) {
-        if *self.state.get_mut() == ABANDONED {
-            self.stuck.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

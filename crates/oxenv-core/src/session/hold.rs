@@ -8,12 +8,14 @@ use oxenv_wire::{Delivered, ErrorCode, RawJson};
 
 use super::Session;
 use super::calls::PublishedState;
-use super::drive::CellGuard;
 use super::lease::LeaseHold;
 use super::operation::Exclusive;
+use super::step_lock::CellGuard;
+use crate::capabilities::Execution;
 use crate::failure::Failure;
 use crate::seed::EpisodeSeeds;
-use crate::spec::{CopySource, EnvironmentContext, EpisodeCall, Execution, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{CopySource, EnvironmentContext, EpisodeCall};
 use crate::tape::{Tape, Taped};
 
 /// A session that is held still.
@@ -80,8 +82,9 @@ impl Session {
         let calls = match past.tape.entries() {
             Some(entries) => calls(entries),
             None => {
-                let message = "what the episode was made of is not known as a whole: it took more than 16 MiB, or \
-                               began before a snapshot; the session can be copied again after its next reset";
+                let message = "what the episode was made of is not known as a whole: it took more than 16 \
+                               MiB, or began before a snapshot; the session can be copied again after its next \
+                               reset";
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };
@@ -117,7 +120,7 @@ impl Past {
         }
     }
 
-    /// The same history for another session.
+    /// The history for a copy of the session.
     pub(crate) fn copy(&mut self) -> Self {
         Past {
             episode_id: self.episode_id.clone(),

@@ -12,9 +12,8 @@ use std::time::Duration;
 use oxenv_wire::{Action, ErrorCode, RawJson, ToolError, ToolResult, empty_object};
 use serde_json::value::RawValue;
 
-use super::request::{SessionOperation, SessionRequest};
+use super::request::{ResetOptions, SessionOperation, SessionRequest};
 use super::settle::Settled;
-use super::steps::{ResetOptions, StepReply};
 use super::{Expected, Session};
 use crate::failure::Failure;
 use crate::idempotency::{
@@ -22,6 +21,7 @@ use crate::idempotency::{
     forgotten, lost,
 };
 use crate::observe::TraceContext;
+use crate::reply::StepReply;
 
 type OwnedRun = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
@@ -165,7 +165,7 @@ impl Expected {
 }
 
 impl StepReply<'_> {
-    /// The same reply, owing nothing to its request.
+    /// The reply without borrows of its request.
     #[must_use]
     pub fn into_owned(self) -> StepReply<'static> {
         match self {
@@ -202,8 +202,8 @@ impl MemorySize for StepReply<'_> {
 mod tests {
     use oxenv_wire::{Content, Spelling};
 
-    use super::super::steps::CallReply;
     use super::*;
+    use crate::reply::CallReply;
 
     #[test]
     fn an_image_counts_by_its_bytes() {

@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
-use super::drive::{CellGuard, InFlight, at};
+use super::drive::at;
+use super::step_lock::StepLock;
 use super::{Expected, Hooks, Progress, Session};
 use crate::environment::{CallRecord, Reset};
 use crate::failure::Failure;
@@ -51,7 +52,7 @@ pub(super) struct RunningOperation<'a> {
 pub(super) enum OperationInput<'a> {
     /// Known once its epoch has begun.
     Reset(Option<&'a Reset>),
-    /// The action is kept only for who records or replays it.
+    /// The action is kept only where it is recorded or replayed.
     Step(Principal, Option<RawJson>),
 }
 
@@ -68,15 +69,6 @@ pub(super) enum OperationStage {
 pub(super) struct Clock {
     pub(super) asked: Instant,
     pub(super) began: Instant,
-}
-
-/// What an operation has of its environment.
-#[derive(Default)]
-pub(super) struct StepLock {
-    /// The environment's task, which is aborted when the operation is over.
-    pub(super) in_flight: Option<InFlight>,
-    /// The lock itself, while neither that task nor somebody else has it.
-    pub(super) guard: Option<CellGuard>,
 }
 
 /// A call that is scored.
@@ -98,16 +90,16 @@ pub(super) struct MadeCall {
     pub(super) made: bool,
 }
 
-/// Who keeps others waiting beside the step lock.
+/// What keeps others waiting beside the step lock.
 #[expect(dead_code, reason = "they are held for their drop")]
 enum Presence<'a> {
-    /// Forks, snapshots and who expects a number.
+    /// Forks, snapshots and requests that expect a number.
     Shared(RwLockReadGuard<'a, ()>),
     /// Everybody, lists included.
     Alone(Exclusive<'a>, ExclusiveRequest<'a>),
 }
 
-/// The session for oneself, but for the step lock. Who comes later waits, also for the step lock.
+/// The session for one operation, but for the step lock. Later ones wait, also for the step lock.
 #[expect(dead_code, reason = "they are held for their drop")]
 pub(super) struct Exclusive<'a> {
     claim: ExclusiveRequest<'a>,
@@ -277,7 +269,7 @@ impl<'a> RunningOperation<'a> {
         self.presence = Some(Presence::Shared(self.session.presence.read().await));
     }
 
-    /// The same, but also while the session is copied.
+    /// Runs beside other work of the session, also while it is copied, but not beside what expects a number.
     pub(super) async fn share_number(&mut self) {
         match self.session.presence.try_read() {
             Ok(guard) => self.presence = Some(Presence::Shared(guard)),

@@ -6,9 +6,10 @@
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;
 
+use super::Session;
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
-use crate::store::Slot;
+use crate::registry::Slot;
 use crate::tape::Tape;
 
 /// How far a session is.
@@ -40,7 +41,7 @@ pub(super) struct Progress {
     /// What the state was before the call that holds the step lock and has suspended or blocks;
     /// nothing at other times.
     pub(super) published: Option<Result<RawJson, Failure>>,
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<Slot<Session>>,
     /// The episode so far, if a fork would have to repeat it.
     pub(super) tape: Option<Tape>,
 }
@@ -125,8 +126,8 @@ impl Progress {
         self.steppable(Expected::default())?;
         let Some(tool) = &self.unknown_effect else { return Ok(()) };
         let message = format!(
-            "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its effect: \
-             the session can be copied after its next reset"
+            "a call of tool '{tool}' was cut off in this episode, and nobody knows whether it had its \
+             effect: the session can be copied after its next reset"
         );
         Err(Failure::new(ErrorCode::ResetRequired, message))
     }

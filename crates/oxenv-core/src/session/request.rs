@@ -1,18 +1,17 @@
-//! The one entry to a session: what every door asks for, and how it is begun.
+//! [`SessionRequest`]: what every door asks of a session.
 //!
-//! A door builds a [`SessionRequest`] and hands it to [`Session::submit`].
+//! A door builds one and hands it to [`Session::submit`](super::Session::submit).
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::time::Duration;
 
-use oxenv_wire::Action;
+use oxenv_wire::{Action, RawJson};
+use serde_json::value::RawValue;
 
-use super::settle::Settled;
-use super::steps::{AgentCall, ResetOptions, StepReply};
-use super::{Expected, Session};
-use crate::idempotency::{Idempotency, IdempotentReply};
+use crate::idempotency::Idempotency;
 use crate::observe::TraceContext;
 use crate::principal::Principal;
+use crate::toolset::CallerChannel;
 
 /// One request to a session.
 pub struct SessionRequest<'a> {
@@ -37,6 +36,32 @@ pub enum SessionOperation<'a> {
     Call(AgentCall<'a>),
     /// List the tools that somebody may call; counted as a step, as in the reference.
     List(Principal),
+}
+
+/// An agent's call.
+#[derive(Clone, Default)]
+pub struct AgentCall<'a> {
+    /// The tool's name.
+    pub name: Cow<'a, str>,
+    /// The arguments, an object.
+    pub arguments: Option<&'a RawValue>,
+    /// The epoch that the caller believes in; another is refused.
+    pub epoch: Option<u64>,
+    /// The client behind the call, where the door can carry messages both ways.
+    pub caller: Option<&'a dyn CallerChannel>,
+    /// The parameters of the MCP request that the call is.
+    pub request: Option<&'a RawValue>,
+}
+
+/// How an episode is to be begun.
+#[derive(Debug, Clone, Default)]
+pub struct ResetOptions {
+    /// Its seed; absent: derived from the session's seed and the epoch.
+    pub seed: Option<u64>,
+    /// Its id; absent: a UUID.
+    pub episode_id: Option<String>,
+    /// The whole object that the client sent.
+    pub arguments: Option<RawJson>,
 }
 
 impl<'a> SessionRequest<'a> {
@@ -66,48 +91,5 @@ impl<'a> SessionRequest<'a> {
     #[must_use]
     pub fn list(principal: Principal) -> Self {
         Self::new(SessionOperation::List(principal))
-    }
-}
-
-impl Session {
-    /// Does what is asked for, and counts it. Dropping the future cancels it, unless it has a key or a
-    /// number: then it runs to its end, so that whoever asks again gets its reply.
-    ///
-    /// The outcome is a failure with a code when there is nothing to show: no reward, no observation. A
-    /// tool's own error is no failure but an observation. After a reset that failed the session demands
-    /// another.
-    pub async fn submit<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> IdempotentReply<StepReply<'a>> {
-        match request.once.identity() {
-            // Boxed, because most requests have no key.
-            Some(identity) => Box::pin(self.submit_once(identity, request)).await,
-            None => {
-                let Settled { outcome, seq } = self.run(request).await;
-                IdempotentReply::own(outcome, seq)
-            }
-        }
-    }
-
-    /// Does what is asked for if that takes no waiting: a typed step of an environment that does not suspend,
-    /// while nothing else of its session runs and nobody records. None otherwise; then nothing has happened.
-    pub fn try_submit<'a>(
-        self: &Arc<Self>,
-        request: &SessionRequest<'a>,
-    ) -> Option<IdempotentReply<StepReply<'a>>> {
-        let plain = request.once.identity().is_none();
-        let settled = plain.then(|| self.step_inline(request)).flatten();
-        settled.map(|Settled { outcome, seq }| IdempotentReply::own(outcome, seq))
-    }
-
-    async fn run<'a>(self: &Arc<Self>, request: SessionRequest<'a>) -> Settled<'a> {
-        let _busy = self.lease.busy();
-        let SessionRequest { operation, once, timeout, trace } = request;
-        let expect = Expected::of(&once);
-        match operation {
-            SessionOperation::Step(action) => self.step_expecting(action, timeout, expect, trace).await,
-            // Boxed, so that the future of a step is not as large as that of whatever else is asked.
-            SessionOperation::Reset(asked) => Box::pin(self.reset_expecting(asked, expect, trace)).await,
-            SessionOperation::Call(call) => self.agent_call(call, trace).await,
-            SessionOperation::List(principal) => self.list(principal, trace).await,
-        }
     }
 }

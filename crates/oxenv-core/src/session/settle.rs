@@ -8,12 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use oxenv_wire::{Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult};
+use oxenv_wire::{
+    Delivered, ErrorCode, Phase, RawJson, Reward, ToolError, ToolErrorType, ToolResult, panic_text,
+};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
 use super::operation::{MadeCall, OperationInput, OperationStage, RunningOperation};
-use super::steps::StepReply;
 use super::{Progress, Session};
 use crate::audit::utc_micros;
 use crate::environment::CallRecord;
@@ -21,9 +22,10 @@ use crate::failure::Failure;
 use crate::observe::Operation;
 use crate::record::{CallEntry, RecordEntry, RecordEvent, RecordedOutcome, Recorder};
 use crate::render::{self, Envelope};
+use crate::reply::StepReply;
 use crate::spec::EpisodeCall;
 use crate::tape::{Tape, Taped};
-use crate::work::{Work, panic_text};
+use crate::work::Work;
 
 /// An operation that is over.
 pub(super) struct Settled<'a> {
@@ -329,18 +331,6 @@ impl Progress {
                     self.reward = Some(self.reward.unwrap_or(0.0) + reward.as_f64());
                 }
             }
-        }
-    }
-}
-
-impl StepReply<'_> {
-    fn set_done(&mut self, now: bool) {
-        match self {
-            StepReply::Tools(_, listing) => listing.done = now,
-            StepReply::Call { reply, .. } => reply.done = now,
-            StepReply::Graph(reply) => reply.done = now,
-            // What the environment says of itself stands.
-            StepReply::Observed(_) => {}
         }
     }
 }

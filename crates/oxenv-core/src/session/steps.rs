@@ -1,117 +1,30 @@
-//! What orchestrators ask for: resets, steps, the state; and what every door gets back.
+//! What orchestrators ask for: resets, steps, the state.
 //!
 //! Invariant: a step holds the step lock from its first look at the session to its counted end. An
 //! epoch begins nowhere else.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oxenv_wire::{
-    Action, Delivered, Phase, RawJson, Reward, Spelling, ToolCall, ToolError, ToolResult, ToolsetProblem,
-    default_call,
-};
+use oxenv_wire::{Action, Delivered, Phase, RawJson, ToolCall, default_call};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::drive::{EnvironmentRequest, after};
 use super::operation::{OperationInput, RunningOperation};
-use super::request::{SessionOperation, SessionRequest};
+use super::request::{ResetOptions, SessionOperation, SessionRequest};
 use super::settle::Settled;
 use super::{Expected, Session, fresh_id};
+use crate::capabilities::Execution;
 use crate::environment::{Observed, Reset};
 use crate::failure::Failure;
 use crate::graph::CallPlan;
 use crate::observe::TraceContext;
 use crate::principal::Principal;
 use crate::render;
+use crate::reply::StepReply;
 use crate::seed::derive_seed;
-use crate::spec::{ActionSpace, Execution};
-use crate::toolset::CallerChannel;
-
-/// An agent's call.
-#[derive(Clone, Default)]
-pub struct AgentCall<'a> {
-    /// The tool's name.
-    pub name: Cow<'a, str>,
-    /// The arguments, an object.
-    pub arguments: Option<&'a RawValue>,
-    /// The epoch that the caller believes in; another is refused.
-    pub epoch: Option<u64>,
-    /// The client behind the call, where the door can carry messages both ways.
-    pub caller: Option<&'a dyn CallerChannel>,
-    /// The parameters of the MCP request that the call is.
-    pub request: Option<&'a RawValue>,
-}
-
-/// How an episode is to be begun.
-#[derive(Debug, Clone, Default)]
-pub struct ResetOptions {
-    /// Its seed; absent: derived from the session's seed and the epoch.
-    pub seed: Option<u64>,
-    /// Its id; absent: a UUID.
-    pub episode_id: Option<String>,
-    /// The whole object that the client sent.
-    pub arguments: Option<RawJson>,
-}
-
-/// What came of a call that reached its tool, or failed to.
-#[derive(Debug, Clone)]
-pub struct CallReply {
-    /// The result, or the typed error.
-    pub outcome: Result<ToolResult, ToolError>,
-    /// The reward; absent is null. Never shown to the agent.
-    pub reward: Option<Reward>,
-    /// What the environment adds, such as the parts of the reward: an object. Never shown to the
-    /// agent.
-    pub metadata: Option<RawJson>,
-    /// Whether the episode is done now.
-    pub done: bool,
-}
-
-/// What came of a `call_tools` action.
-#[derive(Debug, Clone)]
-pub struct GraphReply {
-    /// What came of each call, by its id, in the order they were sent.
-    pub results: Vec<(String, Result<ToolResult, ToolError>)>,
-    /// The sum of the calls' rewards; absent is null.
-    pub reward: Option<Reward>,
-    /// What the environment added to the last call that it scored: an object.
-    pub metadata: Option<RawJson>,
-    /// Whether the episode is done now.
-    pub done: bool,
-}
-
-/// The tools, as one step's observation.
-#[derive(Debug, Clone)]
-pub struct ToolListing {
-    /// The tools that a step may call, in order: a JSON array in the words of a step.
-    pub tools: Arc<str>,
-    /// What does not work at present, so that its tools may be missing.
-    pub problems: Vec<ToolsetProblem>,
-    /// Whether the episode is done.
-    pub done: bool,
-}
-
-/// What a step shows; the spelling is the request's.
-#[derive(Debug, Clone)]
-pub enum StepReply<'a> {
-    /// The tools.
-    Tools(Spelling, ToolListing),
-    /// A tool call's outcome.
-    Call {
-        /// How the request was spelled.
-        spelling: Spelling,
-        /// The tool's name.
-        name: Cow<'a, str>,
-        /// What came of it.
-        reply: CallReply,
-    },
-    /// The outcomes of a graph of calls.
-    Graph(GraphReply),
-    /// The environment's own observation.
-    Observed(Observed),
-}
+use crate::spec::ActionSpace;
 
 impl Session {
     pub(super) async fn reset_expecting(

@@ -9,17 +9,20 @@ use std::sync::Arc;
 use oxenv_wire::Phase;
 use tokio::time::Instant;
 
+use super::SessionStore;
 use super::making::{NewSessionParts, QueueTimeout};
-use super::queue::NoSlot;
-use super::{SessionStore, Slot};
+use crate::capabilities::ForkMode;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::idempotency::{Attempt, IdempotentReply, Identity, MemorySize, ReplySender, fingerprint};
 use crate::observe::{Operation, OperationKind};
 use crate::record::SessionOrigin;
+use crate::registry::Slot;
 use crate::session::{Past, PausedSession, Session, SessionOptions};
+use crate::slots::NoSlot;
 use crate::snapshot::{SealedSnapshot, Snapshot, SnapshotKeySource};
-use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance, ForkMode, SnapshotRoom};
+use crate::snapshot_room::SnapshotRoom;
+use crate::spec::{CopySource, EnvironmentContext, EnvironmentInstance};
 use crate::tape::{Tape, Taped};
 use crate::work::Work;
 
@@ -67,7 +70,7 @@ struct OpenedSessions {
 /// A session that is held still, and the slots of its copies.
 struct StillWithSlots<'a> {
     held: PausedSession<'a>,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<Session>>,
 }
 
 impl OpenedSessions {
@@ -255,7 +258,7 @@ impl SessionStore {
         Ok(self.sealed_snapshot(session, room).await?.into_text())
     }
 
-    /// The same before it is a text, for who has that room; never more than
+    /// The snapshot before it is a text, for callers that have that room; never more than
     /// [`StoreLimits::snapshot`](crate::StoreLimits).
     ///
     /// # Errors

@@ -7,24 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use oxenv_wire::{ErrorCode, Phase};
+use oxenv_wire::{ErrorCode, Phase, after, panic_text};
 use tokio::time::Instant;
 
-use super::queue::{NoSlot, Permit};
-use super::{SessionStore, Slot, new_id};
+use super::SessionStore;
 use crate::audit::utc_micros;
-use crate::clock::after;
 use crate::end_reason::EndReason;
 use crate::failure::Failure;
 use crate::record::{RecordEntry, RecordEvent, SessionOrigin};
+use crate::registry::Slot;
 use crate::seed::derive_seed;
 use crate::session::{Lease, NewSession, Past, Session, SessionOptions};
+use crate::slots::{NoSlot, Permit};
 use crate::spec::{EnvironmentContext, EnvironmentInstance};
-use crate::work::{CatchPanic, Work, panic_text};
+use crate::work::{CatchPanic, Work};
 
 /// All that a session is made of.
 pub(super) struct NewSessionParts<'a> {
-    pub(super) slot: Slot,
+    pub(super) slot: Slot<Session>,
     pub(super) seed: u64,
     pub(super) instance: EnvironmentInstance,
     pub(super) past: Past,
@@ -87,11 +87,11 @@ impl SessionStore {
         }
     }
 
-    pub(super) fn slot(&self, permit: Option<Permit>, waited: Duration) -> Slot {
-        Slot { registry: Arc::clone(&self.registry), id: new_id(), permit, waited, reason: None }
+    pub(super) fn slot(&self, permit: Option<Permit>, waited: Duration) -> Slot<Session> {
+        Slot::new(Arc::clone(&self.registry), permit, waited)
     }
 
-    pub(super) async fn take_slot(&self, options: &SessionOptions) -> Result<Slot, Failure> {
+    pub(super) async fn take_slot(&self, options: &SessionOptions) -> Result<Slot<Session>, Failure> {
         self.refuse_if_draining()?;
         let patience = QueueTimeout::new(options.queue.unwrap_or(self.limits.queue));
         match self.slots.take(&options.owner, 1, patience.until()).await {
@@ -128,19 +128,19 @@ impl SessionStore {
             }
             NoSlot::Descriptors(used) => {
                 let message = format!(
-                    "Server at capacity: it has {} descriptors open of the {} that it may have; raise the limit \
-                     (ulimit -n), or end sessions.",
+                    "Server at capacity: it has {} descriptors open of the {} that it may have; raise the \
+                     limit (ulimit -n), or end sessions.",
                     used.open, used.limit
                 );
                 waited.clear();
-                (message, self.slots.counts().0)
+                (message, self.slots.counts().active)
             }
             NoSlot::Memory { used, budget } => {
                 let (used, budget) = (used >> 20, budget >> 20);
                 let message = format!(
                     "Server at capacity: it uses {used} MiB of memory, and {budget} MiB are its budget."
                 );
-                (message, self.slots.counts().0)
+                (message, self.slots.counts().active)
             }
         };
         Failure::new(ErrorCode::CapacityReached, message + &waited)
@@ -167,7 +167,11 @@ impl SessionStore {
             .with(|detail| detail.retryable = false)
     }
 
-    pub(super) async fn boot(&self, slot: Slot, options: SessionOptions) -> Result<Arc<Session>, Failure> {
+    pub(super) async fn boot(
+        &self,
+        slot: Slot<Session>,
+        options: SessionOptions,
+    ) -> Result<Arc<Session>, Failure> {
         let index = self.created.fetch_add(1, Ordering::Relaxed);
         let seed = options.seed.unwrap_or_else(|| derive_seed(self.seed, index));
         let instance = self.make(EnvironmentContext::new(slot.id(), seed), self.boot_deadline()).await?;
@@ -182,7 +186,7 @@ impl SessionStore {
 
     /// Makes the session and records that it is there.
     pub(super) async fn record(&self, made: NewSessionParts<'_>) -> Result<UnlistedSession, Failure> {
-        let (is_default, waited) = (made.slot.permit.is_none(), made.slot.waited);
+        let (is_default, waited) = (made.slot.owner().is_none(), made.slot.waited());
         let lease = match is_default {
             true => self.limits.default_idle,
             false => Some(made.options.lease.unwrap_or(self.limits.idle)),
@@ -215,7 +219,7 @@ impl SessionStore {
     /// Lets a session be found.
     pub(super) fn list_now(&self, mut unlisted: UnlistedSession) -> Arc<Session> {
         let session = Arc::clone(&unlisted.session);
-        self.registry.sessions.lock().insert(session.id().to_owned(), Arc::clone(&session));
+        self.registry.insert(session.id(), Arc::clone(&session));
         unlisted.listed = true;
         session
     }

@@ -4,105 +4,24 @@
 //! owner, name, rate, arguments; then come the call, the check of its result, and what is told of it: its
 //! audit record and its measure.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, ToolResult};
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::catalogue::{Catalogue, CatalogueEntry};
+use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
 use super::record::Recording;
-use super::{Toolbox, contained, judge, shortened};
+use super::request::{CallRequest, end_of, until};
+use super::resolved::ResolvedTool;
+use super::{contained, judge, shortened};
 use crate::audit::Decision;
-use crate::observe::{Observer, TraceContext};
-use crate::spec::ForkMode;
-use crate::toolset::CallContext;
 use crate::work::Work;
 
-/// A tool by the name that somebody calls it by, and what is known of it before it is called.
-pub struct ResolvedTool<'a> {
-    pub(super) toolbox: &'a Toolbox,
-    pub(super) name: &'a str,
-    pub(super) catalogue: Arc<Catalogue>,
-    /// Its number in the catalogue; absent if nobody has it.
-    pub(super) entry: Option<usize>,
-}
-
-/// A call, as it is asked for.
-#[derive(Clone, Copy)]
-pub struct CallRequest<'a> {
-    /// Who calls.
-    pub context: CallContext<'a>,
-    /// The arguments, an object. Absent: an empty one.
-    pub arguments: Option<&'a RawValue>,
-    /// When the call is cut off, if its toolset's own deadline does not come before.
-    pub deadline: Option<Instant>,
-    /// Who measures calls.
-    pub observer: Option<&'a dyn Observer>,
-    /// The trace that the call is part of.
-    pub trace: Option<TraceContext>,
-}
-
-impl<'a> CallRequest<'a> {
-    /// A call that nobody measures, with the deadline of its toolset.
-    #[must_use]
-    pub fn new(context: CallContext<'a>, arguments: Option<&'a RawValue>) -> Self {
-        CallRequest { context, arguments, deadline: None, observer: None, trace: None }
-    }
-}
-
-impl<'a> ResolvedTool<'a> {
-    pub(super) fn of(toolbox: &'a Toolbox, name: &'a str) -> Self {
-        let catalogue = toolbox.catalogue();
-        let entry = catalogue.position(name);
-        ResolvedTool { toolbox, name, catalogue, entry }
-    }
-
-    /// The name that it is called by.
-    #[must_use]
-    pub fn name(&self) -> &'a str {
-        self.name
-    }
-
-    /// The name of the toolset that owns it.
-    #[must_use]
-    pub fn toolset(&self) -> Option<&str> {
-        self.entry().map(|entry| self.toolbox.mounts[entry.mount].toolset.name())
-    }
-
-    /// Whether calls of it may overlap with other calls and steps of the session. A name that nobody has yet
-    /// may become any toolset's.
-    #[must_use]
-    pub fn concurrent(&self) -> bool {
-        self.all_owners(|mount| mount.toolset.concurrent())
-    }
-
-    /// Whether its toolset keeps no state between calls. A name that nobody has yet may become any toolset's.
-    #[must_use]
-    pub fn is_stateless(&self) -> bool {
-        self.all_owners(|mount| mount.toolset.fork() == ForkMode::Stateless)
-    }
-
-    /// The number of its toolset among the mounts.
-    #[must_use]
-    pub fn mount(&self) -> Option<usize> {
-        self.entry().map(|entry| entry.mount)
-    }
-
-    pub(super) fn entry(&self) -> Option<&CatalogueEntry> {
-        self.entry.map(|entry| self.catalogue.entry(entry))
-    }
-
-    fn all_owners(&self, holds: impl Fn(&Mount) -> bool) -> bool {
-        let mounts = &self.toolbox.mounts;
-        self.entry().map_or_else(|| mounts.iter().all(&holds), |entry| holds(&mounts[entry.mount]))
-    }
-
+impl ResolvedTool<'_> {
     /// Calls the tool. Dropping the future cancels the call.
     ///
     /// # Errors
@@ -131,8 +50,8 @@ impl<'a> ResolvedTool<'a> {
         outcome.map_err(|error| ToolError { message: shortened(error.message), ..error })
     }
 
-    /// Waits until all toolsets have started, for as long as a call may take. Who is not there then has
-    /// nothing.
+    /// Waits until all toolsets have started, for as long as a call may take. A toolset that is not there
+    /// then has no tools.
     async fn wait_for_owner(&mut self, deadline: Option<Instant>) {
         let mut settled = pin!(self.toolbox.settled());
         if poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await.is_pending() {
@@ -195,19 +114,6 @@ impl<'a> ResolvedTool<'a> {
             let message = format!("tool '{name}' panicked; its server's log says where");
             Err(ToolError::new(ToolErrorType::ExecutionError, message))
         })
-    }
-}
-
-/// When a call that begins at `began` is cut off; never if no clock can hold that.
-pub(super) fn end_of(began: Instant, limit: Duration, deadline: Option<Instant>) -> Option<Instant> {
-    began.checked_add(limit).into_iter().chain(deadline).min()
-}
-
-/// The result of work that is over before `end`.
-pub(super) async fn until<T>(end: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
-    match end {
-        Some(end) => tokio::time::timeout_at(end, work).await.ok(),
-        None => Some(work.await),
     }
 }
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use oxenv_schema::{LazySchema, Schema, SchemaError};
 use oxenv_wire::{RESERVED_TOOL_NAMES, RawJson, Tool, ToolSpelling};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -14,7 +15,6 @@ use serde_json::Value;
 use super::mount::{Mount, Naming};
 use crate::policy::Verdict;
 use crate::principal::Principal;
-use crate::schema::{LazySchema, Schema, SchemaError};
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;
@@ -171,7 +171,7 @@ impl Catalogue {
             .get_or_init(|| self.seen_by(role).map(|entry| entry.tool.clone()).collect())
     }
 
-    /// The same as a JSON array.
+    /// The tools that somebody may call as a JSON array.
     pub(super) fn listing(&self, role: Principal, spelling: ToolSpelling, mounts: &[Mount]) -> &Arc<str> {
         self.views[slot(role)].listings[spelling as usize].get_or_init(|| {
             let tools: Vec<RawJson> = self
@@ -236,7 +236,10 @@ impl CatalogueEntry {
             Err(SchemaError::Unusable(why)) => {
                 schema.report_once(|| {
                     let tool = &self.tool.name;
-                    tracing::warn!(%tool, "the {which} schema is not a JSON Schema; it is not checked: {why}");
+                    tracing::warn!(
+                        %tool,
+                        "the {which} schema is not a JSON Schema; it is not checked: {why}"
+                    );
                 });
                 Ok(None)
             }

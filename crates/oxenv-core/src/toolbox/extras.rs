@@ -13,9 +13,9 @@ use oxenv_wire::{RawJson, ToolError};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use super::call::CallRequest;
 use super::mount::Mount;
 use super::record::Recording;
+use super::request::CallRequest;
 use super::{Toolbox, contained};
 use crate::audit::Decision;
 use crate::policy::Verdict;

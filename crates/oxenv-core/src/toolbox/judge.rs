@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use oxenv_schema::{
+    CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
+};
 use oxenv_wire::{
     ErrorCode, Structured, ToolError, ToolErrorType, ToolResult, ValidationIssue, empty_object, read,
     render_issues,
@@ -14,14 +17,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::call::{CallRequest, ResolvedTool, end_of, until};
 use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
+use super::request::{CallRequest, end_of, until};
+use super::resolved::ResolvedTool;
 use crate::audit::Decision;
 use crate::principal::Principal;
-use crate::schema::{
-    CheckBudget, MAX_INLINE_BYTES, TooDeep, explain_unreadable, general_issue, issues, run_blocking,
-};
 use crate::toolset::CallContext;
 
 /// What is said of arguments that do not fit, where the schema finds nothing to say.

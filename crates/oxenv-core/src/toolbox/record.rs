@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolErrorType, ToolResult};
 use serde_json::value::RawValue;
 
-use super::call::CallRequest;
+use super::request::CallRequest;
 use super::shortened;
 use crate::audit::{AuditOutcome, AuditRecord, AuditSink, Decision, utc_micros};
 use crate::observe::{CallError, ObservedCall};
@@ -55,8 +55,8 @@ impl Auditor {
                 Ok(())
             }
             Err(_) => {
-                let message = "the call was not made, because it cannot be audited: the server's audit file takes no \
-                               more records; repeat it later";
+                let message = "the call was not made, because it cannot be audited: the server's audit file \
+                               takes no more records; repeat it later";
                 let error = ToolError::new(ToolErrorType::TransportError, message);
                 Err(error.with_code(ErrorCode::AuditUnavailable))
             }
@@ -100,8 +100,8 @@ impl<'a> Recording<'a> {
         if let Some(auditor) = auditor {
             auditor.place().await?;
         }
-        let told = auditor.is_some() || request.observer.is_some();
-        Ok(Recording(told.then(|| OpenRecord {
+        let wanted = auditor.is_some() || request.observer.is_some();
+        Ok(Recording(wanted.then(|| OpenRecord {
             auditor,
             request,
             tool,
@@ -155,7 +155,7 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// The same for a request that is no call.
+    /// Ends the record of a request that is no call.
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {

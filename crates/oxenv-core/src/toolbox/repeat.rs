@@ -5,11 +5,12 @@
 
 use oxenv_wire::{ToolError, ToolResult};
 
-use super::call::{CallRequest, ResolvedTool};
 use super::catalogue::CatalogueEntry;
 use super::judge::{self, Refusal};
 use super::mount::Mount;
 use super::record::Recording;
+use super::request::CallRequest;
+use super::resolved::ResolvedTool;
 use crate::audit::Decision;
 
 impl ResolvedTool<'_> {

@@ -95,11 +95,11 @@ fn allows(mount: &Mount, role: Principal, own: &str) -> bool {
 }
 
 fn describe(silent: &[&Silent<'_>]) -> String {
-    let told = silent.iter().map(|silent| {
+    let problems = silent.iter().map(|silent| {
         let name = silent.mount.toolset.name();
         format!("toolset '{name}' is not available: {}", shortened(silent.why.clone()))
     });
-    told.collect::<Vec<_>>().join("; ")
+    problems.collect::<Vec<_>>().join("; ")
 }
 
 fn unavailable(message: String) -> ToolError {

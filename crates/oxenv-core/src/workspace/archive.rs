@@ -16,26 +16,27 @@ use std::time::Duration;
 use rustix::fs::{Mode, RawMode, Timespec, symlinkat};
 
 use super::WorkspaceLimits;
-use super::copying::{LeftOut, Marks, Size, create_file, make_folder, too_large, within};
+use super::copying::{LeftOut, Size, create_file, make_folder, too_large, within};
+use super::marks::Marks;
 use super::place::WorkspacePath;
 use crate::folders::{
     EntryKind, FolderCursor, OpenFolder, RecordEntry, Walk, WalkError, WalkEvent, failed, named,
 };
-use crate::spec::SnapshotRoom;
+use crate::snapshot_room::SnapshotRoom;
 
 /// What every archive begins with; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv workspace 1\n";
 
 /// Room for what entries take beside their contents, and for what follows an archive.
-const SPARE: usize = 64 << 10;
+const OVERHEAD_BYTES: usize = 64 << 10;
 
-const FOLDER: u8 = b'd';
-const FILE: u8 = b'f';
+const FOLDER_MARK: u8 = b'd';
+const FILE_MARK: u8 = b'f';
 /// A link by the path from its own folder.
-const LINK: u8 = b'l';
+const LINK_MARK: u8 = b'l';
 /// A link by the path from the workspace; it was, and will be, an absolute one.
-const LINK_FROM_TOP: u8 = b'L';
-const END: u8 = b'.';
+const LINK_FROM_TOP_MARK: u8 = b'L';
+const END_MARK: u8 = b'.';
 
 /// Writes down what is in a workspace, behind what is there already.
 ///
@@ -55,16 +56,16 @@ pub(super) fn pack(
     packing.fits(MAGIC.len() as u64 + size.bytes)?;
     // All at once, because a vector that grows is in memory twice. What an entry takes beside its content is
     // little.
-    packing.out.reserve_exact(usize::try_from(size.bytes).unwrap_or(0) + SPARE);
+    packing.out.reserve_exact(usize::try_from(size.bytes).unwrap_or(0) + OVERHEAD_BYTES);
     packing.out.extend(MAGIC);
     let mut walk = Walk::new(&folder, limits.files).map_err(|error| packing.stopped(error))?;
     while let Some(event) = walk.next().map_err(|error| packing.stopped(error))? {
         match event {
             WalkEvent::Entry(entry) => packing.entry(&mut walk, &entry)?,
-            WalkEvent::Left => packing.out.push(END),
+            WalkEvent::Left => packing.out.push(END_MARK),
         }
     }
-    packing.out.push(END);
+    packing.out.push(END_MARK);
     packing.fits(0)?;
     packing.left_out.warn("not saved");
     Ok(packing.out)
@@ -107,7 +108,7 @@ impl Packing<'_> {
         match entry.kind() {
             EntryKind::Folder => {
                 if walk.enter(entry).map_err(|error| self.stopped(error))? {
-                    self.head(FOLDER, entry.name())?;
+                    self.head(FOLDER_MARK, entry.name())?;
                     self.marks(entry);
                 }
                 Ok(())
@@ -115,7 +116,7 @@ impl Packing<'_> {
             EntryKind::File => {
                 self.fits(entry.len())?;
                 let Some(file) = walk.open_file(entry)? else { return Ok(()) };
-                self.head(FILE, entry.name())?;
+                self.head(FILE_MARK, entry.name())?;
                 self.marks(entry);
                 self.fits(size_of::<u64>() as u64 + entry.len())?;
                 let at = self.out.len();
@@ -138,12 +139,12 @@ impl Packing<'_> {
 
     fn link(&mut self, name: &OsStr, leads: &Path, depth: usize) -> io::Result<()> {
         let (kind, leads) = match self.place.inside(leads) {
-            Some(from_top) if stays_inside(&from_top, 0) => (LINK_FROM_TOP, from_top),
-            None if stays_inside(leads, depth) => (LINK, leads.to_owned()),
+            Some(from_top) if stays_inside(&from_top, 0) => (LINK_FROM_TOP_MARK, from_top),
+            None if stays_inside(leads, depth) => (LINK_MARK, leads.to_owned()),
             _ => {
                 let message = format!(
-                    "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the link, or \
-                     make it one by a path from its own folder",
+                    "the workspace {} cannot be saved: its link '{}' may lead out of it, to {}; remove the \
+                     link, or make it one by a path from its own folder",
                     self.folder.path().display(),
                     name.display(),
                     leads.display()
@@ -204,7 +205,7 @@ impl<'a> Unpacking<'a> {
     /// Makes one entry, or ends a folder; `true` when that is the top.
     fn entry(&mut self) -> io::Result<bool> {
         let [kind] = self.array()?;
-        if kind == END {
+        if kind == END_MARK {
             return self.end_folder();
         }
         self.files += 1;
@@ -233,22 +234,22 @@ impl<'a> Unpacking<'a> {
 
     fn make(&mut self, kind: u8, name: &CString) -> io::Result<()> {
         match kind {
-            FOLDER => {
+            FOLDER_MARK => {
                 let marks = self.marks()?;
                 make_folder(&mut self.position, name)?;
                 self.marks.push(marks);
                 Ok(())
             }
-            FILE => {
+            FILE_MARK => {
                 let marks = self.marks()?;
                 let content = self.bytes()?;
                 let mut file = create_file(self.position.folder(), name)?;
                 file.write_all(content)?;
                 Ok(marks.put_on(&file)?)
             }
-            LINK | LINK_FROM_TOP => {
+            LINK_MARK | LINK_FROM_TOP_MARK => {
                 let leads = Path::new(OsStr::from_bytes(self.bytes()?));
-                let from_top = kind == LINK_FROM_TOP;
+                let from_top = kind == LINK_FROM_TOP_MARK;
                 let depth = if from_top { 0 } else { self.position.depth() };
                 if !stays_inside(leads, depth) || leads.as_os_str().as_bytes().contains(&0) {
                     return Err(invalid(&format!(

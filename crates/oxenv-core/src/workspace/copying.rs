@@ -7,14 +7,15 @@ use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, symlinkat};
+use rustix::fs::{Mode, OFlags, Stat, symlinkat};
 use rustix::io::Errno;
 
 use super::WorkspaceLimits;
+use super::marks::Marks;
 use super::place::WorkspacePath;
 use crate::folders::{
     EntryKind, FolderCursor, OpenFolder, RecordEntry, Walk, WalkError, WalkEvent, failed, named,
@@ -45,13 +46,6 @@ struct CopyTarget<'a> {
 pub(super) struct LeftOut {
     count: u64,
     first: PathBuf,
-}
-
-/// The mode and the time of a file or a folder.
-#[derive(Clone, Copy)]
-pub(super) struct Marks {
-    pub(super) mode: Mode,
-    pub(super) modified: Timespec,
 }
 
 impl<'a> Copying<'a> {
@@ -205,22 +199,6 @@ impl CopyTarget<'_> {
     }
 }
 
-impl Marks {
-    pub(super) fn of(seen: &Stat) -> Self {
-        // The types of the parts differ between systems.
-        #[allow(clippy::unnecessary_cast)]
-        let modified =
-            Timespec { tv_sec: seen.st_mtime as i64, tv_nsec: seen.st_mtime_nsec as rustix::fs::Nsecs };
-        Marks { mode: Mode::from_raw_mode(seen.st_mode), modified }
-    }
-
-    pub(super) fn put_on(&self, file: impl AsFd) -> Result<(), Errno> {
-        rustix::fs::fchmod(&file, self.mode)?;
-        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        rustix::fs::futimens(&file, &Timestamps { last_access, last_modification: self.modified })
-    }
-}
-
 /// Makes a folder and goes into it.
 ///
 /// # Errors
@@ -255,8 +233,8 @@ pub(super) fn within(
     let size = Size::of(folder, max_files.saturating_mul(2));
     let more = if more.is_empty() { String::new() } else { format!("; {more}") };
     let message = format!(
-        "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not needed, or \
-         keep it outside of the workspace{more}",
+        "the workspace {} has {size}, and no more than {limit} {what} are taken along; remove what is not \
+         needed, or keep it outside of the workspace{more}",
         folder.path().display()
     );
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))

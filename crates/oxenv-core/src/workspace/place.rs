@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use rustix::fs::{Dir, Mode};
 use rustix::io::Errno;
 
-use super::copying::Marks;
+use super::marks::Marks;
 use super::root::Root;
 use crate::folders::{self, Aside, OpenFolder, c_name, failed, stat_in};
 
 /// The pauses between attempts to delete a folder into which a program still writes.
-const PAUSES: [Duration; 4] = [
+const DELETE_RETRY_PAUSES: [Duration; 4] = [
     Duration::from_millis(10),
     Duration::from_millis(50),
     Duration::from_millis(250),
@@ -77,7 +77,7 @@ impl WorkspacePath {
         inside.ok().map(Path::to_owned)
     }
 
-    /// The folder, for who reads or fills it.
+    /// The folder, for callers that read or fill it.
     ///
     /// # Errors
     /// The file system's, with the path in it; [`io::ErrorKind::NotADirectory`] if a tool has replaced it.
@@ -87,8 +87,8 @@ impl WorkspacePath {
             return Ok(folder);
         }
         let message = format!(
-            "the workspace {} is not the folder any more that was made for its session, because a program has removed \
-             it or put something else in its place; reset the session",
+            "the workspace {} is not the folder any more that was made for its session, because a program \
+             has removed it or put something else in its place; reset the session",
             self.path.display()
         );
         Err(io::Error::new(io::ErrorKind::NotADirectory, message))
@@ -160,7 +160,7 @@ impl WorkspacePath {
     /// server ends, and when the next one starts.
     pub(super) fn remove(&self) -> io::Result<()> {
         let folder = Arc::clone(&self.held.lock().folder);
-        let mut pauses = PAUSES.into_iter();
+        let mut pauses = DELETE_RETRY_PAUSES.into_iter();
         loop {
             let removed = self.remove_from_root(&folder).and_then(|()| self.remove_aside());
             match (removed, pauses.next()) {

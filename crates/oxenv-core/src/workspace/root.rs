@@ -19,13 +19,13 @@ use crate::folders::{self, OpenFolder, c_name, failed, named, os_str};
 
 /// What the folders of all roots are called, before a server's own part.
 const ROOT_PREFIX: &str = "oxenv-workspaces-";
-const LOCK: &std::ffi::CStr = c"lock";
+const LOCK_NAME: &std::ffi::CStr = c"lock";
 /// How long the tools of a killed server are waited for, whose supervisors end them within two seconds.
-const SWEEP_TIME: Duration = Duration::from_secs(10);
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked whether they have ended.
-const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+const SWEEP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end of a server waits for the supervisors of its tools, which have been asked to end before.
-const LOCK_TIME: Duration = Duration::from_millis(200);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The folder of one server.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Root {
 
     /// The file whose lock keeps others from removing it.
     pub(super) fn lock_path(&self) -> PathBuf {
-        self.real.join(os_str(LOCK))
+        self.real.join(os_str(LOCK_NAME))
     }
 
     /// Removes it with all workspaces. If something stays, it is tried again by the next server that starts
@@ -82,8 +82,8 @@ impl Root {
     pub(super) fn remove(&self) -> io::Result<()> {
         let began = Instant::now();
         while self.lock.try_lock().is_err() {
-            if began.elapsed() > LOCK_TIME {
-                return folders::clear(&self.folder, Some(LOCK));
+            if began.elapsed() > LOCK_TIMEOUT {
+                return folders::clear(&self.folder, Some(LOCK_NAME));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -99,14 +99,14 @@ fn lock(root: &OpenFolder) -> io::Result<File> {
     let lock = File::from(rustix::fs::openat(root, LOCK_BEFORE_RENAME, flags, Mode::RUSR | Mode::WUSR)?);
     // Shared with the supervisors of tools; who sweeps needs it alone.
     lock.lock_shared()?;
-    rustix::fs::renameat(root, LOCK_BEFORE_RENAME, root, LOCK)?;
+    rustix::fs::renameat(root, LOCK_BEFORE_RENAME, root, LOCK_NAME)?;
     Ok(lock)
 }
 
 /// Removes a root, its lock last: what has a lock that nobody holds is found by the next server.
 fn remove_root(parent: &OpenFolder, name: &CString, root: &OpenFolder) -> io::Result<()> {
-    folders::clear(root, Some(LOCK))?;
-    let unlocked = rustix::fs::unlinkat(root, LOCK, AtFlags::empty());
+    folders::clear(root, Some(LOCK_NAME))?;
+    let unlocked = rustix::fs::unlinkat(root, LOCK_NAME, AtFlags::empty());
     let removed = unlocked.and_then(|()| rustix::fs::unlinkat(parent, &**name, AtFlags::REMOVEDIR));
     removed.map_err(|errno| failed(errno, "cannot remove", root.path()))
 }
@@ -133,8 +133,8 @@ fn sweep(parent: &Path) -> io::Result<Sender<()>> {
     let began = Instant::now();
     let sweeping = move || {
         // The root of this server itself is one of those that are held.
-        while ended.recv_timeout(SWEEP_PAUSE) == Err(RecvTimeoutError::Timeout)
-            && began.elapsed() < SWEEP_TIME
+        while ended.recv_timeout(SWEEP_POLL_INTERVAL) == Err(RecvTimeoutError::Timeout)
+            && began.elapsed() < SWEEP_TIMEOUT
             && remove_abandoned(&parent) > 1
         {}
     };
@@ -152,7 +152,7 @@ fn roots_in(parent: &OpenFolder) -> Result<Vec<CString>, Errno> {
 fn lock_of(root: &OpenFolder) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let user = rustix::process::geteuid().as_raw();
-    let lock = rustix::fs::openat(root, LOCK, flags, Mode::empty())?;
+    let lock = rustix::fs::openat(root, LOCK_NAME, flags, Mode::empty())?;
     let is_file = |mode: RawMode| FileType::from_raw_mode(mode) == FileType::RegularFile;
     let (folder, found) = (rustix::fs::fstat(root.as_fd())?, rustix::fs::fstat(&lock)?);
     let is_ours = folder.st_uid == user && is_file(found.st_mode);

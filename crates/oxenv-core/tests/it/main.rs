@@ -32,7 +32,6 @@ mod rubric_scored;
 mod rubric_spec;
 mod rubric_support;
 mod schemas;
-mod schemas_agree;
 mod seeds;
 mod stage;
 mod steps;

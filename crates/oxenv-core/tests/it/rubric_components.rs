@@ -2,7 +2,7 @@
 
 use oxenv_core::Rubric;
 use oxenv_core::rubric::{
-    ComponentRubric, EnvironmentReward, Gate, Rescored, Sequence, Trajectory, WeightedSum, rescore,
+    Combination, ComponentRubric, EnvironmentReward, Gate, Rescored, Trajectory, rescore,
 };
 use oxenv_wire::{ErrorCode, Phase, Reward, ToolErrorType, raw};
 use proptest::prelude::*;
@@ -354,7 +354,7 @@ proptest! {
             let name = index.to_string();
             (weight / whole, part(&name, oxenv_core::rubric::Constant::new(Reward::Float(*value))))
         });
-        let rubric = WeightedSum::new(components.collect()).unwrap();
+        let rubric = Combination::weighted_sum(components.collect()).unwrap();
         let reward = now(rescore(Box::new(rubric), &episode(steps(&[0.0])))).unwrap().reward.unwrap();
         let least = parts.iter().map(|(_, value)| *value).fold(f64::INFINITY, f64::min);
         let most = parts.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
@@ -366,7 +366,7 @@ proptest! {
     fn weights_add_up_to_one(weights in prop::collection::vec(0.0_f64..1.0, 1..6)) {
         let sum: f64 = weights.iter().sum();
         let parts = weights.iter().map(|weight| (*weight, part("p", EnvironmentReward))).collect();
-        prop_assert_eq!(WeightedSum::new(parts).is_ok(), (sum - 1.0).abs() <= 1e-6);
+        prop_assert_eq!(Combination::weighted_sum(parts).is_ok(), (sum - 1.0).abs() <= 1e-6);
     }
 
     /// A gate lets through what reaches its threshold, as it is.
@@ -383,7 +383,7 @@ proptest! {
         let parts = values.iter().map(|value| {
             part("p", oxenv_core::rubric::Constant::new(Reward::Int(*value)))
         });
-        let given = now(rescore(Box::new(Sequence::new(parts.collect())), &episode(steps(&[0.0]))));
+        let given = now(rescore(Box::new(Combination::sequence(parts.collect())), &episode(steps(&[0.0]))));
         let expected = if values.contains(&0) { 0 } else { values[values.len() - 1] };
         prop_assert_eq!(given.unwrap().reward, Some(expected as f64));
     }
@@ -412,7 +412,7 @@ proptest! {
     /// The rewards of an episode add up to the weighted totals of its parts.
     #[test]
     fn totals_add_up(rewards in prop::collection::vec(-3.0_f64..3.0, 1..20), weight in 0.0_f64..1.0) {
-        let rubric = WeightedSum::new(vec![
+        let rubric = Combination::weighted_sum(vec![
             (weight, part("own", EnvironmentReward)),
             (1.0 - weight, part("end", Trajectory::new(part("own", EnvironmentReward)))),
         ]).unwrap();

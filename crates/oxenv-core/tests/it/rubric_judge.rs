@@ -154,7 +154,7 @@ async fn a_question_that_is_too_long_is_not_asked() {
 
 #[tokio::test]
 async fn the_parts_of_a_weighted_sum_are_asked_together() {
-    use oxenv_core::rubric::{ComponentRubric, ScoringContext, WeightedSum};
+    use oxenv_core::rubric::{Combination, ComponentRubric, ScoringContext};
     use oxenv_core::{Reset, Score, Work};
     use tokio::sync::Barrier;
 
@@ -176,7 +176,7 @@ async fn the_parts_of_a_weighted_sum_are_asked_together() {
 
     let barrier = Arc::new(Barrier::new(2));
     let part = |name: &str| (0.5, ComponentRubric::new(name, Box::new(Waits(Arc::clone(&barrier)))));
-    let both = WeightedSum::new(vec![part("one"), part("two")]).unwrap();
+    let both = Combination::weighted_sum(vec![part("one"), part("two")]).unwrap();
     let once = episode(vec![last(action(&json!({}), &json!({})))]);
     assert_eq!(rescore(Box::new(both), &once).await.unwrap().reward, Some(1.0));
 }

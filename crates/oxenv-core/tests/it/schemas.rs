@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use oxenv_core::schema::{CheckBudget, Schema, SchemaError, TooDeep, issues};
 use oxenv_core::{CallContext, CallRequest, NativeToolset, Principal, Toolbox};
+use oxenv_schema::{CheckBudget, Schema, SchemaError, TooDeep, issues};
 use oxenv_wire::ToolErrorType;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::value::RawValue;

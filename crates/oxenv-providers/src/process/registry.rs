@@ -3,7 +3,7 @@
 //!
 //! Invariant: a record is there or not, never in part, and holds no value of a variable.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use oxenv_core::schema::CheckBudget;
-use oxenv_core::{Execution, Schema, StoreLimits};
+use oxenv_core::{Execution, StoreLimits};
+use oxenv_schema::{CheckBudget, Schema};
 use oxenv_server::{Metrics, ServerConfig, Tokens};
 use serde_json::{Value, json};
 

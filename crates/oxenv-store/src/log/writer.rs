@@ -4,7 +4,7 @@
 //! a segment holds whole batches and at most one torn end. What another writer left is never changed:
 //! each begins a segment of its own, with its first batch.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an instance that was made for no session knows nothing of one, so any session may have it.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //!
 //! Invariant: at most one start runs at a time; callers that wait for it learn how it ended.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::sync::Arc;
 use std::time::Duration;
 

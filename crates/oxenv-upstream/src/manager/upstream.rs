@@ -2,7 +2,7 @@
 //!
 //! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};

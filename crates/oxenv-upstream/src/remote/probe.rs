@@ -3,7 +3,7 @@
 //!
 //! Invariant: it asks once, and only a server that refused both handshakes.
 
-use oxenv_core::after;
+use oxenv_wire::after;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};

@@ -113,6 +113,15 @@ pub struct MultiFrameError<'a> {
 impl<'a> MultiFrame<'a> {
     /// Reads a frame.
     ///
+    /// ```
+    /// use oxenv_wire::{MultiFrame, MultiWork};
+    ///
+    /// let sent = r#"{"id": 1, "type": "step", "session": "s", "data": {"column": 3}}"#;
+    /// let frame = MultiFrame::parse(sent).unwrap();
+    /// assert_eq!(frame.id.get(), "1");
+    /// assert!(matches!(frame.work, MultiWork::One(request) if request.session == "s"));
+    /// ```
+    ///
     /// # Errors
     /// [`MultiFrameError`], which names the code to answer with.
     pub fn parse(frame: &'a str) -> Result<Self, MultiFrameError<'a>> {

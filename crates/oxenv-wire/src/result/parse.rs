@@ -32,7 +32,7 @@ struct Parts<'a> {
     old_result: Option<&'a RawValue>,
 }
 
-/// The same in the dialect's words.
+/// A result as the dialect spells it.
 #[derive(Deserialize)]
 struct DialectParts<'a> {
     #[serde(borrow, default)]

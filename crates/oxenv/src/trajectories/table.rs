@@ -2,11 +2,10 @@
 //!
 //! Invariant: no line is longer than its facts, however long an action is.
 
-use oxenv_core::after;
 use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
-use oxenv_wire::Reward;
+use oxenv_wire::{Reward, after};
 
 use super::view::{EntryView, SessionView};
 

@@ -2,7 +2,7 @@
 //! lacks.
 //!
 //! Invariant: each match takes its steps before it begins, by the sizes of pattern and text. A pattern that
-//! is too large is refused by [`check`] before anything is compiled.
+//! is too large is refused by [`pattern_size::check`] before anything is compiled.
 
 use std::sync::Arc;
 
@@ -13,12 +13,10 @@ use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::{NFA, WhichCaptures, pikevm::PikeVM};
 
-use super::metered::{Metered, MeteredJson, charge, exhausted};
+use crate::match_cost::MatchCost;
+use crate::metered::{Metered, MeteredJson, charge, exhausted};
+use crate::pattern_size;
 
-/// Bytes of one pattern, at the most.
-const MAX_LENGTH: usize = 4 << 10;
-/// States of a pattern's automaton, at the most, as [`states`] estimates them. A state takes about 32 bytes.
-const MAX_STATES: u64 = 128 << 10;
 /// Bytes of a compiled pattern, at the most: twice what the estimate allows.
 const MAX_COMPILED: usize = 8 << 20;
 /// Bytes that the tables of an automaton may grow to while it matches.
@@ -33,7 +31,7 @@ const MAX_SPARE_TABLES: usize = 4;
 const MAX_BACKTRACKS: usize = 10_000;
 
 /// A compiled pattern.
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     /// The pattern as it is repeated in messages.
     preview: String,
     engine: Engine,
@@ -55,16 +53,8 @@ struct Automaton {
     pike_vm: PikeVM,
 }
 
-/// What a match costs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MatchCost {
-    /// States of the automata.
-    states: u64,
-    backtracks: bool,
-}
-
 /// Why a pattern is not taken.
-pub(super) enum PatternError {
+pub(crate) enum PatternError {
     /// It is no regular expression, or has what its schema must not use.
     Unusable,
     /// It is one, but too large.
@@ -72,12 +62,12 @@ pub(super) enum PatternError {
 }
 
 /// The keyword `pattern`.
-pub(super) struct PatternKeyword(pub(super) Arc<Matcher>);
+pub(crate) struct PatternKeyword(pub(crate) Arc<Matcher>);
 
 impl Matcher {
     /// Compiles a pattern as ECMA-262 means it; `lookaround` allows what needs the other engine.
-    pub(super) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternError> {
-        check(pattern).map_err(|_| PatternError::TooLarge)?;
+    pub(crate) fn new(pattern: &str, lookaround: bool) -> Result<Self, PatternError> {
+        pattern_size::check(pattern).map_err(|_| PatternError::TooLarge)?;
         let translated = jsonschema_regex::to_rust_regex(pattern).map_err(|()| PatternError::Unusable)?;
         let (engine, cost) = match Automaton::new(&translated) {
             Ok(automaton) => {
@@ -91,14 +81,17 @@ impl Matcher {
                     .delegate_dfa_size_limit(MAX_TABLES)
                     .build()
                     .map_err(|_| PatternError::Unusable)?;
-                (Engine::Backtracking(engine), MatchCost { states: states(pattern), backtracks: true })
+                (
+                    Engine::Backtracking(engine),
+                    MatchCost { states: pattern_size::states(pattern), backtracks: true },
+                )
             }
             Err(fault) => return Err(fault),
         };
         Ok(Matcher { preview: preview(pattern).into_owned(), engine, cost })
     }
 
-    pub(super) fn cost(&self) -> MatchCost {
+    pub(crate) fn cost(&self) -> MatchCost {
         self.cost
     }
 
@@ -154,33 +147,6 @@ impl Automaton {
     }
 }
 
-impl MatchCost {
-    /// Nothing is matched.
-    pub(super) const NO_COST: MatchCost = MatchCost { states: 0, backtracks: false };
-
-    /// Whether one of the patterns needs the engine that backtracks.
-    pub(super) fn backtracks(self) -> bool {
-        self.backtracks
-    }
-
-    /// The steps of one match, at the worst.
-    pub(super) fn steps(self, text: &str) -> u64 {
-        let bytes = text.len() as u64;
-        let steps = bytes.saturating_mul(self.states) / 16;
-        match self.backtracks {
-            // Each place may be tried anew, and each try may read what is left.
-            true => (500 + bytes.saturating_mul(bytes) / 64).saturating_add(steps),
-            false => steps,
-        }
-    }
-
-    /// The cost of matching both.
-    pub(super) fn and(self, other: MatchCost) -> MatchCost {
-        let states = self.states.saturating_add(other.states);
-        MatchCost { states, backtracks: self.backtracks || other.backtracks }
-    }
-}
-
 impl<'i> Keyword<'i, MeteredJson> for PatternKeyword {
     fn validate(&self, instance: Metered<'i>) -> Result<(), ValidationError<'i>> {
         match Keyword::<MeteredJson>::is_valid(self, instance) {
@@ -200,86 +166,14 @@ impl<'i> Keyword<'i, MeteredJson> for PatternKeyword {
 }
 
 /// The engine of `patternProperties`, where every pattern is linear.
-pub(super) fn linear_options() -> PatternOptions<Regex> {
+pub(crate) fn linear_options() -> PatternOptions<Regex> {
     PatternOptions::regex().size_limit(MAX_COMPILED).dfa_size_limit(MAX_TABLES)
 }
 
 /// The engine of `patternProperties`, where a pattern is not.
-pub(super) fn backtracking_options() -> PatternOptions<FancyRegex> {
+pub(crate) fn backtracking_options() -> PatternOptions<FancyRegex> {
     PatternOptions::fancy_regex()
         .backtrack_limit(MAX_BACKTRACKS)
         .size_limit(MAX_COMPILED)
         .dfa_size_limit(MAX_TABLES)
-}
-
-/// Refuses a pattern whose automaton would be too large, without building it.
-///
-/// # Errors
-/// Says what is too large.
-pub(super) fn check(pattern: &str) -> Result<u64, String> {
-    if pattern.len() > MAX_LENGTH {
-        return Err(format!("a pattern has {} bytes, and {MAX_LENGTH} at most are taken", pattern.len()));
-    }
-    match states(pattern) {
-        states if states <= MAX_STATES => Ok(states),
-        _ => Err(format!("the pattern '{}' repeats too much", preview(pattern))),
-    }
-}
-
-/// About how many states the automaton of a pattern has.
-fn states(pattern: &str) -> u64 {
-    /// States of a class of Unicode, such as `\p{L}`.
-    const UNICODE_CLASS_STATES: u64 = 1350;
-    /// States of "any character but these".
-    const NEGATED_CLASS_STATES: u64 = 32;
-    // The states of each group that is open, and of its last part, which a quantifier repeats.
-    let mut groups: Vec<u64> = vec![0];
-    let mut last = 0_u64;
-    let mut chars = pattern.chars().peekable();
-    let class_of = |escape: char| match escape {
-        'p' | 'P' => UNICODE_CLASS_STATES,
-        'D' | 'W' | 'S' | 's' => NEGATED_CLASS_STATES,
-        _ => 2,
-    };
-    while let Some(char) = chars.next() {
-        let part = match char {
-            '(' => {
-                groups.push(0);
-                last = 0;
-                continue;
-            }
-            ')' => {
-                let group = groups.pop().unwrap_or_default();
-                if groups.is_empty() {
-                    groups.push(0);
-                }
-                group.saturating_add(4)
-            }
-            '[' => {
-                let mut states = if chars.peek() == Some(&'^') { NEGATED_CLASS_STATES } else { 3 };
-                while let Some(char) = chars.next_if(|char| *char != ']') {
-                    states = states.saturating_add(match char {
-                        '\\' => chars.next().map_or(0, class_of),
-                        char if char.is_ascii() => 0,
-                        _ => 8,
-                    });
-                }
-                states
-            }
-            '\\' => chars.next().map_or(0, class_of),
-            '.' => NEGATED_CLASS_STATES,
-            '*' | '+' | '?' => last.saturating_add(2),
-            '{' => {
-                let bounds: String = std::iter::from_fn(|| chars.next_if(|char| *char != '}')).collect();
-                let largest = bounds.split(',').filter_map(|bound| bound.trim().parse::<u64>().ok()).max();
-                last.saturating_mul(largest.unwrap_or(1).max(1).saturating_sub(1)).saturating_add(2)
-            }
-            char => char.len_utf8() as u64,
-        };
-        if let Some(group) = groups.last_mut() {
-            *group = group.saturating_add(part);
-        }
-        last = if matches!(char, '*' | '+' | '?' | '{') { last.saturating_add(part) } else { part };
-    }
-    groups.iter().fold(0, |all, group| all.saturating_add(*group))
 }

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp};
+use oxenv_wire::panic_text;
 use serde_json::{Map, Number, Value};
 
-use super::analysis::memory_size;
-use super::pattern::MatchCost;
-use crate::work::panic_text;
+use crate::match_cost::MatchCost;
+use crate::size::memory_size;
 
 /// Steps between two looks at whether the check is still wanted.
 const STEPS_PER_SLICE: u64 = 1 << 16;
@@ -25,26 +25,26 @@ const STEPS_PER_SLICE: u64 = 1 << 16;
 const FRACTION_STEPS: u64 = 20;
 /// Bytes of stack that one check may use. Threads of the runtime have 2 MiB; frames of a debug build are
 /// larger.
-pub(super) const MAX_STACK: usize = if cfg!(debug_assertions) { 1 << 20 } else { 512 << 10 };
+pub(crate) const MAX_STACK: usize = if cfg!(debug_assertions) { 1 << 20 } else { 512 << 10 };
 
 /// What one check may use.
 #[derive(Debug, Clone)]
-pub(super) struct StepBudget {
+pub(crate) struct StepBudget {
     /// Looks at the instance.
-    pub(super) steps: u64,
+    pub(crate) steps: u64,
     /// Bytes of the errors that are built. Those below `anyOf` and `oneOf` hold copies of their values.
-    pub(super) error_bytes: u64,
+    pub(crate) error_bytes: u64,
     /// Bytes of one error beside those of its value.
-    pub(super) bytes_per_error: u64,
+    pub(crate) bytes_per_error: u64,
     /// Bytes of stack.
-    pub(super) stack: usize,
+    pub(crate) stack: usize,
     /// Set when nobody waits for the outcome any more.
-    pub(super) cancelled: Option<Arc<AtomicBool>>,
+    pub(crate) cancelled: Option<Arc<AtomicBool>>,
 }
 
 /// The budget ran out before there was an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exhausted;
+pub(crate) struct Exhausted;
 
 /// What is left of this thread's budget.
 struct Meter {
@@ -78,7 +78,7 @@ thread_local! {
 ///
 /// # Errors
 /// When the budget ran out, or the validator panicked.
-pub(super) fn within<T>(
+pub(crate) fn within<T>(
     budget: &StepBudget,
     names: MatchCost,
     run: impl FnOnce() -> T,
@@ -105,7 +105,7 @@ pub(super) fn within<T>(
 
 /// Takes steps from the budget.
 #[inline]
-pub(super) fn charge(steps: u64) {
+pub(crate) fn charge(steps: u64) {
     let here = 0_u8;
     METER.with(|meter| {
         match meter.steps.get().checked_sub(steps) {
@@ -120,7 +120,7 @@ pub(super) fn charge(steps: u64) {
 
 /// Ends the check that runs.
 #[cold]
-pub(super) fn exhausted() -> ! {
+pub(crate) fn exhausted() -> ! {
     resume_unwind(Box::new(Exhausted))
 }
 
@@ -153,23 +153,23 @@ fn charge_text(text: &str) {
 }
 
 /// JSON whose every look costs steps.
-pub(super) struct MeteredJson;
+pub(crate) struct MeteredJson;
 
 /// A value of such JSON.
 #[derive(Clone, Copy)]
-pub(super) struct Metered<'a>(pub(super) &'a Value);
+pub(crate) struct Metered<'a>(pub(crate) &'a Value);
 
 /// An object of such JSON.
-pub(super) struct MeteredObject<'a>(&'a Map<String, Value>);
+pub(crate) struct MeteredObject<'a>(&'a Map<String, Value>);
 
 /// An array of such JSON.
-pub(super) struct MeteredArray<'a>(&'a [Value]);
+pub(crate) struct MeteredArray<'a>(&'a [Value]);
 
 /// The members of an object.
-pub(super) struct Members<'a>(serde_json::map::Iter<'a>);
+pub(crate) struct Members<'a>(serde_json::map::Iter<'a>);
 
 /// The elements of an array.
-pub(super) struct Elements<'a>(std::slice::Iter<'a, Value>);
+pub(crate) struct Elements<'a>(std::slice::Iter<'a, Value>);
 
 impl Json for MeteredJson {
     type Node<'a> = Metered<'a>;

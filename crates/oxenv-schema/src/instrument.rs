@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::analysis::Analysis;
+use crate::analysis::Analysis;
 
 /// The keyword that is counted when a part is compiled. Its value says whether `type` was added too.
-pub(super) const PART_COUNTER_KEYWORD: &str = "x-oxenv-part";
+pub(crate) const PART_COUNTER_KEYWORD: &str = "x-oxenv-part";
 /// Keywords with a list of schemas for the value itself.
 const COMBINING_KEYWORDS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 /// Keywords whose branches' errors no message tells.
@@ -17,13 +17,13 @@ const HIDDEN_BRANCH_KEYWORDS: [&str; 2] = ["anyOf", "oneOf"];
 const ALL_TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 
 /// The instrumented schema.
-pub(super) fn instrument(schema: &Value, analysis: &Analysis) -> Value {
+pub(crate) fn instrument(schema: &Value, analysis: &Analysis) -> Value {
     instrumented(schema, analysis, false)
 }
 
 /// The instrumented schema for finding errors quickly: it does not look for errors below `anyOf` and `oneOf`,
 /// which no message tells. References into these keywords do not resolve in it.
-pub(super) fn instrument_for_errors(schema: &Value, analysis: &Analysis) -> Value {
+pub(crate) fn instrument_for_errors(schema: &Value, analysis: &Analysis) -> Value {
     instrumented(schema, analysis, true)
 }
 
@@ -83,7 +83,7 @@ fn double_negation(keyword: &str, branches: &Value) -> Value {
 }
 
 /// The keyword that [`instrument_for_errors`] put under a `not`, of which this is the value.
-pub(super) fn hidden_keyword(negated: &Value) -> Option<&'static str> {
+pub(crate) fn hidden_keyword(negated: &Value) -> Option<&'static str> {
     let combined = negated.get(PART_COUNTER_KEYWORD).and(negated.get("not"))?;
     HIDDEN_BRANCH_KEYWORDS
         .into_iter()
@@ -91,7 +91,7 @@ pub(super) fn hidden_keyword(negated: &Value) -> Option<&'static str> {
 }
 
 /// A part of an instrumented schema as its author wrote it, for messages.
-pub(super) fn strip(schema: &Value) -> Value {
+pub(crate) fn strip(schema: &Value) -> Value {
     match schema {
         Value::Array(items) => items.iter().map(strip).collect(),
         Value::Object(members) => {

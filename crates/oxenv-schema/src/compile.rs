@@ -1,9 +1,10 @@
-//! Compiling a schema: within bounds of time, memory and stack.
+//! [`Schema`]: a JSON Schema, compiled within bounds of time, memory and stack.
 //!
 //! Invariant: every part of a schema is counted when it is compiled, before what is within it, so a schema
 //! whose parts are compiled in more ways than [`Analysis`] can tell ends with an error as well.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -12,15 +13,20 @@ use jsonschema::{Draft, Keyword, Retrieve, ValidationError, ValidationOptions, V
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use super::analysis::{Analysis, longest_path, measure};
-use super::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
-use super::messages::{truncated, unknown_draft, unusable, unusable_pattern};
-use super::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
-use super::pattern::{self, MatchCost, Matcher, PatternError, PatternKeyword};
-use super::{BYTES_PER_ERROR, MAX_ERROR_BYTES, Schema, SchemaError};
+use crate::analysis::{Analysis, measure};
+use crate::instrument::{PART_COUNTER_KEYWORD, instrument, instrument_for_errors};
+use crate::match_cost::MatchCost;
+use crate::messages::{truncated, unknown_draft, unusable, unusable_pattern};
+use crate::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, charge, within};
+use crate::pattern::{self, Matcher, PatternError, PatternKeyword};
+use crate::size::longest_path;
 
+/// Bytes of errors that are built to explain one value.
+pub(crate) const MAX_ERROR_BYTES: u64 = 16 << 20;
+/// Bytes of an error without its path and its value.
+const BYTES_PER_ERROR: u64 = 512;
 /// Any schema within the bounds: some tenths of a second.
-pub(super) const FULL_LIMITS: CompileLimits = CompileLimits {
+pub(crate) const FULL_LIMITS: CompileLimits = CompileLimits {
     source: usize::MAX,
     bytes: 16 << 20,
     steps: 20_000_000,
@@ -28,7 +34,7 @@ pub(super) const FULL_LIMITS: CompileLimits = CompileLimits {
     stack: 6 << 20,
 };
 /// A schema of ordinary size, on the thread that asks: some milliseconds.
-pub(super) const INLINE_LIMITS: CompileLimits = CompileLimits {
+pub(crate) const INLINE_LIMITS: CompileLimits = CompileLimits {
     source: 64 << 10,
     bytes: 512 << 10,
     steps: 200_000,
@@ -40,9 +46,28 @@ const STEPS_PER_REGEX_BYTE: u64 = 8;
 /// Stack of a thread that compiles.
 const THREAD_STACK: usize = 16 << 20;
 
+/// A compiled JSON Schema (2020-12, unless its `$schema` names another draft).
+pub struct Schema {
+    pub(crate) validator: Validator<MeteredJson>,
+    /// A validator that accepts the same values and finds errors faster; only where the other may take long.
+    pub(crate) for_errors: Option<Validator<MeteredJson>>,
+    /// What it costs to match a property's name.
+    pub(crate) names: MatchCost,
+    pub(crate) bytes_per_error: u64,
+}
+
+/// Why a schema cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchemaError {
+    /// It is no JSON Schema, or refers to something outside itself.
+    Unusable(String),
+    /// It is past a bound, so what it accepts cannot be found out.
+    TooLarge(String),
+}
+
 /// Who wrote a schema, which decides what is an error in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// A tool's server. Unknown formats are ignored, and patterns may have lookaround.
     Tool,
     /// An operator. Formats are checked, and patterns have no lookaround.
@@ -50,7 +75,7 @@ pub(super) enum Purpose {
 }
 
 /// How much compiling may take.
-pub(super) struct CompileLimits {
+pub(crate) struct CompileLimits {
     /// Bytes of the schema in memory.
     source: usize,
     /// Bytes of the paths that the validator keeps: it takes about six times as many itself.
@@ -80,9 +105,54 @@ struct PartCounter;
 
 type Options<'a> = ValidationOptions<'a, Arc<dyn Retrieve>, MeteredJson>;
 
+impl Schema {
+    /// Compiles a tool's schema: a `format` is checked as its draft says, a pattern may have lookaround.
+    ///
+    /// # Errors
+    /// When it is no JSON Schema, or past the bounds.
+    pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
+        build(schema, Purpose::Tool, &FULL_LIMITS)
+    }
+
+    /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an
+    /// error.
+    ///
+    /// # Errors
+    /// Says why it is not usable, and what to do about it where that is not plain.
+    pub fn rule(schema: &Value) -> Result<Self, String> {
+        let compiled = build(schema, Purpose::Rule, &FULL_LIMITS);
+        compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
+    }
+
+    /// Whether a schema is within the bounds: gives the number of its references. Takes time linear in its
+    /// size, of which a reference takes the most, some microseconds.
+    ///
+    /// # Errors
+    /// Says what of it is past them.
+    pub fn check_bounds(schema: &Value) -> Result<usize, String> {
+        Analysis::of(schema).map(|analysis| analysis.references)
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schema").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for SchemaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SchemaError::Unusable(why) | SchemaError::TooLarge(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for SchemaError {}
+
 /// Compiles a schema: on the thread that asks within [`INLINE_LIMITS`], and otherwise on one with enough
 /// stack.
-pub(super) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
+pub(crate) fn build(schema: &Value, purpose: Purpose, limits: &CompileLimits) -> Result<Schema, SchemaError> {
     let too_large = || Err(SchemaError::TooLarge("it is too large to compile here".to_owned()));
     let measure = measure(schema).map_err(SchemaError::TooLarge)?;
     if measure.bytes > limits.source {

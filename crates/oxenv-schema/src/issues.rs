@@ -10,8 +10,11 @@ use oxenv_wire::{Loc, RawJson, ValidationIssue, raw, read};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::analysis::memory_size;
-use super::{CheckBudget, LazySchema, Schema, TooDeep, describe_error, describe_masked, truncated};
+use crate::check::{CheckBudget, TooDeep};
+use crate::compile::Schema;
+use crate::lazy::LazySchema;
+use crate::messages::{describe_error, describe_masked, truncated};
+use crate::size::memory_size;
 
 /// Issues of one value, at the most.
 const MAX_ISSUES: usize = 64;
@@ -48,7 +51,8 @@ pub fn general_issue(value: &Value, message: &str) -> Vec<ValidationIssue> {
 }
 
 /// What is wrong with JSON that a type did not accept; `fallback` is what the type said. Never empty.
-pub(crate) fn explain(
+#[must_use]
+pub fn explain(
     schema: &LazySchema,
     source: &Value,
     value: &RawValue,
@@ -68,7 +72,8 @@ pub(crate) fn explain(
 }
 
 /// Why JSON cannot be read as a value.
-pub(crate) fn explain_unreadable(error: &serde_json::Error, value: &RawValue) -> Vec<ValidationIssue> {
+#[must_use]
+pub fn explain_unreadable(error: &serde_json::Error, value: &RawValue) -> Vec<ValidationIssue> {
     vec![ValidationIssue::new("json_invalid", &[], unreadable(error), value)]
 }
 

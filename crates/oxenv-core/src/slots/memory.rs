@@ -22,9 +22,9 @@ pub(super) struct DescriptorGauge(Mutex<Option<(Instant, DescriptorUse)>>);
 
 /// Descriptors that are open, and how many may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DescriptorUse {
-    pub(super) open: usize,
-    pub(super) limit: usize,
+pub(crate) struct DescriptorUse {
+    pub(crate) open: usize,
+    pub(crate) limit: usize,
 }
 
 impl DescriptorGauge {
@@ -49,6 +49,12 @@ impl DescriptorGauge {
     }
 }
 
+/// Bytes of memory that are in use, and how many may be.
+pub(super) struct MemoryUse {
+    pub(super) used: u64,
+    pub(super) budget: u64,
+}
+
 /// A budget, and the memory in use as it was seen last.
 pub(super) struct MemoryGauge {
     budget: u64,
@@ -61,9 +67,9 @@ impl MemoryGauge {
     }
 
     /// The bytes in use and the budget, when there is no room left.
-    pub(super) fn exceeded(&self) -> Option<(u64, u64)> {
+    pub(super) fn exceeded(&self) -> Option<MemoryUse> {
         let used = self.used();
-        (used >= self.budget).then_some((used, self.budget))
+        (used >= self.budget).then_some(MemoryUse { used, budget: self.budget })
     }
 
     fn used(&self) -> u64 {

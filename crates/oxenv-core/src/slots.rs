@@ -1,20 +1,22 @@
-//! Slots for sessions, and the fair queue of who waits for some.
+//! Slots for sessions, and the fair queue of those who wait for some.
 //!
 //! Invariant: a slot is counted from the moment its [`Permit`] is made to the drop of that permit. A request
 //! has all the slots that it asks for at once, or none. Owners take turns, and within one owner first come,
 //! first served. Whoever waits for more slots than are free is overtaken by those who wait for fewer, until
 //! they have had as many slots as it asks for; from then on free slots are kept for it.
 
+mod memory;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use oxenv_wire::after;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::memory::{DescriptorGauge, DescriptorUse, MemoryGauge};
-use crate::clock::after;
+use memory::{DescriptorGauge, DescriptorUse, MemoryGauge, MemoryUse};
 
 /// Those who wait, at the most; whoever comes then is refused at once.
 const MAX_QUEUE: usize = 16_384;
@@ -25,12 +27,21 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) type SlotOwner = Option<Arc<str>>;
 
 /// The slots of one store.
-pub(super) struct Slots {
+pub(crate) struct Slots {
     max: usize,
     max_per_owner: usize,
     memory: Option<MemoryGauge>,
     descriptors: DescriptorGauge,
     state: Mutex<QueueState>,
+}
+
+/// What the slots of a store are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotCounts {
+    /// Slots that are taken.
+    pub(crate) active: usize,
+    /// Requests that wait for some.
+    pub(crate) waiting: usize,
 }
 
 #[derive(Default)]
@@ -61,8 +72,8 @@ struct ReplyReceiver {
     sender: oneshot::Sender<Permit>,
 }
 
-/// The slots of one request. Dropping it gives them to who waits longest.
-pub(super) struct Permit {
+/// The slots of one request. Dropping it gives them to the request that waits longest.
+pub(crate) struct Permit {
     slots: Arc<Slots>,
     owner: SlotOwner,
     count: usize,
@@ -70,7 +81,7 @@ pub(super) struct Permit {
 
 /// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoSlot {
+pub(crate) enum NoSlot {
     /// So many are not free.
     Full {
         /// Slots that are taken.
@@ -113,7 +124,7 @@ struct QueuePosition {
     place: usize,
 }
 
-/// Who is next.
+/// The request whose turn it is.
 struct Next {
     spot: QueuePosition,
     /// Those who are overtaken by that.
@@ -121,7 +132,7 @@ struct Next {
 }
 
 impl Slots {
-    pub(super) fn new(max: usize, max_per_owner: Option<usize>, memory: Option<u64>) -> Arc<Self> {
+    pub(crate) fn new(max: usize, max_per_owner: Option<usize>, memory: Option<u64>) -> Arc<Self> {
         Arc::new(Slots {
             max,
             max_per_owner: max_per_owner.unwrap_or(usize::MAX),
@@ -132,25 +143,25 @@ impl Slots {
     }
 
     /// Slots that are taken, and requests that wait for some.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> SlotCounts {
         let state = self.state.lock();
-        (state.active, state.waiting)
+        SlotCounts { active: state.active, waiting: state.waiting }
     }
 
     /// Gives no slots any more; those who wait are told at once.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         state.waiting = 0;
         state.turns.clear();
-        let told: Vec<_> = state.owners.values_mut().flat_map(|share| share.waiting.drain(..)).collect();
+        let waiting: Vec<_> = state.owners.values_mut().flat_map(|share| share.waiting.drain(..)).collect();
         drop(state);
-        drop(told);
+        drop(waiting);
     }
 
     /// Refuses what can never be had: more slots than there are, but for one that stays taken, whose owner
     /// `beside` is.
-    pub(super) fn refuse_too_many(
+    pub(crate) fn refuse_too_many(
         &self,
         owner: &SlotOwner,
         count: usize,
@@ -165,7 +176,7 @@ impl Slots {
     }
 
     /// Waits for so many slots until that time; absent: not at all. Dropping the future leaves the queue.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         self: &Arc<Self>,
         owner: &SlotOwner,
         count: usize,
@@ -175,7 +186,7 @@ impl Slots {
         if let Some(used) = self.descriptors.exceeded(count) {
             return Err(NoSlot::Descriptors(used));
         }
-        while let Some((used, budget)) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
+        while let Some(MemoryUse { used, budget }) = self.memory.as_ref().and_then(MemoryGauge::exceeded) {
             match until.filter(|until| Instant::now() < *until) {
                 Some(until) => {
                     tokio::time::sleep_until(until.min(after(Instant::now(), MEMORY_INTERVAL))).await;
@@ -347,12 +358,12 @@ impl Drop for QueuePlace {
 
 impl Permit {
     /// Whose slots they are.
-    pub(super) fn owner(&self) -> &SlotOwner {
+    pub(crate) fn owner(&self) -> &SlotOwner {
         &self.owner
     }
 
     /// The same slots, one by one.
-    pub(super) fn singly(mut self) -> impl Iterator<Item = Permit> {
+    pub(crate) fn singly(mut self) -> impl Iterator<Item = Permit> {
         std::iter::from_fn(move || {
             self.count = self.count.checked_sub(1)?;
             Some(Permit { slots: Arc::clone(&self.slots), owner: self.owner.clone(), count: 1 })
@@ -478,7 +489,7 @@ mod tests {
         fn check(&self) {
             let taken: usize = self.had.iter().map(|(_, permit)| permit.count).sum();
             assert!(taken <= MAX);
-            assert_eq!(self.slots.counts(), (taken, self.waiting.len()));
+            assert_eq!(self.slots.counts(), SlotCounts { active: taken, waiting: self.waiting.len() });
             for owner in 0..3 {
                 let own = self.had.iter().filter(|(other, _)| *other == owner);
                 assert!(own.map(|(_, permit)| permit.count).sum::<usize>() <= self.cap.unwrap_or(MAX));
@@ -487,7 +498,7 @@ mod tests {
 
         /// Nobody is overtaken too often, and a slot is kept free only for who was overtaken often enough.
         fn check_fairness(&self) {
-            let free = MAX - self.slots.counts().0;
+            let free = MAX - self.slots.counts().active;
             for (place, asker) in self.waiting.iter().enumerate() {
                 assert!(asker.overtaken <= asker.count, "{} by {}", asker.count, asker.overtaken);
                 let kept_from = asker.count <= free;
@@ -507,7 +518,7 @@ mod tests {
                 self.happens(Event::GivesBack(0));
             }
             self.had.clear();
-            assert_eq!(self.slots.counts(), (0, 0));
+            assert_eq!(self.slots.counts(), SlotCounts { active: 0, waiting: 0 });
             assert!(self.slots.state.lock().owners.is_empty());
         }
     }

@@ -1,36 +1,19 @@
-//! JSON Schemas: the one place where they are compiled and run.
+//! Checks values with a [`Schema`], each within a [`CheckBudget`].
 //!
-//! Invariant: compiling and checking end in bounded time, memory and stack, whatever the schema and the value
-//! are. `analysis.rs` refuses schemas past the bounds before anything is made of them; a check takes its
-//! steps from a budget, see `metered.rs`, and has no outcome when that runs out: [`TooDeep`]. Nothing is ever
-//! fetched.
-
-mod analysis;
-mod blocking;
-mod compile;
-mod instrument;
-mod issues;
-mod messages;
-mod metered;
-mod pattern;
+//! Invariant: every check takes its steps from a budget, see `metered.rs`, and has no outcome when that runs
+//! out: [`TooDeep`].
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
 
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-use analysis::{Analysis, longest_path};
-use compile::{Purpose, build};
-use metered::{MAX_STACK, Metered, MeteredJson, StepBudget, within};
-use pattern::MatchCost;
-
-pub(crate) use analysis::memory_size;
-pub use blocking::run_blocking;
-pub(crate) use issues::{explain, explain_unreadable};
-pub use issues::{general_issue, issues};
-pub(crate) use messages::{describe_error, describe_masked, truncated, with_location};
+use crate::compile::{MAX_ERROR_BYTES, Schema};
+use crate::messages::describe_masked;
+use crate::metered::{MAX_STACK, Metered, MeteredJson, StepBudget, within};
+use crate::size::{longest_path, memory_size};
 
 /// Bytes of JSON that are parsed and checked on the caller's thread; larger values are checked elsewhere.
 pub const MAX_INLINE_BYTES: usize = 32 << 10;
@@ -39,37 +22,8 @@ const INLINE_STEPS: u64 = 20_000;
 /// Steps of a check elsewhere, and for each byte of the value besides.
 const BASE_STEPS: u64 = 1_000_000;
 const STEPS_PER_BYTE: u64 = 8;
-/// Bytes of errors that are built to explain one value, on the caller's thread and elsewhere.
+/// Bytes of errors that are built to explain one value, on the caller's thread.
 const INLINE_ERROR_BYTES: u64 = 512 << 10;
-const MAX_ERROR_BYTES: u64 = 16 << 20;
-/// Bytes of an error without its path and its value.
-const BYTES_PER_ERROR: u64 = 512;
-
-/// A compiled JSON Schema (2020-12, unless its `$schema` names another draft).
-pub struct Schema {
-    validator: Validator<MeteredJson>,
-    /// A validator that accepts the same values and finds errors faster; only where the other may take long.
-    for_errors: Option<Validator<MeteredJson>>,
-    /// What it costs to match a property's name.
-    names: MatchCost,
-    bytes_per_error: u64,
-}
-
-/// A schema that is compiled when it is first wanted.
-#[derive(Default)]
-pub struct LazySchema {
-    compiled: OnceLock<Result<Schema, SchemaError>>,
-    reported: OnceLock<()>,
-}
-
-/// Why a schema cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SchemaError {
-    /// It is no JSON Schema, or refers to something outside itself.
-    Unusable(String),
-    /// It is past a bound, so what it accepts cannot be found out.
-    TooLarge(String),
-}
 
 /// A check that had no outcome, because the value is nested too deep, or too large, for what the schema asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,33 +39,6 @@ pub struct CheckBudget {
 }
 
 impl Schema {
-    /// Compiles a tool's schema: a `format` is checked as its draft says, a pattern may have lookaround.
-    ///
-    /// # Errors
-    /// When it is no JSON Schema, or past the bounds.
-    pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        build(schema, Purpose::Tool, &compile::FULL_LIMITS)
-    }
-
-    /// Compiles a schema that an operator wrote as a rule: a `format` or a pattern that is not taken is an
-    /// error.
-    ///
-    /// # Errors
-    /// Says why it is not usable, and what to do about it where that is not plain.
-    pub fn rule(schema: &Value) -> Result<Self, String> {
-        let compiled = build(schema, Purpose::Rule, &compile::FULL_LIMITS);
-        compiled.map_err(|error| truncated(format!("not a usable JSON Schema: {error}")))
-    }
-
-    /// Whether a schema is within the bounds: gives the number of its references. Takes time linear in its
-    /// size, of which a reference takes the most, some microseconds.
-    ///
-    /// # Errors
-    /// Says what of it is past them.
-    pub fn check_bounds(schema: &Value) -> Result<usize, String> {
-        Analysis::of(schema).map(|analysis| analysis.references)
-    }
-
     /// Whether a value fits.
     ///
     /// # Errors
@@ -176,49 +103,10 @@ impl Schema {
     }
 }
 
-impl fmt::Debug for Schema {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Schema").finish_non_exhaustive()
-    }
-}
-
-impl LazySchema {
-    /// The compiled form of `source`, which is the same at every call.
-    ///
-    /// # Errors
-    /// Why it cannot be used.
-    pub fn get(&self, source: &Value) -> Result<&Schema, &SchemaError> {
-        self.compiled.get_or_init(|| Schema::compile(source)).as_ref()
-    }
-
-    /// As [`LazySchema::get`], but `None` if the schema is not compiled yet and compiling it takes more
-    /// than some milliseconds.
-    pub fn get_quickly(&self, source: &Value) -> Option<Result<&Schema, &SchemaError>> {
-        if self.compiled.get().is_none() {
-            match build(source, Purpose::Tool, &compile::INLINE_LIMITS) {
-                Err(SchemaError::TooLarge(_)) => return None,
-                // Another thread may have compiled it meanwhile, with the same outcome.
-                outcome => drop(self.compiled.set(outcome)),
-            }
-        }
-        self.known()
-    }
-
-    /// The outcome, where it was compiled before.
-    #[must_use]
-    pub fn known(&self) -> Option<Result<&Schema, &SchemaError>> {
-        self.compiled.get().map(Result::as_ref)
-    }
-
-    /// Runs `report` the first time that it is called, for a schema that cannot be used.
-    pub fn report_once(&self, report: impl FnOnce()) {
-        self.reported.get_or_init(report);
-    }
-}
-
 impl CheckBudget {
     /// The budget of a check on the caller's thread.
     #[must_use]
+    #[inline]
     pub fn inline() -> Self {
         CheckBudget { steps: INLINE_STEPS, error_bytes: INLINE_ERROR_BYTES, inline: true, cancelled: None }
     }
@@ -237,7 +125,9 @@ impl CheckBudget {
     }
 
     /// Whether it is the small one: a larger budget may bring an outcome.
-    pub(crate) fn is_inline(&self) -> bool {
+    #[must_use]
+    #[inline]
+    pub fn is_inline(&self) -> bool {
         self.inline
     }
 
@@ -249,16 +139,6 @@ impl CheckBudget {
     }
 }
 
-impl fmt::Display for SchemaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SchemaError::Unusable(why) | SchemaError::TooLarge(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for SchemaError {}
-
 impl fmt::Display for TooDeep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("too deep to check: nest it less, or send less at once")
@@ -269,6 +149,7 @@ impl std::error::Error for TooDeep {}
 
 /// Whether a value is small enough to be checked on the caller's thread.
 #[must_use]
+#[inline]
 pub fn is_small(value: &Value) -> bool {
     // A value takes a few times as many bytes in memory as it has as JSON.
     memory_size(value) <= 4 * MAX_INLINE_BYTES as u64

@@ -24,7 +24,7 @@ impl Drop for SetOnDrop {
 }
 
 /// Runs work on a thread that may block. The work is given a flag that is set when the future is dropped, see
-/// [`CheckBudget::cancelled_by`](super::CheckBudget::cancelled_by). `None` if the work panicked, or the
+/// [`CheckBudget::cancelled_by`](crate::CheckBudget::cancelled_by). `None` if the work panicked, or the
 /// runtime has ended.
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,

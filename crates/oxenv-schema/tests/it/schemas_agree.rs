@@ -1,6 +1,6 @@
 //! A bounded check comes to the same verdict as a plain one, wherever that is cheap.
 
-use oxenv_core::schema::{CheckBudget, Schema, SchemaError};
+use oxenv_schema::{CheckBudget, Schema, SchemaError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

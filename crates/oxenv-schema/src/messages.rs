@@ -6,13 +6,14 @@ use jsonschema::error::ValidationErrorKind as Kind;
 use jsonschema::{ReferencingError, ValidationError};
 use serde_json::Value;
 
-use super::instrument::{hidden_keyword, strip};
+use crate::instrument::{hidden_keyword, strip};
 
 /// Bytes of a message about a schema.
 const MAX_MESSAGE: usize = 1000;
 
 /// What is wrong, without the value.
-pub(crate) fn describe_masked(error: &ValidationError<'_>) -> String {
+#[must_use]
+pub fn describe_masked(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Kind::Not { schema } => negated(schema, "the value"),
         // The names of properties are told.
@@ -22,7 +23,8 @@ pub(crate) fn describe_masked(error: &ValidationError<'_>) -> String {
 }
 
 /// What is wrong, with the value.
-pub(crate) fn describe_error(error: &ValidationError<'_>) -> String {
+#[must_use]
+pub fn describe_error(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Kind::Not { schema } => negated(schema, &error.instance().to_string()),
         Kind::PropertyNames { error } => describe_error(error),
@@ -34,7 +36,7 @@ pub(crate) fn describe_error(error: &ValidationError<'_>) -> String {
 }
 
 /// Why a schema does not compile, and what to do where that is not plain.
-pub(super) fn unusable(error: &ValidationError<'_>) -> String {
+pub(crate) fn unusable(error: &ValidationError<'_>) -> String {
     let (path, part) = (error.instance_path().to_string(), error.instance());
     let why = match error.kind() {
         Kind::Format { format } if format == "regex" => unusable_pattern(part),
@@ -53,21 +55,23 @@ pub(super) fn unusable(error: &ValidationError<'_>) -> String {
     with_location(&path, &why)
 }
 
-pub(super) fn unknown_draft(uri: &str) -> String {
+pub(crate) fn unknown_draft(uri: &str) -> String {
     format!("its \"$schema\" '{uri}' is not known; without one it is 2020-12")
 }
 
-pub(super) fn unusable_pattern(pattern: &Value) -> String {
+pub(crate) fn unusable_pattern(pattern: &Value) -> String {
     format!("{pattern} is no regular expression that is taken; for a lookahead use \"not\"")
 }
 
 /// A message with the place that it is about.
-pub(crate) fn with_location(path: &str, what: &str) -> String {
+#[must_use]
+pub fn with_location(path: &str, what: &str) -> String {
     if path.is_empty() { what.to_owned() } else { format!("at {path}: {what}") }
 }
 
 /// The beginning of a message.
-pub(crate) fn truncated(mut message: String) -> String {
+#[must_use]
+pub fn truncated(mut message: String) -> String {
     if message.len() > MAX_MESSAGE {
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         message.push('…');

@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet};
 use referencing::{Draft, Registry, Resolver};
 use serde_json::{Map, Value};
 
-use super::pattern;
+use crate::pattern_size;
+use crate::size::memory_size;
 
 /// Levels of JSON in a schema, at the most; `serde_json` reads as many.
 const MAX_DEPTH: usize = 128;
@@ -36,28 +37,28 @@ const MIN_DIVISOR: f64 = 1e-30;
 
 /// The schemas within a schema, and what compiling and checking them may cost.
 #[derive(Default)]
-pub(super) struct Analysis {
+pub(crate) struct Analysis {
     /// The addresses of the objects that are schemas.
     schemas: HashSet<usize>,
     /// How often it refers to a part of it.
-    pub(super) references: usize,
+    pub(crate) references: usize,
     /// Whether it has `anyOf` or `oneOf`.
-    pub(super) combines: bool,
+    pub(crate) combines: bool,
     /// Bytes of the largest schema under `not`, `anyOf` or `oneOf`: an error may hold a copy of it.
-    pub(super) largest_negated: u64,
+    pub(crate) largest_negated: u64,
     /// The patterns of `patternProperties`.
-    pub(super) name_patterns: Vec<String>,
+    pub(crate) name_patterns: Vec<String>,
     /// States of the automata of all patterns, as estimated.
-    pub(super) pattern_states: u64,
+    pub(crate) pattern_states: u64,
 }
 
 /// A schema as plain JSON.
 #[derive(Clone, Copy)]
-pub(super) struct Measure {
+pub(crate) struct Measure {
     /// Whether anything in it looks like a reference.
     refers: bool,
     /// About how many bytes it takes in memory.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What a keyword's value is made of.
@@ -130,7 +131,7 @@ impl Analysis {
     ///
     /// # Errors
     /// Says what of it is past which bound.
-    pub(super) fn of(schema: &Value) -> Result<Self, String> {
+    pub(crate) fn of(schema: &Value) -> Result<Self, String> {
         Self::of_measured(schema, measure(schema)?)
     }
 
@@ -138,7 +139,7 @@ impl Analysis {
     ///
     /// # Errors
     /// Says what of it is past which bound.
-    pub(super) fn of_measured(schema: &Value, measure: Measure) -> Result<Self, String> {
+    pub(crate) fn of_measured(schema: &Value, measure: Measure) -> Result<Self, String> {
         let draft = Draft::default().detect(schema);
         if measure.refers {
             let root = draft.create_resource_ref(schema);
@@ -154,7 +155,7 @@ impl Analysis {
     }
 
     /// Whether that value of the measured schema is a schema itself.
-    pub(super) fn is_schema(&self, value: &Value) -> bool {
+    pub(crate) fn is_schema(&self, value: &Value) -> bool {
         self.schemas.contains(&address(value))
     }
 }
@@ -306,7 +307,7 @@ fn check_patterns(patterns: &[&str]) -> Result<u64, String> {
     if patterns.len() > MAX_PATTERNS {
         return Err(format!("it has {} patterns, and {MAX_PATTERNS} at most are taken", patterns.len()));
     }
-    let states = patterns.iter().try_fold(0, |states, text| Ok(states + pattern::check(text)?));
+    let states = patterns.iter().try_fold(0, |states, text| Ok(states + pattern_size::check(text)?));
     match states {
         Ok(states) if states > MAX_PATTERN_STATES => Err("its patterns together repeat too much".to_owned()),
         states => states,
@@ -344,7 +345,7 @@ fn expand(
 ///
 /// # Errors
 /// Says what of it is past which bound.
-pub(super) fn measure(schema: &Value) -> Result<Measure, String> {
+pub(crate) fn measure(schema: &Value) -> Result<Measure, String> {
     let (mut values, mut text, mut paths, mut refers) = (0_usize, 0_usize, 0_usize, false);
     let mut stack = vec![(schema, 0_usize, 0_usize)];
     while let Some((value, depth, path)) = stack.pop() {
@@ -401,30 +402,6 @@ fn list_length(value: &Value) -> u64 {
     match value {
         Value::Array(items) => items.len() as u64,
         Value::Object(members) => members.len() as u64,
-        _ => 0,
-    }
-}
-
-/// About how many bytes a value takes in memory.
-pub(crate) fn memory_size(value: &Value) -> u64 {
-    match value {
-        Value::String(string) => 32 + string.len() as u64,
-        Value::Array(items) => 32 + items.iter().map(memory_size).sum::<u64>(),
-        Value::Object(members) => {
-            32 + members.iter().map(|(key, value)| 64 + key.len() as u64 + memory_size(value)).sum::<u64>()
-        }
-        _ => 32,
-    }
-}
-
-/// Bytes of the longest path within a value.
-pub(super) fn longest_path(value: &Value) -> u64 {
-    match value {
-        Value::Array(items) => items.iter().map(|item| 8 + longest_path(item)).max().unwrap_or(0),
-        Value::Object(members) => {
-            let paths = members.iter().map(|(key, value)| 1 + key.len() as u64 + longest_path(value));
-            paths.max().unwrap_or(0)
-        }
         _ => 0,
     }
 }

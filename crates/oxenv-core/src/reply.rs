@@ -1,0 +1,81 @@
+//! [`StepReply`]: what came of a step, whoever asked for it and however it was spelled.
+//!
+//! Invariant: a failure is no reply; what a tool says of itself, an error too, is.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use oxenv_wire::{RawJson, Reward, Spelling, ToolError, ToolResult, ToolsetProblem};
+
+use crate::environment::Observed;
+
+/// What came of a call that reached its tool, or failed to.
+#[derive(Debug, Clone)]
+pub struct CallReply {
+    /// The result, or the typed error.
+    pub outcome: Result<ToolResult, ToolError>,
+    /// The reward; absent is null. Never shown to the agent.
+    pub reward: Option<Reward>,
+    /// What the environment adds, such as the parts of the reward: an object. Never shown to the
+    /// agent.
+    pub metadata: Option<RawJson>,
+    /// Whether the episode is done now.
+    pub done: bool,
+}
+
+/// What came of a `call_tools` action.
+#[derive(Debug, Clone)]
+pub struct GraphReply {
+    /// What came of each call, by its id, in the order they were sent.
+    pub results: Vec<(String, Result<ToolResult, ToolError>)>,
+    /// The sum of the calls' rewards; absent is null.
+    pub reward: Option<Reward>,
+    /// What the environment added to the last call that it scored: an object.
+    pub metadata: Option<RawJson>,
+    /// Whether the episode is done now.
+    pub done: bool,
+}
+
+/// The tools, as one step's observation.
+#[derive(Debug, Clone)]
+pub struct ToolListing {
+    /// The tools that a step may call, in order: a JSON array in the words of a step.
+    pub tools: Arc<str>,
+    /// What does not work at present, so that its tools may be missing.
+    pub problems: Vec<ToolsetProblem>,
+    /// Whether the episode is done.
+    pub done: bool,
+}
+
+/// What a step shows; the spelling is the request's.
+#[derive(Debug, Clone)]
+pub enum StepReply<'a> {
+    /// The tools.
+    Tools(Spelling, ToolListing),
+    /// A tool call's outcome.
+    Call {
+        /// How the request was spelled.
+        spelling: Spelling,
+        /// The tool's name.
+        name: Cow<'a, str>,
+        /// What came of it.
+        reply: CallReply,
+    },
+    /// The outcomes of a graph of calls.
+    Graph(GraphReply),
+    /// The environment's own observation.
+    Observed(Observed),
+}
+
+impl StepReply<'_> {
+    /// Whether the episode is done, as far as the session knows it.
+    pub(crate) fn set_done(&mut self, now: bool) {
+        match self {
+            StepReply::Tools(_, listing) => listing.done = now,
+            StepReply::Call { reply, .. } => reply.done = now,
+            StepReply::Graph(reply) => reply.done = now,
+            // What the environment says of itself stands.
+            StepReply::Observed(_) => {}
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The bounded validator beside the one that it is made of.
+
+mod schemas_agree;
