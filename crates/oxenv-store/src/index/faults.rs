@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use crate::error::{LogError, Unlisted};
 use crate::log::bounds::{self, Extent};
 use crate::log::{LogPosition, RecordCursor, segment};

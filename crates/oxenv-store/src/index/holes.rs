@@ -10,7 +10,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use crate::log::{LogPosition, segment};
 
 /// What of a session is missing, or may be.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use super::{SessionFilter, SessionSummary, holes};
 use crate::error::LogError;
 use crate::log::{LogPosition, frame, segment};

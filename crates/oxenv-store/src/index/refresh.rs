@@ -11,7 +11,8 @@ use std::path::Path;
 use oxenv_wire::Reward;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{RefreshReport, Trouble, faults, holes, schema};
+use super::schema::{self, number, stored_number};
+use super::{RefreshReport, Trouble, faults, holes};
 use crate::error::LogError;
 use crate::log::bounds::{self, Extent};
 use crate::log::unwritten::UnwrittenMark;
@@ -302,16 +303,6 @@ fn save(transaction: &Transaction<'_>, progress: &Progress) -> rusqlite::Result<
         ],
     )?;
     Ok(())
-}
-
-/// SQLite has 64 bits with a sign: the same bits are kept.
-pub(super) fn stored_number(number: u64) -> i64 {
-    number.cast_signed()
-}
-
-/// The reverse.
-pub(super) fn number(stored: i64) -> u64 {
-    stored.cast_unsigned()
 }
 
 impl Arrival<'_> {

@@ -208,3 +208,13 @@ fn remove(folder: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// A number as SQLite keeps it, whose integers have 64 bits with a sign: the same bits.
+pub(super) fn stored_number(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+/// A number of which SQLite keeps the bits as one with a sign.
+pub(super) fn number(stored: i64) -> u64 {
+    stored.cast_unsigned()
+}
