@@ -8,7 +8,7 @@ use oxenv_core::{SessionStore, Toolbox};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Guard;
+use crate::auth::guard::Guard;
 use crate::config::{Mode, ServerConfig};
 use crate::connections::Connections;
 use crate::mcp::Transports;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Tokens;
+use crate::auth::tokens::Tokens;
 use crate::metrics::Metrics;
 use crate::trajectories::TrajectorySource;
 

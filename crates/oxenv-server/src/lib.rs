@@ -31,7 +31,7 @@ mod trajectories;
 mod ws;
 
 pub use app::App;
-pub use auth::{TokenError, Tokens};
+pub use auth::tokens::{TokenError, Tokens};
 pub use config::{Mode, ServerConfig};
 pub use connections::raise_descriptor_limit;
 pub use judge::{HttpJudge, HttpJudgeOptions, JudgeKey};

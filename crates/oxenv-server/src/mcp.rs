@@ -38,7 +38,7 @@ use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::http::fallback::wants_websocket;
 use crate::http::{InPath, InQuery};
@@ -121,7 +121,7 @@ pub(crate) async fn post(
     InQuery(query): InQuery<EpochQuery>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app)?;
+    let own = caller.own_session(&app.store)?;
     reply(&app, McpEndpoint::open(&caller, own.as_ref()), query.epoch, request).await
 }
 
@@ -146,7 +146,7 @@ pub(crate) async fn get(
     if wants_websocket(request.headers()) {
         return Ok(crate::ws::mcp::upgrade(app, caller, upgrade, &request));
     }
-    let own = caller.own_session(&app)?;
+    let own = caller.own_session(&app.store)?;
     Ok(stream(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
 }
 
@@ -166,7 +166,7 @@ pub(crate) async fn delete(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app)?;
+    let own = caller.own_session(&app.store)?;
     Ok(end(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
 }
 

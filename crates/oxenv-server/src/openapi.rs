@@ -11,9 +11,10 @@ mod schemas;
 use oxenv_core::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
+use crate::auth::access::Access;
 use crate::config::{Mode, ServerConfig};
 use crate::error;
-use crate::route::{Access, Listed, QueryParameter, Reply, Route, RouteDocs};
+use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
 
 /// The document of a server with that configuration.
 pub(crate) fn document(spec: &EnvironmentSpec, config: &ServerConfig, routes: &[Route]) -> Value {

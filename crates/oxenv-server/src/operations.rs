@@ -27,7 +27,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error;
 
 /// Bytes that a reply with a snapshot has beside it, at most.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::routing::{MethodFilter, MethodRouter};
-use oxenv_core::Principal;
 
 use crate::app::App;
+use crate::auth::access::Access;
 
 /// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are
 /// made from it.
@@ -28,23 +28,6 @@ pub(crate) enum Method {
     Get,
     Post,
     Delete,
-}
-
-/// Who may use a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Also callers without a token.
-    Everybody,
-    /// Callers with any token.
-    Holders,
-    /// Control and observers.
-    Watchers,
-    /// Control and agents. An agent comes to its own session, and to no path that names another.
-    Agents,
-    /// Control.
-    Control,
-    /// Nobody: the route does not exist in that mode.
-    Nobody,
 }
 
 /// What the OpenAPI document says of a route.
@@ -118,19 +101,6 @@ impl Method {
     }
 }
 
-impl Access {
-    /// Whether it lets in a caller with a token.
-    pub(crate) fn admits(self, principal: Principal) -> bool {
-        match self {
-            Access::Everybody | Access::Holders => true,
-            Access::Watchers => principal != Principal::Agent,
-            Access::Agents => principal != Principal::Observer,
-            Access::Control => principal == Principal::Control,
-            Access::Nobody => false,
-        }
-    }
-}
-
 impl Route {
     /// Who may use it in a mode.
     pub(crate) fn access(&self, production: bool) -> Access {
@@ -195,18 +165,5 @@ impl Reply {
     /// A body of status 200 in another format.
     pub(crate) const fn text(media: &'static str, schema: &'static str) -> Self {
         Reply { status: 200, media, schema }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_route_for_nobody_admits_nobody() {
-        for principal in [Principal::Control, Principal::Agent, Principal::Observer] {
-            assert!(!Access::Nobody.admits(principal));
-            assert!(Access::Holders.admits(principal));
-        }
     }
 }

@@ -10,9 +10,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::on;
 
 use crate::app::App;
-use crate::route::Access::{Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::auth::access::Access::{self, Agents, Control, Everybody, Holders, Nobody, Watchers};
 use crate::route::Method::{Delete, Get, Post};
-use crate::route::{Access, Listed, QueryParameter, Reply, Route, RouteDocs};
+use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
 use crate::{auth, http, mcp, openapi, ws};
 
 /// The routes of a server.

@@ -11,7 +11,7 @@ use oxenv_wire::BatchRequest;
 
 use super::body;
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{RequestContext, RunningBatch};
 

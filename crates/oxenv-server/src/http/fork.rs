@@ -18,7 +18,7 @@ use serde_json::json;
 use super::sessions::created;
 use super::{InPath, body, idempotency};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{CreatedSessions, RequestContext};
 

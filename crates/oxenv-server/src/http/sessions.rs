@@ -14,7 +14,7 @@ use serde_json::json;
 use super::control::{reset_request, reset_session, step_request, step_session};
 use super::{InPath, body, idempotency};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{CreatedSessions, RequestContext, progress};
 use crate::traces::CallersTrace;

@@ -12,7 +12,7 @@ use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcError, ToolError, ToolResult, p
 use serde_json::value::RawValue;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error;
 
 /// What came of a call that reached its tool, or failed to.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::McpEndpoint;
 use super::log_level::LogThreshold;
 use super::tool_access::McpTarget;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::load::Load;
 
 /// How long what was said during a request is kept after its client has cancelled it.

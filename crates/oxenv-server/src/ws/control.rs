@@ -27,7 +27,7 @@ use serde::Deserialize;
 use super::multi;
 use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
 use crate::mcp::{self, McpEndpoint};

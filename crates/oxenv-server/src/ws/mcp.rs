@@ -16,7 +16,7 @@ use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 
 use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{self, Refusal};
 use crate::mcp::{self, McpEndpoint};
 use crate::operations;
@@ -85,7 +85,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
 }
 
 async fn open(app: &App, caller: &Caller) -> Result<Arc<Session>, Failure> {
-    match caller.own_session(app)? {
+    match caller.own_session(&app.store)? {
         Some(session) => Ok(session),
         None => app.store.create(caller.options()).await,
     }

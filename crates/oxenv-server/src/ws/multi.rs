@@ -18,7 +18,7 @@ use oxenv_wire::{
 
 use super::socket::{Incoming, ServerSocket, SocketEvent};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error;
 use crate::load::Load;
 use crate::operations::{RequestContext, RunningBatch, SocketSessions, unread, write_outcome};
