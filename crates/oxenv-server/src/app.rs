@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::guard::Guard;
 use crate::config::{Mode, ServerConfig};
 use crate::connections::Connections;
-use crate::mcp::Transports;
+use crate::mcp::transport_sessions::Transports;
 
 /// The shared part of every handler.
 pub struct App {

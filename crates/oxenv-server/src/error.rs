@@ -25,8 +25,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
 use oxenv_wire::{
-    ErrorCode, FailureKind, FrameError, ReplyHead, RpcCode, RpcError, ValidationIssue, raw,
-    write_error_frame, write_multi_error,
+    ErrorCode, FailureKind, FrameError, ReplyHead, RpcCode, RpcError, RpcId, ValidationIssue, raw,
+    write_error_frame, write_multi_error, write_rpc_error,
 };
 use serde_json::{Value, json};
 
@@ -75,6 +75,13 @@ pub(crate) fn json_response(status: StatusCode, body: String) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// A JSON-RPC error with a status of HTTP.
+pub(crate) fn rpc_response(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
+    let mut out = String::new();
+    write_rpc_error(&mut out, id, fault);
+    json_response(status, out)
 }
 
 /// Issues keep the numbers that were sent, so they never become parsed JSON on their way.

@@ -35,7 +35,7 @@ pub use auth::tokens::{TokenError, Tokens};
 pub use config::{Mode, ServerConfig};
 pub use connections::raise_descriptor_limit;
 pub use judge::{HttpJudge, HttpJudgeOptions, JudgeKey};
-pub use mcp::{serve_pipe, serve_stdio};
+pub use mcp::stdio::{serve_pipe, serve_stdio};
 pub use metrics::{AuditStatus, Metrics, RecordStatus};
 pub use routes::router;
 pub use server::{Server, serve_connection};

@@ -10,9 +10,11 @@
 //! of one; `mcp/http.rs` takes everything else to rmcp's service, behind which `mcp/handler.rs`
 //! stands. `mcp/transports.rs` keeps the sessions of clients that shook hands.
 
+mod call_errors;
 mod client_channel;
 mod client_protocol;
-mod dialect;
+pub(crate) mod dialect;
+pub(crate) mod endpoint;
 mod fast_path;
 mod handler;
 mod http;
@@ -21,9 +23,10 @@ mod log_level;
 mod pipe;
 mod rmcp_types;
 mod started_call;
-mod stdio;
+pub(crate) mod stdio;
+mod target;
 mod tool_access;
-mod transport_sessions;
+pub(crate) mod transport_sessions;
 
 use std::sync::Arc;
 
@@ -33,82 +36,19 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use oxenv_core::{Session, TraceContext};
-use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
+use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest};
 use serde::Deserialize;
 
 use crate::app::App;
 use crate::auth::caller::Caller;
-use crate::error::{Refusal, json_response};
+use crate::error::{Refusal, json_response, rpc_response};
 use crate::http::fallback::wants_websocket;
 use crate::http::{InPath, InQuery};
 use crate::traces;
 
-pub(crate) use dialect::answer;
-pub use stdio::{serve_pipe, serve_stdio};
-pub(crate) use transport_sessions::Transports;
-
 use client_protocol::{ClientProtocol, REVISIONS};
+use endpoint::McpEndpoint;
 use fast_path::FastPath;
-use tool_access::McpTarget;
-
-/// Through which door who came, and so which session a request means.
-#[derive(Clone, Copy)]
-pub(crate) struct McpEndpoint<'a> {
-    pub(crate) caller: &'a Caller,
-    pub(crate) place: EndpointPath<'a>,
-    /// The caller's place in a trace, by the headers of the request.
-    trace: Option<TraceContext>,
-}
-
-/// Where a door is. Only control is ever at one that leads to more than one session.
-#[derive(Clone, Copy)]
-pub(crate) enum EndpointPath<'a> {
-    /// `/mcp`: the session that the parameters name, else the default one.
-    Open,
-    /// A socket: its own session, unless the parameters name another.
-    Socket(&'a Arc<Session>),
-    /// `/sessions/{id}/mcp`, and whatever an agent comes through: that session and no other.
-    Session(&'a Arc<Session>),
-}
-
-impl<'a> McpEndpoint<'a> {
-    /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
-    fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
-        McpEndpoint { caller, place: own.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
-    }
-
-    /// A socket that has that session.
-    pub(crate) fn socket(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        let place =
-            if caller.controls() { EndpointPath::Socket(session) } else { EndpointPath::Session(session) };
-        McpEndpoint { caller, place, trace: None }
-    }
-
-    /// `/sessions/{id}/mcp`.
-    fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        McpEndpoint { caller, place: EndpointPath::Session(session), trace: None }
-    }
-
-    /// What who comes through it and names nothing is connected to.
-    fn target(self, app: &App) -> McpTarget {
-        match self.place {
-            EndpointPath::Open if app.production() => McpTarget::Server,
-            EndpointPath::Open => McpTarget::Default,
-            EndpointPath::Socket(session) | EndpointPath::Session(session) => {
-                McpTarget::Named(Arc::clone(session))
-            }
-        }
-    }
-
-    /// The one session that it leads to, if it leads to one only.
-    fn session_id(&self) -> Option<&str> {
-        match self.place {
-            EndpointPath::Session(session) => Some(session.id()),
-            EndpointPath::Open | EndpointPath::Socket(_) => None,
-        }
-    }
-}
 
 #[derive(Deserialize)]
 pub(crate) struct EpochQuery {
@@ -192,7 +132,7 @@ async fn reply(
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
-        return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
+        return Ok(rpc_response(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
     };
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
@@ -200,13 +140,13 @@ async fn reply(
             let forwarded = http::forward(app, door, epoch, None, parts.clone(), body.clone(), None);
             return Ok(Box::pin(forwarded).await);
         }
-        Err(fault) => return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
+        Err(fault) => return Ok(rpc_response(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
     if manner == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
         return Ok(json_response(StatusCode::OK, dialect::answer(app, door, epoch, &rpc).await));
     }
     if let Some((status, fault)) = refusal(manner, &rpc) {
-        return Ok(failed(status, rpc.id, &fault));
+        return Ok(rpc_response(status, rpc.id, &fault));
     }
     if manner == ClientProtocol::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
@@ -215,7 +155,7 @@ async fn reply(
     }
     let begun = match fast_path::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
         FastPath::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
-        FastPath::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
+        FastPath::Refused(status, fault) => return Ok(rpc_response(status, rpc.id, &fault)),
         FastPath::Begun(begun) => Some(begun),
         FastPath::No => None,
     };
@@ -266,10 +206,4 @@ fn not_allowed() -> Response {
         json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
-}
-
-fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
-    let mut out = String::new();
-    write_rpc_error(&mut out, id, fault);
-    json_response(status, out)
 }

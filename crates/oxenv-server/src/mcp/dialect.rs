@@ -11,8 +11,8 @@ use oxenv_wire::{
 };
 use serde_json::json;
 
+use super::endpoint::{EndpointPath, McpEndpoint};
 use super::tool_access::{ToolAccess, named, unknown};
-use super::{EndpointPath, McpEndpoint};
 use crate::app::App;
 use crate::{error, traces};
 
@@ -136,7 +136,7 @@ pub(super) async fn resolve_target(
         }
         (EndpointPath::Open | EndpointPath::Socket(_), Some(id)) => named(app, &id).map(ToolAccess::Session),
         (EndpointPath::Open, None) => {
-            door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure))
+            ToolAccess::of(app, &door.target(app.config.mode)).await.map_err(|failure| error::rpc(&failure))
         }
     }
 }

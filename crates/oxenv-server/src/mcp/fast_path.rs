@@ -5,23 +5,23 @@
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
-use oxenv_core::{AgentCall, Failure, Principal};
+use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
-    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcError, RpcParams, RpcRequest, ToolCallParams,
-    ToolError, ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call,
-    write_mcp_tools, write_rpc_error, write_rpc_result,
+    Json, McpEra, Object, RpcCode, RpcError, RpcParams, RpcRequest, ToolCallParams, ToolSpelling,
+    exceeds_values, read, write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::McpEndpoint;
+use super::call_errors::error_response;
 use super::client_channel::NotificationFilter;
 use super::client_protocol::{ClientProtocol, METHOD, NAME, single, takes_json};
 use super::dialect::resolve_target;
+use super::endpoint::McpEndpoint;
 use super::http::has_too_many_values;
 use super::log_level::LogLevel;
 use super::started_call::{OwnedCall, StartedCall};
-use super::tool_access::{CallResult, ToolAccess};
-use super::transport_sessions::TransportGuard;
+use super::tool_access::ToolAccess;
+use super::transport_sessions::{TransportGuard, unknown_session};
 use crate::app::App;
 use crate::load::{MAX_BYTES, MAX_REQUESTS};
 use crate::{error, traces};
@@ -261,54 +261,6 @@ async fn call(
     Ok(FastPath::Answered(out))
 }
 
-/// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
-/// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
-/// session that cannot run the call; all else is a result.
-pub(super) fn error_response(
-    outcome: Result<CallResult, Failure>,
-    era: McpEra,
-    declared: impl FnOnce() -> Value,
-) -> Result<CallResult, RpcError> {
-    let outcome = outcome.map_err(|failure| error::rpc(&failure))?;
-    match &outcome {
-        Err(error)
-            if error.error_type == ToolErrorType::ToolNotFound
-                || error.code == Some(ErrorCode::ValidationError) =>
-        {
-            Err(RpcError::new(RpcCode::InvalidParams, error.message.as_str()))
-        }
-        Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => {
-            Ok(Err(ToolError::input_required()))
-        }
-        Ok(ToolResult { input_required: Some(wanted), .. }) => match lacking(wanted, &declared()) {
-            Some(lacking) => Err(RpcError {
-                code: RpcCode::MissingCapability,
-                message: "the tool asks for what the client did not declare that it can do".to_owned(),
-                data: json!({ "requiredCapabilities": lacking }),
-            }),
-            None => Ok(outcome),
-        },
-        _ => Ok(outcome),
-    }
-}
-
-/// The capabilities that a client needs to give the wanted input and did not declare.
-fn lacking(wanted: &RawJson, declared: &Value) -> Option<Value> {
-    let wanted: Value = serde_json::from_str(wanted.get()).unwrap_or_default();
-    let asked = wanted["inputRequests"].as_object()?.values();
-    let needed = asked.filter_map(|request| match request["method"].as_str()? {
-        "elicitation/create" => Some("elicitation"),
-        "sampling/createMessage" => Some("sampling"),
-        "roots/list" => Some("roots"),
-        _ => None,
-    });
-    let lacking: serde_json::Map<String, Value> = needed
-        .filter(|capability| declared.get(capability).is_none())
-        .map(|capability| (capability.to_owned(), json!({})))
-        .collect();
-    (!lacking.is_empty()).then_some(Value::Object(lacking))
-}
-
 /// What the request reaches.
 async fn connected(
     app: &App,
@@ -317,7 +269,9 @@ async fn connected(
     plain: &PlainRequest<'_>,
 ) -> Result<ToolAccess, RpcError> {
     match &plain.within {
-        Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
+        Some(within) => {
+            ToolAccess::of(app, &within.transport().target).await.map_err(|failure| error::rpc(&failure))
+        }
         None => resolve_target(app, door, params).await,
     }
 }
@@ -334,10 +288,4 @@ fn marked(schema: &Value) -> bool {
         return false;
     };
     properties.values().any(|property| property.get("x-mcp-header").is_some() || marked(property))
-}
-
-pub(super) fn unknown_session() -> RpcError {
-    let message =
-        "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
-    RpcError::new(RpcCode::ServerError, message)
 }

@@ -23,17 +23,17 @@ use rmcp::service::{NotificationContext, RequestContext, RoleServer, Subscriptio
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::call_errors::error_response;
 use super::client_channel::{ClientHandle, NotificationFilter};
-use super::fast_path::error_response;
-use super::http::Epoch;
 use super::list_changes::{OfferedLists, Subscribed, Watcher, tell_listener};
 use super::log_level::LogThreshold;
 use super::rmcp_types::{
     RmcpResult, cancelled, declined, era, first_page, internal, items, parsed, refused, severity,
     wants_input, with_meta,
 };
-use super::started_call::{CallHandover, OwnedCall, StartedCall};
-use super::tool_access::{McpTarget, ToolAccess};
+use super::started_call::{CallHandover, Epoch, OwnedCall, StartedCall};
+use super::target::McpTarget;
+use super::tool_access::ToolAccess;
 use crate::app::App;
 use crate::{error, traces};
 
@@ -78,7 +78,7 @@ impl ToolboxHandler {
         target: McpTarget,
         level: LogThreshold,
     ) -> Result<Arc<Self>, Failure> {
-        let reach = target.reach(app).await?;
+        let reach = ToolAccess::of(app, &target).await?;
         Ok(Arc::new(ToolboxHandler {
             app: Arc::clone(app),
             target,
@@ -93,7 +93,8 @@ impl ToolboxHandler {
 
     /// What the target is now, with its lists known.
     async fn reach(&self) -> RmcpResult<ToolAccess> {
-        let reach = self.target.reach(&self.app).await.map_err(|failure| refused(error::rpc(&failure)))?;
+        let reach =
+            ToolAccess::of(&self.app, &self.target).await.map_err(|failure| refused(error::rpc(&failure)))?;
         reach.settled().await;
         Ok(reach)
     }

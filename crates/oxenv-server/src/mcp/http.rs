@@ -15,14 +15,14 @@ use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
 use super::client_protocol::{ClientProtocol, takes_anything};
+use super::endpoint::McpEndpoint;
 use super::handler::ToolboxHandler;
 use super::log_level::LogThreshold;
-use super::started_call::StartedCall;
-use super::tool_access::{McpTarget, PrivateSession};
-use super::transport_sessions::{TransportGuard, TransportManager, TransportPlan};
-use super::{McpEndpoint, failed};
+use super::started_call::{Epoch, StartedCall};
+use super::target::{McpTarget, PrivateSession};
+use super::transport_sessions::{TransportGuard, TransportManager, TransportPlan, unknown_session};
 use crate::app::App;
-use crate::error;
+use crate::error::{self, rpc_response};
 
 /// The most values of a message that goes to rmcp, which builds all of them: 60 MiB of zeros took 6 GiB.
 /// Lists and calls of tools as clients make them are not among these, so arguments have no such bound.
@@ -32,10 +32,6 @@ const MAX_VALUES: usize = 1 << 18;
 pub(super) fn has_too_many_values(message: &[u8]) -> bool {
     str::from_utf8(message).is_ok_and(|text| exceeds_values(text, MAX_VALUES))
 }
-
-/// The epoch that the URL of a request names.
-#[derive(Clone, Copy)]
-pub(super) struct Epoch(pub(super) Option<u64>);
 
 /// Takes a message to rmcp, with the call that has begun if it is one.
 pub(super) async fn forward(
@@ -51,7 +47,7 @@ pub(super) async fn forward(
     if has_too_many_values(&body) {
         let message = format!("Invalid request: the message has more than {MAX_VALUES} values");
         let fault = RpcError::new(RpcCode::InvalidRequest, message);
-        return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
+        return rpc_response(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
     let found = match ClientProtocol::of(&parts.headers) {
@@ -69,7 +65,7 @@ pub(super) async fn forward(
     let level = plan.as_ref().map(|plan| plan.level.clone()).unwrap_or_default();
     let handler = match ToolboxHandler::new(app, target, level).await {
         Ok(handler) => handler,
-        Err(failure) => return failed(StatusCode::OK, id, &error::rpc(&failure)),
+        Err(failure) => return rpc_response(StatusCode::OK, id, &error::rpc(&failure)),
     };
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if takes_anything(&parts.headers) {
@@ -90,14 +86,15 @@ pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request:
     let found = match ClientProtocol::of(&parts.headers) {
         ClientProtocol::Session(id) => match app.transports.find(id, door) {
             Some(found) => Some(found),
-            None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::fast_path::unknown_session()),
+            None => return rpc_response(StatusCode::NOT_FOUND, RpcId::NULL, &unknown_session()),
         },
         _ => None,
     };
-    let target = found.as_ref().map_or_else(|| door.target(app), |found| found.transport().target.clone());
+    let target =
+        found.as_ref().map_or_else(|| door.target(app.config.mode), |found| found.transport().target.clone());
     let handler = match ToolboxHandler::new(app, target, LogThreshold::default()).await {
         Ok(handler) => handler,
-        Err(failure) => return failed(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
+        Err(failure) => return rpc_response(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
     };
     let manager = TransportManager::new(&app.transports, None);
     served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
@@ -114,16 +111,16 @@ async fn prepared(
         return Ok((found.transport().target.clone(), None));
     }
     if !shakes_hands {
-        return Ok((door.target(app), None));
+        return Ok((door.target(app.config.mode), None));
     }
     let room = app
         .transports
         .reserve(door.caller)
         .await
         .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
-    let target = match door.target(app) {
+    let target = match door.target(app.config.mode) {
         McpTarget::Server => {
-            PrivateSession::make(app, door.caller).await.map_err(|failure| unavailable(&failure))?
+            PrivateSession::make(&app.store, door.caller).await.map_err(|failure| unavailable(&failure))?
         }
         target => target,
     };
@@ -139,7 +136,7 @@ fn unavailable(failure: &Failure) -> (StatusCode, RpcError) {
 }
 
 fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
-    let mut response = failed(status, id, fault);
+    let mut response = rpc_response(status, id, fault);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -188,7 +185,7 @@ async fn reworded(response: Response, id: RpcId<'_>) -> Response {
         }
         status => (status, RpcError::new(RpcCode::ServerError, text)),
     };
-    let mut response = failed(status, id, &fault);
+    let mut response = rpc_response(status, id, &fault);
     if let Some(allow) = parts.headers.get(header::ALLOW) {
         response.headers_mut().insert(header::ALLOW, allow.clone());
     }

@@ -15,7 +15,8 @@ use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, Subsc
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::tool_access::McpTarget;
+use super::target::McpTarget;
+use super::tool_access::ToolAccess;
 use crate::app::App;
 
 /// The resources that a client wants to hear of.
@@ -135,7 +136,7 @@ fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
 
 /// Waits for the next change of what the target offers; nothing when it offers nothing any more.
 async fn next(app: &App, target: &McpTarget, offer: &mut Option<OfferedLists>) -> Option<ChangedLists> {
-    let reach = target.reach(app).await.ok()?;
+    let reach = ToolAccess::of(app, target).await.ok()?;
     let toolbox = reach.toolbox();
     let old = offer.take().unwrap_or_else(|| OfferedLists::of(toolbox));
     // The default session may have been replaced by another.

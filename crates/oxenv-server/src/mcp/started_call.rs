@@ -43,6 +43,10 @@ enum CallState {
 #[derive(Clone)]
 pub(crate) struct CallHandover(Arc<Mutex<Option<StartedCall>>>);
 
+/// The epoch that the URL of a request names.
+#[derive(Clone, Copy)]
+pub(super) struct Epoch(pub(super) Option<u64>);
+
 impl StartedCall {
     pub(crate) fn new(asked: OwnedCall, wants: NotificationFilter) -> Self {
         let line = ClientChannel::new(wants);

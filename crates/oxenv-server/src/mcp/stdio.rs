@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::handler::ToolboxHandler;
 use super::log_level::LogThreshold;
 use super::pipe::Pipe;
-use super::tool_access::McpTarget;
+use super::target::McpTarget;
 use crate::app::App;
 
 /// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in

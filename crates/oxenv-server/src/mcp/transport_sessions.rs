@@ -19,9 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::McpEndpoint;
+use super::endpoint::McpEndpoint;
 use super::log_level::LogThreshold;
-use super::tool_access::McpTarget;
+use super::target::McpTarget;
 use crate::auth::caller::Caller;
 use crate::load::Load;
 
@@ -307,4 +307,11 @@ impl SessionManager for TransportManager {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The error of a request that names a transport session that its caller does not have.
+pub(super) fn unknown_session() -> RpcError {
+    let message =
+        "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
+    RpcError::new(RpcCode::ServerError, message)
 }

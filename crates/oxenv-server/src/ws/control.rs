@@ -30,7 +30,8 @@ use crate::app::App;
 use crate::auth::caller::Caller;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
-use crate::mcp::{self, McpEndpoint};
+use crate::mcp::dialect;
+use crate::mcp::endpoint::McpEndpoint;
 use crate::operations;
 use crate::peer::Peer;
 
@@ -260,7 +261,7 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
 async fn mcp_frame(app: &App, door: McpEndpoint<'_>, message: Json<'_>) -> String {
     let mut reply = String::new();
     match RpcRequest::parse(message.get()) {
-        Ok(rpc) => reply = mcp::answer(app, door, None, &rpc).await,
+        Ok(rpc) => reply = dialect::answer(app, door, None, &rpc).await,
         Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
     }
     let mut frame = String::with_capacity(reply.len() + 24);

@@ -18,7 +18,8 @@ use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
 use crate::auth::caller::Caller;
 use crate::error::{self, Refusal};
-use crate::mcp::{self, McpEndpoint};
+use crate::mcp::dialect;
+use crate::mcp::endpoint::McpEndpoint;
 use crate::operations;
 
 pub(crate) fn upgrade(
@@ -66,7 +67,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
                     let door = McpEndpoint::socket(&caller, &session);
-                    let work = AssertUnwindSafe(Box::pin(mcp::answer(&app, door, None, &rpc)));
+                    let work = AssertUnwindSafe(Box::pin(dialect::answer(&app, door, None, &rpc)));
                     let answer = socket.read_while(work.catch_unwind()).await;
                     // A panic is the failure of its request alone.
                     answer.map(|answer| answer.unwrap_or_else(|_| failed(rpc.id, &operations::panicked())))

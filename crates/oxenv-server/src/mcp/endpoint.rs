@@ -1,0 +1,69 @@
+//! Where a client of MCP comes in: who it is, and which session its requests mean.
+//!
+//! Invariant: only control is ever at an endpoint that leads to more than one session.
+
+use std::sync::Arc;
+
+use oxenv_core::{Session, TraceContext};
+
+use super::target::McpTarget;
+use crate::auth::caller::Caller;
+use crate::config::Mode;
+
+/// Through which door who came, and so which session a request means.
+#[derive(Clone, Copy)]
+pub(crate) struct McpEndpoint<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) place: EndpointPath<'a>,
+    /// The caller's place in a trace, by the headers of the request.
+    pub(super) trace: Option<TraceContext>,
+}
+
+/// Where a door is. Only control is ever at one that leads to more than one session.
+#[derive(Clone, Copy)]
+pub(crate) enum EndpointPath<'a> {
+    /// `/mcp`: the session that the parameters name, else the default one.
+    Open,
+    /// A socket: its own session, unless the parameters name another.
+    Socket(&'a Arc<Session>),
+    /// `/sessions/{id}/mcp`, and whatever an agent comes through: that session and no other.
+    Session(&'a Arc<Session>),
+}
+
+impl<'a> McpEndpoint<'a> {
+    /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
+    pub(super) fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
+        McpEndpoint { caller, place: own.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
+    }
+
+    /// A socket that has that session.
+    pub(crate) fn socket(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
+        let place =
+            if caller.controls() { EndpointPath::Socket(session) } else { EndpointPath::Session(session) };
+        McpEndpoint { caller, place, trace: None }
+    }
+
+    /// `/sessions/{id}/mcp`.
+    pub(super) fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
+        McpEndpoint { caller, place: EndpointPath::Session(session), trace: None }
+    }
+
+    /// What who comes through it and names nothing is connected to.
+    pub(super) fn target(self, mode: Mode) -> McpTarget {
+        match self.place {
+            EndpointPath::Open if mode == Mode::Production => McpTarget::Server,
+            EndpointPath::Open => McpTarget::Default,
+            EndpointPath::Socket(session) | EndpointPath::Session(session) => {
+                McpTarget::Named(Arc::clone(session))
+            }
+        }
+    }
+
+    /// The one session that it leads to, if it leads to one only.
+    pub(super) fn session_id(&self) -> Option<&str> {
+        match self.place {
+            EndpointPath::Session(session) => Some(session.id()),
+            EndpointPath::Open | EndpointPath::Socket(_) => None,
+        }
+    }
+}
