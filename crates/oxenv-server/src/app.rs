@@ -30,7 +30,7 @@ pub struct App {
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,
     /// Every connection that was accepted, and how many there may be.
-    pub(crate) accepted: Arc<Connections>,
+    pub(crate) accepted: Connections,
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
     /// The OpenAPI document of the routes, which the router writes.

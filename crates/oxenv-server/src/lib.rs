@@ -20,6 +20,7 @@ mod metrics;
 mod openapi;
 mod operations;
 mod peer;
+mod peer_stream;
 mod route;
 mod routes;
 mod server;

@@ -34,7 +34,8 @@ use crate::config::ServerConfig;
 use crate::error::Refusal;
 use crate::hosts::Hosts;
 use crate::operations::panicked;
-use crate::peer::{CountedBody, Peer, SplitSocket};
+use crate::peer::{CountedBody, Peer};
+use crate::peer_stream::SplitSocket;
 use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::stall_timeout::StallTimeoutStream;
@@ -257,9 +258,8 @@ async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, door: &Arc<GuardedRout
         let (_, stream) = Peer::of(stream, None);
         return stream.say(REFUSAL);
     };
-    let number = place.number();
     let (peer, stream) = Peer::of(stream, Some(place));
-    app.accepted.add(number, &peer);
+    app.accepted.add(&peer);
     app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(door)));
 }
 
