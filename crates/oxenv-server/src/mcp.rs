@@ -5,10 +5,10 @@
 //! for control alone, and not where the address names the session. Whoever is not control comes to one
 //! session, whatever the request names.
 //!
-//! A request is read once. `mcp/manner.rs` tells how its client speaks; `mcp/dialect.rs` answers
-//! OpenEnv's dialect; `mcp/short.rs` answers what MCP's clients mostly ask, a list of tools or a call
-//! of one; `mcp/http.rs` takes everything else to rmcp's service, behind which `mcp/handler.rs`
-//! stands. `mcp/transports.rs` keeps the sessions of clients that shook hands.
+//! A request is read once. `mcp/client_protocol.rs` finds out what its client speaks; `mcp/dialect.rs`
+//! answers OpenEnv's dialect; `mcp/fast_path.rs` answers what clients of MCP mostly ask for, a list of tools
+//! or a call of one; `mcp/http.rs` forwards everything else to rmcp's service, which calls
+//! `mcp/handler.rs`. `mcp/transport_sessions.rs` keeps the sessions of clients that shook hands.
 
 mod call_errors;
 mod client_channel;
@@ -33,9 +33,11 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use oxenv_core::Session;
 use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest};
 use serde::Deserialize;
 
@@ -55,80 +57,44 @@ pub(crate) struct EpochQuery {
     epoch: Option<u64>,
 }
 
+/// Who sent a request, at `/mcp` or at `/sessions/{id}/mcp`.
+pub(crate) struct McpRequester {
+    caller: Caller,
+    /// The one session that it may reach: that of the path, or an agent's own. `None` for control at `/mcp`.
+    session: Option<Arc<Session>>,
+}
+
+impl FromRequestParts<Arc<App>> for McpRequester {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let session = match Option::<InPath>::from_request_parts(parts, app).await? {
+            Some(InPath(id)) => Some(app.store.get(&id)?),
+            None => caller.own_session(&app.store)?,
+        };
+        Ok(McpRequester { caller, session })
+    }
+}
+
+impl McpRequester {
+    fn endpoint(&self) -> McpEndpoint<'_> {
+        McpEndpoint::http(&self.caller, self.session.as_ref())
+    }
+}
+
+/// One message, and its reply.
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
-    caller: Caller,
-    InQuery(query): InQuery<EpochQuery>,
+    InQuery(EpochQuery { epoch }): InQuery<EpochQuery>,
+    requester: McpRequester,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app.store)?;
-    reply(&app, McpEndpoint::open(&caller, own.as_ref()), query.epoch, request).await
-}
-
-pub(crate) async fn post_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    InQuery(query): InQuery<EpochQuery>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    reply(&app, McpEndpoint::session(&caller, &session), query.epoch, request).await
-}
-
-/// `GET /mcp`: a WebSocket, or the stream of a transport session.
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    if wants_websocket(request.headers()) {
-        return Ok(crate::ws::mcp::upgrade(app, caller, upgrade, &request));
-    }
-    let own = caller.own_session(&app.store)?;
-    Ok(stream(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
-}
-
-pub(crate) async fn get_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    Ok(stream(&app, McpEndpoint::session(&caller, &session), request).await)
-}
-
-/// `DELETE /mcp`: the end of a transport session.
-pub(crate) async fn delete(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app.store)?;
-    Ok(end(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
-}
-
-pub(crate) async fn delete_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    Ok(end(&app, McpEndpoint::session(&caller, &session), request).await)
-}
-
-async fn reply(
-    app: &Arc<App>,
-    door: McpEndpoint<'_>,
-    epoch: Option<u64>,
-    request: Request,
-) -> Result<Response, Refusal> {
+    let app = &app;
     let (parts, body) = request.into_parts();
     let manner = ClientProtocol::of(&parts.headers);
-    let door = McpEndpoint { trace: traces::of_headers(app, &parts.headers), ..door };
+    let trace = traces::of_headers(app, &parts.headers);
+    let door = McpEndpoint { trace, ..requester.endpoint() };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
@@ -163,6 +129,46 @@ async fn reply(
     Ok(Box::pin(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun)).await)
 }
 
+/// `GET /mcp`: a WebSocket, or the events of a transport session.
+pub(crate) async fn socket_or_events(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
+) -> Response {
+    match wants_websocket(request.headers()) {
+        true => crate::ws::mcp::upgrade(app, requester.caller, upgrade, &request),
+        false => events(State(app), requester, request).await,
+    }
+}
+
+/// The events of a transport session.
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    request: Request,
+) -> Response {
+    let headers = request.headers();
+    let asks = client_protocol::names(headers, "text/event-stream")
+        || headers.contains_key(client_protocol::SESSION_ID);
+    if !asks || wants_websocket(headers) {
+        return not_allowed();
+    }
+    http::without_body(&app, requester.endpoint(), request).await
+}
+
+/// The end of a transport session.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    request: Request,
+) -> Response {
+    match ClientProtocol::of(request.headers()) {
+        ClientProtocol::Session(_) => http::without_body(&app, requester.endpoint(), request).await,
+        _ => not_allowed(),
+    }
+}
+
 /// Whether a message that is no request is the answer to one of ours.
 fn is_reply(text: &str) -> bool {
     Object::parse(text).is_ok_and(|object| {
@@ -181,23 +187,6 @@ fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCo
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
     (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
-}
-
-async fn stream(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
-    let headers = request.headers();
-    let asks = client_protocol::names(headers, "text/event-stream")
-        || headers.contains_key(client_protocol::SESSION_ID);
-    if !asks || wants_websocket(headers) {
-        return not_allowed();
-    }
-    http::without_body(app, door, request).await
-}
-
-async fn end(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
-    match ClientProtocol::of(request.headers()) {
-        ClientProtocol::Session(_) => http::without_body(app, door, request).await,
-        _ => not_allowed(),
-    }
 }
 
 /// There is nothing to look at here, and nothing to end.

@@ -228,7 +228,7 @@ const ROUTES: &[Route] = &[
     route(
         Get,
         "/mcp",
-        |method| on(method, mcp::get),
+        |method| on(method, mcp::socket_or_events),
         Agents,
         Agents,
         RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
@@ -246,7 +246,7 @@ const ROUTES: &[Route] = &[
     route(
         Post,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::post_session),
+        |method| on(method, mcp::post),
         Agents,
         Agents,
         RouteDocs::new("MCP", "The same to the tools of one session", RPC_REPLIES)
@@ -257,7 +257,7 @@ const ROUTES: &[Route] = &[
     route(
         Get,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::get_session),
+        |method| on(method, mcp::events),
         Agents,
         Agents,
         RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
@@ -267,7 +267,7 @@ const ROUTES: &[Route] = &[
     route(
         Delete,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::delete_session),
+        |method| on(method, mcp::delete),
         Agents,
         Agents,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])

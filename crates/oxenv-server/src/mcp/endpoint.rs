@@ -31,9 +31,9 @@ pub(crate) enum EndpointPath<'a> {
 }
 
 impl<'a> McpEndpoint<'a> {
-    /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
-    pub(super) fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
-        McpEndpoint { caller, place: own.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
+    /// `/mcp` or `/sessions/{id}/mcp`, with the one session that the caller may reach there, if it is one only.
+    pub(super) fn http(caller: &'a Caller, session: Option<&'a Arc<Session>>) -> Self {
+        McpEndpoint { caller, place: session.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
     }
 
     /// A socket that has that session.
@@ -41,11 +41,6 @@ impl<'a> McpEndpoint<'a> {
         let place =
             if caller.controls() { EndpointPath::Socket(session) } else { EndpointPath::Session(session) };
         McpEndpoint { caller, place, trace: None }
-    }
-
-    /// `/sessions/{id}/mcp`.
-    pub(super) fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        McpEndpoint { caller, place: EndpointPath::Session(session), trace: None }
     }
 
     /// What who comes through it and names nothing is connected to.
