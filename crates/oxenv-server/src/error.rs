@@ -131,6 +131,14 @@ fn status(failure: &Failure) -> StatusCode {
     }
 }
 
+/// Whether some failure of that status has `Retry-After`.
+pub(crate) fn may_be_retryable(of: u16) -> bool {
+    ErrorCode::ALL
+        .iter()
+        .map(|code| Failure::new(*code, ""))
+        .any(|failure| failure.retryable && status(&failure).as_u16() == of)
+}
+
 /// What a status of a failure means: the codes that have it, or HTTP's own words where none has.
 pub(crate) fn codes_with_status(of: u16) -> String {
     let with_status = |code: &&ErrorCode| status(&Failure::new(**code, "")).as_u16() == of;

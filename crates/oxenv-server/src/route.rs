@@ -6,6 +6,7 @@ use axum::routing::{MethodFilter, MethodRouter};
 
 use crate::app::App;
 use crate::auth::access::Access;
+use crate::openapi::headers::{self, ReplyHeader};
 
 /// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are
 /// made from it.
@@ -43,8 +44,10 @@ pub(crate) struct RouteDocs {
     /// The parameters of its query, all of them optional.
     pub(crate) query: &'static [QueryParameter],
     pub(crate) replies: &'static [Reply],
-    /// The statuses of its failures, beside those of tokens.
+    /// The statuses of its failures, beside those of tokens and of the check of hosts.
     pub(crate) failures: &'static [u16],
+    /// The headers that any of its failures may have.
+    pub(crate) failure_headers: &'static [ReplyHeader],
     /// The schema of their bodies.
     pub(crate) failure: &'static str,
 }
@@ -81,6 +84,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) media: &'static str,
     pub(crate) schema: &'static str,
+    pub(crate) headers: &'static [ReplyHeader],
 }
 
 impl Method {
@@ -120,6 +124,7 @@ impl RouteDocs {
             query: &[],
             replies,
             failures: &[],
+            failure_headers: &[],
             failure: "Failure",
         }
     }
@@ -142,6 +147,11 @@ impl RouteDocs {
         RouteDocs { idempotent: true, ..self }
     }
 
+    /// With the number of the request in its session, which also failures may have.
+    pub(crate) const fn numbered(self) -> Self {
+        RouteDocs { failure_headers: &[headers::SEQ, headers::REPEATED], ..self }
+    }
+
     pub(crate) const fn query(self, query: &'static [QueryParameter]) -> Self {
         RouteDocs { query, ..self }
     }
@@ -159,11 +169,15 @@ impl RouteDocs {
 impl Reply {
     /// A body of JSON.
     pub(crate) const fn json(status: u16, schema: &'static str) -> Self {
-        Reply { status, media: "application/json", schema }
+        Reply { status, media: "application/json", schema, headers: &[] }
     }
 
     /// A body of status 200 in another format.
     pub(crate) const fn text(media: &'static str, schema: &'static str) -> Self {
-        Reply { status: 200, media, schema }
+        Reply { status: 200, media, schema, headers: &[] }
+    }
+
+    pub(crate) const fn headers(self, headers: &'static [ReplyHeader]) -> Self {
+        Reply { headers, ..self }
     }
 }

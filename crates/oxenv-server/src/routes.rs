@@ -11,6 +11,7 @@ use axum::routing::on;
 
 use crate::app::App;
 use crate::auth::access::Access::{self, Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::openapi::headers;
 use crate::route::Method::{Delete, Get, Post};
 use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
 use crate::{auth, http, mcp, openapi, ws};
@@ -59,12 +60,16 @@ const LIMIT: QueryParameter =
 const EPOCH: QueryParameter =
     QueryParameter { name: "epoch", kind: "integer", description: "The epoch that calls are for" };
 
-const STEP_REPLY: &[Reply] = &[Reply::json(200, "StepResponse")];
+const STEP_REPLY: &[Reply] =
+    &[Reply::json(200, "StepResponse").headers(&[headers::SEQ.required(), headers::REPEATED])];
+const CREATED_REPLY: &[Reply] = &[Reply::json(201, "SessionCreated").headers(&[headers::REPEATED])];
 const RPC_REPLIES: &[Reply] = &[
-    Reply::json(200, "JsonRpcResponse"),
-    Reply::text("text/event-stream", "Events"),
+    Reply::json(200, "JsonRpcResponse").headers(&[headers::MCP_SESSION]),
+    Reply::text("text/event-stream", "Events").headers(&[headers::NO_CACHE, headers::NO_BUFFERING]),
     Reply::json(202, "Nothing"),
 ];
+const EVENTS_REPLY: &[Reply] = &[Reply::text("text/event-stream", "Events")
+    .headers(&[headers::NO_CACHE.required(), headers::NO_BUFFERING.required()])];
 
 /// Every route, in the order of docs/principals.md.
 const ROUTES: &[Route] = &[
@@ -223,6 +228,7 @@ const ROUTES: &[Route] = &[
         Agents,
         RouteDocs::new("MCP", "One message of MCP or of its OpenEnv dialect", RPC_REPLIES)
             .body("JsonRpcRequest")
+            .query(&[EPOCH])
             .rpc_failures(&[400, 404, 408, 413, 503]),
     ),
     route(
@@ -231,8 +237,7 @@ const ROUTES: &[Route] = &[
         |method| on(method, mcp::socket_or_events),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
-            .rpc_failures(&[400, 404, 405]),
+        RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY).rpc_failures(&[400, 404, 405]),
     ),
     route(
         Delete,
@@ -260,8 +265,7 @@ const ROUTES: &[Route] = &[
         |method| on(method, mcp::events),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
-            .query(&[EPOCH])
+        RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY)
             .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
@@ -271,7 +275,6 @@ const ROUTES: &[Route] = &[
         Agents,
         Agents,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
-            .query(&[EPOCH])
             .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
@@ -283,6 +286,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Environment Control", "Begin an episode of the default session", STEP_REPLY)
             .optional_body("ResetRequest")
             .idempotent()
+            .numbered()
             .failures(EPISODE),
     ),
     route(
@@ -294,6 +298,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Environment Control", "Take one action in the default session", STEP_REPLY)
             .body("StepRequest")
             .idempotent()
+            .numbered()
             .failures(EPISODE),
     ),
     route(
@@ -321,7 +326,7 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::fork::restore),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Make a session of a snapshot", &[Reply::json(201, "SessionCreated")])
+        RouteDocs::new("Sessions", "Make a session of a snapshot", CREATED_REPLY)
             .body("RestoreRequest")
             .idempotent()
             .failures(CREATE),
@@ -332,7 +337,7 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::sessions::create),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Make a session", &[Reply::json(201, "SessionCreated")])
+        RouteDocs::new("Sessions", "Make a session", CREATED_REPLY)
             .optional_body("SessionCreate")
             .idempotent()
             .failures(CREATE),
@@ -371,6 +376,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Begin an episode of a session", STEP_REPLY)
             .optional_body("ResetRequest")
             .idempotent()
+            .numbered()
             .failures(SESSION_EPISODE),
     ),
     route(
@@ -382,6 +388,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Take one action in a session", STEP_REPLY)
             .body("StepRequest")
             .idempotent()
+            .numbered()
             .failures(SESSION_EPISODE),
     ),
     route(
@@ -402,7 +409,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new(
             "Sessions",
             "Make sessions that go on from a session's present state",
-            &[Reply::json(201, "Forked")],
+            &[Reply::json(201, "Forked").headers(&[headers::REPEATED])],
         )
         .optional_body("ForkRequest")
         .idempotent()
