@@ -14,6 +14,20 @@ use crate::connections::Connections;
 use crate::mcp::transport_sessions::Transports;
 
 /// The shared part of every handler.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// assert_eq!(app.store.status().active, 0);
+/// assert_eq!(app.connections(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct App {
     /// The sessions.
     pub store: Arc<SessionStore>,

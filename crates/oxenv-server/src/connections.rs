@@ -54,6 +54,11 @@ struct DescriptorCount {
 }
 
 /// Raises the soft limit of this process's descriptors to the hard one.
+///
+/// ```
+/// // Before the server is bound: it counts by the limit that it finds.
+/// oxenv_server::raise_descriptor_limit();
+/// ```
 pub fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // No limit, or one that is reached: nothing is to be raised.

@@ -17,7 +17,7 @@ use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
 use crate::{auth, http, mcp, openapi, ws};
 
 /// The routes of a server.
-pub fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>) -> Router {
     let production = app.production();
     let mut router = Router::new();
     for route in ROUTES {

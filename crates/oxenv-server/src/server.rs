@@ -54,6 +54,22 @@ content-type: application/json\r\ncontent-length: 52\r\n\r\n\
 {\"detail\":\"the server has no room for a connection\"}";
 
 /// A bound listener with an application behind it.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{Server, ServerConfig};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let server = Server::bind(([127, 0, 0, 1], 0).into(), store, ServerConfig::default()).await?;
+/// let address = server.address()?;
+/// assert_ne!(address.port(), 0, "the port that the operating system chose");
+/// server.run(async { /* until this ends */ }).await;
+/// assert!(tokio::net::TcpStream::connect(address).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
     listener: TcpListener,
     socket: Option<UnixSocket>,
@@ -163,6 +179,25 @@ impl Server {
 
 /// Serves one connection that the caller has accepted, over any stream of bytes, until it ends or the
 /// application is killed. For embedding behind another listener.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_connection};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// let (mut client, server) = tokio::io::duplex(4096);
+/// tokio::spawn(serve_connection(app, server));
+/// client.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+/// let mut reply = String::new();
+/// client.read_to_string(&mut reply).await?;
+/// assert!(reply.ends_with(r#"{"status":"healthy"}"#));
+/// # Ok(())
+/// # }
+/// ```
 pub async fn serve_connection<S>(app: Arc<App>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

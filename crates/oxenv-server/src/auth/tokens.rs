@@ -17,12 +17,30 @@ use subtle::ConstantTimeEq;
 const MAX_NAME: usize = 64;
 
 /// The tokens of control and of observers. None at all (the default): everybody is control.
+///
+/// ```
+/// use oxenv_core::Principal;
+/// use oxenv_server::{ServerConfig, Tokens};
+///
+/// let mut tokens = Tokens::default();
+/// tokens.add_control("alice:2f7c1d")?;
+/// tokens.add_observer("dashboard:90ab3e")?;
+/// assert_eq!(tokens.count(Principal::Observer), 1);
+/// let config = ServerConfig { tokens, ..ServerConfig::default() };
+/// # Ok::<(), oxenv_server::TokenError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Tokens {
     known: Vec<KnownToken>,
 }
 
 /// Why tokens cannot be taken; says the line, never what stands in it.
+///
+/// ```
+/// let error = oxenv_server::Tokens::default().add_control("good\nnot good").unwrap_err();
+/// assert_eq!(error.line, Some(2));
+/// assert!(error.to_string().starts_with("line 2: a token has letters, digits"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
     /// The line, from 1; absent if there is none to blame.

@@ -21,6 +21,19 @@ use crate::app::App;
 /// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in
 /// flight then have a few seconds to finish. The environment gets one session, which ends with it.
 ///
+/// ```no_run
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_stdio};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// serve_stdio(app, async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When the session cannot be made, or when the client's first words are not MCP.
 pub async fn serve_stdio(app: Arc<App>, stop: impl Future<Output = ()>) -> io::Result<()> {
@@ -28,7 +41,21 @@ pub async fn serve_stdio(app: Arc<App>, stop: impl Future<Output = ()>) -> io::R
     serve_pipe(app, input, output, stop).await
 }
 
-/// The same over any pipe.
+/// Serves MCP over any pipe until its input ends or `stop` is ready, as [`serve_stdio`] does.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_pipe};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// // A client that says nothing and leaves.
+/// serve_pipe(app, tokio::io::empty(), tokio::io::sink(), std::future::pending()).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// As [`serve_stdio`].
