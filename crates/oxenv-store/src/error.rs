@@ -7,6 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a log cannot be opened, read or indexed.
+///
+/// ```
+/// use oxenv_store::{LogError, LogReader};
+///
+/// let error = LogReader::open("/no/such/folder").err().expect("there is no such folder");
+/// assert!(matches!(error, LogError::Io { .. } | LogError::NoRecord { .. }));
+/// assert_eq!(error.path(), std::path::Path::new("/no/such/folder"));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LogError {

@@ -52,6 +52,33 @@ pub enum ExportError {
 /// Writes the sessions that the filter lets through as JSON, one line each; the filter's limit is
 /// how many. The form is told in `docs/records.md`.
 ///
+/// ```
+/// use oxenv_store::{SessionFilter, Trajectories, export_jsonl};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-export-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// trajectories.refresh()?;
+/// let mut lines = Vec::new();
+/// let exported = export_jsonl(&trajectories, &mut lines, &SessionFilter::default())?;
+/// assert_eq!((exported.sessions, exported.left_out.len()), (1, 0));
+/// assert!(lines.starts_with(br#"{"session_id":"s-1""#));
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// When the log cannot be used or the output cannot be written; whole lines stay.
 pub fn export_jsonl(

@@ -23,6 +23,32 @@ mod schema;
 
 /// The recorded sessions of a folder. Its methods read files and may take a while; a server calls
 /// them where blocking is allowed.
+///
+/// ```
+/// use oxenv_store::Trajectories;
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-trajectories-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// assert_eq!(trajectories.refresh()?.entries, 1);
+/// let session = trajectories.session("s-1")?.expect("it was recorded");
+/// assert_eq!((session.environment.as_str(), session.steps), ("echo", 0));
+/// assert_eq!(trajectories.entries("s-1")?.len(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Trajectories {
     folder: Arc<Path>,
     index: Mutex<Index>,
@@ -52,6 +78,32 @@ enum Trouble {
 const IN_MEMORY: Duration = Duration::from_secs(60);
 
 /// What one wants to see. The default is everything, oldest first, 100 at a time.
+///
+/// ```
+/// use oxenv_store::{SessionFilter, Trajectories};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-filter-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// trajectories.refresh()?;
+/// let filter = SessionFilter { environment: Some("connect4".to_owned()), ..SessionFilter::default() };
+/// assert!(trajectories.sessions(&filter)?.is_empty());
+/// assert_eq!(trajectories.sessions(&SessionFilter::default())?.len(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SessionFilter {
     /// Only sessions of that environment.

@@ -42,6 +42,20 @@ const MAX_KEPT_BUFFER: usize = 256 * 1024;
 ///
 /// A thread writes them, a moment after `record` returned; the end of the process costs those that are not
 /// written yet, unless the sink is dropped before. Several processes may append to one file.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use oxenv_store::JsonlAudit;
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-audit-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// let audit = JsonlAudit::open(folder.join("audit.jsonl"))?;
+/// assert!(audit.flush(Duration::from_secs(1)), "nothing was recorded yet, so nothing waits");
+/// assert_eq!(audit.status().waiting, 0);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct JsonlAudit(Arc<Shared>);
 
 /// How the audit file does.

@@ -20,7 +20,7 @@ pub use export::export_parquet;
 pub use export::{ExportError, Exported, LeftOut, export_jsonl};
 pub use index::{Hole, Location, RefreshReport, SessionFilter, SessionSummary, Trajectories};
 pub use jsonl::{AuditFileStatus, JsonlAudit};
-pub use log::{Durability, LogOptions, LogPosition, LogReader, LogRecorder, Recovery, Retention, WriteLag};
+pub use log::{Durability, LogOptions, LogReader, LogRecorder, Recovery, Retention, WriteLag};
 pub use stored::{
     BlobRef, StoredCall, StoredEntry, StoredEvent, StoredFailure, StoredJson, StoredOrigin, StoredOutcome,
     StoredToolError,

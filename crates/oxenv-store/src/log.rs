@@ -13,8 +13,8 @@ use std::time::Duration;
 use oxenv_core::{Failure, RecordEntry, Recorder, Redact, Work};
 
 use crate::error::LogError;
-pub use reader::{LogPosition, LogReader};
-pub(crate) use reader::{Reading, RecordCursor, checksum_at};
+pub use reader::LogReader;
+pub(crate) use reader::{LogPosition, Reading, RecordCursor, checksum_at};
 pub use retain::Retention;
 
 pub(crate) mod blobs;
@@ -42,6 +42,19 @@ pub enum Durability {
 }
 
 /// How a log is written.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use oxenv_store::{Durability, LogOptions, Retention};
+///
+/// let options = LogOptions {
+///     durability: Durability::Interval(Duration::from_secs(1)),
+///     retention: Retention { bytes: Some(10 << 30), ..Retention::default() },
+///     ..LogOptions::default()
+/// };
+/// assert_eq!(options.segment_bytes, 256 << 20);
+/// ```
 #[derive(Clone)]
 pub struct LogOptions {
     /// What an acknowledged entry survives.
@@ -64,6 +77,31 @@ pub struct LogOptions {
 ///
 /// `append` writes into memory; one thread brings everything that has come together to the file in
 /// one write. Dropping the recorder writes what is left and waits for it.
+///
+/// ```
+/// use oxenv_core::{RecordEntry, RecordEvent, Recorder};
+/// use oxenv_store::{LogOptions, LogReader, LogRecorder};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-recorder-{}", std::process::id()));
+/// let recorder = LogRecorder::open(&folder, LogOptions::default())?;
+/// let event = RecordEvent::Opened {
+///     environment: "echo",
+///     version: "1.0.0",
+///     deterministic: true,
+///     seed: 7,
+///     episode_id: "e-0",
+///     origin: None,
+/// };
+/// let entry = RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 1_767_225_600_000_000, event };
+/// // Sessions do this themselves, with a recorder that their store was given.
+/// recorder.append(&entry).await?;
+/// assert_eq!(LogReader::open(&folder)?.count(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct LogRecorder {
     group: group::Group,
     recovery: Recovery,

@@ -22,6 +22,32 @@ use crate::stored::{self, StoredEntry};
 
 /// Reads the entries of all segments in order. After its end it may be asked again, and gives what
 /// has been written since; after an error it goes on behind what could not be read.
+///
+/// ```
+/// use oxenv_store::{LogReader, StoredEvent};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-reader-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// for entry in LogReader::open(&folder)? {
+///     let entry = entry?;
+///     assert_eq!((entry.session_id.as_str(), entry.seq), ("s-1", 0));
+///     assert!(matches!(entry.event, StoredEvent::Opened { seed: 7, .. }));
+/// }
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct LogReader {
     folder: Arc<Path>,
     cursor: RecordCursor,
@@ -29,11 +55,11 @@ pub struct LogReader {
 
 /// A place in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct LogPosition {
+pub(crate) struct LogPosition {
     /// The number of the segment.
-    pub segment: u64,
+    pub(crate) segment: u64,
     /// Bytes from its beginning.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// Goes from record to record.
@@ -95,12 +121,6 @@ impl LogReader {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, LogError> {
         let folder = folder.as_ref();
         Ok(LogReader { folder: folder.into(), cursor: RecordCursor::open(folder)? })
-    }
-
-    /// Where the next record begins, or will.
-    #[must_use]
-    pub fn position(&self) -> LogPosition {
-        self.cursor.position()
     }
 
     fn step(&mut self) -> Result<Option<StoredEntry>, LogError> {
