@@ -14,9 +14,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::peer::{Peer, PeerPlace, Peers};
 
 /// What sessions keep at the least, where the limit is not smaller than twice that.
-const MIN_RESERVE: usize = 24;
+const MIN_RESERVED_DESCRIPTORS: usize = 24;
 /// What they keep at the most. Descriptors that sessions have already count by themselves.
-const MAX_RESERVE: usize = 1024;
+const MAX_RESERVED_DESCRIPTORS: usize = 1024;
 /// How long a count of descriptors holds at the most.
 const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
@@ -25,9 +25,9 @@ const END_TIMEOUT: Duration = Duration::from_millis(50);
 /// the server does and close sessions.
 const MIN_CONNECTIONS: usize = 4;
 /// Descriptors that such a connection leaves free: one for a file that answering may open, and one more.
-const LAST_DESCRIPTORS: usize = 2;
+const MIN_FREE_DESCRIPTORS: usize = 2;
 /// How often the log says that connections are refused, at the most.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Idle connections that are told to end for one new one, at the most.
 const MAX_TRIES: usize = 4;
 
@@ -37,7 +37,7 @@ pub(crate) struct Connections {
     limit: Option<usize>,
     /// Descriptors that there may be at all.
     hard_limit: usize,
-    complained: Mutex<Option<Instant>>,
+    warned: Mutex<Option<Instant>>,
     count: Mutex<Option<DescriptorCount>>,
     peers: Arc<Peers>,
     refused: AtomicU64,
@@ -73,11 +73,13 @@ pub fn raise_descriptor_limit() {
 impl Connections {
     pub(crate) fn new() -> Self {
         let limit = descriptor_limit();
-        let reserve = |limit: usize| (limit / 4).clamp(MIN_RESERVE, MAX_RESERVE).min(limit / 2);
+        let reserve = |limit: usize| {
+            (limit / 4).clamp(MIN_RESERVED_DESCRIPTORS, MAX_RESERVED_DESCRIPTORS).min(limit / 2)
+        };
         Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
             hard_limit: limit.unwrap_or(usize::MAX),
-            complained: Mutex::default(),
+            warned: Mutex::default(),
             count: Mutex::default(),
             peers: Arc::default(),
             refused: AtomicU64::new(0),
@@ -91,7 +93,7 @@ impl Connections {
         while !self.has_room() {
             if tries == 0 || !self.make_room().await {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                self.complain();
+                self.warn();
                 return None;
             }
             tries -= 1;
@@ -160,14 +162,14 @@ impl Connections {
         let Some(used) = open_descriptors() else { return true };
         *last = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
         let few = self.peers.len() < MIN_CONNECTIONS;
-        used <= limit || (few && used + LAST_DESCRIPTORS <= self.hard_limit)
+        used <= limit || (few && used + MIN_FREE_DESCRIPTORS <= self.hard_limit)
     }
 
-    fn complain(&self) {
+    fn warn(&self) {
         let now = Instant::now();
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
-            *complained = Some(now);
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL) {
+            *warned = Some(now);
             let (limit, refused) = (self.hard_limit, self.refused());
             tracing::warn!(
                 limit,

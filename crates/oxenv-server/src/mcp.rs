@@ -92,41 +92,41 @@ pub(crate) async fn post(
 ) -> Result<Response, Refusal> {
     let app = &app;
     let (parts, body) = request.into_parts();
-    let manner = ClientProtocol::of(&parts.headers);
+    let protocol = ClientProtocol::of(&parts.headers);
     let trace = traces::of_headers(app, &parts.headers);
-    let door = McpEndpoint { trace, ..requester.endpoint() };
+    let endpoint = McpEndpoint { trace, ..requester.endpoint() };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
-        return Ok(rpc_response(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
+        return Ok(rpc_response(protocol.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
     };
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
-        Err(_) if matches!(manner, ClientProtocol::Session(_)) && is_reply(text) => {
-            let forwarded = http::forward(app, door, epoch, None, parts.clone(), body.clone(), None);
+        Err(_) if matches!(protocol, ClientProtocol::Session(_)) && is_reply(text) => {
+            let forwarded = http::forward(app, endpoint, epoch, None, parts.clone(), body.clone(), None);
             return Ok(Box::pin(forwarded).await);
         }
-        Err(fault) => return Ok(rpc_response(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
+        Err(fault) => return Ok(rpc_response(protocol.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
-    if manner == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
-        return Ok(json_response(StatusCode::OK, dialect::answer(app, door, epoch, &rpc).await));
+    if protocol == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
+        return Ok(json_response(StatusCode::OK, dialect::answer(app, endpoint, epoch, &rpc).await));
     }
-    if let Some((status, fault)) = refusal(manner, &rpc) {
+    if let Some((status, fault)) = refusal(protocol, &rpc) {
         return Ok(rpc_response(status, rpc.id, &fault));
     }
-    if manner == ClientProtocol::Bare && !rpc.has_id {
+    if protocol == ClientProtocol::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
-    let begun = match fast_path::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
+    let started = match fast_path::answer(app, endpoint, epoch, protocol, &parts.headers, &rpc, &body).await {
         FastPath::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
         FastPath::Refused(status, fault) => return Ok(rpc_response(status, rpc.id, &fault)),
-        FastPath::Begun(begun) => Some(begun),
+        FastPath::Started(started) => Some(started),
         FastPath::No => None,
     };
     // On the heap, because the future of every request would be as large as what rmcp does for a few.
-    Ok(Box::pin(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun)).await)
+    Ok(Box::pin(http::forward(app, endpoint, epoch, Some(&rpc), parts.clone(), body.clone(), started)).await)
 }
 
 /// `GET /mcp`: a WebSocket, or the events of a transport session.
@@ -179,14 +179,14 @@ fn is_reply(text: &str) -> bool {
 
 /// Refuses a revision that is not known, unless the request says in its own words which it is: then
 /// it gets MCP's own error.
-fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
-    let ClientProtocol::Unknown(revision) = manner else { return None };
-    let told = rpc
+fn refusal(protocol: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
+    let ClientProtocol::Unknown(revision) = protocol else { return None };
+    let names_revision = rpc
         .read_params()
         .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(fast_path::META_VERSION).is_some()));
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
-    (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
+    (!names_revision).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
 }
 
 /// There is nothing to look at here, and nothing to end.

@@ -32,7 +32,7 @@ struct PeerState {
     /// Whether what is done for it is of no use to anybody: a socket without a session.
     useless: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     /// Whether it was told to end, and has not said that it stays.
-    told: AtomicBool,
+    asked_to_end: AtomicBool,
     end: Notify,
     /// After the socket in this list, so that it is dropped when the socket is closed.
     place: Option<PeerPlace>,
@@ -78,7 +78,7 @@ impl Peer {
 
     /// Whether it may be told to end.
     pub(crate) fn may_end(&self) -> bool {
-        !self.0.told.load(Ordering::Relaxed) && self.is_idle()
+        !self.0.asked_to_end.load(Ordering::Relaxed) && self.is_idle()
     }
 
     /// Whether nothing is done for it that is of use.
@@ -93,17 +93,17 @@ impl Peer {
 
     /// Asks the connection to end, if it is still idle when it hears of that.
     pub(crate) fn end(&self) {
-        self.0.told.store(true, Ordering::Relaxed);
+        self.0.asked_to_end.store(true, Ordering::Relaxed);
         self.0.end.notify_one();
     }
 
     /// Says that it does not end, because it was asked for something meanwhile.
     pub(crate) fn stays(&self) {
-        self.0.told.store(false, Ordering::Relaxed);
+        self.0.asked_to_end.store(false, Ordering::Relaxed);
     }
 
     /// Waits for [`Peer::end`].
-    pub(crate) async fn told_to_end(self) {
+    pub(crate) async fn end_requested(self) {
         self.0.end.notified().await;
     }
 

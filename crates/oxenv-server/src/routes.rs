@@ -41,19 +41,19 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 /// Failures of a request that names a session.
-const SESSION: &[u16] = &[404, 410];
+const SESSION_FAILURES: &[u16] = &[404, 410];
 /// Failures of a request with a body.
-const BODY: &[u16] = &[400, 408, 413, 422];
+const BODY_FAILURES: &[u16] = &[400, 408, 413, 422];
 /// Failures of a reset or a step of the default session.
-const EPISODE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+const EPISODE_FAILURES: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
 /// Failures of a reset or a step of a session that is named.
-const SESSION_EPISODE: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+const SESSION_EPISODE_FAILURES: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
 /// Failures of making sessions.
-const CREATE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+const CREATE_FAILURES: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
 /// Failures of copying a session.
-const COPY: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+const COPY_FAILURES: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
 /// Failures of the Task API.
-const TASKS: &[u16] = &[400, 404, 408, 413, 422, 500, 501];
+const TASKS_FAILURES: &[u16] = &[400, 404, 408, 413, 422, 500, 501];
 
 const LIMIT: QueryParameter =
     QueryParameter { name: "limit", kind: "integer", description: "1 to 1000; by default 100" };
@@ -187,7 +187,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "All tasks of a split", &[Reply::json(200, "EnvironmentTasks")])
             .body("SplitRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -197,7 +197,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "How many tasks a split has", &[Reply::json(200, "NumTasks")])
             .body("SplitRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -207,7 +207,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "One task", &[Reply::json(200, "OneTask")])
             .body("TaskRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -217,7 +217,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "A range of tasks", &[Reply::json(200, "Tasks")])
             .body("RangeRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     websocket("/ws", |method| on(method, ws::control::upgrade), Control, Agents),
     route(
@@ -287,7 +287,7 @@ const ROUTES: &[Route] = &[
             .optional_body("ResetRequest")
             .idempotent()
             .numbered()
-            .failures(EPISODE),
+            .failures(EPISODE_FAILURES),
     ),
     route(
         Post,
@@ -299,7 +299,7 @@ const ROUTES: &[Route] = &[
             .body("StepRequest")
             .idempotent()
             .numbered()
-            .failures(EPISODE),
+            .failures(EPISODE_FAILURES),
     ),
     route(
         Get,
@@ -318,7 +318,7 @@ const ROUTES: &[Route] = &[
         Nobody,
         RouteDocs::new("Sessions", "Many requests to many sessions", &[Reply::json(200, "BatchResponse")])
             .body("BatchRequest")
-            .failures(BODY),
+            .failures(BODY_FAILURES),
     ),
     route(
         Post,
@@ -329,7 +329,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Make a session of a snapshot", CREATED_REPLY)
             .body("RestoreRequest")
             .idempotent()
-            .failures(CREATE),
+            .failures(CREATE_FAILURES),
     ),
     route(
         Post,
@@ -340,7 +340,7 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Make a session", CREATED_REPLY)
             .optional_body("SessionCreate")
             .idempotent()
-            .failures(CREATE),
+            .failures(CREATE_FAILURES),
     ),
     route(
         Get,
@@ -357,7 +357,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         Nobody,
         RouteDocs::new("Sessions", "One session in numbers", &[Reply::json(200, "SessionInfo")])
-            .failures(SESSION),
+            .failures(SESSION_FAILURES),
     ),
     route(
         Delete,
@@ -365,7 +365,8 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::sessions::close),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Close a session", &[Reply::json(200, "SessionClosed")]).failures(SESSION),
+        RouteDocs::new("Sessions", "Close a session", &[Reply::json(200, "SessionClosed")])
+            .failures(SESSION_FAILURES),
     ),
     route(
         Post,
@@ -377,7 +378,7 @@ const ROUTES: &[Route] = &[
             .optional_body("ResetRequest")
             .idempotent()
             .numbered()
-            .failures(SESSION_EPISODE),
+            .failures(SESSION_EPISODE_FAILURES),
     ),
     route(
         Post,
@@ -389,7 +390,7 @@ const ROUTES: &[Route] = &[
             .body("StepRequest")
             .idempotent()
             .numbered()
-            .failures(SESSION_EPISODE),
+            .failures(SESSION_EPISODE_FAILURES),
     ),
     route(
         Get,
@@ -413,7 +414,7 @@ const ROUTES: &[Route] = &[
         )
         .optional_body("ForkRequest")
         .idempotent()
-        .failures(COPY),
+        .failures(COPY_FAILURES),
     ),
     route(
         Post,
@@ -421,7 +422,8 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::fork::snapshot),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Save a session", &[Reply::json(200, "SessionSnapshot")]).failures(COPY),
+        RouteDocs::new("Sessions", "Save a session", &[Reply::json(200, "SessionSnapshot")])
+            .failures(COPY_FAILURES),
     ),
     route(
         Post,
@@ -434,7 +436,7 @@ const ROUTES: &[Route] = &[
             "Let a session's lease begin anew",
             &[Reply::json(200, "SessionProgress")],
         )
-        .failures(SESSION),
+        .failures(SESSION_FAILURES),
     ),
     route(
         Get,

@@ -49,7 +49,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection hears that there is no room for.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+const NO_ROOM_RESPONSE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
 content-type: application/json\r\ncontent-length: 52\r\n\r\n\
 {\"detail\":\"the server has no room for a connection\"}";
 
@@ -149,9 +150,9 @@ impl Server {
     async fn serve(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
         let Server { listener, socket, app, hosts } = self;
         let routes = TowerToHyperService::new(router(Arc::clone(&app)));
-        let door = Arc::new(GuardedRoutes { hosts, routes });
+        let guarded = Arc::new(GuardedRoutes { hosts, routes });
         tokio::select! {
-            () = accept(&listener, socket.as_ref(), &app, &door) => {}
+            () = accept(&listener, socket.as_ref(), &app, &guarded) => {}
             () = app.store.reap() => {}
             () = app.transports.reap() => {}
             () = stop => {}
@@ -254,7 +255,7 @@ async fn accept(
     listener: &TcpListener,
     socket: Option<&UnixSocket>,
     app: &Arc<App>,
-    door: &Arc<GuardedRoutes>,
+    guarded: &Arc<GuardedRoutes>,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -263,14 +264,14 @@ async fn accept(
                     if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
                         tracing::debug!(%error, "could not set the options of a connection");
                     }
-                    enter(stream, app, door).await;
+                    enter(stream, app, guarded).await;
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
             accepted = local(socket) => match accepted {
                 Ok(stream) => {
-                    enter(stream, app, door).await;
+                    enter(stream, app, guarded).await;
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -286,16 +287,16 @@ async fn accept(
 }
 
 /// Serves a connection that was accepted, if there is room for it.
-async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, door: &Arc<GuardedRoutes>) {
+async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, guarded: &Arc<GuardedRoutes>) {
     let Some(place) = app.accepted.enter().await else {
         tracing::debug!("refused a connection: no descriptors are left for it");
         // As far as the peer takes it at once.
         let (_, stream) = Peer::of(stream, None);
-        return stream.say(REFUSAL);
+        return stream.say(NO_ROOM_RESPONSE);
     };
     let (peer, stream) = Peer::of(stream, Some(place));
     app.accepted.add(&peer);
-    app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(door)));
+    app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(guarded)));
 }
 
 /// What may happen beside requests.
@@ -310,7 +311,7 @@ enum ConnectionEvent {
     End,
 }
 
-async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, door: Arc<GuardedRoutes>)
+async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, guarded: Arc<GuardedRoutes>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -321,12 +322,12 @@ where
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(peer.clone());
         }
-        let door = Arc::clone(&door);
+        let guarded = Arc::clone(&guarded);
         async move {
-            let response = match door.hosts.refuse(&request) {
+            let response = match guarded.hosts.refuse(&request) {
                 Some(refusal) => refusal,
                 None => {
-                    let work = AssertUnwindSafe(async { door.routes.call(request).await });
+                    let work = AssertUnwindSafe(async { guarded.routes.call(request).await });
                     // A panic is the failure of its request alone; one of an environment is told by its
                     // session.
                     work.catch_unwind()
@@ -347,7 +348,7 @@ where
     let mut events = Events::new();
     events.watch(app.stopping.cancelled().map(|()| ConnectionEvent::Stop));
     events.watch(peer.clone().lost().map(|()| ConnectionEvent::Lost));
-    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+    events.watch(peer.clone().end_requested().map(|()| ConnectionEvent::End));
     let mut lost = false;
     let outcome = loop {
         tokio::select! {
@@ -366,7 +367,7 @@ where
                 }
                 ConnectionEvent::End => {
                     peer.stays();
-                    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+                    events.watch(peer.clone().end_requested().map(|()| ConnectionEvent::End));
                 }
             },
             // The connection reads nothing more while bytes wait behind the request that is being answered.

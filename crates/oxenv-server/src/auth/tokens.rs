@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The longest name of a token.
-const MAX_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
 /// The tokens of control and of observers. None at all (the default): everybody is control.
 ///
@@ -165,7 +165,7 @@ fn split(line: &str) -> Result<(Option<&str>, &str), &'static str> {
         None => (None, line),
     };
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if name.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(of_name)) {
+    if name.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(of_name)) {
         return Err("a token's name has 1 to 64 letters, digits or -._ and ends at the colon");
     }
     if token.is_empty() || !token.bytes().all(|byte| of_name(byte) || b"~+/=".contains(&byte)) {

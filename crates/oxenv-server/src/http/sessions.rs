@@ -24,21 +24,21 @@ pub(crate) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
+    let context = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let CreatedSessions { ids, repeated, .. } = desk.create(&asked, key.as_deref()).await?;
-    Ok(created(&desk, &ids, repeated))
+    let CreatedSessions { ids, repeated, .. } = context.create(&asked, key.as_deref()).await?;
+    Ok(created(&context, &ids, repeated))
 }
 
 /// The reply of status 201 that names a new session.
-pub(super) fn created(desk: &RequestContext, ids: &[String], repeated: bool) -> Response {
+pub(super) fn created(context: &RequestContext, ids: &[String], repeated: bool) -> Response {
     let id = ids.first().map_or("", String::as_str);
-    let response = json_response(StatusCode::CREATED, json!(desk.created(id)).to_string());
+    let response = json_response(StatusCode::CREATED, json!(context.created(id)).to_string());
     idempotency::marked(response, None, repeated)
 }
 

@@ -110,11 +110,11 @@ impl GuardedTasks<'_> {
 }
 
 fn catch_panics<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
-    let told = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
+    let tasks = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
         let message = "the environment panicked while it told its tasks; its server's log says where";
         Failure::new(ErrorCode::EnvironmentPanicked, message)
     })?;
-    told.map_err(|fault| refusal(&fault))
+    tasks.map_err(|fault| refusal(&fault))
 }
 
 fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<GuardedTasks<'a>, Refusal> {

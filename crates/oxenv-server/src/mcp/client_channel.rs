@@ -19,7 +19,7 @@ use tokio::sync::{Notify, SetOnce};
 use super::log_level::LogLevel;
 
 /// Notes that wait for a client that does not read.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING_MESSAGES: usize = 256;
 /// Bytes of those notes.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
@@ -156,7 +156,7 @@ impl CallerChannel for ClientChannel {
             return;
         }
         let mut notes = self.lock();
-        while notes.waiting.len() >= MAX_WAITING || notes.bytes + bytes > MAX_WAITING_BYTES {
+        while notes.waiting.len() >= MAX_WAITING_MESSAGES || notes.bytes + bytes > MAX_WAITING_BYTES {
             notes.pop();
         }
         notes.bytes += bytes;

@@ -29,7 +29,7 @@ use crate::{error, traces};
 /// Where a request names its revision.
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The most values of a client's capabilities that are read; a client that declares more has none.
-const MAX_CAPABILITIES: usize = 1 << 12;
+const MAX_CAPABILITY_VALUES: usize = 1 << 12;
 /// The revision whose requests stand alone, as it stands there.
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -45,7 +45,7 @@ pub(super) enum FastPath {
     /// It is answered with this error.
     Refused(StatusCode, RpcError),
     /// The call it asks for runs, and may have something to say before it ends.
-    Begun(StartedCall),
+    Started(StartedCall),
     /// It is not for this path.
     No,
 }
@@ -67,15 +67,15 @@ struct PlainRequest<'a> {
 
 pub(super) async fn answer(
     app: &std::sync::Arc<App>,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
-    manner: ClientProtocol<'_>,
+    protocol: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     body: &Bytes,
 ) -> FastPath {
-    let within = match manner {
-        ClientProtocol::Session(id) => match app.transports.find(id, door) {
+    let within = match protocol {
+        ClientProtocol::Session(id) => match app.transports.find(id, endpoint) {
             Some(within) if rpc.has_id && !within.transport().load.has_room() => {
                 return FastPath::Refused(StatusCode::SERVICE_UNAVAILABLE, too_many());
             }
@@ -88,10 +88,10 @@ pub(super) async fn answer(
         return FastPath::No;
     }
     let Ok(params) = rpc.read_params() else { return FastPath::No };
-    let Some(plain) = parse_plain(manner, headers, rpc, &params, within) else { return FastPath::No };
+    let Some(plain) = parse_plain(protocol, headers, rpc, &params, within) else { return FastPath::No };
     let ran = match rpc.method.as_ref() {
-        "tools/list" => list(app, door, rpc, &params, &plain).await,
-        _ => call(app, door, epoch, rpc, &params, plain, body).await,
+        "tools/list" => list(app, endpoint, rpc, &params, &plain).await,
+        _ => call(app, endpoint, epoch, rpc, &params, plain, body).await,
     };
     ran.unwrap_or_else(|fault| {
         let mut out = String::new();
@@ -112,7 +112,7 @@ fn too_many() -> RpcError {
 
 /// How to answer, if the request is plainly what it should be in its era.
 fn parse_plain<'a>(
-    manner: ClientProtocol<'_>,
+    protocol: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'a>,
@@ -128,7 +128,7 @@ fn parse_plain<'a>(
         true => params.tool_call().ok(),
         false => None,
     };
-    let era = match manner {
+    let era = match protocol {
         ClientProtocol::Stateless => McpEra::Stateless,
         ClientProtocol::Bare | ClientProtocol::Session(_) if revision.is_none() => McpEra::Handshake,
         _ => return None,
@@ -181,7 +181,7 @@ fn wants(meta: Option<&Object<'_>>, within: Option<&TransportGuard>) -> Option<O
 
 async fn list(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
     plain: &PlainRequest<'_>,
@@ -189,9 +189,9 @@ async fn list(
     if params.get("cursor").is_some() {
         return Ok(FastPath::No);
     }
-    let reach = connected(app, door, params, plain).await?;
-    reach.settled().await;
-    let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
+    let access = connected(app, endpoint, params, plain).await?;
+    access.settled().await;
+    let tools = access.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
     let mut out = String::with_capacity(tools.len() + 128);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_tools(out, plain.era, &tools));
     Ok(FastPath::Answered(out))
@@ -199,7 +199,7 @@ async fn list(
 
 async fn call(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
@@ -210,12 +210,12 @@ async fn call(
         Some(tool) => tool.clone(),
         None => params.tool_call()?,
     };
-    let reach = connected(app, door, params, &plain).await?;
-    if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
+    let access = connected(app, endpoint, params, &plain).await?;
+    if plain.era == McpEra::Stateless && wants_headers(&access, &tool.name) {
         return Ok(FastPath::No);
     }
     let request = rpc.params.filter(|_| plain.more);
-    let trace = traces::of_params(app, params, door.trace);
+    let trace = traces::of_params(app, params, endpoint.trace);
     // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A
     // message that is too large for that is answered here, without such notes.
     let outcome = match plain.wants.filter(|_| !has_too_many_values(body)) {
@@ -228,12 +228,12 @@ async fn call(
                 request,
                 ..AgentCall::default()
             };
-            reach.call(call, trace).await
+            access.call(call, trace).await
         }
         Some(wants) => {
             let part = |text: &str| body.slice_ref(text.as_bytes());
             let asked = OwnedCall {
-                reach,
+                access,
                 name: tool.name.into_owned(),
                 arguments: tool.arguments.map(|arguments| part(arguments.get())),
                 request: request.map(|request| part(request.get())),
@@ -242,11 +242,11 @@ async fn call(
             };
             match StartedCall::new(asked, wants).at_once().await {
                 Ok(outcome) => outcome,
-                Err(begun) => return Ok(FastPath::Begun(begun)),
+                Err(started) => return Ok(FastPath::Started(started)),
             }
         }
     };
-    let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITIES);
+    let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITY_VALUES);
     let declared =
         || plain.capabilities.filter(small).and_then(|declared| read(declared).ok()).unwrap_or_default();
     let outcome = match error_response(outcome, plain.era, declared) {
@@ -264,7 +264,7 @@ async fn call(
 /// What the request reaches.
 async fn connected(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     params: &RpcParams<'_>,
     plain: &PlainRequest<'_>,
 ) -> Result<ToolAccess, RpcError> {
@@ -272,13 +272,13 @@ async fn connected(
         Some(within) => {
             ToolAccess::of(app, &within.transport().target).await.map_err(|failure| error::rpc(&failure))
         }
-        None => resolve_target(app, door, params).await,
+        None => resolve_target(app, endpoint, params).await,
     }
 }
 
 /// Whether a tool asks for some of its arguments to be repeated as headers.
-fn wants_headers(reach: &ToolAccess, name: &str) -> bool {
-    let tools = reach.toolbox().tools(Principal::Agent);
+fn wants_headers(access: &ToolAccess, name: &str) -> bool {
+    let tools = access.toolbox().tools(Principal::Agent);
     let tool = tools.iter().find(|tool| tool.name == name);
     tool.is_some_and(|tool| marked(&tool.input_schema))
 }

@@ -36,12 +36,12 @@ pub(super) fn has_too_many_values(message: &[u8]) -> bool {
 /// Takes a message to rmcp, with the call that has begun if it is one.
 pub(super) async fn forward(
     app: &Arc<App>,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: Option<&RpcRequest<'_>>,
     mut parts: Parts,
     body: Bytes,
-    begun: Option<StartedCall>,
+    started: Option<StartedCall>,
 ) -> Response {
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
     if has_too_many_values(&body) {
@@ -51,14 +51,14 @@ pub(super) async fn forward(
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
     let found = match ClientProtocol::of(&parts.headers) {
-        ClientProtocol::Session(session) => app.transports.find(session, door),
+        ClientProtocol::Session(session) => app.transports.find(session, endpoint),
         _ => None,
     };
     if let Some(found) = found.as_ref().filter(|_| rpc.is_some_and(|rpc| rpc.has_id)) {
         // It goes with the request to whoever works on it.
         parts.extensions.insert(found.transport().load.add_shared(body.len()));
     }
-    let (target, plan) = match prepared(app, door, found.as_ref(), shakes_hands).await {
+    let (target, plan) = match prepared(app, endpoint, found.as_ref(), shakes_hands).await {
         Ok(prepared) => prepared,
         Err((status, fault)) => return refused(status, id, &fault),
     };
@@ -73,25 +73,26 @@ pub(super) async fn forward(
         parts.headers.insert(header::ACCEPT, both);
     }
     parts.extensions.insert(Epoch(epoch));
-    if let Some(begun) = begun {
-        parts.extensions.insert(begun.hand_over());
+    if let Some(started) = started {
+        parts.extensions.insert(started.hand_over());
     }
     let manager = TransportManager::new(&app.transports, plan);
     served(app, handler, manager, Request::from_parts(parts, Full::new(body)), id).await
 }
 
 /// Takes a GET or a DELETE to rmcp.
-pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
+pub(super) async fn without_body(app: &Arc<App>, endpoint: McpEndpoint<'_>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let found = match ClientProtocol::of(&parts.headers) {
-        ClientProtocol::Session(id) => match app.transports.find(id, door) {
+        ClientProtocol::Session(id) => match app.transports.find(id, endpoint) {
             Some(found) => Some(found),
             None => return rpc_response(StatusCode::NOT_FOUND, RpcId::NULL, &unknown_session()),
         },
         _ => None,
     };
-    let target =
-        found.as_ref().map_or_else(|| door.target(app.config.mode), |found| found.transport().target.clone());
+    let target = found
+        .as_ref()
+        .map_or_else(|| endpoint.target(app.config.mode), |found| found.transport().target.clone());
     let handler = match ToolboxHandler::new(app, target, LogThreshold::default()).await {
         Ok(handler) => handler,
         Err(failure) => return rpc_response(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
@@ -103,7 +104,7 @@ pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request:
 /// What a request is connected to, and the transport session to be made if it shakes hands.
 async fn prepared(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     found: Option<&TransportGuard>,
     shakes_hands: bool,
 ) -> Result<(McpTarget, Option<TransportPlan>), (StatusCode, RpcError)> {
@@ -111,20 +112,20 @@ async fn prepared(
         return Ok((found.transport().target.clone(), None));
     }
     if !shakes_hands {
-        return Ok((door.target(app.config.mode), None));
+        return Ok((endpoint.target(app.config.mode), None));
     }
     let room = app
         .transports
-        .reserve(door.caller)
+        .reserve(endpoint.caller)
         .await
         .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
-    let target = match door.target(app.config.mode) {
-        McpTarget::Server => {
-            PrivateSession::make(&app.store, door.caller).await.map_err(|failure| unavailable(&failure))?
-        }
+    let target = match endpoint.target(app.config.mode) {
+        McpTarget::Server => PrivateSession::make(&app.store, endpoint.caller)
+            .await
+            .map_err(|failure| unavailable(&failure))?,
         target => target,
     };
-    let (session_id, caller) = (door.session_id().map(str::to_owned), door.caller.clone());
+    let (session_id, caller) = (endpoint.session_id().map(str::to_owned), endpoint.caller.clone());
     Ok((
         target.clone(),
         Some(TransportPlan { target, session_id, caller, level: LogThreshold::default(), room }),

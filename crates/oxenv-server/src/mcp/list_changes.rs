@@ -136,8 +136,8 @@ fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
 
 /// Waits for the next change of what the target offers; nothing when it offers nothing any more.
 async fn next(app: &App, target: &McpTarget, offer: &mut Option<OfferedLists>) -> Option<ChangedLists> {
-    let reach = ToolAccess::of(app, target).await.ok()?;
-    let toolbox = reach.toolbox();
+    let access = ToolAccess::of(app, target).await.ok()?;
+    let toolbox = access.toolbox();
     let old = offer.take().unwrap_or_else(|| OfferedLists::of(toolbox));
     // The default session may have been replaced by another.
     if Arc::ptr_eq(&old.of, toolbox) {

@@ -18,7 +18,7 @@ use super::tool_access::{CallResult, ToolAccess};
 
 /// A call, owned, so that it can outlive the request that it came with.
 pub(crate) struct OwnedCall {
-    pub(crate) reach: ToolAccess,
+    pub(crate) access: ToolAccess,
     pub(crate) name: String,
     /// The arguments as JSON, an object.
     pub(crate) arguments: Option<Bytes>,
@@ -59,7 +59,7 @@ impl StartedCall {
                 caller: Some(&*caller),
                 request: asked.request.as_ref().and_then(json),
             };
-            asked.reach.call(call, asked.trace).await
+            asked.access.call(call, asked.trace).await
         });
         StartedCall { line, call: CallState::Running(call) }
     }

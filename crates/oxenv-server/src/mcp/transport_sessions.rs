@@ -98,10 +98,10 @@ impl Transports {
     }
 
     /// The transport session of that id, if that caller made it at that door. It is in use from now on.
-    pub(crate) fn find(self: &Arc<Self>, id: &str, door: McpEndpoint<'_>) -> Option<TransportGuard> {
+    pub(crate) fn find(self: &Arc<Self>, id: &str, endpoint: McpEndpoint<'_>) -> Option<TransportGuard> {
         let table = self.table();
         let same = |transport: &Transport| {
-            transport.session_id.as_deref() == door.session_id() && transport.caller == *door.caller
+            transport.session_id.as_deref() == endpoint.session_id() && transport.caller == *endpoint.caller
         };
         let transport = table.get(id).filter(|transport| same(transport))?;
         Some(TransportGuard::new(self, transport))

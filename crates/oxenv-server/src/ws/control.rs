@@ -258,10 +258,10 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
     Ok(render::step(&reply, Envelope::Frame))
 }
 
-async fn mcp_frame(app: &App, door: McpEndpoint<'_>, message: Json<'_>) -> String {
+async fn mcp_frame(app: &App, endpoint: McpEndpoint<'_>, message: Json<'_>) -> String {
     let mut reply = String::new();
     match RpcRequest::parse(message.get()) {
-        Ok(rpc) => reply = dialect::answer(app, door, None, &rpc).await,
+        Ok(rpc) => reply = dialect::answer(app, endpoint, None, &rpc).await,
         Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
     }
     let mut frame = String::with_capacity(reply.len() + 24);

@@ -66,8 +66,8 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
-                    let door = McpEndpoint::socket(&caller, &session);
-                    let work = AssertUnwindSafe(Box::pin(dialect::answer(&app, door, None, &rpc)));
+                    let endpoint = McpEndpoint::socket(&caller, &session);
+                    let work = AssertUnwindSafe(Box::pin(dialect::answer(&app, endpoint, None, &rpc)));
                     let answer = socket.read_while(work.catch_unwind()).await;
                     // A panic is the failure of its request alone.
                     answer.map(|answer| answer.unwrap_or_else(|_| failed(rpc.id, &operations::panicked())))

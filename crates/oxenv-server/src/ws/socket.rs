@@ -82,7 +82,7 @@ pub(super) struct ServerSocket {
     _busy: BusyGuard,
     /// Whether the peer has ended its side, behind what is still to be read.
     lost: bool,
-    told_to_end: bool,
+    end_requested: bool,
     gone: bool,
     stopping: bool,
     watched: bool,
@@ -128,7 +128,7 @@ impl ServerSocket {
             _busy: peer.busy(),
             peer,
             lost: false,
-            told_to_end: false,
+            end_requested: false,
             quiet: 0,
             unsent: false,
             owes_pong: false,
@@ -152,9 +152,9 @@ impl ServerSocket {
     }
 
     fn watch_end(&mut self) {
-        let told = self.peer.clone().told_to_end();
+        let end_requested = self.peer.clone().end_requested();
         self.events.watch(async move {
-            told.await;
+            end_requested.await;
             BackgroundEvent::End
         });
     }
@@ -233,7 +233,7 @@ impl ServerSocket {
             if self.gone {
                 return SocketEvent::Came(Incoming::Gone);
             }
-            if std::mem::take(&mut self.told_to_end) {
+            if std::mem::take(&mut self.end_requested) {
                 return SocketEvent::ToldToEnd;
             }
             if let Some(message) = self.ahead.pop_front() {
@@ -357,7 +357,7 @@ impl ServerSocket {
             BackgroundEvent::Watched => self.watched = true,
             BackgroundEvent::Lost => self.lost = true,
             BackgroundEvent::End => {
-                self.told_to_end = true;
+                self.end_requested = true;
                 self.watch_end();
             }
         }
