@@ -111,8 +111,8 @@ pub(crate) async fn post(
     if protocol == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
         return Ok(json_response(StatusCode::OK, dialect::answer(app, endpoint, epoch, &rpc).await));
     }
-    if let Some((status, fault)) = refusal(protocol, &rpc) {
-        return Ok(rpc_response(status, rpc.id, &fault));
+    if let Some(fault) = unknown_revision(protocol, &rpc) {
+        return Ok(rpc_response(StatusCode::BAD_REQUEST, rpc.id, &fault));
     }
     if protocol == ClientProtocol::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
@@ -177,16 +177,16 @@ fn is_reply(text: &str) -> bool {
     })
 }
 
-/// Refuses a revision that is not known, unless the request says in its own words which it is: then
-/// it gets MCP's own error.
-fn refusal(protocol: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
+/// The refusal of a revision that is not known; `None` where the request names its revision itself, for which
+/// rmcp has MCP's own error.
+fn unknown_revision(protocol: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<RpcError> {
     let ClientProtocol::Unknown(revision) = protocol else { return None };
     let names_revision = rpc
         .read_params()
         .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(fast_path::META_VERSION).is_some()));
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
-    (!names_revision).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
+    (!names_revision).then(|| RpcError::new(RpcCode::ServerError, message))
 }
 
 /// There is nothing to look at here, and nothing to end.

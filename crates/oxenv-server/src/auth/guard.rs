@@ -39,8 +39,9 @@ impl Guard {
             }
             Presented::Unreadable(why) => return Err(unauthorized(why)),
         };
-        if let Some((principal, name)) = self.tokens.holder(&token) {
-            return Ok(Caller { principal, name: Some(Arc::clone(name)), session: None });
+        if let Some(known) = self.tokens.find(&token) {
+            let (principal, name) = (known.principal, Some(Arc::clone(&known.name)));
+            return Ok(Caller { principal, name, session: None });
         }
         let Some(id) = self.agents.session(&token) else {
             return Err(unauthorized("the token is not known here"));

@@ -49,11 +49,12 @@ pub struct TokenError {
     pub problem: &'static str,
 }
 
+/// A token as it is kept.
 #[derive(Clone)]
-struct KnownToken {
+pub(super) struct KnownToken {
     digest: [u8; 32],
-    principal: Principal,
-    name: Arc<str>,
+    pub(super) principal: Principal,
+    pub(super) name: Arc<str>,
 }
 
 impl Tokens {
@@ -120,17 +121,17 @@ impl Tokens {
         Ok(())
     }
 
-    /// Whose a token is, and what it is called.
-    pub(super) fn holder(&self, token: &str) -> Option<(Principal, &Arc<str>)> {
+    /// The known token that is the same as the given one.
+    pub(super) fn find(&self, token: &str) -> Option<&KnownToken> {
         let presented = digest(token);
-        let mut holder = None;
+        let mut found = None;
         // To the end also when it is found: how long this takes says nothing about which it was.
         for known in &self.known {
             if bool::from(known.digest.ct_eq(&presented)) {
-                holder = Some((known.principal, &known.name));
+                found = Some(known);
             }
         }
-        holder
+        found
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     fn name(tokens: &Tokens, token: &str) -> Option<(Principal, String)> {
-        tokens.holder(token).map(|(principal, name)| (principal, name.to_string()))
+        tokens.find(token).map(|known| (known.principal, known.name.to_string()))
     }
 
     #[test]
@@ -241,6 +242,6 @@ mod tests {
         assert_ne!(one, other);
         let mut tokens = Tokens::default();
         tokens.add_control(&one).unwrap();
-        assert!(tokens.holder(&one).is_some());
+        assert!(tokens.find(&one).is_some());
     }
 }

@@ -1,7 +1,7 @@
-//! The short path: a list of tools, or a call of one, as one JSON text.
+//! The fast path: a list of tools, or a call of one, as one JSON text.
 //!
-//! Invariant: only what is plainly right is answered here. Whatever is odd about a request is left
-//! to rmcp, which judges it by the letter of its revision.
+//! Invariant: only well-formed requests are answered here. Any other is left to rmcp, which judges it by the
+//! letter of its revision.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
@@ -19,7 +19,7 @@ use super::dialect::resolve_target;
 use super::endpoint::McpEndpoint;
 use super::http::has_too_many_values;
 use super::log_level::LogLevel;
-use super::started_call::{OwnedCall, StartedCall};
+use super::started_call::{FirstPoll, OwnedCall, StartedCall};
 use super::tool_access::ToolAccess;
 use super::transport_sessions::{TransportGuard, unknown_session};
 use crate::app::App;
@@ -50,7 +50,7 @@ pub(super) enum FastPath {
     No,
 }
 
-/// How a plain request is to be answered.
+/// The parts of a well-formed request that the fast path needs.
 struct PlainRequest<'a> {
     era: McpEra,
     /// What the client says that it can do, where a request has to say so.
@@ -59,7 +59,7 @@ struct PlainRequest<'a> {
     tool: Option<ToolCallParams<'a>>,
     /// Whether the parameters hold more than the call and what its connection has agreed on.
     more: bool,
-    /// What a client that can hear of more than the outcome wants to hear.
+    /// Which notifications the client wants; `None` when it can receive none during a request.
     wants: Option<NotificationFilter>,
     /// The transport session that it belongs to.
     within: Option<TransportGuard>,
@@ -110,7 +110,7 @@ fn too_many() -> RpcError {
     RpcError::new(RpcCode::ServerError, message)
 }
 
-/// How to answer, if the request is plainly what it should be in its era.
+/// The parts of the request, if it is well-formed in its era; `None` leaves it to rmcp.
 fn parse_plain<'a>(
     protocol: ClientProtocol<'_>,
     headers: &HeaderMap,
@@ -147,36 +147,46 @@ fn parse_plain<'a>(
             }
         }
     }
-    // A client that can do something tells the tool, which may ask for it.
+    // A tool has to know what its client can do, because it may ask for that.
     let able = |key: &str, value: Json<'_>| key == META_CAPABILITIES && value.get() != "{}";
     let beyond = |meta: &Object<'_>| {
         meta.iter().any(|(key, value)| !CLIENT_META_KEYS.contains(&key) || able(key, value))
     };
     let more = meta.as_ref().is_some_and(beyond)
         || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
-    let wants = wants(meta.as_ref(), within.as_ref())?;
+    let wants = notification_filter(meta.as_ref(), within.as_ref()).ok()?;
     let capabilities = meta.as_ref().and_then(|meta| meta.get(META_CAPABILITIES));
     Some(PlainRequest { era, capabilities, tool, more, wants, within })
 }
 
-/// What the client wants to hear; the outer nothing when it says so in words that are not plain.
-fn wants(meta: Option<&Object<'_>>, within: Option<&TransportGuard>) -> Option<Option<NotificationFilter>> {
+/// The request has a part that only rmcp reads.
+struct LeftToRmcp;
+
+/// Which notifications the client wants; `None` when it can receive none during a request.
+fn notification_filter(
+    meta: Option<&Object<'_>>,
+    within: Option<&TransportGuard>,
+) -> Result<Option<NotificationFilter>, LeftToRmcp> {
     let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
     // A token that is neither is read by nobody.
     let scalar = |value: &Json<'_>| !value.get().starts_with(['[', '{']);
     let progress = match given("progressToken") {
-        Some(token) => Some(read(Some(token).filter(scalar)?).ok()?),
+        Some(token) if scalar(&token) => Some(read(token).map_err(|_| LeftToRmcp)?),
+        Some(_) => return Err(LeftToRmcp),
         None => None,
     };
     let level = match within {
         Some(within) => Some(within.transport().level.get()),
         None => match given(META_LEVEL) {
-            Some(level) => Some(LogLevel::named(read::<&str>(level).ok()?)?),
+            Some(level) => {
+                let named = read::<&str>(level).ok().and_then(LogLevel::named);
+                Some(named.ok_or(LeftToRmcp)?)
+            }
             None => None,
         },
     };
-    let hears = within.is_some() || progress.is_some() || level.is_some();
-    Some(hears.then_some(NotificationFilter { progress, level }))
+    let receives = within.is_some() || progress.is_some() || level.is_some();
+    Ok(receives.then_some(NotificationFilter { progress, level }))
 }
 
 async fn list(
@@ -216,7 +226,7 @@ async fn call(
     }
     let request = rpc.params.filter(|_| plain.more);
     let trace = traces::of_params(app, params, endpoint.trace);
-    // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A
+    // A call that does not end at once goes on within rmcp, which sends what its tool reports meanwhile. A
     // message that is too large for that is answered here, without such notes.
     let outcome = match plain.wants.filter(|_| !has_too_many_values(body)) {
         None => {
@@ -240,9 +250,9 @@ async fn call(
                 epoch,
                 trace,
             };
-            match StartedCall::new(asked, wants).at_once().await {
-                Ok(outcome) => outcome,
-                Err(started) => return Ok(FastPath::Started(started)),
+            match StartedCall::new(asked, wants).poll_once().await {
+                FirstPoll::Finished(outcome) => outcome,
+                FirstPoll::Running(started) => return Ok(FastPath::Started(started)),
             }
         }
     };

@@ -1,6 +1,6 @@
-//! The way to rmcp's service: what the short path leaves, with rmcp's plain texts made JSON-RPC.
+//! Forwards to rmcp's service what the fast path leaves, and turns rmcp's plain texts into JSON-RPC.
 //!
-//! Invariant: whatever a client sends, what it is told is JSON-RPC or a stream of it.
+//! Invariant: whatever a client sends, the reply is JSON-RPC or a stream of it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, Full};
-use oxenv_core::Failure;
 use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
@@ -55,12 +54,12 @@ pub(super) async fn forward(
         _ => None,
     };
     if let Some(found) = found.as_ref().filter(|_| rpc.is_some_and(|rpc| rpc.has_id)) {
-        // It goes with the request to whoever works on it.
+        // It goes with the request, and counts for as long as rmcp works on that.
         parts.extensions.insert(found.transport().load.add_shared(body.len()));
     }
-    let (target, plan) = match prepared(app, endpoint, found.as_ref(), shakes_hands).await {
+    let PreparedTarget { target, plan } = match prepare(app, endpoint, found.as_ref(), shakes_hands).await {
         Ok(prepared) => prepared,
-        Err((status, fault)) => return refused(status, id, &fault),
+        Err(fault) => return unavailable(id, &fault),
     };
     let level = plan.as_ref().map(|plan| plan.level.clone()).unwrap_or_default();
     let handler = match ToolboxHandler::new(app, target, level).await {
@@ -101,46 +100,48 @@ pub(super) async fn without_body(app: &Arc<App>, endpoint: McpEndpoint<'_>, requ
     served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
 }
 
-/// What a request is connected to, and the transport session to be made if it shakes hands.
-async fn prepared(
+/// What a request is connected to.
+struct PreparedTarget {
+    target: McpTarget,
+    /// The transport session to be made, if the request shakes hands.
+    plan: Option<TransportPlan>,
+}
+
+/// Finds what a request is connected to, and makes room for a transport session if it shakes hands.
+async fn prepare(
     app: &App,
     endpoint: McpEndpoint<'_>,
     found: Option<&TransportGuard>,
     shakes_hands: bool,
-) -> Result<(McpTarget, Option<TransportPlan>), (StatusCode, RpcError)> {
+) -> Result<PreparedTarget, RpcError> {
     if let Some(found) = found {
-        return Ok((found.transport().target.clone(), None));
+        return Ok(PreparedTarget { target: found.transport().target.clone(), plan: None });
     }
     if !shakes_hands {
-        return Ok((endpoint.target(app.config.mode), None));
+        return Ok(PreparedTarget { target: endpoint.target(app.config.mode), plan: None });
     }
-    let room = app
-        .transports
-        .reserve(endpoint.caller)
-        .await
-        .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
+    let room = app.transports.reserve(endpoint.caller).await?;
     let target = match endpoint.target(app.config.mode) {
-        McpTarget::Server => PrivateSession::make(&app.store, endpoint.caller)
-            .await
-            .map_err(|failure| unavailable(&failure))?,
+        McpTarget::Server => {
+            let made = PrivateSession::make(&app.store, endpoint.caller).await;
+            made.map_err(|failure| error::rpc(&failure))?
+        }
         target => target,
     };
-    let (session_id, caller) = (endpoint.session_id().map(str::to_owned), endpoint.caller.clone());
-    Ok((
-        target.clone(),
-        Some(TransportPlan { target, session_id, caller, level: LogThreshold::default(), room }),
-    ))
+    let plan = TransportPlan {
+        target: target.clone(),
+        session_id: endpoint.session_id().map(str::to_owned),
+        caller: endpoint.caller.clone(),
+        level: LogThreshold::default(),
+        room,
+    };
+    Ok(PreparedTarget { target, plan: Some(plan) })
 }
 
-fn unavailable(failure: &Failure) -> (StatusCode, RpcError) {
-    (StatusCode::SERVICE_UNAVAILABLE, error::rpc(failure))
-}
-
-fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
-    let mut response = rpc_response(status, id, fault);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
+/// The refusal of a handshake that there is no room for.
+fn unavailable(id: RpcId<'_>, fault: &RpcError) -> Response {
+    let mut response = rpc_response(StatusCode::SERVICE_UNAVAILABLE, id, fault);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 

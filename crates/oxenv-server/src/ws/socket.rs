@@ -327,7 +327,7 @@ impl ServerSocket {
             }
             None => self.gone = true,
             Some(Err(error)) => {
-                if let Some((code, reason)) = broken(error) {
+                if let Some(CloseReason { code, reason }) = protocol_close(error) {
                     self.close_with(code, reason).await;
                 }
                 self.gone = true;
@@ -434,17 +434,23 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); not at all if the connection is
-/// gone.
-fn broken(error: Error) -> Option<(u16, &'static str)> {
+/// What a close frame says.
+struct CloseReason {
+    code: u16,
+    reason: &'static str,
+}
+
+/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); `None` if the connection is gone.
+fn protocol_close(error: Error) -> Option<CloseReason> {
     use tungstenite::Error::{Capacity, Protocol, Utf8};
     use tungstenite::error::ProtocolError::{ResetWithoutClosingHandshake, UnmaskedFrameFromClient};
-    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
-        Capacity(_) => Some((close_code::SIZE, "the message is larger than this server takes")),
-        Utf8(_) => Some((close_code::INVALID, "the text is not UTF-8")),
-        Protocol(UnmaskedFrameFromClient) => Some((close_code::PROTOCOL, "a client has to mask its frames")),
-        Protocol(ResetWithoutClosingHandshake) => None,
-        Protocol(_) => Some((close_code::PROTOCOL, "the frame breaks the WebSocket protocol")),
-        _ => None,
-    }
+    let (code, reason) = match error.into_inner().downcast_ref::<tungstenite::Error>()? {
+        Capacity(_) => (close_code::SIZE, "the message is larger than this server takes"),
+        Utf8(_) => (close_code::INVALID, "the text is not UTF-8"),
+        Protocol(UnmaskedFrameFromClient) => (close_code::PROTOCOL, "a client has to mask its frames"),
+        Protocol(ResetWithoutClosingHandshake) => return None,
+        Protocol(_) => (close_code::PROTOCOL, "the frame breaks the WebSocket protocol"),
+        _ => return None,
+    };
+    Some(CloseReason { code, reason })
 }
