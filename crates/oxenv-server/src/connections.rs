@@ -13,11 +13,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::peer::{Peer, PeerPlace, Peers};
 
-/// What sessions keep at the least, where the limit is not smaller than twice that.
+/// Minimum number of descriptors kept for sessions, where the limit is at least twice that.
 const MIN_RESERVED_DESCRIPTORS: usize = 24;
-/// What they keep at the most. Descriptors that sessions have already count by themselves.
+/// Maximum number of descriptors kept for sessions, beside those that sessions have already.
 const MAX_RESERVED_DESCRIPTORS: usize = 1024;
-/// How long a count of descriptors holds at the most.
+/// Maximum age of a count of descriptors.
 const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
@@ -26,9 +26,9 @@ const END_TIMEOUT: Duration = Duration::from_millis(50);
 const MIN_CONNECTIONS: usize = 4;
 /// Descriptors that such a connection leaves free: one for a file that answering may open, and one more.
 const MIN_FREE_DESCRIPTORS: usize = 2;
-/// How often the log says that connections are refused, at the most.
+/// Minimum time between two warnings that connections are refused.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// Idle connections that are told to end for one new one, at the most.
+/// Maximum number of idle connections that are asked to end for one new one.
 const MAX_TRIES: usize = 4;
 
 /// The connections of a server.

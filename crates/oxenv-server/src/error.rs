@@ -139,7 +139,7 @@ pub(crate) fn may_be_retryable(of: u16) -> bool {
         .any(|failure| failure.retryable && status(&failure).as_u16() == of)
 }
 
-/// What a status of a failure means: the codes that have it, or HTTP's own words where none has.
+/// What a status of a failure means: the codes that have it, or HTTP's reason phrase where none has.
 pub(crate) fn codes_with_status(of: u16) -> String {
     let with_status = |code: &&ErrorCode| status(&Failure::new(**code, "")).as_u16() == of;
     let codes: Vec<String> =

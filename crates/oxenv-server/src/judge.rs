@@ -268,7 +268,7 @@ struct Message {
     content: Option<String>,
 }
 
-/// Where questions go. What a URL could hide a secret in is refused, because URLs are told.
+/// Where questions go. What a URL could hide a secret in is refused, because URLs are shown in messages.
 fn endpoint(base: &str) -> Result<Url, String> {
     let mut url = Url::parse(base).map_err(|error| format!("the judge's url cannot be used: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state
 //! and fork of an environment cannot be reached here by any method; `openenv/session/close` ends a session
-//! for control alone, and not where the address names the session. Whoever is not control comes to one
+//! for control alone, and not where the address names the session. A caller that is not control comes to one
 //! session, whatever the request names.
 //!
 //! A request is read once. `mcp/client_protocol.rs` finds out what its client speaks; `mcp/dialect.rs`

@@ -1,6 +1,6 @@
-//! What `/metrics` tells: sessions, their work and their tools in numbers, since the start.
+//! What `/metrics` shows: sessions, their work and their tools in numbers, since the start.
 //!
-//! Invariant: whoever reports waits for nobody but, for microseconds, a scrape that copies its numbers: each
+//! Invariant: reporting waits for nothing but, for microseconds, a scrape that copies its numbers: each
 //! thread counts in one of several places, and a scrape adds them up. The number of series is bounded.
 
 mod counts;

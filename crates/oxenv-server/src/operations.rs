@@ -285,7 +285,7 @@ fn once(request: &MultiRequest<'_>) -> Idempotency {
     }
 }
 
-/// What is told of a request that panicked here; the log has the panic.
+/// The failure of a request that panicked here; the log has the panic.
 pub(crate) fn panicked() -> Failure {
     Failure::infrastructure(
         "the server panicked at this request, and nobody knows how far it came; its log says where",

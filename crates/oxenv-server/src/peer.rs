@@ -17,7 +17,7 @@ use tokio::sync::futures::Notified;
 
 use crate::peer_stream::{PeerStream, SplitSocket, WriteHalf};
 
-/// One connection, for all who have to do with it.
+/// One connection, shared by all that read, write, watch or end it.
 #[derive(Clone, Default)]
 pub(crate) struct Peer(Arc<PeerState>);
 
@@ -31,7 +31,7 @@ struct PeerState {
     busy: AtomicUsize,
     /// Whether what is done for it is of no use to anybody: a socket without a session.
     useless: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
-    /// Whether it was told to end, and has not said that it stays.
+    /// Whether it was asked to end, and has not said that it stays.
     asked_to_end: AtomicBool,
     end: Notify,
     /// After the socket in this list, so that it is dropped when the socket is closed.
@@ -76,7 +76,7 @@ impl Peer {
         let _ = self.0.useless.set(Box::new(useless));
     }
 
-    /// Whether it may be told to end.
+    /// Whether it may be asked to end.
     pub(crate) fn may_end(&self) -> bool {
         !self.0.asked_to_end.load(Ordering::Relaxed) && self.is_idle()
     }
@@ -91,7 +91,7 @@ impl Peer {
         self.0.asked.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to end, if it is still idle when it hears of that.
+    /// Asks the connection to end, which it does if it is still idle by then.
     pub(crate) fn end(&self) {
         self.0.asked_to_end.store(true, Ordering::Relaxed);
         self.0.end.notify_one();
@@ -153,8 +153,8 @@ impl Peers {
         }
     }
 
-    /// All of them, in the order in which they came. They outlive the lock: a peer that is the last one of its
-    /// connection takes it at its end.
+    /// All of them, in the order in which they came. They outlive the lock: the last peer of a connection takes
+    /// it when it is dropped.
     pub(crate) fn all(&self) -> Vec<Peer> {
         self.lock().peers.values().filter_map(Weak::upgrade).map(Peer).collect()
     }

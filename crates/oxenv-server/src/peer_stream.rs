@@ -1,4 +1,4 @@
-//! The bytes of a connection: a socket in two halves, of which the writing one tells of its other side.
+//! The bytes of a connection: a socket in two halves, of which the writing one notices the end of the other side.
 //!
 //! Invariant: whether the other side has ended is known without reading, so nobody takes the reader's bytes.
 
@@ -39,7 +39,7 @@ impl SplitSocket for UnixStream {
     }
 }
 
-/// The writing half of a socket, which tells of the reading one as well.
+/// The writing half of a socket, which also notices that the other side has ended.
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),

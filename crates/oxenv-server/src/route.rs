@@ -160,7 +160,7 @@ impl RouteDocs {
         RouteDocs { failures, ..self }
     }
 
-    /// Whose failures are told as those of the other routes, or in JSON-RPC's words.
+    /// With failures that have the shape of the other routes' or that of JSON-RPC.
     pub(crate) const fn rpc_failures(self, failures: &'static [u16]) -> Self {
         RouteDocs { failures, failure: "RpcFailure", ..self }
     }

@@ -160,7 +160,11 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::docs::page),
         Watchers,
         Watchers,
-        RouteDocs::new("Environment Info", "The same page", &[Reply::text("text/html", "Page")]),
+        RouteDocs::new(
+            "Environment Info",
+            "This document for people, at its other address",
+            &[Reply::text("text/html", "Page")],
+        ),
     ),
     route(
         Get,
@@ -254,10 +258,14 @@ const ROUTES: &[Route] = &[
         |method| on(method, mcp::post),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The same to the tools of one session", RPC_REPLIES)
-            .body("JsonRpcRequest")
-            .query(&[EPOCH])
-            .rpc_failures(&[400, 404, 408, 410, 413, 503]),
+        RouteDocs::new(
+            "MCP",
+            "One message of MCP or of its OpenEnv dialect, to the tools of one session",
+            RPC_REPLIES,
+        )
+        .body("JsonRpcRequest")
+        .query(&[EPOCH])
+        .rpc_failures(&[400, 404, 408, 410, 413, 503]),
     ),
     route(
         Get,

@@ -48,7 +48,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a connection hears that there is no room for.
+/// The response to a connection that there is no room for.
 const NO_ROOM_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
 content-type: application/json\r\ncontent-length: 52\r\n\r\n\
@@ -127,7 +127,7 @@ impl Server {
     }
 
     /// Serves until a signal comes, then drains. Calls in flight are not waited for any more after a second
-    /// signal. Connections that do not end although they are told to, because an environment blocks its
+    /// signal. Connections that do not end when they are asked to, because an environment blocks its
     /// thread, are left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {
@@ -169,7 +169,7 @@ impl Server {
         if !drained {
             tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
-        // What still runs is cut off, and its callers are told so.
+        // What still runs is cut off, and its callers get failures that say so.
         app.store.end_all(&EndReason::Drained);
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, app.tasks.wait()).await;
         app.killed.cancel();
@@ -209,7 +209,7 @@ where
     serve(stream, Peer::default(), app, Arc::new(GuardedRoutes { hosts, routes })).await;
 }
 
-/// The routes, and who may come to them.
+/// The routes, behind the check of hosts and origins.
 struct GuardedRoutes {
     hosts: Hosts,
     routes: TowerToHyperService<axum::Router>,
@@ -235,7 +235,7 @@ async fn local(socket: Option<&UnixSocket>) -> io::Result<UnixStream> {
     }
 }
 
-/// Lets the operating system find peers that went away without a word, in 40 s at the most: a connection
+/// Lets the operating system find peers that went away without a word, in at most 40 s: a connection
 /// that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
@@ -328,8 +328,8 @@ where
                 Some(refusal) => refusal,
                 None => {
                     let work = AssertUnwindSafe(async { guarded.routes.call(request).await });
-                    // A panic is the failure of its request alone; one of an environment is told by its
-                    // session.
+                    // A panic is the failure of its request alone; one of an environment is a failure of
+                    // its session.
                     work.catch_unwind()
                         .await
                         .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?

@@ -16,7 +16,7 @@ pub struct TrajectoryFilter {
     pub since_us: Option<u64>,
     /// Those that come after that session.
     pub after: Option<String>,
-    /// So many at the most.
+    /// Maximum number of sessions to return.
     pub limit: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Who may use a route.
+//! Which callers may use a route.
 //!
 //! Invariant: what admits callers without a token is spelled out; the rest wants one.
 

@@ -1,4 +1,4 @@
-//! Finds out by its token who sent a request.
+//! Identifies the caller of a request by its token.
 //!
 //! Invariant: headers alone decide. A session's id is never a credential.
 
@@ -30,7 +30,7 @@ impl Guard {
         self.agents.issue(session_id)
     }
 
-    /// Who sent a request with those headers. An agent's token is good for as long as its session lives.
+    /// The caller that sent those headers. An agent's token is good for as long as its session lives.
     pub(super) fn caller(&self, store: &SessionStore, headers: &HeaderMap) -> Result<Caller, Failure> {
         let token = match presented(headers) {
             Presented::Token(token) => token,

@@ -85,7 +85,7 @@ pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Re
     Ok(json_response(StatusCode::OK, app.store.get(&id)?.state().await?))
 }
 
-/// Lets the session's lease begin anew, and tells where the session is.
+/// Lets the session's lease begin anew, and replies with the session's progress.
 pub(crate) async fn keep_alive(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
     session.keep_alive();

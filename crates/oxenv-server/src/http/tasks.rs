@@ -92,7 +92,7 @@ fn range(source: &GuardedTasks<'_>, split: &str, start: usize, stop: usize) -> R
     (start..stop).map(|index| source.task(split, index)).collect()
 }
 
-/// The environment's tasks; a panic while it tells them is a refusal like any other.
+/// The environment's tasks; a panic while it lists them is a refusal like any other.
 struct GuardedTasks<'a>(&'a dyn TaskSource);
 
 impl GuardedTasks<'_> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::tool_access::CallResult;
 use crate::error;
 
-/// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
+/// The reply of MCP to an outcome. Errors of the protocol are a tool that does not
 /// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
 /// session that cannot run the call; all else is a result.
 pub(super) fn error_response(

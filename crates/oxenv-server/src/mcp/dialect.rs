@@ -1,6 +1,6 @@
 //! OpenEnv's dialect: its methods, on every door that speaks JSON-RPC.
 //!
-//! Invariant: results and errors are spelled as a stock client knows them, whoever asks.
+//! Invariant: results and errors are spelled as a stock client knows them, for every caller.
 
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ fn close(
 }
 
 /// What a request means: the session that it names, else its door's; in production the server's
-/// own tools for who names none.
+/// own tools for callers that name none.
 pub(super) async fn resolve_target(
     app: &App,
     endpoint: McpEndpoint<'_>,
@@ -148,7 +148,7 @@ pub(super) async fn resolve_target(
     }
 }
 
-/// What is told of a session beside its id, on a server that has tokens.
+/// What replies have beside a session's id, on a server that has tokens.
 fn agent_token(app: &App, id: &str) -> String {
     app.agent_token(id).map_or_else(String::new, |token| format!(",\"agent_token\":\"{token}\""))
 }

@@ -10,7 +10,7 @@ use super::target::McpTarget;
 use crate::auth::caller::Caller;
 use crate::config::Mode;
 
-/// Through which door who came, and so which session a request means.
+/// Where a caller's request came in, and so which session it means.
 #[derive(Clone, Copy)]
 pub(crate) struct McpEndpoint<'a> {
     pub(crate) caller: &'a Caller,
@@ -19,19 +19,20 @@ pub(crate) struct McpEndpoint<'a> {
     pub(super) trace: Option<TraceContext>,
 }
 
-/// Where a door is. Only control is ever at one that leads to more than one session.
+/// Which address or socket an endpoint is. Only control is ever at one that leads to more than one session.
 #[derive(Clone, Copy)]
 pub(crate) enum EndpointPath<'a> {
     /// `/mcp`: the session that the parameters name, else the default one.
     Open,
     /// A socket: its own session, unless the parameters name another.
     Socket(&'a Arc<Session>),
-    /// `/sessions/{id}/mcp`, and whatever an agent comes through: that session and no other.
+    /// `/sessions/{id}/mcp`, and every endpoint of an agent: that session and no other.
     Session(&'a Arc<Session>),
 }
 
 impl<'a> McpEndpoint<'a> {
-    /// `/mcp` or `/sessions/{id}/mcp`, with the one session that the caller may reach there, if it is one only.
+    /// `/mcp` or `/sessions/{id}/mcp`; `session` is the only one that the caller may reach there, if it is limited
+    /// to one.
     pub(super) fn http(caller: &'a Caller, session: Option<&'a Arc<Session>>) -> Self {
         McpEndpoint { caller, place: session.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
     }
@@ -43,7 +44,7 @@ impl<'a> McpEndpoint<'a> {
         McpEndpoint { caller, place, trace: None }
     }
 
-    /// What who comes through it and names nothing is connected to.
+    /// What a request that names no session is connected to.
     pub(super) fn target(self, mode: Mode) -> McpTarget {
         match self.place {
             EndpointPath::Open if mode == Mode::Production => McpTarget::Server,

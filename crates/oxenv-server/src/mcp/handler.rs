@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::call_errors::error_response;
 use super::client_channel::{ClientHandle, NotificationFilter};
-use super::list_changes::{OfferedLists, Subscribed, Watcher, tell_listener};
+use super::list_changes::{OfferedLists, Subscribed, Watcher, notify_listener};
 use super::log_level::LogThreshold;
 use super::rmcp_types::{
     RmcpResult, cancelled, declined, era, first_page, internal, items, parsed, refused, severity,
@@ -46,7 +46,7 @@ pub(super) struct ToolboxHandler {
     info: OnceLock<ServerConfig>,
     level: LogThreshold,
     subscribed: Subscribed,
-    /// What was offered before the client could ask: what changes from then on it is told.
+    /// What was offered before the client could ask: it is notified of what changes from then on.
     offer: Mutex<Option<OfferedLists>>,
     watcher: Mutex<Option<Watcher>>,
 }
@@ -412,7 +412,7 @@ impl ServerHandler for ToolboxHandler {
         tokio::select! {
             () = context.cancelled() => {}
             () = self.app.stopping.cancelled() => {}
-            () = tell_listener(&self.app, &self.target, context.sink(), self.remembered()) => {}
+            () = notify_listener(&self.app, &self.target, context.sink(), self.remembered()) => {}
         }
         Ok(())
     }

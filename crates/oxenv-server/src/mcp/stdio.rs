@@ -35,7 +35,7 @@ use crate::app::App;
 /// ```
 ///
 /// # Errors
-/// When the session cannot be made, or when the client's first words are not MCP.
+/// When the session cannot be made, or when the client's first message is not MCP.
 pub async fn serve_stdio(app: Arc<App>, stop: impl Future<Output = ()>) -> io::Result<()> {
     let (input, output) = stdio();
     serve_pipe(app, input, output, stop).await
@@ -75,7 +75,7 @@ pub async fn serve_pipe(
     let served = async {
         match serve_server_with_ct(handler, pipe, stopped.clone()).await {
             Ok(running) => running.waiting().await.map(drop).map_err(io::Error::other),
-            // A client that leaves without a word, or is told to, has done nothing wrong.
+            // A client that leaves without a message, or is cut off by a stop, has done nothing wrong.
             Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),
             Err(error) => Err(io::Error::other(error)),
         }

@@ -1,6 +1,6 @@
 //! What a request can reach: a session with its tools, or the tools that need no session.
 //!
-//! Invariant: whoever calls through here is an agent. A call within a session is a step of it.
+//! Invariant: every caller here is an agent. A call within a session is a step of it.
 
 use std::sync::Arc;
 

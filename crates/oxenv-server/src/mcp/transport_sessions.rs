@@ -42,7 +42,7 @@ pub(crate) struct Transports {
 /// One transport session.
 pub(crate) struct Transport {
     pub(crate) target: McpTarget,
-    /// The one session that the door leads to at which it was made; none for `/mcp`.
+    /// The one session that the endpoint leads to at which it was made; `None` for `/mcp`.
     session_id: Option<String>,
     /// Who made it, and alone may use it: its id is no credential.
     caller: Caller,
@@ -97,7 +97,7 @@ impl Transports {
         self.table().len()
     }
 
-    /// The transport session of that id, if that caller made it at that door. It is in use from now on.
+    /// The transport session of that id, if that caller made it at that endpoint. It is in use from now on.
     pub(crate) fn find(self: &Arc<Self>, id: &str, endpoint: McpEndpoint<'_>) -> Option<TransportGuard> {
         let table = self.table();
         let same = |transport: &Transport| {

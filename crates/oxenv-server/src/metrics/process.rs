@@ -1,4 +1,4 @@
-//! The process in numbers, as Linux tells them below `/proc/self`.
+//! The process in numbers, as Linux has them below `/proc/self`.
 //!
 //! Invariant: what cannot be read is absent, never 0; elsewhere than on Linux all of it is.
 

@@ -65,7 +65,7 @@ pub(crate) const NO_BUFFERING: ReplyHeader = ReplyHeader {
 };
 
 impl ReplyHeader {
-    /// The same header on replies that always have it.
+    /// This header, on a status whose replies all have it.
     pub(crate) const fn required(self) -> Self {
         ReplyHeader { required: true, ..self }
     }

@@ -14,7 +14,7 @@ pub(super) fn all(spec: &EnvironmentSpec) -> Value {
     Value::Object(all)
 }
 
-/// What tells about the server and its environment.
+/// Replies about the server and its environment.
 fn info() -> Value {
     let text = json!({ "type": "string" });
     let natural = json!({ "type": "integer", "minimum": 0 });

@@ -58,7 +58,7 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
             let peer = request.extensions().get().cloned().unwrap_or_default();
-            // An agent's socket has one session, so it does not get the words for many.
+            // An agent's socket has one session, so it cannot have the protocol for many.
             let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
             let upgrade = upgrade.protocols(protocols.iter().copied());
             if upgrade.selected_protocol().is_some() {
@@ -155,7 +155,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_
         let next = socket.read_while(work.catch_unwind()).await;
         let sent = match next {
             None => return,
-            // A panic is the failure of its request alone; one of an environment is told by its session.
+            // A panic is the failure of its request alone; one of an environment is a failure of its session.
             Some(Err(_)) => socket.send(error::frame(&operations::panicked())).await,
             Some(Ok(AfterReply::Reply(reply))) => socket.send(reply).await,
             Some(Ok(AfterReply::Last(reply))) => {

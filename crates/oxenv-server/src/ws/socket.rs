@@ -363,7 +363,7 @@ impl ServerSocket {
         }
     }
 
-    /// A peer that is not read cannot be heard, but a write tells whether it is gone.
+    /// A peer that is not read cannot be heard, but a write shows whether it is gone.
     async fn send_ping(&mut self) {
         self.write(Message::Ping(Vec::new().into())).await;
         self.next_beat();
