@@ -83,7 +83,7 @@ pub enum LogError {
         /// In which way.
         reason: Unlisted,
     },
-    /// What tells where the log begins and ends is missing or cannot be read.
+    /// The file with the bounds of the log is missing or cannot be read.
     NoBounds {
         /// The file.
         path: PathBuf,

@@ -16,10 +16,10 @@ mod reply;
 #[cfg(feature = "parquet")]
 mod rows;
 
-/// So many sessions are looked up at once.
+/// Number of sessions that are looked up at once.
 const PAGE_SESSIONS: usize = 100;
 
-/// So many entries are in memory at once.
+/// Maximum number of entries in memory at once.
 const PAGE_ENTRIES: usize = 256;
 
 /// What an export has written.
@@ -50,7 +50,7 @@ pub enum ExportError {
 }
 
 /// Writes the sessions that the filter lets through as JSON, one line each; the filter's limit is
-/// how many. The form is told in `docs/records.md`.
+/// how many. The form is described in `docs/records.md`.
 ///
 /// ```
 /// use oxenv_store::{SessionFilter, Trajectories, export_jsonl};
@@ -90,7 +90,7 @@ pub fn export_jsonl(
 }
 
 /// Writes the steps of the sessions that the filter lets through as rows of a Parquet file. The columns
-/// are told in `docs/records.md`.
+/// are described in `docs/records.md`.
 ///
 /// # Errors
 /// As [`export_jsonl`]; the file is then of no use.

@@ -4,7 +4,7 @@
 //!
 //! [`LogRecorder`] writes the log of what sessions did, [`LogReader`] reads it, [`Trajectories`] finds
 //! sessions in it by way of an index, [`export_jsonl`] gives them to others. [`JsonlAudit`] writes the
-//! audit record of every tool call as a line of JSON. The log's format is told in `docs/records.md`.
+//! audit record of every tool call as a line of JSON. The log's format is in `docs/records.md`.
 
 mod error;
 mod export;

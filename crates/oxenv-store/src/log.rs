@@ -35,7 +35,7 @@ pub enum Durability {
     #[default]
     Process,
     /// That, and the end of the machine but for the last while: what was written is brought to the
-    /// disk so often, behind the replies.
+    /// disk once per interval, behind the replies.
     Interval(Duration),
     /// The end of the machine: the entry is on the disk before the reply is given.
     Machine,
@@ -59,11 +59,11 @@ pub enum Durability {
 pub struct LogOptions {
     /// What an acknowledged entry survives.
     pub durability: Durability,
-    /// A new segment is begun when one has so many bytes. Default: 256 MiB.
+    /// Size in bytes at which a new segment is begun. Default: 256 MiB.
     pub segment_bytes: u64,
     /// Longer values are kept as blobs beside the log, in bytes. Default: 64 KiB.
     pub inline_bytes: usize,
-    /// Entries are refused while more than so many bytes wait to be written. Default: 256 MiB.
+    /// Maximum number of bytes that wait to be written; beyond it entries are refused. Default: 256 MiB.
     pub behind_bytes: usize,
     /// What is removed.
     pub retention: Retention,
@@ -230,8 +230,8 @@ fn lock(folder: &Path) -> Result<File, LogError> {
 /// # Errors
 /// When the folder cannot be read.
 pub(crate) fn is_record(folder: &Path) -> Result<bool, LogError> {
-    let told = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
-    Ok(told || !segment::list(folder)?.is_empty())
+    let begun = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
+    Ok(begun || !segment::list(folder)?.is_empty())
 }
 
 /// Opens a file for reading. Opening a named pipe would wait for a writer, and nothing here is one.

@@ -19,7 +19,7 @@ use crate::log::unwritten::UnwrittenMark;
 use crate::log::{LogPosition, Reading, RecordCursor, checksum_at, segment};
 use crate::stored::{self, RecordSummary};
 
-/// So many records are taken in before others may look.
+/// Maximum number of records of one transaction; between two of them others may read.
 const MAX_TRANSACTION_RECORDS: u64 = 50_000;
 
 /// How far the index has come.
@@ -248,7 +248,7 @@ fn take_in(
     Ok(more)
 }
 
-/// Takes in which entries could not be written, if that is what the record tells.
+/// Takes in which entries could not be written, if that is what the record is about.
 fn unwritten(transaction: &Transaction<'_>, at: LogPosition, text: &[u8]) -> rusqlite::Result<()> {
     let Some(mark) = UnwrittenMark::read(text) else { return Ok(()) };
     for range in mark.entries {
@@ -355,7 +355,7 @@ impl Arrival<'_> {
         let find =
             "SELECT first, last FROM unwritten WHERE id = ?1 AND last >= ?2 AND first < ?3 ORDER BY first";
         let mut next = seen.last_seq + 1;
-        let mut told = 0;
+        let mut unwritten = 0;
         let mut statement = transaction.prepare_cached(find)?;
         let (id, seq) = (&self.brief.session, self.brief.seq);
         let mut rows = statement.query(params![id, stored_number(next), stored_number(seq)])?;
@@ -364,14 +364,14 @@ impl Arrival<'_> {
             if first > next {
                 holes::keep(transaction, seen.number, next..=first - 1, self.at)?;
             }
-            told += last + 1 - first;
+            unwritten += last + 1 - first;
             next = last + 1;
         }
         if next < seq {
             holes::keep(transaction, seen.number, next..=seq - 1, self.at)?;
         }
         let update = "UPDATE sessions SET unwritten = unwritten + ?2 WHERE number = ?1";
-        transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(told)])?;
+        transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(unwritten)])?;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::log::is_record;
 
 /// The version of the tables.
 const INDEX_VERSION: i64 = 3;
-/// Another process may be busy with the index for so long.
+/// How long to wait for another process that is busy with the index.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An entry's place is where its record is in the log. Seeds are 64 bits without a sign, and stored
@@ -144,7 +144,7 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
     // SQLite makes files that everybody can read; those beside it get the permissions of this one. Why it
-    // cannot be made, SQLite tells.
+    // cannot be made, SQLite says so.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
