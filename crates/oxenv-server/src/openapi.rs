@@ -38,7 +38,9 @@ pub(crate) fn document(spec: &EnvironmentSpec, config: &ServerConfig, routes: &[
     if guarded {
         components["securitySchemes"] = json!({
             "bearer": { "type": "http", "scheme": "bearer" },
-            "basic": { "type": "http", "scheme": "basic", "description": "The token is the password; any user name" },
+            "basic": {
+                "type": "http", "scheme": "basic", "description": "The token is the password; any user name"
+            },
         });
     }
     json!({

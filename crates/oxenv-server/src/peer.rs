@@ -153,8 +153,8 @@ impl Peers {
         }
     }
 
-    /// All of them, in the order in which they came. They outlive the lock: the last peer of a connection takes
-    /// it when it is dropped.
+    /// All of them, in the order in which they came. They outlive the lock: the last peer of a connection
+    /// takes it when it is dropped.
     pub(crate) fn all(&self) -> Vec<Peer> {
         self.lock().peers.values().filter_map(Weak::upgrade).map(Peer).collect()
     }

@@ -1,4 +1,5 @@
-//! The bytes of a connection: a socket in two halves, of which the writing one notices the end of the other side.
+//! The bytes of a connection: a socket in two halves, of which the writing one notices the end of the
+//! other side.
 //!
 //! Invariant: whether the other side has ended is known without reading, so nobody takes the reader's bytes.
 

@@ -371,7 +371,10 @@ where
                 }
             },
             // The connection reads nothing more while bytes wait behind the request that is being answered.
-            () = poll_fn(|_| if lost && peer.is_busy() { Poll::Ready(()) } else { Poll::Pending }) => break Ok(()),
+            () = poll_fn(|_| match lost && peer.is_busy() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }) => break Ok(()),
         }
     };
     if let Err(error) = outcome {

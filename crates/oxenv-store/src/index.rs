@@ -155,7 +155,7 @@ pub struct SessionSummary {
     pub done: bool,
     /// When it last did something.
     pub last_us: u64,
-    /// How many of its entries could not be written when they happened; the callers got failures that said so.
+    /// How many of its entries could not be written when they happened; their callers got failures.
     pub unwritten: u64,
     /// What of it is missing from the record, or may be.
     pub holes: Vec<Hole>,

@@ -282,7 +282,8 @@ impl Writer {
         while let Err(error) = self.follow().and_then(|()| self.lines.write(group)) {
             shared.failed.fetch_add(1, Ordering::Relaxed);
             shared.warn(|file, refused| {
-                tracing::error!(file, %error, refused, "audit records cannot be written, and are tried again");
+                tracing::error!(file, %error, refused, "audit records cannot be written, \
+                 and are tried again");
             });
             let mut queue = shared.queue.lock();
             if queue.closing {

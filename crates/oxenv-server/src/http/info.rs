@@ -1,4 +1,5 @@
-//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`, `/openapi.json`: what a server reports about itself.
+//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`, `/openapi.json`: what a server reports about
+//! itself.
 //!
 //! Invariant: no session is made or touched here.
 

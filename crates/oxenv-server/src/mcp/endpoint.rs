@@ -31,8 +31,8 @@ pub(crate) enum EndpointPath<'a> {
 }
 
 impl<'a> McpEndpoint<'a> {
-    /// `/mcp` or `/sessions/{id}/mcp`; `session` is the only one that the caller may reach there, if it is limited
-    /// to one.
+    /// `/mcp` or `/sessions/{id}/mcp`; `session` is the only one that the caller may reach there, if it is
+    /// limited to one.
     pub(super) fn http(caller: &'a Caller, session: Option<&'a Arc<Session>>) -> Self {
         McpEndpoint { caller, place: session.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
     }

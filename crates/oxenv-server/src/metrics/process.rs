@@ -50,7 +50,8 @@ struct ProcessTimes {
     started_after_boot: f64,
 }
 
-/// Reads proc(5), fields 14, 15 and 22. The second field is a name that may hold anything, within parentheses.
+/// Reads proc(5), fields 14, 15 and 22. The second field is a name that may hold anything, within
+/// parentheses.
 fn times_of(stat: &str) -> Option<ProcessTimes> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();

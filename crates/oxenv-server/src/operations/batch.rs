@@ -170,7 +170,8 @@ fn left_out(outcome: &RequestOutcome<'_>, limit: usize) -> Failure {
         Err(failure) => Failure::new(failure.code, "the batch has no room for what is wrong with this item"),
         Ok(_) => {
             let message = format!(
-                "the item was done and its reply is left out: the results of one reply have {limit} bytes at most"
+                "the item was done and its reply is left out: the results of one reply have \
+                 {limit} bytes at most"
             );
             Failure::new(ErrorCode::ReplyForgotten, message)
         }

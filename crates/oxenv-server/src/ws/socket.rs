@@ -189,7 +189,9 @@ impl ServerSocket {
             let ServerSocket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
-                message = poll_fn(|context| poll_message(inner, owes_pong, context)) => self.take(message).await,
+                message = poll_fn(|context| poll_message(inner, owes_pong, context)) => {
+                    self.take(message).await
+                }
                 event = events.next() => self.handle_event(&event).await,
             }
         }
@@ -250,7 +252,9 @@ impl ServerSocket {
             tokio::select! {
                 biased;
                 done = poll_fn(&mut work) => return SocketEvent::Done(done),
-                traffic = poll_fn(|context| exchange(inner, owes_pong, unsent, room, context)) => match traffic {
+                traffic = poll_fn(|context| {
+                    exchange(inner, owes_pong, unsent, room, context)
+                }) => match traffic {
                     IoProgress::Came(message) => self.take(message).await,
                     IoProgress::Sent(sent) => self.gone |= !sent,
                 },

@@ -28,7 +28,8 @@ CREATE TABLE progress (
     last_segment INTEGER NOT NULL, last_offset INTEGER NOT NULL, checksum INTEGER NOT NULL
 );
 CREATE TABLE segments (
-    number INTEGER PRIMARY KEY, run INTEGER, bytes INTEGER NOT NULL DEFAULT 0, modified_ns INTEGER NOT NULL DEFAULT 0
+    number INTEGER PRIMARY KEY, run INTEGER, bytes INTEGER NOT NULL DEFAULT 0,
+    modified_ns INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE faults (
     segment INTEGER NOT NULL, offset INTEGER NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -116,7 +117,8 @@ pub(super) fn open(folder: &Path) -> Result<Opened, LogError> {
 pub(super) fn anew(folder: &Path, why: &rusqlite::Error) -> Result<Opened, LogError> {
     let mut reason = why.to_string();
     if !is_refusal(why) {
-        tracing::warn!(index = %path(folder).display(), error = %why, "the index is damaged and is made anew");
+        tracing::warn!(index = %path(folder).display(), error = %why, "the index is damaged and is \
+             made anew");
         match remove(folder)
             .map_err(|error| error.to_string())
             .and_then(|()| connect(folder).map_err(|error| error.to_string()))
@@ -135,8 +137,10 @@ pub(super) fn anew(folder: &Path, why: &rusqlite::Error) -> Result<Opened, LogEr
 /// Empties the tables.
 pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
-        "DELETE FROM progress; DELETE FROM segments; DELETE FROM faults; DELETE FROM gaps; DELETE FROM unwritten;
-         DELETE FROM unopened; DELETE FROM sessions; DELETE FROM entries; DELETE FROM epochs; DELETE FROM steps;
+        "DELETE FROM progress; DELETE FROM segments; DELETE FROM faults; DELETE FROM gaps;
+         DELETE FROM unwritten;
+         DELETE FROM unopened; DELETE FROM sessions; DELETE FROM entries; DELETE FROM epochs;
+         DELETE FROM steps;
          DELETE FROM calls; DELETE FROM sqlite_sequence;",
     )
 }

@@ -405,7 +405,8 @@ fn failure(fault: &WriteError) -> Failure {
 
 fn refused(behind: usize) -> Failure {
     let message = format!(
-        "the record was not taken: {} MiB wait to be written already; the disk of the record folder is too slow",
+        "the record was not taken: {} MiB wait to be written already; \
+         the disk of the record folder is too slow",
         behind / (1024 * 1024)
     );
     Failure::new(ErrorCode::RecordFailed, message)
@@ -498,7 +499,8 @@ mod tests {
         LogOptions { durability, retention: Retention::default(), ..LogOptions::default() }
     }
 
-    /// A group over a file with troubles, the operations that it reports, and the troubles, which begin after opening.
+    /// A group over a file with troubles, the operations that it reports, and the troubles, which begin after
+    /// opening.
     fn group(
         folder: &Path,
         options: LogOptions,

@@ -440,5 +440,5 @@ impl Reading {
     }
 }
 
-/// So many bytes are read at once to look whether they are the same.
+/// Number of bytes that are read at once to see whether they are the same.
 const READ_PIECE_BYTES: usize = 256 * 1024;
