@@ -190,7 +190,7 @@ impl ServerSocket {
             tokio::select! {
                 biased;
                 message = poll_fn(|context| poll_message(inner, owes_pong, context)) => {
-                    self.take(message).await
+                    self.take(message).await;
                 }
                 event = events.next() => self.handle_event(&event).await,
             }
