@@ -8,12 +8,26 @@ use oxenv_core::{SessionStore, Toolbox};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Guard;
+use crate::auth::guard::Guard;
 use crate::config::{Mode, ServerConfig};
 use crate::connections::Connections;
-use crate::mcp::Transports;
+use crate::mcp::transport_sessions::Transports;
 
 /// The shared part of every handler.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// assert_eq!(app.store.status().active, 0);
+/// assert_eq!(app.connections(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct App {
     /// The sessions.
     pub store: Arc<SessionStore>,
@@ -30,7 +44,7 @@ pub struct App {
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,
     /// Every connection that was accepted, and how many there may be.
-    pub(crate) accepted: Arc<Connections>,
+    pub(crate) accepted: Connections,
     /// Every connection and socket task.
     pub(crate) tasks: TaskTracker,
     /// The OpenAPI document of the routes, which the router writes.

@@ -5,11 +5,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Tokens;
+use crate::auth::tokens::Tokens;
 use crate::metrics::Metrics;
 use crate::trajectories::TrajectorySource;
 
 /// Which doors are open.
+///
+/// ```
+/// use oxenv_server::Mode;
+///
+/// assert_eq!(Mode::default(), Mode::Simulation);
+/// assert_eq!(Mode::Production.name(), "production");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Both: control and agents.
@@ -31,6 +38,17 @@ impl Mode {
 }
 
 /// Limits and times of the doors.
+///
+/// ```
+/// use oxenv_server::{Mode, ServerConfig};
+///
+/// let config = ServerConfig {
+///     mode: Mode::Production,
+///     allowed_hosts: vec!["env.example".to_owned()],
+///     ..ServerConfig::default()
+/// };
+/// assert_eq!(config.max_message, 100 << 20);
+/// ```
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Which doors are open.

@@ -3,23 +3,21 @@
 //! Invariant: connections leave a part of the process's descriptors to sessions: their records, workspaces
 //! and children. For a new connection an idle one ends; where none is idle, the new one is refused.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oxenv_core::{descriptor_limit, open_descriptors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Notify;
 
-use crate::peer::{Peer, WeakPeer};
+use crate::peer::{Peer, PeerPlace, Peers};
 
-/// What sessions keep at the least, where the limit is not smaller than twice that.
-const MIN_RESERVE: usize = 24;
-/// What they keep at the most. Descriptors that sessions have already count by themselves.
-const MAX_RESERVE: usize = 1024;
-/// How long a count of descriptors holds at the most.
+/// Minimum number of descriptors kept for sessions, where the limit is at least twice that.
+const MIN_RESERVED_DESCRIPTORS: usize = 24;
+/// Maximum number of descriptors kept for sessions, beside those that sessions have already.
+const MAX_RESERVED_DESCRIPTORS: usize = 1024;
+/// Maximum age of a count of descriptors.
 const MAX_COUNT_AGE: Duration = Duration::from_secs(1);
 /// How long an idle connection may take to end.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
@@ -27,10 +25,10 @@ const END_TIMEOUT: Duration = Duration::from_millis(50);
 /// the server does and close sessions.
 const MIN_CONNECTIONS: usize = 4;
 /// Descriptors that such a connection leaves free: one for a file that answering may open, and one more.
-const LAST_DESCRIPTORS: usize = 2;
-/// How often the log says that connections are refused, at the most.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
-/// Idle connections that are told to end for one new one, at the most.
+const MIN_FREE_DESCRIPTORS: usize = 2;
+/// Minimum time between two warnings that connections are refused.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// Maximum number of idle connections that are asked to end for one new one.
 const MAX_TRIES: usize = 4;
 
 /// The connections of a server.
@@ -39,18 +37,11 @@ pub(crate) struct Connections {
     limit: Option<usize>,
     /// Descriptors that there may be at all.
     hard_limit: usize,
-    complained: Mutex<Option<Instant>>,
-    open: Mutex<OpenConnections>,
-    left: Notify,
+    warned: Mutex<Option<Instant>>,
+    count: Mutex<Option<DescriptorCount>>,
+    peers: Arc<Peers>,
     refused: AtomicU64,
     ended: AtomicU64,
-}
-
-struct OpenConnections {
-    next: u64,
-    /// In the order in which they came.
-    peers: BTreeMap<u64, WeakPeer>,
-    count: Option<DescriptorCount>,
 }
 
 /// Descriptors, when they were counted last.
@@ -62,22 +53,12 @@ struct DescriptorCount {
     since: usize,
 }
 
-/// A connection's place among the others, until it is closed.
-pub(crate) struct ConnectionPlace {
-    connections: Weak<Connections>,
-    number: u64,
-}
-
-impl Drop for ConnectionPlace {
-    fn drop(&mut self) {
-        if let Some(connections) = self.connections.upgrade() {
-            connections.lock().peers.remove(&self.number);
-            connections.left.notify_waiters();
-        }
-    }
-}
-
 /// Raises the soft limit of this process's descriptors to the hard one.
+///
+/// ```
+/// // Before the server is bound: it counts by the limit that it finds.
+/// oxenv_server::raise_descriptor_limit();
+/// ```
 pub fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // No limit, or one that is reached: nothing is to be raised.
@@ -90,46 +71,46 @@ pub fn raise_descriptor_limit() {
 }
 
 impl Connections {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Self {
         let limit = descriptor_limit();
-        let reserve = |limit: usize| (limit / 4).clamp(MIN_RESERVE, MAX_RESERVE).min(limit / 2);
-        Arc::new(Connections {
+        let reserve = |limit: usize| {
+            (limit / 4).clamp(MIN_RESERVED_DESCRIPTORS, MAX_RESERVED_DESCRIPTORS).min(limit / 2)
+        };
+        Connections {
             limit: limit.map(|limit| limit - reserve(limit)),
             hard_limit: limit.unwrap_or(usize::MAX),
-            complained: Mutex::default(),
-            open: Mutex::new(OpenConnections { next: 0, peers: BTreeMap::new(), count: None }),
-            left: Notify::new(),
+            warned: Mutex::default(),
+            count: Mutex::default(),
+            peers: Arc::default(),
             refused: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-        })
+        }
     }
 
     /// A place for a connection that was accepted, if it need not be refused.
-    pub(crate) async fn enter(self: &Arc<Self>) -> Option<ConnectionPlace> {
+    pub(crate) async fn enter(&self) -> Option<PeerPlace> {
         let mut tries = MAX_TRIES;
         while !self.has_room() {
             if tries == 0 || !self.make_room().await {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                self.complain();
+                self.warn();
                 return None;
             }
             tries -= 1;
         }
-        let mut open = self.lock();
-        open.next += 1;
-        Some(ConnectionPlace { connections: Arc::downgrade(self), number: open.next })
+        Some(self.peers.place())
     }
 
     /// Keeps a peer in its place.
-    pub(crate) fn add(&self, number: u64, peer: &Peer) {
-        self.lock().peers.insert(number, peer.weak());
+    pub(crate) fn add(&self, peer: &Peer) {
+        self.peers.enter(peer);
     }
 
     /// Ends the connection that is missed least: the oldest that never asked for anything, or else the oldest
     /// that asks for nothing now. False if there is none. Gives it a moment to end.
     pub(crate) async fn make_room(&self) -> bool {
         let Some(idle) = self.least_missed() else { return false };
-        let mut left = pin!(self.left.notified());
+        let mut left = pin!(self.peers.left());
         left.as_mut().enable();
         idle.end();
         drop(idle);
@@ -155,9 +136,7 @@ impl Connections {
 
     fn least_missed(&self) -> Option<Peer> {
         let mut oldest = None;
-        // Outside the lock: a peer that is the last one of its connection takes it at its end.
-        let peers: Vec<Peer> = self.lock().peers.values().filter_map(WeakPeer::get).collect();
-        for peer in peers {
+        for peer in self.peers.all() {
             if peer.may_end() {
                 if !peer.has_asked() {
                     return Some(peer);
@@ -171,8 +150,8 @@ impl Connections {
     /// Whether enough descriptors are left, the one of a connection that was just accepted included.
     fn has_room(&self) -> bool {
         let Some(limit) = self.limit else { return true };
-        let mut open = self.lock();
-        if let Some(count) = &mut open.count {
+        let mut last = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = &mut *last {
             count.since += 1;
             let room = limit.saturating_sub(count.used);
             // Others have opened some meanwhile: the fewer are left, the sooner they are counted again.
@@ -181,16 +160,16 @@ impl Connections {
             }
         }
         let Some(used) = open_descriptors() else { return true };
-        open.count = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
-        let few = open.peers.len() < MIN_CONNECTIONS;
-        used <= limit || (few && used + LAST_DESCRIPTORS <= self.hard_limit)
+        *last = Some(DescriptorCount { used, at: Instant::now(), since: 0 });
+        let few = self.peers.len() < MIN_CONNECTIONS;
+        used <= limit || (few && used + MIN_FREE_DESCRIPTORS <= self.hard_limit)
     }
 
-    fn complain(&self) {
+    fn warn(&self) {
         let now = Instant::now();
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
-            *complained = Some(now);
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL) {
+            *warned = Some(now);
             let (limit, refused) = (self.hard_limit, self.refused());
             tracing::warn!(
                 limit,
@@ -198,16 +177,5 @@ impl Connections {
                 "connections are refused for want of descriptors; raise the limit"
             );
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ConnectionPlace {
-    /// Its number among all connections.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
     }
 }

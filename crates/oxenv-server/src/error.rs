@@ -25,8 +25,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use oxenv_core::Failure;
 use oxenv_wire::{
-    ErrorCode, FailureKind, FrameError, ReplyHead, RpcCode, RpcError, ValidationIssue, raw,
-    write_error_frame, write_multi_error,
+    ErrorCode, FailureKind, FrameError, ReplyHead, RpcCode, RpcError, RpcId, ValidationIssue, raw,
+    write_error_frame, write_multi_error, write_rpc_error,
 };
 use serde_json::{Value, json};
 
@@ -77,6 +77,13 @@ pub(crate) fn json_response(status: StatusCode, body: String) -> Response {
     response
 }
 
+/// A JSON-RPC error with a status of HTTP.
+pub(crate) fn rpc_response(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
+    let mut out = String::new();
+    write_rpc_error(&mut out, id, fault);
+    json_response(status, out)
+}
+
 /// Issues keep the numbers that were sent, so they never become parsed JSON on their way.
 fn invalid(issues: &[ValidationIssue]) -> Response {
     let detail = raw(issues).unwrap_or_default();
@@ -124,7 +131,15 @@ fn status(failure: &Failure) -> StatusCode {
     }
 }
 
-/// What a status of a failure means: the codes that have it, or HTTP's own words where none has.
+/// Whether some failure of that status has `Retry-After`.
+pub(crate) fn may_be_retryable(of: u16) -> bool {
+    ErrorCode::ALL
+        .iter()
+        .map(|code| Failure::new(*code, ""))
+        .any(|failure| failure.retryable && status(&failure).as_u16() == of)
+}
+
+/// What a status of a failure means: the codes that have it, or HTTP's reason phrase where none has.
 pub(crate) fn codes_with_status(of: u16) -> String {
     let with_status = |code: &&ErrorCode| status(&Failure::new(**code, "")).as_u16() == of;
     let codes: Vec<String> =

@@ -46,12 +46,12 @@ impl Hosts {
     }
 
     fn takes_host(&self, named: &str) -> bool {
-        let Some((host, port)) = split(named) else { return false };
+        let Some(Authority { host, port }) = Authority::parse(named) else { return false };
         if self.loopback && is_local(host) || !self.loopback && self.hosts.is_empty() {
             return true;
         }
-        self.hosts.iter().filter_map(|allowed| split(allowed)).any(|(allowed, its_port)| {
-            allowed.eq_ignore_ascii_case(host) && (its_port.is_none() || its_port == port)
+        self.hosts.iter().filter_map(|allowed| Authority::parse(allowed)).any(|allowed| {
+            allowed.host.eq_ignore_ascii_case(host) && (allowed.port.is_none() || allowed.port == port)
         })
     }
 
@@ -61,7 +61,7 @@ impl Hosts {
         }
         let Some((_, place)) = origin.split_once("://") else { return false };
         host.is_some_and(|host| host.eq_ignore_ascii_case(place))
-            || split(place).is_some_and(|(host, _)| is_local(host))
+            || Authority::parse(place).is_some_and(|authority| is_local(authority.host))
     }
 }
 
@@ -70,18 +70,26 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
-/// A host and its port; brackets around an address are no part of it.
-fn split(authority: &str) -> Option<(&str, Option<u16>)> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?,
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => Some(port.parse().ok()?),
-        None if port.is_empty() => None,
-        None => return None,
-    };
-    (!host.is_empty()).then_some((host, port))
+/// `HOST` or `HOST:PORT`.
+struct Authority<'a> {
+    /// Without the brackets around an IPv6 address.
+    host: &'a str,
+    port: Option<u16>,
+}
+
+impl<'a> Authority<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?,
+            None => text.split_at(text.find(':').unwrap_or(text.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port.parse().ok()?),
+            None if port.is_empty() => None,
+            None => return None,
+        };
+        (!host.is_empty()).then_some(Authority { host, port })
+    }
 }
 
 fn is_local(host: &str) -> bool {

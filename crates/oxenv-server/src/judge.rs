@@ -18,6 +18,17 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How an endpoint is asked.
+///
+/// ```
+/// use oxenv_server::{HttpJudgeOptions, JudgeKey};
+///
+/// let options = HttpJudgeOptions {
+///     key: Some(JudgeKey::new("secret")),
+///     retries: 5,
+///     ..HttpJudgeOptions::new("https://api.openai.com/v1", "gpt-4o-mini")
+/// };
+/// assert!(!format!("{options:?}").contains("secret"));
+/// ```
 #[derive(Debug, Clone)]
 pub struct HttpJudgeOptions {
     /// The base URL, `https://api.openai.com/v1`: questions go to `chat/completions` below it.
@@ -40,10 +51,22 @@ pub struct HttpJudgeOptions {
 }
 
 /// A key that no text shows.
+///
+/// ```
+/// assert_eq!(format!("{:?}", oxenv_server::JudgeKey::new("secret")), "***");
+/// ```
 #[derive(Clone)]
 pub struct JudgeKey(Arc<str>);
 
 /// A judge over HTTP.
+///
+/// ```
+/// use oxenv_server::{HttpJudge, HttpJudgeOptions};
+///
+/// let judge = HttpJudge::new(HttpJudgeOptions::new("http://127.0.0.1:11434/v1", "qwen3"))?;
+/// assert!(HttpJudge::new(HttpJudgeOptions::new("not a URL", "qwen3")).is_err());
+/// # Ok::<(), String>(())
+/// ```
 pub struct HttpJudge {
     client: Client,
     url: Url,
@@ -244,7 +267,7 @@ struct Message {
     content: Option<String>,
 }
 
-/// Where questions go. What a URL could hide a secret in is refused, because URLs are told.
+/// Where questions go. What a URL could hide a secret in is refused, because URLs are shown in messages.
 fn endpoint(base: &str) -> Result<Url, String> {
     let mut url = Url::parse(base).map_err(|error| format!("the judge's url cannot be used: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {

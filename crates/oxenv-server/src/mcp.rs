@@ -2,17 +2,19 @@
 //!
 //! Invariant: a `tools/call` is a step of its session and shows no reward. reset, step, state
 //! and fork of an environment cannot be reached here by any method; `openenv/session/close` ends a session
-//! for control alone, and not where the address names the session. Whoever is not control comes to one
+//! for control alone, and not where the address names the session. A caller that is not control comes to one
 //! session, whatever the request names.
 //!
-//! A request is read once. `mcp/manner.rs` tells how its client speaks; `mcp/dialect.rs` answers
-//! OpenEnv's dialect; `mcp/short.rs` answers what MCP's clients mostly ask, a list of tools or a call
-//! of one; `mcp/http.rs` takes everything else to rmcp's service, behind which `mcp/handler.rs`
-//! stands. `mcp/transports.rs` keeps the sessions of clients that shook hands.
+//! A request is read once. `mcp/client_protocol.rs` finds out what its client speaks; `mcp/dialect.rs`
+//! answers OpenEnv's dialect; `mcp/fast_path.rs` answers what clients of MCP mostly ask for, a list of tools
+//! or a call of one; `mcp/http.rs` forwards everything else to rmcp's service, which calls
+//! `mcp/handler.rs`. `mcp/transport_sessions.rs` keeps the sessions of clients that shook hands.
 
+mod call_errors;
 mod client_channel;
 mod client_protocol;
-mod dialect;
+pub(crate) mod dialect;
+pub(crate) mod endpoint;
 mod fast_path;
 mod handler;
 mod http;
@@ -21,206 +23,150 @@ mod log_level;
 mod pipe;
 mod rmcp_types;
 mod started_call;
-mod stdio;
+pub(crate) mod stdio;
+mod target;
 mod tool_access;
-mod transport_sessions;
+pub(crate) mod transport_sessions;
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use oxenv_core::{Session, TraceContext};
-use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
+use oxenv_core::Session;
+use oxenv_wire::{Object, RpcCode, RpcError, RpcId, RpcRequest};
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::error::{Refusal, json_response};
+use crate::auth::caller::Caller;
+use crate::error::{Refusal, json_response, rpc_response};
 use crate::http::fallback::wants_websocket;
 use crate::http::{InPath, InQuery};
 use crate::traces;
 
-pub(crate) use dialect::answer;
-pub use stdio::{serve_pipe, serve_stdio};
-pub(crate) use transport_sessions::Transports;
-
 use client_protocol::{ClientProtocol, REVISIONS};
+use endpoint::McpEndpoint;
 use fast_path::FastPath;
-use tool_access::McpTarget;
-
-/// Through which door who came, and so which session a request means.
-#[derive(Clone, Copy)]
-pub(crate) struct McpEndpoint<'a> {
-    pub(crate) caller: &'a Caller,
-    pub(crate) place: EndpointPath<'a>,
-    /// The caller's place in a trace, by the headers of the request.
-    trace: Option<TraceContext>,
-}
-
-/// Where a door is. Only control is ever at one that leads to more than one session.
-#[derive(Clone, Copy)]
-pub(crate) enum EndpointPath<'a> {
-    /// `/mcp`: the session that the parameters name, else the default one.
-    Open,
-    /// A socket: its own session, unless the parameters name another.
-    Socket(&'a Arc<Session>),
-    /// `/sessions/{id}/mcp`, and whatever an agent comes through: that session and no other.
-    Session(&'a Arc<Session>),
-}
-
-impl<'a> McpEndpoint<'a> {
-    /// `/mcp`; `own` is the session of the caller, if it is an agent with a token.
-    fn open(caller: &'a Caller, own: Option<&'a Arc<Session>>) -> Self {
-        McpEndpoint { caller, place: own.map_or(EndpointPath::Open, EndpointPath::Session), trace: None }
-    }
-
-    /// A socket that has that session.
-    pub(crate) fn socket(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        let place =
-            if caller.controls() { EndpointPath::Socket(session) } else { EndpointPath::Session(session) };
-        McpEndpoint { caller, place, trace: None }
-    }
-
-    /// `/sessions/{id}/mcp`.
-    fn session(caller: &'a Caller, session: &'a Arc<Session>) -> Self {
-        McpEndpoint { caller, place: EndpointPath::Session(session), trace: None }
-    }
-
-    /// What who comes through it and names nothing is connected to.
-    fn target(self, app: &App) -> McpTarget {
-        match self.place {
-            EndpointPath::Open if app.production() => McpTarget::Server,
-            EndpointPath::Open => McpTarget::Default,
-            EndpointPath::Socket(session) | EndpointPath::Session(session) => {
-                McpTarget::Named(Arc::clone(session))
-            }
-        }
-    }
-
-    /// The one session that it leads to, if it leads to one only.
-    fn session_id(&self) -> Option<&str> {
-        match self.place {
-            EndpointPath::Session(session) => Some(session.id()),
-            EndpointPath::Open | EndpointPath::Socket(_) => None,
-        }
-    }
-}
 
 #[derive(Deserialize)]
 pub(crate) struct EpochQuery {
     epoch: Option<u64>,
 }
 
+/// Who sent a request, at `/mcp` or at `/sessions/{id}/mcp`.
+pub(crate) struct McpRequester {
+    caller: Caller,
+    /// The one session that it may reach: that of the path, or an agent's own. `None` for control at `/mcp`.
+    session: Option<Arc<Session>>,
+}
+
+impl FromRequestParts<Arc<App>> for McpRequester {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let session = match Option::<InPath>::from_request_parts(parts, app).await? {
+            Some(InPath(id)) => Some(app.store.get(&id)?),
+            None => caller.own_session(&app.store)?,
+        };
+        Ok(McpRequester { caller, session })
+    }
+}
+
+impl McpRequester {
+    fn endpoint(&self) -> McpEndpoint<'_> {
+        McpEndpoint::http(&self.caller, self.session.as_ref())
+    }
+}
+
+/// One message, and its reply.
 pub(crate) async fn post(
     State(app): State<Arc<App>>,
-    caller: Caller,
-    InQuery(query): InQuery<EpochQuery>,
+    InQuery(EpochQuery { epoch }): InQuery<EpochQuery>,
+    requester: McpRequester,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app)?;
-    reply(&app, McpEndpoint::open(&caller, own.as_ref()), query.epoch, request).await
-}
-
-pub(crate) async fn post_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    InQuery(query): InQuery<EpochQuery>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    reply(&app, McpEndpoint::session(&caller, &session), query.epoch, request).await
-}
-
-/// `GET /mcp`: a WebSocket, or the stream of a transport session.
-pub(crate) async fn get(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    if wants_websocket(request.headers()) {
-        return Ok(crate::ws::mcp::upgrade(app, caller, upgrade, &request));
-    }
-    let own = caller.own_session(&app)?;
-    Ok(stream(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
-}
-
-pub(crate) async fn get_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    Ok(stream(&app, McpEndpoint::session(&caller, &session), request).await)
-}
-
-/// `DELETE /mcp`: the end of a transport session.
-pub(crate) async fn delete(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let own = caller.own_session(&app)?;
-    Ok(end(&app, McpEndpoint::open(&caller, own.as_ref()), request).await)
-}
-
-pub(crate) async fn delete_session(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    InPath(id): InPath,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let session = app.store.get(&id)?;
-    Ok(end(&app, McpEndpoint::session(&caller, &session), request).await)
-}
-
-async fn reply(
-    app: &Arc<App>,
-    door: McpEndpoint<'_>,
-    epoch: Option<u64>,
-    request: Request,
-) -> Result<Response, Refusal> {
+    let app = &app;
     let (parts, body) = request.into_parts();
-    let manner = ClientProtocol::of(&parts.headers);
-    let door = McpEndpoint { trace: traces::of_headers(app, &parts.headers), ..door };
+    let protocol = ClientProtocol::of(&parts.headers);
+    let trace = traces::of_headers(app, &parts.headers);
+    let endpoint = McpEndpoint { trace, ..requester.endpoint() };
     let body = crate::http::read(app, Request::new(body)).await?;
     let Ok(text) = str::from_utf8(&body) else {
         let fault = RpcError::new(RpcCode::ParseError, "Parse error: the body is not UTF-8");
-        return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
+        return Ok(rpc_response(protocol.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault));
     };
     let rpc = match RpcRequest::parse(text) {
         Ok(rpc) => rpc,
-        Err(_) if matches!(manner, ClientProtocol::Session(_)) && is_reply(text) => {
-            let forwarded = http::forward(app, door, epoch, None, parts.clone(), body.clone(), None);
+        Err(_) if matches!(protocol, ClientProtocol::Session(_)) && is_reply(text) => {
+            let forwarded = http::forward(app, endpoint, epoch, None, parts.clone(), body.clone(), None);
             return Ok(Box::pin(forwarded).await);
         }
-        Err(fault) => return Ok(failed(manner.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
+        Err(fault) => return Ok(rpc_response(protocol.status(StatusCode::BAD_REQUEST), RpcId::NULL, &fault)),
     };
-    if manner == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
-        return Ok(json_response(StatusCode::OK, dialect::answer(app, door, epoch, &rpc).await));
+    if protocol == ClientProtocol::Dialect || rpc.method.starts_with("openenv/") {
+        return Ok(json_response(StatusCode::OK, dialect::answer(app, endpoint, epoch, &rpc).await));
     }
-    if let Some((status, fault)) = refusal(manner, &rpc) {
-        return Ok(failed(status, rpc.id, &fault));
+    if let Some(fault) = unknown_revision(protocol, &rpc) {
+        return Ok(rpc_response(StatusCode::BAD_REQUEST, rpc.id, &fault));
     }
-    if manner == ClientProtocol::Bare && !rpc.has_id {
+    if protocol == ClientProtocol::Bare && !rpc.has_id {
         let mut accepted = Response::new(Body::empty());
         *accepted.status_mut() = StatusCode::ACCEPTED;
         return Ok(accepted);
     }
-    let begun = match fast_path::answer(app, door, epoch, manner, &parts.headers, &rpc, &body).await {
+    let started = match fast_path::answer(app, endpoint, epoch, protocol, &parts.headers, &rpc, &body).await {
         FastPath::Answered(text) => return Ok(json_response(StatusCode::OK, text)),
-        FastPath::Refused(status, fault) => return Ok(failed(status, rpc.id, &fault)),
-        FastPath::Begun(begun) => Some(begun),
+        FastPath::Refused(status, fault) => return Ok(rpc_response(status, rpc.id, &fault)),
+        FastPath::Started(started) => Some(started),
         FastPath::No => None,
     };
     // On the heap, because the future of every request would be as large as what rmcp does for a few.
-    Ok(Box::pin(http::forward(app, door, epoch, Some(&rpc), parts.clone(), body.clone(), begun)).await)
+    Ok(Box::pin(http::forward(app, endpoint, epoch, Some(&rpc), parts.clone(), body.clone(), started)).await)
+}
+
+/// `GET /mcp`: a WebSocket, or the events of a transport session.
+pub(crate) async fn socket_or_events(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
+) -> Response {
+    match wants_websocket(request.headers()) {
+        true => crate::ws::mcp::upgrade(app, requester.caller, upgrade, &request),
+        false => events(State(app), requester, request).await,
+    }
+}
+
+/// The events of a transport session.
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    request: Request,
+) -> Response {
+    let headers = request.headers();
+    let asks = client_protocol::names(headers, "text/event-stream")
+        || headers.contains_key(client_protocol::SESSION_ID);
+    if !asks || wants_websocket(headers) {
+        return not_allowed();
+    }
+    http::without_body(&app, requester.endpoint(), request).await
+}
+
+/// The end of a transport session.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    requester: McpRequester,
+    request: Request,
+) -> Response {
+    match ClientProtocol::of(request.headers()) {
+        ClientProtocol::Session(_) => http::without_body(&app, requester.endpoint(), request).await,
+        _ => not_allowed(),
+    }
 }
 
 /// Whether a message that is no request is the answer to one of ours.
@@ -231,33 +177,16 @@ fn is_reply(text: &str) -> bool {
     })
 }
 
-/// Refuses a revision that is not known, unless the request says in its own words which it is: then
-/// it gets MCP's own error.
-fn refusal(manner: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<(StatusCode, RpcError)> {
-    let ClientProtocol::Unknown(revision) = manner else { return None };
-    let told = rpc
+/// The refusal of a revision that is not known; `None` where the request names its revision itself, for which
+/// rmcp has MCP's own error.
+fn unknown_revision(protocol: ClientProtocol<'_>, rpc: &RpcRequest<'_>) -> Option<RpcError> {
+    let ClientProtocol::Unknown(revision) = protocol else { return None };
+    let names_revision = rpc
         .read_params()
         .is_ok_and(|params| params.meta().is_some_and(|meta| meta.get(fast_path::META_VERSION).is_some()));
     let message =
         format!("unsupported MCP-Protocol-Version '{revision}'; known are {}", REVISIONS.join(", "));
-    (!told).then(|| (StatusCode::BAD_REQUEST, RpcError::new(RpcCode::ServerError, message)))
-}
-
-async fn stream(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
-    let headers = request.headers();
-    let asks = client_protocol::names(headers, "text/event-stream")
-        || headers.contains_key(client_protocol::SESSION_ID);
-    if !asks || wants_websocket(headers) {
-        return not_allowed();
-    }
-    http::without_body(app, door, request).await
-}
-
-async fn end(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
-    match ClientProtocol::of(request.headers()) {
-        ClientProtocol::Session(_) => http::without_body(app, door, request).await,
-        _ => not_allowed(),
-    }
+    (!names_revision).then(|| RpcError::new(RpcCode::ServerError, message))
 }
 
 /// There is nothing to look at here, and nothing to end.
@@ -266,10 +195,4 @@ fn not_allowed() -> Response {
         json_response(StatusCode::METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}".to_owned());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
-}
-
-fn failed(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
-    let mut out = String::new();
-    write_rpc_error(&mut out, id, fault);
-    json_response(status, out)
 }

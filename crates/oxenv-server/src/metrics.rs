@@ -1,6 +1,6 @@
-//! What `/metrics` tells: sessions, their work and their tools in numbers, since the start.
+//! What `/metrics` shows: sessions, their work and their tools in numbers, since the start.
 //!
-//! Invariant: whoever reports waits for nobody but, for microseconds, a scrape that copies its numbers: each
+//! Invariant: reporting waits for nothing but, for microseconds, a scrape that copies its numbers: each
 //! thread counts in one of several places, and a scrape adds them up. The number of series is bounded.
 
 mod counts;
@@ -54,6 +54,18 @@ pub struct AuditStatus {
 
 /// Counts and measures the sessions of one store, and shows them as Prometheus reads them. Give it to
 /// the store as its observer, and to the server in its configuration.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{Metrics, RecordStatus, ServerConfig};
+///
+/// let metrics = Arc::new(Metrics::new("echo").with_record_status(RecordStatus::default));
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default())
+///     .with_observer(metrics.clone());
+/// let config = ServerConfig { metrics: Some(metrics), ..ServerConfig::default() };
+/// ```
 pub struct Metrics {
     environment: String,
     shards: [Shard; SHARD_COUNT],

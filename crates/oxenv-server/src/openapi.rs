@@ -6,14 +6,18 @@
 //! It is written as JSON and not by a crate: those derive schemas from the types of handlers, and our
 //! messages are read from borrowed text by types that know serde alone.
 
+pub(crate) mod headers;
 mod schemas;
 
 use oxenv_core::EnvironmentSpec;
 use serde_json::{Map, Value, json};
 
+use crate::auth::access::Access;
 use crate::config::{Mode, ServerConfig};
 use crate::error;
-use crate::route::{Access, Listed, QueryParameter, Reply, Route, RouteDocs};
+use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
+
+use headers::ReplyHeader;
 
 /// The document of a server with that configuration.
 pub(crate) fn document(spec: &EnvironmentSpec, config: &ServerConfig, routes: &[Route]) -> Value {
@@ -34,7 +38,9 @@ pub(crate) fn document(spec: &EnvironmentSpec, config: &ServerConfig, routes: &[
     if guarded {
         components["securitySchemes"] = json!({
             "bearer": { "type": "http", "scheme": "bearer" },
-            "basic": { "type": "http", "scheme": "basic", "description": "The token is the password; any user name" },
+            "basic": {
+                "type": "http", "scheme": "basic", "description": "The token is the password; any user name"
+            },
         });
     }
     json!({
@@ -79,10 +85,10 @@ fn operation(route: &Route, docs: &RouteDocs, guarded: bool) -> Value {
     operation
 }
 
-/// The replies by status: those of the route, its failures, and those of tokens.
+/// The replies by status: those of the route, its failures, and those of tokens and of the check of hosts.
 fn responses(docs: &RouteDocs, guarded: bool) -> Value {
     let mut responses = Map::new();
-    for Reply { status, media, schema } in docs.replies {
+    for Reply { status, media, schema, headers } in docs.replies {
         let response = responses.entry(status.to_string()).or_insert_with(|| {
             let description = if *status < 400 { "Success" } else { "Not now" };
             json!({ "description": description })
@@ -91,19 +97,42 @@ fn responses(docs: &RouteDocs, guarded: bool) -> Value {
         if *schema != "Nothing" {
             response["content"][*media] = json!({ "schema": reference(schema) });
         }
+        if let Value::Object(described) = headers::object(headers.iter()) {
+            for (name, header) in described {
+                response["headers"][name] = header;
+            }
+        }
     }
-    let of_tokens: &[u16] = if guarded { &[401, 403] } else { &[] };
-    for status in docs.failures.iter().chain(of_tokens) {
-        let description = error::codes_with_status(*status);
-        responses.insert(status.to_string(), failure(&description, docs.failure));
+    let unauthorized: &[u16] = if guarded { &[401] } else { &[] };
+    for status in docs.failures.iter().chain(unauthorized) {
+        let own = match status {
+            401 => Some(&headers::AUTHENTICATE),
+            405 => Some(&headers::ALLOW),
+            status if error::may_be_retryable(*status) => Some(&headers::RETRY_AFTER),
+            _ => None,
+        };
+        responses.insert(status.to_string(), failure(&error::codes_with_status(*status), docs, own));
     }
-    responses.insert("default".to_owned(), failure("Failure", docs.failure));
+    // Every route is behind the check of hosts, which refuses foreign origins on any server.
+    let foreign = "a host or an origin that is not allowed here";
+    let forbidden = match guarded {
+        true => format!("{}, or {foreign}", error::codes_with_status(403)),
+        false => foreign.to_owned(),
+    };
+    responses.insert("403".to_owned(), failure(&forbidden, docs, None));
+    responses.insert("default".to_owned(), failure("Failure", docs, Some(&headers::RETRY_AFTER)));
     Value::Object(responses)
 }
 
-fn failure(description: &str, schema: &str) -> Value {
-    let content = json!({ "application/json": { "schema": reference(schema) } });
-    json!({ "description": description, "content": content })
+/// A failure; `own` is a header of its status, beside those that any failure of the route may have.
+fn failure(description: &str, docs: &RouteDocs, own: Option<&ReplyHeader>) -> Value {
+    let content = json!({ "application/json": { "schema": reference(docs.failure) } });
+    let mut response = json!({ "description": description, "content": content });
+    let headers = headers::object(docs.failure_headers.iter().chain(own));
+    if headers.as_object().is_some_and(|headers| !headers.is_empty()) {
+        response["headers"] = headers;
+    }
+    response
 }
 
 fn parameters(route: &Route, docs: &RouteDocs) -> Vec<Value> {

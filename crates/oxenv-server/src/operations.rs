@@ -27,11 +27,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error;
 
 /// Bytes that a reply with a snapshot has beside it, at most.
-const AROUND: usize = 1 << 10;
+const REPLY_OVERHEAD_BYTES: usize = 1 << 10;
 
 pub(crate) use batch::RunningBatch;
 pub(crate) use create::{CreatedSessions, progress};
@@ -52,7 +52,7 @@ pub(crate) enum Response<'a> {
     /// A reset or a step.
     Answered(IdempotentReply<StepReply<'a>>),
     /// Anything else.
-    Told(ControlReply),
+    Control(ControlReply),
 }
 
 /// A reply that is neither a step's nor a reset's.
@@ -89,7 +89,7 @@ impl ControlReply {
 }
 
 impl RequestContext {
-    /// The desk of a request over HTTP.
+    /// The context of a request over HTTP.
     pub(crate) fn over_http(app: Arc<App>, caller: Caller, headers: &HeaderMap) -> Self {
         RequestContext { app, caller, host: host(headers), held: None }
     }
@@ -161,16 +161,16 @@ impl RequestContext {
     async fn other(&self, request: &MultiRequest<'_>) -> RequestOutcome<'static> {
         let key = request.key.as_deref();
         match &request.operation {
-            Operation::Open(asked) => return self.open(asked, key).await.map(Response::Told),
-            Operation::Restore(asked) => return self.restore(asked, key).await.map(Response::Told),
-            Operation::Attach => return self.attach(&request.session).map(Response::Told),
+            Operation::Open(asked) => return self.open(asked, key).await.map(Response::Control),
+            Operation::Restore(asked) => return self.restore(asked, key).await.map(Response::Control),
+            Operation::Attach => return self.attach(&request.session).map(Response::Control),
             Operation::Fork(asked) => {
-                return self.fork(&request.session, asked, key).await.map(Response::Told);
+                return self.fork(&request.session, asked, key).await.map(Response::Control);
             }
             _ => {}
         }
         let session = self.session(&request.session)?;
-        Ok(Response::Told(match &request.operation {
+        Ok(Response::Control(match &request.operation {
             Operation::State => ControlReply::text(&session, ReplyKind::State, session.state().await?),
             Operation::Snapshot => {
                 let snapshot = self.snapshot(&session).await?;
@@ -201,7 +201,7 @@ impl RequestContext {
         let room = SnapshotRoom { bytes: frame / 4 * 3, more };
         let sealed = self.app.store.sealed_snapshot(session, room).await?;
         // Base64 takes a third more, and there is something around it.
-        SnapshotRoom { bytes: frame, more }.holds((sealed.text_len() + AROUND) as u64)?;
+        SnapshotRoom { bytes: frame, more }.holds((sealed.text_len() + REPLY_OVERHEAD_BYTES) as u64)?;
         Ok(sealed.into_text())
     }
 
@@ -264,10 +264,10 @@ pub(crate) fn write_outcome(out: &mut String, head: ReplyHead<'_>, outcome: &Req
                 Err(failure) => error::multi(out, &head, failure),
             }
         }
-        Ok(Response::Told(told)) => {
-            let session = told.session.as_deref().or(head.session);
-            let head = ReplyHead { session, seq: told.seq, repeated: told.repeated, ..head };
-            write_multi_reply(out, &head, told.kind, |out| out.push_str(&told.data));
+        Ok(Response::Control(reply)) => {
+            let session = reply.session.as_deref().or(head.session);
+            let head = ReplyHead { session, seq: reply.seq, repeated: reply.repeated, ..head };
+            write_multi_reply(out, &head, reply.kind, |out| out.push_str(&reply.data));
         }
         Err(failure) => error::multi(out, &head, failure),
     }
@@ -285,7 +285,7 @@ fn once(request: &MultiRequest<'_>) -> Idempotency {
     }
 }
 
-/// What is told of a request that panicked here; the log has the panic.
+/// The failure of a request that panicked here; the log has the panic.
 pub(crate) fn panicked() -> Failure {
     Failure::infrastructure(
         "the server panicked at this request, and nobody knows how far it came; its log says where",

@@ -3,25 +3,21 @@
 //! Invariant: a peer that ended its side is known to have done so although bytes of it are still unread,
 //! which nobody reads while a request is being answered.
 
+use std::collections::BTreeMap;
 use std::future::pending;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-#[cfg(target_os = "linux")]
-use tokio::io::{Interest, Ready};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use crate::connections::ConnectionPlace;
+use crate::peer_stream::{PeerStream, SplitSocket, WriteHalf};
 
-/// One connection, for all who have to do with it.
+/// One connection, shared by all that read, write, watch or end it.
 #[derive(Clone, Default)]
 pub(crate) struct Peer(Arc<PeerState>);
 
@@ -35,27 +31,21 @@ struct PeerState {
     busy: AtomicUsize,
     /// Whether what is done for it is of no use to anybody: a socket without a session.
     useless: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
-    /// Whether it was told to end, and has not said that it stays.
-    told: AtomicBool,
+    /// Whether it was asked to end, and has not said that it stays.
+    asked_to_end: AtomicBool,
     end: Notify,
-    /// Behind the socket, which is closed first.
-    _place: Option<ConnectionPlace>,
+    /// After the socket in this list, so that it is dropped when the socket is closed.
+    place: Option<PeerPlace>,
 }
 
 impl Peer {
     /// The peer behind a socket that was accepted, and the stream of its bytes.
-    pub(crate) fn of<S: SplitSocket>(
-        socket: S,
-        place: Option<ConnectionPlace>,
-    ) -> (Self, PeerStream<S::Read>) {
+    pub(crate) fn of<S: SplitSocket>(socket: S, place: Option<PeerPlace>) -> (Self, PeerStream<S::Read>) {
         let (read, write) = socket.halves();
         let write = Arc::new(write);
-        let peer = Peer(Arc::new(PeerState {
-            socket: Some(Arc::clone(&write)),
-            _place: place,
-            ..PeerState::default()
-        }));
-        (peer, PeerStream { read, write })
+        let peer =
+            Peer(Arc::new(PeerState { socket: Some(Arc::clone(&write)), place, ..PeerState::default() }));
+        (peer, PeerStream::new(read, write))
     }
 
     pub(crate) fn is_heard(&self) {
@@ -86,9 +76,9 @@ impl Peer {
         let _ = self.0.useless.set(Box::new(useless));
     }
 
-    /// Whether it may be told to end.
+    /// Whether it may be asked to end.
     pub(crate) fn may_end(&self) -> bool {
-        !self.0.told.load(Ordering::Relaxed) && self.is_idle()
+        !self.0.asked_to_end.load(Ordering::Relaxed) && self.is_idle()
     }
 
     /// Whether nothing is done for it that is of use.
@@ -101,19 +91,19 @@ impl Peer {
         self.0.asked.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to end, if it is still idle when it hears of that.
+    /// Asks the connection to end, which it does if it is still idle by then.
     pub(crate) fn end(&self) {
-        self.0.told.store(true, Ordering::Relaxed);
+        self.0.asked_to_end.store(true, Ordering::Relaxed);
         self.0.end.notify_one();
     }
 
     /// Says that it does not end, because it was asked for something meanwhile.
     pub(crate) fn stays(&self) {
-        self.0.told.store(false, Ordering::Relaxed);
+        self.0.asked_to_end.store(false, Ordering::Relaxed);
     }
 
     /// Waits for [`Peer::end`].
-    pub(crate) async fn told_to_end(self) {
+    pub(crate) async fn end_requested(self) {
         self.0.end.notified().await;
     }
 
@@ -125,18 +115,70 @@ impl Peer {
             None => pending().await,
         }
     }
+}
 
-    pub(crate) fn weak(&self) -> WeakPeer {
-        WeakPeer(Arc::downgrade(&self.0))
+/// The peers of a server whose connections are open.
+#[derive(Default)]
+pub(crate) struct Peers {
+    table: Mutex<PeerTable>,
+    left: Notify,
+}
+
+#[derive(Default)]
+struct PeerTable {
+    /// The number of the last place that was given.
+    last: u64,
+    /// In the order in which they came.
+    peers: BTreeMap<u64, Weak<PeerState>>,
+}
+
+/// A peer's place among the others, until its connection is closed.
+pub(crate) struct PeerPlace {
+    peers: Weak<Peers>,
+    number: u64,
+}
+
+impl Peers {
+    /// A place for a peer that has come.
+    pub(crate) fn place(self: &Arc<Self>) -> PeerPlace {
+        let mut table = self.lock();
+        table.last += 1;
+        PeerPlace { peers: Arc::downgrade(self), number: table.last }
+    }
+
+    /// Enters a peer that has a place here.
+    pub(crate) fn enter(&self, peer: &Peer) {
+        if let Some(place) = &peer.0.place {
+            self.lock().peers.insert(place.number, Arc::downgrade(&peer.0));
+        }
+    }
+
+    /// All of them, in the order in which they came. They outlive the lock: the last peer of a connection
+    /// takes it when it is dropped.
+    pub(crate) fn all(&self) -> Vec<Peer> {
+        self.lock().peers.values().filter_map(Weak::upgrade).map(Peer).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().peers.len()
+    }
+
+    /// Waits until one has left.
+    pub(crate) fn left(&self) -> Notified<'_> {
+        self.left.notified()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PeerTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A peer whose connection may be closed already.
-pub(crate) struct WeakPeer(std::sync::Weak<PeerState>);
-
-impl WeakPeer {
-    pub(crate) fn get(&self) -> Option<Peer> {
-        self.0.upgrade().map(Peer)
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        if let Some(peers) = self.peers.upgrade() {
+            peers.lock().peers.remove(&self.number);
+            peers.left.notify_waiters();
+        }
     }
 }
 
@@ -178,147 +220,5 @@ impl HttpBody for CountedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A socket that was accepted.
-pub(crate) trait SplitSocket {
-    type Read: AsyncRead + Send + Unpin + 'static;
-
-    fn halves(self) -> (Self::Read, WriteHalf);
-}
-
-impl SplitSocket for TcpStream {
-    type Read = tcp::OwnedReadHalf;
-
-    fn halves(self) -> (Self::Read, WriteHalf) {
-        let (read, write) = self.into_split();
-        (read, WriteHalf::Tcp(write))
-    }
-}
-
-impl SplitSocket for UnixStream {
-    type Read = unix::OwnedReadHalf;
-
-    fn halves(self) -> (Self::Read, WriteHalf) {
-        let (read, write) = self.into_split();
-        (read, WriteHalf::Unix(write))
-    }
-}
-
-/// The writing half of a socket, which tells of the reading one as well.
-pub(crate) enum WriteHalf {
-    Tcp(tcp::OwnedWriteHalf),
-    Unix(unix::OwnedWriteHalf),
-}
-
-impl WriteHalf {
-    /// Waits for the end of the other side. An event without any interest in bytes: those are the reader's.
-    #[cfg(target_os = "linux")]
-    async fn lost(&self) {
-        let ready = match self {
-            WriteHalf::Tcp(socket) => socket.ready(Interest::PRIORITY).await,
-            WriteHalf::Unix(socket) => socket.ready(Interest::PRIORITY).await,
-        };
-        if !ready.is_ok_and(Ready::is_read_closed) {
-            // Urgent bytes, which say nothing.
-            pending::<()>().await;
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    async fn lost(&self) {
-        pending::<()>().await;
-    }
-
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            WriteHalf::Tcp(socket) => socket.as_ref().poll_write_ready(context),
-            WriteHalf::Unix(socket) => socket.as_ref().poll_write_ready(context),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            WriteHalf::Tcp(socket) => socket.try_write(bytes),
-            WriteHalf::Unix(socket) => socket.try_write(bytes),
-        }
-    }
-
-    fn try_write_vectored(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            WriteHalf::Tcp(socket) => socket.try_write_vectored(parts),
-            WriteHalf::Unix(socket) => socket.try_write_vectored(parts),
-        }
-    }
-
-    fn shutdown(&self) -> io::Result<()> {
-        match self {
-            WriteHalf::Tcp(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
-            WriteHalf::Unix(socket) => SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Write),
-        }
-    }
-
-    fn poll(
-        &self,
-        context: &mut Context<'_>,
-        write: impl Fn(&Self) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.poll_ready(context))?;
-            match write(self) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                wrote => return Poll::Ready(wrote),
-            }
-        }
-    }
-}
-
-/// The two halves of a socket, of which the peer has the writing one as well.
-pub(crate) struct PeerStream<R> {
-    read: R,
-    write: Arc<WriteHalf>,
-}
-
-impl<R> PeerStream<R> {
-    /// Writes what the peer takes at once.
-    pub(crate) fn say(&self, bytes: &[u8]) {
-        let _ = self.write.try_write(bytes);
-    }
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for PeerStream<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(context, buffer)
-    }
-}
-
-impl<R: Unpin> AsyncWrite for PeerStream<R> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write.poll(context, |socket| socket.try_write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write.poll(context, |socket| socket.try_write_vectored(parts))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.write.shutdown())
     }
 }

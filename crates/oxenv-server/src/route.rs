@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::routing::{MethodFilter, MethodRouter};
-use oxenv_core::Principal;
 
 use crate::app::App;
+use crate::auth::access::Access;
+use crate::openapi::headers::{self, ReplyHeader};
 
 /// One route. `routes.rs` has the table of all; the router, the access rules and the OpenAPI document are
 /// made from it.
@@ -30,23 +31,6 @@ pub(crate) enum Method {
     Delete,
 }
 
-/// Who may use a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Also callers without a token.
-    Everybody,
-    /// Callers with any token.
-    Holders,
-    /// Control and observers.
-    Watchers,
-    /// Control and agents. An agent comes to its own session, and to no path that names another.
-    Agents,
-    /// Control.
-    Control,
-    /// Nobody: the route does not exist in that mode.
-    Nobody,
-}
-
 /// What the OpenAPI document says of a route.
 #[derive(Clone, Copy)]
 pub(crate) struct RouteDocs {
@@ -60,8 +44,10 @@ pub(crate) struct RouteDocs {
     /// The parameters of its query, all of them optional.
     pub(crate) query: &'static [QueryParameter],
     pub(crate) replies: &'static [Reply],
-    /// The statuses of its failures, beside those of tokens.
+    /// The statuses of its failures, beside those of tokens and of the check of hosts.
     pub(crate) failures: &'static [u16],
+    /// The headers that any of its failures may have.
+    pub(crate) failure_headers: &'static [ReplyHeader],
     /// The schema of their bodies.
     pub(crate) failure: &'static str,
 }
@@ -98,6 +84,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) media: &'static str,
     pub(crate) schema: &'static str,
+    pub(crate) headers: &'static [ReplyHeader],
 }
 
 impl Method {
@@ -114,19 +101,6 @@ impl Method {
             Method::Get => MethodFilter::GET,
             Method::Post => MethodFilter::POST,
             Method::Delete => MethodFilter::DELETE,
-        }
-    }
-}
-
-impl Access {
-    /// Whether it lets in a caller with a token.
-    pub(crate) fn admits(self, principal: Principal) -> bool {
-        match self {
-            Access::Everybody | Access::Holders => true,
-            Access::Watchers => principal != Principal::Agent,
-            Access::Agents => principal != Principal::Observer,
-            Access::Control => principal == Principal::Control,
-            Access::Nobody => false,
         }
     }
 }
@@ -150,6 +124,7 @@ impl RouteDocs {
             query: &[],
             replies,
             failures: &[],
+            failure_headers: &[],
             failure: "Failure",
         }
     }
@@ -172,6 +147,11 @@ impl RouteDocs {
         RouteDocs { idempotent: true, ..self }
     }
 
+    /// With the number of the request in its session, which also failures may have.
+    pub(crate) const fn numbered(self) -> Self {
+        RouteDocs { failure_headers: &[headers::SEQ, headers::REPEATED], ..self }
+    }
+
     pub(crate) const fn query(self, query: &'static [QueryParameter]) -> Self {
         RouteDocs { query, ..self }
     }
@@ -180,7 +160,7 @@ impl RouteDocs {
         RouteDocs { failures, ..self }
     }
 
-    /// Whose failures are told as those of the other routes, or in JSON-RPC's words.
+    /// With failures that have the shape of the other routes' or that of JSON-RPC.
     pub(crate) const fn rpc_failures(self, failures: &'static [u16]) -> Self {
         RouteDocs { failures, failure: "RpcFailure", ..self }
     }
@@ -189,24 +169,15 @@ impl RouteDocs {
 impl Reply {
     /// A body of JSON.
     pub(crate) const fn json(status: u16, schema: &'static str) -> Self {
-        Reply { status, media: "application/json", schema }
+        Reply { status, media: "application/json", schema, headers: &[] }
     }
 
     /// A body of status 200 in another format.
     pub(crate) const fn text(media: &'static str, schema: &'static str) -> Self {
-        Reply { status: 200, media, schema }
+        Reply { status: 200, media, schema, headers: &[] }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_route_for_nobody_admits_nobody() {
-        for principal in [Principal::Control, Principal::Agent, Principal::Observer] {
-            assert!(!Access::Nobody.admits(principal));
-            assert!(Access::Holders.admits(principal));
-        }
+    pub(crate) const fn headers(self, headers: &'static [ReplyHeader]) -> Self {
+        Reply { headers, ..self }
     }
 }

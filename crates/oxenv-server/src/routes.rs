@@ -10,13 +10,14 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::on;
 
 use crate::app::App;
-use crate::route::Access::{Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::auth::access::Access::{self, Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::openapi::headers;
 use crate::route::Method::{Delete, Get, Post};
-use crate::route::{Access, Listed, QueryParameter, Reply, Route, RouteDocs};
+use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
 use crate::{auth, http, mcp, openapi, ws};
 
 /// The routes of a server.
-pub fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>) -> Router {
     let production = app.production();
     let mut router = Router::new();
     for route in ROUTES {
@@ -40,31 +41,35 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// Failures of a request that names a session.
-const SESSION: &[u16] = &[404, 410];
+const SESSION_FAILURES: &[u16] = &[404, 410];
 /// Failures of a request with a body.
-const BODY: &[u16] = &[400, 408, 413, 422];
+const BODY_FAILURES: &[u16] = &[400, 408, 413, 422];
 /// Failures of a reset or a step of the default session.
-const EPISODE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+const EPISODE_FAILURES: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
 /// Failures of a reset or a step of a session that is named.
-const SESSION_EPISODE: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+const SESSION_EPISODE_FAILURES: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
 /// Failures of making sessions.
-const CREATE: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
+const CREATE_FAILURES: &[u16] = &[400, 408, 409, 413, 422, 500, 501, 503, 504];
 /// Failures of copying a session.
-const COPY: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
+const COPY_FAILURES: &[u16] = &[400, 404, 408, 409, 410, 413, 422, 500, 501, 503, 504];
 /// Failures of the Task API.
-const TASKS: &[u16] = &[400, 404, 408, 413, 422, 500, 501];
+const TASKS_FAILURES: &[u16] = &[400, 404, 408, 413, 422, 500, 501];
 
 const LIMIT: QueryParameter =
     QueryParameter { name: "limit", kind: "integer", description: "1 to 1000; by default 100" };
 const EPOCH: QueryParameter =
     QueryParameter { name: "epoch", kind: "integer", description: "The epoch that calls are for" };
 
-const STEP_REPLY: &[Reply] = &[Reply::json(200, "StepResponse")];
+const STEP_REPLY: &[Reply] =
+    &[Reply::json(200, "StepResponse").headers(&[headers::SEQ.required(), headers::REPEATED])];
+const CREATED_REPLY: &[Reply] = &[Reply::json(201, "SessionCreated").headers(&[headers::REPEATED])];
 const RPC_REPLIES: &[Reply] = &[
-    Reply::json(200, "JsonRpcResponse"),
-    Reply::text("text/event-stream", "Events"),
+    Reply::json(200, "JsonRpcResponse").headers(&[headers::MCP_SESSION]),
+    Reply::text("text/event-stream", "Events").headers(&[headers::NO_CACHE, headers::NO_BUFFERING]),
     Reply::json(202, "Nothing"),
 ];
+const EVENTS_REPLY: &[Reply] = &[Reply::text("text/event-stream", "Events")
+    .headers(&[headers::NO_CACHE.required(), headers::NO_BUFFERING.required()])];
 
 /// Every route, in the order of docs/principals.md.
 const ROUTES: &[Route] = &[
@@ -155,7 +160,11 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::docs::page),
         Watchers,
         Watchers,
-        RouteDocs::new("Environment Info", "The same page", &[Reply::text("text/html", "Page")]),
+        RouteDocs::new(
+            "Environment Info",
+            "This document for people, at its other address",
+            &[Reply::text("text/html", "Page")],
+        ),
     ),
     route(
         Get,
@@ -182,7 +191,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "All tasks of a split", &[Reply::json(200, "EnvironmentTasks")])
             .body("SplitRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -192,7 +201,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "How many tasks a split has", &[Reply::json(200, "NumTasks")])
             .body("SplitRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -202,7 +211,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "One task", &[Reply::json(200, "OneTask")])
             .body("TaskRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     route(
         Post,
@@ -212,7 +221,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         RouteDocs::new("Task API", "A range of tasks", &[Reply::json(200, "Tasks")])
             .body("RangeRequest")
-            .failures(TASKS),
+            .failures(TASKS_FAILURES),
     ),
     websocket("/ws", |method| on(method, ws::control::upgrade), Control, Agents),
     route(
@@ -223,16 +232,16 @@ const ROUTES: &[Route] = &[
         Agents,
         RouteDocs::new("MCP", "One message of MCP or of its OpenEnv dialect", RPC_REPLIES)
             .body("JsonRpcRequest")
+            .query(&[EPOCH])
             .rpc_failures(&[400, 404, 408, 413, 503]),
     ),
     route(
         Get,
         "/mcp",
-        |method| on(method, mcp::get),
+        |method| on(method, mcp::socket_or_events),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
-            .rpc_failures(&[400, 404, 405]),
+        RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY).rpc_failures(&[400, 404, 405]),
     ),
     route(
         Delete,
@@ -246,32 +255,34 @@ const ROUTES: &[Route] = &[
     route(
         Post,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::post_session),
+        |method| on(method, mcp::post),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The same to the tools of one session", RPC_REPLIES)
-            .body("JsonRpcRequest")
-            .query(&[EPOCH])
-            .rpc_failures(&[400, 404, 408, 410, 413, 503]),
+        RouteDocs::new(
+            "MCP",
+            "One message of MCP or of its OpenEnv dialect, to the tools of one session",
+            RPC_REPLIES,
+        )
+        .body("JsonRpcRequest")
+        .query(&[EPOCH])
+        .rpc_failures(&[400, 404, 408, 410, 413, 503]),
     ),
     route(
         Get,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::get_session),
+        |method| on(method, mcp::events),
         Agents,
         Agents,
-        RouteDocs::new("MCP", "The events of an MCP session", &[Reply::text("text/event-stream", "Events")])
-            .query(&[EPOCH])
+        RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY)
             .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
         Delete,
         "/sessions/{id}/mcp",
-        |method| on(method, mcp::delete_session),
+        |method| on(method, mcp::delete),
         Agents,
         Agents,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
-            .query(&[EPOCH])
             .rpc_failures(&[400, 404, 405, 410]),
     ),
     route(
@@ -283,7 +294,8 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Environment Control", "Begin an episode of the default session", STEP_REPLY)
             .optional_body("ResetRequest")
             .idempotent()
-            .failures(EPISODE),
+            .numbered()
+            .failures(EPISODE_FAILURES),
     ),
     route(
         Post,
@@ -294,7 +306,8 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Environment Control", "Take one action in the default session", STEP_REPLY)
             .body("StepRequest")
             .idempotent()
-            .failures(EPISODE),
+            .numbered()
+            .failures(EPISODE_FAILURES),
     ),
     route(
         Get,
@@ -313,7 +326,7 @@ const ROUTES: &[Route] = &[
         Nobody,
         RouteDocs::new("Sessions", "Many requests to many sessions", &[Reply::json(200, "BatchResponse")])
             .body("BatchRequest")
-            .failures(BODY),
+            .failures(BODY_FAILURES),
     ),
     route(
         Post,
@@ -321,10 +334,10 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::fork::restore),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Make a session of a snapshot", &[Reply::json(201, "SessionCreated")])
+        RouteDocs::new("Sessions", "Make a session of a snapshot", CREATED_REPLY)
             .body("RestoreRequest")
             .idempotent()
-            .failures(CREATE),
+            .failures(CREATE_FAILURES),
     ),
     route(
         Post,
@@ -332,10 +345,10 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::sessions::create),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Make a session", &[Reply::json(201, "SessionCreated")])
+        RouteDocs::new("Sessions", "Make a session", CREATED_REPLY)
             .optional_body("SessionCreate")
             .idempotent()
-            .failures(CREATE),
+            .failures(CREATE_FAILURES),
     ),
     route(
         Get,
@@ -352,7 +365,7 @@ const ROUTES: &[Route] = &[
         Watchers,
         Nobody,
         RouteDocs::new("Sessions", "One session in numbers", &[Reply::json(200, "SessionInfo")])
-            .failures(SESSION),
+            .failures(SESSION_FAILURES),
     ),
     route(
         Delete,
@@ -360,7 +373,8 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::sessions::close),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Close a session", &[Reply::json(200, "SessionClosed")]).failures(SESSION),
+        RouteDocs::new("Sessions", "Close a session", &[Reply::json(200, "SessionClosed")])
+            .failures(SESSION_FAILURES),
     ),
     route(
         Post,
@@ -371,7 +385,8 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Begin an episode of a session", STEP_REPLY)
             .optional_body("ResetRequest")
             .idempotent()
-            .failures(SESSION_EPISODE),
+            .numbered()
+            .failures(SESSION_EPISODE_FAILURES),
     ),
     route(
         Post,
@@ -382,7 +397,8 @@ const ROUTES: &[Route] = &[
         RouteDocs::new("Sessions", "Take one action in a session", STEP_REPLY)
             .body("StepRequest")
             .idempotent()
-            .failures(SESSION_EPISODE),
+            .numbered()
+            .failures(SESSION_EPISODE_FAILURES),
     ),
     route(
         Get,
@@ -402,11 +418,11 @@ const ROUTES: &[Route] = &[
         RouteDocs::new(
             "Sessions",
             "Make sessions that go on from a session's present state",
-            &[Reply::json(201, "Forked")],
+            &[Reply::json(201, "Forked").headers(&[headers::REPEATED])],
         )
         .optional_body("ForkRequest")
         .idempotent()
-        .failures(COPY),
+        .failures(COPY_FAILURES),
     ),
     route(
         Post,
@@ -414,7 +430,8 @@ const ROUTES: &[Route] = &[
         |method| on(method, http::fork::snapshot),
         Control,
         Nobody,
-        RouteDocs::new("Sessions", "Save a session", &[Reply::json(200, "SessionSnapshot")]).failures(COPY),
+        RouteDocs::new("Sessions", "Save a session", &[Reply::json(200, "SessionSnapshot")])
+            .failures(COPY_FAILURES),
     ),
     route(
         Post,
@@ -427,7 +444,7 @@ const ROUTES: &[Route] = &[
             "Let a session's lease begin anew",
             &[Reply::json(200, "SessionProgress")],
         )
-        .failures(SESSION),
+        .failures(SESSION_FAILURES),
     ),
     route(
         Get,

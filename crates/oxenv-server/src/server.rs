@@ -34,7 +34,8 @@ use crate::config::ServerConfig;
 use crate::error::Refusal;
 use crate::hosts::Hosts;
 use crate::operations::panicked;
-use crate::peer::{CountedBody, Peer, SplitSocket};
+use crate::peer::{CountedBody, Peer};
+use crate::peer_stream::SplitSocket;
 use crate::routes::router;
 use crate::shutdown::Shutdown;
 use crate::stall_timeout::StallTimeoutStream;
@@ -47,12 +48,29 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a connection hears that there is no room for.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+/// The response to a connection that there is no room for.
+const NO_ROOM_RESPONSE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
 content-type: application/json\r\ncontent-length: 52\r\n\r\n\
 {\"detail\":\"the server has no room for a connection\"}";
 
 /// A bound listener with an application behind it.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{Server, ServerConfig};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let server = Server::bind(([127, 0, 0, 1], 0).into(), store, ServerConfig::default()).await?;
+/// let address = server.address()?;
+/// assert_ne!(address.port(), 0, "the port that the operating system chose");
+/// server.run(async { /* until this ends */ }).await;
+/// assert!(tokio::net::TcpStream::connect(address).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
     listener: TcpListener,
     socket: Option<UnixSocket>,
@@ -109,7 +127,7 @@ impl Server {
     }
 
     /// Serves until a signal comes, then drains. Calls in flight are not waited for any more after a second
-    /// signal. Connections that do not end although they are told to, because an environment blocks its
+    /// signal. Connections that do not end when they are asked to, because an environment blocks its
     /// thread, are left.
     pub async fn run_until(self, shutdown: &Shutdown) {
         let given_up = async {
@@ -132,9 +150,9 @@ impl Server {
     async fn serve(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
         let Server { listener, socket, app, hosts } = self;
         let routes = TowerToHyperService::new(router(Arc::clone(&app)));
-        let door = Arc::new(GuardedRoutes { hosts, routes });
+        let guarded = Arc::new(GuardedRoutes { hosts, routes });
         tokio::select! {
-            () = accept(&listener, socket.as_ref(), &app, &door) => {}
+            () = accept(&listener, socket.as_ref(), &app, &guarded) => {}
             () = app.store.reap() => {}
             () = app.transports.reap() => {}
             () = stop => {}
@@ -151,7 +169,7 @@ impl Server {
         if !drained {
             tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
-        // What still runs is cut off, and its callers are told so.
+        // What still runs is cut off, and its callers get failures that say so.
         app.store.end_all(&EndReason::Drained);
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, app.tasks.wait()).await;
         app.killed.cancel();
@@ -162,6 +180,25 @@ impl Server {
 
 /// Serves one connection that the caller has accepted, over any stream of bytes, until it ends or the
 /// application is killed. For embedding behind another listener.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_connection};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// let (mut client, server) = tokio::io::duplex(4096);
+/// tokio::spawn(serve_connection(app, server));
+/// client.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+/// let mut reply = String::new();
+/// client.read_to_string(&mut reply).await?;
+/// assert!(reply.ends_with(r#"{"status":"healthy"}"#));
+/// # Ok(())
+/// # }
+/// ```
 pub async fn serve_connection<S>(app: Arc<App>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -172,7 +209,7 @@ where
     serve(stream, Peer::default(), app, Arc::new(GuardedRoutes { hosts, routes })).await;
 }
 
-/// The routes, and who may come to them.
+/// The routes, behind the check of hosts and origins.
 struct GuardedRoutes {
     hosts: Hosts,
     routes: TowerToHyperService<axum::Router>,
@@ -198,7 +235,7 @@ async fn local(socket: Option<&UnixSocket>) -> io::Result<UnixStream> {
     }
 }
 
-/// Lets the operating system find peers that went away without a word, in 40 s at the most: a connection
+/// Lets the operating system find peers that went away without a word, in at most 40 s: a connection
 /// that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
@@ -218,7 +255,7 @@ async fn accept(
     listener: &TcpListener,
     socket: Option<&UnixSocket>,
     app: &Arc<App>,
-    door: &Arc<GuardedRoutes>,
+    guarded: &Arc<GuardedRoutes>,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -227,14 +264,14 @@ async fn accept(
                     if let Err(error) = stream.set_nodelay(true).and_then(|()| watch_peer(&stream)) {
                         tracing::debug!(%error, "could not set the options of a connection");
                     }
-                    enter(stream, app, door).await;
+                    enter(stream, app, guarded).await;
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
             accepted = local(socket) => match accepted {
                 Ok(stream) => {
-                    enter(stream, app, door).await;
+                    enter(stream, app, guarded).await;
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -250,17 +287,16 @@ async fn accept(
 }
 
 /// Serves a connection that was accepted, if there is room for it.
-async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, door: &Arc<GuardedRoutes>) {
+async fn enter<S: SplitSocket>(stream: S, app: &Arc<App>, guarded: &Arc<GuardedRoutes>) {
     let Some(place) = app.accepted.enter().await else {
         tracing::debug!("refused a connection: no descriptors are left for it");
         // As far as the peer takes it at once.
         let (_, stream) = Peer::of(stream, None);
-        return stream.say(REFUSAL);
+        return stream.say(NO_ROOM_RESPONSE);
     };
-    let number = place.number();
     let (peer, stream) = Peer::of(stream, Some(place));
-    app.accepted.add(number, &peer);
-    app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(door)));
+    app.accepted.add(&peer);
+    app.tasks.spawn(serve(stream, peer, Arc::clone(app), Arc::clone(guarded)));
 }
 
 /// What may happen beside requests.
@@ -275,7 +311,7 @@ enum ConnectionEvent {
     End,
 }
 
-async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, door: Arc<GuardedRoutes>)
+async fn serve<S>(stream: S, peer: Peer, app: Arc<App>, guarded: Arc<GuardedRoutes>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -286,14 +322,14 @@ where
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(peer.clone());
         }
-        let door = Arc::clone(&door);
+        let guarded = Arc::clone(&guarded);
         async move {
-            let response = match door.hosts.refuse(&request) {
+            let response = match guarded.hosts.refuse(&request) {
                 Some(refusal) => refusal,
                 None => {
-                    let work = AssertUnwindSafe(async { door.routes.call(request).await });
-                    // A panic is the failure of its request alone; one of an environment is told by its
-                    // session.
+                    let work = AssertUnwindSafe(async { guarded.routes.call(request).await });
+                    // A panic is the failure of its request alone; one of an environment is a failure of
+                    // its session.
                     work.catch_unwind()
                         .await
                         .unwrap_or_else(|_| Ok(Refusal::from(panicked()).into_response()))?
@@ -312,7 +348,7 @@ where
     let mut events = Events::new();
     events.watch(app.stopping.cancelled().map(|()| ConnectionEvent::Stop));
     events.watch(peer.clone().lost().map(|()| ConnectionEvent::Lost));
-    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+    events.watch(peer.clone().end_requested().map(|()| ConnectionEvent::End));
     let mut lost = false;
     let outcome = loop {
         tokio::select! {
@@ -331,11 +367,14 @@ where
                 }
                 ConnectionEvent::End => {
                     peer.stays();
-                    events.watch(peer.clone().told_to_end().map(|()| ConnectionEvent::End));
+                    events.watch(peer.clone().end_requested().map(|()| ConnectionEvent::End));
                 }
             },
             // The connection reads nothing more while bytes wait behind the request that is being answered.
-            () = poll_fn(|_| if lost && peer.is_busy() { Poll::Ready(()) } else { Poll::Pending }) => break Ok(()),
+            () = poll_fn(|_| match lost && peer.is_busy() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }) => break Ok(()),
         }
     };
     if let Err(error) = outcome {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long everything has to end once the drain is over.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// After this part of it, whoever still waits gives up, so that the process can end by itself.
+/// After this part of it nothing waits any longer, so that the process can end by itself.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(700);
 /// How long the last line of the log may take: nobody may be reading it.
 const LOG_TIMEOUT: Duration = Duration::from_millis(100);
@@ -142,7 +142,7 @@ impl Signals {
 /// Ends this process, which has not ended by itself.
 fn end(why: &'static str) {
     let (logged, is_logged) = channel();
-    // In a thread, because a log that nobody reads blocks whoever writes to it.
+    // In a thread, because a log that nobody reads blocks its writer.
     let _ = thread::Builder::new().spawn(move || {
         let waited = END_TIMEOUT.as_secs();
         tracing::error!(

@@ -45,7 +45,7 @@ pub(crate) fn of_params(
     named().or(headers)
 }
 
-/// The same, for a request that rmcp has read.
+/// The place that the metadata of an MCP request names, once rmcp has read it, else that of its headers.
 pub(crate) fn of_meta(app: &App, meta: &RequestMetaObject, headers: &HeaderMap) -> Option<TraceContext> {
     wanted(app)?;
     let named = || TraceContext::parse(meta.get_traceparent()?);

@@ -16,7 +16,7 @@ pub struct TrajectoryFilter {
     pub since_us: Option<u64>,
     /// Those that come after that session.
     pub after: Option<String>,
-    /// So many at the most.
+    /// Maximum number of sessions to return.
     pub limit: usize,
 }
 
@@ -34,6 +34,34 @@ pub struct EntriesPage {
 /// # Behavior
 /// - What was acknowledged before a call is in its answer.
 /// - The methods read files and may take a while; they are called where blocking is allowed.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use oxenv_core::Failure;
+/// use oxenv_server::{EntriesPage, ServerConfig, TrajectoryFilter, TrajectorySource};
+/// use oxenv_wire::RawJson;
+///
+/// /// A record of nothing.
+/// #[derive(Debug)]
+/// struct EmptyRecord;
+///
+/// impl TrajectorySource for EmptyRecord {
+///     fn sessions(&self, _filter: &TrajectoryFilter) -> Result<Vec<(String, RawJson)>, Failure> {
+///         Ok(Vec::new())
+///     }
+///
+///     fn session(&self, _id: &str) -> Result<Option<RawJson>, Failure> {
+///         Ok(None)
+///     }
+///
+///     fn entries(&self, _id: &str, _after: Option<u64>, _limit: usize) -> Result<EntriesPage, Failure> {
+///         Ok(EntriesPage::default())
+///     }
+/// }
+///
+/// let config = ServerConfig { trajectories: Some(Arc::new(EmptyRecord)), ..ServerConfig::default() };
+/// ```
 pub trait TrajectorySource: fmt::Debug + Send + Sync {
     /// Sessions with their ids, each as an object.
     ///

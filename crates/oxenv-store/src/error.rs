@@ -7,6 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a log cannot be opened, read or indexed.
+///
+/// ```
+/// use oxenv_store::{LogError, LogReader};
+///
+/// let error = LogReader::open("/no/such/folder").err().expect("there is no such folder");
+/// assert!(matches!(error, LogError::Io { .. } | LogError::NoRecord { .. }));
+/// assert_eq!(error.path(), std::path::Path::new("/no/such/folder"));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LogError {
@@ -75,7 +83,7 @@ pub enum LogError {
         /// In which way.
         reason: Unlisted,
     },
-    /// What tells where the log begins and ends is missing or cannot be read.
+    /// The file with the bounds of the log is missing or cannot be read.
     NoBounds {
         /// The file.
         path: PathBuf,
@@ -171,7 +179,8 @@ impl fmt::Display for LogError {
             LogError::Locked { .. } => {
                 write!(
                     f,
-                    "the record folder '{path}' is being written by another process: stop it, or name another folder"
+                    "the record folder '{path}' is being written by another process: stop it, \
+                     or name another folder"
                 )
             }
             LogError::NoRecord { .. } => {
@@ -179,7 +188,8 @@ impl fmt::Display for LogError {
             }
             LogError::Newer { found, known, .. } => write!(
                 f,
-                "'{path}' has version {found} of the log format and this program knows up to {known}: use a newer program"
+                "'{path}' has version {found} of the log format and this program knows \
+                 up to {known}: use a newer program"
             ),
             LogError::Damaged { offset, bytes, .. } => write!(
                 f,
@@ -202,7 +212,8 @@ impl fmt::Display for LogError {
             }
             LogError::Unlisted { reason, .. } => write!(
                 f,
-                "the segment '{path}' stands {} that 'log-bounds.json' names; move it away if it is of another record",
+                "the segment '{path}' stands {} that 'log-bounds.json' names; move it \
+                 away if it is of another record",
                 match reason {
                     Unlisted::Before => "before the first one",
                     Unlisted::Behind => "behind the last one",
@@ -210,12 +221,14 @@ impl fmt::Display for LogError {
             ),
             LogError::NoBounds { .. } => write!(
                 f,
-                "'{path}' is missing or cannot be read as what a server writes, so nobody knows whether segments are \
+                "'{path}' is missing or cannot be read as what a server writes, so nobody knows \
+                 whether segments are \
                  missing; the next server that records something here makes it anew"
             ),
             LogError::NoOpening { offset, session, entries, .. } => write!(
                 f,
-                "the first {} of session '{session}' {} missing before byte {offset} of '{path}', so it is not listed",
+                "the first {} of session '{session}' {} missing before byte {offset} of '{path}', \
+                 so it is not listed",
                 counted(*entries, "entry", "entries"),
                 if *entries == 1 { "is" } else { "are" }
             ),

@@ -16,10 +16,10 @@ mod reply;
 #[cfg(feature = "parquet")]
 mod rows;
 
-/// So many sessions are looked up at once.
+/// Number of sessions that are looked up at once.
 const PAGE_SESSIONS: usize = 100;
 
-/// So many entries are in memory at once.
+/// Maximum number of entries in memory at once.
 const PAGE_ENTRIES: usize = 256;
 
 /// What an export has written.
@@ -50,7 +50,34 @@ pub enum ExportError {
 }
 
 /// Writes the sessions that the filter lets through as JSON, one line each; the filter's limit is
-/// how many. The form is told in `docs/records.md`.
+/// how many. The form is described in `docs/records.md`.
+///
+/// ```
+/// use oxenv_store::{SessionFilter, Trajectories, export_jsonl};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-export-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// trajectories.refresh()?;
+/// let mut lines = Vec::new();
+/// let exported = export_jsonl(&trajectories, &mut lines, &SessionFilter::default())?;
+/// assert_eq!((exported.sessions, exported.left_out.len()), (1, 0));
+/// assert!(lines.starts_with(br#"{"session_id":"s-1""#));
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// When the log cannot be used or the output cannot be written; whole lines stay.
@@ -63,7 +90,7 @@ pub fn export_jsonl(
 }
 
 /// Writes the steps of the sessions that the filter lets through as rows of a Parquet file. The columns
-/// are told in `docs/records.md`.
+/// are described in `docs/records.md`.
 ///
 /// # Errors
 /// As [`export_jsonl`]; the file is then of no use.

@@ -23,6 +23,32 @@ mod schema;
 
 /// The recorded sessions of a folder. Its methods read files and may take a while; a server calls
 /// them where blocking is allowed.
+///
+/// ```
+/// use oxenv_store::Trajectories;
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-trajectories-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// assert_eq!(trajectories.refresh()?.entries, 1);
+/// let session = trajectories.session("s-1")?.expect("it was recorded");
+/// assert_eq!((session.environment.as_str(), session.steps), ("echo", 0));
+/// assert_eq!(trajectories.entries("s-1")?.len(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Trajectories {
     folder: Arc<Path>,
     index: Mutex<Index>,
@@ -48,10 +74,36 @@ enum Trouble {
     Index(rusqlite::Error),
 }
 
-/// An index in memory is left for the file, if that works again, after so long.
-const IN_MEMORY: Duration = Duration::from_secs(60);
+/// How long an index stays in memory before the file is tried again.
+const IN_MEMORY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What one wants to see. The default is everything, oldest first, 100 at a time.
+/// Which recorded sessions to list. The default is all, oldest first, 100 at a time.
+///
+/// ```
+/// use oxenv_store::{SessionFilter, Trajectories};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-filter-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// let trajectories = Trajectories::open(&folder)?;
+/// trajectories.refresh()?;
+/// let filter = SessionFilter { environment: Some("connect4".to_owned()), ..SessionFilter::default() };
+/// assert!(trajectories.sessions(&filter)?.is_empty());
+/// assert_eq!(trajectories.sessions(&SessionFilter::default())?.len(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SessionFilter {
     /// Only sessions of that environment.
@@ -64,7 +116,7 @@ pub struct SessionFilter {
     pub done: Option<bool>,
     /// Newest first.
     pub newest_first: bool,
-    /// So many at the most.
+    /// Maximum number of sessions to return.
     pub limit: usize,
     /// Those that come after that session in this order.
     pub after: Option<String>,
@@ -103,7 +155,7 @@ pub struct SessionSummary {
     pub done: bool,
     /// When it last did something.
     pub last_us: u64,
-    /// How many of its entries could not be written when they happened; whoever asked was told so.
+    /// How many of its entries could not be written when they happened; their callers got failures.
     pub unwritten: u64,
     /// What of it is missing from the record, or may be.
     pub holes: Vec<Hole>,
@@ -116,7 +168,7 @@ pub struct RefreshReport {
     pub entries: u64,
     /// Whether the index was made anew.
     pub rebuilt: bool,
-    /// What cannot be read and was not known before; [`Trajectories::faults`] tells all of it.
+    /// What cannot be read and was not known before; [`Trajectories::faults`] returns all of it.
     pub faults: Vec<LogError>,
 }
 
@@ -161,10 +213,10 @@ impl Trajectories {
     /// Takes in what was written to the log since the last time.
     ///
     /// # Errors
-    /// When the log cannot be used; damage within it is told in what is returned.
+    /// When the log cannot be used; damage within it is in what is returned.
     pub fn refresh(&self) -> Result<RefreshReport, LogError> {
         let mut index = self.index.lock();
-        if index.in_memory.as_ref().is_some_and(|memory| memory.since.elapsed() > IN_MEMORY) {
+        if index.in_memory.as_ref().is_some_and(|memory| memory.since.elapsed() > IN_MEMORY_INTERVAL) {
             match schema::connect(&self.folder) {
                 Ok(connection) => *index = Index { connection, in_memory: None },
                 Err(_) => index.in_memory.iter_mut().for_each(|memory| memory.since = Instant::now()),
@@ -205,7 +257,7 @@ impl Trajectories {
         self.entries_from(id, 0, usize::MAX)
     }
 
-    /// At most so many of a session's entries, from that number on.
+    /// At most `limit` of a session's entries, from the number `seq` on.
     ///
     /// # Errors
     /// As [`Trajectories::entries`].
@@ -226,7 +278,7 @@ impl Trajectories {
 
 impl Index {
     /// Asks, of another index if this one cannot be used: one that is made anew, then one in memory. The
-    /// question hears whether the index is another one, and so empty.
+    /// question gets to know whether the index is another one, and so empty.
     fn ask<T>(
         &mut self,
         folder: &Path,

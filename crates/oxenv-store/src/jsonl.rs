@@ -1,6 +1,6 @@
 //! Audit records as lines of JSON in a file, which a thread of its own writes in groups.
 //!
-//! Invariant: whoever records waits for memory alone. A record that was taken is in the file once, whole and
+//! Invariant: recording waits for memory alone. A record that was taken is in the file once, whole and
 //! in its order, as soon as the file takes it; what cannot be written is kept and tried again. What is kept
 //! is bounded by places: a call has one before it is made.
 
@@ -27,14 +27,14 @@ use crate::lines::Lines;
 const VERSION: u32 = 1;
 /// Records that may wait to be written, those of calls that are being made included.
 const MAX_PLACES: usize = 16 * 1024;
-/// A record takes another place for each of so many bytes.
+/// Bytes of a record that take one place; a longer record takes more.
 const PLACE_BYTES: usize = 1024;
 /// How soon a write that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end waits for what is still to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The log hears of trouble so often at most.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between two messages about trouble in the log.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 /// A buffer that had to grow beyond this is given back.
 const MAX_KEPT_BUFFER: usize = 256 * 1024;
 
@@ -42,9 +42,23 @@ const MAX_KEPT_BUFFER: usize = 256 * 1024;
 ///
 /// A thread writes them, a moment after `record` returned; the end of the process costs those that are not
 /// written yet, unless the sink is dropped before. Several processes may append to one file.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use oxenv_store::JsonlAudit;
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-audit-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// let audit = JsonlAudit::open(folder.join("audit.jsonl"))?;
+/// assert!(audit.flush(Duration::from_secs(1)), "nothing was recorded yet, so nothing waits");
+/// assert_eq!(audit.status().waiting, 0);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct JsonlAudit(Arc<Shared>);
 
-/// How the audit file does.
+/// The state of an audit file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AuditFileStatus {
     /// Records that are not written yet.
@@ -65,7 +79,7 @@ struct Shared {
     done: Condvar,
     failed: AtomicU64,
     refused: AtomicU64,
-    complained: Mutex<Option<Instant>>,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// What is to be written.
@@ -86,8 +100,8 @@ struct Writer {
     shared: Arc<Shared>,
     lines: Lines<File>,
     id: Option<FileId>,
-    /// Refused calls that the file tells of.
-    told: u64,
+    /// Refused calls that the file has a line about.
+    reported: u64,
 }
 
 #[derive(Serialize)]
@@ -125,9 +139,9 @@ impl JsonlAudit {
             done: Condvar::new(),
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            complained: Mutex::default(),
+            warned: Mutex::default(),
         });
-        let writer = Writer { shared: Arc::clone(&shared), lines: Lines::new(file, torn), id, told: 0 };
+        let writer = Writer { shared: Arc::clone(&shared), lines: Lines::new(file, torn), id, reported: 0 };
         thread::Builder::new().name("oxenv-audit".to_owned()).spawn(move || writer.run())?;
         Ok(JsonlAudit(shared))
     }
@@ -140,7 +154,7 @@ impl JsonlAudit {
         !self.0.done.wait_while_for(&mut queue, |queue| queue.waiting > 0, within).timed_out()
     }
 
-    /// How it does.
+    /// The state of the file.
     #[must_use]
     pub fn status(&self) -> AuditFileStatus {
         AuditFileStatus {
@@ -171,7 +185,7 @@ impl AuditSink for JsonlAudit {
 
     fn refused(&self) {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
-        self.0.complain(|file, refused| {
+        self.0.warn(|file, refused| {
             tracing::error!(file, refused, "tool calls are refused: the audit file takes no more records");
         });
     }
@@ -214,12 +228,12 @@ impl fmt::Debug for JsonlAudit {
 
 impl Shared {
     /// Says something in the log, unless it was said just now.
-    fn complain(&self, say: impl FnOnce(&str, u64)) {
+    fn warn(&self, say: impl FnOnce(&str, u64)) {
         let now = Instant::now();
-        let mut complained = self.complained.lock();
-        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT_INTERVAL) {
-            *complained = Some(now);
-            drop(complained);
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL) {
+            *warned = Some(now);
+            drop(warned);
             say(&self.path.to_string_lossy(), self.refused.load(Ordering::Relaxed));
         }
     }
@@ -267,8 +281,9 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         while let Err(error) = self.follow().and_then(|()| self.lines.write(group)) {
             shared.failed.fetch_add(1, Ordering::Relaxed);
-            shared.complain(|file, refused| {
-                tracing::error!(file, %error, refused, "audit records cannot be written, and are tried again");
+            shared.warn(|file, refused| {
+                tracing::error!(file, %error, refused, "audit records cannot be written, \
+                 and are tried again");
             });
             let mut queue = shared.queue.lock();
             if queue.closing {
@@ -282,12 +297,12 @@ impl Writer {
     /// Puts a line about calls that were refused since the last one before the others.
     fn tell_refused(&mut self, group: &mut Vec<u8>) {
         let refused = self.shared.refused.load(Ordering::Relaxed);
-        if refused > self.told {
+        if refused > self.reported {
             let mut line = Vec::new();
             let time_us = utc_micros(SystemTime::now());
-            append_line(&mut line, &Refused { v: VERSION, time_us, refused: refused - self.told });
+            append_line(&mut line, &Refused { v: VERSION, time_us, refused: refused - self.reported });
             group.splice(..0, line);
-            self.told = refused;
+            self.reported = refused;
         }
     }
 }
@@ -300,7 +315,7 @@ struct OpenedFile {
     id: Option<FileId>,
 }
 
-/// What tells one file from another.
+/// What distinguishes one file from another.
 #[derive(PartialEq, Eq)]
 struct FileId {
     device: u64,

@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes per write, or fails; afterwards it takes everything.
+    /// Takes the given number of bytes per write, or fails; afterwards it takes everything.
     struct Flaky {
         script: VecDeque<Option<usize>>,
         taken: Vec<u8>,

@@ -13,8 +13,8 @@ use std::time::Duration;
 use oxenv_core::{Failure, RecordEntry, Recorder, Redact, Work};
 
 use crate::error::LogError;
-pub use reader::{LogPosition, LogReader};
-pub(crate) use reader::{Reading, RecordCursor, checksum_at};
+pub use reader::LogReader;
+pub(crate) use reader::{LogPosition, Reading, RecordCursor, checksum_at};
 pub use retain::Retention;
 
 pub(crate) mod blobs;
@@ -35,22 +35,35 @@ pub enum Durability {
     #[default]
     Process,
     /// That, and the end of the machine but for the last while: what was written is brought to the
-    /// disk so often, behind the replies.
+    /// disk once per interval, behind the replies.
     Interval(Duration),
     /// The end of the machine: the entry is on the disk before the reply is given.
     Machine,
 }
 
 /// How a log is written.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use oxenv_store::{Durability, LogOptions, Retention};
+///
+/// let options = LogOptions {
+///     durability: Durability::Interval(Duration::from_secs(1)),
+///     retention: Retention { bytes: Some(10 << 30), ..Retention::default() },
+///     ..LogOptions::default()
+/// };
+/// assert_eq!(options.segment_bytes, 256 << 20);
+/// ```
 #[derive(Clone)]
 pub struct LogOptions {
     /// What an acknowledged entry survives.
     pub durability: Durability,
-    /// A new segment is begun when one has so many bytes. Default: 256 MiB.
+    /// Size in bytes at which a new segment is begun. Default: 256 MiB.
     pub segment_bytes: u64,
     /// Longer values are kept as blobs beside the log, in bytes. Default: 64 KiB.
     pub inline_bytes: usize,
-    /// Entries are refused while more than so many bytes wait to be written. Default: 256 MiB.
+    /// Maximum number of bytes that wait to be written; beyond it entries are refused. Default: 256 MiB.
     pub behind_bytes: usize,
     /// What is removed.
     pub retention: Retention,
@@ -64,6 +77,31 @@ pub struct LogOptions {
 ///
 /// `append` writes into memory; one thread brings everything that has come together to the file in
 /// one write. Dropping the recorder writes what is left and waits for it.
+///
+/// ```
+/// use oxenv_core::{RecordEntry, RecordEvent, Recorder};
+/// use oxenv_store::{LogOptions, LogReader, LogRecorder};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-recorder-{}", std::process::id()));
+/// let recorder = LogRecorder::open(&folder, LogOptions::default())?;
+/// let event = RecordEvent::Opened {
+///     environment: "echo",
+///     version: "1.0.0",
+///     deterministic: true,
+///     seed: 7,
+///     episode_id: "e-0",
+///     origin: None,
+/// };
+/// let entry = RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 1_767_225_600_000_000, event };
+/// // Sessions do this themselves, with a recorder that their store was given.
+/// recorder.append(&entry).await?;
+/// assert_eq!(LogReader::open(&folder)?.count(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct LogRecorder {
     group: group::Group,
     recovery: Recovery,
@@ -192,8 +230,8 @@ fn lock(folder: &Path) -> Result<File, LogError> {
 /// # Errors
 /// When the folder cannot be read.
 pub(crate) fn is_record(folder: &Path) -> Result<bool, LogError> {
-    let told = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
-    Ok(told || !segment::list(folder)?.is_empty())
+    let begun = [bounds::path(folder), folder.join("lock")].iter().any(|path| path.exists());
+    Ok(begun || !segment::list(folder)?.is_empty())
 }
 
 /// Opens a file for reading. Opening a named pipe would wait for a writer, and nothing here is one.

@@ -14,15 +14,33 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The longest name of a token.
-const MAX_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
 /// The tokens of control and of observers. None at all (the default): everybody is control.
+///
+/// ```
+/// use oxenv_core::Principal;
+/// use oxenv_server::{ServerConfig, Tokens};
+///
+/// let mut tokens = Tokens::default();
+/// tokens.add_control("alice:2f7c1d")?;
+/// tokens.add_observer("dashboard:90ab3e")?;
+/// assert_eq!(tokens.count(Principal::Observer), 1);
+/// let config = ServerConfig { tokens, ..ServerConfig::default() };
+/// # Ok::<(), oxenv_server::TokenError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Tokens {
     known: Vec<KnownToken>,
 }
 
 /// Why tokens cannot be taken; says the line, never what stands in it.
+///
+/// ```
+/// let error = oxenv_server::Tokens::default().add_control("good\nnot good").unwrap_err();
+/// assert_eq!(error.line, Some(2));
+/// assert!(error.to_string().starts_with("line 2: a token has letters, digits"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
     /// The line, from 1; absent if there is none to blame.
@@ -31,11 +49,12 @@ pub struct TokenError {
     pub problem: &'static str,
 }
 
+/// A token as it is kept.
 #[derive(Clone)]
-struct KnownToken {
+pub(super) struct KnownToken {
     digest: [u8; 32],
-    principal: Principal,
-    name: Arc<str>,
+    pub(super) principal: Principal,
+    pub(super) name: Arc<str>,
 }
 
 impl Tokens {
@@ -102,17 +121,17 @@ impl Tokens {
         Ok(())
     }
 
-    /// Whose a token is, and what it is called.
-    pub(super) fn holder(&self, token: &str) -> Option<(Principal, &Arc<str>)> {
+    /// The known token that is the same as the given one.
+    pub(super) fn find(&self, token: &str) -> Option<&KnownToken> {
         let presented = digest(token);
-        let mut holder = None;
+        let mut found = None;
         // To the end also when it is found: how long this takes says nothing about which it was.
         for known in &self.known {
             if bool::from(known.digest.ct_eq(&presented)) {
-                holder = Some((known.principal, &known.name));
+                found = Some(known);
             }
         }
-        holder
+        found
     }
 }
 
@@ -147,7 +166,7 @@ fn split(line: &str) -> Result<(Option<&str>, &str), &'static str> {
         None => (None, line),
     };
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if name.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(of_name)) {
+    if name.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(of_name)) {
         return Err("a token's name has 1 to 64 letters, digits or -._ and ends at the colon");
     }
     if token.is_empty() || !token.bytes().all(|byte| of_name(byte) || b"~+/=".contains(&byte)) {
@@ -161,7 +180,7 @@ mod tests {
     use super::*;
 
     fn name(tokens: &Tokens, token: &str) -> Option<(Principal, String)> {
-        tokens.holder(token).map(|(principal, name)| (principal, name.to_string()))
+        tokens.find(token).map(|known| (known.principal, known.name.to_string()))
     }
 
     #[test]
@@ -223,6 +242,6 @@ mod tests {
         assert_ne!(one, other);
         let mut tokens = Tokens::default();
         tokens.add_control(&one).unwrap();
-        assert!(tokens.holder(&one).is_some());
+        assert!(tokens.find(&one).is_some());
     }
 }

@@ -11,7 +11,7 @@ use oxenv_wire::BatchRequest;
 
 use super::body;
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{RequestContext, RunningBatch};
 
@@ -20,10 +20,10 @@ pub(crate) async fn run(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
+    let context = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let body = body::text(&app, request).await?;
     let request = BatchRequest::parse_body(body.required()?, &["body"]).map_err(Refusal::Body)?;
-    let mut batch = RunningBatch::begin(&desk, &request).await;
+    let mut batch = RunningBatch::begin(&context, &request).await;
     while batch.next().await.is_some() {}
     let mut reply = String::new();
     batch.write(&mut reply, false);

@@ -1,6 +1,6 @@
 //! Reading request bodies as the reference's framework reads them.
 //!
-//! Invariant: what is no JSON object is refused in FastAPI's words and shape, before any session is
+//! Invariant: what is no JSON object is refused with FastAPI's messages and shape, before any session is
 //! touched.
 
 use std::ops::Range;

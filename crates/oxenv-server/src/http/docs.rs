@@ -29,9 +29,11 @@ pub(crate) async fn page(State(app): State<Arc<App>>) -> Html<String> {
     let title = document["info"]["title"].as_str().unwrap_or_default();
     Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-         <style>:root{{color-scheme:light dark}}body{{font:16px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}\
+         <style>:root{{color-scheme:light dark}}body{{font:16px system-ui;\
+         max-width:60rem;margin:2rem auto;padding:0 1rem}}\
          td{{padding:.3rem .8rem .3rem 0;vertical-align:top}}</style><h1>{title}</h1>\
          <p>The machine-readable form is <a href=\"/openapi.json\">/openapi.json</a>. \
-         WebSockets: <code>/ws</code> (control) and <code>/mcp</code> (agents).</p><table>{rows}</table></html>"
+         WebSockets: <code>/ws</code> (control) and <code>/mcp</code> (agents).</p>\
+         <table>{rows}</table></html>"
     ))
 }

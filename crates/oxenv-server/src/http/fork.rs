@@ -18,7 +18,7 @@ use serde_json::json;
 use super::sessions::created;
 use super::{InPath, body, idempotency};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{CreatedSessions, RequestContext};
 
@@ -33,15 +33,15 @@ pub(crate) async fn fork(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
+    let context = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => ForkRequest::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => ForkRequest::default(),
     };
-    let CreatedSessions { ids, repeated, .. } = desk.create_forks(&id, &asked, key.as_deref()).await?;
-    let forked = Forked { sessions: ids.iter().map(|id| desk.created(id)).collect() };
+    let CreatedSessions { ids, repeated, .. } = context.create_forks(&id, &asked, key.as_deref()).await?;
+    let forked = Forked { sessions: ids.iter().map(|id| context.created(id)).collect() };
     let response = json_response(StatusCode::CREATED, json!(forked).to_string());
     Ok(idempotency::marked(response, None, repeated))
 }
@@ -72,7 +72,7 @@ pub(crate) async fn restore(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
+    let context = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = idempotency::header_key(request.headers())?;
     let room = app.store.snapshot_room();
     let bytes = usize::try_from(room.bytes).unwrap_or(usize::MAX);
@@ -89,6 +89,6 @@ pub(crate) async fn restore(
         }
     };
     let asked = RestoreRequest { snapshot: snapshot.into(), resume_s };
-    let CreatedSessions { ids, repeated, .. } = desk.create_restored(asked, key.as_deref()).await?;
-    Ok(created(&desk, &ids, repeated))
+    let CreatedSessions { ids, repeated, .. } = context.create_restored(asked, key.as_deref()).await?;
+    Ok(created(&context, &ids, repeated))
 }

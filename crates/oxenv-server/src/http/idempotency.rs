@@ -20,13 +20,13 @@ const SEQ_HEADER: HeaderName = HeaderName::from_static("oxenv-seq");
 const REPEATED_HEADER: HeaderName = HeaderName::from_static("oxenv-repeated");
 
 /// Most characters of a key, as in a body.
-const MAX_KEY: usize = 255;
+const MAX_KEY_BYTES: usize = 255;
 
 /// The key that a request's header names.
 pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut named = headers.get_all(KEY_HEADER).iter();
     let Some(first) = named.next() else { return Ok(None) };
-    let text = first.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY);
+    let text = first.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MAX_KEY_BYTES);
     match text {
         Some(text) if named.next().is_none() => Ok(Some(text.to_owned())),
         Some(text) => Err(refused(text, "Header should be there once")),

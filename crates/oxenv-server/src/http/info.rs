@@ -1,6 +1,7 @@
-//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`, `/openapi.json`: what a server tells about itself.
+//! `/health`, `/ready`, `/metadata`, `/schema`, `/tools`, `/openapi.json`: what a server reports about
+//! itself.
 //!
-//! Invariant: no session is made or touched here, and health tells the truth.
+//! Invariant: no session is made or touched here.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::control::{reset_request, reset_session, step_request, step_session};
 use super::{InPath, body, idempotency};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{Refusal, json_response};
 use crate::operations::{CreatedSessions, RequestContext, progress};
 use crate::traces::CallersTrace;
@@ -24,21 +24,21 @@ pub(crate) async fn create(
     caller: Caller,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let desk = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
+    let context = RequestContext::over_http(Arc::clone(&app), caller, request.headers());
     let key = idempotency::header_key(request.headers())?;
     let body = body::text(&app, request).await?;
     let asked = match body.optional()? {
         Some(value) => SessionCreate::parse(value, &["body"]).map_err(Refusal::Body)?,
         None => SessionCreate::default(),
     };
-    let CreatedSessions { ids, repeated, .. } = desk.create(&asked, key.as_deref()).await?;
-    Ok(created(&desk, &ids, repeated))
+    let CreatedSessions { ids, repeated, .. } = context.create(&asked, key.as_deref()).await?;
+    Ok(created(&context, &ids, repeated))
 }
 
 /// The reply of status 201 that names a new session.
-pub(super) fn created(desk: &RequestContext, ids: &[String], repeated: bool) -> Response {
+pub(super) fn created(context: &RequestContext, ids: &[String], repeated: bool) -> Response {
     let id = ids.first().map_or("", String::as_str);
-    let response = json_response(StatusCode::CREATED, json!(desk.created(id)).to_string());
+    let response = json_response(StatusCode::CREATED, json!(context.created(id)).to_string());
     idempotency::marked(response, None, repeated)
 }
 
@@ -85,7 +85,7 @@ pub(crate) async fn state(State(app): State<Arc<App>>, InPath(id): InPath) -> Re
     Ok(json_response(StatusCode::OK, app.store.get(&id)?.state().await?))
 }
 
-/// Lets the session's lease begin anew, and tells where the session is.
+/// Lets the session's lease begin anew, and replies with the session's progress.
 pub(crate) async fn keep_alive(State(app): State<Arc<App>>, InPath(id): InPath) -> Result<Response, Refusal> {
     let session = app.store.get(&id)?;
     session.keep_alive();

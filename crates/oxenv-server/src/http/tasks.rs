@@ -92,7 +92,7 @@ fn range(source: &GuardedTasks<'_>, split: &str, start: usize, stop: usize) -> R
     (start..stop).map(|index| source.task(split, index)).collect()
 }
 
-/// The environment's tasks; a panic while it tells them is a refusal like any other.
+/// The environment's tasks; a panic while it lists them is a refusal like any other.
 struct GuardedTasks<'a>(&'a dyn TaskSource);
 
 impl GuardedTasks<'_> {
@@ -109,12 +109,12 @@ impl GuardedTasks<'_> {
     }
 }
 
-fn catch_panics<T>(tell: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
-    let told = catch_unwind(AssertUnwindSafe(tell)).map_err(|_| {
+fn catch_panics<T>(read: impl FnOnce() -> Result<T, TaskError>) -> Result<T, Refusal> {
+    let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| {
         let message = "the environment panicked while it told its tasks; its server's log says where";
         Failure::new(ErrorCode::EnvironmentPanicked, message)
     })?;
-    told.map_err(|fault| refusal(&fault))
+    result.map_err(|fault| refusal(&fault))
 }
 
 fn source<'a>(app: &'a App, name: &str, method: &str) -> Result<GuardedTasks<'a>, Refusal> {

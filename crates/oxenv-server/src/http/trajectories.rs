@@ -1,4 +1,4 @@
-//! `/trajectories…`: recorded sessions, for who watches.
+//! `/trajectories…`: recorded sessions, for control and observers.
 //!
 //! Invariant: nothing here touches a live session; the record is read where blocking is allowed.
 

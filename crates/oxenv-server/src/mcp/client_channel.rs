@@ -19,7 +19,7 @@ use tokio::sync::{Notify, SetOnce};
 use super::log_level::LogLevel;
 
 /// Notes that wait for a client that does not read.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING_MESSAGES: usize = 256;
 /// Bytes of those notes.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
@@ -30,7 +30,7 @@ const INTERNAL_ERROR: i32 = -32603;
 /// Which notes a client wants.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NotificationFilter {
-    /// Under which token it wants to hear of progress.
+    /// The token under which it wants notifications of progress.
     pub(crate) progress: Option<ProgressToken>,
     /// From which level on it wants the log.
     pub(super) level: Option<LogLevel>,
@@ -40,7 +40,7 @@ pub(crate) struct NotificationFilter {
 pub(crate) struct ClientChannel {
     wants: NotificationFilter,
     notes: Mutex<NotificationQueue>,
-    told: Notify,
+    added: Notify,
     client: SetOnce<ClientHandle>,
 }
 
@@ -73,7 +73,7 @@ impl ClientChannel {
         Arc::new(ClientChannel {
             wants,
             notes: Mutex::default(),
-            told: Notify::new(),
+            added: Notify::new(),
             client: SetOnce::new(),
         })
     }
@@ -85,14 +85,14 @@ impl ClientChannel {
 
     /// Gives the tool somebody to ask.
     pub(crate) fn connect(&self, client: ClientHandle) {
-        // Only whoever runs the call connects it, and once.
+        // Only the owner of the call connects it, and once.
         let _ = self.client.set(client);
     }
 
     /// Nothing more will be said.
     pub(crate) fn disconnect(&self) {
         self.lock().hung_up = true;
-        self.told.notify_one();
+        self.added.notify_one();
     }
 
     /// Passes notes on until the line is hung up and nothing waits any more.
@@ -131,7 +131,7 @@ impl ClientChannel {
                     None => {}
                 }
             }
-            self.told.notified().await;
+            self.added.notified().await;
         }
     }
 
@@ -156,13 +156,13 @@ impl CallerChannel for ClientChannel {
             return;
         }
         let mut notes = self.lock();
-        while notes.waiting.len() >= MAX_WAITING || notes.bytes + bytes > MAX_WAITING_BYTES {
+        while notes.waiting.len() >= MAX_WAITING_MESSAGES || notes.bytes + bytes > MAX_WAITING_BYTES {
             notes.pop();
         }
         notes.bytes += bytes;
         notes.waiting.push_back(note);
         drop(notes);
-        self.told.notify_one();
+        self.added.notify_one();
     }
 
     fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>> {
@@ -192,7 +192,7 @@ impl ClientHandle {
     }
 
     async fn ask(&self, method: &str, parameters: Value) -> Result<Value, RequestError> {
-        // As it stands: the tool's own words are for the client to judge.
+        // As it stands: what the tool says is for the client to judge.
         let parameters = Some(parameters).filter(|parameters| !parameters.is_null());
         let request = ServerRequest::CustomRequest(CustomRequest::new(method, parameters));
         let sent = self.peer.send_request_with_option(request, PeerRequestOptions::no_options()).await;

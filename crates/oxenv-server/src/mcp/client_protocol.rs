@@ -1,4 +1,4 @@
-//! How a client speaks, as the headers of its request tell: OpenEnv's dialect or MCP, and which era.
+//! Which protocol a client speaks, by the headers of its request: OpenEnv's dialect or MCP, and which era.
 //!
 //! Invariant: headers alone decide who gets the dialect, which is status 200 whatever is said.
 
@@ -15,10 +15,10 @@ pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-pro
 pub(crate) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
 pub(crate) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
-/// A client's way of speaking.
+/// The protocol that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClientProtocol<'a> {
-    /// OpenEnv's dialect, and whoever sends no header of MCP's.
+    /// OpenEnv's dialect, which is every request without a header of MCP's.
     Dialect,
     /// MCP of the handshake's era, outside of a transport session.
     Bare,

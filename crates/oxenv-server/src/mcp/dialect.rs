@@ -1,6 +1,6 @@
 //! OpenEnv's dialect: its methods, on every door that speaks JSON-RPC.
 //!
-//! Invariant: results and errors are spelled as a stock client knows them, whoever asks.
+//! Invariant: results and errors are spelled as a stock client knows them, for every caller.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use oxenv_wire::{
 };
 use serde_json::json;
 
+use super::endpoint::{EndpointPath, McpEndpoint};
 use super::tool_access::{ToolAccess, named, unknown};
-use super::{EndpointPath, McpEndpoint};
 use crate::app::App;
 use crate::{error, traces};
 
 /// Answers one request with one JSON-RPC message.
 pub(crate) async fn answer(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
 ) -> String {
     let mut out = String::with_capacity(256);
-    if let Err(fault) = run(app, door, epoch, rpc, &mut out).await {
+    if let Err(fault) = run(app, endpoint, epoch, rpc, &mut out).await {
         out.clear();
         write_rpc_error(&mut out, rpc.id, &fault);
     }
@@ -33,19 +33,19 @@ pub(crate) async fn answer(
 
 async fn run(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcError> {
-    match (rpc.method.as_ref(), door.place) {
-        ("tools/list", _) => list(app, door, rpc, out).await,
-        ("tools/call", _) => call(app, door, epoch, rpc, out).await,
-        (method @ ("openenv/session/create" | "openenv/session/close"), _) if !door.caller.controls() => {
-            Err(error::rpc(&door.caller.forbidden(method)))
+    match (rpc.method.as_ref(), endpoint.place) {
+        ("tools/list", _) => list(app, endpoint, rpc, out).await,
+        ("tools/call", _) => call(app, endpoint, epoch, rpc, out).await,
+        (method @ ("openenv/session/create" | "openenv/session/close"), _) if !endpoint.caller.controls() => {
+            Err(error::rpc(&endpoint.caller.forbidden(method)))
         }
         ("openenv/session/create", EndpointPath::Open) => {
-            let session = app.store.create(door.caller.options()).await;
+            let session = app.store.create(endpoint.caller.options()).await;
             let session = session.map_err(|failure| error::rpc(&failure))?;
             write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
@@ -54,7 +54,9 @@ async fn run(
             write_session(out, rpc.id, session.id(), &agent_token(app, session.id()));
             Ok(())
         }
-        ("openenv/session/close", EndpointPath::Open | EndpointPath::Socket(_)) => close(app, door, rpc, out),
+        ("openenv/session/close", EndpointPath::Open | EndpointPath::Socket(_)) => {
+            close(app, endpoint, rpc, out)
+        }
         (method, _) => {
             let message = format!("Method not found: {}", preview(method));
             Err(RpcError::new(RpcCode::MethodNotFound, message))
@@ -64,13 +66,13 @@ async fn run(
 
 async fn list(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcError> {
-    let reach = resolve_target(app, door, &rpc.read_params()?).await?;
-    reach.settled().await;
-    let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
+    let access = resolve_target(app, endpoint, &rpc.read_params()?).await?;
+    access.settled().await;
+    let tools = access.toolbox().listing(Principal::Agent, ToolSpelling::Dialect);
     write_rpc_result(out, rpc.id, |out| {
         out.push_str("{\"tools\":");
         out.push_str(&tools);
@@ -81,17 +83,17 @@ async fn list(
 
 async fn call(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     out: &mut String,
 ) -> Result<(), RpcError> {
     let params = rpc.read_params()?;
     let tool = params.tool_call()?;
-    let reach = resolve_target(app, door, &params).await?;
-    let trace = traces::of_params(app, &params, door.trace);
+    let access = resolve_target(app, endpoint, &params).await?;
+    let trace = traces::of_params(app, &params, endpoint.trace);
     let call = AgentCall { name: tool.name, arguments: tool.arguments, epoch, ..AgentCall::default() };
-    let outcome = reach.call(call, trace).await.map_err(|failure| error::rpc(&failure))?;
+    let outcome = access.call(call, trace).await.map_err(|failure| error::rpc(&failure))?;
     let outcome = CallOutcome::new(outcome.as_ref());
     let result = outcome.result().map_err(fault)?;
     write_rpc_result(out, rpc.id, |out| result.write_dialect(out));
@@ -104,11 +106,16 @@ fn fault(error: &ToolError) -> RpcError {
     RpcError { code: RpcCode::InternalError, message: error.message.clone(), data }
 }
 
-fn close(app: &App, door: McpEndpoint<'_>, rpc: &RpcRequest<'_>, out: &mut String) -> Result<(), RpcError> {
+fn close(
+    app: &App,
+    endpoint: McpEndpoint<'_>,
+    rpc: &RpcRequest<'_>,
+    out: &mut String,
+) -> Result<(), RpcError> {
     let Some(id) = rpc.read_params()?.session_id()? else {
         return Err(RpcError::new(RpcCode::InvalidParams, "Invalid params - 'session_id' is required"));
     };
-    if matches!(door.place, EndpointPath::Socket(session) if session.id() == id) {
+    if matches!(endpoint.place, EndpointPath::Socket(session) if session.id() == id) {
         let message = "Cannot close active WebSocket-managed session via MCP method";
         return Err(RpcError::new(RpcCode::InvalidRequest, message));
     }
@@ -123,25 +130,25 @@ fn close(app: &App, door: McpEndpoint<'_>, rpc: &RpcRequest<'_>, out: &mut Strin
 }
 
 /// What a request means: the session that it names, else its door's; in production the server's
-/// own tools for who names none.
+/// own tools for callers that name none.
 pub(super) async fn resolve_target(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     params: &RpcParams<'_>,
 ) -> Result<ToolAccess, RpcError> {
-    match (door.place, params.session_id()?) {
+    match (endpoint.place, params.session_id()?) {
         (EndpointPath::Session(session), Some(id)) if session.id() != id => Err(unknown(&id)),
         (EndpointPath::Session(session), _) | (EndpointPath::Socket(session), None) => {
             Ok(ToolAccess::Session(Arc::clone(session)))
         }
         (EndpointPath::Open | EndpointPath::Socket(_), Some(id)) => named(app, &id).map(ToolAccess::Session),
-        (EndpointPath::Open, None) => {
-            door.target(app).reach(app).await.map_err(|failure| error::rpc(&failure))
-        }
+        (EndpointPath::Open, None) => ToolAccess::of(app, &endpoint.target(app.config.mode))
+            .await
+            .map_err(|failure| error::rpc(&failure)),
     }
 }
 
-/// What is told of a session beside its id, on a server that has tokens.
+/// What replies have beside a session's id, on a server that has tokens.
 fn agent_token(app: &App, id: &str) -> String {
     app.agent_token(id).map_or_else(String::new, |token| format!(",\"agent_token\":\"{token}\""))
 }

@@ -1,27 +1,27 @@
-//! The short path: a list of tools, or a call of one, as one JSON text.
+//! The fast path: a list of tools, or a call of one, as one JSON text.
 //!
-//! Invariant: only what is plainly right is answered here. Whatever is odd about a request is left
-//! to rmcp, which judges it by the letter of its revision.
+//! Invariant: only well-formed requests are answered here. Any other is left to rmcp, which judges it by the
+//! letter of its revision.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
-use oxenv_core::{AgentCall, Failure, Principal};
+use oxenv_core::{AgentCall, Principal};
 use oxenv_wire::{
-    ErrorCode, Json, McpEra, Object, RawJson, RpcCode, RpcError, RpcParams, RpcRequest, ToolCallParams,
-    ToolError, ToolErrorType, ToolResult, ToolSpelling, exceeds_values, read, write_mcp_call,
-    write_mcp_tools, write_rpc_error, write_rpc_result,
+    Json, McpEra, Object, RpcCode, RpcError, RpcParams, RpcRequest, ToolCallParams, ToolSpelling,
+    exceeds_values, read, write_mcp_call, write_mcp_tools, write_rpc_error, write_rpc_result,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::McpEndpoint;
+use super::call_errors::error_response;
 use super::client_channel::NotificationFilter;
 use super::client_protocol::{ClientProtocol, METHOD, NAME, single, takes_json};
 use super::dialect::resolve_target;
+use super::endpoint::McpEndpoint;
 use super::http::has_too_many_values;
 use super::log_level::LogLevel;
-use super::started_call::{OwnedCall, StartedCall};
-use super::tool_access::{CallResult, ToolAccess};
-use super::transport_sessions::TransportGuard;
+use super::started_call::{FirstPoll, OwnedCall, StartedCall};
+use super::tool_access::ToolAccess;
+use super::transport_sessions::{TransportGuard, unknown_session};
 use crate::app::App;
 use crate::load::{MAX_BYTES, MAX_REQUESTS};
 use crate::{error, traces};
@@ -29,7 +29,7 @@ use crate::{error, traces};
 /// Where a request names its revision.
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The most values of a client's capabilities that are read; a client that declares more has none.
-const MAX_CAPABILITIES: usize = 1 << 12;
+const MAX_CAPABILITY_VALUES: usize = 1 << 12;
 /// The revision whose requests stand alone, as it stands there.
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -45,12 +45,12 @@ pub(super) enum FastPath {
     /// It is answered with this error.
     Refused(StatusCode, RpcError),
     /// The call it asks for runs, and may have something to say before it ends.
-    Begun(StartedCall),
+    Started(StartedCall),
     /// It is not for this path.
     No,
 }
 
-/// How a plain request is to be answered.
+/// The parts of a well-formed request that the fast path needs.
 struct PlainRequest<'a> {
     era: McpEra,
     /// What the client says that it can do, where a request has to say so.
@@ -59,7 +59,7 @@ struct PlainRequest<'a> {
     tool: Option<ToolCallParams<'a>>,
     /// Whether the parameters hold more than the call and what its connection has agreed on.
     more: bool,
-    /// What a client that can hear of more than the outcome wants to hear.
+    /// Which notifications the client wants; `None` when it can receive none during a request.
     wants: Option<NotificationFilter>,
     /// The transport session that it belongs to.
     within: Option<TransportGuard>,
@@ -67,15 +67,15 @@ struct PlainRequest<'a> {
 
 pub(super) async fn answer(
     app: &std::sync::Arc<App>,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
-    manner: ClientProtocol<'_>,
+    protocol: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     body: &Bytes,
 ) -> FastPath {
-    let within = match manner {
-        ClientProtocol::Session(id) => match app.transports.find(id, door) {
+    let within = match protocol {
+        ClientProtocol::Session(id) => match app.transports.find(id, endpoint) {
             Some(within) if rpc.has_id && !within.transport().load.has_room() => {
                 return FastPath::Refused(StatusCode::SERVICE_UNAVAILABLE, too_many());
             }
@@ -88,10 +88,10 @@ pub(super) async fn answer(
         return FastPath::No;
     }
     let Ok(params) = rpc.read_params() else { return FastPath::No };
-    let Some(plain) = parse_plain(manner, headers, rpc, &params, within) else { return FastPath::No };
+    let Some(plain) = parse_plain(protocol, headers, rpc, &params, within) else { return FastPath::No };
     let ran = match rpc.method.as_ref() {
-        "tools/list" => list(app, door, rpc, &params, &plain).await,
-        _ => call(app, door, epoch, rpc, &params, plain, body).await,
+        "tools/list" => list(app, endpoint, rpc, &params, &plain).await,
+        _ => call(app, endpoint, epoch, rpc, &params, plain, body).await,
     };
     ran.unwrap_or_else(|fault| {
         let mut out = String::new();
@@ -110,9 +110,9 @@ fn too_many() -> RpcError {
     RpcError::new(RpcCode::ServerError, message)
 }
 
-/// How to answer, if the request is plainly what it should be in its era.
+/// The parts of the request, if it is well-formed in its era; `None` leaves it to rmcp.
 fn parse_plain<'a>(
-    manner: ClientProtocol<'_>,
+    protocol: ClientProtocol<'_>,
     headers: &HeaderMap,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'a>,
@@ -128,7 +128,7 @@ fn parse_plain<'a>(
         true => params.tool_call().ok(),
         false => None,
     };
-    let era = match manner {
+    let era = match protocol {
         ClientProtocol::Stateless => McpEra::Stateless,
         ClientProtocol::Bare | ClientProtocol::Session(_) if revision.is_none() => McpEra::Handshake,
         _ => return None,
@@ -147,41 +147,51 @@ fn parse_plain<'a>(
             }
         }
     }
-    // A client that can do something tells the tool, which may ask for it.
+    // A tool has to know what its client can do, because it may ask for that.
     let able = |key: &str, value: Json<'_>| key == META_CAPABILITIES && value.get() != "{}";
     let beyond = |meta: &Object<'_>| {
         meta.iter().any(|(key, value)| !CLIENT_META_KEYS.contains(&key) || able(key, value))
     };
     let more = meta.as_ref().is_some_and(beyond)
         || ["inputResponses", "requestState"].iter().any(|key| params.get(key).is_some());
-    let wants = wants(meta.as_ref(), within.as_ref())?;
+    let wants = notification_filter(meta.as_ref(), within.as_ref()).ok()?;
     let capabilities = meta.as_ref().and_then(|meta| meta.get(META_CAPABILITIES));
     Some(PlainRequest { era, capabilities, tool, more, wants, within })
 }
 
-/// What the client wants to hear; the outer nothing when it says so in words that are not plain.
-fn wants(meta: Option<&Object<'_>>, within: Option<&TransportGuard>) -> Option<Option<NotificationFilter>> {
+/// The request has a part that only rmcp reads.
+struct LeftToRmcp;
+
+/// Which notifications the client wants; `None` when it can receive none during a request.
+fn notification_filter(
+    meta: Option<&Object<'_>>,
+    within: Option<&TransportGuard>,
+) -> Result<Option<NotificationFilter>, LeftToRmcp> {
     let given = |key| meta.and_then(|meta| meta.get(key)).filter(|value| !value.is_null());
     // A token that is neither is read by nobody.
     let scalar = |value: &Json<'_>| !value.get().starts_with(['[', '{']);
     let progress = match given("progressToken") {
-        Some(token) => Some(read(Some(token).filter(scalar)?).ok()?),
+        Some(token) if scalar(&token) => Some(read(token).map_err(|_| LeftToRmcp)?),
+        Some(_) => return Err(LeftToRmcp),
         None => None,
     };
     let level = match within {
         Some(within) => Some(within.transport().level.get()),
         None => match given(META_LEVEL) {
-            Some(level) => Some(LogLevel::named(read::<&str>(level).ok()?)?),
+            Some(level) => {
+                let named = read::<&str>(level).ok().and_then(LogLevel::named);
+                Some(named.ok_or(LeftToRmcp)?)
+            }
             None => None,
         },
     };
-    let hears = within.is_some() || progress.is_some() || level.is_some();
-    Some(hears.then_some(NotificationFilter { progress, level }))
+    let receives = within.is_some() || progress.is_some() || level.is_some();
+    Ok(receives.then_some(NotificationFilter { progress, level }))
 }
 
 async fn list(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
     plain: &PlainRequest<'_>,
@@ -189,9 +199,9 @@ async fn list(
     if params.get("cursor").is_some() {
         return Ok(FastPath::No);
     }
-    let reach = connected(app, door, params, plain).await?;
-    reach.settled().await;
-    let tools = reach.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
+    let access = connected(app, endpoint, params, plain).await?;
+    access.settled().await;
+    let tools = access.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
     let mut out = String::with_capacity(tools.len() + 128);
     write_rpc_result(&mut out, rpc.id, |out| write_mcp_tools(out, plain.era, &tools));
     Ok(FastPath::Answered(out))
@@ -199,7 +209,7 @@ async fn list(
 
 async fn call(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: &RpcRequest<'_>,
     params: &RpcParams<'_>,
@@ -210,13 +220,13 @@ async fn call(
         Some(tool) => tool.clone(),
         None => params.tool_call()?,
     };
-    let reach = connected(app, door, params, &plain).await?;
-    if plain.era == McpEra::Stateless && wants_headers(&reach, &tool.name) {
+    let access = connected(app, endpoint, params, &plain).await?;
+    if plain.era == McpEra::Stateless && wants_headers(&access, &tool.name) {
         return Ok(FastPath::No);
     }
     let request = rpc.params.filter(|_| plain.more);
-    let trace = traces::of_params(app, params, door.trace);
-    // A call that does not end at once goes on within rmcp, which tells what its tool says meanwhile. A
+    let trace = traces::of_params(app, params, endpoint.trace);
+    // A call that does not end at once goes on within rmcp, which sends what its tool reports meanwhile. A
     // message that is too large for that is answered here, without such notes.
     let outcome = match plain.wants.filter(|_| !has_too_many_values(body)) {
         None => {
@@ -228,25 +238,25 @@ async fn call(
                 request,
                 ..AgentCall::default()
             };
-            reach.call(call, trace).await
+            access.call(call, trace).await
         }
         Some(wants) => {
             let part = |text: &str| body.slice_ref(text.as_bytes());
             let asked = OwnedCall {
-                reach,
+                access,
                 name: tool.name.into_owned(),
                 arguments: tool.arguments.map(|arguments| part(arguments.get())),
                 request: request.map(|request| part(request.get())),
                 epoch,
                 trace,
             };
-            match StartedCall::new(asked, wants).at_once().await {
-                Ok(outcome) => outcome,
-                Err(begun) => return Ok(FastPath::Begun(begun)),
+            match StartedCall::new(asked, wants).poll_once().await {
+                FirstPoll::Finished(outcome) => outcome,
+                FirstPoll::Running(started) => return Ok(FastPath::Started(started)),
             }
         }
     };
-    let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITIES);
+    let small = |declared: &Json<'_>| !exceeds_values(declared.get(), MAX_CAPABILITY_VALUES);
     let declared =
         || plain.capabilities.filter(small).and_then(|declared| read(declared).ok()).unwrap_or_default();
     let outcome = match error_response(outcome, plain.era, declared) {
@@ -261,70 +271,24 @@ async fn call(
     Ok(FastPath::Answered(out))
 }
 
-/// An outcome as a client of MCP is told of it. Errors of the protocol are a tool that does not
-/// exist, a request that its tool refuses as malformed, a capability that the client lacks and a
-/// session that cannot run the call; all else is a result.
-pub(super) fn error_response(
-    outcome: Result<CallResult, Failure>,
-    era: McpEra,
-    declared: impl FnOnce() -> Value,
-) -> Result<CallResult, RpcError> {
-    let outcome = outcome.map_err(|failure| error::rpc(&failure))?;
-    match &outcome {
-        Err(error)
-            if error.error_type == ToolErrorType::ToolNotFound
-                || error.code == Some(ErrorCode::ValidationError) =>
-        {
-            Err(RpcError::new(RpcCode::InvalidParams, error.message.as_str()))
-        }
-        Ok(ToolResult { input_required: Some(_), .. }) if era == McpEra::Handshake => {
-            Ok(Err(ToolError::input_required()))
-        }
-        Ok(ToolResult { input_required: Some(wanted), .. }) => match lacking(wanted, &declared()) {
-            Some(lacking) => Err(RpcError {
-                code: RpcCode::MissingCapability,
-                message: "the tool asks for what the client did not declare that it can do".to_owned(),
-                data: json!({ "requiredCapabilities": lacking }),
-            }),
-            None => Ok(outcome),
-        },
-        _ => Ok(outcome),
-    }
-}
-
-/// The capabilities that a client needs to give the wanted input and did not declare.
-fn lacking(wanted: &RawJson, declared: &Value) -> Option<Value> {
-    let wanted: Value = serde_json::from_str(wanted.get()).unwrap_or_default();
-    let asked = wanted["inputRequests"].as_object()?.values();
-    let needed = asked.filter_map(|request| match request["method"].as_str()? {
-        "elicitation/create" => Some("elicitation"),
-        "sampling/createMessage" => Some("sampling"),
-        "roots/list" => Some("roots"),
-        _ => None,
-    });
-    let lacking: serde_json::Map<String, Value> = needed
-        .filter(|capability| declared.get(capability).is_none())
-        .map(|capability| (capability.to_owned(), json!({})))
-        .collect();
-    (!lacking.is_empty()).then_some(Value::Object(lacking))
-}
-
 /// What the request reaches.
 async fn connected(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     params: &RpcParams<'_>,
     plain: &PlainRequest<'_>,
 ) -> Result<ToolAccess, RpcError> {
     match &plain.within {
-        Some(within) => within.transport().target.reach(app).await.map_err(|failure| error::rpc(&failure)),
-        None => resolve_target(app, door, params).await,
+        Some(within) => {
+            ToolAccess::of(app, &within.transport().target).await.map_err(|failure| error::rpc(&failure))
+        }
+        None => resolve_target(app, endpoint, params).await,
     }
 }
 
 /// Whether a tool asks for some of its arguments to be repeated as headers.
-fn wants_headers(reach: &ToolAccess, name: &str) -> bool {
-    let tools = reach.toolbox().tools(Principal::Agent);
+fn wants_headers(access: &ToolAccess, name: &str) -> bool {
+    let tools = access.toolbox().tools(Principal::Agent);
     let tool = tools.iter().find(|tool| tool.name == name);
     tool.is_some_and(|tool| marked(&tool.input_schema))
 }
@@ -334,10 +298,4 @@ fn marked(schema: &Value) -> bool {
         return false;
     };
     properties.values().any(|property| property.get("x-mcp-header").is_some() || marked(property))
-}
-
-pub(super) fn unknown_session() -> RpcError {
-    let message =
-        "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
-    RpcError::new(RpcCode::ServerError, message)
 }

@@ -23,17 +23,17 @@ use rmcp::service::{NotificationContext, RequestContext, RoleServer, Subscriptio
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::call_errors::error_response;
 use super::client_channel::{ClientHandle, NotificationFilter};
-use super::fast_path::error_response;
-use super::http::Epoch;
-use super::list_changes::{OfferedLists, Subscribed, Watcher, tell_listener};
+use super::list_changes::{OfferedLists, Subscribed, Watcher, notify_listener};
 use super::log_level::LogThreshold;
 use super::rmcp_types::{
     RmcpResult, cancelled, declined, era, first_page, internal, items, parsed, refused, severity,
     wants_input, with_meta,
 };
-use super::started_call::{CallHandover, OwnedCall, StartedCall};
-use super::tool_access::{McpTarget, ToolAccess};
+use super::started_call::{CallHandover, Epoch, OwnedCall, StartedCall};
+use super::target::McpTarget;
+use super::tool_access::ToolAccess;
 use crate::app::App;
 use crate::{error, traces};
 
@@ -42,11 +42,11 @@ pub(super) struct ToolboxHandler {
     app: Arc<App>,
     target: McpTarget,
     /// What the target was when the client came.
-    reach: ToolAccess,
+    access: ToolAccess,
     info: OnceLock<ServerConfig>,
     level: LogThreshold,
     subscribed: Subscribed,
-    /// What was offered before the client could ask: what changes from then on it is told.
+    /// What was offered before the client could ask: it is notified of what changes from then on.
     offer: Mutex<Option<OfferedLists>>,
     watcher: Mutex<Option<Watcher>>,
 }
@@ -54,7 +54,7 @@ pub(super) struct ToolboxHandler {
 /// The most resources that one client subscribes to.
 const MAX_SUBSCRIPTIONS: usize = 1024;
 /// The longest URI of one of them, in bytes.
-const MAX_SUBSCRIBED_URI: usize = 8 << 10;
+const MAX_SUBSCRIBED_URI_BYTES: usize = 8 << 10;
 
 /// Methods with parameters that a request can get wrong.
 const METHODS_WITH_PARAMS: [&str; 9] = [
@@ -78,11 +78,11 @@ impl ToolboxHandler {
         target: McpTarget,
         level: LogThreshold,
     ) -> Result<Arc<Self>, Failure> {
-        let reach = target.reach(app).await?;
+        let access = ToolAccess::of(app, &target).await?;
         Ok(Arc::new(ToolboxHandler {
             app: Arc::clone(app),
             target,
-            reach,
+            access,
             info: OnceLock::new(),
             level,
             subscribed: Arc::default(),
@@ -92,10 +92,11 @@ impl ToolboxHandler {
     }
 
     /// What the target is now, with its lists known.
-    async fn reach(&self) -> RmcpResult<ToolAccess> {
-        let reach = self.target.reach(&self.app).await.map_err(|failure| refused(error::rpc(&failure)))?;
-        reach.settled().await;
-        Ok(reach)
+    async fn access(&self) -> RmcpResult<ToolAccess> {
+        let access =
+            ToolAccess::of(&self.app, &self.target).await.map_err(|failure| refused(error::rpc(&failure)))?;
+        access.settled().await;
+        Ok(access)
     }
 
     fn remember(&self, offer: OfferedLists) {
@@ -112,10 +113,10 @@ impl ToolboxHandler {
         of: fn(&Offered) -> bool,
     ) -> RmcpResult<ResourcesAndPrompts> {
         first_page(request)?;
-        let declared = of(&self.reach.toolbox().offers(Principal::Agent));
-        let reach = self.reach().await?;
-        match declared || of(&reach.toolbox().offers(Principal::Agent)) {
-            true => Ok(reach.toolbox().extras(Principal::Agent)),
+        let declared = of(&self.access.toolbox().offers(Principal::Agent));
+        let access = self.access().await?;
+        match declared || of(&access.toolbox().offers(Principal::Agent)) {
+            true => Ok(access.toolbox().extras(Principal::Agent)),
             false => {
                 Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "nothing of that kind is offered here", None))
             }
@@ -129,11 +130,11 @@ impl ToolboxHandler {
         context: &RequestContext<RoleServer>,
     ) -> RmcpResult<Value> {
         let parameters = with_meta(params, &context.meta)?;
-        let reach = self.reach().await?;
+        let access = self.access().await?;
         let answer = tokio::select! {
             biased;
             () = context.ct.cancelled() => return Err(cancelled()),
-            answer = reach.request(method, &parameters) => answer.map_err(declined)?,
+            answer = access.request(method, &parameters) => answer.map_err(declined)?,
         };
         let mut answer: Value = serde_json::from_str(answer.get()).map_err(internal)?;
         if let Some(answer) = answer.as_object_mut() {
@@ -144,7 +145,7 @@ impl ToolboxHandler {
     }
 
     fn declared(&self) -> ServerConfig {
-        let offered = self.reach.toolbox().offers(Principal::Agent);
+        let offered = self.access.toolbox().offers(Principal::Agent);
         let mut capabilities = json!({ "logging": {}, "tools": { "listChanged": true } });
         if offered.prompts {
             capabilities["prompts"] = json!({ "listChanged": true });
@@ -164,8 +165,8 @@ impl ToolboxHandler {
     /// Refuses a subscription that is one too many, or whose URI is too long to be kept.
     fn room_for(&self, uri: &str) -> RmcpResult<()> {
         let subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = if uri.len() > MAX_SUBSCRIBED_URI {
-            format!("a resource is subscribed to by a URI of at most {MAX_SUBSCRIBED_URI} bytes")
+        let message = if uri.len() > MAX_SUBSCRIBED_URI_BYTES {
+            format!("a resource is subscribed to by a URI of at most {MAX_SUBSCRIBED_URI_BYTES} bytes")
         } else if subscribed.len() >= MAX_SUBSCRIPTIONS && !subscribed.contains(uri) {
             format!("a client has at most {MAX_SUBSCRIPTIONS} subscriptions; unsubscribe from some")
         } else {
@@ -190,7 +191,7 @@ impl ToolboxHandler {
         };
         let wants = NotificationFilter { progress: context.meta.get_progress_token(), level };
         let asked = OwnedCall {
-            reach: self.reach().await?,
+            access: self.access().await?,
             name: params.name.to_string(),
             arguments: arguments.map(text),
             request: Some(text(with_meta(params, &context.meta)?)),
@@ -211,14 +212,14 @@ impl ServerHandler for ToolboxHandler {
         request: InitializeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> RmcpResult<InitializeResult> {
-        let reach = self.reach().await?;
-        self.remember(OfferedLists::of(reach.toolbox()));
+        let access = self.access().await?;
+        self.remember(OfferedLists::of(access.toolbox()));
         context.peer.set_peer_info(request.clone());
         self.negotiate_initialize(&request)
     }
 
     async fn discover(&self, _context: RequestContext<RoleServer>) -> RmcpResult<DiscoverResult> {
-        self.reach().await?;
+        self.access().await?;
         let versions: Vec<ProtocolVersion> = self.supported_protocol_versions().into_owned();
         Ok(DiscoverResult::from_server_info(versions, self.declared()))
     }
@@ -240,12 +241,12 @@ impl ServerHandler for ToolboxHandler {
         _context: RequestContext<RoleServer>,
     ) -> RmcpResult<ListToolsResult> {
         first_page(request)?;
-        let listing = self.reach().await?.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
+        let listing = self.access().await?.toolbox().listing(Principal::Agent, ToolSpelling::Mcp);
         Ok(ListToolsResult::with_all_items(items(serde_json::from_str(&listing).map_err(internal)?)))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        let tools = self.reach.toolbox().tools(Principal::Agent);
+        let tools = self.access.toolbox().tools(Principal::Agent);
         let tool = tools.iter().find(|tool| tool.name == name)?;
         serde_json::from_str(tool.for_mcp().get()).ok()
     }
@@ -258,8 +259,8 @@ impl ServerHandler for ToolboxHandler {
         let parts = context.extensions.get::<Parts>();
         let handed =
             parts.and_then(|parts| parts.extensions.get::<CallHandover>()).and_then(CallHandover::take);
-        let begun = match handed {
-            Some(begun) => begun,
+        let started = match handed {
+            Some(started) => started,
             None => self.begin(&params, &context).await?,
         };
         let era = era(&context);
@@ -269,7 +270,7 @@ impl ServerHandler for ToolboxHandler {
         let outcome = tokio::select! {
             biased;
             () = context.ct.cancelled() => return Err(cancelled()),
-            outcome = begun.finish(client) => error_response(outcome, era, declared).map_err(refused)?,
+            outcome = started.finish(client) => error_response(outcome, era, declared).map_err(refused)?,
         };
         let wants_input = outcome.as_ref().is_ok_and(|result| result.input_required.is_some());
         let mut text = String::new();
@@ -397,10 +398,10 @@ impl ServerHandler for ToolboxHandler {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
-        self.remember(OfferedLists::of(self.reach.toolbox()));
+        self.remember(OfferedLists::of(self.access.toolbox()));
         let mut accepted = requested.clone();
         if let Some(uris) = &mut accepted.resource_subscriptions {
-            uris.retain(|uri| uri.len() <= MAX_SUBSCRIBED_URI);
+            uris.retain(|uri| uri.len() <= MAX_SUBSCRIBED_URI_BYTES);
             uris.truncate(MAX_SUBSCRIPTIONS);
             uris.shrink_to_fit();
         }
@@ -411,7 +412,7 @@ impl ServerHandler for ToolboxHandler {
         tokio::select! {
             () = context.cancelled() => {}
             () = self.app.stopping.cancelled() => {}
-            () = tell_listener(&self.app, &self.target, context.sink(), self.remembered()) => {}
+            () = notify_listener(&self.app, &self.target, context.sink(), self.remembered()) => {}
         }
         Ok(())
     }

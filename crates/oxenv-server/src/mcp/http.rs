@@ -1,6 +1,6 @@
-//! The way to rmcp's service: what the short path leaves, with rmcp's plain texts made JSON-RPC.
+//! Forwards to rmcp's service what the fast path leaves, and turns rmcp's plain texts into JSON-RPC.
 //!
-//! Invariant: whatever a client sends, what it is told is JSON-RPC or a stream of it.
+//! Invariant: whatever a client sends, the reply is JSON-RPC or a stream of it.
 
 use std::sync::Arc;
 
@@ -10,19 +10,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::{BodyExt, Full};
-use oxenv_core::Failure;
 use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, exceeds_values};
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
 use super::client_protocol::{ClientProtocol, takes_anything};
+use super::endpoint::McpEndpoint;
 use super::handler::ToolboxHandler;
 use super::log_level::LogThreshold;
-use super::started_call::StartedCall;
-use super::tool_access::{McpTarget, PrivateSession};
-use super::transport_sessions::{TransportGuard, TransportManager, TransportPlan};
-use super::{McpEndpoint, failed};
+use super::started_call::{Epoch, StartedCall};
+use super::target::{McpTarget, PrivateSession};
+use super::transport_sessions::{TransportGuard, TransportManager, TransportPlan, unknown_session};
 use crate::app::App;
-use crate::error;
+use crate::error::{self, rpc_response};
 
 /// The most values of a message that goes to rmcp, which builds all of them: 60 MiB of zeros took 6 GiB.
 /// Lists and calls of tools as clients make them are not among these, so arguments have no such bound.
@@ -33,43 +32,39 @@ pub(super) fn has_too_many_values(message: &[u8]) -> bool {
     str::from_utf8(message).is_ok_and(|text| exceeds_values(text, MAX_VALUES))
 }
 
-/// The epoch that the URL of a request names.
-#[derive(Clone, Copy)]
-pub(super) struct Epoch(pub(super) Option<u64>);
-
 /// Takes a message to rmcp, with the call that has begun if it is one.
 pub(super) async fn forward(
     app: &Arc<App>,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     epoch: Option<u64>,
     rpc: Option<&RpcRequest<'_>>,
     mut parts: Parts,
     body: Bytes,
-    begun: Option<StartedCall>,
+    started: Option<StartedCall>,
 ) -> Response {
     let id = rpc.map_or(RpcId::NULL, |rpc| rpc.id);
     if has_too_many_values(&body) {
         let message = format!("Invalid request: the message has more than {MAX_VALUES} values");
         let fault = RpcError::new(RpcCode::InvalidRequest, message);
-        return failed(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
+        return rpc_response(StatusCode::PAYLOAD_TOO_LARGE, id, &fault);
     }
     let shakes_hands = rpc.is_some_and(|rpc| rpc.method == "initialize");
     let found = match ClientProtocol::of(&parts.headers) {
-        ClientProtocol::Session(session) => app.transports.find(session, door),
+        ClientProtocol::Session(session) => app.transports.find(session, endpoint),
         _ => None,
     };
     if let Some(found) = found.as_ref().filter(|_| rpc.is_some_and(|rpc| rpc.has_id)) {
-        // It goes with the request to whoever works on it.
+        // It goes with the request, and counts for as long as rmcp works on that.
         parts.extensions.insert(found.transport().load.add_shared(body.len()));
     }
-    let (target, plan) = match prepared(app, door, found.as_ref(), shakes_hands).await {
+    let PreparedTarget { target, plan } = match prepare(app, endpoint, found.as_ref(), shakes_hands).await {
         Ok(prepared) => prepared,
-        Err((status, fault)) => return refused(status, id, &fault),
+        Err(fault) => return unavailable(id, &fault),
     };
     let level = plan.as_ref().map(|plan| plan.level.clone()).unwrap_or_default();
     let handler = match ToolboxHandler::new(app, target, level).await {
         Ok(handler) => handler,
-        Err(failure) => return failed(StatusCode::OK, id, &error::rpc(&failure)),
+        Err(failure) => return rpc_response(StatusCode::OK, id, &error::rpc(&failure)),
     };
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if takes_anything(&parts.headers) {
@@ -77,72 +72,76 @@ pub(super) async fn forward(
         parts.headers.insert(header::ACCEPT, both);
     }
     parts.extensions.insert(Epoch(epoch));
-    if let Some(begun) = begun {
-        parts.extensions.insert(begun.hand_over());
+    if let Some(started) = started {
+        parts.extensions.insert(started.hand_over());
     }
     let manager = TransportManager::new(&app.transports, plan);
     served(app, handler, manager, Request::from_parts(parts, Full::new(body)), id).await
 }
 
 /// Takes a GET or a DELETE to rmcp.
-pub(super) async fn without_body(app: &Arc<App>, door: McpEndpoint<'_>, request: Request) -> Response {
+pub(super) async fn without_body(app: &Arc<App>, endpoint: McpEndpoint<'_>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let found = match ClientProtocol::of(&parts.headers) {
-        ClientProtocol::Session(id) => match app.transports.find(id, door) {
+        ClientProtocol::Session(id) => match app.transports.find(id, endpoint) {
             Some(found) => Some(found),
-            None => return failed(StatusCode::NOT_FOUND, RpcId::NULL, &super::fast_path::unknown_session()),
+            None => return rpc_response(StatusCode::NOT_FOUND, RpcId::NULL, &unknown_session()),
         },
         _ => None,
     };
-    let target = found.as_ref().map_or_else(|| door.target(app), |found| found.transport().target.clone());
+    let target = found
+        .as_ref()
+        .map_or_else(|| endpoint.target(app.config.mode), |found| found.transport().target.clone());
     let handler = match ToolboxHandler::new(app, target, LogThreshold::default()).await {
         Ok(handler) => handler,
-        Err(failure) => return failed(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
+        Err(failure) => return rpc_response(StatusCode::OK, RpcId::NULL, &error::rpc(&failure)),
     };
     let manager = TransportManager::new(&app.transports, None);
     served(app, handler, manager, Request::from_parts(parts, Full::default()), RpcId::NULL).await
 }
 
-/// What a request is connected to, and the transport session to be made if it shakes hands.
-async fn prepared(
+/// What a request is connected to.
+struct PreparedTarget {
+    target: McpTarget,
+    /// The transport session to be made, if the request shakes hands.
+    plan: Option<TransportPlan>,
+}
+
+/// Finds what a request is connected to, and makes room for a transport session if it shakes hands.
+async fn prepare(
     app: &App,
-    door: McpEndpoint<'_>,
+    endpoint: McpEndpoint<'_>,
     found: Option<&TransportGuard>,
     shakes_hands: bool,
-) -> Result<(McpTarget, Option<TransportPlan>), (StatusCode, RpcError)> {
+) -> Result<PreparedTarget, RpcError> {
     if let Some(found) = found {
-        return Ok((found.transport().target.clone(), None));
+        return Ok(PreparedTarget { target: found.transport().target.clone(), plan: None });
     }
     if !shakes_hands {
-        return Ok((door.target(app), None));
+        return Ok(PreparedTarget { target: endpoint.target(app.config.mode), plan: None });
     }
-    let room = app
-        .transports
-        .reserve(door.caller)
-        .await
-        .map_err(|fault| (StatusCode::SERVICE_UNAVAILABLE, fault))?;
-    let target = match door.target(app) {
+    let room = app.transports.reserve(endpoint.caller).await?;
+    let target = match endpoint.target(app.config.mode) {
         McpTarget::Server => {
-            PrivateSession::make(app, door.caller).await.map_err(|failure| unavailable(&failure))?
+            let made = PrivateSession::make(&app.store, endpoint.caller).await;
+            made.map_err(|failure| error::rpc(&failure))?
         }
         target => target,
     };
-    let (session_id, caller) = (door.session_id().map(str::to_owned), door.caller.clone());
-    Ok((
-        target.clone(),
-        Some(TransportPlan { target, session_id, caller, level: LogThreshold::default(), room }),
-    ))
+    let plan = TransportPlan {
+        target: target.clone(),
+        session_id: endpoint.session_id().map(str::to_owned),
+        caller: endpoint.caller.clone(),
+        level: LogThreshold::default(),
+        room,
+    };
+    Ok(PreparedTarget { target, plan: Some(plan) })
 }
 
-fn unavailable(failure: &Failure) -> (StatusCode, RpcError) {
-    (StatusCode::SERVICE_UNAVAILABLE, error::rpc(failure))
-}
-
-fn refused(status: StatusCode, id: RpcId<'_>, fault: &RpcError) -> Response {
-    let mut response = failed(status, id, fault);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
+/// The refusal of a handshake that there is no room for.
+fn unavailable(id: RpcId<'_>, fault: &RpcError) -> Response {
+    let mut response = rpc_response(StatusCode::SERVICE_UNAVAILABLE, id, fault);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
@@ -188,7 +187,7 @@ async fn reworded(response: Response, id: RpcId<'_>) -> Response {
         }
         status => (status, RpcError::new(RpcCode::ServerError, text)),
     };
-    let mut response = failed(status, id, &fault);
+    let mut response = rpc_response(status, id, &fault);
     if let Some(allow) = parts.headers.get(header::ALLOW) {
         response.headers_mut().insert(header::ALLOW, allow.clone());
     }

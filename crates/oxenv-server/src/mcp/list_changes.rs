@@ -1,7 +1,7 @@
-//! Telling clients what has changed in what they are offered.
+//! Notifies clients of changes in what they are offered.
 //!
-//! Invariant: a client hears only of lists that have changed. A change that is in none of them can
-//! only be in what the resources hold, so then their subscribers are told.
+//! Invariant: a client is notified only of lists that have changed. A change that is in none of them can
+//! only be in what the resources hold, so then their subscribers are notified.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
@@ -15,13 +15,14 @@ use rmcp::service::{Peer, RoleServer, ServiceError, SubscriptionSendError, Subsc
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::tool_access::McpTarget;
+use super::target::McpTarget;
+use super::tool_access::ToolAccess;
 use crate::app::App;
 
-/// The resources that a client wants to hear of.
+/// The URIs of the resources that a client has subscribed to.
 pub(super) type Subscribed = Arc<Mutex<BTreeSet<String>>>;
 
-/// Tells a client that shook hands; ends with its drop.
+/// Notifies a client that shook hands; ends with its drop.
 pub(super) struct Watcher(JoinHandle<()>);
 
 impl Watcher {
@@ -49,15 +50,15 @@ impl Drop for Watcher {
     }
 }
 
-/// Tells who listens on a stream of its own, for as long as the future is polled.
-pub(super) async fn tell_listener(
+/// Notifies a listener with a stream of its own, for as long as the future is polled.
+pub(super) async fn notify_listener(
     app: &App,
     target: &McpTarget,
     listener: &SubscriptionSink,
     mut offer: Option<OfferedLists>,
 ) {
     while let Some(changed) = next(app, target, &mut offer).await {
-        if let Err(error) = tell_one(changed, listener).await {
+        if let Err(error) = notify_one_listener(changed, listener).await {
             tracing::debug!(%error, "a listener no longer hears of changes");
             return;
         }
@@ -135,8 +136,8 @@ fn fingerprint(lists: &[&Vec<Value>]) -> u64 {
 
 /// Waits for the next change of what the target offers; nothing when it offers nothing any more.
 async fn next(app: &App, target: &McpTarget, offer: &mut Option<OfferedLists>) -> Option<ChangedLists> {
-    let reach = target.reach(app).await.ok()?;
-    let toolbox = reach.toolbox();
+    let access = ToolAccess::of(app, target).await.ok()?;
+    let toolbox = access.toolbox();
     let old = offer.take().unwrap_or_else(|| OfferedLists::of(toolbox));
     // The default session may have been replaced by another.
     if Arc::ptr_eq(&old.of, toolbox) {
@@ -171,7 +172,10 @@ async fn notify(
     Ok(())
 }
 
-async fn tell_one(changed: ChangedLists, listener: &SubscriptionSink) -> Result<(), SubscriptionSendError> {
+async fn notify_one_listener(
+    changed: ChangedLists,
+    listener: &SubscriptionSink,
+) -> Result<(), SubscriptionSendError> {
     let SubscriptionFilter {
         tools_list_changed,
         prompts_list_changed,

@@ -1,4 +1,4 @@
-//! How grave a line of a tool's log is, in MCP's words, and from where on a client wants to read.
+//! How grave a line of a tool's log is, by MCP's levels, and the least grave level that a client wants.
 //!
 //! Invariant: a word that is not MCP's counts as information; nothing is lost for a typo.
 

@@ -114,7 +114,8 @@ where
         loop {
             if !self.unsent.has_room(self.stall).await {
                 tracing::warn!(
-                    "the client has taken no answer for {} s, and {MAX_UNSENT_ANSWERS} wait: it is disconnected",
+                    "the client has taken no answer for {} s, and {MAX_UNSENT_ANSWERS} wait: \
+                     it is disconnected",
                     self.stall.as_secs_f64()
                 );
                 return None;
@@ -128,7 +129,8 @@ where
                 return Some(ClientJsonRpcMessage::Request(request));
             }
             let says = format!(
-                "too many requests at once: at most {MAX_REQUESTS}, or {} MiB of them; wait for their answers",
+                "too many requests at once: at most {MAX_REQUESTS}, or {} MiB of them; \
+                 wait for their answers",
                 MAX_BYTES >> 20
             );
             let error = ErrorData::new(ErrorCode::INTERNAL_ERROR, says, None);

@@ -85,7 +85,7 @@ pub(super) fn internal(error: impl std::fmt::Display) -> ErrorData {
     ErrorData::new(ErrorCode::INTERNAL_ERROR, error.to_string(), None)
 }
 
-/// Nobody reads it: whoever cancelled waits for no answer.
+/// Nobody reads it: a caller that has cancelled waits for no answer.
 pub(super) fn cancelled() -> ErrorData {
     ErrorData::new(ErrorCode::INTERNAL_ERROR, "the request was cancelled", None)
 }

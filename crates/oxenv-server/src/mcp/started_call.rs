@@ -1,7 +1,7 @@
-//! A call that has begun before it is known how its client will hear of it.
+//! A call that has begun before it is known whether its reply is one JSON text or a stream.
 //!
 //! Invariant: a call is begun once. Most have finished after one poll and have said nothing, so
-//! their client gets one JSON text; any other moves on, as it is, to whoever keeps a stream open.
+//! their client gets one JSON text; any other moves on, as it is, to the owner of an open stream.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use super::tool_access::{CallResult, ToolAccess};
 
 /// A call, owned, so that it can outlive the request that it came with.
 pub(crate) struct OwnedCall {
-    pub(crate) reach: ToolAccess,
+    pub(crate) access: ToolAccess,
     pub(crate) name: String,
     /// The arguments as JSON, an object.
     pub(crate) arguments: Option<Bytes>,
@@ -34,14 +34,26 @@ pub(crate) struct StartedCall {
     call: CallState,
 }
 
+/// What became of a call at its first poll.
+pub(crate) enum FirstPoll {
+    /// It is done and has sent no notification.
+    Finished(Result<CallResult, Failure>),
+    /// It goes on, or has sent notifications that are to be delivered before its outcome.
+    Running(StartedCall),
+}
+
 enum CallState {
     Running(Pin<Box<dyn Future<Output = Result<CallResult, Failure>> + Send>>),
     Finished(Result<CallResult, Failure>),
 }
 
-/// A call on its way to whoever will go on with it.
+/// A call on its way through rmcp to the handler that goes on with it.
 #[derive(Clone)]
 pub(crate) struct CallHandover(Arc<Mutex<Option<StartedCall>>>);
+
+/// The epoch that the URL of a request names.
+#[derive(Clone, Copy)]
+pub(super) struct Epoch(pub(super) Option<u64>);
 
 impl StartedCall {
     pub(crate) fn new(asked: OwnedCall, wants: NotificationFilter) -> Self {
@@ -55,22 +67,21 @@ impl StartedCall {
                 caller: Some(&*caller),
                 request: asked.request.as_ref().and_then(json),
             };
-            asked.reach.call(call, asked.trace).await
+            asked.access.call(call, asked.trace).await
         });
         StartedCall { line, call: CallState::Running(call) }
     }
 
-    /// Lets the call run as far as it comes at once: gives its outcome if it is done and has said
-    /// nothing, else the call to go on with.
-    pub(crate) async fn at_once(mut self) -> Result<Result<CallResult, Failure>, Self> {
+    /// Polls the call once.
+    pub(crate) async fn poll_once(mut self) -> FirstPoll {
         if let CallState::Running(call) = &mut self.call
             && let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await
         {
             self.call = CallState::Finished(outcome);
         }
         match self.call {
-            CallState::Finished(outcome) if self.line.is_quiet() => Ok(outcome),
-            call => Err(StartedCall { line: self.line, call }),
+            CallState::Finished(outcome) if self.line.is_quiet() => FirstPoll::Finished(outcome),
+            call => FirstPoll::Running(StartedCall { line: self.line, call }),
         }
     }
 

@@ -15,20 +15,47 @@ use tokio_util::sync::CancellationToken;
 use super::handler::ToolboxHandler;
 use super::log_level::LogThreshold;
 use super::pipe::Pipe;
-use super::tool_access::McpTarget;
+use super::target::McpTarget;
 use crate::app::App;
 
 /// Serves MCP over standard input and output until the input ends or `stop` is ready; calls in
 /// flight then have a few seconds to finish. The environment gets one session, which ends with it.
 ///
+/// ```no_run
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_stdio};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// serve_stdio(app, async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
-/// When the session cannot be made, or when the client's first words are not MCP.
+/// When the session cannot be made, or when the client's first message is not MCP.
 pub async fn serve_stdio(app: Arc<App>, stop: impl Future<Output = ()>) -> io::Result<()> {
     let (input, output) = stdio();
     serve_pipe(app, input, output, stop).await
 }
 
-/// The same over any pipe.
+/// Serves MCP over any pipe until its input ends or `stop` is ready, as [`serve_stdio`] does.
+///
+/// ```
+/// use oxenv_core::{SessionStore, StoreLimits};
+/// use oxenv_server::{App, ServerConfig, serve_pipe};
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let store = SessionStore::new(oxenv_envs::echo::factory(), StoreLimits::default());
+/// let app = App::new(store, ServerConfig::default());
+/// // A client that says nothing and leaves.
+/// serve_pipe(app, tokio::io::empty(), tokio::io::sink(), std::future::pending()).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// As [`serve_stdio`].
@@ -48,7 +75,7 @@ pub async fn serve_pipe(
     let served = async {
         match serve_server_with_ct(handler, pipe, stopped.clone()).await {
             Ok(running) => running.waiting().await.map(drop).map_err(io::Error::other),
-            // A client that leaves without a word, or is told to, has done nothing wrong.
+            // A client that leaves without a message, or is cut off by a stop, has done nothing wrong.
             Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),
             Err(error) => Err(io::Error::other(error)),
         }

@@ -1,18 +1,18 @@
 //! What a request can reach: a session with its tools, or the tools that need no session.
 //!
-//! Invariant: whoever calls through here is an agent. A call within a session is a step of it.
+//! Invariant: every caller here is an agent. A call within a session is a step of it.
 
 use std::sync::Arc;
 
 use oxenv_core::{
-    AgentCall, Attachment, CallContext, CallRequest, EndReason, Failure, Observer, Principal, RequestError,
-    Session, SessionRequest, StepReply, Toolbox, TraceContext,
+    AgentCall, CallContext, CallRequest, Failure, Observer, Principal, RequestError, Session, SessionRequest,
+    StepReply, Toolbox, TraceContext,
 };
 use oxenv_wire::{ErrorCode, RawJson, RpcCode, RpcError, ToolError, ToolResult, preview};
 use serde_json::value::RawValue;
 
+use super::target::McpTarget;
 use crate::app::App;
-use crate::auth::Caller;
 use crate::error;
 
 /// What came of a call that reached its tool, or failed to.
@@ -28,6 +28,19 @@ pub(crate) enum ToolAccess {
 }
 
 impl ToolAccess {
+    /// What a target gives access to at this moment.
+    pub(crate) async fn of(app: &App, target: &McpTarget) -> Result<Self, Failure> {
+        Ok(match target {
+            McpTarget::Default => ToolAccess::Session(app.store.default_session(false).await?),
+            McpTarget::Server => ToolAccess::Server {
+                toolbox: Arc::clone(&app.server_tools),
+                observer: app.store.observer().cloned(),
+            },
+            McpTarget::Named(session) => ToolAccess::Session(Arc::clone(session)),
+            McpTarget::Private(private) => ToolAccess::Session(Arc::clone(private.0.session())),
+        })
+    }
+
     pub(crate) fn toolbox(&self) -> &Arc<Toolbox> {
         match self {
             ToolAccess::Session(session) => session.toolbox(),
@@ -78,64 +91,6 @@ impl ToolAccess {
                     CallContext { request: Some(parameters), ..CallContext::sessionless(Principal::Agent) };
                 toolbox.request(context, method, parameters).await
             }
-        }
-    }
-}
-
-/// What a client of MCP is connected to; looked up anew for each request.
-#[derive(Clone)]
-pub(crate) enum McpTarget {
-    /// The session of requests that name none.
-    Default,
-    /// The server's own tools.
-    Server,
-    /// The session of the URL.
-    Named(Arc<Session>),
-    /// A session that was made for this client.
-    Private(Arc<PrivateSession>),
-}
-
-impl McpTarget {
-    pub(crate) async fn reach(&self, app: &App) -> Result<ToolAccess, Failure> {
-        Ok(match self {
-            McpTarget::Default => ToolAccess::Session(app.store.default_session(false).await?),
-            McpTarget::Server => ToolAccess::Server {
-                toolbox: Arc::clone(&app.server_tools),
-                observer: app.store.observer().cloned(),
-            },
-            McpTarget::Named(session) => ToolAccess::Session(Arc::clone(session)),
-            McpTarget::Private(private) => ToolAccess::Session(Arc::clone(private.0.session())),
-        })
-    }
-
-    /// Whether there will never be anything to reach again.
-    pub(crate) fn has_ended(&self) -> bool {
-        match self {
-            McpTarget::Default | McpTarget::Server => false,
-            McpTarget::Named(session) => session.ended().is_some(),
-            McpTarget::Private(private) => private.0.session().ended().is_some(),
-        }
-    }
-}
-
-/// A session that ends with the client that it was made for.
-pub(crate) struct PrivateSession(Attachment);
-
-impl PrivateSession {
-    pub(crate) async fn make(app: &App, caller: &Caller) -> Result<McpTarget, Failure> {
-        let session = app.store.create(caller.options()).await?;
-        Ok(McpTarget::Private(Arc::new(PrivateSession(session.attach()))))
-    }
-
-    pub(crate) fn end(&self) {
-        self.0.session().end(EndReason::Closed);
-    }
-}
-
-impl Drop for PrivateSession {
-    fn drop(&mut self) {
-        if !self.0.is_superseded() {
-            self.end();
         }
     }
 }

@@ -19,10 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::McpEndpoint;
+use super::endpoint::McpEndpoint;
 use super::log_level::LogThreshold;
-use super::tool_access::McpTarget;
-use crate::auth::Caller;
+use super::target::McpTarget;
+use crate::auth::caller::Caller;
 use crate::load::Load;
 
 /// How long what was said during a request is kept after its client has cancelled it.
@@ -42,7 +42,7 @@ pub(crate) struct Transports {
 /// One transport session.
 pub(crate) struct Transport {
     pub(crate) target: McpTarget,
-    /// The one session that the door leads to at which it was made; none for `/mcp`.
+    /// The one session that the endpoint leads to at which it was made; `None` for `/mcp`.
     session_id: Option<String>,
     /// Who made it, and alone may use it: its id is no credential.
     caller: Caller,
@@ -97,11 +97,11 @@ impl Transports {
         self.table().len()
     }
 
-    /// The transport session of that id, if that caller made it at that door. It is in use from now on.
-    pub(crate) fn find(self: &Arc<Self>, id: &str, door: McpEndpoint<'_>) -> Option<TransportGuard> {
+    /// The transport session of that id, if that caller made it at that endpoint. It is in use from now on.
+    pub(crate) fn find(self: &Arc<Self>, id: &str, endpoint: McpEndpoint<'_>) -> Option<TransportGuard> {
         let table = self.table();
         let same = |transport: &Transport| {
-            transport.session_id.as_deref() == door.session_id() && transport.caller == *door.caller
+            transport.session_id.as_deref() == endpoint.session_id() && transport.caller == *endpoint.caller
         };
         let transport = table.get(id).filter(|transport| same(transport))?;
         Some(TransportGuard::new(self, transport))
@@ -307,4 +307,11 @@ impl SessionManager for TransportManager {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The error of a request that names a transport session that its caller does not have.
+pub(super) fn unknown_session() -> RpcError {
+    let message =
+        "unknown Mcp-Session-Id: the MCP session has ended, or was never begun here; initialize again";
+    RpcError::new(RpcCode::ServerError, message)
 }

@@ -249,7 +249,7 @@ fn write_histogram(family: &mut MetricEncoder<'_>, labels: Labels<'_>, times: &H
     samples.encode_histogram::<NoLabelSet>(times.seconds(), times.count(), &times.buckets(), None)
 }
 
-/// The same in the same order at every scrape.
+/// Sorted by key, so that every scrape has the series in one order.
 fn sorted<K: Ord, V>(pairs: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
     let mut pairs: Vec<(K, V)> = pairs.collect();
     pairs.sort_by(|one, other| one.0.cmp(&other.0));

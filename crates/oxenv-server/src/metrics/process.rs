@@ -1,4 +1,4 @@
-//! The process in numbers, as Linux tells them below `/proc/self`.
+//! The process in numbers, as Linux has them below `/proc/self`.
 //!
 //! Invariant: what cannot be read is absent, never 0; elsewhere than on Linux all of it is.
 
@@ -32,8 +32,8 @@ pub(super) fn read() -> ProcessStats {
             .map(|kibibytes| kibibytes * 1024),
         open_descriptors: oxenv_core::open_descriptors(),
         max_descriptors: oxenv_core::descriptor_limit(),
-        cpu_seconds: times.map(|(used, _)| used),
-        started: boot.zip(times).map(|(boot, (_, since_boot))| boot as f64 + since_boot),
+        cpu_seconds: times.map(|times| times.cpu_seconds),
+        started: boot.zip(times).map(|(boot, times)| boot as f64 + times.started_after_boot),
     }
 }
 
@@ -43,12 +43,22 @@ fn field(text: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// Seconds of processor time used, and from the machine's start to the process's (proc(5): fields 14,
-/// 15 and 22). The second field is a name that may hold anything, within parentheses.
-fn times_of(stat: &str) -> Option<(f64, f64)> {
+/// Times of a process, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct ProcessTimes {
+    cpu_seconds: f64,
+    started_after_boot: f64,
+}
+
+/// Reads proc(5), fields 14, 15 and 22. The second field is a name that may hold anything, within
+/// parentheses.
+fn times_of(stat: &str) -> Option<ProcessTimes> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(((ticks(14)? + ticks(15)?) as f64 / TICKS_PER_SECOND, ticks(22)? as f64 / TICKS_PER_SECOND))
+    Some(ProcessTimes {
+        cpu_seconds: (ticks(14)? + ticks(15)?) as f64 / TICKS_PER_SECOND,
+        started_after_boot: ticks(22)? as f64 / TICKS_PER_SECOND,
+    })
 }
 
 #[cfg(test)]
@@ -58,7 +68,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) (b 1 2) S 1 1 1 0 -1 4194560 9 0 0 0 250 150 0 0 20 0 9 0 12345 1 2 3";
-        assert_eq!(times_of(stat), Some((4.0, 123.45)));
+        assert_eq!(times_of(stat), Some(ProcessTimes { cpu_seconds: 4.0, started_after_boot: 123.45 }));
         assert_eq!(times_of("7 (a"), None);
     }
 

@@ -14,7 +14,7 @@ pub(super) fn all(spec: &EnvironmentSpec) -> Value {
     Value::Object(all)
 }
 
-/// What tells about the server and its environment.
+/// Replies about the server and its environment.
 fn info() -> Value {
     let text = json!({ "type": "string" });
     let natural = json!({ "type": "integer", "minimum": 0 });
@@ -24,7 +24,10 @@ fn info() -> Value {
         "Page": text,
         "Events": text,
         "Names": { "type": "array", "items": text },
-        "Health": { "type": "object", "required": ["status"], "properties": { "status": { "enum": ["healthy", "draining"] } } },
+        "Health": {
+            "type": "object", "required": ["status"],
+            "properties": { "status": { "enum": ["healthy", "draining"] } }
+        },
         "Ready": {
             "type": "object",
             "required": ["status", "active_sessions", "max_sessions", "stuck_environments"],
@@ -56,7 +59,8 @@ fn info() -> Value {
                 "required": ["name", "description", "inputSchema"],
                 "properties": {
                     "name": text, "description": text, "inputSchema": { "type": "object" }, "toolset": text,
-                    "annotations": { "type": ["object", "null"] }, "outputSchema": { "type": ["object", "null"] },
+                    "annotations": { "type": ["object", "null"] },
+                    "outputSchema": { "type": ["object", "null"] },
                 },
             } }, "problems": problems },
         },
@@ -89,7 +93,8 @@ fn tasks() -> Value {
         "RangeRequest": {
             "type": "object", "required": ["split"],
             "properties": {
-                "split": text, "start": { "type": ["integer", "null"] }, "stop": { "type": ["integer", "null"] },
+                "split": text, "start": { "type": ["integer", "null"] },
+                "stop": { "type": ["integer", "null"] },
             },
         },
     })
@@ -119,7 +124,11 @@ fn episodes() -> Value {
             "additionalProperties": true,
             "examples": [
                 { "action": { "type": "list_tools" } },
-                { "action": { "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "hi" } } },
+                {
+                    "action": {
+                        "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "hi" }
+                    }
+                },
             ],
         },
         "StepResponse": {
@@ -141,7 +150,9 @@ fn episodes() -> Value {
                 "timeout_s": seconds(),
             },
             "additionalProperties": false,
-            "examples": [{ "items": [{ "type": "step", "session": "9f1c", "data": { "type": "list_tools" } }] }],
+            "examples": [
+                { "items": [{ "type": "step", "session": "9f1c", "data": { "type": "list_tools" } }] }
+            ],
         },
         "BatchResponse": {
             "type": "object",
@@ -149,7 +160,9 @@ fn episodes() -> Value {
             "properties": { "results": { "type": "array", "items": {
                 "type": "object",
                 "required": ["type"],
-                "properties": { "type": text, "session": text, "seq": natural, "repeated": { "const": true } },
+                "properties": {
+                    "type": text, "session": text, "seq": natural, "repeated": { "const": true }
+                },
             } } },
         },
     })
@@ -172,7 +185,9 @@ fn sessions() -> Value {
         "SessionCreated": {
             "type": "object",
             "required": ["session_id", "mcp_url", "agent_token"],
-            "properties": { "session_id": text, "mcp_url": text, "agent_token": { "type": ["string", "null"] } },
+            "properties": {
+                "session_id": text, "mcp_url": text, "agent_token": { "type": ["string", "null"] }
+            },
         },
         "SessionProgress": {
             "type": "object",
@@ -190,11 +205,13 @@ fn sessions() -> Value {
         "SessionInfo": {
             "type": "object",
             "required": [
-                "session_id", "environment", "seed", "epoch", "episode_id", "step_count", "done", "episode_reward",
+                "session_id", "environment", "seed", "epoch", "episode_id", "step_count", "done",
+                "episode_reward",
                 "seq", "waited_ms", "attached", "idle_ms",
             ],
             "properties": {
-                "session_id": text, "environment": text, "seed": natural, "epoch": natural, "episode_id": text,
+                "session_id": text, "environment": text, "seed": natural, "epoch": natural,
+                "episode_id": text,
                 "step_count": natural, "done": { "type": "boolean" },
                 "episode_reward": { "type": ["number", "null"] },
                 "episode_scores": { "type": "object", "additionalProperties": { "type": "number" } },
@@ -248,11 +265,15 @@ fn records() -> Value {
         },
         "Trajectory": {
             "type": "object",
-            "required": ["session_id", "environment", "version", "seed", "opened_us", "epochs", "steps", "reward"],
+            "required": [
+                "session_id", "environment", "version", "seed", "opened_us", "epochs", "steps", "reward"
+            ],
             "properties": {
-                "session_id": text, "environment": text, "version": text, "seed": natural, "opened_us": natural,
+                "session_id": text, "environment": text, "version": text, "seed": natural,
+                "opened_us": natural,
                 "closed_us": { "type": ["integer", "null"] }, "reason": { "type": ["string", "null"] },
-                "origin": { "type": ["object", "null"] }, "epochs": natural, "steps": natural, "failures": natural,
+                "origin": { "type": ["object", "null"] }, "epochs": natural, "steps": natural,
+                "failures": natural,
                 "reward": { "type": "number" }, "done": { "type": "boolean" }, "last_us": natural,
             },
         },
@@ -288,7 +309,9 @@ fn messages() -> Value {
         "JsonRpcResponse": {
             "type": "object",
             "required": ["jsonrpc", "id"],
-            "properties": { "jsonrpc": { "const": "2.0" }, "id": {}, "result": {}, "error": { "type": "object" } },
+            "properties": {
+                "jsonrpc": { "const": "2.0" }, "id": {}, "result": {}, "error": { "type": "object" }
+            },
         },
         "RpcFailure": { "anyOf": [reference("JsonRpcResponse"), reference("Failure")] },
         "Failure": {
@@ -300,8 +323,10 @@ fn messages() -> Value {
                     "type": "object",
                     "required": ["code", "kind", "phase", "delivered", "retryable"],
                     "properties": {
-                        "code": { "enum": ErrorCode::ALL.as_slice() }, "kind": { "enum": ["action", "environment", "timeout", "infrastructure"] },
-                        "phase": { "enum": ["boot", "reset", "step", "tool", "verify"] }, "delivered": { "enum": ["yes", "no", "maybe"] },
+                        "code": { "enum": ErrorCode::ALL.as_slice() },
+                        "kind": { "enum": ["action", "environment", "timeout", "infrastructure"] },
+                        "phase": { "enum": ["boot", "reset", "step", "tool", "verify"] },
+                        "delivered": { "enum": ["yes", "no", "maybe"] },
                         "retryable": { "type": "boolean" },
                     },
                 },
@@ -332,7 +357,9 @@ fn problems() -> Value {
     let problem = json!({
         "type": "object",
         "required": ["toolset", "message", "required"],
-        "properties": { "toolset": toolset, "message": { "type": "string" }, "required": { "type": "boolean" } },
+        "properties": {
+            "toolset": toolset, "message": { "type": "string" }, "required": { "type": "boolean" }
+        },
     });
     json!({ "type": "array", "items": problem })
 }

@@ -49,13 +49,13 @@ struct FinishedItem<'a> {
 
 impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
     /// Begins every item, and finishes those that can be finished at once.
-    pub(crate) async fn begin(desk: &'d RequestContext, request: &BatchRequest<'a>) -> Self {
+    pub(crate) async fn begin(context: &'d RequestContext, request: &BatchRequest<'a>) -> Self {
         let mut batch = RunningBatch {
             running: FuturesUnordered::new(),
             text: String::with_capacity(256 * request.len()),
             places: vec![None; request.len()],
             ready: 0,
-            limit: desk.app.config.max_message,
+            limit: context.app.config.max_message,
             full: false,
             written: false,
         };
@@ -73,7 +73,7 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
                 batch.put(index, Some(&item), &Err(not_run(batch.limit)));
                 continue;
             }
-            let started = match desk.begin(&item, request.timeout_s) {
+            let started = match context.begin(&item, request.timeout_s) {
                 StartedRequest::Done(outcome) => {
                     batch.put(index, Some(&item), &outcome);
                     if index % MAX_ITEMS_PER_POLL == MAX_ITEMS_PER_POLL - 1 {
@@ -84,7 +84,7 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
                 started => started,
             };
             let work = async move {
-                let outcome = desk.finish(&item, started).await;
+                let outcome = context.finish(&item, started).await;
                 FinishedItem { index, item, outcome }
             };
             let mut running = match spare.take() {
@@ -170,7 +170,8 @@ fn left_out(outcome: &RequestOutcome<'_>, limit: usize) -> Failure {
         Err(failure) => Failure::new(failure.code, "the batch has no room for what is wrong with this item"),
         Ok(_) => {
             let message = format!(
-                "the item was done and its reply is left out: the results of one reply have {limit} bytes at most"
+                "the item was done and its reply is left out: the results of one reply have \
+                 {limit} bytes at most"
             );
             Failure::new(ErrorCode::ReplyForgotten, message)
         }

@@ -122,7 +122,7 @@ impl RequestContext {
         Ok(CreatedSessions { ids: answer.into_outcome()?, seq, repeated })
     }
 
-    /// What a client is told about a session that was made for it.
+    /// The reply about a session that was made for a client.
     pub(crate) fn created(&self, id: &str) -> SessionCreated {
         SessionCreated {
             session_id: id.to_owned(),

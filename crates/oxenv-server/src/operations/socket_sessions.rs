@@ -23,14 +23,14 @@ pub(crate) struct SocketSessions {
 struct AttachedSession {
     attachment: Attachment,
     /// Whether the session ends with the socket.
-    mortal: bool,
+    ends_with_socket: bool,
     /// Tells the client when another socket takes the session.
     _watch: AbortOnDropHandle<()>,
 }
 
 impl Drop for AttachedSession {
     fn drop(&mut self) {
-        if self.mortal && !self.attachment.is_superseded() {
+        if self.ends_with_socket && !self.attachment.is_superseded() {
             self.attachment.session().end(EndReason::Closed);
         }
     }
@@ -56,14 +56,14 @@ impl SocketSessions {
         Some(Ok(Arc::clone(hold.attachment.session())))
     }
 
-    /// Takes a session for the socket. A `mortal` one ends with it.
-    pub(crate) fn take(self: &Arc<Self>, session: &Arc<Session>, mortal: bool) {
+    /// Takes a session for the socket. With `ends_with_socket` it ends with the socket.
+    pub(crate) fn take(self: &Arc<Self>, session: &Arc<Session>, ends_with_socket: bool) {
         let id = session.id().to_owned();
         let mut sessions = self.lock();
         if let Some(hold) = sessions.get_mut(&id)
             && !hold.attachment.is_superseded()
         {
-            hold.mortal = mortal;
+            hold.ends_with_socket = ends_with_socket;
             return;
         }
         let attachment = session.attach();
@@ -72,9 +72,9 @@ impl SocketSessions {
         let watched = id.clone();
         let watch = tokio::spawn(async move {
             superseded.await;
-            tell_taken(&held, &watched).await;
+            report_taken(&held, &watched).await;
         });
-        let hold = AttachedSession { attachment, mortal, _watch: AbortOnDropHandle::new(watch) };
+        let hold = AttachedSession { attachment, ends_with_socket, _watch: AbortOnDropHandle::new(watch) };
         let before = sessions.insert(id, hold);
         drop(sessions);
         drop(before);
@@ -108,7 +108,7 @@ impl SocketSessions {
     }
 }
 
-async fn tell_taken(held: &Weak<SocketSessions>, id: &str) {
+async fn report_taken(held: &Weak<SocketSessions>, id: &str) {
     let Some(held) = held.upgrade() else { return };
     let mut frame = String::new();
     let head = ReplyHead { session: Some(id), ..ReplyHead::default() };

@@ -27,10 +27,11 @@ use serde::Deserialize;
 use super::multi;
 use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{self, Refusal, frame_fault, session_error};
 use crate::http::{InQuery, fallback};
-use crate::mcp::{self, McpEndpoint};
+use crate::mcp::dialect;
+use crate::mcp::endpoint::McpEndpoint;
 use crate::operations;
 use crate::peer::Peer;
 
@@ -57,7 +58,7 @@ pub(crate) async fn upgrade(
         Ok(upgrade) => {
             let shared = Arc::clone(&app);
             let peer = request.extensions().get().cloned().unwrap_or_default();
-            // An agent's socket has one session, so it does not get the words for many.
+            // An agent's socket has one session, so it cannot have the protocol for many.
             let protocols: &[&'static str] = if app.production() { &[] } else { &[MULTI_PROTOCOL] };
             let upgrade = upgrade.protocols(protocols.iter().copied());
             if upgrade.selected_protocol().is_some() {
@@ -154,7 +155,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket, session_
         let next = socket.read_while(work.catch_unwind()).await;
         let sent = match next {
             None => return,
-            // A panic is the failure of its request alone; one of an environment is told by its session.
+            // A panic is the failure of its request alone; one of an environment is a failure of its session.
             Some(Err(_)) => socket.send(error::frame(&operations::panicked())).await,
             Some(Ok(AfterReply::Reply(reply))) => socket.send(reply).await,
             Some(Ok(AfterReply::Last(reply))) => {
@@ -257,10 +258,10 @@ async fn step_as_agent(session: &Arc<Session>, action: &Object<'_>) -> Result<St
     Ok(render::step(&reply, Envelope::Frame))
 }
 
-async fn mcp_frame(app: &App, door: McpEndpoint<'_>, message: Json<'_>) -> String {
+async fn mcp_frame(app: &App, endpoint: McpEndpoint<'_>, message: Json<'_>) -> String {
     let mut reply = String::new();
     match RpcRequest::parse(message.get()) {
-        Ok(rpc) => reply = mcp::answer(app, door, None, &rpc).await,
+        Ok(rpc) => reply = dialect::answer(app, endpoint, None, &rpc).await,
         Err(fault) => write_rpc_error(&mut reply, RpcId::NULL, &fault),
     }
     let mut frame = String::with_capacity(reply.len() + 24);

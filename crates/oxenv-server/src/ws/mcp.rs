@@ -16,9 +16,10 @@ use oxenv_wire::{RpcCode, RpcError, RpcId, RpcRequest, write_rpc_error};
 
 use super::socket::{self, Incoming, ServerSocket};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error::{self, Refusal};
-use crate::mcp::{self, McpEndpoint};
+use crate::mcp::dialect;
+use crate::mcp::endpoint::McpEndpoint;
 use crate::operations;
 
 pub(crate) fn upgrade(
@@ -65,8 +66,8 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
             }
             Incoming::Text(text) => match RpcRequest::parse(&text) {
                 Ok(rpc) => {
-                    let door = McpEndpoint::socket(&caller, &session);
-                    let work = AssertUnwindSafe(Box::pin(mcp::answer(&app, door, None, &rpc)));
+                    let endpoint = McpEndpoint::socket(&caller, &session);
+                    let work = AssertUnwindSafe(Box::pin(dialect::answer(&app, endpoint, None, &rpc)));
                     let answer = socket.read_while(work.catch_unwind()).await;
                     // A panic is the failure of its request alone.
                     answer.map(|answer| answer.unwrap_or_else(|_| failed(rpc.id, &operations::panicked())))
@@ -85,7 +86,7 @@ async fn serve(app: Arc<App>, caller: Caller, mut socket: ServerSocket) {
 }
 
 async fn open(app: &App, caller: &Caller) -> Result<Arc<Session>, Failure> {
-    match caller.own_session(app)? {
+    match caller.own_session(&app.store)? {
         Some(session) => Ok(session),
         None => app.store.create(caller.options()).await,
     }

@@ -18,7 +18,7 @@ use oxenv_wire::{
 
 use super::socket::{Incoming, ServerSocket, SocketEvent};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::caller::Caller;
 use crate::error;
 use crate::load::Load;
 use crate::operations::{RequestContext, RunningBatch, SocketSessions, unread, write_outcome};
@@ -36,7 +36,7 @@ type RunningFrames = FuturesUnordered<Pin<Box<dyn Future<Output = AfterFrame> + 
 
 pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, mut socket: ServerSocket) {
     let (held, mut frames) = SocketSessions::new();
-    let desk = Arc::new(RequestContext { app, caller, host, held: Some(Arc::clone(&held)) });
+    let context = Arc::new(RequestContext { app, caller, host, held: Some(Arc::clone(&held)) });
     let load = Arc::new(Load::default());
     let (of_socket, work) = (Arc::downgrade(&held), Arc::downgrade(&load));
     socket.peer().useless_when(move || {
@@ -61,7 +61,7 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
         let next = match turn.await {
             SocketEvent::Done(next) => next,
             SocketEvent::ToldToEnd if held.is_empty() && running.is_empty() => {
-                desk.app.accepted.ends();
+                context.app.accepted.ends();
                 return socket.close_for_another().await;
             }
             SocketEvent::ToldToEnd => {
@@ -69,7 +69,7 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
                 continue;
             }
             SocketEvent::Came(Incoming::Text(text)) => {
-                let mut work = Box::pin(answer(Arc::clone(&desk), Arc::clone(&load), text));
+                let mut work = Box::pin(answer(Arc::clone(&context), Arc::clone(&load), text));
                 match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
                     Poll::Ready(next) => next,
                     Poll::Pending => {
@@ -103,7 +103,7 @@ pub(super) async fn serve(app: Arc<App>, caller: Caller, host: Option<String>, m
     }
 }
 
-async fn answer(desk: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) -> AfterFrame {
+async fn answer(context: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) -> AfterFrame {
     let frame = match MultiFrame::parse(&text) {
         Ok(frame) => frame,
         Err(fault) => {
@@ -118,8 +118,8 @@ async fn answer(desk: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) -> 
     match frame.work {
         MultiWork::One(request) => {
             let _in_flight = load.add(1, text.len());
-            let started = desk.begin(&request, None);
-            let outcome = desk.finish(&request, started).await;
+            let started = context.begin(&request, None);
+            let outcome = context.finish(&request, started).await;
             let session = Some(&*request.session).filter(|session| !session.is_empty());
             let mut reply = String::new();
             write_outcome(&mut reply, ReplyHead { id: Some(id), session, ..ReplyHead::default() }, &outcome);
@@ -127,19 +127,21 @@ async fn answer(desk: Arc<RequestContext>, load: Arc<Load>, text: Utf8Bytes) -> 
         }
         MultiWork::Batch(request) => {
             let _in_flight = load.add(request.len(), text.len());
-            answer_batch(&desk, id, &request).await
+            answer_batch(&context, id, &request).await
         }
     }
 }
 
-async fn answer_batch(desk: &RequestContext, id: Json<'_>, request: &BatchRequest<'_>) -> AfterFrame {
-    let mut batch = RunningBatch::begin(desk, request).await;
+async fn answer_batch(context: &RequestContext, id: Json<'_>, request: &BatchRequest<'_>) -> AfterFrame {
+    let mut batch = RunningBatch::begin(context, request).await;
     let wanted = request.first.unwrap_or(request.len());
     while batch.ready() < wanted && batch.next().await.is_some() {}
     let head = ReplyHead { id: Some(id), ..ReplyHead::default() };
     let mut reply = String::new();
     write_multi_reply(&mut reply, &head, ReplyKind::Batch, |out| batch.write(out, request.first.is_some()));
-    let Some(held) = desk.held.as_ref().filter(|_| !batch.is_over()) else { return AfterFrame::Reply(reply) };
+    let Some(held) = context.held.as_ref().filter(|_| !batch.is_over()) else {
+        return AfterFrame::Reply(reply);
+    };
     held.send(reply).await;
     while let Some(index) = batch.next().await {
         let mut more = String::new();

@@ -82,7 +82,7 @@ pub(super) struct ServerSocket {
     _busy: BusyGuard,
     /// Whether the peer has ended its side, behind what is still to be read.
     lost: bool,
-    told_to_end: bool,
+    end_requested: bool,
     gone: bool,
     stopping: bool,
     watched: bool,
@@ -128,7 +128,7 @@ impl ServerSocket {
             _busy: peer.busy(),
             peer,
             lost: false,
-            told_to_end: false,
+            end_requested: false,
             quiet: 0,
             unsent: false,
             owes_pong: false,
@@ -152,9 +152,9 @@ impl ServerSocket {
     }
 
     fn watch_end(&mut self) {
-        let told = self.peer.clone().told_to_end();
+        let end_requested = self.peer.clone().end_requested();
         self.events.watch(async move {
-            told.await;
+            end_requested.await;
             BackgroundEvent::End
         });
     }
@@ -189,7 +189,9 @@ impl ServerSocket {
             let ServerSocket { inner, owes_pong, events, .. } = self;
             tokio::select! {
                 biased;
-                message = poll_fn(|context| poll_message(inner, owes_pong, context)) => self.take(message).await,
+                message = poll_fn(|context| poll_message(inner, owes_pong, context)) => {
+                    self.take(message).await;
+                }
                 event = events.next() => self.handle_event(&event).await,
             }
         }
@@ -233,7 +235,7 @@ impl ServerSocket {
             if self.gone {
                 return SocketEvent::Came(Incoming::Gone);
             }
-            if std::mem::take(&mut self.told_to_end) {
+            if std::mem::take(&mut self.end_requested) {
                 return SocketEvent::ToldToEnd;
             }
             if let Some(message) = self.ahead.pop_front() {
@@ -250,7 +252,9 @@ impl ServerSocket {
             tokio::select! {
                 biased;
                 done = poll_fn(&mut work) => return SocketEvent::Done(done),
-                traffic = poll_fn(|context| exchange(inner, owes_pong, unsent, room, context)) => match traffic {
+                traffic = poll_fn(|context| {
+                    exchange(inner, owes_pong, unsent, room, context)
+                }) => match traffic {
                     IoProgress::Came(message) => self.take(message).await,
                     IoProgress::Sent(sent) => self.gone |= !sent,
                 },
@@ -327,7 +331,7 @@ impl ServerSocket {
             }
             None => self.gone = true,
             Some(Err(error)) => {
-                if let Some((code, reason)) = broken(error) {
+                if let Some(CloseReason { code, reason }) = protocol_close(error) {
                     self.close_with(code, reason).await;
                 }
                 self.gone = true;
@@ -357,13 +361,13 @@ impl ServerSocket {
             BackgroundEvent::Watched => self.watched = true,
             BackgroundEvent::Lost => self.lost = true,
             BackgroundEvent::End => {
-                self.told_to_end = true;
+                self.end_requested = true;
                 self.watch_end();
             }
         }
     }
 
-    /// A peer that is not read cannot be heard, but a write tells whether it is gone.
+    /// A peer that is not read cannot be heard, but a write shows whether it is gone.
     async fn send_ping(&mut self) {
         self.write(Message::Ping(Vec::new().into())).await;
         self.next_beat();
@@ -434,17 +438,23 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); not at all if the connection is
-/// gone.
-fn broken(error: Error) -> Option<(u16, &'static str)> {
+/// What a close frame says.
+struct CloseReason {
+    code: u16,
+    reason: &'static str,
+}
+
+/// How a socket is closed whose peer broke the protocol (RFC 6455, 7.4.1); `None` if the connection is gone.
+fn protocol_close(error: Error) -> Option<CloseReason> {
     use tungstenite::Error::{Capacity, Protocol, Utf8};
     use tungstenite::error::ProtocolError::{ResetWithoutClosingHandshake, UnmaskedFrameFromClient};
-    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
-        Capacity(_) => Some((close_code::SIZE, "the message is larger than this server takes")),
-        Utf8(_) => Some((close_code::INVALID, "the text is not UTF-8")),
-        Protocol(UnmaskedFrameFromClient) => Some((close_code::PROTOCOL, "a client has to mask its frames")),
-        Protocol(ResetWithoutClosingHandshake) => None,
-        Protocol(_) => Some((close_code::PROTOCOL, "the frame breaks the WebSocket protocol")),
-        _ => None,
-    }
+    let (code, reason) = match error.into_inner().downcast_ref::<tungstenite::Error>()? {
+        Capacity(_) => (close_code::SIZE, "the message is larger than this server takes"),
+        Utf8(_) => (close_code::INVALID, "the text is not UTF-8"),
+        Protocol(UnmaskedFrameFromClient) => (close_code::PROTOCOL, "a client has to mask its frames"),
+        Protocol(ResetWithoutClosingHandshake) => return None,
+        Protocol(_) => (close_code::PROTOCOL, "the frame breaks the WebSocket protocol"),
+        _ => return None,
+    };
+    Some(CloseReason { code, reason })
 }

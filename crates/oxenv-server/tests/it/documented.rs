@@ -1,6 +1,8 @@
-//! Replies are what `/openapi.json` says that they are: status, body, examples.
+//! Replies are what `/openapi.json` says that they are: status, headers, body, examples.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_schema::{CheckBudget, Schema};
@@ -8,6 +10,7 @@ use oxenv_server::{Metrics, ServerConfig, Tokens};
 use serde_json::{Value, json};
 
 use crate::client::{Reply, get, http, post};
+use crate::mcp_wire::{Answer, Handshake, request};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 
@@ -28,21 +31,59 @@ impl Document {
 
     /// Holds a reply against what is said of the route.
     fn check(&self, method: &str, path: &str, reply: &Reply) {
-        let responses = &self.0["paths"][path][method.to_lowercase()]["responses"];
-        let status = reply.status.to_string();
-        let said = responses.get(&status).unwrap_or_else(|| {
-            panic!("{method} {path} answered {status}, which is not said: {}", reply.text());
-        });
-        let media = reply.header("content-type").unwrap_or_default();
-        let media = media.split(';').next().unwrap_or_default();
-        let schema = &said["content"][media]["schema"];
-        assert!(!schema.is_null(), "{method} {path} answered {status} with {media}, which is not said");
-        if media == "application/json" {
+        let headers = reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let documented = self.check_head(method, path, reply.status, headers);
+        if reply.header("content-type") == Some("application/json") {
+            let schema = &documented["content"]["application/json"]["schema"];
             let misfit = self.misfit(schema, &reply.json());
-            assert_eq!(misfit, None, "{method} {path} {status}: {}", reply.text());
+            assert_eq!(misfit, None, "{method} {path} {}: {}", reply.status, reply.text());
         }
     }
+
+    /// Holds the status and the headers of a reply against what is said of the route: each header beside those
+    /// of HTTP's framing is documented and fits its schema, and those that are required are there. Returns what
+    /// is said of the status.
+    fn check_head<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        status: u16,
+        headers: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> &Value {
+        let reply = format!("{method} {path} answered {status}");
+        let documented = &self.0["paths"][path][method.to_lowercase()]["responses"][status.to_string()];
+        assert!(!documented.is_null(), "{reply}, which is not documented");
+        let mut missing: BTreeMap<String, &Value> = documented["headers"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, header)| (name.to_lowercase(), header))
+            .collect();
+        for (name, value) in headers {
+            if name == "content-type" {
+                let media = value.split(';').next().unwrap();
+                let content = &documented["content"][media];
+                assert!(!content.is_null(), "{reply} with {media}, which is not documented");
+            }
+            if FRAMING.contains(&name) {
+                continue;
+            }
+            let header = missing.remove(name);
+            let header = header.unwrap_or_else(|| panic!("{reply} with {name}, which is not documented"));
+            let value = match header["schema"]["type"].as_str() {
+                Some("string") => json!(value),
+                _ => serde_json::from_str(value).unwrap(),
+            };
+            assert_eq!(self.misfit(&header["schema"], &value), None, "{reply} with {name}: {value}");
+        }
+        missing.retain(|_, header| header["required"] == true);
+        assert!(missing.is_empty(), "{reply} without {:?}", missing.keys());
+        documented
+    }
 }
+
+/// Headers that every reply may have: OpenAPI leaves them to HTTP.
+const FRAMING: [&str; 5] = ["content-type", "content-length", "transfer-encoding", "connection", "date"];
 
 #[tokio::test]
 async fn replies_fit_the_schemas_of_their_routes() {
@@ -99,10 +140,81 @@ async fn replies_fit_the_schemas_of_their_routes() {
     check("POST", "/batch", &post(address, "/batch", &json!({ "items": [] })).await);
     check("POST", "/reset", &post(address, "/reset", &json!({ "seed": 1 })).await);
     check("POST", "/step", &post(address, "/step", &step).await);
+    let key = [("content-type", "application/json"), ("idempotency-key", "one")];
+    for (method, path, route) in [
+        ("POST", of("/step"), "/sessions/{id}/step"),
+        ("POST", of("/step"), "/sessions/{id}/step"),
+        ("POST", of("/reset"), "/sessions/{id}/reset"),
+        ("POST", "/sessions".to_owned(), "/sessions"),
+        ("POST", "/sessions".to_owned(), "/sessions"),
+    ] {
+        let body = if path.ends_with("/step") { step.to_string() } else { "{}".to_owned() };
+        check(method, route, &http(address, method, &path, &key, body.as_bytes()).await);
+    }
     check("DELETE", "/sessions/{id}", &http(address, "DELETE", &of(""), &[], b"").await);
     check("GET", "/sessions/{id}", &get(address, &of("")).await);
     check("GET", "/sessions/{id}", &get(address, "/sessions/nobody").await);
     check("GET", "/{environment}/splits", &get(address, "/scripted/splits").await);
+    served.app.store.end_all(&oxenv_core::EndReason::Closed);
+    served.end().await;
+}
+
+/// The session of a client that shakes hands, its events and its end.
+#[tokio::test]
+async fn replies_of_mcp_have_the_headers_of_their_routes() {
+    let served = serve().await;
+    let document = Document::of(&served).await;
+    let check = |method: &str, answer: &Answer| {
+        let headers = answer.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+        document.check_head(method, "/mcp", answer.status, headers);
+    };
+    let begun = Handshake::ask(served.address, "/mcp", &json!({})).await;
+    assert!(begun.header("mcp-session-id").is_some());
+    check("POST", &begun);
+    drop(begun);
+    let client = Handshake::new(served.address, "/mcp").await;
+    let events = client.listen().await;
+    assert!(events.is_stream());
+    check("GET", &events);
+    let token = json!({ "name": "say", "arguments": {}, "_meta": { "progressToken": 1 } });
+    check("POST", &client.post(&request("tools/call", &token)).await);
+    check("POST", &client.post(&request("ping", &json!({}))).await);
+    let id = [("mcp-session-id", client.id.as_str()), ("mcp-protocol-version", "2025-11-25")];
+    document.check("DELETE", "/mcp", &http(served.address, "DELETE", "/mcp", &id, b"").await);
+    document.check("DELETE", "/mcp", &http(served.address, "DELETE", "/mcp", &[], b"").await);
+    drop(events);
+    served.end().await;
+}
+
+/// A browser's request from elsewhere is refused on every route, and the document says so of each.
+#[tokio::test]
+async fn the_refusal_of_foreign_origins_is_in_the_document() {
+    let served = serve().await;
+    let document = Document::of(&served).await;
+    let origin = [("origin", "http://evil.example")];
+    for (path, operations) in document.0["paths"].as_object().unwrap() {
+        for method in operations.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            let reply = http(served.address, &method, path, &origin, b"").await;
+            assert_eq!(reply.status, 403, "{method} {path}");
+            document.check(&method, path, &reply);
+        }
+    }
+    served.end().await;
+}
+
+/// A server that has no room for a session says when to try again.
+#[tokio::test]
+async fn a_full_server_is_in_the_document() {
+    let stage = Stage::default();
+    let limits = StoreLimits { max_sessions: 1, queue: Duration::ZERO, ..StoreLimits::default() };
+    let factory = Scripted::new(&stage, Execution::Inline);
+    let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
+    let document = Document::of(&served).await;
+    document.check("POST", "/sessions", &post(served.address, "/sessions", &json!({})).await);
+    let full = post(served.address, "/sessions", &json!({})).await;
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")));
+    document.check("POST", "/sessions", &full);
+    document.check("GET", "/ready", &get(served.address, "/ready").await);
     served.app.store.end_all(&oxenv_core::EndReason::Closed);
     served.end().await;
 }

@@ -1,4 +1,4 @@
-//! What a step showed, in parts, as every form of export tells it.
+//! What a step showed, in parts, as every form of export has it.
 //!
 //! Invariant: JSON that was recorded is given as the text that it was.
 
@@ -37,7 +37,7 @@ struct ReplyParts {
     metadata: Option<RawJson>,
 }
 
-/// Whether everything can be read that an export tells of an entry.
+/// Whether everything can be read that an export has of an entry.
 pub(super) fn readable(entry: &StoredEntry) -> Result<(), LogError> {
     match &entry.event {
         StoredEvent::Opened { .. } | StoredEvent::Closed { .. } => {}

@@ -42,7 +42,7 @@ message steps {
     OPTIONAL BINARY metadata (JSON);
     OPTIONAL BINARY error (JSON);
 }";
-/// A group of rows is written when it has so many, or so many bytes.
+/// A group of rows is written when it has this many rows, or this many bytes.
 const MAX_GROUP_ROWS: usize = 10_000;
 const MAX_GROUP_BYTES: usize = 64 * 1024 * 1024;
 

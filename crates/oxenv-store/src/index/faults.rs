@@ -1,4 +1,4 @@
-//! What of the record is missing or cannot be read, kept so that it is told every time.
+//! What of the record is missing or cannot be read, kept so that it is reported every time.
 //!
 //! Invariant: what was found while reading lasts as long as its segment is read from; what the bounds
 //! and the end of the log say is looked at each time.
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use crate::error::{LogError, Unlisted};
 use crate::log::bounds::{self, Extent};
 use crate::log::{LogPosition, RecordCursor, segment};
@@ -73,7 +73,7 @@ pub(super) fn at_the_end(
     Ok(new)
 }
 
-/// The segments that are there and should not be. A new one is told before anything but its beginning is
+/// The segments that are there and should not be. A new one is reported before anything but its beginning is
 /// written, so `last`, the last record that was read, is looked at before the bounds.
 fn unlisted(folder: &Path, extent: &Extent, last: LogPosition) -> Vec<LogError> {
     let fault = |number, reason| LogError::Unlisted { path: segment::path(folder, number), reason };
@@ -136,7 +136,7 @@ impl Row {
         match fault {
             LogError::Damaged { offset, bytes, .. } => row(DAMAGED, *offset, *bytes, ""),
             LogError::Unreadable { offset, reason, .. } => row(UNREADABLE, *offset, 0, reason),
-            // Behind every entry of it, for who asks what comes after one.
+            // Behind every entry of it, so that it is found by what comes after one.
             LogError::Changed { reason, .. } => row(CHANGED, i64::MAX as u64, 0, reason),
             LogError::Missing { last, .. } => row(MISSING, 0, segment::number(last).unwrap_or(segment), ""),
             LogError::NoBounds { .. } => row(NO_BOUNDS, 0, 0, ""),

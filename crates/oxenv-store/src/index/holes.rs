@@ -10,7 +10,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use crate::log::{LogPosition, segment};
 
 /// What of a session is missing, or may be.
@@ -126,7 +126,8 @@ fn changed(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Re
 fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result<Option<Hole>> {
     let find = "SELECT sessions.last_seq, faults.segment,
         CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults
-        WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND faults.kind NOT IN ('no bounds', 'before', 'behind')
+        WHERE sessions.number = ?1 AND sessions.closed_us IS NULL AND
+         faults.kind NOT IN ('no bounds', 'before', 'behind')
         AND (faults.segment, faults.offset) > (sessions.last_segment, sessions.last_offset)
         AND (SELECT run FROM segments WHERE number <= faults.segment AND run IS NOT NULL
                 ORDER BY number DESC LIMIT 1)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::refresh::{number, stored_number};
+use super::schema::{number, stored_number};
 use super::{SessionFilter, SessionSummary, holes};
 use crate::error::LogError;
 use crate::log::{LogPosition, frame, segment};
@@ -47,8 +47,10 @@ pub(super) fn sessions(
     };
     let (behind, order) = if filter.newest_first { ("<", "DESC") } else { (">", "ASC") };
     let find = format!(
-        "SELECT {COLUMNS} FROM sessions WHERE (?1 IS NULL OR environment = ?1) AND (?2 IS NULL OR opened_us >= ?2)
-         AND (?3 IS NULL OR opened_us < ?3) AND (?4 IS NULL OR done = ?4) AND (?5 IS NULL OR number {behind} ?5)
+        "SELECT {COLUMNS} FROM sessions WHERE (?1 IS NULL OR environment = ?1)
+         AND (?2 IS NULL OR opened_us >= ?2)
+         AND (?3 IS NULL OR opened_us < ?3) AND (?4 IS NULL OR done = ?4)
+         AND (?5 IS NULL OR number {behind} ?5)
          ORDER BY number {order} LIMIT ?6"
     );
     let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);

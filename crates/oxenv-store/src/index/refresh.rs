@@ -11,14 +11,15 @@ use std::path::Path;
 use oxenv_wire::Reward;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{RefreshReport, Trouble, faults, holes, schema};
+use super::schema::{self, number, stored_number};
+use super::{RefreshReport, Trouble, faults, holes};
 use crate::error::LogError;
 use crate::log::bounds::{self, Extent};
 use crate::log::unwritten::UnwrittenMark;
 use crate::log::{LogPosition, Reading, RecordCursor, checksum_at, segment};
 use crate::stored::{self, RecordSummary};
 
-/// So many records are taken in before others may look.
+/// Maximum number of records of one transaction; between two of them others may read.
 const MAX_TRANSACTION_RECORDS: u64 = 50_000;
 
 /// How far the index has come.
@@ -247,7 +248,7 @@ fn take_in(
     Ok(more)
 }
 
-/// Takes in which entries could not be written, if that is what the record tells.
+/// Takes in which entries could not be written, if that is what the record is about.
 fn unwritten(transaction: &Transaction<'_>, at: LogPosition, text: &[u8]) -> rusqlite::Result<()> {
     let Some(mark) = UnwrittenMark::read(text) else { return Ok(()) };
     for range in mark.entries {
@@ -304,16 +305,6 @@ fn save(transaction: &Transaction<'_>, progress: &Progress) -> rusqlite::Result<
     Ok(())
 }
 
-/// SQLite has 64 bits with a sign: the same bits are kept.
-pub(super) fn stored_number(number: u64) -> i64 {
-    number.cast_signed()
-}
-
-/// The reverse.
-pub(super) fn number(stored: i64) -> u64 {
-    stored.cast_unsigned()
-}
-
 impl Arrival<'_> {
     fn put(&self, transaction: &Transaction<'_>, sessions: &mut Sessions) -> rusqlite::Result<()> {
         if self.brief.event == "opened" {
@@ -364,7 +355,7 @@ impl Arrival<'_> {
         let find =
             "SELECT first, last FROM unwritten WHERE id = ?1 AND last >= ?2 AND first < ?3 ORDER BY first";
         let mut next = seen.last_seq + 1;
-        let mut told = 0;
+        let mut unwritten = 0;
         let mut statement = transaction.prepare_cached(find)?;
         let (id, seq) = (&self.brief.session, self.brief.seq);
         let mut rows = statement.query(params![id, stored_number(next), stored_number(seq)])?;
@@ -373,14 +364,14 @@ impl Arrival<'_> {
             if first > next {
                 holes::keep(transaction, seen.number, next..=first - 1, self.at)?;
             }
-            told += last + 1 - first;
+            unwritten += last + 1 - first;
             next = last + 1;
         }
         if next < seq {
             holes::keep(transaction, seen.number, next..=seq - 1, self.at)?;
         }
         let update = "UPDATE sessions SET unwritten = unwritten + ?2 WHERE number = ?1";
-        transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(told)])?;
+        transaction.prepare_cached(update)?.execute(params![seen.number, stored_number(unwritten)])?;
         Ok(())
     }
 

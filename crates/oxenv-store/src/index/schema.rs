@@ -16,7 +16,7 @@ use crate::log::is_record;
 
 /// The version of the tables.
 const INDEX_VERSION: i64 = 3;
-/// Another process may be busy with the index for so long.
+/// How long to wait for another process that is busy with the index.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An entry's place is where its record is in the log. Seeds are 64 bits without a sign, and stored
@@ -28,7 +28,8 @@ CREATE TABLE progress (
     last_segment INTEGER NOT NULL, last_offset INTEGER NOT NULL, checksum INTEGER NOT NULL
 );
 CREATE TABLE segments (
-    number INTEGER PRIMARY KEY, run INTEGER, bytes INTEGER NOT NULL DEFAULT 0, modified_ns INTEGER NOT NULL DEFAULT 0
+    number INTEGER PRIMARY KEY, run INTEGER, bytes INTEGER NOT NULL DEFAULT 0,
+    modified_ns INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE faults (
     segment INTEGER NOT NULL, offset INTEGER NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -116,7 +117,8 @@ pub(super) fn open(folder: &Path) -> Result<Opened, LogError> {
 pub(super) fn anew(folder: &Path, why: &rusqlite::Error) -> Result<Opened, LogError> {
     let mut reason = why.to_string();
     if !is_refusal(why) {
-        tracing::warn!(index = %path(folder).display(), error = %why, "the index is damaged and is made anew");
+        tracing::warn!(index = %path(folder).display(), error = %why, "the index is damaged and is \
+             made anew");
         match remove(folder)
             .map_err(|error| error.to_string())
             .and_then(|()| connect(folder).map_err(|error| error.to_string()))
@@ -135,8 +137,10 @@ pub(super) fn anew(folder: &Path, why: &rusqlite::Error) -> Result<Opened, LogEr
 /// Empties the tables.
 pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
-        "DELETE FROM progress; DELETE FROM segments; DELETE FROM faults; DELETE FROM gaps; DELETE FROM unwritten;
-         DELETE FROM unopened; DELETE FROM sessions; DELETE FROM entries; DELETE FROM epochs; DELETE FROM steps;
+        "DELETE FROM progress; DELETE FROM segments; DELETE FROM faults; DELETE FROM gaps;
+         DELETE FROM unwritten;
+         DELETE FROM unopened; DELETE FROM sessions; DELETE FROM entries; DELETE FROM epochs;
+         DELETE FROM steps;
          DELETE FROM calls; DELETE FROM sqlite_sequence;",
     )
 }
@@ -144,7 +148,7 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
     // SQLite makes files that everybody can read; those beside it get the permissions of this one. Why it
-    // cannot be made, SQLite tells.
+    // cannot be made, SQLite says so.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -207,4 +211,14 @@ fn remove(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A number as SQLite keeps it, whose integers have 64 bits with a sign: the same bits.
+pub(super) fn stored_number(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+/// A number of which SQLite keeps the bits as one with a sign.
+pub(super) fn number(stored: i64) -> u64 {
+    stored.cast_unsigned()
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// `LENGTH CRC32 `, in bytes.
 const PREFIX_BYTES: usize = 18;
-/// Files are read in pieces of so many bytes; a longer frame gets longer pieces.
+/// Bytes of the pieces in which files are read; a longer frame gets longer pieces.
 const READ_BYTES: usize = 256 * 1024;
 
 /// What stands at some place of a file.
@@ -41,7 +41,7 @@ pub(crate) struct Frames<R> {
     used: usize,
     /// The place of the buffer's beginning in the file.
     base: u64,
-    /// Where damage began that was not told yet.
+    /// Where damage began that was not reported yet.
     damage: Option<u64>,
     /// The checksum of everything before the next piece.
     checksum: crc32fast::Hasher,
@@ -59,11 +59,11 @@ pub(crate) struct Content {
 
 /// What the first bytes of a text are.
 enum PrefixScan {
-    /// A frame of so many bytes, its ends included.
+    /// A frame; its length in bytes, its ends included.
     Frame(usize),
     /// The beginning of one, as far as can be seen.
     Torn,
-    /// No frame; the next line begins after so many bytes.
+    /// No frame; the number of bytes before the next line.
     Damage(usize),
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'\n');
 }
 
-/// How many bytes a frame takes around so many bytes of text.
+/// The length in bytes of the frame around a text of that length.
 pub(crate) fn framed(text: usize) -> usize {
     PREFIX_BYTES + text + 1
 }
@@ -117,7 +117,7 @@ impl Content {
     /// Of a file that is empty.
     pub(crate) const NONE: Content = Content { bytes: 0, crc32: 0 };
 
-    /// The same with more bytes at the end.
+    /// This content with more bytes at the end.
     pub(crate) fn with(self, more: &[u8]) -> Content {
         let mut checksum = crc32fast::Hasher::new_with_initial(self.crc32);
         checksum.update(more);

@@ -23,7 +23,7 @@ use super::writer::{COMPLAINT_INTERVAL, WriteError, Writer};
 use super::{LogOptions, WriteLag, frame, line};
 use crate::error::LogError;
 
-/// The thread is told to write when so much has come together, whoever waits.
+/// Bytes that have come together at which the thread is woken to write, whether anybody waits or not.
 const FLUSH_BYTES: usize = 128 * 1024;
 /// A buffer that had to grow beyond this is given back.
 const MAX_KEPT_BUFFER: usize = 1024 * 1024;
@@ -40,7 +40,7 @@ pub(super) struct Group {
 
 struct GroupShared {
     next: Mutex<NextBatch>,
-    /// Whether the thread sleeps, and nobody has told it to wake up.
+    /// Whether the thread sleeps, and nobody has woken it.
     asleep: AtomicBool,
     thread: OnceLock<thread::Thread>,
     failed: AtomicU64,
@@ -54,7 +54,7 @@ struct NextBatch {
     lag: WriteLag,
     /// What of the lag the thread is writing now.
     writing: WriteLag,
-    /// What was refused and is not told in the log yet.
+    /// What was refused and is not named in the log yet.
     unwritten: Unwritten,
     batch: Arc<Batch>,
     closing: bool,
@@ -195,7 +195,7 @@ impl Future for SegmentSummary {
         self.polled = true;
         let batch = Arc::clone(&self.batch);
         let mut waiting = batch.waiting.lock();
-        // The thread takes those who wait after it has set the outcome.
+        // The thread takes the waiting callers after it has set the outcome.
         if let Some(outcome) = batch.outcome.get() {
             return Poll::Ready(outcome.clone());
         }
@@ -224,7 +224,7 @@ impl Drop for SegmentSummary {
 struct Thread {
     shared: Arc<GroupShared>,
     writer: Writer,
-    /// What could not be written and is not told in the log yet.
+    /// What could not be written and is not named in the log yet.
     unwritten: Unwritten,
     complained: Option<Instant>,
 }
@@ -245,7 +245,7 @@ enum WriterTask {
     End,
 }
 
-/// Answers those who wait if the thread ends by a panic.
+/// Answers the waiting callers if the thread ends by a panic.
 struct Watch(Arc<GroupShared>, Option<Arc<Batch>>);
 
 impl Thread {
@@ -314,8 +314,8 @@ impl Thread {
         let outcome = if self.unwritten.is_empty() {
             self.writer.commit(frames, blobs)
         } else {
-            let told = [&self.unwritten.frame()[..], frames].concat();
-            self.writer.commit(&told, blobs)
+            let bytes = [&self.unwritten.frame()[..], frames].concat();
+            self.writer.commit(&bytes, blobs)
         };
         match outcome {
             Ok(()) => self.unwritten = Unwritten::default(),
@@ -405,7 +405,8 @@ fn failure(fault: &WriteError) -> Failure {
 
 fn refused(behind: usize) -> Failure {
     let message = format!(
-        "the record was not taken: {} MiB wait to be written already; the disk of the record folder is too slow",
+        "the record was not taken: {} MiB wait to be written already; \
+         the disk of the record folder is too slow",
         behind / (1024 * 1024)
     );
     Failure::new(ErrorCode::RecordFailed, message)
@@ -429,9 +430,9 @@ mod tests {
     /// What one write, or bringing to the disk, does instead of what it should.
     #[derive(Debug, Clone, Copy)]
     enum InjectedFault {
-        /// It takes so many bytes at the most.
+        /// It takes at most that many bytes.
         Short(usize),
-        /// It takes so many bytes, and the next one finds the disk full.
+        /// It takes that many bytes, and the next one finds the disk full.
         Full(usize),
         /// Nothing can be brought to the disk.
         NoSync,
@@ -440,19 +441,19 @@ mod tests {
     /// The troubles that are still to come, one for each operation.
     type Troubles = Arc<Mutex<VecDeque<Option<InjectedFault>>>>;
 
-    /// A file with troubles. Each of its operations is told.
+    /// A file with troubles. It reports each of its operations.
     struct FaultyFile {
         file: File,
         troubles: Troubles,
         full: bool,
-        told: Sender<&'static str>,
+        operations: Sender<&'static str>,
         /// Each write waits for a word from here, if there is one.
         gate: Option<Arc<Mutex<Receiver<()>>>>,
     }
 
     impl Sink for FaultyFile {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.told.send("write");
+            let _ = self.operations.send("write");
             if let Some(gate) = &self.gate {
                 let _ = gate.lock().recv();
             }
@@ -475,7 +476,7 @@ mod tests {
         }
 
         fn sync(&mut self) -> io::Result<()> {
-            let _ = self.told.send("sync");
+            let _ = self.operations.send("sync");
             match self.troubles.lock().pop_front().flatten() {
                 Some(InjectedFault::NoSync) => Err(io::Error::other("the disk is gone")),
                 _ => self.file.sync(),
@@ -498,24 +499,25 @@ mod tests {
         LogOptions { durability, retention: Retention::default(), ..LogOptions::default() }
     }
 
-    /// A group over a file with troubles, what it tells, and the troubles, which begin after opening.
+    /// A group over a file with troubles, the operations that it reports, and the troubles, which begin after
+    /// opening.
     fn group(
         folder: &Path,
         options: LogOptions,
         gate: Option<Receiver<()>>,
     ) -> (Group, Receiver<&'static str>, Troubles) {
         let troubles = Arc::new(Mutex::new(VecDeque::new()));
-        let (told, hear) = mpsc::channel();
+        let (operations, operations_seen) = mpsc::channel();
         let gate = gate.map(|gate| Arc::new(Mutex::new(gate)));
         let shared = Arc::clone(&troubles);
         let opener = move |path: &Path| {
             let (troubles, gate) = (Arc::clone(&shared), gate.clone());
             let file = create(path)?;
-            Ok(Box::new(FaultyFile { file, troubles, full: false, told: told.clone(), gate })
+            Ok(Box::new(FaultyFile { file, troubles, full: false, operations: operations.clone(), gate })
                 as Box<dyn Sink>)
         };
         let (writer, _) = Writer::open_with(folder, &options, Box::new(opener)).unwrap();
-        (Group::start(writer, folder, options).unwrap(), hear, troubles)
+        (Group::start(writer, folder, options).unwrap(), operations_seen, troubles)
     }
 
     fn closed(seq: u64) -> RecordEntry<'static> {
@@ -587,22 +589,22 @@ mod tests {
         go.send(()).unwrap();
         let mut options = options(Durability::Process);
         options.behind_bytes = 20_000;
-        let (group, hear, _) = group(&folder, options, Some(gate));
+        let (group, operations_seen, _) = group(&folder, options, Some(gate));
         // Nobody waits for this one, so the thread is told at once and meets the closed gate, behind what the
         // segment begins with.
         drop(group.append(&closed(0)));
-        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("write")]);
+        assert_eq!([operations_seen.recv(), operations_seen.recv()], [Ok("write"), Ok("write")]);
         let works: Vec<_> = (1..100).map(|seq| group.append(&closed(seq))).collect();
         assert_eq!(group.lag().records, 100);
         go.send(()).unwrap();
         go.send(()).unwrap();
         works.into_iter().for_each(|work| wait(work).unwrap());
-        assert_eq!(hear.try_iter().count(), 1);
+        assert_eq!(operations_seen.try_iter().count(), 1);
         assert_eq!(numbers(&folder), (0..100).collect::<Vec<_>>());
 
         // With too much behind, entries fail at once rather than pile up.
         drop(group.append(&closed(100)));
-        assert_eq!(hear.recv(), Ok("write"));
+        assert_eq!(operations_seen.recv(), Ok("write"));
         let works: Vec<_> = (101..1000).map(|seq| group.append(&closed(seq))).collect();
         let behind = group.lag();
         assert!((20_000..21_000).contains(&behind.bytes), "{behind:?}");
@@ -618,14 +620,14 @@ mod tests {
     fn durability_is_what_it_says() {
         let heard = |durability| {
             let folder = folder("durability");
-            let (group, hear, _) = group(&folder, options(durability), None);
+            let (group, operations_seen, _) = group(&folder, options(durability), None);
             wait(group.append(&closed(0))).unwrap();
-            hear.try_iter().for_each(drop);
+            operations_seen.try_iter().for_each(drop);
             wait(group.append(&closed(1))).unwrap();
-            let before_the_reply: Vec<_> = hear.try_iter().collect();
+            let before_the_reply: Vec<_> = operations_seen.try_iter().collect();
             drop(group);
             std::fs::remove_dir_all(&folder).unwrap();
-            (before_the_reply, hear.try_iter().collect::<Vec<_>>())
+            (before_the_reply, operations_seen.try_iter().collect::<Vec<_>>())
         };
         assert_eq!(heard(Durability::Process), (vec!["write"], vec![]));
         assert_eq!(heard(Durability::Machine), (vec!["write", "sync"], vec![]));
@@ -636,11 +638,12 @@ mod tests {
     #[test]
     fn an_interval_brings_entries_to_the_disk_while_nothing_happens() {
         let folder = folder("interval");
-        let (group, hear, _) = group(&folder, options(Durability::Interval(Duration::from_millis(5))), None);
+        let (group, operations_seen, _) =
+            group(&folder, options(Durability::Interval(Duration::from_millis(5))), None);
         wait(group.append(&closed(0))).unwrap();
         // What the segment begins with is brought to the disk at once.
-        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("sync")]);
-        assert_eq!([hear.recv(), hear.recv()], [Ok("write"), Ok("sync")]);
+        assert_eq!([operations_seen.recv(), operations_seen.recv()], [Ok("write"), Ok("sync")]);
+        assert_eq!([operations_seen.recv(), operations_seen.recv()], [Ok("write"), Ok("sync")]);
         drop(group);
         std::fs::remove_dir_all(&folder).unwrap();
     }

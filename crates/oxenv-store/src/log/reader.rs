@@ -1,6 +1,6 @@
 //! Reads a log, also while it is written.
 //!
-//! Invariant: only whole records are given, in the order in which they were written. Damage is told
+//! Invariant: only whole records are given, in the order in which they were written. Damage is reported
 //! with its place, and reading goes on behind it; so are segments that are not as they were left. A
 //! write that its writer never finished is no damage.
 
@@ -22,6 +22,32 @@ use crate::stored::{self, StoredEntry};
 
 /// Reads the entries of all segments in order. After its end it may be asked again, and gives what
 /// has been written since; after an error it goes on behind what could not be read.
+///
+/// ```
+/// use oxenv_store::{LogReader, StoredEvent};
+///
+/// # let folder = std::env::temp_dir().join(format!("oxenv-example-reader-{}", std::process::id()));
+/// # let opened = oxenv_core::RecordEvent::Opened {
+/// #     environment: "echo",
+/// #     version: "1.0.0",
+/// #     deterministic: true,
+/// #     seed: 7,
+/// #     episode_id: "e-0",
+/// #     origin: None,
+/// # };
+/// # let entry = oxenv_core::RecordEntry { session_id: "s-1", seq: 0, epoch: 0, time_us: 0, event: opened };
+/// # let recorder = oxenv_store::LogRecorder::open(&folder, oxenv_store::LogOptions::default())?;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(oxenv_core::Recorder::append(&recorder, &entry)).unwrap();
+///
+/// for entry in LogReader::open(&folder)? {
+///     let entry = entry?;
+///     assert_eq!((entry.session_id.as_str(), entry.seq), ("s-1", 0));
+///     assert!(matches!(entry.event, StoredEvent::Opened { seed: 7, .. }));
+/// }
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct LogReader {
     folder: Arc<Path>,
     cursor: RecordCursor,
@@ -29,11 +55,11 @@ pub struct LogReader {
 
 /// A place in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct LogPosition {
+pub(crate) struct LogPosition {
     /// The number of the segment.
-    pub segment: u64,
+    pub(crate) segment: u64,
     /// Bytes from its beginning.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// Goes from record to record.
@@ -41,11 +67,11 @@ pub(crate) struct RecordCursor {
     folder: PathBuf,
     reading: Reading,
     current: Option<Current>,
-    /// What was found between two segments and is still to be told.
+    /// What was found between two segments and is still to be returned.
     faults: VecDeque<LogError>,
 }
 
-/// How far a log was read, for who reads on later.
+/// How far a log was read, for reading on later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     /// The segment that is read, or will be read next.
@@ -56,9 +82,9 @@ pub(crate) struct Reading {
     damaged: bool,
     /// Whether it says that it is another segment, so that its records are passed over.
     misplaced: bool,
-    /// The segment that the writer of this one began with, where that is told.
+    /// The segment that the writer of this one began with, where that is known.
     pub(crate) run: Option<u64>,
-    /// The segment before, until this one has told about itself.
+    /// The segment before, until this one's description was read.
     left: Option<Left>,
 }
 
@@ -97,12 +123,6 @@ impl LogReader {
         Ok(LogReader { folder: folder.into(), cursor: RecordCursor::open(folder)? })
     }
 
-    /// Where the next record begins, or will.
-    #[must_use]
-    pub fn position(&self) -> LogPosition {
-        self.cursor.position()
-    }
-
     fn step(&mut self) -> Result<Option<StoredEntry>, LogError> {
         while let Some(found) = self.cursor.next()? {
             let read = stored::read(self.cursor.text(&found));
@@ -132,7 +152,7 @@ impl RecordCursor {
         Ok(Self::at(folder, Reading::from(first.unwrap_or(1))))
     }
 
-    /// Where somebody has read up to. None if the log does not reach that far.
+    /// Reads on from there. `None` when the log does not reach that far.
     pub(crate) fn resume(folder: &Path, reading: Reading) -> Result<Option<Self>, LogError> {
         let mut cursor = Self::at(folder, reading);
         if cursor.reading.content == Content::NONE {
@@ -161,12 +181,12 @@ impl RecordCursor {
         Reading { content: self.content(), ..self.reading.clone() }
     }
 
-    /// The segment that the writer of this one began with, where that is told.
+    /// The segment that the writer of this one began with, where that is known.
     pub(crate) fn run(&self) -> Option<u64> {
         self.reading.run
     }
 
-    /// Whether something was found that is still to be told.
+    /// Whether something was found that is still to be returned.
     pub(crate) fn has_more_to_tell(&self) -> bool {
         !self.faults.is_empty()
     }
@@ -191,20 +211,20 @@ impl RecordCursor {
         }
     }
 
-    /// At the end: what is wrong with it, as its writer told it before it was read.
-    pub(crate) fn wrong_end(&self, told: Option<Bounds>) -> Option<LogError> {
+    /// At the end: what is wrong with it, by the bounds that were read before it.
+    pub(crate) fn wrong_end(&self, known: Option<Bounds>) -> Option<LogError> {
         let path = self.path();
         if !path.is_file() {
             return None;
         }
         let rest = self.current.as_ref().map_or(&[][..], |current| current.frames.rest());
         let content = self.content().with(rest);
-        let end = told.and_then(|told| told.end).filter(|end| end.segment == self.reading.segment);
+        let end = known.and_then(|known| known.end).filter(|end| end.segment == self.reading.segment);
         if let Some(was) = end.filter(|end| end.content != content) {
             let explained = self.reading.damaged && was.content.bytes == content.bytes;
             return (!explained).then(|| changed(path, was.content, content));
         }
-        if !self.begun() && told.is_some_and(|told| told.last >= self.reading.segment) {
+        if !self.begun() && known.is_some_and(|known| known.last >= self.reading.segment) {
             return Some(no_beginning(path));
         }
         let whole = is_unfinished(rest);
@@ -262,7 +282,7 @@ impl RecordCursor {
         }
     }
 
-    /// Takes in what a segment tells about itself and the one before it.
+    /// Takes in what a segment says about itself and the one before it.
     fn join(&mut self, found: &FoundRecord) {
         let head = serde_json::from_slice::<Head>(self.text(found)).ok();
         let Some(head) = head.filter(|head| head.event == "segment") else {
@@ -285,9 +305,9 @@ impl RecordCursor {
         let Some(left) = self.reading.left.take() else { return };
         let SegmentSummary { segment, content } = left.written;
         let path = segment::path(&self.folder, segment);
-        let told = head.previous.filter(|was| was.segment == segment);
+        let known = head.previous.filter(|was| was.segment == segment);
         // A writer that was killed while it began one leaves it to the next to tell what it is.
-        if !left.begun && told.is_none() {
+        if !left.begun && known.is_none() {
             self.faults.push_back(no_beginning(path));
             return;
         }
@@ -296,9 +316,9 @@ impl RecordCursor {
         if !whole {
             let (offset, bytes) = (content.bytes - left.rest, left.rest);
             self.faults.push_back(LogError::Damaged { path, offset, bytes });
-        } else if let Some(was) = told
+        } else if let Some(was) = known
             && was.content != content
-            // Bytes that are damaged where they stand are told already.
+            // Bytes that are damaged where they stand are reported already.
             && !(left.damaged && was.content.bytes == content.bytes)
         {
             self.faults.push_back(changed(path, was.content, content));
@@ -344,7 +364,7 @@ impl RecordCursor {
         self.begin()
     }
 
-    /// Goes on behind a segment whose first line is not whole, which the next one tells about.
+    /// Goes on behind a segment whose first line is not whole, which the next one describes.
     fn pass_over(&mut self, path: &Path) -> Result<bool, LogError> {
         let segment = self.reading.segment;
         let Some(next) = self.later()? else { return Ok(false) };
@@ -407,7 +427,7 @@ impl Reading {
         let path = segment::path(folder, self.segment);
         let file = open_plain(&path).map_err(LogError::io(&path))?;
         let mut checksum = crc32fast::Hasher::new();
-        let mut pieces = BufReader::with_capacity(PIECE, file.take(self.content.bytes));
+        let mut pieces = BufReader::with_capacity(READ_PIECE_BYTES, file.take(self.content.bytes));
         loop {
             let piece = pieces.fill_buf().map_err(LogError::io(&path))?;
             if piece.is_empty() {
@@ -420,5 +440,5 @@ impl Reading {
     }
 }
 
-/// So many bytes are read at once to look whether they are the same.
-const PIECE: usize = 256 * 1024;
+/// Number of bytes that are read at once to see whether they are the same.
+const READ_PIECE_BYTES: usize = 256 * 1024;

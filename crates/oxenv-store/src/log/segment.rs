@@ -1,7 +1,7 @@
 //! Segments: the files of a log, numbered without gaps between those that are still there.
 //!
-//! Invariant: a segment begins with a line that tells the version of the format and a frame that
-//! tells about itself and names the segment before it; whatever is newer than this program knows is
+//! Invariant: a segment begins with a line that has the version of the format and a frame that
+//! describes it and names the segment before it; whatever is newer than this program knows is
 //! refused, never guessed at.
 
 use std::fs::{self, File, OpenOptions};
@@ -38,7 +38,7 @@ pub(super) trait Sink: Send {
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// What a segment tells about itself. What is absent is so in format 1.
+/// What a segment says about itself. What is absent is so in format 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub(crate) event: String,
@@ -66,7 +66,7 @@ pub(crate) struct SegmentSummary {
 pub(super) struct SegmentEnd {
     /// Everything in it.
     pub(super) content: Content,
-    /// Whether the frame that tells about it, or anything behind it, is there.
+    /// Whether the frame that describes it, or anything behind it, is there.
     pub(super) begun: bool,
     /// How many bytes at its end are a write that was not finished.
     pub(super) torn: u64,
@@ -108,11 +108,11 @@ pub(crate) fn number(path: &Path) -> Option<u64> {
 /// A segment that is open for reading.
 struct Opened {
     file: File,
-    /// The line that tells the version; empty if it is damaged, so that it is read as what it is.
+    /// The line with the version; empty if it is damaged, so that it is read as what it is.
     first_line: Vec<u8>,
 }
 
-/// None: the line that tells the version is not whole yet.
+/// `None` when the line with the version is not whole yet.
 fn open(path: &Path) -> Result<Option<Opened>, LogError> {
     let mut file = open_plain(path).map_err(LogError::io(path))?;
     let mut head = Vec::new();
@@ -141,7 +141,7 @@ pub(super) fn check(path: &Path) -> Result<(), LogError> {
     open(path).map(drop)
 }
 
-/// Opens a segment for reading behind what was read before. None: it does not reach that far.
+/// Opens a segment for reading behind what was read before. `None` when it does not reach that far.
 pub(crate) fn open_behind(path: &Path, before: Content) -> Result<Option<Frames<File>>, LogError> {
     let Some(Opened { mut file, .. }) = open(path)? else { return Ok(None) };
     let length = file.metadata().map_err(LogError::io(path))?.len();
@@ -159,10 +159,10 @@ pub(crate) fn frames(path: &Path) -> Result<Option<Frames<File>>, LogError> {
     Ok(Some(Frames::new(file, Content::NONE.with(&first_line))))
 }
 
-/// Where a segment's first frame begins, which tells about the segment.
+/// Where a segment's first frame begins, which describes the segment.
 pub(crate) const HEAD_OFFSET: u64 = FIRST_LINE.len() as u64;
 
-/// Looks through a segment that was written before; `each` hears the text of each frame.
+/// Looks through a segment that was written before; `each` is called with the text of each frame.
 pub(super) fn end(path: &Path, mut each: impl FnMut(&[u8])) -> Result<SegmentEnd, LogError> {
     let Some(mut frames) = frames(path)? else {
         let rest = read_plain(path).map_err(LogError::io(path))?;

@@ -1,6 +1,6 @@
-//! Entries that could not be written, told in the log as soon as there is room again.
+//! Entries that could not be written, which the log names as soon as there is room again.
 //!
-//! Invariant: whoever finds a gap in a session's numbers can tell an entry that failed, and was never
+//! Invariant: a reader of a gap in a session's numbers can distinguish an entry that failed, and was never
 //! acknowledged, from one that was removed.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::stored::{self, MAX_SEQ};
 /// So many runs of entries are remembered while nothing can be written.
 const MAX_RANGES: usize = 10_000;
 
-/// The event of the record that tells them, and how the record begins.
+/// The event of the record that names them, and how the record begins.
 const EVENT: &str = "unwritten";
 const BEGINNING: &[u8] = b"{\"event\":\"unwritten\"";
 
@@ -81,14 +81,14 @@ impl Unwritten {
         self.0.append(&mut other.0);
     }
 
-    /// The frame that tells them.
+    /// The frame that names them.
     pub(super) fn frame(&self) -> Vec<u8> {
-        let told = |((session, first), last): (&(String, u64), &u64)| Range {
+        let range = |((session, first), last): (&(String, u64), &u64)| Range {
             session: session.clone(),
             first: *first,
             last: *last,
         };
-        let mark = UnwrittenMark { event: EVENT.to_owned(), entries: self.0.iter().map(told).collect() };
+        let mark = UnwrittenMark { event: EVENT.to_owned(), entries: self.0.iter().map(range).collect() };
         let mut out = Vec::new();
         // Writing to a vector cannot fail.
         frame::append(&mut out, |out| drop(serde_json::to_writer(out, &mark)));

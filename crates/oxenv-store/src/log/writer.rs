@@ -63,7 +63,7 @@ impl Writer {
         Self::open_with(folder, options, Box::new(opener))
     }
 
-    /// The same over other files.
+    /// Opens the log as [`Writer::open`] does, over other files.
     pub(super) fn open_with(
         folder: &Path,
         options: &LogOptions,
@@ -75,8 +75,8 @@ impl Writer {
         }
         let last = segments.last().copied().unwrap_or(0);
         let first = segments.first().copied().unwrap_or(1);
-        let told = bounds::read(folder);
-        let bounds = told.unwrap_or(Bounds { first, last, end: None });
+        let known = bounds::read(folder);
+        let bounds = known.unwrap_or(Bounds { first, last, end: None });
         let mut writer = Writer {
             folder: folder.to_owned(),
             opener,
@@ -94,7 +94,7 @@ impl Writer {
             listed: HashSet::new(),
             unsynced: None,
         };
-        let recovery = writer.take_over(&segments, told)?;
+        let recovery = writer.take_over(&segments, known)?;
         // What its writer said of its end stands, whatever became of it since.
         writer.previous = bounds.end.filter(|end| end.segment + 1 == writer.number).or(writer.previous);
         writer.run = writer.number;
@@ -104,14 +104,14 @@ impl Writer {
     }
 
     /// Looks at the segment that another writer wrote last.
-    fn take_over(&mut self, segments: &[u64], told: Option<Bounds>) -> Result<Recovery, LogError> {
+    fn take_over(&mut self, segments: &[u64], known: Option<Bounds>) -> Result<Recovery, LogError> {
         let Some(last) = segments.last() else { return Ok(Recovery::default()) };
         let path = segment::path(&self.folder, *last);
         let mut named = HashSet::new();
         let end = segment::end(&path, |text| named.extend(blobs::named_in(text).map(str::to_owned)))?;
         let mut previous = Some(SegmentSummary { segment: *last, content: end.content });
         // Its beginning was there when the bounds were written, so nobody vouches for what is there now.
-        if !end.begun && told.is_some_and(|bounds| bounds.last >= *last) {
+        if !end.begun && known.is_some_and(|bounds| bounds.last >= *last) {
             previous = None;
         }
         self.previous = previous.filter(|previous| previous.segment + 1 == self.number);
@@ -138,7 +138,7 @@ impl Writer {
         Some(after(self.unsynced?, interval))
     }
 
-    /// Brings what was written to the disk. A failure is told once: what the operating system has
+    /// Brings what was written to the disk. A failure is reported once: what the operating system has
     /// dropped then, asking again does not bring back.
     pub(super) fn sync(&mut self) -> Result<(), WriteError> {
         if self.unsynced.take().is_none() {

@@ -1,4 +1,4 @@
-//! A recorded call as the tool's own result, for whoever plays it back.
+//! A recorded call as the tool's own result, for playing it back.
 //!
 //! Invariant: a result that is played back renders to the same bytes as it did when it was recorded.
 

@@ -89,7 +89,7 @@ struct BlobName {
 
 /// What a record says of a session; none for what the log says about itself.
 pub(crate) fn read<'a>(payload: &'a [u8]) -> Result<Option<RecordSummary<'a>>, String> {
-    // What tells of entries that could not be written has a list of them.
+    // A record about entries that could not be written has a list of them.
     if unwritten::UnwrittenMark::read(payload).is_some() {
         return Ok(None);
     }

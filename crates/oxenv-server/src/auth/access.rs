@@ -1,0 +1,48 @@
+//! Which callers may use a route.
+//!
+//! Invariant: what admits callers without a token is spelled out; the rest wants one.
+
+use oxenv_core::Principal;
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Also callers without a token.
+    Everybody,
+    /// Callers with any token.
+    Holders,
+    /// Control and observers.
+    Watchers,
+    /// Control and agents. An agent comes to its own session, and to no path that names another.
+    Agents,
+    /// Control.
+    Control,
+    /// Nobody: the route does not exist in that mode.
+    Nobody,
+}
+
+impl Access {
+    /// Whether it lets in a caller with a token.
+    pub(crate) fn admits(self, principal: Principal) -> bool {
+        match self {
+            Access::Everybody | Access::Holders => true,
+            Access::Watchers => principal != Principal::Agent,
+            Access::Agents => principal != Principal::Observer,
+            Access::Control => principal == Principal::Control,
+            Access::Nobody => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_for_nobody_admits_nobody() {
+        for principal in [Principal::Control, Principal::Agent, Principal::Observer] {
+            assert!(!Access::Nobody.admits(principal));
+            assert!(Access::Holders.admits(principal));
+        }
+    }
+}
