@@ -8,8 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use oxenv_wire::Seconds;
 
-use crate::client_steps::ClientProtocol;
-use crate::mcp::McpProtocol;
+use crate::protocol::{ClientProtocol, McpProtocol};
 
 /// The default of `--message`: a call of the echo environment's tool.
 pub(crate) const ECHO_ACTION: &str =
