@@ -18,11 +18,13 @@ use clap::Args;
 use oxenv_server::Mode;
 use serde_json::Value;
 
-use crate::cli::{ToolArgs, duration};
 use crate::client::Client;
-use crate::commands::{object, print};
 use crate::exit::usage;
+use crate::output::print;
 use crate::tools;
+use crate::tools::ToolArgs;
+use crate::values::duration;
+use crate::values::object;
 use report::CheckReport;
 use rules::DeclaredCapabilities;
 use suite::Local;

@@ -7,10 +7,14 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio};
 use crate::exit::usage;
+use crate::observing::ObservingArgs;
 use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
+use crate::settings::{ModeName, ServeArgs};
+use crate::tokens::TokenArgs;
+use crate::tools::ToolArgs;
+use crate::values::{duration, patience, ratio};
 
 /// What the environment says about `serve`: first by our own names, then by OpenEnv's.
 pub(crate) fn serve_args() -> anyhow::Result<ServeArgs> {

@@ -8,10 +8,10 @@ use anyhow::bail;
 use clap::Args;
 use reqwest::{Method, StatusCode};
 
-use crate::cli::duration;
 use crate::client::Client;
-use crate::commands::print;
 use crate::env;
+use crate::output::print;
+use crate::values::duration;
 
 /// What to ask.
 #[derive(Args)]

@@ -12,9 +12,9 @@ use clap::Args;
 use oxenv_providers::docker::{BuildSpec, DockerProvider};
 use oxenv_providers::{ProviderCode, ProviderError};
 
-use crate::commands::print;
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::output::print;
 use plan::BuildPlan;
 
 /// What to build.

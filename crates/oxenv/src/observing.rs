@@ -5,13 +5,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
 use oxenv_server::{AuditStatus, Metrics, RecordStatus};
 use oxenv_store::JsonlAudit;
 
-use crate::cli::ObservingArgs;
 use crate::slow_steps::SlowSteps;
-use crate::traces::{Exporter, Traces};
+use crate::traces::{Endpoint, Exporter, Traces};
+use crate::values::{duration, ratio};
+
+/// What is told of the server's work; see docs/observability.md.
+#[derive(Args, Default)]
+pub(crate) struct ObservingArgs {
+    /// Count and measure, and show the numbers at /metrics for Prometheus
+    #[arg(long)]
+    pub(crate) metrics: bool,
+
+    /// Log a warning for each step, reset or call that took that long: 250ms, 1s [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) slow_step: Option<Duration>,
+
+    /// Send traces to a receiver of OTLP over HTTP, such as http://127.0.0.1:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<Endpoint>,
+
+    /// Which part of the traces is recorded that no caller began, from 0 to 1 [default: 1]
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    pub(crate) otlp_sample: Option<f64>,
+}
 
 /// Tells the state of the log of steps.
 pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;

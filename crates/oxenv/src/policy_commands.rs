@@ -12,9 +12,10 @@ use oxenv_upstream::manifest::{Manifest, Prefix, ToolsetEntry};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::commands::{object, print};
 use crate::env;
 use crate::exit::usage;
+use crate::output::print;
+use crate::values::object;
 
 #[derive(Args)]
 pub(crate) struct PolicyArgs {

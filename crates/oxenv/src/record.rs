@@ -14,9 +14,9 @@ use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
 use oxenv_wire::ByteSize;
 use serde::{Deserialize, Deserializer};
 
-use crate::cli::duration;
 use crate::exit::usage;
 use crate::observing::RecordSource;
+use crate::values::duration;
 
 /// Whether and how sessions are recorded.
 #[derive(Args, Clone, Default)]

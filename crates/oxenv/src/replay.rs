@@ -6,7 +6,6 @@
 mod compare;
 mod environment;
 mod session;
-mod tape;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -18,15 +17,14 @@ use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::ToolArgs;
-use crate::commands::print;
 use crate::exit::Problem;
+use crate::output::print;
 use crate::rubrics::RubricArgs;
+use crate::tools::ToolArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
 
 pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry as remember};
-pub(crate) use tape::{ToolTape, taped};
 
 #[derive(Args)]
 #[command(

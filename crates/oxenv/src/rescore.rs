@@ -20,8 +20,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
 use crate::replay::remember;
 use crate::rubrics::{self, RubricArgs};
 use crate::trajectories::{self, Incomplete, is_damage};

@@ -10,10 +10,9 @@ use std::sync::Arc;
 use oxenv_core::{ActionSpace, EnvironmentSpec, Recorder, SessionStore};
 use oxenv_server::{Server, ServerConfig, Shutdown, TrajectorySource};
 
-use crate::cli::ServeArgs;
 use crate::exit::Problem;
 use crate::observing::Observing;
-use crate::settings::Settings;
+use crate::settings::{ServeArgs, Settings};
 use crate::trajectories::RecordFolder;
 use crate::{exit, logging, record, rubrics, snapshot_key, tools};
 

@@ -6,19 +6,147 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
 use oxenv_wire::ByteSize;
 use serde::Deserialize;
 
-use crate::cli::{
-    LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio,
-};
 use crate::exit::usage;
+use crate::logging::{LogFormat, LogLevel};
+use crate::observing::ObservingArgs;
 use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
+use crate::tokens::TokenArgs;
+use crate::tools::ToolArgs;
 use crate::traces::Endpoint;
+use crate::values::{duration, patience, ratio};
 use crate::{env, tokens};
+
+const SERVE_HELP: &str = "Settings come from flags, then OXENV_* variables, then OPENENV_MODE and
+MAX_CONCURRENT_ENVS, then the file given by --config, then defaults.
+
+Examples:
+  oxenv serve                                    echo on http://127.0.0.1:8000
+  oxenv serve connect4 --port 0 --seed 7         a free port, reproducible episodes
+  oxenv serve grid_world --max-sessions 2048
+  oxenv serve echo --host 0.0.0.0 --open         reachable from elsewhere, for everybody
+  oxenv serve echo --host 0.0.0.0 --generate-tokens   the same, for who has a token
+  oxenv serve --tools tools.yaml                 the tools of a manifest, as an environment
+  oxenv serve echo --tools tools.yaml            an environment with more tools
+  oxenv serve --tools tools.yaml --workspace data --audit calls.jsonl
+  oxenv serve connect4 --record records          what every session does, in a folder
+  oxenv serve --config oxenv.toml";
+
+#[derive(Args, Default)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct ServeArgs {
+    /// What to serve: a bundled environment's name, a manifest, or a folder with a tools.yaml
+    /// [default: echo, or the tools alone if --tools is given]
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
+
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long)]
+    pub(crate) host: Option<IpAddr>,
+
+    /// Port to listen on; 0 takes a free one [default: 8000]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+
+    /// Listen on a Unix socket of this path as well, for this user alone
+    #[arg(long, value_name = "PATH")]
+    pub(crate) uds: Option<PathBuf>,
+
+    /// Which doors are open: control and agents, or agents only [default: simulation]
+    #[arg(long)]
+    pub(crate) mode: Option<ModeName>,
+
+    /// Sessions at once, the default session aside [default: 256]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sessions: Option<usize>,
+
+    /// How long a new session waits for a free slot before it is refused; 0s: not at all [default: 20s]
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    pub(crate) queue_timeout: Option<Duration>,
+
+    /// Make no more sessions while the process uses that much memory: 512MiB, 4GiB [default: no bound]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_budget: Option<ByteSize>,
+
+    /// How long a session lives without a socket and without a call: 90s, 15m, 2h. If given, it
+    /// holds for the default session too, which otherwise lives as long as the server [default: 15m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle_timeout: Option<Duration>,
+
+    /// How long calls in flight may go on after SIGTERM or Ctrl-C [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) drain_timeout: Option<Duration>,
+
+    /// Seed from which the seeds of sessions and episodes come [default: random]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) tokens: TokenArgs,
+
+    /// Allow an address that others can reach without tokens, although whoever reaches it has full control
+    #[arg(long)]
+    pub(crate) open: bool,
+
+    /// A name by which this server may be reached beside those of its address; others are refused
+    /// (may be repeated) [default: any, unless the address is a loopback one]
+    #[arg(long = "allow-host", value_name = "HOST")]
+    pub(crate) allowed_hosts: Vec<String>,
+
+    /// An origin whose web pages may reach this server, such as `https://app.example` (may be repeated)
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    pub(crate) allowed_origins: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) rubric: RubricArgs,
+
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+
+    /// A file with the key that snapshots are made with, at least 32 random bytes: servers with the same one
+    /// restore each other's snapshots; see docs/forks.md [default: snapshot.key beside the record, which
+    /// is made; without --record a key of this process]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot_key_file: Option<PathBuf>,
+
+    /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it
+    /// is made [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_snapshot: Option<ByteSize>,
+
+    #[command(flatten)]
+    pub(crate) observing: ObservingArgs,
+
+    /// A TOML file with settings of the same names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// What to log on stderr: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<LogLevel>,
+
+    /// How to log [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ModeName {
+    /// Control and agents.
+    Simulation,
+    /// Agents only.
+    Production,
+}
 
 /// What `serve` does.
 pub(crate) struct Settings {

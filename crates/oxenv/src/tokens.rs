@@ -5,11 +5,39 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use oxenv_core::Principal;
 use oxenv_server::{TokenError, Tokens};
 
-use crate::cli::TokenArgs;
 use crate::exit::usage;
+
+/// Who may do what.
+#[derive(Args, Default)]
+pub(crate) struct TokenArgs {
+    /// A file with the tokens of control, one a line, as TOKEN or NAME:TOKEN. The variable
+    /// OXENV_CONTROL_TOKEN adds one. With a token for control, nobody gets in without one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) control_token_file: Option<PathBuf>,
+
+    /// The same for observers, who see everything and change nothing; also OXENV_OBSERVER_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) observer_token_file: Option<PathBuf>,
+
+    /// Make a token for control and one for observers, where none is given, and print them once
+    #[arg(long)]
+    pub(crate) generate_tokens: bool,
+
+    /// Sessions at once of all tokens of one name together [default: as many as of all]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sessions_per_token: Option<usize>,
+
+    /// From the environment alone: an argument can be read by everybody on the machine.
+    #[arg(skip)]
+    pub(crate) control_token: Option<String>,
+
+    #[arg(skip)]
+    pub(crate) observer_token: Option<String>,
+}
 
 /// The tokens of a server.
 #[derive(Default)]

@@ -11,8 +11,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use oxenv_upstream::manifest::{self, FilePosition, Manifest, Problem, Severity, ToolsetEntry};
 
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
 use crate::{env, tools};
 
 #[derive(Args)]

@@ -17,9 +17,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use oxenv_core::utc_micros;
 use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
 
-use crate::cli::duration;
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
+use crate::values::duration;
 use remote::RemoteRecords;
 use view::{EntryPage, SessionView};
 

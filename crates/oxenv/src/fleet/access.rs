@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::cli::duration;
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::values::duration;
 
 /// Who we are to Fleet, and where it is.
 #[derive(Args)]

@@ -8,7 +8,7 @@ use oxenv_client::Code;
 use oxenv_client::fleet::FleetControl;
 
 use super::access::{FleetAccess, stoppable, with_exit_code};
-use crate::commands::print;
+use crate::output::print;
 
 /// What to end.
 #[derive(Args)]

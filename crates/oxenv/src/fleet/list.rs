@@ -6,7 +6,7 @@ use clap::Args;
 use oxenv_client::fleet::FleetInstance;
 
 use super::access::{FleetAccess, stoppable, with_exit_code};
-use crate::commands::print;
+use crate::output::print;
 
 /// What to list.
 #[derive(Args)]

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access::{FleetAccess, InstanceArgs, connect, stoppable, with_exit_code};
-use crate::commands::{object, print};
+use crate::output::print;
+use crate::values::object;
 
 const COMMANDS: &str = "reset [SEED]       begin an episode
 tools              list the tools

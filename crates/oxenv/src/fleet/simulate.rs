@@ -12,9 +12,10 @@ use oxenv_fleet_simulator::{ApiKey, Fault, Framing, McpAuth, Simulator, Simulato
 use oxenv_server::{Shutdown, Tokens};
 use serde_json::json;
 
-use crate::cli::{LogFormat, LogLevel, duration};
 use crate::exit::{self, Problem, usage};
 use crate::logging;
+use crate::logging::{LogFormat, LogLevel};
+use crate::values::duration;
 
 const HELP: &str = "A fault is PLACE:EFFECT, and *N after it if only the first N requests are to meet it.
 

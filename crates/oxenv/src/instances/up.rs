@@ -16,11 +16,11 @@ use oxenv_wire::ByteSize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{containers, problem, processes};
-use crate::cli::duration;
-use crate::commands::print;
 use crate::env;
 use crate::exit::usage;
+use crate::output::print;
 use crate::registry::{self, ServedName};
+use crate::values::duration;
 
 const HELP: &str =
     "A bundled environment's name, a manifest or a folder with a tools.yaml is served by a process of
