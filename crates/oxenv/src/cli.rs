@@ -42,7 +42,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Serve an environment over HTTP, WebSocket and MCP.
-    Serve(Box<ServeArgs>),
+    Serve(ServeArgs),
     /// Offer the tools of a manifest, or of an environment, to an MCP client over stdin and stdout.
     Mcp(McpArgs),
     /// List the environments that can be served by name.

@@ -9,8 +9,8 @@ use clap::Args;
 use reqwest::{Method, StatusCode};
 
 use crate::client::Client;
-use crate::env;
 use crate::output::print;
+use crate::settings;
 use crate::values::duration;
 
 /// What to ask.
@@ -31,7 +31,7 @@ pub(crate) struct HealthArgs {
 pub(crate) async fn run(args: &HealthArgs) -> anyhow::Result<()> {
     let url = match &args.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://127.0.0.1:{}", env::serve_args()?.port.unwrap_or(8000)),
+        None => format!("http://127.0.0.1:{}", settings::port_of_variables()?),
     };
     let client = Client::new(&url, args.timeout, None)?;
     let (status, text) = client.send(Method::GET, "/health", None, String::new()).await?;

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(*args).await,
+        Command::Serve(args) => serve::run(args).await,
         Command::Mcp(args) => mcp::run(args).await,
         Command::Envs(args) => envs::run(&args),
         Command::Call(args) => call::run(&args).await,

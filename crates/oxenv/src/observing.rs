@@ -9,13 +9,15 @@ use clap::Args;
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
 use oxenv_server::{AuditStatus, Metrics, RecordStatus};
 use oxenv_store::JsonlAudit;
+use serde::Deserialize;
 
 use crate::slow_steps::SlowSteps;
 use crate::traces::{Endpoint, Exporter, Traces};
-use crate::values::{duration, ratio};
+use crate::values::{duration, duration_setting, ratio, ratio_setting};
 
 /// What is told of the server's work; see docs/observability.md.
-#[derive(Args, Default)]
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct ObservingArgs {
     /// Count and measure, and show the numbers at /metrics for Prometheus
     #[arg(long)]
@@ -23,6 +25,7 @@ pub(crate) struct ObservingArgs {
 
     /// Log a warning for each step, reset or call that took that long: 250ms, 1s [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[serde(deserialize_with = "duration_setting")]
     pub(crate) slow_step: Option<Duration>,
 
     /// Send traces to a receiver of OTLP over HTTP, such as http://127.0.0.1:4318 [default: none]
@@ -31,6 +34,7 @@ pub(crate) struct ObservingArgs {
 
     /// Which part of the traces is recorded that no caller began, from 0 to 1 [default: 1]
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    #[serde(deserialize_with = "ratio_setting")]
     pub(crate) otlp_sample: Option<f64>,
 }
 

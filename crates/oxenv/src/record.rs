@@ -19,7 +19,8 @@ use crate::observing::RecordSource;
 use crate::values::duration;
 
 /// Whether and how sessions are recorded.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct RecordArgs {
     /// Record what every session does in this folder; see docs/replay.md [default: nothing is recorded]
     #[arg(long, value_name = "DIR")]
@@ -66,18 +67,13 @@ pub(crate) fn status(recorder: &Arc<LogRecorder>) -> RecordSource {
 }
 
 impl RecordArgs {
-    /// What the first of the three says, part by part; refuses details of what is not recorded.
-    pub(crate) fn over(self, env: Self, file: Self) -> anyhow::Result<Self> {
-        let whole = RecordArgs {
-            record: self.record.or(env.record).or(file.record),
-            record_sync: self.record_sync.or(env.record_sync).or(file.record_sync),
-            record_keep: self.record_keep.or(env.record_keep).or(file.record_keep),
-        };
-        let details = whole.record_sync.is_some() || whole.record_keep.is_some();
-        if details && whole.record.is_none() {
-            return Err(usage("how to record is said, but not where: add --record DIR"));
+    /// Refuses details of what is not recorded.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let details = self.record_sync.is_some() || self.record_keep.is_some();
+        match details && self.record.is_none() {
+            true => Err(usage("how to record is said, but not where: add --record DIR")),
+            false => Ok(()),
         }
-        Ok(whole)
     }
 }
 
@@ -168,6 +164,6 @@ mod tests {
     #[test]
     fn details_without_a_folder_are_refused() {
         let args = RecordArgs { record_sync: SyncSetting::parse("machine").ok(), ..RecordArgs::default() };
-        assert!(args.over(RecordArgs::default(), RecordArgs::default()).is_err());
+        assert!(args.check().is_err());
     }
 }

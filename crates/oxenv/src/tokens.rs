@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use clap::Args;
 use oxenv_core::Principal;
 use oxenv_server::{TokenError, Tokens};
+use serde::Deserialize;
 
+use crate::env;
 use crate::exit::usage;
 
 /// Who may do what.
-#[derive(Args, Default)]
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct TokenArgs {
     /// A file with the tokens of control, one a line, as TOKEN or NAME:TOKEN. The variable
     /// OXENV_CONTROL_TOKEN adds one. With a token for control, nobody gets in without one
@@ -30,21 +33,20 @@ pub(crate) struct TokenArgs {
     /// Sessions at once of all tokens of one name together [default: as many as of all]
     #[arg(long, value_name = "N")]
     pub(crate) max_sessions_per_token: Option<usize>,
-
-    /// From the environment alone: an argument can be read by everybody on the machine.
-    #[arg(skip)]
-    pub(crate) control_token: Option<String>,
-
-    #[arg(skip)]
-    pub(crate) observer_token: Option<String>,
 }
 
 /// The tokens of a server.
 #[derive(Default)]
 pub(crate) struct ServerTokens {
     pub(crate) tokens: Tokens,
-    /// Those that nobody knows yet: what each is, and the token.
-    pub(crate) made: Vec<(&'static str, String)>,
+    pub(crate) generated: Vec<GeneratedToken>,
+}
+
+/// A token that nobody knows yet.
+pub(crate) struct GeneratedToken {
+    /// Whose it is: control or observer.
+    pub(crate) role: &'static str,
+    pub(crate) token: String,
 }
 
 /// Reads the tokens, and makes those that are to be made.
@@ -54,18 +56,19 @@ pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<ServerTokens> {
     let tokens = &mut given.tokens;
     from_file(control_token_file.as_ref(), |text| tokens.add_control(text))?;
     from_file(observer_token_file.as_ref(), |text| tokens.add_observer(text))?;
-    from_variable("OXENV_CONTROL_TOKEN", args.control_token.as_deref(), |text| tokens.add_control(text))?;
-    from_variable("OXENV_OBSERVER_TOKEN", args.observer_token.as_deref(), |text| tokens.add_observer(text))?;
+    // From the environment alone: an argument can be read by everybody on the machine.
+    from_variable("OXENV_CONTROL_TOKEN", |text| tokens.add_control(text))?;
+    from_variable("OXENV_OBSERVER_TOKEN", |text| tokens.add_observer(text))?;
     if args.generate_tokens {
         if tokens.count(Principal::Control) == 0 {
             let token = Tokens::generate()?;
             tokens.add_control(&format!("control:{token}"))?;
-            given.made.push(("control", token));
+            given.generated.push(GeneratedToken { role: "control", token });
         }
         if tokens.count(Principal::Observer) == 0 {
             let token = Tokens::generate()?;
             tokens.add_observer(&format!("observer:{token}"))?;
-            given.made.push(("observer", token));
+            given.generated.push(GeneratedToken { role: "observer", token });
         }
     }
     if tokens.count(Principal::Control) == 0 {
@@ -81,13 +84,9 @@ fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenE
     add(&text).map_err(|fault| usage(format!("{}: {fault}", path.display())))
 }
 
-fn from_variable(
-    name: &str,
-    text: Option<&str>,
-    add: impl FnOnce(&str) -> Result<(), TokenError>,
-) -> anyhow::Result<()> {
-    let Some(text) = text else { return Ok(()) };
-    add(text).map_err(|fault| usage(format!("{name}: {fault}")))
+fn from_variable(name: &str, add: impl FnOnce(&str) -> Result<(), TokenError>) -> anyhow::Result<()> {
+    let Some(text) = env::set(name) else { return Ok(()) };
+    add(&text).map_err(|fault| usage(format!("{name}: {fault}")))
 }
 
 fn refuse_without_control(args: &TokenArgs, tokens: &Tokens) -> anyhow::Result<()> {

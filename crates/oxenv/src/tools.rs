@@ -13,6 +13,7 @@ use oxenv_store::JsonlAudit;
 use oxenv_upstream::child::{Supervisor, base_environment};
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
+use serde::Deserialize;
 
 use crate::exit::usage;
 use crate::tape::{ToolTape, taped};
@@ -26,10 +27,12 @@ const WARM_INSTANCES: usize = 1;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where tools come from, and who keeps book on their calls.
-#[derive(Args, Default)]
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct ToolArgs {
     /// A manifest (tools.yaml) whose tools are offered; see oxenv validate
-    #[arg(long = "tools", value_name = "FILE")]
+    #[arg(id = "tools", long = "tools", value_name = "FILE")]
+    #[serde(rename = "tools")]
     pub(crate) manifest: Option<PathBuf>,
 
     /// What `${workspace}` holds at the beginning of each episode: a copy of this folder, which is

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use oxenv_wire::{JsonError, Seconds};
+use oxenv_wire::{ByteSize, JsonError, Seconds};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::exit::usage;
@@ -23,7 +24,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// That time, if a clock can hold it.
-pub(crate) fn bounded(time: Duration) -> Result<Duration, String> {
+fn bounded(time: Duration) -> Result<Duration, String> {
     let longest = Seconds::MAX;
     if time > longest {
         Err(format!("must be at most {}s, which is 136 years", longest.as_secs()))
@@ -32,8 +33,8 @@ pub(crate) fn bounded(time: Duration) -> Result<Duration, String> {
     }
 }
 
-/// The same, where nothing at all is a length too.
-pub(crate) fn patience(text: &str) -> Result<Duration, String> {
+/// A length of time that may be zero: do not wait at all.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     if matches!(text.trim(), "0" | "0s") { Ok(Duration::ZERO) } else { duration(text) }
 }
 
@@ -41,6 +42,49 @@ pub(crate) fn patience(text: &str) -> Result<Duration, String> {
 pub(crate) fn ratio(text: &str) -> Result<f64, String> {
     let ratio: Option<f64> = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
     ratio.ok_or_else(|| format!("'{text}' is no part of a whole; write a number from 0 to 1, such as 0.01"))
+}
+
+/// [`duration`] for a setting in a file or a variable, where it may also be a number.
+pub(crate) fn duration_setting<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    setting(deserializer, duration)
+}
+
+/// [`timeout`] for a setting in a file or a variable.
+pub(crate) fn timeout_setting<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    setting(deserializer, timeout)
+}
+
+/// [`ratio`] for a setting in a file or a variable.
+pub(crate) fn ratio_setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    setting(deserializer, ratio)
+}
+
+/// A number of bytes for a setting in a file or a variable: `"4GiB"`, or a number.
+pub(crate) fn byte_size_setting<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    setting(deserializer, str::parse)
+}
+
+fn setting<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum TextOrNumber {
+        Text(String),
+        Number(f64),
+    }
+    let text = match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Text(text) => text,
+        TextOrNumber::Number(number) => number.to_string(),
+    };
+    parse(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// A JSON object in an argument; `what` names that argument in the error.
@@ -65,8 +109,8 @@ mod tests {
         assert!(duration("soon").is_err());
         assert_eq!(duration("4294967296s"), Ok(Seconds::MAX));
         for endless in ["4294967297s", "18446744073709551615s", "1e19", "1000years", "inf"] {
-            assert!(duration(endless).is_err() && patience(endless).is_err(), "{endless}");
+            assert!(duration(endless).is_err() && timeout(endless).is_err(), "{endless}");
         }
-        assert_eq!(patience("0s"), Ok(Duration::ZERO));
+        assert_eq!(timeout("0s"), Ok(Duration::ZERO));
     }
 }
