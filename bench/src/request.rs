@@ -1,6 +1,6 @@
 //! The requests of each kind of load, built before it starts.
 //!
-//! Entry point: [`build`]; the frames of many sessions on one socket are built by [`frame_text`] once the ids of
+//! Entry point: [`build`]. [`frame_text`] builds the frames of many sessions on one socket once the ids of
 //! the sessions are known.
 
 use anyhow::bail;

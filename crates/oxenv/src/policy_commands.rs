@@ -9,6 +9,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use oxenv_core::{Explanation, Policy, Principal};
 use oxenv_upstream::manifest::{Manifest, Prefix, ToolsetEntry};
+use oxenv_wire::preview;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -126,7 +127,11 @@ fn owners<'a>(
 fn find<'a>(manifest: &'a Manifest, name: &str) -> anyhow::Result<&'a ToolsetEntry> {
     let Some(entry) = manifest.toolsets.iter().find(|entry| entry.name == name) else {
         let names: Vec<&str> = manifest.toolsets.iter().map(|entry| entry.name.as_str()).collect();
-        return Err(usage(format!("the manifest has no toolset '{name}'; it has {}", names.join(", "))));
+        return Err(usage(format!(
+            "the manifest has no toolset '{}'; it has {}",
+            preview(name),
+            names.join(", ")
+        )));
     };
     if !entry.enabled {
         return Err(usage(format!("toolset '{name}' is disabled, so nobody can call its tools")));

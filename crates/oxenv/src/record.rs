@@ -11,7 +11,7 @@ use clap::Args;
 use oxenv_core::Redact;
 use oxenv_server::RecordStatus;
 use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
-use oxenv_wire::ByteSize;
+use oxenv_wire::{ByteSize, preview};
 use serde::{Deserialize, Deserializer};
 
 use crate::exit::usage;
@@ -83,7 +83,7 @@ impl SyncSetting {
             "process" => Ok(SyncSetting(Durability::Process)),
             "machine" => Ok(SyncSetting(Durability::Machine)),
             time => duration(time).map(|time| SyncSetting(Durability::Interval(time))).map_err(|_| {
-                format!("'{time}' is none of them; write process, machine, or a time such as 50ms")
+                format!("'{}' is none of them; write process, machine, or a time such as 50ms", preview(time))
             }),
         }
     }
@@ -97,6 +97,7 @@ impl RetentionSetting {
                 (Some(age), _) => keep.age.replace(age).is_some(),
                 (None, Some(size)) => keep.bytes.replace(size).is_some(),
                 (None, None) => {
+                    let part = preview(part);
                     return Err(format!("'{part}' is neither an age nor a size; write 30d or 20GB"));
                 }
             };

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand, ValueEnum};
 use oxenv_core::utc_micros;
 use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
+use oxenv_wire::preview;
 
 use crate::exit::usage;
 use crate::output::print;
@@ -324,7 +325,10 @@ fn since(text: &str) -> Result<u64, String> {
     let time = match humantime::parse_rfc3339_weak(text) {
         Ok(time) => time,
         Err(_) => SystemTime::now()
-            .checked_sub(duration(text).map_err(|_| format!("'{text}': write 2h, or 2026-11-21T08:00:00Z"))?)
+            .checked_sub(
+                duration(text)
+                    .map_err(|_| format!("'{}': write 2h, or 2026-11-21T08:00:00Z", preview(text)))?,
+            )
             .unwrap_or(SystemTime::UNIX_EPOCH),
     };
     Ok(utc_micros(time.max(SystemTime::UNIX_EPOCH)))

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use oxenv_wire::{ByteSize, JsonError, Seconds};
+use oxenv_wire::{ByteSize, JsonError, Seconds, preview};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -41,7 +41,9 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
 /// A part of a whole, from 0 to 1.
 pub(crate) fn ratio(text: &str) -> Result<f64, String> {
     let ratio: Option<f64> = text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-    ratio.ok_or_else(|| format!("'{text}' is no part of a whole; write a number from 0 to 1, such as 0.01"))
+    ratio.ok_or_else(|| {
+        format!("'{}' is no part of a whole; write a number from 0 to 1, such as 0.01", preview(text))
+    })
 }
 
 /// [`duration`] for a setting in a file or a variable, where it may also be a number.
@@ -75,7 +77,7 @@ fn setting<'de, D: Deserializer<'de>, T>(
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "expected a text or a number")]
     enum TextOrNumber {
         Text(String),
         Number(f64),
@@ -91,7 +93,7 @@ fn setting<'de, D: Deserializer<'de>, T>(
 pub(crate) fn object(what: &str, text: &str) -> anyhow::Result<Value> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(other) => Err(usage(format!("{what} must be a JSON object, not {other}"))),
+        Ok(other) => Err(usage(format!("{what} must be a JSON object, not {}", preview(&other.to_string())))),
         Err(_) => Err(usage(format!("{what}: {}", JsonError::diagnose(text)))),
     }
 }

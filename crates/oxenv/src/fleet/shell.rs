@@ -10,6 +10,7 @@ use clap::Args;
 use oxenv_client::fleet::FleetEnvClient;
 use oxenv_client::{Multiplexer, ResetOptions, StepResult};
 use oxenv_wire::ToolResult;
+use oxenv_wire::preview;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -118,7 +119,7 @@ impl ShellCommand {
             ("reset", "") => Ok(ShellCommand::Reset(None)),
             ("reset", seed) => match seed.parse() {
                 Ok(seed) => Ok(ShellCommand::Reset(Some(seed))),
-                Err(_) => bail!("'{seed}' is no seed: write a whole number"),
+                Err(_) => bail!("'{}' is no seed: write a whole number", preview(seed)),
             },
             ("tools", "") => Ok(ShellCommand::Tools),
             ("state", "") => Ok(ShellCommand::State),
@@ -129,7 +130,7 @@ impl ShellCommand {
                 Ok(ShellCommand::Call(name.to_owned(), object("the arguments", arguments.trim())?))
             }
             ("step", action) => Ok(ShellCommand::Step(object("the action", action)?)),
-            _ => bail!("'{line}' is not known here; `help` tells what is"),
+            _ => bail!("'{}' is no command; `help` lists them", preview(line)),
         }
     }
 

@@ -1,16 +1,17 @@
 //! The layers of settings: flags over variables over the file.
 //!
-//! Entry point: [`Layers::read`]. A setting is one field of a struct of arguments. Its flag and its help are what
-//! clap has of the field, its key in the file is the name of the argument, and its variable is `OXENV_` with that
-//! name in capitals.
+//! Entry point: [`Layers::read`]. A setting is one field of a struct of arguments: clap makes its flag and
+//! its help, its key in the file is the name of the argument, and its variable is `OXENV_` with that name
+//! in capitals.
 //!
-//! Invariant: all values of a variable or of the file are parsed, also those that a higher layer hides. An error
-//! names the variable, or the file and the line.
+//! Invariant: a value that does not parse is an error that names its variable, or its file and line. Those of
+//! flags and of the file are parsed even where another layer wins.
 
 use std::path::Path;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
+use oxenv_wire::preview;
 use serde::de::value::{Error, MapAccessDeserializer, StrDeserializer};
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess,
@@ -170,7 +171,8 @@ impl<'de> MapAccess<'de> for Entries {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.value.take().ok_or_else(|| Error::custom("a value without its key"))? {
             LayerValue::Variable(variable) => seed.deserialize(variable.clone()).map_err(|error: Error| {
-                Error::custom(format!("{} is '{}': {error}", variable.name, variable.text))
+                let text = preview(&variable.text);
+                Error::custom(format!("{} is '{text}': {error}", variable.name))
             }),
             LayerValue::File(value) => seed.deserialize(value).map_err(Error::custom),
         }
