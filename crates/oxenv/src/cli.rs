@@ -22,7 +22,12 @@ use crate::step::StepArgs;
 use crate::tools_commands::{ToolsArgs, ValidateArgs};
 use crate::trajectories::TrajectoriesArgs;
 
-const EXIT_CODES: &str = "Exit codes:
+const HELP: &str = "Examples:
+  oxenv serve echo                 serve an environment on http://127.0.0.1:8000
+  oxenv serve --tools tools.yaml   serve the tools of a manifest
+  oxenv help serve                 every option of a command
+
+Exit codes:
   0  success
   1  the operation failed
   2  wrong usage or configuration
@@ -31,9 +36,9 @@ const EXIT_CODES: &str = "Exit codes:
   5  ended by a signal before everything in it had ended
   6  a record is incomplete or damaged";
 
-/// Serve environments for agents that learn, and talk to them.
+/// Serve reinforcement-learning environments over HTTP, WebSocket and MCP, and use them.
 #[derive(Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version, after_help = HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -51,31 +56,31 @@ pub(crate) enum Command {
     Call(CallArgs),
     /// Take one step in a running environment's default session.
     Step(StepArgs),
-    /// Tell every problem of manifests (tools.yaml).
+    /// List every problem of manifests (tools.yaml).
     Validate(ValidateArgs),
-    /// Make manifests, and help to write them.
+    /// Import manifests, and print their JSON Schema.
     Tools(ToolsArgs),
-    /// Ask the rules of a manifest.
+    /// Explain what the rules of a manifest allow.
     Policy(PolicyArgs),
     /// List, show and export recorded sessions.
     Trajectories(TrajectoriesArgs),
-    /// Do recorded sessions again and compare every byte.
+    /// Run recorded sessions again and compare every byte.
     Replay(Box<ReplayArgs>),
-    /// Apply another rubric to recorded episodes.
+    /// Score recorded episodes by another rubric.
     Rescore(RescoreArgs),
-    /// Find out whether an environment keeps its promises.
+    /// Check that an environment behaves as it declares.
     Check(CheckArgs),
     /// Start an environment's server in a container or as a process, and leave it running.
     Up(Box<UpArgs>),
-    /// List the environments that were started.
+    /// List the environments that are running.
     Ps(PsArgs),
-    /// End environments that were started.
+    /// End running environments.
     Down(DownArgs),
-    /// Make an image of an environment.
+    /// Build an image of an environment.
     Build(BuildArgs),
     /// Use environments on Fleet, or simulate a Fleet.
     Fleet(FleetArgs),
-    /// Ask a server whether it is healthy; exits with 0 if so.
+    /// Ask a server whether it is healthy.
     Health(HealthArgs),
     /// Measure a running server.
     Bench(BenchArgs),

@@ -11,7 +11,7 @@ use crate::output::print;
 #[command(after_help = "Example:
   oxenv completions bash > ~/.local/share/bash-completion/completions/oxenv")]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// The shell to complete in
     pub(crate) shell: Shell,
 }
 

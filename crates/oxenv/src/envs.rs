@@ -9,6 +9,9 @@ use crate::output::print;
 use crate::registry;
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  oxenv envs
+  oxenv envs --json")]
 pub(crate) struct EnvsArgs {
     /// Print JSON
     #[arg(long)]

@@ -5,12 +5,13 @@
 //! cannot be listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had
 //! ended · 6 a record is incomplete or damaged.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use oxenv_server::Shutdown;
+
+use crate::output::printable;
 
 /// An error whose exit code is not 1.
 #[derive(Debug)]
@@ -77,31 +78,4 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
         Some(Problem::Unfinished | Problem::Interrupted) => Shutdown::EXIT_CODE as u8,
         Some(Problem::Incomplete(_)) => 6,
     })
-}
-
-/// A text whose control characters, but for line ends and tabs, are escaped: a terminal would obey them.
-fn printable(text: &str) -> Cow<'_, str> {
-    let is_escaped = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
-    if !text.contains(is_escaped) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_escaped(character) {
-            true => out.extend(character.escape_default()),
-            false => out.push(character),
-        }
-    }
-    Cow::Owned(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_error_quotes_is_escaped() {
-        assert_eq!(printable("no 'a\x1b[31m\r\u{9b}'\n\tb é"), "no 'a\\u{1b}[31m\\r\\u{9b}'\n\tb é");
-        assert!(matches!(printable("plain\ntext"), Cow::Borrowed(_)));
-    }
 }

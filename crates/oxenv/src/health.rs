@@ -16,14 +16,17 @@ use crate::values::duration;
 /// What to ask.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 if it is healthy, 1 if it says that it is not, 4 if it cannot be reached."
+    after_help = "Exit codes: 0 if it is healthy, 1 if it says that it is not, 4 if it cannot be reached.
+
+Example:
+  oxenv health http://127.0.0.1:8000"
 )]
 pub(crate) struct HealthArgs {
     /// The server [default: http://127.0.0.1:8000, or the port that OXENV_PORT names]
     #[arg(value_name = "URL")]
     pub(crate) url: Option<String>,
 
-    /// How long it has to answer
+    /// How long to wait for its reply
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3s")]
     pub(crate) timeout: Duration,
 }

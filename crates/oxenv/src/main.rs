@@ -1,6 +1,7 @@
 //! The `oxenv` command.
 //!
-//! A table of contents: `cli` lists the commands, each of which has a file with its arguments and what it does.
+//! `cli` lists the commands; each has a file with its arguments and its `run` function. What
+//! several commands share imports none of them.
 
 mod call;
 mod check;

@@ -14,11 +14,14 @@ use crate::tools::ToolArgs;
 use crate::{exit, logging, tools};
 
 #[derive(Args)]
-#[command(after_help = "Logs go to stderr. Examples:
+#[command(after_help = "Logs go to stderr.
+
+Examples:
   oxenv mcp --tools tools.yaml
   oxenv mcp echo
 In a desktop client's configuration:
-  {\"mcpServers\": {\"oxenv\": {\"command\": \"oxenv\", \"args\": [\"mcp\", \"--tools\", \"/path/to/tools.yaml\"]}}}")]
+  {\"mcpServers\": {\"oxenv\": {\"command\": \"oxenv\", \
+\"args\": [\"mcp\", \"--tools\", \"/path/to/tools.yaml\"]}}}")]
 pub(crate) struct McpArgs {
     /// An environment whose tools are offered [default: none, if --tools is given; else echo]
     #[arg(value_name = "ENV")]

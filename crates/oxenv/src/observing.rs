@@ -1,4 +1,4 @@
-//! Who is told of what sessions do: metrics, slow steps, traces.
+//! What observes sessions: metrics, slow steps, traces.
 //!
 //! Invariant: when nothing was asked for there is no observer, so nothing is measured.
 
@@ -15,7 +15,7 @@ use crate::slow_steps::SlowSteps;
 use crate::traces::{Endpoint, Exporter, Traces};
 use crate::values::{duration, duration_setting, ratio, ratio_setting};
 
-/// What is told of the server's work; see docs/observability.md.
+/// How the server is observed; see docs/observability.md.
 #[derive(Args, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ObservingArgs {
@@ -23,7 +23,7 @@ pub(crate) struct ObservingArgs {
     #[arg(long)]
     pub(crate) metrics: bool,
 
-    /// Log a warning for each step, reset or call that took that long: 250ms, 1s [default: none]
+    /// Log a warning for each step, reset or call that takes at least this long: 250ms, 1s [default: none]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     #[serde(deserialize_with = "duration_setting")]
     pub(crate) slow_step: Option<Duration>,
@@ -32,7 +32,7 @@ pub(crate) struct ObservingArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) otlp: Option<Endpoint>,
 
-    /// Which part of the traces is recorded that no caller began, from 0 to 1 [default: 1]
+    /// Fraction of traces to record, from 0 to 1, of those that no caller began [default: 1]
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     #[serde(deserialize_with = "ratio_setting")]
     pub(crate) otlp_sample: Option<f64>,

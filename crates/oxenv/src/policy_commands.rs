@@ -19,6 +19,8 @@ use crate::output::print;
 use crate::values::object;
 
 #[derive(Args)]
+#[command(after_help = "Example:
+  oxenv policy explain agent files/write_file --tools tools.yaml")]
 pub(crate) struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,
@@ -43,7 +45,7 @@ struct ExplainArgs {
     role: Principal,
     /// What would be called: toolset/tool, the name it is offered by, or a tool of any toolset
     tool: String,
-    /// The arguments, a JSON object; without them argument rules are named only
+    /// The arguments, a JSON object; without them, rules about arguments are listed but not applied
     arguments: Option<String>,
     /// The manifest
     #[arg(long, value_name = "FILE")]

@@ -26,8 +26,8 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
 
-    /// What an acknowledged step survives: the end of the process, the end of the machine, or the latter
-    /// but for the last while, such as 50ms [default: process]
+    /// What an acknowledged step survives. process: the end of the server; machine: a crash of the machine
+    /// too; a time, such as 50ms: the same, but for the steps of the last 50ms [default: process]
     #[arg(long, value_name = "process|machine|TIME", value_parser = SyncSetting::parse)]
     pub(crate) record_sync: Option<SyncSetting>,
 

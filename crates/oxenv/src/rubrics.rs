@@ -28,7 +28,7 @@ pub(crate) struct RubricArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) judge_url: Option<String>,
 
-    /// The model that judges
+    /// The model to ask
     #[arg(long, value_name = "MODEL")]
     pub(crate) judge_model: Option<String>,
 

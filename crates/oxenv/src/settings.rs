@@ -36,11 +36,11 @@ Examples:
   oxenv serve connect4 --port 0 --seed 7         a free port, reproducible episodes
   oxenv serve grid_world --max-sessions 2048
   oxenv serve echo --host 0.0.0.0 --open         reachable from elsewhere, for everybody
-  oxenv serve echo --host 0.0.0.0 --generate-tokens   the same, for who has a token
+  oxenv serve echo --host 0.0.0.0 --generate-tokens   the same, for callers with a token
   oxenv serve --tools tools.yaml                 the tools of a manifest, as an environment
   oxenv serve echo --tools tools.yaml            an environment with more tools
   oxenv serve --tools tools.yaml --workspace data --audit calls.jsonl
-  oxenv serve connect4 --record records          what every session does, in a folder
+  oxenv serve connect4 --record records          record what every session does
   oxenv serve --config oxenv.toml";
 
 /// The flags of `serve` that were given. One that was not must not hide a variable or the file.
@@ -76,7 +76,7 @@ struct GivenSettings {
     #[arg(long)]
     mode: Option<ModeName>,
 
-    /// Sessions at once, the default session aside [default: 256]
+    /// Maximum number of sessions at a time, besides the default session [default: 256]
     #[arg(long, value_name = "N")]
     max_sessions: Option<usize>,
 
@@ -85,7 +85,7 @@ struct GivenSettings {
     #[serde(deserialize_with = "timeout_setting")]
     queue_timeout: Option<Duration>,
 
-    /// Make no more sessions while the process uses that much memory: 512MiB, 4GiB [default: no bound]
+    /// Open no session while the process uses this much memory: 512MiB, 4GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "byte_size_setting")]
     memory_budget: Option<ByteSize>,
@@ -130,14 +130,14 @@ struct GivenSettings {
     #[serde(skip)]
     record: RecordArgs,
 
-    /// A file with the key that snapshots are made with, at least 32 random bytes: servers with the same one
+    /// A file with the key that authenticates snapshots, at least 32 random bytes: servers with the same one
     /// restore each other's snapshots; see docs/forks.md [default: snapshot.key beside the record, which
     /// is made; without --record a key of this process]
     #[arg(long, value_name = "FILE")]
     snapshot_key_file: Option<PathBuf>,
 
-    /// The most that a snapshot holds of a session's state and files: 512MiB, 4GiB; more is refused before it
-    /// is made [default: 256MiB]
+    /// Maximum size of a snapshot's state and files: 512MiB, 4GiB; a larger one is refused before it is
+    /// made [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "byte_size_setting")]
     max_snapshot: Option<ByteSize>,

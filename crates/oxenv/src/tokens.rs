@@ -13,24 +13,25 @@ use serde::Deserialize;
 use crate::env;
 use crate::exit::usage;
 
-/// Who may do what.
+/// The tokens that are accepted.
 #[derive(Args, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct TokenArgs {
-    /// A file with the tokens of control, one a line, as TOKEN or NAME:TOKEN. The variable
-    /// OXENV_CONTROL_TOKEN adds one. With a token for control, nobody gets in without one
+    /// A file with the control tokens, one a line, as TOKEN or NAME:TOKEN. The variable OXENV_CONTROL_TOKEN
+    /// adds one. With a control token, callers need one of the tokens
     #[arg(long, value_name = "FILE")]
     pub(crate) control_token_file: Option<PathBuf>,
 
-    /// The same for observers, who see everything and change nothing; also OXENV_OBSERVER_TOKEN
+    /// A file with the observer tokens: observers see everything and change nothing. OXENV_OBSERVER_TOKEN
+    /// adds one
     #[arg(long, value_name = "FILE")]
     pub(crate) observer_token_file: Option<PathBuf>,
 
-    /// Make a token for control and one for observers, where none is given, and print them once
+    /// Generate a control token and an observer token, where none is given, and print them once
     #[arg(long)]
     pub(crate) generate_tokens: bool,
 
-    /// Sessions at once of all tokens of one name together [default: as many as of all]
+    /// Maximum number of sessions at a time of all tokens with one name [default: --max-sessions]
     #[arg(long, value_name = "N")]
     pub(crate) max_sessions_per_token: Option<usize>,
 }

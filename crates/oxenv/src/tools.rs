@@ -26,7 +26,7 @@ const WARM_INSTANCES: usize = 1;
 /// How long the end waits for the audit file.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Where tools come from, and who keeps book on their calls.
+/// Where tools come from, and where their calls are audited.
 #[derive(Args, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ToolArgs {

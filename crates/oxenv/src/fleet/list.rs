@@ -14,7 +14,7 @@ use crate::output::print;
   oxenv fleet list
   oxenv fleet list --run-id r1 --json")]
 pub(super) struct ListArgs {
-    /// Only those of that run
+    /// Only the instances of this run
     #[arg(long, value_name = "RUN")]
     run_id: Option<String>,
     /// Print JSON

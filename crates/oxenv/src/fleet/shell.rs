@@ -15,20 +15,20 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access::{FleetAccess, InstanceArgs, connect, stoppable, with_exit_code};
-use crate::output::print;
+use crate::output::{print, printable};
 use crate::values::object;
 
 const COMMANDS: &str = "reset [SEED]       begin an episode
 tools              list the tools
 call NAME [JSON]   call a tool with an object of arguments
 step JSON          take an action
-state              tell the state
-help               tell this
-quit               end";
+state              print the state
+help               print this list
+quit               end the shell";
 
 /// What to use.
 #[derive(Args)]
-#[command(after_help = format!("Lines:\n{COMMANDS}\n
+#[command(after_help = format!("Commands, one a line:\n{COMMANDS}\n
 Examples:
   oxenv fleet shell fira
   oxenv fleet shell 8b80c1cdd505                     an instance that runs, which is left running
@@ -85,7 +85,7 @@ async fn read_commands(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::
         };
         if let Err(error) = outcome {
             failed += 1;
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
         }
     }
     if failed > 0 && !by_hand {
@@ -130,7 +130,7 @@ impl ShellCommand {
                 Ok(ShellCommand::Call(name.to_owned(), object("the arguments", arguments.trim())?))
             }
             ("step", action) => Ok(ShellCommand::Step(object("the action", action)?)),
-            _ => bail!("'{}' is no command; `help` lists them", preview(line)),
+            _ => bail!("'{}' is not known here; `help` tells what is", preview(line)),
         }
     }
 
