@@ -3,6 +3,7 @@
 //! `cli` lists the commands; each has a file with its arguments and its `run` function. What
 //! several commands share imports none of them.
 
+mod byte_size;
 mod call;
 mod check;
 mod cli;

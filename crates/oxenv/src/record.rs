@@ -11,9 +11,10 @@ use clap::Args;
 use oxenv_core::Redact;
 use oxenv_server::RecordStatus;
 use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
-use oxenv_wire::{ByteSize, preview};
+use oxenv_wire::preview;
 use serde::{Deserialize, Deserializer};
 
+use crate::byte_size::ByteSize;
 use crate::exit::usage;
 use crate::observing::RecordSource;
 use crate::values::duration;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
-use oxenv_wire::ByteSize;
 use serde::Deserialize;
 
+use crate::byte_size::ByteSize;
 use crate::exit::usage;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observing::ObservingArgs;

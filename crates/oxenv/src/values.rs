@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use oxenv_wire::{ByteSize, JsonError, Seconds, preview};
+use oxenv_wire::{JsonError, Seconds, preview};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::byte_size::ByteSize;
 use crate::exit::usage;
 
 /// A length of time: `90s`, `15m`, `1h 30m`, or a plain number of seconds. It is above zero.

@@ -12,10 +12,10 @@ use oxenv_providers::{
     InstanceSpec, ListenAddress, Provider, ProviderCode, ProviderError, PullPolicy, ResourceLimits,
     SecretText,
 };
-use oxenv_wire::ByteSize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{containers, problem, processes};
+use crate::byte_size::ByteSize;
 use crate::env;
 use crate::exit::usage;
 use crate::output::print;
