@@ -8,8 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use oxenv_wire::Seconds;
 
-use crate::client_steps::ClientProtocol;
-use crate::mcp::McpProtocol;
+use crate::protocol::{ClientProtocol, McpProtocol};
 
 /// The default of `--message`: a call of the echo environment's tool.
 pub(crate) const ECHO_ACTION: &str =
@@ -49,6 +48,7 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LoadCommand {
     /// Step over WebSockets, one session per socket (default: 64 sessions)
+    #[command(after_help = "Example:\n  oxenv bench ws --sessions 256 --pid 4242")]
     Ws {
         #[command(flatten)]
         steps: ActionArgs,
@@ -68,8 +68,10 @@ pub(crate) enum LoadCommand {
         client: Option<ClientProtocol>,
     },
     /// Send POST /step over keep-alive connections (default: 32 connections)
+    #[command(after_help = "Example:\n  oxenv bench http --rate 2000")]
     Http(ActionArgs),
     /// Send tools/call to POST /mcp over keep-alive connections (default: 32 connections)
+    #[command(after_help = "Example:\n  oxenv bench mcp --protocol 2026-07-28 --sessions 32")]
     Mcp {
         #[command(flatten)]
         calls: ActionArgs,
@@ -81,10 +83,13 @@ pub(crate) enum LoadCommand {
         list: bool,
     },
     /// Send GET /tools over keep-alive connections (default: 32 connections)
+    #[command(after_help = "Example:\n  oxenv bench tools --sessions 8")]
     Tools(LoadArgs),
     /// Connect to /ws, reset, step and close, repeatedly (default: 16 sessions at a time)
+    #[command(after_help = "Example:\n  oxenv bench churn --sessions 16")]
     Churn(ActionArgs),
     /// Open sessions, leave them idle and measure the server's memory per session (needs --pid)
+    #[command(after_help = "Example:\n  oxenv bench idle --sessions 2000 --pid 4242")]
     Idle(IdleArgs),
 }
 

@@ -6,27 +6,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
 use oxenv_client::{BatchStep, ClientOptions, Connection, EnvClient, OpenOptions, Protocol, ResetOptions};
 use oxenv_wire::{RawJson, raw};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
+use crate::load_kind::LoadKind;
 use crate::pacing::Pacer;
-use crate::plan::{LoadKind, LoadPlan};
+use crate::plan::LoadPlan;
+use crate::protocol::ClientProtocol;
 use crate::reply_checker::ReplyChecker;
 use crate::statistics::Recorder;
-
-/// The protocol that the client speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ClientProtocol {
-    /// The best one that the server offers
-    Auto,
-    /// The stock dialect
-    Stock,
-    /// POST /step
-    Http,
-}
 
 /// One session of the client, or all sessions of a connection.
 pub(crate) struct ClientSessions {

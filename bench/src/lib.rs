@@ -13,14 +13,17 @@ mod frame;
 mod http;
 mod http_response;
 mod idle;
+mod load_kind;
 mod mcp;
 mod multiplexed;
 mod open;
 mod pacing;
 mod plan;
 mod procfs;
+mod protocol;
 mod reply_checker;
 mod report;
+mod request;
 mod runner;
 mod sse;
 mod statistics;
@@ -37,7 +40,8 @@ use anyhow::Context;
 use serde_json::Value;
 
 use args::LoadCommand;
-use plan::{LoadKind, LoadPlan};
+use load_kind::LoadKind;
+use plan::LoadPlan;
 
 /// Runs one measurement and prints its report on stdout.
 ///

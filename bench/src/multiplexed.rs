@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use tokio::time::{timeout, timeout_at};
 
 use crate::frame;
+use crate::load_kind::LoadKind;
 use crate::pacing::Pacer;
-use crate::plan::{LoadKind, LoadPlan};
+use crate::plan::LoadPlan;
 use crate::reply_checker::{ReplyChecker, excerpt};
+use crate::request::frame_text;
 use crate::statistics::Recorder;
 use crate::websocket::{Received, WebSocket};
 
@@ -62,25 +64,6 @@ pub(crate) async fn open(plan: &LoadPlan, sessions: usize) -> anyhow::Result<Mul
         .map(|(index, ids)| RepeatedFrame::new(plan, index, ids))
         .collect();
     Ok(MultiplexedSessions { socket, frames, sessions })
-}
-
-/// The text of a frame: one step, or a batch with one step for each of `ids`.
-pub(crate) fn frame_text(kind: LoadKind, index: usize, ids: &[&String], action: &Value) -> String {
-    let step = |id: &&String| json!({ "type": "step", "session": id, "data": action });
-    let frame = match kind {
-        LoadKind::Batch(_) => {
-            let items: Vec<Value> = ids.iter().map(step).collect();
-            json!({ "id": index, "type": "batch", "data": { "items": items } })
-        }
-        _ => {
-            let mut frame = json!({ "id": index });
-            if let (Value::Object(frame), Some(Value::Object(step))) = (&mut frame, ids.first().map(step)) {
-                frame.extend(step);
-            }
-            frame
-        }
-    };
-    frame.to_string()
 }
 
 async fn request(socket: &mut WebSocket, request: &Value) -> anyhow::Result<Value> {
@@ -166,17 +149,6 @@ fn frame_id(reply: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_frame_is_a_step_or_a_batch_of_steps() {
-        let (one, two) = ("a".to_owned(), "b".to_owned());
-        let action = json!({ "x": 1 });
-        let step = frame_text(LoadKind::Multiplex, 3, &[&one], &action);
-        assert_eq!(step, r#"{"id":3,"type":"step","session":"a","data":{"x":1}}"#);
-        let batch: Value =
-            serde_json::from_str(&frame_text(LoadKind::Batch(2), 0, &[&one, &two], &action)).unwrap();
-        assert_eq!(batch["data"]["items"][1], json!({ "type": "step", "session": "b", "data": { "x": 1 } }));
-    }
 
     #[test]
     fn the_id_of_a_reply_is_its_first_number() {

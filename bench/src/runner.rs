@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::churn;
-use crate::mcp::McpProtocol;
 use crate::open::{self, OpenSession};
 use crate::pacing::{self, DueQueue, LoadWindow, Pacer, Schedule};
 use crate::plan::LoadPlan;
 use crate::procfs::{self, CpuUsage};
+use crate::protocol::McpProtocol;
 use crate::report::{LoadReport, ServerUsage, round};
 use crate::statistics::{Recorder, Statistics};
 use crate::websocket_steps::WebSocketSession;

@@ -20,7 +20,6 @@
 
 mod action;
 mod body;
-mod byte_size;
 mod error;
 mod fault;
 mod fingerprint;
@@ -49,7 +48,6 @@ pub use body::{
     Health, Metadata, Ready, ResetRequest, Schemas, SessionCreate, SessionCreated, SessionInfo,
     SessionProgress, StepRequest, ToolsetProblem,
 };
-pub use byte_size::ByteSize;
 pub use error::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase, ToolErrorType};
 pub use fault::JsonError;
 pub use fingerprint::fingerprint;

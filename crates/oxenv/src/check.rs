@@ -18,41 +18,42 @@ use clap::Args;
 use oxenv_server::Mode;
 use serde_json::Value;
 
-use crate::cli::{ToolArgs, duration};
 use crate::client::Client;
-use crate::commands::{object, print};
 use crate::exit::usage;
+use crate::output::print;
 use crate::tools;
+use crate::tools::ToolArgs;
+use crate::values::duration;
+use crate::values::object;
 use report::CheckReport;
 use rules::DeclaredCapabilities;
 use suite::Local;
 
 #[derive(Args)]
-#[command(
-    after_help = "Rules: the same seed and actions give the same bytes, sessions do not see each other, forks and
+#[command(after_help = "\
+Rules: the same seed and actions give the same bytes, sessions do not see each other, forks and
 restored snapshots go on as the original, a repeated request is run once, a wrong action is the
-agent's fault, what was recorded can be replayed. Without --actions some are made from the
+agent's fault, what was recorded can be replayed. Without --actions, actions are generated from the
 schemas.
 
 Examples:
   oxenv check connect4
   oxenv check tools.yaml --actions calls.jsonl
   oxenv check http://127.0.0.1:8000 --seed 11 --episodes 5
-  oxenv check http://127.0.0.1:8000 --nondeterministic --json"
-)]
+  oxenv check http://127.0.0.1:8000 --nondeterministic --json")]
 pub(crate) struct CheckArgs {
     /// What to check: as for oxenv serve, or the URL of a server
     #[arg(value_name = "ENV|URL")]
     environment: String,
     #[command(flatten)]
     tools: ToolArgs,
-    /// Actions of an episode, one JSON object a line
+    /// A file with the actions of an episode, one JSON object a line
     #[arg(long, value_name = "FILE")]
     actions: Option<PathBuf>,
-    /// How many episodes, each with a seed of its own
+    /// Number of episodes, each with its own seed
     #[arg(long, value_name = "N", default_value = "2")]
     episodes: u64,
-    /// Seed of the first episode, and of the actions that are made
+    /// Seed of the first episode, and of the generated actions
     #[arg(long, value_name = "N", default_value = "7")]
     seed: u64,
     /// The environment at the URL does not promise the same bytes for the same seed

@@ -1,15 +1,17 @@
-//! Exit codes, and how an error is shown.
+//! Exit codes, and how an error is printed.
 //!
-//! Invariant: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address cannot be
-//! listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had ended ·
-//! 6 a record is incomplete or damaged.
-//! `oxenv --help` prints the same list.
+//! Invariant: an error prints no control character of what it quotes. The exit codes are those that
+//! `oxenv --help` lists: 0 success · 1 the operation failed · 2 wrong usage or configuration · 3 the address
+//! cannot be listened on · 4 the server cannot be reached · 5 ended by a signal before everything in it had
+//! ended · 6 a record is incomplete or damaged.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use oxenv_server::Shutdown;
+
+use crate::output::printable;
 
 /// An error whose exit code is not 1.
 #[derive(Debug)]
@@ -36,12 +38,10 @@ impl fmt::Display for Problem {
             | Problem::Unreachable(text)
             | Problem::Incomplete(text) => f.write_str(text),
             Problem::Interrupted => f.write_str("a signal ended it before it was done"),
-            Problem::Unfinished => {
-                f.write_str(
-                    "something did not end in time, such as an environment that blocks its thread or a tool server \
-                     that goes on when it is told to end",
-                )
-            }
+            Problem::Unfinished => f.write_str(
+                "something did not end in time, such as an environment that blocks its thread or a tool \
+                     server that goes on when it is told to end",
+            ),
         }
     }
 }
@@ -66,8 +66,10 @@ pub(crate) fn code(outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let mut stderr = std::io::stderr();
     let (red, plain) = if stderr.is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    // Nobody is left to tell when stderr is gone.
-    let _ = writeln!(stderr, "{red}error:{plain} {error:#}");
+    let message = format!("{error:#}");
+    let text = printable(&message);
+    // A closed stderr cannot be reported anywhere.
+    let _ = writeln!(stderr, "{red}error:{plain} {text}");
     ExitCode::from(match error.downcast_ref::<Problem>() {
         None => 1,
         Some(Problem::Usage(_)) => 2,

@@ -20,6 +20,10 @@ use up::UpArgs;
 
 /// What to do.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  oxenv fleet up fira --ttl 2h
+  oxenv fleet shell fira
+  oxenv fleet simulate")]
 pub(crate) struct FleetArgs {
     #[command(subcommand)]
     command: FleetCommand,

@@ -8,22 +8,25 @@ use anyhow::bail;
 use clap::Args;
 use reqwest::{Method, StatusCode};
 
-use crate::cli::duration;
 use crate::client::Client;
-use crate::commands::print;
-use crate::env;
+use crate::output::print;
+use crate::settings;
+use crate::values::duration;
 
 /// What to ask.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 if it is healthy, 1 if it says that it is not, 4 if it cannot be reached."
+    after_help = "Exit codes: 0 if it is healthy, 1 if it says that it is not, 4 if it cannot be reached.
+
+Example:
+  oxenv health http://127.0.0.1:8000"
 )]
 pub(crate) struct HealthArgs {
     /// The server [default: http://127.0.0.1:8000, or the port that OXENV_PORT names]
     #[arg(value_name = "URL")]
     pub(crate) url: Option<String>,
 
-    /// How long it has to answer
+    /// How long to wait for its reply
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3s")]
     pub(crate) timeout: Duration,
 }
@@ -31,7 +34,7 @@ pub(crate) struct HealthArgs {
 pub(crate) async fn run(args: &HealthArgs) -> anyhow::Result<()> {
     let url = match &args.url {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://127.0.0.1:{}", env::serve_args()?.port.unwrap_or(8000)),
+        None => format!("http://127.0.0.1:{}", settings::port_of_variables()?),
     };
     let client = Client::new(&url, args.timeout, None)?;
     let (status, text) = client.send(Method::GET, "/health", None, String::new()).await?;

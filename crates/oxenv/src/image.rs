@@ -12,22 +12,22 @@ use clap::Args;
 use oxenv_providers::docker::{BuildSpec, DockerProvider};
 use oxenv_providers::{ProviderCode, ProviderError};
 
-use crate::commands::print;
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::output::print;
 use plan::BuildPlan;
 
 /// What to build.
 #[derive(Args)]
-#[command(
-    after_help = "A folder with a Dockerfile (or server/Dockerfile) is built by that. For another, a build file
-is made: --print shows it. Files that .dockerignore names stay out, and so do .env, .git, keys and the like.
+#[command(after_help = "\
+A folder with a Dockerfile (or server/Dockerfile) is built by that. For another, a build file is
+generated: --print shows it. Files that .dockerignore lists are left out, and so are .env, .git,
+keys and the like.
 
 Examples:
   oxenv build my_env -t my-env              a folder with a tools.yaml or an openenv.yaml
   oxenv build my_env --print                the build file that is used
-  oxenv build my_env -t my-env --base registry.example/oxenv-tools:1"
-)]
+  oxenv build my_env -t my-env --base registry.example/oxenv-tools:1")]
 pub(crate) struct BuildArgs {
     /// The folder of the environment
     #[arg(value_name = "DIR")]

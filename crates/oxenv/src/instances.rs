@@ -13,9 +13,9 @@ use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceInfo, Provider, ProviderCode, ProviderError};
 
-use crate::commands::print;
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::output::print;
 
 pub(crate) use up::{UpArgs, up};
 

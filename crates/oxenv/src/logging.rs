@@ -5,18 +5,37 @@
 
 use std::io::{IsTerminal, Write};
 
+use clap::ValueEnum;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::cli::{LogFormat, LogLevel};
-
 /// Most bytes of a line.
 const MAX_LINE: usize = 4096;
 /// Bytes that are kept of each text of a line that is too long, at first; then half of it, and so on.
 const MAX_TEXT: usize = 2048;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// One line per event, for people.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
 
 /// Where lines go. The library writes each with one call.
 struct LogWriter(LogFormat);

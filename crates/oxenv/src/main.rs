@@ -1,13 +1,16 @@
 //! The `oxenv` command.
 //!
-//! A table of contents: arguments are read in `cli`, settings are put together in `settings`, the
-//! environment to serve is found in `registry`, and each subcommand has a file of its own.
+//! `cli` lists the commands; each has a file with its arguments and its `run` function. What
+//! several commands share imports none of them.
 
+mod byte_size;
+mod call;
 mod check;
 mod cli;
 mod client;
-mod commands;
+mod completions;
 mod env;
+mod envs;
 mod exit;
 mod fleet;
 mod health;
@@ -16,6 +19,7 @@ mod instances;
 mod logging;
 mod mcp;
 mod observing;
+mod output;
 mod policy_commands;
 mod record;
 mod registry;
@@ -26,15 +30,18 @@ mod serve;
 mod settings;
 mod slow_steps;
 mod snapshot_key;
+mod step;
+mod tape;
 mod tokens;
 mod tools;
 mod tools_commands;
 mod traces;
 mod trajectories;
+mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command};
 
@@ -55,11 +62,11 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(*args).await,
+        Command::Serve(args) => serve::run(args).await,
         Command::Mcp(args) => mcp::run(args).await,
-        Command::Envs(args) => commands::envs(&args),
-        Command::Call(args) => commands::call(&args).await,
-        Command::Step(args) => commands::step(&args).await,
+        Command::Envs(args) => envs::run(&args),
+        Command::Call(args) => call::run(&args).await,
+        Command::Step(args) => step::run(&args).await,
         Command::Validate(args) => tools_commands::validate(&args),
         Command::Tools(args) => tools_commands::tools(&args),
         Command::Policy(args) => policy_commands::run(&args),
@@ -74,7 +81,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Replay(args) => replay::run(*args).await,
         Command::Rescore(args) => rescore::run(args).await,
         Command::Check(args) => check::run(args).await,
-        Command::Completions(args) => commands::completions(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
         // It runs before the runtime, on the main thread.
         Command::Supervise { .. } => Ok(()),
     }

@@ -5,11 +5,35 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{App, ServerConfig, Shutdown};
 
-use crate::cli::{LogFormat, McpArgs};
+use crate::logging::{LogFormat, LogLevel};
+use crate::tools::ToolArgs;
 use crate::{exit, logging, tools};
+
+#[derive(Args)]
+#[command(after_help = "Logs go to stderr.
+
+Examples:
+  oxenv mcp --tools tools.yaml
+  oxenv mcp echo
+In a desktop client's configuration:
+  {\"mcpServers\": {\"oxenv\": {\"command\": \"oxenv\", \
+\"args\": [\"mcp\", \"--tools\", \"/path/to/tools.yaml\"]}}}")]
+pub(crate) struct McpArgs {
+    /// An environment whose tools are offered [default: none, if --tools is given; else echo]
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
+
+    /// What to log on stderr: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(crate) log: LogLevel,
+}
 
 pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);

@@ -1,17 +1,42 @@
-//! Who is told of what sessions do: metrics, slow steps, traces.
+//! What observes sessions: metrics, slow steps, traces.
 //!
 //! Invariant: when nothing was asked for there is no observer, so nothing is measured.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use oxenv_core::{EndReason, Failure, ObservedCall, Observer, Operation, TraceContext};
 use oxenv_server::{AuditStatus, Metrics, RecordStatus};
 use oxenv_store::JsonlAudit;
+use serde::Deserialize;
 
-use crate::cli::ObservingArgs;
 use crate::slow_steps::SlowSteps;
-use crate::traces::{Exporter, Traces};
+use crate::traces::{Endpoint, Exporter, Traces};
+use crate::values::{duration, duration_setting, ratio, ratio_setting};
+
+/// How the server is observed; see docs/observability.md.
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ObservingArgs {
+    /// Count and measure, and show the numbers at /metrics for Prometheus
+    #[arg(long)]
+    pub(crate) metrics: bool,
+
+    /// Log a warning for each step, reset or call that takes at least this long: 250ms, 1s [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[serde(deserialize_with = "duration_setting")]
+    pub(crate) slow_step: Option<Duration>,
+
+    /// Send traces to a receiver of OTLP over HTTP, such as http://127.0.0.1:4318 [default: none]
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<Endpoint>,
+
+    /// Fraction of traces to record, from 0 to 1, of those that no caller began [default: 1]
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    #[serde(deserialize_with = "ratio_setting")]
+    pub(crate) otlp_sample: Option<f64>,
+}
 
 /// Tells the state of the log of steps.
 pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;

@@ -9,14 +9,18 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use oxenv_core::{Explanation, Policy, Principal};
 use oxenv_upstream::manifest::{Manifest, Prefix, ToolsetEntry};
+use oxenv_wire::preview;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::commands::{object, print};
 use crate::env;
 use crate::exit::usage;
+use crate::output::print;
+use crate::values::object;
 
 #[derive(Args)]
+#[command(after_help = "Example:
+  oxenv policy explain agent files/write_file --tools tools.yaml")]
 pub(crate) struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,
@@ -41,7 +45,7 @@ struct ExplainArgs {
     role: Principal,
     /// What would be called: toolset/tool, the name it is offered by, or a tool of any toolset
     tool: String,
-    /// The arguments, a JSON object; without them argument rules are named only
+    /// The arguments, a JSON object; without them, rules about arguments are listed but not applied
     arguments: Option<String>,
     /// The manifest
     #[arg(long, value_name = "FILE")]
@@ -125,7 +129,11 @@ fn owners<'a>(
 fn find<'a>(manifest: &'a Manifest, name: &str) -> anyhow::Result<&'a ToolsetEntry> {
     let Some(entry) = manifest.toolsets.iter().find(|entry| entry.name == name) else {
         let names: Vec<&str> = manifest.toolsets.iter().map(|entry| entry.name.as_str()).collect();
-        return Err(usage(format!("the manifest has no toolset '{name}'; it has {}", names.join(", "))));
+        return Err(usage(format!(
+            "the manifest has no toolset '{}'; it has {}",
+            preview(name),
+            names.join(", ")
+        )));
     };
     if !entry.enabled {
         return Err(usage(format!("toolset '{name}' is disabled, so nobody can call its tools")));

@@ -11,22 +11,24 @@ use clap::Args;
 use oxenv_core::Redact;
 use oxenv_server::RecordStatus;
 use oxenv_store::{Durability, LogOptions, LogRecorder, Retention};
-use oxenv_wire::ByteSize;
+use oxenv_wire::preview;
 use serde::{Deserialize, Deserializer};
 
-use crate::cli::duration;
+use crate::byte_size::ByteSize;
 use crate::exit::usage;
 use crate::observing::RecordSource;
+use crate::values::duration;
 
 /// Whether and how sessions are recorded.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct RecordArgs {
     /// Record what every session does in this folder; see docs/replay.md [default: nothing is recorded]
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
 
-    /// What an acknowledged step survives: the end of the process, the end of the machine, or the latter
-    /// but for the last while, such as 50ms [default: process]
+    /// What an acknowledged step survives. process: the end of the server; machine: a crash of the machine
+    /// too; a time, such as 50ms: the same, but for the steps of the last 50ms [default: process]
     #[arg(long, value_name = "process|machine|TIME", value_parser = SyncSetting::parse)]
     pub(crate) record_sync: Option<SyncSetting>,
 
@@ -66,18 +68,13 @@ pub(crate) fn status(recorder: &Arc<LogRecorder>) -> RecordSource {
 }
 
 impl RecordArgs {
-    /// What the first of the three says, part by part; refuses details of what is not recorded.
-    pub(crate) fn over(self, env: Self, file: Self) -> anyhow::Result<Self> {
-        let whole = RecordArgs {
-            record: self.record.or(env.record).or(file.record),
-            record_sync: self.record_sync.or(env.record_sync).or(file.record_sync),
-            record_keep: self.record_keep.or(env.record_keep).or(file.record_keep),
-        };
-        let details = whole.record_sync.is_some() || whole.record_keep.is_some();
-        if details && whole.record.is_none() {
-            return Err(usage("how to record is said, but not where: add --record DIR"));
+    /// Refuses details of what is not recorded.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let details = self.record_sync.is_some() || self.record_keep.is_some();
+        match details && self.record.is_none() {
+            true => Err(usage("how to record is said, but not where: add --record DIR")),
+            false => Ok(()),
         }
-        Ok(whole)
     }
 }
 
@@ -87,7 +84,7 @@ impl SyncSetting {
             "process" => Ok(SyncSetting(Durability::Process)),
             "machine" => Ok(SyncSetting(Durability::Machine)),
             time => duration(time).map(|time| SyncSetting(Durability::Interval(time))).map_err(|_| {
-                format!("'{time}' is none of them; write process, machine, or a time such as 50ms")
+                format!("'{}' is none of them; write process, machine, or a time such as 50ms", preview(time))
             }),
         }
     }
@@ -101,6 +98,7 @@ impl RetentionSetting {
                 (Some(age), _) => keep.age.replace(age).is_some(),
                 (None, Some(size)) => keep.bytes.replace(size).is_some(),
                 (None, None) => {
+                    let part = preview(part);
                     return Err(format!("'{part}' is neither an age nor a size; write 30d or 20GB"));
                 }
             };
@@ -168,6 +166,6 @@ mod tests {
     #[test]
     fn details_without_a_folder_are_refused() {
         let args = RecordArgs { record_sync: SyncSetting::parse("machine").ok(), ..RecordArgs::default() };
-        assert!(args.over(RecordArgs::default(), RecordArgs::default()).is_err());
+        assert!(args.check().is_err());
     }
 }

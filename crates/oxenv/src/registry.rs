@@ -1,12 +1,13 @@
 //! What can be served, and what a name on the command line means.
 //!
 //! Invariant: a name is a bundled environment; else an existing path; else `package.module:Name`;
-//! else an error that lists the nearest names. What this version cannot serve yet is said by name.
+//! else an error with the nearest name, or with what this version cannot serve yet.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oxenv_core::EnvironmentFactory;
+use oxenv_wire::preview;
 
 use crate::exit::usage;
 
@@ -35,16 +36,17 @@ pub(crate) fn resolve(name: &str) -> anyhow::Result<ServedName> {
     if path.exists() {
         return Err(usage(explain_path(path)));
     }
+    let shown = preview(name);
     if is_python_name(name) {
         return Err(usage(format!(
-            "'{name}' names a Python environment: this version has no Python host yet. \
+            "'{shown}' names a Python environment: this version has no Python host yet. \
              Bundled environments: {}",
             names().join(", ")
         )));
     }
     Err(usage(match nearest(name) {
-        Some(near) => format!("no environment is called '{name}'; did you mean '{near}'? (all: oxenv envs)"),
-        None => format!("no environment is called '{name}'; there are {}", names().join(", ")),
+        Some(near) => format!("no environment is called '{shown}'; did you mean '{near}'? (all: oxenv envs)"),
+        None => format!("no environment is called '{shown}'; there are {}", names().join(", ")),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! `oxenv replay`: does recorded sessions again and compares every byte.
+//! `oxenv replay`: runs recorded sessions again and compares every byte.
 //!
 //! Invariant: what is done again is recorded again, through the same road, and the two records are
 //! compared; nothing of the record that is replayed changes.
@@ -6,7 +6,6 @@
 mod compare;
 mod environment;
 mod session;
-mod tape;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -18,31 +17,29 @@ use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::ToolArgs;
-use crate::commands::print;
 use crate::exit::Problem;
+use crate::output::print;
 use crate::rubrics::RubricArgs;
+use crate::tools::ToolArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
 
 pub(crate) use environment::{Folder, ReplayEnvironment, remember_entry as remember};
-pub(crate) use tape::{ToolTape, taped};
 
 #[derive(Args)]
-#[command(
-    after_help = "Tools of other servers, and those of environments that do not promise to be deterministic, are
-answered from the record: what is proven then is all that was done with their answers. --live
-calls them. Sessions of a manifest, or with a rubric, need the flags they were served with.
+#[command(after_help = "\
+Tools of other servers, and those of environments that do not promise to be deterministic, are
+answered from the record: the replay then proves everything but those answers. --live calls them.
+Sessions of a manifest, or with a rubric, need the flags they were served with.
 
-Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before, 6 if nothing but a hole in the
-record kept them from it.
+Exit codes: 0 if all were the same, 1 if not, 5 if a signal ended it before,
+6 if some could not be compared because the record is incomplete.
 
 Examples:
   oxenv replay records                      every session
   oxenv replay records SESSION --json
   oxenv replay records --tools tools.yaml   sessions of a manifest
-  oxenv replay records --environment connect4 --rubric rubric.toml"
-)]
+  oxenv replay records --environment connect4 --rubric rubric.toml")]
 pub(crate) struct ReplayArgs {
     /// The folder of --record
     #[arg(value_name = "DIR")]
@@ -50,14 +47,14 @@ pub(crate) struct ReplayArgs {
     /// Which sessions [default: all]
     #[arg(value_name = "SESSION")]
     sessions: Vec<String>,
-    /// The environment that is to do it again [default: the one that the record names]
+    /// The environment to run [default: the one that the record names]
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
     #[command(flatten)]
     tools: ToolArgs,
     #[command(flatten)]
     rubric: RubricArgs,
-    /// Call tools really, instead of answering from the record
+    /// Call the tools, instead of answering from the record
     #[arg(long)]
     live: bool,
     /// Print JSON, one object a session
@@ -316,7 +313,8 @@ fn text_line(line: &ReplayLine<'_>) -> String {
             )
         }
         Verdict::Differs { seq, what, recorded, replayed } => format!(
-            "differs at seq {seq}  {session_id}  {environment}  {what}\n  recorded: {recorded}\n  replayed: {replayed}"
+            "differs at seq {seq}  {session_id}  {environment}  {what}\n  recorded: {recorded}\n  \
+             replayed: {replayed}"
         ),
         Verdict::CannotBeReplayed { why, .. } => {
             format!("cannot be replayed: {why}  {session_id}  {environment}")

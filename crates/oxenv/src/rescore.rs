@@ -20,33 +20,32 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
 use crate::replay::remember;
 use crate::rubrics::{self, RubricArgs};
 use crate::trajectories::{self, Incomplete, is_damage};
 
 #[derive(Args)]
-#[command(
-    after_help = "Failed steps are left out, as they are when a rubric scores a running episode. What a judge answered
-when the sessions were recorded is not asked again. Exits with 6 if the record is incomplete or
-damaged; what can be read is scored.
+#[command(after_help = "\
+Failed steps are left out, as they are when a rubric scores a running episode. The judge is
+asked only what the record has no answer to. Exits with 6 if the record is incomplete or damaged;
+what can be read is scored.
 
 Examples:
   oxenv rescore records --rubric rubric.toml
   oxenv rescore records --rubric rubric.json --out scores.jsonl
-  oxenv rescore records --rubric rubric.json --judge-url http://127.0.0.1:8001/v1 --judge-model M"
-)]
+  oxenv rescore records --rubric rubric.json --judge-url http://127.0.0.1:8001/v1 --judge-model M")]
 pub(crate) struct RescoreArgs {
     /// The folder of --record
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
     rubric: RubricArgs,
-    /// Never ask the judge; an episode that it has not judged fails
+    /// Never ask the judge; an episode without a recorded answer fails
     #[arg(long)]
     judge_recorded: bool,
-    /// Only sessions of that environment
+    /// Only sessions of this environment
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
     /// Write the scores of each episode here, one JSON object a line

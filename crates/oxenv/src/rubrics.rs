@@ -10,12 +10,14 @@ use clap::Args;
 use oxenv_core::rubric::{Judge, JudgeAnswer, JudgeCache, JudgeQuestion, Judges, RubricSpec, scored};
 use oxenv_core::{EnvironmentFactory, Failure, RubricFactory, Work};
 use oxenv_server::{HttpJudge, HttpJudgeOptions, JudgeKey};
+use serde::Deserialize;
 
 use crate::env;
 use crate::exit::usage;
 
 /// Which rubric, and which judge.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct RubricArgs {
     /// Score steps and tool calls by the rubric in this file, JSON or TOML; see docs/rubrics.md
     #[arg(long, value_name = "FILE")]
@@ -26,25 +28,14 @@ pub(crate) struct RubricArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) judge_url: Option<String>,
 
-    /// The model that judges
+    /// The model to ask
     #[arg(long, value_name = "MODEL")]
     pub(crate) judge_model: Option<String>,
 
     /// Whether the judge may be asked; else what it said before is all there is.
     #[arg(skip)]
+    #[serde(skip)]
     pub(crate) only_recorded: bool,
-}
-
-impl RubricArgs {
-    /// What the first of the three says, part by part.
-    pub(crate) fn over(self, env: Self, file: Self) -> Self {
-        RubricArgs {
-            rubric: self.rubric.or(env.rubric).or(file.rubric),
-            judge_url: self.judge_url.or(env.judge_url).or(file.judge_url),
-            judge_model: self.judge_model.or(env.judge_model).or(file.judge_model),
-            only_recorded: self.only_recorded,
-        }
-    }
 }
 
 /// The environment with the rubric over it, if one was named.
@@ -103,7 +94,7 @@ fn judge(args: &RubricArgs) -> anyhow::Result<Arc<dyn Judge>> {
     let (Some(url), Some(model)) = (&args.judge_url, &args.judge_model) else {
         return Err(usage("the rubric asks a judge: name it with --judge-url URL and --judge-model MODEL"));
     };
-    let key = env::lookup("OXENV_JUDGE_KEY").filter(|key| !key.is_empty()).map(JudgeKey::new);
+    let key = env::set("OXENV_JUDGE_KEY").map(JudgeKey::new);
     let options = HttpJudgeOptions { key, ..HttpJudgeOptions::new(url.as_str(), model.as_str()) };
     let judge = HttpJudge::new(options).map_err(usage)?;
     Ok(match args.only_recorded {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use oxenv_core::{ActionSpace, EnvironmentSpec, Recorder, SessionStore};
 use oxenv_server::{Server, ServerConfig, Shutdown, TrajectorySource};
 
-use crate::cli::ServeArgs;
 use crate::exit::Problem;
 use crate::observing::Observing;
-use crate::settings::Settings;
+use crate::settings::{ServeArgs, Settings};
+use crate::tokens::GeneratedToken;
 use crate::trajectories::RecordFolder;
 use crate::{exit, logging, record, rubrics, snapshot_key, tools};
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut served = tools::assemble(settings.environment.as_deref(), &settings.tools, settings.server.mode)?;
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
-    let (mode, made) = (settings.server.mode, settings.made_tokens);
+    let (mode, generated) = (settings.server.mode, settings.generated_tokens);
     let observing = Observing::start(
         &settings.observing,
         &served.factory.spec().name,
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let address = server.address()?;
     let spec = server.app().store.spec().clone();
     let guarded = !server.app().config.tokens.is_empty();
-    announce(&spec, address, guarded, &made)?;
+    announce(&spec, address, guarded, &generated)?;
     tracing::info!(environment = %spec.name, %address, mode = mode.name(), "serving");
     server.run_until(&shutdown).await;
     let closing = async {
@@ -82,7 +82,7 @@ fn announce(
     spec: &EnvironmentSpec,
     address: SocketAddr,
     guarded: bool,
-    made: &[(&str, String)],
+    generated: &[GeneratedToken],
 ) -> std::io::Result<()> {
     let authorized = if guarded { "-H \"Authorization: Bearer $TOKEN\" " } else { "" };
     let try_it = match spec.action_space {
@@ -93,7 +93,8 @@ fn announce(
         ActionSpace::Typed => format!("curl {authorized}-X POST http://{address}/reset"),
     };
     let mut stdout = std::io::stdout().lock();
-    let tokens: String = made.iter().map(|(whose, token)| format!("{whose} token: {token}\n")).collect();
+    let tokens: String =
+        generated.iter().map(|made| format!("{} token: {}\n", made.role, made.token)).collect();
     let said = writeln!(stdout, "oxenv: serving {} on http://{address}\n{tokens}try: {try_it}", spec.name);
     match said.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

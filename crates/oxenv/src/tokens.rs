@@ -5,18 +5,49 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use oxenv_core::Principal;
 use oxenv_server::{TokenError, Tokens};
+use serde::Deserialize;
 
-use crate::cli::TokenArgs;
+use crate::env;
 use crate::exit::usage;
+
+/// The tokens that are accepted.
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TokenArgs {
+    /// A file with the control tokens, one a line, as TOKEN or NAME:TOKEN. The variable OXENV_CONTROL_TOKEN
+    /// adds one. With a control token, callers need one of the tokens
+    #[arg(long, value_name = "FILE")]
+    pub(crate) control_token_file: Option<PathBuf>,
+
+    /// A file with the observer tokens: observers see everything and change nothing. OXENV_OBSERVER_TOKEN
+    /// adds one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) observer_token_file: Option<PathBuf>,
+
+    /// Generate a control token and an observer token, where none is given, and print them once
+    #[arg(long)]
+    pub(crate) generate_tokens: bool,
+
+    /// Maximum number of sessions at a time of all tokens with one name [default: --max-sessions]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sessions_per_token: Option<usize>,
+}
 
 /// The tokens of a server.
 #[derive(Default)]
 pub(crate) struct ServerTokens {
     pub(crate) tokens: Tokens,
-    /// Those that nobody knows yet: what each is, and the token.
-    pub(crate) made: Vec<(&'static str, String)>,
+    pub(crate) generated: Vec<GeneratedToken>,
+}
+
+/// A token that nobody knows yet.
+pub(crate) struct GeneratedToken {
+    /// Whose it is: control or observer.
+    pub(crate) role: &'static str,
+    pub(crate) token: String,
 }
 
 /// Reads the tokens, and makes those that are to be made.
@@ -26,18 +57,19 @@ pub(crate) fn gather(args: &TokenArgs) -> anyhow::Result<ServerTokens> {
     let tokens = &mut given.tokens;
     from_file(control_token_file.as_ref(), |text| tokens.add_control(text))?;
     from_file(observer_token_file.as_ref(), |text| tokens.add_observer(text))?;
-    from_variable("OXENV_CONTROL_TOKEN", args.control_token.as_deref(), |text| tokens.add_control(text))?;
-    from_variable("OXENV_OBSERVER_TOKEN", args.observer_token.as_deref(), |text| tokens.add_observer(text))?;
+    // From the environment alone: an argument can be read by everybody on the machine.
+    from_variable("OXENV_CONTROL_TOKEN", |text| tokens.add_control(text))?;
+    from_variable("OXENV_OBSERVER_TOKEN", |text| tokens.add_observer(text))?;
     if args.generate_tokens {
         if tokens.count(Principal::Control) == 0 {
             let token = Tokens::generate()?;
             tokens.add_control(&format!("control:{token}"))?;
-            given.made.push(("control", token));
+            given.generated.push(GeneratedToken { role: "control", token });
         }
         if tokens.count(Principal::Observer) == 0 {
             let token = Tokens::generate()?;
             tokens.add_observer(&format!("observer:{token}"))?;
-            given.made.push(("observer", token));
+            given.generated.push(GeneratedToken { role: "observer", token });
         }
     }
     if tokens.count(Principal::Control) == 0 {
@@ -53,13 +85,9 @@ fn from_file(path: Option<&PathBuf>, add: impl FnOnce(&str) -> Result<(), TokenE
     add(&text).map_err(|fault| usage(format!("{}: {fault}", path.display())))
 }
 
-fn from_variable(
-    name: &str,
-    text: Option<&str>,
-    add: impl FnOnce(&str) -> Result<(), TokenError>,
-) -> anyhow::Result<()> {
-    let Some(text) = text else { return Ok(()) };
-    add(text).map_err(|fault| usage(format!("{name}: {fault}")))
+fn from_variable(name: &str, add: impl FnOnce(&str) -> Result<(), TokenError>) -> anyhow::Result<()> {
+    let Some(text) = env::set(name) else { return Ok(()) };
+    add(&text).map_err(|fault| usage(format!("{name}: {fault}")))
 }
 
 fn refuse_without_control(args: &TokenArgs, tokens: &Tokens) -> anyhow::Result<()> {

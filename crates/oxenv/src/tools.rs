@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use oxenv_core::{AuditSink, Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
 use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManager};
+use serde::Deserialize;
 
-use crate::cli::ToolArgs;
 use crate::exit::usage;
-use crate::replay::{ToolTape, taped};
+use crate::tape::{ToolTape, taped};
 use crate::{env, registry};
 
 /// Servers of tools that are started at once.
@@ -24,6 +25,33 @@ const MAX_CONCURRENT_STARTS: usize = 4;
 const WARM_INSTANCES: usize = 1;
 /// How long the end waits for the audit file.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Where tools come from, and where their calls are audited.
+#[derive(Args, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ToolArgs {
+    /// A manifest (tools.yaml) whose tools are offered; see oxenv validate
+    #[arg(id = "tools", long = "tools", value_name = "FILE")]
+    #[serde(rename = "tools")]
+    pub(crate) manifest: Option<PathBuf>,
+
+    /// What `${workspace}` holds at the beginning of each episode: a copy of this folder, which is
+    /// itself never changed [default: an empty folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workspace: Option<PathBuf>,
+
+    /// Let all sessions work in the folder of --workspace itself; it is never cleared
+    #[arg(long, requires = "workspace")]
+    pub(crate) share_workspace: bool,
+
+    /// Append one JSON line per tool call to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
+
+    /// Put the arguments of calls into that file as well, without secrets
+    #[arg(long)]
+    pub(crate) audit_arguments: bool,
+}
 
 /// What is served: an environment, and the servers of its tools.
 pub(crate) struct ServedEnvironment {

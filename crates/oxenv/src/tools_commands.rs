@@ -11,12 +11,12 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use oxenv_upstream::manifest::{self, FilePosition, Manifest, Problem, Severity, ToolsetEntry};
 
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
 use crate::{env, tools};
 
 #[derive(Args)]
-#[command(after_help = "Exit codes: 0 if there are warnings at most, 1 if there are errors, 2 if a file
+#[command(after_help = "Exit codes: 0 if there are at most warnings, 1 if there are errors, 2 if a file
 cannot be read.
 
 Examples:
@@ -32,6 +32,8 @@ pub(crate) struct ValidateArgs {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example:
+  oxenv tools import ~/.cursor/mcp.json -o tools.yaml")]
 pub(crate) struct ToolsArgs {
     #[command(subcommand)]
     command: ToolsCommand,
@@ -50,12 +52,14 @@ and as the first line of tools.yaml
 }
 
 #[derive(Args)]
-#[command(after_help = "Values that look like secrets are replaced by variables; which to set, and what
-was left out, is told on stderr.
+#[command(
+    after_help = "Values that look like secrets are replaced by variables; stderr lists those to set, and
+what was left out.
 
 Examples:
   oxenv tools import ~/.cursor/mcp.json -o tools.yaml
-  oxenv tools import - < .vscode/mcp.json")]
+  oxenv tools import - < .vscode/mcp.json"
+)]
 struct ImportArgs {
     /// The client's configuration; - is stdin
     file: PathBuf,
@@ -148,8 +152,8 @@ fn scope_note(file: &str, entry: &ToolsetEntry) -> Option<String> {
     let (name, line) = (&entry.name, entry.at.line);
     entry.may_give_sessions().then(|| {
         format!(
-            "{file}:{line}: note: toolset '{name}' has no scope: in simulation mode each session has one if its server \
-             gives sessions of its own (Mcp-Session-Id), else all share it; in production mode all share it"
+            "{file}:{line}: note: toolset '{name}' has no scope: in simulation mode each session has one if its \
+             server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode all share it"
         )
     })
 }

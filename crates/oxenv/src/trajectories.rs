@@ -16,25 +16,27 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand, ValueEnum};
 use oxenv_core::utc_micros;
 use oxenv_store::{LeftOut, LogError, SessionFilter, SessionSummary, Trajectories};
+use oxenv_wire::preview;
 
-use crate::cli::duration;
-use crate::commands::print;
 use crate::exit::usage;
+use crate::output::print;
+use crate::values::duration;
 use remote::RemoteRecords;
 use view::{EntryPage, SessionView};
 
 pub(crate) use incomplete::Incomplete;
 pub(crate) use source::RecordFolder;
 
-/// How many entries or sessions are read at once.
+/// Number of entries or sessions that are read at once.
 const PAGE_ENTRIES: usize = 500;
-/// Reading so many entries takes a while, so it is said if it has to be done each time.
-const MANY: u64 = 100_000;
+/// A log with more entries takes a while to read, so a note says if that has to be done each time.
+const SLOW_READ_ENTRIES: u64 = 100_000;
 
 #[derive(Args)]
-#[command(
-    after_help = "What is missing from a record, or damaged, is told on stderr each time; the exit code is then 6."
-)]
+#[command(after_help = "stderr lists what of a record is missing or damaged; the exit code is then 6.
+
+Example:
+  oxenv trajectories list records")]
 pub(crate) struct TrajectoriesArgs {
     #[command(subcommand)]
     command: TrajectoriesCommand,
@@ -46,7 +48,7 @@ enum TrajectoriesCommand {
     List(ListArgs),
     /// Show what a recorded session did.
     Show(ShowArgs),
-    /// Give recorded sessions to other programs; one that cannot be read is left out and named.
+    /// Export recorded sessions to other programs; those that cannot be read are listed on stderr.
     Export(ExportArgs),
 }
 
@@ -59,13 +61,13 @@ struct ListArgs {
     /// The folder of --record, or the URL of a server that records
     #[arg(value_name = "DIR|URL")]
     place: String,
-    /// Only sessions of that environment
+    /// Only sessions of this environment
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
-    /// Only sessions opened since then: 2h for two hours ago, or 2026-11-21T08:00:00Z
+    /// Only sessions opened since this time: 2h for two hours ago, or 2026-11-21T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<u64>,
-    /// So many at the most
+    /// Maximum number of sessions to list
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Print JSON, one object a line
@@ -102,19 +104,19 @@ struct ExportArgs {
     /// The folder of --record
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The form
+    /// The file format
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
     /// Where to write [default: stdout]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Only sessions of that environment
+    /// Only sessions of this environment
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
-    /// Only sessions opened since then: 2h for two hours ago, or 2026-11-21T08:00:00Z
+    /// Only sessions opened since this time: 2h for two hours ago, or 2026-11-21T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<u64>,
-    /// So many sessions at the most
+    /// Maximum number of sessions to export
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 }
@@ -152,7 +154,7 @@ pub(crate) fn open(folder: &Path, incomplete: &mut Incomplete) -> anyhow::Result
     }
     let trajectories = Trajectories::open(folder).map_err(|error| usage(error.to_string()))?;
     let entries = trajectories.refresh()?.entries;
-    if let Some(reason) = trajectories.in_memory().filter(|_| entries > MANY) {
+    if let Some(reason) = trajectories.in_memory().filter(|_| entries > SLOW_READ_ENTRIES) {
         let note =
             format!("note: the index cannot be kept ({reason}), so all {entries} entries are read each time");
         // Nobody is left to tell when stderr is gone.
@@ -324,7 +326,10 @@ fn since(text: &str) -> Result<u64, String> {
     let time = match humantime::parse_rfc3339_weak(text) {
         Ok(time) => time,
         Err(_) => SystemTime::now()
-            .checked_sub(duration(text).map_err(|_| format!("'{text}': write 2h, or 2026-11-21T08:00:00Z"))?)
+            .checked_sub(
+                duration(text)
+                    .map_err(|_| format!("'{}': write 2h, or 2026-11-21T08:00:00Z", preview(text)))?,
+            )
             .unwrap_or(SystemTime::UNIX_EPOCH),
     };
     Ok(utc_micros(time.max(SystemTime::UNIX_EPOCH)))

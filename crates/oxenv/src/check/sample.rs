@@ -171,7 +171,10 @@ mod tests {
             "properties": {
                 "move": { "$ref": "#/$defs/Move" },
                 "column": { "type": "integer", "minimum": 2, "maximum": 4 },
-                "deep": { "type": "array", "minItems": 2, "items": { "anyOf": [{ "type": "boolean" }, { "const": "x" }] } },
+                "deep": {
+                    "type": "array", "minItems": 2,
+                    "items": { "anyOf": [{ "type": "boolean" }, { "const": "x" }] },
+                },
                 "note": { "type": ["null", "string"], "minLength": 20 },
                 "optional": { "type": "integer" },
             },
@@ -214,7 +217,9 @@ mod tests {
     fn tools_are_called_with_what_they_require() {
         let tools = [json!({
             "name": "add",
-            "input_schema": { "type": "object", "required": ["a"], "properties": { "a": { "type": "integer" } } },
+            "input_schema": {
+                "type": "object", "required": ["a"], "properties": { "a": { "type": "integer" } },
+            },
         })];
         let schemas = oxenv_core::tool_schemas();
         let action = Sampler::new(&schemas.action, &tools, 1).action().unwrap();

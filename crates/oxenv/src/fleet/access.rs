@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::cli::duration;
 use crate::env;
 use crate::exit::{Problem, usage};
+use crate::values::duration;
 
 /// Who we are to Fleet, and where it is.
 #[derive(Args)]
@@ -33,7 +33,7 @@ pub(super) struct FleetAccess {
 /// How an instance is made.
 #[derive(Args)]
 pub(super) struct InstanceArgs {
-    /// Where it is to run
+    /// The region to run in
     #[arg(long)]
     region: Option<String>,
     /// The data it begins with, as KEY or KEY:VERSION
@@ -42,19 +42,19 @@ pub(super) struct InstanceArgs {
     /// The kind of image, such as mcp
     #[arg(long, value_name = "TYPE")]
     image_type: Option<String>,
-    /// A variable of its environment; without a value, this one's own. May be given again
+    /// A variable of its environment; without a value it is copied from here (may be repeated)
     #[arg(long = "env", short = 'e', value_name = "NAME[=VALUE]")]
     variables: Vec<String>,
     /// A name that instances of one run share
     #[arg(long, value_name = "RUN")]
     run_id: Option<String>,
-    /// After how long Fleet ends it by itself: 90s, 15m, 2h
+    /// Lifetime, after which Fleet ends it: 90s, 15m, 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
-    /// Let Fleet end it when this command was not heard of for that long
+    /// Let Fleet end it when it has no heartbeat of this command for this long
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) heartbeat: Option<Duration>,
-    /// How long it may take until it can be used [default: 15m]
+    /// How long to wait until it can be used [default: 15m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
     /// Fail if one of its MCP endpoints cannot be reached, rather than use the other alone

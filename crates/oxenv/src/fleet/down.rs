@@ -8,7 +8,7 @@ use oxenv_client::Code;
 use oxenv_client::fleet::FleetControl;
 
 use super::access::{FleetAccess, stoppable, with_exit_code};
-use crate::commands::print;
+use crate::output::{print, printable};
 
 /// What to end.
 #[derive(Args)]
@@ -18,7 +18,8 @@ use crate::commands::print;
   oxenv fleet down --all               all that the key can see")]
 pub(super) struct DownArgs {
     /// The instances' ids
-    #[arg(value_name = "ID", required_unless_present_any = ["all", "run_id"], conflicts_with_all = ["all", "run_id"])]
+    #[arg(value_name = "ID", required_unless_present_any = ["all", "run_id"])]
+    #[arg(conflicts_with_all = ["all", "run_id"])]
     ids: Vec<String>,
     /// All that the key can see
     #[arg(long)]
@@ -46,7 +47,7 @@ pub(super) async fn run(args: DownArgs) -> anyhow::Result<()> {
                 Ok(()) => print(id)?,
                 Err(error) => {
                     failed += 1;
-                    eprintln!("{error:#}");
+                    eprintln!("{}", printable(&format!("{error:#}")));
                 }
             }
         }

@@ -6,7 +6,7 @@ use clap::Args;
 use oxenv_client::fleet::FleetInstance;
 
 use super::access::{FleetAccess, stoppable, with_exit_code};
-use crate::commands::print;
+use crate::output::print;
 
 /// What to list.
 #[derive(Args)]
@@ -14,7 +14,7 @@ use crate::commands::print;
   oxenv fleet list
   oxenv fleet list --run-id r1 --json")]
 pub(super) struct ListArgs {
-    /// Only those of that run
+    /// Only the instances of this run
     #[arg(long, value_name = "RUN")]
     run_id: Option<String>,
     /// Print JSON

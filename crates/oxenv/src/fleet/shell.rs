@@ -10,23 +10,25 @@ use clap::Args;
 use oxenv_client::fleet::FleetEnvClient;
 use oxenv_client::{Multiplexer, ResetOptions, StepResult};
 use oxenv_wire::ToolResult;
+use oxenv_wire::preview;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access::{FleetAccess, InstanceArgs, connect, stoppable, with_exit_code};
-use crate::commands::{object, print};
+use crate::output::{print, printable};
+use crate::values::object;
 
 const COMMANDS: &str = "reset [SEED]       begin an episode
 tools              list the tools
 call NAME [JSON]   call a tool with an object of arguments
 step JSON          take an action
-state              tell the state
-help               tell this
-quit               end";
+state              print the state
+help               print this list
+quit               end the shell";
 
 /// What to use.
 #[derive(Args)]
-#[command(after_help = format!("Lines:\n{COMMANDS}\n
+#[command(after_help = format!("Commands, one a line:\n{COMMANDS}\n
 Examples:
   oxenv fleet shell fira
   oxenv fleet shell 8b80c1cdd505                     an instance that runs, which is left running
@@ -83,7 +85,7 @@ async fn read_commands(client: &FleetEnvClient, tools: &Multiplexer) -> anyhow::
         };
         if let Err(error) = outcome {
             failed += 1;
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
         }
     }
     if failed > 0 && !by_hand {
@@ -117,7 +119,7 @@ impl ShellCommand {
             ("reset", "") => Ok(ShellCommand::Reset(None)),
             ("reset", seed) => match seed.parse() {
                 Ok(seed) => Ok(ShellCommand::Reset(Some(seed))),
-                Err(_) => bail!("'{seed}' is no seed: write a whole number"),
+                Err(_) => bail!("'{}' is no seed: write a whole number", preview(seed)),
             },
             ("tools", "") => Ok(ShellCommand::Tools),
             ("state", "") => Ok(ShellCommand::State),
@@ -128,7 +130,7 @@ impl ShellCommand {
                 Ok(ShellCommand::Call(name.to_owned(), object("the arguments", arguments.trim())?))
             }
             ("step", action) => Ok(ShellCommand::Step(object("the action", action)?)),
-            _ => bail!("'{line}' is not known here; `help` tells what is"),
+            _ => bail!("'{}' is not known here; `help` tells what is", preview(line)),
         }
     }
 

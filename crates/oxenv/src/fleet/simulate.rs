@@ -12,9 +12,9 @@ use oxenv_fleet_simulator::{ApiKey, Fault, Framing, McpAuth, Simulator, Simulato
 use oxenv_server::{Shutdown, Tokens};
 use serde_json::json;
 
-use crate::cli::{LogFormat, LogLevel, duration};
 use crate::exit::{self, Problem, usage};
-use crate::logging;
+use crate::logging::{self, LogFormat, LogLevel};
+use crate::values::duration;
 
 const HELP: &str = "A fault is PLACE:EFFECT, and *N after it if only the first N requests are to meet it.
 
@@ -31,21 +31,21 @@ Effects:
                             500=html\"<b>\" with a body of yours
   limit, 403-limit, 403-team, 403-environment, 403-permission, 400-region, 400-environment,
   400-version, 400-retryable, 400-retryable-text
-                            what Fleet says then
+                            Fleet's own reply for that case
   drop, hang                nothing is done, and nothing answered
   drop-after, hang-after, cut, garbage
                             it is done, and not answered, or not well
   slow=2s, slow=250ms       it is done later
   pending, pending-then-error, pending-then-stopped, pending-for-ever
-                            at create: answered at once; the second to ask is told what it became
+                            at create: answered at once; the second get shows what it became
   refuse, expire            at instance: it does not listen; its time is over as the request comes
   lose-session, lose-session-in-call, empty-tools, is-error, null-image, mcp-image, json, sse,
   no-session                over MCP
   old-resources             at resources: the list is inside an object
 
 The simulator has routes of its own beside Fleet's, for the same key:
-  GET /simulator/requests              all that came
-  GET, POST, DELETE /simulator/faults  the faults that are left; more of them, one a line; none
+  GET /simulator/requests              all requests
+  GET, POST, DELETE /simulator/faults  list the faults left; add some, one a line; remove all
   POST /simulator/expire/ID            the time of an instance is over
   POST /simulator/advance/SECONDS      time passes at once
 
@@ -69,7 +69,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
-    /// Instances at once of one team
+    /// Maximum number of instances of one team at a time
     #[arg(long, value_name = "N", default_value_t = 10)]
     instance_limit: usize,
 
@@ -77,11 +77,11 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     delay: Option<Duration>,
 
-    /// How long an instance lives whose create does not say so
+    /// Lifetime of an instance, unless its create request sets one
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1h")]
     ttl: Duration,
 
-    /// Answer 404 to whom comes to an instance manager without the runner token
+    /// Answer 404 to requests to an instance manager without the runner token
     #[arg(long)]
     gate: bool,
 

@@ -12,7 +12,7 @@ use oxenv_client::{Code, ToolListing};
 use serde_json::json;
 
 use super::access::{FleetAccess, InstanceArgs, stoppable, with_exit_code};
-use crate::commands::print;
+use crate::output::print;
 
 /// How often Fleet is asked whether the instance is still there.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);

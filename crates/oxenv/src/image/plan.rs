@@ -194,7 +194,8 @@ impl CheckedManifest {
         };
         match self.files.iter().find(goes_in) {
             Some(file) => Err(usage(format!(
-                "{file} is a secret of tools.yaml and would be in the image: list it in .dockerignore and mount it"
+                "{file} is a secret of tools.yaml and would be in the image: \
+                 list it in .dockerignore and mount it"
             ))),
             None => Ok((self.manifest, self.notes)),
         }
@@ -356,7 +357,8 @@ mod tests {
 
     #[test]
     fn secrets_are_named_and_stay_out() {
-        let server = "command: tool\n      env: { A: \"${TOKEN}\", B: \"${PORT:-1}\", C: \"${file:/run/secrets/key}\" }";
+        let server = "command: tool\n      \
+                      env: { A: \"${TOKEN}\", B: \"${PORT:-1}\", C: \"${file:/run/secrets/key}\" }";
         let outside = Folder::with(&[("tools.yaml", &stdio(server))]);
         let notes = outside.made(None).1;
         let wanted = ["a container is to be given TOKEN", "a container is to see the files /run/secrets/key"];
@@ -377,9 +379,10 @@ mod tests {
         let served = r#"CMD ["python3","-m","uvicorn","server.app:app","--host","0.0.0.0","--port","8000"]"#;
         assert!(text.contains("WORKDIR /app\nCOPY . /app\nRUN [") && text.contains(served), "{text}");
         std::fs::write(folder.0.join("server/Dockerfile"), "FROM scratch").unwrap();
-        assert!(
-            matches!(find(&folder.0, None).unwrap(), BuildPlan::File { file, .. } if file.ends_with("server/Dockerfile"))
-        );
+        assert!(matches!(
+            find(&folder.0, None).unwrap(),
+            BuildPlan::File { file, .. } if file.ends_with("server/Dockerfile")
+        ));
     }
 
     #[test]

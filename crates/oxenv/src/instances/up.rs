@@ -12,15 +12,15 @@ use oxenv_providers::{
     InstanceSpec, ListenAddress, Provider, ProviderCode, ProviderError, PullPolicy, ResourceLimits,
     SecretText,
 };
-use oxenv_wire::ByteSize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{containers, problem, processes};
-use crate::cli::duration;
-use crate::commands::print;
+use crate::byte_size::ByteSize;
 use crate::env;
 use crate::exit::usage;
+use crate::output::print;
 use crate::registry::{self, ServedName};
+use crate::values::duration;
 
 const HELP: &str =
     "A bundled environment's name, a manifest or a folder with a tools.yaml is served by a process of
@@ -42,7 +42,7 @@ pub(crate) struct UpArgs {
     #[arg(value_name = "IMAGE|DIR|ENV")]
     pub(crate) target: String,
 
-    /// A name for oxenv ps and oxenv down [default: made up]
+    /// A name for oxenv ps and oxenv down [default: a generated one]
     #[arg(long)]
     pub(crate) name: Option<String>,
 
@@ -50,8 +50,8 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) workspace: Option<PathBuf>,
 
-    /// A variable of its environment; without a value it has the one it has here, so that no secret stands
-    /// among arguments (may be repeated)
+    /// A variable of its environment; without a value it is copied from here, which keeps secrets out
+    /// of arguments (may be repeated)
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
 
@@ -59,15 +59,15 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
 
-    /// Memory that a container may use: 512MiB, 4GiB [default: no bound]
+    /// Memory that a container may use: 512MiB, 4GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<ByteSize>,
 
-    /// Processors that a container may use; 1.5 is one and a half [default: no bound]
+    /// Processors that a container may use; 1.5 is one and a half [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<f64>,
 
-    /// Processes and threads that a container may have [default: no bound]
+    /// Processes and threads that a container may have [default: no limit]
     #[arg(long, value_name = "N")]
     pub(crate) pids: Option<u32>,
 
@@ -79,7 +79,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "PROVIDER")]
     pub(crate) provider: Option<ProviderName>,
 
-    /// How long it may take until it is healthy
+    /// How long to wait until it is healthy
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub(crate) timeout: Duration,
 

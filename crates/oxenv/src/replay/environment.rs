@@ -21,11 +21,10 @@ use oxenv_store::{
 };
 use serde_json::value::RawValue;
 
-use super::{ToolTape, taped};
-use crate::cli::ToolArgs;
 use crate::registry;
 use crate::rubrics::{self, RubricArgs};
-use crate::tools::{self, ServedEnvironment};
+use crate::tape::{ToolTape, taped};
+use crate::tools::{self, ServedEnvironment, ToolArgs};
 
 /// Sessions live as long as their replay takes.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
