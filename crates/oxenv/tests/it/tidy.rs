@@ -3,6 +3,9 @@
 //!
 //! Invariant: a rule that is written in CONTRIBUTING.md or ARCHITECTURE.md with a number is held here.
 
+mod circles;
+mod modules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
