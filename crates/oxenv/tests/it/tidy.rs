@@ -5,6 +5,7 @@
 
 mod circles;
 mod modules;
+mod public_api;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
