@@ -1,6 +1,8 @@
-"""Each kind of result is told whole in every spelling, whichever real server gives it: the table of docs/results.md.
+"""Each kind of result is told whole in every spelling, whichever real server gives it: the table of
+docs/results.md.
 
-The servers are FastMCP over stdio and HTTP, the TypeScript SDK's `everything`, Rust functions and Python functions.
+The servers are FastMCP over stdio and HTTP, the TypeScript SDK's `everything`, Rust functions and Python
+functions.
 """
 
 import asyncio
@@ -118,7 +120,9 @@ def refused() -> dict:
 def fastmcp_over_http() -> Iterator[str]:
     port = free_port()
     command = components.results(str(port)).command_line
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 30.0
         while not listens(port):
@@ -173,7 +177,9 @@ TABLE += [("python", kind) for kind in PYTHON]
 @pytest.mark.parametrize(("source", "kind"), TABLE, ids=lambda value: getattr(value, "tool", value))
 def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
     url, arguments = servers[source], kind.arguments or {}
-    stock = timeless(step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"])
+    stock = timeless(
+        step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"]
+    )
     whole = stock["metadata"]["oxenv"]["result"] if kind.failed else stock["result"]
     assert [block["type"] for block in whole["content"]] == list(kind.blocks)
     assert (whole["data"], whole["is_error"]) == (kind.value, kind.failed)
@@ -216,11 +222,16 @@ def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
 def test_what_is_no_json_is_a_typed_error_in_every_spelling(servers):
     url = servers["python"]
     message = (
-        "what 'refused' returned cannot be JSON: it['loss'] is nan; return finite numbers, texts, lists and dicts"
+        "what 'refused' returned cannot be JSON: it['loss'] is nan; "
+        "return finite numbers, texts, lists and dicts"
     )
     error = {"error_type": "execution_error", "message": message}
     stock = step(url, {"type": "call_tool", "tool_name": "refused", "arguments": {}})
-    assert (stock["observation"]["result"], stock["observation"]["error"], stock["reward"]) == (None, error, None)
+    assert (stock["observation"]["result"], stock["observation"]["error"], stock["reward"]) == (
+        None,
+        error,
+        None,
+    )
     assert stock["metadata"]["oxenv"]["code"] == "INVALID_RESULT"
     journal = step(url, {"type": "CallToolAction", "tool_name": "refused", "parameters": {}})["metadata"]
     assert (journal["error"], journal["oxenv"]["code"]) == (message, "INVALID_RESULT")

@@ -1,4 +1,5 @@
-"""Whose a server over HTTP is that keeps something for each of its sessions: by default each session's own."""
+"""Whose a server over HTTP is that keeps something for each of its sessions: by default each session's
+own."""
 
 import socket
 import subprocess
@@ -26,11 +27,15 @@ def notes() -> Iterator[str]:
 def notes_server(port: int) -> Iterator[str]:
     program = Path(__file__).parent / "notes_server.py"
     command = [str(components.venv_program("mcp-server-sqlite", "python")), str(program), str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, "the server of notes does not start"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                "the server of notes does not start"
+            )
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
