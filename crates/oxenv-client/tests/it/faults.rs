@@ -64,7 +64,8 @@ async fn what_answers_is_no_environment_server() {
     expect_error(&server_answering(elsewhere).await, Code::NotAServer, "https://other.example/").await;
     let h2c = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
     assert_eq!(refused(&server_answering(h2c).await, &stock()).await.code(), Code::NotAServer);
-    let wrong = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: AAAA\r\n\r\n";
+    let wrong = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: AAAA\r\n\r\n";
     assert_eq!(refused(&server_answering(wrong).await, &stock()).await.code(), Code::NotAServer);
     let version = "HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 8\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(refused(&server_answering(version).await, &stock()).await.code(), Code::VersionMismatch);

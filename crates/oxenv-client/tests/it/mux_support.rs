@@ -224,7 +224,9 @@ pub(crate) fn well_behaved(seen: &Seen, tools: &[&str]) -> Act {
 
 /// A tool that takes a number `n` and nothing else, if it takes anything.
 pub(crate) fn tool(name: &str) -> Value {
-    let schema = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "additionalProperties": false });
+    let schema = json!({
+        "type": "object", "properties": { "n": { "type": "integer" } }, "additionalProperties": false
+    });
     json!({ "name": name, "description": format!("The tool {name}."), "inputSchema": schema })
 }
 

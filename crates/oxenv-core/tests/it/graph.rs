@@ -479,7 +479,8 @@ proptest! {
             .collect();
         let log: Arc<Mutex<Vec<(bool, usize)>>> = Arc::default();
         let shared = Arc::clone(&log);
-        let set = Set::new("set", &["tool"]).with(|set| set.concurrent = !single).answering(move |_, arguments| {
+        let set = Set::new("set", &["tool"]).with(|set| set.concurrent = !single);
+        let set = set.answering(move |_, arguments| {
             let log = Arc::clone(&shared);
             let number = |key: &str| usize::try_from(arguments[key].as_u64().unwrap()).unwrap();
             let (node, suspends) = (number("node"), number("suspends"));

@@ -74,7 +74,8 @@ async fn speak(
 /// Shakes hands; gives the id of the MCP session.
 async fn shake_hands(served: &Served, token: &str, path: &str) -> String {
     let params = json!({
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" },
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "by hand", "version": "1" },
     });
     let reply = speak(served, token, path, Manner::Bare, "initialize", &params).await;
     assert_eq!(reply.status, 200, "{}", reply.text());

@@ -137,7 +137,8 @@ async fn a_peer_that_goes_on_talking_cannot_hold_up_a_close() {
 /// What a client on a pipe says first.
 fn greeting() -> String {
     let params = json!({
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" },
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "by hand", "version": "1" },
     });
     let greeting = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
     let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });

@@ -181,7 +181,8 @@ fn listening(mut stream: TcpStream, address: &str) -> TcpStream {
     let info = json!({ "name": "vanishing", "version": "1" });
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info });
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
-    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n";
+    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                accept: application/json, text/event-stream\r\n";
     write!(stream, "POST /mcp HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();

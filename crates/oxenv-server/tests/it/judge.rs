@@ -50,13 +50,16 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, headers: HeaderMap, body:
         endpoint.at_once.lock().unwrap().0 -= 1;
     }
     match turn.unwrap_or(Turn::Refuse(500, None)) {
-        Turn::Say(content) => json!({ "id": "1", "choices": [{ "index": 0, "message": { "role": "assistant", "content": content } }] })
-            .to_string()
-            .into_response(),
+        Turn::Say(content) => json!({
+            "id": "1", "choices": [{ "index": 0, "message": { "role": "assistant", "content": content } }]
+        })
+        .to_string()
+        .into_response(),
         Turn::Send(body) => body.into_response(),
         Turn::Refuse(status, wait) => {
             let headers = wait.map(|wait| [("retry-after", wait)]).unwrap_or([("x-nothing", "0")]);
-            (StatusCode::from_u16(status).unwrap(), headers, format!("your key {SECRET} is wrong")).into_response()
+            (StatusCode::from_u16(status).unwrap(), headers, format!("your key {SECRET} is wrong"))
+                .into_response()
         }
         Turn::Hang => std::future::pending().await,
     }

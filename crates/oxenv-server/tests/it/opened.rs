@@ -217,8 +217,8 @@ async fn a_fork_of_more_than_there_are_slots_is_refused_at_once() {
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     let id = socket.open().await;
-    let says = "10 slots at once were asked for, and this server has 4, one of which the original has: ask for 3 at \
-                most";
+    let says = "10 slots at once were asked for, and this server has 4, one of which the original has: ask \
+                for 3 at most";
     let refusal = socket.ask(json!({ "type": "fork", "session": id, "data": { "n": 10 } })).await;
     assert_eq!((refused(&refusal), &refusal["data"]["message"]), ("CAPACITY_REACHED", &json!(says)));
     assert_eq!((&refusal["data"]["retryable"], refusal["data"].get("retry_after_s")), (&json!(false), None));

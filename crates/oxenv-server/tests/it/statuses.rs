@@ -73,7 +73,8 @@ async fn a_failure_says_whose_fault_it_is_and_whether_to_retry() {
     let action = json!({ "do": "fail", "code": "EXECUTION_ERROR" });
     let body = post(served.address, "/step", &json!({ "action": action })).await.json();
     let expected = json!({
-        "code": "EXECUTION_ERROR", "kind": "environment", "phase": "step", "delivered": "yes", "retryable": false,
+        "code": "EXECUTION_ERROR", "kind": "environment", "phase": "step", "delivered": "yes",
+        "retryable": false,
     });
     assert_eq!(body["oxenv"], expected);
     let mut socket = served.ws("/ws").await;

@@ -102,7 +102,8 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     };
     assert_eq!(
         ending("no-such-command").await,
-        "exited with code 127: command 'no-such-command' was not found on PATH; install it or give its full path"
+        "exited with code 127: command 'no-such-command' was not found on PATH; install it or give its full \
+         path"
     );
     assert_eq!(
         ending("/no/such/command").await,
@@ -116,7 +117,8 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     assert_eq!(
         ending(script).await,
         format!(
-            "exited with code 126: command '{script}' needs an interpreter that does not exist; check its first line"
+            "exited with code 126: command '{script}' needs an interpreter that does not exist; check its \
+             first line"
         )
     );
     fs::remove_file(script).unwrap();

@@ -90,7 +90,8 @@ fn stdio(mode: &str) -> String {
     let program = std::env::current_exe().unwrap();
     let program = program.parent().unwrap().parent().unwrap().join("examples/upstream-stdio");
     format!(
-        "  - name: pipe\n    mcp_server:\n      command: {}\n      args: [\"{mode}\"]\n      env: {{ MARK: \"@MARK@\" }}\n",
+        "  - name: pipe\n    mcp_server:\n      command: {}\n      args: [\"{mode}\"]\n      \
+         env: {{ MARK: \"@MARK@\" }}\n",
         program.display()
     )
 }

@@ -42,8 +42,8 @@ pub(crate) fn odd(name: &str, mode: &str, more: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/odd.py");
     let python = python();
     format!(
-        "  - name: {name}\n    mcp_server:\n      command: {python}\n      args: [\"-S\", \"{script}\", \"{mode}\"]\n      \
-         env: {{ MARK: \"@MARK@\", TOKEN: \"${{TOKEN}}\" }}\n{more}"
+        "  - name: {name}\n    mcp_server:\n      command: {python}\n      args: [\"-S\", \"{script}\", \
+         \"{mode}\"]\n      env: {{ MARK: \"@MARK@\", TOKEN: \"${{TOKEN}}\" }}\n{more}"
     )
 }
 

@@ -140,7 +140,8 @@ fn values_that_nobody_reads() {
     );
     check("echo", "/mcp", &token, 413);
     let greeting = format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"2025-11-25\",\
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\
+         \"protocolVersion\":\"2025-11-25\",\
          \"capabilities\":{{\"experimental\":{{\"x\":{{\"y\":[{zeros}]}}}}}},\
          \"clientInfo\":{{\"name\":\"a\",\"version\":\"1\"}}}}}}"
     );

@@ -83,7 +83,8 @@ fn up_works_in_a_folder_with_variables() {
     std::fs::create_dir(&work).unwrap();
     std::fs::write(work.join("hello.txt"), "hello").unwrap();
     let manifest = "version: \"1.0\"\ntools:\n  - {name: files, type: mcp, mcp_server: {command: sh, \
-                    args: [\"-c\", \"cat ${workspace}/hello.txt >&2; echo ${SECRET} >&2; exit 1\"]}, required: true}\n";
+                    args: [\"-c\", \"cat ${workspace}/hello.txt >&2; echo ${SECRET} >&2; exit 1\"]}, \
+                    required: true}\n";
     std::fs::write(runtime.0.join("tools.yaml"), manifest).unwrap();
     let arguments = ["up", ".", "--workspace", "work", "--env", "SECRET", "--json", "--name", "files"];
     let secret = "hunter2-and-more";

@@ -119,7 +119,9 @@ pub(crate) fn actions(environment: &str) -> Vec<Value> {
         "grid_world" => ["DOWN", "RIGHT", "UP"].map(|way| json!({ "action": way })).to_vec(),
         _ => vec![
             json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "é\n" } }),
-            json!({ "type": "CallToolAction", "tool_name": "echo_with_length", "parameters": { "message": "j" } }),
+            json!({
+                "type": "CallToolAction", "tool_name": "echo_with_length", "parameters": { "message": "j" }
+            }),
             json!({ "action_type": "tool", "tool_name": "echo_message", "tool_args": { "message": "u" } }),
             json!({ "type": "call_tools", "calls": [
                 { "id": "a", "tool_name": "echo_message", "arguments": { "message": "x" } },

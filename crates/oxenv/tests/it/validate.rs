@@ -95,7 +95,8 @@ fn the_rfc_s_manifests_validate() {
 #[test]
 fn every_problem_is_told_and_the_code_is_1() {
     let folder = Folder::new("problems");
-    let wrong = "tools:\n  - name: files\n    mcp_server:\n      comand: npx\n      args: /tmp\n  - name: gone\n    mcp_server: { command: nobody-has-this }\n";
+    let wrong = "tools:\n  - name: files\n    mcp_server:\n      comand: npx\n      args: /tmp\n  - name: \
+                 gone\n    mcp_server: { command: nobody-has-this }\n";
     folder.file("wrong.yaml", wrong);
     let gone = "tools:\n  - name: gone\n    mcp_server: { command: nobody-has-this }\n";
     folder.file("gone.yaml", gone);
@@ -104,7 +105,8 @@ fn every_problem_is_told_and_the_code_is_1() {
     let expected = "\
 wrong.yaml:4:7: error: unknown key 'comand' in mcp_server: did you mean 'command'?
 wrong.yaml:5:13: error: tools[0].mcp_server.args must be a list, not a text: write [one, two]
-gone.yaml:3:17: error: no folder of PATH has the command 'nobody-has-this': install it, or write its whole path
+gone.yaml:3:17: error: no folder of PATH has the command 'nobody-has-this': install it, or write its whole \
+    path
 ";
     assert_eq!(ended.stdout, expected);
     assert_eq!(ended.stderr, "error: 3 errors, 0 warnings\n");
@@ -121,7 +123,8 @@ fn an_unset_variable_is_an_error_unless_disabled() {
     assert_eq!(ended.code, Some(1));
     assert_eq!(
         ended.stdout,
-        "on.yaml:3:45: error: variable NOBODY_SETS_THIS is not set: set it, or write ${NOBODY_SETS_THIS:-default}\n"
+        "on.yaml:3:45: error: variable NOBODY_SETS_THIS is not set: set it, or write \
+         ${NOBODY_SETS_THIS:-default}\n"
     );
     assert_eq!(folder.run(&["validate", "off.yaml"]).succeeded(), "off.yaml: 1 toolset, 0 warnings\n");
 }
@@ -138,9 +141,9 @@ fn a_toolset_over_http_without_a_scope_is_noted() {
     let ended = folder.run(&["validate", "tools.yaml"]);
     assert_eq!(
         ended.succeeded(),
-        "tools.yaml: 3 toolsets, 0 warnings\ntools.yaml:2: note: toolset 'open' has no scope: in simulation mode each \
-         session has one if its server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode \
-         all share it\n"
+        "tools.yaml: 3 toolsets, 0 warnings\ntools.yaml:2: note: toolset 'open' has no scope: in simulation \
+         mode each session has one if its server gives sessions of its own (Mcp-Session-Id), else all share \
+         it; in production mode all share it\n"
     );
 }
 

@@ -199,8 +199,8 @@ async fn clients_that_go_with_bytes_behind_their_request_are_found() {
     // Earlier than a ping would tell it.
     assert!(longest < Duration::from_secs(8), "{longest:?}");
     let note = format!(
-        "closed, reset, or closed for writing behind a stray line end, half a request, up to 500 requests in advance, or 1,500 \
-         frames; each step cancelled, {AT_ONCE} at a time after {:.1} s at most",
+        "closed, reset, or closed for writing behind a stray line end, half a request, up to 500 requests in \
+         advance, or 1,500 frames; each step cancelled, {AT_ONCE} at a time after {:.1} s at most",
         longest.as_secs_f64()
     );
     report("clients gone behind unread bytes", tried, survived, &note);

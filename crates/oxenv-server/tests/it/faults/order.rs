@@ -76,7 +76,9 @@ async fn posted(address: SocketAddr, path: String, mut request: Value) -> Value 
     let said = reply.json();
     match reply.status {
         200 => {
-            json!({ "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some() })
+            json!({
+                "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some()
+            })
         }
         _ => json!({ "type": "error", "data": said["oxenv"] }),
     }
@@ -139,7 +141,8 @@ async fn numbered_steps_that_come_twice_and_in_disorder() {
     served.end().await;
     let note = format!(
         "steps sent {COPIES} times each in a random order, {sent} requests in all: each step run once and in \
-         order, {repeated} repeats got the first reply, {early} that came too early were refused and sent again"
+         order, {repeated} repeats got the first reply, {early} that came too early were refused and sent \
+         again"
     );
     report("duplicate and reordered frames", steps, notes.len(), &note);
 }
@@ -196,8 +199,8 @@ async fn one_key_on_two_sockets_and_over_http() {
     }
     until("nothing is left", || served.active() == 0).await;
     served.end().await;
-    let note = "keys sent on two sockets and over HTTP, half of them while the step still ran: each run once, \
-                three times the same reply";
+    let note = "keys sent on two sockets and over HTTP, half of them while the step still ran: each run \
+                once, three times the same reply";
     report("repeated keys", tried, notes.len(), note);
 }
 

@@ -43,8 +43,8 @@ async fn a_panic_per_hundred_steps_harms_its_own_session_only() {
     let (right, panicked) = (seen.right.load(Ordering::SeqCst), seen.panicked.load(Ordering::SeqCst));
     assert_eq!(panicked, tried / EVERY);
     let note = format!(
-        "steps of {SESSIONS} sessions, {panicked} of which panicked: a typed error without reward each, and a \
-         new session at the next reset; the other steps all went on from the state before"
+        "steps of {SESSIONS} sessions, {panicked} of which panicked: a typed error without reward each, and \
+         a new session at the next reset; the other steps all went on from the state before"
     );
     report("a panic per 100 steps", tried, right + panicked, &note);
 }

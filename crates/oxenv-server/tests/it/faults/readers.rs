@@ -57,8 +57,8 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     served.end().await;
     let cost = (most - before) / tried;
     let note = format!(
-        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, the last given up after \
-         {:.1} s with a limit of {:.1} s, {answered} steps of another session meanwhile",
+        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, the last given up \
+         after {:.1} s with a limit of {:.1} s, {answered} steps of another session meanwhile",
         took.as_secs_f64(),
         stall.as_secs_f64(),
     );

@@ -92,8 +92,8 @@ impl Stage {
         folder.file(
             "tools.yaml",
             &format!(
-                "tools:\n  - name: writer\n    mcp_server:\n      command: python3\n      args: [\"-S\", \"{script}\", \
-                 \"${{workspace}}\"]\n    on_reset: {on_reset}\n"
+                "tools:\n  - name: writer\n    mcp_server:\n      command: python3\n      \
+                 args: [\"-S\", \"{script}\", \"${{workspace}}\"]\n    on_reset: {on_reset}\n"
             ),
         );
         Stage { folder, temporary }
@@ -213,8 +213,9 @@ fn sessions_that_end_while_their_tools_write_leave_nothing() {
             assert_eq!(stage.roots(), 0, "after {signal}");
         }
     }
-    let note = "sessions whose tool writes in a loop, by a thread and by a process that it left behind: a quarter each \
-                closed, expired, drained, and killed with their server; no folder left, and no process";
+    let note = "sessions whose tool writes in a loop, by a thread and by a process that it left behind: a \
+                quarter each closed, expired, drained, and killed with their server; no folder left, and no \
+                process";
     tally::report(
         "workspaces under writing tools, at the end",
         4 * (tried / AT_ONCE) * AT_ONCE,
@@ -257,7 +258,8 @@ fn resets_succeed_while_tools_write() {
         drop(server.stop());
         assert_eq!(stage.roots(), 0);
     }
-    let note = "resets of sessions whose tool writes in a loop, by a thread and by a process that it left behind: half \
-                with on_reset: keep, half with restart; nothing of before was left, and what is given was there";
+    let note = "resets of sessions whose tool writes in a loop, by a thread and by a process that it left \
+                behind: half with on_reset: keep, half with restart; nothing of before was left, and what is \
+                given was there";
     tally::report("workspaces under writing tools, at a reset", 2 * tried, survived, note);
 }

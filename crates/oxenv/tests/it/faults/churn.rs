@@ -86,8 +86,8 @@ impl Churned {
         server.stop();
         assert_eq!(below(&temporary.0), 0, "the server left something behind");
         let note = format!(
-            "sessions opened, stepped and closed in {took:.0} s: no slot, thread, descriptor, folder left, memory \
-             {grown} KiB up from {memory}"
+            "sessions opened, stepped and closed in {took:.0} s: no slot, thread, descriptor, folder left, \
+             memory {grown} KiB up from {memory}"
         );
         report(&format!("sessions that come and go, {environment}"), opened, opened, &note);
     }

@@ -123,8 +123,8 @@ fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     server.stop();
     let survived = times_are_sane(&record, &held, &jumps);
     let note = format!(
-        "jumps of up to ten years, some to before 1970: no session ended, a lease of 1 s ended after {:.1} s, \
-         each record has the wall clock's time of its step and the true length of it",
+        "jumps of up to ten years, some to before 1970: no session ended, a lease of 1 s ended after {:.1} \
+         s, each record has the wall clock's time of its step and the true length of it",
         lasted.as_secs_f64()
     );
     report("clock jumps", tried, survived, &note);

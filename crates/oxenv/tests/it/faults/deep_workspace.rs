@@ -79,8 +79,8 @@ impl Temporary {
         fs::write(self.0.join("nesting.py"), NESTING).unwrap();
         let folder = self.0.display();
         let manifest = format!(
-            "version: \"1.0\"\ntools:\n  - name: nesting\n    mcp_server:\n      command: python3\n      args: \
-             [\"-S\", \"{folder}/nesting.py\", \"${{workspace}}\"]\n    on_fork: workspace\n"
+            "version: \"1.0\"\ntools:\n  - name: nesting\n    mcp_server:\n      command: python3\n      \
+             args: [\"-S\", \"{folder}/nesting.py\", \"${{workspace}}\"]\n    on_fork: workspace\n"
         );
         fs::write(self.0.join("tools.yaml"), manifest).unwrap();
         let mut command = Command::new("/bin/sh");
@@ -145,7 +145,7 @@ fn a_server_survives_the_folders_that_a_tool_nests() {
     assert!(temporary.workspace(&restored.id).is_some());
     server.stop();
     assert_eq!(temporary.left(), 0, "the server left something behind");
-    let note = "folders within each other in a workspace, by a tool: reset, forked, saved, restored, closed and \
-                removed at the end, with 128 descriptors";
+    let note = "folders within each other in a workspace, by a tool: reset, forked, saved, restored, closed \
+                and removed at the end, with 128 descriptors";
     tally::report("nested folders", LEVELS, LEVELS, note);
 }

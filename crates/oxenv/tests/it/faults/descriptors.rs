@@ -148,9 +148,9 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
     server.stop();
     assert_eq!(fs::read_dir(&temporary.0).unwrap().count(), 0, "a folder is left");
     let note = format!(
-        "idle connections to a server with {LIMIT} descriptors, {FLOOD} at a time: meanwhile {stepped} steps of \
-         {SESSIONS} sessions and of {made} new ones, each with a blob in the record and a folder that was removed at \
-         the end; {ended} idle ones ended for others"
+        "idle connections to a server with {LIMIT} descriptors, {FLOOD} at a time: meanwhile {stepped} steps \
+         of {SESSIONS} sessions and of {made} new ones, each with a blob in the record and a folder that was \
+         removed at the end; {ended} idle ones ended for others"
     );
     report("descriptor exhaustion", tried, tried, &note);
 }

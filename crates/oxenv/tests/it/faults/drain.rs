@@ -78,8 +78,8 @@ fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
     let tried = answered + refused + cut_off;
     let note = format!(
         "requests of 64 busy sessions over {drains} stops: {answered} answered and in the record; {refused} \
-         refused (close code 1001 with its reason, or a retryable 503) and {cut_off} met a closed connection, none \
-         of them run; exit code 0 after {:.2} s at most",
+         refused (close code 1001 with its reason, or a retryable 503) and {cut_off} met a closed \
+         connection, none of them run; exit code 0 after {:.2} s at most",
         longest.as_secs_f64()
     );
     report("drain under load", tried, tried - lost, &note);

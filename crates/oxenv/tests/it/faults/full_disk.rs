@@ -97,8 +97,8 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
     let session = trajectories.session(&session).unwrap().unwrap();
     assert!(session.holes.is_empty() && session.unwritten >= refused.len() as u64, "{session:?}");
     let note = format!(
-        "acknowledged steps on a disk that was full {fills} times; {} steps failed with RECORD_FAILED, none of \
-         them in the record, and the session went on when there was room",
+        "acknowledged steps on a disk that was full {fills} times; {} steps failed with RECORD_FAILED, none \
+         of them in the record, and the session went on when there was room",
         refused.len()
     );
     report("disk full", acknowledged.len(), survived, &note);

@@ -45,7 +45,8 @@ fn what_was_acknowledged_is_in_the_record_of_a_killed_server() {
     assert!(shown.code == Some(0), "{shown:#?}");
     assert!(acknowledged.len() > kills, "hardly a step was acknowledged");
     let note = format!(
-        "acknowledged steps of {} sessions over {kills} kills; every start opened the record that the last left",
+        "acknowledged steps of {} sessions over {kills} kills; every start opened the record that the last \
+         left",
         listed.len()
     );
     report("server killed in mid-write", acknowledged.len(), survived, &note);
