@@ -4,6 +4,7 @@
 //! Invariant: a rule that is written in CONTRIBUTING.md or ARCHITECTURE.md with a number is held here.
 
 mod circles;
+mod columns;
 mod modules;
 mod public_api;
 
@@ -214,21 +215,6 @@ fn a_type_name_is_defined_in_three_places_at_most() {
 }
 
 #[test]
-fn comments_are_narrow() {
-    const MAX_WIDTH: usize = 110;
-    let mut wide = Vec::new();
-    for path in everything() {
-        for (index, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            let is_comment = line.trim_start().starts_with("//");
-            if is_comment && line.chars().count() > MAX_WIDTH && line.trim_start().contains(' ') {
-                wide.push(format!("{}:{}", shown(&path), index + 1));
-            }
-        }
-    }
-    assert!(wide.is_empty(), "comments have {MAX_WIDTH} columns at most: {wide:#?}");
-}
-
-#[test]
 fn every_page_is_in_the_index() {
     let docs = root().join("docs");
     let index = fs::read_to_string(docs.join("README.md")).unwrap();
@@ -262,7 +248,8 @@ fn no_test_is_ignored() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(
             !text.contains(&ignored),
-            "{} ignores a test, which nobody would notice: run it, or move it to scripts/nightly behind a feature",
+            "{} ignores a test, which nobody would notice: run it, or move it to scripts/nightly behind a \
+             feature",
             shown(&path)
         );
     }
