@@ -6,6 +6,7 @@ use std::time::Duration;
 use oxenv_client::{Code, Conflict, MultiplexOptions, Multiplexer, Strictness};
 use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{Server, ServerConfig};
+use oxenv_test_support::until;
 use oxenv_upstream::secret::Secret;
 use oxenv_wire::Delivered;
 use rmcp::model::ProtocolVersion;

@@ -13,6 +13,7 @@ use axum::http::{Response, StatusCode};
 use axum::serve::ListenerExt;
 use futures_util::{Stream, StreamExt, stream};
 use oxenv_client::{ClientError, MultiplexOptions, Multiplexer, Strictness, ToolListing};
+use oxenv_test_support::until;
 use parking_lot::Mutex;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -23,8 +24,7 @@ use tokio::task::JoinHandle;
 
 #[path = "../../../oxenv-upstream/tests/servers/fixture.rs"]
 mod fixture;
-pub(crate) use crate::multi_support::until;
-use fixture::Fixture;
+pub(crate) use fixture::Fixture;
 
 /// The longest that anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

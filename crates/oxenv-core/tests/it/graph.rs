@@ -8,12 +8,13 @@ use std::time::Duration;
 use oxenv_core::{
     Failure, GraphReply, Mount, Policy, Rules, Session, SessionOptions, SessionStore, Toolbox, Work,
 };
+use oxenv_test_support::soon;
 use oxenv_wire::{Delivered, ErrorCode, Loc, Reward, ToolErrorType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{Barrier, oneshot};
 
-use crate::stage::{eventually, soon};
+use crate::stage::eventually;
 use crate::support::{Shown, code, reset_as, step, step_within};
 use crate::toolbox_support::{Host, Outcome, Set, broken, done, mounts, value};
 

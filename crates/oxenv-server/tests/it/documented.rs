@@ -5,9 +5,9 @@ use std::sync::Arc;
 use oxenv_core::schema::CheckBudget;
 use oxenv_core::{Execution, Schema, StoreLimits};
 use oxenv_server::{Metrics, ServerConfig, Tokens};
+use oxenv_test_support::{Reply, get, http, post};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, get, http, post};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, post, soon, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{RawWs, post};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 async fn with(execution: Execution, drain: Duration) -> Served {
     let stage = Stage::default();

@@ -2,9 +2,9 @@
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{http, raw};
 use serde_json::json;
 
-use crate::client::{http, raw};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{Reply, get, http, post, post_text, raw, soon, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{Reply, get, http, post, post_text, raw};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 /// The type and the place of the first issue of a refusal with 422.
 #[track_caller]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, ForkMode, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{Reply, get, http, post, until};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, get, http, post};
 use crate::multi_support::{Multi, refused};
-use crate::served::{Served, until};
+use crate::served::Served;
 use crate::stage::{Booting, Scripted, Stage};
 
 fn forking(stage: &Stage) -> Scripted {

@@ -7,12 +7,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use oxenv_test_support::{soon, until};
 use oxenv_upstream::child::{Supervisor, base_environment};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::children_support::{
-    Mark, children_of, descriptors, eventually, inheritable, no_secret, ready, shell, soon, spawn, supervisor,
+    Mark, children_of, descriptors, inheritable, no_secret, ready, shell, spawn, supervisor,
 };
 
 #[tokio::test]
@@ -160,7 +161,7 @@ async fn nothing_but_three_pipes_is_inherited() {
 
     // The supervisor lets go of stdin and stdout, so that each side sees the other's close.
     let null = |descriptor: &(u32, PathBuf)| descriptor.1.to_str() == Some("/dev/null");
-    eventually("it lets go", || descriptors(child.pid())[..2].iter().all(null)).await;
+    until("it lets go", || descriptors(child.pid())[..2].iter().all(null)).await;
 }
 
 #[tokio::test]
@@ -202,7 +203,7 @@ async fn each_line_of_stderr_is_logged_without_secrets() {
 async fn what_it_said_can_be_read_while_it_runs() {
     let mark = Mark::new();
     let (child, stdin, _stdout) = shell(&mark, "echo waiting >&2; read line");
-    eventually("it says something", || child.stderr_tail() == "waiting").await;
+    until("it says something", || child.stderr_tail() == "waiting").await;
     drop(stdin);
     assert_eq!(soon(child.stop()).await.unwrap().code(), Some(1));
 }

@@ -4,11 +4,11 @@ use oxenv_core::{
     CallRecord, EndReason, EnvironmentContext, EnvironmentFactory, EpisodeCall, ForkMode, Principal,
     SessionOptions, WorkspaceSource,
 };
+use oxenv_test_support::until;
 use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::json;
 
 use crate::forks_support::*;
-use crate::upstream_support::until;
 
 const WORKSPACE: &str = "    on_fork: workspace\n";
 const REPLAY: &str = "    on_fork: replay\n    on_reset: restart\n";

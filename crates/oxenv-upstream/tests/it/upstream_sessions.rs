@@ -6,6 +6,7 @@ use std::sync::Arc;
 use oxenv_core::{
     CallContext, CallerChannel, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset,
 };
+use oxenv_test_support::until;
 use oxenv_upstream::child::Supervisor;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager, UpstreamState};

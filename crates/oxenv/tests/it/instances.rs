@@ -5,11 +5,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Code, OpenOptions, ProvidedEnv, ResetOptions};
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceSpec, ListenAddress, ProviderCode};
+use oxenv_test_support::block_until;
 use oxenv_upstream::child::Supervisor;
 use serde_json::{Value, json};
 
@@ -130,7 +130,7 @@ fn an_interrupted_up_leaves_nothing() {
         command.args(["up", "echo", "--name", "stuck", "--", "--config"]).arg(&fifo);
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let stuck = || reads(&fifo);
-        until("it starts", || stuck() == 1);
+        block_until("it starts", || stuck() == 1);
         let kill = Command::new("kill").args([signal, &up.id().to_string()]).status().unwrap();
         assert!(kill.success());
         assert!(!up.wait().unwrap().success());
@@ -139,7 +139,7 @@ fn an_interrupted_up_leaves_nothing() {
             assert!(runtime.listed().is_empty());
             runtime.run(&["down", "--all"]).succeeded();
         }
-        until("nothing is left", || stuck() == 0);
+        block_until("nothing is left", || stuck() == 0);
         assert_eq!(runtime.notes(), 0);
     }
 }
@@ -224,12 +224,4 @@ fn reads(file: &Path) -> usize {
         .filter(|all| all.contains("\0serve\0") && !all.contains("\0--parent\0"))
         .filter(|all| all.contains(&*file.to_string_lossy()))
         .count()
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came about that {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -262,7 +262,7 @@ fn the_documentation_s_examples_work() {
         let line = line.split(" #").next().unwrap();
         let line = line.replace("SESSION", &session.id).replace("http://127.0.0.1:8000", &server.url());
         let arguments = line.strip_prefix("oxenv ").unwrap().split_whitespace();
-        let ended = Ended::of(oxenv().args(arguments).current_dir(&folder.0).output().unwrap());
+        let ended = Ended::of(oxenv().args(arguments).current_dir(folder.path()).output().unwrap());
         assert_eq!(ended.code, Some(0), "{line}: {ended:#?}");
         tried += 1;
     }

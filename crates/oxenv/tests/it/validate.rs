@@ -6,9 +6,10 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use oxenv_test_support::TempFolder;
 use serde_json::Value;
 
 use crate::process::{Ended, oxenv};
@@ -16,13 +17,13 @@ use crate::process::{Ended, oxenv};
 const TOKEN: &str = "ghp_of_the_test_0123";
 
 /// A folder that goes with the test, with stubs of `npx` and `python` in `bin`.
-struct Folder(PathBuf);
+struct Folder(TempFolder);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("oxenv-validate-{name}-{}", std::process::id()));
+        let folder = TempFolder::new(name);
         let bin = folder.join("bin");
-        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir(&bin).unwrap();
         for command in ["npx", "python"] {
             let stub = bin.join(command);
             fs::write(&stub, "#!/bin/sh\n").unwrap();
@@ -32,9 +33,7 @@ impl Folder {
     }
 
     fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
+        self.0.file(name, text)
     }
 
     /// The command with this PATH, run in this folder.
@@ -42,7 +41,7 @@ impl Folder {
         let mut command = oxenv();
         command
             .args(arguments)
-            .current_dir(&self.0)
+            .current_dir(self.0.path())
             .env("PATH", self.0.join("bin"))
             .env("GITHUB_TOKEN", TOKEN);
         command
@@ -58,12 +57,6 @@ impl Folder {
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         Ended::of(child.wait_with_output().unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{RawWs, Ws, http, masked_frame, post, until};
 use serde_json::json;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::tally::{report, tries};
 use super::{multi, open, step};
-use crate::client::{RawWs, Ws, frame, http, post};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 
 const AT_ONCE: usize = 50;
 
@@ -121,7 +121,7 @@ async fn with_bytes_behind(served: &Served, way: usize) -> Behind {
         _ => {
             let mut socket = RawWs::connect(served.address, "/ws").await;
             socket.step(&wait).await;
-            let step = frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
+            let step = masked_frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
             socket.0.write_all(&step.repeat(1500)).await.unwrap();
             return Behind { stream: socket.0, how, session: None };
         }

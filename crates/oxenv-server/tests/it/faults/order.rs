@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use oxenv_test_support::tally::{Dice, report, tries};
+use oxenv_test_support::{Ws, http, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::tally::{Dice, report, tries};
 use super::{multi, open};
-use crate::client::{Ws, http};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 
 /// Steps that are under way together, and how often each is sent.
 const WINDOW: usize = 16;

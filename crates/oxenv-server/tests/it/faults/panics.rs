@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use oxenv_test_support::code;
+use oxenv_test_support::tally::{report, tries};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::tally::{report, tries};
-use crate::client::code;
 use crate::served::{Served, serve};
 
 const SESSIONS: usize = 64;

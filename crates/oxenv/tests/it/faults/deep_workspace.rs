@@ -5,9 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oxenv_test_support::{block_until, tally};
 use serde_json::{Value, json};
 
-use super::{Footprint, tally, until};
+use super::Footprint;
 use crate::process::Serving;
 use crate::records::Session;
 
@@ -137,7 +138,7 @@ fn a_server_survives_the_folders_that_a_tool_nests() {
     nest(&session);
     for session in [&session, &fork] {
         end(&server, session);
-        until("its folder is gone", || temporary.workspace(&session.id).is_none());
+        block_until("its folder is gone", || temporary.workspace(&session.id).is_none());
     }
     assert_eq!(call(&other, "depth", &json!({})), "0", "another session goes on");
     let descriptors = Footprint::of(server.pid()).descriptors;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oxenv_test_support::TempFolder;
+use oxenv_test_support::tally::{Dice, report, tries};
 use serde_json::Value;
 
-use super::Folder;
-use super::tally::{Dice, report, tries};
 use crate::holes::{ended_session, remove};
 use crate::process::{Serving, run};
 use crate::records::segments;
@@ -23,8 +23,8 @@ struct Hit {
 
 #[test]
 fn a_record_with_a_hole_is_never_proven_and_what_is_whole_is() {
-    let folder = Folder::new("holes");
-    let records = folder.0.join("records");
+    let folder = TempFolder::new("holes");
+    let records = folder.join("records");
     let ids: Vec<Vec<String>> = (0..SERVERS)
         .map(|_| {
             let server =
