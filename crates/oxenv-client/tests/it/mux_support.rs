@@ -27,7 +27,7 @@ mod fixture;
 pub(crate) use fixture::Fixture;
 
 /// The longest that anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a fake endpoint was sent.
 #[derive(Debug, Clone)]
@@ -324,5 +324,5 @@ pub(crate) async fn wait_until_gone(before: (usize, usize)) {
 }
 
 pub(crate) async fn within_limit<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+    tokio::time::timeout(CALL_TIMEOUT, future).await.expect("it takes too long")
 }

@@ -388,7 +388,7 @@ async fn a_lease_does_not_run_out_while_its_session_is_copied() {
     reaper.abort();
 }
 
-/// A recorder that takes so many entries, and then none.
+/// A recorder that takes a number of entries, and then none.
 struct Full(AtomicUsize);
 
 impl Recorder for Full {

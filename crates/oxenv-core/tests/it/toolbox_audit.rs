@@ -418,7 +418,7 @@ struct Doubled {
     n: i64,
 }
 
-/// A sink with so many places, each of which is free again when the test says so.
+/// A sink with a number of places, each of which is free again when the test says so.
 struct Few {
     places: Semaphore,
     refused: AtomicU64,

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::served::{Served, serve};
 
 const SESSIONS: usize = 64;
-/// One step of so many panics.
+/// How many steps there are for each that panics.
 const EVERY: usize = 100;
 
 /// What the sessions have seen together.
