@@ -9,9 +9,6 @@ import asyncio
 import json
 import os
 import re
-import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Iterator
@@ -20,6 +17,7 @@ import pytest
 from conformance.suite import fixture_server
 from harness import components
 from harness.everything import free_port
+from harness.http_process import mcp_over_http
 from harness.mcp_raw import stateless
 from harness.plain_http import post, rpc
 from harness.sdk_clients import as_json, python_sdk
@@ -119,24 +117,8 @@ def refused() -> dict:
 @pytest.fixture(scope="module")
 def fastmcp_over_http() -> Iterator[str]:
     port = free_port()
-    command = components.results(str(port)).command_line
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 30.0
-        while not listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, "it does not listen"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with mcp_over_http(components.results(str(port)).command_line, port) as url:
+        yield url
 
 
 @contextmanager
