@@ -1,8 +1,8 @@
 //! What the tests of several crates share.
 //!
-//! Clients that can be wrong: [`http`] as bytes, [`RawWs`] with frames by hand, beside [`Ws`], which is right,
-//! and [`BlockingSocket`] for tests without a runtime. [`TempFolder`], waits that end, and [`tally`], which
-//! counts the tries of a fault.
+//! Clients that can be wrong: [`http`](fn@http) as bytes, [`RawWs`] with frames by hand, beside [`Ws`],
+//! which is right, and [`BlockingSocket`] for tests without a runtime. [`TempFolder`], waits that end, and
+//! [`tally`], which counts the tries of a fault.
 //! Invariant: no crate of ours is used here, so that each can use it.
 
 mod blocking_socket;
