@@ -4,7 +4,8 @@
     pip install websockets
     python demo.py http://127.0.0.1:8000
 
-The protocol is oxenv.1: see docs/protocol.md. Requests carry a key, so one that is sent again is not done again.
+The protocol is oxenv.1: see docs/protocol.md. Requests carry a key, so one that is sent again is not done
+again.
 """
 
 import json
@@ -95,8 +96,8 @@ def disturbed(server: str) -> list[list[str]]:
     again = play(line, session, BRANCH_AT - 1, BRANCH_AT)
     print("the same request again gives the same bytes:", again == shown[-1:])
 
-    forks = line.ask("fork", session=session, key="fork", data={"n": FORKS, "resume_s": 60})[0]["data"]["sessions"]
-    names = [fork["session_id"] for fork in forks]
+    reply = line.ask("fork", session=session, key="fork", data={"n": FORKS, "resume_s": 60})[0]
+    names = [fork["session_id"] for fork in reply["data"]["sessions"]]
     print(f"{len(names)} forks at step {BRANCH_AT}")
 
     # And again, with all of them at work.
@@ -119,7 +120,12 @@ def disturbed(server: str) -> list[list[str]]:
 def main(server: str) -> None:
     plain = undisturbed(server)
     endings = disturbed(server)
-    print("episodes with the bytes of an undisturbed one:", sum(ending == plain for ending in endings), "of", len(endings))
+    print(
+        "episodes with the bytes of an undisturbed one:",
+        sum(ending == plain for ending in endings),
+        "of",
+        len(endings),
+    )
     print("steps in each:", len(plain) - 2)
 
 

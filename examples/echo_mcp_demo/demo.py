@@ -4,7 +4,8 @@
     pip install openenv
     python demo.py http://127.0.0.1:8000
 
-Both clients are stock: OpenEnv's own for training code, the MCP Python SDK's (which OpenEnv installs) for the agent.
+Both clients are stock: OpenEnv's own for training code, the MCP Python SDK's (which OpenEnv installs) for the
+agent.
 """
 
 import asyncio
@@ -38,7 +39,11 @@ def main(server: str) -> None:
         asyncio.run(agent(session["mcp_url"]))
         print("trainer: the agent took", env.state()["step_count"], "steps")
 
-        last = env.step({"type": "call_tool", "tool_name": "echo_with_length", "arguments": {"message": "mine"}})
+        last = env.step({
+            "type": "call_tool",
+            "tool_name": "echo_with_length",
+            "arguments": {"message": "mine"},
+        })
         print("trainer: my own step gave", last.observation["result"]["data"], "and the reward", last.reward)
         print("trainer: together that is", env.state()["step_count"], "steps of one episode")
     httpx.delete(f"{server}/sessions/{session['session_id']}")

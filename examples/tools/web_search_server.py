@@ -43,7 +43,10 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
     """Refuses requests without the key."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and dict(scope["headers"]).get(b"authorization") != f"Bearer {key}".encode():
+        if (
+            scope["type"] == "http"
+            and dict(scope["headers"]).get(b"authorization") != f"Bearer {key}".encode()
+        ):
             await send({"type": "http.response.start", "status": 401, "headers": []})
             await send({"type": "http.response.body", "body": b"the key is missing or wrong"})
             return
@@ -54,4 +57,6 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
 
 if __name__ == "__main__":
     app = with_key(server.streamable_http_app(), os.environ["WEB_SEARCH_KEY"])
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8900, log_level="warning")
+    uvicorn.run(
+        app, host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8900, log_level="warning"
+    )

@@ -82,7 +82,9 @@ class GridWorldEnv(EnvClient[GridWorldAction, GridWorldObservation, State]):
         return action.model_dump(mode="json")
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[GridWorldObservation]:
-        observation = GridWorldObservation(**payload["observation"], reward=payload["reward"], done=payload["done"])
+        observation = GridWorldObservation(
+            **payload["observation"], reward=payload["reward"], done=payload["done"]
+        )
         return StepResult(observation=observation, reward=payload["reward"], done=payload["done"])
 
     def _parse_state(self, payload: dict[str, Any]) -> State:

@@ -56,7 +56,11 @@ class Typed(Environment):
 
 def main() -> None:
     kind, capacity = sys.argv[1], int(sys.argv[2])
-    types = (Typed, Message, Echoed) if kind == "typed" else (EchoEnvironment, CallToolAction, CallToolObservation)
+    types = (
+        (Typed, Message, Echoed)
+        if kind == "typed"
+        else (EchoEnvironment, CallToolAction, CallToolObservation)
+    )
     app = create_app(*types, env_name=kind, max_concurrent_envs=capacity)
     # uvicorn drains, then raises the signal again for the handler that was there before.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -13,7 +13,11 @@ def create(server) -> str:
 
 
 def call_over_http(server, session: str, message: str) -> dict:
-    return rpc(server.url, "tools/call", {"session_id": session, "name": "echo_message", "arguments": {"message": message}})
+    return rpc(
+        server.url,
+        "tools/call",
+        {"session_id": session, "name": "echo_message", "arguments": {"message": message}},
+    )
 
 
 def test_socket_and_http_see_one_session(serve):
@@ -62,9 +66,12 @@ def test_closing_waits_for_the_attached_socket(serve):
 def test_a_socket_may_not_close_its_own_session_by_method(serve):
     server = serve("echo")
     with open_socket(server.url, "/mcp") as socket:
-        made = ask(socket, {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"})["result"]["session_id"]
+        made = ask(socket, {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"})["result"][
+            "session_id"
+        ]
         refused = ask(
-            socket, {"jsonrpc": "2.0", "id": 2, "method": "openenv/session/close", "params": {"session_id": made}}
+            socket,
+            {"jsonrpc": "2.0", "id": 2, "method": "openenv/session/close", "params": {"session_id": made}},
         )
         assert refused["error"]["code"] == -32600
         assert "tools" in ask(socket, {"jsonrpc": "2.0", "id": 3, "method": "tools/list"})["result"]

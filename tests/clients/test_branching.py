@@ -1,4 +1,5 @@
-"""examples/branching: eight forks, two lost connections, repeated requests, and the bytes of an undisturbed run."""
+"""examples/branching: eight forks, two lost connections, repeated requests, and the bytes of an undisturbed
+run."""
 
 import re
 import subprocess

@@ -38,7 +38,11 @@ def test_the_socket_stays_open_after_a_frame_that_is_no_request(serve, frame, co
         ({"type": "step"}, "missing", ["data"]),
         ({"type": "step", "data": {"type": "call_tool"}}, "missing", ["tool_name"]),
         ({"type": "step", "data": {"type": "bogus", "tool_name": "x"}}, "literal_error", ["type"]),
-        ({"type": "step", "data": {"type": "list_tools"}, "request_id": "r"}, "extra_forbidden", ["request_id"]),
+        (
+            {"type": "step", "data": {"type": "list_tools"}, "request_id": "r"},
+            "extra_forbidden",
+            ["request_id"],
+        ),
         ({"type": "reset", "data": []}, "dict_type", ["data"]),
         ({"type": "reset", "data": {"seed": -1}}, "greater_than_equal", ["data", "seed"]),
         ({"type": "state", "data": {}}, "extra_forbidden", ["data"]),
@@ -86,10 +90,13 @@ def test_python_json_dialect_gets_an_answer_and_leaves_the_session_alive(serve):
     oddities = ["NaN", "-Infinity", "1e999", "18446744073709551616000", '"\\ud800"', "[" * 2000 + "]" * 2000]
     with open_socket(server.url) as socket:
         for oddity in oddities:
-            frame = f'{{"type": "step", "data": {{"type": "call_tool", "tool_name": "echo_message", "arguments": {{"message": {oddity}}}}}}}'
+            arguments = f'{{"message": {oddity}}}'
+            step = f'{{"type": "call_tool", "tool_name": "echo_message", "arguments": {arguments}}}'
+            frame = f'{{"type": "step", "data": {step}}}'
             reply = ask(socket, frame)
             assert reply["type"] in ("observation", "error"), oddity
-        assert ask(socket, {"type": "step", "data": call("echo_message", message="alive")})["type"] == "observation"
+        reply = ask(socket, {"type": "step", "data": call("echo_message", message="alive")})
+        assert reply["type"] == "observation"
 
 
 def test_stock_clients_raise_with_the_code_and_go_on(serve):

@@ -53,7 +53,17 @@ def test_the_journals_error_is_its_message(serve):
     """An unknown tool keeps the flow of steps: HTTP 200 and `metadata.error`."""
     server = serve("echo")
     body = '{"action": {"type": "CallToolAction", "tool_name": "nope", "parameters": {}}}'
-    command = ["curl", "-s", "-X", "POST", f"{server.url}/step", "-H", "Content-Type: application/json", "-d", body]
+    command = [
+        "curl",
+        "-s",
+        "-X",
+        "POST",
+        f"{server.url}/step",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        body,
+    ]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
     metadata = json.loads(finished.stdout)["observation"]["metadata"]
     assert isinstance(metadata["error"], str) and "nope" in metadata["error"]

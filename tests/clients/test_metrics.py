@@ -14,7 +14,9 @@ def test_the_page_is_read_by_the_stock_parser(serve):
     post(f"{server.url}/reset", {})
     post(f"{server.url}/step", {"action": call})
     with urlopen(f"{server.url}/metrics", timeout=20) as reply:
-        families = {family.name: family for family in parser.text_string_to_metric_families(reply.read().decode())}
+        families = {
+            family.name: family for family in parser.text_string_to_metric_families(reply.read().decode())
+        }
     # The parser names a counter without its suffix.
     assert families["oxenv_sessions_opened"].type == "counter"
     assert families["oxenv_operation_seconds"].type == "histogram"

@@ -116,7 +116,13 @@ def test_grid_world_walls_and_directions(serve):
     async def episode():
         async with GridWorldEnv(base_url=server.url) as env:
             await env.reset()
-            moves = [(Move.UP, (0, 0)), (Move.LEFT, (0, 0)), (Move.DOWN, (1, 0)), (Move.RIGHT, (1, 1)), (Move.UP, (0, 1))]
+            moves = [
+                (Move.UP, (0, 0)),
+                (Move.LEFT, (0, 0)),
+                (Move.DOWN, (1, 0)),
+                (Move.RIGHT, (1, 1)),
+                (Move.UP, (0, 1)),
+            ]
             for move, position in moves:
                 result = await env.step(GridWorldAction(action=move))
                 assert (result.observation.x, result.observation.y) == position

@@ -22,7 +22,9 @@ PRODUCTION = ("--mode", "production")
 )
 def test_there_are_no_control_routes(serve, method, path):
     server = serve("echo", *PRODUCTION)
-    reply = exchange(method, server.url + path, {"content-type": "application/json"}, b"{}" if method == "POST" else None)
+    reply = exchange(
+        method, server.url + path, {"content-type": "application/json"}, b"{}" if method == "POST" else None
+    )
     assert (reply.status, reply.json()) == (404, {"detail": "Not Found"})
 
 
@@ -74,7 +76,11 @@ def test_tool_steps_have_no_reward(serve):
             listed = await env.step({"type": ListToolsAction().type})
             assert len(listed.observation["tools"]) == 2 and listed.reward is None
             action = CallToolAction(tool_name="echo_message", arguments={"message": "x"})
-            called = await env.step({"type": action.type, "tool_name": action.tool_name, "arguments": action.arguments})
+            called = await env.step({
+                "type": action.type,
+                "tool_name": action.tool_name,
+                "arguments": action.arguments,
+            })
             assert called.observation["result"]["data"] == "x"
             assert (called.reward, called.done) == (None, False)
 
@@ -120,7 +126,10 @@ def test_mcp_frames_and_bare_requests(serve):
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
         request["params"] = {"name": "echo_message", "arguments": {"message": "frame"}}
         assert ask(socket, {"type": "mcp", "data": request})["data"]["result"]["data"] == "frame"
-        assert ask(socket, {"type": "step", "data": call("echo_message", message="step")})["type"] == "observation"
+        assert (
+            ask(socket, {"type": "step", "data": call("echo_message", message="step")})["type"]
+            == "observation"
+        )
     assert len(rpc(server.url, "tools/list")["result"]["tools"]) == 2
     called = rpc(server.url, "tools/call", {"name": "echo_message", "arguments": {"message": "bare"}})
     assert called["result"]["data"] == "bare"

@@ -29,7 +29,9 @@ def stock(kind: str, capacity: int = 1):
 
 def play(url: str, *steps: str, protocol: str = "auto") -> list[dict[str, Any]]:
     env = clean_environment() | {"OPENENV_PROTOCOL": protocol}
-    played = subprocess.run([episode_binary(), url, *steps], env=env, capture_output=True, text=True, timeout=60)
+    played = subprocess.run(
+        [episode_binary(), url, *steps], env=env, capture_output=True, text=True, timeout=60
+    )
     assert played.returncode == 0, played.stderr
     return [json.loads(line) for line in played.stdout.splitlines()]
 
@@ -37,7 +39,9 @@ def play(url: str, *steps: str, protocol: str = "auto") -> list[dict[str, Any]]:
 def test_an_episode_of_a_typed_environment_and_again_in_its_one_slot():
     with stock("typed") as server:
         for protocol in ("auto", "auto", "stock"):
-            lines = play(server.url, '{"message":"hi"}', '{"message":"raise"}', '{"wrong":1}', protocol=protocol)
+            lines = play(
+                server.url, '{"message":"hi"}', '{"message":"raise"}', '{"wrong":1}', protocol=protocol
+            )
             chosen, reset, step, raised, invalid, state = lines
             assert chosen == {"protocol": "Stock"}
             assert reset["reset"]["echoed_message"] == "seed 7" and reset["reward"] == 0.0

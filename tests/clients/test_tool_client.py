@@ -56,7 +56,9 @@ def test_typed_steps(serve):
 
     async def session():
         async with MCPToolClient(base_url=server.url) as env:
-            result = await env.step(CallToolAction(tool_name="echo_with_length", arguments={"message": "Test"}))
+            result = await env.step(
+                CallToolAction(tool_name="echo_with_length", arguments={"message": "Test"})
+            )
             assert isinstance(result.observation, CallToolObservation)
             assert result.observation.error is None
             assert result.observation.result["data"] == {"message": "Test", "length": 4}
@@ -68,7 +70,9 @@ def test_typed_steps(serve):
     run(session())
 
 
-@pytest.mark.parametrize(("tool", "arguments"), [("nope", {}), ("echo_message", {}), ("echo_message", {"message": 5})])
+@pytest.mark.parametrize(
+    ("tool", "arguments"), [("nope", {}), ("echo_message", {}), ("echo_message", {"message": 5})]
+)
 def test_a_failed_call_raises_and_the_session_goes_on(serve, tool, arguments):
     server = serve("echo")
 

@@ -19,7 +19,15 @@ MODES = ["simulation", "production"]
 def test_openenv_validate(serve, environment, mode):
     server = serve(environment, "--mode", mode)
     finished = subprocess.run(
-        [sys.executable, harness.loopback_only.__file__, "openenv.cli", "validate", "--url", server.url, "--json"],
+        [
+            sys.executable,
+            harness.loopback_only.__file__,
+            "openenv.cli",
+            "validate",
+            "--url",
+            server.url,
+            "--json",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -40,14 +48,19 @@ def test_openapi_document_is_valid(serve, environment, mode):
 
     document = get(f"{serve(environment, '--mode', mode).url}/openapi.json").json()
     assert document["openapi"].startswith("3.1.")
-    assert not [f"{list(error.absolute_path)}: {error.message}" for error in OpenAPIV31SpecValidator(document).iter_errors()]
+    assert not [
+        f"{list(error.absolute_path)}: {error.message}"
+        for error in OpenAPIV31SpecValidator(document).iter_errors()
+    ]
     controls = {"/reset", "/step", "/state"} & set(document["paths"])
     assert controls == ({"/reset", "/step", "/state"} if mode == "simulation" else set())
 
 
 def test_the_guard_blocks_what_is_not_loopback():
     assert all(map(harness.loopback_only.is_loopback, ("127.0.0.1", b"127.0.0.1", "::1", "localhost", None)))
-    assert not any(map(harness.loopback_only.is_loopback, ("192.0.2.1", "example.org", "localhost.example.org")))
+    assert not any(
+        map(harness.loopback_only.is_loopback, ("192.0.2.1", "example.org", "localhost.example.org"))
+    )
     with pytest.raises(PermissionError):
         harness.loopback_only.guard("socket.connect", (None, ("192.0.2.1", 443)))
     with pytest.raises(PermissionError):

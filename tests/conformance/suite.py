@@ -70,7 +70,12 @@ class Verdict:
 def run_suite(side: str, revision: str, target: Sequence[str]) -> list[Check]:
     """Every check of one revision of the protocol."""
     with tempfile.TemporaryDirectory(prefix="oxenv-conformance-") as folder:
-        command = [str(node()), str(npm_entry("@modelcontextprotocol/conformance", "conformance")), side, *target]
+        command = [
+            str(node()),
+            str(npm_entry("@modelcontextprotocol/conformance", "conformance")),
+            side,
+            *target,
+        ]
         command += ["--suite", SUITE, "--spec-version", revision, "-o", folder]
         finished = subprocess.run(
             command, capture_output=True, text=True, timeout=SUITE_TIMEOUT_S, env=clean_environment()
@@ -98,11 +103,15 @@ def markdown(side: str, checks: Sequence[Check], allowed: Sequence[Allowed]) -> 
         of_revision = [check for check in checks if check.revision == revision]
         lines.append(_row("**all**", revision, of_revision))
         for scenario in sorted({check.scenario for check in of_revision}):
-            lines.append(_row(scenario, revision, [check for check in of_revision if check.scenario == scenario]))
+            lines.append(
+                _row(scenario, revision, [check for check in of_revision if check.scenario == scenario])
+            )
     lines += [f"\nScenarios left out: {left_out}*" for left_out in LEFT_OUT[side]]
     if allowed:
         lines += ["", "Failures that are explained:", ""]
-        lines += [f"- {entry.revision} `{entry.scenario}` `{entry.check}`: {entry.reason}" for entry in allowed]
+        lines += [
+            f"- {entry.revision} `{entry.scenario}` `{entry.check}`: {entry.reason}" for entry in allowed
+        ]
     return "\n".join(lines)
 
 
@@ -147,7 +156,11 @@ def _silent(finished: subprocess.CompletedProcess, revision: str, checks: Sequen
     summary = finished.stdout.rpartition("SUMMARY ===")[2]
     seen = {check.scenario for check in checks}
     scenarios = re.findall(r"^[✓✗-] ([^:\s]+):", summary, re.M)
-    return [Check(revision, name, "any", "FAILURE", "it checked nothing") for name in scenarios if name not in seen]
+    return [
+        Check(revision, name, "any", "FAILURE", "it checked nothing")
+        for name in scenarios
+        if name not in seen
+    ]
 
 
 def _row(scenario: str, revision: str, checks: Sequence[Check]) -> str:

@@ -32,7 +32,11 @@ def attempted(
     *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **(env or {})}
+        ["docker", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -66,7 +70,10 @@ class Container:
     def wait_until_it_listens(self) -> None:
         """Follows its log up to the line that says so."""
         with subprocess.Popen(
-            ["docker", "logs", "--follow", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["docker", "logs", "--follow", self.id],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as log:
             listens = any("oxenv: serving" in line for line in log.stdout)
             log.kill()
@@ -74,13 +81,18 @@ class Container:
 
 
 @contextmanager
-def running(image: str, *flags: str, command: tuple[str, ...] = (), user: Path | None = None) -> Iterator[Container]:
-    """A container of `image` with a published port; with `user`, as the owner of that folder, which is mounted."""
+def running(
+    image: str, *flags: str, command: tuple[str, ...] = (), user: Path | None = None
+) -> Iterator[Container]:
+    """A container of `image` with a published port; with `user`, as the owner of that folder, which is
+    mounted."""
     mounted = []
     if user is not None:
         owner = user.stat()
         mounted = ["--user", f"{owner.st_uid}:{owner.st_gid}", "--volume", f"{user}:/workspace"]
-    container = Container(docker("run", "--detach", "--publish", "127.0.0.1::8000", *mounted, *flags, image, *command))
+    container = Container(
+        docker("run", "--detach", "--publish", "127.0.0.1::8000", *mounted, *flags, image, *command)
+    )
     try:
         container.wait_until_it_listens()
         yield container

@@ -1,4 +1,5 @@
-"""A program of a stock OpenEnv user, run by the Python of either version: an episode in a container of echo-env.
+"""A program of a stock OpenEnv user, run by the Python of either version: an episode in a container of
+echo-env.
 
 Prints one JSON object: what the episode saw, and how long the client took to stop its container.
 """

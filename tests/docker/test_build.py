@@ -1,4 +1,5 @@
-"""`oxenv build`: a folder becomes an image that serves it, and a build that fails says where and leaves nothing."""
+"""`oxenv build`: a folder becomes an image that serves it, and a build that fails says where and leaves
+nothing."""
 
 import os
 import signal
@@ -24,7 +25,9 @@ def image_is_removed() -> Iterator[None]:
 
 def oxenv_build(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [str(binary()), "build", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}
+    )
 
 
 @pytest.fixture
@@ -54,7 +57,10 @@ def test_a_folder_with_a_manifest(folder, tmp_path_factory):
     workspace.chmod(0o755)
     with running(TAG, *WITH_TMP, "--env", "GITHUB_TOKEN=a-token-of-nobody", user=workspace) as container:
         assert post(f"{container.url}/reset", {}, timeout_s=60.0).status == 200
-        assert "from the workspace" in stock(container.url, "read_text_file", {"path": "/workspace/hello.txt"}).text
+        assert (
+            "from the workspace"
+            in stock(container.url, "read_text_file", {"path": "/workspace/hello.txt"}).text
+        )
 
 
 def test_what_is_printed_is_what_is_built(folder):
@@ -69,8 +75,9 @@ def test_what_is_printed_is_what_is_built(folder):
 
 
 def test_a_folder_with_a_build_file_of_its_own(tmp_path):
-    (tmp_path / "Dockerfile").write_text('ARG WHICH\nFROM echo-env:latest\nCMD ["serve", "connect4", "--host", '
-                                         '"0.0.0.0", "--open"]\n')
+    (tmp_path / "Dockerfile").write_text(
+        'ARG WHICH\nFROM echo-env:latest\nCMD ["serve", "connect4", "--host", "0.0.0.0", "--open"]\n'
+    )
     built = oxenv_build(str(tmp_path), "--tag", TAG, "--build-arg", "WHICH=any")
     assert built.returncode == 0, built.stderr
     with running(TAG) as container:
@@ -85,7 +92,9 @@ def test_a_python_environment_by_its_own_application(tmp_path):
     (tmp_path / "server" / "app.py").write_text("print('oxenv: serving from', __name__)\n")
     built = oxenv_build(str(tmp_path), "--tag", TAG)
     assert built.returncode == 0, built.stderr
-    config = docker("inspect", "--format", "{{json .Config.Cmd}} {{.Config.User}} {{json .Config.Entrypoint}}", TAG)
+    config = docker(
+        "inspect", "--format", "{{json .Config.Cmd}} {{.Config.User}} {{json .Config.Entrypoint}}", TAG
+    )
     assert config == (
         '["python3","-m","uvicorn","server.app:app","--host","0.0.0.0","--port","8000"] 65532:65532 null'
     )
@@ -127,7 +136,16 @@ def test_a_daemon_that_is_not_there(folder):
 def test_a_build_that_is_interrupted_leaves_nothing(tmp_path):
     (tmp_path / "Dockerfile").write_text("FROM oxenv-tools:latest\nRUN echo begun && sleep 600\n")
     command = [str(binary()), "build", str(tmp_path), "--tag", TAG]
-    events = ["docker", "events", "--filter", "event=destroy", "--filter", "type=container", "--format", "{{.ID}}"]
+    events = [
+        "docker",
+        "events",
+        "--filter",
+        "event=destroy",
+        "--filter",
+        "type=container",
+        "--format",
+        "{{.ID}}",
+    ]
     with subprocess.Popen(events, stdout=subprocess.PIPE, text=True) as destroyed:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as build:
             assert any("begun" in line and "RUN" not in line for line in build.stderr)

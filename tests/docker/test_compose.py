@@ -1,4 +1,5 @@
-"""images/compose.yaml with whichever compose there is: both servers listen, confined, and are gone afterwards."""
+"""images/compose.yaml with whichever compose there is: both servers listen, confined, and are gone
+afterwards."""
 
 import json
 import os
@@ -19,7 +20,9 @@ def compose(*arguments: str, env: dict[str, str], check: bool = True) -> subproc
     given = ["--file", str(IMAGES / "compose.yaml"), "--project-name", "oxenv-tests"]
     # A setting of the machine must not stand in for one of the file.
     kept = {name: value for name, value in os.environ.items() if name not in ("OWNER", "WORKSPACE")}
-    done = subprocess.run([*command, *given, *arguments], capture_output=True, text=True, timeout=120, env=kept | env)
+    done = subprocess.run(
+        [*command, *given, *arguments], capture_output=True, text=True, timeout=120, env=kept | env
+    )
     assert done.returncode == 0 or not check, done.stderr
     return done
 

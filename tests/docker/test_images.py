@@ -38,7 +38,9 @@ def test_what_an_image_says_of_itself(image):
 def test_the_command_s_image_holds_nothing_else():
     container = docker("create", "oxenv:latest")
     try:
-        archive = subprocess.run(["docker", "export", container], capture_output=True, check=True, timeout=60).stdout
+        archive = subprocess.run(
+            ["docker", "export", container], capture_output=True, check=True, timeout=60
+        ).stdout
     finally:
         docker("rm", container)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -59,7 +61,9 @@ def test_no_setting_of_this_machine_is_in_an_image(image):
     if "tools" in image or "coding" in image:
         places = ["/tmp", "/root", "/usr/local/etc/npmrc", "/run/secrets"]
         command = f"find {' '.join(places)} -type f 2>/dev/null; cat /usr/local/etc/npmrc"
-        left = docker("run", "--rm", "--user", "0", "--entrypoint", "sh", f"{image}:latest", "-c", command).splitlines()
+        left = docker(
+            "run", "--rm", "--user", "0", "--entrypoint", "sh", f"{image}:latest", "-c", command
+        ).splitlines()
         shell = {"/root/.bashrc", "/root/.profile"}
         assert set(left) - shell == {"/usr/local/etc/npmrc", "update-notifier=false", "logs-max=0"}
 

@@ -1,4 +1,5 @@
-"""`from_docker_image` of the stock clients: it starts our image, plays an episode and stops it in its time."""
+"""`from_docker_image` of the stock clients: it starts our image, plays an episode and stops it in its
+time."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""The RFC's manifests in a container, on a folder of somebody else's: it is read and written, and stays theirs."""
+"""The RFC's manifests in a container, on a folder of somebody else's: it is read and written, and stays
+theirs."""
 
 import os
 import shutil
@@ -17,7 +18,8 @@ OWNER = (1234, 1235)
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Path]:
     """A folder that only its owner may look into, with a file and a folder."""
-    # The parents of tmp_path are root's own; a container's user has to reach the folder only, not its parents.
+    # The parents of tmp_path are root's own; a container's user has to reach the folder only, not its
+    # parents.
     folder = tmp_path / "workspace"
     (folder / "notes").mkdir(parents=True)
     (folder / "hello.txt").write_text("from the workspace\n")
@@ -41,7 +43,8 @@ def snapshot(folder: Path) -> dict[str, tuple]:
 
 
 def manifest_flags(name: str, tmp_path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The RFC's manifest, mounted where the image with Node expects nothing, and the command that serves it."""
+    """The RFC's manifest, mounted where the image with Node expects nothing, and the command that serves
+    it."""
     file = tmp_path / "tools.yaml"
     file.write_text(printed(name), encoding="utf-8")
     file.chmod(0o644)
@@ -60,7 +63,9 @@ def test_the_rfc_s_manifest_reads_the_mounted_folder(case, workspace, tmp_path):
             answer = door(container.url, "read_text_file", {"path": "/workspace/hello.txt"})
             assert "from the workspace" in answer.text, name
         assert snapshot(workspace) == before
-        toolsets = {tool.get("toolset") for tool in get(f"{container.url}/tools", timeout_s=60.0).json()["tools"]}
+        toolsets = {
+            tool.get("toolset") for tool in get(f"{container.url}/tools", timeout_s=60.0).json()["tools"]
+        }
         assert ("github" in toolsets) == (case == "manifest")
     assert snapshot(workspace) == before
 

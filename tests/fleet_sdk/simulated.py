@@ -1,6 +1,7 @@
 """A simulated Fleet of the binary under test, and the simulator's own routes.
 
-Entry point: `simulated(folder, *flags)`. The key is given by file, so that nothing but the first line is read.
+Entry point: `simulated(folder, *flags)`. The key is given by file, so that nothing but the first line is
+read.
 """
 
 import json

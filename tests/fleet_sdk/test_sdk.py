@@ -19,7 +19,12 @@ def test_make_sends_what_is_known_of_it(simulate, sdk):
     client = sdk.client()
     made = sdk.do(
         client.make(
-            "fira:1.3.1", data_key="base:2", ttl_seconds=600, env_variables={"A": 1}, image_type="mcp", run_id="r1"
+            "fira:1.3.1",
+            data_key="base:2",
+            ttl_seconds=600,
+            env_variables={"A": 1},
+            image_type="mcp",
+            run_id="r1",
         )
     )
     sdk.do(client.make("fira"))

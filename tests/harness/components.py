@@ -71,7 +71,8 @@ def sequential_thinking() -> Component:
 
 
 def github(token: str) -> Component:
-    """It reads another variable than the tools RFC's example sets, so that a manifest maps one to the other."""
+    """It reads another variable than the tools RFC's example sets, so that a manifest maps one to the
+    other."""
     return _npm("github", GITHUB_PERSONAL_ACCESS_TOKEN=token)
 
 
@@ -95,7 +96,9 @@ def sqlite(database: str) -> Component:
 def recorded(component: Component, received: Path) -> Component:
     """The same server, whose input is also written to a file; the process is still the server itself."""
     script = 'file=$1; shift; exec "$@" < <(exec tee -a "$file")'
-    return Component("bash", ("-c", script, "recorded", str(received), *component.command_line), component.env)
+    return Component(
+        "bash", ("-c", script, "recorded", str(received), *component.command_line), component.env
+    )
 
 
 def _npm(name: str, *args: str, **env: str) -> Component:

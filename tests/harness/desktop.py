@@ -1,4 +1,5 @@
-"""An environment in which a manifest's bare commands are found, and npx takes what is installed and asks nobody."""
+"""An environment in which a manifest's bare commands are found, and npx takes what is installed and asks
+nobody."""
 
 import os
 import tempfile

@@ -72,7 +72,9 @@ def over_stdio(
         process.stdout.close()
 
 
-def stateless_request(method: str, params: dict[str, Any] | None = None, id: Any = 1) -> tuple[dict[str, str], bytes]:
+def stateless_request(
+    method: str, params: dict[str, Any] | None = None, id: Any = 1
+) -> tuple[dict[str, str], bytes]:
     """The headers and the body of one request of the newest revision."""
     meta = {
         "io.modelcontextprotocol/protocolVersion": STATELESS,
@@ -108,5 +110,8 @@ def replied(reply: Reply) -> dict[str, Any]:
 def events(stream: bytes) -> list[dict[str, Any]]:
     """The messages of an event stream; events without data are keep-alives."""
     blocks = stream.decode().replace("\r\n", "\n").split("\n\n")
-    data = ["\n".join(line[5:].strip() for line in block.split("\n") if line.startswith("data:")) for block in blocks]
+    data = [
+        "\n".join(line[5:].strip() for line in block.split("\n") if line.startswith("data:"))
+        for block in blocks
+    ]
     return [json.loads(message) for message in data if message]

@@ -33,7 +33,9 @@ def exchange(
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
     try:
-        connection.putrequest(method, parts.path + (f"?{parts.query}" if parts.query else ""), skip_accept_encoding=True)
+        connection.putrequest(
+            method, parts.path + (f"?{parts.query}" if parts.query else ""), skip_accept_encoding=True
+        )
         for name, value in ({"accept": "*/*"} | (headers or {})).items():
             connection.putheader(name, value)
         if body is not None:
@@ -54,7 +56,9 @@ def post(url: str, document: Any = None, **options: Any) -> Reply:
     """POST a JSON document, or nothing at all."""
     if document is None:
         return exchange("POST", url, **options)
-    return exchange("POST", url, {"content-type": "application/json"}, json.dumps(document).encode(), **options)
+    return exchange(
+        "POST", url, {"content-type": "application/json"}, json.dumps(document).encode(), **options
+    )
 
 
 def rpc(url: str, method: str, params: dict[str, Any] | None = None, id: Any = 1) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def read(pid: int) -> Process | None:
     """The process of that number, unless it is gone or only waits to be reaped."""
     try:
         stat = (PROC / str(pid) / "stat").read_text()
-        command = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        command = (
+            (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        )
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name in parentheses may hold anything, so the fields are counted from its end.
@@ -48,7 +50,9 @@ def read(pid: int) -> Process | None:
 
 def descendants(pid: int) -> list[Process]:
     """All processes below that one, children first."""
-    everybody = [process for entry in PROC.iterdir() if entry.name.isdigit() and (process := read(int(entry.name)))]
+    everybody = [
+        process for entry in PROC.iterdir() if entry.name.isdigit() and (process := read(int(entry.name)))
+    ]
     found: list[Process] = []
     parents = {pid}
     while parents:
@@ -61,9 +65,12 @@ def descendants(pid: int) -> list[Process]:
 def running(words: str, processes: Iterable[Process]) -> list[Process]:
     """Those that run a program with these words in its command line.
 
-    Their supervisors have the words too. There may be several, because servers are kept warm for sessions to come.
+    Their supervisors have the words too. There may be several, because servers are kept warm for sessions to
+    come.
     """
-    found = [process for process in processes if words in process.command and " supervise " not in process.command]
+    found = [
+        process for process in processes if words in process.command and " supervise " not in process.command
+    ]
     assert found, f"no process runs {words!r}"
     return found
 

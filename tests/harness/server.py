@@ -64,7 +64,18 @@ def serve_command(environment: str, *flags: str) -> tuple[list[str], str]:
 def tools_command(manifest: Path, *flags: str, environment: str | None = None) -> tuple[list[str], str]:
     """The command that serves a manifest's tools, alone or with an environment, and its banner."""
     named = [environment] if environment else []
-    command = [str(binary()), "serve", *named, "--tools", str(manifest), "--port", "0", "--host", "127.0.0.1", *flags]
+    command = [
+        str(binary()),
+        "serve",
+        *named,
+        "--tools",
+        str(manifest),
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.1",
+        *flags,
+    ]
     return command, r"oxenv: serving .+ on (http://127\.0\.0\.1:\d+)"
 
 

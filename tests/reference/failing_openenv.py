@@ -1,4 +1,5 @@
-"""The tools of `failing_tools.py`, served by the stock server: 0.2.3, 0.3.0 or 0.10.0, whichever is installed.
+"""The tools of `failing_tools.py`, served by the stock server: 0.2.3, 0.3.0 or 0.10.0, whichever is
+installed.
 
 Prints `echo_openenv: serving echo on http://127.0.0.1:PORT` first. `transcripts.record` records it.
 """

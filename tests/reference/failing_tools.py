@@ -1,5 +1,5 @@
-"""A FastMCP server whose tools fail: over stdio it is an upstream of ours, and `failing_openenv.py` serves it as the
-reference does.
+"""A FastMCP server whose tools fail: over stdio it is an upstream of ours, and `failing_openenv.py` serves it
+as the reference does.
 """
 
 from fastmcp import FastMCP

@@ -1,4 +1,5 @@
-"""What is started once for all tests of tools: the remote server, the mixed manifest, and oxenv serving it."""
+"""What is started once for all tests of tools: the remote server, the mixed manifest, and oxenv serving
+it."""
 
 from contextlib import ExitStack
 from typing import Callable, Iterator

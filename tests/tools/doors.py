@@ -25,7 +25,9 @@ class Answer:
     @staticmethod
     def of_mcp(result: dict[str, Any]) -> "Answer":
         """From MCP's own JSON, where absent and null mean the same."""
-        content = [{key: value for key, value in block.items() if value is not None} for block in result["content"]]
+        content = [
+            {key: value for key, value in block.items() if value is not None} for block in result["content"]
+        ]
         return Answer(content, result.get("structuredContent"), result.get("isError") or False)
 
 

@@ -105,7 +105,11 @@ def _make_repository(folder: Path) -> None:
     folder.mkdir()
     (folder / "README.md").write_text("a repository of the tests\n")
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.invalid"]
-    for arguments in (["init", "--quiet", "-b", "main"], ["add", "."], [*identity, "commit", "--quiet", "-m", "first"]):
+    for arguments in (
+        ["init", "--quiet", "-b", "main"],
+        ["add", "."],
+        [*identity, "commit", "--quiet", "-m", "first"],
+    ):
         subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
 
 

@@ -1,4 +1,5 @@
-"""A FastMCP server with a tool for each kind of result: `results_server.py [PORT]`, over stdio without a port."""
+"""A FastMCP server with a tool for each kind of result: `results_server.py [PORT]`, over stdio without a
+port."""
 
 import sys
 

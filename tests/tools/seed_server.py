@@ -1,4 +1,5 @@
-"""A simulator over stdio that is told its seed at its start, as the tools RFC's are: FastMCP of the Python SDK."""
+"""A simulator over stdio that is told its seed at its start, as the tools RFC's are: FastMCP of the Python
+SDK."""
 
 import os
 import random

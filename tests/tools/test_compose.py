@@ -22,8 +22,16 @@ def test_the_result_of_one_server_is_the_argument_of_another(server):
     results = graph(
         server.url,
         {"id": "weather", "tool_name": "get-structured-content", "arguments": {"location": "Chicago"}},
-        {"id": "said", "tool_name": "everything__echo", "arguments": {"message": "${weather.temperature} degrees"}},
-        {"id": "rows", "tool_name": "read_query", "arguments": {"query": "SELECT '${weather.conditions}' AS sky"}},
+        {
+            "id": "said",
+            "tool_name": "everything__echo",
+            "arguments": {"message": "${weather.temperature} degrees"},
+        },
+        {
+            "id": "rows",
+            "tool_name": "read_query",
+            "arguments": {"query": "SELECT '${weather.conditions}' AS sky"},
+        },
     )
     assert text(results["said"]) == "Echo: 36 degrees"
     assert "Light rain / drizzle" in text(results["rows"])

@@ -95,7 +95,9 @@ def test_audio(recorded):
         file.setframerate(8000)
         file.writeframes(bytes(1600))
     arguments = {"path": str(sound)}
-    result = stateless(recorded.mcp, "tools/call", {"name": "read_media_file", "arguments": arguments})["result"]
+    result = stateless(recorded.mcp, "tools/call", {"name": "read_media_file", "arguments": arguments})[
+        "result"
+    ]
     (block,) = result["content"]
     assert (block["type"], block["mimeType"]) == ("audio", "audio/wav")
     assert base64.b64decode(block["data"]) == sound.read_bytes()
@@ -110,7 +112,9 @@ def test_progress_reaches_the_python_sdk(mode, recorded):
 
     async def call() -> dict:
         async with python_sdk(recorded.mcp, mode=mode) as client:
-            return as_json(await client.call_tool(LONG, {"duration": 0.5, "steps": 3}, progress_callback=told))
+            return as_json(
+                await client.call_tool(LONG, {"duration": 0.5, "steps": 3}, progress_callback=told)
+            )
 
     assert "completed" in asyncio.run(call())["content"][0]["text"]
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -169,7 +173,9 @@ def test_resources_are_offered(recorded, directly):
     resources, templates, text = asyncio.run(read())
     assert [resource["uri"] for resource in resources] == [resource["uri"] for resource in expected]
     assert "demo://resource/dynamic/text/{resourceId}" in [template["uriTemplate"] for template in templates]
-    assert text == directly("everything").request("resources/read", {"uri": expected[0]["uri"]})["contents"][0]
+    assert (
+        text == directly("everything").request("resources/read", {"uri": expected[0]["uri"]})["contents"][0]
+    )
 
 
 def test_prompts_are_offered(recorded, directly):
@@ -189,7 +195,9 @@ def test_prompts_are_offered(recorded, directly):
 def test_a_child_sees_only_its_own_environment(tmp_path, serve_tools):
     entry = components.everything().in_manifest("everything")
     entry["mcp_server"]["env"] = {"NAMED": "${GIVEN}"}
-    server = serve_tools(write_manifest(tmp_path / "tools.yaml", [entry]), env={"GIVEN": "value", "HIDDEN": "no"})
+    server = serve_tools(
+        write_manifest(tmp_path / "tools.yaml", [entry]), env={"GIVEN": "value", "HIDDEN": "no"}
+    )
     result = stateless(f"{server.url}/mcp", "tools/call", {"name": "get-env", "arguments": {}})["result"]
     environment = json.loads(result["content"][0]["text"])
     assert environment["NAMED"] == "value"

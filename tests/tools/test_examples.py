@@ -175,6 +175,8 @@ def test_the_policy_explains_itself(env):
     manifest = str(EXAMPLES / "policy.yaml")
     asked = ["agent", "filesystem/write_file", '{"path": "/etc/passwd", "content": ""}']
     command = [str(binary()), "policy", "explain", *asked, "--tools", manifest]
-    explained = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment() | env)
+    explained = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=clean_environment() | env
+    )
     assert explained.returncode == 1, explained.stderr
     assert "path" in explained.stdout

@@ -54,9 +54,15 @@ def test_files_follow_under_the_path_that_the_agent_knows(tmp_path, serve_tools)
     copies = [*forked(server, session), restored(server, session)]
     for number, copy in enumerate(copies):
         assert folder_of(server, copy) == folder
-        assert agent(server, copy, "read_text_file", path=path) == agent(server, session, "read_text_file", path=path)
-        assert not agent(server, copy, "edit_file", path=path, edits=[{"oldText": "before", "newText": f"{number}"}]).is_error
-        assert not agent(server, copy, "move_file", source=path, destination=f"{folder}/deep/{number}.txt").is_error
+        assert agent(server, copy, "read_text_file", path=path) == agent(
+            server, session, "read_text_file", path=path
+        )
+        assert not agent(
+            server, copy, "edit_file", path=path, edits=[{"oldText": "before", "newText": f"{number}"}]
+        ).is_error
+        assert not agent(
+            server, copy, "move_file", source=path, destination=f"{folder}/deep/{number}.txt"
+        ).is_error
     assert "before" in agent(server, session, "read_text_file", path=path).text
     for number, copy in enumerate(copies):
         assert agent(server, copy, "read_text_file", path=f"{folder}/deep/{number}.txt").text == f"{number}"
@@ -70,7 +76,12 @@ def test_a_memory_is_brought_back_by_repeating_its_calls(tmp_path, serve_tools):
     session = opened(server)
 
     def think(session: str, number: int) -> int:
-        thought = {"thought": f"{number}", "thoughtNumber": number, "totalThoughts": 9, "nextThoughtNeeded": True}
+        thought = {
+            "thought": f"{number}",
+            "thoughtNumber": number,
+            "totalThoughts": 9,
+            "nextThoughtNeeded": True,
+        }
         return agent(server, session, "sequentialthinking", **thought).structured["thoughtHistoryLength"]
 
     assert [think(session, number) for number in (1, 2, 3)] == [1, 2, 3]
@@ -109,7 +120,9 @@ def test_a_repository_and_a_database_are_files(tmp_path, serve_tools):
 
     def history(session: str) -> tuple[int, str]:
         log = agent(server, session, "git_log", repo_path=folder, max_count=10).text
-        return log.count("Message:"), agent(server, session, "read_query", query="SELECT text FROM notes").text
+        return log.count("Message:"), agent(
+            server, session, "read_query", query="SELECT text FROM notes"
+        ).text
 
     commit(session, "before")
     before = history(session)
@@ -119,7 +132,10 @@ def test_a_repository_and_a_database_are_files(tmp_path, serve_tools):
     for number, copy in enumerate(copies):
         commit(copy, f"copy-{number}")
     commit(session, "original")
-    for name, one in [("original", session), *((f"copy-{number}", copy) for number, copy in enumerate(copies))]:
+    for name, one in [
+        ("original", session),
+        *((f"copy-{number}", copy) for number, copy in enumerate(copies)),
+    ]:
         commits, notes = history(one)
         assert commits == 3 and "before" in notes and name in notes
         assert notes.count("text") == 2

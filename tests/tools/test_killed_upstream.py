@@ -1,4 +1,5 @@
-"""An upstream is killed while everybody calls: only its own calls fail, none is repeated, and it comes back."""
+"""An upstream is killed while everybody calls: only its own calls fail, none is repeated, and it comes
+back."""
 
 import json
 import signal
@@ -119,14 +120,20 @@ def test_killed_under_load(mixed, tmp_path, serve_tools, capsys):
     assert all("victim" in outcome for outcome in refused), Counter(refused)
     with capsys.disabled():
         print(
-            f"\nkilled one of {len(entries)} upstreams under load: {sum(load.count('ok') for load in others)} calls "
-            f"to the others, 0 lost; {answered} calls to it answered, {len(refused)} refused, 1 in flight lost"
+            f"\nkilled one of {len(entries)} upstreams under load: "
+            f"{sum(load.count('ok') for load in others)} calls to the others, 0 lost; "
+            f"{answered} calls to it answered, {len(refused)} refused, 1 in flight lost"
         )
 
 
 def raw_call(url: str, name: str, arguments: dict) -> dict:
     """The whole reply, whatever it is."""
-    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    request = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": name, "arguments": arguments},
+    }
     return post(f"{url}/mcp", request, timeout_s=150.0).json()
 
 
@@ -154,7 +161,9 @@ def test_a_call_that_may_have_arrived_is_not_repeated(tmp_path, serve_tools):
         for process in running("mcp-server-sqlite", descendants(server.process.pid)):
             process.send(signal.SIGKILL)
         error = inserted.result(timeout=RETURN_TIMEOUT_S)["error"]
-    assert error["data"]["oxenv"] | {"code": "UPSTREAM_LOST", "delivered": "maybe"} == error["data"]["oxenv"], error
+    assert (
+        error["data"]["oxenv"] | {"code": "UPSTREAM_LOST", "delivered": "maybe"} == error["data"]["oxenv"]
+    ), error
 
     count = {"query": "SELECT count(*) AS rows FROM notes"}
     until(lambda: "result" in raw_call(server.url, "read_query", count), "the server to come back")
@@ -171,7 +180,10 @@ def test_a_remote_server_that_restarts_knows_its_session_no_more(tmp_path, serve
     failed = raw_call(server.url, "echo", {"message": "nobody is there"})["error"]
     assert "remote" in failed["message"], failed
     with everything.over_http(port):
-        until(lambda: "result" in raw_call(server.url, "echo", {"message": "again"}), "the server to be found again")
+        until(
+            lambda: "result" in raw_call(server.url, "echo", {"message": "again"}),
+            "the server to be found again",
+        )
 
 
 def test_one_that_never_starts_hides_no_other(tmp_path, mixed, serve_tools):

@@ -1,15 +1,14 @@
-"""Each kind of result is told whole in every spelling, whichever real server gives it: the table of docs/results.md.
+"""Each kind of result is told whole in every spelling, whichever real server gives it: the table of
+docs/results.md.
 
-The servers are FastMCP over stdio and HTTP, the TypeScript SDK's `everything`, Rust functions and Python functions.
+The servers are FastMCP over stdio and HTTP, the TypeScript SDK's `everything`, Rust functions and Python
+functions.
 """
 
 import asyncio
 import json
 import os
 import re
-import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Iterator
@@ -18,6 +17,7 @@ import pytest
 from conformance.suite import fixture_server
 from harness import components
 from harness.everything import free_port
+from harness.http_process import mcp_over_http
 from harness.mcp_raw import stateless
 from harness.plain_http import post, rpc
 from harness.sdk_clients import as_json, python_sdk
@@ -117,22 +117,8 @@ def refused() -> dict:
 @pytest.fixture(scope="module")
 def fastmcp_over_http() -> Iterator[str]:
     port = free_port()
-    command = components.results(str(port)).command_line
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 30.0
-        while not listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, "it does not listen"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with mcp_over_http(components.results(str(port)).command_line, port) as url:
+        yield url
 
 
 @contextmanager
@@ -173,7 +159,9 @@ TABLE += [("python", kind) for kind in PYTHON]
 @pytest.mark.parametrize(("source", "kind"), TABLE, ids=lambda value: getattr(value, "tool", value))
 def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
     url, arguments = servers[source], kind.arguments or {}
-    stock = timeless(step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"])
+    stock = timeless(
+        step(url, {"type": "call_tool", "tool_name": kind.tool, "arguments": arguments})["observation"]
+    )
     whole = stock["metadata"]["oxenv"]["result"] if kind.failed else stock["result"]
     assert [block["type"] for block in whole["content"]] == list(kind.blocks)
     assert (whole["data"], whole["is_error"]) == (kind.value, kind.failed)
@@ -216,11 +204,16 @@ def test_a_result_is_told_whole_in_every_spelling(source, kind, servers):
 def test_what_is_no_json_is_a_typed_error_in_every_spelling(servers):
     url = servers["python"]
     message = (
-        "what 'refused' returned cannot be JSON: it['loss'] is nan; return finite numbers, texts, lists and dicts"
+        "what 'refused' returned cannot be JSON: it['loss'] is nan; "
+        "return finite numbers, texts, lists and dicts"
     )
     error = {"error_type": "execution_error", "message": message}
     stock = step(url, {"type": "call_tool", "tool_name": "refused", "arguments": {}})
-    assert (stock["observation"]["result"], stock["observation"]["error"], stock["reward"]) == (None, error, None)
+    assert (stock["observation"]["result"], stock["observation"]["error"], stock["reward"]) == (
+        None,
+        error,
+        None,
+    )
     assert stock["metadata"]["oxenv"]["code"] == "INVALID_RESULT"
     journal = step(url, {"type": "CallToolAction", "tool_name": "refused", "parameters": {}})["metadata"]
     assert (journal["error"], journal["oxenv"]["code"]) == (message, "INVALID_RESULT")

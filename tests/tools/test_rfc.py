@@ -1,4 +1,5 @@
-"""The manifests that the tools RFC prints, byte for byte: all valid, and served as far as they need no internet.
+"""The manifests that the tools RFC prints, byte for byte: all valid, and served as far as they need no
+internet.
 
 A fragment is put under `tools:`, and no more. The folder /workspace is the RFC's container's; where one is
 served here, another folder stands in its place.
@@ -34,7 +35,9 @@ def test_it_is_valid(name, env, tmp_path):
     file = tmp_path / "tools.yaml"
     file.write_text(printed(name), encoding="utf-8")
     command = [str(binary()), "validate", str(file)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment() | env)
+    checked = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=clean_environment() | env
+    )
     told = checked.stdout + checked.stderr
     assert checked.returncode == 0, told
     assert ("${workspace}" in told) == ("/workspace" in printed(name)), told

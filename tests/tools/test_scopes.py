@@ -1,18 +1,15 @@
-"""Whose a server over HTTP is that keeps something for each of its sessions: by default each session's own."""
+"""Whose a server over HTTP is that keeps something for each of its sessions: by default each session's
+own."""
 
-import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 import pytest
 from harness import components, everything
+from harness.http_process import mcp_over_http
 from harness.plain_http import post
 from tools.mixed import write_manifest
-
-START_TIMEOUT_S = 30.0
 
 
 @pytest.fixture
@@ -26,21 +23,8 @@ def notes() -> Iterator[str]:
 def notes_server(port: int) -> Iterator[str]:
     program = Path(__file__).parent / "notes_server.py"
     command = [str(components.venv_program("mcp-server-sqlite", "python")), str(program), str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not listens(port):
-            assert process.poll() is None and time.monotonic() < deadline, "the server of notes does not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+    with mcp_over_http(command, port) as url:
+        yield url
 
 
 class Rollout:

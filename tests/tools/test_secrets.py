@@ -12,7 +12,12 @@ TELLS_IT = 'echo "cannot start with the token $TOKEN" >&2; exit 1'
 
 
 def test_it_is_nowhere(tmp_path, remote):
-    broken = {"command": "sh", "args": ["-c", TELLS_IT], "transport": "stdio", "env": {"TOKEN": "${GITHUB_TOKEN}"}}
+    broken = {
+        "command": "sh",
+        "args": ["-c", TELLS_IT],
+        "transport": "stdio",
+        "env": {"TOKEN": "${GITHUB_TOKEN}"},
+    }
     by_argument = {"command": "sh", "args": ["-c", "exit 1", "${GITHUB_TOKEN}"], "transport": "stdio"}
     # Nobody listens on the discard port.
     by_header = {"url": "http://127.0.0.1:9/mcp", "headers": {"Authorization": "Bearer ${GITHUB_TOKEN}"}}
@@ -51,6 +56,8 @@ def test_it_is_nowhere(tmp_path, remote):
         }
     # Each place was spoken of, so that a silence proves something.
     assert "search_repositories" in told["audit"]
-    assert "cannot start with the token" in told["stderr"] and "cannot start with the token" in told["replies"]
+    assert (
+        "cannot start with the token" in told["stderr"] and "cannot start with the token" in told["replies"]
+    )
     assert all(entry["name"] in told["replies"] for entry in entries)
     assert [where for where, text in told.items() if TOKEN in text] == []

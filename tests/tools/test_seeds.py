@@ -1,4 +1,5 @@
-"""`${seed}` is the episode's: a simulator of tools gives the same world for the same seed, and another for another."""
+"""`${seed}` is the episode's: a simulator of tools gives the same world for the same seed, and another for
+another."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Sessions of one server are apart: workspaces, processes, counts. What ends with a session ends all of it."""
+"""Sessions of one server are apart: workspaces, processes, counts. What ends with a session ends all of
+it."""
 
 import asyncio
 
@@ -36,7 +37,9 @@ def test_two_sessions_share_nothing(manifest, serve_tools):
     assert not agent(first, "write_file", path=f"{folders[0]}/mine.txt", content="first").is_error
     assert "first" in agent(first, "read_text_file", path=f"{folders[0]}/mine.txt").text
     assert agent(second, "read_text_file", path=f"{folders[0]}/mine.txt").is_error
-    counts = [get(f"{server.url}/sessions/{session['session_id']}/state").json()["step_count"] for session in made]
+    counts = [
+        get(f"{server.url}/sessions/{session['session_id']}/state").json()["step_count"] for session in made
+    ]
     assert counts == [3, 2]
 
     # The end of a session is the end of its processes, and of nobody else's.

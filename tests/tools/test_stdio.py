@@ -22,6 +22,10 @@ def test_lists_and_calls(mixed, directly):
             return tools, [Answer.of_mcp(as_json(result)) for result in results]
 
     tools, answers = asyncio.run(use())
-    assert {"echo", "everything__echo", "search_repositories", "git_log", "list_allowed_directories"} <= set(tools)
+    assert {"echo", "everything__echo", "search_repositories", "git_log", "list_allowed_directories"} <= set(
+        tools
+    )
     assert len(TOOLSETS) == 9
-    assert answers == [Answer.of_mcp(directly(call.toolset).call(call.tool, call.arguments)) for call in mixed.calls()]
+    assert answers == [
+        Answer.of_mcp(directly(call.toolset).call(call.tool, call.arguments)) for call in mixed.calls()
+    ]

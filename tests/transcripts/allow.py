@@ -75,7 +75,9 @@ class AllowList:
     def load(cls, file: Path = FILE) -> "AllowList":
         tables = tomllib.loads(file.read_text())["allow"]
         entries = [
-            Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
+            Entry(**{
+                name: tuple(value) if isinstance(value, list) else value for name, value in table.items()
+            })
             for table in tables
         ]
         for entry in entries:
@@ -104,8 +106,12 @@ class AllowList:
         """The differences that vanish when 0.10.0's own recording is the measure."""
         against_newest = differences(newest.name, newest.exchanges, live)
         return _Additions(
-            changed=differences(recording.name, recording.exchanges, [one.recorded for one in newest.exchanges]),
-            still_open=[one for one in against_newest if not any(entry.covers(one) for entry in self.entries)],
+            changed=differences(
+                recording.name, recording.exchanges, [one.recorded for one in newest.exchanges]
+            ),
+            still_open=[
+                one for one in against_newest if not any(entry.covers(one) for entry in self.entries)
+            ],
         )
 
 
@@ -137,7 +143,8 @@ def shown(value: Any) -> str:
 def _touched(difference: Difference, others: list[Difference]) -> bool:
     """Whether another difference of the same exchange is at this path, above or below it."""
     return any(
-        other.index == difference.index and (_within(other.path, difference.path) or _within(difference.path, other.path))
+        other.index == difference.index
+        and (_within(other.path, difference.path) or _within(difference.path, other.path))
         for other in others
     )
 

@@ -35,7 +35,8 @@ class Difference:
     got: Any
 
     def __str__(self) -> str:
-        return f"{self.transcript}:{self.exchange}:{self.path}: recorded {_short(self.recorded)}, got {_short(self.got)}"
+        place = f"{self.transcript}:{self.exchange}:{self.path}"
+        return f"{place}: recorded {_short(self.recorded)}, got {_short(self.got)}"
 
 
 @dataclass
@@ -83,7 +84,9 @@ class _Walk:
     def value(self, path: str, recorded: Any, got: Any) -> None:
         if isinstance(recorded, dict) and isinstance(got, dict):
             for key in [*recorded, *(key for key in got if key not in recorded)]:
-                self._member(f"{path}.{key}" if path else key, key, recorded.get(key, ABSENT), got.get(key, ABSENT))
+                self._member(
+                    f"{path}.{key}" if path else key, key, recorded.get(key, ABSENT), got.get(key, ABSENT)
+                )
         elif isinstance(recorded, list) and isinstance(got, list):
             for index in range(max(len(recorded), len(got))):
                 self.value(f"{path}[{index}]", _item(recorded, index), _item(got, index))

@@ -72,7 +72,11 @@ class WsSection:
 def parse_http(text: str) -> list[HttpExchange]:
     """The exchanges of a recording made with curl, in order."""
     lines = text.split("\n")
-    starts = [index for index, line in enumerate(lines) if line.startswith(("### ", "===")) or index == len(lines) - 1]
+    starts = [
+        index
+        for index, line in enumerate(lines)
+        if line.startswith(("### ", "===")) or index == len(lines) - 1
+    ]
     exchanges = []
     for start, end in zip(starts, starts[1:]):
         if lines[start].startswith("### "):
@@ -84,10 +88,16 @@ def _http_exchange(head: str, rest: list[str]) -> HttpExchange:
     if created := SESSION_CREATE.fullmatch(head):
         # The recorder kept only the reply of this call; its id tells the request's.
         reply = created["reply"]
-        body = json.dumps({"jsonrpc": "2.0", "id": json.loads(reply)["id"], "method": "openenv/session/create"})
+        body = json.dumps({
+            "jsonrpc": "2.0",
+            "id": json.loads(reply)["id"],
+            "method": "openenv/session/create",
+        })
         json_type = {"content-type": "application/json"}
         recorded = http_document(200, json_type, reply)
-        return HttpExchange(f"POST /mcp {body}", recorded, method="POST", path="/mcp", headers=json_type, body=body)
+        return HttpExchange(
+            f"POST /mcp {body}", recorded, method="POST", path="/mcp", headers=json_type, body=body
+        )
     request = REQUEST.fullmatch(head)
     assert request, f"not a recorded request: {head!r}"
     method, path, body = request["method"] or "GET", request["path"], request["body"]
@@ -101,7 +111,9 @@ def _http_exchange(head: str, rest: list[str]) -> HttpExchange:
     reply_headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in rest[1:blank])}
     reply = "\n".join(rest[blank + 1 :]).rstrip("\n")
     expected = int(reply_headers["content-length"])
-    assert len(reply.encode()) == expected, f"{head!r}: body of {len(reply.encode())} bytes, recorded {expected}"
+    assert len(reply.encode()) == expected, (
+        f"{head!r}: body of {len(reply.encode())} bytes, recorded {expected}"
+    )
     label = f"{method} {path}" + ("" if body is None else f" {body}")
     recorded = http_document(status, reply_headers, reply)
     return HttpExchange(label, recorded, method=method, path=path, headers=headers, body=body)

@@ -1,4 +1,5 @@
-"""`python -m transcripts.record URL http|ws`, run in tests/: records calls of tools that fail, as a transcript.
+"""`python -m transcripts.record URL http|ws`, run in tests/: records calls of tools that fail, as a
+transcript.
 
 The server at URL is `reference/failing_openenv.py` in the environment of the version to record.
 """

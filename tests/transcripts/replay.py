@@ -117,7 +117,9 @@ class Sockets:
             if json.loads(await asyncio.wait_for(socket.recv(), REPLY_TIMEOUT_S))["type"] == "state":
                 return socket
             await socket.close()
-            assert asyncio.get_running_loop().time() < deadline, "no free slot: an ended socket keeps its session"
+            assert asyncio.get_running_loop().time() < deadline, (
+                "no free slot: an ended socket keeps its session"
+            )
 
     async def refused(self, section: WsSection) -> None:
         """A handshake that the server refuses."""
@@ -140,7 +142,9 @@ class Sockets:
                 document["reply"] = {"no reply after seconds": REPLY_TIMEOUT_S}
         if "close" in exchange.recorded:
             close = await _close_of(socket)
-            document["close"] = {name: value for name, value in close.items() if name in exchange.recorded["close"]}
+            document["close"] = {
+                name: value for name, value in close.items() if name in exchange.recorded["close"]
+            }
         self.live.append(document)
         compare(exchange, document, self.ids)
 

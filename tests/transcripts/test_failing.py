@@ -1,4 +1,5 @@
-"""Replays recorded calls of a failing tool against the built binary, with the recorded tools as its upstream."""
+"""Replays recorded calls of a failing tool against the built binary, with the recorded tools as its
+upstream."""
 
 import json
 import sys

@@ -19,7 +19,9 @@ TRANSCRIPTS = ["openenv-0.10.0-http", "openenv-0.10.0-ws", "openenv-core-0.3.0-h
 
 def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """The path of each scalar and each empty container."""
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     empty = True
     for key, member in members:
         empty = False
@@ -73,7 +75,9 @@ def test_the_json_type_of_a_number_counts():
 def test_ids_are_compared_by_shape_and_must_stay_the_same():
     ids = Ids()
     assert not compare(Exchange("1", {"session_id": "a"}), {"session_id": "ours"}, ids)
-    assert not compare(Exchange("2", {"message": "Unknown session_id: a"}), {"message": "Unknown session_id: ours"}, ids)
+    assert not compare(
+        Exchange("2", {"message": "Unknown session_id: a"}), {"message": "Unknown session_id: ours"}, ids
+    )
     assert compare(Exchange("3", {"session_id": "a"}), {"session_id": "another"}, ids)
     assert compare(Exchange("4", {"session_id": "b"}), {"session_id": None}, ids)
 
@@ -104,20 +108,29 @@ def test_an_entry_that_matches_nothing_is_reported():
 
 @pytest.mark.parametrize("kind", ["http", "ws"])
 def test_a_server_that_answers_as_0_10_0_differs_from_0_3_0_by_additions_only(kind):
-    oldest, newest = (Recording(name, load(name)) for name in (f"openenv-core-0.3.0-{kind}", f"openenv-0.10.0-{kind}"))
+    oldest, newest = (
+        Recording(name, load(name)) for name in (f"openenv-core-0.3.0-{kind}", f"openenv-0.10.0-{kind}")
+    )
     # What the recorder cut cannot stand for a live reply; the older recording has more of it.
     live = [
-        (old if new.cut else new).recorded for old, new in zip(oldest.exchanges, newest.exchanges, strict=True)
+        (old if new.cut else new).recorded
+        for old, new in zip(oldest.exchanges, newest.exchanges, strict=True)
     ]
     additions = AllowList([entry for entry in AllowList.load().entries if entry.kind == ADDITION])
     verdict = additions.judge(oldest, live, newest)
     assert not verdict.unexplained and not verdict.unused, str(verdict)
 
 
-@pytest.mark.skipif(not DOCUMENTS.is_dir(), reason="the documents are not beside the checkout; OXENV_SHARED names their folder")
+@pytest.mark.skipif(
+    not DOCUMENTS.is_dir(),
+    reason="the documents are not beside the checkout; OXENV_SHARED names their folder",
+)
 def test_citations_are_literal():
     """A citation is a passage of its document; one of an issue begins with its number."""
-    wire, design = (" ".join((DOCUMENTS / name).read_text().split()) for name in ("reference/openenv-wire.md", "design.md"))
+    wire, design = (
+        " ".join((DOCUMENTS / name).read_text().split())
+        for name in ("reference/openenv-wire.md", "design.md")
+    )
     for entry in AllowList.load().entries:
         if entry.kind == FLAW:
             assert entry.cite in wire and "✗" in entry.cite, entry

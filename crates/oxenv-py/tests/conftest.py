@@ -1,6 +1,7 @@
 """What the tests need: servers of the binary under test, and programs that use the package.
 
-`serve("echo")` starts a server; each must end well after SIGTERM. The binary is OXENV_BIN's, else the wheel's own.
+`serve("echo")` starts a server; each must end well after SIGTERM. The binary is OXENV_BIN's, else the wheel's
+own.
 """
 
 import json
@@ -21,7 +22,8 @@ os.environ.setdefault("OXENV_BIN", str(oxenv.binary()))
 
 from harness.server import Server, clean_environment, running, serve_command  # noqa: E402
 
-# A shell starts what it puts into the background with Ctrl-C ignored, which programs under test would inherit.
+# A shell starts what it puts into the background with Ctrl-C ignored, which programs under test would
+# inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

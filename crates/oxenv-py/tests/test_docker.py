@@ -11,7 +11,9 @@ from oxenv import CodingEnv, EchoEnv, UnifiedAction
 
 HOST = os.environ.get("OXENV_DOCKER_HOST")
 
-pytestmark = pytest.mark.skipif(HOST is None, reason="containers: OXENV_DOCKER_HOST names no daemon to start them with")
+pytestmark = pytest.mark.skipif(
+    HOST is None, reason="containers: OXENV_DOCKER_HOST names no daemon to start them with"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,9 @@ def test_each_code_has_a_class_and_each_class_a_code() -> None:
 
 @pytest.mark.parametrize("cls", list(classes()), ids=lambda cls: cls.code)
 def test_errors_can_be_pickled_and_copied(cls: type[OxenvError]) -> None:
-    error = cls("why", kind="timeout", delivered="yes", retryable=True, retry_after=1.5, phase="step", data={"a": [1]})
+    error = cls(
+        "why", kind="timeout", delivered="yes", retryable=True, retry_after=1.5, phase="step", data={"a": [1]}
+    )
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is cls and str(again) == "why" and vars(again) == vars(error)
 

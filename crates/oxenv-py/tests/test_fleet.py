@@ -1,4 +1,5 @@
-"""Fleet as the design prints it, against the simulator: the instance is there while it is used, and gone after."""
+"""Fleet as the design prints it, against the simulator: the instance is there while it is used, and gone
+after."""
 
 import asyncio
 import gc

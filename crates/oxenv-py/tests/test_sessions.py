@@ -142,7 +142,11 @@ def test_many_sessions_over_one_socket(serve: Any) -> None:
     one, two = connection.open(seed=1), connection.open(seed=2)
     one.reset()
     two.reset()
-    results = connection.step_batch([(one, {"action": "DOWN"}), (two, {"action": "RIGHT"}), (one, {"action": "?"})])
+    results = connection.step_batch([
+        (one, {"action": "DOWN"}),
+        (two, {"action": "RIGHT"}),
+        (one, {"action": "?"}),
+    ])
     assert [result.observation["x"] for result in results[:2]] == [1, 0]
     assert isinstance(results[2], oxenv.OxenvError)
     copies = one.fork(2)

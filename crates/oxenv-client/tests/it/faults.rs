@@ -1,19 +1,14 @@
 //! What can go wrong on the way to a session, and in each phase of one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_client::{ClientError, ClientOptions, Code, Protocol, ResetOptions};
 use oxenv_core::StoreLimits;
 use oxenv_server::{ServerConfig, Tokens};
+use oxenv_test_support::tls_acceptor;
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig as TlsConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::multi_support::{serve, serve_with};
 use crate::support::{FakeStockServer, http, listen, open, refused, server_answering, silent_server, stock};
@@ -64,7 +59,8 @@ async fn what_answers_is_no_environment_server() {
     expect_error(&server_answering(elsewhere).await, Code::NotAServer, "https://other.example/").await;
     let h2c = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
     assert_eq!(refused(&server_answering(h2c).await, &stock()).await.code(), Code::NotAServer);
-    let wrong = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: AAAA\r\n\r\n";
+    let wrong = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: AAAA\r\n\r\n";
     assert_eq!(refused(&server_answering(wrong).await, &stock()).await.code(), Code::NotAServer);
     let version = "HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 8\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(refused(&server_answering(version).await, &stock()).await.code(), Code::VersionMismatch);
@@ -116,24 +112,12 @@ async fn a_token_that_is_missing_or_wrong_and_one_that_is_right() {
 /// A server that speaks TLS with a certificate that nobody trusts, and then hangs up.
 async fn tls() -> String {
     let url = listen(move |stream| async move {
-        let Ok(mut stream) = acceptor().accept(stream).await else { return };
+        let Ok(mut stream) = tls_acceptor().accept(stream).await else { return };
         let _ = stream.read(&mut [0; 64]).await;
         let _ = stream.shutdown().await;
     })
     .await;
     url.replace("http:", "https:")
-}
-
-fn acceptor() -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/cert.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
-    let config = TlsConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
 }
 
 #[tokio::test]
@@ -149,7 +133,7 @@ async fn tls_that_nobody_trusts_or_that_one_side_does_not_speak() {
 }
 
 /// Who signed the certificate of these tests; nobody trusts it by itself.
-const ISSUER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls/ca.pem");
+const ISSUER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../oxenv-test-support/tls/ca.pem");
 
 /// Run by the next test once more, in a process of its own, because what a process trusts is read once.
 #[tokio::test]
@@ -157,7 +141,7 @@ async fn every_protocol_over_tls_if_the_issuer_is_trusted() {
     let served = serve().await;
     let address = served.address;
     let url = listen(move |stream| async move {
-        let Ok(mut outer) = acceptor().accept(stream).await else { return };
+        let Ok(mut outer) = tls_acceptor().accept(stream).await else { return };
         let mut inner = tokio::net::TcpStream::connect(address).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
     })

@@ -14,10 +14,11 @@ use oxenv_client::{
 };
 use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
+use oxenv_test_support::until;
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::{Value, json};
 
-use crate::multi_support::{serve, serve_factory, serve_with, until};
+use crate::multi_support::{serve, serve_factory, serve_with};
 use crate::stage::Stage;
 use crate::support::{http, open, refused, reset, step};
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use oxenv_client::{ClientOptions, Code, Connection, OpenOptions, Protocol, ResetOptions, StepOptions};
 use oxenv_core::{EndReason, Execution, StoreLimits};
 use oxenv_server::{Mode, ServerConfig};
+use oxenv_test_support::{soon, until};
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::{Value, json};
 
-use crate::multi_support::{count, resumable, serve, serve_factory, serve_with, until};
-use crate::stage::{Booting, Scripted, Stage, soon};
+use crate::multi_support::{count, resumable, serve, serve_factory, serve_with};
+use crate::stage::{Booting, Scripted, Stage};
 
 #[tokio::test]
 async fn every_request_of_a_session() {

@@ -5,15 +5,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxenv_client::{ClientOptions, Connection, EnvClient, OpenOptions};
 use oxenv_core::{EnvironmentFactory, Execution, SessionStore, StoreLimits};
 use oxenv_server::{App, Server, ServerConfig};
+use oxenv_test_support::until;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::stage::{PATIENCE, Scripted, Stage};
+use crate::stage::{Scripted, Stage};
 
 /// A running server.
 pub(crate) struct TestServer {
@@ -90,14 +91,4 @@ pub(crate) fn resumable() -> OpenOptions {
 pub(crate) async fn count(client: &EnvClient) -> u64 {
     let result = client.step(&serde_json::json!({ "do": "count" })).await.unwrap();
     result.observation_value()["count"].as_u64().unwrap()
-}
-
-/// Waits for a condition that a server or a client brings about.
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "never came true: {what}");
-        // The condition is what is waited for; this only leaves the processor to others meanwhile.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }

@@ -7,6 +7,7 @@ use oxenv_client::{Code, Conflict, MultiplexOptions, Multiplexer, Strictness};
 use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_process::secret::Secret;
 use oxenv_server::{Server, ServerConfig};
+use oxenv_test_support::until;
 use oxenv_wire::Delivered;
 use rmcp::model::ProtocolVersion;
 use serde_json::json;

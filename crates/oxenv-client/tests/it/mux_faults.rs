@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oxenv_client::{Code, MultiplexOptions, Multiplexer, Strictness};
+use oxenv_test_support::until;
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use rmcp::model::ProtocolVersion;
 use serde_json::json;

@@ -13,6 +13,7 @@ use axum::http::{Response, StatusCode};
 use axum::serve::ListenerExt;
 use futures_util::{Stream, StreamExt, stream};
 use oxenv_client::{ClientError, MultiplexOptions, Multiplexer, Strictness, ToolListing};
+use oxenv_test_support::until;
 use parking_lot::Mutex;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
@@ -23,11 +24,10 @@ use tokio::task::JoinHandle;
 
 #[path = "../../../oxenv-upstream/tests/servers/fixture.rs"]
 mod fixture;
-pub(crate) use crate::multi_support::until;
-use fixture::Fixture;
+pub(crate) use fixture::Fixture;
 
 /// The longest that anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a fake endpoint was sent.
 #[derive(Debug, Clone)]
@@ -224,7 +224,9 @@ pub(crate) fn well_behaved(seen: &Seen, tools: &[&str]) -> Act {
 
 /// A tool that takes a number `n` and nothing else, if it takes anything.
 pub(crate) fn tool(name: &str) -> Value {
-    let schema = json!({ "type": "object", "properties": { "n": { "type": "integer" } }, "additionalProperties": false });
+    let schema = json!({
+        "type": "object", "properties": { "n": { "type": "integer" } }, "additionalProperties": false
+    });
     json!({ "name": name, "description": format!("The tool {name}."), "inputSchema": schema })
 }
 
@@ -322,5 +324,5 @@ pub(crate) async fn wait_until_gone(before: (usize, usize)) {
 }
 
 pub(crate) async fn within_limit<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+    tokio::time::timeout(CALL_TIMEOUT, future).await.expect("it takes too long")
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use oxenv_client::{ClientOptions, Code, Connection, EnvClient, OpenOptions, ResetOptions};
 use oxenv_core::{EndReason, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{soon, until};
 use oxenv_wire::{Delivered, ErrorCode};
 use serde_json::json;
 
-use crate::multi_support::{count, resumable, serve, serve_with, until};
+use crate::multi_support::{count, resumable, serve, serve_with};
 use crate::proxy::{Cut, Proxy};
-use crate::stage::soon;
 
 async fn connect(proxy: &Proxy) -> Connection {
     Connection::connect(&proxy.url(), &ClientOptions::default()).await.unwrap()

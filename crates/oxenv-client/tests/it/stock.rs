@@ -7,11 +7,12 @@ use futures_util::{SinkExt, StreamExt};
 use oxenv_client::{ClientOptions, Code, EnvClient, OpenOptions, Protocol, ResetOptions, StepOptions};
 use oxenv_core::StoreLimits;
 use oxenv_server::ServerConfig;
+use oxenv_test_support::until;
 use oxenv_wire::{Delivered, ErrorCode, Phase, Reward};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::multi_support::{serve, serve_with, until};
+use crate::multi_support::{serve, serve_with};
 use crate::support::{FakeStockServer, open, reset, step, stock};
 
 fn n(result: &oxenv_client::StepResult) -> Option<u64> {

@@ -33,7 +33,8 @@ fn absent_parts_are_left_out() {
     let sink = MemoryAudit::default();
     sink.record(&plain());
     let expected = json!({
-        "time_us": 1_767_225_600_000_000_u64, "call_id": "7", "principal": "agent", "epoch": 0, "tool": "read_file",
+        "time_us": 1_767_225_600_000_000_u64, "call_id": "7", "principal": "agent", "epoch": 0,
+        "tool": "read_file",
         "decision": "not_found", "duration_us": 12, "outcome": "error", "error_type": "tool_not_found",
     });
     assert_eq!(sink.records(), [expected]);

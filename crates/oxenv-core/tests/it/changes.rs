@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use oxenv_core::ChangeCounter;
+use oxenv_test_support::soon;
 
-use crate::stage::{at_once, soon};
+use crate::stage::at_once;
 
 #[test]
 fn a_change_that_was_missed_is_seen_at_once() {

@@ -88,8 +88,8 @@ async fn more_than_there_are_is_refused_at_once_with_both_numbers() {
     let session = store.create(of("a")).await.unwrap();
     assert_eq!(
         refused(&session, 10, of("a")).await,
-        "10 slots at once were asked for, and your token may have 3, one of which the original has: ask for 2 at \
-         most"
+        "10 slots at once were asked for, and your token may have 3, one of which the original has: ask for \
+         2 at most"
     );
     assert_eq!(
         refused(&default, 4, of("b")).await,
@@ -103,7 +103,8 @@ async fn more_than_there_are_is_refused_at_once_with_both_numbers() {
     let failure = wide.fork(&session, 10, SessionOptions::default()).await.err().unwrap();
     assert_eq!(
         failure.message,
-        "10 slots at once were asked for, and this server has 4, one of which the original has: ask for 3 at most"
+        "10 slots at once were asked for, and this server has 4, one of which the original has: ask for 3 at \
+         most"
     );
     assert_eq!((began.elapsed(), wide.status().waiting), (Duration::ZERO, 0));
     close(session);
@@ -387,7 +388,7 @@ async fn a_lease_does_not_run_out_while_its_session_is_copied() {
     reaper.abort();
 }
 
-/// A recorder that takes so many entries, and then none.
+/// A recorder that takes a number of entries, and then none.
 struct Full(AtomicUsize);
 
 impl Recorder for Full {

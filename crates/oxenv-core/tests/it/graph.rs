@@ -8,12 +8,13 @@ use std::time::Duration;
 use oxenv_core::{
     Failure, GraphReply, Mount, Policy, Rules, Session, SessionOptions, SessionStore, Toolbox, Work,
 };
+use oxenv_test_support::soon;
 use oxenv_wire::{Delivered, ErrorCode, Loc, Reward, ToolErrorType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{Barrier, oneshot};
 
-use crate::stage::{eventually, soon};
+use crate::stage::eventually;
 use crate::support::{Shown, code, reset_as, step, step_within};
 use crate::toolbox_support::{Host, Outcome, Set, broken, done, mounts, value};
 
@@ -479,7 +480,8 @@ proptest! {
             .collect();
         let log: Arc<Mutex<Vec<(bool, usize)>>> = Arc::default();
         let shared = Arc::clone(&log);
-        let set = Set::new("set", &["tool"]).with(|set| set.concurrent = !single).answering(move |_, arguments| {
+        let set = Set::new("set", &["tool"]).with(|set| set.concurrent = !single);
+        let set = set.answering(move |_, arguments| {
             let log = Arc::clone(&shared);
             let number = |key: &str| usize::try_from(arguments[key].as_u64().unwrap()).unwrap();
             let (node, suspends) = (number("node"), number("suspends"));

@@ -13,8 +13,10 @@ use crate::toolbox_support::{Outcome, Set, done, mounts, value};
 /// `give` gives what stands below; `echo` gives its arguments.
 async fn stage() -> (SessionStore, Arc<Session>, Arc<Set>) {
     let given = json!({
-        "int": 3, "big": 18_446_744_073_709_551_615_u64, "float": 1.5, "text": "it's", "yes": true, "nothing": null,
-        "list": [10, { "deep": "item" }, [1, 2]], "object": { "a": { "b": "c" }, "0": "key" }, "": "empty", "dotted.key": 1,
+        "int": 3, "big": 18_446_744_073_709_551_615_u64, "float": 1.5, "text": "it's", "yes": true,
+        "nothing": null,
+        "list": [10, { "deep": "item" }, [1, 2]], "object": { "a": { "b": "c" }, "0": "key" }, "": "empty",
+        "dotted.key": 1,
     });
     let set =
         Set::new("set", &["give", "echo", "text", "unreadable", "huge"]).answering(move |tool, arguments| {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use oxenv_core::{EndReason, Execution, Failure, SessionOptions};
+use oxenv_test_support::soon;
 use oxenv_wire::{ErrorCode, FailureKind, Phase, ToolErrorType};
 use serde_json::json;
 
-use crate::stage::{Booting, Scripted, Stage, Unblock, eventually, soon};
+use crate::stage::{Booting, Scripted, Stage, Unblock, eventually};
 use crate::support::{
     call, close, code, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step,
 };

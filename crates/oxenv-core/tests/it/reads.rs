@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use oxenv_core::{Execution, Principal, Session};
+use oxenv_test_support::soon;
 use oxenv_wire::ErrorCode;
 use serde_json::{Value, json};
 
-use crate::stage::{Scripted, Stage, Unblock, at_once, soon};
+use crate::stage::{Scripted, Stage, Unblock, at_once};
 use crate::support::{
     close, code, list, observe, open, reset, reset_with, settled, spawn_step, step, store, tool_step,
 };

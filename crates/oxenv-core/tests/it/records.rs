@@ -32,13 +32,13 @@ impl Recorder for Tape {
         }
         let what = match entry.event {
             RecordEvent::Opened { origin, .. } => format!("opened {}", origin.is_some()),
-            RecordEvent::Reset { outcome, .. } => format!("reset {}", told(outcome)),
+            RecordEvent::Reset { outcome, .. } => format!("reset {}", outcome_text(outcome)),
             RecordEvent::Step { step, principal, action, calls, outcome, .. } => {
                 self.calls.lock().extend(calls.iter().map(|call| match call.outcome {
                     Ok(_) => call.tool.to_owned(),
                     Err(error) => format!("{} {:?}", call.tool, error.code),
                 }));
-                format!("step {step} {principal} {action} calls {} {}", calls.len(), told(outcome))
+                format!("step {step} {principal} {action} calls {} {}", calls.len(), outcome_text(outcome))
             }
             RecordEvent::Closed { reason } => format!("closed {reason}"),
         };
@@ -53,7 +53,7 @@ impl Recorder for Tape {
     }
 }
 
-fn told(outcome: RecordedOutcome<'_>) -> String {
+fn outcome_text(outcome: RecordedOutcome<'_>) -> String {
     match outcome {
         RecordedOutcome::Answered { reply, .. } => reply.to_owned(),
         RecordedOutcome::Failed(failure) => format!("{:?}", failure.code),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use oxenv_core::{Execution, Principal};
+use oxenv_test_support::soon;
 use oxenv_wire::{Delivered, ErrorCode, FailureKind};
 use serde_json::json;
 
-use crate::stage::{Scripted, Stage, Unblock, eventually, soon};
+use crate::stage::{Scripted, Stage, Unblock, eventually};
 use crate::support::{
     call, call_in, close, code, list, observe, open, reset, reset_as, reset_with, settled, spawn_call,
     spawn_step, state, step, store, tool_step,

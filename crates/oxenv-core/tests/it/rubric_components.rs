@@ -185,7 +185,10 @@ async fn keywords_about_objects_are_not_met_by_a_text() {
         (json!({ "minProperties": 1 }), 3),
         (json!({ "properties": { "user": id } }), 2),
         (
-            json!({ "allOf": [{ "anyOf": [{ "properties": { "user": { "$ref": "#/$defs/id" } } }] }], "$defs": { "id": id } }),
+            json!({
+                "allOf": [{ "anyOf": [{ "properties": { "user": { "$ref": "#/$defs/id" } } }] }],
+                "$defs": { "id": id }
+            }),
             2,
         ),
         // A text must not fit because it has no such key.

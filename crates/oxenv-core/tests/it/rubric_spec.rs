@@ -49,7 +49,10 @@ fn every_mistake_has_a_place_and_a_remedy() {
         ),
         (json!({ "type": "sequence", "parts": [] }), "rubric.parts: the list is empty"),
         (
-            json!({ "type": "sequence", "parts": [{ "type": "environment_reward" }, { "type": "environment_reward" }] }),
+            json!({
+                "type": "sequence",
+                "parts": [{ "type": "environment_reward" }, { "type": "environment_reward" }]
+            }),
             "rubric.parts[1]: two parts are called 'environment_reward'; give one of them a 'name'",
         ),
         (
@@ -70,7 +73,8 @@ fn every_mistake_has_a_place_and_a_remedy() {
         ),
         (
             json!({ "type": "judge", "prompt": "Well?" }),
-            "rubric.prompt: the prompt shows nothing of the episode; put {transcript}, {action}, {observation} or {task} into it",
+            "rubric.prompt: the prompt shows nothing of the episode; put {transcript}, {action}, \
+             {observation} or {task} into it",
         ),
         (
             json!({ "type": "judge", "prompt": "{transcripts}" }),

@@ -28,7 +28,9 @@ fn tree_schema(shapes: usize) -> Value {
         json!({
             "type": "object",
             "required": ["child"],
-            "properties": { "child": { "$ref": "#/$defs/node" }, format!("only_{number}"): { "type": "integer" } },
+            "properties": {
+                "child": { "$ref": "#/$defs/node" }, format!("only_{number}"): { "type": "integer" }
+            },
         })
     };
     let shapes: Vec<Value> = (0..shapes).map(shape).chain([json!({ "type": "integer" })]).collect();
@@ -105,7 +107,11 @@ fn an_instance_that_takes_too_many_steps_has_no_outcome() {
         "$ref": "#/$defs/a",
         "$defs": { "a": { "allOf": [
             { "not": { "allOf": [branch, { "minItems": 1 }, { "not": {} }] } },
-            { "anyOf": [{ "allOf": [branch, { "maxItems": 0 }] }, branch, { "contains": { "$ref": "#/$defs/a" } }] },
+            {
+                "anyOf": [
+                    { "allOf": [branch, { "maxItems": 0 }] }, branch, { "contains": { "$ref": "#/$defs/a" } }
+                ]
+            },
         ] } },
     });
     let schema = Schema::compile(&schema).unwrap();
@@ -179,7 +185,11 @@ fn schemas_that_are_compiled_in_too_many_ways_are_refused() {
     let scopes = json!({ "$id": "http://x/", "$ref": "http://x/r0", "$defs": definitions });
     assert!(too_large(&scopes).contains("too many ways"));
     // What is unevaluated is compiled anew wherever it is referred to.
-    let strict = |next: &Value| json!({ "allOf": [{ "properties": { "p": { "allOf": [next, next], "unevaluatedProperties": false } } }] });
+    let strict = |next: &Value| {
+        json!({
+            "allOf": [{ "properties": { "p": { "allOf": [next, next], "unevaluatedProperties": false } } }]
+        })
+    };
     let unevaluated = chain(40, strict, &json!({ "type": "object" }));
     assert!(too_large(&unevaluated).contains("too many ways"));
     // And each time one within the other, without an end of the stack that the compiler knows.

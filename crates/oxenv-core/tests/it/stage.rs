@@ -10,22 +10,20 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use oxenv_core::{
     ActionSpace, CallContext, CallRecord, Capabilities, Environment, EnvironmentContext, EnvironmentFactory,
     EnvironmentInstance, EnvironmentSpec, Execution, Failure, ForkMode, Observed, Reset, Toolbox, Toolset,
     Work,
 };
+use oxenv_test_support::{WAIT_TIMEOUT, soon};
 use oxenv_wire::{
     Content, ErrorCode, FailureKind, RawJson, Reward, Tool, ToolError, ToolErrorType, ToolResult, raw,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-
-/// How long a test waits for what must happen before it says that it did not.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test and its environments share.
 #[derive(Clone, Default)]
@@ -500,16 +498,11 @@ pub(crate) fn at_once<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The result of a future that must not take long.
-pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it took too long")
-}
-
 /// Waits for a condition that other tasks or threads bring about, without letting time pass.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "never came true: {what}");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "never came true: {what}");
         tokio::task::yield_now().await;
         std::thread::yield_now();
     }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
+use oxenv_test_support::soon;
 use oxenv_wire::{Delivered, ErrorCode, FailureKind, Reward};
 use serde_json::json;
 
-use crate::stage::{Scripted, Stage, Unblock, at_once, eventually, soon};
+use crate::stage::{Scripted, Stage, Unblock, at_once, eventually};
 use crate::support::{
     Shown, close, code, observe, open, reset, settled, spawn_step, state, step, step_within, store,
     store_with,

@@ -39,7 +39,8 @@ async fn every_issue_is_told_as_pydantic_tells_it() {
     let message = refused(add(), r#"{"a": "one", "c": 3}"#).await;
     assert!(message.starts_with("3 validation errors for call[tool]"), "{message}");
     for part in [
-        "\na\n  Input should be a valid integer, unable to parse string as an integer [type=int_parsing, input_value=one]",
+        "\na\n  Input should be a valid integer, unable to parse string as an integer [type=int_parsing, \
+         input_value=one]",
         "\nb\n  Field required [type=missing,",
         "\nc\n  Extra inputs are not permitted [type=extra_forbidden, input_value=3]",
     ] {
@@ -128,7 +129,9 @@ async fn a_schema_that_refers_to_itself_ends() {
     for schema in [
         json!({ "$ref": "#" }),
         json!({ "allOf": [{ "$ref": "#" }] }),
-        json!({ "$ref": "#/$defs/a", "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } } }),
+        json!({
+            "$ref": "#/$defs/a", "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } }
+        }),
         json!({ "$dynamicRef": "#x", "$dynamicAnchor": "x" }),
     ] {
         let (_, toolbox) = of_schema(schema);

@@ -295,7 +295,8 @@ async fn a_call_within_a_session_tells_where_it_belongs() {
     step(&session, tool_step("ok", &json!({}))).await.unwrap();
     agent_call(&session, AgentCall { name: "ok".into(), ..AgentCall::default() }).await.unwrap();
     let graph = json!({ "type": "call_tools", "calls": [
-        { "id": "a", "tool_name": "ok" }, { "id": "b", "tool_name": "fail" }, { "id": "c", "tool_name": "ok", "needs": ["b"] },
+        { "id": "a", "tool_name": "ok" }, { "id": "b", "tool_name": "fail" },
+        { "id": "c", "tool_name": "ok", "needs": ["b"] },
     ] });
     step(&session, graph).await.unwrap();
     let records = sink.records();
@@ -328,7 +329,8 @@ async fn a_reset_that_cancels_calls_leaves_one_record_of_each() {
     let session = store.create(SessionOptions::default()).await.unwrap();
     let shared = Arc::clone(&session);
     let graph = json!({ "type": "call_tools", "calls": [
-        { "id": "a", "tool_name": "wait" }, { "id": "b", "tool_name": "wait" }, { "id": "c", "tool_name": "ok", "needs": ["a"] },
+        { "id": "a", "tool_name": "wait" }, { "id": "b", "tool_name": "wait" },
+        { "id": "c", "tool_name": "ok", "needs": ["a"] },
     ] });
     let stepping = tokio::spawn(async move { step(&shared, graph).await });
     while set.calls().len() < 2 {
@@ -416,7 +418,7 @@ struct Doubled {
     n: i64,
 }
 
-/// A sink with so many places, each of which is free again when the test says so.
+/// A sink with a number of places, each of which is free again when the test says so.
 struct Few {
     places: Semaphore,
     refused: AtomicU64,

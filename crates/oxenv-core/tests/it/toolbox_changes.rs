@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oxenv_core::{CatalogueCache, Principal, Toolbox};
+use oxenv_test_support::soon;
 use oxenv_wire::{ToolErrorType, ToolSpelling};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::stage::{at_once, soon};
+use crate::stage::at_once;
 use crate::toolbox_support::{Host, Set, ask, done, mounts, names, value};
 use oxenv_core::{AgentCall, SessionOptions, Work};
 

@@ -41,8 +41,8 @@ async fn a_name_that_a_broken_toolset_may_have_is_not_called_unknown() {
     assert!(is_unavailable(&found), "{found:?}");
     assert_eq!(
         found.message,
-        "tool 'commit' is not offered at present: toolset 'git' is not available: git exited with code 1; toolset \
-         'search' is not available: search exited with code 1"
+        "tool 'commit' is not offered at present: toolset 'git' is not available: git exited with code 1; \
+         toolset 'search' is not available: search exited with code 1"
     );
     // A name with a prefix has one possible owner.
     let found = error(&toolbox, "git__commit").await;

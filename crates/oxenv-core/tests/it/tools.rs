@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{Execution, NativeToolset, Toolbox};
+use oxenv_test_support::soon;
 use oxenv_wire::{ErrorCode, Reward, ToolErrorType};
 use serde_json::json;
 
-use crate::stage::{Scripted, Stage, eventually, soon};
+use crate::stage::{Scripted, Stage, eventually};
 use crate::support::{
     Shown, call, close, code, open, settled, spawn_call, spawn_step, step, store, tool_step,
 };

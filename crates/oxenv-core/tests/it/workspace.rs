@@ -297,7 +297,8 @@ fn errors_name_the_folder() {
 
 /// Python, holding a lock until its input ends.
 fn holding(lock: &Path) -> std::process::Child {
-    let script = "import fcntl, sys\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()";
+    let script = "import fcntl, sys\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\n\
+                  print('held', flush=True)\nsys.stdin.read()";
     let mut child = Command::new("python3")
         .args(["-c", script])
         .arg(lock)

@@ -82,8 +82,8 @@ fn links_that_may_lead_out_are_not_saved() {
         let error = one.save().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{leads}");
         let expected = format!(
-            "the workspace {} cannot be saved: its link 'link' may lead out of it, to {leads}; remove the link, or \
-             make it one by a path from its own folder",
+            "the workspace {} cannot be saved: its link 'link' may lead out of it, to {leads}; remove the \
+             link, or make it one by a path from its own folder",
             one.path().display()
         );
         assert_eq!(error.to_string(), expected);

@@ -150,8 +150,8 @@ fn limits_are_told_with_the_size_and_nothing_half_made_stays() {
     assert_eq!(
         error.to_string(),
         format!(
-            "the workspace {name} has 20000 bytes in 40 files and folders, and no more than 39 files and folders \
-             are taken along; remove what is not needed, or keep it outside of the workspace"
+            "the workspace {name} has 20000 bytes in 40 files and folders, and no more than 39 files and \
+             folders are taken along; remove what is not needed, or keep it outside of the workspace"
         )
     );
     let all = all.with_limits(WorkspaceLimits { copied_bytes: 19_999, ..limits });
@@ -174,8 +174,8 @@ fn a_shared_workspace_is_neither_forked_nor_saved() {
     assert!(all.is_shared());
     let name = own.0.display();
     let expected = format!(
-        "all sessions share the workspace {name}, so it can be neither forked nor saved; let each session have a \
-         copy of it (without --share-workspace)"
+        "all sessions share the workspace {name}, so it can be neither forked nor saved; let each session \
+         have a copy of it (without --share-workspace)"
     );
     let (_others, other) = open(&parent, WorkspaceSource::Empty);
     let archive = other.save().unwrap();

@@ -98,8 +98,8 @@ fn what_is_immutable_is_named_and_keeps_nothing_else() {
     let error = one.renew().unwrap_err();
     let path = one.path().join("a/b/locked");
     let expected = format!(
-        "cannot remove {}: Operation not permitted (os error 1); if it is immutable or append-only, take that away \
-         (chattr -i -a)",
+        "cannot remove {}: Operation not permitted (os error 1); if it is immutable or append-only, take \
+         that away (chattr -i -a)",
         path.display()
     );
     assert_eq!((error.kind(), error.to_string()), (ErrorKind::PermissionDenied, expected));

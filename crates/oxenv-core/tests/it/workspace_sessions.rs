@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use oxenv_core::{EndReason, Failure, Session, SessionOptions, Toolbox, Work, WorkspaceSource, Workspaces};
+use oxenv_test_support::soon;
 use oxenv_wire::{ErrorCode, FailureKind, Phase};
 use serde_json::json;
 use tokio::sync::{Barrier, Semaphore};
 
-use crate::stage::{eventually, soon};
+use crate::stage::eventually;
 use crate::support::{code, reset, spawn_step, state, step, tool_step};
 use crate::toolbox_support::{Host, Set, done, mounts};
 use crate::workspace::{Folder, listing};

@@ -1,9 +1,9 @@
 //! What is left when a simulator has ended: nothing.
 
 use std::fs;
-use std::time::Duration;
 
 use oxenv_fleet_simulator::SimulatorOptions;
+use oxenv_test_support::until;
 use reqwest::Method;
 use serde_json::json;
 
@@ -25,15 +25,6 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "{what}");
-}
-
 #[tokio::test]
 async fn shutdown_leaves_nothing() {
     // What the runtime and the client need for themselves is there after a first round.
@@ -45,13 +36,13 @@ async fn shutdown_leaves_nothing() {
         let code = json!({"function_code": "def check():\n    while True: pass", "function_name": "check"});
         let url = format!("{root}api/v1/env/execute_verifier_function");
         let verify = tokio::spawn(answered(caller.request(Method::POST, &url).json(&code)));
-        wait_until("no verifier runs", || verifiers() > 0).await;
+        until("no verifier runs", || verifiers() > 0).await;
         let control = caller.simulator.control_url().to_owned();
         caller.simulator.shutdown().await;
         assert!(verify.await.unwrap().is_err());
         assert!(reqwest::get(&control).await.unwrap_err().is_connect());
         assert!(reqwest::get(&root).await.unwrap_err().is_connect());
-        wait_until("a verifier is left", || verifiers() == 0).await;
+        until("a verifier is left", || verifiers() == 0).await;
         counts.push(descriptors());
     }
     assert_eq!(counts[0], counts[1]);

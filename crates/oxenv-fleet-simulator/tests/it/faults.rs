@@ -80,7 +80,9 @@ async fn what_is_slow_is_done_when_its_time_comes() {
     tokio::pin!(slow);
     let early = tokio::select! {
         answer = &mut slow => Some(answer),
-        () = async { while caller.simulator.requests().is_empty() { tokio::task::yield_now().await } } => None,
+        () = async {
+            while caller.simulator.requests().is_empty() { tokio::task::yield_now().await }
+        } => None,
     };
     assert!(early.is_none() && caller.simulator.instances() == 0, "{early:?}");
     caller.simulator.advance(Duration::from_secs(60));

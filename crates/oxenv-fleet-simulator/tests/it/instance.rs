@@ -137,7 +137,7 @@ async fn verifiers_run_only_if_they_may() {
     let (caller, manager) = managed(options).await;
     let change = json!({"query": "UPDATE issues SET status = 'done' WHERE id = 2", "read_only": false});
     query(&caller, &manager, "current", change).await;
-    let code = "def check(before: DatabaseSnapshot, after: DatabaseSnapshot, text: Optional[str] = None) -> int:
+    let code = r"def check(before: DatabaseSnapshot, after: DatabaseSnapshot, text: Optional[str] = None) -> int:
     print('noise')
     done = after.table('issues').eq('status', 'done')
     if before.table('issues').eq('status', 'done').count() == 0 and done.first()['id'] == 2 and text == 'done':

@@ -16,7 +16,9 @@ struct Endpoint<'a> {
 impl<'a> Endpoint<'a> {
     async fn open(caller: &'a Caller, root: &str, path: &str) -> Self {
         let mut endpoint = Endpoint { caller, url: format!("{root}{path}"), session: None };
-        let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+        let params = json!({
+            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}
+        });
         let answer = endpoint.send("initialize", params).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         endpoint.session = answer.header("mcp-session-id").map(str::to_owned);

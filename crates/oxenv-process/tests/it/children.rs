@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oxenv_process::child::{Supervisor, base_environment};
+use oxenv_test_support::{soon, until};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::children_support::{
-    Mark, children_of, descriptors, eventually, inheritable, ready, redactor, shell, soon, spawn, supervisor,
+    Mark, children_of, descriptors, inheritable, ready, redactor, shell, spawn, supervisor,
 };
 
 #[tokio::test]
@@ -103,7 +104,8 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     };
     assert_eq!(
         ending("no-such-command").await,
-        "exited with code 127: command 'no-such-command' was not found on PATH; install it or give its full path"
+        "exited with code 127: command 'no-such-command' was not found on PATH; install it or give its full \
+         path"
     );
     assert_eq!(
         ending("/no/such/command").await,
@@ -117,7 +119,8 @@ async fn a_command_that_cannot_be_run_is_told_by_its_ending() {
     assert_eq!(
         ending(script).await,
         format!(
-            "exited with code 126: command '{script}' needs an interpreter that does not exist; check its first line"
+            "exited with code 126: command '{script}' needs an interpreter that does not exist; check its \
+             first line"
         )
     );
     fs::remove_file(script).unwrap();
@@ -159,7 +162,7 @@ async fn nothing_but_three_pipes_is_inherited() {
 
     // The supervisor lets go of stdin and stdout, so that each side sees the other's close.
     let null = |descriptor: &(u32, PathBuf)| descriptor.1.to_str() == Some("/dev/null");
-    eventually("it lets go", || descriptors(child.pid())[..2].iter().all(null)).await;
+    until("it lets go", || descriptors(child.pid())[..2].iter().all(null)).await;
 }
 
 #[tokio::test]
@@ -201,7 +204,7 @@ async fn each_line_of_stderr_is_logged_without_secrets() {
 async fn what_it_said_can_be_read_while_it_runs() {
     let mark = Mark::new();
     let (child, stdin, _stdout) = shell(&mark, "echo waiting >&2; read line");
-    eventually("it says something", || child.output_tail() == "waiting").await;
+    until("it says something", || child.output_tail() == "waiting").await;
     drop(stdin);
     assert_eq!(soon(child.stop()).await.unwrap().code(), Some(1));
 }

@@ -6,11 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::soon;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt;
 
 use crate::children_support::{
-    Mark, STUBBORN, STUBBORN_FAMILY, SUPERVISOR, children_of, descriptors, ready, shell, soon, spawn,
+    Mark, STUBBORN, STUBBORN_FAMILY, SUPERVISOR, children_of, descriptors, ready, shell, spawn,
 };
 
 /// The supervisor, the command, and its two daemons.

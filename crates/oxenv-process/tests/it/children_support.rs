@@ -7,14 +7,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oxenv_process::child::{Child, ChildSpec, Supervisor};
 use oxenv_process::secret::{Redactor, Secret};
+use oxenv_test_support::{soon, until};
 use tokio::process::{ChildStdin, ChildStdout};
-
-/// How long a test waits for what must happen before it says that it did not.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A Python program that ends for no request: it ignores its stdin and the polite signals.
 pub(crate) const STUBBORN: &str = "
@@ -82,7 +80,7 @@ impl Mark {
 
     /// Waits until so many processes have it.
     pub(crate) async fn count(&self, wanted: usize) {
-        eventually(&format!("{wanted} processes"), || self.processes().len() == wanted).await;
+        until(&format!("{wanted} processes"), || self.processes().len() == wanted).await;
     }
 }
 
@@ -111,20 +109,6 @@ pub(crate) fn spawn(spec: ChildSpec) -> (Child, ChildStdin, ChildStdout) {
 /// A shell script's child.
 pub(crate) fn shell(mark: &Mark, script: &str) -> (Child, ChildStdin, ChildStdout) {
     spawn(mark.spec("sh", &["-c", script]))
-}
-
-/// Waits, with an end.
-pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it does not happen")
-}
-
-/// Looks until it is so.
-pub(crate) async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < end, "it does not come to this: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Waits until the child says that it is ready.

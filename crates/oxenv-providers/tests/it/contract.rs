@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oxenv_providers::{Instance, InstanceSpec, Provider, ProviderCode, ProviderError, SecretText};
+use oxenv_test_support::{TempFolder, unique};
 
-use crate::support::{Daemon, Folder, get, helper, marked, process_provider, process_spec, unique, until};
+use crate::support::{Daemon, get, helper, marked, process_provider, process_spec, until};
 
 const SECRET: &str = "hunter2-and-more";
 
@@ -32,7 +33,7 @@ struct Subject {
 
 #[tokio::test]
 async fn processes_keep_the_contract() {
-    let (notes, mark) = (Folder::new(), unique());
+    let (notes, mark) = (TempFolder::new("providers"), unique());
     let (at, counted, held) = (notes.path().to_owned(), mark.clone(), mark.clone());
     let subject = Subject {
         provider: Box::new(process_provider(&at)),

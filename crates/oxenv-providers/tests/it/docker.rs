@@ -9,8 +9,9 @@ use oxenv_providers::{
     Instance, InstanceSpec, ListenAddress, Mount, Provider, ProviderCode, PullPolicy, ResourceLimits,
     SecretText,
 };
+use oxenv_test_support::{TempFolder, unique};
 
-use crate::support::{Daemon, Folder, get, unique};
+use crate::support::{Daemon, get};
 
 async fn seen(daemon: &Daemon, instance: &Instance) -> ContainerInspectResponse {
     daemon.docker.inspect_container(&instance.info().id, None).await.unwrap()
@@ -20,7 +21,7 @@ async fn seen(daemon: &Daemon, instance: &Instance) -> ContainerInspectResponse 
 async fn a_workspace_belongs_to_whom_it_belonged() {
     let Some(daemon) = Daemon::of("a_workspace_belongs_to_whom_it_belonged").await else { return };
     for (user, group) in [(12345, 12346), (0, 0)] {
-        let work = Folder::new();
+        let work = TempFolder::new("providers");
         fs::write(work.path().join("kept"), "from outside").unwrap();
         chown(work.path(), Some(user), Some(group)).unwrap();
         let name = format!("w{}", unique());
@@ -69,7 +70,7 @@ async fn the_rest_can_only_be_read_and_has_no_power() {
 #[tokio::test]
 async fn mounts_are_where_they_are_wanted() {
     let Some(daemon) = Daemon::of("mounts_are_where_they_are_wanted").await else { return };
-    let data = Folder::new();
+    let data = TempFolder::new("providers");
     fs::write(data.path().join("file"), "data").unwrap();
     let mount = |to: &str| Mount { from: data.path().to_owned(), to: to.into(), read_only: true };
     let name = format!("m{}", unique());
@@ -158,7 +159,7 @@ async fn doors() {
     instance.stop().await.unwrap();
 
     // A socket, and no network.
-    let sockets = Folder::new();
+    let sockets = TempFolder::new("providers");
     chown(sockets.path(), Some(12345), Some(12346)).unwrap();
     let spec = InstanceSpec {
         listen: ListenAddress::Socket(sockets.path().to_owned()),

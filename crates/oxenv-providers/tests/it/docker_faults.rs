@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::{InstanceSpec, Provider, ProviderCode};
+use oxenv_test_support::{TempFolder, unique};
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::support::{Daemon, Folder, helper, unique, until};
+use crate::support::{Daemon, helper, until};
 
 /// A socket that leads to the daemon, until it is dropped.
 struct Way {
@@ -19,7 +20,7 @@ struct Way {
 }
 
 impl Way {
-    fn to(daemon: &Daemon, folder: &Folder) -> Self {
+    fn to(daemon: &Daemon, folder: &TempFolder) -> Self {
         let path = folder.path().join("docker.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let real = PathBuf::from(daemon.host.strip_prefix("unix://").unwrap());
@@ -52,7 +53,7 @@ async fn a_daemon_that_is_not_there() {
 #[tokio::test]
 async fn a_daemon_that_is_lost() {
     let Some(daemon) = Daemon::of("a_daemon_that_is_lost").await else { return };
-    let (folder, name) = (Folder::new(), format!("lost{}", unique()));
+    let (folder, name) = (TempFolder::new("providers"), format!("lost{}", unique()));
     let way = Way::to(&daemon, &folder);
     let provider = DockerProvider::connect(Some(&way.host)).await.unwrap();
     let instance = provider.start(&daemon.spec("healthy", &name)).await.unwrap();
@@ -77,7 +78,7 @@ async fn a_daemon_that_is_lost() {
 #[tokio::test]
 async fn a_daemon_that_is_lost_while_it_is_waited_for() {
     let Some(daemon) = Daemon::of("a_daemon_that_is_lost_while_it_is_waited_for").await else { return };
-    let (folder, name) = (Folder::new(), format!("wait{}", unique()));
+    let (folder, name) = (TempFolder::new("providers"), format!("wait{}", unique()));
     let way = Way::to(&daemon, &folder);
     let provider = DockerProvider::connect(Some(&way.host)).await.unwrap();
     let spec = daemon.spec("deaf", &name);
@@ -154,7 +155,7 @@ async fn a_daemon_that_says_nothing_is_not_waited_for_by_a_drop() {
     let Some(daemon) = Daemon::of("a_daemon_that_says_nothing_is_not_waited_for_by_a_drop").await else {
         return;
     };
-    let (folder, name) = (Folder::new(), format!("mute{}", unique()));
+    let (folder, name) = (TempFolder::new("providers"), format!("mute{}", unique()));
     let way = Way::to(&daemon, &folder);
     let provider = DockerProvider::connect(Some(&way.host)).await.unwrap();
     let spec = InstanceSpec { stop_grace: Duration::from_secs(1), ..daemon.spec("healthy", &name) };

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use oxenv_providers::{InstanceSpec, ListenAddress, Provider, ProviderCode, ResourceLimits, SecretText};
+use oxenv_test_support::{TempFolder, unique};
 
-use crate::support::{Folder, get, marked, process_provider, process_spec, unique, until};
+use crate::support::{get, marked, process_provider, process_spec, until};
 
 #[tokio::test]
 async fn a_command_knows_where_to_listen_and_works_in_its_workspace() {
-    let (notes, work, mark) = (Folder::new(), Folder::new(), unique());
+    let (notes, work, mark) = (TempFolder::new("providers"), TempFolder::new("providers"), unique());
     let provider = process_provider(notes.path());
     let mut spec = process_spec("healthy", &mark);
     spec.command.push("{port}".into());
@@ -32,7 +33,7 @@ async fn a_command_knows_where_to_listen_and_works_in_its_workspace() {
 
 #[tokio::test]
 async fn a_socket_is_reached_over_a_port() {
-    let (notes, sockets, mark) = (Folder::new(), Folder::new(), unique());
+    let (notes, sockets, mark) = (TempFolder::new("providers"), TempFolder::new("providers"), unique());
     let provider = process_provider(notes.path());
     let listen = ListenAddress::Socket(sockets.path().to_owned());
     let spec =
@@ -53,7 +54,7 @@ async fn a_socket_is_reached_over_a_port() {
 
 #[tokio::test]
 async fn what_a_process_cannot_have_is_refused() {
-    let notes = Folder::new();
+    let notes = TempFolder::new("providers");
     let provider = process_provider(notes.path());
     let plain = || process_spec("healthy", "refused");
     let limits = ResourceLimits { memory: Some(1 << 30), ..ResourceLimits::default() };
@@ -85,12 +86,12 @@ async fn what_a_process_cannot_have_is_refused() {
 
 #[tokio::test]
 async fn notes_are_the_user_s_alone() {
-    let shared = Folder::new();
+    let shared = TempFolder::new("providers");
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let error = process_provider(shared.path()).list().await.unwrap_err();
     assert_eq!(error.code, ProviderCode::ProviderUnavailable, "{error}");
 
-    let (folder, mark) = (Folder::new(), unique());
+    let (folder, mark) = (TempFolder::new("providers"), unique());
     let notes = folder.path().join("made");
     let provider = process_provider(&notes);
     let mut spec = InstanceSpec { detached: true, ..process_spec("healthy", &mark) };
@@ -106,7 +107,7 @@ async fn notes_are_the_user_s_alone() {
 
 #[tokio::test]
 async fn a_port_that_somebody_has_is_not_taken_for_ours() {
-    let (notes, mark) = (Folder::new(), unique());
+    let (notes, mark) = (TempFolder::new("providers"), unique());
     let provider = process_provider(notes.path());
     let first = provider.start(&process_spec("healthy", &mark)).await.unwrap();
     let taken = first.url().rsplit_once(':').unwrap().1.parse().unwrap();
@@ -122,7 +123,7 @@ async fn a_port_that_somebody_has_is_not_taken_for_ours() {
 
 #[tokio::test]
 async fn what_a_detached_one_writes_is_bounded() {
-    let (notes, mark) = (Folder::new(), unique());
+    let (notes, mark) = (TempFolder::new("providers"), unique());
     let provider = process_provider(notes.path());
     let name = Some("chatty".to_owned());
     let spec = InstanceSpec { detached: true, name, ..process_spec("chatty", &mark) };
@@ -136,7 +137,7 @@ async fn what_a_detached_one_writes_is_bounded() {
 
 #[tokio::test]
 async fn what_ended_by_itself_is_told_and_swept() {
-    let (notes, mark) = (Folder::new(), unique());
+    let (notes, mark) = (TempFolder::new("providers"), unique());
     let provider = process_provider(notes.path());
     for detached in [false, true] {
         let spec = InstanceSpec { detached, ..process_spec("healthy", &mark) };
@@ -160,7 +161,7 @@ async fn uvicorn_serves() {
         eprintln!("SKIPPED uvicorn_serves: no uvicorn in target/venvs; scripts/test makes it");
         return;
     }
-    let (notes, work, mark) = (Folder::new(), Folder::new(), unique());
+    let (notes, work, mark) = (TempFolder::new("providers"), TempFolder::new("providers"), unique());
     let app = "async def app(scope, receive, send):\n    if scope['type'] == 'http':\n        \
                await send({'type': 'http.response.start', 'status': 200})\n        \
                await send({'type': 'http.response.body', 'body': b'from python'})\n";

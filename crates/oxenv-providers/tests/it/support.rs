@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -15,38 +14,9 @@ use oxenv_process::child::Supervisor;
 use oxenv_providers::docker::DockerProvider;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceSpec, SecretText};
+use oxenv_test_support::{WAIT_TIMEOUT, unique};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// How long a test waits for what must happen before it says that it did not.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A folder that is removed when it is dropped.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("oxenv-providers-{}", unique()));
-        fs::create_dir(&path).unwrap();
-        Folder(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A text that no other test has.
-pub(crate) fn unique() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 /// The program of `tests/servers/helper.rs`.
 pub(crate) fn helper() -> PathBuf {
@@ -172,7 +142,7 @@ pub(crate) async fn get(url: &str, path: &str) -> String {
 
 /// Waits until something holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !holds().await {
         assert!(Instant::now() < deadline, "it never came about that {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -124,7 +124,11 @@ fn documents() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 600,
+        max_global_rejects: 100_000,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn a_bounded_check_agrees_with_a_plain_one(
         document in documents(),
@@ -135,9 +139,15 @@ proptest! {
             (Ok(schema), Ok(plain)) => {
                 for value in &values {
                     let expected = plain.is_valid(value);
-                    prop_assert_eq!(schema.is_valid(value, &CheckBudget::of(value)), Ok(expected), "{} {}", document, value);
-                    let ours = schema.errors(value, &CheckBudget::of(value), 100, |error| error.instance_path().to_string());
-                    let errors: Vec<String> = plain.iter_errors(value).map(|error| error.instance_path().to_string()).collect();
+                    prop_assert_eq!(
+                        schema.is_valid(value, &CheckBudget::of(value)), Ok(expected), "{} {}", document,
+                        value
+                    );
+                    let ours = schema.errors(
+                        value, &CheckBudget::of(value), 100, |error| error.instance_path().to_string()
+                    );
+                    let errors: Vec<String> =
+                        plain.iter_errors(value).map(|error| error.instance_path().to_string()).collect();
                     prop_assert_eq!(ours, Ok(errors), "{} {}", document, value);
                 }
             }

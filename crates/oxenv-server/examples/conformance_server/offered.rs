@@ -31,7 +31,9 @@ pub(crate) fn extras(before: usize) -> ResourcesAndPrompts {
             "arguments": [argument("resourceUri")],
         }),
         json!({ "name": "test_prompt_with_image", "description": "A prompt with an image in it" }),
-        json!({ "name": "test_input_required_result_prompt", "description": "A prompt that wants input first" }),
+        json!({
+            "name": "test_input_required_result_prompt", "description": "A prompt that wants input first"
+        }),
     ];
     if before == prompts.len() {
         prompts.push(json!({ "name": "test_changed_prompt", "description": "Comes and goes" }));
@@ -64,7 +66,8 @@ pub(crate) fn answer(method: &str, parameters: &RawValue) -> Result<RawJson, Req
 fn read(uri: &str) -> Result<Value, RequestError> {
     let contents = match uri {
         "test://static-text" | "test://watched-resource" => {
-            json!({ "uri": uri, "mimeType": "text/plain", "text": "This is the content of the static text resource." })
+            let text = "This is the content of the static text resource.";
+            json!({ "uri": uri, "mimeType": "text/plain", "text": text })
         }
         "test://static-binary" => json!({ "uri": uri, "mimeType": "image/png", "blob": IMAGE }),
         _ => {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use oxenv_test_support::{code, http, post, rpc, rpc_code, until};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{code, http, post, rpc, rpc_code};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 
 async fn create(served: &Served) -> String {
     let created = post(served.address, "/sessions", &json!({})).await.json();
@@ -182,7 +182,7 @@ async fn a_lease_waits_for_the_socket() {
     assert_eq!(served.active(), 1);
     tokio::time::sleep(Duration::from_secs(2 * 60)).await;
     assert_eq!(served.active(), 0);
-    let reply = crate::client::get(served.address, &format!("/sessions/{id}")).await;
+    let reply = oxenv_test_support::get(served.address, &format!("/sessions/{id}")).await;
     assert_eq!(reply.status, 410);
     assert!(reply.json()["detail"].as_str().unwrap().contains("lease ran out"), "{}", reply.text());
     served.end().await;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use oxenv_core::{EndReason, Execution, Session, StoreLimits};
 use oxenv_server::{Mode, ServerConfig, Tokens};
+use oxenv_test_support::{Reply, Ws, code, http, rpc_code, soon, until};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::auth::{CONTROL, OBSERVER, ask, guarded, session};
-use crate::client::{Reply, Ws, code, http, rpc_code};
 use crate::mcp_wire::{BOTH, meta, request};
 use crate::served::Served;
-use crate::stage::{Scripted, Stage, soon};
+use crate::stage::{Scripted, Stage};
 
 const MODES: [Mode; 2] = [Mode::Simulation, Mode::Production];
 
@@ -74,7 +74,8 @@ async fn speak(
 /// Shakes hands; gives the id of the MCP session.
 async fn shake_hands(served: &Served, token: &str, path: &str) -> String {
     let params = json!({
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" },
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "by hand", "version": "1" },
     });
     let reply = speak(served, token, path, Manner::Bare, "initialize", &params).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -382,7 +383,7 @@ async fn the_control_socket_is_closed_to_agents() {
         ws.close().await;
     }
     assert_eq!(two.mine.info().step_count, 2);
-    crate::served::until("its socket is gone", || two.mine.info().attached == 0).await;
+    until("its socket is gone", || two.mine.info().attached == 0).await;
     two.unharmed(served).await;
 }
 
@@ -487,7 +488,7 @@ async fn rewards_are_not_told() {
             assert_eq!(reply["data"]["reward"], Value::Null);
             assert!(!reply.to_string().contains("421875"), "{reply}");
             ws.close().await;
-            crate::served::until("its socket is gone", || two.mine.info().attached == 0).await;
+            until("its socket is gone", || two.mine.info().attached == 0).await;
         }
         two.unharmed(served).await;
     }

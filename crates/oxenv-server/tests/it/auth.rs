@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use oxenv_core::{EndReason, Execution, Session, SessionOptions, StoreLimits};
 use oxenv_server::{Mode, ServerConfig, Tokens};
+use oxenv_test_support::{Reply, http};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, http};
 use crate::served::Served;
 use crate::stage::{Scripted, Stage};
 
@@ -345,11 +345,11 @@ async fn agents_tokens_are_handed_out_with_the_session() {
 #[tokio::test]
 async fn without_tokens_everybody_is_control() {
     let served = crate::served::serve().await;
-    let created = crate::client::post(served.address, "/sessions", &json!({})).await.json();
+    let created = oxenv_test_support::post(served.address, "/sessions", &json!({})).await.json();
     assert_eq!(created["agent_token"], Value::Null);
     let id = created["session_id"].as_str().unwrap();
     assert!(served.app.agent_token(id).is_none());
-    let created = crate::client::rpc(served.address, "openenv/session/create", json!({})).await;
+    let created = oxenv_test_support::rpc(served.address, "openenv/session/create", json!({})).await;
     assert_eq!(created["result"].as_object().unwrap().len(), 1, "{created}");
     // A header that means nothing here is no reason to refuse.
     assert_eq!(ask(&served, "anything", "GET", "/state", &Value::Null).await.status, 200);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use oxenv_core::{Execution, Failure, RecordEntry, RecordEvent, Recorder, SessionStore, StoreLimits, Work};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{http, post};
 use serde_json::{Value, json};
 
-use crate::client::{http, post};
 use crate::multi_support::{Multi, refused, serve_bundled, step};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use oxenv_test_support::{http, post, rpc};
 use serde_json::json;
 
-use crate::client::{http, post, rpc};
 use crate::served::{Served, serve};
 
 const CLIENTS: usize = 20;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_schema::{CheckBudget, Schema};
 use oxenv_server::{Metrics, ServerConfig, Tokens};
+use oxenv_test_support::{Reply, get, http, post};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, get, http, post};
 use crate::mcp_wire::{Answer, Handshake, request};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, post, soon, until};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{RawWs, post};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 async fn with(execution: Execution, drain: Duration) -> Served {
     let stage = Stage::default();
@@ -112,7 +112,8 @@ async fn peers_that_do_nothing_hold_it_up_no_longer_than_the_drain() {
     let mut half_head = TcpStream::connect(served.address).await.unwrap();
     half_head.write_all(b"GET /health HT").await.unwrap();
     let mut half_body = TcpStream::connect(served.address).await.unwrap();
-    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    let head = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 99\r\n\r\n{";
     half_body.write_all(head.as_bytes()).await.unwrap();
     until("all are connected", || served.active() == 1 && served.app.connections() >= 3).await;
     let started = Instant::now();

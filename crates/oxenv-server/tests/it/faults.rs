@@ -10,17 +10,14 @@ mod panics;
 mod readers;
 mod resets;
 mod slow_disk;
-pub(crate) mod tally;
 
 use std::net::SocketAddr;
 
+use oxenv_test_support::{Ws, soon};
 use oxenv_wire::MULTI_PROTOCOL;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-
-use crate::client::Ws;
-use crate::stage::soon;
 
 /// A socket of many sessions.
 async fn multi(address: SocketAddr) -> Ws {

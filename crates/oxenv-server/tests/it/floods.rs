@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::{App, ServerConfig, serve_pipe};
+use oxenv_test_support::{RawWs, http, masked_frame, soon, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{RawWs, frame, http};
 use crate::mcp_wire::BOTH;
-use crate::served::{Served, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::Served;
+use crate::stage::{Scripted, Stage};
 
 /// How much this process may grow by what a peer sends, in MiB.
 const MAX_GROWTH: u64 = 64;
@@ -50,7 +50,7 @@ async fn served(stall: Duration) -> Served {
 
 /// Pings and reads nothing until the server ends the connection.
 async fn flood(socket: &mut RawWs) -> u64 {
-    let pings = frame(0x89, &[b'p'; 125]).repeat(1000);
+    let pings = masked_frame(0x89, &[b'p'; 125]).repeat(1000);
     let (growth, start) = (Growth::new(), Instant::now());
     while start.elapsed() < Duration::from_secs(60) {
         let wrote = timeout(Duration::from_secs(30), socket.0.write_all(&pings)).await;
@@ -123,7 +123,7 @@ async fn a_peer_that_goes_on_talking_cannot_hold_up_a_close() {
     socket.send(0x81, json!({ "type": "close" }).to_string().as_bytes()).await;
     let (mut reader, mut writer) = socket.0.into_split();
     let talking = tokio::spawn(async move {
-        while writer.write_all(&frame(0x89, b"more")).await.is_ok() {
+        while writer.write_all(&masked_frame(0x89, b"more")).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
@@ -137,7 +137,8 @@ async fn a_peer_that_goes_on_talking_cannot_hold_up_a_close() {
 /// What a client on a pipe says first.
 fn greeting() -> String {
     let params = json!({
-        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" },
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "by hand", "version": "1" },
     });
     let greeting = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
     let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });

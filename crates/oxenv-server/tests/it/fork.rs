@@ -1,8 +1,8 @@
 //! Forks, snapshots and restores over the wire: copies that go on by themselves.
 
+use oxenv_test_support::{http, post};
 use serde_json::{Value, json};
 
-use crate::client::{http, post};
 use crate::multi_support::{Multi, refused, serve_bundled};
 use crate::served::{Served, serve};
 

@@ -2,9 +2,9 @@
 //! anew; then read the difference.
 
 use expect_test::expect_file;
+use oxenv_test_support::{get, http, post};
 use serde_json::{Value, json};
 
-use crate::client::{get, http, post};
 use crate::served::{serve, serve_production};
 
 fn pretty(value: &Value) -> String {

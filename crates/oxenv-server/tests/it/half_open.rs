@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{Execution, SessionStore, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::tally::{full, report, skip, tries};
+use oxenv_test_support::{RawWs, WAIT_TIMEOUT, masked_frame, until, upgrade_request};
 use serde_json::json;
 
-use crate::client::{RawWs, frame, upgrade};
-use crate::faults::tally::{full, report, skip, tries};
-use crate::served::{Served, until};
-use crate::stage::{PATIENCE, Scripted, Stage};
+use crate::served::Served;
+use crate::stage::{Scripted, Stage};
 
 /// Within this time with the defaults.
 const PROMISED: Duration = Duration::from_secs(45);
@@ -157,7 +157,7 @@ fn a_client_that_vanishes() {
         }
         "a stream over HTTP" => stream = listening(stream, &address),
         sends => {
-            stream.write_all(upgrade(address.parse().unwrap(), "/ws").as_bytes()).unwrap();
+            stream.write_all(upgrade_request(address.parse().unwrap(), "/ws").as_bytes()).unwrap();
             let mut answer = BufReader::new(stream.try_clone().unwrap());
             let mut line = String::new();
             while line != "\r\n" {
@@ -166,7 +166,7 @@ fn a_client_that_vanishes() {
             }
             if sends == "a step" {
                 let step = json!({ "type": "step", "data": wait }).to_string();
-                stream.write_all(&frame(0x81, step.as_bytes())).unwrap();
+                stream.write_all(&masked_frame(0x81, step.as_bytes())).unwrap();
             }
         }
     }
@@ -181,7 +181,8 @@ fn listening(mut stream: TcpStream, address: &str) -> TcpStream {
     let info = json!({ "name": "vanishing", "version": "1" });
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info });
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
-    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n";
+    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                accept: application/json, text/event-stream\r\n";
     write!(stream, "POST /mcp HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
@@ -229,7 +230,7 @@ async fn peers_whose_cable_is_pulled_are_found() {
     while found.len() < kinds.len() {
         let left = served.app.connections();
         found.resize(kinds.len() - left, vanished.elapsed());
-        assert!(vanished.elapsed() < 5 * PATIENCE, "{left} are not found");
+        assert!(vanished.elapsed() < 5 * WAIT_TIMEOUT, "{left} are not found");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     until("their steps are cancelled", || served.stage.waiting() == 0).await;

@@ -2,9 +2,9 @@
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{http, raw};
 use serde_json::json;
 
-use crate::client::{http, raw};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 
@@ -62,8 +62,8 @@ async fn origins_are_looked_at_on_every_route() {
         }
     }
     // A socket too is opened for no foreign page.
-    let upgrade = "host: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: http://evil.example\r\n";
+    let upgrade = "host: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: http://evil.example\r\n";
     for path in ["/ws", "/mcp"] {
         assert_eq!(status(&served, "GET", path, upgrade).await, 403, "{path}");
     }

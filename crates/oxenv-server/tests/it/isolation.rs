@@ -2,11 +2,11 @@
 
 use oxenv_core::{Execution, SessionOptions, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{code, get, http, post, soon, until};
 use serde_json::{Value, json};
 
-use crate::client::{code, get, http, post};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 async fn with(execution: Execution) -> Served {
     let stage = Stage::default();

@@ -50,13 +50,16 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, headers: HeaderMap, body:
         endpoint.at_once.lock().unwrap().0 -= 1;
     }
     match turn.unwrap_or(Turn::Refuse(500, None)) {
-        Turn::Say(content) => json!({ "id": "1", "choices": [{ "index": 0, "message": { "role": "assistant", "content": content } }] })
-            .to_string()
-            .into_response(),
+        Turn::Say(content) => json!({
+            "id": "1", "choices": [{ "index": 0, "message": { "role": "assistant", "content": content } }]
+        })
+        .to_string()
+        .into_response(),
         Turn::Send(body) => body.into_response(),
         Turn::Refuse(status, wait) => {
             let headers = wait.map(|wait| [("retry-after", wait)]).unwrap_or([("x-nothing", "0")]);
-            (StatusCode::from_u16(status).unwrap(), headers, format!("your key {SECRET} is wrong")).into_response()
+            (StatusCode::from_u16(status).unwrap(), headers, format!("your key {SECRET} is wrong"))
+                .into_response()
         }
         Turn::Hang => std::future::pending().await,
     }
@@ -88,7 +91,7 @@ async fn ask(options: HttpJudgeOptions) -> Result<String, Failure> {
 }
 
 /// A failure that tells what happened, and no secret.
-fn told(failure: &Failure, what: &str) {
+fn assert_judge_error(failure: &Failure, what: &str) {
     assert_eq!(failure.phase, Phase::Verify);
     assert_eq!(failure.message, format!("the judge 'small-model' {what}; the act was not scored"));
     assert!(!format!("{failure:?}").contains(SECRET), "{failure:?}");
@@ -159,7 +162,7 @@ async fn what_passes_is_asked_again() {
 async fn retries_come_to_an_end() {
     let (endpoint, options) = endpoint(Vec::new()).await;
     let failure = ask(options.clone()).await.unwrap_err();
-    told(&failure, "answered with status 500");
+    assert_judge_error(&failure, "answered with status 500");
     assert_eq!((failure.kind, endpoint.asked.lock().unwrap().len()), (FailureKind::Infrastructure, 3));
     ask(HttpJudgeOptions { retries: 0, ..options }).await.unwrap_err();
     assert_eq!(endpoint.asked.lock().unwrap().len(), 4);
@@ -168,7 +171,7 @@ async fn retries_come_to_an_end() {
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_waited_for() {
     let (endpoint, options) = endpoint(vec![Turn::Refuse(429, Some("3600"))]).await;
-    told(&ask(options).await.unwrap_err(), "answered with status 429");
+    assert_judge_error(&ask(options).await.unwrap_err(), "answered with status 429");
     assert_eq!(endpoint.asked.lock().unwrap().len(), 1);
 }
 
@@ -184,7 +187,7 @@ async fn what_lasts_is_not_asked_again() {
         (Turn::Send("x".repeat(2 << 20)), "answered with more than 1048576 bytes"),
     ] {
         let (endpoint, options) = endpoint(vec![turn]).await;
-        told(&ask(options).await.unwrap_err(), what);
+        assert_judge_error(&ask(options).await.unwrap_err(), what);
         assert_eq!(endpoint.asked.lock().unwrap().len(), 1, "{what}");
     }
 }
@@ -193,7 +196,7 @@ async fn what_lasts_is_not_asked_again() {
 async fn silence_ends_with_the_deadline() {
     let (_endpoint, options) = endpoint(vec![Turn::Hang]).await;
     let failure = ask(HttpJudgeOptions { deadline: Duration::from_millis(50), ..options }).await.unwrap_err();
-    told(&failure, "did not answer within 50ms");
+    assert_judge_error(&failure, "did not answer within 50ms");
     assert_eq!((failure.code, failure.kind), (ErrorCode::DeadlineExceeded, FailureKind::Timeout));
 }
 
@@ -204,7 +207,7 @@ async fn nobody_there_is_a_failure() {
     drop(listener);
     let backoff = Duration::from_millis(1);
     let failure = ask(HttpJudgeOptions { backoff, ..HttpJudgeOptions::new(url, "small-model") }).await;
-    told(&failure.unwrap_err(), "could not be reached");
+    assert_judge_error(&failure.unwrap_err(), "could not be reached");
 }
 
 #[tokio::test]

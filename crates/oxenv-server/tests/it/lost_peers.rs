@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, masked_frame, soon, until, upgrade_request};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{RawWs, frame, upgrade};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 async fn with(config: ServerConfig) -> Served {
     let stage = Stage::default();
@@ -84,7 +84,7 @@ async fn a_writer_that_takes_its_time_is_heard_out() {
     let served = impatient().await;
     let mut slow = RawWs::connect(served.address, "/ws").await;
     let action = format!("{:5000}", json!({ "type": "step", "data": {} }).to_string());
-    let message = frame(0x81, action.as_bytes());
+    let message = masked_frame(0x81, action.as_bytes());
     let mut pieces = message.chunks(message.len() / 30);
     // A piece for each ping: several times as long as a dead one is given.
     let reply = loop {
@@ -106,7 +106,7 @@ async fn a_writer_that_takes_its_time_is_heard_out() {
 async fn half_a_frame_is_given_up() {
     let served = impatient().await;
     let mut half = RawWs::connect(served.address, "/ws").await;
-    half.0.write_all(&frame(0x81, &[b'x'; 500])[..100]).await.unwrap();
+    half.0.write_all(&masked_frame(0x81, &[b'x'; 500])[..100]).await.unwrap();
     while half.recv().await.is_some() {}
     until("its session is gone", || served.active() == 0).await;
     drop(half);
@@ -211,7 +211,7 @@ async fn a_socket_with_many_requests_ahead_is_found_when_it_goes() {
         let mut client = RawWs::connect(served.address, "/ws").await;
         client.step(&json!({ "do": "wait" })).await;
         served.stage.entered().await;
-        let step = frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
+        let step = masked_frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
         client.0.write_all(&step.repeat(1500)).await.unwrap();
         if how == "resets" {
             client.0.set_zero_linger().unwrap();
@@ -245,11 +245,11 @@ fn a_client_to_be_killed() {
             write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         }
         sends => {
-            stream.write_all(upgrade(address.parse().unwrap(), "/ws").as_bytes()).unwrap();
+            stream.write_all(upgrade_request(address.parse().unwrap(), "/ws").as_bytes()).unwrap();
             stream.read_exact(&mut answer).unwrap();
-            stream.write_all(&frame(0x81, hanging.as_bytes())).unwrap();
+            stream.write_all(&masked_frame(0x81, hanging.as_bytes())).unwrap();
             if sends == "half a frame" {
-                stream.write_all(&frame(0x81, &[b'x'; 1000])[..500]).unwrap();
+                stream.write_all(&masked_frame(0x81, &[b'x'; 1000])[..500]).unwrap();
             }
         }
     }

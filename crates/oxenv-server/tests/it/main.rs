@@ -10,7 +10,6 @@ mod attacks;
 mod auth;
 mod batch;
 mod churn;
-mod client;
 mod documented;
 mod drain;
 mod faults;

@@ -3,10 +3,10 @@
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, code};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{RawWs, code};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{Reply, get, http, post, post_text, raw, soon, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{Reply, get, http, post, post_text, raw};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 /// The type and the place of the first issue of a refusal with 422.
 #[track_caller]
@@ -373,7 +373,8 @@ async fn a_body_that_never_ends_gets_408() {
     for path in ["/step", "/mcp"] {
         let mut slow = TcpStream::connect(served.address).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{{"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: 500\r\n\r\n{{"
         );
         slow.write_all(head.as_bytes()).await.unwrap();
         let mut got = Vec::new();
@@ -402,7 +403,8 @@ async fn a_head_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn requests_in_one_go_are_answered_in_order() {
     let served = serve().await;
-    let one = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 27\r\n\r\n{\"action\":{\"do\":\"count\"}} \n";
+    let one = "POST /step HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+               content-length: 27\r\n\r\n{\"action\":{\"do\":\"count\"}} \n";
     let last = "GET /state HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let got = raw(served.address, format!("{}{last}", one.repeat(20)).as_bytes()).await;
     let text = String::from_utf8(got).unwrap();

@@ -1,10 +1,10 @@
 //! JSON-RPC that is wrong, at all of its doors: `POST /mcp`, `POST /sessions/{id}/mcp`, `WS /mcp`
 //! and `mcp` frames on `/ws`. Always one answer, always JSON-RPC.
 
+use oxenv_test_support::{http, post_text, rpc, rpc_code};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{http, post_text, rpc, rpc_code};
 use crate::served::serve;
 
 /// A message and the code it gets; a message without id and one that cannot be trusted get id null.
@@ -79,7 +79,7 @@ async fn an_id_of_any_length_is_not_echoed() {
 #[tokio::test]
 async fn every_wrong_message_gets_one_error_at_every_door() {
     let served = serve().await;
-    let reply = crate::client::post(served.address, "/sessions", &json!({})).await.json();
+    let reply = oxenv_test_support::post(served.address, "/sessions", &json!({})).await.json();
     let id = reply["session_id"].as_str().unwrap().to_owned();
     let mut mcp = served.ws("/mcp").await;
     let mut ws = served.ws("/ws").await;
@@ -184,27 +184,27 @@ async fn ids_are_echoed() {
 #[tokio::test]
 async fn the_agents_door_reaches_no_control() {
     let served = serve().await;
-    let reply = crate::client::post(served.address, "/sessions", &json!({})).await.json();
+    let reply = oxenv_test_support::post(served.address, "/sessions", &json!({})).await.json();
     let id = reply["session_id"].as_str().unwrap().to_owned();
     let path = format!("/sessions/{id}/mcp");
     for method in
         ["openenv/session/create", "openenv/session/close", "reset", "step", "state", "close", "fork"]
     {
         let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": { "session_id": id } });
-        let reply = crate::client::post(served.address, &path, &request).await.json();
+        let reply = oxenv_test_support::post(served.address, &path, &request).await.json();
         assert_eq!(rpc_code(&reply), -32601, "{method}");
     }
     // Nor another session.
     let other = served.app.store.create(oxenv_core::SessionOptions::default()).await.unwrap();
     let params = json!({ "name": "say", "session_id": other.id() });
     let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
-    let reply = crate::client::post(served.address, &path, &request).await.json();
+    let reply = oxenv_test_support::post(served.address, &path, &request).await.json();
     assert_eq!(reply["error"]["message"], format!("Unknown session_id: {}", other.id()));
     assert_eq!(other.info().step_count, 0);
     // Its own may be named.
     let params = json!({ "name": "say", "session_id": id });
     let request = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
-    assert!(crate::client::post(served.address, &path, &request).await.json()["result"].is_object());
+    assert!(oxenv_test_support::post(served.address, &path, &request).await.json()["result"].is_object());
     other.end(oxenv_core::EndReason::Closed);
     drop(other);
     http(served.address, "DELETE", &format!("/sessions/{id}"), &[], b"").await;

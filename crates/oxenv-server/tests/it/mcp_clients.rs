@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use oxenv_core::{SessionOptions, StoreLimits};
 use oxenv_server::{App, ServerConfig, serve_pipe};
+use oxenv_test_support::{soon, until};
 use rmcp::model::{
     CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ElicitRequestParams,
     ElicitResult, ElicitationAction, Implementation, ProgressNotificationParam, ProtocolVersion,
@@ -18,8 +19,7 @@ use rmcp::{ClientHandler, ErrorData};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::served::{Served, until};
-use crate::stage::soon;
+use crate::served::Served;
 use crate::talker::Talker;
 
 /// A client that takes down what it hears.

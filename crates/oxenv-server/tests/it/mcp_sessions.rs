@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use oxenv_core::{EndReason, ResetOptions, SessionOptions, SessionRequest, StoreLimits};
 use oxenv_server::{Mode, ServerConfig};
+use oxenv_test_support::{http, post, soon, until};
 use serde_json::{Value, json};
 
-use crate::client::{http, post};
 use crate::mcp_wire::{Handshake, alone, request};
-use crate::served::{serve, until};
-use crate::stage::soon;
+use crate::served::serve;
 use crate::talker::Talker;
 
 fn production() -> ServerConfig {

@@ -2,11 +2,10 @@
 
 use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
+use oxenv_test_support::{post, rpc, until};
 use serde_json::{Value, json};
 
-use crate::client::{post, rpc};
 use crate::mcp_wire::{Handshake, alone, request};
-use crate::served::until;
 use crate::talker::Talker;
 
 /// Bare `curl`, the dialect and both eras, one after the other: one session, each in its spelling.

@@ -1,8 +1,8 @@
 //! Which HTTP statuses `POST /mcp` gives: 200 always to OpenEnv's dialect, MCP's own to others.
 
+use oxenv_test_support::{Reply, get, http};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, get, http};
 use crate::served::{Served, serve};
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;

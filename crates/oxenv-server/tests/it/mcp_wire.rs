@@ -4,10 +4,9 @@
 
 use std::net::SocketAddr;
 
+use oxenv_test_support::soon;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
-
-use crate::stage::soon;
 
 pub(crate) const BOTH: &str = "application/json, text/event-stream";
 

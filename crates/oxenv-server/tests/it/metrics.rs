@@ -9,9 +9,9 @@ use oxenv_core::{
     CallError, EndReason, Execution, Failure, ObservedCall, Observer, Operation, OperationKind, StoreLimits,
 };
 use oxenv_server::{AuditStatus, Metrics, Mode, RecordStatus, ServerConfig};
+use oxenv_test_support::{get, until};
 use oxenv_wire::{ErrorCode, Phase, ToolErrorType};
 
-use crate::client::get;
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 
@@ -176,7 +176,7 @@ async fn the_servers_state_is_looked_up() {
         Metrics::new("scripted").with_record_status(move || record).with_audit_status(move || audit);
     let (served, _) = counting(metrics, Mode::Simulation).await;
     let socket = served.ws("/ws").await;
-    crate::served::until("the socket has its session", || served.active() == 1).await;
+    until("the socket has its session", || served.active() == 1).await;
     let page = Page::of(&served).await;
     for (series, value) in [
         ("oxenv_sessions{state=\"active\"}", 1.0),

@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, Ws, get, http, post, soon, until};
 use oxenv_wire::{MultiError, SessionProgress};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{RawWs, Ws, get, http, post};
 use crate::multi_support::{Multi, offer, refused, serve_bundled, step};
-use crate::served::{Served, serve, serve_production, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve, serve_production};
+use crate::stage::{Scripted, Stage};
 
 #[tokio::test]
 async fn the_subprotocol_is_chosen_where_it_is_offered() {
@@ -37,7 +37,7 @@ async fn the_subprotocol_is_chosen_where_it_is_offered() {
 async fn offer_refusable(served: &Served, path: &str, offered: &str) -> (RawWs, Option<String>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
-    let head = crate::client::upgrade(served.address, path);
+    let head = oxenv_test_support::upgrade_request(served.address, path);
     let head = head.replace("\r\n\r\n", &format!("\r\nsec-websocket-protocol: {offered}\r\n\r\n"));
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut reply = Vec::new();

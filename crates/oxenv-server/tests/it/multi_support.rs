@@ -10,15 +10,15 @@ use oxenv_core::{
     StoreLimits, Toolbox, Work,
 };
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{Ws, soon};
 use oxenv_wire::MultiReply;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::client::Ws;
 use crate::served::Served;
-use crate::stage::{Stage, soon};
+use crate::stage::Stage;
 
 /// A socket of many sessions.
 pub(crate) struct Multi {

@@ -1,8 +1,8 @@
 //! Requests that are run once: keys, numbers and expected steps, on a socket and over HTTP.
 
+use oxenv_test_support::{Reply, http, post};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, http, post};
 use crate::multi_support::{Multi, refused, serve_bundled, step};
 use crate::served::{Served, serve};
 

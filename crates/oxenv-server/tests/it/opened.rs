@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, ForkMode, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{Reply, get, http, post, until};
 use serde_json::{Value, json};
 
-use crate::client::{Reply, get, http, post};
 use crate::multi_support::{Multi, refused};
-use crate::served::{Served, until};
+use crate::served::Served;
 use crate::stage::{Booting, Scripted, Stage};
 
 fn forking(stage: &Stage) -> Scripted {
@@ -217,8 +217,8 @@ async fn a_fork_of_more_than_there_are_slots_is_refused_at_once() {
     let served = serve(forking, limits).await;
     let mut socket = Multi::connect(&served).await;
     let id = socket.open().await;
-    let says = "10 slots at once were asked for, and this server has 4, one of which the original has: ask for 3 at \
-                most";
+    let says = "10 slots at once were asked for, and this server has 4, one of which the original has: ask \
+                for 3 at most";
     let refusal = socket.ask(json!({ "type": "fork", "session": id, "data": { "n": 10 } })).await;
     assert_eq!((refused(&refusal), &refusal["data"]["message"]), ("CAPACITY_REACHED", &json!(says)));
     assert_eq!((&refusal["data"]["retryable"], refusal["data"].get("retry_after_s")), (&json!(false), None));

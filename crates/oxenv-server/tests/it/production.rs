@@ -1,9 +1,9 @@
 //! Production mode: agents only, whatever door is tried.
 
 use oxenv_core::SessionOptions;
+use oxenv_test_support::{code, get, http, post, rpc, rpc_code, until};
 use serde_json::{Value, json};
 
-use crate::client::{code, get, http, post, rpc, rpc_code};
 use crate::served::serve_production;
 
 fn call(tool: &str, arguments: &Value) -> Value {
@@ -96,7 +96,7 @@ async fn a_stock_tool_client_may_attach() {
     let closing = rpc(served.address, "openenv/session/close", json!({ "session_id": id })).await;
     assert_eq!(closing["result"], json!({ "session_id": id, "closed": false, "closing": true }));
     socket.close().await;
-    crate::served::until("it is closed", || served.active() == 0).await;
+    until("it is closed", || served.active() == 0).await;
     served.end().await;
 }
 

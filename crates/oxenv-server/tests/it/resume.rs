@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{get, http, post, until};
 use serde_json::{Value, json};
 
-use crate::client::{get, http, post};
 use crate::multi_support::{Multi, refused, serve_bundled, step};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 
 async fn delete(served: &Served, id: &str) {

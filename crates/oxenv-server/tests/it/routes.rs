@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use oxenv_core::SessionOptions;
 use oxenv_server::Mode;
+use oxenv_test_support::{get, http};
 use serde_json::{Map, Value};
 
-use crate::client::{get, http};
 use crate::served::{Served, serve, serve_production};
 
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];

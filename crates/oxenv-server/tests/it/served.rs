@@ -5,15 +5,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use oxenv_core::{EnvironmentFactory, Execution, SessionStore, StoreLimits};
 use oxenv_server::{App, Mode, Server, ServerConfig};
+use oxenv_test_support::{Ws, http, soon, until};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ws, http};
-use crate::stage::{PATIENCE, Scripted, Stage, Unblock, soon};
+use crate::stage::{Scripted, Stage, Unblock};
 
 /// A running server.
 pub(crate) struct Served {
@@ -136,16 +135,6 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         assert!(self.running.is_none() || std::thread::panicking(), "a test must end with Served::end");
-    }
-}
-
-/// Waits for a condition that a server or a client brings about.
-pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
-    let started = std::time::Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "never came true: {what}");
-        // The condition is what is waited for; this only leaves the processor to others meanwhile.
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! `/sessions…` and the default session over HTTP: made, named, reset, stepped, closed.
 
+use oxenv_test_support::{get, http, post, rpc};
 use serde_json::{Value, json};
 
-use crate::client::{get, http, post, rpc};
 use crate::served::serve;
 
 #[tokio::test]

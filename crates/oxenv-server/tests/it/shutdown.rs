@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{Execution, SessionStore, StoreLimits};
 use oxenv_server::{Server, ServerConfig, Shutdown};
+use oxenv_test_support::{WAIT_TIMEOUT, upgrade_request};
 use serde_json::{Value, json};
 
-use crate::client::upgrade;
-use crate::stage::{PATIENCE, Scripted, Stage};
+use crate::stage::{Scripted, Stage};
 
 /// What makes the test below a server: its drain time in milliseconds.
 const DRAIN: &str = "OXENV_TEST_DRAIN_MS";
@@ -51,9 +51,9 @@ impl Process {
     /// Begins a step in a session of its own; the connection is to be kept.
     fn step(&self, action: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.write_all(upgrade(self.address, "/ws").as_bytes()).unwrap();
+        stream.write_all(upgrade_request(self.address, "/ws").as_bytes()).unwrap();
         let frame = json!({ "type": "step", "data": action }).to_string();
-        stream.write_all(&crate::client::frame(0x81, frame.as_bytes())).unwrap();
+        stream.write_all(&oxenv_test_support::masked_frame(0x81, frame.as_bytes())).unwrap();
         stream
     }
 
@@ -119,7 +119,7 @@ fn a_process_that_serves() {
         println!("serving on {}", server.address().unwrap());
         server.run_until(&shutdown).await;
         if std::env::var_os(BLOCKS_MAIN).is_some() {
-            std::thread::sleep(PATIENCE * 10);
+            std::thread::sleep(WAIT_TIMEOUT * 10);
         }
         shutdown
     });
@@ -149,7 +149,7 @@ fn a_second_signal_ends_a_drain_at_once() {
     let process = Process::start(Duration::from_secs(600), false);
     let mut waiting = process.step(&json!({ "do": "wait" }));
     // The pong comes once the step runs, for the socket is read in order.
-    waiting.write_all(&crate::client::frame(0x89, b"ping")).unwrap();
+    waiting.write_all(&oxenv_test_support::masked_frame(0x89, b"ping")).unwrap();
     let (mut said, started) = (Vec::new(), Instant::now());
     while !said.ends_with(b"\x8a\x04ping") {
         let mut byte = [0];
@@ -159,7 +159,7 @@ fn a_second_signal_ends_a_drain_at_once() {
     process.terminate();
     // It drains once nobody can connect any more.
     while TcpStream::connect(process.address).is_ok() {
-        assert!(started.elapsed() < PATIENCE, "it listens still");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "it listens still");
     }
     process.terminate();
     let (status, log) = process.ended(Duration::from_secs(1));

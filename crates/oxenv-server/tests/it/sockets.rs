@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{RawWs, Ws, soon, until};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{RawWs, Ws};
-use crate::served::{Served, serve, until};
-use crate::stage::{Scripted, Stage, soon};
+use crate::served::{Served, serve};
+use crate::stage::{Scripted, Stage};
 
 #[tokio::test]
 async fn a_ping_is_answered_while_a_step_hangs() {
@@ -159,9 +159,9 @@ async fn a_client_of_http_that_vanishes_cancels_its_step() {
     drop(client);
     until("the step is cancelled", || served.stage.cancelled() == 1).await;
     until("the connection is gone", || served.app.connections() == 0).await;
-    let reply = crate::client::post(served.address, "/step", &json!({ "action": {} })).await;
+    let reply = oxenv_test_support::post(served.address, "/step", &json!({ "action": {} })).await;
     assert_eq!((reply.status, &reply.json()["oxenv"]["code"]), (409, &json!("RESET_REQUIRED")));
-    assert_eq!(crate::client::post(served.address, "/reset", &json!({})).await.status, 200);
+    assert_eq!(oxenv_test_support::post(served.address, "/reset", &json!({})).await.status, 200);
     served.end().await;
 }
 

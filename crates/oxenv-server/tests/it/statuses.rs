@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use oxenv_core::{EndReason, Execution, SessionOptions, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{code, get, post, rpc, rpc_code, until};
 use serde_json::{Value, json};
 
-use crate::client::{code, get, post, rpc, rpc_code};
 use crate::served::{Served, serve};
 use crate::stage::{Booting, Scripted, Stage};
 
@@ -73,7 +73,8 @@ async fn a_failure_says_whose_fault_it_is_and_whether_to_retry() {
     let action = json!({ "do": "fail", "code": "EXECUTION_ERROR" });
     let body = post(served.address, "/step", &json!({ "action": action })).await.json();
     let expected = json!({
-        "code": "EXECUTION_ERROR", "kind": "environment", "phase": "step", "delivered": "yes", "retryable": false,
+        "code": "EXECUTION_ERROR", "kind": "environment", "phase": "step", "delivered": "yes",
+        "retryable": false,
     });
     assert_eq!(body["oxenv"], expected);
     let mut socket = served.ws("/ws").await;
@@ -90,7 +91,7 @@ async fn a_full_server() {
     let served = Served::start(&stage, factory, limits, ServerConfig::default()).await;
     assert_eq!(get(served.address, "/ready").await.status, 200);
     let (first, second) = (served.ws("/ws").await, served.ws("/mcp").await);
-    crate::served::until("both have a session", || served.active() == 2).await;
+    until("both have a session", || served.active() == 2).await;
     let ready = get(served.address, "/ready").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("full")));
     assert_eq!(get(served.address, "/health").await.json(), json!({ "status": "healthy" }));
@@ -119,7 +120,7 @@ async fn a_full_server() {
     assert_eq!(post(served.address, "/reset", &json!({})).await.status, 200);
     // A place that becomes free can be taken.
     first.close().await;
-    crate::served::until("one is free", || served.active() == 1).await;
+    until("one is free", || served.active() == 1).await;
     let mut third = served.ws("/ws").await;
     assert_eq!(third.step(&json!({})).await["type"], "observation");
     third.close().await;
@@ -203,7 +204,7 @@ async fn a_session_that_never_was_and_one_that_has_ended() {
             ("POST", format!("/sessions/{in_path}/step")),
             ("POST", format!("/sessions/{in_path}/mcp")),
         ] {
-            let reply = crate::client::http(served.address, method, &path, &[], b"").await;
+            let reply = oxenv_test_support::http(served.address, method, &path, &[], b"").await;
             assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
             assert!(reply.json()["detail"].as_str().unwrap().contains(id), "{}", reply.text());
         }

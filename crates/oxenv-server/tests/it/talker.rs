@@ -11,13 +11,14 @@ use oxenv_core::{
     Scope, StoreLimits, Toolbox, Toolset, Work, tool_environment,
 };
 use oxenv_server::ServerConfig;
+use oxenv_test_support::soon;
 use oxenv_wire::{Content, ErrorCode, RawJson, Tool, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::served::Served;
-use crate::stage::{Stage, soon};
+use crate::stage::Stage;
 
 /// A source of tools, shared by all sessions, and the test's hand on it.
 #[derive(Clone)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use oxenv_core::{Execution, StoreLimits, TaskError, TaskSource};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::{get, post, post_text};
 use oxenv_wire::Split;
 use serde_json::{Value, json};
 
-use crate::client::{get, post, post_text};
 use crate::served::{Served, serve};
 use crate::stage::{Scripted, Stage};
 

@@ -13,7 +13,7 @@ use crate::sample::{as_if_killed, entry, folder, open, put, raw, segments, sessi
 type Missing = (Vec<LogError>, Vec<(String, Vec<Hole>)>);
 
 /// As a reader finds it who may have been there before.
-fn told(folder: &Path) -> Missing {
+fn reported_missing(folder: &Path) -> Missing {
     let trajectories = Trajectories::open(folder).unwrap();
     trajectories.refresh().unwrap();
     let sessions = trajectories.sessions(&oxenv_store::SessionFilter::default()).unwrap();
@@ -24,18 +24,18 @@ fn told(folder: &Path) -> Missing {
 
 /// As it is found twice, and by a reader who was not there before.
 fn missing(folder: &Path) -> Missing {
-    let (first, second) = (told(folder), told(folder));
+    let (first, second) = (reported_missing(folder), reported_missing(folder));
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(folder.join(format!("index.sqlite{suffix}")));
     }
-    let anew = told(folder);
+    let anew = reported_missing(folder);
     for other in [&second, &anew] {
         assert_eq!(format!("{first:?}"), format!("{other:?}"));
     }
     anew
 }
 
-/// A session of so many steps that has ended.
+/// A session with that number of steps, which has ended.
 async fn ended(recorder: &LogRecorder, id: &str, steps: u64) {
     session(recorder, id, steps).await;
     put(recorder, &entry(id, 2 + steps, RecordEvent::Closed { reason: "closed" })).await;
@@ -177,9 +177,9 @@ async fn a_segment_that_was_put_back_is_read_by_an_index_that_missed_it() {
     for file in &files {
         let away = file.with_extension("away");
         fs::rename(file, &away).unwrap();
-        assert_eq!((count(&folder), told(&folder).0.len()), (2, 1));
+        assert_eq!((count(&folder), reported_missing(&folder).0.len()), (2, 1));
         fs::rename(&away, file).unwrap();
-        assert_eq!((count(&folder), told(&folder).0.len()), (3, 0), "{file:?}");
+        assert_eq!((count(&folder), reported_missing(&folder).0.len()), (3, 0), "{file:?}");
     }
     // The same when two were away and come back one by one.
     for file in &files[..2] {
@@ -422,7 +422,7 @@ async fn a_flipped_bit_in_the_last_line_is_told_and_kept() {
             if restarted {
                 ended(&open(&folder, LogOptions::default()), "d", 1).await;
             }
-            let (faults, holes) = told(&folder);
+            let (faults, holes) = reported_missing(&folder);
             if bit / 8 == bytes.len() - 1 {
                 // Its text is whole, so the entry is.
                 assert_eq!(format!("{faults:?} {holes:?}"), "[] []", "{bit}");

@@ -21,7 +21,7 @@ fn ids(sessions: &[SessionSummary]) -> Vec<&str> {
 }
 
 /// Everything that the index tells, in a form that can be compared.
-fn told(trajectories: &Trajectories) -> Vec<(SessionSummary, Vec<String>)> {
+fn session_summaries(trajectories: &Trajectories) -> Vec<(SessionSummary, Vec<String>)> {
     let entries =
         |id: &str| trajectories.entries(id).unwrap().iter().map(|entry| format!("{entry:?}")).collect();
     all(trajectories).into_iter().map(|session| (session.clone(), entries(&session.id))).collect()
@@ -34,7 +34,7 @@ fn anew(folder: &Path) -> Vec<(SessionSummary, Vec<String>)> {
     }
     let trajectories = Trajectories::open(folder).unwrap();
     trajectories.refresh().unwrap();
-    told(&trajectories)
+    session_summaries(&trajectories)
 }
 
 async fn opened_at(recorder: &LogRecorder, id: &str, environment: &str, time_us: u64) {
@@ -59,7 +59,7 @@ async fn an_index_made_bit_by_bit_is_that_made_at_once() {
         assert_eq!((refreshed.entries, refreshed.rebuilt), (7, false));
         assert_eq!(trajectories.refresh().unwrap().entries, 0);
     }
-    let bit_by_bit = told(&trajectories);
+    let bit_by_bit = session_summaries(&trajectories);
     drop(trajectories);
     assert_eq!(bit_by_bit.len(), 6);
     assert_eq!(bit_by_bit[0].1.len(), 7);
@@ -76,7 +76,7 @@ async fn an_index_forgets_what_the_log_forgot() {
         session(&recorder, &format!("s{round}"), 5).await;
         assert!(!trajectories.refresh().unwrap().rebuilt);
     }
-    let bit_by_bit = told(&trajectories);
+    let bit_by_bit = session_summaries(&trajectories);
     drop(trajectories);
     assert!((1..9).contains(&bit_by_bit.len()), "{}", bit_by_bit.len());
     assert_eq!(bit_by_bit, anew(&folder));
@@ -243,7 +243,7 @@ fn an_index_with_zeroed_pages_is_made_anew() {
         fs::write(&path, &damaged).unwrap();
         let trajectories = Trajectories::open(&folder).unwrap();
         trajectories.refresh().unwrap();
-        assert!(told(&trajectories) == was, "{zeroed:?}");
+        assert!(session_summaries(&trajectories) == was, "{zeroed:?}");
         assert!(trajectories.faults().unwrap().is_empty(), "{zeroed:?}");
         assert_eq!(trajectories.in_memory(), None, "{zeroed:?}");
     };
@@ -269,9 +269,9 @@ fn an_index_that_is_zeroed_while_it_is_used_is_made_anew() {
     let length = fs::metadata(&path).unwrap().len();
     let file = fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; length as usize], 0).unwrap();
-    assert!(told(&trajectories) == was);
+    assert!(session_summaries(&trajectories) == was);
     trajectories.refresh().unwrap();
-    assert!(told(&trajectories) == was);
+    assert!(session_summaries(&trajectories) == was);
 }
 
 #[test]
@@ -283,6 +283,6 @@ fn an_index_that_cannot_be_written_is_made_in_memory() {
     fs::create_dir_all(folder.join("index.sqlite-wal/something")).unwrap();
     let trajectories = Trajectories::open(&folder).unwrap();
     trajectories.refresh().unwrap();
-    assert!(told(&trajectories) == was);
+    assert!(session_summaries(&trajectories) == was);
     assert!(trajectories.in_memory().is_some());
 }

@@ -67,7 +67,7 @@ pub(crate) async fn put(recorder: &LogRecorder, entry: &RecordEntry<'_>) {
     recorder.append(entry).await.unwrap();
 }
 
-/// A session of so many steps, each with its number in its action.
+/// A session with that number of steps, each with its number in its action.
 pub(crate) async fn session(recorder: &LogRecorder, id: &str, steps: u64) {
     put(recorder, &entry(id, 0, opened())).await;
     put(recorder, &entry(id, 1, reset(r#"{"observation":{"at":0},"reward":null,"done":false}"#))).await;

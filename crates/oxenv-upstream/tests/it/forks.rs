@@ -4,11 +4,11 @@ use oxenv_core::{
     CallRecord, EndReason, EnvironmentContext, EnvironmentFactory, EpisodeCall, ForkMode, Principal,
     SessionOptions, WorkspaceSource,
 };
+use oxenv_test_support::until;
 use oxenv_wire::{ErrorCode, FailureKind, ToolError, ToolErrorType, ToolResult, raw};
 use serde_json::json;
 
 use crate::forks_support::*;
-use crate::upstream_support::until;
 
 const WORKSPACE: &str = "    on_fork: workspace\n";
 const REPLAY: &str = "    on_fork: replay\n    on_reset: restart\n";
@@ -115,9 +115,9 @@ async fn another_result_than_the_first_time_is_a_failure_that_leaves_nothing() {
     assert_eq!((failure.code, failure.kind), (ErrorCode::ExecutionError, FailureKind::Environment));
     assert_eq!(
         failure.message,
-        "toolset 'memory' cannot be forked by replay: call 2, of its tool 'lot', came to another result when it was \
-         made again; declare another on_fork for tools that tell the time, draw lots, or keep something beyond a \
-         restart"
+        "toolset 'memory' cannot be forked by replay: call 2, of its tool 'lot', came to another result when \
+         it was made again; declare another on_fork for tools that tell the time, draw lots, or keep \
+         something beyond a restart"
     );
     assert_eq!(tools.store.status().active, 1);
     until("its folder is gone", || tools.workspaces() == 1).await;

@@ -7,11 +7,11 @@ use oxenv_core::{
     Reset, Session, SessionOptions, SessionRequest, Step, StepReply, TypedEnvironment, WorkspaceSource,
     typed,
 };
+use oxenv_test_support::until;
 use oxenv_wire::{Action, ErrorCode, raw};
 use serde_json::json;
 
 use crate::forks_support::*;
-use crate::upstream_support::until;
 
 const WORKSPACE: &str = "    on_fork: workspace\n";
 const REPLAY: &str = "    on_fork: replay\n    on_reset: restart\n";

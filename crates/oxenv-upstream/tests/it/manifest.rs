@@ -202,7 +202,8 @@ fn a_toolset_s_tools_are_held_against_its_entry() {
     assert_eq!(
         told[0],
         format!(
-            "{prefix}:5:5: error: toolset 'files' has no tool 'forget_everything', which on_reset names: did you mean 'forget_everythin'?"
+            "{prefix}:5:5: error: toolset 'files' has no tool 'forget_everything', which on_reset names: did \
+             you mean 'forget_everythin'?"
         )
     );
     assert!(

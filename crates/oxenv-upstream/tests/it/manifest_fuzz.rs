@@ -78,7 +78,11 @@ fn long_and_deep_texts_hold() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_text_holds(text in "[-\\[\\]{}:,&*!|>'\"#?@%\n\t $a-c0-9~<]{0,80}|.{0,80}") {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oxenv_core::Toolset;
+use oxenv_test_support::until;
 use oxenv_upstream::UpstreamState;
 use oxenv_wire::{ErrorCode, ToolErrorType};
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oxenv_core::{CallNotification, CallerChannel, RequestError, Toolset, Work};
+use oxenv_test_support::until;
 use serde_json::{Value, json};
 
 use crate::upstream_support::*;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
 use oxenv_core::{CallNotification, CallerChannel, ChangeCounter, RequestError, Scope, Toolset, Work};
+use oxenv_test_support::until;
 use oxenv_wire::ErrorCode;
 use rmcp::model::ProtocolVersion;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;

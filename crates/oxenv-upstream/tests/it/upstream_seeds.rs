@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{EpisodeSeeds, ResetOptions, Session, SessionOptions, SessionRequest, Toolset, derive_seed};
+use oxenv_test_support::until;
 use serde_json::{Value, json};
 
 use crate::forks_support::{Tools, call as call_in, functions, reset};

@@ -7,6 +7,7 @@ use oxenv_core::{
     CallContext, CallerChannel, EpisodeSeeds, ForkMode, NativeToolset, Principal, Scope, Toolset,
 };
 use oxenv_process::child::Supervisor;
+use oxenv_test_support::until;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager, UpstreamState};
 use oxenv_wire::{ErrorCode, ToolErrorType};
@@ -138,7 +139,9 @@ async fn functions_of_a_python_file_are_tools() {
     assert_eq!(toolset.list()[0].description, "Adds two numbers.");
     assert_eq!(
         toolset.list()[0].input_schema,
-        json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer", "default": 2}},
+        json!({"type": "object", "properties": {
+            "a": {"type": "integer"}, "b": {"type": "integer", "default": 2}
+        },
             "required": ["a"], "additionalProperties": false})
     );
     let result = call(&toolset, "add", json!({"a": 1})).await.unwrap();
@@ -168,7 +171,8 @@ async fn what_a_python_function_returns_is_json_or_a_typed_error() {
     let toolset = ready(&stage, 1).await;
     let result = call(&toolset, "converted", json!({})).await.unwrap();
     let value: Value = serde_json::from_str(result.data()).unwrap();
-    let expected = json!({"array": [1, [2.5]], "number": 7, "model": {"x": 1}, "bytes": "b", "at": "2026-01-02",
+    let expected = json!({"array": [1, [2.5]], "number": 7, "model": {"x": 1}, "bytes": "b",
+        "at": "2026-01-02",
         "amount": "1.10", "7": ["range", [0, 1]], "set": [1, 2]});
     assert_eq!(value, expected);
     for (which, says) in [

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use oxenv_core::{
     CallContext, CallNotification, CallerChannel, EpisodeSeeds, Failure, Principal, RequestError, Toolset,
     Work,
 };
 use oxenv_process::child::{Supervisor, base_environment};
+use oxenv_test_support::until;
 use oxenv_upstream::manifest::Manifest;
 use oxenv_upstream::{ManagerOptions, SessionContext, UpstreamManager};
 use oxenv_wire::{ToolError, ToolResult};
@@ -52,8 +52,8 @@ pub(crate) fn odd(name: &str, mode: &str, more: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/odd.py");
     let python = python();
     format!(
-        "  - name: {name}\n    mcp_server:\n      command: {python}\n      args: [\"-S\", \"{script}\", \"{mode}\"]\n      \
-         env: {{ MARK: \"@MARK@\", TOKEN: \"${{TOKEN}}\" }}\n{more}"
+        "  - name: {name}\n    mcp_server:\n      command: {python}\n      args: [\"-S\", \"{script}\", \
+         \"{mode}\"]\n      env: {{ MARK: \"@MARK@\", TOKEN: \"${{TOKEN}}\" }}\n{more}"
     )
 }
 
@@ -169,15 +169,6 @@ fn command_line(process: &Path) -> String {
 fn temporary() -> PathBuf {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
-}
-
-/// Waits for what nobody tells of.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Does with a toolset what a session's reset does.

@@ -33,8 +33,9 @@ def tool(name, **more):
 def tools():
     if MODE == "thousand":
         return [tool(f"tool_{number}") for number in range(1000)]
-    names = ["echo", "count", "die", "flood", "wait", "cancelled", "notes", "ask", "big", "rich", "where", "say"]
-    names += ["change", "garbage", "refuse", "wrong", "fail", "seen", "close_output", "pid", "strange", "more", "nest"]
+    names = ["echo", "count", "die", "flood", "wait", "cancelled", "notes", "ask", "big", "rich", "where"]
+    names += ["say", "change", "garbage", "refuse", "wrong", "fail", "seen", "close_output", "pid", "strange"]
+    names += ["more", "nest"]
     return [tool(name) for name in names] + EXTRA
 
 
@@ -206,7 +207,9 @@ def main():
             sys.exit(9)
         open(sys.argv[2], "w").close()
     if MODE == "flooding":
-        threading.Thread(target=lambda: [sys.stderr.write("z" * 1000 + "\n") for _ in range(100000)], daemon=True).start()
+        threading.Thread(
+            target=lambda: [sys.stderr.write("z" * 1000 + "\n") for _ in range(100000)], daemon=True
+        ).start()
     if MODE == "printing":
         print("Welcome to my server!", flush=True)
     for line in sys.stdin:

@@ -164,7 +164,8 @@ fn layout_keeps_every_token() {
         shown,
         concat!(
             "{\n  \"a\": [1, -2.50e+3, \"\\\"\\\\,] }\"],\n  \"a\": {},\n",
-            "  \"deep\": { \"long\": [\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\", \"y\\ud800\", null, true, [], [[]]] }\n}\n"
+            "  \"deep\": { \"long\": [\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\", \"y\\ud800\", null, \
+             true, [], [[]]] }\n}\n"
         )
     );
 }

@@ -11,7 +11,8 @@ const WORDS: &str = "exited with code 3: no licence, process ";
 /// A manifest with a server that ends at once, with other words each time and a secret among them, and with
 /// echo.
 fn manifest(folder: &Folder) -> String {
-    let server = "mcp_server: { command: /bin/sh, args: [\"-c\", \"echo no licence, process $$, $TOKEN >&2; exit 3\"], \
+    let server = "mcp_server: { command: /bin/sh, \
+                  args: [\"-c\", \"echo no licence, process $$, $TOKEN >&2; exit 3\"], \
                   env: { TOKEN: \"${TOKEN}\" } }";
     let echo = "mcp_server: { transport: builtin, toolset: echo }";
     folder
@@ -67,7 +68,12 @@ fn a_call_of_what_could_not_start_is_told_as_infrastructure_at_every_door() {
     let graph = step(&server, &json!({ "type": "call_tools", "calls": calls }));
     assert!(is_infrastructure(&graph["metadata"]["oxenv"]["calls"]["a"]), "{graph}");
 
-    let call = |id: u64| json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "license", "arguments": {} } });
+    let call = |id: u64| {
+        json!({
+            "jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": { "name": "license", "arguments": {} }
+        })
+    };
     let (_, dialect) = server.post("/mcp", &call(1));
     assert!(names_it(&dialect["error"]["message"]), "{dialect}");
     assert!(is_infrastructure(&dialect["error"]["data"]["oxenv"]), "{dialect}");

@@ -37,7 +37,8 @@ fn flags_over_variables_over_openenvs_over_the_file_over_defaults() {
 #[test]
 fn every_setting_can_come_from_a_variable_or_from_the_file() {
     let text = "env = \"connect4\"\nhost = \"127.0.0.1\"\nport = 0\nmode = \"production\"\nmax_sessions = 2\n\
-                idle_timeout = \"90s\"\ndrain_timeout = 1.5\nseed = 7\nopen = false\nlog = \"debug\"\nlog_format = \"json\"\n";
+                idle_timeout = \"90s\"\ndrain_timeout = 1.5\nseed = 7\nopen = false\nlog = \"debug\"\n\
+                log_format = \"json\"\n";
     let file = File::new("every.toml", text);
     let variables = [
         ("OXENV_ENV", "connect4"),

@@ -14,49 +14,12 @@ mod full_disk;
 mod holes;
 mod killed_clients;
 mod killed_server;
-mod socket;
-// The server's tests count in the same manner, and need more of it.
-#[allow(dead_code)]
-#[path = "../../../oxenv-server/tests/it/faults/tally.rs"]
-mod tally;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use oxenv_store::{LogReader, StoredEntry, StoredEvent, StoredOutcome};
-
-/// How long a test waits for what must happen before it says that it did not.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("oxenv-faults-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Folder(folder)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    /// Writes a file and gives its path.
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What a process has of the operating system's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,17 +63,6 @@ fn descendants(pid: u32) -> usize {
         left.extend(below);
     }
     count
-}
-
-/// Waits for a condition that others bring about.
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < PATIENCE, "never came true: {what}");
-        // The condition is what is waited for; this only leaves the processor to others meanwhile.
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// A step that was acknowledged: its session, its number there, and what it said.

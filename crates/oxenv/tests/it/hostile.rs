@@ -18,7 +18,7 @@ const SIZE: usize = 8 << 20;
 /// The most memory that a server takes for one such message, in MiB, the server itself included.
 const MEMORY: u64 = 80;
 /// How long an answer is waited for. Nothing here takes a tenth of it, without optimisation.
-const PATIENCE: Duration = Duration::from_secs(100);
+const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// A server whose memory is limited.
 fn limited(environment: &str) -> Serving {
@@ -38,7 +38,7 @@ fn peak(server: &Serving) -> u64 {
 /// Sends a body; gives the status and the reply's length.
 fn send(server: &Serving, path: &str, body: &str) -> (u16, usize) {
     let mut stream = server.connect();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     write!(
         stream,
         "POST {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -140,7 +140,8 @@ fn values_that_nobody_reads() {
     );
     check("echo", "/mcp", &token, 413);
     let greeting = format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\"protocolVersion\":\"2025-11-25\",\
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{{\
+         \"protocolVersion\":\"2025-11-25\",\
          \"capabilities\":{{\"experimental\":{{\"x\":{{\"y\":[{zeros}]}}}}}},\
          \"clientInfo\":{{\"name\":\"a\",\"version\":\"1\"}}}}}}"
     );

@@ -5,12 +5,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use oxenv_client::{ClientOptions, Code, OpenOptions, ProvidedEnv, ResetOptions};
 use oxenv_process::child::Supervisor;
 use oxenv_providers::process::ProcessProvider;
 use oxenv_providers::{InstanceSpec, ListenAddress, ProviderCode};
+use oxenv_test_support::block_until;
 use serde_json::{Value, json};
 
 use crate::process::{Ended, oxenv};
@@ -83,7 +83,8 @@ fn up_works_in_a_folder_with_variables() {
     std::fs::create_dir(&work).unwrap();
     std::fs::write(work.join("hello.txt"), "hello").unwrap();
     let manifest = "version: \"1.0\"\ntools:\n  - {name: files, type: mcp, mcp_server: {command: sh, \
-                    args: [\"-c\", \"cat ${workspace}/hello.txt >&2; echo ${SECRET} >&2; exit 1\"]}, required: true}\n";
+                    args: [\"-c\", \"cat ${workspace}/hello.txt >&2; echo ${SECRET} >&2; exit 1\"]}, \
+                    required: true}\n";
     std::fs::write(runtime.0.join("tools.yaml"), manifest).unwrap();
     let arguments = ["up", ".", "--workspace", "work", "--env", "SECRET", "--json", "--name", "files"];
     let secret = "hunter2-and-more";
@@ -129,7 +130,7 @@ fn an_interrupted_up_leaves_nothing() {
         command.args(["up", "echo", "--name", "stuck", "--", "--config"]).arg(&fifo);
         let mut up = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let stuck = || reads(&fifo);
-        until("it starts", || stuck() == 1);
+        block_until("it starts", || stuck() == 1);
         let kill = Command::new("kill").args([signal, &up.id().to_string()]).status().unwrap();
         assert!(kill.success());
         assert!(!up.wait().unwrap().success());
@@ -138,7 +139,7 @@ fn an_interrupted_up_leaves_nothing() {
             assert!(runtime.listed().is_empty());
             runtime.run(&["down", "--all"]).succeeded();
         }
-        until("nothing is left", || stuck() == 0);
+        block_until("nothing is left", || stuck() == 0);
         assert_eq!(runtime.notes(), 0);
     }
 }
@@ -223,12 +224,4 @@ fn reads(file: &Path) -> usize {
         .filter(|all| all.contains("\0serve\0") && !all.contains("\0--parent\0"))
         .filter(|all| all.contains(&*file.to_string_lossy()))
         .count()
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came about that {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -36,7 +36,8 @@ def look():
 
 fn serve(folder: &Folder, more: &[&str]) -> Serving {
     folder.file("tools.py", TOOLS);
-    let entry = "tools:\n  - name: files\n    mcp_server: { transport: python, path: tools.py }\n    on_fork: workspace\n";
+    let entry = "tools:\n  - name: files\n    mcp_server: { transport: python, path: tools.py }\n    \
+                 on_fork: workspace\n";
     let manifest = folder.file("tools.yaml", entry);
     let mut command = oxenv();
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("TMPDIR", folder.path());

@@ -7,10 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::{WAIT_TIMEOUT, upgrade_request};
 use serde_json::Value;
-
-/// How long a test waits for what must happen before it says that it did not.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn oxenv() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oxenv"));
@@ -166,20 +164,14 @@ impl Serving {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         stream
     }
 
     /// A WebSocket that is open and says nothing more.
     pub(crate) fn websocket(&self, path: &str) -> TcpStream {
         let mut stream = self.connect();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.address
-        )
-        .unwrap();
+        stream.write_all(upgrade_request(self.address, path).as_bytes()).unwrap();
         let mut head = [0; 12];
         stream.read_exact(&mut head).unwrap();
         assert_eq!(&head, b"HTTP/1.1 101");
@@ -201,7 +193,7 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        assert!(started.elapsed() < PATIENCE, "it does not end");
+        assert!(started.elapsed() < WAIT_TIMEOUT, "it does not end");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -4,29 +4,26 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
+use oxenv_test_support::TempFolder;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use crate::process::{Serving, run};
 
 /// A folder that goes with the test.
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub(crate) struct Folder(pub(crate) TempFolder);
 
 impl Folder {
     pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("oxenv-records-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        Folder(TempFolder::new(name))
     }
 
     pub(crate) fn path(&self) -> &str {
-        self.0.to_str().unwrap()
+        self.0.as_str()
     }
 
     pub(crate) fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
+        self.0.file(name, text)
     }
 
     /// Where the record of the test is.
@@ -37,12 +34,6 @@ impl Folder {
     /// The bytes of all segments.
     pub(crate) fn log(&self) -> Vec<u8> {
         segments(&self.0.join("records")).iter().flat_map(|path| fs::read(path).unwrap()).collect()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -119,7 +110,9 @@ pub(crate) fn actions(environment: &str) -> Vec<Value> {
         "grid_world" => ["DOWN", "RIGHT", "UP"].map(|way| json!({ "action": way })).to_vec(),
         _ => vec![
             json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": "é\n" } }),
-            json!({ "type": "CallToolAction", "tool_name": "echo_with_length", "parameters": { "message": "j" } }),
+            json!({
+                "type": "CallToolAction", "tool_name": "echo_with_length", "parameters": { "message": "j" }
+            }),
             json!({ "action_type": "tool", "tool_name": "echo_message", "tool_args": { "message": "u" } }),
             json!({ "type": "call_tools", "calls": [
                 { "id": "a", "tool_name": "echo_message", "arguments": { "message": "x" } },

@@ -38,7 +38,8 @@ fn counter(folder: &Folder, by: &str, rules: &str) -> String {
         "tools.yaml",
         &format!(
             "version: \"1.0\"\ntools:\n  - name: counter\n    {rules}\n    mcp_server:\n      \
-             command: /bin/sh\n      args: [\"{script}\"]\n      env: {{ COUNT: \"{count}\", BY: {by}, TOKEN: \"${{TOKEN}}\" }}\n"
+             command: /bin/sh\n      args: [\"{script}\"]\n      env: {{ COUNT: \"{count}\", BY: {by}, \
+             TOKEN: \"${{TOKEN}}\" }}\n"
         ),
     )
 }
@@ -223,7 +224,8 @@ fn a_session_with_a_rubric_is_replayed_with_it() {
     let folder = Folder::new("rubric");
     let rubric = folder.file(
         "rubric.toml",
-        "version = 1\n[rubric]\ntype = \"sequence\"\nparts = [{ type = \"environment_reward\" }, { type = \"constant\", value = 0.25 }]\n",
+        "version = 1\n[rubric]\ntype = \"sequence\"\nparts = [{ type = \"environment_reward\" }, { type = \
+         \"constant\", value = 0.25 }]\n",
     );
     let records = folder.records();
     let server = Serving::start(&["number_guess", "--record", &records, "--rubric", &rubric]);
@@ -260,7 +262,7 @@ fn the_documentation_s_examples_work() {
         let line = line.split(" #").next().unwrap();
         let line = line.replace("SESSION", &session.id).replace("http://127.0.0.1:8000", &server.url());
         let arguments = line.strip_prefix("oxenv ").unwrap().split_whitespace();
-        let ended = Ended::of(oxenv().args(arguments).current_dir(&folder.0).output().unwrap());
+        let ended = Ended::of(oxenv().args(arguments).current_dir(folder.path()).output().unwrap());
         assert_eq!(ended.code, Some(0), "{line}: {ended:#?}");
         tried += 1;
     }
@@ -294,7 +296,8 @@ fn a_replay_that_is_ended_leaves_nothing_or_is_cleared_up_after_by_the_next() {
     let manifest = folder.file(
         "tools.yaml",
         &format!(
-            "version: \"1.0\"\ntools:\n  - {{ name: counter, mcp_server: {{ command: /bin/sh, args: [\"{script}\"] }} }}\n"
+            "version: \"1.0\"\ntools:\n  - {{ name: counter, mcp_server: {{ command: /bin/sh, args: \
+             [\"{script}\"] }} }}\n"
         ),
     );
     let records = folder.records();

@@ -40,8 +40,8 @@ impl Limited {
         let script = File::new(&format!("{name}.sh"), SERVER);
         let list = File::new(&format!("{name}.json"), &json!({ "tools": tools }).to_string());
         let manifest = format!(
-            "version: \"1.0\"\ntools:\n  - name: odd\n    {rules}\n    mcp_server:\n      command: /bin/sh\n      \
-             args: [\"{}\", \"{}\"]\n",
+            "version: \"1.0\"\ntools:\n  - name: odd\n    {rules}\n    mcp_server:\n      command: \
+             /bin/sh\n      args: [\"{}\", \"{}\"]\n",
             script.0.display(),
             list.0.display()
         );
@@ -130,7 +130,9 @@ fn tree_schema() -> Value {
     json!({
         "type": "object",
         "properties": { "tree": { "$ref": "#/$defs/node" } },
-        "$defs": { "node": { "anyOf": [shape("group"), shape("link"), shape("note"), { "type": "integer" }] } },
+        "$defs": {
+            "node": { "anyOf": [shape("group"), shape("link"), shape("note"), { "type": "integer" }] }
+        },
     })
 }
 

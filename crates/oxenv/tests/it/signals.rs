@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::block_until;
 use serde_json::json;
 
 use crate::process::{File, Serving, oxenv, wait};
@@ -47,15 +48,6 @@ fn marked(mark: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let environments = processes.filter_map(|process| std::fs::read(process.path().join("environ")).ok());
     environments.filter(|all| all.split(|byte| *byte == 0).any(|one| one == needle.as_bytes())).count()
-}
-
-#[track_caller]
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(20), "never came true: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn terminate(pid: u32) {
@@ -102,7 +94,7 @@ fn a_server_whose_log_nobody_reads_ends_in_time_with_its_tools() {
     terminate(server.pid());
     let code = ended(server.child(), Duration::from_millis(1500));
     assert_eq!(code, Some(5));
-    until("its tools have ended", || marked(&mark) == 0);
+    block_until("its tools have ended", || marked(&mark) == 0);
 }
 
 #[test]
@@ -113,16 +105,16 @@ fn a_second_signal_ends_a_call_and_its_tool_at_once() {
     let path = std::env::var("PATH").unwrap();
     let mut server = Serving::of(oxenv().env("PATH", path).args(["serve", "--port", "0"]).args(arguments));
     let call = begin_call(&server);
-    until("the tool runs", || called(&mark).exists());
+    block_until("the tool runs", || called(&mark).exists());
     std::fs::remove_file(called(&mark)).unwrap();
     terminate(server.pid());
-    until("it drains", || TcpStream::connect(server.address).is_err());
+    block_until("it drains", || TcpStream::connect(server.address).is_err());
     assert!(marked(&mark) >= 2, "the call is over");
     terminate(server.pid());
     // The tool goes on when it is told to end, and is not waited for.
     let code = ended(server.child(), Duration::from_secs(1));
     assert!(matches!(code, Some(0 | 5)), "{code:?}");
-    until("its tools have ended", || marked(&mark) == 0);
+    block_until("its tools have ended", || marked(&mark) == 0);
     drop(call);
 }
 
@@ -139,7 +131,7 @@ fn mcp_on_a_pipe_that_nobody_reads_ends_in_time() {
     writeln!(input, "{greeting}").unwrap();
     let list = format!("{}\n", json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).repeat(100);
     let writing = std::thread::spawn(move || while input.write_all(list.as_bytes()).is_ok() {});
-    until("its output is full", || {
+    block_until("its output is full", || {
         std::fs::read_to_string(format!("/proc/{}/wchan", child.id())).is_ok() && {
             let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
             let mut calls =

@@ -1,38 +1,15 @@
 //! The commands that ask a server, over TLS: an endpoint in front of the built binary, as a proxy is in
 //! production.
 
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 
+use oxenv_test_support::{pem, tls_acceptor};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::process::{Ended, Serving, oxenv};
 use crate::records::Folder;
-
-/// The certificate of an endpoint, its key, and who signed it: the client's tests have them.
-fn pem(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../oxenv-client/tests/it/tls", name].iter().collect()
-}
-
-fn acceptor() -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_file(pem("cert.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(pem("key.pem")).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
 
 /// Ends TLS in front of a server. One `without_sessions` answers `GET /sessions` as a server of another make
 /// does.
@@ -40,7 +17,7 @@ async fn endpoint(server: &Serving, without_sessions: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     // The certificate is that of this name.
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-    let (acceptor, address) = (acceptor(), server.address);
+    let (acceptor, address) = (tls_acceptor(), server.address);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();

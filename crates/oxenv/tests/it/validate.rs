@@ -6,9 +6,10 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use oxenv_test_support::TempFolder;
 use serde_json::Value;
 
 use crate::process::{Ended, oxenv};
@@ -16,13 +17,13 @@ use crate::process::{Ended, oxenv};
 const TOKEN: &str = "ghp_of_the_test_0123";
 
 /// A folder that goes with the test, with stubs of `npx` and `python` in `bin`.
-struct Folder(PathBuf);
+struct Folder(TempFolder);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("oxenv-validate-{name}-{}", std::process::id()));
+        let folder = TempFolder::new(name);
         let bin = folder.join("bin");
-        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir(&bin).unwrap();
         for command in ["npx", "python"] {
             let stub = bin.join(command);
             fs::write(&stub, "#!/bin/sh\n").unwrap();
@@ -32,9 +33,7 @@ impl Folder {
     }
 
     fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
+        self.0.file(name, text)
     }
 
     /// The command with this PATH, run in this folder.
@@ -42,7 +41,7 @@ impl Folder {
         let mut command = oxenv();
         command
             .args(arguments)
-            .current_dir(&self.0)
+            .current_dir(self.0.path())
             .env("PATH", self.0.join("bin"))
             .env("GITHUB_TOKEN", TOKEN);
         command
@@ -58,12 +57,6 @@ impl Folder {
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         Ended::of(child.wait_with_output().unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -95,7 +88,8 @@ fn the_rfc_s_manifests_validate() {
 #[test]
 fn every_problem_is_told_and_the_code_is_1() {
     let folder = Folder::new("problems");
-    let wrong = "tools:\n  - name: files\n    mcp_server:\n      comand: npx\n      args: /tmp\n  - name: gone\n    mcp_server: { command: nobody-has-this }\n";
+    let wrong = "tools:\n  - name: files\n    mcp_server:\n      comand: npx\n      args: /tmp\n  - name: \
+                 gone\n    mcp_server: { command: nobody-has-this }\n";
     folder.file("wrong.yaml", wrong);
     let gone = "tools:\n  - name: gone\n    mcp_server: { command: nobody-has-this }\n";
     folder.file("gone.yaml", gone);
@@ -104,7 +98,8 @@ fn every_problem_is_told_and_the_code_is_1() {
     let expected = "\
 wrong.yaml:4:7: error: unknown key 'comand' in mcp_server: did you mean 'command'?
 wrong.yaml:5:13: error: tools[0].mcp_server.args must be a list, not a text: write [one, two]
-gone.yaml:3:17: error: no folder of PATH has the command 'nobody-has-this': install it, or write its whole path
+gone.yaml:3:17: error: no folder of PATH has the command 'nobody-has-this': install it, or write its whole \
+    path
 ";
     assert_eq!(ended.stdout, expected);
     assert_eq!(ended.stderr, "error: 3 errors, 0 warnings\n");
@@ -121,7 +116,8 @@ fn an_unset_variable_is_an_error_unless_disabled() {
     assert_eq!(ended.code, Some(1));
     assert_eq!(
         ended.stdout,
-        "on.yaml:3:45: error: variable NOBODY_SETS_THIS is not set: set it, or write ${NOBODY_SETS_THIS:-default}\n"
+        "on.yaml:3:45: error: variable NOBODY_SETS_THIS is not set: set it, or write \
+         ${NOBODY_SETS_THIS:-default}\n"
     );
     assert_eq!(folder.run(&["validate", "off.yaml"]).succeeded(), "off.yaml: 1 toolset, 0 warnings\n");
 }
@@ -138,9 +134,9 @@ fn a_toolset_over_http_without_a_scope_is_noted() {
     let ended = folder.run(&["validate", "tools.yaml"]);
     assert_eq!(
         ended.succeeded(),
-        "tools.yaml: 3 toolsets, 0 warnings\ntools.yaml:2: note: toolset 'open' has no scope: in simulation mode each \
-         session has one if its server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode \
-         all share it\n"
+        "tools.yaml: 3 toolsets, 0 warnings\ntools.yaml:2: note: toolset 'open' has no scope: in simulation \
+         mode each session has one if its server gives sessions of its own (Mcp-Session-Id), else all share \
+         it; in production mode all share it\n"
     );
 }
 

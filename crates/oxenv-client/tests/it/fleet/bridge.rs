@@ -42,7 +42,11 @@ async fn lists_and_calls_are_answered_in_their_spelling() {
 async fn the_agent_s_mistakes_are_observations_without_a_reward() {
     let simulator = simulated(&["mcps.call:is-error*2"]).await;
     let (orch, _tools) = made(&simulator).await;
-    let call = |name: &str, arguments: Value| json!({ "type": "call_tool", "tool_name": name, "arguments": arguments });
+    let call = |name: &str, arguments: Value| {
+        json!({
+            "type": "call_tool", "tool_name": name, "arguments": arguments
+        })
+    };
     let seen = orch.step(&call("computer", json!({ "action": "screenshot" }))).await.unwrap();
     assert!(seen.reward.is_none());
     let seen = seen.observation_value();
@@ -53,7 +57,9 @@ async fn the_agent_s_mistakes_are_observations_without_a_reward() {
         (&seen["result"], &seen["error"]),
         (&Value::Null, &json!({ "error_type": "execution_error", "message": said }))
     );
-    let journal = json!({ "type": "CallToolAction", "tool_name": "computer", "parameters": { "action": "screenshot" } });
+    let journal = json!({
+        "type": "CallToolAction", "tool_name": "computer", "parameters": { "action": "screenshot" }
+    });
     let seen = orch.step(&journal).await.unwrap().observation_value();
     assert!(seen["metadata"]["error"].is_string(), "{seen}");
     let seen = orch.step(&call("no_such_tool", json!({}))).await.unwrap().observation_value();

@@ -5,11 +5,11 @@ use std::time::Duration;
 use oxenv_client::Code;
 use oxenv_client::fleet::{FleetEnvClient, FleetOptions};
 use oxenv_fleet_simulator::SimulatorOptions;
+use oxenv_test_support::until;
 use oxenv_wire::Delivered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{came, made, nothing_left, options, refused, simulated, with};
-use crate::multi_support::until;
 
 #[tokio::test]
 async fn what_passes_is_repeated() {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use oxenv_client::fleet::{FleetEnvClient, FleetOptions};
 use oxenv_client::{Code, ResetOptions, Strictness};
 use oxenv_fleet_simulator::{McpAuth, SimulatorOptions};
+use oxenv_test_support::until;
 use oxenv_wire::{Delivered, ErrorCode, Phase};
 use serde_json::{Value, json};
 
 use super::{came, made, nothing_left, options, refused, simulated, with};
-use crate::multi_support::until;
 
 #[tokio::test]
 async fn a_reset_s_failures_are_told_apart_and_sent_once() {

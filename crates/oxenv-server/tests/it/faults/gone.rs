@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{RawWs, Ws, http, masked_frame, post, until};
 use serde_json::json;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::tally::{report, tries};
 use super::{multi, open, step};
-use crate::client::{RawWs, Ws, frame, http, post};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 
 const AT_ONCE: usize = 50;
 
@@ -121,7 +121,7 @@ async fn with_bytes_behind(served: &Served, way: usize) -> Behind {
         _ => {
             let mut socket = RawWs::connect(served.address, "/ws").await;
             socket.step(&wait).await;
-            let step = frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
+            let step = masked_frame(0x81, json!({ "type": "step", "data": {} }).to_string().as_bytes());
             socket.0.write_all(&step.repeat(1500)).await.unwrap();
             return Behind { stream: socket.0, how, session: None };
         }
@@ -199,8 +199,8 @@ async fn clients_that_go_with_bytes_behind_their_request_are_found() {
     // Earlier than a ping would tell it.
     assert!(longest < Duration::from_secs(8), "{longest:?}");
     let note = format!(
-        "closed, reset, or closed for writing behind a stray line end, half a request, up to 500 requests in advance, or 1,500 \
-         frames; each step cancelled, {AT_ONCE} at a time after {:.1} s at most",
+        "closed, reset, or closed for writing behind a stray line end, half a request, up to 500 requests in \
+         advance, or 1,500 frames; each step cancelled, {AT_ONCE} at a time after {:.1} s at most",
         longest.as_secs_f64()
     );
     report("clients gone behind unread bytes", tried, survived, &note);

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use oxenv_test_support::tally::{Dice, report, tries};
+use oxenv_test_support::{Ws, http, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::tally::{Dice, report, tries};
 use super::{multi, open};
-use crate::client::{Ws, http};
-use crate::served::{Served, serve, until};
+use crate::served::{Served, serve};
 
 /// Steps that are under way together, and how often each is sent.
 const WINDOW: usize = 16;
@@ -76,7 +76,9 @@ async fn posted(address: SocketAddr, path: String, mut request: Value) -> Value 
     let said = reply.json();
     match reply.status {
         200 => {
-            json!({ "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some() })
+            json!({
+                "type": "observation", "data": said, "repeated": reply.header("oxenv-repeated").is_some()
+            })
         }
         _ => json!({ "type": "error", "data": said["oxenv"] }),
     }
@@ -139,7 +141,8 @@ async fn numbered_steps_that_come_twice_and_in_disorder() {
     served.end().await;
     let note = format!(
         "steps sent {COPIES} times each in a random order, {sent} requests in all: each step run once and in \
-         order, {repeated} repeats got the first reply, {early} that came too early were refused and sent again"
+         order, {repeated} repeats got the first reply, {early} that came too early were refused and sent \
+         again"
     );
     report("duplicate and reordered frames", steps, notes.len(), &note);
 }
@@ -196,8 +199,8 @@ async fn one_key_on_two_sockets_and_over_http() {
     }
     until("nothing is left", || served.active() == 0).await;
     served.end().await;
-    let note = "keys sent on two sockets and over HTTP, half of them while the step still ran: each run once, \
-                three times the same reply";
+    let note = "keys sent on two sockets and over HTTP, half of them while the step still ran: each run \
+                once, three times the same reply";
     report("repeated keys", tried, notes.len(), note);
 }
 

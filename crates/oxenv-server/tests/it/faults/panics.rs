@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use oxenv_test_support::code;
+use oxenv_test_support::tally::{report, tries};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::tally::{report, tries};
-use crate::client::code;
 use crate::served::{Served, serve};
 
 const SESSIONS: usize = 64;
-/// One step of so many panics.
+/// How many steps there are for each that panics.
 const EVERY: usize = 100;
 
 /// What the sessions have seen together.
@@ -43,8 +43,8 @@ async fn a_panic_per_hundred_steps_harms_its_own_session_only() {
     let (right, panicked) = (seen.right.load(Ordering::SeqCst), seen.panicked.load(Ordering::SeqCst));
     assert_eq!(panicked, tried / EVERY);
     let note = format!(
-        "steps of {SESSIONS} sessions, {panicked} of which panicked: a typed error without reward each, and a \
-         new session at the next reset; the other steps all went on from the state before"
+        "steps of {SESSIONS} sessions, {panicked} of which panicked: a typed error without reward each, and \
+         a new session at the next reset; the other steps all went on from the state before"
     );
     report("a panic per 100 steps", tried, right + panicked, &note);
 }

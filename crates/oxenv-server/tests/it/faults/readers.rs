@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use futures_util::SinkExt as _;
 use oxenv_core::{Execution, StoreLimits};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::tally::{report, status, tries};
+use oxenv_test_support::{WAIT_TIMEOUT, Ws, until};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::tally::{report, status, tries};
 use super::{multi, step};
-use crate::client::Ws;
-use crate::served::{Served, until};
-use crate::stage::{PATIENCE, Scripted, Stage};
+use crate::served::Served;
+use crate::stage::{Scripted, Stage};
 
 /// Bytes of each observation that is asked for.
 const LARGE: usize = 1 << 20;
@@ -45,7 +45,7 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     }
     let began = Instant::now();
     while served.active() > 1 {
-        assert!(began.elapsed() < 3 * PATIENCE, "{} are not given up", served.active() - 1);
+        assert!(began.elapsed() < 3 * WAIT_TIMEOUT, "{} are not given up", served.active() - 1);
         assert_eq!(quick.step(&json!({})).await["type"], "observation");
         answered += 1;
         most = most.max(status(me, "VmRSS"));
@@ -57,8 +57,8 @@ async fn readers_that_take_nothing_cost_little_and_are_given_up() {
     served.end().await;
     let cost = (most - before) / tried;
     let note = format!(
-        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, the last given up after \
-         {:.1} s with a limit of {:.1} s, {answered} steps of another session meanwhile",
+        "each asked for {ASKED} MiB and read nothing: {cost} KiB of memory each at most, the last given up \
+         after {:.1} s with a limit of {:.1} s, {answered} steps of another session meanwhile",
         took.as_secs_f64(),
         stall.as_secs_f64(),
     );

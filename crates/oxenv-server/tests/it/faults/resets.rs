@@ -9,12 +9,12 @@ use oxenv_core::{
     StoreLimits, Work,
 };
 use oxenv_server::ServerConfig;
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{http, post, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::tally::{report, tries};
-use crate::client::{http, post};
-use crate::served::{Served, until};
+use crate::served::Served;
 use crate::stage::{Scripted, Stage};
 
 const AGENTS: usize = 8;

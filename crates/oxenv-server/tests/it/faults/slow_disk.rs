@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use oxenv_core::{Execution, Failure, RecordEntry, RecordEvent, Recorder, SessionStore, StoreLimits, Work};
 use oxenv_server::ServerConfig;
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::until;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::tally::{report, tries};
-use crate::served::{Served, until};
+use crate::served::Served;
 use crate::stage::{Scripted, Stage};
 
 /// A disk that keeps the steps of some sessions back, until it is told to go on.
@@ -87,7 +88,7 @@ async fn a_slow_disk_keeps_back_only_what_is_written_to_it() {
     report("slow disk, another session", tried, tried, &note);
 }
 
-async fn longest_of(steps: usize, socket: &mut crate::client::Ws) -> Duration {
+async fn longest_of(steps: usize, socket: &mut oxenv_test_support::Ws) -> Duration {
     let mut longest = Duration::ZERO;
     for _ in 0..steps {
         let began = Instant::now();

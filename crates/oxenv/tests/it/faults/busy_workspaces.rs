@@ -6,9 +6,9 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use oxenv_test_support::{TempFolder, block_until, tally};
 use serde_json::{Value, json};
 
-use super::{Folder, tally, until};
 use crate::process::{Serving, oxenv};
 use crate::records::Session;
 
@@ -77,23 +77,23 @@ threading.Event().wait()
 
 /// A server's temporary folder, with the manifest beside it.
 struct Stage {
-    folder: Folder,
+    folder: TempFolder,
     temporary: PathBuf,
 }
 
 impl Stage {
     fn new(name: &str, on_reset: &str) -> Self {
-        let folder = Folder::new(name);
-        let temporary = folder.0.join("temporary");
+        let folder = TempFolder::new(name);
+        let temporary = folder.join("temporary");
         fs::create_dir(&temporary).unwrap();
-        fs::create_dir(folder.0.join("seed")).unwrap();
+        fs::create_dir(folder.join("seed")).unwrap();
         folder.file("seed/given", "given");
         let script = folder.file("writer.py", WRITER);
         folder.file(
             "tools.yaml",
             &format!(
-                "tools:\n  - name: writer\n    mcp_server:\n      command: python3\n      args: [\"-S\", \"{script}\", \
-                 \"${{workspace}}\"]\n    on_reset: {on_reset}\n"
+                "tools:\n  - name: writer\n    mcp_server:\n      command: python3\n      \
+                 args: [\"-S\", \"{script}\", \"${{workspace}}\"]\n    on_reset: {on_reset}\n"
             ),
         );
         Stage { folder, temporary }
@@ -101,7 +101,7 @@ impl Stage {
 
     fn serve(&self, more: &[&str]) -> Serving {
         let path = std::env::var_os("PATH").unwrap();
-        let manifest = format!("{}/tools.yaml", self.folder.path());
+        let manifest = format!("{}/tools.yaml", self.folder.as_str());
         let mut command = oxenv();
         command.env("PATH", path).env("TMPDIR", &self.temporary);
         command.args(["serve", "--port", "0", "--log", "error", "--tools", &manifest]).args(more);
@@ -148,7 +148,7 @@ fn busy<'a>(stage: &Stage, server: &'a Serving, count: usize) -> Vec<(Session<'a
     let sessions: Vec<_> = sessions.collect();
     for (_, folder) in &sessions {
         for writer in ["thread", "orphan"] {
-            until("it writes", || folder.join(writer).exists());
+            block_until("it writes", || folder.join(writer).exists());
         }
     }
     sessions
@@ -179,20 +179,20 @@ fn sessions_that_end_while_their_tools_write_leave_nothing() {
         let sessions = busy(&stage, &server, AT_ONCE);
         let folders: HashSet<PathBuf> = sessions.iter().map(|(_, folder)| folder.clone()).collect();
         sessions.iter().for_each(|(session, _)| end(&server, session));
-        until("its tools have ended", || sessions.iter().all(|(session, _)| !mentioned(&session.id)));
-        until("its folder is gone", || gone(&folders) == AT_ONCE);
+        block_until("its tools have ended", || sessions.iter().all(|(session, _)| !mentioned(&session.id)));
+        block_until("its folder is gone", || gone(&folders) == AT_ONCE);
         survived += gone(&folders);
     }
-    until("nothing is left", || stage.left().is_empty());
+    block_until("nothing is left", || stage.left().is_empty());
     server.stop();
     assert_eq!(stage.roots(), 0);
     // By the end of its lease.
     let server = stage.serve(&["--idle-timeout", "5s"]);
     for _ in 0..tried / AT_ONCE {
         let sessions = busy(&stage, &server, AT_ONCE);
-        until("its lease has run out", || sessions.iter().all(|(session, _)| !mentioned(&session.id)));
+        block_until("its lease has run out", || sessions.iter().all(|(session, _)| !mentioned(&session.id)));
         let folders = sessions.into_iter().map(|(_, folder)| folder).collect();
-        until("its folder is gone", || gone(&folders) == AT_ONCE);
+        block_until("its folder is gone", || gone(&folders) == AT_ONCE);
         survived += gone(&folders);
     }
     server.stop();
@@ -207,14 +207,15 @@ fn sessions_that_end_while_their_tools_write_leave_nothing() {
             let ended = server.ended();
             assert_eq!(ended.code, (signal == "TERM").then_some(0), "{ended:#?}");
             let next = stage.serve(&[]);
-            until("only the next server's root is left", || stage.roots() == 1);
+            block_until("only the next server's root is left", || stage.roots() == 1);
             survived += gone(&folders);
             next.stop();
             assert_eq!(stage.roots(), 0, "after {signal}");
         }
     }
-    let note = "sessions whose tool writes in a loop, by a thread and by a process that it left behind: a quarter each \
-                closed, expired, drained, and killed with their server; no folder left, and no process";
+    let note = "sessions whose tool writes in a loop, by a thread and by a process that it left behind: a \
+                quarter each closed, expired, drained, and killed with their server; no folder left, and no \
+                process";
     tally::report(
         "workspaces under writing tools, at the end",
         4 * (tried / AT_ONCE) * AT_ONCE,
@@ -236,7 +237,7 @@ fn resets_succeed_while_tools_write() {
     let mut survived = 0;
     for on_reset in ["keep", "restart"] {
         let stage = Stage::new(&format!("busy-{on_reset}"), on_reset);
-        let seed = format!("{}/seed", stage.folder.path());
+        let seed = format!("{}/seed", stage.folder.as_str());
         let server = stage.serve(&["--workspace", &seed]);
         let session = Session::open(&server);
         for round in 0..tried {
@@ -257,7 +258,8 @@ fn resets_succeed_while_tools_write() {
         drop(server.stop());
         assert_eq!(stage.roots(), 0);
     }
-    let note = "resets of sessions whose tool writes in a loop, by a thread and by a process that it left behind: half \
-                with on_reset: keep, half with restart; nothing of before was left, and what is given was there";
+    let note = "resets of sessions whose tool writes in a loop, by a thread and by a process that it left \
+                behind: half with on_reset: keep, half with restart; nothing of before was left, and what is \
+                given was there";
     tally::report("workspaces under writing tools, at a reset", 2 * tried, survived, note);
 }

@@ -4,11 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use oxenv_test_support::tally::{report, status, tries};
+use oxenv_test_support::{BlockingSocket, TempFolder, block_until};
 use serde_json::{Value, json};
 
-use super::socket::Socket;
-use super::tally::{report, status, tries};
-use super::{Folder, Footprint, until};
+use super::Footprint;
 use crate::process::{Serving, oxenv};
 
 const SOCKETS: usize = 4;
@@ -31,11 +31,11 @@ fn sessions_by_the_hundred_thousand_leave_nothing() {
 
 #[test]
 fn sessions_with_folders_leave_none() {
-    let folder = Folder::new("churn-manifest");
+    let folder = TempFolder::new("churn-manifest");
     let manifest = folder.file("tools.yaml", MANIFEST);
     let server = Churned::new("tools with folders", &["--tools", &manifest]);
     let folders = server.folders();
-    let mut socket = Socket::many(server.server.address).unwrap();
+    let mut socket = BlockingSocket::many(server.server.address).unwrap();
     assert!(socket.session().is_some());
     assert!(server.folders() > folders, "a session has no folder, so none could be left");
     drop(socket);
@@ -48,19 +48,19 @@ fn sessions_with_folders_leave_none() {
 struct Churned {
     environment: &'static str,
     server: Serving,
-    temporary: Folder,
+    temporary: TempFolder,
 }
 
 impl Churned {
     fn new(environment: &'static str, arguments: &[&str]) -> Self {
-        let temporary = Folder::new("churn");
+        let temporary = TempFolder::new("churn");
         let mut command = oxenv();
-        command.env("TMPDIR", &temporary.0).args(["serve", "--port", "0", "--log", "error"]);
+        command.env("TMPDIR", temporary.path()).args(["serve", "--port", "0", "--log", "error"]);
         Churned { environment, server: Serving::of(command.args(arguments)), temporary }
     }
 
     fn folders(&self) -> usize {
-        below(&self.temporary.0)
+        below(self.temporary.path())
     }
 
     /// Opens, steps and closes sessions, stops the server, and looks for what is left of them.
@@ -69,25 +69,27 @@ impl Churned {
         let emptied = || server.get("/ready").1["active_sessions"] == 0;
         // The memory and threads that the first ones bring stay, as a warm server has them.
         churn(server.address, SOCKETS * AT_ONCE * 4, action);
-        until("the first ones are gone", emptied);
+        block_until("the first ones are gone", emptied);
         let (before, memory) = (Footprint::of(server.pid()), status(server.pid(), "VmRSS"));
         let folders = self.folders();
         let began = Instant::now();
         let opened = churn(server.address, count, action);
         let took = began.elapsed().as_secs_f64();
-        until("each slot is free", emptied);
-        until("no descriptor, thread or process is left", || Footprint::of(server.pid()).within(&before));
-        until("no folder is left", || self.folders() <= folders);
+        block_until("each slot is free", emptied);
+        block_until("no descriptor, thread or process is left", || {
+            Footprint::of(server.pid()).within(&before)
+        });
+        block_until("no folder is left", || self.folders() <= folders);
         assert_eq!(server.get("/sessions").1, json!({ "sessions": [] }));
         let grown = status(server.pid(), "VmRSS").saturating_sub(memory);
         // What is remembered of sessions that have ended is bounded; a leak of 10 bytes each would show.
         assert!(grown < 8 << 10, "{environment}: {grown} KiB more after {opened} sessions");
         let Churned { server, temporary, .. } = self;
         server.stop();
-        assert_eq!(below(&temporary.0), 0, "the server left something behind");
+        assert_eq!(below(temporary.path()), 0, "the server left something behind");
         let note = format!(
-            "sessions opened, stepped and closed in {took:.0} s: no slot, thread, descriptor, folder left, memory \
-             {grown} KiB up from {memory}"
+            "sessions opened, stepped and closed in {took:.0} s: no slot, thread, descriptor, folder left, \
+             memory {grown} KiB up from {memory}"
         );
         report(&format!("sessions that come and go, {environment}"), opened, opened, &note);
     }
@@ -106,7 +108,7 @@ fn churn(address: SocketAddr, sessions: usize, action: &Value) -> usize {
         .map(|_| {
             let action = action.clone();
             std::thread::spawn(move || {
-                let mut socket = Socket::many(address).unwrap();
+                let mut socket = BlockingSocket::many(address).unwrap();
                 let mut done = 0;
                 while done < each {
                     done += round(&mut socket, AT_ONCE.min(each - done), &action);
@@ -119,7 +121,7 @@ fn churn(address: SocketAddr, sessions: usize, action: &Value) -> usize {
 }
 
 /// A batch that opens, and one that steps and closes.
-fn round(socket: &mut Socket, sessions: usize, action: &Value) -> usize {
+fn round(socket: &mut BlockingSocket, sessions: usize, action: &Value) -> usize {
     let opened = batch(socket, &vec![json!({ "type": "open" }).to_string(); sessions]);
     let ids: Vec<&str> =
         opened.split("\"session\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
@@ -135,7 +137,7 @@ fn round(socket: &mut Socket, sessions: usize, action: &Value) -> usize {
 }
 
 /// The reply to a batch of these items, as it came: to read it all would be most of the test's work.
-fn batch(socket: &mut Socket, items: &[String]) -> String {
+fn batch(socket: &mut BlockingSocket, items: &[String]) -> String {
     let items = items.join(",");
     socket.ask_text(&format!("{{\"id\":1,\"type\":\"batch\",\"data\":{{\"items\":[{items}]}}}}"))
 }

@@ -10,11 +10,11 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use oxenv_store::StoredEvent;
+use oxenv_test_support::tally::{Dice, report, skip, tries};
+use oxenv_test_support::{BlockingSocket, TempFolder, block_until};
 use serde_json::json;
 
-use super::socket::Socket;
-use super::tally::{Dice, report, skip, tries};
-use super::{Folder, recorded, until};
+use super::recorded;
 use crate::process::{Serving, oxenv};
 
 const SHIM: &str = r#"
@@ -53,8 +53,8 @@ struct Clock {
 }
 
 impl Clock {
-    fn new(folder: &Folder) -> Result<Self, String> {
-        let (source, library) = (folder.file("clock.c", SHIM), folder.0.join("clock.so"));
+    fn new(folder: &TempFolder) -> Result<Self, String> {
+        let (source, library) = (folder.file("clock.c", SHIM), folder.join("clock.so"));
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-O2", "-o"])
             .arg(&library)
@@ -64,7 +64,7 @@ impl Clock {
         if !built.status.success() {
             return Err(String::from_utf8_lossy(&built.stderr).into_owned());
         }
-        let offset_path = folder.0.join("offset");
+        let offset_path = folder.join("offset");
         fs::write(&offset_path, 0_i64.to_ne_bytes()).unwrap();
         let offset = File::options().write(true).open(&offset_path).unwrap();
         Ok(Clock { offset, offset_path, library })
@@ -79,18 +79,18 @@ impl Clock {
 #[test]
 fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     let tried = tries(40, 2_000);
-    let folder = Folder::new("clocks");
+    let folder = TempFolder::new("clocks");
     let clock = match Clock::new(&folder) {
         Ok(clock) => clock,
         Err(why) => return skip("clock jumps", &why),
     };
-    let record = folder.0.join("record");
+    let record = folder.join("record");
     let mut command = oxenv();
     command.env("LD_PRELOAD", &clock.library).env("CLOCK_OFFSET", &clock.offset_path);
     command.args(["serve", "--port", "0", "--log", "error", "--record", record.to_str().unwrap()]);
     let server = Serving::of(&mut command);
     // One that is held by a socket, one that only its lease keeps, and one whose lease is short.
-    let mut socket = Socket::many(server.address).unwrap();
+    let mut socket = BlockingSocket::many(server.address).unwrap();
     let held = socket.session().unwrap();
     let leased = created(&server, 600.0);
     let now = i64::try_from(unix_time().as_secs()).unwrap();
@@ -113,7 +113,7 @@ fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     clock.jump(DAY);
     assert_eq!(server.get(&format!("/sessions/{short}")).0, 200, "a jump ended a lease");
     clock.jump(-3650 * DAY);
-    until("the short lease has run out", || server.get(&format!("/sessions/{short}")).0 == 410);
+    block_until("the short lease has run out", || server.get(&format!("/sessions/{short}")).0 == 410);
     let lasted = began.elapsed();
     assert!(
         lasted > Duration::from_secs(1) && lasted < Duration::from_secs(10),
@@ -123,8 +123,8 @@ fn sessions_and_records_take_no_harm_from_a_clock_that_jumps() {
     server.stop();
     let survived = times_are_sane(&record, &held, &jumps);
     let note = format!(
-        "jumps of up to ten years, some to before 1970: no session ended, a lease of 1 s ended after {:.1} s, \
-         each record has the wall clock's time of its step and the true length of it",
+        "jumps of up to ten years, some to before 1970: no session ended, a lease of 1 s ended after {:.1} \
+         s, each record has the wall clock's time of its step and the true length of it",
         lasted.as_secs_f64()
     );
     report("clock jumps", tried, survived, &note);

@@ -5,9 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oxenv_test_support::{block_until, tally};
 use serde_json::{Value, json};
 
-use super::{Footprint, tally, until};
+use super::Footprint;
 use crate::process::Serving;
 use crate::records::Session;
 
@@ -79,8 +80,8 @@ impl Temporary {
         fs::write(self.0.join("nesting.py"), NESTING).unwrap();
         let folder = self.0.display();
         let manifest = format!(
-            "version: \"1.0\"\ntools:\n  - name: nesting\n    mcp_server:\n      command: python3\n      args: \
-             [\"-S\", \"{folder}/nesting.py\", \"${{workspace}}\"]\n    on_fork: workspace\n"
+            "version: \"1.0\"\ntools:\n  - name: nesting\n    mcp_server:\n      command: python3\n      \
+             args: [\"-S\", \"{folder}/nesting.py\", \"${{workspace}}\"]\n    on_fork: workspace\n"
         );
         fs::write(self.0.join("tools.yaml"), manifest).unwrap();
         let mut command = Command::new("/bin/sh");
@@ -137,7 +138,7 @@ fn a_server_survives_the_folders_that_a_tool_nests() {
     nest(&session);
     for session in [&session, &fork] {
         end(&server, session);
-        until("its folder is gone", || temporary.workspace(&session.id).is_none());
+        block_until("its folder is gone", || temporary.workspace(&session.id).is_none());
     }
     assert_eq!(call(&other, "depth", &json!({})), "0", "another session goes on");
     let descriptors = Footprint::of(server.pid()).descriptors;
@@ -145,7 +146,7 @@ fn a_server_survives_the_folders_that_a_tool_nests() {
     assert!(temporary.workspace(&restored.id).is_some());
     server.stop();
     assert_eq!(temporary.left(), 0, "the server left something behind");
-    let note = "folders within each other in a workspace, by a tool: reset, forked, saved, restored, closed and \
-                removed at the end, with 128 descriptors";
+    let note = "folders within each other in a workspace, by a tool: reset, forked, saved, restored, closed \
+                and removed at the end, with 128 descriptors";
     tally::report("nested folders", LEVELS, LEVELS, note);
 }

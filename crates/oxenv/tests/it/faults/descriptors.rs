@@ -5,11 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{BlockingSocket, TempFolder, block_until};
 use serde_json::{Value, json};
 
-use super::socket::Socket;
-use super::tally::{report, tries};
-use super::{Folder, Footprint, until};
+use super::Footprint;
 use crate::process::Serving;
 
 /// Descriptors that the server may have.
@@ -27,17 +27,17 @@ const MANIFEST: &str = "tools:\n  - name: echo\n    mcp_server: { transport: bui
 /// A server with so few descriptors, and where it keeps what it has.
 struct Few {
     server: Serving,
-    temporary: Folder,
-    _files: Folder,
+    temporary: TempFolder,
+    _files: TempFolder,
 }
 
 impl Few {
     fn start() -> Self {
-        let (temporary, files) = (Folder::new("few-temporary"), Folder::new("few-files"));
+        let (temporary, files) = (TempFolder::new("few-temporary"), TempFolder::new("few-files"));
         let manifest = files.file("tools.yaml", MANIFEST);
-        let record = format!("{}/record", files.path());
+        let record = format!("{}/record", files.as_str());
         let mut command = Command::new("/bin/sh");
-        command.env_clear().env("TMPDIR", temporary.path()).args([
+        command.env_clear().env("TMPDIR", temporary.as_str()).args([
             "-c",
             &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\""),
             env!("CARGO_BIN_EXE_oxenv"),
@@ -53,7 +53,7 @@ impl Few {
 
     /// Folders of sessions.
     fn folders(&self) -> usize {
-        let roots = fs::read_dir(&self.temporary.0).unwrap().flatten();
+        let roots = fs::read_dir(self.temporary.path()).unwrap().flatten();
         roots
             .flat_map(|root| fs::read_dir(root.path()).unwrap().flatten())
             .filter(|at| at.path().is_dir())
@@ -77,7 +77,7 @@ impl Few {
                 stream.read_exact(&mut [0; 15]).ok()?;
                 Some(Idle::Silent(stream))
             }
-            _ => Socket::many(self.server.address).ok().map(Idle::WithoutSession),
+            _ => BlockingSocket::many(self.server.address).ok().map(Idle::WithoutSession),
         }
     }
 }
@@ -85,11 +85,11 @@ impl Few {
 #[expect(dead_code, reason = "they are held open")]
 enum Idle {
     Silent(TcpStream),
-    WithoutSession(Socket),
+    WithoutSession(BlockingSocket),
 }
 
 /// A step whose entry in the record is kept beside it, for it is long.
-fn long_step(socket: &mut Socket, number: usize) -> bool {
+fn long_step(socket: &mut BlockingSocket, number: usize) -> bool {
     let message = format!("{number} {}", "x".repeat(100 << 10));
     let call =
         json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": message } });
@@ -102,8 +102,8 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
     let rounds = tries(5, 100);
     let few = Few::start();
     let server = &few.server;
-    let mut sockets: Vec<Socket> =
-        (0..SESSIONS).map(|_| Socket::open(server.address, None).unwrap()).collect();
+    let mut sockets: Vec<BlockingSocket> =
+        (0..SESSIONS).map(|_| BlockingSocket::open(server.address, None).unwrap()).collect();
     assert!(sockets.iter_mut().enumerate().all(|(number, socket)| long_step(socket, number)));
     let before = Footprint::of(server.pid());
     let folders = few.folders();
@@ -117,14 +117,14 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
             stepped += usize::from(long_step(socket, 1000 + round * SESSIONS + number));
         }
         // One that comes now is served as well, with all that a session needs.
-        let mut socket = Socket::open(server.address, None).unwrap();
+        let mut socket = BlockingSocket::open(server.address, None).unwrap();
         made += usize::from(long_step(&mut socket, round));
         assert!(few.folders() > folders);
         drop(socket);
-        until("the folder of a session that ended is removed", || few.folders() == folders);
+        block_until("the folder of a session that ended is removed", || few.folders() == folders);
         drop(flood);
         assert_eq!(server.get("/health").0, 200);
-        until("every descriptor is given back", || few.descriptors() <= before.descriptors);
+        block_until("every descriptor is given back", || few.descriptors() <= before.descriptors);
     }
     assert_eq!((stepped, made), (rounds * SESSIONS, rounds));
     assert_eq!((few.metric("process_max_fds"), few.metric("oxenv_log_failed_total")), (LIMIT, 0));
@@ -134,23 +134,23 @@ fn a_server_with_few_descriptors_keeps_them_for_its_sessions() {
 
     // Where every connection has a session, none of them ends: the next one is refused.
     let mut more = Vec::new();
-    while let Ok(mut socket) = Socket::open(server.address, None) {
+    while let Ok(mut socket) = BlockingSocket::open(server.address, None) {
         assert!(long_step(&mut socket, more.len()));
         more.push(socket);
         assert!(more.len() < LIMIT);
     }
     assert!(sockets.iter_mut().chain(&mut more).all(|socket| long_step(socket, 7)));
     drop(more);
-    until("they are gone", || few.descriptors() <= before.descriptors);
+    block_until("they are gone", || few.descriptors() <= before.descriptors);
     assert_eq!(few.metric("oxenv_connections_refused_total"), 1);
     drop(sockets);
     let Few { server, temporary, .. } = few;
     server.stop();
-    assert_eq!(fs::read_dir(&temporary.0).unwrap().count(), 0, "a folder is left");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "a folder is left");
     let note = format!(
-        "idle connections to a server with {LIMIT} descriptors, {FLOOD} at a time: meanwhile {stepped} steps of \
-         {SESSIONS} sessions and of {made} new ones, each with a blob in the record and a folder that was removed at \
-         the end; {ended} idle ones ended for others"
+        "idle connections to a server with {LIMIT} descriptors, {FLOOD} at a time: meanwhile {stepped} steps \
+         of {SESSIONS} sessions and of {made} new ones, each with a blob in the record and a folder that was \
+         removed at the end; {ended} idle ones ended for others"
     );
     report("descriptor exhaustion", tried, tried, &note);
 }
@@ -186,8 +186,8 @@ fn sessions_leave_descriptors_for_who_ends_them() {
     for session in sessions.drain(5..) {
         assert_eq!(server.delete(&format!("/sessions/{session}")).0, 200);
     }
-    until("there is room again", || server.post("/sessions", &json!({ "queue_s": 0.1 })).0 == 201);
+    block_until("there is room again", || server.post("/sessions", &json!({ "queue_s": 0.1 })).0 == 201);
     let Few { server, temporary, .. } = few;
     server.stop();
-    assert_eq!(fs::read_dir(&temporary.0).unwrap().count(), 0, "a folder is left");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "a folder is left");
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{BlockingSocket, Received, TempFolder, WAIT_TIMEOUT, block_until};
 use serde_json::json;
 
-use super::socket::{Came, Socket};
-use super::tally::{report, tries};
-use super::{Folder, PATIENCE, recorded, reply, until};
+use super::{recorded, reply};
 use crate::process::Serving;
 
 /// Sessions on sockets of their own, on sockets of many, and over HTTP.
@@ -39,11 +39,11 @@ struct Got {
 #[test]
 fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
     let drains = tries(3, 50);
-    let folder = Folder::new("drain");
+    let folder = TempFolder::new("drain");
     let (mut answered, mut refused, mut cut_off, mut lost) = (0, 0, 0, 0);
     let mut longest = Duration::ZERO;
     for drain in 0..drains {
-        let record = folder.0.join(format!("record{drain}"));
+        let record = folder.join(format!("record{drain}"));
         let server = Serving::start(&["--log", "error", "--record", record.to_str().unwrap()]);
         let address = server.address;
         let answers = Arc::new(AtomicUsize::new(0));
@@ -55,7 +55,7 @@ fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
                 clients.push(std::thread::spawn(move || load(address, door, &name, &answers)));
             }
         }
-        until("all are busy", || answers.load(Ordering::Relaxed) > BUSY);
+        block_until("all are busy", || answers.load(Ordering::Relaxed) > BUSY);
         assert_eq!(server.get("/ready").1["active_sessions"], 64);
         let began = Instant::now();
         let ended = server.stop();
@@ -78,8 +78,8 @@ fn a_server_under_load_stops_in_time_and_answers_or_refuses() {
     let tried = answered + refused + cut_off;
     let note = format!(
         "requests of 64 busy sessions over {drains} stops: {answered} answered and in the record; {refused} \
-         refused (close code 1001 with its reason, or a retryable 503) and {cut_off} met a closed connection, none \
-         of them run; exit code 0 after {:.2} s at most",
+         refused (close code 1001 with its reason, or a retryable 503) and {cut_off} met a closed \
+         connection, none of them run; exit code 0 after {:.2} s at most",
         longest.as_secs_f64()
     );
     report("drain under load", tried, tried - lost, &note);
@@ -94,9 +94,9 @@ fn said_in(reply: &str) -> Option<&str> {
 /// Steps a session until the server stops.
 fn load(address: SocketAddr, door: Door, client: &str, answers: &AtomicUsize) -> Got {
     match door {
-        Door::Own => over_socket(Socket::open(address, None).unwrap(), None, client, answers),
+        Door::Own => over_socket(BlockingSocket::open(address, None).unwrap(), None, client, answers),
         Door::Many => {
-            let mut socket = Socket::many(address).unwrap();
+            let mut socket = BlockingSocket::many(address).unwrap();
             let session = socket.session().unwrap();
             over_socket(socket, Some(&session), client, answers)
         }
@@ -104,7 +104,12 @@ fn load(address: SocketAddr, door: Door, client: &str, answers: &AtomicUsize) ->
     }
 }
 
-fn over_socket(mut socket: Socket, session: Option<&str>, client: &str, answers: &AtomicUsize) -> Got {
+fn over_socket(
+    mut socket: BlockingSocket,
+    session: Option<&str>,
+    client: &str,
+    answers: &AtomicUsize,
+) -> Got {
     let mut got = Got::default();
     for step in 0.. {
         let said = format!("{client}.{step}");
@@ -115,22 +120,22 @@ fn over_socket(mut socket: Socket, session: Option<&str>, client: &str, answers:
         // Whether it could be sent is told by what comes.
         let _ = socket.send(&frame);
         match socket.receive() {
-            Came::Frame(reply) if reply["type"] == "observation" => {
+            Received::Frame(reply) if reply["type"] == "observation" => {
                 got.answered.push(said);
                 answers.fetch_add(1, Ordering::Relaxed);
             }
-            Came::Frame(reply) => {
+            Received::Frame(reply) => {
                 let data = reply["data"].get("oxenv").unwrap_or(&reply["data"]);
                 assert_eq!((&data["delivered"], &data["retryable"]), (&json!("no"), &json!(true)), "{reply}");
                 got.refused.push(said);
                 return got;
             }
-            Came::Closed(code, reason) => {
+            Received::Closed(code, reason) => {
                 assert_eq!((code, reason.as_str()), (1001, "the server is shutting down"));
                 got.refused.push(said);
                 return got;
             }
-            Came::Lost => {
+            Received::Lost => {
                 got.cut_off.push(said);
                 return got;
             }
@@ -142,7 +147,7 @@ fn over_socket(mut socket: Socket, session: Option<&str>, client: &str, answers:
 fn over_http(address: SocketAddr, client: &str, answers: &AtomicUsize) -> Got {
     let mut got = Got::default();
     let mut stream = BufReader::new(TcpStream::connect(address).unwrap());
-    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.get_ref().set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     let (_, created) = ask(&mut stream, address, "/sessions", "{}").unwrap();
     let (_, id) = created.split_once("\"session_id\":\"").unwrap();
     let path = format!("/sessions/{}/step", id.split('"').next().unwrap());

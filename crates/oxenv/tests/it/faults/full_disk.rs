@@ -4,24 +4,24 @@ use std::fs;
 use std::process::Command;
 
 use oxenv_store::Trajectories;
+use oxenv_test_support::tally::{report, skip, tries};
+use oxenv_test_support::{BlockingSocket, TempFolder, block_until};
 use serde_json::{Value, json};
 
-use super::socket::Socket;
-use super::tally::{report, skip, tries};
-use super::{Folder, found, recorded, reply, until};
+use super::{found, recorded, reply};
 use crate::process::Serving;
 
 /// What is freed each time, in KiB.
 const PIECE_KB: usize = 256;
 
 /// A small disk.
-struct Disk(Folder);
+struct Disk(TempFolder);
 
 impl Disk {
     fn new(kilobytes: usize) -> Result<Self, String> {
-        let folder = Folder::new("full-disk");
+        let folder = TempFolder::new("full-disk");
         let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={kilobytes}k"), "oxenv-faults", folder.path()])
+            .args(["-t", "tmpfs", "-o", &format!("size={kilobytes}k"), "oxenv-faults", folder.as_str()])
             .output()
             .map_err(|error| format!("mount: {error}"))?;
         match mount.status.success() {
@@ -34,7 +34,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily, for a server that a failed test left may still have files open.
-        let _ = Command::new("umount").args(["-l", self.0.path()]).status();
+        let _ = Command::new("umount").args(["-l", self.0.as_str()]).status();
     }
 }
 
@@ -45,13 +45,13 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
         Ok(disk) => disk,
         Err(why) => return skip("disk full", &why),
     };
-    let ballast = |piece: usize| disk.0.0.join(format!("ballast{piece}"));
+    let ballast = |piece: usize| disk.0.join(format!("ballast{piece}"));
     for piece in 0..fills {
         fs::write(ballast(piece), vec![1; PIECE_KB << 10]).unwrap();
     }
-    let record = disk.0.0.join("record");
+    let record = disk.0.join("record");
     let server = Serving::start(&["--log", "error", "--record", record.to_str().unwrap()]);
-    let mut socket = Socket::many(server.address).unwrap();
+    let mut socket = BlockingSocket::many(server.address).unwrap();
     let session = socket.session().unwrap();
     let (mut acknowledged, mut refused, mut step) = (Vec::new(), Vec::new(), 0);
     for fill in 0..fills {
@@ -73,7 +73,7 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
         assert_eq!(server.get("/health").0, 200, "the server is not well while its disk is full");
         fs::remove_file(ballast(fill)).unwrap();
         // There is room again: the session goes on from its next reset.
-        until("a reset is recorded", || {
+        block_until("a reset is recorded", || {
             step += 1;
             let reply = socket.ask(&json!({ "id": step, "type": "reset", "session": session }));
             if reply["type"] == "error" {
@@ -97,8 +97,8 @@ fn a_full_disk_fails_steps_and_loses_none_that_was_acknowledged() {
     let session = trajectories.session(&session).unwrap().unwrap();
     assert!(session.holes.is_empty() && session.unwritten >= refused.len() as u64, "{session:?}");
     let note = format!(
-        "acknowledged steps on a disk that was full {fills} times; {} steps failed with RECORD_FAILED, none of \
-         them in the record, and the session went on when there was room",
+        "acknowledged steps on a disk that was full {fills} times; {} steps failed with RECORD_FAILED, none \
+         of them in the record, and the session went on when there was room",
         refused.len()
     );
     report("disk full", acknowledged.len(), survived, &note);

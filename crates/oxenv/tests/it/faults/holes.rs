@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oxenv_test_support::TempFolder;
+use oxenv_test_support::tally::{Dice, report, tries};
 use serde_json::Value;
 
-use super::Folder;
-use super::tally::{Dice, report, tries};
 use crate::holes::{ended_session, remove};
 use crate::process::{Serving, run};
 use crate::records::segments;
@@ -23,8 +23,8 @@ struct Hit {
 
 #[test]
 fn a_record_with_a_hole_is_never_proven_and_what_is_whole_is() {
-    let folder = Folder::new("holes");
-    let records = folder.0.join("records");
+    let folder = TempFolder::new("holes");
+    let records = folder.join("records");
     let ids: Vec<Vec<String>> = (0..SERVERS)
         .map(|_| {
             let server =
@@ -64,9 +64,10 @@ fn a_record_with_a_hole_is_never_proven_and_what_is_whole_is() {
     assert!(replayed.succeeded().ends_with("9 of 9 the same\n"), "{replayed:#?}");
     let [entries, epochs, gone, bits, ends] = by_kind;
     let note = format!(
-        "records of 3 segments and 9 sessions, damaged ({entries} times an entry was removed, {epochs} an epoch, {gone} a \
-         segment, {bits} a bit flipped, {ends} an end cut off): each named by file and told by exit code 6, no session \
-         with a hole called the same, {sessions} sessions of other segments proven all the same"
+        "records of 3 segments and 9 sessions, damaged ({entries} times an entry was removed, {epochs} an \
+         epoch, {gone} a segment, {bits} a bit flipped, {ends} an end cut off): each named by file and told \
+         by exit code 6, no session with a hole called the same, {sessions} sessions of other segments \
+         proven all the same"
     );
     report("records with holes", tries, told, &note);
 }

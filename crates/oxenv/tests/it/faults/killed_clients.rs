@@ -5,11 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
+use oxenv_test_support::tally::{report, tries};
+use oxenv_test_support::{BlockingSocket, TempFolder, block_until};
 use serde_json::json;
 
-use super::socket::Socket;
-use super::tally::{report, tries};
-use super::{Folder, Footprint, until};
+use super::Footprint;
 use crate::process::{Serving, oxenv};
 
 const AT_ONCE: usize = 20;
@@ -36,8 +36,8 @@ done
 #[test]
 fn clients_that_are_killed_in_mid_step_leave_nothing() {
     let tried = tries(20, 1000);
-    let folder = Folder::new("killed-clients");
-    let (called, temporary) = (folder.0.join("called"), folder.0.join("temporary"));
+    let folder = TempFolder::new("killed-clients");
+    let (called, temporary) = (folder.join("called"), folder.join("temporary"));
     fs::create_dir(&called).unwrap();
     fs::create_dir(&temporary).unwrap();
     folder.file("dozing.sh", DOZING);
@@ -46,7 +46,7 @@ fn clients_that_are_killed_in_mid_step_leave_nothing() {
     let manifest = format!(
         "version: \"1.0\"\ntools:\n  - name: dozing\n    mcp_server:\n      command: /bin/sh\n      args: \
          [\"{}/dozing.sh\", \"{}\", \"{nap}\", \"${{workspace}}\"]\n    timeout_s: 600\n",
-        folder.path(),
+        folder.as_str(),
         called.display(),
     );
     let manifest = folder.file("tools.yaml", &manifest);
@@ -63,7 +63,7 @@ fn clients_that_are_killed_in_mid_step_leave_nothing() {
         "--idle-timeout",
         "3s",
     ]));
-    let mut other = Socket::open(server.address, None).unwrap();
+    let mut other = BlockingSocket::open(server.address, None).unwrap();
     let list = json!({ "type": "step", "data": { "type": "list_tools" } });
     assert_eq!(other.ask(&list)["type"], "observation");
     let folders = || workspaces(&temporary);
@@ -72,22 +72,22 @@ fn clients_that_are_killed_in_mid_step_leave_nothing() {
     while killed < tried {
         let now = AT_ONCE.min(tried - killed);
         let mut clients: Vec<Child> = (0..now).map(|way| client(&server, way)).collect();
-        until("each client's tool works", || fs::read_dir(&called).unwrap().count() == now);
+        block_until("each client's tool works", || fs::read_dir(&called).unwrap().count() == now);
         for client in &mut clients {
             client.kill().unwrap();
             client.wait().unwrap();
         }
         killed += now;
-        until("each slot is free", || server.get("/ready").1["active_sessions"] == 1);
+        block_until("each slot is free", || server.get("/ready").1["active_sessions"] == 1);
         for mark in fs::read_dir(&called).unwrap() {
             fs::remove_file(mark.unwrap().path()).unwrap();
         }
         assert_eq!(other.ask(&list)["type"], "observation", "another session was harmed");
     }
-    until("no process is left", || Footprint::of(server.pid()).descendants <= before.descendants);
-    until("no process of a tool is left anywhere", || sleeping(&nap) == 0);
-    until("no workspace is left", || folders() <= made);
-    until("no descriptor and no thread is left", || Footprint::of(server.pid()).within(&before));
+    block_until("no process is left", || Footprint::of(server.pid()).descendants <= before.descendants);
+    block_until("no process of a tool is left anywhere", || sleeping(&nap) == 0);
+    block_until("no workspace is left", || folders() <= made);
+    block_until("no descriptor and no thread is left", || Footprint::of(server.pid()).within(&before));
     assert_eq!(server.get("/ready").1["stuck_environments"], 0);
     drop(other);
     server.stop();
@@ -134,7 +134,7 @@ fn a_client_to_be_killed() {
     let action = json!({ "type": "call_tool", "tool_name": "doze", "arguments": {} });
     let mut stream = match std::env::var(WAY).unwrap().as_str() {
         way @ ("0" | "1") => {
-            let mut socket = Socket::open(address, None).unwrap();
+            let mut socket = BlockingSocket::open(address, None).unwrap();
             socket.send(&json!({ "type": "step", "data": action })).unwrap();
             if way == "1" {
                 // Requests that nobody will read, and replies that this process will not have read.
@@ -144,7 +144,7 @@ fn a_client_to_be_killed() {
             socket.stream().try_clone().unwrap()
         }
         "2" => {
-            let mut socket = Socket::many(address).unwrap();
+            let mut socket = BlockingSocket::many(address).unwrap();
             let session = socket.session().unwrap();
             socket.send(&json!({ "id": 1, "type": "step", "session": session, "data": action })).unwrap();
             socket.stream().try_clone().unwrap()

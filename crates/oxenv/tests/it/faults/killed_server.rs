@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use oxenv_store::{SessionFilter, Trajectories};
+use oxenv_test_support::tally::{Dice, report, tries};
+use oxenv_test_support::{BlockingSocket, Received, TempFolder};
 use serde_json::json;
 
-use super::socket::{Came, Socket};
-use super::tally::{Dice, report, tries};
-use super::{Acknowledged, Folder, found, recorded};
+use super::{Acknowledged, found, recorded};
 use crate::process::{Serving, run};
 
 const CLIENTS: usize = 4;
@@ -16,8 +16,8 @@ const CLIENTS: usize = 4;
 #[test]
 fn what_was_acknowledged_is_in_the_record_of_a_killed_server() {
     let kills = tries(8, 100);
-    let folder = Folder::new("killed-server");
-    let record = folder.0.join("record");
+    let folder = TempFolder::new("killed-server");
+    let record = folder.join("record");
     let mut dice = Dice::new(7);
     let mut acknowledged = Vec::new();
     for kill in 0..kills {
@@ -45,7 +45,8 @@ fn what_was_acknowledged_is_in_the_record_of_a_killed_server() {
     assert!(shown.code == Some(0), "{shown:#?}");
     assert!(acknowledged.len() > kills, "hardly a step was acknowledged");
     let note = format!(
-        "acknowledged steps of {} sessions over {kills} kills; every start opened the record that the last left",
+        "acknowledged steps of {} sessions over {kills} kills; every start opened the record that the last \
+         left",
         listed.len()
     );
     report("server killed in mid-write", acknowledged.len(), survived, &note);
@@ -54,7 +55,7 @@ fn what_was_acknowledged_is_in_the_record_of_a_killed_server() {
 /// Steps a session until the server is gone; gives what was acknowledged.
 fn step_until_lost(address: SocketAddr, client: &str) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
-    let Ok(mut socket) = Socket::many(address) else { return acknowledged };
+    let Ok(mut socket) = BlockingSocket::many(address) else { return acknowledged };
     let Some(session) = socket.session() else { return acknowledged };
     for step in 1_u64.. {
         let said = format!("step {step} of {client}.");
@@ -70,7 +71,7 @@ fn step_until_lost(address: SocketAddr, client: &str) -> Vec<Acknowledged> {
             break;
         }
         match socket.receive() {
-            Came::Frame(reply) => {
+            Received::Frame(reply) => {
                 assert_eq!(reply["type"], "observation", "{reply}");
                 acknowledged.push((session.clone(), reply["seq"].as_u64().unwrap(), said));
             }

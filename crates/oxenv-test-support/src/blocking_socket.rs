@@ -1,4 +1,4 @@
-//! A WebSocket client in few lines, which sees how its socket ends.
+//! A WebSocket client without a runtime, which sees how its socket ends.
 //!
 //! Invariant: every wait has an end.
 
@@ -7,14 +7,15 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use crate::frame::masked_frame;
+use crate::wait::WAIT_TIMEOUT;
 
 /// A socket that is open.
-pub(super) struct Socket(BufReader<TcpStream>);
+pub struct BlockingSocket(BufReader<TcpStream>);
 
 /// What a socket brings.
 #[derive(Debug)]
-pub(super) enum Came {
+pub enum Received {
     /// A text frame.
     Frame(Value),
     /// The other side's goodbye: the code and the reason.
@@ -23,12 +24,12 @@ pub(super) enum Came {
     Lost,
 }
 
-impl Socket {
+impl BlockingSocket {
     /// A socket of one session, or of many with the subprotocol `oxenv.1`.
-    pub(super) fn open(address: SocketAddr, protocol: Option<&str>) -> io::Result<Self> {
+    pub fn open(address: SocketAddr, protocol: Option<&str>) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
         let protocol = protocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
         write!(
             stream,
@@ -47,32 +48,35 @@ impl Socket {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(Socket(stream))
+        Ok(BlockingSocket(stream))
     }
 
-    pub(super) fn many(address: SocketAddr) -> io::Result<Self> {
+    /// A socket of many sessions.
+    pub fn many(address: SocketAddr) -> io::Result<Self> {
         Self::open(address, Some("oxenv.1"))
     }
 
-    pub(super) fn send(&mut self, frame: &Value) -> io::Result<()> {
-        self.0.get_mut().write_all(&masked(0x81, frame.to_string().as_bytes()))
+    /// Sends a frame.
+    pub fn send(&mut self, frame: &Value) -> io::Result<()> {
+        self.0.get_mut().write_all(&masked_frame(0x81, frame.to_string().as_bytes()))
     }
 
-    pub(super) fn receive(&mut self) -> Came {
+    /// Waits for what the socket brings next.
+    pub fn receive(&mut self) -> Received {
         loop {
-            let Ok((first, payload)) = self.frame() else { return Came::Lost };
+            let Ok((first, payload)) = self.frame() else { return Received::Lost };
             match first {
-                0x81 => return Came::Frame(serde_json::from_slice(&payload).unwrap()),
+                0x81 => return Received::Frame(serde_json::from_slice(&payload).unwrap()),
                 0x88 => {
                     // The other side waits for ours.
-                    let _ = self.0.get_mut().write_all(&masked(0x88, &payload));
+                    let _ = self.0.get_mut().write_all(&masked_frame(0x88, &payload));
                     let code = payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]]));
                     let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default()).into_owned();
-                    return Came::Closed(code, reason);
+                    return Received::Closed(code, reason);
                 }
                 0x89 => {
                     // A socket that cannot be written to says so at the next read.
-                    let _ = self.0.get_mut().write_all(&masked(0x8a, &payload));
+                    let _ = self.0.get_mut().write_all(&masked_frame(0x8a, &payload));
                 }
                 _ => {}
             }
@@ -81,12 +85,12 @@ impl Socket {
 
     /// Sends a text and gives the next, which must come, as it is.
     #[track_caller]
-    pub(super) fn ask_text(&mut self, text: &str) -> String {
-        self.0.get_mut().write_all(&masked(0x81, text.as_bytes())).unwrap();
+    pub fn ask_text(&mut self, text: &str) -> String {
+        self.0.get_mut().write_all(&masked_frame(0x81, text.as_bytes())).unwrap();
         loop {
             match self.frame().unwrap() {
                 (0x81, payload) => return String::from_utf8(payload).unwrap(),
-                (0x89, payload) => self.0.get_mut().write_all(&masked(0x8a, &payload)).unwrap(),
+                (0x89, payload) => self.0.get_mut().write_all(&masked_frame(0x8a, &payload)).unwrap(),
                 other => panic!("no reply: {other:?}"),
             }
         }
@@ -94,25 +98,25 @@ impl Socket {
 
     /// Sends a frame and gives the next, which must come.
     #[track_caller]
-    pub(super) fn ask(&mut self, frame: &Value) -> Value {
+    pub fn ask(&mut self, frame: &Value) -> Value {
         self.send(frame).unwrap();
         match self.receive() {
-            Came::Frame(reply) => reply,
+            Received::Frame(reply) => reply,
             other => panic!("no reply: {other:?}"),
         }
     }
 
     /// Makes a session on a socket of many.
-    pub(super) fn session(&mut self) -> Option<String> {
+    pub fn session(&mut self) -> Option<String> {
         self.send(&json!({ "id": "open", "type": "open" })).ok()?;
         match self.receive() {
-            Came::Frame(opened) => opened["session"].as_str().map(str::to_owned),
+            Received::Frame(opened) => opened["session"].as_str().map(str::to_owned),
             _ => None,
         }
     }
 
     /// The connection itself.
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &TcpStream {
         self.0.get_ref()
     }
 
@@ -136,23 +140,4 @@ impl Socket {
         self.0.read_exact(&mut payload)?;
         Ok((head[0], payload))
     }
-}
-
-/// A frame with a mask of zeros.
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..126 => bytes.push(0x80 | u8::try_from(length).unwrap()),
-        length @ 126..0x1_0000 => {
-            bytes.push(0x80 | 126);
-            bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
-        }
-        length => {
-            bytes.push(0x80 | 127);
-            bytes.extend(u64::try_from(length).unwrap().to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend_from_slice(payload);
-    bytes
 }
