@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::check::CheckArgs;
 use crate::fleet::FleetArgs;
 use crate::health::HealthArgs;
+use crate::hosted::HostArgs;
 use crate::image::BuildArgs;
 use crate::instances::{DownArgs, PsArgs, UpArgs};
 use crate::policy_commands::PolicyArgs;
@@ -233,6 +234,9 @@ pub(crate) struct ToolArgs {
     /// Put the arguments of calls into that file as well, without secrets
     #[arg(long)]
     pub(crate) audit_arguments: bool,
+
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
 
 /// Who may do what.

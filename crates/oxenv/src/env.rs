@@ -2,6 +2,7 @@
 //!
 //! Invariant: an empty variable counts as unset; one that does not parse is an error that names it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::cli::{ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio};
 use crate::exit::usage;
+use crate::hosted::HostArgs;
 use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
 
@@ -20,6 +22,11 @@ pub(crate) fn serve_args() -> anyhow::Result<ServeArgs> {
 /// A variable that a manifest or a child process asks for.
 pub(crate) fn lookup(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// What a Python environment inherits: all but what is this command's own, which may be secret.
+pub(crate) fn inherited() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("OXENV_")).collect()
 }
 
 /// The token that clients send if they are given no other.
@@ -64,6 +71,7 @@ fn read(lookup: impl Fn(&str) -> Option<String>) -> anyhow::Result<ServeArgs> {
             share_workspace: false,
             audit: get("OXENV_AUDIT").map(PathBuf::from),
             audit_arguments: false,
+            host: HostArgs { python: get("OXENV_PYTHON").map(PathBuf::from), ..HostArgs::default() },
         },
         host: parsed("OXENV_HOST", &get)?,
         port: parsed("OXENV_PORT", &get)?,

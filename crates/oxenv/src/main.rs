@@ -11,6 +11,7 @@ mod env;
 mod exit;
 mod fleet;
 mod health;
+mod hosted;
 mod image;
 mod instances;
 mod logging;

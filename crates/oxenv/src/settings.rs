@@ -15,6 +15,7 @@ use crate::cli::{
     LogFormat, LogLevel, ModeName, ObservingArgs, ServeArgs, TokenArgs, ToolArgs, duration, patience, ratio,
 };
 use crate::exit::usage;
+use crate::hosted::HostArgs;
 use crate::record::{RecordArgs, RetentionSetting, SyncSetting};
 use crate::rubrics::RubricArgs;
 use crate::traces::Endpoint;
@@ -199,6 +200,7 @@ impl Settings {
             share_workspace: flags.tools.share_workspace || file.share_workspace.unwrap_or(false),
             audit: flags.tools.audit.or(env.tools.audit).or(file.audit),
             audit_arguments: flags.tools.audit_arguments || file.audit_arguments.unwrap_or(false),
+            host: HostArgs { python: flags.tools.host.python.or(env.tools.host.python), ..flags.tools.host },
         };
         if tools.share_workspace && tools.workspace.is_none() {
             return Err(usage("share_workspace is set, but no workspace is named: add --workspace DIR"));
