@@ -149,21 +149,14 @@ def dump(model):
     return dict(model) if isinstance(model, typing.Mapping) else dict(vars(model))
 
 
-def object_text(value, what):
-    """An object as bytes of JSON."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{what} is not an object but {type(value).__name__}")
-    return to_json(value)
-
-
-def reward_text(reward):
-    """A reward as bytes of JSON."""
+def checked_reward(reward):
+    """A reward as the wire has it: null, a boolean, a whole number, or a finite number."""
     if reward is None or isinstance(reward, (bool, int)):
-        return json.dumps(reward).encode()
+        return reward
     number = float(reward)
     if number - number != 0:
         raise ValueError(f"the reward is not finite: {number}")
-    return repr(number).encode()
+    return number
 
 
 # Replies.
@@ -321,6 +314,7 @@ def capture_server(server, captured):
         server._validate_concurrency_safety = lambda self: None
 
 
+@functools.lru_cache(maxsize=None)
 def core_module(name):
     """A module of the reference's core that is installed, or None."""
     for core in CORE_MODULES:
@@ -600,7 +594,7 @@ class Session:
 
     def __init__(self, hosted, connection, found=()):
         self.hosted, self.connection, self.found = hosted, connection, found
-        self.environment = self.loop = self.mcp = None
+        self.environment = self.loop = self.mcp = self.reset = self.step = None
 
     def serve(self):
         """Answers requests until the server closes the session or the connection."""
@@ -628,7 +622,7 @@ class Session:
 
     def run(self, value):
         """The result of a call that may be a coroutine."""
-        if not inspect.isawaitable(value):
+        if not hasattr(value, "__await__"):
             return value
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
@@ -649,6 +643,8 @@ class Session:
         if mode and hasattr(environment, "_mode_tools"):
             environment._mode = mode
         self.environment = environment
+        self.reset = environment.reset_async if overrides(environment, "reset_async") else environment.reset
+        self.step = environment.step_async if overrides(environment, "step_async") else environment.step
         if callable(getattr(environment, "mcp_session", None)):
             self.mcp = ToolServer(self, environment)
         tools = self.mcp.tools() if self.mcp else []
@@ -656,43 +652,29 @@ class Session:
         if callable(getattr(environment, "get_metadata", None)):
             metadata = dump(environment.get_metadata())
         tasks = callable(getattr(environment, "list_splits", None))
-        body = {"tools": tools, "metadata": metadata, "tasks": tasks}
-        return b'{"ok":{"created":' + to_json(body) + b',"state":' + self.state_text() + b"}}"
+        return self.ok({"created": {"tools": tools, "metadata": metadata, "tasks": tasks}})
 
     def do_reset(self, seed, arguments, episode_id=None):
         reseed(seed, self.found)
-        environment = self.environment
-        function = environment.reset_async if overrides(environment, "reset_async") else environment.reset
-        given = accepted(function, {"episode_id": episode_id, **arguments} if episode_id else arguments)
-        return self.observed(self.run(function(**given)))
+        given = accepted(self.reset, {"episode_id": episode_id, **arguments} if episode_id else arguments)
+        return self.observed(self.run(self.reset(**given)))
 
     def do_step(self, action):
-        environment = self.environment
-        function = environment.step_async if overrides(environment, "step_async") else environment.step
-        return self.observed(self.run(function(self.hosted.parse_action(action))))
+        return self.observed(self.run(self.step(self.hosted.parse_action(action))))
 
     def do_call(self, tool, arguments):
         """A tool call, made as the step that the reference makes of it."""
-        actions = core_module("mcp_types")
-        action = actions.CallToolAction(tool_name=tool, arguments=arguments)
-        environment = self.environment
-        function = environment.step_async if overrides(environment, "step_async") else environment.step
-        observation = self.run(function(action))
-        reward, done = reward_text(observation.reward), to_json(bool(observation.done))
+        action = core_module("mcp_types").CallToolAction(tool_name=tool, arguments=arguments)
+        observation = self.run(self.step(action))
         error = getattr(observation, "error", None)
         if error is not None:
-            outcome = b'"error":' + to_json({"error_type": error.error_type, "message": error.message})
+            call = {"error": {"error_type": error.error_type, "message": error.message}}
         elif hasattr(observation, "result"):
-            outcome = b'"result":' + to_json(plain_result(observation.result))
+            call = {"result": plain_result(observation.result)}
         else:
             raise TypeError(f"the environment answered a tool call with {type(observation).__name__}")
-        return (
-            b'{"ok":{"call":{' + outcome + b',"reward":' + reward + b',"done":' + done + b'},"state":'
-            + self.state_text() + b"}}"
-        )
-
-    def do_state(self):
-        return b'{"ok":{"state":' + self.state_text() + b"}}"
+        call["reward"], call["done"] = checked_reward(observation.reward), bool(observation.done)
+        return self.ok({"call": call})
 
     def do_task(self, method, arguments):
         """One of the task methods: list_splits, list_tasks, num_tasks, get_task, get_task_range."""
@@ -714,28 +696,47 @@ class Session:
     def observed(self, observation):
         """An observation as the parts that the server puts together."""
         fields = dump(observation)
-        reward, done = fields.pop("reward", None), fields.pop("done", False)
-        metadata = fields.pop("metadata", None) or {}
-        return (
-            b'{"ok":{"observed":{"fields":' + object_text(fields, "the observation")
-            + b',"metadata":' + object_text(metadata, "the observation's metadata")
-            + b',"reward":' + reward_text(reward)
-            + b',"done":' + (b"true" if done else b"false")
-            + b'},"state":' + self.state_text() + b"}}"
-        )
+        parts = {
+            "reward": checked_reward(fields.pop("reward", None)),
+            "done": bool(fields.pop("done", False)),
+            "metadata": fields.pop("metadata", None) or {},
+            "fields": fields,
+        }
+        return self.ok({"observed": parts})
 
-    def state_text(self):
-        """The present state, or why there is none, as bytes of JSON."""
+    def ok(self, parts):
+        """The reply of what was asked for, with the state as it is now."""
+        parts["state"] = self.state()
+        try:
+            return to_json({"ok": parts})
+        except Exception as error:
+            # What was done is not undone by a state that cannot be written.
+            if parts["state"] is None or is_json(parts["state"]):
+                raise
+            parts["state"] = {"error": str(error)}
+            return to_json({"ok": parts})
+
+    def state(self):
+        """The present state's own fields, or why there are none."""
         try:
             state = self.environment.state
             state = state() if callable(state) and not hasattr(state, "model_dump") else state
             state = self.run(state)
             fields = dump(state) if state is not None else {}
-            fields.pop("episode_id", None)
-            fields.pop("step_count", None)
-            return b'{"fields":' + object_text(fields, "the state") + b"}"
         except Exception as error:
-            return to_json({"error": str(error) or type(error).__name__})
+            return {"error": str(error) or type(error).__name__}
+        fields.pop("episode_id", None)
+        fields.pop("step_count", None)
+        return {"fields": fields}
+
+
+def is_json(value):
+    """Whether a value can be written."""
+    try:
+        to_json(value)
+    except Exception:
+        return False
+    return True
 
 
 def plain_result(result):
@@ -798,10 +799,8 @@ class ToolServer:
 
     def tools(self):
         """The tools with their schemas, as the environment lists them."""
-        environment = self.environment
         actions = core_module("mcp_types")
-        function = environment.step_async if overrides(environment, "step_async") else environment.step
-        listed = self.session.run(function(actions.ListToolsAction()))
+        listed = self.session.run(self.session.step(actions.ListToolsAction()))
         failure = (getattr(listed, "metadata", None) or {}).get("error")
         if failure:
             raise HostError(f"the environment cannot list its tools: {failure}")
