@@ -25,7 +25,7 @@ SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 NAMES = ("oxenv", "oxenv-recording", "oxenv-metrics", "client", "client-stock", "openenv-client", "bare",
          "rmcp",
-         "fastmcp", "openenv-echo", "openenv-typed")
+         "fastmcp", "openenv-echo", "openenv-typed", "hosted-echo", "hosted-typed")
 TOOLSETS, TOOLS_EACH = 50, 20
 
 
@@ -120,6 +120,7 @@ def participants(root: Path, setup: Setup) -> list[Server | Program | Missing]:
         Server("rmcp", [rmcp, "sse", "{port}"], frozenset({"mcp-2025"})),
         Program("rmcp", [rmcp, "calls", "{sessions}", "{warmup}", "{seconds}", rmcp, "stdio"], proxy),
         *python_servers(root, setup),
+        *hosted_servers(root, setup, oxenv),
         *python_clients(root, setup),
     ]
 
@@ -135,6 +136,20 @@ def python_servers(root: Path, setup: Setup) -> list[Server]:
         Server(name, [str(python), str(root / "bench" / "peers" / scripts[name][0]), "--port", "{port}"],
                scripts[name][1], has_health=name != "fastmcp", typed=name == "openenv-typed")
         for name, python in setup.pythons.items()
+    ]
+
+
+def hosted_servers(root: Path, setup: Setup, oxenv: list[str]) -> list[Server]:
+    """The environments of the stock servers under ours, with the same Python."""
+    kinds = frozenset({"ws", "churn", "start"})
+    classes = {"hosted-echo": ("openenv-echo", "echo_tools:EchoTools"),
+               "hosted-typed": ("openenv-typed", "typed:Typed")}
+    path = f"PYTHONPATH={root / 'bench' / 'peers'}"
+    return [
+        Server(name, [*oxenv, served, "--max-sessions", "4096", "--python", str(setup.pythons[stock]),
+                      "--env", path], kinds, typed=name == "hosted-typed")
+        for name, (stock, served) in classes.items()
+        if stock in setup.pythons
     ]
 
 
@@ -265,8 +280,23 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
+    """The memory of a server; if it has processes of its own, theirs too, what they share counted once."""
+    pids = [pid, *descendants(pid)]
+    kind = "Rss:" if len(pids) == 1 else "Pss:"
+    return sum(memory(each, kind) for each in pids)
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="utf-8").split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def memory(pid: int, kind: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-        if line.startswith("Rss:"):
+        if line.startswith(kind):
             return int(line.split()[1]) * 1024
     raise RuntimeError("the kernel gives no resident memory")
 

@@ -133,6 +133,21 @@ def client_targets() -> list[Target]:
     ]
 
 
+def hosted_targets() -> list[Target]:
+    """The same environments in Python, under our server and under the stock one, on the same core."""
+    stock, typed = "of openenv 0.10.0's own server", "a hosted typed environment, `/ws`"
+    return [
+        Target(f"{typed} steps/s at 64 sessions, {stock}", "ws-64", RATE, "openenv-typed", at_least=3,
+               of="hosted-typed"),
+        Target(f"{typed} p99 at 64 sessions, {stock}", "ws-64", ("latency_us", "p99"), "openenv-typed",
+               at_most=0.5, of="hosted-typed"),
+        Target(f"{typed} p50 at one session, {stock}", "ws-1", P50, "openenv-typed", at_most=0.7,
+               of="hosted-typed"),
+        Target(f"a hosted MCP echo, `/ws` steps/s at 64 sessions, {stock}", "ws-64", RATE, "openenv-echo",
+               at_least=8, of="hosted-echo"),
+    ]
+
+
 TARGETS = [
     *step_targets(64),
     *step_targets(256),
@@ -151,6 +166,7 @@ TARGETS = [
     *list_targets(),
     *session_targets(),
     *client_targets(),
+    *hosted_targets(),
 ]
 
 

@@ -240,7 +240,7 @@ impl Connection {
                 let cause = FaultCause::of_service(&error);
                 Err(Failure {
                     fault: UpstreamError::of_service(error)
-                        .map(|text| self.redactor.redact(&text).into_owned()),
+                        .map(|text| self.redactor.redact(text).into_owned()),
                     cause,
                 })
             }

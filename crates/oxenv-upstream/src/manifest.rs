@@ -35,6 +35,16 @@ pub use problem::{FilePosition, Problem, Severity};
 pub use schema::schema;
 pub use text::Text;
 
+/// Reads a YAML document of another program's as JSON: its first document, if there are several.
+///
+/// # Errors
+/// What is wrong, with line and column: `3:7: …`.
+pub fn read_yaml(text: &str) -> Result<serde_json::Value, String> {
+    let shown = |at: FilePosition, message: &str| format!("{}:{}: {message}", at.line, at.column);
+    let document = node::read(text).map_err(|error| shown(error.at, &error.message))?;
+    document.root.to_json().map_err(|at| shown(at, "a number that JSON cannot write"))
+}
+
 /// Gives the value of a variable.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 

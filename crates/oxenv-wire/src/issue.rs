@@ -3,6 +3,8 @@
 //!
 //! Invariant: `type`, `loc` and `ctx` are pydantic's; only wording may differ.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
@@ -40,7 +42,7 @@ impl From<&str> for Loc {
 #[derive(Debug, Clone)]
 pub struct ValidationIssue {
     /// pydantic's error type: `missing`, `extra_forbidden`, `int_parsing`, …
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Where, from the outermost key in.
     pub loc: Vec<Loc>,
     /// What, for people.
@@ -58,12 +60,12 @@ impl ValidationIssue {
     /// An issue with that type about that value.
     #[must_use]
     pub fn new<'a>(
-        kind: &'static str,
+        kind: impl Into<Cow<'static, str>>,
         loc: &[&str],
         msg: impl Into<String>,
         input: impl Into<Json<'a>>,
     ) -> Self {
-        let loc = loc.iter().map(|key| Loc::from(*key)).collect();
+        let (kind, loc) = (kind.into(), loc.iter().map(|key| Loc::from(*key)).collect());
         ValidationIssue { kind, loc, msg: msg.into(), input: clip(input.into()), ctx: None, url: true }
     }
 
@@ -159,7 +161,7 @@ impl ValidationIssue {
 impl Serialize for ValidationIssue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("type", self.kind)?;
+        map.serialize_entry("type", &self.kind)?;
         map.serialize_entry("loc", &self.loc)?;
         map.serialize_entry("msg", &self.msg)?;
         map.serialize_entry("input", &self.input)?;

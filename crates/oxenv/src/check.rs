@@ -91,7 +91,7 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
         false => {
-            let mut served = tools::assemble(Some(&args.environment), &args.tools, Mode::Simulation)?;
+            let mut served = tools::assemble(Some(&args.environment), &args.tools, Mode::Simulation).await?;
             let upstream = std::mem::take(&mut served.upstream);
             let seeded = std::mem::take(&mut served.seeded);
             let factory = Arc::clone(&served.factory);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: an empty variable counts as unset, but for those that a manifest or a child process asks for.
 
+use std::ffi::OsString;
+
 /// A variable that a manifest or a child process asks for.
 pub(crate) fn lookup(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -10,6 +12,11 @@ pub(crate) fn lookup(name: &str) -> Option<String> {
 /// A variable that is set to something.
 pub(crate) fn set(name: &str) -> Option<String> {
     lookup(name).filter(|value| !value.is_empty())
+}
+
+/// What a Python environment inherits: all but what is this command's own, which may be secret.
+pub(crate) fn inherited() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("OXENV_")).collect()
 }
 
 /// The token that clients send if they are given no other.

@@ -14,6 +14,7 @@ mod envs;
 mod exit;
 mod fleet;
 mod health;
+mod hosted;
 mod image;
 mod instances;
 mod logging;

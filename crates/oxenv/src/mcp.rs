@@ -39,7 +39,7 @@ pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);
     let config = ServerConfig::default();
     let shutdown = Shutdown::on_signals(config.drain)?;
-    let served = tools::assemble(args.environment.as_deref(), &args.tools, config.mode)?;
+    let served = tools::assemble(args.environment.as_deref(), &args.tools, config.mode).await?;
     let store = SessionStore::new(Arc::clone(&served.factory), StoreLimits::default());
     let outcome = tokio::select! {
         outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,

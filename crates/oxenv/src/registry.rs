@@ -10,6 +10,7 @@ use oxenv_core::EnvironmentFactory;
 use oxenv_wire::preview;
 
 use crate::exit::usage;
+use crate::hosted::{self, PythonEnvironment};
 
 /// Every bundled environment.
 pub(crate) fn environments() -> Vec<Arc<dyn EnvironmentFactory>> {
@@ -22,6 +23,8 @@ pub(crate) enum ServedName {
     Environment(Arc<dyn EnvironmentFactory>),
     /// A manifest, which is an environment of tools alone.
     Manifest(PathBuf),
+    /// An environment written in Python, and the tools that its folder adds.
+    Python(PythonEnvironment, Option<PathBuf>),
 }
 
 /// Finds what a name means.
@@ -33,16 +36,20 @@ pub(crate) fn resolve(name: &str) -> anyhow::Result<ServedName> {
     if let Some(manifest) = manifest(path) {
         return Ok(ServedName::Manifest(manifest));
     }
+    let folder = match path.ends_with("openenv.yaml") {
+        true => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        false => path,
+    };
+    if let Some(python) = hosted::in_folder(folder)? {
+        let tools = folder.join("tools.yaml");
+        return Ok(ServedName::Python(python, tools.is_file().then_some(tools)));
+    }
     if path.exists() {
         return Err(usage(explain_path(path)));
     }
     let shown = preview(name);
     if is_python_name(name) {
-        return Err(usage(format!(
-            "'{shown}' names a Python environment: this version has no Python host yet. \
-             Bundled environments: {}",
-            names().join(", ")
-        )));
+        return Ok(ServedName::Python(hosted::by_name(name), None));
     }
     Err(usage(match nearest(name) {
         Some(near) => format!("no environment is called '{shown}'; did you mean '{near}'? (all: oxenv envs)"),
@@ -64,18 +71,19 @@ fn manifest(path: &Path) -> Option<PathBuf> {
 fn explain_path(path: &Path) -> String {
     let shown = path.display();
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    if path.is_dir() && path.join("openenv.yaml").exists() {
-        return format!(
-            "{shown} holds a Python environment (openenv.yaml): this version has no Python host yet"
-        );
-    }
-    match extension {
-        "py" => format!("{shown} is a Python environment: this version has no Python host yet"),
-        "yaml" => format!("{shown} describes a Python environment: this version has no Python host yet"),
-        _ if path.is_dir() => {
-            format!("{shown} has no openenv.yaml and no tools.yaml, so it is no environment")
+    match (path.is_dir(), extension) {
+        (true, _) => {
+            format!(
+                "{shown} has no openenv.yaml, no server/app.py and no tools.yaml, so it is no environment"
+            )
         }
-        _ => format!("{shown} is no environment: expected a folder with openenv.yaml, a .py or a .yaml file"),
+        (false, "py") => {
+            let module = path.file_stem().unwrap_or_default().to_string_lossy();
+            format!("{shown} is a module: name the class in it, as {module}:MyEnvironment")
+        }
+        (false, _) => {
+            format!("{shown} is no environment: expected a folder with openenv.yaml, or a manifest")
+        }
     }
 }
 
@@ -108,8 +116,8 @@ mod tests {
         let error = |name: &str| resolve(name).err().unwrap().to_string();
         assert!(resolve("echo").is_ok());
         assert!(error("conect4").contains("did you mean 'connect4'"));
-        assert!(error("package.module:MyEnv").contains("no Python host"));
+        assert!(matches!(resolve("package.module:MyEnv"), Ok(ServedName::Python(..))));
         assert!(error("zzz").contains("there are connect4, echo"));
-        assert!(error("src").contains("no openenv.yaml and no tools.yaml"));
+        assert!(error("src").contains("no openenv.yaml, no server/app.py and no tools.yaml"));
     }
 }

@@ -23,7 +23,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     oxenv_server::raise_descriptor_limit();
     // Before anything is begun that would have to be ended.
     let shutdown = Shutdown::on_signals(settings.server.drain)?;
-    let mut served = tools::assemble(settings.environment.as_deref(), &settings.tools, settings.server.mode)?;
+    let mut served =
+        tools::assemble(settings.environment.as_deref(), &settings.tools, settings.server.mode).await?;
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
     let (mode, generated) = (settings.server.mode, settings.generated_tokens);

@@ -222,7 +222,7 @@ impl GivenSettings {
     fn read(layers: &Layers) -> anyhow::Result<Self> {
         layers.refuse_unknown::<Self>()?;
         Ok(GivenSettings {
-            tools: layers.read()?,
+            tools: ToolArgs { python: layers.read()?, ..layers.read()? },
             tokens: layers.read()?,
             rubric: layers.read()?,
             record: layers.read()?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use oxenv_core::{AuditSink, Auditor, EnvironmentFactory, Redact, Toolset, WorkspaceSource, Workspaces};
+use oxenv_host::Host;
 use oxenv_process::child::{Supervisor, base_environment};
 use oxenv_server::Mode;
 use oxenv_store::JsonlAudit;
@@ -16,8 +17,9 @@ use oxenv_upstream::{FactoryOptions, ManagerOptions, ToolFactory, UpstreamManage
 use serde::Deserialize;
 
 use crate::exit::usage;
+use crate::hosted::HostArgs;
 use crate::tape::{ToolTape, taped};
-use crate::{env, registry};
+use crate::{env, hosted, registry};
 
 /// Servers of tools that are started at once.
 const MAX_CONCURRENT_STARTS: usize = 4;
@@ -51,6 +53,10 @@ pub(crate) struct ToolArgs {
     /// Put the arguments of calls into that file as well, without secrets
     #[arg(long)]
     pub(crate) audit_arguments: bool,
+
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(crate) python: HostArgs,
 }
 
 /// What is served: an environment, and the servers of its tools.
@@ -65,6 +71,8 @@ pub(crate) struct ServedEnvironment {
     /// The audit file.
     pub(crate) audit: Option<Arc<JsonlAudit>>,
     manager: Option<Arc<UpstreamManager>>,
+    /// The host of an environment that is written in Python.
+    host: Option<Arc<Host>>,
 }
 
 /// A toolset whose manifest hands it the seed.
@@ -80,6 +88,9 @@ impl ServedEnvironment {
         if let Some(manager) = self.manager {
             manager.close().await;
         }
+        if let Some(host) = self.host {
+            host.close().await;
+        }
         if let Some(audit) = self.audit {
             let file = Arc::clone(&audit);
             let flushed = tokio::task::spawn_blocking(move || file.flush(FLUSH_TIMEOUT)).await;
@@ -92,34 +103,40 @@ impl ServedEnvironment {
 }
 
 /// Finds what a name and the tool settings mean together.
-pub(crate) fn assemble(
+pub(crate) async fn assemble(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,
 ) -> anyhow::Result<ServedEnvironment> {
-    assemble_factory(name, tools, mode, None)
+    assemble_factory(name, tools, mode, None).await
 }
 
 /// The same for sessions that are done again, with tools that are answered from the tape.
-pub(crate) fn assemble_taped(
+pub(crate) async fn assemble_taped(
     name: Option<&str>,
     tools: &ToolArgs,
     tape: &Arc<ToolTape>,
 ) -> anyhow::Result<ServedEnvironment> {
-    assemble_factory(name, tools, Mode::Simulation, Some(tape))
+    assemble_factory(name, tools, Mode::Simulation, Some(tape)).await
 }
 
-fn assemble_factory(
+async fn assemble_factory(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,
     tape: Option<&Arc<ToolTape>>,
 ) -> anyhow::Result<ServedEnvironment> {
+    let mut host = None;
     let (base, own) = match (name, &tools.manifest) {
         (None, Some(_)) => (None, None),
         (name, _) => match registry::resolve(name.unwrap_or("echo"))? {
             registry::ServedName::Environment(factory) => (Some(factory), None),
             registry::ServedName::Manifest(path) => (None, Some(path)),
+            registry::ServedName::Python(found, own) => {
+                let hosted = hosted::start(found, &tools.python, mode, supervisor()?).await?;
+                host = Some(hosted.host);
+                (Some(hosted.factory), own)
+            }
         },
     };
     let path = match (&tools.manifest, own) {
@@ -142,10 +159,11 @@ fn assemble_factory(
                 seeded: Vec::new(),
                 audit: None,
                 manager: None,
+                host,
             });
         }
     };
-    with_manifest(base, &path, tools, mode, tape)
+    Ok(ServedEnvironment { host, ..with_manifest(base, &path, tools, mode, tape)? })
 }
 
 fn with_manifest(
@@ -179,8 +197,7 @@ fn with_manifest(
     let workspaces = Workspaces::new(&std::env::temp_dir(), workspace_source(tools))
         .map_err(|error| usage(error.to_string()))?;
     let options = ManagerOptions {
-        supervisor: Supervisor::new(std::env::current_exe()?, ["supervise"])
-            .with_shared_lock(workspaces.lock_path()),
+        supervisor: supervisor()?.with_shared_lock(workspaces.lock_path()),
         base_environment: base_environment(&env::lookup),
         concurrency: MAX_CONCURRENT_STARTS,
         warm: WARM_INSTANCES,
@@ -203,7 +220,20 @@ fn with_manifest(
         seeded.map(|entry| SeededToolset { toolset: entry.name.clone(), follows: entry.follows_seed() });
     let seeded = seeded.collect();
     let factory = with_tape(Arc::new(factory), tape, upstream.clone());
-    Ok(ServedEnvironment { factory, redact: Some(redact), upstream, seeded, audit, manager: Some(manager) })
+    Ok(ServedEnvironment {
+        factory,
+        redact: Some(redact),
+        upstream,
+        seeded,
+        audit,
+        manager: Some(manager),
+        host: None,
+    })
+}
+
+/// What starts processes and ends them: this program, as `oxenv supervise`.
+fn supervisor() -> std::io::Result<Supervisor> {
+    Ok(Supervisor::new(std::env::current_exe()?, ["supervise"]))
 }
 
 fn with_tape(

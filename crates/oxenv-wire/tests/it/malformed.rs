@@ -243,7 +243,7 @@ fn a_graph_is_bounded_as_it_is_read() {
     ] {
         let graph = format!("{{\"type\":\"call_tools\",\"calls\":[{}]}}", calls.join(","));
         let found = Action::parse(value(&graph)).expect_err("it is too large");
-        assert_eq!((found.len(), found[0].kind), (1, kind));
+        assert_eq!((found.len(), &*found[0].kind), (1, kind));
     }
     let most = call(&format!(",\"needs\":[{}\"a\"]", "\"a\",".repeat(255)));
     let graph = format!("{{\"type\":\"call_tools\",\"calls\":[{}]}}", vec![most; 256].join(","));

@@ -64,7 +64,7 @@ impl ReplayEnvironment {
         let bundled = registry::environments().iter().any(|factory| factory.spec().name == recorded);
         let by_record = (bundled || given.tools.manifest.is_none()).then_some(recorded);
         let name = given.environment.as_deref().or(by_record);
-        let mut served = tools::assemble_taped(name, &given.tools, &tape).with_context(|| {
+        let mut served = tools::assemble_taped(name, &given.tools, &tape).await.with_context(|| {
             format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
         })?;
         let found = served.factory.spec().name.clone();

@@ -22,8 +22,8 @@ use serde::forward_to_deserialize_any;
 use crate::exit::usage;
 
 /// The settings that have no variable.
-const WITHOUT_VARIABLE: [&str; 4] =
-    ["share_workspace", "audit_arguments", "allowed_hosts", "allowed_origins"];
+const WITHOUT_VARIABLE: [&str; 5] =
+    ["share_workspace", "audit_arguments", "allowed_hosts", "allowed_origins", "variables"];
 
 /// Looks up a variable of the environment.
 pub(crate) type Lookup = fn(&str) -> Option<String>;

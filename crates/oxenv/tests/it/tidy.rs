@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates a crate may depend on; tests may use any.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("oxenv-wire", &[]),
     ("oxenv-schema", &["oxenv-wire"]),
     ("oxenv-core", &["oxenv-schema", "oxenv-wire"]),
@@ -25,6 +25,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("oxenv-providers", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
     ("oxenv-client", &["oxenv-process", "oxenv-providers", "oxenv-schema", "oxenv-upstream", "oxenv-wire"]),
     ("oxenv-fleet-simulator", &["oxenv-process"]),
+    ("oxenv-host", &["oxenv-core", "oxenv-process", "oxenv-wire"]),
     ("oxenv-test-support", &[]),
     (
         "oxenv",
@@ -34,6 +35,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "oxenv-core",
             "oxenv-envs",
             "oxenv-fleet-simulator",
+            "oxenv-host",
             "oxenv-process",
             "oxenv-providers",
             "oxenv-server",

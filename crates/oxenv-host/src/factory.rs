@@ -1,0 +1,117 @@
+//! Makes sessions of a hosted environment.
+//!
+//! Invariant: what is told without a session (schemas, tools, metadata) was told by the environment itself,
+//! once, at the start.
+
+use std::sync::Arc;
+
+use oxenv_core::{
+    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    Execution, Failure, ForkMode, Toolbox, Work,
+};
+use oxenv_wire::{Schemas, Tool};
+
+use crate::environment::HostedEnvironment;
+use crate::host::{Host, HostError};
+use crate::protocol::{Created, Loaded};
+use crate::session::HostedSession;
+use crate::toolset::{HostedToolset, tool};
+
+/// Makes sessions of a hosted environment, each in a process of its own.
+pub struct HostedFactory {
+    host: Arc<Host>,
+    spec: Arc<EnvironmentSpec>,
+    tools: Arc<[Tool]>,
+    all: Arc<Toolbox>,
+}
+
+impl HostedFactory {
+    /// Makes one environment to hear what it tells of itself, and closes it.
+    ///
+    /// # Errors
+    /// The environment cannot be made.
+    pub async fn new(host: Arc<Host>, name: &str) -> Result<Self, HostError> {
+        let context = EnvironmentContext::new("start", 0);
+        let (session, created) = HostedSession::open(Arc::clone(&host), context)
+            .await
+            .map_err(|failure| HostError { message: cannot_be_made(&failure), missing_module: None })?;
+        session.close();
+        host.fill_up();
+        let spec = spec(name, host.loaded(), &created);
+        let tools: Arc<[Tool]> = created.tools.into_iter().map(tool).collect();
+        let all = Arc::new(toolbox(&spec.name, &tools, None));
+        Ok(HostedFactory { host, spec: Arc::new(spec), tools, all })
+    }
+
+    async fn boot(&self, context: EnvironmentContext) -> Result<EnvironmentInstance, Failure> {
+        let (session, created) = HostedSession::open(Arc::clone(&self.host), context).await?;
+        let environment = Box::new(HostedEnvironment(Arc::clone(&session)));
+        let listed: Vec<Tool> = created.tools.into_iter().map(tool).collect();
+        let tools = if *listed == *self.tools { Arc::clone(&self.tools) } else { listed.into() };
+        let toolbox = Arc::new(toolbox(&self.spec.name, &tools, Some(session)));
+        Ok(EnvironmentInstance::new(environment, toolbox))
+    }
+}
+
+impl EnvironmentFactory for HostedFactory {
+    fn spec(&self) -> &Arc<EnvironmentSpec> {
+        &self.spec
+    }
+
+    fn create(&self, context: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
+        Work::pending(self.boot(context))
+    }
+
+    fn all_tools(&self) -> Arc<Toolbox> {
+        Arc::clone(&self.all)
+    }
+}
+
+fn cannot_be_made(failure: &Failure) -> String {
+    let trace = failure.internal.as_deref().map(|trace| format!("\n{trace}")).unwrap_or_default();
+    format!("the environment was imported, but cannot be made: {failure}{trace}")
+}
+
+fn toolbox(name: &str, tools: &Arc<[Tool]>, session: Option<Arc<HostedSession>>) -> Toolbox {
+    if tools.is_empty() {
+        return Toolbox::empty();
+    }
+    let toolset = HostedToolset { name: name.to_owned(), tools: Arc::clone(tools), session };
+    Toolbox::new(vec![oxenv_core::Mount::new(Arc::new(toolset))])
+}
+
+fn spec(name: &str, loaded: &Loaded, created: &Created) -> EnvironmentSpec {
+    let schemas = Schemas {
+        action: loaded.schemas.action.clone(),
+        observation: loaded.schemas.observation.clone(),
+        state: loaded.schemas.state.clone(),
+        reset_observation: loaded.schemas.reset_observation.clone(),
+    };
+    let name = loaded.name.as_deref().unwrap_or(name);
+    let description = format!("{} environment", loaded.title);
+    let mut spec = EnvironmentSpec {
+        title: loaded.title.clone(),
+        schemas,
+        action_space: if loaded.tool_environment { ActionSpace::Tools } else { ActionSpace::Typed },
+        capabilities: Capabilities {
+            execution: Execution::Task,
+            deterministic: false,
+            fork: ForkMode::None,
+            snapshot: false,
+            observes_calls: !created.tools.is_empty(),
+            scored: false,
+        },
+        ..EnvironmentSpec::new(name, &description)
+    };
+    if let Some(metadata) = &created.metadata {
+        spec.title.clone_from(&metadata.name);
+        spec.description.clone_from(&metadata.description);
+        spec.readme.clone_from(&metadata.readme_content);
+        spec.author.clone_from(&metadata.author);
+        spec.documentation_url.clone_from(&metadata.documentation_url);
+        if let Some(version) = &metadata.version {
+            spec.version.clone_from(version);
+        }
+    }
+    spec
+}

@@ -1,0 +1,24 @@
+//! OpenEnv environments written in Python: imported once by a template process, and run in a process of
+//! their own for each session.
+//!
+//! [`Host::start`] imports an environment, [`HostedFactory`] makes sessions of it. The Python side is
+//! `worker.py`, which needs the standard library alone and is started with the environment's own Python.
+//!
+//! Invariant: a worker's death ends nothing but its own session's episode, with a typed error.
+
+mod connection;
+mod directory;
+mod environment;
+mod factory;
+mod host;
+mod log_tail;
+mod protocol;
+mod session;
+mod template;
+mod toolset;
+mod worker;
+
+pub use directory::{MAX_COPIED_BYTES, size};
+pub use factory::HostedFactory;
+pub use host::{Host, HostError, HostOptions, Isolation};
+pub use protocol::HostSource;

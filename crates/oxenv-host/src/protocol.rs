@@ -1,0 +1,255 @@
+//! What is said to `worker.py` and what it answers, as JSON.
+//!
+//! Invariant: `worker.py` documents the frames; this file is their only other description.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use oxenv_wire::{Reward, ToolErrorType};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// What is to be served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HostSource {
+    /// The folder of the environment; absent when only a name on Python's path is given.
+    pub folder: Option<PathBuf>,
+    /// The package's name, if a manifest says it.
+    pub name: Option<String>,
+    /// `package.module:Name`: a class, a factory, an instance, or an application; absent: what the folder has.
+    pub target: Option<String>,
+    /// The action's class as `package.module:Name`; absent: as annotated.
+    pub action: Option<String>,
+    /// The observation's class; absent: as annotated.
+    pub observation: Option<String>,
+    /// The state's class; absent: as annotated.
+    pub state: Option<String>,
+    /// What stands first on Python's path when there is no folder; absent: the present folder.
+    pub path: Option<PathBuf>,
+}
+
+/// A request to a template.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum TemplateRequest<'a> {
+    /// Import the environment.
+    Load {
+        #[serde(flatten)]
+        source: &'a HostSource,
+        #[serde(flatten)]
+        place: WorkerPlace<'a>,
+    },
+    /// Fork a child for one session, which connects to a socket.
+    Fork {
+        worker: u64,
+        socket: &'a Path,
+        #[serde(flatten)]
+        place: WorkerPlace<'a>,
+    },
+    /// End a child.
+    Kill { worker: u64 },
+}
+
+/// Where a worker runs.
+#[derive(Clone, Copy, Default, Serialize)]
+pub(crate) struct WorkerPlace<'a> {
+    /// Its working directory; absent: as inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) directory: Option<&'a Path>,
+    /// Its folder for temporary files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) temporary: Option<&'a Path>,
+}
+
+/// A request to the worker of a session.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum SessionRequest<'a> {
+    Create { seed: u64, mode: &'a str },
+    Reset { seed: u64, episode_id: &'a str, arguments: &'a RawValue },
+    Step { action: &'a RawValue },
+    Call { tool: &'a str, arguments: &'a RawValue },
+    Close,
+}
+
+/// What a template or a worker sends.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply<'a> {
+    /// The request was done.
+    #[serde(borrow)]
+    Ok(Success<'a>),
+    /// It was not.
+    Error(WorkerError),
+    /// A template's alone, and no reply: a child has ended.
+    Exited(ChildExit),
+}
+
+/// How a child of the template ended.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ChildExit {
+    /// The worker's number.
+    pub(crate) worker: u64,
+    /// Python's spelling: an exit code, or minus a signal's number; absent when it was not started.
+    pub(crate) status: Option<i32>,
+    /// Why it was not started.
+    pub(crate) error: Option<String>,
+}
+
+/// What a request gave; which part is there follows from the request.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Success<'a> {
+    pub(crate) loaded: Option<Box<Loaded>>,
+    pub(crate) created: Option<Box<Created>>,
+    #[serde(borrow)]
+    pub(crate) observed: Option<ObservedReply<'a>>,
+    #[serde(borrow)]
+    pub(crate) call: Option<CallReply<'a>>,
+    #[serde(borrow)]
+    pub(crate) state: Option<StateReply<'a>>,
+}
+
+/// What was imported.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Loaded {
+    /// The name that the application gives it.
+    pub(crate) name: Option<String>,
+    /// The class.
+    pub(crate) title: String,
+    /// Whether its actions are tool calls.
+    pub(crate) tool_environment: bool,
+    pub(crate) schemas: LoadedSchemas,
+    /// The version of Python.
+    pub(crate) python: String,
+    /// What is to be said at the start, for people.
+    pub(crate) notes: Vec<String>,
+    /// Threads of the template after the import.
+    pub(crate) threads: usize,
+    /// Whether the import initialised CUDA, with which no process can be forked.
+    pub(crate) cuda: bool,
+}
+
+/// JSON Schemas of the environment's models.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct LoadedSchemas {
+    pub(crate) action: Value,
+    pub(crate) observation: Value,
+    pub(crate) reset_observation: Value,
+    pub(crate) state: Value,
+}
+
+/// What a new environment says of itself.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Created {
+    pub(crate) tools: Vec<ListedTool>,
+    pub(crate) metadata: Option<Metadata>,
+}
+
+/// A tool as the environment lists it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct ListedTool {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    #[serde(rename = "inputSchema")]
+    pub(crate) input_schema: Value,
+}
+
+/// OpenEnv's EnvironmentMetadata.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) readme_content: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) author: Option<String>,
+    pub(crate) documentation_url: Option<String>,
+}
+
+/// An observation in its parts.
+#[derive(Deserialize)]
+pub(crate) struct ObservedReply<'a> {
+    #[serde(borrow)]
+    pub(crate) fields: &'a RawValue,
+    #[serde(borrow)]
+    pub(crate) metadata: &'a RawValue,
+    pub(crate) reward: Option<Reward>,
+    pub(crate) done: bool,
+}
+
+/// What came of a tool call, and what it was worth.
+#[derive(Deserialize)]
+pub(crate) struct CallReply<'a> {
+    #[serde(borrow)]
+    pub(crate) result: Option<&'a RawValue>,
+    pub(crate) error: Option<CallError>,
+    pub(crate) reward: Option<Reward>,
+    pub(crate) done: bool,
+}
+
+/// An error of a tool, in the reference's types.
+#[derive(Deserialize)]
+pub(crate) struct CallError {
+    pub(crate) error_type: ToolErrorType,
+    pub(crate) message: String,
+}
+
+/// The state, or why there is none.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StateReply<'a> {
+    #[serde(borrow)]
+    Fields(&'a RawValue),
+    #[serde(borrow)]
+    Error(Cow<'a, str>),
+}
+
+/// Why a request failed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WorkerError {
+    pub(crate) kind: ErrorKind,
+    pub(crate) message: String,
+    /// Python's traceback.
+    #[serde(default)]
+    pub(crate) trace: Option<String>,
+    /// The module that could not be found.
+    #[serde(default)]
+    pub(crate) module: Option<String>,
+    /// pydantic's list.
+    #[serde(default)]
+    pub(crate) issues: Vec<PydanticIssue>,
+}
+
+/// Whose fault a failed request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ErrorKind {
+    /// An exception of the environment's.
+    Environment,
+    /// The action does not fit its model.
+    Invalid,
+    /// The environment has no such method.
+    Unsupported,
+    /// The environment cannot be served, or the request was wrong.
+    Host,
+    /// A module is not installed.
+    MissingModule,
+    /// The import failed.
+    Import,
+}
+
+/// One of pydantic's errors.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PydanticIssue {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) loc: Vec<Value>,
+    pub(crate) msg: String,
+    #[serde(default)]
+    pub(crate) input: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) ctx: Option<Value>,
+    #[serde(default)]
+    pub(crate) url: Option<String>,
+}

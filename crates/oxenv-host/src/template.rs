@@ -1,0 +1,142 @@
+//! The template: the process that has imported the environment and forks a child for each session.
+//!
+//! Invariant: only the template ends its children, so that a process number is never another's; a lost
+//! template has lost all its children, which the kernel ends with it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use oxenv_core::Workspace;
+use oxenv_process::child::{Child, describe_signal};
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+
+use crate::connection::{Connection, frame, read_frame};
+use crate::protocol::{ChildExit, Reply, TemplateRequest, WorkerPlace};
+
+/// How a worker's process has ended; nothing while it lives.
+pub(crate) type ExitWatch = watch::Receiver<Option<WorkerExit>>;
+
+/// How a worker's process has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WorkerExit {
+    /// With that code.
+    Code(i32),
+    /// By that signal.
+    Signal(i32),
+    /// It was never started, for that reason.
+    NotStarted(String),
+    /// With its template.
+    Lost,
+}
+
+/// Where the ends of living children are told, by their numbers.
+type Children = Arc<Mutex<HashMap<u64, watch::Sender<Option<WorkerExit>>>>>;
+
+/// A running template.
+pub(crate) struct Template {
+    /// Frames to send.
+    orders: mpsc::UnboundedSender<Vec<u8>>,
+    children: Children,
+    /// Dropping it ends the process and its children.
+    process: Child,
+    /// Where it runs, which goes with it.
+    _folders: Vec<Arc<Workspace>>,
+}
+
+impl Template {
+    /// Takes over the connection of a template that has loaded its environment.
+    pub(crate) fn run(process: Child, connection: Connection, folders: Vec<Arc<Workspace>>) -> Self {
+        let (reader, writer) = connection.into_stream().into_split();
+        let (orders, queue) = mpsc::unbounded_channel();
+        let children = Children::default();
+        tokio::spawn(send(writer, queue));
+        tokio::spawn(hear(reader, Arc::clone(&children)));
+        Template { orders, children, process, _folders: folders }
+    }
+
+    /// Forks a child that connects to a socket; gives where its end will be told.
+    pub(crate) fn fork(&self, worker: u64, socket: &Path, place: WorkerPlace<'_>) -> io::Result<ExitWatch> {
+        let (ended, exit) = watch::channel(None);
+        self.children.lock().insert(worker, ended);
+        let frame = frame(&TemplateRequest::Fork { worker, socket, place })?;
+        if self.orders.send(frame).is_err() {
+            self.children.lock().remove(&worker);
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended"));
+        }
+        Ok(exit)
+    }
+
+    /// Ends a child and what it started; nothing waits.
+    pub(crate) fn kill(&self, worker: u64) {
+        if let Ok(frame) = frame(&TemplateRequest::Kill { worker }) {
+            let _ = self.orders.send(frame);
+        }
+    }
+
+    /// Whether it can fork no more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.orders.is_closed()
+    }
+
+    /// Ends it and its children, and waits for that.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.process.stop().await {
+            tracing::warn!(%error, "a Python process does not end");
+        }
+    }
+
+    /// The last lines that it wrote.
+    pub(crate) fn last_lines(&self) -> String {
+        self.process.output_tail()
+    }
+}
+
+/// Passes orders on until the template or its connection is gone.
+async fn send(mut writer: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(frame) = queue.recv().await {
+        if writer.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hears of children that ended, until the template has.
+async fn hear(mut reader: OwnedReadHalf, children: Children) {
+    let mut buffer = Vec::new();
+    while read_frame(&mut reader, &mut buffer).await.is_ok() {
+        let Ok(Reply::Exited(exit)) = serde_json::from_slice(&buffer) else { continue };
+        if let Some(ended) = children.lock().remove(&exit.worker) {
+            ended.send_replace(Some(WorkerExit::of(&exit)));
+        }
+    }
+    for (_, ended) in children.lock().drain() {
+        ended.send_replace(Some(WorkerExit::Lost));
+    }
+}
+
+impl WorkerExit {
+    fn of(exit: &ChildExit) -> Self {
+        match exit.status {
+            None => WorkerExit::NotStarted(exit.error.clone().unwrap_or_default()),
+            Some(code @ 0..) => WorkerExit::Code(code),
+            Some(signal) => WorkerExit::Signal(-signal),
+        }
+    }
+}
+
+impl fmt::Display for WorkerExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerExit::Code(code) => write!(f, "exited with code {code}"),
+            WorkerExit::Signal(signal) => f.write_str(&describe_signal(*signal)),
+            WorkerExit::NotStarted(why) => write!(f, "could not be started: {why}"),
+            WorkerExit::Lost => f.write_str("ended with the process that had imported the environment"),
+        }
+    }
+}

@@ -1,0 +1,1087 @@
+"""The worker: runs one OpenEnv environment written in Python for an oxenv server.
+
+It uses the standard library alone and is started with the environment's own Python. It is started
+in one of two roles:
+
+    worker.py template   imports the environment once; each session is a forked child
+    worker.py session    imports the environment and serves one session
+
+Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
+for requests, then for what it writes to stdout and stderr. Both ways a message is a frame: four bytes of
+length (big-endian), then UTF-8 JSON. A request is an object with "op"; its reply is {"ok": ...} or
+{"error": {...}}, in order, one at a time. A template also sends {"exited": {...}} for each child that
+ended.
+"""
+
+import asyncio
+import atexit
+import dataclasses
+import enum
+import functools
+import gc
+import importlib
+import importlib.abc
+import importlib.util
+import inspect
+import json
+import os
+import random
+import re
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+import types
+import typing
+import weakref
+
+MAX_FRAME = 1 << 30
+MAX_TRACEBACK = 16 << 10
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
+MCP_ACTIONS = {"list_tools": "ListToolsAction", "call_tool": "CallToolAction"}
+
+
+class HostError(Exception):
+    """The environment cannot be served; the text says why and what to do."""
+
+
+# Frames.
+
+
+def receive_exactly(sock, size):
+    """Bytes from the socket; None when it ended before the first of them."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while got < size:
+        count = sock.recv_into(view[got:])
+        if count == 0:
+            return None
+        got += count
+    return data
+
+
+class Connection:
+    """Frames over the socket to the server."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def receive(self):
+        """The next request; None at the end."""
+        head = receive_exactly(self.sock, 4)
+        if head is None:
+            return None
+        (size,) = struct.unpack(">I", head)
+        body = receive_exactly(self.sock, size)
+        return None if body is None else json.loads(body)
+
+    def send(self, payload):
+        """Sends one frame: bytes of JSON."""
+        if len(payload) > MAX_FRAME:
+            says = f"the reply has {len(payload)} bytes; {MAX_FRAME} are allowed"
+            payload = error_reply("environment", says)
+        head = struct.pack(">I", len(payload))
+        if len(payload) < 65536:
+            self.sock.sendall(head + payload)
+        else:
+            self.sock.sendall(head)
+            self.sock.sendall(payload)
+
+
+# JSON as the reference server writes it.
+
+
+def plain_default(value):
+    """What the json module cannot write."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"Unable to serialize unknown type: {type(value)}")
+
+
+def without_nan(value):
+    """The value with null for each number that JSON does not have."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return value
+
+
+@functools.lru_cache(maxsize=None)
+def json_writer():
+    """The function that turns a value into bytes of JSON: pydantic's where it is installed."""
+    try:
+        from pydantic_core import to_json
+    except ImportError:
+        return lambda value: json.dumps(without_nan(value), default=plain_default, allow_nan=False).encode()
+    return functools.partial(to_json, inf_nan_mode="null")
+
+
+def to_json(value):
+    """Bytes of JSON; not a number and infinity become null."""
+    return json_writer()(value)
+
+
+def dump(model):
+    """A model, dataclass or mapping as a new dict."""
+    if hasattr(model, "model_dump"):
+        return model.model_dump()
+    if dataclasses.is_dataclass(model):
+        return dataclasses.asdict(model)
+    if hasattr(model, "dict") and callable(model.dict):
+        return model.dict()
+    return dict(model) if isinstance(model, typing.Mapping) else dict(vars(model))
+
+
+def checked_reward(reward):
+    """A reward as the wire has it: null, a boolean, a whole number, or a finite number."""
+    if reward is None or isinstance(reward, (bool, int)):
+        return reward
+    number = float(reward)
+    if number - number != 0:
+        raise ValueError(f"the reward is not finite: {number}")
+    return number
+
+
+# Replies.
+
+
+def error_reply(kind, message, **more):
+    """A reply that something failed. Kinds: environment, invalid, unsupported, host."""
+    return json.dumps({"error": {"kind": kind, "message": message, **more}}).encode()
+
+
+def exception_reply(error):
+    """The reply for an exception of the environment's."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return error_reply("environment", str(error) or type(error).__name__, trace=text[-MAX_TRACEBACK:])
+
+
+def validation_reply(error):
+    """The reply for pydantic's ValidationError: its list, as the reference sends it."""
+    try:
+        issues = json.loads(to_json(error.errors()))
+    except Exception:
+        issues = json.loads(to_json(error.errors(include_context=False, include_input=False)))
+    return json.dumps({"error": {"kind": "invalid", "message": "Invalid message", "issues": issues}}).encode()
+
+
+def is_validation_error(error):
+    """Whether an exception is pydantic's ValidationError, of whichever pydantic."""
+    return type(error).__name__ == "ValidationError" and callable(getattr(error, "errors", None))
+
+
+# Finding the environment.
+
+
+class PackageAlias(importlib.abc.MetaPathFinder):
+    """Makes a folder importable under names that it does not have: it is usually not installed."""
+
+    def __init__(self, names, folder):
+        self.names, self.folder = frozenset(names), folder
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self.names:
+            return None
+        init = os.path.join(self.folder, "__init__.py")
+        if os.path.isfile(init):
+            return importlib.util.spec_from_file_location(
+                fullname, init, submodule_search_locations=[self.folder]
+            )
+        spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = [self.folder]
+        return spec
+
+
+def package_names(folder, name):
+    """The names under which the modules of a folder may import each other."""
+    names = {os.path.basename(folder)}
+    if name:
+        names.add(name)
+    try:
+        with open(os.path.join(folder, "pyproject.toml"), encoding="utf-8") as file:
+            text = file.read()
+    except OSError:
+        text = ""
+    # The two lines that matter, so that Python 3.10, which has no tomllib, is served too.
+    project = re.search(r'(?m)^\s*name\s*=\s*["\']([\w.-]+)["\']', text)
+    if project:
+        names.add(project.group(1).removeprefix("openenv-"))
+    names.update(re.findall(r'["\']?(\w+)["\']?\s*=\s*["\']\.["\']', text))
+    names = {each.replace("-", "_") for each in names}
+    return sorted(each for each in names if each.isidentifier() and is_free(each, folder))
+
+
+def is_free(name, folder):
+    """Whether a package's name means a folder, or nothing yet."""
+    spec = importlib.util.find_spec(name)
+    places = () if spec is None else spec.submodule_search_locations or ()
+    return spec is None or folder in map(os.path.realpath, places)
+
+
+def candidates(folder, aliases):
+    """Where the application of a folder is looked for that does not say."""
+    found = []
+    for module in ("server.app", "app", "server.main", "main", "server"):
+        path = os.path.join(folder, *module.split("."))
+        if os.path.isfile(path + ".py"):
+            found.append(module)
+    for parent in [folder, os.path.join(folder, "src")]:
+        for entry in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
+            if os.path.isfile(os.path.join(parent, entry, "server", "app.py")):
+                found.append(f"{entry}.server.app")
+    return found
+
+
+def import_module(name, aliases):
+    """A module by its name, or by its name inside the folder's package."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        beyond = "attempted relative import" in str(error)
+        missing = isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name)
+        if not (beyond or missing):
+            raise
+        first = error
+    for prefix in aliases:
+        for loaded in [each for each in sys.modules if each == name or name.startswith(each + ".")]:
+            del sys.modules[loaded]
+        tail = name.split(".")
+        # A path from a repository's root or from inside the package names the package itself.
+        while tail and prefix in tail:
+            tail = tail[tail.index(prefix) + 1 :]
+        try:
+            return importlib.import_module(".".join([prefix, *tail]))
+        except ModuleNotFoundError as error:
+            if not (error.name and error.name.startswith(prefix)):
+                raise
+    raise first
+
+
+class Captured:
+    """What an application handed to the reference's server."""
+
+    def __init__(self, factory, action, observation, extra):
+        self.factory, self.action, self.observation = factory, action, observation
+        self.name = extra.get("env_name")
+        self.state = extra.get("state_cls")
+        self.reset_observation = extra.get("reset_observation_cls")
+
+
+def capture_servers():
+    """Notes what each HTTPEnvServer is made with; a list that grows."""
+    captured = []
+    for core in CORE_MODULES:
+        try:
+            module = importlib.import_module(core + ".http_server")
+        except ImportError:
+            continue
+        capture_server(module.HTTPEnvServer, captured)
+    return captured
+
+
+def capture_server(server, captured):
+    original = server.__init__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def noting(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs).arguments
+        extra = {key: bound.get(key) for key in ("env_name", "state_cls", "reset_observation_cls")}
+        made = Captured(bound.get("env"), bound.get("action_cls"), bound.get("observation_cls"), extra)
+        captured.append(made)
+        original(self, *args, **kwargs)
+
+    server.__init__ = noting
+    # A process for each session makes every class fit for several sessions at once.
+    if hasattr(server, "_validate_concurrency_safety"):
+        server._validate_concurrency_safety = lambda self: None
+
+
+@functools.lru_cache(maxsize=None)
+def core_module(name):
+    """A module of the reference's core that is installed, or None."""
+    for core in CORE_MODULES:
+        try:
+            return importlib.import_module(f"{core}.{name}")
+        except ImportError:
+            continue
+    return None
+
+
+def annotated_types(cls):
+    """Action, observation and state as a class's generics and annotations name them."""
+    found = {}
+    for base in getattr(cls, "__orig_bases__", ()):
+        arguments = [each for each in typing.get_args(base) if isinstance(each, type)]
+        for key, argument in zip(("action", "observation", "state"), arguments):
+            found.setdefault(key, argument)
+    for method, parameter, result in (("step", "action", "observation"), ("state", None, "state")):
+        function = inspect.getattr_static(cls, method, None)
+        function = function.fget if isinstance(function, property) else function
+        try:
+            hints = typing.get_type_hints(function)
+        except Exception:
+            continue
+        if parameter and isinstance(hints.get(parameter), type):
+            found.setdefault(parameter, hints[parameter])
+        if isinstance(hints.get("return"), type):
+            found.setdefault(result, hints["return"])
+    return found
+
+
+def is_environment_class(value):
+    return isinstance(value, type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
+
+
+def is_environment(value):
+    return not isinstance(value, type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
+
+
+def is_application(value):
+    return hasattr(value, "routes") and callable(value)
+
+
+def named(text, aliases):
+    """The object behind package.module:Name."""
+    module, _, name = text.partition(":")
+    found = import_module(module, aliases)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            known = sorted(key for key, value in vars(found).items() if is_environment_class(value))
+            hint = f"; it has {', '.join(known[:8])}" if known else ""
+            raise HostError(f"module '{module}' has no '{name}'{hint}") from None
+    return found
+
+
+class Hosted:
+    """The environment that is served: how to make one, and its types."""
+
+    def __init__(self, request):
+        self.notes = []
+        self.aliases = []
+        folder = request.get("folder")
+        if folder:
+            self.prepare_folder(folder, request.get("name"))
+        else:
+            sys.path.insert(0, request.get("path") or os.getcwd())
+        os.environ.pop("ENABLE_WEB_INTERFACE", None)
+        captured = capture_servers()
+        target = request.get("target")
+        targets = [target] if target else [each + ":app" for each in candidates(folder, self.aliases)]
+        if not targets:
+            raise HostError(
+                f"{folder} names no application: openenv.yaml has no 'app', and there is no server/app.py, "
+                "app.py or main.py; name it: oxenv serve package.module:EnvClass"
+            )
+        if not target:
+            self.notes.append(f"openenv.yaml names no application; {targets[0]} was found")
+        value = named(targets[0], self.aliases)
+        self.take(value, captured, targets[0])
+        types_of = annotated_types(self.factory if isinstance(self.factory, type) else type(self.factory))
+        for key in ("action", "observation", "state"):
+            if request.get(key):
+                setattr(self, key, named(request[key], self.aliases))
+            elif getattr(self, key) is None:
+                setattr(self, key, types_of.get(key) or self.base_type(key))
+
+    def prepare_folder(self, folder, name):
+        # Installed packages first for 'openenv', which some folders ship a directory called so.
+        for core in ("openenv", "openenv_core"):
+            try:
+                importlib.import_module(core)
+            except ImportError:
+                pass
+        sys.path.insert(0, folder)
+        source = os.path.join(folder, "src")
+        if os.path.isdir(source):
+            sys.path.insert(1, source)
+        self.aliases = package_names(folder, name)
+        names = set(self.aliases) | {f"envs.{each}" for each in self.aliases}
+        sys.meta_path.append(PackageAlias(names, folder))
+        if importlib.util.find_spec("envs") is None:
+            sys.meta_path.append(PackageAlias({"envs"}, os.path.dirname(folder)))
+
+    def take(self, value, captured, target):
+        """Finds the environment behind what a name names."""
+        self.action = self.observation = self.state = self.reset_observation = self.name = None
+        if is_environment_class(value) or is_environment(value):
+            self.factory = value
+            return
+        if not is_application(value) and callable(value):
+            made = value()
+            if is_environment(made):
+                self.factory = value
+                return
+            value = made
+        if is_application(value):
+            self.note_application(value)
+        if not captured:
+            raise HostError(
+                f"'{target}' is an application without an environment: it does not use create_app or "
+                "HTTPEnvServer; name the class: oxenv serve package.module:EnvClass"
+            )
+        made = captured[-1]
+        if len(captured) > 1:
+            self.notes.append(f"'{target}' makes {len(captured)} servers; the last is used")
+        self.factory, self.action, self.observation = made.factory, made.action, made.observation
+        self.state, self.reset_observation, self.name = made.state, made.reset_observation, made.name
+
+    def note_application(self, app):
+        """Says what of an application is gone around."""
+        own = []
+        for route in getattr(app, "routes", []):
+            module = getattr(getattr(route, "endpoint", None), "__module__", None) or "fastapi"
+            if module.split(".")[0] not in ("openenv", "openenv_core", "core", "fastapi", "starlette"):
+                own.append(getattr(route, "path", "?"))
+        if own:
+            paths = ", ".join(sorted(set(own))[:20])
+            self.notes.append("routes of the application that are not served: " + paths)
+        middleware = [getattr(each.cls, "__name__", "?") for each in getattr(app, "user_middleware", [])]
+        if middleware:
+            self.notes.append("middleware of the application that is gone around: " + ", ".join(middleware))
+
+    def base_type(self, key):
+        types_module = core_module("types")
+        return getattr(types_module, key.capitalize(), None)
+
+    def environment_class(self):
+        factory = self.factory
+        while isinstance(factory, functools.partial):
+            factory = factory.func
+        return factory if isinstance(factory, type) else None
+
+    def title(self):
+        cls = self.environment_class()
+        if cls is not None:
+            return cls.__name__
+        if is_environment(self.factory):
+            return type(self.factory).__name__
+        return getattr(self.factory, "__name__", "environment")
+
+    def schema(self, cls):
+        if cls is None:
+            return {"type": "object"}
+        if hasattr(cls, "model_json_schema"):
+            return cls.model_json_schema()
+        try:
+            from pydantic import TypeAdapter
+
+            return TypeAdapter(cls).json_schema()
+        except Exception:
+            return {"type": "object", "title": cls.__name__}
+
+    def describe(self):
+        """What the server tells about the environment without a session."""
+        mcp = core_module("mcp_environment")
+        cls = self.environment_class()
+        base = getattr(mcp, "MCPEnvironment", None)
+        return {
+            "name": self.name,
+            "title": self.title(),
+            "module": getattr(cls or self.factory, "__module__", ""),
+            "tool_environment": bool(base and cls and issubclass(cls, base)),
+            "schemas": {
+                "action": self.schema(self.action),
+                "observation": self.schema(self.observation),
+                "reset_observation": self.schema(self.reset_observation or self.observation),
+                "state": self.schema(self.state),
+            },
+            "python": sys.version.split()[0],
+            "notes": self.notes,
+            "threads": thread_count(),
+            "cuda": bool(getattr(getattr(sys.modules.get("torch"), "cuda", None), "is_initialized", bool)()),
+        }
+
+    def make(self):
+        return self.factory() if callable(self.factory) and not is_environment(self.factory) else self.factory
+
+    def parse_action(self, data):
+        """An action as the reference makes it of JSON."""
+        mcp_types = core_module("mcp_types")
+        name = MCP_ACTIONS.get(data.get("type")) if isinstance(data, dict) else None
+        if name and mcp_types:
+            base, own = self.base_type("action"), getattr(mcp_types, name)
+            if self.action is base or self.action in (mcp_types.ListToolsAction, mcp_types.CallToolAction):
+                return own.model_validate(data)
+        if hasattr(self.action, "model_validate"):
+            return self.action.model_validate(data)
+        if dataclasses.is_dataclass(self.action):
+            return self.action(**data)
+        return self.action(data) if self.action else data
+
+
+def thread_count():
+    """Threads of this process, those of native libraries too where the system tells them."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
+# Randomness.
+
+
+def generators():
+    """Generators that exist already: forked children would all roll equal dice with them."""
+    numpy_random = sys.modules.get("numpy.random")
+    kinds = (random.Random,)
+    if numpy_random is not None:
+        kinds += (numpy_random.Generator, numpy_random.RandomState)
+    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+
+
+def reseed(seed, found=()):
+    """Seeds every source of randomness that this process has."""
+    random.seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(seed & 0xFFFFFFFF)
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "manual_seed"):
+        torch.manual_seed(seed)
+    for place, generator in enumerate(found, 1):
+        own = (seed + place * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        if isinstance(generator, random.Random):
+            if type(generator) is not random.SystemRandom:
+                generator.seed(own)
+        elif hasattr(generator, "bit_generator"):
+            generator.bit_generator.state = type(generator.bit_generator)(own).state
+        else:
+            generator.seed(own & 0xFFFFFFFF)
+
+
+# Sessions.
+
+
+def overrides(value, name):
+    """Whether an environment has its own version of one of the base class's methods."""
+    interfaces = core_module("interfaces")
+    own = inspect.getattr_static(type(value), name, None)
+    base = inspect.getattr_static(interfaces.Environment, name, None) if interfaces else None
+    return own is not None and own is not base
+
+
+def accepted(function, arguments):
+    """The arguments that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        return arguments
+    names = {each.name for each in parameters}
+    return {key: value for key, value in arguments.items() if key in names}
+
+
+class Session:
+    """One environment and the requests about it."""
+
+    def __init__(self, hosted, connection, found=()):
+        self.hosted, self.connection, self.found = hosted, connection, found
+        self.environment = self.loop = self.mcp = self.reset = self.step = None
+
+    def serve(self):
+        """Answers requests until the server closes the session or the connection."""
+        while True:
+            request = self.connection.receive()
+            if request is None:
+                return
+            operation = request.pop("op", None)
+            self.connection.send(self.answer(operation, request))
+            if operation == "close":
+                return
+
+    def answer(self, operation, request):
+        handler = getattr(self, "do_" + str(operation), None)
+        if handler is None:
+            return error_reply("host", f"no operation is called {operation!r}")
+        try:
+            return handler(**request)
+        except HostError as error:
+            return error_reply("host", str(error))
+        except Exception as error:
+            if is_validation_error(error):
+                return validation_reply(error)
+            return exception_reply(error)
+
+    def run(self, value):
+        """The result of a call that may be a coroutine."""
+        if not hasattr(value, "__await__"):
+            return value
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        if not inspect.iscoroutine(value):
+            value = self.wait_for(value)
+        return self.loop.run_until_complete(value)
+
+    @staticmethod
+    async def wait_for(value):
+        return await value
+
+    def do_create(self, seed, mode=None):
+        reseed(seed, self.found)
+        if mode:
+            os.environ["OPENENV_MODE"] = mode
+        environment = self.run(self.hosted.make())
+        if mode and hasattr(environment, "_mode_tools"):
+            environment._mode = mode
+        self.environment = environment
+        self.reset = environment.reset_async if overrides(environment, "reset_async") else environment.reset
+        self.step = environment.step_async if overrides(environment, "step_async") else environment.step
+        if callable(getattr(environment, "mcp_session", None)):
+            self.mcp = ToolServer(self, environment)
+        tools = self.mcp.tools() if self.mcp else []
+        metadata = None
+        if callable(getattr(environment, "get_metadata", None)):
+            metadata = dump(environment.get_metadata())
+        tasks = callable(getattr(environment, "list_splits", None))
+        return self.ok({"created": {"tools": tools, "metadata": metadata, "tasks": tasks}})
+
+    def do_reset(self, seed, arguments, episode_id=None):
+        reseed(seed, self.found)
+        given = accepted(self.reset, {"episode_id": episode_id, **arguments} if episode_id else arguments)
+        return self.observed(self.run(self.reset(**given)))
+
+    def do_step(self, action):
+        return self.observed(self.run(self.step(self.hosted.parse_action(action))))
+
+    def do_call(self, tool, arguments):
+        """A tool call, made as the step that the reference makes of it."""
+        action = core_module("mcp_types").CallToolAction(tool_name=tool, arguments=arguments)
+        observation = self.run(self.step(action))
+        error = getattr(observation, "error", None)
+        if error is not None:
+            call = {"error": {"error_type": error.error_type, "message": error.message}}
+        elif hasattr(observation, "result"):
+            call = {"result": plain_result(observation.result)}
+        else:
+            raise TypeError(f"the environment answered a tool call with {type(observation).__name__}")
+        call["reward"], call["done"] = checked_reward(observation.reward), bool(observation.done)
+        return self.ok({"call": call})
+
+    def do_task(self, method, arguments):
+        """One of the task methods: list_splits, list_tasks, num_tasks, get_task, get_task_range."""
+        environment = self.environment
+        function = getattr(environment, method, None)
+        if not callable(function):
+            return error_reply("unsupported", f"{method} is not supported for this environment")
+        try:
+            value = self.run(function(*arguments))
+        except (IndexError, KeyError) as error:
+            return error_reply("range", str(error))
+        return b'{"ok":{"task":' + to_json(value) + b"}}"
+
+    def do_close(self):
+        if self.environment is not None and callable(getattr(self.environment, "close", None)):
+            self.run(self.environment.close())
+        return b'{"ok":{}}'
+
+    def observed(self, observation):
+        """An observation as the parts that the server puts together."""
+        fields = dump(observation)
+        parts = {
+            "reward": checked_reward(fields.pop("reward", None)),
+            "done": bool(fields.pop("done", False)),
+            "metadata": fields.pop("metadata", None) or {},
+            "fields": fields,
+        }
+        return self.ok({"observed": parts})
+
+    def ok(self, parts):
+        """The reply of what was asked for, with the state as it is now."""
+        parts["state"] = self.state()
+        try:
+            return to_json({"ok": parts})
+        except Exception as error:
+            # What was done is not undone by a state that cannot be written.
+            if parts["state"] is None or is_json(parts["state"]):
+                raise
+            parts["state"] = {"error": str(error)}
+            return to_json({"ok": parts})
+
+    def state(self):
+        """The present state's own fields, or why there are none."""
+        try:
+            state = self.environment.state
+            state = state() if callable(state) and not hasattr(state, "model_dump") else state
+            state = self.run(state)
+            fields = dump(state) if state is not None else {}
+        except Exception as error:
+            return {"error": str(error) or type(error).__name__}
+        fields.pop("episode_id", None)
+        fields.pop("step_count", None)
+        return {"fields": fields}
+
+
+def is_json(value):
+    """Whether a value can be written."""
+    try:
+        to_json(value)
+    except Exception:
+        return False
+    return True
+
+
+def plain_result(result):
+    """A tool's result in the spelling of FastMCP's client."""
+    if dataclasses.is_dataclass(result) or hasattr(result, "is_error"):
+        return {
+            "content": [plain_block(block) for block in getattr(result, "content", None) or []],
+            "structured_content": getattr(result, "structured_content", None),
+            "meta": getattr(result, "meta", None),
+            "is_error": bool(getattr(result, "is_error", False)),
+            "data": without_models(getattr(result, "data", None)),
+        }
+    value = without_models(result)
+    text = value if isinstance(value, str) else to_json(value).decode()
+    content = [{"type": "text", "text": text}]
+    return {"content": content, "structured_content": {"result": value}, "data": value, "is_error": False}
+
+
+def plain_block(block):
+    return block.model_dump(by_alias=True, exclude_none=True) if hasattr(block, "model_dump") else block
+
+
+def without_models(value):
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+class ToolServer:
+    """The FastMCP server of an environment, asked without a client where that gives the same."""
+
+    def __init__(self, session, environment):
+        self.session, self.environment = session, environment
+        self.bypass()
+
+    def bypass(self):
+        """Lets the environment's own code call its server without FastMCP's client."""
+        environment = self.environment
+        base = getattr(core_module("mcp_environment"), "MCPEnvironment", None)
+        server = getattr(environment, "mcp_server", None)
+        direct = getattr(server, "call_tool", None)
+        own = base and type(environment)._async_call_tool is not base._async_call_tool
+        if base is None or own or not callable(direct) or not can_bypass(server):
+            return
+        client_result = importlib.import_module("fastmcp.client.client").CallToolResult
+        tool_error = importlib.import_module("fastmcp.exceptions").ToolError
+
+        async def call(tool_name, arguments):
+            try:
+                result = await server.call_tool(tool_name, arguments)
+            except Exception as error:
+                raise tool_error(client_error_text(error, tool_name)) from error
+            structured = result.structured_content
+            meta = getattr(result, "meta", None)
+            wrapped = isinstance(structured, dict) and set(structured) == {"result"}
+            data = structured["result"] if wrapped else structured
+            return client_result(
+                content=result.content, structured_content=structured, meta=meta, data=data, is_error=False
+            )
+
+        environment._async_call_tool = call
+
+    def tools(self):
+        """The tools with their schemas, as the environment lists them."""
+        actions = core_module("mcp_types")
+        listed = self.session.run(self.session.step(actions.ListToolsAction()))
+        failure = (getattr(listed, "metadata", None) or {}).get("error")
+        if failure:
+            raise HostError(f"the environment cannot list its tools: {failure}")
+        return [
+            {"name": each.name, "description": each.description or "", "inputSchema": each.input_schema}
+            for each in listed.tools
+        ]
+
+
+def can_bypass(server):
+    """Whether a server answers the same without a client: nothing stands between the two."""
+    try:
+        version = importlib.import_module("fastmcp").__version__
+    except Exception:
+        return False
+    return int(version.split(".")[0]) >= 3 and not [
+        each for each in getattr(server, "middleware", []) if type(each).__module__.split(".")[0] != "fastmcp"
+    ]
+
+
+def client_error_text(error, tool_name):
+    """The text that FastMCP's client gives a server's exception."""
+    if type(error).__name__ == "NotFoundError":
+        return f"Unknown tool: {tool_name!r}"
+    return str(error)
+
+
+# Processes.
+
+
+def set_process_option(option, value):
+    """prctl, where there is one."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    except Exception:
+        pass
+
+
+def forget_inherited_exits():
+    """Exit handlers of the template are not those of its children."""
+    atexit._clear()
+    for finalizer in list(getattr(weakref.finalize, "_registry", {})):
+        finalizer.atexit = False
+
+
+def connect(address):
+    """A connection to a socket of the server."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(address)
+    return sock
+
+
+def enter_session(request):
+    """Makes a forked child a process of its own; gives its connection."""
+    os.setsid()
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What it starts and leaves alone is its own to end.
+    set_process_option(PR_SET_CHILD_SUBREAPER, 1)
+    forget_inherited_exits()
+    connection = Connection(connect(request["socket"]))
+    log = connect(request["socket"])
+    for descriptor in (1, 2):
+        os.dup2(log.fileno(), descriptor)
+    log.close()
+    prepare_place(request)
+    return connection
+
+
+def become_session(hosted, found, request):
+    """Turns a forked child into the worker of one session; does not return."""
+    run_to_end(lambda: Session(hosted, enter_session(request), found).serve())
+
+
+def run_to_end(serve):
+    """Serves a session and ends the process with its exit status."""
+    status = 1
+    try:
+        serve()
+        status = 0
+    except SystemExit as ended:
+        status = exit_status(ended)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
+
+
+def exit_status(ended):
+    """The exit status that a SystemExit asks for."""
+    if ended.code is None:
+        return 0
+    if isinstance(ended.code, int):
+        return ended.code & 0xFF
+    print(ended.code, file=sys.stderr)
+    return 1
+
+
+def leave(status):
+    """Ends the process with what its own exit handlers do, and nothing of its parent's."""
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        pass
+    os._exit(status)
+
+
+def prepare_place(request):
+    """Enters the session's own folder and takes its limits."""
+    temporary = request.get("temporary")
+    if temporary:
+        os.environ["TMPDIR"] = temporary
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = None
+    if request.get("directory"):
+        os.chdir(request["directory"])
+    os.environ["OXENV_WORKER"] = str(request.get("worker", ""))
+    limits = request.get("limits") or {}
+    if limits:
+        import resource
+
+        kinds = {
+            "memory": resource.RLIMIT_DATA,
+            "cpu_seconds": resource.RLIMIT_CPU,
+            "processes": resource.RLIMIT_NPROC,
+        }
+        for name, value in limits.items():
+            _, hard = resource.getrlimit(kinds[name])
+            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kinds[name], (most, hard))
+
+
+class Template:
+    """The process that has imported the environment and forks a child for each session."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.hosted = None
+        self.found = []
+        self.workers = {}
+        self.own = set()
+
+    def load(self, request):
+        self.hosted = Hosted(request)
+        described = self.hosted.describe()
+        self.found = generators()
+        self.own = children()
+        gc.collect()
+        gc.freeze()
+        return described
+
+    def run(self):
+        wake, woken = os.pipe()
+        for descriptor in (wake, woken):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        set_process_option(PR_SET_CHILD_SUBREAPER, 1)
+        while True:
+            ready, _, _ = select.select([self.connection.sock, wake], [], [])
+            if wake in ready:
+                try:
+                    os.read(wake, 4096)
+                except BlockingIOError:
+                    pass
+                self.reap()
+            if self.connection.sock in ready:
+                request = self.connection.receive()
+                if request is None:
+                    return
+                self.handle(request)
+
+    def handle(self, request):
+        operation = request.pop("op")
+        if operation == "load":
+            prepare_place(request)
+            self.connection.send(loaded_reply(lambda: self.load(request)))
+        elif operation == "fork":
+            self.fork(request)
+        elif operation == "kill":
+            self.kill(request["worker"])
+
+    def fork(self, request):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.exited(request["worker"], None, f"cannot fork: {error}")
+            return
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.connection.sock.close()
+            become_session(self.hosted, self.found, request)
+        self.workers[pid] = request["worker"]
+
+    def kill(self, worker):
+        for pid, each in self.workers.items():
+            if each == worker:
+                os.kill(pid, signal.SIGKILL)
+
+    def reap(self):
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self.workers.pop(pid, None)
+            if worker is not None:
+                self.kill_orphans()
+                self.exited(worker, os.waitstatus_to_exitcode(status), None)
+
+    def kill_orphans(self):
+        """Ends what an ended worker has left: a living one is the parent of all that it started."""
+        while orphans := children() - self.own - self.workers.keys():
+            for pid in orphans:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                except (ProcessLookupError, ChildProcessError):
+                    pass
+
+    def exited(self, worker, status, error):
+        ended = {"worker": worker, "status": status, "error": error}
+        self.connection.send(json.dumps({"exited": ended}).encode())
+
+
+def children():
+    """The numbers of this process's children."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return {int(pid) for pid in file.read().split()}
+    except OSError:
+        return set()
+
+
+def loaded_reply(load):
+    """The reply to "load": what was found, or why nothing can be served."""
+    try:
+        return b'{"ok":{"loaded":' + to_json(load()) + b"}}"
+    except ModuleNotFoundError as error:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return error_reply("missing_module", str(error), module=error.name, trace=text[-MAX_TRACEBACK:])
+    except HostError as error:
+        return error_reply("host", str(error))
+    except BaseException as error:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        said = f"{type(error).__name__}: {error}"
+        return error_reply("import", said, trace=text[-MAX_TRACEBACK:])
+
+
+def main():
+    role = sys.argv.pop()
+    connection = Connection(socket.socket(fileno=os.dup(0)))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    # The script's own folder is no place to import from.
+    del sys.path[0]
+    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)
+    if role == "template":
+        Template(connection).run()
+        return
+    template = Template(connection)
+    request = connection.receive()
+    if request is None:
+        return
+    prepare_place(request)
+    reply = loaded_reply(lambda: template.load(request))
+    connection.send(reply)
+    if reply.startswith(b'{"ok"'):
+        set_process_option(PR_SET_CHILD_SUBREAPER, 1)
+        run_to_end(Session(template.hosted, connection, template.found).serve)
+
+
+if __name__ == "__main__":
+    main()

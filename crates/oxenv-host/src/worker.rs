@@ -1,0 +1,103 @@
+//! A worker: the process of one session, with its socket, its output and its folders.
+//!
+//! Invariant: dropping a worker ends its process and what it started, and removes its folders.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oxenv_core::Workspace;
+use oxenv_process::child::Child;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::connection::Connection;
+use crate::log_tail::LogTail;
+use crate::protocol::SessionRequest;
+use crate::template::{ExitWatch, Template, WorkerExit};
+
+/// How long a worker has to close its environment and to exit.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long is waited for word of how a process ended that has closed its socket.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The process of one session.
+pub(crate) struct Worker {
+    pub(crate) connection: Connection,
+    log: LogTail,
+    process: WorkerProcess,
+    /// Its working directory and its folder for temporary files, which go with it.
+    _folders: Vec<Arc<Workspace>>,
+}
+
+/// What a worker runs in.
+pub(crate) enum WorkerProcess {
+    /// A child that the template forked.
+    Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
+    /// A Python that was started for it, where the template cannot be forked.
+    Own(Child),
+}
+
+impl Worker {
+    pub(crate) fn new(
+        stream: UnixStream,
+        log: LogTail,
+        process: WorkerProcess,
+        folders: Vec<Arc<Workspace>>,
+    ) -> Self {
+        Worker { connection: Connection::new(stream), log, process, _folders: folders }
+    }
+
+    /// Whether its process has ended already.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.process {
+            WorkerProcess::Forked { exit, .. } => exit.borrow().is_some(),
+            WorkerProcess::Own(_) => false,
+        }
+    }
+
+    /// How its process ended, with the last lines of its output; for who has lost the connection to it.
+    pub(crate) async fn describe_end(mut self, error: &io::Error) -> String {
+        let (how, lines) = match &mut self.process {
+            WorkerProcess::Forked { exit, .. } => {
+                let known = timeout(EXIT_TIMEOUT, exit.wait_for(Option::is_some)).await;
+                let exit: Option<WorkerExit> = known.ok().and_then(Result::ok).and_then(|exit| exit.clone());
+                let how = exit.map(|exit| exit.to_string());
+                (how.unwrap_or_else(|| format!("closed its socket ({error})")), self.log.last_lines())
+            }
+            WorkerProcess::Own(child) => match timeout(EXIT_TIMEOUT, child.describe_end()).await {
+                Ok(how) => (how, String::new()),
+                Err(_) => (format!("closed its socket ({error})"), child.output_tail()),
+            },
+        };
+        if lines.is_empty() { how } else { format!("{how}; its last output:\n{lines}") }
+    }
+
+    /// Lets the environment close itself, and ends the process.
+    pub(crate) async fn close(mut self) {
+        let closing = async {
+            self.connection.exchange(&SessionRequest::Close).await?;
+            match &mut self.process {
+                WorkerProcess::Forked { exit, .. } => {
+                    let _ = exit.wait_for(Option::is_some).await;
+                }
+                WorkerProcess::Own(child) => {
+                    child.wait().await;
+                }
+            }
+            io::Result::Ok(())
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A process of its own ends with its `Child`.
+        if let WorkerProcess::Forked { number, exit, template } = &self.process
+            && exit.borrow().is_none()
+        {
+            template.kill(*number);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Environments written in Python: what a name on the command line means for them, with which Python they
+//! run, and what is said about them at the start.
+//!
+//! Invariant: nothing is written into the environment's folder.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use oxenv_core::EnvironmentFactory;
+use oxenv_host::{Host, HostError, HostOptions, HostSource, HostedFactory, Isolation};
+use oxenv_process::child::Supervisor;
+use oxenv_server::Mode;
+use oxenv_upstream::manifest::read_yaml;
+use serde::Deserialize;
+
+use crate::env;
+use crate::exit::usage;
+
+/// Workers that are kept ready for the next sessions.
+const DEFAULT_SPARES: usize = 2;
+/// How long importing an environment may take: some load a model.
+const DEFAULT_IMPORT_TIMEOUT: Duration = Duration::from_secs(300);
+/// What marks a folder as one that holds a Python environment.
+const APPLICATIONS: [&str; 4] = ["server/app.py", "app.py", "server/main.py", "main.py"];
+
+/// How an environment written in Python is run.
+#[derive(Args, Default, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostArgs {
+    /// The Python of an environment that is written in it: a virtual environment, or an interpreter
+    /// [default: the folder's .venv, else $VIRTUAL_ENV, else python3 on the PATH]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// A variable for the Python environment, set before it is imported (may be repeated)
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub(crate) variables: Vec<String>,
+
+    /// A file of such variables, one NAME=VALUE a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+
+    /// The class of actions as package.module:Name [default: as the environment says]
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) action: Option<String>,
+
+    /// The class of observations [default: as the environment says]
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) observation: Option<String>,
+
+    /// What each session of a Python environment runs in [default: fork where that is safe]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) isolation: Option<IsolationName>,
+
+    /// The working directory of each session: its own copy of the folder, or the folder itself
+    /// [default: private up to 64 MiB]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) cwd: Option<DirectoryName>,
+
+    /// Processes that are kept ready for the next sessions [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) spares: Option<usize>,
+}
+
+/// What each session runs in.
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum IsolationName {
+    /// A forked child of a process that has imported the environment
+    Fork,
+    /// A Python that imports the environment itself
+    Fresh,
+}
+
+/// The working directory of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DirectoryName {
+    /// A copy of the folder, removed with the session
+    Private,
+    /// The folder itself
+    Shared,
+}
+
+/// A Python environment that a name means.
+#[derive(Debug)]
+pub(crate) struct PythonEnvironment {
+    /// What it is called if it does not say.
+    pub(crate) name: String,
+    pub(crate) source: HostSource,
+}
+
+/// An imported environment.
+pub(crate) struct Hosted {
+    pub(crate) factory: Arc<dyn EnvironmentFactory>,
+    /// To be closed when nothing is served any more.
+    pub(crate) host: Arc<Host>,
+}
+
+/// The Python environment in a folder, if there is one.
+///
+/// # Errors
+/// Its manifest cannot be read.
+pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Option<PythonEnvironment>> {
+    let manifest = folder.join("openenv.yaml");
+    let has_application = APPLICATIONS.iter().any(|file| folder.join(file).is_file());
+    if !folder.is_dir() || !(manifest.is_file() || has_application) {
+        return Ok(None);
+    }
+    let folder = folder.canonicalize()?;
+    let declared = match manifest.is_file() {
+        false => serde_json::Value::Null,
+        true => {
+            let text = std::fs::read_to_string(&manifest)?;
+            read_yaml(&text).map_err(|error| usage(format!("{}:{error}", manifest.display())))?
+        }
+    };
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let target = [&declared["app"], &declared["runtime"]["app"], &declared["entrypoint"]]
+        .into_iter()
+        .find_map(text)
+        .map(|target| as_module(&target));
+    let name = text(&declared["name"]);
+    let called = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok(Some(PythonEnvironment {
+        name: name.clone().or(called).unwrap_or_else(|| "environment".to_owned()),
+        source: HostSource { folder: Some(folder), name, target, ..HostSource::default() },
+    }))
+}
+
+/// The Python environment that `package.module:Name` names.
+pub(crate) fn by_name(name: &str) -> PythonEnvironment {
+    let class = name.rsplit(':').next().unwrap_or(name);
+    let path = std::env::current_dir().ok();
+    PythonEnvironment {
+        name: class.to_owned(),
+        source: HostSource { target: Some(name.to_owned()), path, ..HostSource::default() },
+    }
+}
+
+/// `server/app.py` and `server/app.py:app` as `server.app:app`.
+fn as_module(target: &str) -> String {
+    let (file, object) = target.split_once(':').unwrap_or((target, "app"));
+    let module = file.strip_suffix(".py").unwrap_or(file).trim_start_matches("./").replace('/', ".");
+    format!("{module}:{object}")
+}
+
+/// Imports an environment, and says with what and how it runs.
+///
+/// # Errors
+/// It cannot be imported or made.
+pub(crate) async fn start(
+    found: PythonEnvironment,
+    args: &HostArgs,
+    mode: Mode,
+    supervisor: Supervisor,
+) -> anyhow::Result<Hosted> {
+    let PythonEnvironment { name, mut source } = found;
+    source.action.clone_from(&args.action);
+    source.observation.clone_from(&args.observation);
+    let python = python(args.python.as_deref(), source.folder.as_deref())?;
+    let directory = directory(args.cwd, source.folder.as_deref())?;
+    let shown = python.display().to_string();
+    let options = HostOptions {
+        environment: variables(args)?,
+        isolation: args.isolation.map(|isolation| match isolation {
+            IsolationName::Fork => Isolation::Fork,
+            IsolationName::Fresh => Isolation::Fresh,
+        }),
+        spares: args.spares.unwrap_or(DEFAULT_SPARES),
+        mode: mode.name(),
+        import_timeout: DEFAULT_IMPORT_TIMEOUT,
+        directory,
+        supervisor,
+        python,
+        source: source.clone(),
+    };
+    let failed = |error: HostError| usage(explain(&error, &source, &shown));
+    let host = Host::start(options).await.map_err(failed)?;
+    let isolation = match host.isolation() {
+        Isolation::Fork => "a forked process for each session",
+        Isolation::Fresh => "a Python of its own for each session",
+    };
+    tracing::info!(python = shown, version = host.python_version(), isolation, "imported the environment");
+    for note in host.notes() {
+        tracing::warn!("{note}");
+    }
+    let factory = HostedFactory::new(Arc::clone(&host), &name).await.map_err(failed)?;
+    Ok(Hosted { factory: Arc::new(factory), host })
+}
+
+/// The interpreter: the one that was named, else the folder's, else the present one.
+fn python(given: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let inside = |place: PathBuf| place.join("bin/python");
+    if let Some(given) = given {
+        let program = if given.is_dir() { inside(given.to_owned()) } else { given.to_owned() };
+        return match program.is_file() || !given.to_string_lossy().contains('/') {
+            true => Ok(program),
+            false => Err(usage(format!(
+                "--python {}: there is no Python; name a virtual environment or an interpreter",
+                given.display()
+            ))),
+        };
+    }
+    let own = folder.map(|folder| inside(folder.join(".venv")));
+    let active = env::lookup("VIRTUAL_ENV").map(|place| inside(place.into()));
+    let found = own.into_iter().chain(active).find(|program| program.is_file());
+    Ok(found.unwrap_or_else(|| PathBuf::from("python3")))
+}
+
+/// The folder of which each session gets a copy.
+fn directory(kind: Option<DirectoryName>, folder: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(folder) = folder.filter(|_| kind != Some(DirectoryName::Shared)) else { return Ok(None) };
+    let fits = oxenv_host::size(folder, oxenv_host::MAX_COPIED_BYTES)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        <= oxenv_host::MAX_COPIED_BYTES;
+    if !fits && kind.is_none() {
+        tracing::warn!(
+            "{} holds more than {} MiB: sessions share it as their working directory (--cwd private copies it)",
+            folder.display(),
+            oxenv_host::MAX_COPIED_BYTES >> 20,
+        );
+        return Ok(None);
+    }
+    Ok(Some(folder.to_owned()))
+}
+
+/// The variables of the environment's processes: this process's but for our own, the file's, those given.
+fn variables(args: &HostArgs) -> anyhow::Result<Vec<(OsString, OsString)>> {
+    let mut variables = env::inherited();
+    let mut set = |name: &str, value: &str| {
+        variables.retain(|(known, _)| known != name);
+        variables.push((name.into(), value.into()));
+    };
+    if let Some(file) = &args.env_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| usage(format!("--env-file {}: {error}", file.display())))?;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let (name, value) = line
+                .split_once('=')
+                .ok_or_else(|| usage(format!("{}:{}: expected NAME=VALUE", file.display(), number + 1)))?;
+            set(name.trim(), unquoted(value.trim()));
+        }
+    }
+    for given in &args.variables {
+        match given.split_once('=') {
+            Some((name, value)) => set(name, value),
+            None => return Err(usage(format!("--env {given}: expected NAME=VALUE"))),
+        }
+    }
+    Ok(variables)
+}
+
+/// A value without the quotes around it.
+fn unquoted(value: &str) -> &str {
+    let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    quoted('"').or_else(|| quoted('\'')).unwrap_or(value)
+}
+
+/// An error with what to do about it: a module that is not installed has a command that installs it.
+fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
+    let Some(module) = &error.missing_module else { return error.message.clone() };
+    let top = module.split('.').next().unwrap_or(module);
+    let hint = match &source.folder {
+        Some(folder) if folder.join("pyproject.toml").is_file() => {
+            let required = requirement(folder, top);
+            let required =
+                required.map(|name| format!(" (pyproject.toml asks for {name})")).unwrap_or_default();
+            format!("'{top}' is not installed{required}: {python} -m pip install {}", folder.display())
+        }
+        _ => format!("'{top}' is not installed: {python} -m pip install {top}"),
+    };
+    format!("{}\n{hint}\nor name another Python with --python", error.message)
+}
+
+/// The requirement of a folder that brings a module, as far as names tell.
+fn requirement(folder: &Path, module: &str) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join("pyproject.toml")).ok()?;
+    let project: toml::Table = text.parse().ok()?;
+    let listed = project.get("project")?.get("dependencies")?.as_array()?;
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', '.'], "");
+    let of_requirement = |line: &str| -> String {
+        line.chars().take_while(|part| part.is_alphanumeric() || "-_.".contains(*part)).collect()
+    };
+    let mut lines = listed.iter().filter_map(toml::Value::as_str);
+    lines.find(|line| plain(&of_requirement(line)).contains(&plain(module))).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_is_a_module_however_it_is_written() {
+        assert_eq!(as_module("server.app:app"), "server.app:app");
+        assert_eq!(as_module("server/app.py"), "server.app:app");
+        assert_eq!(as_module("./server/app.py:create_app"), "server.app:create_app");
+        assert_eq!(as_module("server.app"), "server.app:app");
+    }
+
+    #[test]
+    fn values_of_an_env_file_lose_their_quotes() {
+        assert_eq!(unquoted("\"a b\""), "a b");
+        assert_eq!(unquoted("'a'"), "a");
+        assert_eq!(unquoted("a\""), "a\"");
+    }
+}

@@ -1,0 +1,3 @@
+"""Needs a module that nobody has."""
+
+import absent_module  # noqa: F401

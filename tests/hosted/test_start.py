@@ -1,0 +1,37 @@
+"""What cannot be served is told with what to do about it, before anything listens."""
+
+import subprocess
+
+import pytest
+from harness.server import binary
+
+from hosted.conftest import hosted_command
+
+
+def refused(name, *flags):
+    done = subprocess.run(hosted_command(name, *flags), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
+def test_a_missing_module_comes_with_the_command_that_installs_it():
+    assert "'absent_module' is not installed" in refused("missing:Environment")
+    assert "-m pip install absent_module" in refused("missing:Environment")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("kinds:Dicee", "module 'kinds' has no 'Dicee'; it has Dice"),
+        ("nowhere.at.all:Environment", "No module named 'nowhere'"),
+        ("kinds:GENERATOR", "without an environment"),
+    ],
+)
+def test_a_wrong_name_is_told(name, says):
+    assert says in refused(name)
+
+
+def test_a_python_that_is_not_there_is_told():
+    command = [str(binary()), "serve", "kinds:Dice", "--python", "/nowhere/python"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "--python /nowhere/python: there is no Python" in done.stderr

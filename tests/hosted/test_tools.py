@@ -1,0 +1,53 @@
+"""An MCPEnvironment behind the stock clients: its tools with their real schemas, through every door."""
+
+import json
+import urllib.request
+
+from clients.stock import call, run
+from openenv.core import GenericEnvClient
+from openenv.core.mcp_client import MCPToolClient
+
+ECHO = "reference.echo_openenv:EchoEnvironment"
+
+
+def test_tools_through_step(host):
+    server = host(ECHO)
+
+    async def play():
+        async with GenericEnvClient(base_url=server.url) as env:
+            reset = await env.reset()
+            assert reset.observation["metadata"]["status"] == "ready"
+            said = await env.step(call("echo_message", message="três ☃"))
+            assert said.observation["result"]["data"] == "três ☃" and said.observation["error"] is None
+            long = await env.step(call("echo_with_length", message="três"))
+            assert long.observation["result"]["data"] == {"message": "três", "length": 4}
+            unknown = await env.step(call("nope"))
+            assert unknown.observation["error"]["error_type"] == "tool_not_found"
+            tools = (await env.step({"type": "list_tools"})).observation["tools"]
+            assert [tool["name"] for tool in tools] == ["echo_message", "echo_with_length"]
+            assert tools[0]["input_schema"]["properties"]["message"]["description"] == "The message to echo back"
+
+    run(play())
+
+
+def test_tools_through_the_stock_tool_client(host):
+    server = host(ECHO)
+
+    async def play():
+        async with MCPToolClient(base_url=server.url) as env:
+            await env.reset()
+            assert [tool.name for tool in await env.list_tools()] == ["echo_message", "echo_with_length"]
+            assert await env.call_tool("echo_message", message="hello") == "hello"
+
+    run(play())
+
+
+def test_tools_of_the_episode_through_mcp(host):
+    server = host(ECHO)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    body["params"] = {"name": "echo_message", "arguments": {"message": "hi"}}
+    request = urllib.request.Request(
+        server.url + "/mcp", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as reply:
+        assert json.load(reply)["result"]["data"] == "hi"
