@@ -27,7 +27,8 @@ def is_alive(pid):
 
 def post(server, path, body):
     data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(server.url + path, data=data, headers=headers)) as reply:
+    request = urllib.request.Request(server.url + path, data=data, headers=headers)
+    with urllib.request.urlopen(request) as reply:
         return json.load(reply)
 
 

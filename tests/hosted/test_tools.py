@@ -25,7 +25,8 @@ def test_tools_through_step(host):
             assert unknown.observation["error"]["error_type"] == "tool_not_found"
             tools = (await env.step({"type": "list_tools"})).observation["tools"]
             assert [tool["name"] for tool in tools] == ["echo_message", "echo_with_length"]
-            assert tools[0]["input_schema"]["properties"]["message"]["description"] == "The message to echo back"
+            message = tools[0]["input_schema"]["properties"]["message"]
+            assert message["description"] == "The message to echo back"
 
     run(play())
 

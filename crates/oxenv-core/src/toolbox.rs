@@ -3,15 +3,15 @@
 //! Invariant: every call, whatever the door, is found with [`Toolbox::find`] and made with
 //! [`ResolvedTool::call`]. The names are immutable; a changed list replaces them as a whole.
 
+mod audit_record;
 mod call;
 mod catalogue;
-mod extras;
-mod judge;
+mod checks;
 mod mount;
-mod record;
 mod repeat;
 mod request;
 mod resolved;
+mod resources_and_prompts;
 mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,13 +29,13 @@ use crate::seed::EpisodeSeeds;
 use crate::toolset::{ChangeCounter, Scope, Toolset};
 use crate::work::{CatchPanic, Work, join_all};
 
+pub use audit_record::{Auditor, Redact};
 use catalogue::Catalogue;
 pub use catalogue::CatalogueCache;
-pub use extras::Offered;
 pub use mount::{Mount, Naming};
-pub use record::{Auditor, Redact};
 pub use request::CallRequest;
 pub use resolved::ResolvedTool;
+pub use resources_and_prompts::Offered;
 
 /// Bytes of an error's message, at the most: people and models read it.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;

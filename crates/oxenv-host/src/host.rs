@@ -20,8 +20,8 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::Connection;
 use crate::directory;
+use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
 use crate::protocol::{ErrorKind, HostSource, Loaded, Reply, TemplateRequest, WorkerError, WorkerPlace};
 use crate::template::{Template, WorkerExit};
@@ -124,6 +124,8 @@ pub struct Host {
     temporaries: Workspaces,
     template: AsyncMutex<Option<Arc<Template>>>,
     spares: Mutex<VecDeque<Worker>>,
+    /// Held by the one task that makes spares.
+    filling: AsyncMutex<()>,
     numbers: AtomicU64,
     /// Workers that close their environments.
     closing: TaskTracker,
@@ -156,6 +158,7 @@ impl Host {
             temporaries,
             template: AsyncMutex::new(None),
             spares: Mutex::default(),
+            filling: AsyncMutex::new(()),
             numbers: AtomicU64::new(0),
             closing: TaskTracker::new(),
         };
@@ -231,6 +234,7 @@ impl Host {
             return;
         }
         self.closing.spawn(async move {
+            let Ok(_alone) = host.filling.try_lock() else { return };
             while host.spares.lock().len() < host.options.spares && !host.closing.is_closed() {
                 match host.make().await {
                     Ok(worker) => host.spares.lock().push_back(worker),
@@ -240,17 +244,17 @@ impl Host {
         });
     }
 
-    async fn make(&self) -> Result<Worker, HostError> {
+    async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
         match self.isolation {
             Isolation::Fork => self.fork().await,
             Isolation::Fresh => self.start_fresh().await,
         }
     }
 
-    async fn fork(&self) -> Result<Worker, HostError> {
+    async fn fork(self: &Arc<Self>) -> Result<Worker, HostError> {
         let template = self.live_template().await?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number)?;
+        let folders = self.folders(number).await?;
         let socket = Socket::bind(self.place.path(), number)?;
         let mut exit = template.fork(number, &socket.path, folders.place())?;
         let connecting = async {
@@ -271,9 +275,9 @@ impl Host {
         Ok(Worker::new(stream, log, process, folders.all))
     }
 
-    async fn start_fresh(&self) -> Result<Worker, HostError> {
+    async fn start_fresh(self: &Arc<Self>) -> Result<Worker, HostError> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let folders = self.folders(number)?;
+        let folders = self.folders(number).await?;
         let (child, connection, _) = self.load("session", folders.place()).await?;
         Ok(Worker::new(connection.into_stream(), LogTail::default(), WorkerProcess::Own(child), folders.all))
     }
@@ -310,10 +314,10 @@ impl Host {
         &self,
         role: &str,
         place: WorkerPlace<'_>,
-    ) -> Result<(Child, Connection, Loaded), HostError> {
+    ) -> Result<(Child, FrameStream, Loaded), HostError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut connection = Connection::new(UnixStream::from_std(ours)?);
+        let mut connection = FrameStream::new(UnixStream::from_std(ours)?);
         let spec = self.child_spec(role);
         let child = self.options.supervisor.spawn_with_socket(spec, theirs, Redactor::default())?;
         let loading = async {
@@ -369,14 +373,18 @@ impl Host {
         }
     }
 
-    /// The folders of a worker.
-    fn folders(&self, number: u64) -> io::Result<Folders> {
-        let name = number.to_string();
-        let mut all = vec![Arc::new(self.temporaries.open(&name)?)];
-        if let Some(directories) = &self.directories {
-            all.push(Arc::new(directories.copies.open(&name)?));
-        }
-        Ok(Folders { all })
+    /// The folders of a worker. A copy takes as long as it takes, so no thread that serves others makes it.
+    async fn folders(self: &Arc<Self>, number: u64) -> io::Result<Folders> {
+        let host = Arc::clone(self);
+        let making = move || {
+            let name = number.to_string();
+            let mut all = vec![Arc::new(host.temporaries.open(&name)?)];
+            if let Some(directories) = &host.directories {
+                all.push(Arc::new(directories.copies.open(&name)?));
+            }
+            Ok(Folders { all })
+        };
+        tokio::task::spawn_blocking(making).await.map_err(io::Error::other)?
     }
 
     /// The folders of a template, of whose working directory those of workers are copies.

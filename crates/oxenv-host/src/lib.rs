@@ -6,10 +6,10 @@
 //!
 //! Invariant: a worker's death ends nothing but its own session's episode, with a typed error.
 
-mod connection;
 mod directory;
 mod environment;
 mod factory;
+mod frames;
 mod host;
 mod log_tail;
 mod protocol;

@@ -17,7 +17,8 @@ pub struct HostSource {
     pub folder: Option<PathBuf>,
     /// The package's name, if a manifest says it.
     pub name: Option<String>,
-    /// `package.module:Name`: a class, a factory, an instance, or an application; absent: what the folder has.
+    /// `package.module:Name`: a class, a factory, an instance or an application; absent: what the folder
+    /// has.
     pub target: Option<String>,
     /// The action's class as `package.module:Name`; absent: as annotated.
     pub action: Option<String>,

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 
-use crate::connection::{Connection, frame, read_frame};
+use crate::frames::{FrameStream, frame, read_frame};
 use crate::protocol::{ChildExit, Reply, TemplateRequest, WorkerPlace};
 
 /// How a worker's process has ended; nothing while it lives.
@@ -51,7 +51,7 @@ pub(crate) struct Template {
 
 impl Template {
     /// Takes over the connection of a template that has loaded its environment.
-    pub(crate) fn run(process: Child, connection: Connection, folders: Vec<Arc<Workspace>>) -> Self {
+    pub(crate) fn run(process: Child, connection: FrameStream, folders: Vec<Arc<Workspace>>) -> Self {
         let (reader, writer) = connection.into_stream().into_split();
         let (orders, queue) = mpsc::unbounded_channel();
         let children = Children::default();

@@ -11,7 +11,7 @@ use oxenv_process::child::Child;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::connection::Connection;
+use crate::frames::FrameStream;
 use crate::log_tail::LogTail;
 use crate::protocol::SessionRequest;
 use crate::template::{ExitWatch, Template, WorkerExit};
@@ -23,7 +23,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The process of one session.
 pub(crate) struct Worker {
-    pub(crate) connection: Connection,
+    pub(crate) connection: FrameStream,
     log: LogTail,
     process: WorkerProcess,
     /// Its working directory and its folder for temporary files, which go with it.
@@ -45,7 +45,7 @@ impl Worker {
         process: WorkerProcess,
         folders: Vec<Arc<Workspace>>,
     ) -> Self {
-        Worker { connection: Connection::new(stream), log, process, _folders: folders }
+        Worker { connection: FrameStream::new(stream), log, process, _folders: folders }
     }
 
     /// Whether its process has ended already.

@@ -172,7 +172,10 @@ mod tests {
             json!({ "anyOf": [leaf, { "type": "null" }, below] }),
             json!({ "oneOf": [leaf, { "minimum": 0 }, below] }),
             json!({ "oneOf": [leaf], "anyOf": [true, false], "allOf": [{ "not": { "type": "string" } }] }),
-            json!({ "type": ["object", "array"], "anyOf": [below, { "items": { "oneOf": [leaf, { "const": "x" }] } }] }),
+            json!({
+                "type": ["object", "array"],
+                "anyOf": [below, { "items": { "oneOf": [leaf, { "const": "x" }] } }],
+            }),
             json!({ "not": { "anyOf": [leaf, { "oneOf": [{ "type": "array" }] }] } }),
         ] {
             for draft in

@@ -10,7 +10,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::on;
 
 use crate::app::App;
-use crate::auth::access::Access::{self, Agents, Control, Everybody, Holders, Nobody, Watchers};
+use crate::auth::access::Access::{
+    self, AnyToken, Control, ControlOrAgent, ControlOrObserver, Everybody, Nobody,
+};
 use crate::openapi::headers;
 use crate::route::Method::{Delete, Get, Post};
 use crate::route::{Listed, QueryParameter, Reply, Route, RouteDocs};
@@ -101,8 +103,8 @@ const ROUTES: &[Route] = &[
         Get,
         "/metrics",
         |method| on(method, http::metrics::page),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new(
             "Health",
             "The server in numbers, for Prometheus",
@@ -114,16 +116,16 @@ const ROUTES: &[Route] = &[
         Get,
         "/metadata",
         |method| on(method, http::info::metadata),
-        Holders,
-        Holders,
+        AnyToken,
+        AnyToken,
         RouteDocs::new("Environment Info", "What the environment is", &[Reply::json(200, "Metadata")]),
     ),
     route(
         Get,
         "/schema",
         |method| on(method, http::info::schema),
-        Holders,
-        Holders,
+        AnyToken,
+        AnyToken,
         RouteDocs::new(
             "Schema",
             "JSON Schemas of actions, observations and state",
@@ -134,32 +136,32 @@ const ROUTES: &[Route] = &[
         Get,
         "/tools",
         |method| on(method, http::info::tools),
-        Holders,
-        Holders,
+        AnyToken,
+        AnyToken,
         RouteDocs::new("Environment Info", "The environment's tools", &[Reply::json(200, "Tools")]),
     ),
     route(
         Get,
         "/openapi.json",
         |method| on(method, http::info::openapi),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Environment Info", "This document", &[Reply::json(200, "Any")]),
     ),
     route(
         Get,
         "/docs",
         |method| on(method, http::docs::page),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Environment Info", "This document for people", &[Reply::text("text/html", "Page")]),
     ),
     route(
         Get,
         "/redoc",
         |method| on(method, http::docs::page),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new(
             "Environment Info",
             "This document for people, at its other address",
@@ -170,16 +172,16 @@ const ROUTES: &[Route] = &[
         Get,
         "/list_environments",
         |method| on(method, http::tasks::environments),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "The environment's name", &[Reply::json(200, "Names")]),
     ),
     route(
         Get,
         "/{environment}/splits",
         |method| on(method, http::tasks::splits),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "The environment's task splits", &[Reply::json(200, "Splits")])
             .failures(&[400, 404, 500, 501]),
     ),
@@ -187,8 +189,8 @@ const ROUTES: &[Route] = &[
         Post,
         "/{environment}/tasks",
         |method| on(method, http::tasks::tasks),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "All tasks of a split", &[Reply::json(200, "EnvironmentTasks")])
             .body("SplitRequest")
             .failures(TASKS_FAILURES),
@@ -197,8 +199,8 @@ const ROUTES: &[Route] = &[
         Post,
         "/{environment}/num_tasks",
         |method| on(method, http::tasks::num_tasks),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "How many tasks a split has", &[Reply::json(200, "NumTasks")])
             .body("SplitRequest")
             .failures(TASKS_FAILURES),
@@ -207,8 +209,8 @@ const ROUTES: &[Route] = &[
         Post,
         "/{environment}/task",
         |method| on(method, http::tasks::task),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "One task", &[Reply::json(200, "OneTask")])
             .body("TaskRequest")
             .failures(TASKS_FAILURES),
@@ -217,19 +219,19 @@ const ROUTES: &[Route] = &[
         Post,
         "/{environment}/task_range",
         |method| on(method, http::tasks::task_range),
-        Watchers,
-        Watchers,
+        ControlOrObserver,
+        ControlOrObserver,
         RouteDocs::new("Task API", "A range of tasks", &[Reply::json(200, "Tasks")])
             .body("RangeRequest")
             .failures(TASKS_FAILURES),
     ),
-    websocket("/ws", |method| on(method, ws::control::upgrade), Control, Agents),
+    websocket("/ws", |method| on(method, ws::control::upgrade), Control, ControlOrAgent),
     route(
         Post,
         "/mcp",
         |method| on(method, mcp::post),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new("MCP", "One message of MCP or of its OpenEnv dialect", RPC_REPLIES)
             .body("JsonRpcRequest")
             .query(&[EPOCH])
@@ -239,16 +241,16 @@ const ROUTES: &[Route] = &[
         Get,
         "/mcp",
         |method| on(method, mcp::socket_or_events),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY).rpc_failures(&[400, 404, 405]),
     ),
     route(
         Delete,
         "/mcp",
         |method| on(method, mcp::delete),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
             .rpc_failures(&[400, 404, 405]),
     ),
@@ -256,8 +258,8 @@ const ROUTES: &[Route] = &[
         Post,
         "/sessions/{id}/mcp",
         |method| on(method, mcp::post),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new(
             "MCP",
             "One message of MCP or of its OpenEnv dialect, to the tools of one session",
@@ -271,8 +273,8 @@ const ROUTES: &[Route] = &[
         Get,
         "/sessions/{id}/mcp",
         |method| on(method, mcp::events),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new("MCP", "The events of an MCP session", EVENTS_REPLY)
             .rpc_failures(&[400, 404, 405, 410]),
     ),
@@ -280,8 +282,8 @@ const ROUTES: &[Route] = &[
         Delete,
         "/sessions/{id}/mcp",
         |method| on(method, mcp::delete),
-        Agents,
-        Agents,
+        ControlOrAgent,
+        ControlOrAgent,
         RouteDocs::new("MCP", "The end of an MCP session", &[Reply::json(202, "Nothing")])
             .rpc_failures(&[400, 404, 405, 410]),
     ),
@@ -313,7 +315,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/state",
         |method| on(method, http::control::state),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("State Management", "The default session's state", &[Reply::json(200, "State")])
             .failures(&[500, 503]),
@@ -354,7 +356,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/sessions",
         |method| on(method, http::sessions::list),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Sessions", "All sessions", &[Reply::json(200, "SessionList")]),
     ),
@@ -362,7 +364,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/sessions/{id}",
         |method| on(method, http::sessions::show),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Sessions", "One session in numbers", &[Reply::json(200, "SessionInfo")])
             .failures(SESSION_FAILURES),
@@ -404,7 +406,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/sessions/{id}/state",
         |method| on(method, http::sessions::state),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Sessions", "A session's state", &[Reply::json(200, "State")])
             .failures(&[404, 410, 500]),
@@ -450,7 +452,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/trajectories",
         |method| on(method, http::trajectories::list),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Records", "Recorded sessions", &[Reply::json(200, "TrajectoryList")])
             .listed(Listed::WithRecords)
@@ -478,7 +480,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/trajectories/{id}",
         |method| on(method, http::trajectories::show),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Records", "One recorded session", &[Reply::json(200, "Trajectory")])
             .listed(Listed::WithRecords)
@@ -488,7 +490,7 @@ const ROUTES: &[Route] = &[
         Get,
         "/trajectories/{id}/steps",
         |method| on(method, http::trajectories::steps),
-        Watchers,
+        ControlOrObserver,
         Nobody,
         RouteDocs::new("Records", "What a recorded session did", &[Reply::json(200, "TrajectorySteps")])
             .listed(Listed::WithRecords)
@@ -529,9 +531,9 @@ mod tests {
     fn described(access: Access) -> &'static str {
         match access {
             Everybody => "everybody",
-            Holders => "control, observers, agents",
-            Watchers => "control, observers",
-            Agents => "control, agents",
+            AnyToken => "control, observers, agents",
+            ControlOrObserver => "control, observers",
+            ControlOrAgent => "control, agents",
             Control => "control",
             Nobody => "nobody",
         }

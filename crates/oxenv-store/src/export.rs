@@ -75,7 +75,7 @@ pub enum ExportError {
 /// let exported = export_jsonl(&trajectories, &mut lines, &SessionFilter::default())?;
 /// assert_eq!((exported.sessions, exported.left_out.len()), (1, 0));
 /// assert!(lines.starts_with(br#"{"session_id":"s-1""#));
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

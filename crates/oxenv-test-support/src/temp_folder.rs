@@ -22,7 +22,7 @@ impl TempFolder {
     }
 
     fn within(parent: &Path, name: &str) -> Self {
-        let path = parent.join(format!("oxenv-{name}-{}", unique()));
+        let path = parent.join(format!("test-oxenv-{name}-{}", unique()));
         fs::create_dir(&path).unwrap();
         TempFolder(path)
     }

@@ -58,7 +58,8 @@ impl<'a> Action<'a> {
     /// ```
     /// use oxenv_wire::{Action, Json};
     ///
-    /// let sent = Json::parse(r#"{"type": "call_tool", "tool_name": "add", "arguments": {"a": 1}}"#).unwrap();
+    /// let text = r#"{"type": "call_tool", "tool_name": "add", "arguments": {"a": 1}}"#;
+    /// let sent = Json::parse(text).unwrap();
     /// assert!(matches!(Action::parse(sent), Ok(Action::CallTool(call)) if call.name == "add"));
     /// let sent = Json::parse(r#"{"column": 3}"#).unwrap();
     /// assert!(matches!(Action::parse(sent), Ok(Action::Typed(_))));

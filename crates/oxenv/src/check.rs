@@ -18,11 +18,11 @@ use clap::Args;
 use oxenv_server::Mode;
 use serde_json::Value;
 
+use crate::assemble;
+use crate::assemble::ToolArgs;
 use crate::client::Client;
 use crate::exit::usage;
 use crate::output::print;
-use crate::tools;
-use crate::tools::ToolArgs;
 use crate::values::duration;
 use crate::values::object;
 use report::CheckReport;
@@ -91,7 +91,8 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
             suite::over_the_wire(Arc::new(client), &plan, promises).await?
         }
         false => {
-            let mut served = tools::assemble(Some(&args.environment), &args.tools, Mode::Simulation).await?;
+            let mut served =
+                assemble::environment(Some(&args.environment), &args.tools, Mode::Simulation).await?;
             let upstream = std::mem::take(&mut served.upstream);
             let seeded = std::mem::take(&mut served.seeded);
             let factory = Arc::clone(&served.factory);

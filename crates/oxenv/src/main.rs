@@ -3,6 +3,7 @@
 //! `cli` lists the commands; each has a file with its arguments and its `run` function. What
 //! several commands share imports none of them.
 
+mod assemble;
 mod byte_size;
 mod call;
 mod check;
@@ -23,6 +24,7 @@ mod observing;
 mod output;
 mod policy_commands;
 mod record;
+mod recorded_tools;
 mod registry;
 mod replay;
 mod rescore;
@@ -32,9 +34,7 @@ mod settings;
 mod slow_steps;
 mod snapshot_key;
 mod step;
-mod tape;
 mod tokens;
-mod tools;
 mod tools_commands;
 mod traces;
 mod trajectories;

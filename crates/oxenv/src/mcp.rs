@@ -9,9 +9,9 @@ use clap::Args;
 use oxenv_core::{SessionStore, StoreLimits};
 use oxenv_server::{App, ServerConfig, Shutdown};
 
+use crate::assemble::ToolArgs;
 use crate::logging::{LogFormat, LogLevel};
-use crate::tools::ToolArgs;
-use crate::{exit, logging, tools};
+use crate::{assemble, exit, logging};
 
 #[derive(Args)]
 #[command(after_help = "Logs go to stderr.
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: McpArgs) -> anyhow::Result<()> {
     logging::start(args.log, LogFormat::Text);
     let config = ServerConfig::default();
     let shutdown = Shutdown::on_signals(config.drain)?;
-    let served = tools::assemble(args.environment.as_deref(), &args.tools, config.mode).await?;
+    let served = assemble::environment(args.environment.as_deref(), &args.tools, config.mode).await?;
     let store = SessionStore::new(Arc::clone(&served.factory), StoreLimits::default());
     let outcome = tokio::select! {
         outcome = oxenv_server::serve_stdio(App::new(store, config), shutdown.requested()) => outcome,

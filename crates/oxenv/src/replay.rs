@@ -17,10 +17,10 @@ use oxenv_store::{Hole, SessionFilter, Trajectories};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::assemble::ToolArgs;
 use crate::exit::Problem;
 use crate::output::print;
 use crate::rubrics::RubricArgs;
-use crate::tools::ToolArgs;
 use crate::trajectories::{self, Incomplete, is_damage};
 use environment::ReplayOptions;
 

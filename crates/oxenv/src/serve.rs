@@ -15,7 +15,7 @@ use crate::observing::Observing;
 use crate::settings::{ServeArgs, Settings};
 use crate::tokens::GeneratedToken;
 use crate::trajectories::RecordFolder;
-use crate::{exit, logging, record, rubrics, snapshot_key, tools};
+use crate::{assemble, exit, logging, record, rubrics, snapshot_key};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::gather(args)?;
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Before anything is begun that would have to be ended.
     let shutdown = Shutdown::on_signals(settings.server.drain)?;
     let mut served =
-        tools::assemble(settings.environment.as_deref(), &settings.tools, settings.server.mode).await?;
+        assemble::environment(settings.environment.as_deref(), &settings.tools, settings.server.mode).await?;
     served.factory = rubrics::over(Arc::clone(&served.factory), &settings.rubric, &Arc::default())?;
     let recorder = record::open(&settings.record, served.redact.clone())?;
     let (mode, generated) = (settings.server.mode, settings.generated_tokens);

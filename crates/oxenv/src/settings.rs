@@ -13,6 +13,7 @@ use oxenv_core::StoreLimits;
 use oxenv_server::{Mode, ServerConfig};
 use serde::Deserialize;
 
+use crate::assemble::ToolArgs;
 use crate::byte_size::ByteSize;
 use crate::exit::usage;
 use crate::logging::{LogFormat, LogLevel};
@@ -20,7 +21,6 @@ use crate::observing::ObservingArgs;
 use crate::record::RecordArgs;
 use crate::rubrics::RubricArgs;
 use crate::tokens::{GeneratedToken, TokenArgs};
-use crate::tools::ToolArgs;
 use crate::values::{byte_size_setting, duration, duration_setting, timeout, timeout_setting};
 use crate::{env, tokens};
 use layers::{ConfigFile, Layers};

@@ -13,7 +13,7 @@ use oxenv_upstream::manifest::{self, FilePosition, Manifest, Problem, Severity, 
 
 use crate::exit::usage;
 use crate::output::print;
-use crate::{env, tools};
+use crate::{assemble, env};
 
 #[derive(Args)]
 #[command(after_help = "Exit codes: 0 if there are at most warnings, 1 if there are errors, 2 if a file
@@ -121,7 +121,7 @@ impl Findings {
         let mut problems = match Manifest::parse_bytes(&bytes, Some(name), &env::lookup) {
             Ok((manifest, mut problems)) => {
                 problems.extend(manifest.missing(&env::lookup, Severity::Error));
-                problems.extend(manifest.unknown_builtins(&tools::builtin_names()));
+                problems.extend(manifest.unknown_builtins(&assemble::builtin_names()));
                 if !problems.iter().any(Problem::is_error) {
                     let toolsets = counted(manifest.toolsets.len(), "toolset");
                     self.good.push(format!("{shown}: {toolsets}, {}", counted(problems.len(), "warning")));

@@ -12,12 +12,12 @@ use std::time::Duration;
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, ToolResult};
 use tokio::time::Instant;
 
+use super::audit_record::Recording;
 use super::catalogue::CatalogueEntry;
 use super::mount::Mount;
-use super::record::Recording;
 use super::request::{CallRequest, end_of, until};
 use super::resolved::ResolvedTool;
-use super::{contained, judge, shortened};
+use super::{checks, contained, shortened};
 use crate::audit::Decision;
 use crate::work::Work;
 
@@ -68,7 +68,7 @@ impl ResolvedTool<'_> {
         recording: &mut Recording<'_>,
     ) -> Result<ToolResult, ToolError> {
         let mut allowed = self.admit(entry, mount, request.context);
-        if allowed.is_ok() && judge::needs_argument_check(entry, mount) {
+        if allowed.is_ok() && checks::needs_argument_check(entry, mount) {
             allowed = Box::pin(self.check_arguments(entry, mount, request)).await;
         }
         if let Err(refusal) = allowed {
@@ -76,7 +76,7 @@ impl ResolvedTool<'_> {
             return Err(refusal.error);
         }
         let result = self.run(entry, mount, request).await?;
-        match judge::needs_result_check(entry, mount, &result) {
+        match checks::needs_result_check(entry, mount, &result) {
             true => Box::pin(self.check_result(entry, mount, request, result)).await,
             false => Ok(result),
         }

@@ -5,10 +5,10 @@
 
 use oxenv_wire::{ToolError, ToolResult};
 
+use super::audit_record::Recording;
 use super::catalogue::CatalogueEntry;
-use super::judge::{self, Refusal};
+use super::checks::{self, Refusal};
 use super::mount::Mount;
-use super::record::Recording;
 use super::request::CallRequest;
 use super::resolved::ResolvedTool;
 use crate::audit::Decision;
@@ -51,7 +51,7 @@ impl ResolvedTool<'_> {
         request: &CallRequest<'_>,
     ) -> Result<(), Refusal> {
         self.allowed(entry, request.context.principal)?;
-        match judge::needs_argument_check(entry, mount) {
+        match checks::needs_argument_check(entry, mount) {
             true => self.check_arguments(entry, mount, request).await,
             false => Ok(()),
         }

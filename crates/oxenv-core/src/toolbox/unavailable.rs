@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use oxenv_wire::{ErrorCode, ToolError, ToolErrorType, preview};
 
-use super::extras::request_fault;
 use super::mount::{Mount, Naming};
+use super::resources_and_prompts::request_fault;
 use super::{Toolbox, shortened};
 use crate::policy::Verdict;
 use crate::principal::Principal;

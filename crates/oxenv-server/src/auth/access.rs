@@ -10,11 +10,11 @@ pub(crate) enum Access {
     /// Also callers without a token.
     Everybody,
     /// Callers with any token.
-    Holders,
+    AnyToken,
     /// Control and observers.
-    Watchers,
+    ControlOrObserver,
     /// Control and agents. An agent comes to its own session, and to no path that names another.
-    Agents,
+    ControlOrAgent,
     /// Control.
     Control,
     /// Nobody: the route does not exist in that mode.
@@ -25,9 +25,9 @@ impl Access {
     /// Whether it lets in a caller with a token.
     pub(crate) fn admits(self, principal: Principal) -> bool {
         match self {
-            Access::Everybody | Access::Holders => true,
-            Access::Watchers => principal != Principal::Agent,
-            Access::Agents => principal != Principal::Observer,
+            Access::Everybody | Access::AnyToken => true,
+            Access::ControlOrObserver => principal != Principal::Agent,
+            Access::ControlOrAgent => principal != Principal::Observer,
             Access::Control => principal == Principal::Control,
             Access::Nobody => false,
         }
@@ -42,7 +42,7 @@ mod tests {
     fn a_route_for_nobody_admits_nobody() {
         for principal in [Principal::Control, Principal::Agent, Principal::Observer] {
             assert!(!Access::Nobody.admits(principal));
-            assert!(Access::Holders.admits(principal));
+            assert!(Access::AnyToken.admits(principal));
         }
     }
 }

@@ -40,9 +40,9 @@ impl Document {
         }
     }
 
-    /// Holds the status and the headers of a reply against what is said of the route: each header beside those
-    /// of HTTP's framing is documented and fits its schema, and those that are required are there. Returns what
-    /// is said of the status.
+    /// Compares the status and the headers of a reply with the route's description: each header beside those
+    /// of HTTP's framing is documented and fits its schema, and those that are required are there. Returns the
+    /// description of the status.
     fn check_head<'a>(
         &self,
         method: &str,

@@ -97,7 +97,7 @@ fn toolset() -> Value {
                 "default": false,
             },
             "allow": patterns("Only these tools may be called; * and ? are wildcards.", 1),
-            "deny": patterns("These tools may not be called, whatever allow message.", 0),
+            "deny": patterns("These tools may not be called, whatever allow says.", 0),
             "roles": {
                 "description": "What holds for a role besides.",
                 "type": "object",

@@ -89,7 +89,8 @@ fn entry(address: SocketAddr, more: &str) -> String {
 
 fn stdio(mode: &str) -> String {
     format!(
-        "  - name: pipe\n    mcp_server:\n      command: {}\n      args: [\"{mode}\"]\n      env: {{ MARK: \"@MARK@\" }}\n",
+        "  - name: pipe\n    mcp_server:\n      command: {}\n      args: [\"{mode}\"]\n      \
+         env: {{ MARK: \"@MARK@\" }}\n",
         stdio_server().display()
     )
 }

@@ -19,9 +19,9 @@ use super::door::{CheckedServer, CheckedSession};
 use super::report::{CheckReport, Verdict};
 use super::rules::{self, DeclaredCapabilities, ReferenceEpisode};
 use super::sample::Sampler;
+use crate::assemble::SeededToolset;
 use crate::client::Client;
 use crate::replay::{self, Folder, ReplayEnvironment, Replayer};
-use crate::tools::SeededToolset;
 use crate::trajectories::{self, Incomplete};
 
 /// How many actions an episode has that are made.

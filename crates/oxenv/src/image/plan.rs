@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use oxenv_providers::docker::DockerIgnore;
 use oxenv_upstream::manifest::{Manifest, Problem, Transport};
 
+use crate::assemble::builtin_names;
 use crate::exit::usage;
-use crate::tools::builtin_names;
 
 /// The image of the command alone.
 const COMMAND_IMAGE: &str = "oxenv:latest";

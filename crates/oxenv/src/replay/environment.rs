@@ -21,10 +21,10 @@ use oxenv_store::{
 };
 use serde_json::value::RawValue;
 
+use crate::assemble::{self, ServedEnvironment, ToolArgs};
+use crate::recorded_tools::{ToolTape, taped};
 use crate::registry;
 use crate::rubrics::{self, RubricArgs};
-use crate::tape::{ToolTape, taped};
-use crate::tools::{self, ServedEnvironment, ToolArgs};
 
 /// Sessions live as long as their replay takes.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
@@ -64,9 +64,11 @@ impl ReplayEnvironment {
         let bundled = registry::environments().iter().any(|factory| factory.spec().name == recorded);
         let by_record = (bundled || given.tools.manifest.is_none()).then_some(recorded);
         let name = given.environment.as_deref().or(by_record);
-        let mut served = tools::assemble_taped(name, &given.tools, &tape).await.with_context(|| {
-            format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
-        })?;
+        let mut served = assemble::environment_with_recorded_tools(name, &given.tools, &tape)
+            .await
+            .with_context(|| {
+                format!("its environment '{recorded}' cannot be made (one of a manifest needs --tools FILE)")
+            })?;
         let found = served.factory.spec().name.clone();
         if found != recorded {
             served.close().await;

@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command};
+use clap::{ArgMatches, Args};
 use oxenv_wire::preview;
 use serde::de::value::{Error, MapAccessDeserializer, StrDeserializer};
 use serde::de::{
@@ -130,7 +130,7 @@ impl ConfigFile {
 
 /// The keys of settings: the names of the arguments.
 fn keys<T: Args>() -> Vec<String> {
-    let command = T::augment_args(Command::new("settings"));
+    let command = T::augment_args(clap::Command::new("settings"));
     let keys = command.get_arguments().map(|argument| argument.get_id().to_string());
     // The file does not name another.
     keys.filter(|key| key != "config").collect()

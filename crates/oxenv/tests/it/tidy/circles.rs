@@ -11,7 +11,7 @@ use super::modules::{Crate, Target};
 use super::{members, rust_files, shown};
 
 /// How many circles the workspace may have.
-const MAX_CIRCLES: usize = 27;
+const MAX_CIRCLES: usize = 4;
 
 /// For each file the files that it uses, with the paths that it uses them by.
 type Ties = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;

@@ -2,7 +2,7 @@
 //!
 //! Lines with a link or with a raw string are left out: neither can be broken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,41 +12,12 @@ use super::{root, shown};
 
 const MAX_COLUMNS: usize = 110;
 
-/// Folders that still have wider lines, with how many at most. Anywhere else none is allowed.
-const WIDE_LINES_LEFT: [(&str, usize); 12] = [
-    ("bench/peers", 3),
-    ("crates/oxenv-client/src", 11),
-    ("crates/oxenv-core/src", 26),
-    ("crates/oxenv-envs/src", 1),
-    ("crates/oxenv-fleet-simulator/src", 15),
-    ("crates/oxenv-providers/src", 2),
-    ("crates/oxenv-py/python", 36),
-    ("crates/oxenv-py/src", 1),
-    ("crates/oxenv-server/src", 25),
-    ("crates/oxenv-store/src", 14),
-    ("crates/oxenv-upstream/src", 17),
-    ("crates/oxenv/src", 16),
-];
-
 #[test]
 fn lines_are_narrow() {
-    let mut wide: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for path in ["crates", "bench", "fuzz", "tests", "examples", "images", "scripts"]
-        .iter()
-        .flat_map(|folder| code_files(&root().join(folder)))
-    {
-        let left = WIDE_LINES_LEFT.iter().find(|(folder, _)| path.starts_with(root().join(folder)));
-        wide.entry(left.map_or("", |(folder, _)| folder)).or_default().extend(wide_lines(&path));
-    }
-    for (folder, lines) in wide {
-        let most = WIDE_LINES_LEFT.iter().find(|(left, _)| *left == folder).map_or(0, |(_, most)| *most);
-        let found = lines.len();
-        assert!(
-            found <= most,
-            "{MAX_COLUMNS} columns is the most; {folder} has {found} wider lines, and may have {most}: \
-             {lines:#?}"
-        );
-    }
+    let folders = ["crates", "bench", "fuzz", "tests", "examples", "images", "scripts"];
+    let files = folders.iter().flat_map(|folder| code_files(&root().join(folder)));
+    let wide: Vec<String> = files.flat_map(|path| wide_lines(&path)).collect();
+    assert!(wide.is_empty(), "{MAX_COLUMNS} columns is the most: {wide:#?}");
 }
 
 /// The files of Rust and of Python below a folder, but for what was built or installed there.

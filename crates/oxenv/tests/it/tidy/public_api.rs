@@ -1,4 +1,4 @@
-//! What each library crate offers to others, held by a file per crate: `tests/golden/public_api.txt`.
+//! What each library crate offers to others, held by a file per crate: `tests/public_api.txt`.
 //!
 //! `UPDATE_EXPECT=1 cargo nextest run -p oxenv public_api` writes the files anew.
 //! Invariant: whatever the root of a crate leads to is listed with its signature, as its source spells it.
@@ -30,7 +30,7 @@ fn the_public_api_is_what_its_files_say() {
         let mut listing =
             Listing { implementations: implementations(&read), read: &read, text: String::new() };
         listing.add_module(0, &library.replace('-', "_"));
-        expect_file![folder.join("tests/golden/public_api.txt")].assert_eq(&listing.text);
+        expect_file![folder.join("tests/public_api.txt")].assert_eq(&listing.text);
     }
 }
 

@@ -24,7 +24,8 @@ class Counter(Environment):
             file.write(f"{action.amount}\n")
         written = len(Path("steps.txt").read_text().splitlines())
         done = self._state.total >= 10
-        return Total(total=self._state.total, directory=os.getcwd(), reward=1, done=done, metadata={"lines": written})
+        seen = {"total": self._state.total, "directory": os.getcwd(), "metadata": {"lines": written}}
+        return Total(reward=1, done=done, **seen)
 
     @property
     def state(self):

@@ -15,14 +15,14 @@ const MAX_FRAME: usize = 1 << 30;
 const MAX_KEPT_BUFFER: usize = 1 << 20;
 
 /// The server's end of a worker's socket.
-pub(crate) struct Connection {
+pub(crate) struct FrameStream {
     stream: UnixStream,
     buffer: Vec<u8>,
 }
 
-impl Connection {
+impl FrameStream {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Connection { stream, buffer: Vec::new() }
+        FrameStream { stream, buffer: Vec::new() }
     }
 
     /// Sends a request and waits for its reply, which is valid until the next request.

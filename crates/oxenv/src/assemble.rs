@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::exit::usage;
 use crate::hosted::HostArgs;
-use crate::tape::{ToolTape, taped};
+use crate::recorded_tools::{ToolTape, taped};
 use crate::{env, hosted, registry};
 
 /// Servers of tools that are started at once.
@@ -103,24 +103,24 @@ impl ServedEnvironment {
 }
 
 /// Finds what a name and the tool settings mean together.
-pub(crate) async fn assemble(
+pub(crate) async fn environment(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,
 ) -> anyhow::Result<ServedEnvironment> {
-    assemble_factory(name, tools, mode, None).await
+    assemble_parts(name, tools, mode, None).await
 }
 
 /// The same for sessions that are done again, with tools that are answered from the tape.
-pub(crate) async fn assemble_taped(
+pub(crate) async fn environment_with_recorded_tools(
     name: Option<&str>,
     tools: &ToolArgs,
     tape: &Arc<ToolTape>,
 ) -> anyhow::Result<ServedEnvironment> {
-    assemble_factory(name, tools, Mode::Simulation, Some(tape)).await
+    assemble_parts(name, tools, Mode::Simulation, Some(tape)).await
 }
 
-async fn assemble_factory(
+async fn assemble_parts(
     name: Option<&str>,
     tools: &ToolArgs,
     mode: Mode,

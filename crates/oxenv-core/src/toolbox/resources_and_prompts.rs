@@ -13,8 +13,8 @@ use oxenv_wire::{RawJson, ToolError};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
+use super::audit_record::Recording;
 use super::mount::Mount;
-use super::record::Recording;
 use super::request::CallRequest;
 use super::{Toolbox, contained};
 use crate::audit::Decision;
