@@ -46,7 +46,7 @@ mod schema;
 /// let session = trajectories.session("s-1")?.expect("it was recorded");
 /// assert_eq!((session.environment.as_str(), session.steps), ("echo", 0));
 /// assert_eq!(trajectories.entries("s-1")?.len(), 1);
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Trajectories {
@@ -101,7 +101,7 @@ const IN_MEMORY_INTERVAL: Duration = Duration::from_secs(60);
 /// let filter = SessionFilter { environment: Some("connect4".to_owned()), ..SessionFilter::default() };
 /// assert!(trajectories.sessions(&filter)?.is_empty());
 /// assert_eq!(trajectories.sessions(&SessionFilter::default())?.len(), 1);
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -53,7 +53,7 @@ const MAX_KEPT_BUFFER: usize = 256 * 1024;
 /// let audit = JsonlAudit::open(folder.join("audit.jsonl"))?;
 /// assert!(audit.flush(Duration::from_secs(1)), "nothing was recorded yet, so nothing waits");
 /// assert_eq!(audit.status().waiting, 0);
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct JsonlAudit(Arc<Shared>);

@@ -98,7 +98,7 @@ pub struct LogOptions {
 /// // Sessions do this themselves, with a recorder that their store was given.
 /// recorder.append(&entry).await?;
 /// assert_eq!(LogReader::open(&folder)?.count(), 1);
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok(())
 /// # }
 /// ```

@@ -213,7 +213,7 @@ impl FromArgMatches for ServeArgs {
 
 /// The port that variables name, or the default one.
 pub(crate) fn port_of_variables() -> anyhow::Result<u16> {
-    let no_flags = GivenSettings::augment_args(Command::new("serve")).get_matches_from(["serve"]);
+    let no_flags = GivenSettings::augment_args(clap::Command::new("serve")).get_matches_from(["serve"]);
     let layers = Layers::new(no_flags, env::lookup, ConfigFile::default());
     Ok(layers.read::<GivenSettings>()?.port.unwrap_or(DEFAULT_PORT))
 }
@@ -317,7 +317,7 @@ mod tests {
         lookup: fn(&str) -> Option<String>,
         file: &str,
     ) -> anyhow::Result<GivenSettings> {
-        let command = ServeArgs::augment_args(Command::new("serve"));
+        let command = ServeArgs::augment_args(clap::Command::new("serve"));
         let flags = command.try_get_matches_from([&["serve"], flags].concat())?;
         let file = ConfigFile::parse("oxenv.toml".to_owned(), file.to_owned())?;
         GivenSettings::read(&Layers::new(flags, lookup, file))

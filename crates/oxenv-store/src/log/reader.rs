@@ -45,7 +45,7 @@ use crate::stored::{self, StoredEntry};
 ///     assert_eq!((entry.session_id.as_str(), entry.seq), ("s-1", 0));
 ///     assert!(matches!(entry.event, StoredEvent::Opened { seed: 7, .. }));
 /// }
-/// # std::fs::remove_dir_all(&folder)?;
+/// # oxenv_core::folders::remove(&folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct LogReader {
