@@ -69,7 +69,7 @@ def call_targets() -> list[Target]:
 def proxy_targets() -> list[Target]:
     """Calls that go through to a stdio upstream. Only we and the forwarding handler carry them over HTTP "
     "first."""
-    client, handler = "a bare rmcp client, which no HTTP leads to", "an axum handler that forwards to one"
+    client, handler = "a bare rmcp client, without HTTP before it", "an axum handler that forwards to one"
     targets = [
         Target(f"upstream's tool, {number} in flight, calls/s, of {whom}", f"proxy-{number}", RATE, name,
                at_least=0.9)
