@@ -3,7 +3,8 @@
     python_session.py SERVER PACKAGE [--warmup S] [--seconds S]
 
 SERVER is the oxenv binary, which is started on the other core; PACKAGE has a `GenericEnvClient`: `oxenv`, or
-`openenv.core`. Prints one JSON object with microseconds: blocking (`sync_us`) and in an event loop (`async_us`).
+`openenv.core`. Prints one JSON object with microseconds: blocking (`sync_us`) and in an event loop
+(`async_us`).
 """
 
 import argparse
@@ -26,7 +27,9 @@ ACTION = {"type": "call_tool", "tool_name": "echo_message", "arguments": {"messa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("server")
     parser.add_argument("package")
     parser.add_argument("--warmup", type=float, default=1.0)
@@ -56,7 +59,8 @@ def generic_client(package: str) -> type:
 @contextmanager
 def served(binary: str) -> Iterator[str]:
     """A server of ours on the other core, at a port of its choice."""
-    command = ["taskset", "-c", str(SERVER_CORE), binary, "serve", "echo", "--host", "127.0.0.1", "--port", "0"]
+    serve = [binary, "serve", "echo", "--host", "127.0.0.1", "--port", "0"]
+    command = ["taskset", "-c", str(SERVER_CORE), *serve]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{port_of(process)}"

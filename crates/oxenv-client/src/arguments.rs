@@ -104,8 +104,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_mistake_is_told_with_its_place() {
-        let schema = json!({"type": "object", "required": ["a", "b"], "additionalProperties": false, "properties": {
-            "a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "string"}}}});
+        let schema = json!({"type": "object", "required": ["a", "b"], "additionalProperties": false,
+            "properties": {"a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "string"}}}});
         let checker = Arc::new(ArgumentChecker::new(&schema));
         let error = check(&checker, json!({"a": "x", "b": ["y", 1], "c": 0})).await.unwrap_err();
         assert_eq!((error.code(), error.delivered()), (Code::InvalidArguments, Delivered::No));

@@ -19,13 +19,17 @@ fn action() -> Value {
         "description": "Calls one tool by name. Send {\"type\": \"list_tools\"} to learn the names.",
         "properties": {
             "metadata": {
-                "additionalProperties": true, "description": "Anything the sender wants to note", "title": "Metadata",
-                "type": "object",
+                "additionalProperties": true, "description": "Anything the sender wants to note",
+                "title": "Metadata", "type": "object",
             },
-            "type": { "const": "call_tool", "default": "call_tool", "description": "Kind of action", "title": "Type", "type": "string" },
+            "type": {
+                "const": "call_tool", "default": "call_tool", "description": "Kind of action",
+                "title": "Type", "type": "string",
+            },
             "tool_name": { "description": "Name of the tool", "title": "Tool Name", "type": "string" },
             "arguments": {
-                "additionalProperties": true, "description": "Arguments of the tool, as its input_schema says",
+                "additionalProperties": true,
+                "description": "Arguments of the tool, as its input_schema says",
                 "title": "Arguments", "type": "object",
             },
         },
@@ -59,16 +63,23 @@ fn observation() -> Value {
         "additionalProperties": false,
         "description": "The outcome of a tool call: a result or an error.",
         "properties": {
-            "done": { "default": false, "description": "Whether the episode has ended", "title": "Done", "type": "boolean" },
+            "done": {
+                "default": false, "description": "Whether the episode has ended", "title": "Done",
+                "type": "boolean",
+            },
             "reward": {
-                "anyOf": [{ "type": "boolean" }, { "type": "integer" }, { "type": "number" }, { "type": "null" }],
+                "anyOf": [
+                    { "type": "boolean" }, { "type": "integer" }, { "type": "number" }, { "type": "null" },
+                ],
                 "default": null, "description": "Reward of the last action", "title": "Reward",
             },
             "metadata": {
-                "additionalProperties": true, "description": "What else there is to know", "title": "Metadata",
-                "type": "object",
+                "additionalProperties": true, "description": "What else there is to know",
+                "title": "Metadata", "type": "object",
             },
-            "tool_name": { "description": "Name of the tool that was called", "title": "Tool Name", "type": "string" },
+            "tool_name": {
+                "description": "Name of the tool that was called", "title": "Tool Name", "type": "string",
+            },
             "result": { "default": null, "description": "What the tool returned", "title": "Result" },
             "error": {
                 "anyOf": [{ "$ref": "#/$defs/ToolError" }, { "type": "null" }],

@@ -306,7 +306,10 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
 fn observation_schema<O: JsonSchema>() -> Value {
     let mut schema = schema_of::<O>();
     let fields = json!({
-        "done": { "type": "boolean", "default": false, "title": "Done", "description": "Whether the episode has ended." },
+        "done": {
+            "type": "boolean", "default": false, "title": "Done",
+            "description": "Whether the episode has ended."
+        },
         "reward": {
             "anyOf": [{ "type": "boolean" }, { "type": "integer" }, { "type": "number" }, { "type": "null" }],
             "default": null, "title": "Reward", "description": "Reward of the last action."

@@ -85,7 +85,10 @@ mod tests {
 
     #[tokio::test]
     async fn echo_keeps_the_contract() {
-        let call = |text: &str| json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": { "message": text } });
+        let call = |text: &str| {
+            let arguments = json!({ "message": text });
+            json!({ "type": "call_tool", "tool_name": "echo_message", "arguments": arguments })
+        };
         keeps_the_contract(super::echo::factory(), &[call("a"), call("é\n"), json!({ "message": "old" })])
             .await;
     }

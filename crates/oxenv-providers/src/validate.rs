@@ -27,8 +27,8 @@ pub(crate) fn instance_name(spec: &InstanceSpec) -> Result<String, ProviderError
     let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
     if !begins || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
         return Err(invalid_spec(format!(
-            "'{name}' is no name for an instance: use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.', \
-             the first a letter or a digit"
+            "'{name}' is no name for an instance: use up to {MAX_NAME_BYTES} letters, digits, '-', '_' and \
+             '.', the first a letter or a digit"
         )));
     }
     Ok(name.clone())

@@ -112,7 +112,12 @@ def test_the_server_refuses(serve: Any) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"base_url": "ftp://x"}, {"base_url": "x", "protocol": "gopher"}, {"base_url": "x", "connect_timeout_s": -1}],
+    [
+        {},
+        {"base_url": "ftp://x"},
+        {"base_url": "x", "protocol": "gopher"},
+        {"base_url": "x", "connect_timeout_s": -1},
+    ],
 )
 def test_wrong_options(given: dict[str, Any]) -> None:
     with pytest.raises(oxenv.InvalidOptions):

@@ -163,7 +163,10 @@ mod tests {
 
     #[test]
     fn what_finds_errors_quickly_accepts_the_same() {
-        let document = |node: Value| json!({ "$ref": "#/$defs/node", "$defs": { "node": node, "leaf": { "type": "integer" } } });
+        let document = |node: Value| {
+            let defs = json!({ "node": node, "leaf": { "type": "integer" } });
+            json!({ "$ref": "#/$defs/node", "$defs": defs })
+        };
         let leaf = json!({ "$ref": "#/$defs/leaf" });
         let values =
             [json!(1), json!("x"), json!(null), json!({ "a": 1 }), json!({ "a": "x" }), json!([1, "x"])];

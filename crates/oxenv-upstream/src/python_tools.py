@@ -27,7 +27,8 @@ import uuid
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 INVALID_PARAMS, METHOD_NOT_FOUND, INTERNAL_ERROR = -32602, -32601, -32603
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", bytes: "string", type(None): "null"}
-ARRAYS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Set)
+ABSTRACT_ARRAYS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Set)
+ARRAYS = (list, tuple, set, frozenset, *ABSTRACT_ARRAYS)
 OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
 SCALARS = (str, int, float, type(None))
@@ -73,7 +74,8 @@ def schema(hint, above=()):
             return {"type": "array", "prefixItems": [schema(one, above) for one in items], **count}
         return {"type": "array", **({"items": schema(items[0], above)} if items else {})}
     if hint in OBJECTS or origin in OBJECTS:
-        return {"type": "object", **({"additionalProperties": schema(inner[1], above)} if len(inner) > 1 else {})}
+        values = {"additionalProperties": schema(inner[1], above)} if len(inner) > 1 else {}
+        return {"type": "object", **values}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return choices([member.value for member in hint])
     if hint in above:
@@ -306,7 +308,10 @@ def result_of(name, value):
     try:
         as_json = json_of(value)
     except Misfit as misfit:
-        says = f"what '{name}' returned cannot be JSON: {misfit}; return finite numbers, texts, lists and dicts"
+        says = (
+            f"what '{name}' returned cannot be JSON: {misfit}; "
+            "return finite numbers, texts, lists and dicts"
+        )
         raise Refused(INTERNAL_ERROR, says, {"oxenv": {"code": "INVALID_RESULT"}}) from None
     return {"content": [text(as_json)], "structuredContent": json.loads(as_json)}
 

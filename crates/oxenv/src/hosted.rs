@@ -220,7 +220,8 @@ fn directory(kind: Option<DirectoryName>, folder: Option<&Path>) -> anyhow::Resu
         <= oxenv_host::MAX_COPIED_BYTES;
     if !fits && kind.is_none() {
         tracing::warn!(
-            "{} holds more than {} MiB: sessions share it as their working directory (--cwd private copies it)",
+            "{} holds more than {} MiB: sessions share it as their working directory \
+             (--cwd private copies it)",
             folder.display(),
             oxenv_host::MAX_COPIED_BYTES >> 20,
         );

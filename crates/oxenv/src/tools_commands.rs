@@ -152,8 +152,9 @@ fn scope_note(file: &str, entry: &ToolsetEntry) -> Option<String> {
     let (name, line) = (&entry.name, entry.at.line);
     entry.may_give_sessions().then(|| {
         format!(
-            "{file}:{line}: note: toolset '{name}' has no scope: in simulation mode each session has one if its \
-             server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode all share it"
+            "{file}:{line}: note: toolset '{name}' has no scope: in simulation mode each session has one if \
+             its server gives sessions of its own (Mcp-Session-Id), else all share it; in production mode \
+             all share it"
         )
     })
 }

@@ -270,8 +270,10 @@ mod tests {
     #[test]
     fn a_tool_that_failed_keeps_all_that_it_gave() {
         let observation = json!({"result": null, "error": {"error_type": "execution_error", "message": "no"},
-            "metadata": {"oxenv": {"scores": {"a": 0.0}, "result": {"content": [{"type": "text", "text": "no"},
-                {"type": "image", "data": "AA==", "mimeType": "image/png"}], "structured_content": {"at": 7},
+            "metadata": {"oxenv": {"scores": {"a": 0.0}, "result": {
+                "content": [{"type": "text", "text": "no"},
+                    {"type": "image", "data": "AA==", "mimeType": "image/png"}],
+                "structured_content": {"at": 7},
                 "meta": null, "data": {"at": 7}, "is_error": true}}}});
         let failed = parse_call(&step(&observation)).unwrap();
         assert_eq!((failed.is_error, failed.data(), failed.content.len()), (true, "{\"at\":7}", 2));
@@ -283,7 +285,8 @@ mod tests {
 
     #[test]
     fn what_our_servers_say_besides_goes_first() {
-        let observation = json!({"result": null, "error": {"error_type": "transport_error", "message": "down"},
+        let observation = json!({"result": null,
+            "error": {"error_type": "transport_error", "message": "down"},
             "metadata": {"oxenv": {"code": "UPSTREAM_UNAVAILABLE", "kind": "infrastructure", "phase": "tool",
                                    "delivered": "no", "retryable": true}}});
         let error = parse_call(&step(&observation)).unwrap_err();

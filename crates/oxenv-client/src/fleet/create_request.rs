@@ -174,9 +174,9 @@ mod tests {
         };
         let body = request("fira:1.3.1", &options).body(max_wait_seconds(Duration::from_secs(900)));
         let wanted = json!({
-            "env_key": "fira", "env_version": "v1.3.1", "data_key": "base", "data_version": "v2", "run_id": "r1",
-            "env_variables": { "A": 1 }, "image_type": "mcp", "created_from": "sdk", "ttl_seconds": 600,
-            "max_wait_seconds": 870
+            "env_key": "fira", "env_version": "v1.3.1", "data_key": "base", "data_version": "v2",
+            "run_id": "r1", "env_variables": { "A": 1 }, "image_type": "mcp", "created_from": "sdk",
+            "ttl_seconds": 600, "max_wait_seconds": 870
         });
         assert_eq!(body, wanted);
         let body = request("fira", &FleetOptions::default()).body(max_wait_seconds(Duration::from_secs(900)));

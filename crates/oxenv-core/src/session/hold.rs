@@ -83,8 +83,8 @@ impl Session {
             Some(entries) => calls(entries),
             None => {
                 let message = "what the episode was made of is not known as a whole: it took more than 16 \
-                               MiB, or began before a snapshot; the session can be copied again after its next \
-                               reset";
+                               MiB, or began before a snapshot; the session can be copied again after its \
+                               next reset";
                 return Err(Failure::new(ErrorCode::Unsupported, message));
             }
         };

@@ -28,7 +28,8 @@ class Query:
     def all(self):
         where = " AND ".join(f'"{column}" {operator} ?' for column, operator, _ in self._fits) or "1"
         values = [value for _, _, value in self._fits]
-        return [dict(row) for row in self._connection.execute(f'SELECT * FROM "{self._table}" WHERE {where}', values)]
+        query = f'SELECT * FROM "{self._table}" WHERE {where}'
+        return [dict(row) for row in self._connection.execute(query, values)]
 
     def first(self):
         return next(iter(self.all()), None)
@@ -46,7 +47,8 @@ class DatabaseSnapshot:
         for table in tables:
             self._connection.execute(table["sql"])
             for row in table["rows"]:
-                self._connection.execute(f'INSERT INTO "{table["name"]}" VALUES ({",".join("?" * len(row))})', row)
+                marks = ",".join("?" * len(row))
+                self._connection.execute(f'INSERT INTO "{table["name"]}" VALUES ({marks})', row)
 
     def table(self, name):
         return Query(self._connection, name)

@@ -34,8 +34,9 @@ class ListToolsAction:
 class CallToolAction:
     """Calls a tool.
 
-    With `parameters`, as the journal prints it, the reply has ``observation["metadata"]["result"]`` or ``["error"]``.
-    With `arguments`, as OpenEnv's own class has it, the observation has ``tool_name``, ``result`` and ``error``.
+    With `parameters`, as the journal prints it, the reply has ``observation["metadata"]["result"]`` or
+    ``["error"]``. With `arguments`, as OpenEnv's own class has it, the observation has ``tool_name``,
+    ``result`` and ``error``.
     """
 
     tool_name: str
@@ -74,7 +75,8 @@ class CodeAction:
 
 
 class CodeObservation(Observation):
-    """What code or a tool gave: ``stdout``, ``stderr``, ``exit_code``, and what else the environment shows."""
+    """What code or a tool gave: ``stdout``, ``stderr``, ``exit_code``, and what else the environment
+    shows."""
 
     @property
     def stdout(self) -> str:
@@ -131,6 +133,7 @@ class EchoObservation:
 
 
 def _deprecated(name: str) -> None:
-    message = f'{name} is deprecated; use CallToolAction(tool_name="echo_message", parameters={{"message": …}})'
+    instead = 'CallToolAction(tool_name="echo_message", parameters={"message": …})'
+    message = f"{name} is deprecated; use {instead}"
     # The frames between: __post_init__ and the generated __init__.
     warnings.warn(message, DeprecationWarning, stacklevel=4)

@@ -21,7 +21,8 @@ def binary() -> Path:
         files = metadata.files("oxenv") or []
     except metadata.PackageNotFoundError:
         files = []
-    places += [Path(str(file.locate())) for file in files if file.name == "oxenv" and file.parent.name == "bin"]
+    commands = [file for file in files if file.name == "oxenv" and file.parent.name == "bin"]
+    places += [Path(str(file.locate())) for file in commands]
     for place in places:
         if place.is_file():
             return place.resolve()

@@ -1,7 +1,7 @@
 """One session: `EnvClient`, and `SyncEnvClient` for code that waits.
 
-Invariant: one implementation, two ways to call it. In a thread that runs an event loop a method gives a coroutine;
-anywhere else, after `sync()` and in a `with` block, it waits and gives the result.
+Invariant: one implementation, two ways to call it. In a thread that runs an event loop a method gives a
+coroutine; anywhere else, after `sync()` and in a `with` block, it waits and gives the result.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ ClientT = TypeVar("ClientT", bound="EnvClient[Any, Any, Any]")
 
 
 class EnvClient(Generic[ActT, ObsT, StateT]):
-    """One session of an environment. It connects at its first request, and ends when it is closed or collected.
+    """One session of an environment.
 
-    Subclasses say how actions, results and states look with `_step_payload`, `_parse_result` and `_parse_state`.
+    It connects at its first request, and ends when it is closed or collected. Subclasses say how actions,
+    results and states look with `_step_payload`, `_parse_result` and `_parse_state`.
 
     Args:
         base_url: Where the server is: ``http``, ``https``, ``ws`` or ``wss``, or only host and port.
         connect_timeout_s: How long connecting may take, in seconds.
         message_timeout_s: How long a reply may take, in seconds, where the call names nothing else.
         max_message_size_mb: Largest reply that is read, in MiB.
-        websocket_ping_interval_s: Taken for compatibility; pings are answered at all times by a thread of its own.
+        websocket_ping_interval_s: Taken for compatibility; pings are answered at all times by a thread of its
+            own.
         websocket_ping_timeout_s: As above.
         provider: What `from_docker_image` and `serve` make.
         mode: Taken for compatibility.
@@ -57,8 +59,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         token: A token, sent as a bearer token.
         protocol: ``"auto"`` (``oxenv.1`` if the server offers it, else the stock dialect), ``"stock"``,
             ``"oxenv.1"`` or ``"http"``.
-        validate_arguments: Whether arguments of tool calls are checked against the tool's schema before they are sent.
-        resume_s: Keep the session that many seconds after a lost connection, and come back to it. Needs ``oxenv.1``.
+        validate_arguments: Whether arguments of tool calls are checked against the tool's schema before they
+            are sent.
+        resume_s: Keep the session that many seconds after a lost connection, and come back to it. Needs
+            ``oxenv.1``.
         queue_s: How many seconds to wait for a free slot; the server's own patience if ``None``.
         seed: The seed that the session's seeds come from.
         episode_id: The name of the first episode.
@@ -90,8 +94,9 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         episode_id: str | None = None,
     ) -> None:
         if provider is not None and not isinstance(provider, Start):
+            kind = type(provider).__name__
             raise invalid_options(
-                f"provider is a {type(provider).__name__}; use from_docker_image, serve or from_process instead"
+                f"provider is a {kind}; use from_docker_image, serve or from_process instead"
             )
         options = session_options(
             connect_timeout_s=connect_timeout_s,
@@ -124,7 +129,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         return action if isinstance(action, dict) else to_plain(action)
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[ObsT]:
-        """The result of a reset or a step, from ``observation``, ``reward``, ``done`` and, if given, ``metadata``."""
+        """The result of a reset or a step, from ``observation``, ``reward``, ``done`` and, if given,
+        ``metadata``."""
         return StepResult(payload["observation"], payload["reward"], payload["done"], payload.get("metadata"))
 
     def _parse_state(self, payload: dict[str, Any]) -> StateT:
@@ -162,7 +168,8 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         Args:
             action: A dictionary, a dataclass, a pydantic model, or what the subclass takes.
             timeout_s: How long the reply may take, in seconds. The server is told too where the protocol can.
-            key: A name under which a repeat is the same step. Needs ``oxenv.1``, or one of our servers over HTTP.
+            key: A name under which a repeat is the same step. Needs ``oxenv.1``, or one of our servers over
+                HTTP.
             expected_step: The number that the step is to have within its episode. As `key`.
 
         Returns:
@@ -225,7 +232,10 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
             Unsupported: The server or the environment cannot.
         """
         blocking = self._blocking
-        return self._run(self._native.fork(n), lambda made: [type(self)._of(native, blocking) for native in made])
+        return self._run(
+            self._native.fork(n),
+            lambda made: [type(self)._of(native, blocking) for native in made],
+        )
 
     def snapshot(self) -> Any:
         """The session as one opaque text, which `Connection.restore` makes a session of again.
@@ -336,14 +346,14 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
     ) -> Any:
         """Starts a container of an image and opens a session in it. The container ends with the client.
 
-        Waits and gives the client; in a thread that runs an event loop it gives something to await, or to call
-        `sync()` on, and starts then.
+        Waits and gives the client; in a thread that runs an event loop it gives something to await, or to
+        call `sync()` on, and starts then.
 
         Args:
             image: The image's name, such as ``"coding-env:latest"``.
             provider: Taken for compatibility; must be ``None``.
-            workspace_dir: A folder that the container sees at ``/workspace``. It is never cleared, and its ownership
-                never changed.
+            workspace_dir: A folder that the container sees at ``/workspace``. It is never cleared, and its
+                ownership never changed.
             env_vars: Variables of its environment. One that is ``None`` is left out.
             command: What to run instead of the image's own command.
             name: A name for ``oxenv ps``.
@@ -395,13 +405,14 @@ class EnvClient(Generic[ActT, ObsT, StateT]):
         stop_grace_s: float = 5.0,
         **options: Any,
     ) -> Any:
-        """Starts a command that serves an environment, and opens a session there. The process ends with the client.
+        """Starts a command that serves an environment, and opens a session there. The process ends with the
+        client.
 
         Args:
             command: The command with its arguments; ``{port}`` in each is replaced by a free port.
             workspace_dir: The folder that it runs in.
-            env_vars: Variables of its environment, beside PATH, HOME, TMPDIR and LANG, which it has as they are
-                here. One that is ``None`` is left out.
+            env_vars: Variables of its environment, beside PATH, HOME, TMPDIR and LANG, which it has as they
+                are here. One that is ``None`` is left out.
             name: A name for ``oxenv ps``.
             start_timeout_s: How long it may take until it is healthy, in seconds.
             stop_grace_s: How long it has to end by itself, in seconds.

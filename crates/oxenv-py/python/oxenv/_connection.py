@@ -17,7 +17,8 @@ from ._values import to_json
 class Connection:
     """One socket that many sessions share; the server must speak ``oxenv.1``.
 
-    Methods wait, or give a coroutine in a thread that runs an event loop. The socket closes with its last session.
+    Methods wait, or give a coroutine in a thread that runs an event loop. The socket closes with its last
+    session.
 
     Args:
         base_url: Where the server is.
@@ -32,7 +33,8 @@ class Connection:
         return run_request(self._native.open(seed, episode_id), _client, False)
 
     def attach(self, session_id: str) -> Any:
-        """Attaches to a session that exists: a `GenericEnvClient`. It is given back, not ended, with the client.
+        """Attaches to a session that exists: a `GenericEnvClient`. It is given back, not ended, with the
+        client.
 
         Raises:
             SessionNotFound: There is none of that id.

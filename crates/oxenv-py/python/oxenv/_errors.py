@@ -61,7 +61,8 @@ class OxenvError(Exception):
 
 
 class ServerError(OxenvError, RuntimeError):
-    """The server answered with an error; the subclass says which. Also a ``RuntimeError``, as stock clients raise."""
+    """The server answered with an error; the subclass says which. Also a ``RuntimeError``, as stock clients
+    raise."""
 
 
 class FleetFailure(OxenvError):

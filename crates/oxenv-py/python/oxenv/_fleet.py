@@ -21,16 +21,16 @@ NO_KEYS = "Fleet has no keys for steps; leave key and expected_step out"
 class FleetMCPTools:
     """The tools of many MCP endpoints as one, for agents. Endpoints speak Streamable HTTP.
 
-    Nothing is connected before the first use. A tool that more than one endpoint offers belongs to the earlier one;
-    `list` says which those are. A call goes to the endpoint whose tool was listed, and is repeated only if it surely
-    was not delivered.
+    Nothing is connected before the first use. A tool that more than one endpoint offers belongs to the
+    earlier one; `list` says which those are. A call goes to the endpoint whose tool was listed, and is
+    repeated only if it surely was not delivered.
 
     Args:
         mcp_urls: The endpoints, in the order of their precedence.
         api_key: Sent to all of them as a bearer token.
         headers: More headers for all of them.
-        strict: Whether a listing fails if an endpoint cannot be reached; else its tools are missing, and `list`
-            says why.
+        strict: Whether a listing fails if an endpoint cannot be reached; else its tools are missing, and
+            `list` says why.
         connect_timeout_s: How long connecting may take, in seconds.
         timeout_s: How long a call may take, in seconds.
         optional: Those of the endpoints that may answer 404, even if `strict`.
@@ -95,7 +95,8 @@ class FleetMCPTools:
             ConnectionLost: It may have been.
             ToolFailed: The tool says that it failed, unless `raise_on_error` is ``False``.
         """
-        result = await await_request(self._native.call_tool(name, to_json(arguments or {}), timeout_s), to_tool_result)
+        call = self._native.call_tool(name, to_json(arguments or {}), timeout_s)
+        result = await await_request(call, to_tool_result)
         return check_succeeded(name, result) if raise_on_error else result
 
     async def changed(self) -> None:
@@ -153,8 +154,8 @@ class SyncFleetMCPTools:
 class FleetEnvClient(HTTPEnvClient):
     """The orchestrator's side of an instance on Fleet: reset, step, state. Made by `from_fleet`.
 
-    The instance is deleted when this is closed or collected, and when the process exits. Its methods wait, also in a
-    thread that runs an event loop; those of one that `from_fleet_async` made give coroutines there.
+    The instance is deleted when this is closed or collected, and when the process exits. Its methods wait,
+    also in a thread that runs an event loop; those of one that `from_fleet_async` made give coroutines there.
     """
 
     _tools: FleetMCPTools
@@ -194,13 +195,15 @@ class FleetEnvClient(HTTPEnvClient):
             env_variables: Variables of its environment.
             run_id: A name that instances of one run share.
             ttl_seconds: After how many seconds Fleet ends it by itself.
-            heartbeat_s: How often Fleet is told that it is still used, in seconds; ``None``: as the instance says.
-            runner_token: The token of the instance's runner; ``RUNNER_AUTH_TOKEN``, or asked for, if ``None``.
+            heartbeat_s: How often Fleet is told that it is still used, in seconds; ``None``: as the instance
+                says.
+            runner_token: The token of the instance's runner; ``RUNNER_AUTH_TOKEN``, or asked for, if
+                ``None``.
             extra: More fields of the request that makes it, such as ``seed``, as Fleet names them.
             timeout_s: How long making it may take, in seconds.
             reset_timeout_s: How long a reset may take, in seconds.
-            strict: Whether listing tools fails if an MCP endpoint cannot be reached. One that answers 404 is absent,
-                not broken.
+            strict: Whether listing tools fails if an MCP endpoint cannot be reached. One that answers 404 is
+                absent, not broken.
 
         Returns:
             The orchestrator, and the agent's tools.
@@ -217,7 +220,8 @@ class FleetEnvClient(HTTPEnvClient):
     async def from_fleet_async(
         cls, api_key: str | None = None, env_key: str | None = None, **options: Any
     ) -> tuple[FleetEnvClient, FleetMCPTools]:
-        """As `from_fleet`, without blocking the event loop; the orchestrator's methods give coroutines there."""
+        """As `from_fleet`, without blocking the event loop; the orchestrator's methods give coroutines
+        there."""
         return await await_request(_request({"api_key": api_key, "env_key": env_key, **options}), cls._parts)
 
     @classmethod
@@ -252,7 +256,8 @@ class FleetEnvClient(HTTPEnvClient):
         """Takes an action: `ListToolsAction` and `CallToolAction` go through the MCP endpoints.
 
         Raises:
-            Unsupported: It is another action, while Fleet serves no ``/step``; or `key` or `expected_step` is given.
+            Unsupported: It is another action, while Fleet serves no ``/step``; or `key` or `expected_step` is
+                given.
         """
         if key is not None or expected_step is not None:
             raise Unsupported(NO_KEYS, delivered="no")

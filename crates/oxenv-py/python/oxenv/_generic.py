@@ -34,8 +34,8 @@ class GenericEnvClient(EnvClient[dict[str, Any], dict[str, Any], dict[str, Any]]
 
 
 class HTTPEnvClient(GenericEnvClient):
-    """A session of any environment over HTTP requests: a session of its own where the server has ``POST /sessions``,
-    else the server's only one."""
+    """A session of any environment over HTTP requests: a session of its own where the server has
+    ``POST /sessions``, else the server's only one."""
 
     _protocol = "http"
 

@@ -62,7 +62,8 @@ async def await_request(request: Request, convert: Callable[[Any], T]) -> T:
 
 
 def run_request(request: Request, convert: Callable[[Any], T], blocking: bool) -> T | Coroutine[Any, Any, T]:
-    """Waits for the reply, or gives a coroutine for it if this thread runs an event loop and may not be blocked."""
+    """Waits for the reply, or gives a coroutine for it if this thread runs an event loop and may not be
+    blocked."""
     if blocking or running_loop() is None:
         return convert(request.wait())
     return await_request(request, convert)

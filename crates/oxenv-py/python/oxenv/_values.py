@@ -91,7 +91,8 @@ class ToolResult:
         structured_content: The structured part as MCP has it, an object.
         is_error: Whether the tool says that it failed.
         meta: Metadata of the tool's server.
-        input_required: What the tool wants before it goes on (MCP 2026-07-28); the other parts are then empty.
+        input_required: What the tool wants before it goes on (MCP 2026-07-28); the other parts are then
+            empty.
     """
 
     data: Any = None
@@ -166,7 +167,8 @@ def to_plain(value: Any) -> Any:
         return list(value)
     if hasattr(value, "__dict__") and not isinstance(value, type):
         return vars(value)
-    raise TypeError(f"{type(value).__name__} cannot be said in JSON; give a dictionary, a dataclass or a model")
+    kind = type(value).__name__
+    raise TypeError(f"{kind} cannot be said in JSON; give a dictionary, a dataclass or a model")
 
 
 def from_json(text: str) -> Any:

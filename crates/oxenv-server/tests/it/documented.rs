@@ -41,8 +41,8 @@ impl Document {
     }
 
     /// Compares the status and the headers of a reply with the route's description: each header beside those
-    /// of HTTP's framing is documented and fits its schema, and those that are required are there. Returns the
-    /// description of the status.
+    /// of HTTP's framing is documented and fits its schema, and those that are required are there. Returns
+    /// the description of the status.
     fn check_head<'a>(
         &self,
         method: &str,

@@ -92,13 +92,13 @@ fn refusal(toolset: &dyn Toolset) -> Option<String> {
     match toolset.fork() {
         ForkMode::None => Some(format!(
             "toolset '{name}' can be neither forked nor saved: its on_fork is none; in tools.yaml, say \
-             on_fork: stateless if it keeps nothing of a session, workspace if all that it keeps is in files of \
-             ${{workspace}}, or replay if calling its tools again brings its state back"
+             on_fork: stateless if it keeps nothing of a session, workspace if all that it keeps is in files \
+             of ${{workspace}}, or replay if calling its tools again brings its state back"
         )),
         ForkMode::Replay if toolset.scope() == Scope::Server => Some(format!(
             "toolset '{name}' cannot be forked by replay, because all sessions share it and would see its \
-             calls repeated; in tools.yaml, say scope: session, or on_fork: stateless if it keeps nothing of a \
-             session"
+             calls repeated; in tools.yaml, say scope: session, or on_fork: stateless if it keeps nothing of \
+             a session"
         )),
         ForkMode::Stateless | ForkMode::Workspace | ForkMode::Native | ForkMode::Replay => None,
     }

@@ -109,8 +109,8 @@ fn toolset() -> Value {
             },
             "rate_limit": { "$ref": "#/definitions/rate_limit" },
             "arguments": {
-                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the tool's \
-                    own.",
+                "description": "By a pattern of tools, a JSON Schema that arguments must fit besides the \
+                    tool's own.",
                 "type": "object",
                 "additionalProperties": { "type": ["object", "boolean"] },
             },

@@ -330,7 +330,8 @@ fn judge(
             ReplayedEntry::Unknown { tool } => {
                 let why = format!(
                     "a call of tool '{tool}' was cut off (seq {}), \
-                     and nobody knows whether it had its effect: what came after it in its episode is not proven",
+                     and nobody knows whether it had its effect: what came after it in its episode \
+                     is not proven",
                     recorded.seq
                 );
                 return Ok(Verdict::CannotBeReplayed { why, damaged: false });
