@@ -67,7 +67,7 @@ def test_a_right_answer_is_worth_more_than_a_wrong_one(example):
     play(example("reasoning_gym_env"), answer)
 
 
-@pytest.mark.parametrize("task", ["countdown", "mini_sudoku", "rubiks_cube", "complex_arithmetic", "family_relationships"])
+@pytest.mark.parametrize("task", ["countdown", "mini_sudoku", "rubiks_cube", "complex_arithmetic"])
 def test_other_kinds_of_questions_are_asked(example, task):
     async def ask(env):
         assert (await env.reset(seed=2, task=task)).observation["question"]
