@@ -92,17 +92,25 @@ def clean_environment() -> dict[str, str]:
 
 @contextmanager
 def running(
-    command: list[str], banner: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    command: list[str],
+    banner: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Server]:
     """Run `command`, yield the server its banner names, end it and see that it ends well."""
-    with started(command, banner, env, cwd) as server:
+    with started(command, banner, env, cwd, start_timeout_s) as server:
         yield server
         _stop(server.process, server.log)
 
 
 @contextmanager
 def started(
-    command: list[str], banner: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    command: list[str],
+    banner: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Server]:
     """Run `command`, yield the server its banner names, kill it if it still runs."""
     with tempfile.TemporaryDirectory(prefix="oxenv-tests-") as folder:
@@ -117,7 +125,7 @@ def started(
                 cwd=cwd,
             )
         try:
-            url = _read_banner(process, banner, log)
+            url = _read_banner(process, banner, log, start_timeout_s)
             yield Server(url=url, process=process, log=log)
         finally:
             if process.poll() is None:
@@ -126,16 +134,16 @@ def started(
             process.stdout.close()
 
 
-def _read_banner(process: subprocess.Popen, banner: str, log: Path) -> str:
+def _read_banner(process: subprocess.Popen, banner: str, log: Path, timeout_s: float) -> str:
     """The address on the first line of standard output."""
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     line = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not selector.select(left):
-                raise AssertionError(f"no banner within {START_TIMEOUT_S} s; stderr:\n{log.read_text()}")
+                raise AssertionError(f"no banner within {timeout_s} s; stderr:\n{log.read_text()}")
             byte = os.read(process.stdout.fileno(), 1)
             if not byte:
                 raise AssertionError(

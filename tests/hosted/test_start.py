@@ -1,9 +1,10 @@
 """What cannot be served is told with what to do about it, before anything listens."""
 
 import subprocess
+import sys
 
 import pytest
-from harness.server import binary
+from harness.server import binary, running
 
 from hosted.conftest import hosted_command
 
@@ -35,3 +36,13 @@ def test_a_python_that_is_not_there_is_told():
     command = [str(binary()), "serve", "kinds:Dice", "--python", "/nowhere/python"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "--python /nowhere/python: there is no Python" in done.stderr
+
+
+@pytest.mark.parametrize("python", ["venv", "venv/bin/python", "./venv"])
+def test_a_python_is_named_from_where_the_command_runs(tmp_path, python):
+    (tmp_path / "venv").symlink_to(sys.prefix)
+    command = hosted_command("counter_env")
+    command[command.index("--python") + 1] = python
+    banner = r"oxenv: serving counter_env on (http://127\.0\.0\.1:\d+)"
+    with running(command, banner, cwd=tmp_path) as server:
+        assert f'{tmp_path}/{python.removeprefix("./").removesuffix("/bin/python")}/bin/python' in server.logged()

@@ -198,13 +198,17 @@ fn python(given: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<PathBuf
     let inside = |place: PathBuf| place.join("bin/python");
     if let Some(given) = given {
         let program = if given.is_dir() { inside(given.to_owned()) } else { given.to_owned() };
-        return match program.is_file() || !given.to_string_lossy().contains('/') {
-            true => Ok(program),
-            false => Err(usage(format!(
-                "--python {}: there is no Python; name a virtual environment or an interpreter",
-                given.display()
-            ))),
-        };
+        // Absolute, because it is started in another folder; a bare name is looked up on the PATH.
+        if program.is_file() {
+            return Ok(std::path::absolute(program)?);
+        }
+        if !given.to_string_lossy().contains('/') {
+            return Ok(program);
+        }
+        return Err(usage(format!(
+            "--python {}: there is no Python; name a virtual environment or an interpreter",
+            given.display()
+        )));
     }
     let own = folder.map(|folder| inside(folder.join(".venv")));
     let active = env::lookup("VIRTUAL_ENV").map(|place| inside(place.into()));

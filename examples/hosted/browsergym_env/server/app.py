@@ -1,0 +1,18 @@
+"""The application that `openenv` and `uvicorn` serve; `oxenv serve` finds the environment in it."""
+
+from openenv.core.env_server import create_app
+
+from ..models import Act, Page
+from .environment import BrowserGym
+
+app = create_app(BrowserGym, Act, Page, env_name="browsergym_env")
+
+
+def main() -> None:
+    import uvicorn
+
+    uvicorn.run(app, host="0.0.0.0", port=8000)
+
+
+if __name__ == "__main__":
+    main()
