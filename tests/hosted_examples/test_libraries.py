@@ -1,7 +1,9 @@
 """What each library is there for: games are won, questions answered, forms handed in."""
 
 import base64
+import os
 import re
+import signal
 
 import pytest
 from clients.stock import run
@@ -180,18 +182,38 @@ def test_a_form_is_filled_in_and_handed_in(example):
     play(example("browsergym_env"), order)
 
 
+def browsers(server):
+    """The browsers of all sessions, and what drives them."""
+    found = descendants(server.process.pid)
+    return [each for each in found if "chromium" in each.command or "run-driver" in each.command]
+
+
 def test_no_browser_outlives_its_session(example):
     server = example("browsergym_env")
-    before = set(descendants(server.process.pid))
 
     async def look(env):
         await env.reset(task="find")
-        browsers = [each for each in descendants(server.process.pid) if "chromium" in each.command]
-        assert browsers
-        return browsers
+        return browsers(server)
 
-    assert left_after(play(server, look), 10) == []
-    assert not [each for each in set(descendants(server.process.pid)) - before if "chromium" in each.command]
+    assert (started := play(server, look))
+    assert left_after(started, 10) == []
+
+
+def test_a_worker_that_is_killed_takes_its_browser_along(example):
+    server = example("browsergym_env")
+
+    async def look(env):
+        await env.reset(task="find")
+        started = browsers(server)
+        driver = next(each for each in started if "run-driver" in each.command)
+        os.kill(driver.parent, signal.SIGKILL)
+        assert left_after(started, 10) == []
+        with pytest.raises(Exception, match="SIGKILL"):
+            await env.step({"action": "click('1')"})
+        assert not (await env.reset(task="find")).done
+
+    assert left_after(browsers(server), 10) == []
+    play(server, look)
 
 
 @pytest.mark.parametrize(
