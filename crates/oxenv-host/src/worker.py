@@ -353,7 +353,8 @@ def annotated_types(cls):
 
 
 def is_environment_class(value):
-    return isinstance(value, type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
+    # By type, as in generators.
+    return issubclass(type(value), type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
 
 
 def is_environment(value):
@@ -552,7 +553,8 @@ def generators():
     kinds = (random.Random,)
     if numpy_random is not None:
         kinds += (numpy_random.Generator, numpy_random.RandomState)
-    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+    # By type: isinstance asks an object for its class, and a lazy one then imports what it stands for.
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]
 
 
 def reseed(seed, found=()):
