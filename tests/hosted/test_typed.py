@@ -138,6 +138,7 @@ def test_values_are_written_as_the_reference_writes_them(host):
         assert seen.observation["number"] is None
         assert seen.observation["big"] == 10**30
         assert (seen.observation["text"], seen.observation["extra"]) == ("é☃", [1, 2])
+        assert seen.observation["metadata"] == {"array": [0, 1, 2], "count": 4}
         assert seen.reward is True
         assert (await env.state())["mood"] == "fine"
 

@@ -109,6 +109,9 @@ def plain_default(value):
         return value.decode()
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    if hasattr(value, "tolist"):
+        # Arrays and numbers of numpy and torch.
+        return value.tolist()
     raise TypeError(f"Unable to serialize unknown type: {type(value)}")
 
 
@@ -130,7 +133,7 @@ def json_writer():
         from pydantic_core import to_json
     except ImportError:
         return lambda value: json.dumps(without_nan(value), default=plain_default, allow_nan=False).encode()
-    return functools.partial(to_json, inf_nan_mode="null")
+    return functools.partial(to_json, inf_nan_mode="null", fallback=plain_default)
 
 
 def to_json(value):

@@ -7,6 +7,7 @@ import threading
 from datetime import datetime, timezone
 from typing import Any
 
+import numpy
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import BaseModel
@@ -15,7 +16,6 @@ from pydantic import BaseModel
 GENERATOR = random.Random()
 
 
-class Roll(Action):
 class Lazy:
     """Stands for a module that is imported when somebody asks for its class: nobody may."""
 
@@ -27,6 +27,7 @@ class Lazy:
 LAZY = Lazy()
 
 
+class Roll(Action):
     sides: int = 6
 
 
@@ -105,7 +106,10 @@ class Shapes(Environment[Roll, Everything, State]):
     def seen(self) -> Everything:
         assert threading.get_ident() == self.thread
         cell = Cell(colour=Colour.RED, at=datetime(2026, 1, 2, tzinfo=timezone.utc))
-        return Everything(cell=cell, number=float("nan"), big=10**30, text="é☃", extra=(1, 2), reward=True)
+        counts = {"array": numpy.arange(3), "count": numpy.int64(4)}
+        return Everything(
+            cell=cell, number=float("nan"), big=10**30, text="é☃", extra=(1, 2), reward=True, metadata=counts
+        )
 
     def reset(self, **_: Any) -> Everything:
         return self.seen()
