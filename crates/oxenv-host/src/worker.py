@@ -338,7 +338,7 @@ def annotated_types(cls):
     """Action, observation and state as a class's generics and annotations name them."""
     found = {}
     for base in getattr(cls, "__orig_bases__", ()):
-        arguments = [each for each in typing.get_args(base) if isinstance(each, type)]
+        arguments = [each for each in typing.get_args(base) if is_model(each)]
         for key, argument in zip(("action", "observation", "state"), arguments):
             found.setdefault(key, argument)
     for method, parameter, result in (("step", "action", "observation"), ("state", None, "state")):
@@ -348,11 +348,16 @@ def annotated_types(cls):
             hints = typing.get_type_hints(function)
         except Exception:
             continue
-        if parameter and isinstance(hints.get(parameter), type):
+        if parameter and is_model(hints.get(parameter)):
             found.setdefault(parameter, hints[parameter])
-        if isinstance(hints.get("return"), type):
+        if is_model(hints.get("return")):
             found.setdefault(result, hints["return"])
     return found
+
+
+def is_model(annotation):
+    """Whether an annotation names a class that says something."""
+    return isinstance(annotation, type) and annotation not in (typing.Any, object)
 
 
 def is_environment_class(value):
@@ -501,14 +506,11 @@ class Hosted:
 
     def describe(self):
         """What the server tells about the environment without a session."""
-        mcp = core_module("mcp_environment")
         cls = self.environment_class()
-        base = getattr(mcp, "MCPEnvironment", None)
         return {
             "name": self.name,
             "title": self.title(),
             "module": getattr(cls or self.factory, "__module__", ""),
-            "tool_environment": bool(base and cls and issubclass(cls, base)),
             "schemas": {
                 "action": self.schema(self.action),
                 "observation": self.schema(self.observation),
@@ -526,17 +528,31 @@ class Hosted:
 
     def parse_action(self, data):
         """An action as the reference makes it of JSON."""
-        mcp_types = core_module("mcp_types")
         name = MCP_ACTIONS.get(data.get("type")) if isinstance(data, dict) else None
-        if name and mcp_types:
-            base, own = self.base_type("action"), getattr(mcp_types, name)
-            if self.action is base or self.action in (mcp_types.ListToolsAction, mcp_types.CallToolAction):
-                return own.model_validate(data)
+        if name and self.takes_mcp_actions():
+            return getattr(core_module("mcp_types"), name).model_validate(data)
         if hasattr(self.action, "model_validate"):
             return self.action.model_validate(data)
         if dataclasses.is_dataclass(self.action):
-            return self.action(**data)
+            return validated(self.action, data)
         return self.action(data) if self.action else data
+
+    def takes_mcp_actions(self):
+        """Whether "list_tools" and "call_tool" are MCP's actions, and not the environment's own."""
+        types_module = core_module("mcp_types")
+        if types_module is None:
+            return False
+        known = (self.base_type("action"), types_module.ListToolsAction, types_module.CallToolAction)
+        return self.action in known
+
+
+def validated(cls, data):
+    """A dataclass made of JSON, by pydantic where it is installed."""
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        return cls(**data)
+    return TypeAdapter(cls).validate_python(data)
 
 
 def thread_count():
@@ -654,14 +670,17 @@ class Session:
         if mode and hasattr(environment, "_mode_tools"):
             environment._mode = mode
         self.environment = environment
-        if callable(getattr(environment, "mcp_session", None)):
+        calls_tools = self.hosted.takes_mcp_actions()
+        tool_types = calls_tools and self.hosted.action is not self.hosted.base_type("action")
+        if callable(getattr(environment, "mcp_session", None)) or tool_types:
             self.mcp = ToolServer(self, environment)
         tools = self.mcp.tools() if self.mcp else []
         metadata = None
         if callable(getattr(environment, "get_metadata", None)):
             metadata = dump(environment.get_metadata())
         tasks = callable(getattr(environment, "list_splits", None))
-        body = {"tools": tools, "metadata": metadata, "tasks": tasks}
+        takes_tool_calls = calls_tools and callable(getattr(environment, "mcp_session", None))
+        body = {"tools": tools, "takes_tool_calls": takes_tool_calls, "metadata": metadata, "tasks": tasks}
         return b'{"ok":{"created":' + to_json(body) + b',"state":' + self.state_text() + b"}}"
 
     def do_reset(self, seed, arguments, episode_id=None):
@@ -680,9 +699,7 @@ class Session:
         """A tool call, made as the step that the reference makes of it."""
         actions = core_module("mcp_types")
         action = actions.CallToolAction(tool_name=tool, arguments=arguments)
-        environment = self.environment
-        function = environment.step_async if overrides(environment, "step_async") else environment.step
-        observation = self.run(function(action))
+        observation = self.run(self.mcp.step(action))
         reward, done = reward_text(observation.reward), to_json(bool(observation.done))
         error = getattr(observation, "error", None)
         if error is not None:
@@ -772,6 +789,7 @@ class ToolServer:
 
     def __init__(self, session, environment):
         self.session, self.environment = session, environment
+        self.step = environment.step_async if overrides(environment, "step_async") else environment.step
         self.bypass()
 
     def bypass(self):
@@ -780,7 +798,7 @@ class ToolServer:
         base = getattr(core_module("mcp_environment"), "MCPEnvironment", None)
         server = getattr(environment, "mcp_server", None)
         direct = getattr(server, "call_tool", None)
-        own = base and type(environment)._async_call_tool is not base._async_call_tool
+        own = base and getattr(type(environment), "_async_call_tool", None) is not base._async_call_tool
         if base is None or own or not callable(direct) or not can_bypass(server):
             return
         client_result = importlib.import_module("fastmcp.client.client").CallToolResult
@@ -803,17 +821,41 @@ class ToolServer:
 
     def tools(self):
         """The tools with their schemas, as the environment lists them."""
-        environment = self.environment
         actions = core_module("mcp_types")
-        function = environment.step_async if overrides(environment, "step_async") else environment.step
-        listed = self.session.run(function(actions.ListToolsAction()))
-        failure = (getattr(listed, "metadata", None) or {}).get("error")
-        if failure:
-            raise HostError(f"the environment cannot list its tools: {failure}")
-        return [
+        try:
+            listed = self.session.run(self.step(actions.ListToolsAction()))
+        except Exception as error:
+            print(f"a step does not list the tools: {error}", file=sys.stderr)
+            listed = None
+            direct = getattr(self.environment, "_handle_call_tool", None)
+            if direct and not self.session.hosted.takes_mcp_actions():
+                # Its steps take its own actions alone: its tools are called beside them.
+                self.step = direct
+        of_server = self.of_server()
+        shown = list(getattr(listed, "tools", None) or ())
+        if not shown:
+            return list(of_server.values())
+        of_step = [
             {"name": each.name, "description": each.description or "", "inputSchema": each.input_schema}
-            for each in listed.tools
+            for each in shown
         ]
+        return [{**of_server.get(each["name"], {}), **each} for each in of_step]
+
+    def of_server(self):
+        """The tools as the environment's FastMCP server describes them, by name."""
+        if not callable(getattr(self.environment, "mcp_session", None)):
+            return {}
+
+        async def ask():
+            async with self.environment.mcp_session() as client:
+                return await client.list_tools()
+
+        described = {}
+        for each in self.session.run(ask()):
+            fields = each.model_dump(by_alias=True, exclude_none=True, mode="json")
+            kept = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+            described[each.name] = {"description": "", **{key: fields[key] for key in kept if key in fields}}
+        return described
 
 
 def can_bypass(server):
