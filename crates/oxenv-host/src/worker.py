@@ -22,6 +22,7 @@ import functools
 import gc
 import importlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -219,20 +220,61 @@ class PackageAlias(importlib.abc.MetaPathFinder):
         return spec
 
 
-def package_names(folder, name):
+class ProjectDistribution(importlib.metadata.Distribution):
+    """What pyproject.toml says of a folder that is not installed, for those who ask for their own version."""
+
+    def __init__(self, folder, name, version):
+        self.folder, self.headers = folder, f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+
+    def read_text(self, filename):
+        return self.headers if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        return os.path.join(self.folder, path)
+
+
+class ProjectFinder(importlib.abc.MetaPathFinder):
+    """Finds the distribution of a folder that is not installed."""
+
+    def __init__(self, folder, project):
+        self.folder, self.project = folder, project
+
+    def find_spec(self, fullname, path=None, target=None):
+        return None
+
+    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):
+        own = context.name is None or plain_name(context.name) == plain_name(self.project["name"])
+        return [ProjectDistribution(self.folder, **self.project)] if own else []
+
+
+def plain_name(name):
+    """A distribution's name as names are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_project(folder):
+    """The text of a folder's pyproject.toml; empty without one."""
+    try:
+        with open(os.path.join(folder, "pyproject.toml"), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def project_line(text, key):
+    """A line of pyproject.toml's first table that has it; Python 3.10 has no tomllib."""
+    found = re.search(rf'(?m)^\s*{key}\s*=\s*["\']([^"\']+)["\']', text)
+    return found.group(1) if found else None
+
+
+def package_names(folder, name, text):
     """The names under which the modules of a folder may import each other."""
     names = {os.path.basename(folder)}
     if name:
         names.add(name)
-    try:
-        with open(os.path.join(folder, "pyproject.toml"), encoding="utf-8") as file:
-            text = file.read()
-    except OSError:
-        text = ""
-    # The two lines that matter, so that Python 3.10, which has no tomllib, is served too.
-    project = re.search(r'(?m)^\s*name\s*=\s*["\']([\w.-]+)["\']', text)
+    project = project_line(text, "name")
     if project:
-        names.add(project.group(1).removeprefix("openenv-"))
+        names.add(project.removeprefix("openenv-"))
     names.update(re.findall(r'["\']?(\w+)["\']?\s*=\s*["\']\.["\']', text))
     names = {each.replace("-", "_") for each in names}
     return sorted(each for each in names if each.isidentifier() and is_free(each, folder))
@@ -387,12 +429,29 @@ def named(text, aliases):
     return found
 
 
+def without_serving(function):
+    """What a function gives; one that would serve an application gives that instead."""
+    served = []
+    try:
+        uvicorn = importlib.import_module("uvicorn")
+    except ImportError:
+        return function()
+    run, uvicorn.run = uvicorn.run, lambda app, *_, **__: served.append(app)
+    try:
+        made = function()
+    finally:
+        uvicorn.run = run
+    app = served[0] if served else made
+    return named(app, ()) if isinstance(app, str) else app
+
+
 class Hosted:
     """The environment that is served: how to make one, and its types."""
 
     def __init__(self, request):
         self.notes = []
         self.aliases = []
+        self.lifespan = None
         folder = request.get("folder")
         if folder:
             self.prepare_folder(folder, request.get("name"))
@@ -429,7 +488,14 @@ class Hosted:
         source = os.path.join(folder, "src")
         if os.path.isdir(source):
             sys.path.insert(1, source)
-        self.aliases = package_names(folder, name)
+        # Nothing is written into the folder.
+        sys.dont_write_bytecode = True
+        project = read_project(folder)
+        self.aliases = package_names(folder, name, project)
+        if project_line(project, "name"):
+            version = project_line(project, "version") or "0"
+            about = {"name": project_line(project, "name"), "version": version}
+            sys.meta_path.append(ProjectFinder(folder, about))
         names = set(self.aliases) | {f"envs.{each}" for each in self.aliases}
         sys.meta_path.append(PackageAlias(names, folder))
         if importlib.util.find_spec("envs") is None:
@@ -442,13 +508,15 @@ class Hosted:
             self.factory = value
             return
         if not is_application(value) and callable(value):
-            made = value()
+            made = without_serving(value)
             if is_environment(made):
                 self.factory = value
                 return
             value = made
         if is_application(value):
             self.note_application(value)
+            if not captured:
+                self.start(value)
         if not captured:
             raise HostError(
                 f"'{target}' is an application without an environment: it does not use create_app or "
@@ -459,6 +527,16 @@ class Hosted:
             self.notes.append(f"'{target}' makes {len(captured)} servers; the last is used")
         self.factory, self.action, self.observation = made.factory, made.action, made.observation
         self.state, self.reset_observation, self.name = made.state, made.reset_observation, made.name
+
+    def start(self, app):
+        """Does what an application does when it starts: some make their server only then."""
+        started = getattr(getattr(app, "router", None), "lifespan_context", None)
+        if started is not None:
+            # It is never left: the application goes on for as long as the process.
+            self.lifespan = started(app)
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(self.lifespan.__aenter__())
+            loop.close()
 
     def note_application(self, app):
         """Says what of an application is gone around."""
