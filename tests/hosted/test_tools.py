@@ -3,6 +3,7 @@
 import json
 import urllib.request
 
+import pytest
 from clients.stock import call, run
 from openenv.core import GenericEnvClient
 from openenv.core.mcp_client import MCPToolClient
@@ -52,3 +53,48 @@ def test_tools_of_the_episode_through_mcp(host):
     )
     with urllib.request.urlopen(request) as reply:
         assert json.load(reply)["result"]["data"] == "hi"
+
+
+def ask(server, method, **params):
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    request = urllib.request.Request(
+        server.url + "/mcp", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)["result"]
+
+
+def test_tools_keep_the_schemas_of_their_results(host):
+    tools = ask(host(ECHO), "tools/list")["tools"]
+    assert tools[0]["outputSchema"]["properties"] == {"result": {"type": "string"}}
+
+
+@pytest.mark.parametrize("name", ["own_actions:Beside", "own_actions:factory"])
+def test_tools_beside_actions_of_the_environments_own(host, name):
+    flags = ["--action", "own_actions:Say", "--observation", "own_actions:Given"]
+    server = host(name, *flags)
+    tools = ask(server, "tools/list")["tools"]
+    assert [(tool["name"], tool["description"]) for tool in tools] == [("double", "")]
+    assert ask(server, "tools/call", name="double", arguments={"number": 4})["data"] == 8
+
+    async def play():
+        async with GenericEnvClient(base_url=server.url) as env:
+            await env.reset()
+            return (await env.step({"word": "hello"})).observation["given"]
+
+    assert run(play()) == {"word": "hello"}
+
+
+def test_tool_calls_without_a_server_of_tools(host):
+    server = host("own_actions:Alone")
+    assert [tool["name"] for tool in ask(server, "tools/list")["tools"]] == ["double"]
+    assert ask(server, "tools/call", name="double", arguments={"number": 4})["data"] == 8
+
+    async def play():
+        async with GenericEnvClient(base_url=server.url) as env:
+            await env.reset()
+            tools = (await env.step({"type": "list_tools"})).observation["tools"]
+            called = await env.step(call("double", number=3))
+            return [tool["name"] for tool in tools], called.observation["result"], called.reward
+
+    assert run(play()) == (["double"], 6, 0.5)

@@ -138,7 +138,29 @@ def test_values_are_written_as_the_reference_writes_them(host):
         assert seen.observation["number"] is None
         assert seen.observation["big"] == 10**30
         assert (seen.observation["text"], seen.observation["extra"]) == ("é☃", [1, 2])
+        assert seen.observation["metadata"] == {"array": [0, 1, 2], "count": 4}
         assert seen.reward is True
         assert (await env.state())["mood"] == "fine"
 
     episode(server, play)
+
+
+def test_actions_that_are_spelled_as_tool_calls_are_the_environments_own(host):
+    server = host("own_actions:Spelled")
+    actions = [
+        {"type": "call_tool", "tool": "a"},
+        {"type": "list_tools"},
+        {"action_type": "ListToolsAction"},
+        {"action_type": "code", "language": "julia"},
+    ]
+
+    async def play(env):
+        assert (await env.reset()).done is True
+        return [(await env.step(action)).observation["given"] for action in actions]
+
+    assert episode(server, play) == actions
+    body = json.dumps({"action": actions[0]}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(server.url + "/step", data=body, headers=headers)
+    with urllib.request.urlopen(request) as reply:
+        assert json.load(reply)["observation"]["given"] == actions[0]

@@ -184,7 +184,7 @@ impl Suite {
 
     /// A wrong action is the agent's fault, and the episode goes on as if it had not been.
     async fn bad_actions(&mut self) {
-        if self.factory.spec().action_space != ActionSpace::Typed {
+        if self.factory.spec().action_space == ActionSpace::Tools {
             return;
         }
         let Some(session) = self.session().await else { return };

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oxenv_wire::{Schemas, Split};
+use oxenv_wire::{Action, Json, Object, Schemas, Split, ValidationIssue};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ pub enum ActionSpace {
     Typed,
     /// A tool call, as OpenEnv's MCP environments take it.
     Tools,
+    /// The environment's own, and so is one that is spelled as a tool call.
+    Own,
 }
 
 /// What is known about an environment without making one.
@@ -73,6 +75,28 @@ impl EnvironmentSpec {
             action_space: ActionSpace::Tools,
             capabilities: Capabilities::default(),
             tasks: None,
+        }
+    }
+
+    /// Reads an action for this environment.
+    ///
+    /// # Errors
+    /// As [`Action::parse`].
+    pub fn parse_action<'a>(&self, value: impl Into<Json<'a>>) -> Result<Action<'a>, Vec<ValidationIssue>> {
+        let value = value.into();
+        let object =
+            Object::from_raw(value).map_err(|fault| vec![ValidationIssue::from_parse(&[], &fault, value)])?;
+        self.read_action(&object)
+    }
+
+    /// Reads an action for this environment from an object that was split already.
+    ///
+    /// # Errors
+    /// As [`Action::parse`].
+    pub fn read_action<'a>(&self, object: &Object<'a>) -> Result<Action<'a>, Vec<ValidationIssue>> {
+        match self.action_space {
+            ActionSpace::Own => Ok(Action::Typed(object.json().raw())),
+            ActionSpace::Typed | ActionSpace::Tools => Action::from_object(object),
         }
     }
 }

@@ -92,7 +92,7 @@ fn spec(name: &str, loaded: &Loaded, created: &Created) -> EnvironmentSpec {
     let mut spec = EnvironmentSpec {
         title: loaded.title.clone(),
         schemas,
-        action_space: if loaded.tool_environment { ActionSpace::Tools } else { ActionSpace::Typed },
+        action_space: if created.takes_tool_calls { ActionSpace::Tools } else { ActionSpace::Own },
         capabilities: Capabilities {
             execution: Execution::Task,
             deterministic: false,

@@ -119,8 +119,6 @@ pub(crate) struct Loaded {
     pub(crate) name: Option<String>,
     /// The class.
     pub(crate) title: String,
-    /// Whether its actions are tool calls.
-    pub(crate) tool_environment: bool,
     pub(crate) schemas: LoadedSchemas,
     /// The version of Python.
     pub(crate) python: String,
@@ -145,6 +143,8 @@ pub(crate) struct LoadedSchemas {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Created {
     pub(crate) tools: Vec<ListedTool>,
+    /// Whether its actions are tool calls, and nothing else.
+    pub(crate) takes_tool_calls: bool,
     pub(crate) metadata: Option<Metadata>,
 }
 
@@ -155,6 +155,12 @@ pub(crate) struct ListedTool {
     pub(crate) description: String,
     #[serde(rename = "inputSchema")]
     pub(crate) input_schema: Value,
+    #[serde(rename = "outputSchema", default)]
+    pub(crate) output_schema: Option<Value>,
+    #[serde(default)]
+    pub(crate) title: Option<String>,
+    #[serde(default)]
+    pub(crate) annotations: Option<Value>,
 }
 
 /// OpenEnv's EnvironmentMetadata.

@@ -21,11 +21,11 @@ pub(crate) struct HostedToolset {
 pub(crate) fn tool(listed: ListedTool) -> Tool {
     Tool {
         name: listed.name.into(),
-        title: None,
+        title: listed.title,
         description: listed.description,
         input_schema: listed.input_schema,
-        output_schema: None,
-        annotations: None,
+        output_schema: listed.output_schema,
+        annotations: listed.annotations,
         meta: None,
     }
 }

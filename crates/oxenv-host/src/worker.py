@@ -21,6 +21,7 @@ import functools
 import gc
 import importlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -108,6 +109,9 @@ def plain_default(value):
         return value.decode()
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    if hasattr(value, "tolist"):
+        # Arrays and numbers of numpy and torch.
+        return value.tolist()
     raise TypeError(f"Unable to serialize unknown type: {type(value)}")
 
 
@@ -129,7 +133,7 @@ def json_writer():
         from pydantic_core import to_json
     except ImportError:
         return lambda value: json.dumps(without_nan(value), default=plain_default, allow_nan=False).encode()
-    return functools.partial(to_json, inf_nan_mode="null")
+    return functools.partial(to_json, inf_nan_mode="null", fallback=plain_default)
 
 
 def to_json(value):
@@ -208,20 +212,61 @@ class PackageAlias(importlib.abc.MetaPathFinder):
         return spec
 
 
-def package_names(folder, name):
+class ProjectDistribution(importlib.metadata.Distribution):
+    """What pyproject.toml says of a folder that is not installed, for those who ask for their own version."""
+
+    def __init__(self, folder, name, version):
+        self.folder, self.headers = folder, f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+
+    def read_text(self, filename):
+        return self.headers if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        return os.path.join(self.folder, path)
+
+
+class ProjectFinder(importlib.abc.MetaPathFinder):
+    """Finds the distribution of a folder that is not installed."""
+
+    def __init__(self, folder, project):
+        self.folder, self.project = folder, project
+
+    def find_spec(self, fullname, path=None, target=None):
+        return None
+
+    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):
+        own = context.name is None or plain_name(context.name) == plain_name(self.project["name"])
+        return [ProjectDistribution(self.folder, **self.project)] if own else []
+
+
+def plain_name(name):
+    """A distribution's name as names are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_project(folder):
+    """The text of a folder's pyproject.toml; empty without one."""
+    try:
+        with open(os.path.join(folder, "pyproject.toml"), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def project_line(text, key):
+    """A line of pyproject.toml's first table that has it; Python 3.10 has no tomllib."""
+    found = re.search(rf'(?m)^\s*{key}\s*=\s*["\']([^"\']+)["\']', text)
+    return found.group(1) if found else None
+
+
+def package_names(folder, name, text):
     """The names under which the modules of a folder may import each other."""
     names = {os.path.basename(folder)}
     if name:
         names.add(name)
-    try:
-        with open(os.path.join(folder, "pyproject.toml"), encoding="utf-8") as file:
-            text = file.read()
-    except OSError:
-        text = ""
-    # The two lines that matter, so that Python 3.10, which has no tomllib, is served too.
-    project = re.search(r'(?m)^\s*name\s*=\s*["\']([\w.-]+)["\']', text)
+    project = project_line(text, "name")
     if project:
-        names.add(project.group(1).removeprefix("openenv-"))
+        names.add(project.removeprefix("openenv-"))
     names.update(re.findall(r'["\']?(\w+)["\']?\s*=\s*["\']\.["\']', text))
     names = {each.replace("-", "_") for each in names}
     return sorted(each for each in names if each.isidentifier() and is_free(each, folder))
@@ -328,7 +373,7 @@ def annotated_types(cls):
     """Action, observation and state as a class's generics and annotations name them."""
     found = {}
     for base in getattr(cls, "__orig_bases__", ()):
-        arguments = [each for each in typing.get_args(base) if isinstance(each, type)]
+        arguments = [each for each in typing.get_args(base) if is_model(each)]
         for key, argument in zip(("action", "observation", "state"), arguments):
             found.setdefault(key, argument)
     for method, parameter, result in (("step", "action", "observation"), ("state", None, "state")):
@@ -338,15 +383,21 @@ def annotated_types(cls):
             hints = typing.get_type_hints(function)
         except Exception:
             continue
-        if parameter and isinstance(hints.get(parameter), type):
+        if parameter and is_model(hints.get(parameter)):
             found.setdefault(parameter, hints[parameter])
-        if isinstance(hints.get("return"), type):
+        if is_model(hints.get("return")):
             found.setdefault(result, hints["return"])
     return found
 
 
+def is_model(annotation):
+    """Whether an annotation names a class that says something."""
+    return isinstance(annotation, type) and annotation not in (typing.Any, object)
+
+
 def is_environment_class(value):
-    return isinstance(value, type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
+    # By type, as in generators.
+    return issubclass(type(value), type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
 
 
 def is_environment(value):
@@ -371,12 +422,29 @@ def named(text, aliases):
     return found
 
 
+def without_serving(function):
+    """What a function gives; one that would serve an application gives that instead."""
+    served = []
+    try:
+        uvicorn = importlib.import_module("uvicorn")
+    except ImportError:
+        return function()
+    run, uvicorn.run = uvicorn.run, lambda app, *_, **__: served.append(app)
+    try:
+        made = function()
+    finally:
+        uvicorn.run = run
+    app = served[0] if served else made
+    return named(app, ()) if isinstance(app, str) else app
+
+
 class Hosted:
     """The environment that is served: how to make one, and its types."""
 
     def __init__(self, request):
         self.notes = []
         self.aliases = []
+        self.lifespan = None
         folder = request.get("folder")
         if folder:
             self.prepare_folder(folder, request.get("name"))
@@ -413,7 +481,14 @@ class Hosted:
         source = os.path.join(folder, "src")
         if os.path.isdir(source):
             sys.path.insert(1, source)
-        self.aliases = package_names(folder, name)
+        # Nothing is written into the folder.
+        sys.dont_write_bytecode = True
+        project = read_project(folder)
+        self.aliases = package_names(folder, name, project)
+        if project_line(project, "name"):
+            version = project_line(project, "version") or "0"
+            about = {"name": project_line(project, "name"), "version": version}
+            sys.meta_path.append(ProjectFinder(folder, about))
         names = set(self.aliases) | {f"envs.{each}" for each in self.aliases}
         sys.meta_path.append(PackageAlias(names, folder))
         if importlib.util.find_spec("envs") is None:
@@ -426,13 +501,15 @@ class Hosted:
             self.factory = value
             return
         if not is_application(value) and callable(value):
-            made = value()
+            made = without_serving(value)
             if is_environment(made):
                 self.factory = value
                 return
             value = made
         if is_application(value):
             self.note_application(value)
+            if not captured:
+                self.start(value)
         if not captured:
             raise HostError(
                 f"'{target}' is an application without an environment: it does not use create_app or "
@@ -443,6 +520,16 @@ class Hosted:
             self.notes.append(f"'{target}' makes {len(captured)} servers; the last is used")
         self.factory, self.action, self.observation = made.factory, made.action, made.observation
         self.state, self.reset_observation, self.name = made.state, made.reset_observation, made.name
+
+    def start(self, app):
+        """Does what an application does when it starts: some make their server only then."""
+        started = getattr(getattr(app, "router", None), "lifespan_context", None)
+        if started is not None:
+            # It is never left: the application goes on for as long as the process.
+            self.lifespan = started(app)
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(self.lifespan.__aenter__())
+            loop.close()
 
     def note_application(self, app):
         """Says what of an application is gone around."""
@@ -490,14 +577,11 @@ class Hosted:
 
     def describe(self):
         """What the server tells about the environment without a session."""
-        mcp = core_module("mcp_environment")
         cls = self.environment_class()
-        base = getattr(mcp, "MCPEnvironment", None)
         return {
             "name": self.name,
             "title": self.title(),
             "module": getattr(cls or self.factory, "__module__", ""),
-            "tool_environment": bool(base and cls and issubclass(cls, base)),
             "schemas": {
                 "action": self.schema(self.action),
                 "observation": self.schema(self.observation),
@@ -515,17 +599,31 @@ class Hosted:
 
     def parse_action(self, data):
         """An action as the reference makes it of JSON."""
-        mcp_types = core_module("mcp_types")
         name = MCP_ACTIONS.get(data.get("type")) if isinstance(data, dict) else None
-        if name and mcp_types:
-            base, own = self.base_type("action"), getattr(mcp_types, name)
-            if self.action is base or self.action in (mcp_types.ListToolsAction, mcp_types.CallToolAction):
-                return own.model_validate(data)
+        if name and self.takes_mcp_actions():
+            return getattr(core_module("mcp_types"), name).model_validate(data)
         if hasattr(self.action, "model_validate"):
             return self.action.model_validate(data)
         if dataclasses.is_dataclass(self.action):
-            return self.action(**data)
+            return validated(self.action, data)
         return self.action(data) if self.action else data
+
+    def takes_mcp_actions(self):
+        """Whether "list_tools" and "call_tool" are MCP's actions, and not the environment's own."""
+        types_module = core_module("mcp_types")
+        if types_module is None:
+            return False
+        known = (self.base_type("action"), types_module.ListToolsAction, types_module.CallToolAction)
+        return self.action in known
+
+
+def validated(cls, data):
+    """A dataclass made of JSON, by pydantic where it is installed."""
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        return cls(**data)
+    return TypeAdapter(cls).validate_python(data)
 
 
 def thread_count():
@@ -545,7 +643,8 @@ def generators():
     kinds = (random.Random,)
     if numpy_random is not None:
         kinds += (numpy_random.Generator, numpy_random.RandomState)
-    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+    # By type: isinstance asks an object for its class, and a lazy one then imports what it stands for.
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]
 
 
 def reseed(seed, found=()):
@@ -644,14 +743,18 @@ class Session:
         self.environment = environment
         self.reset = environment.reset_async if overrides(environment, "reset_async") else environment.reset
         self.step = environment.step_async if overrides(environment, "step_async") else environment.step
-        if callable(getattr(environment, "mcp_session", None)):
+        calls_tools = self.hosted.takes_mcp_actions()
+        tool_types = calls_tools and self.hosted.action is not self.hosted.base_type("action")
+        if callable(getattr(environment, "mcp_session", None)) or tool_types:
             self.mcp = ToolServer(self, environment)
         tools = self.mcp.tools() if self.mcp else []
         metadata = None
         if callable(getattr(environment, "get_metadata", None)):
             metadata = dump(environment.get_metadata())
         tasks = callable(getattr(environment, "list_splits", None))
-        return self.ok({"created": {"tools": tools, "metadata": metadata, "tasks": tasks}})
+        takes_tool_calls = calls_tools and callable(getattr(environment, "mcp_session", None))
+        created = {"tools": tools, "takes_tool_calls": takes_tool_calls, "metadata": metadata, "tasks": tasks}
+        return self.ok({"created": created})
 
     def do_reset(self, seed, arguments, episode_id=None):
         reseed(seed, self.found)
@@ -664,7 +767,7 @@ class Session:
     def do_call(self, tool, arguments):
         """A tool call, made as the step that the reference makes of it."""
         action = core_module("mcp_types").CallToolAction(tool_name=tool, arguments=arguments)
-        observation = self.run(self.step(action))
+        observation = self.run(self.mcp.step(action))
         error = getattr(observation, "error", None)
         if error is not None:
             call = {"error": {"error_type": error.error_type, "message": error.message}}
@@ -766,7 +869,7 @@ class ToolServer:
     """The FastMCP server of an environment, asked without a client where that gives the same."""
 
     def __init__(self, session, environment):
-        self.session, self.environment = session, environment
+        self.session, self.environment, self.step = session, environment, session.step
         self.bypass()
 
     def bypass(self):
@@ -775,7 +878,7 @@ class ToolServer:
         base = getattr(core_module("mcp_environment"), "MCPEnvironment", None)
         server = getattr(environment, "mcp_server", None)
         direct = getattr(server, "call_tool", None)
-        own = base and type(environment)._async_call_tool is not base._async_call_tool
+        own = base and getattr(type(environment), "_async_call_tool", None) is not base._async_call_tool
         if base is None or own or not callable(direct) or not can_bypass(server):
             return
         client_result = importlib.import_module("fastmcp.client.client").CallToolResult
@@ -799,14 +902,40 @@ class ToolServer:
     def tools(self):
         """The tools with their schemas, as the environment lists them."""
         actions = core_module("mcp_types")
-        listed = self.session.run(self.session.step(actions.ListToolsAction()))
-        failure = (getattr(listed, "metadata", None) or {}).get("error")
-        if failure:
-            raise HostError(f"the environment cannot list its tools: {failure}")
-        return [
+        try:
+            listed = self.session.run(self.step(actions.ListToolsAction()))
+        except Exception as error:
+            print(f"a step does not list the tools: {error}", file=sys.stderr)
+            listed = None
+            direct = getattr(self.environment, "_handle_call_tool", None)
+            if direct and not self.session.hosted.takes_mcp_actions():
+                # Its steps take its own actions alone: its tools are called beside them.
+                self.step = direct
+        of_server = self.of_server()
+        shown = list(getattr(listed, "tools", None) or ())
+        if not shown:
+            return list(of_server.values())
+        of_step = [
             {"name": each.name, "description": each.description or "", "inputSchema": each.input_schema}
-            for each in listed.tools
+            for each in shown
         ]
+        return [{**of_server.get(each["name"], {}), **each} for each in of_step]
+
+    def of_server(self):
+        """The tools as the environment's FastMCP server describes them, by name."""
+        if not callable(getattr(self.environment, "mcp_session", None)):
+            return {}
+
+        async def ask():
+            async with self.environment.mcp_session() as client:
+                return await client.list_tools()
+
+        described = {}
+        for each in self.session.run(ask()):
+            fields = each.model_dump(by_alias=True, exclude_none=True, mode="json")
+            kept = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+            described[each.name] = {"description": "", **{key: fields[key] for key in kept if key in fields}}
+        return described
 
 
 def can_bypass(server):

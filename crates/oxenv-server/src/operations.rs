@@ -106,15 +106,25 @@ impl RequestContext {
     }
 
     fn begin_now<'a>(&self, request: &MultiRequest<'a>, timeout_s: Option<Seconds>) -> StartedRequest<'a> {
+        if !matches!(request.operation, Operation::Step(_) | Operation::Reset(_)) {
+            return StartedRequest::Other;
+        }
+        let session = self.session(&request.session);
         let operation = match &request.operation {
-            Operation::Step(action) => match Action::from_object(action) {
-                Ok(action) => SessionRequest::step(action),
-                Err(issues) => return StartedRequest::Done(Err(Failure::invalid(issues))),
-            },
+            Operation::Step(action) => {
+                let read = match &session {
+                    Ok(session) => session.spec().read_action(action),
+                    Err(_) => Action::from_object(action),
+                };
+                match read {
+                    Ok(action) => SessionRequest::step(action),
+                    Err(issues) => return StartedRequest::Done(Err(Failure::invalid(issues))),
+                }
+            }
             Operation::Reset(asked) => SessionRequest::reset(reset(asked)),
             _ => return StartedRequest::Other,
         };
-        let session = match self.session(&request.session) {
+        let session = match session {
             Ok(session) => session,
             Err(failure) => return self.done(request, Err(failure)),
         };

@@ -120,10 +120,7 @@ pub(crate) fn in_folder(folder: &Path) -> anyhow::Result<Option<PythonEnvironmen
         }
     };
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let target = [&declared["app"], &declared["runtime"]["app"], &declared["entrypoint"]]
-        .into_iter()
-        .find_map(text)
-        .map(|target| as_module(&target));
+    let target = declared_target(&declared);
     let name = text(&declared["name"]);
     let called = folder.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Some(PythonEnvironment {
@@ -142,11 +139,33 @@ pub(crate) fn by_name(name: &str) -> PythonEnvironment {
     }
 }
 
-/// `server/app.py` and `server/app.py:app` as `server.app:app`.
-fn as_module(target: &str) -> String {
+/// The application that a manifest names, in whichever of its places.
+fn declared_target(manifest: &serde_json::Value) -> Option<String> {
+    let app = &manifest["app"];
+    let places = [app, &manifest["runtime"]["app"], &manifest["entrypoint"], &app["startup_command"]];
+    places.into_iter().filter_map(serde_json::Value::as_str).find_map(as_module)
+}
+
+/// `server/app.py`, `server/app.py:app` and a command that runs it as `server.app:app`.
+fn as_module(target: &str) -> Option<String> {
+    let words: Vec<&str> = target.split_whitespace().collect();
+    let target = match words.as_slice() {
+        [word] => word,
+        words => {
+            let run = words.windows(2).find(|pair| pair[0] == "-m" && pair[1] != "uvicorn");
+            words.iter().find(|word| is_application(word)).or_else(|| run.map(|pair| &pair[1]))?
+        }
+    };
     let (file, object) = target.split_once(':').unwrap_or((target, "app"));
     let module = file.strip_suffix(".py").unwrap_or(file).trim_start_matches("./").replace('/', ".");
-    format!("{module}:{object}")
+    Some(format!("{module}:{object}"))
+}
+
+/// Whether a word of a command is `module:name` or a script.
+fn is_application(word: &str) -> bool {
+    let starts_name = |text: &str| text.starts_with(|first: char| first.is_alphabetic() || first == '_');
+    word.ends_with(".py")
+        || word.split_once(':').is_some_and(|(module, name)| starts_name(module) && starts_name(name))
 }
 
 /// Imports an environment, and says with what and how it runs.
@@ -306,10 +325,33 @@ mod tests {
 
     #[test]
     fn an_application_is_a_module_however_it_is_written() {
-        assert_eq!(as_module("server.app:app"), "server.app:app");
-        assert_eq!(as_module("server/app.py"), "server.app:app");
-        assert_eq!(as_module("./server/app.py:create_app"), "server.app:create_app");
-        assert_eq!(as_module("server.app"), "server.app:app");
+        for (written, module) in [
+            ("server.app:app", "server.app:app"),
+            ("server/app.py", "server.app:app"),
+            ("./server/app.py:create_app", "server.app:create_app"),
+            ("server.app", "server.app:app"),
+            ("uvicorn server.main:app --host 0.0.0.0 --port 8000", "server.main:app"),
+            ("python -m uvicorn envs.my_env.server.app:app", "envs.my_env.server.app:app"),
+            ("python server/app.py --port 8000", "server.app:app"),
+            ("python -m server.app", "server.app:app"),
+        ] {
+            assert_eq!(as_module(written).as_deref(), Some(module), "{written}");
+        }
+        assert_eq!(as_module("uv run --project . server"), None);
+    }
+
+    #[test]
+    fn a_manifest_names_its_application_in_several_places() {
+        for manifest in [
+            "spec_version: 1\nruntime: fastapi\napp: server.app:app",
+            "runtime:\n  app: server/app.py",
+            "app:\n  startup_command: uvicorn server.app:app --port 8000",
+            "entrypoint: server.app:app\nvariables:\n  - name: LEVEL\nvalidation: {}",
+        ] {
+            let found = declared_target(&read_yaml(manifest).unwrap());
+            assert_eq!(found.as_deref(), Some("server.app:app"), "{manifest}");
+        }
+        assert_eq!(declared_target(&read_yaml("name: old\naction: Move").unwrap()), None);
     }
 
     #[test]

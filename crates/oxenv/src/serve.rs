@@ -91,7 +91,7 @@ fn announce(
             "curl {authorized}-X POST http://{address}/step -H 'Content-Type: application/json' \
              -d '{{\"action\": {{\"type\": \"list_tools\"}}}}'"
         ),
-        ActionSpace::Typed => format!("curl {authorized}-X POST http://{address}/reset"),
+        ActionSpace::Typed | ActionSpace::Own => format!("curl {authorized}-X POST http://{address}/reset"),
     };
     let mut stdout = std::io::stdout().lock();
     let tokens: String =

@@ -7,12 +7,24 @@ import threading
 from datetime import datetime, timezone
 from typing import Any
 
+import numpy
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import BaseModel
 
 # Made at import, as many modules do: every forked child has a copy of it.
 GENERATOR = random.Random()
+
+
+class Lazy:
+    """Stands for a module that is imported when somebody asks for its class: nobody may."""
+
+    @property
+    def __class__(self):
+        raise AssertionError("imported without need")
+
+
+LAZY = Lazy()
 
 
 class Roll(Action):
@@ -94,7 +106,10 @@ class Shapes(Environment[Roll, Everything, State]):
     def seen(self) -> Everything:
         assert threading.get_ident() == self.thread
         cell = Cell(colour=Colour.RED, at=datetime(2026, 1, 2, tzinfo=timezone.utc))
-        return Everything(cell=cell, number=float("nan"), big=10**30, text="é☃", extra=(1, 2), reward=True)
+        counts = {"array": numpy.arange(3), "count": numpy.int64(4)}
+        return Everything(
+            cell=cell, number=float("nan"), big=10**30, text="é☃", extra=(1, 2), reward=True, metadata=counts
+        )
 
     def reset(self, **_: Any) -> Everything:
         return self.seen()

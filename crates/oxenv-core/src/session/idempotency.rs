@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use oxenv_wire::{Action, ErrorCode, RawJson, ToolError, ToolResult, empty_object};
+use oxenv_wire::{ErrorCode, RawJson, ToolError, ToolResult, empty_object};
 use serde_json::value::RawValue;
 
 use super::request::{ResetOptions, SessionOperation, SessionRequest};
@@ -96,7 +96,7 @@ impl Session {
         let _busy = self.lease.busy();
         match operation {
             OwnedOperation::Reset(asked) => self.reset_expecting(asked, expect, trace).await,
-            OwnedOperation::Step(action) => match Action::parse(&action) {
+            OwnedOperation::Step(action) => match self.spec.parse_action(&action) {
                 Ok(action) => {
                     let Settled { outcome, seq } = self.step_expecting(action, timeout, expect, trace).await;
                     Settled { outcome: outcome.map(StepReply::into_owned), seq }

@@ -94,7 +94,7 @@ impl Session {
         let inline = self.spec.capabilities.execution == Execution::Inline;
         let expect = Expected::of(&request.once);
         if !inline
-            || self.spec.action_space != ActionSpace::Typed
+            || self.spec.action_space == ActionSpace::Tools
             || self.hooks.recorder.is_some()
             || expect.any()
         {
@@ -142,7 +142,9 @@ impl Session {
                 Box::pin(self.run_graph(operation, plan, deadline)).await.map(StepReply::Graph)
             }
             Action::Typed(action) => match self.spec.action_space {
-                ActionSpace::Typed => self.run_typed(operation, action, deadline, expect).await,
+                ActionSpace::Typed | ActionSpace::Own => {
+                    self.run_typed(operation, action, deadline, expect).await
+                }
                 ActionSpace::Tools => match default_call(action) {
                     Ok(call) => self.run_control_call(operation, call, deadline, expect).await,
                     Err(_) => self.run_typed(operation, action, deadline, expect).await,

@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use oxenv_core::{Failure, Idempotency, Session, SessionRequest, TraceContext};
-use oxenv_wire::{Action, ResetRequest, StepRequest};
+use oxenv_wire::{ResetRequest, StepRequest};
 
 use super::body::{self, Text};
 use super::idempotency;
@@ -88,6 +88,6 @@ pub(super) async fn step_session(
         seq: request.seq,
         expected_step: request.expected_step,
     };
-    let step = SessionRequest::step(Action::parse(request.action).map_err(Failure::invalid)?);
+    let step = SessionRequest::step(session.spec().parse_action(request.action).map_err(Failure::invalid)?);
     idempotency::answered(&session.submit(SessionRequest { once, timeout, trace, ..step }).await)
 }

@@ -219,7 +219,7 @@ async fn reset(app: &App, hold: &mut AttachedSession, request: ResetRequest<'_>)
 }
 
 async fn step(session: &Arc<Session>, action: &Object<'_>) -> Result<String, Failure> {
-    let action = Action::from_object(action).map_err(Failure::invalid)?;
+    let action = session.spec().read_action(action).map_err(Failure::invalid)?;
     let reply = session.submit(SessionRequest::step(action)).await.into_outcome()?;
     Ok(render::step(&reply, Envelope::Frame))
 }

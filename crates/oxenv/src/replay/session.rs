@@ -261,7 +261,7 @@ async fn step(
     let StoredEvent::Step { principal, action, calls, .. } = event else { return Ok(None) };
     stage.tape.load(calls)?;
     let action = action.raw()?;
-    let action = match Action::parse(&action) {
+    let action = match session.spec().parse_action(&action) {
         Ok(action) => action,
         Err(issues) => return Ok(Some(Failure::invalid(issues))),
     };
