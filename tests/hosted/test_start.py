@@ -45,4 +45,5 @@ def test_a_python_is_named_from_where_the_command_runs(tmp_path, python):
     command[command.index("--python") + 1] = python
     banner = r"oxenv: serving counter_env on (http://127\.0\.0\.1:\d+)"
     with running(command, banner, cwd=tmp_path) as server:
-        assert f'{tmp_path}/{python.removeprefix("./").removesuffix("/bin/python")}/bin/python' in server.logged()
+        folder = python.removeprefix("./").removesuffix("/bin/python")
+        assert f"{tmp_path}/{folder}/bin/python" in server.logged()

@@ -56,7 +56,8 @@ def test_an_action_that_is_refused_leaves_the_episode_as_it_was(example, play):
     action, says = play.refused
 
     async def compare():
-        async with GenericEnvClient(base_url=server.url) as one, GenericEnvClient(base_url=server.url) as other:
+        clients = [GenericEnvClient(base_url=server.url) for _ in range(2)]
+        async with clients[0] as one, clients[1] as other:
             seen = [(await env.reset(seed=5, **play.reset)).observation for env in (one, other)]
             with pytest.raises(Exception, match=f"{says}.*EXECUTION_ERROR"):
                 await one.step(action)

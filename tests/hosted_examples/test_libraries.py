@@ -169,7 +169,8 @@ def test_a_form_is_filled_in_and_handed_in(example):
         seen = (await env.reset(seed=6, task="order")).observation
         drink, table = re.fullmatch(r"Order (\w+) for table (\d+)\.", seen["goal"]).groups()
         box, choice, button = (
-            re.search(rf"\[(\d+)\] {kind}", seen["tree"]).group(1) for kind in ("textbox", "combobox", "button")
+            re.search(rf"\[(\d+)\] {kind}", seen["tree"]).group(1)
+            for kind in ("textbox", "combobox", "button")
         )
         failed = await env.step({"action": "click('999')"})
         assert "999" in failed.observation["error"] and not failed.done

@@ -397,7 +397,8 @@ def is_model(annotation):
 
 def is_environment_class(value):
     # By type, as in generators.
-    return issubclass(type(value), type) and callable(getattr(value, "reset", None)) and hasattr(value, "step")
+    is_class = issubclass(type(value), type)
+    return is_class and callable(getattr(value, "reset", None)) and hasattr(value, "step")
 
 
 def is_environment(value):

@@ -117,7 +117,7 @@ impl ValidationIssue {
 
     /// What [`ParseError`] says about the object at `loc`.
     #[must_use]
-    pub(crate) fn from_parse<'a>(loc: &[&str], fault: &ParseError, value: impl Into<Json<'a>>) -> Self {
+    pub fn from_parse<'a>(loc: &[&str], fault: &ParseError, value: impl Into<Json<'a>>) -> Self {
         match fault {
             ParseError::Syntax(fault) => Self::new("json_invalid", loc, fault.message.clone(), value),
             ParseError::NotObject(_) => Self::not_object(loc, value),

@@ -12,8 +12,8 @@ class Move(Action):
 class View(Observation):
     mission: str
     direction: Literal["right", "down", "left", "up"]
-    # What is in the seven by seven cells before the agent, who stands in the middle of the last row: each cell is its
-    # object, with its colour and its door's state where it has them.
+    # What is in the seven by seven cells before the agent, who stands in the middle of the last row: each
+    # cell is its object, with its colour and its door's state where it has them.
     cells: list[list[str]]
     carrying: str | None = None
     truncated: bool = False

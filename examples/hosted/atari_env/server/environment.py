@@ -34,7 +34,8 @@ class Atari(Environment[Press, Frame, AtariState]):
     ) -> Frame:
         games = roms.get_all_rom_ids()
         if game not in games:
-            raise ValueError(f"no game is called '{game}'; there are {len(games)}: {', '.join(sorted(games))}")
+            known = ", ".join(sorted(games))
+            raise ValueError(f"no game is called '{game}'; there are {len(games)}: {known}")
         ale = ALEInterface()
         # The console has a seed of 31 bits.
         ale.setInt("random_seed", random.getrandbits(31) if seed is None else seed % 2**31)

@@ -36,7 +36,8 @@ def chromium() -> str:
     """The browser's program: CHROMIUM, else the one that is installed."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
-        raise RuntimeError("there is no Chromium; install it (apt-get install chromium) or name it with CHROMIUM")
+        says = "there is no Chromium; install it (apt-get install chromium) or name it with CHROMIUM"
+        raise RuntimeError(says)
     return found
 
 

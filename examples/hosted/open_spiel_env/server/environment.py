@@ -8,7 +8,8 @@ from openenv.core.env_server.interfaces import Environment
 
 from ..models import GameState, Move, Position
 
-GAMES = ("tic_tac_toe", "connect_four", "breakthrough", "kuhn_poker", "leduc_poker", "liars_dice", "2048", "blackjack")
+BOARDS = ("tic_tac_toe", "connect_four", "breakthrough", "2048")
+GAMES = (*BOARDS, "kuhn_poker", "leduc_poker", "liars_dice", "blackjack")
 
 
 class OpenSpiel(Environment[Move, Position, GameState]):

@@ -51,7 +51,8 @@ class TextArena(Environment[Say, Turn, GameState]):
         self.game = None
         reason = str(info[speaker].get("reason", ""))
         rewards = {int(player): float(reward) for player, reward in rewards.items()}
-        return Turn(player=speaker, text=reason, rewards=rewards, reason=reason, reward=rewards[speaker], done=True)
+        reward = rewards[speaker]
+        return Turn(player=speaker, text=reason, rewards=rewards, reason=reason, reward=reward, done=True)
 
     @property
     def state(self) -> GameState:
