@@ -93,7 +93,7 @@ async fn what_is_wrong_with_a_graph_is_told_before_anything_runs() {
         assert_eq!(failure.code, ErrorCode::ValidationError);
         assert_eq!(failure.issues.len(), 1, "{:?}", failure.issues);
         let issue = &failure.issues[0];
-        assert_eq!((issue.kind, issue.path().as_str()), (kind, loc));
+        assert_eq!((issue.kind.as_ref(), issue.path().as_str()), (kind, loc));
         assert!(issue.msg.contains(says), "{}", issue.msg);
     }
     assert!(set.calls().is_empty());
@@ -105,7 +105,7 @@ async fn every_issue_of_a_graph_is_told_up_to_a_number() {
     let (_store, session) = session_of(Toolbox::new(mounts(&[&echo()]))).await;
     let calls = [json!(["a", "echo", { "x": "${no.1} ${no.2}" }, "b", "c"]), json!(["a", "echo"])];
     let failure = run(&session, &calls).await.unwrap_err();
-    let kinds: Vec<&str> = failure.issues.iter().map(|issue| issue.kind).collect();
+    let kinds: Vec<&str> = failure.issues.iter().map(|issue| issue.kind.as_ref()).collect();
     let expected = ["duplicate_id", "unknown_id", "unknown_id", "unknown_reference", "unknown_reference"];
     assert_eq!(kinds, expected);
     assert_eq!(failure.issues[0].loc, [Loc::from("calls"), Loc::Index(1), Loc::from("id")]);
@@ -121,7 +121,7 @@ async fn a_call_has_no_more_than_so_many_references() {
     let (_store, session) = session_of(Toolbox::new(mounts(&[&echo()]))).await;
     let calls = [json!(["a", "echo", { "x": "${no}".repeat(1025) }])];
     let failure = run(&session, &calls).await.unwrap_err();
-    assert_eq!((failure.issues.len(), failure.issues[0].kind), (1, "too_many_references"));
+    assert_eq!((failure.issues.len(), failure.issues[0].kind.as_ref()), (1, "too_many_references"));
     let calls = [json!(["no", "echo"]), json!(["a", "echo", { "x": "${no}".repeat(1024) }])];
     run(&session, &calls).await.unwrap();
 }
@@ -143,7 +143,7 @@ async fn arguments_that_no_reader_takes_are_an_issue() {
             session.submit(oxenv_core::SessionRequest::step(action)).await.into_outcome().err().unwrap();
         assert_eq!(failure.code, ErrorCode::ValidationError);
         assert_eq!(
-            (failure.issues[0].kind, failure.issues[0].path().as_str()),
+            (failure.issues[0].kind.as_ref(), failure.issues[0].path().as_str()),
             ("json_invalid", "calls.0.arguments")
         );
         assert!(failure.issues[0].msg.len() < 200);
