@@ -175,7 +175,7 @@ pub(crate) struct Metadata {
 }
 
 /// An observation in its parts.
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 pub(crate) struct ObservedReply<'a> {
     #[serde(borrow)]
     pub(crate) fields: &'a RawValue,
