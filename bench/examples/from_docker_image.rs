@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const IMAGE: &str = "echo-env:latest";
 const RUNS: usize = 7;
-const PATIENCE: Duration = Duration::from_secs(60);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -82,13 +82,13 @@ fn docker(arguments: &[&str]) -> Result<String, String> {
 fn wait(address: &str) -> Result<(), String> {
     let address = address.lines().next().unwrap_or_default();
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < HEALTH_TIMEOUT {
         if healthy(address).unwrap_or(false) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Err(format!("{address} was not healthy after {} s", PATIENCE.as_secs()))
+    Err(format!("{address} was not healthy after {} s", HEALTH_TIMEOUT.as_secs()))
 }
 
 fn healthy(address: &str) -> std::io::Result<bool> {

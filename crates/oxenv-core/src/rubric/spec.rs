@@ -64,7 +64,7 @@ impl RubricSpec {
     /// let factory = spec.compile(&Judges::default()).unwrap();
     /// let rubric = factory();
     ///
-    /// let wrong = json!({ "version": 1, "rubric": { "type": "tool_caled", "tool": "submit" } });
+    /// let wrong = json!({ "version": 1, "rubric": { "type": "tools_called", "tool": "submit" } });
     /// assert!(RubricSpec::read(wrong).unwrap_err().to_string().contains("did you mean 'tool_called'?"));
     /// ```
     ///
