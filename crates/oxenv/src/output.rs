@@ -1,6 +1,6 @@
 //! What commands print.
 //!
-//! Entry points: [`print`] for stdout, [`printable`] for errors that quote others.
+//! Entry points: [`print()`] for stdout, [`printable`] for errors that quote others.
 
 use std::borrow::Cow;
 use std::io::Write;
