@@ -111,7 +111,7 @@ impl CheckBudget {
         CheckBudget { steps: INLINE_STEPS, error_bytes: INLINE_ERROR_BYTES, inline: true, cancelled: None }
     }
 
-    /// The budget of a check of so many bytes of JSON on a thread that may block, see [`run_blocking`].
+    /// The budget of a check of that many bytes of JSON, on a thread that may block.
     #[must_use]
     pub fn full(bytes: usize) -> Self {
         let steps = BASE_STEPS.saturating_add(STEPS_PER_BYTE.saturating_mul(bytes as u64));
