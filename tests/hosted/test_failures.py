@@ -32,6 +32,20 @@ def post(server, path, body):
         return json.load(reply)
 
 
+def descendants(pid):
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+            for child in map(int, file.read().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def command_of(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read()
+
+
 def wait_until(holds, seconds=10.0):
     end = time.monotonic() + seconds
     while not holds():
@@ -80,14 +94,55 @@ def test_a_worker_that_is_killed_from_outside_is_replaced_by_a_reset(host):
     run(play())
 
 
-@pytest.mark.parametrize("what", ["raise_error", "overflow"])
+def test_a_reply_is_that_of_its_request(host):
+    server = host(NAME)
+
+    async def play():
+        async with connect(server) as env:
+            pid = (await env.reset()).observation["pid"]
+            assert (await env.step({"what": "fork_into_our_code"})).observation["pid"] == pid
+            for _ in range(3):
+                assert (await env.step({"what": "nothing"})).observation["pid"] == pid
+            assert (await env.reset()).reward is None
+
+    run(play())
+
+
+def test_an_import_that_takes_our_signals_changes_nothing(host):
+    server = host("stealing:Misbehaving")
+
+    async def play():
+        async with connect(server) as env:
+            for _ in range(3):
+                await env.reset()
+                with pytest.raises(Exception, match="exited with code 4"):
+                    await env.step({"what": "exit_at_once"})
+
+    run(play())
+
+
+def test_a_template_that_is_killed_is_started_again(host):
+    server = host("kinds:Dice", "--spares", "0")
+
+    async def play():
+        async with connect(server) as env:
+            await env.reset()
+        templates = [pid for pid in descendants(server.process.pid) if b"worker.py" in command_of(pid)]
+        os.kill(min(templates), 9)
+        async with connect(server) as env:
+            assert len((await env.reset()).observation["rolls"]) == 2
+
+    run(play())
+
+
+@pytest.mark.parametrize("what", ["raise_error", "overflow", "raise_interrupt"])
 def test_an_exception_leaves_the_session_as_it_is(host, what):
     server = host(NAME)
 
     async def play():
         async with connect(server) as env:
             pid = (await env.reset()).observation["pid"]
-            with pytest.raises(Exception, match="made to raise|maximum recursion depth"):
+            with pytest.raises(Exception, match="made to raise|maximum recursion depth|made to interrupt"):
                 await env.step({"what": what})
             assert (await env.step({"what": "nothing"})).observation["pid"] == pid
 

@@ -25,7 +25,7 @@ def test_a_missing_module_comes_with_the_command_that_installs_it():
     [
         ("kinds:Dicee", "module 'kinds' has no 'Dicee'; it has Dice"),
         ("nowhere.at.all:Environment", "No module named 'nowhere'"),
-        ("kinds:GENERATOR", "without an environment"),
+        ("kinds:GENERATOR", "is no environment"),
     ],
 )
 def test_a_wrong_name_is_told(name, says):

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use oxenv_core::{
-    ActionSpace, Capabilities, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
+    ActionSpace, Capabilities, CopySource, EnvironmentContext, EnvironmentFactory, EnvironmentInstance, EnvironmentSpec,
     Execution, Failure, ForkMode, Toolbox, Work,
 };
 use oxenv_wire::{Schemas, Tool};
@@ -60,6 +60,12 @@ impl EnvironmentFactory for HostedFactory {
 
     fn create(&self, context: EnvironmentContext) -> Work<'_, Result<EnvironmentInstance, Failure>> {
         Work::pending(self.boot(context))
+    }
+
+    fn save<'a>(&'a self, _: CopySource<'a>) -> Work<'a, Result<Vec<u8>, Failure>> {
+        let name = &self.spec.name;
+        let says = format!("environment '{name}' cannot be snapshotted: it runs in a process of its own");
+        Work::done(Err(Failure::unsupported(says)))
     }
 
     fn all_tools(&self) -> Arc<Toolbox> {

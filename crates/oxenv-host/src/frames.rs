@@ -1,7 +1,8 @@
-//! Frames over a Unix socket: four bytes of length (big-endian), then JSON.
+//! Frames over a Unix socket: four bytes of length, four with the number of the request (big-endian), then
+//! JSON.
 //!
-//! Invariant: one request at a time; who drops a request in flight has to drop the connection too, since
-//! the reply to it would be taken for the next one's.
+//! Invariant: one request at a time, and a reply has the number of its request: any other is an error, after
+//! which the stream is of no use.
 
 use std::io;
 
@@ -9,6 +10,8 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+/// Bytes before the JSON.
+const HEAD_BYTES: usize = 8;
 /// Bytes of a frame, at the most.
 const MAX_FRAME: usize = 1 << 30;
 /// Bytes of the buffer that is kept between frames, at the most.
@@ -18,22 +21,24 @@ const MAX_KEPT_BUFFER: usize = 1 << 20;
 pub(crate) struct FrameStream {
     stream: UnixStream,
     buffer: Vec<u8>,
+    /// The number of the last request.
+    number: u32,
 }
 
 impl FrameStream {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        FrameStream { stream, buffer: Vec::new() }
+        FrameStream { stream, buffer: Vec::new(), number: 0 }
     }
 
     /// Sends a request and waits for its reply, which is valid until the next request.
     pub(crate) async fn exchange(&mut self, request: &impl Serialize) -> io::Result<&[u8]> {
-        self.stream.write_all(&frame(request)?).await?;
-        self.receive().await
-    }
-
-    /// The next frame.
-    pub(crate) async fn receive(&mut self) -> io::Result<&[u8]> {
-        read_frame(&mut self.stream, &mut self.buffer).await?;
+        self.number = self.number.wrapping_add(1);
+        self.stream.write_all(&frame(request, self.number)?).await?;
+        let number = read_frame(&mut self.stream, &mut self.buffer).await?;
+        if number != self.number {
+            let says = "answered a request that was not made: something else writes to its socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, says));
+        }
         Ok(&self.buffer)
     }
 
@@ -43,14 +48,15 @@ impl FrameStream {
     }
 }
 
-/// Reads the next frame into a buffer.
+/// Reads the next frame into a buffer; gives the number of its request.
 pub(crate) async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
-) -> io::Result<()> {
-    let mut head = [0; 4];
+) -> io::Result<u32> {
+    let mut head = [0; HEAD_BYTES];
     stream.read_exact(&mut head).await?;
-    let size = u32::from_be_bytes(head) as usize;
+    let [size @ .., n0, n1, n2, n3] = head;
+    let (size, number) = (u32::from_be_bytes(size) as usize, u32::from_be_bytes([n0, n1, n2, n3]));
     if size > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {size} bytes")));
     }
@@ -58,18 +64,19 @@ pub(crate) async fn read_frame(
     buffer.shrink_to(MAX_KEPT_BUFFER);
     buffer.resize(size, 0);
     stream.read_exact(buffer).await?;
-    Ok(())
+    Ok(number)
 }
 
 /// A request as a frame.
-pub(crate) fn frame(request: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; 4];
+pub(crate) fn frame(request: &impl Serialize, number: u32) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; HEAD_BYTES];
     serde_json::to_writer(&mut frame, request)?;
-    let size = frame.len() - 4;
+    let size = frame.len() - HEAD_BYTES;
     if size > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a request of {size} bytes")));
     }
     let head = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
     frame[..4].copy_from_slice(&head);
+    frame[4..HEAD_BYTES].copy_from_slice(&number.to_be_bytes());
     Ok(frame)
 }

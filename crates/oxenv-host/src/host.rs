@@ -246,7 +246,11 @@ impl Host {
 
     async fn make(self: &Arc<Self>) -> Result<Worker, HostError> {
         match self.isolation {
-            Isolation::Fork => self.fork().await,
+            Isolation::Fork => match self.fork().await {
+                // It was lost just now: the next one imports the environment again.
+                Err(_) if self.template_is_lost().await => self.fork().await,
+                made => made,
+            },
             Isolation::Fresh => self.start_fresh().await,
         }
     }
@@ -280,6 +284,10 @@ impl Host {
         let folders = self.folders(number).await?;
         let (child, connection, _) = self.load("session", folders.place()).await?;
         Ok(Worker::new(connection.into_stream(), LogTail::default(), WorkerProcess::Own(child), folders.all))
+    }
+
+    async fn template_is_lost(&self) -> bool {
+        self.template.lock().await.as_ref().is_some_and(|template| template.is_lost())
     }
 
     /// The template, started again if it was lost.
@@ -347,7 +355,10 @@ impl Host {
             Ok(Ok(Err(error))) => Err(HostError::import(error, &child.output_tail())),
             Ok(Err(error)) => match timeout(GRACE, child.describe_end()).await {
                 Ok(how) => Err(HostError::new(format!("the environment's Python {how}"))),
-                Err(_) => Err(error),
+                Err(_) => Err(HostError::new(format!(
+                    "the environment's Python cannot be reached any more: {error}; does its import close or \
+                     write to descriptors that it did not open?"
+                ))),
             },
             Err(_) => Err(HostError::new(format!(
                 "importing the environment took longer than {} s; its output:\n{}",

@@ -234,6 +234,8 @@ pub(crate) struct WorkerError {
 pub(crate) enum ErrorKind {
     /// An exception of the environment's.
     Environment,
+    /// The reward is not a number, or infinite.
+    Reward,
     /// The action does not fit its model.
     Invalid,
     /// The environment has no such method.

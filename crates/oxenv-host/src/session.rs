@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use oxenv_core::{EnvironmentContext, Failure, Observed};
-use oxenv_wire::{Delivered, Json, Loc, RawJson, Reward, ValidationIssue};
+use oxenv_wire::{Delivered, ErrorCode, Json, Loc, RawJson, Reward, ValidationIssue};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
@@ -182,6 +182,7 @@ fn observed(reply: &ObservedReply<'_>) -> Observed {
 fn failure(error: WorkerError) -> Failure {
     let failure = match error.kind {
         ErrorKind::Invalid => Failure::invalid(error.issues.into_iter().map(issue).collect()),
+        ErrorKind::Reward => Failure::new(ErrorCode::NonFiniteReward, error.message),
         ErrorKind::Unsupported => Failure::unsupported(error.message),
         ErrorKind::Host => Failure::infrastructure(error.message),
         ErrorKind::Environment | ErrorKind::MissingModule | ErrorKind::Import => {

@@ -35,8 +35,8 @@ pub(crate) enum WorkerExit {
     Lost,
 }
 
-/// Where the ends of living children are told, by their numbers.
-type Children = Arc<Mutex<HashMap<u64, watch::Sender<Option<WorkerExit>>>>>;
+/// Where the ends of living children are reported, by their numbers; absent once the template is lost.
+type Children = Arc<Mutex<Option<HashMap<u64, watch::Sender<Option<WorkerExit>>>>>>;
 
 /// A running template.
 pub(crate) struct Template {
@@ -54,7 +54,7 @@ impl Template {
     pub(crate) fn run(process: Child, connection: FrameStream, folders: Vec<Arc<Workspace>>) -> Self {
         let (reader, writer) = connection.into_stream().into_split();
         let (orders, queue) = mpsc::unbounded_channel();
-        let children = Children::default();
+        let children: Children = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(send(writer, queue));
         tokio::spawn(hear(reader, Arc::clone(&children)));
         Template { orders, children, process, _folders: folders }
@@ -63,25 +63,24 @@ impl Template {
     /// Forks a child that connects to a socket; gives where its end will be told.
     pub(crate) fn fork(&self, worker: u64, socket: &Path, place: WorkerPlace<'_>) -> io::Result<ExitWatch> {
         let (ended, exit) = watch::channel(None);
-        self.children.lock().insert(worker, ended);
-        let frame = frame(&TemplateRequest::Fork { worker, socket, place })?;
-        if self.orders.send(frame).is_err() {
-            self.children.lock().remove(&worker);
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended"));
-        }
+        let frame = frame(&TemplateRequest::Fork { worker, socket, place }, 0)?;
+        let mut children = self.children.lock();
+        let lost = || io::Error::new(io::ErrorKind::BrokenPipe, "the template has ended");
+        children.as_mut().ok_or_else(lost)?.insert(worker, ended);
+        self.orders.send(frame).map_err(|_| lost())?;
         Ok(exit)
     }
 
     /// Ends a child and what it started; nothing waits.
     pub(crate) fn kill(&self, worker: u64) {
-        if let Ok(frame) = frame(&TemplateRequest::Kill { worker }) {
+        if let Ok(frame) = frame(&TemplateRequest::Kill { worker }, 0) {
             let _ = self.orders.send(frame);
         }
     }
 
     /// Whether it can fork no more.
     pub(crate) fn is_lost(&self) -> bool {
-        self.orders.is_closed()
+        self.children.lock().is_none()
     }
 
     /// Ends it and its children, and waits for that.
@@ -111,11 +110,11 @@ async fn hear(mut reader: OwnedReadHalf, children: Children) {
     let mut buffer = Vec::new();
     while read_frame(&mut reader, &mut buffer).await.is_ok() {
         let Ok(Reply::Exited(exit)) = serde_json::from_slice(&buffer) else { continue };
-        if let Some(ended) = children.lock().remove(&exit.worker) {
+        if let Some(ended) = children.lock().as_mut().and_then(|children| children.remove(&exit.worker)) {
             ended.send_replace(Some(WorkerExit::of(&exit)));
         }
     }
-    for (_, ended) in children.lock().drain() {
+    for (_, ended) in children.lock().take().unwrap_or_default() {
         ended.send_replace(Some(WorkerExit::Lost));
     }
 }

@@ -8,7 +8,8 @@ in one of two roles:
 
 Its stdin is a Unix socket that leads to the server. A forked child connects to a socket of its own, first
 for requests, then for what it writes to stdout and stderr. Both ways a message is a frame: four bytes of
-length (big-endian), then UTF-8 JSON. A request is an object with "op"; its reply is {"ok": ...} or
+length and four with the number of the request (big-endian), then UTF-8 JSON. A request is an object with
+"op"; its reply, with the same number, is {"ok": ...} or
 {"error": {...}}, in order, one at a time. A template also sends {"exited": {...}} for each child that
 ended.
 """
@@ -41,6 +42,7 @@ import weakref
 
 MAX_FRAME = 1 << 30
 MAX_TRACEBACK = 16 << 10
+MAX_MESSAGE = 16 << 10
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CORE_MODULES = ("openenv.core.env_server", "openenv_core.env_server", "core.env_server")
@@ -49,6 +51,10 @@ MCP_ACTIONS = {"list_tools": "ListToolsAction", "call_tool": "CallToolAction"}
 
 class HostError(Exception):
     """The environment cannot be served; the text says why and what to do."""
+
+
+class NonFiniteReward(ValueError):
+    """A reward that is not a number, or infinite."""
 
 
 # Frames.
@@ -70,23 +76,26 @@ class Connection:
     """Frames over the socket to the server."""
 
     def __init__(self, sock):
-        self.sock = sock
+        self.sock, self.number, self.process = sock, 0, os.getpid()
 
     def receive(self):
         """The next request; None at the end."""
-        head = receive_exactly(self.sock, 4)
+        head = receive_exactly(self.sock, 8)
         if head is None:
             return None
-        (size,) = struct.unpack(">I", head)
+        size, self.number = struct.unpack(">II", head)
         body = receive_exactly(self.sock, size)
         return None if body is None else json.loads(body)
 
     def send(self, payload):
         """Sends one frame: bytes of JSON."""
+        if os.getpid() != self.process:
+            # A child that the environment forked has come back from its code: the requests are not its own.
+            os._exit(0)
         if len(payload) > MAX_FRAME:
             says = f"the reply has {len(payload)} bytes; {MAX_FRAME} are allowed"
             payload = error_reply("environment", says)
-        head = struct.pack(">I", len(payload))
+        head = struct.pack(">II", len(payload), self.number)
         if len(payload) < 65536:
             self.sock.sendall(head + payload)
         else:
@@ -149,31 +158,63 @@ def dump(model):
         return dataclasses.asdict(model)
     if hasattr(model, "dict") and callable(model.dict):
         return model.dict()
-    return dict(model) if isinstance(model, typing.Mapping) else dict(vars(model))
+    if isinstance(model, typing.Mapping):
+        return dict(model)
+    if model is None or isinstance(model, type) or not hasattr(model, "__dict__"):
+        raise TypeError(f"expected a model, a dataclass or a mapping, and not {type(model).__name__}")
+    return dict(vars(model))
 
 
 def checked_reward(reward):
     """A reward as the wire has it: null, a boolean, a whole number, or a finite number."""
-    if reward is None or isinstance(reward, (bool, int)):
+    if reward is None or isinstance(reward, bool):
         return reward
-    number = float(reward)
+    if isinstance(reward, int) and -(2**63) <= reward < 2**63:
+        return reward
+    try:
+        number = float(reward)
+    except OverflowError:
+        raise NonFiniteReward("the reward is larger than any float") from None
     if number - number != 0:
-        raise ValueError(f"the reward is not finite: {number}")
+        raise NonFiniteReward(f"the reward is not finite: {number}")
     return number
 
 
 # Replies.
 
 
+def readable(text, most):
+    """A text that JSON readers take, of a bounded length."""
+    text = text if len(text) <= most else text[:most] + "…"
+    return text.encode("utf-8", "replace").decode()
+
+
 def error_reply(kind, message, **more):
-    """A reply that something failed. Kinds: environment, invalid, unsupported, host."""
-    return json.dumps({"error": {"kind": kind, "message": message, **more}}).encode()
+    """A reply that something failed. Kinds: environment, reward, invalid, unsupported, host."""
+    error = {"kind": kind, "message": readable(message, MAX_MESSAGE), **more}
+    return json.dumps({"error": error}).encode()
+
+
+def error_text(error):
+    """What an exception says, whatever its own code does."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
+def traceback_of(error):
+    try:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:
+        text = type(error).__name__
+    return readable(text[-MAX_TRACEBACK:], MAX_TRACEBACK)
 
 
 def exception_reply(error):
     """The reply for an exception of the environment's."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return error_reply("environment", str(error) or type(error).__name__, trace=text[-MAX_TRACEBACK:])
+    kind = "reward" if isinstance(error, NonFiniteReward) else "environment"
+    return error_reply(kind, error_text(error), trace=traceback_of(error))
 
 
 def validation_reply(error):
@@ -511,6 +552,12 @@ class Hosted:
             self.note_application(value)
             if not captured:
                 self.start(value)
+        if isinstance(value, type):
+            raise HostError(f"'{target}' is a class without reset and step, so it is no environment")
+        if not captured and not is_application(value):
+            raise HostError(
+                f"'{target}' is no environment, and makes none: it is, or gives, {type(value).__name__}"
+            )
         if not captured:
             raise HostError(
                 f"'{target}' is an application without an environment: it does not use create_app or "
@@ -714,7 +761,9 @@ class Session:
             return handler(**request)
         except HostError as error:
             return error_reply("host", str(error))
-        except Exception as error:
+        except SystemExit:
+            raise
+        except BaseException as error:
             if is_validation_error(error):
                 return validation_reply(error)
             return exception_reply(error)
@@ -827,7 +876,7 @@ class Session:
             state = self.run(state)
             fields = dump(state) if state is not None else {}
         except Exception as error:
-            return {"error": str(error) or type(error).__name__}
+            return {"error": readable(error_text(error), MAX_MESSAGE)}
         fields.pop("episode_id", None)
         fields.pop("step_count", None)
         return {"fields": fields}
@@ -1033,10 +1082,9 @@ def leave(status):
     """Ends the process with what its own exit handlers do, and nothing of its parent's."""
     try:
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
     except BaseException:
         pass
+    flush_output()
     os._exit(status)
 
 
@@ -1049,7 +1097,6 @@ def prepare_place(request):
             sys.modules["tempfile"].tempdir = None
     if request.get("directory"):
         os.chdir(request["directory"])
-    os.environ["OXENV_WORKER"] = str(request.get("worker", ""))
     limits = request.get("limits") or {}
     if limits:
         import resource
@@ -1085,11 +1132,10 @@ class Template:
         return described
 
     def run(self):
-        wake, woken = os.pipe()
-        for descriptor in (wake, woken):
+        wake, self.woken = os.pipe()
+        for descriptor in (wake, self.woken):
             os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.await_children()
         set_process_option(PR_SET_CHILD_SUBREAPER, 1)
         while True:
             ready, _, _ = select.select([self.connection.sock, wake], [], [])
@@ -1105,19 +1151,24 @@ class Template:
                     return
                 self.handle(request)
 
+    def await_children(self):
+        """Wakes the loop when a child ends; an import may have set these, too."""
+        signal.set_wakeup_fd(self.woken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
     def handle(self, request):
         operation = request.pop("op")
         if operation == "load":
             prepare_place(request)
             self.connection.send(loaded_reply(lambda: self.load(request)))
+            self.await_children()
         elif operation == "fork":
             self.fork(request)
         elif operation == "kill":
             self.kill(request["worker"])
 
     def fork(self, request):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         try:
             pid = os.fork()
         except OSError as error:
@@ -1133,7 +1184,7 @@ class Template:
     def kill(self, worker):
         for pid, each in self.workers.items():
             if each == worker:
-                os.kill(pid, signal.SIGKILL)
+                kill_process(pid)
 
     def reap(self):
         while True:
@@ -1152,15 +1203,31 @@ class Template:
         """Ends what an ended worker has left: a living one is the parent of all that it started."""
         while orphans := children() - self.own - self.workers.keys():
             for pid in orphans:
+                kill_process(pid)
                 try:
-                    os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
-                except (ProcessLookupError, ChildProcessError):
+                except ChildProcessError:
                     pass
 
     def exited(self, worker, status, error):
         ended = {"worker": worker, "status": status, "error": error}
         self.connection.send(json.dumps({"exited": ended}).encode())
+
+
+def kill_process(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def flush_output():
+    """Writes what is buffered, so that no child writes it again; an import may have closed the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
 
 
 def children():
@@ -1177,14 +1244,13 @@ def loaded_reply(load):
     try:
         return b'{"ok":{"loaded":' + to_json(load()) + b"}}"
     except ModuleNotFoundError as error:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return error_reply("missing_module", str(error), module=error.name, trace=text[-MAX_TRACEBACK:])
+        more = {"module": error.name, "trace": traceback_of(error)}
+        return error_reply("missing_module", error_text(error), **more)
     except HostError as error:
         return error_reply("host", str(error))
     except BaseException as error:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        said = f"{type(error).__name__}: {error}"
-        return error_reply("import", said, trace=text[-MAX_TRACEBACK:])
+        says = f"{type(error).__name__}: {error_text(error)}"
+        return error_reply("import", says, trace=traceback_of(error))
 
 
 def main():

@@ -199,6 +199,7 @@ pub(crate) async fn start(
         source: source.clone(),
     };
     let failed = |error: HostError| usage(explain(&error, &source, &shown));
+    tracing::info!(environment = name, python = shown, "importing the environment");
     let host = Host::start(options).await.map_err(failed)?;
     let isolation = match host.isolation() {
         Isolation::Fork => "a forked process for each session",
@@ -293,7 +294,19 @@ fn unquoted(value: &str) -> &str {
 /// An error with what to do about it: a module that is not installed has a command that installs it.
 fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
     let Some(module) = &error.missing_module else { return error.message.clone() };
-    let top = module.split('.').next().unwrap_or(module);
+    if let Some((package, missing)) = module.rsplit_once('.') {
+        return format!("{}\nthe package '{package}' has no module '{missing}'", error.message);
+    }
+    let top = module;
+    let named = source.target.as_deref().is_some_and(|target| target.split(['.', ':']).next() == Some(top));
+    if named && source.folder.is_none() {
+        let place = source.path.as_deref().unwrap_or(Path::new(".")).display();
+        return format!(
+            "{}\nthere is no module '{top}' in {place}, and none is installed: run it where the module is, or \
+             set --env PYTHONPATH=FOLDER, or name another Python with --python",
+            error.message
+        );
+    }
     let hint = match &source.folder {
         Some(folder) if folder.join("pyproject.toml").is_file() => {
             let required = requirement(folder, top);

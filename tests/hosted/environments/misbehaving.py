@@ -60,6 +60,15 @@ class Misbehaving(Environment[Do, Done, State]):
         while True:
             time.sleep(1)
 
+    def fork_into_our_code(self) -> None:
+        os.fork()
+
+    def ignore_children(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    def raise_interrupt(self) -> None:
+        raise KeyboardInterrupt("made to interrupt")
+
     def raise_error(self) -> None:
         raise ValueError("made to raise")
 
