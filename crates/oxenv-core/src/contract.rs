@@ -126,7 +126,7 @@ impl Suite {
 
     fn fits(&mut self, what: &'static str, schema: &Value, observed: &Observed) {
         // An environment of tools publishes the reference's schema of a call's observation, which
-        // says nothing of what a reset shows.
+        // does not describe what a reset shows.
         if self.factory.spec().action_space == ActionSpace::Tools {
             return;
         }

@@ -44,7 +44,7 @@ pub struct CallRecord {
     pub tool: String,
     /// The arguments, an object.
     pub arguments: Option<RawJson>,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Result<ToolResult, ToolError>,
 }
 
@@ -53,7 +53,7 @@ pub struct CallRecord {
 /// # Behavior
 /// - Made ready: a step before the first reset is allowed; what it means is the environment's choice.
 /// - Same seed and same actions give the same bytes, if its capabilities say `deterministic`.
-/// - A failed call leaves the environment usable, unless the failure says otherwise by its text.
+/// - A failed call leaves the environment usable, unless the failure's text states otherwise.
 /// - Dropping a pending reset or step cancels it; the session then demands a reset.
 /// - A panic ends the session.
 ///
@@ -99,7 +99,7 @@ pub trait Environment: Any + Send {
     /// The state's own fields: a JSON object without `episode_id` and `step_count`.
     ///
     /// # Errors
-    /// When the state cannot be told.
+    /// When the state is not known.
     fn state(&self) -> Result<RawJson, Failure>;
 
     /// Scores a finished tool call. Called only if the capabilities say `observes_calls`, one at a
@@ -118,7 +118,7 @@ pub trait Environment: Any + Send {
     /// A copy that goes on independently from the present state.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    /// [`oxenv_wire::ErrorCode::Unsupported`] if the environment's capabilities do not include it.
     fn fork(&self) -> Result<Box<dyn Environment>, Failure> {
         Err(Failure::unsupported("this environment cannot be forked: it declares fork: none"))
     }
@@ -126,7 +126,7 @@ pub trait Environment: Any + Send {
     /// The present state as bytes for [`Environment::restore`]; the format is the environment's own.
     ///
     /// # Errors
-    /// [`oxenv_wire::ErrorCode::Unsupported`] from an environment whose capabilities say it cannot.
+    /// [`oxenv_wire::ErrorCode::Unsupported`] if the environment's capabilities do not include it.
     fn snapshot(&self) -> Result<Vec<u8>, Failure> {
         Err(Failure::unsupported("this environment cannot be snapshotted"))
     }

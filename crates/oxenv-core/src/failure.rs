@@ -17,7 +17,7 @@ pub struct Failure(Box<FailureDetail>);
 pub struct FailureDetail {
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,
@@ -93,13 +93,13 @@ impl Failure {
         self
     }
 
-    /// Says in which phase it happened.
+    /// Sets the phase in which it happened.
     #[must_use]
     pub fn in_phase(self, phase: Phase) -> Self {
         self.with(|detail| detail.phase = phase)
     }
 
-    /// Says that the request surely did not reach the environment.
+    /// Marks that the request surely did not reach the environment.
     #[must_use]
     pub fn undelivered(self) -> Self {
         self.with(|detail| detail.delivered = Delivered::No)

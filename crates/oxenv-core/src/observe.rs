@@ -1,4 +1,4 @@
-//! What sessions tell about their work to whoever counts and measures it.
+//! What sessions report about their work, for counters and measurements.
 //!
 //! Invariant: without an observer nothing is measured, not even the time.
 
@@ -14,8 +14,8 @@ use crate::failure::Failure;
 /// # Behavior
 /// Every method is called from the thread that did the work, from several at once; it must not wait.
 pub trait Observer: Send + Sync {
-    /// An operation begins, for a caller whose place in a trace is that one. Gives the operation's own
-    /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls tell again.
+    /// An operation begins, for a caller with that place in a trace. Returns the operation's own
+    /// place, which [`Operation::trace`] and the [`ObservedCall::trace`] of its calls repeat.
     fn begins(&self, caller: Option<TraceContext>) -> Option<TraceContext> {
         caller
     }
@@ -32,7 +32,7 @@ pub trait Observer: Send + Sync {
     /// A session finished something that it was asked for.
     fn operated(&self, operation: &Operation<'_>);
 
-    /// A tool call came to its end; calls of tools that nobody has are not told.
+    /// A tool call ended; calls of unknown tools are not reported.
     fn called(&self, call: &ObservedCall<'_>);
 }
 
@@ -95,7 +95,7 @@ pub struct ObservedCall<'a> {
     pub toolset: &'a str,
     /// How long it took.
     pub took: Duration,
-    /// Whether it gave a result in which the tool says that it failed.
+    /// Whether it gave a result in which the tool reports that it failed.
     pub tool_error: bool,
     /// Why it gave no result, if it gave none.
     pub error: Option<CallError>,

@@ -1,7 +1,7 @@
-//! What computes rewards: a [`Rubric`] looks at what was done and shown, and says what it was worth.
+//! Computes rewards: a [`Rubric`] looks at what was done and shown, and returns what it was worth.
 //!
-//! Invariant: a rubric that cannot tell fails, in the phase `verify`; it never turns a failure into
-//! a number, and one that has no opinion gives null, never 0.
+//! Invariant: a rubric that cannot decide fails, in the phase `verify`; it never turns a failure
+//! into a number, and one that has no opinion gives null, never 0.
 //!
 //! Entry points: [`RubricSpec`] reads a rubric that was declared, [`scored`] puts one over any
 //! environment, [`rescore`] applies one to what was recorded. The components stand here too, for
@@ -48,7 +48,7 @@ pub use trajectory::{EpisodeRubric, Trajectory};
 pub struct Score {
     /// The reward; absent is no opinion, null on the wire.
     pub reward: Option<Reward>,
-    /// Whether the episode is done because the rubric says so.
+    /// Whether the episode is done because the rubric ended it.
     pub done: bool,
 }
 
@@ -82,8 +82,8 @@ impl BitOr for RubricNeeds {
 pub struct ScoreReport {
     /// The parts by their names and what each gave; null: no opinion, or not asked.
     pub parts: Vec<(String, Option<Reward>)>,
-    /// By the name of the part that says so, the reward of every act of the episode in order; empty
-    /// before the end. A rubric calls itself the empty name.
+    /// For each part, by its name, the reward of every act of the episode in order; empty before
+    /// the end. A rubric's own name is the empty string.
     pub step_rewards: Vec<(String, Vec<f64>)>,
     /// What judges answered, by the digests of the questions; see [`JudgeCache`].
     pub answers: Vec<(String, f64)>,

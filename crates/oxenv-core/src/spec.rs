@@ -1,7 +1,7 @@
 //! What an environment declares about itself, and the factory that makes live ones.
 //!
-//! Invariant: a spec is immutable and shared; everything a door tells about an environment without
-//! touching a session comes from here.
+//! Invariant: a spec is immutable and shared; everything that a door publishes about an environment
+//! without touching a session comes from here.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct EnvironmentSpec {
     pub description: String,
     /// Its version.
     pub version: String,
-    /// Who wrote it.
+    /// Its author.
     pub author: Option<String>,
     /// Its README, in Markdown.
     pub readme: Option<String>,
@@ -128,7 +128,7 @@ pub trait TaskSource: Send + Sync {
     fn task(&self, split: &str, index: usize) -> Result<Value, TaskError>;
 }
 
-/// What a new environment is told.
+/// What a new environment gets.
 #[derive(Debug, Clone)]
 pub struct EnvironmentContext {
     /// The session's id.
@@ -140,7 +140,7 @@ pub struct EnvironmentContext {
 }
 
 impl EnvironmentContext {
-    /// What an environment is told that was not reset so far.
+    /// What an environment gets that has not been reset yet.
     #[must_use]
     pub fn new(session_id: impl Into<String>, seed: u64) -> Self {
         EnvironmentContext { session_id: session_id.into(), seed, episode: EpisodeSeeds::before_reset(seed) }
@@ -181,7 +181,7 @@ pub struct CopySource<'a> {
     pub room: SnapshotRoom,
 }
 
-/// A tool call of an episode, and who made it.
+/// A tool call of an episode, and its caller.
 #[derive(Debug, Clone)]
 pub struct EpisodeCall {
     /// Through which door it came.

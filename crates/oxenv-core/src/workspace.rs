@@ -87,7 +87,7 @@ pub struct Workspace {
     limits: WorkspaceLimits,
     cannot_share: Arc<AtomicBool>,
     running: TaskTracker,
-    /// Held while it is made fresh: one that nobody waits for any more still has to end first.
+    /// Held while it is made fresh: a refresh without a waiting caller still has to end first.
     renewing: Mutex<()>,
 }
 
@@ -124,8 +124,8 @@ impl Workspaces {
         self
     }
 
-    /// The file whose lock says that their folder is in use. Whoever runs programs in workspaces, and may
-    /// outlive this process, holds a shared lock of it for as long.
+    /// The file whose lock marks their folder as in use. A supervisor that runs programs in workspaces,
+    /// and may outlive this process, holds a shared lock of it while they run.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.root.lock_path()
@@ -153,8 +153,8 @@ impl Workspaces {
     /// what the saved one was known as. A reset makes it what resets make of any other here. Blocks.
     ///
     /// # Errors
-    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that nobody saved,
-    /// which then have changed nothing; [`io::ErrorKind::QuotaExceeded`] past a limit;
+    /// The file system's, with the path in it; [`io::ErrorKind::InvalidData`] for bytes that are no saved
+    /// workspace; then nothing has changed; [`io::ErrorKind::QuotaExceeded`] past a limit;
     /// [`io::ErrorKind::Unsupported`] where all sessions share one folder.
     pub fn restore(&self, name: &str, known_as: PathBuf, archive: &[u8]) -> io::Result<Workspace> {
         if let WorkspaceSource::Shared(folder) = &self.source {

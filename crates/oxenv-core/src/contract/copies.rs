@@ -1,6 +1,6 @@
 //! The rules of forks, snapshots and repeated requests, checked through sessions.
 //!
-//! Invariant: what a copy does is held against an episode that nobody disturbed, byte by byte.
+//! Invariant: a copy's behaviour is compared byte by byte with an episode that was not disturbed.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ struct CursorLevel {
     id: Id,
 }
 
-/// What tells one folder from any other that exists at the same time.
+/// Identifies a folder among all that exist at the same time.
 #[derive(PartialEq, Eq)]
 struct Id {
     device: u64,

@@ -24,8 +24,8 @@ const MAX_UNMOVABLE_DEPTH: usize = 64;
 const MAX_REMEMBERED: usize = 1024;
 /// How often the removal of a folder is begun again because something was put into it, or in its place.
 const MAX_ATTEMPTS: u32 = 16;
-/// How often folders are read again because something was put into them meanwhile. A file system tells every
-/// name that is there all the time, so this is for programs that still write.
+/// How often folders are read again because something was put into them meanwhile. A file system always
+/// lists every name that is there, so this is for programs that still write.
 const MAX_RESCANS: u32 = 1000;
 
 /// Removes a folder with everything in it. Links in the path to it are followed, none in the folder are.
@@ -193,7 +193,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Moves a folder from the innermost one to the top, under a name that nobody can foresee.
+    /// Moves a folder from the innermost one to the top, under a name that cannot be predicted.
     fn move_to_top(&mut self, name: &CStr) -> Result<(), Errno> {
         let new = uuid::Uuid::new_v4().simple().to_string();
         let rename = |removal: &Self| {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::{FolderCursor, OpenFolder, failed, kind_of, os_str, stat_in};
 
-/// A folder being read. A folder in it is entered if the caller says so.
+/// A folder being read. A folder in it is entered if the caller asks for that.
 ///
 /// ```
 /// use oxenv_core::folders::{OpenFolder, Walk, WalkEvent};
@@ -135,7 +135,7 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// The file system's, with the path in it.
     pub fn open_file(&self, entry: &RecordEntry) -> io::Result<Option<File>> {
-        // Not blocking: what is a pipe by now has to be opened to tell that.
+        // Non-blocking: it may be a pipe by now, which is only known once it is open.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let unreadable = |errno| failed(errno, "cannot read", &self.path_of(entry));
         match rustix::fs::openat(self.position.folder(), &*entry.name, flags, Mode::empty()) {

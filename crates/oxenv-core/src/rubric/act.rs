@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::environment::{CallRecord, Observed};
 
-/// One thing that was done, with what came of it.
+/// One thing that was done, with its outcome.
 #[derive(Debug, Clone, Copy)]
 pub enum EpisodeEvent<'a> {
     /// A typed action.
@@ -35,7 +35,7 @@ pub struct PastEvent {
     pub input: Arc<RawValue>,
     /// The result's value, or the observation's fields.
     pub output: Arc<RawValue>,
-    /// Whether the tool said that it failed.
+    /// Whether the tool reported that it failed.
     pub is_error: bool,
 }
 
@@ -99,7 +99,7 @@ impl<'a> EpisodeEvent<'a> {
         }
     }
 
-    /// Whether the tool says that it failed.
+    /// Whether the tool reports that it failed.
     #[must_use]
     pub fn is_error(self) -> bool {
         match self {

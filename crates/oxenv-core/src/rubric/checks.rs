@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::policy::Pattern;
 use crate::work::Work;
 
-/// Texts that are checked on the thread that asks, at the most.
+/// Maximum number of texts that are checked on the calling thread.
 const MAX_INLINE_TEXTS: usize = 32;
 
 /// At the end of an episode: whether a tool was called as often as it should have been. Calls that
@@ -32,8 +32,8 @@ pub struct ToolCalled {
     at_most: Option<u64>,
 }
 
-/// Whether what came of an act fits a JSON Schema: the result of a tool, or else the observation of a
-/// typed step. A tool's error does not fit. A text that is JSON is read as JSON.
+/// Whether the outcome of an act fits a JSON Schema: the result of a tool, or else the observation of
+/// a typed step. A tool's error does not fit. A text that is JSON is read as JSON.
 #[derive(Clone)]
 pub struct OutputMatches {
     tool: Option<Arc<Pattern>>,

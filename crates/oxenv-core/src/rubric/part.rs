@@ -53,7 +53,7 @@ impl ComponentRubric {
         self.rubric.reset(reset);
     }
 
-    /// Says that it is not asked about the present act.
+    /// Marks that it is not asked about the present act.
     pub(super) fn skip(&mut self) {
         self.last = LastScore::NotAsked;
     }

@@ -22,12 +22,13 @@ use crate::work::Work;
 /// What begins the bytes of a saved environment with its rubric; the number is the format's version.
 const MAGIC: &[u8] = b"oxenv-scored-1\n";
 
-/// An environment whose steps and tool calls a rubric scores instead of the environment itself.
+/// An environment whose steps and tool calls are scored by a rubric instead of the environment
+/// itself.
 ///
-/// `suspends` says that scores take time, as those of a judge do; such an environment runs in a task
-/// of its own, and does not count as deterministic. Each observation tells the score of each part in
-/// `metadata.oxenv.scores`, null where a part has no opinion; the environment's own reward, where it
-/// gave one, is `metadata.oxenv.environment_reward`.
+/// `suspends` means that scores take time, as those of a judge do; such an environment runs in a
+/// task of its own, and does not count as deterministic. Each observation has the score of each part
+/// in `metadata.oxenv.scores`, null where a part has no opinion; the environment's own reward, where
+/// it gave one, is `metadata.oxenv.environment_reward`.
 #[must_use]
 pub fn scored(
     factory: Arc<dyn EnvironmentFactory>,

@@ -17,7 +17,7 @@ use crate::snapshot::MAX_NUMBER;
 const MAX_HISTORY_BYTES: usize = 16 << 20;
 /// The longest state of a rubric that is read, in bytes: it is built as a value.
 const MAX_SAVED_RUBRIC: usize = 1 << 20;
-/// The most parts whose totals are read.
+/// Maximum number of parts whose totals are read.
 const MAX_PARTS: usize = 1 << 12;
 
 /// A rubric and its present episode.
@@ -27,7 +27,7 @@ pub(super) struct Scorer {
     episode: EpisodeHistory,
 }
 
-/// What the environment itself says about an act.
+/// What the environment itself reports about an act.
 #[derive(Clone, Copy)]
 pub(super) struct EnvironmentVerdict<'a> {
     pub(super) reward: Option<Reward>,
@@ -156,7 +156,7 @@ impl Scorer {
         }
         let mut rubric = self.rubric.fork();
         rubric.load(&serde_json::from_str(saved.rubric.get()).map_err(|_| no_state())?)?;
-        // The bytes are counted anew, because whoever made the snapshot may have counted otherwise. An
+        // The bytes are counted anew, because the snapshot's maker may have counted otherwise. An
         // episode that was too long to be kept stays so.
         let too_long = episode.bytes > MAX_HISTORY_BYTES;
         episode.bytes =

@@ -1,9 +1,9 @@
 //! Runs one call of a session's environment: inline, in a task, or on a thread of its own, with a
 //! deadline, cancellation and panics contained.
 //!
-//! Invariant: whoever runs the environment holds the cell's lock; an operation that ends before the
-//! environment's task aborts it, and the session then demands a reset, because nobody knows how far the task
-//! came.
+//! Invariant: the operation that runs the environment holds the cell's lock; an operation that ends before
+//! the environment's task aborts it, and the session then demands a reset, because it is unknown how far the
+//! task came.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,7 @@ use crate::environment::{CallRecord, Observed, Reset};
 use crate::failure::Failure;
 use crate::work::Work;
 
-/// A limit that nobody will see pass: more than a century.
+/// A limit that is never reached: more than a century.
 const NO_TIMEOUT: Duration = Seconds::MAX;
 
 /// What the environment is asked.
@@ -85,14 +85,14 @@ impl Session {
     pub(super) async fn acquire_under(&self, token: &CancellationToken) -> Result<CellGuard, Failure> {
         tokio::select! {
             biased;
-            // First, because the reset that cancelled whoever holds the lock cancelled this one too.
+            // First, because the reset that cancelled the holder of the lock cancelled this one too.
             () = token.cancelled() => Err(self.cancelled(Delivered::No)),
             guard = Arc::clone(&self.cell).lock_owned() => Ok(guard),
         }
     }
 
-    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that says
-    /// so nobody knows how far it came.
+    /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that
+    /// requires it, the state counts as unknown.
     pub(super) async fn drive(
         &self,
         lock: &mut StepLock,
@@ -194,8 +194,8 @@ impl Session {
         Err(self.cancelled(Delivered::Maybe))
     }
 
-    /// The state's own fields, or why they cannot be told; the outer failure is that the session
-    /// has ended, of a panic just now if need be.
+    /// The state's own fields, or why they are not known; the outer failure is that the session has
+    /// ended, possibly by a panic just now.
     pub(super) fn publish_state(&self, guard: &mut CellGuard) -> Result<Result<RawJson, Failure>, Failure> {
         let Some(environment) = &guard.environment else { return Err(self.cancelled(Delivered::No)) };
         match catch_unwind(AssertUnwindSafe(|| environment.state())) {
@@ -219,8 +219,8 @@ impl Session {
         })
     }
 
-    /// The failure of what was cut off, by the end of its session or else as said. Nobody knows how far it
-    /// came.
+    /// The failure of what was cut off: by the end of the session, or else the given one. It is unknown
+    /// how far the operation came.
     pub(super) fn cut_off(&self, code: ErrorCode, message: &str) -> Failure {
         let ended = self.progress.lock().alive().err();
         let failure = ended.unwrap_or_else(|| Failure::new(code, message));
@@ -288,7 +288,7 @@ fn now(cell: &mut Cell, request: EnvironmentRequest<'_>) -> Result<Observed, Fai
 /// What an environment answered, in the phase that it was asked in.
 fn check_observed(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
     answer.and_then(checked).map_err(|failure| match failure.phase {
-        // What scores a step says so itself.
+        // An environment that scores a step reports it itself.
         Phase::Verify => failure,
         _ => failure.in_phase(phase),
     })
@@ -307,7 +307,7 @@ fn checked(observed: Observed) -> Result<Observed, Failure> {
     Ok(observed)
 }
 
-/// Raw JSON has no space in front of it, so its first character tells its type.
+/// Raw JSON has no space in front of it, so its first character shows its type.
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
 }

@@ -1,7 +1,8 @@
 //! A session's numbers, and what they allow.
 //!
-//! Invariant: the numbers change only under their lock, which nobody holds while an environment or a tool
-//! runs. The recorder takes an entry down under it, so that records are in the order of their numbers.
+//! Invariant: the numbers change only under their lock, which is never held while an environment or a
+//! tool runs. The recorder takes an entry down under it, so that records are in the order of their
+//! numbers.
 
 use oxenv_wire::{ErrorCode, RawJson};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ pub(super) struct Progress {
     pub(super) done: bool,
     /// The sum of the episode's rewards; none while there was none.
     pub(super) reward: Option<f64>,
-    /// The parts of that sum, as the environment tells them.
+    /// The parts of that sum, as the environment reports them.
     pub(super) scores: Option<RawJson>,
     /// The number of the last thing that was counted, over all epochs.
     pub(super) seq: u64,
@@ -32,7 +33,8 @@ pub(super) struct Progress {
     pub(super) end_recorded: bool,
     /// Set while the environment's state is unknown: a step was cut off.
     pub(super) reset_required: bool,
-    /// The tool whose call was cut off in this epoch, so that nobody knows whether it had its effect.
+    /// The tool whose call was cut off in this epoch, so that it is unknown whether it had its
+    /// effect.
     pub(super) unknown_effect: Option<String>,
     pub(super) ended: Option<EndReason>,
     pub(super) closing: bool,

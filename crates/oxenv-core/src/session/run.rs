@@ -1,4 +1,4 @@
-//! Runs a request: finds who does what it asks for.
+//! Runs a request: finds the environment or toolset that does what it asks for.
 //!
 //! Invariant: the lease of the session does not run meanwhile.
 

@@ -18,7 +18,7 @@ use crate::principal::Principal;
 
 /// What providers of models accept as the length of a tool's name.
 const MAX_NAME: usize = 64;
-/// References in the schemas of one toolset, at the most.
+/// Maximum number of references in the schemas of one toolset.
 const MAX_REFERENCES: usize = 200_000;
 const ROLES: [Principal; 3] = [Principal::Control, Principal::Agent, Principal::Observer];
 
@@ -35,7 +35,7 @@ pub(super) struct Catalogue {
 
 /// One offered tool.
 pub(super) struct CatalogueEntry {
-    /// Whose it is: an index into the mounts.
+    /// The toolset: an index into the mounts.
     pub(super) mount: usize,
     /// The name that its toolset knows it by.
     pub(super) own: Cow<'static, str>,
@@ -171,7 +171,7 @@ impl Catalogue {
             .get_or_init(|| self.seen_by(role).map(|entry| entry.tool.clone()).collect())
     }
 
-    /// The tools that somebody may call as a JSON array.
+    /// The tools that a caller may call as a JSON array.
     pub(super) fn listing(&self, role: Principal, spelling: ToolSpelling, mounts: &[Mount]) -> &Arc<str> {
         self.views[slot(role)].listings[spelling as usize].get_or_init(|| {
             let tools: Vec<RawJson> = self

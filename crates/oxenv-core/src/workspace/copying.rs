@@ -1,7 +1,7 @@
 //! Copies a folder: its files with their modes, times and holes, its folders, its symbolic links as links.
 //!
-//! Invariant: no link is ever followed, so nothing outside of the folder is read; what fails leaves what
-//! was copied so far to whoever owns the target.
+//! Invariant: no link is ever followed, so nothing outside of the folder is read; a failure leaves what
+//! was copied so far to the owner of the target.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -41,7 +41,8 @@ struct CopyTarget<'a> {
     marks: Vec<Marks>,
 }
 
-/// Entries that are no files, folders or links. A tool may make any number of them, so they are told of once.
+/// Entries that are no files, folders or links. A tool may make any number of them, so they are reported
+/// once.
 #[derive(Default)]
 pub(super) struct LeftOut {
     count: u64,
@@ -49,8 +50,8 @@ pub(super) struct LeftOut {
 }
 
 impl<'a> Copying<'a> {
-    /// The copy of a folder that the user named: all of it, each folder open to its owner, who has to be
-    /// able to clear it.
+    /// The copy of a folder that the user named: all of it, each folder accessible to its owner, which
+    /// has to be able to clear it.
     pub(super) fn of_source(from: &'a OpenFolder, to: &'a OpenFolder, cannot_share: &'a AtomicBool) -> Self {
         let limits = WorkspaceLimits { copied_bytes: u64::MAX, files: u64::MAX };
         Copying { from, to, limits, session: None, cannot_share, bytes: 0, left_out: LeftOut::default() }
@@ -240,7 +241,7 @@ pub(super) fn within(
     Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
 }
 
-/// Why a walk stopped: what [`within`] says if there were too many entries.
+/// Why a walk stopped: the error of [`within`] if there were too many entries.
 pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: WorkspaceLimits) -> io::Error {
     match error {
         WalkError::Io(error) => error,
