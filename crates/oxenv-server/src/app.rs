@@ -49,7 +49,7 @@ pub struct App {
     pub(crate) tasks: TaskTracker,
     /// The OpenAPI document of the routes, which the router writes.
     pub(crate) openapi: OnceLock<String>,
-    /// Who may do what; absent: everybody is control.
+    /// Which tokens may do what; absent: every caller has control.
     pub(crate) guard: Option<Guard>,
 }
 
@@ -87,7 +87,7 @@ impl App {
     }
 
     /// The token with which an agent reaches that session and nothing else, for as long as the session
-    /// lives. None on a server without tokens, where nobody needs one.
+    /// lives. `None` on a server without tokens, where none is needed.
     #[must_use]
     pub fn agent_token(&self, session_id: &str) -> Option<String> {
         self.guard.as_ref().map(|guard| guard.agent_token(session_id))

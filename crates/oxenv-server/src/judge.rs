@@ -122,7 +122,7 @@ impl HttpJudge {
         }
         let client = Client::builder()
             .default_headers(headers)
-            // A redirect could carry the key to somebody else.
+            // A redirect could carry the key to another host.
             .redirect(Policy::none())
             .build()
             .map_err(|error| format!("the HTTP client cannot be made: {error}"))?;
@@ -134,7 +134,7 @@ impl HttpJudge {
     async fn within_deadline(&self, question: JudgeQuestion) -> Result<JudgeAnswer, Failure> {
         let until = after(Instant::now(), self.options.deadline);
         let asked = async {
-            // Nobody closes it, so a turn comes.
+            // It is never closed, so a turn comes.
             let _turn = self.turns.acquire().await;
             self.with_retries(&question, until).await
         };

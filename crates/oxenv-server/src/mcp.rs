@@ -57,7 +57,7 @@ pub(crate) struct EpochQuery {
     epoch: Option<u64>,
 }
 
-/// Who sent a request, at `/mcp` or at `/sessions/{id}/mcp`.
+/// The sender of a request, at `/mcp` or at `/sessions/{id}/mcp`.
 pub(crate) struct McpRequester {
     caller: Caller,
     /// The one session that it may reach: that of the path, or an agent's own. `None` for control at `/mcp`.

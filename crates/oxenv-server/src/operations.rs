@@ -37,17 +37,17 @@ pub(crate) use batch::RunningBatch;
 pub(crate) use create::{CreatedSessions, progress};
 pub(crate) use socket_sessions::SocketSessions;
 
-/// Who asks, and which sessions are theirs to name.
+/// The caller, and which sessions it may name.
 pub(crate) struct RequestContext {
     pub(crate) app: Arc<App>,
     pub(crate) caller: Caller,
-    /// The name by which the client called this server, if it said one.
+    /// The name by which the client called this server, if it gave one.
     pub(crate) host: Option<String>,
     /// The sessions of a socket; absent over HTTP, where any session may be named.
     pub(crate) held: Option<Arc<SocketSessions>>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 pub(crate) enum Response<'a> {
     /// A reset or a step.
     Answered(IdempotentReply<StepReply<'a>>),
@@ -219,7 +219,8 @@ impl RequestContext {
     fn session(&self, id: &str) -> Result<Arc<Session>, Failure> {
         let Some(held) = &self.held else { return self.app.store.get(id) };
         held.session(id).unwrap_or_else(|| {
-            // Why it is none of the socket's: it never was, or has ended, or is somebody else's.
+            // Why it is not one of the socket's: it never was, or has ended, or belongs to another
+            // socket.
             let session = self.app.store.get(id)?;
             let message =
                 format!("session {} is not attached to this socket: attach to it first", session.id());

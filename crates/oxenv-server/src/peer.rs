@@ -1,7 +1,8 @@
-//! What is known of a connection beside its bytes: whether it was heard, is busy, has lost its other side.
+//! What is known of a connection besides its bytes: whether bytes came, it is busy, or its other side is
+//! lost.
 //!
 //! Invariant: a peer that ended its side is known to have done so although bytes of it are still unread,
-//! which nobody reads while a request is being answered.
+//! which are not read while a request is being answered.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -29,9 +30,9 @@ struct PeerState {
     asked: AtomicBool,
     /// How much is done for it.
     busy: AtomicUsize,
-    /// Whether what is done for it is of no use to anybody: a socket without a session.
+    /// Whether its work is of no use to any caller: a socket without a session.
     useless: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
-    /// Whether it was asked to end, and has not said that it stays.
+    /// Whether it was asked to end, and has not answered that it stays.
     asked_to_end: AtomicBool,
     end: Notify,
     /// After the socket in this list, so that it is dropped when the socket is closed.
@@ -52,8 +53,8 @@ impl Peer {
         self.0.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes came since the last time somebody asked: a long message on its way is a sign of life
-    /// before it is whole.
+    /// Whether bytes came since the last check: a long message on its way is a sign of life before it is
+    /// whole.
     pub(crate) fn take_heard(&self) -> bool {
         self.0.heard.swap(false, Ordering::Relaxed)
     }
@@ -70,9 +71,9 @@ impl Peer {
         self.0.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// Says when what is done for it is of no use.
+    /// Marks whether its work is of no use.
     pub(crate) fn useless_when(&self, useless: impl Fn() -> bool + Send + Sync + 'static) {
-        // One socket says it, once.
+        // One socket marks it, once.
         let _ = self.0.useless.set(Box::new(useless));
     }
 
@@ -97,7 +98,7 @@ impl Peer {
         self.0.end.notify_one();
     }
 
-    /// Says that it does not end, because it was asked for something meanwhile.
+    /// Reports that it does not end, because it was asked for something meanwhile.
     pub(crate) fn stays(&self) {
         self.0.asked_to_end.store(false, Ordering::Relaxed);
     }

@@ -235,8 +235,8 @@ async fn local(socket: Option<&UnixSocket>) -> io::Result<UnixStream> {
     }
 }
 
-/// Lets the operating system find peers that went away without a word, in at most 40 s: a connection
-/// that waits for its next request, or for a long step, sends nothing by itself.
+/// Lets the operating system detect peers that vanished without closing, in at most 40 s: a
+/// connection that waits for its next request, or for a long step, sends nothing by itself.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(20))

@@ -33,7 +33,7 @@ pub struct EntriesPage {
 ///
 /// # Behavior
 /// - What was acknowledged before a call is in its answer.
-/// - The methods read files and may take a while; they are called where blocking is allowed.
+/// - The methods read files and may be slow; they are called where blocking is allowed.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -4,7 +4,7 @@
 
 use oxenv_core::Principal;
 
-/// Who may use a route.
+/// Which callers may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Also callers without a token.
@@ -17,7 +17,7 @@ pub(crate) enum Access {
     ControlOrAgent,
     /// Control.
     Control,
-    /// Nobody: the route does not exist in that mode.
+    /// No caller: the route does not exist in that mode.
     Nobody,
 }
 

@@ -356,7 +356,7 @@ impl ServerHandler for ToolboxHandler {
     ) -> RmcpResult<()> {
         self.room_for(&params.uri)?;
         match self.request("resources/subscribe", &params, &context).await {
-            // A toolset that knows of no subscriptions still says when something has changed.
+            // A toolset without subscriptions still reports when something has changed.
             Err(error) if error.code != ErrorCode::METHOD_NOT_FOUND => return Err(error),
             _ => {}
         }

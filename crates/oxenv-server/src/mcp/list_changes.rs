@@ -84,7 +84,7 @@ struct ChangedLists {
 }
 
 impl ChangedLists {
-    /// Whether it is what resources hold that has changed, as far as anybody can tell.
+    /// Whether the content of resources may have changed.
     fn contents(&self) -> bool {
         !(self.tools || self.resources || self.prompts)
     }

@@ -15,7 +15,7 @@ use super::target::McpTarget;
 use crate::app::App;
 use crate::error;
 
-/// What came of a call that reached its tool, or failed to.
+/// The outcome of a call: it reached its tool, or failed to.
 pub(crate) type CallResult = Result<ToolResult, ToolError>;
 
 /// A session, or the tools that need none.
@@ -23,7 +23,7 @@ pub(crate) type CallResult = Result<ToolResult, ToolError>;
 pub(crate) enum ToolAccess {
     /// A session and its tools.
     Session(Arc<Session>),
-    /// The server's own tools, and who measures their calls.
+    /// The server's own tools, and the receiver of measures of their calls.
     Server { toolbox: Arc<Toolbox>, observer: Option<Arc<dyn Observer>> },
 }
 

@@ -208,7 +208,7 @@ fn this_process(page: &mut DescriptorEncoder<'_>, process: ProcessStats) -> fmt:
     Ok(())
 }
 
-/// Names and values that tell a sample from the others of its family.
+/// Names and values that identify a sample within its family.
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 type Family<'a> = Result<MetricEncoder<'a>, fmt::Error>;

@@ -178,7 +178,7 @@ fn left_out(outcome: &RequestOutcome<'_>, limit: usize) -> Failure {
     }
 }
 
-/// What is answered to an item behind one whose result had no room.
+/// The answer for an item behind one whose result had no room.
 fn not_run(limit: usize) -> Failure {
     let message =
         format!("the item was not begun: the results before it have all the {limit} bytes of one reply");

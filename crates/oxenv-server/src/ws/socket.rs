@@ -71,13 +71,13 @@ pub(super) struct ServerSocket {
     ahead: VecDeque<Message>,
     ahead_bytes: usize,
     events: Events<'static, BackgroundEvent>,
-    /// Beats since something was last heard.
+    /// Beats since the last bytes came.
     quiet: u32,
     /// Whether something was fed that may not have gone out yet.
     unsent: bool,
     /// Whether the library owes the peer a pong.
     owes_pong: bool,
-    /// Bytes of it count as heard too, for a message may be long on its way.
+    /// Bytes count as a sign of life too, because a message may be long on its way.
     peer: Peer,
     _busy: BusyGuard,
     /// Whether the peer has ended its side, behind what is still to be read.
@@ -224,7 +224,7 @@ impl ServerSocket {
 
     /// What the socket brings, or what `work` has done, whichever is first. The socket is read only
     /// while there is `room`; what was fed goes out when there is nothing else to do. That the server
-    /// stops is said once.
+    /// stops is reported once.
     pub(super) async fn turn<T>(
         &mut self,
         room: bool,
@@ -367,7 +367,7 @@ impl ServerSocket {
         }
     }
 
-    /// A peer that is not read cannot be heard, but a write shows whether it is gone.
+    /// Reading is paused, so no sign of life can come, but a write shows whether the peer is gone.
     async fn send_ping(&mut self) {
         self.write(Message::Ping(Vec::new().into())).await;
         self.next_beat();
@@ -438,7 +438,7 @@ fn size(message: &Message) -> usize {
     }
 }
 
-/// What a close frame says.
+/// The content of a close frame.
 struct CloseReason {
     code: u16,
     reason: &'static str,
