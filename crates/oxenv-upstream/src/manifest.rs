@@ -1,4 +1,4 @@
-//! `tools.yaml`: which toolsets there are, how each is started, and who may call what.
+//! `tools.yaml`: which toolsets there are, how each is started, and which callers may call what.
 //!
 //! Entry point: [`Manifest::load`]. Invariant: a manifest that was read is whole, and what cannot be
 //! kept is refused: every problem is reported at once, with its line and column, and no key is ignored.
@@ -87,9 +87,9 @@ pub struct ToolsetEntry {
     pub transport: Transport,
     /// When it is started.
     pub startup: Startup,
-    /// Whom it belongs to.
+    /// Whether it belongs to the server or to a session.
     pub scope: Scope,
-    /// Whether the manifest says so. A server over HTTP of which it does not may give sessions of its own.
+    /// Whether the manifest sets it. A server over HTTP without it may give sessions of its own.
     pub scope_written: bool,
     /// How long a call may take.
     pub timeout: Duration,
@@ -101,7 +101,7 @@ pub struct ToolsetEntry {
     pub on_fork: ForkMode,
     /// Its own prefix, where it departs from the manifest's rule.
     pub prefix: Option<Prefix>,
-    /// Who may call which of its tools, how often, with which arguments.
+    /// Which callers may call which of its tools, how often, with which arguments.
     pub rules: Rules,
     /// Whether the server refuses to work without it.
     pub required: bool,
@@ -187,8 +187,7 @@ impl Manifest {
     /// The most bytes that a manifest may have.
     pub const MAX_TEXT_BYTES: usize = node::MAX_TEXT_BYTES;
 
-    /// Reads a file. Commands that are not there are warnings: whether they are needed, starting
-    /// them will tell.
+    /// Reads a file. Missing commands are warnings: starting them shows whether they are needed.
     ///
     /// # Errors
     /// Every problem, if one of them is an error; also when the file cannot be read.
@@ -294,7 +293,7 @@ impl Transport {
 }
 
 impl ToolsetEntry {
-    /// Whether its server is to tell whether it is one for each session: it is over HTTP, and no scope is
+    /// Whether its server decides whether it is one for each session: it is over HTTP, and no scope is
     /// written.
     #[must_use]
     pub fn may_give_sessions(&self) -> bool {

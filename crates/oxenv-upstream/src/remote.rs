@@ -1,9 +1,8 @@
 //! MCP servers over Streamable HTTP for callers that are not toolsets: one connection at a time, with typed
 //! failures.
 //!
-//! Entry point: [`RemoteEndpoint::connect`].
-//! Invariant: a request is sent once; a fault says whether it was delivered. Headers go to the endpoint's own
-//! host and no other, and no fault shows one.
+//! Entry point: [`RemoteEndpoint::connect`]. Invariant: a request is sent once; a fault reports whether it
+//! was delivered. Headers go to the endpoint's own host and no other, and no fault shows one.
 
 mod fault;
 mod probe;
@@ -146,7 +145,7 @@ impl Remote {
         let offers = self.connection.offered().tools;
         match listed {
             Ok(tools) => Ok(tools.into()),
-            // Who does not say that there are tools may have none.
+            // A server that does not declare tools may have none.
             Err(UpstreamError::Refused(_)) if !offers => Ok(Arc::default()),
             Err(fault) => {
                 let cause = reader.cause.into_inner().unwrap_or(FaultCause::Refused);

@@ -34,7 +34,7 @@ pub(crate) struct Lists {
     pub(crate) extras: Arc<ResourcesAndPrompts>,
 }
 
-/// Which lists an upstream says that it has.
+/// Which lists an upstream declares.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ListCapabilities {
     pub(crate) tools: bool,

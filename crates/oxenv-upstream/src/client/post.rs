@@ -155,7 +155,7 @@ fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
     Some(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#))
 }
 
-/// What a status other than success says: a JSON-RPC error, or nothing but its status.
+/// The content of a status other than success: a JSON-RPC error, or nothing but the status.
 async fn refusal(response: Response, is_json: bool, id: RequestId) -> Result<ServerJsonRpcMessage, Fault> {
     let status = response.status();
     let challenge = header(&response, WWW_AUTHENTICATE.as_str());

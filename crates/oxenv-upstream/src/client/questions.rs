@@ -36,7 +36,7 @@ pub(super) struct TooLong;
 pub(crate) enum QuestionPolicy {
     /// Callers answer them.
     Passed,
-    /// There is nobody to answer, which the server learns in the handshake.
+    /// No client can answer; the server learns this in the handshake.
     Refused,
 }
 
@@ -172,7 +172,8 @@ pub(super) fn ask(
     })
 }
 
-/// Waits for a response while the caller hears what the server says, and answers what it asks.
+/// Waits for a response; meanwhile the caller gets the server's messages and its questions are
+/// answered.
 pub(crate) async fn answer_while<T>(
     caller: &dyn CallerChannel,
     events: &mut mpsc::Receiver<ServerMessage>,
@@ -182,7 +183,7 @@ pub(crate) async fn answer_while<T>(
     let mut answers = FuturesUnordered::new();
     loop {
         tokio::select! {
-            // What came before the response is heard before it.
+            // Messages that came before the response are delivered before it.
             biased;
             Some(event) = events.recv() => match event {
                 ServerMessage::Note { note, .. } => caller.tell(note),

@@ -17,13 +17,13 @@ const MAX_COMPARED_BYTES: usize = 8 << 10;
 pub(super) struct Repeat {
     /// Its number among the calls of the episode, from 1.
     number: usize,
-    /// Who made it: a role as policies name it.
+    /// The caller: a role as policies name it.
     principal: String,
     pub(super) toolset: String,
     /// The tool's name as it was called.
     tool: String,
     arguments: Option<RawJson>,
-    /// What came of it the first time.
+    /// The outcome of the first time.
     came: String,
 }
 

@@ -77,7 +77,7 @@ struct LaunchSite {
     workspace: PathBuf,
     /// What `${seed}` is.
     seed: u64,
-    /// Where it runs unless it says otherwise.
+    /// Where it runs unless it sets its own folder.
     folder: PathBuf,
     /// That folder, if it is the instance's own.
     scratch: Option<Arc<TempFolder>>,

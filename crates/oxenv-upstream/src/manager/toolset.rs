@@ -110,7 +110,7 @@ impl UpstreamToolset {
     }
 
     /// Waits for the first lists. Some servers start in the session's own place only, such as one
-    /// whose workspace must hold a repository: then the session's instance tells them.
+    /// whose workspace must hold a repository: then the session's instance lists them.
     async fn first_lists(&self) {
         self.upstream.settled().await;
         let own = self.slot().filter(|_| self.is_per_session() && self.lists().is_none());

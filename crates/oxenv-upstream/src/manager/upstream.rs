@@ -197,7 +197,7 @@ impl Upstream {
     }
 
     /// Learns in the background what it offers, unless that is known, under way, or failed just now. Only
-    /// for upstreams of sessions: the shared instance of another tells by itself.
+    /// for upstreams of sessions: the shared instance of another reports by itself.
     pub(super) fn discover(self: &Arc<Self>) {
         {
             let mut discovery = self.discovery.lock();
@@ -221,7 +221,7 @@ impl Upstream {
             }
             let again = self.scope().is_none();
             let due = after(Instant::now(), if again { pause } else { REDISCOVERY_PAUSE });
-            // Nobody else begins to ask meanwhile, so only one task asks at any time.
+            // No other task begins to ask meanwhile, so only one asks at any time.
             *self.discovery.lock() = if again { Discovery::Waiting(due) } else { Discovery::Due(Some(due)) };
             self.known.send_modify(|known| known.discoveries += 1);
             if !again {

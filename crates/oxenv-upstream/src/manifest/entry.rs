@@ -1,7 +1,7 @@
 //! Reads the file's top level and each toolset's entry.
 //!
 //! Invariant: every key of an entry is read, whatever is wrong with the others, so that one run
-//! tells all problems.
+//! reports all problems.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -374,7 +374,7 @@ fn is_all(text: &str, test: impl Fn(char) -> bool) -> bool {
     !text.is_empty() && text.chars().all(test)
 }
 
-/// Refuses tags that are not YAML's own: they would mean something that nobody reads.
+/// Refuses tags that are not YAML's own: nothing reads their meaning.
 fn known_tag(tag: Option<&Tag>, at: FilePosition) -> Result<(), YamlError> {
     match tag {
         Some(tag) if tag.core_suffix().is_none() && tag.original() != "!" => {

@@ -206,7 +206,7 @@ impl<'a> YamlValue<'a> {
         }
     }
 
-    /// A mapping with these keys; others are reported, with what `hint` says about them or with the
+    /// A mapping with these keys; others are reported, with the message of `hint` or with the
     /// nearest known one.
     pub(super) fn fields(
         &self,
