@@ -12,7 +12,7 @@ use crate::result::StepResult;
 
 /// One step of a batch.
 pub struct BatchStep<'a> {
-    /// Whose step it is: a session of the same connection.
+    /// The session of the step, on the same connection.
     pub client: &'a EnvClient,
     /// The action: an object.
     pub action: RawJson,

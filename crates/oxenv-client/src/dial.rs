@@ -31,8 +31,8 @@ const MAX_RESPONSE_BYTES: usize = 16 << 10;
 /// How long the body of a refusal is waited for.
 const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pings of a server whose pongs may wait to be sent. A socket goes on reading while it cannot write, because
-/// a server may take nothing before its replies are read.
+/// Pings of a server with pongs that may wait to be sent. A socket goes on reading while it cannot write,
+/// because a server may take nothing before its replies are read.
 pub(crate) const MAX_UNSENT_PONGS: usize = 1024;
 
 /// A connection, safe or not.
@@ -119,7 +119,7 @@ async fn connect_tcp(target: &ServerAddress) -> Result<TcpStream> {
         };
         ClientError::new(Code::ConnectFailed, format!("cannot connect to {target}: {error}; {what}"))
     })?;
-    // Requests are small and waited for; a socket that cannot be told so still works.
+    // Requests are small and waited for; a socket that does not accept the option still works.
     let _ = tcp.set_nodelay(true);
     Ok(tcp)
 }
@@ -170,7 +170,7 @@ async fn read_response(target: &ServerAddress, stream: &mut MaybeTlsStream) -> R
             let end = (head.head_length + head.body_length).min(MAX_RESPONSE_BYTES);
             while bytes.len() < end && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
         };
-        // A refusal is told with what came of it.
+        // A refusal is reported with its outcome.
         let _ = timeout(REFUSAL_BODY_TIMEOUT, whole).await;
         head.take_body(&bytes);
     }

@@ -92,7 +92,8 @@ impl FleetEnvClient {
     /// A failure comes after what was made is deleted, which may take 10 s beyond the timeout.
     ///
     /// # Errors
-    /// A code of Fleet's or of the connection; then no instance is left, or the message says that one may be.
+    /// A code of Fleet's or of the connection; then no instance is left, or the message reports that one may
+    /// be.
     pub async fn from_fleet(
         api_key: &str,
         env_key: &str,
@@ -101,8 +102,7 @@ impl FleetEnvClient {
         start::create(api_key, env_key, &options).await
     }
 
-    /// Connects to an instance that runs, and leaves it to whoever made it: neither drop nor close deletes
-    /// it.
+    /// Connects to a running instance, and leaves it to its maker: neither drop nor close deletes it.
     ///
     /// # Errors
     /// [`Code::FleetInstanceGone`], and why it cannot be used. Of the options, those that make an instance
@@ -188,8 +188,8 @@ impl FleetEnvClient {
         }
     }
 
-    /// The state: what the instance says, or, while its image serves no `/state`, `episode_id`, `step_count`
-    /// and `instance_id` as the client counts them.
+    /// The state: what the instance reports, or, while its image serves no `/state`, `episode_id`,
+    /// `step_count` and `instance_id` as the client counts them.
     ///
     /// # Errors
     /// Why it cannot be read.

@@ -141,7 +141,7 @@ impl Multiplexer {
     }
 
     /// Calls a tool at its owner; lists first if nothing was listed yet or a list has changed. A tool that
-    /// says that it failed is a result whose `is_error` is set. An owner that is away keeps its tools: the
+    /// reports that it failed is a result with `is_error` set. An owner that is away keeps its tools: the
     /// call fails, and no other endpoint gets it.
     ///
     /// Dropping the future cancels the call at the endpoint.
@@ -156,8 +156,8 @@ impl Multiplexer {
         self.state.call(name, arguments).await
     }
 
-    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint said so,
-    /// went away, or came back. Returns at once if that was before, and when the multiplexer is closed.
+    /// Waits until a list may have changed since the last [`Multiplexer::list`] began: an endpoint reported
+    /// it, went away, or came back. Returns at once if that was before, and when the multiplexer is closed.
     pub async fn changed(&self) {
         self.state.changed().await;
     }

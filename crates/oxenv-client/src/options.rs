@@ -1,6 +1,7 @@
 //! What a caller may choose.
 //!
-//! Invariant: every deadline has a default, so that no call waits for ever unless it is told to.
+//! Invariant: every deadline has a default, so that no call waits without limit unless configured
+//! to.
 
 use std::fmt;
 use std::time::Duration;
@@ -96,7 +97,7 @@ pub struct ResetOptions {
 /// How to take a step.
 #[derive(Debug, Clone, Default)]
 pub struct StepOptions {
-    /// How long the reply may take. The server is told too where the protocol can.
+    /// How long the reply may take. The server gets it too where the protocol has a field for it.
     pub timeout: Option<Duration>,
     /// The key under which a repeat is the same step. Needs `oxenv.1` or one of our servers over HTTP.
     pub key: Option<String>,

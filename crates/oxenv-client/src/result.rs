@@ -1,6 +1,6 @@
 //! What a reset or a step gives.
 //!
-//! Invariant: the observation keeps its bytes until somebody reads it, and a reward its type.
+//! Invariant: the observation keeps its bytes until it is read, and a reward its type.
 
 use oxenv_wire::{RawJson, Reward};
 use serde::Deserialize;

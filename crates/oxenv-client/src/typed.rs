@@ -1,7 +1,7 @@
 //! [`TypedClient`]: an [`EnvClient`] with the types of one environment.
 //!
-//! Invariant: an observation that is not of the type is a failure that says that the step was taken, never a
-//! panic.
+//! Invariant: an observation that is not of the type is a failure which states that the step was taken,
+//! never a panic.
 
 use std::marker::PhantomData;
 

@@ -14,7 +14,7 @@ use crate::error::{ClientError, Code, Result};
 use crate::result::StepResult;
 use crate::server_error;
 
-/// A reply, whose data is not read yet.
+/// A reply with data that is not read yet.
 #[derive(Deserialize)]
 pub(super) struct ReplyEnvelope<'a> {
     #[serde(default, borrow)]
@@ -94,7 +94,7 @@ pub(super) fn parse_data<T: DeserializeOwned>(data: &str) -> Result<T> {
     serde_json::from_str(data).map_err(|error| invalid_reply(data, &error.to_string()))
 }
 
-/// The sessions that a reply brings; none if it says anything else.
+/// The sessions in a reply; none if it holds anything else.
 pub(super) fn created_sessions(text: &str) -> Vec<SessionCreated> {
     #[derive(Deserialize)]
     struct ForkedData {
@@ -115,7 +115,7 @@ pub(super) fn created_sessions(text: &str) -> Vec<SessionCreated> {
     }
 }
 
-/// A session that was there before. Its agent's token is told to whoever made it alone.
+/// A session that was there before. Only its maker gets its agent's token.
 fn attached_session(id: Cow<'_, str>) -> SessionCreated {
     let mcp_url = format!("/sessions/{id}/mcp");
     SessionCreated { session_id: id.into_owned(), mcp_url, agent_token: None }

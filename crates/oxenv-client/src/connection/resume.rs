@@ -58,7 +58,7 @@ impl ConnectionInner {
                 (LossRecovery::GiveUp, _) => true,
                 (LossRecovery::Reconnect, Some(_)) => waiting.written,
                 (LossRecovery::Resend, Some(_)) => false,
-                // An `open` that was never sent can as well be sent later.
+                // An `open` that was never sent can be sent later.
                 (_, None) => waiting.written || !matches!(waiting.scope, RequestScope::NoSession),
             })
             .map(|(id, _)| *id)
@@ -158,7 +158,7 @@ impl ConnectionInner {
     }
 }
 
-/// Fails these requests; callers are told after the lock is released.
+/// Fails these requests; callers are notified after the lock is released.
 fn fail_requests(mut state: MutexGuard<'_, ConnectionState>, ids: &[u64], error: &ClientError) {
     let mut failed = Vec::with_capacity(ids.len());
     for id in ids {

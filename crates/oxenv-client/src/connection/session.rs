@@ -20,7 +20,8 @@ use crate::error::{ClientError, Code, Result};
 use crate::options::{ResetOptions, StepOptions};
 use crate::result::StepResult;
 
-/// How much longer than its own deadline the client waits for the server's reply, which says more.
+/// How much longer than its own deadline the client waits for the server's reply, which explains
+/// more.
 pub(super) const SERVER_REPLY_MARGIN: Duration = Duration::from_millis(500);
 
 /// One session of a connection. Dropping it ends the session, unless it was attached to.

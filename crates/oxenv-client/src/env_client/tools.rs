@@ -1,8 +1,8 @@
-//! Tools through steps: how they are listed and called, and what comes of it.
+//! Tools through steps: how they are listed and called, and their results.
 //!
 //! Invariant: both spellings are read, those of the OpenEnv dialect and of MCP, since it depends on a
-//! server's libraries which one it has. A tool that says that it failed is a result; a call that did not
-//! happen is a failure.
+//! server's libraries which one it has. A tool that reports that it failed is a result; a call that did
+//! not happen is a failure.
 
 use oxenv_wire::{Content, Delivered, ErrorCode, Object, Phase, RawJson, Tool, ToolResult, raw};
 use serde::Deserialize;
@@ -160,7 +160,7 @@ struct CallMetadata<'a> {
 struct OxenvMetadata<'a> {
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
-    /// What a tool gave that said that it failed.
+    /// The result of a tool that reported that it failed.
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
 }

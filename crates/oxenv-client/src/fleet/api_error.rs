@@ -64,7 +64,7 @@ pub(super) fn detail(answer: &FleetResponse) -> Value {
 pub(super) fn may_be_done(outcome: &Result<FleetResponse>) -> bool {
     match outcome {
         Ok(answer) => match answer.status {
-            // The service itself says that it cannot; a proxy before it does not know.
+            // The service itself reports that it cannot; a proxy before it does not know.
             503 => {
                 !serde_json::from_slice::<Value>(&answer.body).is_ok_and(|body| body.get("detail").is_some())
             }

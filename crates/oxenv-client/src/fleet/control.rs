@@ -64,7 +64,7 @@ pub(super) struct RetryPolicy {
     pub(super) deadline: Instant,
 }
 
-/// What came of a request and its repeats.
+/// The outcome of a request and its repeats.
 pub(super) struct RetriedRequest {
     pub(super) outcome: Result<FleetResponse>,
     /// Whether one before the last may have been delivered and done.
@@ -309,7 +309,7 @@ fn deadline_passed() -> ClientError {
     ClientError::new(Code::TimedOut, "the time was over before Fleet was asked").with_delivered(Delivered::No)
 }
 
-/// Whether Fleet itself, not a proxy before it, says that there is no such thing.
+/// Whether Fleet itself, not a proxy before it, reports that there is no such thing.
 fn is_missing(error: &ClientError) -> bool {
     error.data()["status"] == 404 && !error.data()["detail"].is_null()
 }

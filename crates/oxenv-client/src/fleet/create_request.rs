@@ -16,7 +16,7 @@ use super::instance::FleetInstance;
 use super::options::FleetOptions;
 use crate::error::{ClientError, Code, Result};
 
-/// Regions whose instances are made at hosts of their own.
+/// Regions with instances at hosts of their own.
 const REGIONS: [&str; 4] = ["us-west-1", "us-east-1", "eu-west-2", "staging"];
 
 /// How long one attempt at the recovery of a create may take: Fleet has nothing to wait for then.
@@ -32,7 +32,7 @@ pub(super) struct CreateRequest {
     pub(super) what: String,
 }
 
-/// What came of a request that is sent again: the instance's id, or that there surely is none.
+/// The outcome of a request that is sent again: the instance's id, or that there surely is none.
 pub(super) enum RecoveredInstance {
     Created(String),
     None,

@@ -1,6 +1,6 @@
 //! HTTP as Fleet and its instances are asked: one request, one bounded answer.
 //!
-//! Invariant: no redirect is followed, because it could carry a key to somebody else; no failure shows a
+//! Invariant: no redirect is followed, because it could carry a key to another host; no failure shows a
 //! secret.
 
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl FleetResponse {
         (200..300).contains(&self.status)
     }
 
-    /// Whether it is for people, so that nothing of Fleet's has answered.
+    /// Whether it is a page for people, so that the answer is not Fleet's.
     pub(super) fn is_page(&self) -> bool {
         self.body.trim_ascii_start().starts_with(b"<")
     }

@@ -1,7 +1,7 @@
 //! An instance as Fleet reports it.
 //!
-//! Invariant: what is needed to end an instance is read however little else is told; unknown fields are not
-//! an error.
+//! Invariant: the fields needed to end an instance are read even if all others are missing; unknown fields
+//! are not an error.
 
 use serde::{Deserialize, Serialize};
 

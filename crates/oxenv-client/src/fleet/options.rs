@@ -26,8 +26,8 @@ pub struct FleetOptions {
     pub run_id: Option<String>,
     /// After how long Fleet ends it by itself.
     pub ttl: Option<Duration>,
-    /// Fleet is to end the instance if it is not told for that long that it is still used; it is told twice
-    /// as often. Absent: as the instance says, or never.
+    /// Fleet ends the instance if no heartbeat comes for that long; heartbeats are sent twice as often.
+    /// Absent: as the instance reports, or never.
     pub heartbeat: Option<Duration>,
     /// The token of the instance's runner; asked for with the API key if absent.
     pub runner_token: Option<String>,

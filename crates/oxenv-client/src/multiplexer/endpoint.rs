@@ -37,7 +37,7 @@ pub(super) struct MultiplexedEndpoint {
     connect_timeout: Duration,
     signals: Arc<ChangeSignals>,
     state: Mutex<EndpointState>,
-    /// Held by who connects.
+    /// Held by the task that connects.
     connect_lock: tokio::sync::Mutex<()>,
     /// How many changes of its list there were.
     changes: AtomicU64,
@@ -58,7 +58,7 @@ struct ConnectFailure {
     retry_at: Instant,
 }
 
-/// A connection with who follows its changes.
+/// A connection with the task that follows its changes.
 pub(super) struct EndpointConnection {
     pub(super) remote: Arc<Remote>,
     watcher: JoinHandle<()>,
@@ -71,12 +71,12 @@ pub(super) struct AcquiredConnection {
     pub(super) is_new: bool,
 }
 
-/// Who wants a connection.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectUrgency {
     /// A call, which waits its turn after failures.
     AfterBackoff,
-    /// A listing, which somebody asked for.
+    /// A listing that a caller asked for.
     Now,
 }
 
