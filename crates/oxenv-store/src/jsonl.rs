@@ -82,7 +82,7 @@ struct Shared {
     warned: Mutex<Option<Instant>>,
 }
 
-/// What is to be written.
+/// What to write.
 #[derive(Default)]
 struct Queue {
     lines: Vec<u8>,
@@ -176,7 +176,7 @@ impl AuditSink for JsonlAudit {
             Err(_) => Work::pending(async {
                 match places.acquire().await {
                     Ok(place) => place.forget(),
-                    // Nobody closes it.
+                    // It is never closed.
                     Err(_) => std::future::pending().await,
                 }
             }),
@@ -227,7 +227,7 @@ impl fmt::Debug for JsonlAudit {
 }
 
 impl Shared {
-    /// Says something in the log, unless it was said just now.
+    /// Logs a message, unless it was logged just now.
     fn warn(&self, say: impl FnOnce(&str, u64)) {
         let now = Instant::now();
         let mut warned = self.warned.lock();
@@ -350,7 +350,7 @@ fn lacks_line_end(file: &File) -> io::Result<bool> {
 
 fn append_line(lines: &mut Vec<u8>, content: &impl Serialize) {
     let begin = lines.len();
-    // Nothing in a record can fail to be JSON; if it did, the line would tell that much.
+    // Nothing in a record can fail to be JSON; if it did, the line would state it.
     if serde_json::to_writer(&mut *lines, content).is_err() {
         lines.truncate(begin);
         lines.extend_from_slice(br#"{"v":1,"lost":1}"#);

@@ -1,7 +1,7 @@
 //! The log: what sessions did, in files that are only ever appended to.
 //!
 //! Invariant: an entry whose work was done without a failure is in the log, whatever happens to the
-//! process afterwards, and to the machine if so asked; an entry that failed is not.
+//! process afterwards, and to the machine if so configured; an entry that failed is not.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -69,7 +69,7 @@ pub struct LogOptions {
     pub retention: Retention,
     /// Takes secrets out of texts before they are written.
     pub redact: Option<Redact>,
-    /// Who writes: name and version of the server. Default: `oxenv` and its version.
+    /// The writer: name and version of the server. Default: `oxenv` and its version.
     pub server: String,
 }
 
@@ -148,7 +148,7 @@ impl LogRecorder {
     /// as it is; a new segment is begun behind it.
     ///
     /// # Errors
-    /// When the folder cannot be used, when somebody writes to it already, when a newer version
+    /// When the folder cannot be used, when another process writes to it, when a newer version
     /// wrote it.
     pub fn open(folder: impl Into<PathBuf>, options: LogOptions) -> Result<Self, LogError> {
         let folder = folder.into();
@@ -225,7 +225,7 @@ fn lock(folder: &Path) -> Result<File, LogError> {
     }
 }
 
-/// Whether somebody has recorded something in a folder, or has begun to.
+/// Whether something was recorded in a folder, or a recording was begun.
 ///
 /// # Errors
 /// When the folder cannot be read.

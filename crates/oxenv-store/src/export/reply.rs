@@ -69,7 +69,7 @@ pub(super) fn exported_reply(outcome: &StoredOutcome) -> Result<ExportedReply, L
     Ok(ExportedReply { observation: Some(observation), reward, done, metadata, error: None })
 }
 
-/// Tells a call.
+/// Writes a call.
 pub(super) fn call(call: &StoredCall) -> Result<ExportedCall<'_>, LogError> {
     Ok(ExportedCall {
         id: call.id.as_deref(),

@@ -1,7 +1,7 @@
 //! What of a session is missing from the record, or may be.
 //!
-//! Invariant: a session without a hole has every entry that was acknowledged, as far as the log can
-//! tell; `docs/records.md` says how far that is.
+//! Invariant: a session without a hole has every entry that was acknowledged, as far as the log
+//! shows; `docs/records.md` describes how far that is.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -163,7 +163,7 @@ fn watched(
         known.insert(segment);
         let newest = segment == progress.reading.segment;
         let same = match look(folder, segment)? {
-            // Retention says what it removes; of format 1 nobody does.
+            // Retention records what it removes; of format 1 nothing does.
             None => extent.bounds.is_none_or(|bounds| segment < bounds.first),
             Some(now) if now == (bytes, modified) => true,
             Some((now, _)) if newest && now > bytes => true,
@@ -310,7 +310,7 @@ impl Arrival<'_> {
         if self.brief.event == "opened" {
             self.opened(transaction, sessions)?;
         }
-        // The session of an entry that nobody opened was opened in a segment that is gone.
+        // The session of an entry without an opening was opened in a segment that is gone.
         let Some(seen) = session(transaction, sessions, &self.brief.session)? else {
             return self.unopened(transaction);
         };

@@ -147,8 +147,8 @@ pub(super) fn clear(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the file, and makes its tables if they are not those of this version.
 pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
-    // SQLite makes files that everybody can read; those beside it get the permissions of this one. Why it
-    // cannot be made, SQLite says so.
+    // SQLite makes files that every user can read; those beside it get the permissions of this one. If it
+    // cannot be made, SQLite reports why.
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -1,7 +1,7 @@
 //! Where the log begins and ends: the file `log-bounds.json` beside the segments.
 //!
-//! Invariant: what retention removes is said before it is removed, and a new segment is there before
-//! it is said, so a segment within the bounds that is not there was removed by somebody else.
+//! Invariant: what retention removes is recorded before it is removed, and a new segment is there
+//! before it is recorded, so a missing segment within the bounds was removed by something else.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

@@ -80,7 +80,7 @@ pub(crate) struct Reading {
     pub(crate) content: Content,
     /// Whether any of that could not be.
     damaged: bool,
-    /// Whether it says that it is another segment, so that its records are passed over.
+    /// Whether its own description names another segment, so that its records are passed over.
     misplaced: bool,
     /// The segment that the writer of this one began with, where that is known.
     pub(crate) run: Option<u64>,
@@ -282,7 +282,7 @@ impl RecordCursor {
         }
     }
 
-    /// Takes in what a segment says about itself and the one before it.
+    /// Takes in a segment's description of itself and the one before it.
     fn join(&mut self, found: &FoundRecord) {
         let head = serde_json::from_slice::<Head>(self.text(found)).ok();
         let Some(head) = head.filter(|head| head.event == "segment") else {
@@ -306,7 +306,7 @@ impl RecordCursor {
         let SegmentSummary { segment, content } = left.written;
         let path = segment::path(&self.folder, segment);
         let known = head.previous.filter(|was| was.segment == segment);
-        // A writer that was killed while it began one leaves it to the next to tell what it is.
+        // If a writer was killed while it began a segment, the next one describes it.
         if !left.begun && known.is_none() {
             self.faults.push_back(no_beginning(path));
             return;
@@ -350,7 +350,7 @@ impl RecordCursor {
                 self.current = Some(Current { path, frames });
                 Ok(true)
             }
-            // It is still to be begun, unless somebody has gone on to the next one.
+            // It is still to be begun, unless a writer has gone on to the next one.
             Ok(None) => self.pass_over(&path),
             // It was removed because it was old, or the log is still to be begun.
             Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.skip(),
@@ -364,7 +364,7 @@ impl RecordCursor {
         self.begin()
     }
 
-    /// Goes on behind a segment whose first line is not whole, which the next one describes.
+    /// Goes on behind a segment with an incomplete first line, which the next one describes.
     fn pass_over(&mut self, path: &Path) -> Result<bool, LogError> {
         let segment = self.reading.segment;
         let Some(next) = self.later()? else { return Ok(false) };

@@ -23,7 +23,7 @@ pub(crate) const FORMAT_VERSION: u64 = 2;
 const OLDEST_VERSION: u64 = 1;
 /// No segment has a greater number.
 pub(crate) const MAX_NUMBER: u64 = i64::MAX as u64 / 2;
-/// What the first line says before the version.
+/// The content of the first line before the version.
 const MAGIC: &[u8] = b"oxenv-log ";
 /// The first line of a segment of this version.
 const FIRST_LINE: &[u8] = b"oxenv-log 2\n";
@@ -38,7 +38,7 @@ pub(super) trait Sink: Send {
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// What a segment says about itself. What is absent is so in format 1.
+/// A segment's description of itself. Absent fields are absent in format 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub(crate) event: String,
