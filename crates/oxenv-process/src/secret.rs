@@ -37,7 +37,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value itself. The caller makes sure that it is shown to nobody.
+    /// The value itself. The caller must not show it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -50,7 +50,7 @@ pub const NOT_RUNNABLE: u8 = 126;
 pub const FAILED: u8 = 125;
 /// How long processes have between SIGTERM and SIGKILL.
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the command has to end by itself, once it is asked to, unless `--grace-ms` says otherwise.
+/// How long the command has to end by itself, once it is asked to, unless `--grace-ms` sets it.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 
 /// The first pause between two rounds of SIGKILL; it doubles.
@@ -84,14 +84,14 @@ pub fn main(leading: &[&str]) -> ExitCode {
 
 /// What the arguments ask for.
 struct SuperviseArgs {
-    /// Whose end ends the command.
+    /// The process whose end ends the command.
     parent: Option<Pid>,
-    /// Whether it goes on whoever ends.
+    /// Whether it goes on when its starter ends.
     detached: bool,
     grace: Duration,
     /// How long processes have between SIGTERM and SIGKILL.
     term_timeout: Duration,
-    /// The file for what the command writes, where nobody else reads it.
+    /// The file for the command's output, when no other process reads it.
     log: Option<PathBuf>,
     /// The file whose lock is shared until nothing is left.
     lock: Option<PathBuf>,
@@ -193,7 +193,7 @@ impl SuperviseError {
 }
 
 impl ProcessTree {
-    /// Reaps what has ended; says whether nothing is left.
+    /// Reaps ended processes; returns whether nothing is left.
     fn reap(&mut self) -> bool {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -320,13 +320,14 @@ async fn run(args: &SuperviseArgs, leading: &[&str]) -> std::io::Result<u8> {
     }
     tree.end().await;
     if let Some(log) = log {
-        // Somebody outside the tree may hold the pipe open.
+        // A process outside the tree may hold the pipe open.
         let _ = timeout(TERM_TIMEOUT, log).await;
     }
     Ok(tree.code())
 }
 
-/// Takes a shared lock of a file. Whoever has it alone deletes the folders that the command would work in.
+/// Takes a shared lock of a file. A process that has it exclusively deletes the folders that the command
+/// would work in.
 fn share_lock(file: Option<&Path>) -> std::io::Result<Option<std::fs::File>> {
     // A file that was deleted protects nothing.
     let Some(Ok(file)) = file.map(std::fs::File::open) else { return Ok(None) };
