@@ -28,7 +28,7 @@ use crate::validate::{self, invalid_spec};
 use handle::{AttachedProcess, DetachedProcess, log_tail};
 use registry::{InstanceRecord, InstanceRegistry, RecordGuard, SupervisorId};
 
-/// Where commands are looked for, if nothing else is said.
+/// Where commands are looked for by default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts commands.

@@ -69,7 +69,7 @@ impl DockerProvider {
             }
         };
         drop(events);
-        // What is wrong with the folder says more than what the daemon makes of its half.
+        // An error about the folder explains more than the daemon's error about a partial archive.
         if let Ok(Err(error)) = packing.await
             && (failed.is_none() || !log.has_begun())
         {

@@ -98,7 +98,7 @@ impl<W: Write> ContextWriter<'_, W> {
         Ok(())
     }
 
-    /// The daemon reads these itself, and takes them out where `.dockerignore` says so.
+    /// The daemon reads these itself, and takes them out where `.dockerignore` excludes them.
     fn is_needed(&self, path: &str) -> bool {
         path == self.context.file || path == ".dockerignore"
     }
@@ -148,7 +148,7 @@ impl<W: Write> ContextWriter<'_, W> {
         added.map_err(|error| read_error(&here, &error))
     }
 
-    /// The build file that is not in the folder, and the word to the daemon that it does not belong there.
+    /// The build file that is not in the folder, and a note to the daemon that it does not belong there.
     fn write_generated(&mut self) -> Result<(), ProviderError> {
         let Some(text) = &self.context.text else { return Ok(()) };
         let ignore = format!(".dockerignore\n{GENERATED_BUILD_FILE}\n");
@@ -167,7 +167,7 @@ impl<W: Write> ContextWriter<'_, W> {
     }
 }
 
-/// What an archive tells of an entry: nothing of this machine.
+/// What an archive records of an entry: nothing of this machine.
 fn entry_header(kind: EntryType, entry: &RecordEntry) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);

@@ -15,7 +15,7 @@ use crate::spec::PullPolicy;
 /// Where a server listens if its image does not say.
 const DEFAULT_PORT: u16 = 8000;
 
-/// What an image says of itself.
+/// An image's description of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Image {
     /// The port that its server listens on.
