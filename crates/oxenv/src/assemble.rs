@@ -1,6 +1,6 @@
 //! Puts tools together: a manifest, its servers, workspaces, the audit file, around an environment.
 //!
-//! Invariant: everything that can be wrong with a manifest is told before a port is bound.
+//! Invariant: every error of a manifest is reported before a port is bound.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub(crate) struct ServedEnvironment {
     host: Option<Arc<Host>>,
 }
 
-/// A toolset whose manifest hands it the seed.
+/// A toolset that gets the seed from its manifest.
 pub(crate) struct SeededToolset {
     pub(crate) toolset: String,
     /// Whether it is started anew with each episode's seed.

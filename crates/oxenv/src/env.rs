@@ -24,7 +24,7 @@ pub(crate) fn token() -> Option<String> {
     set("OXENV_TOKEN")
 }
 
-/// What the environment says about Fleet.
+/// The environment variables for Fleet.
 pub(crate) struct FleetVariables {
     /// The API key.
     pub(crate) api_key: Option<String>,

@@ -1,5 +1,5 @@
 //! Environments written in Python: what a name on the command line means for them, with which Python they
-//! run, and what is said about them at the start.
+//! run, and what is printed about them at the start.
 //!
 //! Invariant: nothing is written into the environment's folder.
 
@@ -161,14 +161,14 @@ fn as_module(target: &str) -> Option<String> {
     Some(format!("{module}:{object}"))
 }
 
-/// Whether a word of a command is `module:name` or a script.
+/// Whether an argument of a command is `module:name` or a script.
 fn is_application(word: &str) -> bool {
     let starts_name = |text: &str| text.starts_with(|first: char| first.is_alphabetic() || first == '_');
     word.ends_with(".py")
         || word.split_once(':').is_some_and(|(module, name)| starts_name(module) && starts_name(name))
 }
 
-/// Imports an environment, and says with what and how it runs.
+/// Imports an environment, and prints with what and how it runs.
 ///
 /// # Errors
 /// It cannot be imported or made.
@@ -306,7 +306,7 @@ fn explain(error: &HostError, source: &HostSource, python: &str) -> String {
     format!("{}\n{hint}\nor name another Python with --python", error.message)
 }
 
-/// The requirement of a folder that brings a module, as far as names tell.
+/// The requirement of a folder that brings a module, as far as names show it.
 fn requirement(folder: &Path, module: &str) -> Option<String> {
     let text = std::fs::read_to_string(folder.join("pyproject.toml")).ok()?;
     let project: toml::Table = text.parse().ok()?;

@@ -183,7 +183,7 @@ fn spec(args: &UpArgs, kind: ProviderName) -> anyhow::Result<InstanceSpec> {
     Ok(spec)
 }
 
-/// `oxenv serve` with what is to be served.
+/// `oxenv serve` with what to serve.
 fn serve_command(args: &UpArgs) -> anyhow::Result<Vec<OsString>> {
     let found = registry::resolve(&args.target)?;
     let path = Path::new(&args.target);

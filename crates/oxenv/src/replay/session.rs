@@ -1,7 +1,7 @@
 //! Does a recorded session again, from its root: what it was forked or restored from comes first.
 //!
 //! Invariant: entries are done in the order of their numbers. What was cut off from outside, by a
-//! deadline, a cancel or a drain, is not judged: the record says nothing about where it stopped.
+//! deadline, a cancel or a drain, is not judged: the record does not show where it stopped.
 
 use std::sync::Arc;
 

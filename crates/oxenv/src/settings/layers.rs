@@ -70,7 +70,8 @@ impl Layers {
         Layers { flags, lookup, file }
     }
 
-    /// Reads a struct of arguments: each field is what the highest layer says that has it, else its default.
+    /// Reads a struct of arguments: each field is the value of the highest layer that has it, else its
+    /// default.
     ///
     /// # Errors
     /// When a variable or a value of the file does not parse.
