@@ -40,7 +40,7 @@ pub struct ToolCall<'a> {
 /// What an agent wants done.
 #[derive(Debug, Clone)]
 pub enum Action<'a> {
-    /// Tell which tools there are.
+    /// List the tools.
     ListTools(Spelling),
     /// Call one tool.
     CallTool(ToolCall<'a>),

@@ -19,7 +19,7 @@ pub enum ClientFrame<'a> {
     Reset(ResetRequest<'a>),
     /// Take one action, which is an object.
     Step(Object<'a>),
-    /// Tell the state.
+    /// Return the state.
     State,
     /// Close the socket.
     Close,

@@ -248,7 +248,7 @@ impl<'a> RpcParams<'a> {
     }
 }
 
-/// Appends a successful reply whose result `write` appends.
+/// Appends a successful reply; `write` appends its result.
 pub fn write_rpc_result(out: &mut String, id: RpcId<'_>, write: impl FnOnce(&mut String)) {
     out.push_str("{\"jsonrpc\":\"2.0\",\"id\":");
     out.push_str(id.get());
@@ -279,7 +279,7 @@ pub fn write_mcp_tools(out: &mut String, era: McpEra, tools: &str) {
     out.push_str(tools);
     out.push_str(match era {
         McpEra::Handshake => "}",
-        // Lists may change at any time, and what one caller may see is nobody else's.
+        // Lists may change at any time, and what one caller may see is private to it.
         McpEra::Stateless => ",\"ttlMs\":0,\"cacheScope\":\"private\"}",
     });
 }

@@ -94,7 +94,7 @@ pub fn write_state_frame(out: &mut String, state: &str) {
     out.push('}');
 }
 
-/// Appends an `mcp` frame whose data `write` appends.
+/// Appends an `mcp` frame; `write` appends its data.
 pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
     out.push_str("{\"type\":\"mcp\",\"data\":");
     write(out);
@@ -106,7 +106,7 @@ pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
 pub struct ErrorData {
     /// The precise code.
     pub code: ErrorCode,
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: FailureKind,
     /// In which phase it happened.
     pub phase: Phase,

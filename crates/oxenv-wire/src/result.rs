@@ -46,7 +46,7 @@ pub struct ToolResult {
     pub structured: Structured,
     /// Metadata of the tool's server, if it sent some.
     pub meta: Option<RawJson>,
-    /// Whether the tool says that it failed.
+    /// Whether the tool reports that it failed.
     pub is_error: bool,
     /// The whole MCP result of a tool that wants input before it goes on (`input_required`, MCP
     /// 2026-07-28); the other parts are then empty.
@@ -132,7 +132,7 @@ impl ToolResult {
         text
     }
 
-    /// Whether [`ToolResult::value`] says all that the blocks of content say.
+    /// Whether [`ToolResult::value`] has everything that the blocks of content have.
     pub(crate) fn is_all_in_value(&self) -> bool {
         match (self.content.as_slice(), &self.structured) {
             ([] | [Content::OfValue], _) | ([Content::Text(_)], Structured::None) => true,
