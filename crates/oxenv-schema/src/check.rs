@@ -111,14 +111,15 @@ impl CheckBudget {
         CheckBudget { steps: INLINE_STEPS, error_bytes: INLINE_ERROR_BYTES, inline: true, cancelled: None }
     }
 
-    /// The budget of a check of so many bytes of JSON on a thread that may block, see [`run_blocking`].
+    /// The budget of a check of that number of bytes of JSON on a thread that may block, see
+    /// [`run_blocking`].
     #[must_use]
     pub fn full(bytes: usize) -> Self {
         let steps = BASE_STEPS.saturating_add(STEPS_PER_BYTE.saturating_mul(bytes as u64));
         CheckBudget { steps, error_bytes: MAX_ERROR_BYTES, inline: false, cancelled: None }
     }
 
-    /// The budget of a check of a value whose length as JSON is not known, on a thread that may block.
+    /// The budget of a check of a value of unknown length as JSON, on a thread that may block.
     #[must_use]
     pub fn of(value: &Value) -> Self {
         CheckBudget::full(usize::try_from(memory_size(value)).unwrap_or(usize::MAX))
