@@ -1,7 +1,7 @@
 //! Frames over a Unix socket: four bytes of length (big-endian), then JSON.
 //!
-//! Invariant: one request at a time; who drops a request in flight has to drop the connection too, since
-//! the reply to it would be taken for the next one's.
+//! Invariant: one request at a time; a caller that drops a request in flight has to drop the connection
+//! too, since the reply to it would be taken for the next one's.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// Bytes of a frame, at the most.
+/// Maximum bytes of a frame.
 const MAX_FRAME: usize = 1 << 30;
-/// Bytes of the buffer that is kept between frames, at the most.
+/// Maximum bytes of the buffer that is kept between frames.
 const MAX_KEPT_BUFFER: usize = 1 << 20;
 
 /// The server's end of a worker's socket.
@@ -37,7 +37,7 @@ impl FrameStream {
         Ok(&self.buffer)
     }
 
-    /// The stream, for who sends and receives at the same time.
+    /// The stream, for a caller that sends and receives at the same time.
     pub(crate) fn into_stream(self) -> UnixStream {
         self.stream
     }

@@ -1,7 +1,7 @@
 //! One session of a hosted environment: its worker, shared by the environment and its tools.
 //!
-//! Invariant: one request at a time. A request that is dropped ends the worker, because nobody knows how
-//! far it came; only a reset makes a new one.
+//! Invariant: one request at a time. A request that is dropped ends the worker, because it is unknown
+//! how far it came; only a reset makes a new one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::protocol::{
 };
 use crate::worker::Worker;
 
-/// Scores of calls that nobody asked for yet, at the most.
+/// Maximum number of scores of calls that have not been asked for yet.
 const MAX_SCORES: usize = 64;
 
-/// A session's worker, and what it said last.
+/// A session's worker, and its last report.
 pub(crate) struct HostedSession {
     host: Arc<Host>,
     context: EnvironmentContext,
@@ -41,7 +41,7 @@ pub(crate) struct CallScore {
 }
 
 impl HostedSession {
-    /// A session whose environment is made.
+    /// A session with its environment made.
     pub(crate) async fn open(
         host: Arc<Host>,
         context: EnvironmentContext,

@@ -35,7 +35,7 @@ pub(crate) enum WorkerExit {
     Lost,
 }
 
-/// Where the ends of living children are told, by their numbers.
+/// Where the ends of living children are reported, by their numbers.
 type Children = Arc<Mutex<HashMap<u64, watch::Sender<Option<WorkerExit>>>>>;
 
 /// A running template.
@@ -60,7 +60,7 @@ impl Template {
         Template { orders, children, process, _folders: folders }
     }
 
-    /// Forks a child that connects to a socket; gives where its end will be told.
+    /// Forks a child that connects to a socket; returns where its end will be reported.
     pub(crate) fn fork(&self, worker: u64, socket: &Path, place: WorkerPlace<'_>) -> io::Result<ExitWatch> {
         let (ended, exit) = watch::channel(None);
         self.children.lock().insert(worker, ended);
@@ -106,7 +106,7 @@ async fn send(mut writer: OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Vec
     }
 }
 
-/// Hears of children that ended, until the template has.
+/// Receives the ends of children, until the template has ended.
 async fn hear(mut reader: OwnedReadHalf, children: Children) {
     let mut buffer = Vec::new();
     while read_frame(&mut reader, &mut buffer).await.is_ok() {
