@@ -1,7 +1,7 @@
 //! A listener and the connections that it accepted.
 //!
-//! Invariant: once [`Connections::abort`] returns nobody can connect any more, and what is connected is let
-//! go as soon as its task is polled; [`Connections::close`] waits for that.
+//! Invariant: once [`Connections::abort`] returns, no client can connect any more, and each connection is
+//! dropped as soon as its task is polled; [`Connections::close`] waits for that.
 
 use std::fmt;
 use std::io;

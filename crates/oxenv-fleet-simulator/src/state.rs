@@ -1,7 +1,7 @@
 //! The state of the simulated Fleet: its instances, their create requests, and the clock.
 //!
 //! Invariant: an instance is counted from the moment its create was accepted until it is ended, whether or
-//! not anybody heard of it; its listener ends with it.
+//! not its client received it; its listener ends with it.
 
 use std::collections::HashMap;
 use std::io;
@@ -66,7 +66,7 @@ pub(crate) enum CreateOutcome {
 }
 
 impl SimulatorState {
-    /// With a task that ends instances whose time is over.
+    /// With a task that ends expired instances.
     pub(crate) fn new(options: SimulatorOptions) -> Arc<Self> {
         let simulator = Arc::new(SimulatorState {
             clock: SimulatedClock::new(),
@@ -191,7 +191,7 @@ impl SimulatorState {
         self.table.lock().instances.clone()
     }
 
-    /// Ends those whose time is over; gives when the next one's will be.
+    /// Ends expired instances; returns when the next one expires.
     fn end_expired(&self) -> Option<Duration> {
         let now = self.clock.now();
         let mut next = None;

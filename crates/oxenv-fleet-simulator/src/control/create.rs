@@ -137,7 +137,7 @@ fn create_instance(
     host::start_instance(simulator, id, team.to_owned(), made)
 }
 
-/// A body that does not fit, in the words of the framework that Fleet is built with.
+/// A body that does not fit, with the messages of the framework that Fleet is built with.
 fn unprocessable_body(why: &str) -> Response {
     let kind = if why.starts_with("missing field") { "missing" } else { "value_error" };
     let field = why.split('`').nth(1).unwrap_or("body");

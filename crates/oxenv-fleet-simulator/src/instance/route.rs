@@ -27,7 +27,7 @@ pub(super) enum InstanceRoute<'a> {
 }
 
 impl<'a> InstanceRoute<'a> {
-    /// The route of a path, or why there is none. `body` tells which method of MCP it is.
+    /// The route of a path, or why there is none. `body` shows which method of MCP it is.
     pub(super) fn parse(method: &Method, path: &'a str, body: &[u8]) -> Result<Self, StatusCode> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let route = match (method.as_str(), parts.as_slice()) {
