@@ -25,7 +25,7 @@ pub(crate) enum ServerSource {
     Process(InstanceSpec, PathBuf),
 }
 
-/// A server that is to be started, as Python says it.
+/// A server to start, as Python describes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LaunchArguments {

@@ -42,7 +42,7 @@ impl NativeRequest {
         NativeRequest { future: Mutex::new(Some(Box::pin(work))) }
     }
 
-    /// What is to be done, once.
+    /// The work, to run once.
     pub(crate) fn take(&self) -> PyResult<RequestFuture> {
         lock(&self.future).take().ok_or_else(|| PyRuntimeError::new_err("a request can be awaited once only"))
     }

@@ -228,7 +228,7 @@ pub(crate) fn parse_reset_options(text: &str) -> Result<ResetOptions, ClientErro
         Some(Value::Null) | None => {}
         Some(seed) => match seed.as_u64() {
             Some(seed) => options.seed = Some(seed),
-            // The server says what is wrong with it.
+            // The server reports what is wrong with it.
             None => _ = extra.insert("seed".to_owned(), seed),
         },
     }
