@@ -1,4 +1,4 @@
-//! Audit: one record for each tool call, whatever became of it, and where records go.
+//! Audit: one record for each tool call, whatever its outcome, and where records go.
 //!
 //! Invariant: a record holds no secret values. The code that fills it in redacts `message` and
 //! `arguments`, and sets `arguments` only when they were requested.

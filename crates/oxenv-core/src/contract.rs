@@ -34,7 +34,7 @@ use crate::store::{SessionStore, StoreLimits};
 pub struct Violation {
     /// The rule's name.
     pub rule: &'static str,
-    /// What was seen.
+    /// The observed behaviour.
     pub seen: String,
 }
 

@@ -109,8 +109,8 @@ pub trait Environment: Any + Send {
         Work::done(Err(Failure::unsupported("this environment does not score tool calls")))
     }
 
-    /// What the episode is worth so far, by the parts of whatever computes its rewards: an object of
-    /// numbers. Asked for after every reset, step and scored call; absent: rewards have no parts.
+    /// What the episode is worth so far, by the parts of its rewards: an object of numbers. Read
+    /// after every reset, step and scored call; absent: rewards have no parts.
     fn scores(&self) -> Option<RawJson> {
         None
     }
@@ -134,7 +134,7 @@ pub trait Environment: Any + Send {
     /// Takes the state of a snapshot that the same kind of environment made.
     ///
     /// # Errors
-    /// When the bytes are none of its snapshots; the environment is then unchanged.
+    /// When the bytes are not one of its snapshots; the environment is then unchanged.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Failure> {
         let _ = snapshot;
         Err(Failure::unsupported("this environment cannot be restored from a snapshot"))

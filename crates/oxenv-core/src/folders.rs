@@ -85,12 +85,12 @@ impl AsFd for OpenFolder {
     }
 }
 
-/// The folder of that name; [`Errno::NOTDIR`] or [`Errno::LOOP`] for whatever is not one.
+/// The folder of that name; [`Errno::NOTDIR`] or [`Errno::LOOP`] for anything else.
 fn open_folder(folder: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(folder, name, FOLDER_FLAGS, Mode::empty())
 }
 
-/// What has that name, itself if it is a link.
+/// The metadata of that name; of the link itself if it is one.
 pub(crate) fn stat_in(folder: impl AsFd, name: &CStr) -> Result<Stat, Errno> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -253,7 +253,8 @@ fn plan_call<'a>(
     PlannedCall { id: &call.id, tool: &call.tool_name, arguments: call.arguments, template, needs }
 }
 
-/// The arguments of a call with their references; none where there are none, or where they cannot be read.
+/// The arguments of a call with their references; `None` where there are no arguments, or where they
+/// cannot be read.
 fn template_of(index: usize, arguments: &RawValue, issues: &mut Issues) -> Option<Template> {
     if let Err(error) = check_readable(arguments) {
         let message = format!("The arguments cannot be read: {error}");

@@ -4,10 +4,10 @@
 //! repeats wait for it; once its reply has been let go, a repeat is refused and not run. The memory
 //! is bounded in bytes, and so are the requests that run on with no caller waiting.
 //!
-//! What a request is known by is kept as a digest of 64 bits with a secret key. The chance that a new key has
-//! the digest of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new
-//! keys now and then, and no bounded memory knows all old ones: a key that is older than all that are
-//! remembered counts as new.
+//! A request's identity is kept as a digest of 64 bits with a secret key. The chance that a new key has the
+//! digest of one of 50,000 old ones, and is refused, is below one in 10^14. Fewer bits would refuse new keys
+//! now and then, and no bounded memory knows all old ones: a key that is older than all that are remembered
+//! counts as new.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -38,7 +38,7 @@ pub struct Idempotency {
 }
 
 impl Idempotency {
-    /// What the request is known by; absent when it is not to be remembered.
+    /// The request's identity; absent when the request is not remembered.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match (&self.key, self.seq) {
             (Some(key), _) => Some(Identity::Key(key.clone())),
@@ -54,7 +54,7 @@ pub struct IdempotentReply<T> {
     outcome: ReplyOutcome<T>,
     /// Its number within the session; 0 when it was refused before it ran.
     pub seq: u64,
-    /// Whether it had been asked for before.
+    /// Whether it is a repeat.
     pub repeated: bool,
 }
 
@@ -112,7 +112,7 @@ impl<T> IdempotentReply<T> {
     }
 }
 
-/// What a request is known by.
+/// A request's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Identity {
     Key(String),
@@ -145,7 +145,7 @@ struct Shared<T> {
     digests: RandomState,
 }
 
-/// What a request is known by, in a number.
+/// A request's identity as a number.
 type Digest = u64;
 
 struct CacheState<T> {
@@ -171,7 +171,7 @@ struct Kept {
 /// Requests that came one after the other, and are remembered for the same time.
 #[derive(Default)]
 struct Generation {
-    /// What each asked for.
+    /// The request of each.
     fingerprints: HashMap<Digest, u64>,
     /// The highest of their numbers.
     last_seq: u64,
@@ -405,7 +405,7 @@ impl std::fmt::Display for Identity {
     }
 }
 
-/// What a request asks for, in a number.
+/// The content of a request as a number.
 pub(crate) fn fingerprint(what: impl Hash) -> u64 {
     // Its keys are fixed, so that the number is the same wherever it is made in this process.
     std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default().hash_one(what)
@@ -549,7 +549,7 @@ mod tests {
             assert_eq!(refused(1), ErrorCode::ReplyForgotten);
             assert_eq!(refused(2), ErrorCode::KeyConflict);
         }
-        // Of those before them only the numbers are known.
+        // Of earlier ones only the numbers are known.
         let up_to = usize::try_from(replies.unknown_up_to()).unwrap();
         assert!(
             (last - KEPT - 2 * MAX_FORGOTTEN_KEYS..=last - KEPT - MAX_FORGOTTEN_KEYS).contains(&up_to),

@@ -29,14 +29,14 @@ pub trait Observer: Send + Sync {
     /// A session ended.
     fn ended(&self, reason: &EndReason);
 
-    /// A session finished something that it was asked for.
+    /// A session finished an operation.
     fn operated(&self, operation: &Operation<'_>);
 
     /// A tool call ended; calls of unknown tools are not reported.
     fn called(&self, call: &ObservedCall<'_>);
 }
 
-/// What a session was asked for.
+/// The operation of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperationKind {
     /// To begin an episode.
@@ -45,9 +45,9 @@ pub enum OperationKind {
     Step,
     /// To call a tool for an agent.
     AgentCall,
-    /// To be forked.
+    /// To fork.
     Fork,
-    /// To be saved.
+    /// To save a snapshot.
     Snapshot,
 }
 
@@ -65,10 +65,10 @@ impl OperationKind {
     }
 }
 
-/// Something that a session was asked for, and has finished.
+/// A finished operation of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation<'a> {
-    /// What it was.
+    /// Its kind.
     pub kind: OperationKind,
     /// The session.
     pub session_id: &'a str,
@@ -119,7 +119,7 @@ pub struct TraceContext {
     pub trace_id: u128,
     /// The span; never 0.
     pub span_id: u64,
-    /// Of a place that an observer gave out: the span above it, or 0 where there is none. Absent in a
+    /// In a place that an observer gave out: the span above it, or 0 where there is none. Absent in a
     /// caller's place.
     pub parent_id: Option<u64>,
     /// Whether the caller records the trace.

@@ -17,7 +17,7 @@ use crate::work::Work;
 /// - `append` takes the entry down at once, without waiting for any medium; it may be called from
 ///   any thread, and from several at once.
 /// - The work is done when the entry is as safe as the recorder promises. Dropping it changes
-///   nothing: the entry is written all the same.
+///   nothing: the entry is still written.
 /// - A failure means that the entry is not in the record and never will be.
 pub trait Recorder: Send + Sync {
     /// Takes an entry down.
@@ -36,7 +36,7 @@ pub struct RecordEntry<'a> {
     pub epoch: u64,
     /// When it was acknowledged: microseconds of UTC since 1970.
     pub time_us: u64,
-    /// What it was.
+    /// Its kind.
     pub event: RecordEvent<'a>,
 }
 

@@ -47,7 +47,7 @@ pub struct ToolListing {
     pub done: bool,
 }
 
-/// What a step shows; the spelling is the request's.
+/// The observation of a step; the spelling is the request's.
 #[derive(Debug, Clone)]
 pub enum StepReply<'a> {
     /// The tools.

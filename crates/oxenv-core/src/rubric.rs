@@ -60,7 +60,7 @@ impl Score {
     }
 }
 
-/// What a rubric is shown beside the act itself.
+/// What a rubric needs besides the act itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RubricNeeds {
     /// The earlier acts of the episode.
@@ -77,7 +77,7 @@ impl BitOr for RubricNeeds {
     }
 }
 
-/// What a rubric's last score was made of.
+/// The parts of a rubric's last score.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoreReport {
     /// The parts by their names and what each gave; null: no opinion, or not asked.
@@ -94,7 +94,7 @@ pub struct ScoreReport {
 /// # Behavior
 /// - It is asked for one act at a time, in order, about finished ones only; a call that failed on its
 ///   way to the tool is never scored.
-/// - The same acts give the same scores, unless it asks a judge.
+/// - Whether the same acts give the same scores: true unless it asks a judge.
 /// - A failure is about the reward alone: the act has happened.
 /// - Dropping a pending score cancels it; the session then demands a reset.
 ///
@@ -126,12 +126,12 @@ pub trait Rubric: Send {
     /// Scores the act that was just finished.
     fn score<'a>(&'a mut self, seen: &'a ScoringContext<'a>) -> Work<'a, Result<Score, Failure>>;
 
-    /// What it wants to see. Asked once, when it is new.
+    /// What it needs. Called once, when it is new.
     fn needs(&self) -> RubricNeeds {
         RubricNeeds::default()
     }
 
-    /// What the last score was made of.
+    /// The parts of the last score.
     fn report(&self) -> ScoreReport {
         ScoreReport::default()
     }
@@ -147,7 +147,7 @@ pub trait Rubric: Send {
     /// Takes the state that the same rubric saved.
     ///
     /// # Errors
-    /// When the value is none of its states.
+    /// When the value is not one of its states.
     fn load(&mut self, saved: &Value) -> Result<(), Failure> {
         match saved {
             Value::Null => Ok(()),

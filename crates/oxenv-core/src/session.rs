@@ -52,7 +52,7 @@ pub use request::{AgentCall, ResetOptions, SessionOperation, SessionRequest};
 /// Requests of one session with a key or a number that may run at once.
 const MAX_KEYED: InFlightLimit = InFlightLimit { requests: 1024, bytes: 64 << 20 };
 
-/// What is asked of a new session.
+/// The options of a new session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Its seed; absent: derived from the server's.
@@ -64,7 +64,7 @@ pub struct SessionOptions {
     /// The owner's name: slots are shared out fairly among owners, and an owner may have a cap.
     /// Absent: no owner.
     pub owner: Option<Arc<str>>,
-    /// How long to wait for a free slot, or for all that are asked for; absent: the store's limit.
+    /// How long to wait for a free slot, or for all requested slots; absent: the store's limit.
     pub queue: Option<Duration>,
 }
 
@@ -111,7 +111,7 @@ impl Hooks {
     }
 }
 
-/// What the store makes a session of.
+/// The parts that the store makes a session of.
 pub(crate) struct NewSession {
     pub(crate) slot: Slot<Session>,
     pub(crate) spec: Arc<EnvironmentSpec>,

@@ -109,7 +109,7 @@ pub(crate) enum NoSlot {
     Closed,
 }
 
-/// What becomes of a request at once.
+/// The immediate answer to a request.
 enum Entered {
     Had(Permit),
     Waits(QueuePlace, oneshot::Receiver<Permit>),
@@ -364,7 +364,7 @@ impl Permit {
         &self.owner
     }
 
-    /// The same slots, one by one.
+    /// Splits the slots into single ones.
     pub(crate) fn singly(mut self) -> impl Iterator<Item = Permit> {
         std::iter::from_fn(move || {
             self.count = self.count.checked_sub(1)?;

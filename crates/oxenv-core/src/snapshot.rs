@@ -104,7 +104,7 @@ impl SnapshotKey {
 
 /// A snapshot before it is written as a text, which is a third larger.
 pub struct SealedSnapshot {
-    /// What the text begins with.
+    /// The prefix of the text.
     head: String,
     /// What follows it as base64.
     body: Vec<u8>,
@@ -117,7 +117,7 @@ impl SealedSnapshot {
         self.head.len() + (4 * self.body.len()).div_ceil(3)
     }
 
-    /// The text in pieces of some 64 KiB, each made when it is asked for.
+    /// The text in pieces of some 64 KiB, each made on demand.
     pub fn into_pieces(self) -> impl Iterator<Item = String> + Send {
         let SealedSnapshot { head, body } = self;
         let mut at = 0;

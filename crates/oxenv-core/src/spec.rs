@@ -20,7 +20,7 @@ use crate::toolbox::Toolbox;
 use crate::work::Work;
 use crate::workspace::Workspace;
 
-/// What a step without a known `type` is.
+/// How a step without a known `type` is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionSpace {
@@ -39,7 +39,7 @@ pub struct EnvironmentSpec {
     pub name: String,
     /// The name in `/metadata`, by which the reference knows it: `EchoEnvironment`.
     pub title: String,
-    /// What it is, in a sentence.
+    /// A description in one sentence.
     pub description: String,
     /// Its version.
     pub version: String,
@@ -51,9 +51,9 @@ pub struct EnvironmentSpec {
     pub documentation_url: Option<String>,
     /// JSON Schemas of its messages.
     pub schemas: Schemas,
-    /// What a step without a known `type` is.
+    /// How a step without a known `type` is read.
     pub action_space: ActionSpace,
-    /// What it can do.
+    /// Its capabilities.
     pub capabilities: Capabilities,
     /// Its tasks, if it has some.
     pub tasks: Option<Arc<dyn TaskSource>>,
@@ -251,7 +251,7 @@ pub trait EnvironmentFactory: Send + Sync {
         Arc::new(Toolbox::empty())
     }
 
-    /// Every tool that a session has, for lists that are asked for without one.
+    /// Every tool that a session has, for lists that are requested without one.
     fn all_tools(&self) -> Arc<Toolbox> {
         self.server_tools()
     }

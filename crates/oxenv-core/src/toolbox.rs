@@ -1,4 +1,4 @@
-//! The union of a session's toolsets, and the one road of a call.
+//! The union of a session's toolsets, and the one path of a call.
 //!
 //! Invariant: every call, whatever the door, is found with [`Toolbox::find`] and made with
 //! [`ResolvedTool::call`]. The names are immutable; a changed list replaces them as a whole.

@@ -58,7 +58,7 @@ impl CallContext<'static> {
 /// What a tool reports to its caller while it runs.
 #[derive(Debug, Clone)]
 pub enum CallNotification {
-    /// How far it is.
+    /// Its progress.
     Progress {
         /// Rises with every note of a call.
         progress: f64,
@@ -102,7 +102,7 @@ pub trait CallerChannel: Send + Sync {
     fn ask<'a>(&'a self, method: &'a str, parameters: Value) -> Work<'a, Result<Value, RequestError>>;
 }
 
-/// What a toolset offers beside tools, each item as MCP spells it.
+/// The offers of a toolset besides tools, each item as MCP spells it.
 #[derive(Debug, Clone, Default)]
 pub struct ResourcesAndPrompts {
     /// Resources, with `uri` and `name`.
@@ -113,7 +113,7 @@ pub struct ResourcesAndPrompts {
     pub prompts: Vec<Value>,
 }
 
-/// Why a request that is no tool call was refused: a JSON-RPC error.
+/// Why a request that is not a tool call was refused: a JSON-RPC error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestError {
     /// JSON-RPC's or MCP's number.
@@ -250,7 +250,7 @@ pub trait Toolset: Send + Sync {
         None
     }
 
-    /// Whom its tools belong to.
+    /// Whether its tools belong to the session or are shared.
     fn scope(&self) -> Scope {
         Scope::Server
     }
@@ -304,7 +304,7 @@ pub trait Toolset: Send + Sync {
         arguments: Option<&'a RawValue>,
     ) -> Work<'a, Result<ToolResult, ToolError>>;
 
-    /// What it offers beside tools.
+    /// Its offers besides tools.
     fn extras(&self) -> Arc<ResourcesAndPrompts> {
         Arc::default()
     }

@@ -36,7 +36,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 const MIN_REMOVE_PAUSE: Duration = Duration::from_millis(50);
 const MAX_REMOVE_PAUSE: Duration = Duration::from_secs(4);
 
-/// What a fresh workspace holds.
+/// The content of a fresh workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum WorkspaceSource {
     /// Nothing.
@@ -95,8 +95,8 @@ impl Workspaces {
     /// Makes a root below `parent`, and deletes roots there whose servers died without doing so.
     ///
     /// # Errors
-    /// The file system's, with the path in it; also when a named folder is none, or when it would be
-    /// copied into itself.
+    /// The file system's, with the path in it; also when a named folder is not a folder, or when it
+    /// would be copied into itself.
     pub fn new(parent: &Path, source: WorkspaceSource) -> io::Result<Self> {
         if let WorkspaceSource::CopyOf(folder) | WorkspaceSource::Shared(folder) = &source
             && !folder.is_dir()

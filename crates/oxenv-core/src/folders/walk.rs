@@ -44,7 +44,7 @@ pub struct Walk<'a> {
     entries: u64,
 }
 
-/// What a walk comes to.
+/// An event of a walk.
 pub enum WalkEvent {
     /// Something in the present folder.
     Entry(RecordEntry),
@@ -92,8 +92,8 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// What comes next; nothing at the end of the folder that the walk began with. What is removed meanwhile
-    /// by others may be left out.
+    /// The next event; `None` at the end of the folder that the walk began with. Entries that others remove
+    /// meanwhile may be left out.
     ///
     /// # Errors
     /// [`WalkError::Io`].
@@ -211,7 +211,7 @@ impl RecordEntry {
         os_str(&self.name)
     }
 
-    /// What it is.
+    /// Its kind.
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match kind_of(&self.stat) {

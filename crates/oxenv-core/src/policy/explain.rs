@@ -1,7 +1,7 @@
 //! How a policy decides one call, rule by rule.
 //!
-//! Invariant: an explanation comes to the same decision as [`Policy::verdict`] and
-//! [`Policy::check_arguments`], but goes on looking after it.
+//! Invariant: an explanation has the same decision as [`Policy::verdict`] and
+//! [`Policy::check_arguments`], but continues after it.
 
 use std::fmt;
 

@@ -18,7 +18,7 @@ pub enum EpisodeEvent<'a> {
     Step {
         /// The action as it was sent.
         action: &'a RawValue,
-        /// What the environment showed for it.
+        /// The environment's observation for it.
         observed: &'a Observed,
     },
     /// A tool call that reached its tool.
@@ -39,14 +39,14 @@ pub struct PastEvent {
     pub is_error: bool,
 }
 
-/// What a rubric is shown.
+/// The input of a rubric.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoringContext<'a> {
     /// The act that was just finished.
     pub act: EpisodeEvent<'a>,
     /// The acts before it; empty unless asked for by [`super::RubricNeeds::episode`].
     pub earlier: &'a [PastEvent],
-    /// What the client sent to begin the episode: where a task stands.
+    /// What the client sent to begin the episode: the place for a task.
     pub task: Option<&'a RawValue>,
     /// The environment's state after the act; absent unless asked for by [`super::RubricNeeds::state`].
     pub state: Option<&'a RawValue>,

@@ -96,9 +96,9 @@ pub(super) fn implied_types(schema: &Map<String, Value>) -> Vec<&'static str> {
     about.map(|(name, _)| *name).collect()
 }
 
-/// The same schema with a `type` wherever a keyword implies it and there is none. What is met less often
-/// then, and is within `not`, `if` or `oneOf`, would make more values fit: these are left as they are, with
-/// what they refer to.
+/// The schema with a `type` wherever a keyword implies it and there is none. Keywords that fit less often
+/// then, and are within `not`, `if` or `oneOf`, would make more values fit: these are left as they are,
+/// with what they refer to.
 fn of_their_types(schema: &Value) -> Value {
     let mut refers_to_written = false;
     let mut strict = strict(schema, &mut refers_to_written);

@@ -26,10 +26,10 @@ pub(super) use prompt::Prompt;
 const MAX_CACHED_ANSWERS: usize = 16_384;
 /// The longest question, in bytes.
 const MAX_QUESTION_BYTES: usize = 1 << 20;
-/// So much of an answer that is no number goes into the log.
+/// Number of characters of an invalid answer that go into the log.
 const PREVIEW_CHARS: usize = 200;
 
-/// What a judge is asked.
+/// A question for a judge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JudgeQuestion {
     /// The judge's role and the form of its answer: the system message.
@@ -38,7 +38,7 @@ pub struct JudgeQuestion {
     pub prompt: String,
 }
 
-/// What a judge answers.
+/// A judge's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JudgeAnswer {
     /// Its text as it came.
@@ -73,7 +73,7 @@ struct CachedAnswers {
     order: VecDeque<String>,
 }
 
-/// What a [`JudgeRubric`] asks for.
+/// The settings of a [`JudgeRubric`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgeTask {
     /// The prompt, with `{task}` (what the client sent to begin the episode), `{action}`,
@@ -93,7 +93,7 @@ pub struct JudgeRubric {
     judge: Arc<dyn Judge>,
     cache: Arc<JudgeCache>,
     asks: Arc<Asks>,
-    /// What was answered about the last act.
+    /// The answer about the last act.
     answer: Option<(String, f64)>,
 }
 
@@ -236,7 +236,7 @@ impl Rubric for JudgeRubric {
     }
 }
 
-/// What a question is known by. The lengths keep two different questions from being the same bytes.
+/// A question's identity. The lengths keep two different questions from being the same bytes.
 fn digest(identity: &str, question: &JudgeQuestion) -> String {
     let mut hasher = Sha256::new();
     for text in [identity, &question.instructions, &question.prompt] {

@@ -17,7 +17,7 @@ pub struct ComponentRubric {
     last: LastScore,
 }
 
-/// What a part gave for the last act.
+/// A part's result for the last act.
 #[derive(Clone, Copy)]
 enum LastScore {
     /// It was not asked.

@@ -46,7 +46,7 @@ impl Readings {
         }
     }
 
-    /// What is held against the schema.
+    /// The value to check against the schema.
     pub(super) fn read<'a>(self, act: EpisodeEvent<'a>) -> Read<'a> {
         let output = act.output();
         let Some(text) = act.only_text() else { return Read { texts: vec![output], needed: 1 } };

@@ -213,7 +213,7 @@ fn as_scored(environment: &mut dyn Environment) -> Result<&mut ScoredEnvironment
     environment.downcast_mut().ok_or_else(|| Failure::environment("this environment has no rubric over it"))
 }
 
-/// What the environment showed, with the reward and the scores of the rubric.
+/// The environment's observation, with the reward and the scores of the rubric.
 fn with_score(observed: Observed, judged: ScoredEvent) -> Result<Observed, Failure> {
     let ScoredEvent { score, report } = judged;
     let not_ours = |what| Failure::environment(format!("the environment's {what} is not a JSON object"));

@@ -1,7 +1,7 @@
 //! [`Scorer`]: a rubric in the course of an episode, with all that it looks back on.
 //!
-//! Invariant: an act that could not be scored is remembered all the same, so later scores do not
-//! depend on it; a failure is of the phase `verify`, whatever failed.
+//! Invariant: an act that could not be scored is still remembered, so later scores do not depend on
+//! it; a failure is of the phase `verify`, whatever failed.
 
 use oxenv_wire::{ErrorCode, Phase, RawJson, Reward};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub(super) struct ScoredEvent {
     pub(super) report: ScoreReport,
 }
 
-/// What is known of an episode.
+/// The state of an episode.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EpisodeHistory {
@@ -128,7 +128,7 @@ impl Scorer {
         Ok(ScoredEvent { score, report: self.rubric.report() })
     }
 
-    /// What the parts have given in this episode so far, an object of numbers.
+    /// The totals of the parts in this episode so far, an object of numbers.
     pub(super) fn totals(&self) -> Map<String, Value> {
         self.episode.totals.iter().map(|(name, total)| (name.clone(), (*total).into())).collect()
     }

@@ -44,7 +44,7 @@ const COMPONENTS: [(&str, &[&str]); 11] = [
     ("judge", &["judge", "prompt", "instructions", "range", "when"]),
 ];
 
-/// A declared rubric that is known to be right.
+/// A declared rubric that was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RubricSpec {
     declared: Value,

@@ -29,7 +29,7 @@ use crate::work::Work;
 /// A limit that is never reached: more than a century.
 const NO_TIMEOUT: Duration = Seconds::MAX;
 
-/// What the environment is asked.
+/// A request to the environment.
 #[derive(Clone, Copy)]
 pub(super) enum EnvironmentRequest<'a> {
     Reset(&'a Reset),
@@ -37,7 +37,7 @@ pub(super) enum EnvironmentRequest<'a> {
     AfterCall(&'a CallRecord),
 }
 
-/// What the environment is asked, for a task that outlives the caller's borrow.
+/// A request to the environment, for a task that outlives the caller's borrow.
 enum OwnedRequest {
     Reset(Reset),
     Step(RawJson),
@@ -184,7 +184,7 @@ impl Session {
         Ok(token)
     }
 
-    /// What the next reset or the end cancels, unless it has come already.
+    /// Cancelled by the next reset or the end, unless it has come already.
     pub(super) fn token_of(&self, epoch: u64) -> Result<CancellationToken, Failure> {
         let progress = self.progress.lock();
         if progress.epoch == epoch && progress.ended.is_none() {
@@ -319,7 +319,7 @@ pub(super) async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The deadline after that time; one beyond every clock is none.
+/// The deadline after that duration; `None` if no clock reaches it.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.filter(|limit| *limit < NO_TIMEOUT).map(|limit| oxenv_wire::after(Instant::now(), limit))
 }

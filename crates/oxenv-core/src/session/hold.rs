@@ -21,7 +21,7 @@ use crate::tape::{Tape, Taped};
 /// A session that is held still.
 pub(crate) struct PausedSession<'a> {
     session: &'a Session,
-    /// What the copy goes on from.
+    /// Where the copy continues from.
     pub(crate) past: Past,
     /// The number of the last thing that the session did.
     pub(crate) seq: u64,

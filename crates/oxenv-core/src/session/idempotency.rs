@@ -1,4 +1,4 @@
-//! Resets and steps that are run once, however often they are asked for.
+//! Resets and steps that run once, however often they are requested.
 //!
 //! Invariant: a request with a key or a number runs to its end even when its caller goes away, so
 //! that a repeat gets its reply.
@@ -144,7 +144,7 @@ async fn run_once(
     ticket: ReplySender<StepReply<'static>>,
     mut run: OwnedRun,
 ) -> IdempotentReply<StepReply<'static>> {
-    // What is done at once, as most is, needs no task.
+    // Work that is done at once, as most is, needs no task.
     if let Poll::Ready(Settled { outcome, seq }) =
         poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await
     {

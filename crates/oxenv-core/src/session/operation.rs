@@ -48,7 +48,7 @@ pub(super) struct RunningOperation<'a> {
     presence: Option<Presence<'a>>,
 }
 
-/// What an operation was asked for.
+/// The request of an operation.
 pub(super) enum OperationInput<'a> {
     /// Known once its epoch has begun.
     Reset(Option<&'a Reset>),
@@ -312,7 +312,7 @@ impl<'a> RunningOperation<'a> {
         }
     }
 
-    /// Lets go of all that others of the session may wait for.
+    /// Releases everything that others of the session may wait for.
     pub(super) fn release(&mut self) {
         self.lock = StepLock::default();
         self.presence = None;

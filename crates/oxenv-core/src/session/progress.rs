@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::registry::Slot;
 use crate::tape::Tape;
 
-/// How far a session is.
+/// The progress of a session.
 pub(super) struct Progress {
     pub(super) epoch: u64,
     pub(super) episode_id: String,
@@ -40,15 +40,15 @@ pub(super) struct Progress {
     pub(super) closing: bool,
     /// Cancelled by the next reset and by the end.
     pub(super) token: CancellationToken,
-    /// What the state was before the call that holds the step lock and has suspended or blocks;
-    /// nothing at other times.
+    /// The state before the call that holds the step lock and has suspended or blocks; nothing at
+    /// other times.
     pub(super) published: Option<Result<RawJson, Failure>>,
     pub(super) slot: Option<Slot<Session>>,
     /// The episode so far, if a fork would have to repeat it.
     pub(super) tape: Option<Tape>,
 }
 
-/// What a request believes about the session; compared before it is run.
+/// What a request expects of the session; compared before it is run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Expected {
     /// The number that it will have within the session.
@@ -65,7 +65,7 @@ impl Expected {
 }
 
 impl Progress {
-    /// Refuses whatever needs a living session.
+    /// Refuses everything that needs a living session.
     pub(super) fn alive(&self) -> Result<(), Failure> {
         let Some(reason) = &self.ended else { return Ok(()) };
         let message = match reason {

@@ -84,7 +84,7 @@ impl Settled<'_> {
     }
 }
 
-/// What the outcome means for the numbers.
+/// The effect of the outcome on the numbers.
 struct OutcomeFacts {
     done: bool,
     reward: Option<Reward>,
@@ -167,7 +167,7 @@ impl RunningOperation<'_> {
                 detail.delivered = Delivered::Maybe;
                 detail.retryable = false;
             });
-            // What its calls came to is known all the same.
+            // The outcomes of its calls are still known.
             self.outcomes = std::mem::replace(outcome, Err(failure)).map(call_outcomes).unwrap_or_default();
         }
         progress.seq += 1;

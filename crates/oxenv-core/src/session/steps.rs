@@ -75,7 +75,7 @@ impl Session {
     ) -> Result<Observed, Failure> {
         let epoch = operation.epoch;
         if operation.lock.guard.is_none() {
-            // The epoch has begun, whatever becomes of its reset.
+            // The epoch has begun, whatever the outcome of its reset.
             let locked = operation.lock(Expected::default(), deadline).await;
             locked.map_err(|failure| failure.with(|detail| detail.delivered = Delivered::Maybe))?;
         }

@@ -103,8 +103,8 @@ impl SessionStore {
     /// # Errors
     /// [`oxenv_wire::ErrorCode::CapacityReached`], at once and not retryable if there are fewer slots in all;
     /// [`oxenv_wire::ErrorCode::Unsupported`] names what cannot be forked;
-    /// [`oxenv_wire::ErrorCode::ResetRequired`] while the state is unknown; and whatever making a session may
-    /// fail with.
+    /// [`oxenv_wire::ErrorCode::ResetRequired`] while the state is unknown; and every failure of making a
+    /// session.
     pub async fn fork(
         &self,
         session: &Arc<Session>,
@@ -327,8 +327,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`oxenv_wire::ErrorCode::SnapshotInvalid`] when the text is damaged or forged, or of another key,
-    /// environment or version;
-    /// and whatever making a session may fail with.
+    /// environment or version; and every failure of making a session.
     pub async fn restore(
         &self,
         snapshot: impl Into<String>,
@@ -441,7 +440,7 @@ impl SessionSource {
         }
     }
 
-    /// What the request keeps while it runs.
+    /// What the request holds while it runs.
     fn bytes(&self) -> usize {
         match self {
             SessionSource::Environment | SessionSource::Fork { .. } => 0,

@@ -1,4 +1,4 @@
-//! How a session comes to be: a slot, an environment, a record of its opening, a place where it is found.
+//! How a session is made: a slot, an environment, a record of its opening, a place where it is found.
 //!
 //! Invariant: whatever fails on the way, the slot is free again and nothing is left.
 
@@ -53,7 +53,7 @@ impl QueueTimeout {
         QueueTimeout { began: Instant::now(), length }
     }
 
-    /// Waits no longer than that for a session to be still; [`STILL_TIMEOUT`] where slots are not waited for.
+    /// The limit of waiting for a session to be still; [`STILL_TIMEOUT`] where slots are not waited for.
     pub(super) async fn bound<T>(self, still: impl Future<Output = T>) -> Result<T, Failure> {
         let length = if self.length.is_zero() { STILL_TIMEOUT } else { self.length };
         tokio::time::timeout_at(after(self.began, length), still).await.map_err(|_| {

@@ -155,7 +155,7 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Ends the record of a request that is no call.
+    /// Ends the record of a request that is not a call.
     pub(super) fn answered(mut self, answer: &Result<RawJson, RequestError>) {
         let Some(open) = self.0.take() else { return };
         match answer {

@@ -1,7 +1,7 @@
 //! The one path of a tool call: resolved once, checked once, made, reported once.
 //!
-//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is judged in the order
-//! owner, name, rate, arguments; then come the call, the check of its result, and its report: its audit
+//! Invariant: a call sees one catalogue. It has a place for its audit record first; it is checked in the
+//! order owner, name, rate, arguments; then come the call, the check of its result, and its report: its audit
 //! record and its measure.
 
 use std::future::{Future as _, poll_fn};

@@ -1,4 +1,4 @@
-//! Which toolset owns which offered name, and all that a call of it is judged by.
+//! Which toolset owns which offered name, and everything that a call of it is checked against.
 //!
 //! Invariant: immutable. A changed list makes a new catalogue, which replaces the old one as a
 //! whole, so a call sees one consistent set of names; sessions with the same lists share one.
@@ -223,7 +223,7 @@ impl CatalogueEntry {
         self.tool.output_schema.as_ref().is_none_or(|schema| self.output.get_quickly(schema).is_some())
     }
 
-    /// A schema that is none must not make its tool useless: the tool's own server still judges.
+    /// An invalid schema must not make its tool useless: the tool's own server still judges.
     fn usable<'a>(
         &self,
         which: &str,
@@ -246,7 +246,7 @@ impl CatalogueEntry {
         }
     }
 
-    /// What compiling found to be past the bounds.
+    /// What compiling found to exceed the bounds.
     fn startup_problem(&self) -> Option<String> {
         [("input", &self.input), ("output", &self.output)].into_iter().find_map(
             |(which, schema)| match schema.known()? {

@@ -1,7 +1,7 @@
 //! A call that is made again, to bring back what a toolset kept of the session that is copied.
 //!
-//! Invariant: it is judged by names, schema and rules about arguments as any other call, leaves one audit
-//! record, and takes no tokens of a rate limit, which counts what callers ask for.
+//! Invariant: it is checked by names, schema and rules about arguments as any other call, leaves one
+//! audit record, and takes no tokens of a rate limit, which counts what callers ask for.
 
 use oxenv_wire::{ToolError, ToolResult};
 

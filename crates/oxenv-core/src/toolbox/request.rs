@@ -1,4 +1,4 @@
-//! [`CallRequest`]: a call as it is asked for, and when it is cut off.
+//! [`CallRequest`]: a requested call, and when it is cut off.
 //!
 //! Invariant: the earlier of the two deadlines counts, the caller's and the toolset's.
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::observe::{Observer, TraceContext};
 use crate::toolset::CallContext;
 
-/// A call, as it is asked for.
+/// A requested call.
 #[derive(Clone, Copy)]
 pub struct CallRequest<'a> {
     /// The caller.

@@ -1,6 +1,6 @@
 //! [`ResolvedTool`]: a tool that was looked up, before it is called.
 //!
-//! Invariant: it sees one catalogue, whatever the toolbox shows by now.
+//! Invariant: it sees one catalogue, even if the toolbox has another one meanwhile.
 
 use std::sync::Arc;
 

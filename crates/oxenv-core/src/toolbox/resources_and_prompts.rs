@@ -76,7 +76,7 @@ impl Toolbox {
         let mut taken: HashSet<&str> = HashSet::new();
         for (mount, own) in self.mounts.iter().zip(&own) {
             if allowed(mount, principal, "resources") {
-                // Of one toolset's own resources none hides another.
+                // Resources of one toolset do not hide each other.
                 let fresh = own.resources.iter().filter(|item| !taken.contains(uri(item)));
                 union.resources.extend(fresh.cloned());
                 taken.extend(own.resources.iter().map(uri));
@@ -227,7 +227,7 @@ fn uri(resource: &Value) -> &str {
     resource["uri"].as_str().unwrap_or_default()
 }
 
-/// A tool error as the answer to a request that is no call.
+/// A tool error as the answer to a request that is not a call.
 pub(super) fn request_fault(error: ToolError) -> RequestError {
     let data = json!({ "oxenv": error.data() });
     RequestError { code: INTERNAL_ERROR, message: error.message, data }

@@ -163,7 +163,7 @@ impl Packing<'_> {
 
     fn marks(&mut self, entry: &RecordEntry) {
         let marks = Marks::of(&entry.stat);
-        // What is older than 1970 becomes as old as that.
+        // Times before 1970 become 1970.
         let (seconds, nanoseconds) = match u64::try_from(marks.modified.tv_sec) {
             Ok(seconds) => (seconds, u32::try_from(marks.modified.tv_nsec).unwrap_or(0)),
             Err(_) => (0, 0),
@@ -196,7 +196,7 @@ struct Unpacking<'a> {
     rest: &'a [u8],
     /// The folder that is being filled.
     position: FolderCursor<'a>,
-    /// What the folders on the way to it get when they are filled.
+    /// The metadata that the folders on the way to it get when they are filled.
     marks: Vec<Marks>,
     files: u64,
 }

@@ -37,7 +37,7 @@ pub(super) struct Copying<'a> {
 /// Where the copy is made.
 struct CopyTarget<'a> {
     position: FolderCursor<'a>,
-    /// What the folders on the way to the position get when they are filled.
+    /// The metadata that the folders on the way to the position get when they are filled.
     marks: Vec<Marks>,
 }
 

@@ -1,6 +1,6 @@
 //! The folder of one workspace: held by descriptor from when it is made to when it is deleted.
 //!
-//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads by now.
+//! Invariant: what is read, emptied or deleted is the folder that was made, wherever its path leads now.
 //! One that a program has moved out of the root is left to that program; what has been put in its place
 //! goes with the root, and a link there is removed by itself.
 
@@ -185,7 +185,7 @@ impl WorkspacePath {
         }
     }
 
-    /// The name that the folder has in the root by now.
+    /// The present name of the folder in the root.
     fn other_name(&self, folder: &OpenFolder) -> Result<Option<CString>, Errno> {
         let root = self.root.folder();
         // One that was deleted still names its parent.

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::folders::{self, OpenFolder, c_name, failed, named, os_str};
 
-/// What the folders of all roots are called, before a server's own part.
+/// The prefix of the folders of all roots, before a server's own part.
 const ROOT_PREFIX: &str = "oxenv-workspaces-";
 const LOCK_NAME: &std::ffi::CStr = c"lock";
 /// How long to wait for the tools of a killed server; their supervisors end them within two seconds.
