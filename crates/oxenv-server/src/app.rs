@@ -35,11 +35,11 @@ pub struct App {
     pub config: ServerConfig,
     /// The tools that need no session.
     pub(crate) server_tools: Arc<Toolbox>,
-    /// Every tool that a session has, for lists that are asked for without one.
+    /// Every tool that a session has, for lists that are requested without one.
     pub(crate) all_tools: Arc<Toolbox>,
     /// The clients of MCP that shook hands.
     pub(crate) transports: Arc<Transports>,
-    /// Cancelled when a stop was asked for: finish what runs, begin nothing.
+    /// Cancelled when a stop was requested: finish what runs, begin nothing.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for finishing is over.
     pub(crate) killed: CancellationToken,

@@ -76,7 +76,7 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Which tokens may do what. Default none: every caller has control.
     pub tokens: Tokens,
-    /// How long calls in flight may go on after a stop was asked for. Default 5 s.
+    /// How long calls in flight may go on after a stop was requested. Default 5 s.
     pub drain: Duration,
     /// What `/metrics` shows. Default none: the route answers that there are no metrics, and
     /// nothing is counted.

@@ -26,7 +26,7 @@ pub(crate) struct Peer(Arc<PeerState>);
 struct PeerState {
     socket: Option<Arc<WriteHalf>>,
     heard: AtomicBool,
-    /// Whether it has ever asked for something.
+    /// Whether it has ever sent a request.
     asked: AtomicBool,
     /// How much is done for it.
     busy: AtomicUsize,
@@ -87,7 +87,7 @@ impl Peer {
         !self.is_busy() || self.0.useless.get().is_some_and(|useless| useless())
     }
 
-    /// Whether it has ever asked for something.
+    /// Whether it has ever sent a request.
     pub(crate) fn has_asked(&self) -> bool {
         self.0.asked.load(Ordering::Relaxed)
     }
@@ -98,7 +98,7 @@ impl Peer {
         self.0.end.notify_one();
     }
 
-    /// Reports that it does not end, because it was asked for something meanwhile.
+    /// Reports that it does not end, because it got a request meanwhile.
     pub(crate) fn stays(&self) {
         self.0.asked_to_end.store(false, Ordering::Relaxed);
     }
@@ -108,8 +108,8 @@ impl Peer {
         self.0.end.notified().await;
     }
 
-    /// Waits until the other side has ended the connection or its own half of it, whatever is still to be
-    /// read.
+    /// Waits until the other side has ended the connection or its own half of it, even if bytes are still
+    /// unread.
     pub(crate) async fn lost(self) {
         match &self.0.socket {
             Some(socket) => socket.lost().await,

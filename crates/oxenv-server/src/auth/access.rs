@@ -13,7 +13,7 @@ pub(crate) enum Access {
     AnyToken,
     /// Control and observers.
     ControlOrObserver,
-    /// Control and agents. An agent comes to its own session, and to no path that names another.
+    /// Control and agents. An agent reaches its own session, and no path that names another.
     ControlOrAgent,
     /// Control.
     Control,

@@ -1,6 +1,6 @@
 //! The caller, and which sessions are its own.
 //!
-//! Invariant: an agent has one session, and comes to no other by whatever name.
+//! Invariant: an agent has one session, and reaches no other by any name.
 
 use std::sync::Arc;
 

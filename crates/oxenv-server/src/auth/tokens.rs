@@ -43,7 +43,7 @@ pub struct Tokens {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenError {
-    /// The line, from 1; absent if there is none to blame.
+    /// The line, from 1; absent if no line is at fault.
     pub line: Option<usize>,
     /// What is wrong, and what to do about it.
     pub problem: &'static str,

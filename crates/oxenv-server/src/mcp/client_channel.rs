@@ -78,7 +78,7 @@ impl ClientChannel {
         })
     }
 
-    /// Whether nothing waits to be passed on.
+    /// Whether there is nothing left to pass on.
     pub(crate) fn is_quiet(&self) -> bool {
         self.lock().waiting.is_empty()
     }
@@ -213,7 +213,7 @@ struct PendingRequest(Option<RequestHandle<RoleServer>>);
 impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let (Some(handle), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            // Ends with the connection at the latest, since it only sends.
+            // Ends no later than the connection, since it only sends.
             runtime.spawn(handle.cancel(Some("the call that asked has ended".to_owned())));
         }
     }

@@ -34,12 +34,12 @@ const MAX_CAPABILITY_VALUES: usize = 1 << 12;
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-/// What a client sends about itself with every request, and what is about the reply: no tool needs
+/// What a client sends about itself with every request, and what concerns the reply: no tool needs
 /// it.
 const CLIENT_META_KEYS: [&str; 5] =
     [META_VERSION, META_CAPABILITIES, META_LEVEL, "io.modelcontextprotocol/clientInfo", "progressToken"];
 
-/// What became of a request.
+/// The outcome of a request.
 pub(super) enum FastPath {
     /// It is answered with this text.
     Answered(String),
@@ -56,7 +56,7 @@ struct PlainRequest<'a> {
     era: McpEra,
     /// The client's capabilities, where a request has to state them.
     capabilities: Option<Json<'a>>,
-    /// The call that is asked for, if it is one.
+    /// The requested call, if it is one.
     tool: Option<ToolCallParams<'a>>,
     /// Whether the parameters hold more than the call and what its connection has agreed on.
     more: bool,
@@ -272,7 +272,7 @@ async fn call(
     Ok(FastPath::Answered(out))
 }
 
-/// What the request reaches.
+/// The target of the request.
 async fn connected(
     app: &App,
     endpoint: McpEndpoint<'_>,

@@ -71,7 +71,7 @@ pub(super) struct OfferedLists {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
-    /// Of the resources and their templates.
+    /// The resources and their templates.
     resources: u64,
     prompts: u64,
 }

@@ -48,7 +48,7 @@ struct CountingReader<R> {
     read: Arc<AtomicUsize>,
 }
 
-/// The answers that wait to be written.
+/// The answers waiting to be written.
 struct UnsentReplies {
     count: AtomicUsize,
     /// When the last one was written, or the first one began to wait.

@@ -34,7 +34,7 @@ pub(crate) struct StartedCall {
     call: CallState,
 }
 
-/// What became of a call at its first poll.
+/// The outcome of a call's first poll.
 pub(crate) enum FirstPoll {
     /// It is done and has sent no notification.
     Finished(Result<CallResult, Failure>),

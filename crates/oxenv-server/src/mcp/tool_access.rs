@@ -1,4 +1,4 @@
-//! What a request can reach: a session with its tools, or the tools that need no session.
+//! The tools that a request can reach: a session with its tools, or the tools that need no session.
 //!
 //! Invariant: every caller here is an agent. A call within a session is a step of it.
 
@@ -28,7 +28,7 @@ pub(crate) enum ToolAccess {
 }
 
 impl ToolAccess {
-    /// What a target gives access to at this moment.
+    /// The tools that a target offers at this moment.
     pub(crate) async fn of(app: &App, target: &McpTarget) -> Result<Self, Failure> {
         Ok(match target {
             McpTarget::Default => ToolAccess::Session(app.store.default_session(false).await?),

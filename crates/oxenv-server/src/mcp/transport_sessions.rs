@@ -56,7 +56,7 @@ pub(crate) struct Transport {
     _room: OwnedSemaphorePermit,
 }
 
-/// A transport session to be made, if the handshake succeeds.
+/// A transport session to make, if the handshake succeeds.
 pub(crate) struct TransportPlan {
     pub(crate) target: McpTarget,
     pub(crate) session_id: Option<String>,

@@ -1,9 +1,9 @@
 //! A batch at work: its items run together, and each has its place in the reply.
 //!
-//! Invariant: what is done at its first poll, as most steps are, costs no task, no timer and no queue;
-//! items of one session are begun in their order, so they are run in it. The results that wait to be written
-//! have no more bytes together than a frame may have: a few bytes can ask for a session's whole state, or its
-//! tools.
+//! Invariant: an item that is done at its first poll, as most steps are, costs no task, no timer and no
+//! queue; items of one session are begun in their order, so they are run in it. The results that wait to be
+//! written have no more bytes together than a frame may have: a few bytes can ask for a session's whole
+//! state, or its tools.
 
 use std::future::{Future, poll_fn};
 use std::ops::Range;

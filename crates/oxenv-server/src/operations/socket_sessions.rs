@@ -114,7 +114,7 @@ async fn report_taken(held: &Weak<SocketSessions>, id: &str) {
     let head = ReplyHead { session: Some(id), ..ReplyHead::default() };
     write_multi_reply(&mut frame, &head, ReplyKind::Taken, |_| {});
     held.send(frame).await;
-    // Only this one: by now the socket may have taken the session back.
+    // Only this one: the socket may have taken the session back meanwhile.
     let gone = {
         let mut sessions = held.lock();
         match sessions.get(id).is_some_and(|hold| hold.attachment.is_superseded()) {
