@@ -69,7 +69,7 @@ pub(crate) enum Era {
     Discovery,
 }
 
-/// A request, ready to be sent any number of times.
+/// A request that can be sent any number of times.
 pub(crate) struct RawRequest<'a> {
     /// MCP's method.
     pub(crate) method: &'a str,
@@ -292,7 +292,7 @@ impl Connection {
         self.traffic.has_session()
     }
 
-    /// What it is called in logs.
+    /// Its name in logs.
     pub(crate) fn label(&self) -> &str {
         &self.label
     }

@@ -25,7 +25,7 @@ use oxenv_wire::ErrorCode;
 use crate::manager::{SessionContext, UpstreamManager};
 use crate::manifest::{Manifest, Prefix, PrefixRule, ToolsetEntry};
 
-/// What a factory is made of beside the manifest's toolsets.
+/// The parts of a factory besides the manifest's toolsets.
 pub struct FactoryOptions {
     /// The environment that gets the tools; absent: one of tools alone.
     pub base: Option<Arc<dyn EnvironmentFactory>>,
@@ -40,7 +40,7 @@ pub struct FactoryOptions {
 /// Makes environments with the tools of a manifest.
 pub struct ToolFactory {
     spec: Arc<EnvironmentSpec>,
-    /// What the environment can do without the tools.
+    /// The environment's capabilities without the tools.
     own: Capabilities,
     options: FactoryOptions,
     manager: Arc<UpstreamManager>,
@@ -221,7 +221,7 @@ fn mounts(base: Vec<Mount>, toolsets: Vec<Arc<dyn Toolset>>, rules: &[MountRules
         .collect()
 }
 
-/// What is wrong with a workspace: what it holds, the bytes it is to be made of, or the machine.
+/// What is wrong with a workspace: its content, the bytes to make it of, or the machine.
 fn workspace_failed(error: &io::Error) -> Failure {
     match error.kind() {
         // The last one means that a tool has put something else in its place.

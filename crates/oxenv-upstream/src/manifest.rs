@@ -95,7 +95,7 @@ pub struct ToolsetEntry {
     pub timeout: Duration,
     /// How long a start may take, up to the first list of tools.
     pub start_timeout: Duration,
-    /// What a reset does to it; by default it is restarted if its server gets the seed, else kept.
+    /// How a reset affects it; by default it is restarted if its server gets the seed, else kept.
     pub on_reset: OnReset,
     /// How its state follows a fork of the session.
     pub on_fork: ForkMode,
@@ -157,7 +157,7 @@ pub enum Startup {
     Eager,
 }
 
-/// What a reset of the session does to a toolset.
+/// How a reset of the session affects a toolset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum OnReset {
     /// Nothing: its state outlives the episode.

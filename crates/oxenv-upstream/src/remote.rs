@@ -40,7 +40,7 @@ pub struct Remote {
     connection: Connection,
 }
 
-/// What a call sends.
+/// The parameters of a call.
 #[derive(Serialize)]
 struct CallParameters<'a> {
     name: &'a str,
@@ -58,7 +58,7 @@ impl RemoteEndpoint {
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// When the URL is none of http or https, or a header cannot be sent. The text holds no secret.
+    /// When the URL is not http or https, or a header cannot be sent. The text holds no secret.
     pub fn new(url: &str, headers: &[(String, Secret)], connect_timeout: Duration) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|error| format!("the url cannot be used: {error}"))?;
         let redactor = Redactor::new(&secrets(&parsed, headers));

@@ -72,7 +72,7 @@ impl UpstreamError {
         }
     }
 
-    /// The same with its texts changed.
+    /// This error with its texts changed.
     pub(crate) fn map(self, change: impl Fn(&str) -> String) -> Self {
         match self {
             UpstreamError::Unavailable(text) => UpstreamError::Unavailable(change(&text)),

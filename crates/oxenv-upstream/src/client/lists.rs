@@ -1,6 +1,6 @@
 //! What an upstream offers: its lists, page by page, in our own shape.
 //!
-//! Invariant: an item that cannot be offered is left out by itself, with a warning; it hides no other.
+//! Invariant: an item that cannot be offered is left out alone, with a warning; it hides no other.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -83,7 +83,7 @@ impl Lists {
         self.tools.iter().find(|known| known.name == name)
     }
 
-    /// The same lists as `other`, by pointer, as far as they say the same.
+    /// The lists, sharing pointers with `other` where they are equal.
     pub(crate) fn sharing(mut self, other: &Lists) -> Self {
         if self.tools == other.tools {
             self.tools = other.tools.clone();
@@ -154,7 +154,7 @@ async fn all(
     Ok(list.items)
 }
 
-/// What was read of a list.
+/// The part of a list that was read.
 #[derive(Default)]
 struct List {
     items: Vec<Value>,

@@ -47,7 +47,7 @@ pub(super) struct PeerRequests<T> {
     unsent_bytes: usize,
 }
 
-/// What a caller answered.
+/// A caller's answer.
 struct AnsweredRequest {
     id: RequestId,
     /// The length of the question.

@@ -41,7 +41,7 @@ const JSON: &str = "application/json";
 pub(super) type Fault = StreamableHttpError<reqwest::Error>;
 type Events = BoxStream<'static, Result<Sse, SseError>>;
 
-/// A request that is ready to be posted.
+/// A request that can be posted.
 pub(super) struct Post<'a> {
     pub(super) url: &'a str,
     pub(super) message: &'a ClientJsonRpcMessage,
@@ -147,7 +147,7 @@ pub(super) fn report_end(events: Events, traffic: Arc<ConnectionState>) -> Event
     events.inspect(broken).chain(end).boxed()
 }
 
-/// A message whose result is the text of its result; nothing if it is none, or for rmcp.
+/// A message with its result as text; `None` if it has no result, or is for rmcp.
 fn quoted(data: &str, traffic: &ConnectionState) -> Option<String> {
     let (id, result) = stdio::result(data)?;
     let id = number(&id).filter(|id| traffic.awaits_text(*id))?;

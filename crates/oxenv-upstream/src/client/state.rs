@@ -101,7 +101,7 @@ impl MessageSender {
     }
 }
 
-/// What a request carries beside what rmcp knows of it.
+/// Our own data of a request, besides what rmcp keeps.
 pub(crate) struct Outgoing {
     /// Its parameters, where they are not with rmcp.
     pub(crate) parameters: Option<Box<RawValue>>,

@@ -33,9 +33,9 @@ use oxenv_process::secret::Redactor;
 pub(crate) const MAX_LINE_BYTES: usize = 100 << 20;
 /// Messages that may come in one line.
 const MAX_BATCH: usize = 10_000;
-/// Bytes that may wait to be written to a server that does not read; a single message may be longer.
+/// Bytes that may wait for a server that does not read; a single message may be longer.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// Messages that may wait to be written.
+/// Messages that may wait for writing.
 const MAX_QUEUED: usize = 16_384;
 /// A buffer that grew beyond this is given back after its line.
 const MAX_KEPT_BUFFER: usize = 1 << 20;
@@ -244,7 +244,7 @@ impl<W: AsyncWrite + Unpin> LineWriter<W> {
 }
 
 impl SkippedLines {
-    /// Reports a line that is no message; once for each server, as it may print many.
+    /// Reports a line that is not a message; once for each server, as it may print many.
     fn report_skipped(&mut self, line: &str) {
         if std::mem::replace(&mut self.logged, true) {
             return;
@@ -260,7 +260,7 @@ impl SkippedLines {
 }
 
 impl ConnectionState {
-    /// Reads one message; nothing if it is none.
+    /// Reads one message; `None` if it is not one.
     fn read(&self, text: &str) -> Option<ServerJsonRpcMessage> {
         // A type of named fields can be read from a list as well.
         let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;
@@ -295,7 +295,7 @@ impl ConnectionState {
     }
 }
 
-/// Reads what answers a request over HTTP, whatever number it bears; nothing if it is no answer.
+/// Reads the answer to a request over HTTP, whatever number it has; `None` if it is not an answer.
 pub(super) fn answer(text: &str, id: RequestId) -> Option<ServerJsonRpcMessage> {
     let text = text.trim_ascii();
     let envelope: Envelope<'_> = serde_json::from_str(text).ok().filter(|_| text.starts_with('{'))?;

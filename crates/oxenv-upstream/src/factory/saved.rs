@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::repeat::{self, Repeat};
 use super::{ToolFactory, forks, modes};
 
-/// What the bytes begin with; the number is the format's version. A length of 8 bytes follows, then that much
+/// The prefix of the bytes; the number is the format's version. A length of 8 bytes follows, then that much
 /// JSON, the environment's state and the workspace.
 const MAGIC: &[u8] = b"oxenv session of tools 2\n";
 /// The shortest path that agents may know a folder by. Anything shorter could be in a text by chance.

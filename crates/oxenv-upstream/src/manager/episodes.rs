@@ -61,7 +61,7 @@ impl EpisodeSlots {
         EpisodeSlots { upstream, watchers, place: Some(place), shared: None, stop, inner }
     }
 
-    /// The same, to be left alone if it turns out that all sessions share that slot.
+    /// These slots, left unused if it turns out that all sessions share that slot.
     pub(super) fn unless_shared(self, shared: Option<Arc<InstanceSlot>>) -> Self {
         EpisodeSlots { shared, ..self }
     }
@@ -112,7 +112,7 @@ impl EpisodeSlots {
         if inner.ahead.is_some() || !inner.derives {
             return;
         }
-        // The seed after the next is not known, and this slot is never asked for it.
+        // The seed after the next is not known, and this slot never needs it.
         let next = EpisodeSeeds { present: inner.seeds.next, next: inner.seeds.next };
         let Some(slot) = self.slot(next) else { return };
         slot.begin();

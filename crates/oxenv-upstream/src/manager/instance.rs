@@ -95,7 +95,7 @@ impl Instance {
         match outcome {
             Ok(_) | Err(UpstreamError::Refused(_)) => {
                 if shared.trouble.lock().take().is_some() {
-                    // Whatever was in the way, behind it may be another server now.
+                    // Whatever the failure was, another server may be behind it now.
                     shared.connection.lists_may_differ();
                 }
                 outcome

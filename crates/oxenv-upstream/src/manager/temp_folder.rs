@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use oxenv_core::folders;
 
-/// What the folders are called, before a part of their own.
+/// The prefix of the folders, before a part of their own.
 const PREFIX: &str = "oxenv-tools-";
 
 /// A folder that only this user can enter.
@@ -79,7 +79,7 @@ impl TempFolder {
         &self.path
     }
 
-    /// Lets go of a folder. If no other process holds it, a separate thread removes it: a server may
+    /// Releases a folder. If no other process holds it, a separate thread removes it: a server may
     /// have put any number of files there, so this may be slow.
     pub(super) async fn release(scratch: Option<Arc<Self>>) {
         if let Some(scratch) = scratch {

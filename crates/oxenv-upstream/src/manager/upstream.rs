@@ -1,6 +1,6 @@
 //! What all instances of one upstream share: its lists, its pool of warm instances, its discovery.
 //!
-//! Invariant: the lists that were known last stay offered, whatever becomes of the instances.
+//! Invariant: the lists that were known last stay offered, whatever happens to the instances.
 
 use oxenv_wire::after;
 use std::future::Future;
@@ -65,7 +65,7 @@ pub(super) struct Upstream {
     pub(super) starts_ahead: bool,
 }
 
-/// What is known of an upstream.
+/// The state of an upstream.
 #[derive(Default)]
 struct KnownLists {
     lists: Option<Lists>,
@@ -81,7 +81,7 @@ struct KnownLists {
 enum Discovery {
     /// May run from then on.
     Due(Option<Instant>),
-    /// Runs again at that time, by itself.
+    /// Runs again at that time.
     Waiting(Instant),
     Running,
 }
@@ -151,7 +151,7 @@ impl Upstream {
     /// Gives an instance: a warm one if there is one, else a new one.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no instance.
     pub(super) async fn get_instance(
         self: &Arc<Self>,
         place: Option<&SessionContext>,
@@ -335,7 +335,7 @@ impl Upstream {
         });
     }
 
-    /// Takes note that a start went well.
+    /// Notes that a start succeeded.
     pub(super) fn works(&self) {
         self.known.send_if_modified(|known| known.problem.take().is_some());
     }

@@ -114,7 +114,7 @@ impl Text {
         Text { pieces: self.pieces.into_iter().flat_map(conceal).collect() }
     }
 
-    /// Reads a text; its problems are reported, then there is none.
+    /// Reads a text; `None` if it has problems, which are reported.
     pub(super) fn read(spot: &YamlValue<'_>, usage: TextUse, reader: &mut Reader<'_>) -> Option<Self> {
         let text = spot.text(reader)?;
         if text.contains('\0') {

@@ -91,7 +91,7 @@ impl RemoteError {
         })
     }
 
-    /// Of a result that is none; its call has run.
+    /// For an invalid result; its call has run.
     pub(super) fn of_result(fault: UpstreamError) -> Self {
         let says = match fault {
             UpstreamError::Refused(RequestError { message, .. })
