@@ -54,7 +54,7 @@ impl ArgumentChecker {
         invalid_arguments(tool, &problems.join("; "), json!(issues))
     }
 
-    /// What is wrong with arguments; nothing where there is no schema to hold them against.
+    /// What is wrong with arguments; `None` where there is no schema to check them against.
     fn issues(
         &self,
         tool: &str,

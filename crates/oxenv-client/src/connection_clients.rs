@@ -1,4 +1,4 @@
-//! What a [`Connection`] gives its callers: clients of its sessions, and steps of many of them at once.
+//! The clients that a [`Connection`] offers: of its sessions, and for steps of many of them at once.
 //!
 //! Invariant: each session of a connection is an [`EnvClient`] like any other.
 

@@ -47,7 +47,7 @@ struct ReceivedResponse {
 /// An open WebSocket.
 pub(crate) struct OpenedSocket {
     pub(crate) socket: WebSocketStream<MaybeTlsStream>,
-    /// What the server selected of what was offered.
+    /// The server's choice among what was offered.
     pub(crate) subprotocol: Option<String>,
 }
 
@@ -97,7 +97,7 @@ async fn connect(
     let config = WebSocketConfig::default()
         // It is filled with zeros before each read, so a large one costs more than it saves.
         .read_buffer_size(8 << 10)
-        // What was not flushed waits, so that requests that come together are one write.
+        // Unflushed frames wait, so that requests that come together are one write.
         .write_buffer_size(64 << 10)
         .max_message_size(Some(options.max_message))
         .max_frame_size(Some(options.max_message));

@@ -239,7 +239,7 @@ impl EnvClient {
         })
     }
 
-    /// The tools of the environment, asked for anew. In the stock dialect and over HTTP this is a step, which
+    /// The tools of the environment, listed anew. In the stock dialect and over HTTP this is a step, which
     /// servers may count.
     ///
     /// # Errors

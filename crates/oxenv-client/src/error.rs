@@ -9,7 +9,7 @@ use std::time::Duration;
 use oxenv_wire::{Delivered, ErrorCode, ErrorTraits, FailureKind, Phase};
 use serde_json::Value;
 
-/// What a client's functions give.
+/// The result type of a client's functions.
 pub type Result<T> = std::result::Result<T, ClientError>;
 
 /// What went wrong, for programs.
@@ -290,7 +290,7 @@ impl ClientError {
         self.0.retry_after
     }
 
-    /// What a program may read besides: the validation issues, the container's last lines; else null.
+    /// More data for programs: the validation issues, the container's last lines; else null.
     #[must_use]
     pub fn data(&self) -> &Value {
         &self.0.data

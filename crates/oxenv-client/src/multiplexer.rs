@@ -21,7 +21,7 @@ use tokio_util::sync::DropGuard;
 use crate::error::{Code, Result};
 use state::MultiplexerState;
 
-/// What becomes of a listing when an endpoint cannot be reached.
+/// How a listing goes on when an endpoint cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strictness {
     /// The listing fails.
@@ -34,11 +34,11 @@ pub enum Strictness {
 /// How to talk to endpoints.
 #[derive(Debug, Clone, Default)]
 pub struct MultiplexOptions {
-    /// What becomes of a listing when an endpoint cannot be reached.
+    /// How a listing goes on when an endpoint cannot be reached.
     pub strictness: Strictness,
     /// Headers that every endpoint gets.
     pub headers: Vec<(String, Secret)>,
-    /// How long an endpoint has to be connected and to list its tools; 0: 10 s.
+    /// Time limit for connecting an endpoint and listing its tools; 0: 10 s.
     pub connect_timeout: Duration,
     /// How long a call may take, with all that it waits for; 0: 60 s.
     pub timeout: Duration,

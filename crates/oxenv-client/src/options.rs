@@ -1,4 +1,4 @@
-//! What a caller may choose.
+//! The options of a session.
 //!
 //! Invariant: every deadline has a default, so that no call waits without limit unless configured
 //! to.
@@ -70,8 +70,8 @@ pub struct OpenOptions {
     /// The client's name for the first episode.
     pub episode_id: Option<String>,
     /// Keep the session that long after its socket was lost, and come back to it: requests in flight are then
-    /// asked for again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our
-    /// servers it is how long the session lives between requests.
+    /// sent again with their keys, so that each runs once. Needs `oxenv.1`; over HTTP on one of our servers
+    /// it is how long the session lives between requests.
     pub resume: Option<Duration>,
     /// How long to wait for a free slot; the server's own patience if absent, and in the stock dialect.
     pub queue: Option<Duration>,

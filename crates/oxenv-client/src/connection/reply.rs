@@ -1,7 +1,7 @@
 //! Replies of a socket of `oxenv.1`, parsed.
 //!
-//! Invariant: a reply of another kind than what was asked for is [`Code::InvalidReply`], never a panic and
-//! never half a result.
+//! Invariant: a reply of an unexpected kind is [`Code::InvalidReply`], never a panic and never half a
+//! result.
 
 use std::borrow::Cow;
 
@@ -63,7 +63,7 @@ impl<'a> ReplyEnvelope<'a> {
     }
 }
 
-/// What a reset or a step gave, or the failure that came instead.
+/// The result of a reset or a step, or the failure that came instead.
 pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     match serde_json::from_str::<ObservationReply>(text) {
         Ok(ObservationReply { seq, kind: ReplyKind::Observation, repeated, data }) => {
@@ -77,7 +77,7 @@ pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     }
 }
 
-/// The number of the request that a reply answers; none for what was not asked for.
+/// The number of the request that a reply answers; `None` for an unrequested frame.
 pub(super) fn reply_id(text: &str) -> Option<u64> {
     if let Some(rest) = text.strip_prefix("{\"id\":")
         && let Some((digits, _)) = rest.split_once(',')

@@ -23,7 +23,7 @@ use crate::error::{ClientError, Code};
 /// The longest time that a session is kept, so that deadlines do not overflow.
 const MAX_RESUME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// What a new socket begins with.
+/// The first frames of a new socket.
 pub(super) struct Reattachment {
     /// An `attach` for each session that is left.
     pub(super) frames: VecDeque<OutgoingFrame>,

@@ -1,7 +1,7 @@
 //! [`MultiSession`]: one session of a connection.
 //!
-//! Invariant: with a resume, whatever changes the session carries a key, so that the server runs it once
-//! however often it is sent.
+//! Invariant: with a resume, every request that changes the session carries a key, so that the server
+//! runs it once however often it is sent.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -90,7 +90,7 @@ pub(super) enum RequestScope {
     Batch,
 }
 
-/// What becomes of the sessions that a reply creates.
+/// What happens to the sessions that a reply creates.
 #[derive(Clone, Copy)]
 pub(super) struct SessionCreation {
     pub(super) resume: Option<Duration>,
@@ -124,7 +124,7 @@ pub(super) struct SessionHandle {
     owned: bool,
 }
 
-/// A request that is ready to be sent.
+/// A request that can be sent.
 pub(super) struct OutgoingRequest {
     pub(super) id: u64,
     pub(super) text: String,

@@ -38,7 +38,7 @@ pub(super) struct HttpSession {
     transport: HttpTransport,
     /// The session that `POST /sessions` made; `None` on a stock server, which has one for all clients.
     created: Option<ForkedSession>,
-    /// What the first reset is to have, where the server has no place for it but a reset.
+    /// The content of the first reset, where the server has no other place for it.
     first_reset: Mutex<FirstReset>,
     closed: Mutex<bool>,
     /// Where the deletion of a dropped session runs.

@@ -135,8 +135,8 @@ impl OrderedSocket {
 }
 
 impl SocketState {
-    /// Sends a request and gives its number. The socket is read first, so that nothing is sent into a
-    /// connection that is known to be lost.
+    /// Sends a request and returns its number. The socket is read first, so that nothing is sent into
+    /// a connection that is known to be lost.
     fn send(&mut self, request: String, cx: &mut Context<'_>) -> Result<u64> {
         if self.closing {
             return Err(ClientError::new(Code::Closed, "the client was closed; make another"));

@@ -22,9 +22,9 @@ pub(crate) fn list_action() -> Result<RawJson> {
 
 /// The arguments of a call.
 pub(crate) struct EncodedArguments {
-    /// What is checked against the tool's schema.
+    /// The value to check against the tool's schema.
     pub(crate) value: Value,
-    /// What is sent.
+    /// The value to send.
     pub(crate) json: RawJson,
 }
 
@@ -148,7 +148,7 @@ struct CallObservation<'a> {
     metadata: Option<CallMetadata<'a>>,
 }
 
-/// What is ours of the metadata of a call.
+/// Our own part of the metadata of a call.
 #[derive(Deserialize)]
 struct CallMetadata<'a> {
     #[serde(borrow, default)]

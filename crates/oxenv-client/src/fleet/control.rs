@@ -71,7 +71,7 @@ pub(super) struct RetriedRequest {
     pub(super) earlier_may_be_done: bool,
 }
 
-/// What a heartbeat is answered with.
+/// The answer to a heartbeat.
 #[derive(Deserialize)]
 pub(super) struct HeartbeatReply {
     #[serde(default)]
@@ -122,7 +122,7 @@ impl FleetControl {
     /// An instance.
     ///
     /// # Errors
-    /// [`Code::FleetInstanceGone`], if there is none of that id; and why it cannot be read.
+    /// [`Code::FleetInstanceGone`], if no instance has that id; and why it cannot be read.
     pub async fn instance(&self, id: &str) -> Result<FleetInstance> {
         let url = self.url(&["v1", "env", "instances", id]);
         let what = format!("tell the instance '{id}'");

@@ -65,7 +65,7 @@ impl CreateRequest {
     }
 }
 
-/// What is absent is left out, never null.
+/// Absent values are left out, never null.
 fn create_body(env_key: &str, options: &FleetOptions) -> Map<String, Value> {
     let mut body = options.extra.clone();
     let mut put = |name: &str, value: Option<Value>| {
@@ -134,7 +134,7 @@ pub(super) async fn recover(
         let instance: FleetInstance = answer.json("the repeated request", control.secrets())?;
         return Ok(RecoveredInstance::Created(instance.instance_id));
     }
-    // What is refused now for what it asks for was not made before either.
+    // A request that is refused for its content now was refused before as well.
     match answer.status {
         400 | 422 => Ok(RecoveredInstance::None),
         _ => Err(control_error(&request.what, &answer, control.secrets())),

@@ -1,7 +1,8 @@
 //! [`InstanceGuard`]: deletes an instance that this process created.
 //!
 //! Invariant: the instance is deleted, by [`InstanceGuard::delete`] or by the drop, unless the guard is
-//! disarmed. A create request without an answer counts as an instance until it is known that there is none.
+//! disarmed. A create request without an answer counts as an instance until it is known that there is no
+//! instance.
 
 use std::sync::LazyLock;
 use std::sync::mpsc;

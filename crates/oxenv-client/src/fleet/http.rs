@@ -88,8 +88,8 @@ impl FleetHttp {
     /// Asks once.
     ///
     /// # Errors
-    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: what
-    /// answered, with whatever status, is not an error here.
+    /// [`Code::ConnectFailed`], [`Code::TlsFailed`], [`Code::ConnectionLost`], [`Code::TimedOut`]: an
+    /// answer with any status is not an error here.
     pub(super) async fn send(&self, ask: FleetRequest<'_>) -> Result<FleetResponse> {
         let what = format!("{} {}", ask.method, display_url(&ask.url));
         let mut request = self.0.request(ask.method, ask.url).timeout(ask.timeout).headers(ask.headers);
@@ -190,7 +190,7 @@ fn send_error(what: &str, error: &reqwest::Error, timeout: Duration) -> ClientEr
     ClientError::new(code, format!("{what}: {says}"))
 }
 
-/// Whether the answer is none of HTTP, or came before there was a request.
+/// Whether the answer is not HTTP, or came before there was a request.
 fn is_not_http(error: &reqwest::Error, why: &str) -> bool {
     any_hyper_error(error, hyper::Error::is_parse) || why.contains("received unexpected message")
 }

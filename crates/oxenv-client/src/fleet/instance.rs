@@ -17,7 +17,7 @@ pub struct FleetInstance {
     pub instance_id: String,
     /// `pending`, `running`, `stopped` or `error`.
     pub status: String,
-    /// What it is an instance of.
+    /// The environment of the instance.
     #[serde(default)]
     pub env_key: String,
     /// The environment's version.

@@ -1,4 +1,4 @@
-//! An instance's manager: its health, resets, resources, and whatever it serves of step and state.
+//! An instance's manager: its health, resets, resources, and step and state where it serves them.
 //!
 //! Invariant: it gets the runner token and never the API key. A 404 means "not served" only once the runner
 //! gate, which answers 404 to every caller that it does not know, is ruled out.

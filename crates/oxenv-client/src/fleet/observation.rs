@@ -61,7 +61,7 @@ fn observation(metadata: &str, fields: &str) -> Result<StepResult> {
     parse_step(&text)
 }
 
-/// What a server answers to a step.
+/// A server's answer to a step.
 pub(super) fn parse_step(text: &str) -> Result<StepResult> {
     serde_json::from_str(text).map_err(|error| {
         ClientError::new(Code::InvalidReply, format!("a step's answer cannot be read: {error}"))

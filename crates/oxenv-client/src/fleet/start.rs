@@ -1,7 +1,7 @@
 //! Starting an instance: it is created, healthy, and its tools are connected.
 //!
-//! Invariant: one deadline for all of it; whatever fails or is dropped, the [`InstanceGuard`] deletes what
-//! was created.
+//! Invariant: one deadline for all of it; on any failure or drop, the [`InstanceGuard`] deletes what was
+//! created.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -143,7 +143,7 @@ impl MultiplexedEndpoint {
     /// Its connection, made if need be.
     ///
     /// # Errors
-    /// Why there is none, by its code. Nothing was run there.
+    /// Why there is no result, by its code. Nothing was run there.
     pub(super) async fn connection(
         self: &Arc<Self>,
         wanted: ConnectUrgency,
@@ -207,7 +207,7 @@ impl MultiplexedEndpoint {
         state.failure = Some(ConnectFailure { fault: fault.clone(), retry_at: after(Instant::now(), pause) });
     }
 
-    /// Gives up a connection, unless there is another one by now. Calls in flight over it go on.
+    /// Gives up a connection, unless it has been replaced. Calls in flight over it go on.
     pub(super) fn discard_connection(&self, connection: &Arc<EndpointConnection>) -> bool {
         let mut state = self.state.lock();
         if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {

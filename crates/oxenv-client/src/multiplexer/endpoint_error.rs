@@ -32,7 +32,7 @@ pub(super) fn error_code(fault: &RemoteError) -> Code {
     }
 }
 
-/// Whether it may pass by itself.
+/// Whether it may resolve without action.
 pub(super) fn is_transient(fault: &RemoteError) -> bool {
     match fault.kind {
         Kind::Unreachable | Kind::TimedOut | Kind::Lost | Kind::SessionGone => true,

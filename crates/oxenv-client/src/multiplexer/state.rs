@@ -15,7 +15,7 @@ use super::endpoint::{ChangeSignals, MultiplexedEndpoint};
 use super::{MultiplexOptions, Strictness, ToolListing, endpoint_error};
 use crate::error::{ClientError, Code, Result};
 
-/// How long an endpoint has to be connected and listed.
+/// Time limit for connecting and listing an endpoint.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call may take.
 const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
