@@ -25,7 +25,7 @@ const MAX_CACHED_BYTES: usize = 1 << 20;
 /// the least number remembered; both take about a MiB.
 const MAX_FORGOTTEN_KEYS: usize = 25_000;
 
-/// What identifies a request and its repeats. Nothing set: repeats are not recognised.
+/// How repeats of a request are recognised. Nothing set: they are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Idempotency {
     /// The client's key: a repeat with the same key is the same request.

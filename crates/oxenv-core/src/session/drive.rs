@@ -92,7 +92,7 @@ impl Session {
     }
 
     /// Runs one request of an epoch, whose operation has the step lock, to its end. After a failure that
-    /// requires it, the state counts as unknown.
+    /// marks it so, it is unknown how far the request came.
     pub(super) async fn drive(
         &self,
         lock: &mut StepLock,
@@ -288,7 +288,7 @@ fn now(cell: &mut Cell, request: EnvironmentRequest<'_>) -> Result<Observed, Fai
 /// What an environment answered, in the phase that it was asked in.
 fn check_observed(answer: Result<Observed, Failure>, phase: Phase) -> Result<Observed, Failure> {
     answer.and_then(checked).map_err(|failure| match failure.phase {
-        // An environment that scores a step reports it itself.
+        // A failure of scoring already has its phase.
         Phase::Verify => failure,
         _ => failure.in_phase(phase),
     })

@@ -25,7 +25,7 @@ use crate::reply::StepReply;
 
 type OwnedRun = Pin<Box<dyn Future<Output = Settled<'static>> + Send>>;
 
-/// A request whose sender needs no reply.
+/// A request that owns its data, so that it may outlive its caller.
 enum OwnedOperation {
     Reset(ResetOptions),
     Step(RawJson),

@@ -17,8 +17,8 @@ use crate::toolset::CallerChannel;
 pub struct SessionRequest<'a> {
     /// What to do.
     pub operation: SessionOperation<'a>,
-    /// What identifies a reset or a step and its repeats, and what it expects of the session. Default:
-    /// repeats are not recognised.
+    /// How repeats of a reset or a step are recognised, and what it expects of the session. Default:
+    /// they are not.
     pub once: Idempotency,
     /// Deadline of a step, waiting included. Default none. A reset has the session's.
     pub timeout: Option<Duration>,

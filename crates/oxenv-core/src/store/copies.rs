@@ -50,7 +50,7 @@ pub enum SessionSource {
     },
 }
 
-/// What identifies a request that makes sessions, and its repeats.
+/// How repeats of a request that makes sessions are recognised.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenKey<'a> {
     /// The client's key: a repeat with the same key is the same request.
