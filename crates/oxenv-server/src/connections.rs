@@ -61,7 +61,7 @@ struct DescriptorCount {
 /// ```
 pub fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // No limit, or one that is reached: it need not be raised.
+    // No limit, or already at the maximum: nothing to raise.
     if current.is_some()
         && current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })

@@ -30,7 +30,7 @@ use crate::{error, traces};
 pub(super) const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The most values of a client's capabilities that are read; a client that declares more has none.
 const MAX_CAPABILITY_VALUES: usize = 1 << 12;
-/// The revision with stateless requests, as its number is written.
+/// The revision with stateless requests, as JSON.
 const STATELESS_JSON: &str = "\"2026-07-28\"";
 const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const META_LEVEL: &str = "io.modelcontextprotocol/logLevel";

@@ -71,7 +71,7 @@ pub(super) struct OfferedLists {
     of: Arc<Toolbox>,
     seen: u64,
     tools: Arc<str>,
-    /// The resources and their templates.
+    /// Changes of the resources and their templates.
     resources: u64,
     prompts: u64,
 }

@@ -36,7 +36,7 @@ pub(crate) struct Gauges {
     pub(crate) problems: Vec<ToolsetProblem>,
 }
 
-/// Figures of files that are written.
+/// The state of files that are written.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) record: Option<RecordStatus>,
