@@ -108,7 +108,7 @@ impl Repeat {
         Err(self.failure(&outcome))
     }
 
-    /// Describes that the call had another result.
+    /// The failure of a fork in which the call had another result.
     fn failure(&self, outcome: &Result<ToolResult, ToolError>) -> Failure {
         let Repeat { number, toolset, tool, .. } = self;
         let refused = match outcome {
