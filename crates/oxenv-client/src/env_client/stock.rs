@@ -17,7 +17,7 @@ use crate::result::StepResult;
 
 pub(super) struct StockSession {
     socket: OrderedSocket,
-    /// The arguments of the first reset, if it has none of its own.
+    /// The content of the first reset, if it has none of its own.
     first_reset: Mutex<FirstReset>,
 }
 
