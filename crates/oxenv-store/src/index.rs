@@ -121,7 +121,7 @@ pub struct SessionFilter {
     pub after: Option<String>,
 }
 
-/// What the index knows of a session.
+/// The index's data of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionSummary {
     /// Its id.
@@ -160,7 +160,7 @@ pub struct SessionSummary {
     pub holes: Vec<Hole>,
 }
 
-/// What a refresh has done.
+/// The result of a refresh.
 #[derive(Debug, Default)]
 pub struct RefreshReport {
     /// How many entries were new.

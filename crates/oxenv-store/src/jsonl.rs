@@ -31,7 +31,7 @@ const MAX_PLACES: usize = 16 * 1024;
 const PLACE_BYTES: usize = 1024;
 /// How soon a write that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the end waits for what is still to be written.
+/// How long the end waits for records still to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Minimum time between two messages about trouble in the log.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ struct Queue {
     over: bool,
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Writer {
     shared: Arc<Shared>,
     lines: Lines<File>,
@@ -194,7 +194,7 @@ impl AuditSink for JsonlAudit {
         SCRATCH.with_borrow_mut(|line| {
             line.clear();
             append_line(line, &AuditLine { v: VERSION, record });
-            // What is long takes more than its own place, as far as there are any.
+            // A long record takes several places, as far as there are any.
             let places = 1 + self.0.places.forget_permits(line.len() / PLACE_BYTES);
             let mut queue = self.0.queue.lock();
             queue.lines.extend_from_slice(line);

@@ -109,7 +109,7 @@ pub struct LogRecorder {
     _lock: File,
 }
 
-/// What was found when a log was opened.
+/// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// The segment that was written last; none in a new folder.
@@ -120,7 +120,7 @@ pub struct Recovery {
     pub damaged_bytes: u64,
 }
 
-/// What was accepted and is not in the log yet.
+/// Entries that were accepted and are not in the log yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteLag {
     /// Entries.
@@ -160,7 +160,7 @@ impl LogRecorder {
         Ok(LogRecorder { group, recovery, _lock: lock })
     }
 
-    /// What was found when the log was opened.
+    /// What opening the log found.
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
         &self.recovery
@@ -172,7 +172,7 @@ impl LogRecorder {
         self.group.folder()
     }
 
-    /// What was accepted and is not written yet.
+    /// Entries that were accepted and are not written yet.
     #[must_use]
     pub fn lag(&self) -> WriteLag {
         self.group.lag()

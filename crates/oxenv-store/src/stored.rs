@@ -1,7 +1,7 @@
 //! Entries as they are read back.
 //!
-//! Invariant: what was written is what is read, text for text; a value in a blob is read when it is
-//! asked for, and checked against its hash.
+//! Invariant: what was written is what is read, text for text; a value in a blob is read on demand,
+//! and checked against its hash.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub struct StoredEntry {
     pub epoch: u64,
     /// When it was acknowledged: microseconds of UTC since 1970.
     pub time_us: u64,
-    /// What it was.
+    /// Its kind.
     pub event: StoredEvent,
 }
 
@@ -130,7 +130,7 @@ pub struct StoredFailure {
     pub delivered: Delivered,
     /// Whether a repeat is worth it.
     pub retryable: bool,
-    /// What the client read.
+    /// The message that the client got.
     pub message: String,
 }
 

@@ -122,7 +122,7 @@ fn changed(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Re
     rows.collect()
 }
 
-/// A session is written by one writer alone, so what others wrote is none of its.
+/// A session is written by one writer alone, so entries of other writers are not its own.
 fn end(connection: &Connection, folder: &Path, session: i64) -> rusqlite::Result<Option<Hole>> {
     let find = "SELECT sessions.last_seq, faults.segment,
         CASE faults.kind WHEN 'changed' THEN 0 ELSE faults.offset END FROM sessions JOIN faults

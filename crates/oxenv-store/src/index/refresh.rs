@@ -22,7 +22,7 @@ use crate::stored::{self, RecordSummary};
 /// Maximum number of records of one transaction; between two of them others may read.
 const MAX_TRANSACTION_RECORDS: u64 = 50_000;
 
-/// How far the index has come.
+/// The progress of the index.
 #[derive(Debug)]
 struct Progress {
     /// The oldest segment.
@@ -31,7 +31,7 @@ struct Progress {
     reading: Reading,
     /// Where the last record that was read begins, to know it again.
     last: LogPosition,
-    /// What it was.
+    /// The checksum of that record.
     checksum: u32,
 }
 
@@ -39,7 +39,7 @@ struct Progress {
 struct Arrival<'a> {
     brief: RecordSummary<'a>,
     at: LogPosition,
-    /// Of its text.
+    /// Bytes of its text.
     length: u32,
     /// Whether everything that its session did is in segments that should be there.
     complete: bool,

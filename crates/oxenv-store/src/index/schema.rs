@@ -90,7 +90,7 @@ pub(super) fn path(folder: &Path) -> PathBuf {
     folder.join("index.sqlite")
 }
 
-/// What became of opening the index.
+/// The result of opening the index.
 pub(super) struct Opened {
     pub(super) connection: Connection,
     /// Why it is in memory, if it is.
@@ -152,7 +152,7 @@ pub(super) fn connect(folder: &Path) -> rusqlite::Result<Connection> {
     let _ = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(folder));
     let connection = Connection::open(path(folder))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // What a crash of the machine takes from the index is read from the log again.
+    // What a crash of the machine removes from the index is read from the log again.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     prepare(connection)

@@ -34,7 +34,7 @@ impl Blob {
 
 /// The file of a blob.
 pub(crate) fn path(folder: &Path, sha256: &str) -> PathBuf {
-    // What is no hash must not name a file elsewhere.
+    // An invalid hash must not name a file elsewhere.
     let plain = sha256.len() == 64 && sha256.bytes().all(|digit| digit.is_ascii_hexdigit());
     let sha256 = if plain { sha256 } else { "no-hash" };
     folder.join(FOLDER).join(&sha256[..2]).join(sha256)

@@ -46,7 +46,7 @@ struct GroupShared {
     failed: AtomicU64,
 }
 
-/// What is written next.
+/// The entries to write next.
 #[derive(Default)]
 struct NextBatch {
     frames: Vec<u8>,
@@ -54,7 +54,7 @@ struct NextBatch {
     lag: WriteLag,
     /// What of the lag the thread is writing now.
     writing: WriteLag,
-    /// What was refused and is not named in the log yet.
+    /// Refused entries that are not named in the log yet.
     unwritten: Unwritten,
     batch: Arc<Batch>,
     closing: bool,
@@ -220,7 +220,7 @@ impl Drop for SegmentSummary {
     }
 }
 
-/// What the writing thread has.
+/// The state of the writing thread.
 struct Thread {
     shared: Arc<GroupShared>,
     writer: Writer,
@@ -229,16 +229,16 @@ struct Thread {
     complained: Option<Instant>,
 }
 
-/// What the thread took to write.
+/// The entries that the thread took to write.
 struct Taken {
     frames: Vec<u8>,
     blobs: Vec<Blob>,
     batch: Arc<Batch>,
-    /// What was refused since the last batch was taken.
+    /// Entries refused since the last batch was taken.
     refused: Unwritten,
 }
 
-/// What the thread has to do next.
+/// The thread's next work.
 enum WriterTask {
     Write(Taken),
     Sleep,

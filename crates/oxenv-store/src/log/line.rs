@@ -159,7 +159,7 @@ fn result_of(object: &mut ObjectWriter<'_>, result: &ToolResult) {
     let mut text = String::new();
     result.write_mcp(&mut text);
     object.json(["result", "result_blob"], &text);
-    // MCP has objects alone; what was put into one to be sent is taken out again by the reader.
+    // MCP has only objects; a value that was wrapped in one to be sent is unwrapped by the reader.
     if matches!(result.structured, Structured::Wrapped(_)) {
         object.number("wrapped", true);
     }

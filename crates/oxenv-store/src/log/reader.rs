@@ -67,11 +67,11 @@ pub(crate) struct RecordCursor {
     folder: PathBuf,
     reading: Reading,
     current: Option<Current>,
-    /// What was found between two segments and is still to be returned.
+    /// Errors found between two segments and not returned yet.
     faults: VecDeque<LogError>,
 }
 
-/// How far a log was read, for reading on later.
+/// The position up to which a log was read, for reading on later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reading {
     /// The segment that is read, or will be read next.
@@ -176,7 +176,7 @@ impl RecordCursor {
         LogPosition { segment: self.reading.segment, offset: self.content().bytes }
     }
 
-    /// How far it has come.
+    /// Its position.
     pub(crate) fn reading(&self) -> Reading {
         Reading { content: self.content(), ..self.reading.clone() }
     }
@@ -186,7 +186,7 @@ impl RecordCursor {
         self.reading.run
     }
 
-    /// Whether something was found that is still to be returned.
+    /// Whether an error was found that is not returned yet.
     pub(crate) fn has_more_to_tell(&self) -> bool {
         !self.faults.is_empty()
     }
@@ -242,7 +242,7 @@ impl RecordCursor {
         self.current.as_ref().map_or(&[], |current| current.frames.text(found.text.clone()))
     }
 
-    /// What is wrong with the record that was found last.
+    /// What is wrong with the record found last.
     pub(crate) fn unreadable(&self, found: &FoundRecord, reason: String) -> LogError {
         LogError::Unreadable { path: self.path(), offset: found.at.offset, reason }
     }
@@ -342,7 +342,7 @@ impl RecordCursor {
             Reading { left: self.reading.left.take(), run: self.reading.run, ..Reading::from(next) };
     }
 
-    /// Opens the segment that is next; false while there is none.
+    /// Opens the next segment; false while there is none.
     fn begin(&mut self) -> Result<bool, LogError> {
         let path = self.path();
         match segment::frames(&path) {
@@ -352,7 +352,7 @@ impl RecordCursor {
             }
             // It is still to be begun, unless a writer has gone on to the next one.
             Ok(None) => self.pass_over(&path),
-            // It was removed because it was old, or the log is still to be begun.
+            // It was removed because it was old, or the log has not begun.
             Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.skip(),
             Err(error) => Err(error),
         }

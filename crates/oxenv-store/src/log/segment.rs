@@ -61,7 +61,7 @@ pub(crate) struct SegmentSummary {
     pub(crate) content: Content,
 }
 
-/// What was found in the segment that was written last.
+/// The content of the segment that was written last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SegmentEnd {
     /// Everything in it.
@@ -87,7 +87,8 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<u64>, LogError> {
         let entry = entry.map_err(LogError::io(folder))?;
         let path = entry.path();
         let Some(number) = number(&path) else { continue };
-        // What is no file, such as a named pipe, is no segment; a link is what it leads to.
+        // Anything that is not a file, such as a named pipe, is not a segment; a link counts as its
+        // target.
         let kind = entry.file_type().map_err(LogError::io(&path))?;
         if kind.is_file() || kind.is_symlink() && path.is_file() {
             numbers.push(number);
@@ -192,7 +193,7 @@ impl Head {
         Head { event, segment, created_us, server, run: Some(run), previous }
     }
 
-    /// What a new segment begins with.
+    /// The beginning of a new segment.
     pub(super) fn text(&self) -> Vec<u8> {
         let mut text = FIRST_LINE.to_vec();
         // Writing to a vector cannot fail.

@@ -133,7 +133,7 @@ impl Writer {
         })
     }
 
-    /// When what was written has to be brought to the disk.
+    /// When written bytes have to be flushed to the disk.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         let Durability::Interval(interval) = self.durability else { return None };
         Some(after(self.unsynced?, interval))

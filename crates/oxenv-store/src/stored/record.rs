@@ -182,7 +182,7 @@ impl StoredCallRecord<'_> {
     }
 }
 
-/// A value that is `null` is there all the same.
+/// A value that is `null` is still present.
 fn present<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
