@@ -42,11 +42,11 @@ use tokio::time::timeout;
 
 pub(crate) use log::open as open_log;
 
-/// What the supervisor exits with when the command cannot be found.
+/// The supervisor's exit code when the command cannot be found.
 pub const NOT_FOUND: u8 = 127;
-/// What it exits with when the command was found and cannot be run.
+/// The exit code when the command was found and cannot be run.
 pub const NOT_RUNNABLE: u8 = 126;
-/// What it exits with when the supervisor itself failed.
+/// The exit code when the supervisor itself failed.
 pub const FAILED: u8 = 125;
 /// How long processes have between SIGTERM and SIGKILL.
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ pub fn main(leading: &[&str]) -> ExitCode {
     }))
 }
 
-/// What the arguments ask for.
+/// The parsed arguments.
 struct SuperviseArgs {
     /// The process whose end ends the command.
     parent: Option<Pid>,

@@ -1,7 +1,7 @@
 //! The log of a detached command: a file with the end of what it writes.
 //!
-//! Invariant: whatever the command writes is read, kept in bounded space, and readable by the user alone. A
-//! file that was removed stays removed.
+//! Invariant: everything that the command writes is read, kept in bounded space, and readable by the user
+//! alone. A file that was removed stays removed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
