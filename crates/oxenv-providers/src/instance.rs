@@ -59,7 +59,7 @@ pub struct InstanceInfo {
     pub provider: String,
     /// Where it is talked to, such as `http://127.0.0.1:40001`.
     pub url: String,
-    /// What it was started from: an image, or a command.
+    /// Its source: an image, or a command.
     pub source: String,
     /// Microseconds since 1970, UTC.
     pub started_us: u64,
@@ -90,7 +90,7 @@ impl Instance {
         Instance { info, backend: Some(backend) }
     }
 
-    /// What it is.
+    /// Its kind.
     #[must_use]
     pub fn info(&self) -> &InstanceInfo {
         &self.info

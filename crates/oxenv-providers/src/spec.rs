@@ -75,7 +75,7 @@ pub struct InstanceSpec {
     pub mounts: Vec<Mount>,
     /// How it is talked to.
     pub listen: ListenAddress,
-    /// What it may use.
+    /// Its limits.
     pub limits: ResourceLimits,
     /// Whether an image may be fetched.
     pub pull: PullPolicy,

@@ -47,7 +47,7 @@ pub(super) fn stop_in_background(endpoint: &DaemonAddress, id: &str, grace: Opti
     }
 }
 
-/// Logs and sends a request without a body, and waits until the daemon has done it.
+/// Sends a request without a body, signals on `sent`, and waits until the daemon has done it.
 fn exchange(
     endpoint: &DaemonAddress,
     request: &str,

@@ -1,4 +1,4 @@
-//! What a container is made with.
+//! The configuration of a container.
 //!
 //! Invariant: values of variables go into the container's environment and nowhere else.
 

@@ -21,7 +21,7 @@ use crate::instance::{InstanceBackend, ProviderFuture};
 use crate::logs::{MAX_READ_BYTES, last_lines};
 use crate::port_forward::PortForward;
 
-/// How many lines of a log are asked for.
+/// Number of lines of a log that are read.
 const MAX_LOG_LINES: &str = "200";
 /// The pause before a container is checked again when the daemon does not report its end.
 const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);

@@ -87,7 +87,7 @@ impl<W: Write> ContextWriter<'_, W> {
             if !stays_out {
                 self.write_entry(&path, &walk, &entry)?;
             }
-            // What is too deep has stopped this already, unless it stays out.
+            // A folder that is too deep has stopped this already, unless it stays out.
             if (!stays_out || (self.may_hold_more(&path) && path.len() <= MAX_PATH_BYTES))
                 && walk.enter(&entry).map_err(|error| invalid_context(&error.into()))?
             {
@@ -207,7 +207,7 @@ fn pack_error(path: &Path, why: &str) -> ProviderError {
     ProviderError::new(ProviderCode::InvalidSpec, format!("cannot pack {}: {why}", path.display()))
 }
 
-/// A file of the length that was promised, whatever becomes of it meanwhile.
+/// A file of the promised length, even if it changes meanwhile.
 struct ExactLengthFile {
     file: File,
     left: u64,
@@ -225,7 +225,7 @@ impl Read for ExactLengthFile {
     }
 }
 
-/// What is written becomes pieces of a stream.
+/// Written bytes become pieces of a stream.
 struct ChannelWriter(mpsc::Sender<io::Result<Bytes>>);
 
 impl Write for ChannelWriter {

@@ -36,7 +36,7 @@ struct StartedContainer {
     port: u16,
 }
 
-/// What the daemon did when it was asked for a container.
+/// The daemon's answer to a request for a container.
 enum ContainerCreation {
     Created(UnreadyContainer),
     Refused(Error),
