@@ -222,7 +222,7 @@ pub struct ToolsetProblem {
 pub struct Metadata {
     /// The environment's name.
     pub name: String,
-    /// What it is, in a sentence.
+    /// A description in one sentence.
     pub description: String,
     /// Its README, in Markdown.
     pub readme_content: Option<String>,

@@ -51,7 +51,7 @@ pub enum ErrorCode {
     Draining,
     /// The policy does not allow this caller that tool, or not with those arguments.
     Denied,
-    /// The policy allows the tool, but not so often.
+    /// The policy allows the tool, but not this often.
     RateLimited,
     /// The tool's server does not run or cannot be reached; the call was not sent.
     UpstreamUnavailable,
@@ -198,7 +198,7 @@ pub enum FailureKind {
     Environment,
     /// No party's fault: time ran out.
     Timeout,
-    /// The runtime's or the machine's: never to be read as a reward.
+    /// The runtime's or the machine's: never a reward.
     Infrastructure,
 }
 

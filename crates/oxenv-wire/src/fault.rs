@@ -27,7 +27,7 @@ impl fmt::Display for JsonError {
 }
 
 impl JsonError {
-    /// Finds the first error of a text. A text without one that was refused all the same (a lone
+    /// Finds the first error of a text. A text without one that was refused anyway (a lone
     /// surrogate in a key) is reported at its start.
     ///
     /// ```

@@ -81,13 +81,13 @@ impl ValidationIssue {
         Self::new("extra_forbidden", loc, "Extra inputs are not permitted", value)
     }
 
-    /// Something that is no object where one is needed.
+    /// A value that is not an object where one is needed.
     #[must_use]
     pub fn not_object<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         Self::new("dict_type", loc, "Input should be a valid dictionary", value)
     }
 
-    /// Something that is no string where one is needed.
+    /// A value that is not a string where one is needed.
     #[must_use]
     pub fn not_string<'a>(loc: &[&str], value: impl Into<Json<'a>>) -> Self {
         let value = value.into();
@@ -106,7 +106,7 @@ impl ValidationIssue {
             .with_ctx(serde_json::json!({ "expected": quoted }))
     }
 
-    /// A text that is no JSON, in the shape FastAPI gives it.
+    /// A text that is not JSON, in the shape FastAPI gives it.
     #[must_use]
     pub fn syntax(fault: &crate::JsonError) -> Self {
         let mut issue = Self::new("json_invalid", &["body"], "JSON decode error", &empty());

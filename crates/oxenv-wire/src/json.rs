@@ -41,7 +41,7 @@ impl<'a> Json<'a> {
     }
 
     /// A value from a text that is known to be one JSON value without spaces around it, such as one that this
-    /// crate wrote. What is read from any other text means nothing.
+    /// crate wrote. The result for any other text is meaningless.
     #[must_use]
     pub fn from_checked(text: &'a str) -> Self {
         Json(text)
@@ -186,7 +186,7 @@ impl<'a> Object<'a> {
     /// Reads a value as an object.
     ///
     /// # Errors
-    /// [`ParseError`] when it is none, when a key is twice in it or is no Unicode text.
+    /// [`ParseError`] when it is not an object, when a key is twice in it or is no Unicode text.
     pub fn from_raw(value: impl Into<Json<'a>>) -> Result<Self, ParseError> {
         Self::parse(value.into().0)
     }
@@ -282,7 +282,7 @@ fn syntax(text: &str, found: SyntaxFault) -> ParseError {
     ParseError::Syntax(JsonError::locate(text, found))
 }
 
-/// What is wrong with a text that is no object.
+/// What is wrong with a text that is not an object.
 fn not_object(text: &str) -> ParseError {
     match Json::parse(text) {
         Ok(value) => ParseError::NotObject(python_type(value)),

@@ -101,7 +101,7 @@ pub struct RpcRequest<'a> {
 }
 
 impl<'a> RpcRequest<'a> {
-    /// The parameters, to be asked for what the method needs.
+    /// The parameters, to be read as the method needs.
     ///
     /// # Errors
     /// As [`RpcParams::parse`].
@@ -174,7 +174,7 @@ impl<'a> RpcRequest<'a> {
     }
 }
 
-/// The parameters of a request, parsed once and asked for what its method needs.
+/// The parameters of a request, parsed once and read as its method needs.
 #[derive(Debug, Clone)]
 pub struct RpcParams<'a>(Option<Object<'a>>);
 
@@ -235,7 +235,7 @@ impl<'a> RpcParams<'a> {
         Ok(Some(id))
     }
 
-    /// The request's metadata, `_meta`; nothing when there is none or it is no object.
+    /// The request's metadata, `_meta`; `None` when there is none or it is not an object.
     #[must_use]
     pub fn meta(&self) -> Option<Object<'a>> {
         Object::from_raw(self.get("_meta")?).ok()
@@ -300,7 +300,7 @@ pub fn write_mcp_call(out: &mut String, era: McpEra, outcome: Result<&ToolResult
     }
 }
 
-/// What is ours in the result of a call that failed.
+/// Our own part of the result of a call that failed.
 #[derive(Serialize)]
 struct FailedCall {
     error_type: ToolErrorType,

@@ -101,7 +101,7 @@ pub fn write_mcp_frame(out: &mut String, write: impl FnOnce(&mut String)) {
     out.push('}');
 }
 
-/// What is ours in an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
+/// Our own part of an error: `data.oxenv` on the socket, `oxenv` in an HTTP body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ErrorData {
     /// The precise code.

@@ -1,4 +1,4 @@
-//! What a tool gives back, and its two spellings: the OpenEnv dialect (`structured_content`,
+//! The result of a tool, and its two spellings: the OpenEnv dialect (`structured_content`,
 //! `is_error`, `data`) and MCP's own (`structuredContent`, `isError`, `_meta`).
 //!
 //! Invariant: content that we did not make ourselves passes through byte for byte.
@@ -33,16 +33,16 @@ pub enum Structured {
     None,
     /// An object.
     Object(RawJson),
-    /// A value that is no object; on the wire it is wrapped as `{"result": value}`.
+    /// A value that is not an object; on the wire it is wrapped as `{"result": value}`.
     Wrapped(RawJson),
 }
 
 /// The result of a tool call.
 #[derive(Debug, Clone, Default)]
 pub struct ToolResult {
-    /// What a person or a model reads; nearly always one block.
+    /// The content for a person or a model; nearly always one block.
     pub content: SmallVec<[Content; 1]>,
-    /// What a program reads.
+    /// The content for a program.
     pub structured: Structured,
     /// Metadata of the tool's server, if it sent some.
     pub meta: Option<RawJson>,

@@ -17,8 +17,8 @@ impl Seconds {
     /// The longest finite time: 2^32 seconds, which are 136 years. Longer ones count as endless.
     pub const MAX: Duration = Duration::from_secs(1 << 32);
 
-    /// That many seconds. A number that is not above 0 is none; a longer time than [`Seconds::MAX`], also one
-    /// without an end, is taken as that one.
+    /// That many seconds. A number that is not above 0 gives `None`; a longer time than [`Seconds::MAX`],
+    /// also one without an end, is taken as that one.
     #[must_use]
     pub fn new(seconds: f64) -> Option<Self> {
         (seconds > 0.0).then(|| Seconds(seconds.min(Self::MAX.as_secs_f64())))
@@ -37,8 +37,8 @@ impl From<Seconds> for Duration {
     }
 }
 
-/// The time so much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts as
-/// that long.
+/// The time that much later, of any clock. A wait longer than [`Seconds::MAX`], which is 136 years, counts
+/// as that long.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Reads the known keys of an object and collects every issue instead of stopping at the first.
 //!
-//! Invariant: issues come in pydantic's order: the fields as they are asked for, extra keys last.
+//! Invariant: issues come in pydantic's order: the fields in the order in which they are read,
+//! extra keys last.
 
 use std::borrow::Cow;
 

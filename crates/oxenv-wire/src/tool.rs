@@ -24,7 +24,7 @@ pub struct Tool {
     pub name: Cow<'static, str>,
     /// A title for people.
     pub title: Option<String>,
-    /// What it does, for the model; may be empty.
+    /// Its description, for the model; may be empty.
     pub description: String,
     /// JSON Schema (2020-12) of its arguments.
     pub input_schema: Value,
@@ -149,7 +149,7 @@ impl ToolError {
         self
     }
 
-    /// What is ours in the error, for `metadata.oxenv` of an observation and `data.oxenv` of a
+    /// Our own part of the error, for `metadata.oxenv` of an observation and `data.oxenv` of a
     /// JSON-RPC error; nothing when the category is enough.
     #[must_use]
     pub fn data(&self) -> Option<ErrorData> {

@@ -1,7 +1,7 @@
 //! What a server sends on a socket of `oxenv.1`, and the results of a batch.
 //!
 //! Invariant: the keys come in one order: `id`, `session`, `seq`, `type`, `repeated`, `data`. A failure
-//! is a reply of the type `error` in the place of what was asked for, and carries no reward.
+//! is a reply of the type `error` in the place of the requested one, and carries no reward.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,11 +12,11 @@ use crate::json::{Json, RawJson, raw};
 use crate::reply::{ErrorData, push_integer};
 use crate::result::push_string;
 
-/// What a reply is.
+/// The kind of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplyKind {
-    /// What a reset or a step shows.
+    /// The observation of a reset or a step.
     Observation,
     /// The state.
     State,
@@ -106,7 +106,7 @@ pub struct MultiReply {
     pub session: Option<String>,
     /// The number that the request got within its session.
     pub seq: Option<u64>,
-    /// What it is.
+    /// Its kind.
     #[serde(rename = "type")]
     pub kind: ReplyKind,
     /// Whether it is the first reply to a request that was repeated.

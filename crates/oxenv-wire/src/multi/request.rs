@@ -1,4 +1,4 @@
-//! What a client asks for on a socket of `oxenv.1`, or in a batch.
+//! The requests of a client on a socket of `oxenv.1`, or in a batch.
 //!
 //! Invariant: a frame is split once, the items of a batch in it included; an invalid item is reported
 //! when it is read and leaves the others alone.
@@ -24,13 +24,13 @@ const MAX_ID: usize = 255;
 /// A frame from a client.
 #[derive(Debug, Clone)]
 pub struct MultiFrame<'a> {
-    /// What the reply is known by: a string or an integer, as it was sent.
+    /// The id of the reply: a string or an integer, as it was sent.
     pub id: Json<'a>,
-    /// What is asked for.
+    /// The request.
     pub work: MultiWork<'a>,
 }
 
-/// What a frame asks for.
+/// The request of a frame.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::large_enum_variant,
@@ -98,7 +98,7 @@ pub struct BatchRequest<'a> {
     pub timeout_s: Option<Seconds>,
 }
 
-/// An item of a batch, or why it is none.
+/// An item of a batch, or why it is not one.
 pub type BatchItem<'a> = Result<MultiRequest<'a>, FrameError>;
 
 /// Why a text is no frame.

@@ -81,7 +81,7 @@ struct PlainText<'a> {
     _meta: (),
 }
 
-/// What a value that is no object is put into.
+/// The wrapper of a value that is not an object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wrapper<'a> {
@@ -144,13 +144,13 @@ impl ToolResult {
     #[must_use]
     pub fn unwrapped_by(self, output_schema: Option<&Value>) -> Self {
         match output_schema {
-            // What a failed tool gave is no value of the declared type.
+            // The result of a failed tool is not a value of the declared type.
             Some(schema) if schema["x-fastmcp-wrap-result"] == true && !self.is_error => self.unwrapped(),
             _ => self,
         }
     }
 
-    /// The same with its value out of its wrapper. What has more than a wrapper stays as it is.
+    /// The result with its value unwrapped. An object with more than a wrapper stays as it is.
     #[must_use]
     pub fn unwrapped(mut self) -> Self {
         if let Structured::Object(object) = &self.structured
