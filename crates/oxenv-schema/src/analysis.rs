@@ -1,4 +1,4 @@
-//! What a schema is made of, measured before anything is compiled from it.
+//! The parts of a schema, measured before anything is compiled from it.
 //!
 //! Invariant: takes time and memory linear in the schema's own size, and never recurses deeper than
 //! [`MAX_DEPTH`]. What [`Analysis::of`] accepts can be compiled, cloned, written and dropped safely.
@@ -60,7 +60,7 @@ pub(crate) struct Measure {
     pub(crate) bytes: usize,
 }
 
-/// What a keyword's value is made of.
+/// The kind of a keyword's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum KeywordValue {
     /// A schema, or a list of schemas, for the value itself.
@@ -88,7 +88,7 @@ struct Subschema {
     dynamic: bool,
 }
 
-/// A part that is still to be looked into.
+/// A part still to be analysed.
 struct PendingSubschema<'a> {
     number: usize,
     object: &'a Map<String, Value>,
@@ -375,7 +375,7 @@ pub(crate) fn measure(schema: &Value) -> Result<Measure, String> {
     Ok(Measure { refers, bytes: text + 64 * values })
 }
 
-/// What a keyword's value is made of, in any draft. A draft ignores keywords that it does not know, so taking
+/// The kind of a keyword's value, in any draft. A draft ignores keywords that it does not know, so taking
 /// their values for schemas does no harm.
 fn position(keyword: &str) -> KeywordValue {
     match keyword {

@@ -77,7 +77,7 @@ impl Schema {
         })
     }
 
-    /// What is wrong first, without the value itself, and where.
+    /// The first error, without the value itself, and its place.
     ///
     /// # Errors
     /// When that could not be found out.

@@ -51,7 +51,7 @@ pub struct Schema {
     pub(crate) validator: Validator<MeteredJson>,
     /// A validator that accepts the same values and finds errors faster; only where the other may take long.
     pub(crate) for_errors: Option<Validator<MeteredJson>>,
-    /// What it costs to match a property's name.
+    /// The cost of matching a property's name.
     pub(crate) names: MatchCost,
     pub(crate) bytes_per_error: u64,
 }
@@ -309,7 +309,7 @@ impl Compilation {
         Ok(matcher)
     }
 
-    /// What it costs to match a name against all patterns of `patternProperties`. An unusable one costs
+    /// The cost of matching a name against all patterns of `patternProperties`. An unusable one costs
     /// nothing here: compiling reports why.
     fn names(&self, analysis: &Analysis) -> MatchCost {
         let matchers = analysis.name_patterns.iter().filter_map(|pattern| self.matcher(pattern).ok());

@@ -46,7 +46,7 @@ pub(crate) struct StepBudget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exhausted;
 
-/// What is left of this thread's budget.
+/// The rest of this thread's budget.
 struct Meter {
     steps: Cell<u64>,
     /// Steps beside those of this slice.
@@ -55,7 +55,7 @@ struct Meter {
     bytes_per_error: Cell<u64>,
     /// The lowest address that the stack may reach.
     stack_end: Cell<usize>,
-    /// What it costs to match a property's name against the patterns of `patternProperties`.
+    /// The cost of matching a property's name against the patterns of `patternProperties`.
     names: Cell<MatchCost>,
     cancelled: RefCell<Option<Arc<AtomicBool>>>,
 }
