@@ -51,7 +51,7 @@ pub enum Isolation {
 
 /// How an environment is run.
 pub struct HostOptions {
-    /// What is served.
+    /// The served environment.
     pub source: HostSource,
     /// The Python to run it with.
     pub python: PathBuf,

@@ -74,7 +74,7 @@ pub(crate) enum SessionRequest<'a> {
     Close,
 }
 
-/// What a template or a worker sends.
+/// A message of a template or a worker.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply<'a> {
@@ -98,7 +98,7 @@ pub(crate) struct ChildExit {
     pub(crate) error: Option<String>,
 }
 
-/// What a request gave; which part is there follows from the request.
+/// The result of a request; which part is there follows from the request.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Success<'a> {
@@ -112,7 +112,7 @@ pub(crate) struct Success<'a> {
     pub(crate) state: Option<StateReply<'a>>,
 }
 
-/// What was imported.
+/// The imported environment.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Loaded {
     /// The name that the application gives it.
@@ -202,7 +202,7 @@ pub(crate) struct CallError {
     pub(crate) message: String,
 }
 
-/// The state, or why there is none.
+/// The state, or why it is missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StateReply<'a> {

@@ -32,7 +32,7 @@ pub(crate) struct HostedSession {
     scores: Mutex<VecDeque<CallScore>>,
 }
 
-/// What a tool call was worth.
+/// The reward of a tool call.
 pub(crate) struct CallScore {
     pub(crate) tool: String,
     pub(crate) arguments: Option<RawJson>,
@@ -97,7 +97,7 @@ impl HostedSession {
         self.state.lock().clone().map_err(Failure::environment)
     }
 
-    /// Keeps what a call was worth until it is asked for.
+    /// Keeps the reward of a call until it is read.
     pub(crate) fn keep_score(&self, score: CallScore) {
         let mut scores = self.scores.lock();
         if scores.len() == MAX_SCORES {
@@ -106,7 +106,7 @@ impl HostedSession {
         scores.push_back(score);
     }
 
-    /// What a call was worth, by its tool and arguments.
+    /// The reward of a call, by its tool and arguments.
     pub(crate) fn take_score(&self, tool: &str, arguments: Option<&str>) -> Option<CallScore> {
         let mut scores = self.scores.lock();
         let same = |score: &CallScore| {

@@ -30,7 +30,7 @@ pub(crate) struct Worker {
     _folders: Vec<Arc<Workspace>>,
 }
 
-/// What a worker runs in.
+/// The surroundings of a worker.
 pub(crate) enum WorkerProcess {
     /// A child that the template forked.
     Forked { number: u64, exit: ExitWatch, template: Arc<Template> },
