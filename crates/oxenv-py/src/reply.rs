@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::fleet::{NativeFleet, NativeMultiplexer};
 use crate::session::NativeSession;
 
-/// What a request gives.
+/// The result of a request.
 pub(crate) enum NativeReply {
     Nothing,
     Text(String),
@@ -26,7 +26,7 @@ pub(crate) enum NativeReply {
     Fleet(Box<(oxenv_client::fleet::FleetEnvClient, Multiplexer)>),
 }
 
-/// A reply, or why there is none.
+/// A reply, or why it is missing.
 pub(crate) type ReplyResult = Result<NativeReply, oxenv_client::ClientError>;
 
 impl NativeReply {

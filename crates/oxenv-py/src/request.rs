@@ -19,7 +19,7 @@ use crate::runtime::{block_on, generation, lock, runtime};
 /// How often a waiting thread looks for signals.
 const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is done for a request.
+/// The work of a request.
 pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = ReplyResult> + Send>>;
 
 /// A request that was not sent yet.

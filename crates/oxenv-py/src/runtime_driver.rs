@@ -26,7 +26,7 @@ pub(crate) struct RuntimeDriver {
 struct DriverState {
     /// Threads that wait for replies.
     waiting_threads: usize,
-    /// What is under way without such a thread.
+    /// The work under way without such a thread.
     background_tasks: usize,
     /// When the last thread stopped waiting.
     last_wait_ended: Instant,
