@@ -59,14 +59,14 @@ pub(crate) struct ToolArgs {
     pub(crate) python: HostArgs,
 }
 
-/// What is served: an environment, and the servers of its tools.
+/// The served environment, and the servers of its tools.
 pub(crate) struct ServedEnvironment {
     pub(crate) factory: Arc<dyn EnvironmentFactory>,
     /// Takes the manifest's secrets out of a text.
     pub(crate) redact: Option<Redact>,
-    /// Of each of the manifest's toolsets, whether it is another server's.
+    /// For each of the manifest's toolsets, whether it is another server's.
     pub(crate) upstream: Vec<bool>,
-    /// Of the toolsets with `${seed}`, whether each episode's seed reaches them.
+    /// For the toolsets with `${seed}`, whether each episode's seed reaches them.
     pub(crate) seeded: Vec<SeededToolset>,
     /// The audit file.
     pub(crate) audit: Option<Arc<JsonlAudit>>,
@@ -276,7 +276,7 @@ pub(crate) fn builtin_names() -> Vec<String> {
     names.filter(|name| builtin(name).is_some()).collect()
 }
 
-/// What a manifest's environment is called: its folder, if the file has the usual name, else the file.
+/// The name of a manifest's environment: its folder, if the file has the usual name, else the file.
 fn environment_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -70,7 +70,7 @@ pub(crate) struct CheckArgs {
     token: Option<String>,
 }
 
-/// What is tried.
+/// The actions to try.
 struct CheckPlan {
     /// Given ones; absent: they are made.
     actions: Option<Vec<Value>>,

@@ -89,7 +89,7 @@ pub(crate) enum DirectoryName {
 /// A Python environment that a name means.
 #[derive(Debug)]
 pub(crate) struct PythonEnvironment {
-    /// What it is called if it does not say.
+    /// Its name if it does not declare one.
     pub(crate) name: String,
     pub(crate) source: HostSource,
 }

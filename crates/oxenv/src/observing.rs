@@ -45,7 +45,7 @@ pub(crate) type RecordSource = Box<dyn Fn() -> RecordStatus + Send + Sync>;
 pub(crate) struct Observing {
     /// What `/metrics` shows.
     pub(crate) metrics: Option<Arc<Metrics>>,
-    /// The store's counts of its sessions.
+    /// The observer that the store reports its sessions to.
     pub(crate) observer: Option<Arc<dyn Observer>>,
     /// Whether callers' traces are needed.
     pub(crate) traces: bool,

@@ -98,7 +98,7 @@ pub(crate) fn taped(
 struct TapedFactory {
     inner: Arc<dyn EnvironmentFactory>,
     tape: Arc<ToolTape>,
-    /// Of each of the manifest's toolsets, which come last.
+    /// For each of the manifest's toolsets, which come last.
     upstream: Vec<bool>,
 }
 

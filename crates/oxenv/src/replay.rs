@@ -81,7 +81,7 @@ pub(crate) enum Verdict {
     Incomplete {
         /// How many resets and steps were compared.
         entries: u64,
-        /// What is missing, of it or of what it was made from.
+        /// What is missing of it, or of what it was made from.
         holes: Vec<LinkHole>,
     },
     /// Something was not.
@@ -246,7 +246,7 @@ impl<'a> Replayer<'a> {
 }
 
 impl Verdict {
-    /// What is the same of a record that is not complete is not all.
+    /// Equal entries of an incomplete record do not prove the whole.
     fn with_holes(self, chain: &[session::ReplayedSession]) -> Verdict {
         let Verdict::Same { entries, .. } = self else { return self };
         let holes: Vec<LinkHole> = chain

@@ -68,7 +68,7 @@ struct ImportArgs {
     output: Option<PathBuf>,
 }
 
-/// What was found in all files.
+/// The findings in all files.
 #[derive(Default)]
 struct Findings {
     problems: Vec<Problem>,

@@ -172,7 +172,7 @@ impl Ids {
     }
 }
 
-/// What a code, a kind or a phase is called on the wire.
+/// The name of a code, a kind or a phase on the wire.
 fn word(of: &impl Serialize) -> Value {
     let word = serde_json::to_value(of).unwrap_or_default();
     Value::Text(word.as_str().unwrap_or_default().into())

@@ -38,7 +38,7 @@ pub(super) enum CheckedSession {
     Socket(Box<Socket>),
 }
 
-/// What was answered.
+/// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CheckedReply {
     /// Whether it is no failure.

@@ -191,7 +191,7 @@ pub(super) async fn bad_actions(
     })
 }
 
-/// Why an answer to a wrong action is none that blames the agent.
+/// Why an answer to a wrong action does not blame the agent.
 fn accepted_wrongly(reply: &CheckedReply, called: bool) -> Option<Verdict> {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     let kind = body["oxenv"]["kind"].as_str();

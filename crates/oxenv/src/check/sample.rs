@@ -131,7 +131,7 @@ impl<'a> Sampler<'a> {
         items.into()
     }
 
-    /// What is required, and nothing else.
+    /// Only what is required.
     fn object(&mut self, schema: &Value, root: &Value, depth: usize) -> Value {
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut object = Map::new();

@@ -34,9 +34,10 @@ const CONTRACT_SEED: u64 = 7;
 /// An environment of this process.
 pub(super) struct Local {
     pub(super) factory: Arc<dyn EnvironmentFactory>,
-    /// Of each of a manifest's toolsets, whether it is another server's.
+    /// For each of a manifest's toolsets, whether it is another server's.
     pub(super) upstream: Vec<bool>,
-    /// Of the toolsets with `${seed}`, whether they are declared to be restarted with each episode's.
+    /// For the toolsets with `${seed}`, whether they are declared to be restarted with each
+    /// episode's.
     pub(super) seeded: Vec<SeededToolset>,
     /// How long a reply may take.
     pub(super) timeout: Duration,

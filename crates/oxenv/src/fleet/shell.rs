@@ -43,7 +43,7 @@ pub(super) struct ShellArgs {
     access: FleetAccess,
 }
 
-/// What a line asks for.
+/// The request of a line.
 #[derive(Debug, PartialEq)]
 enum ShellCommand {
     Nothing,

@@ -32,7 +32,7 @@ pub(super) enum BuildPlan {
 }
 
 impl BuildPlan {
-    /// What the user should know.
+    /// Notes for the user.
     pub(super) fn notes(&self) -> &[String] {
         let (BuildPlan::File { notes, .. } | BuildPlan::Made { notes, .. }) = self;
         notes
@@ -168,7 +168,7 @@ impl CheckedManifest {
             return Err(usage(format!("{outside} is not in {folder}, so it would not be in the image")));
         }
         let mut notes: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        // Those with a default do not have to be given.
+        // Those with a default are optional.
         let is_needed = |name: &&String| {
             let is_own = !COMMON_VARIABLES.contains(&name.as_str()) && name.bytes().any(|byte| byte != b'_');
             is_own && text.contains(&format!("${{{name}}}"))

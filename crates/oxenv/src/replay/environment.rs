@@ -42,7 +42,7 @@ pub(crate) struct ReplayOptions {
 pub(crate) struct ReplayEnvironment {
     pub(super) store: SessionStore,
     pub(super) tape: Arc<ToolTape>,
-    /// What was recorded of sessions that are being done again.
+    /// The recorded entries of sessions that are being replayed.
     entries: HashMap<String, Vec<StoredEntry>>,
     reader: LogReader,
     served: Option<ServedEnvironment>,

@@ -95,7 +95,7 @@ impl Layers {
     /// Refuses what is in the file and is not a setting.
     ///
     /// # Errors
-    /// When the file has a key that is no argument of `T`.
+    /// When the file has a key that is not an argument of `T`.
     pub(crate) fn refuse_unknown<T: Args>(&self) -> anyhow::Result<()> {
         let known = Keys(keys::<T>());
         let checked =

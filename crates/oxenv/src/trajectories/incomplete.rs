@@ -62,7 +62,7 @@ impl Incomplete {
     }
 }
 
-/// What can be read is shown all the same.
+/// Whatever can be read is still shown.
 fn warn(what: &dyn Display) {
     // There is no reader when stderr is gone.
     let _ = writeln!(std::io::stderr(), "warning: {what}");
