@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// It is moved ahead by so much at most, 136 years, so that a time can always be added to it.
+/// The most that it is moved ahead, 136 years, so that a time can always be added to it.
 const MAX_TIME: Duration = Duration::from_secs(1 << 32);
 
 /// A clock that begins at 0.

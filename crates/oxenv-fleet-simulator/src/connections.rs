@@ -86,7 +86,7 @@ impl Connections {
         self.listener.lock().is_some()
     }
 
-    /// Stops listening now and lets go of all connections.
+    /// Stops listening now and drops all connections.
     pub(crate) fn abort(&self) {
         self.ended.cancel();
         self.listener.lock().take();

@@ -108,7 +108,7 @@ pub enum Effect {
     OldResources,
 }
 
-/// What becomes of an instance that is pending.
+/// The outcome of an instance that is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PendingOutcome {
     /// `pending`: it runs.

@@ -1,4 +1,4 @@
-//! What a simulated Fleet is like.
+//! The options of a simulated Fleet.
 //!
 //! Invariant: `Debug` shows no key and no token.
 
@@ -40,7 +40,7 @@ pub enum Framing {
     Sse,
 }
 
-/// What the MCP endpoints of an instance ask for.
+/// The credentials that the MCP endpoints of an instance require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum McpAuth {
     /// Nothing.
@@ -52,7 +52,7 @@ pub enum McpAuth {
     Runner,
 }
 
-/// What a simulated Fleet is like.
+/// The options of a simulated Fleet.
 #[derive(Clone)]
 pub struct SimulatorOptions {
     /// The port of the control plane; 0 takes a free one.
@@ -78,7 +78,7 @@ pub struct SimulatorOptions {
     pub framing: Framing,
     /// Whether an `initialize` is given a session id, which later requests must name. Default: yes.
     pub mcp_sessions: bool,
-    /// What the MCP endpoints ask for.
+    /// The credentials that the MCP endpoints require.
     pub mcp_auth: McpAuth,
     /// Ids are made of this and of how many came before. Default: 0.
     pub seed: u64,

@@ -22,7 +22,7 @@ use crate::view::{InstanceStatus, InstanceView};
 /// Instances that are known, those that have stopped among them.
 const MAX_INSTANCES: usize = 10_000;
 
-/// What the control plane and the instances share.
+/// The state that the control plane and the instances share.
 pub(crate) struct SimulatorState {
     pub(crate) options: SimulatorOptions,
     pub(crate) clock: SimulatedClock,
@@ -102,7 +102,7 @@ impl SimulatorState {
         make: impl FnOnce(String) -> io::Result<Arc<SimulatedInstance>>,
     ) -> io::Result<CreateOutcome> {
         let mut table = self.table.lock();
-        // What is made from here on would not be ended.
+        // Anything made from here on would not be ended.
         if self.ended.is_cancelled() {
             return Err(io::Error::other("the simulator has ended"));
         }

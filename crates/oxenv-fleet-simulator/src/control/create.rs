@@ -1,6 +1,6 @@
 //! Making an instance.
 //!
-//! Invariant: a request id makes one instance, whatever becomes of the connection that it came over: it is
+//! Invariant: a request id makes one instance, even if the connection that it came over is lost: it is
 //! recorded before anything is waited for.
 
 use std::io;
@@ -24,7 +24,7 @@ use crate::view::InstanceStatus;
 /// The longest that a create is held.
 const MAX_CREATE_WAIT: Duration = Duration::from_secs(3600);
 
-/// What a create asks for, of what matters here.
+/// The parts of a create request that matter here.
 #[derive(Deserialize)]
 struct CreateBody {
     env_key: String,

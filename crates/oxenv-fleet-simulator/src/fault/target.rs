@@ -13,7 +13,7 @@ pub enum FaultTarget {
     Control,
     /// `create`: requests that make an instance.
     Create,
-    /// `get`: one instance is asked for.
+    /// `get`: requests for one instance.
     Get,
     /// `list`: instances are listed.
     List,
@@ -29,7 +29,7 @@ pub enum FaultTarget {
     Regions,
     /// `account`.
     Account,
-    /// `token`: the runner token is asked for.
+    /// `token`: requests for the runner token.
     Token,
     /// `instance`: anything on an instance's host.
     Instance,

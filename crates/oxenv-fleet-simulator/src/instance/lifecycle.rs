@@ -40,7 +40,7 @@ impl SimulatedLifecycle {
         SimulatedLifecycle {
             created: now,
             ready_at,
-            // What is being made has not yet begun to live.
+            // An instance that is being made has not begun to live.
             expires_at: ready_at.saturating_add(config.ttl),
             outcome: config.outcome,
             was_requested: false,

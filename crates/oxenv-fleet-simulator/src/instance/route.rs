@@ -1,4 +1,4 @@
-//! What a request to an instance asks for.
+//! The routes of an instance.
 //!
 //! Invariant: paths are matched whole, so a fault at `/mcp` never meets `/api/v1/mcp`.
 
