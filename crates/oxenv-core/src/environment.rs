@@ -102,8 +102,8 @@ pub trait Environment: Any + Send {
     /// When the state is not known.
     fn state(&self) -> Result<RawJson, Failure>;
 
-    /// Scores a finished tool call. Called only if the capabilities say `observes_calls`, one at a
-    /// time in order of completion. Only `reward` and `done` of the answer are used.
+    /// Scores a finished tool call. Called only if the capabilities include `observes_calls`, one
+    /// at a time in order of completion. Only `reward` and `done` of the answer are used.
     fn after_call<'a>(&'a mut self, call: &'a CallRecord) -> Work<'a, Result<Observed, Failure>> {
         let _ = call;
         Work::done(Err(Failure::unsupported("this environment does not score tool calls")))

@@ -155,7 +155,7 @@ impl ChangeCounter {
         self.0.count.load(Ordering::Acquire)
     }
 
-    /// Waits until there were more than `seen` changes; gives their number.
+    /// Waits until there were more than `seen` changes; returns their number.
     pub async fn after(&self, seen: u64) -> u64 {
         loop {
             let mut changed = std::pin::pin!(self.0.notify.notified());

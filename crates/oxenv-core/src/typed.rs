@@ -68,7 +68,7 @@ impl<O> Step<O> {
 
 /// An environment as an author writes it; [`typed`] makes a factory of it.
 ///
-/// The methods are `async` and may suspend if the capabilities say [`Execution::Task`]; under
+/// The methods are `async` and may suspend if the capabilities include [`Execution::Task`]; under
 /// [`Execution::Inline`], the default, they must finish at once.
 ///
 /// ```

@@ -66,8 +66,8 @@ const PARENT_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// (`["supervise"]`). It must be called on the main thread, before any runtime is started: the kernel ties
 /// the death signal to the thread that starts the command.
 ///
-/// Gives the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`] and
-/// [`FAILED`] come with a line on stderr.
+/// Returns the command's exit code, or 128 + N if signal N ended it. [`NOT_FOUND`], [`NOT_RUNNABLE`]
+/// and [`FAILED`] come with a line on stderr.
 pub fn main(leading: &[&str]) -> ExitCode {
     let code = SuperviseArgs::read(std::env::args_os().skip(1 + leading.len())).and_then(|args| {
         match args.execute {

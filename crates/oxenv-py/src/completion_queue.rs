@@ -68,7 +68,7 @@ impl CompletionQueue {
         self.born == generation()
     }
 
-    /// Sends a request; gives the number that its reply will have.
+    /// Sends a request; returns the number that its reply will have.
     fn start(&self, request: &NativeRequest) -> PyResult<u64> {
         let work = request.take()?;
         let mut running = lock(&self.shared.running);

@@ -59,7 +59,7 @@ pub struct Schema {
 /// Why a schema cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaError {
-    /// It is no JSON Schema, or refers to something outside itself.
+    /// It is not a JSON Schema, or refers to something outside itself.
     Unusable(String),
     /// It is past a bound, so what it accepts cannot be found out.
     TooLarge(String),
@@ -110,7 +110,7 @@ impl Schema {
     /// lookaround.
     ///
     /// # Errors
-    /// When it is no JSON Schema, or past the bounds.
+    /// When it is not a JSON Schema, or past the bounds.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
         build(schema, Purpose::Tool, &FULL_LIMITS)
     }

@@ -55,7 +55,7 @@ struct Automaton {
 
 /// Why a pattern is not taken.
 pub(crate) enum PatternError {
-    /// It is no regular expression, or has what its schema must not use.
+    /// It is not a regular expression, or has what its schema must not use.
     Unusable,
     /// It is one, but too large.
     TooLarge,

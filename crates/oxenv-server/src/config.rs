@@ -81,7 +81,7 @@ pub struct ServerConfig {
     /// What `/metrics` shows. Default none: the route answers that there are no metrics, and
     /// nothing is counted.
     pub metrics: Option<Arc<Metrics>>,
-    /// What `/trajectories` shows. Default none: the routes say that nothing is recorded.
+    /// What `/trajectories` shows. Default none: the routes answer that nothing is recorded.
     pub trajectories: Option<Arc<dyn TrajectorySource>>,
     /// Whether the sessions' observer wants to know of callers' traces. Default no: they are not read.
     pub traces: bool,

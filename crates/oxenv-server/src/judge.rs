@@ -41,8 +41,8 @@ pub struct HttpJudgeOptions {
     pub deadline: Duration,
     /// How often a question is repeated that met status 429, 5xx or no connection; default 2.
     pub retries: u32,
-    /// How long to wait before the first repeat, doubled with each, where the endpoint does not say
-    /// it by `Retry-After`; default 500 ms.
+    /// How long to wait before the first repeat, doubled with each, where the endpoint sends no
+    /// `Retry-After`; default 500 ms.
     pub backoff: Duration,
     /// Questions asked at the same time; default 8. Others wait for their turn.
     pub concurrency: usize,

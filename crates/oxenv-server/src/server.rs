@@ -169,7 +169,7 @@ impl Server {
         if !drained {
             tracing::warn!(connections = app.tasks.len(), "closing what is left: the drain is over");
         }
-        // What still runs is cut off, and its callers get failures that say so.
+        // What still runs is cut off, and its callers get failures that state it.
         app.store.end_all(&EndReason::Drained);
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, app.tasks.wait()).await;
         app.killed.cancel();

@@ -66,8 +66,8 @@ impl<'a> Action<'a> {
     /// ```
     ///
     /// # Errors
-    /// Every issue found, when the value is no object or one of the known spellings with a wrong
-    /// shape. A typed action is not looked into here.
+    /// Every issue found, when the value is not an object, or is one of the known spellings with a
+    /// wrong shape. A typed action is not looked into here.
     pub fn parse(value: impl Into<Json<'a>>) -> Result<Self, Vec<ValidationIssue>> {
         let value = value.into();
         let object =

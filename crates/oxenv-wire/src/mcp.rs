@@ -29,7 +29,7 @@ const MAX_ID: usize = 255;
 pub enum RpcCode {
     /// The text is not a JSON object.
     ParseError = -32700,
-    /// The object is no request.
+    /// The object is not a request.
     InvalidRequest = -32600,
     /// No such method.
     MethodNotFound = -32601,
@@ -123,7 +123,7 @@ impl<'a> RpcRequest<'a> {
     ///
     /// # Errors
     /// The fault to answer with: `-32700` when the text is no JSON object, `-32600` when the object
-    /// is no request.
+    /// is not a request.
     pub fn parse(message: &'a str) -> Result<Self, RpcError> {
         let object = Object::parse(message).map_err(|fault| match fault {
             ParseError::Syntax(fault) => RpcError::new(RpcCode::ParseError, format!("Parse error: {fault}")),
@@ -144,7 +144,7 @@ impl<'a> RpcRequest<'a> {
     /// Reads a request from an object.
     ///
     /// # Errors
-    /// `-32600` when the object is no request.
+    /// `-32600` when the object is not a request.
     pub fn from_object(object: &Object<'a>) -> Result<Self, RpcError> {
         let mut shape = Shape::new(object, &[]);
         shape.required("jsonrpc");
@@ -226,7 +226,7 @@ impl<'a> RpcParams<'a> {
     /// The session that the request names, if it names one.
     ///
     /// # Errors
-    /// `-32602` when `session_id` is no string.
+    /// `-32602` when `session_id` is not a string.
     pub fn session_id(&self) -> Result<Option<Cow<'a, str>>, RpcError> {
         let Some(value) = self.get("session_id") else { return Ok(None) };
         let id = value.text().ok_or_else(|| {

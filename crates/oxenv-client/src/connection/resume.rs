@@ -72,7 +72,8 @@ impl ConnectionInner {
         recovery != LossRecovery::GiveUp
     }
 
-    /// Fails what has been lost for too long; gives the next deadline, or `None` if nothing is left.
+    /// Fails what has been lost for too long; returns the next deadline, or `None` if nothing is
+    /// left.
     pub(super) fn expire_requests(&self, since: Instant, last: &ClientError) -> Option<Instant> {
         let mut guard = self.state.lock();
         let state = &mut *guard;

@@ -114,8 +114,8 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is no
-    /// folder, or is not there any more.
+    /// Goes into a folder that the walk came to, so that what is in it comes next. `false` if it is
+    /// not a folder, or is not there any more.
     ///
     /// # Errors
     /// [`WalkError`].
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Opens a file that the walk came to; nothing if it is no file any more.
+    /// Opens a file that the walk came to; nothing if it is no longer a file.
     ///
     /// # Errors
     /// The file system's, with the path in it.
@@ -149,7 +149,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Where a link leads that the walk came to; nothing if it is no link any more.
+    /// Where a link leads that the walk came to; nothing if it is no longer a link.
     ///
     /// # Errors
     /// The file system's, with the path in it.

@@ -176,7 +176,7 @@ impl Session {
         }
     }
 
-    /// Keeps the present state for readers, and gives the token that cancels calls of that epoch.
+    /// Keeps the present state for readers, and returns the token that cancels calls of that epoch.
     pub(super) fn publish(&self, guard: &mut CellGuard, epoch: u64) -> Result<CancellationToken, Failure> {
         let state = self.publish_state(guard)?;
         let token = self.token_of(epoch)?;

@@ -109,7 +109,7 @@ impl Progress {
         Ok(self.epoch)
     }
 
-    /// Refuses an agent's call that comes too late, or for another epoch; gives its epoch.
+    /// Refuses an agent's call that comes too late, or for another epoch; returns its epoch.
     pub(super) fn callable(&self, epoch: Option<u64>) -> Result<u64, Failure> {
         let current = self.steppable(Expected::default())?;
         if let Some(epoch) = epoch.filter(|epoch| *epoch != current) {
@@ -134,7 +134,7 @@ impl Progress {
         Err(Failure::new(ErrorCode::ResetRequired, message))
     }
 
-    /// Refuses a step while the environment's state is unknown; gives the epoch it belongs to.
+    /// Refuses a step while the environment's state is unknown; returns the epoch it belongs to.
     pub(super) fn steppable(&self, expect: Expected) -> Result<u64, Failure> {
         self.alive()?;
         if self.reset_required {

@@ -194,7 +194,7 @@ impl CatalogueEntry {
         self.denied[slot(role)].as_deref()
     }
 
-    /// The schema of its arguments; none when it is no JSON Schema.
+    /// The schema of its arguments; none when it is not a JSON Schema.
     ///
     /// # Errors
     /// Why what it accepts cannot be checked.

@@ -55,7 +55,7 @@ pub(super) fn needs_argument_check(entry: &CatalogueEntry, mount: &Mount) -> boo
     !mount.toolset.validates() || mount.policy.has_argument_rules(&entry.own)
 }
 
-/// Whether a result is held against a schema.
+/// Whether a result is checked against a schema.
 pub(super) fn needs_result_check(entry: &CatalogueEntry, mount: &Mount, result: &ToolResult) -> bool {
     let declared = entry.tool.output_schema.is_some() && !mount.toolset.validates();
     declared && !result.is_error && result.input_required.is_none()

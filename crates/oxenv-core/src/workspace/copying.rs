@@ -254,8 +254,8 @@ pub(super) fn too_large(folder: &OpenFolder, error: WalkError, limits: Workspace
     }
 }
 
-/// Copies what a file holds, and leaves its holes holes; gives the bytes that were copied. It ends soon after
-/// more than `room` of them.
+/// Copies what a file holds, and leaves its holes holes; returns the bytes that were copied. It ends soon
+/// after more than `room` of them.
 fn copy_data(from: &File, to: &File, seen: &Stat, room: u64) -> io::Result<u64> {
     let length = u64::try_from(seen.st_size).unwrap_or(0);
     #[cfg(target_os = "linux")]

@@ -36,7 +36,7 @@ const NAMES: [(&str, Effect); 22] = [
     ("old-resources", Effect::OldResources),
 ];
 
-/// Why a text is no fault.
+/// Why a text is not a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FaultError(String);
 

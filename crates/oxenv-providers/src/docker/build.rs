@@ -40,7 +40,8 @@ pub struct BuildSpec {
 }
 
 impl DockerProvider {
-    /// Builds an image; `progress` is given each line that the daemon writes. Gives the image's id.
+    /// Builds an image; `progress` is given each line that the daemon writes. Returns the image's
+    /// id.
     ///
     /// # Errors
     /// [`InvalidSpec`](ProviderCode::InvalidSpec) for a folder or a build file that cannot be sent,

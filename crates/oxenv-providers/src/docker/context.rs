@@ -35,7 +35,7 @@ pub(super) struct BuildContext {
 }
 
 impl BuildContext {
-    /// Writes the archive in pieces; gives an error if a file cannot be read.
+    /// Writes the archive in pieces; returns an error if a file cannot be read.
     pub(super) fn send(self, pieces: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), ProviderError> {
         let ignored = DockerIgnore::read(&self.folder)
             .map_err(|error| read_error(&self.folder.join(".dockerignore"), &error))?;

@@ -12,7 +12,7 @@ use super::daemon_error;
 use crate::error::{ProviderCode, ProviderError};
 use crate::spec::PullPolicy;
 
-/// Where a server listens if its image does not say.
+/// Where a server listens if its image sets no port.
 const DEFAULT_PORT: u16 = 8000;
 
 /// An image's description of itself.

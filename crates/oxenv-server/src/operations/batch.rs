@@ -106,7 +106,8 @@ impl<'d, 'a: 'd> RunningBatch<'d, 'a> {
         batch
     }
 
-    /// Waits for one more result and gives its index; none when all are there. What was written is forgotten.
+    /// Waits for one more result and returns its index; none when all are there. What was written is
+    /// forgotten.
     pub(crate) async fn next(&mut self) -> Option<usize> {
         let finished = self.running.next().await?;
         if self.written {

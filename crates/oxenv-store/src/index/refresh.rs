@@ -35,7 +35,7 @@ struct Progress {
     checksum: u32,
 }
 
-/// What one record brings.
+/// The content of one record.
 struct Arrival<'a> {
     brief: RecordSummary<'a>,
     at: LogPosition,

@@ -24,7 +24,7 @@ pub(super) struct ValueStyle<'a> {
     pub(super) inline: usize,
 }
 
-/// Appends the entry; gives the blobs that it names.
+/// Appends the entry; returns the blobs that it names.
 pub(super) fn write(out: &mut Vec<u8>, entry: &RecordEntry<'_>, style: &ValueStyle<'_>) -> Vec<Blob> {
     let mut object = ObjectWriter { out, style, blobs: Vec::new() };
     object.out.extend_from_slice(b"{\"v\":");

@@ -167,7 +167,7 @@ impl List {
         self.items.len() >= MAX_ITEMS || self.bytes >= MAX_LIST
     }
 
-    /// Adds the items of a page; gives the cursor of the next.
+    /// Adds the items of a page; returns the cursor of the next.
     fn take_page(
         &mut self,
         text: &str,

@@ -280,7 +280,7 @@ async fn keep(
     TempFolder::release(scratch).await;
 }
 
-/// Waits until the connection or the process is over; gives how that came.
+/// Waits until the connection or the process is over; returns how that came.
 async fn describe_end(connection: &Connection, child: Option<&Child>) -> String {
     let Some(child) = child else {
         connection.over().await;

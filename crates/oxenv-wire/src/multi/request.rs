@@ -101,7 +101,7 @@ pub struct BatchRequest<'a> {
 /// An item of a batch, or why it is not one.
 pub type BatchItem<'a> = Result<MultiRequest<'a>, FrameError>;
 
-/// Why a text is no frame.
+/// Why a text is not a frame.
 #[derive(Debug, Clone)]
 pub struct MultiFrameError<'a> {
     /// The frame's id, if it could be read.

@@ -139,8 +139,8 @@ impl ToolResult {
     }
 
     /// The result with its value unwrapped, if the tool's output schema marks it as wrapped.
-    /// FastMCP puts a value that is no object into `{"result": value}`, and marks the schema with
-    /// `x-fastmcp-wrap-result`.
+    /// FastMCP puts a value that is not an object into `{"result": value}`, and marks the schema
+    /// with `x-fastmcp-wrap-result`.
     #[must_use]
     pub fn unwrapped_by(self, output_schema: Option<&Value>) -> Self {
         match output_schema {
