@@ -94,7 +94,7 @@ pub struct ScoreReport {
 /// # Behavior
 /// - It is asked for one act at a time, in order, about finished ones only; a call that failed on its
 ///   way to the tool is never scored.
-/// - Whether the same acts give the same scores: true unless it asks a judge.
+/// - The same acts give the same scores, unless it asks a judge.
 /// - A failure is about the reward alone: the act has happened.
 /// - Dropping a pending score cancels it; the session then demands a reset.
 ///
